@@ -1,0 +1,87 @@
+"""Every test has a home of its own and an environment without our variables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+_OURS = ("TINKER", "TINKEX", "HF_", "HUGGING_FACE", "CLOUDFLARE_", "CLIFF_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty home directory that HOME and the XDG variables point to."""
+    home = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith(_OURS) or name.lower() in _PROXIES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    for variable, directory in (
+        ("XDG_CONFIG_HOME", ".config"),
+        ("XDG_DATA_HOME", ".local/share"),
+        ("XDG_STATE_HOME", ".local/state"),
+        ("XDG_CACHE_HOME", ".cache"),
+    ):
+        monkeypatch.setenv(variable, str(home / directory))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    return home
+
+
+@pytest.fixture
+def config(home: Path):
+    """Return a function that writes the configuration file and returns its path."""
+
+    def write(text: str) -> Path:
+        path = home / ".config" / "tinkex" / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+class FakePlugins:
+    """Distributions that exist only as metadata and modules in a temporary directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def add(self, name: str, entry_points: str, code: str = "", version: str = "1.0") -> None:
+        """Add the distribution *name*: its entry points, and the code of its module."""
+        module = name.replace("-", "_")
+        info = self.directory / f"{module}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(entry_points)
+        (self.directory / f"{module}.py").write_text(code)
+
+
+@pytest.fixture
+def fake_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return :class:`FakePlugins` on the import path of this process and of subprocesses."""
+    directory = tmp_path / "plugins"
+    directory.mkdir()
+    monkeypatch.syspath_prepend(str(directory))
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+    before = set(sys.modules)
+    _forget_entry_points(monkeypatch)
+    yield FakePlugins(directory)
+    for name in set(sys.modules) - before:
+        origin = getattr(sys.modules[name], "__file__", None) or ""
+        if origin.startswith(str(directory)):
+            del sys.modules[name]
+
+
+def _forget_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make stevedore look again: it remembers a scan for the life of the process."""
+    from stevedore import ExtensionManager, _cache
+
+    monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
+    monkeypatch.setattr(_cache, "_c", _cache.Cache())
+    for name in ("get_group_all", "get_group_named", "get_single"):
+        monkeypatch.setattr(_cache, name, getattr(_cache._c, name))

@@ -1,0 +1,520 @@
+"""Downloads: the ways, the safety of what arrives, and what is left when something fails."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import resource
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tinkex.api import lockfile
+from tinkex.api.landing import Landing
+from tinkex.api.storage import Storage, same_origin
+from tinkex.exceptions import (
+    APIError,
+    ConnectionFailed,
+    Forbidden,
+    InvalidAnswer,
+    LocalError,
+    NotFound,
+    NotOffered,
+    TimedOut,
+)
+
+SAMPLER = "tinker://r:train:0/sampler_weights/final"
+TRAINING = "tinker://r:train:0/weights/final"
+PLACE = "training_runs/r:train:0/checkpoints"
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\0" * 300_000}
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def tar(files: dict[str, bytes], *extra: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for info in extra:
+            archive.addfile(info)
+        for name, content in files.items():
+            info = member(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def storage(server):
+    """Another server: somebody else's storage."""
+    other = type(server)()
+    yield other
+    other.close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def offer(
+    server, body: bytes | None, *, at: str = "/files/a.tar", place: str = "sampler_weights/final"
+):
+    """Let *server* hand out an address of its own for the archive."""
+    headers = {"Location": f"{server.url}{at}?sig=secret"}
+    server.on("GET", f"{PLACE}/{place}/archive", server.reply(status=302, headers=headers))
+    if body is not None:
+        server.on("GET", at, server.reply(body))
+
+
+def arrived(target: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(target)): p.read_bytes()
+        for p in sorted(target.rglob("*"))
+        if p.is_file() and p.name != lockfile.NAME
+    }
+
+
+def leftovers(path: Path) -> list[str]:
+    return [str(p) for p in path.rglob("*tinkex-download*")]
+
+
+# Archives ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_archives_plain_and_gzip(pack, form, server, client, target):
+    files = {**FILES, "checkpoint_complete": b"", "deep/er/file": b"x"}
+    offer(server, pack(tar(files, member("deep", tarfile.DIRTYPE), form=form)))
+    done = client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == files
+    assert dict(done.files) == {name: len(content) for name, content in files.items()}
+    assert done.bytes == sum(map(len, files.values()))
+    assert not leftovers(target.parent)
+
+
+def test_a_directory_member_without_a_name_is_skipped(server, client, target):
+    offer(server, gzip.compress(tar(FILES, member("", tarfile.DIRTYPE))))
+    client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == FILES
+    assert target.stat().st_mode & 0o077
+
+
+def test_a_bare_id_and_a_relative_address(server, client, target):
+    offer(server, None, place="final")
+    headers = {"Location": f"/api/v1/{PLACE}/final/download"}
+    server.on("GET", f"{PLACE}/final/archive", server.reply(status=302, headers=headers))
+    server.on("GET", f"{PLACE}/final/download", server.reply(gzip.compress(tar(FILES))))
+    client.checkpoints.download("tinker://r:train:0/final", target)
+    assert arrived(target) == FILES
+    assert server.seen[-1].headers["x-api-key"].startswith("tml-")
+    assert server.seen[-1].headers["accept-encoding"] == "identity"
+
+
+def test_the_address_may_come_as_json(server, storage, client, target):
+    body = {"url": f"{storage.url}/a?sig=1", "expires": "2036-01-01T00:00:00Z"}
+    server.on("GET", f"{PLACE}/sampler_weights/final/archive", body)
+    storage.on("GET", "/a", storage.reply(tar(FILES)))
+    client.checkpoints.download(SAMPLER, target)
+    (seen,) = storage.seen
+    assert "x-api-key" not in seen.headers
+    assert seen.query == {"sig": "1"}
+
+
+def test_other_storage_gets_nothing_from_netrc(server, storage, client, target, home):
+    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    (home / ".netrc").chmod(0o600)
+    body = {"url": f"{storage.url}/a"}
+    server.on("GET", f"{PLACE}/sampler_weights/final/archive", body)
+    storage.on("GET", "/a", storage.reply(tar(FILES)))
+    client.checkpoints.download(SAMPLER, target)
+    assert "authorization" not in storage.seen[0].headers
+
+
+def test_a_redirect_to_other_storage_leaves_the_key_behind(server, storage, client, target):
+    offer(server, None)
+    headers = {"Location": f"{storage.url}/b"}
+    server.on("GET", "/files/a.tar", server.reply(status=307, headers=headers))
+    storage.on("GET", "/b", storage.reply(tar(FILES)))
+    client.checkpoints.download(SAMPLER, target)
+    assert "x-api-key" in server.seen[-1].headers
+    assert "x-api-key" not in storage.seen[0].headers
+
+
+@pytest.mark.parametrize("status", [503, 425])
+def test_an_archive_in_the_making_is_waited_for(status, server, client, target, naps, waits):
+    place = f"{PLACE}/sampler_weights/final/archive"
+    making = server.reply({"detail": "still being created"}, status)
+    headers = {"Location": f"{server.url}/a"}
+    server.on("GET", place, making, making, server.reply(status=302, headers=headers))
+    server.on("GET", "/a", server.reply(tar(FILES)))
+    client.checkpoints.download(SAMPLER, target)
+    assert [w.reason for w in waits] == ["the archive is being made"] * 2
+    assert naps == [1, 2]
+
+
+def test_an_archive_that_is_never_made_is_told(server, client, target, naps):
+    making = server.reply({"detail": "still being created"}, 503)
+    server.on("GET", f"{PLACE}/sampler_weights/final/archive", making)
+    with pytest.raises(APIError, match="still being created"):
+        client.checkpoints.download(SAMPLER, target)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        tar(FILES)[:5000],
+        tar(FILES)[: -tarfile.RECORDSIZE],
+        gzip.compress(tar(FILES))[:-20],
+        tar({}),
+        b"",
+        b"hello",
+        b"\x1f\x8b hello",
+        b"<html>" * 500,
+        tar(FILES)[:1024] + b"garbage!" * 3000,
+        tar(FILES, member("link", tarfile.SYMTYPE, "/etc/passwd")),
+        tar(FILES, member("link", tarfile.LNKTYPE, "adapter_config.json")),
+        tar(FILES, member("pipe", tarfile.FIFOTYPE)),
+        tar(FILES, member("device", tarfile.CHRTYPE)),
+        tar({**FILES, "../out": b"x"}),
+        tar({**FILES, "/tmp/out": b"x"}),
+        tar({**FILES, "a/../../out": b"x"}),
+        tar({**FILES, "a\\b": b"x"}),
+        tar({**FILES, "adapter_config.json/x": b"x"}),
+        tar({**FILES, "./adapter_config.json": b"x"}),
+        tar(FILES, member("../out", tarfile.DIRTYPE)),
+    ],
+)
+def test_damaged_and_unsafe_archives_leave_nothing(body, server, client, tmp_path, target):
+    offer(server, body)
+    with pytest.raises(InvalidAnswer):
+        client.checkpoints.download(SAMPLER, target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_cut_between_members_is_incomplete(server, client, tmp_path, target):
+    # The last bytes that are left are zeros, as they are in the end of an archive.
+    whole = tar(FILES)
+    end = whole.rindex(b"adapter_model.safetensors") + 512 + -(-300_000 // 512) * 512
+    assert whole[end - 1024 : end] == bytes(1024)
+    offer(server, whole[:end])
+    with pytest.raises(InvalidAnswer, match="incomplete"):
+        client.checkpoints.download(SAMPLER, target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_connection_leaves_the_old_files(server, client, target, tmp_path):
+    target.mkdir()
+    (target / "adapter_config.json").write_text("old")
+    whole = tar(FILES)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole)
+    offer(server, None)
+    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:200_000]))
+    with pytest.raises(ConnectionFailed, match=f"200000 of {len(whole)} bytes"):
+        client.checkpoints.download(SAMPLER, target, force=True)
+    assert arrived(target) == {"adapter_config.json": b"old"}
+    assert not leftovers(tmp_path)
+
+
+def test_silence_ends_a_download(server, connect, target, tmp_path):
+    whole = tar(FILES)
+    offer(server, None)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole)
+    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:1000], linger=1.0))
+    with pytest.raises(TimedOut, match="more of the download"):
+        connect(server.url, timeout=0.4).checkpoints.download(SAMPLER, target)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_download_outlives_the_timeout(server, connect, target):
+    offer(server, None)
+    server.on("GET", "/files/a.tar", server.reply(tar(FILES), pieces=8, linger=0.1))
+    connect(server.url, timeout=0.5).checkpoints.download(SAMPLER, target)
+    assert arrived(target) == FILES
+
+
+@pytest.mark.parametrize(
+    ("detail", "kind", "words"),
+    [
+        ("Not Found", NotOffered, "offers no download of sampler checkpoints"),
+        ("Checkpoint not found: final", NotFound, "Checkpoint not found: final"),
+    ],
+)
+def test_no_archive(detail, kind, words, server, client, target):
+    for place in ("sampler_weights/final", "final"):
+        server.on("GET", f"{PLACE}/{place}/archive", server.reply({"detail": detail}, 404))
+    with pytest.raises(kind, match=words):
+        client.checkpoints.download(SAMPLER, target)
+    assert not target.exists()
+
+
+def test_an_expired_address_is_renewed_once(server, client, target):
+    offer(server, None)
+    refused = server.reply("expired", 403)
+    server.on("GET", "/files/a.tar", refused, server.reply(tar(FILES)))
+    client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == FILES
+    server.on("GET", "/files/a.tar", refused)
+    with pytest.raises(Forbidden, match="the storage refused the download"):
+        client.checkpoints.download(SAMPLER, target, force=True)
+
+
+def test_a_directory_on_this_machine_is_copied(server, client, target, tmp_path):
+    source = tmp_path / "server side"
+    (source / "deep").mkdir(parents=True)
+    for name, content in FILES.items():
+        (source / "deep" / name).write_bytes(content)
+    (source / "link").symlink_to("/etc/passwd")
+    headers = {"Location": source.as_uri()}
+    server.on(
+        "GET", f"{PLACE}/sampler_weights/final/archive", server.reply(status=302, headers=headers)
+    )
+    client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == {f"deep/{name}": content for name, content in FILES.items()}
+
+
+def test_a_directory_elsewhere_is_told(server, client, target):
+    headers = {"Location": "file:///nonexistent/checkpoints/final"}
+    server.on(
+        "GET", f"{PLACE}/sampler_weights/final/archive", server.reply(status=302, headers=headers)
+    )
+    with pytest.raises(LocalError, match="/nonexistent/checkpoints/final"):
+        client.checkpoints.download(SAMPLER, target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("url", ["ftp://h/x", "gopher://h", "data:,x"])
+def test_other_addresses_are_refused(url, client):
+    with Storage(client._transport) as storage, pytest.raises(InvalidAnswer):
+        storage.open(url, lambda body: None).__enter__()
+
+
+def test_an_encrypted_service_must_not_hand_out_plain_addresses(connect):
+    client = connect("https://tinker.test")
+    with Storage(client._transport) as storage, pytest.raises(InvalidAnswer, match="unencrypted"):
+        storage.open("http://tinker.test/x", lambda body: None).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://h/x", True),
+        ("https://H:443/x?y", True),
+        ("http://h/x", False),
+        ("https://h:444/", False),
+        ("https://h.evil/", False),
+        ("https://h@evil/", False),
+    ],
+)
+def test_origins(url, same):
+    assert same_origin(url, "https://h/services/x") is same
+
+
+# Where it lands ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_in_the_way_is_told_before_any_request(name, server, client, target):
+    target.mkdir()
+    (target / name).write_text("old")
+    with pytest.raises(LocalError, match=f"{name} already exists") as caught:
+        client.checkpoints.download(SAMPLER, target)
+    assert "--force" in (caught.value.hint or "")
+    assert not server.seen
+
+
+def test_other_files_in_the_way_are_told_before_they_are_touched(server, client, target):
+    target.mkdir()
+    (target / "notes").write_text("old")
+    offer(server, tar({**FILES, "notes": b"new"}))
+    with pytest.raises(LocalError, match="notes already exists"):
+        client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == {"notes": b"old"}
+    assert not leftovers(target)
+
+
+def test_force_replaces_files_of_the_same_name_only(server, client, target):
+    target.mkdir()
+    (target / "adapter_config.json").write_text("old")
+    (target / "mine.txt").write_text("mine")
+    offer(server, tar(FILES))
+    client.checkpoints.download(SAMPLER, target, force=True)
+    assert arrived(target) == {**FILES, "mine.txt": b"mine"}
+    assert not leftovers(target)
+
+
+def test_unrelated_files_are_not_in_the_way(server, client, target, monkeypatch):
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    monkeypatch.chdir(target)
+    offer(server, tar(FILES))
+    done = client.checkpoints.download(SAMPLER, Path("."))
+    assert arrived(target) == {**FILES, "mine.txt": b"mine"}
+    assert done.directory == Path(".")
+
+
+def test_a_directory_in_place_of_a_file_is_never_replaced(server, client, target):
+    (target / "notes").mkdir(parents=True)
+    offer(server, tar({**FILES, "notes": b"new"}))
+    with pytest.raises(LocalError, match="notes is a directory"):
+        client.checkpoints.download(SAMPLER, target, force=True)
+    assert arrived(target) == {}
+
+
+def test_a_file_in_place_of_the_directory(server, client, target):
+    target.write_text("x")
+    with pytest.raises(LocalError, match="is not a directory"):
+        client.checkpoints.download(SAMPLER, target, force=True)
+    with pytest.raises(LocalError, match="cannot write to"):
+        client.checkpoints.download(SAMPLER, target / "below")
+    assert not server.seen
+
+
+def test_a_full_disk_leaves_the_old_files(server, client, target):
+    target.mkdir()
+    (target / "adapter_config.json").write_text("old")
+    offer(server, tar(FILES))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(LocalError, match="file too large"):
+            client.checkpoints.download(SAMPLER, target, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert arrived(target) == {"adapter_config.json": b"old"}
+    assert not leftovers(target)
+
+
+def test_an_interrupt_leaves_nothing(server, client, target, tmp_path):
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    offer(server, tar(FILES))
+    with pytest.raises(KeyboardInterrupt):
+        client.checkpoints.download(SAMPLER, target / "a" / "b", on_progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_landing_without_a_commit_removes_what_it_made(tmp_path):
+    with pytest.raises(FileNotFoundError), Landing(tmp_path / "a" / "b") as landing:
+        (landing.stage / "no such directory" / "x").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Separate files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copies(server, storage):
+    """A service that makes copies of training checkpoints in separate files."""
+    server.on("POST", "create_session", {"session_id": "s-1"})
+    server.on("POST", "load_weights", {"request_id": "l"})
+    server.on("POST", "save_weights_external", {"request_id": "e"})
+    external = "tinker://s-1:train:0/external_weights/download"
+    results = {"l": {"model_id": "s-1:train:0"}, "e": {"path": external}}
+    server.on("POST", "retrieve_future", lambda s: server.reply(results[s.body["request_id"]]))
+    place = "training_runs/s-1:train:0/checkpoints/external_weights/download"
+    urls = {name: f"{storage.url}/{name}?sig=1" for name in FILES}
+    server.on(
+        "GET", f"{place}/external_weights_urls", {"urls": urls, "expires": "2036-01-01T00:00:00Z"}
+    )
+    server.on("PUT", f"{place}/ttl", None)
+    server.on("DELETE", place, None)
+    server.on("POST", "sessions/s-1/finish", None)
+    for name, content in FILES.items():
+        storage.on("GET", f"/{name}", storage.reply(content))
+    server.place = place
+    return server
+
+
+def test_a_training_checkpoint_comes_as_a_copy_that_is_removed(copies, storage, client, target):
+    progress = []
+    done = client.checkpoints.download(TRAINING, target, on_progress=progress.append)
+    assert arrived(target) == FILES
+    assert done.files == [(name, len(content)) for name, content in FILES.items()]
+    assert all("x-api-key" not in seen.headers for seen in storage.seen)
+    calls = [(s.method, s.path.removeprefix(copies.place)) for s in copies.seen]
+    assert [call for call in calls if call[1] != "retrieve_future"] == [
+        ("POST", "create_session"),
+        ("POST", "load_weights"),
+        ("POST", "save_weights_external"),
+        ("GET", "/external_weights_urls"),
+        ("PUT", "/ttl"),
+        ("DELETE", ""),
+        ("POST", "sessions/s-1/finish"),
+    ]
+    (load,) = copies.requests("load_weights")
+    assert load.body["path"] == TRAINING
+    assert load.body["optimizer"] is False
+    assert progress[-1].done_bytes == 300_002
+
+
+@pytest.mark.parametrize("status", [404, 405, 422, 400])
+def test_without_copies_there_is_the_archive(status, copies, client, target):
+    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, status))
+    offer(copies, tar(FILES), place="weights/final")
+    client.checkpoints.download(TRAINING, target)
+    assert arrived(target) == FILES
+    assert copies.requests("sessions/s-1/finish")[0].body == {"reason": {"type": "success"}}
+
+
+def test_a_service_without_external_weights_falls_back_too(copies, client, target):
+    copies.on("POST", "save_weights_external", copies.reply({"detail": "Not Found"}, 404))
+    offer(copies, tar(FILES), place="weights/final")
+    client.checkpoints.download(TRAINING, target)
+    assert arrived(target) == FILES
+
+
+@pytest.mark.parametrize("bad", ["refused", "cut", "interrupt"])
+def test_the_copy_is_removed_whatever_happens(bad, copies, storage, client, target, tmp_path):
+    def heard(progress):
+        if bad == "interrupt":
+            raise KeyboardInterrupt
+
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx"
+    if bad != "interrupt":
+        reply = storage.reply("no", 403) if bad == "refused" else storage.reply(raw=cut)
+        storage.on("GET", "/adapter_model.safetensors", reply)
+    with pytest.raises((Forbidden, ConnectionFailed, KeyboardInterrupt)):
+        client.checkpoints.download(TRAINING, target, on_progress=heard)
+    assert len(copies.requests(copies.place, "DELETE")) == 1
+    outcome = "interrupted" if bad == "interrupt" else "errored"
+    assert copies.requests("sessions/s-1/finish")[0].body == {"reason": {"type": outcome}}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_separate_files_is_left_alone(server, storage, client, target):
+    place = f"{PLACE}/external_weights/mine"
+    urls = {"deep/a": f"{storage.url}/a", "b.age": f"{storage.url}/b"}
+    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    storage.on("GET", "/a", storage.reply("no", 403), storage.reply(b"A"))
+    storage.on(
+        "GET", "/b", storage.reply(gzip.compress(b"B"), headers={"Content-Encoding": "gzip"})
+    )
+    client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
+    assert arrived(target) == {"b.age": b"B", "deep/a": b"A"}
+    assert {s.method for s in server.seen} == {"GET"}
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", ".", "a\\..\\x"])
+def test_names_that_leave_the_directory_are_refused(name, server, storage, client, target):
+    place = f"{PLACE}/external_weights/mine"
+    server.on("GET", f"{place}/external_weights_urls", {"urls": {name: f"{storage.url}/a"}})
+    with pytest.raises(InvalidAnswer, match="unsafe name"):
+        client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
+    assert not storage.seen
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("urls", [None, [], {}, {"a": 1}])
+def test_addresses_of_another_shape(urls, server, client, target):
+    place = f"{PLACE}/external_weights/mine"
+    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    with pytest.raises(InvalidAnswer):
+        client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)

@@ -1,0 +1,239 @@
+"""Polling a long-running operation, reply by reply."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tinkex.api import futures, protobuf
+from tinkex.exceptions import (
+    Conflict,
+    ConnectionFailed,
+    InvalidAnswer,
+    NotFound,
+    OperationFailed,
+    PaymentRequired,
+    ServerError,
+    TimedOut,
+)
+
+DONE = {"path": "tinker://r/weights/x"}
+TRY_AGAIN = {"type": "try_again", "request_id": "7", "queue_state": "active"}
+
+
+@pytest.fixture
+def poll(server, connect):
+    """Return a function that polls through a list of replies."""
+
+    def poll(*replies, timeout=5.0, decode=None):
+        server.on("POST", "retrieve_future", *replies)
+        service = connect(server.url, timeout=timeout)._transport
+        deadline = service.deadline("sampling")
+        return futures.result(service, "7", "SaveWeights", deadline, decode)
+
+    return poll
+
+
+@pytest.mark.parametrize(
+    "not_yet",
+    [
+        TRY_AGAIN,
+        {"status": "complete_metadata", "response_payload_size": 9},
+        {"status": "pending"},
+    ],
+)
+def test_it_is_asked_until_the_result_is_there(not_yet, poll, server, naps):
+    assert poll(not_yet, not_yet, DONE) == DONE
+    assert [s.headers["x-tinker-request-iteration"] for s in server.seen] == ["0", "1", "2"]
+    assert server.seen[0].headers["x-tinker-request-type"] == "SaveWeights"
+    assert all(s.body == {"request_id": "7", "allow_metadata_only": False} for s in server.seen)
+
+
+def test_408_408_and_a_slow_answer_mean_again(poll, server, waits, naps, monkeypatch):
+    monkeypatch.setattr(futures, "POLL_TIMEOUT", 0.1)
+    ended = server.reply({"detail": "x", "queue_state": "paused_rate_limit"}, 408)
+    slow = [server.reply(DONE, delay=0.2)] * (futures.MAX_FAILURES + 1)
+    assert poll(ended, server.reply("Timeout", 408), *slow, DONE) == DONE
+    assert waits[0].queue_state == "paused_rate_limit"
+    assert [w.retry_in for w in waits] == [None] * (2 + len(slow))
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_failing_server_is_asked_a_few_times_more(status, poll, server, naps, waits):
+    bad = server.reply("Internal Server Error", status)
+    assert poll(bad, bad, DONE) == DONE
+    assert [w.reason for w in waits] == [f"HTTP {status}"] * 2
+    server.seen.clear()
+    kind = ServerError if status >= 500 else Exception
+    with pytest.raises(kind):
+        poll(bad, timeout=1000)
+    assert len(server.seen) == futures.MAX_FAILURES + 1
+
+
+def test_a_lost_connection_is_made_again(poll, server, naps):
+    lost = server.reply(reset=True)
+    assert poll(lost, lost, DONE) == DONE
+    with pytest.raises(ConnectionFailed):
+        poll(lost, timeout=1000)
+
+
+@pytest.mark.parametrize(
+    ("reply", "category", "words"),
+    [
+        ({"error": "too long", "category": "user"}, "user", "too long"),
+        ({"error": "out of memory", "category": "server"}, "server", "out of memory"),
+        ({"error": "what\n\x1b[31m?", "category": "unknown"}, "server", "what [31m?"),
+        ({"error": {"message": "nested"}}, "server", "nested"),
+        ({"status": "failed", "error": "wrapped"}, "server", "wrapped"),
+    ],
+)
+def test_a_failed_operation_carries_the_servers_words(reply, category, words, poll):
+    with pytest.raises(OperationFailed) as caught:
+        poll(reply)
+    assert (str(caught.value), caught.value.category) == (words, category)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (400, {"detail": "Model m1 not loaded"}, OperationFailed, "Model m1 not loaded"),
+        (422, {"detail": "Future failed: bad rank"}, OperationFailed, "Future failed: bad rank"),
+        (409, {"detail": "Sequence conflict: expected 7, got 9."}, Conflict, "Sequence conflict"),
+        (410, {"detail": "Promise expired"}, NotFound, "Promise expired"),
+        (404, {"detail": "Future not found"}, NotFound, "Future not found"),
+        (402, {"detail": "No credit"}, PaymentRequired, "No credit"),
+    ],
+)
+def test_refusals_end_it_at_once(status, body, kind, words, poll, server):
+    with pytest.raises(kind, match=words) as caught:
+        poll(server.reply(body, status))
+    assert caught.value.status == status
+    assert len(server.seen) == 1
+
+
+def test_a_null_error_is_no_error(poll):
+    assert poll({"error": None, **DONE}) == {"error": None, **DONE}
+
+
+def test_a_wrapped_result_is_unwrapped(poll):
+    assert poll({"status": "completed", "result": DONE}) == DONE
+
+
+def test_the_deadline_bounds_it(poll):
+    with pytest.raises(TimedOut, match=r"^Timed out while awaiting sampling$"):
+        poll(TRY_AGAIN, timeout=0.3)
+
+
+def test_a_server_that_does_not_hold_the_question_is_not_flooded(poll, server):
+    with pytest.raises(TimedOut):
+        poll(TRY_AGAIN, timeout=0.6)
+    assert len(server.seen) < 8
+
+
+def test_protobuf_is_read_only_where_it_was_asked_for(poll, server):
+    reply = server.reply(b"", headers={"Content-Type": "application/x-protobuf"})
+    with pytest.raises(InvalidAnswer, match="protobuf"):
+        poll(reply)
+    assert poll(reply, decode=protobuf.sample_response)["sequences"] == []
+
+
+@pytest.mark.parametrize(("given", "read"), [("13", "13"), (13, "13")])
+def test_ids_are_text(given, read):
+    assert futures.request_id_of({"request_id": given}) == read
+
+
+@pytest.mark.parametrize("given", [None, "", True, 1.5, [], {}])
+def test_other_ids_are_refused(given):
+    with pytest.raises(InvalidAnswer):
+        futures.request_id_of({"request_id": given})
+
+
+# Protobuf ------------------------------------------------------------------------------------
+
+
+def field(number: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    return bytes([number << 3 | 2, len(value)]) + value
+
+
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def ints(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}i", *values)
+
+
+def test_every_known_field_is_read_and_others_are_skipped():
+    sequence = field(1, 1) + field(2, ints(8, -1)) + field(3, floats(-0.5, -1.5))
+    topk = (
+        field(1, ints(4, 5, 6, 0))
+        + field(2, floats(-1, -2, -3, -99999))
+        + field(3, 2)
+        + field(4, 2)
+    )
+    unknown = field(4, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
+    message = (
+        field(1, sequence + unknown)
+        + field(1, field(2, ints(9)))
+        + field(2, floats(float("nan"), -0.25))
+        + field(3, topk)
+        + unknown
+    )
+    assert protobuf.sample_response(message) == {
+        "sequences": [
+            {"tokens": [8, -1], "logprobs": [-0.5, -1.5], "stop_reason": "length"},
+            {"tokens": [9], "logprobs": None, "stop_reason": "stop"},
+        ],
+        "prompt_logprobs": [None, -0.25],
+        "topk_prompt_logprobs": [[[4, -1.0], [5, -2.0]], [[6, -3.0]]],
+        "type": "sample",
+    }
+
+
+def test_a_recorded_body_is_read():
+    tokens = ints(8, 9, 10, 11)
+    sequence = field(1, 1) + field(2, tokens) + field(3, bytes.fromhex("9a9999be") * 4)
+    body = field(1, sequence) * 2 + field(2, bytes.fromhex("cdccccbd") * 3)
+    assert body.hex().startswith("0a2608011210080000000900000")
+    read = protobuf.sample_response(body)
+    assert [s["tokens"] for s in read["sequences"]] == [[8, 9, 10, 11]] * 2
+    assert read["prompt_logprobs"] == pytest.approx([-0.1] * 3)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x0a",
+        b"\x0a\x05abc",
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        b"\x80" * 20,
+        b"\x0b",
+        b"\x0c",
+        b"\x02\x00",
+        b"\x09abc",
+        field(1, field(2, b"abc")),
+        field(1, field(2, 5)),
+        field(1, field(1, b"xx")),
+        field(1, 7),
+        field(2, floats(1) + b"x"),
+        field(3, field(1, ints(1)) + field(3, 1) + field(4, 1)),
+        field(3, field(1, 1)),
+        b"<html>",
+    ],
+)
+def test_malformed_messages_are_invalid_answers(message):
+    with pytest.raises(InvalidAnswer):
+        protobuf.sample_response(message)
+
+
+def test_every_cut_of_a_message_is_an_invalid_answer_or_a_shorter_message():
+    whole = field(1, field(2, ints(1, 2)) + field(3, floats(1, 2))) + field(2, floats(3))
+    for length in range(len(whole)):
+        try:
+            read = protobuf.sample_response(whole[:length])
+        except InvalidAnswer:
+            continue
+        assert set(read) == {"sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"}

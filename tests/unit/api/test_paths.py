@@ -1,0 +1,73 @@
+"""Checkpoint paths and what they become in URLs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinkex.api.paths import TinkerPath, run_url
+from tinkex.exceptions import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "run_id", "kind", "name"),
+    [
+        ("tinker://run-1/weights/0001", "run-1", "weights", "0001"),
+        ("tinker://3f:train:0/sampler_weights/a.b", "3f:train:0", "sampler_weights", "a.b"),
+        ("tinker://r/external_weights/download", "r", "external_weights", "download"),
+        ("tinker://model_21/s0001", "model_21", "sampler_weights", "s0001"),
+    ],
+)
+def test_paths_are_read(text, run_id, kind, name):
+    path = TinkerPath.from_string(text)
+    assert (path.run_id, path.kind, path.name) == (run_id, kind, name)
+    assert str(path) == f"tinker://{run_id}/{kind}/{name}"
+    assert TinkerPath.from_string(str(path)) == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "run/weights/x",
+        "http://run/weights/x",
+        "tinker://",
+        "tinker://run",
+        "tinker://run/weights/",
+        "tinker:///weights/x",
+        "tinker://run/weights/x/y",
+        "tinker://run/other/x",
+        "tinker://run/weights/..",
+        "tinker://../weights/x",
+        "tinker://./x",
+        "tinker://run/weights/a\nb",
+        "tinker://run/weights/a\udcff",
+        "tinker://run/weights/" + "x" * 2000,
+    ],
+)
+def test_others_are_refused_with_an_example(text):
+    with pytest.raises(UsageError) as caught:
+        TinkerPath.from_string(text)
+    assert "tinker://RUN_ID/sampler_weights/NAME" in (caught.value.hint or "")
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%2e%2e", "a b", "ü", "%2F", "a;b", "a\\b"])
+def test_no_character_of_a_name_changes_the_url(name, server, client):
+    path = TinkerPath("r:train:0", "weights", name)
+    server.on("DELETE", path.url, server.reply(status=204))
+    client.checkpoints.delete(str(path))
+    (seen,) = server.seen
+    assert seen.path == path.url
+    assert seen.query == {}
+    assert "/checkpoints/weights/" in seen.path
+    assert seen.path.startswith("training_runs/r:train:0/")
+
+
+@pytest.mark.parametrize("run_id", ["", ".", "..", "a\tb"])
+def test_run_ids_that_cannot_be_are_refused(run_id):
+    with pytest.raises(UsageError):
+        run_url(run_id)
+
+
+def test_a_slash_in_a_run_id_stays_in_its_segment():
+    assert run_url("a/../b") == "training_runs/a%2F..%2Fb"

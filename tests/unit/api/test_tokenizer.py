@@ -1,0 +1,230 @@
+"""Tokenizers: where they are found, and text there and back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import AddedToken, models, pre_tokenizers, processors
+
+from tinkex.api.tokenizer import HuggingFaceSource, Repository, load_tokenizer, repository_of
+from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.plugins import TokenizerSource
+
+WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "hello": 3, "world": 4}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with a small tokenizer that begins every text with ``<s>``."""
+    made = tokenizers.Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair=None, special_tokens=[("<s>", 0)]
+    )
+    path = tmp_path / "tok"
+    path.mkdir()
+    made.save(str(path / "tokenizer.json"))
+    return path
+
+
+class Source(TokenizerSource):
+    """Knows some models; remembers what it was asked."""
+
+    def __init__(self, known: dict[bool, Path | None], error: Exception | None = None) -> None:
+        self.known, self.error, self.asked = known, error, []
+
+    def find(self, model: str, *, network: bool) -> Path | None:
+        self.asked.append((model, network))
+        if self.error:
+            raise self.error
+        return self.known.get(network)
+
+
+def test_text_there_and_back(directory):
+    tokenizer = load_tokenizer(str(directory))
+    assert tokenizer.encode("hello world") == [0, 3, 4]
+    assert tokenizer.decode([3, 4]) == "hello world"
+    assert tokenizer.decode((3, 4, 1)) == "hello world"
+    assert tokenizer.decode([3, 1, 4, 1, 1]) == "hello </s> world"
+    assert tokenizer.decode([3, 1], strip_end=False) == "hello </s>"
+
+
+@pytest.mark.parametrize("tokens", [[], [1], [3, 99999], [3, -1], [3, 2**40]])
+def test_no_token_id_breaks_decoding(tokens, directory):
+    assert load_tokenizer(str(directory)).decode(tokens) in ("", "hello")
+
+
+def test_text_that_is_no_unicode_is_refused(directory):
+    with pytest.raises(UsageError, match="Unicode"):
+        load_tokenizer(str(directory)).encode("a\udcff")
+
+
+def test_a_file_will_do(directory):
+    assert load_tokenizer(str(directory / "tokenizer.json"), sources=[]).encode("hello")
+
+
+def test_the_disk_comes_before_the_network(directory):
+    first, second = Source({True: directory}), Source({False: directory})
+    assert load_tokenizer("a/b", sources=[first, second])
+    assert first.asked == second.asked == [("a/b", False)]
+    assert load_tokenizer("a/b", sources=[first])
+    assert first.asked[-1] == ("a/b", True)
+
+
+def test_a_broken_source_does_not_cost_the_others(directory, tmp_path):
+    broken = Source({}, ZeroDivisionError("x"))
+    empty = Source({False: tmp_path})
+    assert load_tokenizer("a/b", sources=[broken, empty, Source({False: directory})])
+    with pytest.raises(SettingsError, match="no tokenizer for 'a/b': Source failed") as caught:
+        load_tokenizer("a/b", sources=[broken])
+    assert "--tokenizer" in (caught.value.hint or "")
+
+
+def test_a_broken_plugin_does_not_cost_the_others(plugin_free, directory, caplog):
+    plugin_free("broken-tok", "tinkex.tokenizers", "broken", "no_such_module:Thing")
+    with pytest.raises(SettingsError, match="no tokenizer for 'a/b'"):
+        load_tokenizer("a/b")
+    assert "no_such_module" in caplog.text
+
+
+@pytest.fixture
+def plugin_free(tmp_path, monkeypatch):
+    """Return a function that installs an entry point, as metadata only."""
+
+    def install(name: str, group: str, key: str, value: str) -> None:
+        info = tmp_path / "site" / f"{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value}\n")
+        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+        from stevedore import ExtensionManager
+
+        monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
+
+    return install
+
+
+@pytest.mark.parametrize("name", ["/nonexistent/dir", "./nonexistent", "~/nonexistent", "x.json"])
+def test_a_path_that_is_not_there_is_a_local_error(name):
+    with pytest.raises(LocalError, match="cannot read") as caught:
+        load_tokenizer(name, sources=[])
+    assert "--tokenizer" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json", '{"version": "1.0"}'])
+def test_a_file_that_is_no_tokenizer_is_told(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(LocalError, match="is not a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("Qwen/Qwen3-8B:peft:262144", "Qwen/Qwen3-8B"),
+        ("meta-llama/Llama-3.1-8B", "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"),
+        ("org/model/variant", "org/model"),
+        ("gpt2", "gpt2"),
+        ("thinkingmachines/Inkling:peft:262144", None),
+        ("TML/x", None),
+        ("/models/tiny", None),
+        ("a/b/c/d", None),
+        ("../b", None),
+        ("", None),
+    ],
+)
+def test_repositories(model, repository):
+    found = repository_of(model)
+    assert (found.name if found else None) == repository
+
+
+def test_kimi_is_pinned():
+    found = repository_of("moonshotai/Kimi-K2.5-Text-Only")
+    assert found == Repository("moonshotai/Kimi-K2.5", "4d01dfe0332d63057c186e0b262165819efb6611")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_the_cache_is_read_as_the_hub_library_writes_it(cache, directory):
+    from huggingface_hub import try_to_load_from_cache
+
+    home = cache / "models--Qwen--Qwen3-8B"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("abc123")
+    snapshot = home / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    file = snapshot / "tokenizer.json"
+    file.write_bytes((directory / "tokenizer.json").read_bytes())
+    assert HuggingFaceSource().find("Qwen/Qwen3-8B", network=False) == snapshot
+    theirs = try_to_load_from_cache("Qwen/Qwen3-8B", "tokenizer.json", cache_dir=str(cache))
+    assert theirs == str(file)
+    assert load_tokenizer("Qwen/Qwen3-8B").encode("hello") == [0, 3]
+
+
+def test_offline_and_not_there_is_one_sentence(cache):
+    with pytest.raises(SettingsError) as caught:
+        load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert str(caught.value) == (
+        "no tokenizer for 'Qwen/Qwen3-8B': it is not in the cache, and HF_HUB_OFFLINE is set"
+    )
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_what_the_hub_says_is_one_sentence(status, cache, server, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    path = "/Qwen/Qwen3-8B/resolve/main/tokenizer.json"
+    start = time.monotonic()
+    headers = {"X-Error-Code": "RepoNotFound"} if status == 404 else {}
+    for method in ("HEAD", "GET"):
+        server.on(method, path, server.reply({"error": "x"}, status, headers))
+    with pytest.raises(SettingsError) as caught:
+        load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert "\n" not in str(caught.value)
+    assert server.url.partition("://")[2] in str(caught.value)
+    assert time.monotonic() - start < 3
+
+
+def test_an_unreachable_hub_is_told_at_once(cache, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(SettingsError, match=r"and connection refused by 127\.0\.0\.1:9$"):
+        load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert time.monotonic() - start < 2
+
+
+def test_a_file_of_the_hub_is_fetched_into_the_cache(cache, directory, server, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    content = (directory / "tokenizer.json").read_bytes()
+    headers = {"ETag": '"e1"', "X-Repo-Commit": "c" * 40}
+    path = "/Qwen/Qwen3-8B/resolve/main/tokenizer.json"
+    for method in ("HEAD", "GET"):
+        server.on(method, path, server.reply(content, headers=headers))
+    assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()]).encode("hello") == [0, 3]
+    server.seen.clear()
+    assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert not server.seen

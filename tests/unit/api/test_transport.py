@@ -1,0 +1,432 @@
+"""Requests on a real socket: what is repeated, what is refused, and how it is told."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+
+import pytest
+
+from tinkex.api import transport
+from tinkex.api.credentials import KeyAuth
+from tinkex.api.transport import Request
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    InvalidAnswer,
+    NotFound,
+    NotOffered,
+    PaymentRequired,
+    RateLimited,
+    ServerError,
+    SettingsError,
+    TimedOut,
+    TLSError,
+    Unauthorized,
+)
+from tinkex.settings import Settings
+
+KEY = "tml-test-key-0123456789"
+CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
+PATH = "get_server_capabilities"
+
+
+def test_every_request_carries_key_and_agent_and_nothing_else_of_ours(server, client):
+    server.on("GET", PATH, CAPABILITIES)
+    client.models.list()
+    headers = server.seen[0].headers
+    assert headers["x-api-key"] == KEY
+    assert headers["user-agent"].startswith("tinkex/")
+    assert "authorization" not in headers
+    assert "x-idempotency-key" not in headers
+
+
+def test_netrc_and_cookies_change_nothing(server, client, home):
+    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    (home / ".netrc").chmod(0o600)
+    server.on("GET", PATH, server.reply(CAPABILITIES, headers={"Set-Cookie": "a=b"}))
+    client.models.list()
+    client.models.list()
+    for seen in server.seen:
+        assert "authorization" not in seen.headers
+        assert "cookie" not in seen.headers
+        assert seen.headers["x-api-key"] == KEY
+
+
+def test_connections_are_kept(server, client):
+    server.on("GET", PATH, CAPABILITIES)
+    for _ in range(3):
+        client.models.list()
+    assert len({seen.port for seen in server.seen}) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_passing_failures_of_a_get_are_repeated_and_told(status, server, client, waits, naps):
+    server.on("GET", PATH, server.reply("oh", status), CAPABILITIES)
+    assert client.models.list()[0].model_name == "m"
+    assert len(server.seen) == 2
+    assert naps == [pytest.approx(0.5)]
+    assert [(w.reason, w.operation) for w in waits] == [(f"HTTP {status}", "the list of models")]
+    assert waits[0].retry_in == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("status", "requests"), [(503, 6), (500, 3)])
+def test_repetition_ends(status, requests, server, connect, naps):
+    server.on("GET", PATH, server.reply({"detail": "down"}, status))
+    with pytest.raises(ServerError, match=f"down .HTTP {status}"):
+        connect(server.url, timeout=1000).models.list()
+    assert len(server.seen) == requests
+    assert naps == sorted(naps)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, BadRequest),
+        (402, PaymentRequired),
+        (403, Forbidden),
+        (404, NotFound),
+        (409, Conflict),
+        (410, NotFound),
+        (422, BadRequest),
+        (405, NotOffered),
+    ],
+)
+def test_lasting_failures_are_not_repeated(status, kind, server, client):
+    server.on("GET", PATH, server.reply({"detail": "no such luck"}, status))
+    with pytest.raises(kind) as caught:
+        client.models.list()
+    assert len(server.seen) == 1
+    assert caught.value.status == status
+
+
+def test_the_server_decides_about_repetition(server, client, naps):
+    retry = {"x-should-retry": "true"}
+    server.on("GET", PATH, server.reply({"detail": "locked"}, 409, retry), CAPABILITIES)
+    client.models.list()
+    assert len(server.seen) == 2
+    refuse = {"x-should-retry": "false"}
+    server.on("GET", PATH, server.reply({"detail": "no"}, 503, refuse), CAPABILITIES)
+    with pytest.raises(ServerError):
+        client.models.list()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "3"}, 3),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"Retry-After": "0.25"}, 0.25),
+        ({"Retry-After": "nonsense"}, 0.5),
+        ({"retry-after-ms": "nan", "Retry-After": "2"}, 2),
+    ],
+)
+def test_the_server_says_when(headers, seconds, server, client, naps):
+    server.on("GET", PATH, server.reply(None, 429, headers), CAPABILITIES)
+    client.models.list()
+    assert naps == [pytest.approx(seconds)]
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun(server, client, naps):
+    server.on("GET", PATH, server.reply({"detail": "busy"}, 429, {"Retry-After": "30"}))
+    with pytest.raises(RateLimited) as caught:
+        client.models.list()
+    assert (naps, caught.value.retry_after) == ([], 30)
+
+
+@pytest.mark.parametrize("reply", ["status", "reset"])
+def test_a_post_is_not_repeated(reply, server, client):
+    bad = server.reply("x", 503) if reply == "status" else server.reply(reset=True)
+    server.on("POST", "training_runs/r/checkpoints/weights/x/publish", bad)
+    with pytest.raises((ServerError, ConnectionFailed)):
+        client.checkpoints.publish("tinker://r/weights/x")
+    assert len(server.seen) == 1
+    assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
+
+
+def test_a_get_survives_a_reset(server, client, waits):
+    server.on("GET", PATH, server.reply(reset=True), CAPABILITIES)
+    client.models.list()
+    assert "lost" in waits[0].reason
+
+
+@pytest.mark.parametrize("status", [404, 204])
+def test_a_delete_that_an_earlier_try_has_done_is_done(status, server, client, naps):
+    path = "training_runs/r/checkpoints/weights/x"
+    gone = server.reply({"detail": "Checkpoint not found"}, status)
+    server.on("DELETE", path, server.reply("x", 502), gone)
+    client.checkpoints.delete("tinker://r/weights/x")
+    server.on("DELETE", path, server.reply({"detail": "Checkpoint not found"}, 404))
+    with pytest.raises(NotFound):
+        client.checkpoints.delete("tinker://r/weights/x")
+
+
+def closed_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def test_a_refused_connection_is_told_within_two_seconds(connect):
+    port = closed_port()
+    start = time.monotonic()
+    with pytest.raises(ConnectionFailed, match=f"connection refused by 127.0.0.1:{port}") as caught:
+        connect(f"http://127.0.0.1:{port}", timeout=120).models.list()
+    assert time.monotonic() - start < 2
+    assert KEY not in str(caught.value)
+    assert caught.value.category == "server"
+
+
+def test_an_unknown_host_is_named(connect):
+    with pytest.raises(ConnectionFailed, match=r"no host is known as nowhere.invalid"):
+        connect("http://nowhere.invalid", timeout=20).models.list()
+
+
+def test_a_post_is_repeated_if_nobody_was_there_to_read_it(connect, waits):
+    with pytest.raises(ConnectionFailed):
+        connect(f"http://127.0.0.1:{closed_port()}").sessions.create()
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+    ],
+)
+def test_damaged_answers_are_ours(raw, server, client, naps):
+    server.on("GET", PATH, server.reply(raw=raw))
+    with pytest.raises((ConnectionFailed, InvalidAnswer)) as caught:
+        client.models.list()
+    assert "127.0.0.1" in str(caught.value)
+    assert "Error" not in str(caught.value)
+    assert "(" not in str(caught.value)
+
+
+def test_a_damaged_answer_may_come_whole_the_next_time(server, client, naps):
+    cut = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    server.on("GET", PATH, server.reply(raw=cut), CAPABILITIES)
+    assert len(client.models.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ({"body": b"<html>", "headers": {"Content-Type": "text/html"}}, "a web page instead"),
+        ({"body": "hello"}, "plain text instead"),
+        ({"body": None}, "nothing instead"),
+        ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "broken JSON"),
+        ({"body": [1]}, "a list instead of a JSON object"),
+        ({"body": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, "JSON"),
+        ({"body": {"supported_models": {}}}, "no list of 'supported_models'"),
+        ({"body": {"supported_models": [3]}}, "no object"),
+        ({"body": {"supported_models": [{"model_name": 3}]}}, "no text as 'model_name'"),
+    ],
+)
+def test_answers_of_another_shape_are_told(reply, words, server, client):
+    server.on("GET", PATH, server.reply(**reply))
+    with pytest.raises(InvalidAnswer, match=words):
+        client.models.list()
+
+
+def test_an_answer_has_a_limit(server, client, monkeypatch):
+    monkeypatch.setattr(transport.answers, "MAX_ANSWER", 1000)
+    server.on("GET", PATH, {"supported_models": [{"model_name": "m" * 2000}]})
+    with pytest.raises(InvalidAnswer, match="too large"):
+        client.models.list()
+
+
+def test_a_slow_server_ends_with_the_timeout(server, connect):
+    server.on("GET", PATH, server.reply(CAPABILITIES, delay=1.5))
+    start = time.monotonic()
+    with pytest.raises(TimedOut, match=r"^Timed out while awaiting the list of models$"):
+        connect(server.url, timeout=0.4).models.list()
+    assert time.monotonic() - start < 1
+
+
+def test_a_trickle_does_not_outlive_the_timeout(connect):
+    import threading
+
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        peer, _ = listening.accept()
+        peer.recv(65536)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        try:
+            for _ in range(40):
+                peer.sendall(b" ")
+                time.sleep(0.05)
+        except OSError:
+            pass
+        peer.close()
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    start = time.monotonic()
+    with pytest.raises(TimedOut):
+        connect(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5).models.list()
+    assert time.monotonic() - start < 1
+    thread.join()
+    listening.close()
+
+
+def test_a_redirect_is_not_followed(server, client):
+    elsewhere = {"Location": f"http://localhost:{server.url.rpartition(':')[2]}/api/v1/{PATH}"}
+    server.on("GET", PATH, server.reply(None, 307, elsewhere), CAPABILITIES)
+    with pytest.raises(InvalidAnswer, match="redirects to localhost") as caught:
+        client.models.list()
+    assert len(server.seen) == 1
+    assert "--base-url" in (caught.value.hint or "")
+
+
+def test_an_empty_400_is_a_lost_connection(server, client, naps):
+    server.on("GET", PATH, server.reply(None, 400), CAPABILITIES)
+    client.models.list()
+    server.on("GET", PATH, server.reply(None, 400))
+    with pytest.raises(ConnectionFailed, match="proxy"):
+        client.models.list()
+
+
+def test_a_path_that_is_not_there_is_not_offered(server, client):
+    with pytest.raises(NotOffered, match="this server does not offer a list of models"):
+        client.models.list()
+
+
+def test_tls_to_a_server_without_is_told(server, connect):
+    with pytest.raises(TLSError, match=r"no TLS connection to 127.0.0.1"):
+        connect(server.url.replace("http:", "https:")).models.list()
+
+
+def test_a_missing_ca_bundle_is_told_at_once(connect, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
+    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE names /nonexistent/ca.pem"):
+        connect("https://127.0.0.1:1").models.list()
+
+
+def test_a_broken_proxy_is_named(server, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    with pytest.raises(ConnectionFailed, match=r"the HTTP proxy on the way to tinker.test failed"):
+        connect().models.list()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server.on("GET", PATH, CAPABILITIES)
+    assert connect(server.url).models.list()
+
+
+def test_a_proxy_is_used(server, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    server.on("GET", "http://tinker.test/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
+    server.on("GET", "/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
+    assert connect().models.list()
+
+
+def test_debug_logging_tells_neither_key_nor_query_nor_body(server, client, caplog):
+    server.on(
+        "GET", "training_runs", server.reply({"training_runs": []}, headers={"x-request-id": "q7"})
+    )
+    with caplog.at_level(logging.DEBUG, "tinkex.http"):
+        client.runs.list()
+    lines = [r.getMessage() for r in caplog.records if r.name == "tinkex.http"]
+    assert len(lines) == 1
+    assert lines[0].startswith("GET training_runs -> 200 in ")
+    assert lines[0].endswith("request q7")
+    assert KEY not in caplog.text
+
+
+# Tokens ---------------------------------------------------------------------------------------
+
+
+def serve_tokens(server, token="eyJ.new"):
+    server.on("POST", "client/config", {"pjwt_auth_enabled": True})
+    server.on("POST", "auth/token", {"jwt": token})
+
+
+def by_key(server, good, headers=None):
+    refusal = server.reply({"detail": "Invalid API key"}, 401, headers or {})
+    return lambda seen: server.reply(CAPABILITIES) if seen.headers["x-api-key"] == good else refusal
+
+
+def test_a_refused_key_is_exchanged_for_a_token_once(server, client):
+    serve_tokens(server)
+    server.on("GET", PATH, by_key(server, "eyJ.new"))
+    client.models.list()
+    client.models.list()
+    assert len(server.requests("auth/token")) == 1
+    assert server.requests("auth/token")[0].headers["x-api-key"] == KEY
+    assert [s.headers["x-api-key"] for s in server.requests(PATH)] == [KEY, "eyJ.new", "eyJ.new"]
+
+
+def test_an_expired_token_is_replaced(server, client):
+    serve_tokens(server)
+    server.on("GET", PATH, by_key(server, "eyJ.new"))
+    client.models.list()
+    serve_tokens(server, "eyJ.newer")
+    expired = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    server.on("GET", PATH, by_key(server, "eyJ.newer", expired))
+    client.models.list()
+    assert server.seen[-1].headers["x-api-key"] == "eyJ.newer"
+
+
+@pytest.mark.parametrize("config", [{"pjwt_auth_enabled": False}, {}, None])
+def test_without_an_exchange_a_401_is_a_401(config, server, client):
+    if config is not None:
+        server.on("POST", "client/config", config)
+    server.on("GET", PATH, by_key(server, "other"))
+    with pytest.raises(Unauthorized, match="Invalid API key"):
+        client.models.list()
+    assert not server.requests("auth/token")
+
+
+def test_threads_that_are_refused_together_exchange_once():
+    auth = KeyAuth(Settings(api_key=KEY))
+    asked = []
+
+    def exchange(key):
+        asked.append(key)
+        return f"eyJ.{len(asked)}"
+
+    assert auth.renew(KEY, False, exchange)
+    assert auth.renew(KEY, False, exchange)
+    assert (asked, auth.current) == ([KEY], "eyJ.1")
+    assert not auth.renew("eyJ.1", False, exchange)
+    assert auth.renew("eyJ.1", True, exchange)
+    assert auth.current == "eyJ.2"
+
+
+def test_a_command_is_asked_for_another_key(server, connect, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("first\n")
+    server.on("GET", PATH, by_key(server, "second"))
+    client = connect(server.url, api_key=None, api_key_command=f"cat {keys}")
+    keys.write_text("second\n")
+    assert client.models.list()
+
+
+def test_no_key_is_an_error_before_any_request(server, connect):
+    with pytest.raises(SettingsError, match="Missing --api-key"):
+        connect(server.url, api_key=None)
+    assert not server.seen
+
+
+def test_what_a_call_raises_keeps_the_request_id(server, client):
+    server.on("GET", PATH, server.reply({"detail": "no"}, 403, {"x-request-id": "req-9"}))
+    with pytest.raises(APIError, match=r"no \(HTTP 403, request req-9\)") as caught:
+        client.models.list()
+    assert caught.value.request_id == "req-9"
+
+
+def test_repetition_keeps_the_idempotency_key(server, client, naps):
+    retry = server.reply(None, 503, {"x-should-retry": "true"})
+    server.on("POST", "thing", retry, {"ok": True})
+    service = client._transport
+    service.call(Request("POST", "thing", {}), service.deadline("a thing"))
+    first, second = (s.headers["x-idempotency-key"] for s in server.seen)
+    assert first == second

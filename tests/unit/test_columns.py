@@ -1,0 +1,80 @@
+"""Values for people and for programs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from tinkex import columns
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, ""),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_999, "1.0 MB"),
+        (1_234_567_890, "1.2 GB"),
+        (5 * 10**15, "5000.0 TB"),
+    ],
+)
+def test_size(size, text):
+    column = columns.Size(size)
+    assert column.human_readable() == text
+    assert column.machine_readable() == size
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "now"),
+        (44, "now"),
+        (46, "1 minute ago"),
+        (120, "2 minutes ago"),
+        (3 * 3600 + 5, "3 hours ago"),
+        (86400, "1 day ago"),
+        (40 * 86400, "1 month ago"),
+        (800 * 86400, "2 years ago"),
+        (-10, "in seconds"),
+        (-7200, "in 2 hours"),
+    ],
+)
+def test_relative(seconds, text):
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert columns.relative(now - timedelta(seconds=seconds), now) == text
+
+
+def test_time_is_utc_for_programs():
+    moment = datetime(2026, 1, 1, 3, 0, tzinfo=timezone(timedelta(hours=2)))
+    assert columns.Time(moment).machine_readable() == "2026-01-01T01:00:00Z"
+    assert columns.Time(None).machine_readable() is None
+    assert columns.Time(None).human_readable() == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "true"),
+        (False, "false"),
+        (columns.Flag(True), "true"),
+        (columns.Size(1500), "1500"),
+        ({"a": 1}, '{"a": 1}'),
+        ("a\tb\x1b[0m", "a\ufffdb\ufffd[0m"),
+    ],
+)
+def test_plain_text(value, text):
+    assert columns.plain_text(value) == text
+
+
+def test_printable_keeps_what_is_asked():
+    assert columns.printable("a\nb\x07", keep="\n") == "a\nb\ufffd"
+
+
+def test_headings_are_words():
+    assert columns.heading("tinker_path") == "Path"
+    assert columns.heading("user_metadata") == "User metadata"

@@ -1,0 +1,121 @@
+"""Errors and how they are told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tinkex import exceptions
+from tinkex.exceptions import TinkexError, UsageError, from_response
+
+BODIES = [
+    b"",
+    b"null",
+    b"3",
+    b"[]",
+    b"[1, null, {}]",
+    b"{",
+    b"{}",
+    b'{"detail": null}',
+    b'{"detail": {"detail": {"detail": 3}}}',
+    b'{"detail": [{"loc": null, "msg": null}]}',
+    b'{"error": {"message": "inner"}}',
+    b"<html><body>502 Bad Gateway</body></html>",
+    b"Internal Server Error",
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    b"NaN",
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("content_type", ["", "application/json", "text/html", "x" * 99])
+@pytest.mark.parametrize(
+    "status", [400, 401, 402, 403, 404, 405, 409, 410, 418, 422, 429, 499, 500, 502, 599]
+)
+def test_any_body_gives_one_line(body, content_type, status):
+    error = from_response(status, body, content_type, {})
+    sentence = error.sentence("Sampling")
+    assert error.status == status
+    assert "\n" not in sentence
+    assert len(sentence) < 500
+    assert "<html" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "cls", "category"),
+    [
+        (400, b'{"detail": "bad path"}', exceptions.BadRequest, "user"),
+        (401, b'{"detail": "Missing API key"}', exceptions.Unauthorized, "user"),
+        (402, b"", exceptions.PaymentRequired, "user"),
+        (403, b"", exceptions.Forbidden, "user"),
+        (404, b'{"detail": "Not Found"}', exceptions.NotOffered, "user"),
+        (404, b'{"detail": "Run x not found"}', exceptions.NotFound, "user"),
+        (405, b"", exceptions.NotOffered, "user"),
+        (408, b"", exceptions.APIError, "server"),
+        (409, b"", exceptions.Conflict, "user"),
+        (410, b"", exceptions.NotFound, "user"),
+        (415, b"", exceptions.BadRequest, "user"),
+        (422, b"", exceptions.BadRequest, "user"),
+        (429, b"", exceptions.RateLimited, "server"),
+        (503, b"", exceptions.ServerError, "server"),
+    ],
+)
+def test_class_and_category_by_status(status, body, cls, category):
+    error = from_response(status, body, "application/json")
+    assert type(error) is cls
+    assert error.category == category
+
+
+def test_validation_errors_name_the_field():
+    body = json.dumps({"detail": [{"loc": ["body", "path"], "msg": "too long"}, {"msg": "other"}]})
+    assert "path: too long; other" in str(from_response(422, body, "application/json"))
+
+
+def test_status_and_request_id_are_in_the_line():
+    error = from_response(500, b"", headers={"X-Request-ID": "req-7"})
+    assert str(error) == "API request failed (HTTP 500, request req-7)"
+    assert error.as_dict("Sampling") == {
+        "category": "server",
+        "message": "Sampling failed due to server or transient error. Consider retrying: "
+        "API request failed (HTTP 500, request req-7)",
+        "hint": exceptions.ServerError.default_hint,
+        "status": 500,
+        "request_id": "req-7",
+    }
+
+
+def test_control_characters_of_a_server_are_not_repeated():
+    assert "\x1b" not in str(
+        from_response(400, b'{"detail": "\\u001b[31mred"}', "application/json")
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("3", 3.0), ("0.5", 0.5), ("soon", None), ("-1", None), ("1e99", None)]
+)
+def test_retry_after(value, seconds):
+    assert from_response(429, b"", headers={"Retry-After": value}).retry_after == seconds
+
+
+def test_sentences_of_the_guide():
+    assert (
+        TinkexError("Missing --api-key").sentence("Checkpoint")
+        == "Checkpoint failed. Please check your inputs: Missing --api-key"
+    )
+    timed_out = exceptions.TimedOut("Timed out while awaiting sampling")
+    assert (
+        timed_out.sentence("Sampling") == "Sampling failed due to server or transient error. "
+        "Consider retrying: Timed out while awaiting sampling"
+    )
+    whole = UsageError("Invalid option(s) for run: --x", whole_line=True)
+    assert whole.sentence("Sampling") == "Invalid option(s) for run: --x"
+
+
+def test_every_error_of_the_module_is_a_tinkex_error():
+    classes = [
+        c for c in vars(exceptions).values() if isinstance(c, type) and issubclass(c, Exception)
+    ]
+    assert len(classes) > 15
+    assert all(issubclass(c, TinkexError) for c in classes)

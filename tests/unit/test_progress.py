@@ -1,0 +1,62 @@
+"""What is shown while something takes time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tinkex import progress
+from tinkex.api import Wait
+from tinkex.testing import _Stream
+
+WAIT = Wait("sampling", 5.0, queue_state="paused_capacity", reason="busy", retry_in=2)
+
+
+def test_describe():
+    assert progress.describe(Wait("sampling", 3.2), 3.2) == "Waiting for sampling: 3 s"
+    active = Wait("sampling", 3.2, queue_state="active")
+    assert progress.describe(active, 3.2) == "Waiting for sampling: 3 s"
+    assert (
+        progress.describe(WAIT, 5)
+        == "Waiting for sampling: 5 s (paused_capacity: busy, again in 2 s)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "term", "shown"),
+    [
+        (True, False, "xterm", True),
+        (False, False, "xterm", False),
+        (True, True, "xterm", False),
+        (True, False, "dumb", False),
+    ],
+)
+def test_wait_is_shown_on_a_capable_terminal_only(monkeypatch, terminal, quiet, term, shown):
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(progress, "TICK", 0.02)
+    stream = _Stream(terminal=terminal)
+    display = progress.Display(stream, quiet=quiet)
+    display.wait(WAIT)
+    time.sleep(0.5)
+    display.clear()
+    assert ("Waiting for sampling: 5 s" in stream.getvalue()) is shown
+    if not shown:
+        assert stream.getvalue() == ""
+
+
+def test_short_waits_are_not_mentioned(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "TICK", 0.01)
+    stream = _Stream(terminal=True)
+    display = progress.Display(stream)
+    display.wait(Wait("sampling", 0.0))
+    time.sleep(0.1)
+    display.clear()
+    assert stream.getvalue() == ""
+
+
+def test_notes_are_told_everywhere_without_control_characters():
+    stream = _Stream()
+    progress.Display(stream).wait(Wait("a session", 0, note="maintenance \x1b[2J at noon"))
+    assert stream.getvalue() == "maintenance \ufffd[2J at noon\n"

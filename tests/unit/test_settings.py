@@ -1,0 +1,238 @@
+"""Where each setting comes from."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+
+from tinkex import settings
+from tinkex.exceptions import LocalError, SettingsError
+
+URL = "https://host.example/path"
+
+
+def test_defaults_are_those_of_the_official_service():
+    found = settings.resolve()
+    assert found.base_url == "https://tinker.thinkingmachines.dev/services/tinker-prod"
+    assert found.timeout == 120.0
+    assert found.http_pool == "default"
+    assert found.profile is None
+    assert found.origins == {}
+
+
+def test_flag_beats_environment_beats_profile_beats_default(config):
+    config("profile: p\nprofiles: {p: {base_url: 'http://127.0.0.1:1', timeout: 5s, format: csv}}")
+    environ = {**os.environ, "TINKER_BASE_URL": "http://127.0.0.1:2", "TINKEX_FORMAT": "json"}
+    found = settings.resolve({"base_url": "http://127.0.0.1:3"}, environ)
+    assert (found.base_url, found.origins["base_url"]) == ("http://127.0.0.1:3", "--base-url")
+    assert (found.format, found.origins["format"]) == ("json", "TINKEX_FORMAT")
+    assert (found.timeout, found.origins["timeout"]) == (5.0, "profile p")
+
+
+def test_profile_named_by_flag_beats_environment(config, monkeypatch):
+    config("profiles: {skyrl: {base_url: 'http://127.0.0.1:8000', api_key: tml-dummy}}")
+    monkeypatch.setenv("TINKER_API_KEY", "tml-the-real-one")
+    monkeypatch.setenv("TINKER_BASE_URL", URL)
+    found = settings.resolve({"profile": "skyrl"})
+    assert found.base_url == "http://127.0.0.1:8000"
+    assert found.credential() == "tml-dummy"
+    monkeypatch.setenv("TINKEX_PROFILE", "skyrl")
+    assert settings.resolve().base_url == URL
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "expected", "origin"),
+    [
+        ({"api_key": "k1"}, {"TINKER_API_KEY": "k2"}, "k1", "--api-key"),
+        ({}, {"TINKER_API_KEY": "k2", "TINKER_CREDENTIAL_CMD": "echo k3"}, "k2", "TINKER_API_KEY"),
+        ({}, {"TINKER_CREDENTIAL_CMD": "printf k3"}, "k3", None),
+        ({"api_key": "k1"}, {"TINKER_CREDENTIAL_CMD": "exit 1"}, "k1", "--api-key"),
+        ({}, {"TINKER_API_KEY": "", "TINKER_CREDENTIAL_CMD": "echo k3"}, "k3", None),
+    ],
+)
+def test_credential_sources(flags, environ, expected, origin):
+    found = settings.resolve(flags, {**os.environ, **environ})
+    assert found.credential() == expected
+    assert found.origins.get("api_key") == origin
+
+
+def test_key_command_in_the_environment_beats_a_key_in_the_profile(config):
+    config("profile: p\nprofiles: {p: {api_key: from-profile}}")
+    found = settings.resolve({}, {**os.environ, "TINKER_CREDENTIAL_CMD": "echo from-command"})
+    assert found.credential() == "from-command"
+
+
+@pytest.mark.parametrize("command", ["exit 3", "true", "printf ''"])
+def test_credential_command_that_gives_nothing(command):
+    found = settings.resolve({}, {**os.environ, "TINKER_CREDENTIAL_CMD": command})
+    with pytest.raises(SettingsError, match="credential command"):
+        found.credential()
+
+
+def test_stored_key_of_the_official_login_is_found(home):
+    store = home / ".tinker" / "credentials.json"
+    store.parent.mkdir()
+    store.write_text('{"version": 1, "default": "7", "keys": {"7": {"key": "tml-stored"}}}')
+    found = settings.resolve()
+    assert found.credential() == "tml-stored"
+    assert found.origins["api_key"] == str(store)
+    assert settings.resolve({"api_key": "tml-flag"}).credential() == "tml-flag"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"default": "7", "keys": {}}', '{"keys": null}'])
+def test_damaged_credentials_file_counts_as_none(home, text):
+    (home / ".tinker").mkdir()
+    (home / ".tinker" / "credentials.json").write_text(text)
+    with pytest.raises(SettingsError, match="Missing --api-key"):
+        settings.resolve().credential()
+
+
+def test_api_key_from_stdin_and_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("tml-stdin\nrest\n"))
+    assert settings.resolve({"api_key": "-"}).credential() == "tml-stdin"
+    (tmp_path / "key").write_text("tml-file\n")
+    assert settings.resolve({"api_key": f"@{tmp_path}/key"}).credential() == "tml-file"
+    with pytest.raises(LocalError, match="cannot read the API key"):
+        settings.resolve({"api_key": f"@{tmp_path}/none"})
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "a\x00b"])
+def test_key_that_no_header_can_carry(key):
+    with pytest.raises(SettingsError, match="API key holds"):
+        settings.resolve({"api_key": key}).credential()
+
+
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        ("http://host.example", True),
+        ("http://10.0.0.1:8000", True),
+        ("http://localhost.evil.example", True),
+        ("http://127.0.0.1:8000", False),
+        ("http://127.9.9.9", False),
+        ("http://[::1]:1", False),
+        ("http://localhost:1", False),
+        ("https://host.example", False),
+    ],
+)
+def test_key_does_not_travel_unencrypted(url, refused):
+    found = settings.resolve({"api_key": "tml-x", "base_url": url})
+    if refused:
+        with pytest.raises(SettingsError, match="unencrypted"):
+            found.credential()
+    else:
+        assert found.credential() == "tml-x"
+
+
+def test_allow_http_lets_it(config):
+    config("profiles: {p: {base_url: 'http://10.0.0.1', api_key: k, allow_http: true}}")
+    assert settings.resolve({"profile": "p"}).credential() == "k"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("60000", 60),
+        (60000, 60),
+        ("30s", 30),
+        ("2m", 120),
+        ("1h", 3600),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+    ],
+)
+def test_durations(text, seconds):
+    assert settings.parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-5", "abc", "5 days", "1e9h", "nan", "inf", "٣s", "1s2"]
+)
+def test_not_durations(text):
+    with pytest.raises(SettingsError, match="not a timeout"):
+        settings.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://x",
+        "host",
+        "http://",
+        "http://h:99999",
+        "https://h?q=1",
+        "https://h/#f",
+        "http://a b",
+    ],
+)
+def test_not_base_urls(url):
+    with pytest.raises(SettingsError, match="not a base URL"):
+        settings.resolve({"base_url": url})
+
+
+def test_base_url_with_password_is_refused_without_repeating_it():
+    with pytest.raises(SettingsError) as caught:
+        settings.resolve({"base_url": "https://me:secret@host"})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profiles: [", "not valid YAML at line"),
+        ("- a", "must be a mapping"),
+        ("profiles: [a]", "must be a mapping"),
+        ("profile: p\nprofiles: {p: {basurl: x}}", "unknown setting 'basurl'"),
+        ("profile: p\nprofiles: {p: 3}", "not a mapping"),
+        ("profile: p\nprofiles: {p: {allow_http: 'yes'}}", "neither true nor false"),
+        ("profile: p\nprofiles: {p: {timeout: soon}}", r"not a timeout: 'soon' \(from profile p\)"),
+        ("profile: nope", "no profile is called 'nope'"),
+    ],
+)
+def test_faults_of_the_configuration_file(config, text, message):
+    config(text)
+    with pytest.raises(SettingsError, match=message):
+        settings.resolve()
+
+
+def test_empty_configuration_file_is_none(config):
+    config("# nothing\n")
+    assert settings.resolve().profile is None
+
+
+def test_configuration_file_by_variable(tmp_path):
+    (tmp_path / "c.yaml").write_text("profile: x\nprofiles: {x: {project_id: p1, tags: [a, b]}}")
+    found = settings.resolve({}, {**os.environ, "TINKEX_CONFIG": str(tmp_path / "c.yaml")})
+    assert (found.profile, found.project_id, found.tags) == ("x", "p1", ("a", "b"))
+
+
+def test_tags_of_the_environment():
+    assert settings.resolve({}, {**os.environ, "TINKER_TAGS": "a, b,,c "}).tags == ("a", "b", "c")
+
+
+def test_unknown_pool():
+    with pytest.raises(SettingsError, match=r"no HTTP pool is called 'h9' \(from --http-pool\)"):
+        settings.resolve({"http_pool": "h9"})
+
+
+def test_effective_masks_the_key():
+    found = settings.resolve({"api_key": "tml-0123456789abcdef"})
+    shown = {name: (value, origin) for name, value, origin in settings.effective(found)}
+    assert shown["api_key"] == ("tml-…cdef", "--api-key")
+    assert shown["timeout"] == (120.0, "default")
+    assert "0123456789" not in repr(found)
+
+
+def test_short_secrets_are_masked_whole():
+    assert settings.mask("short-key") == "…"
+
+
+@pytest.mark.parametrize(("key", "warns"), [("tml-x", False), ("eyJx", False), ("sk-x", True)])
+def test_odd_key_for_the_official_service_is_hinted_at_not_refused(key, warns):
+    found = settings.resolve({"api_key": key})
+    assert bool(found.key_warning()) is warns
+    assert found.credential() == key

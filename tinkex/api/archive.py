@@ -1,0 +1,157 @@
+"""Extraction of a tar stream that somebody else packed."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol, cast
+
+from tinkex.exceptions import InvalidAnswer
+
+_BLOCK = 256 * 1024
+_GZIP = b"\x1f\x8b"
+#: Two empty blocks end an archive.
+_END = 2 * tarfile.BLOCKSIZE
+
+
+class Readable(Protocol):
+    """Anything that gives bytes."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """Return up to *size* bytes, none at the end."""
+        ...
+
+
+def safe_relative(name: str) -> Path:
+    """Return *name* as a path that stays below the directory it is joined to.
+
+    :raises InvalidAnswer: it does not.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    # Backslashes and colons would mean directories and drives on another system.
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise InvalidAnswer(f"the download holds a file with an unsafe name: {name[:200]!r}")
+    return Path(*parts)
+
+
+def extract(source: Readable, directory: Path, admit: Admit) -> list[Path]:
+    """Extract the tar stream *source*, plain or gzip, into *directory* as it arrives.
+
+    Regular files and directories only; owners, modes and times are not taken over.
+
+    :param admit: is asked with each file's relative path before a byte of it is written.
+    :returns: the relative paths of the files.
+    :raises InvalidAnswer: the archive is damaged, incomplete, or holds something unsafe.
+    """
+    peeked = _Peeked(source)
+    plain: Readable = peeked
+    if peeked.starts_with(_GZIP):
+        plain = gzip.GzipFile(fileobj=cast(IO[bytes], peeked))
+    counted = _Counted(plain)
+    try:
+        found, end = _extract_members(counted, directory, admit)
+        while counted.read(_BLOCK):
+            pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidAnswer("the archive is damaged or incomplete") from error
+    if counted.position - end < _END or counted.last_data > end:
+        raise InvalidAnswer("the archive is incomplete")
+    if not found:
+        raise InvalidAnswer("the archive holds no files")
+    return found
+
+
+class Admit(Protocol):
+    """Decides whether a file may be written; raises if not."""
+
+    def __call__(self, relative: Path, /) -> None: ...
+
+
+def _extract_members(source: _Counted, directory: Path, admit: Admit) -> tuple[list[Path], int]:
+    found: list[Path] = []
+    with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", bufsize=_BLOCK) as tar:
+        for member in tar:
+            if member.isdir():
+                if member.name.strip("/") not in ("", "."):
+                    with _once(member):
+                        below = directory / safe_relative(member.name)
+                        below.mkdir(parents=True, exist_ok=True)
+                continue
+            if not member.isreg():
+                raise InvalidAnswer(
+                    f"the archive holds something that is no file: {member.name[:200]!r}"
+                )
+            relative = safe_relative(member.name)
+            # The library's own judgement, beside ours.
+            tarfile.data_filter(member, str(directory))
+            admit(relative)
+            _write(tar, member, directory / relative)
+            found.append(relative)
+        return found, tar.offset
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    content = tar.extractfile(member)
+    assert content is not None  # a regular file has content
+    left = member.size
+    with _once(member):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            while block := content.read(_BLOCK):
+                file.write(block)
+                left -= len(block)
+    if left:
+        raise InvalidAnswer("the archive is incomplete")
+
+
+@contextmanager
+def _once(member: tarfile.TarInfo) -> Iterator[None]:
+    """Tell a file that is in the way as what it is: one that came before."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InvalidAnswer(f"the archive holds {member.name[:200]!r} twice") from error
+
+
+class _Peeked:
+    """A source whose first bytes were looked at."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._head = b""
+
+    def starts_with(self, magic: bytes) -> bool:
+        while len(self._head) < len(magic):
+            block = self._source.read(_BLOCK)
+            if not block:
+                return False
+            self._head += block
+        return self._head.startswith(magic)
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._head:
+            return self._source.read(size if size > 0 else _BLOCK)
+        size = size if size > 0 else len(self._head)
+        block, self._head = self._head[:size], self._head[size:]
+        return block
+
+
+class _Counted:
+    """A source that knows how far it is and where the last byte other than zero was."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self.position = 0
+        self.last_data = 0
+
+    def read(self, size: int = _BLOCK, /) -> bytes:
+        block = self._source.read(size)
+        data = len(block.rstrip(b"\0"))
+        if data:
+            self.last_data = self.position + data
+        self.position += len(block)
+        return block

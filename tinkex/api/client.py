@@ -1,0 +1,194 @@
+"""The service client: the way into everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tinkex import settings as settings_module
+from tinkex.api.checkpoints import Checkpoints
+from tinkex.api.lineage import lineage_of
+from tinkex.api.models import Models, list_models
+from tinkex.api.paths import TinkerPath
+from tinkex.api.runs import Runs
+from tinkex.api.sessions import Outcome, Sessions, outcome_of
+from tinkex.api.transport import Transport
+from tinkex.api.waiting import Deadline, OnWait
+from tinkex.exceptions import APIError, InvalidAnswer, UsageError
+from tinkex.settings import Settings
+
+# Training and sampling are imported by those who do them: listing should not pay for them.
+if TYPE_CHECKING:
+    from tinkex.api.sampling import SamplingClient
+    from tinkex.api.training import TrainingClient
+
+
+class ServiceClient:
+    """A client of one service with one key; a context manager.
+
+    :param settings: the effective settings; without them they are found as the command line
+        finds them, the following arguments taking the place of flags.
+    :param api_key: the key, or ``@FILE``.
+    :param base_url: address of the service.
+    :param timeout: seconds that one operation may take, retries and polling included.
+    :param http_pool: name of the driver that carries requests.
+    :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
+    :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
+
+    :ivar checkpoints: see :class:`~tinkex.api.Checkpoints`.
+    :ivar runs: see :class:`~tinkex.api.Runs`.
+    :ivar models: see :class:`~tinkex.api.Models`.
+    :ivar sessions: see :class:`~tinkex.api.Sessions`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout: float | None = None,
+        http_pool: str | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        flags = {
+            "api_key": api_key,
+            "base_url": base_url,
+            "timeout": None if timeout is None else f"{timeout * 1000:.3f}",
+            "http_pool": http_pool,
+        }
+        if settings is None:
+            settings = settings_module.resolve(flags)
+        elif any(value is not None for value in flags.values()):
+            raise UsageError("give settings or single arguments, not both")
+        self.settings = settings
+        self._transport = Transport(settings, on_wait=on_wait)
+        self.sessions = Sessions(self._transport)
+        self.checkpoints = Checkpoints(self._transport, self.sessions)
+        self.runs = Runs(self._transport)
+        self.models = Models(self._transport)
+
+    def __enter__(self) -> ServiceClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close(outcome_of(kind))
+
+    def close(self) -> None:
+        """Finish the open sessions and close the connections."""
+        self._close("success")
+
+    def _close(self, outcome: Outcome) -> None:
+        self.sessions.finish_all(outcome)
+        self._transport.close()
+
+    def create_lora_training_client(
+        self,
+        base_model: str,
+        *,
+        rank: int = 32,
+        seed: int | None = None,
+        train_mlp: bool = True,
+        train_attn: bool = True,
+        train_unembed: bool = True,
+        user_metadata: Mapping[str, Any] | None = None,
+    ) -> TrainingClient:
+        """Start a training run: a new adapter for *base_model*.
+
+        :param rank: rank of the adapter.
+        :param seed: makes the initial values repeatable.
+        :raises UsageError: the service does not have the model, or a value is out of range.
+        """
+        from tinkex.api import training
+
+        lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
+        deadline = self._transport.deadline("the training run to be created")
+        self._refuse_unknown(base_model, deadline)
+        session = self.sessions.create(user_metadata=user_metadata, deadline=deadline)
+        return training.create_model(
+            self._transport, session, base_model, lora, user_metadata, deadline
+        )
+
+    def create_training_client_from_checkpoint(
+        self,
+        path: str,
+        *,
+        optimizer: bool = False,
+        user_metadata: Mapping[str, Any] | None = None,
+    ) -> TrainingClient:
+        """Start a training run that continues from a training checkpoint.
+
+        :param optimizer: load the optimizer's state as well.
+        """
+        from tinkex.api import training
+
+        parsed = TinkerPath.from_string(path)
+        deadline = self._transport.deadline("the training run to be created")
+        lineage = lineage_of(self._transport, parsed, deadline)
+        session = self.sessions.create(user_metadata=user_metadata, deadline=deadline)
+        try:
+            client = training.create_by_loading(
+                self._transport,
+                session,
+                parsed,
+                deadline,
+                optimizer=optimizer,
+                user_metadata=user_metadata,
+            )
+        except training.NO_DIRECT_LOAD:
+            if lineage.base_model is None:
+                raise
+            lora = training.LoraConfig(lineage.lora_rank or 32)
+            client = training.create_model(
+                self._transport, session, lineage.base_model, lora, user_metadata, deadline
+            )
+            client.load_state(path, optimizer=optimizer)
+        client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
+        return client
+
+    def create_sampling_client(
+        self, *, base_model: str | None = None, model_path: str | None = None
+    ) -> SamplingClient:
+        """Get ready to draw from a base model or from a checkpoint, exactly one of them.
+
+        :param base_model: name of a model of the service.
+        :param model_path: ``tinker://`` path of a sampler checkpoint.
+        """
+        from tinkex.api.sampling import SamplingClient
+
+        if (base_model is None) == (model_path is None):
+            raise UsageError("give either a base model or a model path")
+        path = None if model_path is None else TinkerPath.from_string(model_path)
+        deadline = self._transport.deadline("sampling")
+        session = self.sessions.create(deadline=deadline)
+        return SamplingClient(
+            self._transport, session, base_model=base_model, model_path=path, deadline=deadline
+        )
+
+    def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
+        """Refuse a model that is not offered.
+
+        Some servers would train the model that they have under whatever name they are given.
+        """
+        try:
+            offered = [model.model_name for model in list_models(self._transport, deadline)]
+        except (APIError, InvalidAnswer):
+            return
+        names = {base_model, base_model.partition(":")[0]}
+        if offered and names.isdisjoint(offered):
+            raise UsageError(
+                f"this service does not offer the base model {base_model!r}",
+                hint=f"It offers {_some(offered)}.",
+            )
+
+
+def _some(names: list[str]) -> str:
+    shown = names[:6]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more

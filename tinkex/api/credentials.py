@@ -1,0 +1,76 @@
+"""The API key on requests, and its exchange for a short-lived token where the service wants one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import requests
+from requests.auth import AuthBase
+
+from tinkex.settings import Settings
+
+HEADER = "X-API-Key"
+_JWT_PREFIX = "eyJ"
+
+
+class KeyAuth(AuthBase):
+    """Puts the credential on a request.
+
+    As an auth object it is applied after everything else, so nothing can replace the header.
+
+    :param settings: where the key comes from; it is read, or its command run, now.
+    :raises tinkex.exceptions.SettingsError: there is no usable key.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._key = settings.credential()
+        self._token: str | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        credential = self._token or self._key
+        if credential:
+            request.headers[HEADER] = credential
+        return request
+
+    @property
+    def current(self) -> str | None:
+        """What is being sent; for telling whether :meth:`renew` has been overtaken."""
+        return self._token or self._key
+
+    def renew(
+        self, refused: str | None, invalid_token: bool, exchange: Callable[[str], str | None]
+    ) -> bool:
+        """Get another credential after *refused* was; return whether it is worth trying again.
+
+        :param invalid_token: the service said that the token as such is no longer valid.
+        :param exchange: asks the service for a token in exchange for a key.
+        """
+        with self._lock:
+            if self.current != refused:  # another thread was faster
+                return True
+            key = self._key
+            if key is None:
+                return False
+            if self._settings.api_key_command and not self._settings.api_key:
+                self._key = self._settings.credential()
+            if self._key != key:
+                self._token = None
+                return True
+            if key.startswith(_JWT_PREFIX) or (self._token and not invalid_token):
+                return False
+            self._token = exchange(key)
+            return self._token is not None
+
+
+class RawKey(AuthBase):
+    """Sends one key and never anything else: for the exchange itself."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers[HEADER] = self._key
+        return request

@@ -1,0 +1,68 @@
+"""What a checkpoint was trained from, asked in every way that some server knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinkex.api import reading
+from tinkex.api.paths import TinkerPath
+from tinkex.api.runs import get_run
+from tinkex.api.transport import Request, Transport
+from tinkex.api.waiting import Deadline
+from tinkex.exceptions import APIError, InvalidAnswer, RateLimited, Unauthorized
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What is known of a checkpoint's making; ``None`` where nothing is."""
+
+    base_model: str | None = None
+    is_lora: bool | None = None
+    lora_rank: int | None = None
+    train_mlp: bool | None = None
+    train_attn: bool | None = None
+    train_unembed: bool | None = None
+
+
+def lineage_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
+    """Return what the service knows: by the checkpoint, else by its training run.
+
+    Some servers answer for training checkpoints only, some with an internal error.
+
+    :raises tinkex.exceptions.APIError: neither is to be had.
+    """
+    try:
+        return weights_info(transport, path, deadline)
+    except (Unauthorized, RateLimited):
+        raise
+    except (APIError, InvalidAnswer) as error:
+        try:
+            run = get_run(transport, path.run_id, deadline)
+        except APIError:
+            raise error from None
+        return Lineage(run.base_model, run.is_lora, run.lora_rank)
+
+
+def weights_info(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
+    """Ask about the checkpoint itself."""
+    # Asking changes nothing, so this POST may be repeated; but servers that know nothing of a
+    # path like to answer 500, which another try does not mend.
+    request = Request("POST", "weights_info", {"tinker_path": str(path)}, what="weights_info")
+    data = transport.call(request, deadline).object()
+    return Lineage(
+        base_model=reading.optional_text(data, "base_model"),
+        is_lora=reading.optional_bool(data, "is_lora"),
+        lora_rank=reading.optional_int(data, "lora_rank"),
+        train_mlp=reading.optional_bool(data, "train_mlp"),
+        train_attn=reading.optional_bool(data, "train_attn"),
+        train_unembed=reading.optional_bool(data, "train_unembed"),
+    )
+
+
+def base_model_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> str:
+    """Return the name of the model that the checkpoint *path* adapts.
+
+    :raises tinkex.exceptions.TinkexError: the service does not tell.
+    """
+    name = lineage_of(transport, path, deadline).base_model
+    return name or reading.refuse("no 'base_model'")

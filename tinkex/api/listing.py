@@ -1,0 +1,102 @@
+"""Lists of checkpoints: of one run, and over all runs on servers of every kind."""
+
+from __future__ import annotations
+
+from tinkex.api import paging, reading
+from tinkex.api.paging import Page
+from tinkex.api.paths import run_url
+from tinkex.api.records import Checkpoint
+from tinkex.api.runs import list_runs, no_such_run
+from tinkex.api.transport import Request, Transport
+from tinkex.api.waiting import Deadline
+from tinkex.exceptions import NotFound, NotOffered
+
+#: Checkpoints that are asked for at once.
+PAGE_SIZE = 1000
+#: Runs that are asked at the same time.
+_CONCURRENCY = 8
+
+NOT_OFFERED = "This server has no list over all runs; each run was asked."
+INCOMPLETE = "This server's list over all runs has no sampler checkpoints; each run was asked."
+
+
+def of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    """Return all checkpoints of the run *run_id*.
+
+    :raises NotFound: there is no such run.
+    """
+    request = Request("GET", f"{run_url(run_id)}/checkpoints")
+    try:
+        data = transport.call(request, deadline).object()
+    except NotOffered as error:
+        raise no_such_run(run_id, error) from error
+    return [Checkpoint.from_json(record) for record in reading.items(data, "checkpoints")]
+
+
+def of_account(
+    transport: Transport, deadline: Deadline, limit: int | None, offset: int
+) -> Page[Checkpoint]:
+    """Return *limit* checkpoints (``None``: all) of the account."""
+
+    def fetch(size: int, start: int) -> tuple[list[Checkpoint], int | None]:
+        params = {"limit": size, "offset": start}
+        request = Request("GET", "checkpoints", params=params, what="a list over all runs")
+        data = transport.call(request, deadline).object()
+        records = [Checkpoint.from_json(item) for item in reading.items(data, "checkpoints")]
+        return records, paging.total_count(data)
+
+    try:
+        page = paging.collect(fetch, limit, offset, PAGE_SIZE)
+        # The page may be one beyond the end, which tells nothing about the list.
+        seen = page.items or (fetch(1, 0)[0] if offset else [])
+    except NotOffered:
+        return _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
+    if _leaves_samplers_out(seen) and _has_samplers(transport, deadline):
+        return _of_all_runs(transport, deadline, limit, offset, INCOMPLETE)
+    return page
+
+
+def _leaves_samplers_out(seen: list[Checkpoint]) -> bool:
+    """Tell whether a list over all runs looks like one that never has sampler checkpoints.
+
+    The servers that have such lists also leave the kind out of ``checkpoint_id``; so a list
+    with ids in full form is taken as it is, at the cost of no further request.
+    """
+    return all(c.checkpoint_type == "training" and "/" not in c.checkpoint_id for c in seen)
+
+
+def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
+    runs = list_runs(transport, deadline, 100)
+    return any(run.last_sampler_checkpoint is not None for run in runs)
+
+
+def _of_all_runs(
+    transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
+) -> Page[Checkpoint]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    end = None if limit is None else offset + limit
+    runs = list_runs(transport, deadline, None).items
+    found: list[Checkpoint] = []
+    asked = 0
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
+        for batch in _batches([run.training_run_id for run in runs]):
+            for records in pool.map(lambda run: _of_listed_run(transport, run, deadline), batch):
+                found += records
+            asked += len(batch)
+            if end is not None and len(found) >= end:
+                break
+    total = len(found) if asked == len(runs) else None
+    return Page(found[offset:end], total, offset, note)
+
+
+def _of_listed_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    try:
+        return of_run(transport, run_id, deadline)
+    except NotFound:
+        return []  # it has gone meanwhile
+
+
+def _batches(run_ids: list[str]) -> list[list[str]]:
+    starts = range(0, len(run_ids), _CONCURRENCY)
+    return [run_ids[start : start + _CONCURRENCY] for start in starts]

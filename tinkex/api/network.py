@@ -1,0 +1,56 @@
+"""What the machine says about proxies and certificates, read once.
+
+Sessions do not look at the environment themselves (``trust_env`` is off): a ``.netrc`` must not
+replace the API key, and looking again for every request is slow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tinkex.exceptions import SettingsError
+
+#: First one set wins; the first two are those of requests, the others those of OpenSSL.
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+#: How ``openssl rehash`` names certificates.
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+
+
+def proxies_for(url: str) -> dict[str, str]:
+    """Return the proxies for *url* (scheme → address), empty where it is to be reached directly.
+
+    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case.
+    """
+    from requests.utils import get_environ_proxies
+
+    return dict(get_environ_proxies(url))
+
+
+def certificates() -> str | bool:
+    """Return where CA certificates are: a file, a hashed directory, or ``True`` for certifi's.
+
+    A directory is read one certificate at a time as needed, which saves parsing the whole
+    bundle in every process.
+
+    :raises SettingsError: a variable names something that does not exist.
+    """
+    for variable in _CA_VARIABLES:
+        value = os.environ.get(variable)
+        if value and not Path(value).exists():
+            raise SettingsError(f"{variable} names {value}, which does not exist")
+        if value:
+            return value
+    import ssl
+
+    directory = ssl.get_default_verify_paths().capath
+    return directory if directory and _is_hashed(directory) else True
+
+
+def _is_hashed(directory: str) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return any(_HASHED.fullmatch(entry.name) for entry in entries)
+    except OSError:
+        return False

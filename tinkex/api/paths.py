@@ -1,0 +1,104 @@
+"""``tinker://`` paths: the names of checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from tinkex.exceptions import UsageError
+
+SCHEME = "tinker://"
+#: Middle part of a path → ``checkpoint_type`` of the service.
+KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
+SAMPLER_KIND = "sampler_weights"
+
+_EXAMPLE = "It looks like tinker://RUN_ID/sampler_weights/NAME; see 'tinkex checkpoint list'."
+
+
+@dataclass(frozen=True)
+class TinkerPath:
+    """A checkpoint's name: ``tinker://<run_id>/<kind>/<name>``.
+
+    Some servers hand out ``tinker://<run_id>/<name>`` for sampler checkpoints; read as
+    ``sampler_weights`` it is the same thing as the full form.
+
+    :ivar run_id: the training run; opaque, may contain ``:``.
+    :ivar kind: ``weights``, ``sampler_weights`` or ``external_weights``.
+    :ivar name: the name it was saved under.
+    """
+
+    run_id: str
+    kind: str
+    name: str
+
+    @classmethod
+    def from_string(cls, text: str) -> TinkerPath:
+        """Read a path.
+
+        :raises UsageError: *text* is not one.
+        """
+        if not isinstance(text, str) or not text.startswith(SCHEME):
+            raise UsageError(f"not a checkpoint path: {_shown(text)}", hint=_EXAMPLE)
+        parts = text.removeprefix(SCHEME).split("/")
+        if len(parts) == 2:
+            parts.insert(1, SAMPLER_KIND)
+        if len(parts) != 3 or not all(map(_is_segment, parts)):
+            raise UsageError(f"not a checkpoint path: {_shown(text)}", hint=_EXAMPLE)
+        run_id, kind, name = parts
+        if kind not in KINDS:
+            raise UsageError(
+                f"{_shown(text)} is neither weights, sampler_weights nor external_weights",
+                hint=_EXAMPLE,
+            )
+        return cls(run_id, kind, name)
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.run_id}/{self.kind}/{self.name}"
+
+    @property
+    def checkpoint_id(self) -> str:
+        """The id within the run: ``<kind>/<name>``."""
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def checkpoint_type(self) -> str:
+        """The service's word for the kind: ``training``, ``sampler`` or ``external``."""
+        return KINDS[self.kind]
+
+    @property
+    def url(self) -> str:
+        """The address below the API: ``training_runs/<run>/checkpoints/<kind>/<name>``."""
+        return f"{run_url(self.run_id)}/checkpoints/{self.kind}/{segment(self.name)}"
+
+    @property
+    def bare_url(self) -> str:
+        """The address without the kind, which some servers want."""
+        return f"{run_url(self.run_id)}/checkpoints/{segment(self.name)}"
+
+
+def run_url(run_id: str) -> str:
+    """Return the address of a run below the API.
+
+    :raises UsageError: *run_id* cannot be the id of a run.
+    """
+    return f"training_runs/{segment(run_id)}"
+
+
+def segment(text: str) -> str:
+    """Return *text* as one segment of a URL that it cannot leave.
+
+    :raises UsageError: *text* cannot be one: it is empty, ``.`` or ``..``.
+    """
+    if not _is_segment(text):
+        raise UsageError(f"not an id: {_shown(text)}")
+    return quote(text, safe=":")
+
+
+def _is_segment(text: str) -> bool:
+    # Dot segments would be folded away by the HTTP library, even when percent-encoded.
+    return bool(text) and text not in (".", "..") and text.isprintable() and len(text) <= 1024
+
+
+def _shown(text: object) -> str:
+    shown = str(text).encode("utf-8", "replace").decode()
+    return repr(shown if len(shown) <= 200 else shown[:199] + "…")

@@ -1,0 +1,70 @@
+"""Checkpoints as the service lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tinkex.api import reading
+from tinkex.api.paths import TinkerPath
+from tinkex.exceptions import InvalidAnswer, UsageError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved checkpoint.
+
+    :ivar checkpoint_id: the service's id within the run; its form differs between servers.
+    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
+    :ivar tinker_path: the full path, which names it everywhere.
+    :ivar time: when it was saved, UTC.
+    :ivar size_bytes: its size, if the service tells.
+    :ivar public: whether everybody may use it.
+    :ivar expires_at: when it will be deleted, UTC; ``None`` means never.
+    :ivar user_metadata: what its maker attached.
+    :ivar run_id: the training run that it belongs to.
+    """
+
+    checkpoint_id: str
+    checkpoint_type: str
+    tinker_path: str
+    time: datetime
+    size_bytes: int | None = None
+    public: bool = False
+    expires_at: datetime | None = None
+    user_metadata: Mapping[str, Any] | None = None
+    run_id: str = ""
+
+    @classmethod
+    def from_json(cls, data: Any) -> Checkpoint:
+        """Read one checkpoint.
+
+        :raises InvalidAnswer: *data* is not one.
+        """
+        record = reading.mapping(data, "checkpoints")
+        path = read_path(reading.text(record, "tinker_path"))
+        return cls(
+            checkpoint_id=reading.optional_text(record, "checkpoint_id") or path.checkpoint_id,
+            checkpoint_type=reading.optional_text(record, "checkpoint_type")
+            or path.checkpoint_type,
+            tinker_path=str(path),
+            time=reading.time(record, "time"),
+            size_bytes=reading.optional_int(record, "size_bytes"),
+            public=bool(reading.optional_bool(record, "public")),
+            expires_at=reading.optional_time(record, "expires_at"),
+            user_metadata=reading.optional_mapping(record, "user_metadata"),
+            run_id=path.run_id,
+        )
+
+
+def read_path(text: str) -> TinkerPath:
+    """Return the path *text* of a server.
+
+    :raises InvalidAnswer: it is none.
+    """
+    try:
+        return TinkerPath.from_string(text)
+    except UsageError as error:
+        raise InvalidAnswer(f"the server's answer holds {error}") from error

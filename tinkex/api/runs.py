@@ -1,0 +1,133 @@
+"""Training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tinkex.api import paging, reading
+from tinkex.api.paging import Page
+from tinkex.api.paths import run_url
+from tinkex.api.records import Checkpoint
+from tinkex.api.transport import Request, Transport
+from tinkex.api.waiting import Deadline
+from tinkex.exceptions import NotFound, NotOffered
+
+#: Runs that are asked for at once.
+PAGE_SIZE = 100
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run.
+
+    :ivar training_run_id: its id, opaque.
+    :ivar base_model: name of the model that is adapted.
+    :ivar model_owner: who it belongs to, in the service's words; may be empty.
+    :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
+    :ivar lora_rank: rank of the adapter.
+    :ivar corrupted: the run cannot be continued.
+    :ivar last_request_time: when it was last worked on, UTC.
+    :ivar last_checkpoint: its newest training checkpoint.
+    :ivar last_sampler_checkpoint: its newest sampler checkpoint.
+    :ivar user_metadata: what its maker attached.
+    """
+
+    training_run_id: str
+    base_model: str
+    model_owner: str = ""
+    is_lora: bool = True
+    lora_rank: int | None = None
+    corrupted: bool = False
+    last_request_time: datetime | None = None
+    last_checkpoint: Checkpoint | None = None
+    last_sampler_checkpoint: Checkpoint | None = None
+    user_metadata: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> TrainingRun:
+        """Read one run.
+
+        :raises tinkex.exceptions.InvalidAnswer: *data* is not one.
+        """
+        run = reading.mapping(data, "training_runs")
+        is_lora = reading.optional_bool(run, "is_lora")
+        return cls(
+            training_run_id=reading.text(run, "training_run_id"),
+            base_model=reading.text(run, "base_model"),
+            model_owner=reading.optional_text(run, "model_owner") or "",
+            is_lora=True if is_lora is None else is_lora,
+            lora_rank=reading.optional_int(run, "lora_rank"),
+            corrupted=bool(reading.optional_bool(run, "corrupted")),
+            last_request_time=reading.optional_time(run, "last_request_time"),
+            last_checkpoint=_checkpoint(run, "last_checkpoint"),
+            last_sampler_checkpoint=_checkpoint(run, "last_sampler_checkpoint"),
+            user_metadata=reading.optional_mapping(run, "user_metadata"),
+        )
+
+
+def _checkpoint(run: reading.Json, name: str) -> Checkpoint | None:
+    value = run.get(name)
+    return None if value is None else Checkpoint.from_json(value)
+
+
+class Runs:
+    """The training runs of the account."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, limit: int | None = 20, offset: int = 0) -> Page[TrainingRun]:
+        """Return runs in the service's order.
+
+        :param limit: how many at most; ``None`` and 0 mean all.
+        :param offset: how many to skip.
+        """
+        limit = paging.checked(limit, offset)
+        return list_runs(
+            self._transport, self._transport.deadline("the list of runs"), limit, offset
+        )
+
+    def get(self, run_id: str) -> TrainingRun:
+        """Return one run.
+
+        :raises tinkex.exceptions.NotFound: there is none of that id.
+        """
+        return get_run(self._transport, run_id, self._transport.deadline("the run"))
+
+
+def list_runs(
+    transport: Transport, deadline: Deadline, limit: int | None, offset: int = 0
+) -> Page[TrainingRun]:
+    """Return *limit* runs (``None``: all) as part of another operation."""
+
+    def fetch(size: int, start: int) -> tuple[list[TrainingRun], int | None]:
+        params = {"limit": size, "offset": start}
+        request = Request("GET", "training_runs", params=params, what="listing runs")
+        data = transport.call(request, deadline).object()
+        runs = [TrainingRun.from_json(run) for run in reading.items(data, "training_runs")]
+        return runs, paging.total_count(data)
+
+    return paging.collect(fetch, limit, offset, PAGE_SIZE)
+
+
+def get_run(transport: Transport, run_id: str, deadline: Deadline) -> TrainingRun:
+    """Return the run *run_id* as part of another operation."""
+    try:
+        answer = transport.call(Request("GET", run_url(run_id)), deadline)
+    except NotOffered as error:
+        raise no_such_run(run_id, error) from error
+    return TrainingRun.from_json(answer.object())
+
+
+def no_such_run(run_id: str, error: NotOffered) -> NotFound:
+    """Return the error for a 404 without a word, where every server has the address."""
+    return NotFound(
+        f"no training run is called {run_id!r}",
+        status=error.status or 404,
+        request_id=error.request_id,
+        body=error.body,
+        hint="See 'tinkex run list'.",
+    )

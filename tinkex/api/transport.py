@@ -1,0 +1,279 @@
+"""Requests to the service: one session, one place where they are sent, repeated and refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.auth import AuthBase
+
+from tinkex import __version__, plugins
+from tinkex.api import answers, failures, network
+from tinkex.api.answers import Answer
+from tinkex.api.credentials import KeyAuth, RawKey
+from tinkex.api.retrying import REPEATABLE, Retrying
+from tinkex.api.waiting import Deadline, OnWait
+from tinkex.exceptions import (
+    APIError,
+    ConnectionFailed,
+    InvalidAnswer,
+    NotOffered,
+    TimedOut,
+    TinkexError,
+    Unauthorized,
+)
+
+if TYPE_CHECKING:
+    from tinkex.settings import Settings
+
+#: Requests under way at once, at most.
+POOL_SIZE = 64
+#: Seconds to wait for a connection.
+CONNECT_TIMEOUT = 5.0
+#: Seconds to wait for an answer before a repeatable request is made again.
+READ_TIMEOUT = 60.0
+#: The version of the official SDK whose protocol is spoken; servers want to know.
+PROTOCOL_VERSION = "0.38.0"
+USER_AGENT = f"tinkex/{__version__}"
+
+_log = logging.getLogger("tinkex.http")
+
+
+class DefaultPool(plugins.HttpPool):
+    """Keep-alive connections over HTTP/1.1, by requests and urllib3."""
+
+    def build(self, settings: Settings, *, size: int) -> BaseAdapter:
+        """Return requests' own adapter with room for *size* connections a host."""
+        return HTTPAdapter(pool_connections=4, pool_maxsize=size, max_retries=0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of the API.
+
+    :ivar path: below ``<base>/api/v1/``, already percent-encoded.
+    :ivar body: is sent as JSON, unless it is ``None``.
+    :ivar repeatable: overrides what the method says.
+    :ivar settled: statuses that, after a repetition, mean that an earlier try has done it.
+    :ivar what: what a server lacks that does not know the path: ``publishing``.
+    """
+
+    method: str
+    path: str
+    body: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool | None = None
+    settled: frozenset[int] = frozenset()
+    what: str | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the request may be made twice."""
+        return self.method in REPEATABLE if self.repeatable is None else self.repeatable
+
+
+class Transport:
+    """Sends requests to one service with one key.
+
+    :param settings: address, key, pool and time allowance.
+    :param on_wait: is told about every wait, see :class:`tinkex.api.Wait`.
+    :raises tinkex.exceptions.SettingsError: there is no usable key.
+    """
+
+    def __init__(self, settings: Settings, *, on_wait: OnWait | None = None) -> None:
+        self.settings = settings
+        self.base_url = settings.base_url.rstrip("/")
+        self._on_wait = on_wait
+        self.auth = KeyAuth(settings)
+        pool: plugins.HttpPool = plugins.load_driver(plugins.HTTP_POOLS, settings.http_pool)
+        self.session = new_session(self.base_url)
+        adapter = pool.build(settings, size=POOL_SIZE)
+        self.session.mount("https://", adapter)
+        self.session.mount("http://", adapter)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.session.close()
+
+    def deadline(self, operation: str, seconds: float | None = None) -> Deadline:
+        """Start the time allowance of one public operation, a noun."""
+        return Deadline(operation, seconds or self.settings.timeout, self._on_wait)
+
+    def url(self, path: str) -> str:
+        """Return the whole address of *path* below the API."""
+        return f"{self.base_url}/api/v1/{path}"
+
+    def call(self, request: Request, deadline: Deadline) -> Answer:
+        """Make a call, repeating it where that helps, and return its successful answer.
+
+        :raises tinkex.exceptions.APIError: the service refused.
+        :raises tinkex.exceptions.TransportError: there was no usable answer in time.
+        """
+        answer, attempts = self._persist(request, deadline)
+        if answer.ok:
+            return answer
+        if attempts and answer.status in request.settled:
+            return Answer(204, answer.headers)
+        raise self.refusal(answer, request.what)
+
+    def refusal(self, answer: Answer, what: str | None = None) -> TinkexError:
+        """Return the error that the unsuccessful *answer* is."""
+        if 300 <= answer.status < 400:
+            target = failures.host_of(urljoin(self.base_url, answer.headers.get("location", "")))
+            return InvalidAnswer(
+                f"{failures.host_of(self.base_url)} redirects to {target}, "
+                "and the API key does not go along",
+                hint="Set --base-url to the address that it redirects to.",
+            )
+        error = answer.error()
+        if isinstance(error, NotOffered) and what:
+            error.message = f"this server does not offer {what}"
+        if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
+            error.hint = f"The key comes from {self.settings.origins['api_key']}. {error.hint}"
+        return error
+
+    def _persist(self, request: Request, deadline: Deadline) -> tuple[Answer, int]:
+        retrying = Retrying(request.method, request.is_repeatable)
+        headers = dict(request.headers)
+        if request.method == "POST":
+            headers.setdefault("X-Idempotency-Key", f"tinkex-{uuid.uuid4()}")
+        while True:
+            wait: float | None
+            try:
+                answer = self.once(request, deadline, headers=headers)
+            except NoAnswer as failure:
+                wait = retrying.after_error(failure.original)
+                if wait is None or not deadline.allows(wait):
+                    raise failure.error from failure.original
+                deadline.pause(wait, str(failure.error))
+                continue
+            wait = None if answer.ok else retrying.after_answer(answer)
+            if wait is None or not deadline.allows(wait):
+                return answer, retrying.attempts
+            deadline.pause(wait, f"HTTP {answer.status}")
+
+    def once(
+        self,
+        request: Request,
+        deadline: Deadline,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read_timeout: float | None = None,
+    ) -> Answer:
+        """Send *request* once and return the answer, whatever its status.
+
+        The credential is renewed, and the request sent again, if that is what a 401 asks for.
+
+        :raises NoAnswer: there was none.
+        """
+        credential = self.auth.current
+        answer = self._exchange(request, deadline, self.auth, headers, read_timeout)
+        if answer.status != 401:
+            return answer
+        invalid = 'error="invalid_token"' in answer.headers.get("www-authenticate", "")
+        if self.auth.renew(credential, invalid, lambda key: self._token(key, deadline)):
+            answer = self._exchange(request, deadline, self.auth, headers, read_timeout)
+        return answer
+
+    def _exchange(
+        self,
+        request: Request,
+        deadline: Deadline,
+        auth: AuthBase,
+        headers: Mapping[str, str] | None = None,
+        read_timeout: float | None = None,
+    ) -> Answer:
+        start = time.monotonic()
+        url = self.url(request.path)
+        read = read_timeout or (READ_TIMEOUT if request.is_repeatable else deadline.remaining())
+        left = deadline.remaining()
+        try:
+            response = self.session.request(
+                request.method,
+                url,
+                params=dict(request.params) or None,
+                data=None if request.body is None else json.dumps(request.body).encode(),
+                headers={**_content(request.body), **(headers or request.headers)},
+                auth=auth,
+                timeout=(min(CONNECT_TIMEOUT, left), min(read, left)),
+                allow_redirects=False,
+                stream=True,
+            )
+            answer = answers.read(response, deadline)
+        except TinkexError:
+            raise
+        except failures.FOREIGN as error:
+            raise self._failure(error, url, deadline) from error
+        self._trace(request, answer, start)
+        if answer.status == 400 and not answer.body:
+            # Proxies in front of the service say so when they lost it.
+            lost = ConnectionFailed(f"a proxy lost the connection to {failures.host_of(url)}")
+            raise NoAnswer(lost, requests.ConnectionError())
+        return answer
+
+    def _failure(self, error: Exception, url: str, deadline: Deadline) -> TinkexError:
+        ours = failures.translated(error, url)
+        if isinstance(ours, TimedOut) and not deadline.allows(0.05):
+            return deadline.timed_out()  # it waited for all the time there was
+        return NoAnswer(ours, error)
+
+    def _token(self, key: str, deadline: Deadline) -> str | None:
+        """Exchange *key* for a token, or return ``None`` where the service has none to give."""
+        raw = RawKey(key)
+        version = {"sdk_version": PROTOCOL_VERSION}
+        try:
+            config = self._exchange(Request("POST", "client/config", version), deadline, raw)
+            if not config.ok or config.object().get("pjwt_auth_enabled") is not True:
+                return None
+            answer = self._exchange(Request("POST", "auth/token", {}), deadline, raw)
+            token = answer.object().get("jwt") if answer.ok else None
+        except (InvalidAnswer, APIError):
+            return None
+        return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
+
+    def _trace(self, request: Request, answer: Answer, start: float) -> None:
+        took = round((time.monotonic() - start) * 1000)
+        arguments = (request.method, request.path, answer.status, took, answer.request_id or "-")
+        _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
+
+
+class NoAnswer(TinkexError):
+    """No answer: our error and the one it came from, which says whether to try again."""
+
+    def __init__(self, error: TinkexError, original: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.original = original
+
+    @property
+    def is_read_timeout(self) -> bool:
+        """Whether the server took the request and has not answered yet."""
+        return failures.is_read_timeout(self.original)
+
+
+def new_session(url: str) -> requests.Session:
+    """Return a session without a key for *url* that ignores cookies, ``.netrc`` and redirects."""
+    from http.cookiejar import DefaultCookiePolicy
+
+    session = requests.Session()
+    session.trust_env = False
+    session.proxies = network.proxies_for(url)
+    if url.startswith("https:"):
+        session.verify = network.certificates()
+    session.headers["User-Agent"] = USER_AGENT
+    session.headers["Accept"] = "application/json"
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session
+
+
+def _content(body: Any) -> dict[str, str]:
+    return {} if body is None else {"Content-Type": "application/json"}

@@ -1,0 +1,100 @@
+"""How long an operation may take, and telling somebody while it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tinkex.exceptions import TimedOut
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why nothing has come back yet; handed to the ``on_wait`` of a client.
+
+    :ivar operation: what is being waited for, as a noun: ``sampling``.
+    :ivar elapsed: seconds since the operation began.
+    :ivar queue_state: the server's word: ``active``, ``paused_capacity``,
+        ``paused_rate_limit``; ``None`` when it said nothing.
+    :ivar reason: why, in words: the server's reason, or ``HTTP 503``.
+    :ivar retry_in: seconds until the next try, when there will be one.
+    :ivar note: something to tell apart from waiting, such as a message of the service.
+    """
+
+    operation: str
+    elapsed: float
+    queue_state: str | None = None
+    reason: str | None = None
+    retry_in: float | None = None
+    note: str | None = None
+
+
+OnWait = Callable[[Wait], None]
+
+
+class Deadline:
+    """The time that one operation of a client may take, retries and polling included.
+
+    :param operation: a noun, used in messages: ``Timed out while awaiting sampling``.
+    :param seconds: the allowance; it starts now.
+    :param on_wait: is told about every wait.
+    """
+
+    def __init__(self, operation: str, seconds: float, on_wait: OnWait | None = None) -> None:
+        self.operation = operation
+        self.seconds = seconds
+        self._on_wait = on_wait
+        self._start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the operation began."""
+        return time.monotonic() - self._start
+
+    def remaining(self) -> float:
+        """Return the seconds left, always more than zero.
+
+        :raises TimedOut: none are left.
+        """
+        left = self.seconds - self.elapsed
+        if left <= 0:
+            raise self.timed_out()
+        return left
+
+    def timed_out(self) -> TimedOut:
+        """Return the error that says so."""
+        return TimedOut(f"Timed out while awaiting {self.operation}")
+
+    def allows(self, seconds: float) -> bool:
+        """Tell whether a wait of *seconds* would leave time for another try."""
+        return self.elapsed + seconds < self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Wait without a word.
+
+        :raises TimedOut: the time is up, at the latest when it is.
+        """
+        time.sleep(max(0.0, min(seconds, self.remaining())))
+        self.remaining()
+
+    def tell(
+        self,
+        *,
+        reason: str | None = None,
+        retry_in: float | None = None,
+        queue_state: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Pass a :class:`Wait` on to whoever asked for it."""
+        if self._on_wait is not None:
+            elapsed = self.elapsed
+            self._on_wait(Wait(self.operation, elapsed, queue_state, reason, retry_in, note))
+
+    def pause(self, seconds: float, reason: str) -> None:
+        """Say that the next try comes in *seconds* and why, then wait.
+
+        :raises TimedOut: the time is up.
+        """
+        self.tell(reason=reason, retry_in=seconds)
+        self.sleep(seconds)

@@ -1,0 +1,144 @@
+"""Columns that look one way to a person and another to a program.
+
+Tables get :meth:`human_readable`; JSON, YAML, CSV and the like get the raw value.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from cliff.columns import FormattableColumn
+
+#: Table headings that are not simply the field name in words.
+HEADINGS = {
+    "checkpoint_id": "Checkpoint",
+    "checkpoint_type": "Type",
+    "expires_at": "Expires",
+    "is_lora": "LoRA",
+    "last_checkpoint": "Last checkpoint",
+    "last_request_time": "Last request",
+    "last_sampler_checkpoint": "Last sampler checkpoint",
+    "lora_rank": "LoRA rank",
+    "model_owner": "Owner",
+    "run_id": "Run",
+    "size_bytes": "Size",
+    "time": "Created",
+    "tinker_path": "Path",
+    "train_attn": "Train attention",
+    "train_mlp": "Train MLP",
+    "train_unembed": "Train unembedding",
+    "training_run_id": "Run",
+}
+
+#: Columns whose values are copied and pasted: never wrapped, never cut.
+WHOLE = frozenset(
+    {
+        "checkpoint_id",
+        "last_checkpoint",
+        "last_sampler_checkpoint",
+        "run_id",
+        "tinker_path",
+        "training_run_id",
+    }
+)
+
+
+def heading(name: str) -> str:
+    """Return the table heading of the field *name*."""
+    words = name.replace("_", " ")
+    return HEADINGS.get(name) or words[:1].upper() + words[1:]
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return *text* with control characters replaced, so that no server can steer a terminal.
+
+    :param keep: control characters that may stay, such as ``"\\n\\t"``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def plain_text(value: Any) -> str:
+    """Return *value* as one field of a line: raw, ``true``/``false``, empty for nothing."""
+    if isinstance(value, FormattableColumn):
+        value = value.machine_readable()
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        import json
+
+        return json.dumps(value, ensure_ascii=False)
+    return printable(str(value))
+
+
+class Size(FormattableColumn[int | None]):
+    """A number of bytes: ``1.2 GB`` for people (powers of 1000, as object stores count)."""
+
+    def human_readable(self) -> str:
+        if self._value is None:
+            return ""
+        size = float(self._value)
+        if size < 1000:
+            return f"{size:.0f} B"
+        for unit in ("kB", "MB", "GB", "TB"):
+            size /= 1000
+            if size < 999.95 or unit == "TB":
+                return f"{size:.1f} {unit}"
+        raise AssertionError
+
+
+class Time(FormattableColumn[Any]):
+    """A moment: ``3 hours ago`` for people, ISO-8601 UTC with ``Z`` for programs."""
+
+    _value: datetime | None
+
+    def human_readable(self) -> str:
+        if self._value is None:
+            return ""
+        return relative(self._value, datetime.now(UTC))
+
+    def machine_readable(self) -> str | None:
+        return None if self._value is None else iso(self._value)
+
+
+class Flag(FormattableColumn[bool | None]):
+    """Yes or no."""
+
+    def human_readable(self) -> str:
+        return "" if self._value is None else "yes" if self._value else "no"
+
+
+class Structure(FormattableColumn[Any]):
+    """A JSON object or list: compact JSON for people, itself for programs."""
+
+    def human_readable(self) -> str:
+        return plain_text(self._value)
+
+
+def iso(moment: datetime) -> str:
+    """Return *moment* as ISO-8601 in UTC with ``Z``, to the second unless it is finer."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def relative(moment: datetime, now: datetime) -> str:
+    """Return *moment* as seen from *now*: ``3 hours ago``, ``in 2 days``."""
+    seconds = (now - moment).total_seconds()
+    amount = abs(seconds)
+    if amount < 45:
+        return "now" if seconds >= 0 else "in seconds"
+    for size, unit in (
+        (365 * 86400, "year"),
+        (30 * 86400, "month"),
+        (86400, "day"),
+        (3600, "hour"),
+        (60, "minute"),
+    ):
+        if amount >= size or unit == "minute":
+            count = max(1, int(amount // size))
+            words = f"{count} {unit}{'s' if count > 1 else ''}"
+            return f"{words} ago" if seconds >= 0 else f"in {words}"
+    raise AssertionError

@@ -1,0 +1,49 @@
+"""Help, of the program and of each command."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+
+from tinkex.commands.base import Command
+from tinkex.exceptions import PluginError
+from tinkex.options import print_paged
+
+
+class Help(Command):
+    """Show help: of the program, of a noun, or of one command."""
+
+    examples = ("tinkex help", "tinkex help checkpoint", "tinkex help checkpoint list")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("words", metavar="<command>", nargs="*", help="name of the command")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        words = [word for word in parsed_args.words if not word.startswith("-")]
+        manager = self.app.command_manager
+        name = " ".join(words)
+        if not words:
+            print_paged(self.app.parser, self.app.stdout, "\ncommands:\n" + self._listing())
+        elif name not in manager.commands and manager.below(name):
+            self.app.stdout.write(f"commands:\n{self._listing(name + ' ')}")
+        else:
+            factory, found, _ = manager.find_command(words)
+            command = factory(self.app, self.app_args, found)
+            parser = command.get_parser(self.app._prog(found))
+            print_paged(parser, self.app.stdout)
+        return 0
+
+    def _listing(self, prefix: str = "") -> str:
+        """Return a line for each command: its name and the first line of its docstring."""
+        names = [n for n in self.app.command_manager.get_command_names() if n.startswith(prefix)]
+        width = max(map(len, names)) + 2
+        return "".join(f"  {name:{width}}{self._summary(name)}\n" for name in sorted(names))
+
+    def _summary(self, name: str) -> str:
+        try:
+            command = self.app.command_manager.commands[name].load()
+        except PluginError as error:
+            return f"({error})"
+        return (inspect.getdoc(command) or "").partition("\n")[0].rstrip(".")

@@ -1,0 +1,124 @@
+"""Training runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import Flag, Structure, Time, plain_text
+from tinkex.commands.base import Lister, ShowOne
+from tinkex.options import integer
+
+if TYPE_CHECKING:
+    from tinkex.api import TrainingRun
+    from tinkex.api.paging import Page
+
+__all__ = ["InfoRun", "ListRun", "add_paging", "tell_rest"]
+
+
+def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
+    """Add ``--limit`` and ``--offset`` to *parser*."""
+    parser.add_argument(
+        "--limit",
+        metavar="<int>",
+        type=integer(0),
+        default=20,
+        help=f"most {things} to return; 0 means all (default: 20)",
+    )
+    parser.add_argument(
+        "--offset",
+        metavar="<int>",
+        type=integer(0),
+        default=0,
+        help=f"{things} to skip first (default: 0)",
+    )
+
+
+def tell_rest(command: Lister, page: Page[Any], things: str) -> None:
+    """Say on standard error when there is more than was asked for."""
+    if page.total is not None and page.offset + len(page) < page.total:
+        command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
+
+
+class ListRun(Lister):
+    """List training runs, the newest first."""
+
+    column_names = (
+        "training_run_id",
+        "base_model",
+        "model_owner",
+        "lora_rank",
+        "corrupted",
+        "last_request_time",
+    )
+    plain_columns = ("training_run_id", "base_model")
+    droppable = ("corrupted", "model_owner", "lora_rank", "last_request_time")
+    examples = ("tinkex run list --limit 10", "tinkex run list --limit 0 -f json")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_paging(parser, "runs")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        page = self.client.runs.list(limit=parsed_args.limit or None, offset=parsed_args.offset)
+        self.result = page
+        tell_rest(self, page, "runs")
+        return self.column_names, [self._row(run) for run in page]
+
+    @staticmethod
+    def _row(run: TrainingRun) -> tuple[Any, ...]:
+        return (
+            run.training_run_id,
+            run.base_model,
+            run.model_owner,
+            run.lora_rank,
+            Flag(run.corrupted),
+            Time(run.last_request_time),
+        )
+
+
+class InfoRun(ShowOne):
+    """Show one training run."""
+
+    column_names = (
+        "training_run_id",
+        "base_model",
+        "model_owner",
+        "is_lora",
+        "lora_rank",
+        "corrupted",
+        "last_request_time",
+        "last_checkpoint",
+        "last_sampler_checkpoint",
+        "user_metadata",
+    )
+    examples = ("tinkex run info run-abc123",)
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("run_id", metavar="<run_id>", help="training run identifier")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        run = self.client.runs.get(parsed_args.run_id)
+        self.result = run
+        return self.column_names, (
+            run.training_run_id,
+            run.base_model,
+            run.model_owner,
+            Flag(run.is_lora),
+            run.lora_rank,
+            Flag(run.corrupted),
+            Time(run.last_request_time),
+            run.last_checkpoint and run.last_checkpoint.tinker_path,
+            run.last_sampler_checkpoint and run.last_sampler_checkpoint.tinker_path,
+            Structure(run.user_metadata),
+        )
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        rest = dict(record)
+        run_id, base_model = rest.pop("training_run_id"), rest.pop("base_model")
+        first = f"{plain_text(run_id)} ({plain_text(base_model)})"
+        return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]

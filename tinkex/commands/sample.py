@@ -1,0 +1,229 @@
+"""Sample text from a base model or a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import printable
+from tinkex.commands.base import Lister
+from tinkex.commands.save import add_model_options, check_model_options
+from tinkex.exceptions import TinkexError, UsageError
+from tinkex.options import integer, non_empty, number, top_k
+
+if TYPE_CHECKING:
+    from tinkex.api import SampledSequence, SampleResponse, SamplingClient, SamplingParams
+
+
+class Sample(Lister):
+    """Sample text from a base model or a checkpoint; below it, manage training runs."""
+
+    acts = True
+    operation = "Sampling"
+    column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
+    examples = (
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
+        "tinkex run --model-path tinker://run-123/sampler_weights/final --prompt-file prompt.txt",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_model_options(parser)
+        parser.add_argument("--prompt", metavar="<text>", help="the prompt itself")
+        parser.add_argument(
+            "--prompt-file",
+            metavar="<path>",
+            help='file with the prompt: text, a JSON array of token ids, or {"tokens": [...]}; '
+            "- is standard input",
+        )
+        _add_sampling_options(parser)
+        parser.add_argument(
+            "--tokenizer",
+            metavar="<name>",
+            help="model name or local directory of the tokenizer (default: the base model's)",
+        )
+        parser.add_argument(
+            "--output", metavar="<path>", help="write the result to this file, not standard output"
+        )
+        return parser
+
+    def _add_json_option(self, group: Any) -> None:
+        group.add_argument(
+            "--json",
+            action="store_true",
+            dest="whole_json",
+            help="the whole response as JSON, with token ids and logprobs",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import check_writable
+        from tinkex.prompts import read_prompt
+
+        model_path, base_model = self._model(parsed_args)
+        prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+        if parsed_args.output:
+            check_writable(parsed_args.output)
+        self.client  # noqa: B018 - a missing key shows before anything else is said
+        self.status("Starting sampling...")
+        with self._sampling_client(model_path, base_model) as sampling:
+            tokenizer = self._tokenizer(parsed_args, sampling, needed=isinstance(prompt, str))
+            tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            self.result = sampling.sample(
+                tokens, _params(parsed_args), num_samples=parsed_args.num_samples
+            )
+        response: SampleResponse = self.result
+        return self.column_names, [
+            (
+                index,
+                tokenizer.decode(sequence.tokens) if tokenizer else None,
+                sequence.stop_reason,
+                _mean(sequence.logprobs),
+                len(sequence.tokens),
+            )
+            for index, sequence in enumerate(response.sequences, 1)
+        ]
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+    ) -> int:
+        self.app.display.clear()
+        result = io.StringIO()
+        if parsed_args.whole_json:
+            result.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
+        else:
+            names, selector = self._generate_columns_and_selector(parsed_args, column_names)
+            rows = [list(self._compress_iterable(r, selector)) for r in data] if selector else data
+            self.formatter.emit_list(names, rows, result, parsed_args)
+        if parsed_args.output:
+            from tinkex.files import write_atomically
+
+            write_atomically(parsed_args.output, result.getvalue())
+            self.status(f"Output written to {parsed_args.output}")
+        else:
+            self.app.stdout.write(result.getvalue())
+            self.app.stdout.flush()
+        self.status(f"Sampling complete ({len(self.result.sequences)} sequences)")
+        return 0
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        index = record["sample"]
+        sequence: SampledSequence = self.result.sequences[index - 1]
+        text = record["text"]
+        if text is None:
+            text = f"token ids: {list(sequence.tokens)}"
+        if self.app.stdout.isatty():
+            text = printable(text, keep="\n\t")
+        average = record["avg_logprob"]
+        shown = "n/a" if average is None else f"{average:.3f}"
+        gap = "" if index == len(self.result.sequences) else "\n"
+        return (
+            f"Sample {index}:\n{text}\n"
+            f"stop_reason={record['stop_reason']} | avg_logprob={shown}{gap}"
+        )
+
+    def _model(self, parsed_args: argparse.Namespace) -> tuple[str | None, str | None]:
+        """Return the checkpoint's path or the base model; one of the two is ``None``."""
+        check_model_options(parsed_args, "run")
+        if parsed_args.base_model:
+            return None, parsed_args.base_model
+        from tinkex.adapter import read_model_path
+
+        model = read_model_path(parsed_args.model_path)
+        if not model.tinker_path:
+            raise UsageError(
+                f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "
+                "service cannot read files here",
+                hint=f"To sample its base model: --base-model {model.base_model}",
+            )
+        return model.tinker_path, None
+
+    def _sampling_client(self, model_path: str | None, base_model: str | None) -> SamplingClient:
+        return self.client.create_sampling_client(base_model=base_model, model_path=model_path)
+
+    def _tokenizer(
+        self, parsed_args: argparse.Namespace, sampling: SamplingClient, *, needed: bool
+    ) -> Any:
+        """Return the tokenizer; ``None`` where only token ids go in and out, or none is found."""
+        if parsed_args.whole_json and not needed:
+            return None
+        from tinkex.api.tokenizer import load_tokenizer
+
+        try:
+            return load_tokenizer(parsed_args.tokenizer or sampling.base_model)
+        except TinkexError as error:
+            if needed or parsed_args.tokenizer:
+                raise
+            self.status(f"Showing token ids: {error}.")
+            return None
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-tokens",
+        metavar="<int>",
+        type=integer(1),
+        help="most tokens to generate (default: 256)",
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="<float>",
+        type=number(0),
+        default=1.0,
+        help="sampling temperature; 0 always takes the likeliest token (default: 1.0)",
+    )
+    parser.add_argument(
+        "--top-k",
+        metavar="<int>",
+        type=top_k,
+        default=-1,
+        help="sample among the k likeliest tokens; -1 is off (default: -1)",
+    )
+    parser.add_argument(
+        "--top-p",
+        metavar="<float>",
+        type=number(0, 1, above=True),
+        default=1.0,
+        help="sample among the likeliest tokens of this total probability (default: 1.0)",
+    )
+    parser.add_argument(
+        "--num-samples",
+        metavar="<int>",
+        type=integer(1, 4096),
+        default=1,
+        help="samples to return (default: 1)",
+    )
+    parser.add_argument(
+        "--stop",
+        metavar="<text>",
+        type=non_empty,
+        action="append",
+        default=[],
+        help="stop where this text comes; may be repeated",
+    )
+    parser.add_argument(
+        "--seed", metavar="<int>", type=integer(0), help="seed, for the same samples again"
+    )
+
+
+def _params(parsed_args: argparse.Namespace) -> SamplingParams:
+    from tinkex.api import SamplingParams
+
+    return SamplingParams(
+        max_tokens=parsed_args.max_tokens,
+        temperature=parsed_args.temperature,
+        top_k=parsed_args.top_k,
+        top_p=parsed_args.top_p,
+        seed=parsed_args.seed,
+        stop=tuple(parsed_args.stop),
+    )
+
+
+def _mean(logprobs: Sequence[float] | None) -> float | None:
+    return sum(logprobs) / len(logprobs) if logprobs else None

@@ -1,0 +1,178 @@
+"""Save a checkpoint of a new LoRA adapter."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import Structure
+from tinkex.commands.base import ShowOne
+from tinkex.exceptions import LocalError, UsageError
+from tinkex.options import integer
+
+if TYPE_CHECKING:
+    from tinkex.api import SavedWeights, TrainingClient
+
+#: The guide's default, which is the official SDK's as well.
+DEFAULT_RANK = 32
+MAX_RANK = 65536
+
+#: Characters that every known server takes in a checkpoint's name.
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--base-model`` and ``--model-path``."""
+    parser.add_argument(
+        "--base-model", metavar="<id>", help="base model, such as meta-llama/Llama-3.1-8B"
+    )
+    parser.add_argument(
+        "--model-path",
+        metavar="<path>",
+        help="instead of --base-model: a tinker:// path, a downloaded checkpoint's directory, or "
+        "the metadata file of a saved one",
+    )
+
+
+def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
+    """Refuse none and both of the two.
+
+    :raises UsageError: not exactly one is given.
+    """
+    given = [bool(parsed_args.base_model), bool(parsed_args.model_path)]
+    if all(given):
+        raise UsageError("--base-model and --model-path exclude each other")
+    if not any(given):
+        raise UsageError(
+            f"--base-model or --model-path is required for {command} command",
+            hint="For example: --base-model Qwen/Qwen3-8B.",
+        )
+
+
+class SaveCheckpoint(ShowOne):
+    """Save a checkpoint of a new LoRA adapter, and its metadata to a file."""
+
+    acts = True
+    operation = "Checkpoint"
+    column_names = ("base_model", "model_id", "weights_path", "saved_at", "response")
+    examples = (
+        "tinkex checkpoint --base-model Qwen/Qwen3-8B --rank 64 --output checkpoint.json",
+        "tinkex checkpoint --model-path tinker://run-123/weights/0001 --output next.json",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_model_options(parser)
+        parser.add_argument(
+            "--output", metavar="<path>", help="file for the checkpoint's metadata (JSON)"
+        )
+        parser.add_argument(
+            "--name", metavar="<name>", help="name of the checkpoint (default: from the model)"
+        )
+        parser.add_argument(
+            "--rank",
+            metavar="<int>",
+            type=integer(1, MAX_RANK),
+            help=f"LoRA rank (default: {DEFAULT_RANK})",
+        )
+        parser.add_argument(
+            "--seed", metavar="<int>", type=integer(0), help="seed of the adapter's weights"
+        )
+        for part, words in (
+            ("mlp", "MLP layers"),
+            ("attn", "attention layers"),
+            ("unembed", "unembedding layer"),
+        ):
+            parser.add_argument(
+                f"--train-{part}",
+                action=argparse.BooleanOptionalAction,
+                default=True,
+                help=f"train the {words} (default: yes)",
+            )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import check_writable
+
+        check_model_options(parsed_args, "checkpoint")
+        if not parsed_args.output:
+            raise UsageError(
+                "--output is required for checkpoint command",
+                hint="It names the file for the metadata: --output checkpoint.json",
+            )
+        name = _checked_name(parsed_args.name)
+        check_writable(parsed_args.output)
+        self._output = parsed_args.output
+        with self._training_client(parsed_args) as training:
+            saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
+            self.result = self._metadata(training, saved)
+        self._write(parsed_args.output)
+        *values, response = self.result.values()
+        return self.column_names, (*values, Structure(response))
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Checkpoint saved to {self._output}"]
+
+    def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
+        base_model, rank = parsed_args.base_model, parsed_args.rank
+        if parsed_args.model_path:
+            from tinkex.adapter import read_model_path
+
+            model = read_model_path(parsed_args.model_path)
+            if model.tinker_path and rank is None:
+                return self.client.create_training_client_from_checkpoint(model.tinker_path)
+            if model.tinker_path:
+                raise UsageError("a checkpoint keeps its rank: leave --rank out")
+            base_model, rank = model.base_model, rank or model.lora_rank
+            self.status(f"Files here cannot be uploaded: starting anew from {base_model}.")
+        return self.client.create_lora_training_client(
+            base_model,
+            rank=rank or DEFAULT_RANK,
+            seed=parsed_args.seed,
+            train_mlp=parsed_args.train_mlp,
+            train_attn=parsed_args.train_attn,
+            train_unembed=parsed_args.train_unembed,
+        )
+
+    @staticmethod
+    def _metadata(training: TrainingClient, saved: SavedWeights) -> dict[str, Any]:
+        now = datetime.now(UTC).replace(microsecond=0)
+        return {
+            "base_model": training.base_model,
+            "model_id": saved.model_id,
+            "weights_path": saved.path,
+            "saved_at": now.isoformat().replace("+00:00", "Z"),
+            "response": {"model_id": saved.model_id, "path": saved.path},
+        }
+
+    def _write(self, output: str) -> None:
+        import json
+
+        from tinkex.files import write_atomically
+
+        try:
+            write_atomically(output, json.dumps(self.result, indent=2) + "\n")
+        except LocalError as error:
+            raise LocalError(
+                f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
+                hint="Free some space or choose another --output; see it with 'tinkex checkpoint "
+                f"info {self.result['weights_path']}'.",
+            ) from error
+
+
+def _checked_name(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}", name):
+        raise UsageError(
+            f"not a checkpoint name: {name[:80]!r}",
+            hint="Letters, digits, '_', '-' and '.', at most 255, not beginning with '-' or '.'.",
+        )
+    return name
+
+
+def _default_name(base_model: str | None) -> str:
+    last = (base_model or "").rstrip("/").rsplit("/", 1)[-1]
+    slug = _UNSAFE.sub("-", last).strip("-").lower()
+    return f"checkpoint-{slug}"[:255].rstrip("-")

@@ -1,0 +1,282 @@
+"""The argument parser of every command, the global options, and the types of option values."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TextIO
+
+from tinkex.exceptions import SettingsError, UsageError
+
+
+class HelpRequested(Exception):
+    """``--help`` was given; the help of the parser that saw it is wanted."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__(parser.prog)
+        self.parser = parser
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep line breaks of descriptions and examples."""
+
+
+class _StoreOnce(argparse.Action):
+    """The ``store`` action, refusing a second, different value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        seen: dict[str, Any] = getattr(parser, "seen", {})
+        if option_string and seen.setdefault(self.dest, values) != values:
+            parser.error(f"{option_string} is given twice, with different values")
+        setattr(namespace, self.dest, values)
+
+
+class _Help(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        kwargs["default"] = argparse.SUPPRESS
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        raise HelpRequested(parser)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raise :class:`UsageError` instead of exiting, and say which option was meant.
+
+    :param command: the command's name (``checkpoint list``), or ``''`` for the program itself.
+    :param subcommands: full names of the commands below this one.
+    :param help_action: what ``--help`` does; by default it raises :class:`HelpRequested`.
+    """
+
+    def __init__(
+        self,
+        *,
+        command: str = "",
+        subcommands: Sequence[str] = (),
+        help_action: Any = _Help,
+        **kwargs: Any,
+    ) -> None:
+        kwargs |= {"formatter_class": _HelpFormatter, "add_help": False, "allow_abbrev": False}
+        self.command = command
+        self.subcommands = tuple(subcommands)
+        self.seen: dict[str, Any] = {}
+        super().__init__(**kwargs)
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
+        self.add_argument("-h", "--help", action=help_action, help="show this help and exit")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.seen = {}
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, extra = self.parse_known_args(args, namespace)
+        if extra:
+            self._refuse(extra)
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"See: {self._help_command()}")
+
+    def option_strings(self) -> list[str]:
+        """Return every option this parser knows."""
+        return sorted(self._option_string_actions)
+
+    def options_with_values(self) -> list[str]:
+        """Return the options that take the next word as their value."""
+        return sorted(name for name, a in self._option_string_actions.items() if a.nargs != 0)
+
+    def _refuse(self, extra: list[str]) -> NoReturn:
+        options = [arg.partition("=")[0] for arg in extra if len(arg) > 1 and arg[0] == "-"]
+        if options:
+            raise UsageError(
+                f"Invalid option(s) for {self.command or 'tinkex'}: {', '.join(options)}",
+                hint=self._nearest_option(options[0]),
+                whole_line=True,
+            )
+        if self.subcommands:
+            raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
+        raise UsageError(
+            f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
+            hint=f"See: {self._help_command()}",
+        )
+
+    def _nearest_option(self, option: str) -> str:
+        near = difflib.get_close_matches(option, self.option_strings(), n=1)
+        return f"Did you mean {near[0]}?" if near else f"See: {self._help_command()}"
+
+    def _help_command(self) -> str:
+        return f"tinkex help {self.command}".rstrip()
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, through a pager when *file* is a terminal too short for it."""
+        print_paged(self, file)
+
+
+def print_paged(parser: argparse.ArgumentParser, stream: TextIO, more: str = "") -> None:
+    """Write the help of *parser* and *more* to *stream*, paged on a terminal."""
+    if not stream.isatty():
+        stream.write(parser.format_help() + more)
+        return
+    import autopage.argparse
+
+    pager = autopage.argparse.help_pager(stream)
+    autopage.argparse.use_color_for_parser(parser, pager.to_terminal())
+    with pager as out:
+        out.write(parser.format_help() + more)
+
+
+def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
+    """Return the error for *words* that name no command; the hint names the nearest one."""
+    typed = " ".join(words)
+    known = sorted(known)
+    below = [name for name in known if name.startswith(words[0] + " ")]
+    near = difflib.get_close_matches(typed, below or known, n=1, cutoff=0.5)
+    if near:
+        hint = f"Did you mean 'tinkex {near[0]}'?"
+    elif below:
+        hint = f"Below '{words[0]}' there are: " + ", ".join(below) + "."
+    else:
+        hint = "See: tinkex help"
+    return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
+
+
+def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
+    """Add the options that every command takes.
+
+    :param after_command: this is a command's parser: an option not given there must not
+        overwrite the one given before the command.
+    """
+    default: Any = argparse.SUPPRESS if after_command else None
+    group = parser.add_argument_group("global options")
+    group.add_argument(
+        "--api-key",
+        metavar="<key>",
+        default=default,
+        help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
+    )
+    group.add_argument(
+        "--base-url",
+        metavar="<url>",
+        default=default,
+        help="address of the service [TINKER_BASE_URL]",
+    )
+    group.add_argument(
+        "--timeout",
+        metavar="<ms>",
+        default=default,
+        type=_timeout,
+        help="longest wait for the service: milliseconds, or with a unit: 30s, 2m "
+        "(default: 120000)",
+    )
+    group.add_argument(
+        "--profile",
+        metavar="<name>",
+        default=default,
+        help="named group of settings from the configuration file [TINKEX_PROFILE]",
+    )
+    group.add_argument(
+        "--http-pool",
+        metavar="<name>",
+        default=default,
+        help="driver that carries the requests [TINKEX_HTTP_POOL]",
+    )
+    _add_diagnostic_options(group, after_command=after_command)
+
+
+def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
+    def default(value: Any) -> Any:
+        return argparse.SUPPRESS if after_command else value
+
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=default(0),
+        help="tell more on standard error; twice for every request",
+    )
+    group.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=default(False),
+        help="no status lines on standard error",
+    )
+    group.add_argument(
+        "--log-file", metavar="<file>", default=default(None), help="write a log to this file"
+    )
+    group.add_argument(
+        "--debug", action="store_true", default=default(False), help="show tracebacks of errors"
+    )
+
+
+def _timeout(text: str) -> str:
+    # Checked here so that the error names the option; converted by the settings.
+    from tinkex.settings import parse_duration
+
+    try:
+        parse_duration(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
+    return text
+
+
+def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
+    """Return an argparse type: a whole number from *minimum* to *maximum*."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"not a whole number: {text[:40]!r}") from None
+        if not minimum <= value <= maximum:
+            limits = f"from {minimum} to {maximum}" if maximum < 2**63 - 1 else f"≥ {minimum}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, not {value}")
+        return value
+
+    return convert
+
+
+def number(
+    minimum: float, maximum: float = float("inf"), *, above: bool = False
+) -> Callable[[str], float]:
+    """Return an argparse type: a finite number from *minimum* to *maximum*.
+
+    :param above: *minimum* itself is not allowed.
+    """
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"not a number: {text[:40]!r}") from None
+        inside = (minimum < value if above else minimum <= value) and value <= maximum
+        if not inside or value == float("inf"):
+            limits = f"{'above' if above else 'at least'} {minimum:g}"
+            limits += f" and at most {maximum:g}" if maximum < float("inf") else ""
+            raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
+        return value
+
+    return convert
+
+
+def top_k(text: str) -> int:
+    """Return the argparse value of ``--top-k``: −1 (off) or a count of at least 1."""
+    value = integer(-1)(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be -1 (off) or at least 1, not 0")
+    return value
+
+
+def non_empty(text: str) -> str:
+    """Return the argparse value of a text that must not be empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text

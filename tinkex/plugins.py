@@ -1,0 +1,169 @@
+"""The entry-point groups of tinkex, and how one entry point is found and loaded.
+
+Everything goes through stevedore's cached scan, so that listing names imports nothing:
+a slow or broken plugin costs only those who use it.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tinkex.exceptions import PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
+    from pathlib import Path
+
+    import requests.adapters
+
+    from tinkex.settings import Settings
+
+COMMANDS = "tinkex.commands"
+HOOKS = "tinkex.hooks"
+LIST_FORMATTERS = "tinkex.formatters.list"
+SHOW_FORMATTERS = "tinkex.formatters.show"
+HTTP_POOLS = "tinkex.http_pools"
+TOKENIZERS = "tinkex.tokenizers"
+
+#: Every group a plugin may add to; hooks have one group a command (``tinkex.hooks.run_list``).
+GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS)
+
+
+class HttpPool(abc.ABC):
+    """A way to carry requests, chosen by ``--http-pool NAME`` (group ``tinkex.http_pools``).
+
+    The entry point names a subclass; it is created without arguments.
+    """
+
+    #: Where requests go when nobody set a base URL; ``None`` means the official service.
+    base_url: ClassVar[str | None] = None
+    #: Whether a request without an API key makes sense.
+    needs_api_key: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def build(self, settings: Settings, *, size: int) -> requests.adapters.BaseAdapter:
+        """Return the transport adapter, mounted for every URL of the session.
+
+        It must neither retry nor follow redirects: the session above it does both. The ``raw`` of
+        its responses must read as urllib3's does (``read``, ``read1``, ``tell``), also in parts.
+
+        :param settings: the effective settings.
+        :param size: how many requests may be under way at once.
+        """
+
+
+class TokenizerSource(abc.ABC):
+    """Knows where the tokenizers of some models are (group ``tinkex.tokenizers``).
+
+    The entry point names a subclass; it is created without arguments.
+    """
+
+    @abc.abstractmethod
+    def find(self, model: str, *, network: bool) -> Path | None:
+        """Return a directory that holds ``tokenizer.json``, or ``None`` if not known here.
+
+        :param model: a base-model name such as ``Qwen/Qwen3-8B``.
+        :param network: whether files may be fetched; every source is asked without first.
+        """
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """Return the entry points of *group* without importing any of them."""
+    from stevedore.named import NamedExtensionManager
+
+    manager: NamedExtensionManager[Any] = NamedExtensionManager(group, names=[])
+    return list(manager.list_entry_points())
+
+
+def is_builtin(entry_point: EntryPoint) -> bool:
+    """Tell whether *entry_point* is tinkex's own (some of its formats are cliff's classes)."""
+    return entry_point.value.partition(":")[0].partition(".")[0] in ("tinkex", "cliff")
+
+
+def pick(group: str, name: str) -> EntryPoint:
+    """Return the entry point *name* of *group*: a built-in first, then the only plugin.
+
+    :raises PluginError: nobody claims the name, or two plugins do.
+    """
+    claims = [ep for ep in entry_points(group) if ep.name == name]
+    for entry_point in claims:
+        if is_builtin(entry_point):
+            return entry_point
+    if not claims:
+        known = ", ".join(sorted({ep.name for ep in entry_points(group)}))
+        raise PluginError(
+            f"no {_noun(group)} is called {name!r}", hint=f"Known: {known or 'none'}."
+        )
+    if len(claims) > 1:
+        owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
+        raise PluginError(
+            f"two plugins claim the {_noun(group)} {name!r}: {owners}",
+            hint="Uninstall one of them.",
+        )
+    return claims[0]
+
+
+def load(entry_point: EntryPoint) -> Any:
+    """Import what *entry_point* names.
+
+    :raises PluginError: anything goes wrong in the import, ``sys.exit`` included.
+    """
+    try:
+        return entry_point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginError(
+            f"the plugin {distribution_of(entry_point)} does not load "
+            f"({entry_point.value}: {type(error).__name__}: {error})",
+            hint=f"Reinstall or remove it: pip uninstall {distribution_of(entry_point)}",
+        ) from error
+
+
+def load_driver(group: str, name: str) -> Any:
+    """Return the instance behind the entry point *name* of *group*.
+
+    :raises PluginError: it is not there, is claimed twice, or does not load.
+    """
+    return load(pick(group, name))()
+
+
+def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
+    """Yield every entry point of every group of ours with its distribution.
+
+    Reads the metadata of all installed distributions: for ``plugin list`` and errors only.
+    """
+    from importlib.metadata import distributions
+
+    seen = set()
+    for distribution in distributions():
+        for entry_point in distribution.entry_points:
+            group = entry_point.group
+            key = (distribution.name, group, entry_point.name, entry_point.value)
+            if (group in GROUPS or group.startswith(HOOKS + ".")) and key not in seen:
+                seen.add(key)
+                yield entry_point, distribution
+
+
+def distribution_of(entry_point: EntryPoint) -> str:
+    """Return the name of the distribution that brings *entry_point*."""
+    for candidate, distribution in claims():
+        if (candidate.group, candidate.name, candidate.value) == (
+            entry_point.group,
+            entry_point.name,
+            entry_point.value,
+        ):
+            return distribution.name
+    return entry_point.value.partition(".")[0].partition(":")[0]
+
+
+def _noun(group: str) -> str:
+    return {
+        COMMANDS: "command",
+        LIST_FORMATTERS: "format",
+        SHOW_FORMATTERS: "format",
+        HTTP_POOLS: "HTTP pool",
+        TOKENIZERS: "tokenizer source",
+    }.get(group, "entry point")

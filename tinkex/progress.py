@@ -1,0 +1,137 @@
+"""What a person sees on standard error while something takes time.
+
+Nothing at all where standard error is no terminal, or a dumb one, or ``--quiet`` was given.
+rich draws; it is imported only when there is something to draw.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tinkex.columns import printable
+
+if TYPE_CHECKING:
+    from tinkex.api import Progress, Wait
+
+#: Seconds of waiting before anything is said: most answers are there sooner.
+PATIENCE = 1.0
+#: Seconds between two looks at the clock.
+TICK = 0.5
+
+
+class Display:
+    """One changing line on standard error: a wait with its reason, or a transfer.
+
+    :param stream: standard error.
+    :param quiet: show nothing.
+    """
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+        self._stream = stream
+        self._enabled = not quiet and stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._waiting: _Waiting | None = None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def wait(self, wait: Wait) -> None:
+        """Show that the service is being waited for, since when, and why."""
+        if wait.note:
+            self.clear()
+            self._stream.write(printable(wait.note) + "\n")
+        elif self._enabled and self._bar is None:
+            if self._waiting is None:
+                self._waiting = _Waiting(self._console)
+            self._waiting.tell(wait)
+
+    def transfer(self, progress: Progress) -> None:
+        """Show how much of a download is there."""
+        if not self._enabled:
+            return
+        if self._bar is None:
+            self.clear()
+            self._bar = self._new_bar()
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None)
+        self._bar.update(
+            self._task,
+            completed=progress.done_bytes,
+            total=progress.total_bytes,
+            description=printable(progress.file or ""),
+        )
+
+    def clear(self) -> None:
+        """Take the line away, so that something else can be written."""
+        if self._waiting is not None:
+            self._waiting.stop()
+        if self._bar is not None:
+            self._bar.stop()
+        self._waiting = self._bar = self._task = None
+
+    def _console(self) -> Any:
+        from rich.console import Console
+
+        return Console(file=self._stream)
+
+    def _new_bar(self) -> Any:
+        from rich import progress
+
+        return progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=self._console(),
+            transient=True,
+        )
+
+
+class _Waiting:
+    """A thread that says how long the wait has been: the waiting thread hangs in a read."""
+
+    def __init__(self, console: Any) -> None:
+        self._new_console = console
+        self._wait: Wait | None = None
+        self._began = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True, name="tinkex-display")
+
+    def tell(self, wait: Wait) -> None:
+        self._began = time.monotonic() - wait.elapsed
+        self._wait = wait
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(1)
+
+    def _tick(self) -> None:
+        status: Any = None
+        while not self._stopped.wait(TICK):
+            wait, elapsed = self._wait, time.monotonic() - self._began
+            if wait is None or (elapsed < PATIENCE and not wait.retry_in):
+                continue
+            if status is None:
+                from rich.status import Status
+
+                status = Status("", console=self._new_console())
+                status.start()
+            from rich.text import Text
+
+            status.update(Text(printable(describe(wait, elapsed))))
+        if status is not None:
+            status.stop()
+
+
+def describe(wait: Wait, elapsed: float) -> str:
+    """Return the line about *wait*: ``Waiting for sampling: 12 s (paused_capacity: busy)``."""
+    state = wait.queue_state if wait.queue_state != "active" else None
+    reason = ": ".join(filter(None, (state, wait.reason)))
+    if wait.retry_in:
+        reason = ", ".join(filter(None, (reason, f"again in {wait.retry_in:.0f} s")))
+    return f"Waiting for {wait.operation}: {elapsed:.0f} s" + (f" ({reason})" if reason else "")

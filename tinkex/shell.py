@@ -1,0 +1,388 @@
+"""The application: one command line in, one exit code out, errors told in one place."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+import cliff.app
+import cliff.command
+
+from tinkex import __version__
+from tinkex.commandmanager import CommandManager
+from tinkex.exceptions import LocalError, TinkexError, Unauthorized, UsageError
+from tinkex.options import HelpRequested, Parser, add_global_options, print_paged
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tinkex.api import ServiceClient, Wait
+    from tinkex.settings import Settings
+
+EXIT_OK = 0
+#: Any failure, usage errors included.
+EXIT_FAILURE = 1
+#: 128 + the number of the signal, as shells report it.
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+EXIT_TERMINATED = 143
+
+ISSUES = "https://github.com/tinkex/tinkex/issues"
+
+#: Options that are settings (see :mod:`tinkex.settings`).
+_SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command run from Python returns.
+
+    :ivar command: the command's name, such as ``checkpoint list``.
+    :ivar value: its typed result: a page of checkpoints, a sample response, a metadata dict, …
+    :ivar stdout: what the command line would have printed.
+    """
+
+    command: str
+    value: Any
+    stdout: str
+
+
+class TinkexApp(cliff.app.App):
+    """The cliff application behind ``tinkex``."""
+
+    NAME = "tinkex"
+    LOG = logging.getLogger("tinkex")
+
+    command_manager: CommandManager
+
+    def __init__(
+        self,
+        stdin: TextIO | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        super().__init__(
+            "Save, list, inspect, publish, download, clean up and sample checkpoints "
+            "of the Tinker API and of servers that speak its protocol.",
+            __version__,
+            CommandManager(),
+            stdin,
+            stdout,
+            stderr,
+            deferred_help=True,
+        )
+        #: The words of the command line being run.
+        self.words: tuple[str, ...] = ()
+        self.command: Any = None
+        self._settings: Settings | None = None
+        self._clients: dict[Settings, ServiceClient] = {}
+        self._handlers: list[logging.Handler] = []
+        self._parsed: argparse.Namespace | None = None
+        self._display: Any = None
+        #: Global options the interactive shell was started with: they hold for each of its lines.
+        self._shell_options: argparse.Namespace | None = None
+
+    # ------------------------------------------------------------------ what commands use
+
+    @property
+    def settings(self) -> Settings:
+        """The effective settings of the command line being run."""
+        if self._settings is None:
+            from tinkex import settings
+
+            flags = {name: self._option(name) for name in _SETTING_OPTIONS}
+            self._settings = settings.resolve(flags)
+        return self._settings
+
+    @property
+    def client(self) -> ServiceClient:
+        """The service; one client, and so one pool of connections, for each set of settings."""
+        from tinkex.api import ServiceClient
+
+        settings = self.settings
+        if settings not in self._clients:
+            self._clients[settings] = ServiceClient(settings, on_wait=self._on_wait)
+        return self._clients[settings]
+
+    def status(self, text: str) -> None:
+        """Say *text* on standard error, unless ``--quiet``."""
+        if not self._option("quiet"):
+            self.warn(text, prefix="")
+
+    def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
+        """Say *text* on standard error, also with ``--quiet``."""
+        from tinkex.columns import printable
+
+        self.display.clear()
+        self.stderr.write(f"{prefix}{printable(text)}\n")
+        self.stderr.flush()
+
+    @property
+    def display(self) -> Any:
+        """Progress and waits on standard error (nothing where it is no terminal)."""
+        if self._display is None:
+            from tinkex.progress import Display
+
+            self._display = Display(self.stderr, quiet=bool(self._option("quiet")))
+        return self._display
+
+    # ------------------------------------------------------------------ one command line
+
+    def run(self, argv: list[str]) -> int:
+        """Run one command line and return its exit code; every error is told here."""
+        try:
+            return self.execute(argv)
+        except BrokenPipeError:
+            return EXIT_CLOSED_PIPE
+        except KeyboardInterrupt:
+            self.display.clear()
+            self.stderr.write(f"{self._operation()} interrupted.\n")
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            self._report(error)
+            return EXIT_FAILURE
+        finally:
+            self.finish()
+
+    def execute(self, argv: Sequence[str]) -> int:
+        """Run one command line; errors are raised.
+
+        :raises TinkexError: whatever went wrong.
+        """
+        self.words = tuple(argv)
+        self.command = self._parsed = self._settings = None
+        inherited = copy.copy(self._shell_options) if self.interactive_mode else None
+        self.options = self.parser.parse_args(list(argv), inherited)
+        words = self.options.words
+        self.configure_logging()
+        if self.options.version:
+            words = ["version"]
+        elif self.options.help:
+            words = ["help", *words]
+        if not words:
+            return self.interact() or EXIT_OK
+        return self.run_subcommand(words)
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        noun = argv[0]
+        if noun not in self.command_manager.commands and len(argv) > 1 and argv[1] in _HELP:
+            argv = ["help", noun]
+        try:
+            factory, name, rest = self.command_manager.find_command(argv)
+            self.command = factory(self, self.options, name)
+            parser = self.command.get_parser(self._prog(name))
+            self._parsed = parser.parse_args(rest)
+            self.configure_logging()
+            self.prepare_to_run_command(self.command)
+            code = self.command.run(self._parsed)
+            self.stdout.flush()
+            return code if isinstance(code, int) else EXIT_OK
+        except HelpRequested as request:
+            print_paged(request.parser, self.stdout)
+            return EXIT_OK
+        finally:
+            self.display.clear()
+
+    def interact(self) -> int:  # type: ignore[override]
+        """Read command lines: from a person, or from a script on standard input."""
+        from tinkex.repl import Repl
+
+        if not self.interactive_mode:
+            self._shell_options = copy.copy(self.options)
+        return Repl(self).loop()
+
+    def finish(self) -> None:
+        """Close connections and log handlers."""
+        if not self.interactive_mode:
+            self.close()
+
+    def close(self) -> None:
+        """Close every client and remove our log handlers."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            try:
+                client.close()
+            except Exception as error:
+                self.LOG.debug("closing failed: %s", error)
+        self._remove_handlers()
+
+    # ------------------------------------------------------------------ inside
+
+    def build_option_parser(
+        self,
+        description: str | None,
+        version: str | None,
+        argparse_kwargs: dict[str, Any] | None = None,
+    ) -> argparse.ArgumentParser:
+        import argparse
+
+        # The program's own help lists the commands, so it is a command; see execute().
+        parser = Parser(
+            prog=self.NAME, description=description, usage=_USAGE, help_action="store_true"
+        )
+        parser.add_argument("--version", action="store_true", help="show the version and exit")
+        parser.add_argument(
+            "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
+        )
+        parser.add_argument(
+            "--json", dest="formatter", action="store_const", const="json", help="same as -f json"
+        )
+        add_global_options(parser, after_command=False)
+        parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        return parser
+
+    def configure_logging(self) -> None:
+        """Send log records to standard error and the log file, by ``-v`` and ``--log-file``."""
+        self._remove_handlers()
+        verbose = 2 if self._option("debug") else int(self._option("verbose") or 0)
+        level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+        console = logging.StreamHandler(self.stderr)
+        console.setLevel(logging.ERROR if self._option("quiet") else level)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        self._handlers = [console]
+        log_file = self._option("log_file")
+        if log_file:
+            self._handlers.append(_file_handler(log_file))
+            level = logging.DEBUG
+        for handler in self._handlers:
+            self.LOG.addHandler(handler)
+        self.LOG.setLevel(level)
+
+    def _remove_handlers(self) -> None:
+        for handler in self._handlers:
+            self.LOG.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+        self._handlers = []
+
+    def _option(self, name: str) -> Any:
+        """Return a global option's value, wherever on the line it stood."""
+        for namespace in (self._parsed, getattr(self, "options", None)):
+            if namespace is not None and hasattr(namespace, name):
+                return getattr(namespace, name)
+        return None
+
+    def _prog(self, name: str) -> str:
+        return name if self.interactive_mode else f"{self.NAME} {name}"
+
+    def _on_wait(self, wait: Wait) -> None:
+        self.display.wait(wait)
+
+    def _operation(self) -> str:
+        return self.command.operation_name() if self.command is not None else "Command"
+
+    def _report(self, error: Exception) -> None:
+        """Tell *error* on standard error: one sentence, one hint; as JSON where that is wanted."""
+        self.display.clear()
+        known = _as_tinkex_error(error)
+        if isinstance(known, Unauthorized):
+            known.hint = self.settings.key_warning() or known.hint
+        if self._option("debug"):
+            import traceback
+
+            traceback.print_exception(error, file=self.stderr)
+        if self._wants_json():
+            import json
+
+            members = known.as_dict(self._operation())
+            self.stderr.write(json.dumps({"error": members}, ensure_ascii=False) + "\n")
+        else:
+            from tinkex.columns import printable
+
+            self.stderr.write(printable(known.sentence(self._operation())) + "\n")
+            if known.hint:
+                self.stderr.write(f"Hint: {printable(known.hint)}\n")
+        self.stderr.flush()
+
+    def _wants_json(self) -> bool:
+        chosen = self._option("formatter")
+        if chosen or self._parsed is not None:
+            whole = bool(getattr(self._parsed, "whole_json", False))
+            return chosen == "json" or whole or (chosen is None and _json_by_setting(self))
+        # The command line could not be parsed: look for the words themselves.
+        words = list(self.words)
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        return "--json" in words or any(
+            word in ("-fjson", "--format=json") or (word in ("-f", "--format") and after == "json")
+            for word, after in pairs
+        )
+
+
+_HELP = ("-h", "--help")
+_USAGE = "tinkex [global options] <command> [options]\n       tinkex help <command>"
+
+
+def _json_by_setting(app: TinkexApp) -> bool:
+    try:
+        return app.settings.format == "json"
+    except TinkexError:
+        return False
+
+
+def _file_handler(path: str) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    return handler
+
+
+def _as_tinkex_error(error: Exception) -> TinkexError:
+    """Return *error* if it is ours, else one of ours that says as much as can be said."""
+    if isinstance(error, TinkexError):
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        # Everything but the standard streams has a name.
+        where = f"{error.filename}: " if error.filename else "cannot write the output: "
+        return LocalError(f"{where}{error.strerror}")
+    what = " ".join(str(error).split())[:200]
+    return UsageError(
+        f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
+        hint=f"Run it again with --debug and report what it prints at {ISSUES}",
+        whole_line=True,
+    )
+
+
+def run(argv: Sequence[str]) -> Result:
+    """Run one command line from Python; see :func:`tinkex.run`."""
+    import io
+
+    stdout = io.StringIO()
+    app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
+    try:
+        code = app.execute(argv)
+        if code:
+            raise TinkexError(f"{app._operation()} ended with status {code}")
+    except TinkexError:
+        raise
+    except OSError as error:
+        raise _as_tinkex_error(error) from error
+    finally:
+        app.close()
+    command = app.command
+    name = command.cmd_name if command is not None else "help"
+    return Result(name, getattr(command, "result", None), stdout.getvalue())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    import signal
+
+    def terminated(*_: object) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, terminated)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets an escape instead of a failure.
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app = TinkexApp()
+    if app.stdout is None:
+        app.stderr.write("Output failed: standard output is closed.\n")
+        return EXIT_FAILURE
+    return app.run(list(sys.argv[1:] if argv is None else argv))
