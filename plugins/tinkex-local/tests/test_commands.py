@@ -1,0 +1,154 @@
+"""``tinkex local …`` as a user runs it."""
+
+import json
+import shutil
+
+import pytest
+
+import tinkex
+from tinkex.exceptions import TinkexError
+from tinkex_local.registry import DEFAULT_MODEL, built_in
+from tinkex_local.store import FILE
+
+MODEL = built_in(DEFAULT_MODEL).directory
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TINKEX_LOCAL_HOME", str(tmp_path / "home"))
+    for name in ("TINKER_API_KEY", "TINKER_BASE_URL", "TINKEX_PROFILE", "TINKEX_FORMAT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*words: str) -> str:
+    return tinkex.run(list(words)).stdout
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A directory with another model: a copy of ours."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def save(tmp_path, *more: str) -> str:
+    output = tmp_path / "saved.json"
+    run(
+        *("--profile", "local", "checkpoint", "--base-model", DEFAULT_MODEL),
+        *("--rank", "4", "--output", str(output), *more),
+    )
+    return str(json.loads(output.read_text())["weights_path"])
+
+
+def test_info_tells_the_home_and_what_is_in_it(tmp_path):
+    info = json.loads(run("local", "info", "--json"))
+    assert info["home"] == str(tmp_path / "home")
+    assert (info["models"], info["runs"], info["checkpoints"]) == (1, 0, 0)
+    save(tmp_path)
+    info = json.loads(run("local", "info", "--json"))
+    assert (info["sessions"], info["runs"], info["checkpoints"]) == (1, 1, 1)
+    assert info["size_bytes"] > 100_000
+
+
+def test_the_home_is_private(tmp_path):
+    run("local", "info")
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
+def test_reset_asks_and_then_deletes(tmp_path):
+    save(tmp_path)
+    with pytest.raises(TinkexError, match="confirmation"):
+        run("local", "reset")
+    assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
+    run("local", "reset", "--yes")
+    info = json.loads(run("local", "info", "--json"))
+    assert (info["sessions"], info["runs"], info["checkpoints"]) == (0, 0, 0)
+    assert list((tmp_path / "home" / "checkpoints").iterdir()) == []
+
+
+def test_reset_mends_a_damaged_state(tmp_path):
+    run("local", "info")
+    (tmp_path / "home" / FILE).write_bytes(b"garbage" * 1000)
+    with pytest.raises(TinkexError, match="not a database"):
+        run("local", "info")
+    run("local", "reset", "--yes")
+    assert json.loads(run("local", "info", "--json"))["runs"] == 0
+
+
+def test_a_model_is_added_used_listed_and_removed(tmp_path, model):
+    assert run("local", "model", "add", "me/other", str(model)) == "Added me/other\n"
+    listed = json.loads(run("local", "model", "list", "--json"))
+    assert [entry["model_name"] for entry in listed] == [DEFAULT_MODEL, "me/other"]
+    assert listed[1]["directory"] == str(model)
+    told = json.loads(
+        run(
+            *("--profile", "local", "run", "--base-model", "me/other", "--prompt", "Holmes"),
+            *("--max-tokens", "3", "--seed", "1", "--json"),
+        )
+    )
+    assert 1 <= len(told["sequences"][0]["tokens"]) <= 3
+    run("local", "reset", "--yes")
+    assert len(json.loads(run("local", "model", "list", "--json"))) == 2
+    assert run("local", "model", "remove", "me/other") == "Removed me/other\n"
+    assert len(json.loads(run("local", "model", "list", "--json"))) == 1
+    assert (model / "model.onnx").exists()
+
+
+def test_an_added_model_without_config_json_samples_but_has_no_mlp_adapters(tmp_path, model):
+    (model / "config.json").unlink()
+    run("local", "model", "add", "me/other", str(model))
+    save_it = ["--profile", "local", "checkpoint", "--base-model", "me/other", "--rank", "4"]
+    with pytest.raises(TinkexError, match=r"config\.json"):
+        run(*save_it, "--output", str(tmp_path / "x.json"))
+    run(*save_it, "--no-train-mlp", "--output", str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "words"),
+    [
+        (DEFAULT_MODEL, lambda path: None, "already"),
+        ("a/b/c", lambda path: None, "no model name"),
+        ("../x", lambda path: None, "no model name"),
+        ("me/x", lambda path: shutil.rmtree(path), "not a directory"),
+        ("me/x", lambda path: (path / "genai_config.json").unlink(), "genai_config.json"),
+        ("me/x", lambda path: (path / "genai_config.json").write_text("{"), "JSON"),
+        ("me/x", lambda path: (path / "genai_config.json").write_text("{}"), "lacks"),
+        ("me/x", lambda path: (path / "tokenizer.json").unlink(), "tokenizer.json"),
+        ("me/x", lambda path: (path / "model.onnx").unlink(), "model.onnx"),
+    ],
+)
+def test_what_is_no_model_is_not_added(model, name, break_it, words):
+    break_it(model)
+    with pytest.raises(TinkexError, match=words):
+        run("local", "model", "add", name, str(model))
+    assert len(json.loads(run("local", "model", "list", "--json"))) == 1
+
+
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, "me/unknown"])
+def test_what_was_not_added_cannot_be_removed(name):
+    with pytest.raises(TinkexError):
+        run("local", "model", "remove", name)
+
+
+def test_a_model_that_lost_its_directory_is_listed_and_told(tmp_path, model):
+    run("local", "model", "add", "me/other", str(model))
+    shutil.rmtree(model)
+    listed = json.loads(run("local", "model", "list", "--json"))
+    assert listed[1]["context_length"] is None
+    run("local", "model", "remove", "me/other")
+
+
+def test_the_main_job_through_the_embedded_service(tmp_path):
+    path = save(tmp_path)
+    local = ("--profile", "local")
+    (listed,) = json.loads(run(*local, "checkpoint", "list", "--json"))
+    assert listed["tinker_path"] == path
+    sample = ("--prompt", "Holmes", "--max-tokens", "5", "--seed", "1", "--json")
+    base = json.loads(run(*local, "run", "--base-model", DEFAULT_MODEL, *sample))
+    assert json.loads(run(*local, "run", "--model-path", path, *sample)) == base
+    run(*local, "checkpoint", "publish", path)
+    run(*local, "checkpoint", "download", path, "--output", str(tmp_path / "got"))
+    assert (tmp_path / "got" / "adapter_model.safetensors").stat().st_size > 10_000
+    run(*local, "checkpoint", "delete", "--yes", path)
+    assert json.loads(run(*local, "checkpoint", "list", "--json")) == []

@@ -1,0 +1,198 @@
+"""The onnx engine on the model in the package, and the arithmetic below it."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from tinkex_local import engines
+from tinkex_local.engines import SampleSpec
+from tinkex_local.engines.logits import best, choose, log_softmax
+from tinkex_local.registry import DEFAULT_MODEL, built_in
+
+MODEL = built_in(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.from_file(str(MODEL.directory / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def sample(tokenizer):
+    engine = engines.load()
+    prompt = tuple(tokenizer.encode("Holmes lit his pipe and").ids)
+    plain = SampleSpec(
+        tokens=prompt, num_samples=1, max_tokens=16, temperature=1.0, top_k=0, top_p=1.0, seed=1
+    )
+
+    def run(**changes):
+        work = engine.sample(MODEL, dataclasses.replace(plain, **changes))
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                return stop.value
+
+    run.prompt = prompt
+    return run
+
+
+def test_a_seed_reproduces_and_another_does_not(sample):
+    assert sample(seed=11) == sample(seed=11)
+    assert sample(seed=11) != sample(seed=12)
+
+
+def test_samples_of_one_request_differ_and_do_not_depend_on_their_number(sample):
+    two = sample(num_samples=2).sequences
+    assert two[0].tokens != two[1].tokens
+    assert sample(num_samples=1).sequences[0] == two[0]
+
+
+def test_the_text_is_alive(sample, tokenizer):
+    text = tokenizer.decode(sample(max_tokens=60).sequences[0].tokens)
+    assert len(text.split()) > 5
+    assert "\ufffd" not in text[:-3]
+    assert "Ġ" not in text
+
+
+def test_greedy_ways_agree(sample):
+    greedy = sample(temperature=0.0).sequences[0]
+    assert sample(top_k=1, seed=99).sequences[0].tokens == greedy.tokens
+    assert sample(top_p=1e-9, seed=98).sequences[0].tokens == greedy.tokens
+    assert sample(temperature=1e-300, seed=97).sequences[0].tokens == greedy.tokens
+
+
+def test_logprobs_are_those_of_the_model_whatever_the_temperature(sample):
+    drawn = sample(temperature=0.3, top_p=0.9, max_tokens=12).sequences[0]
+    text = sample.prompt + tuple(drawn.tokens)
+    scored = sample(tokens=text, max_tokens=1, prompt_logprobs=len(text)).prompt_logprobs
+    assert scored[0] is None
+    assert len(scored) == len(text)
+    assert scored[-12:] == pytest.approx(drawn.logprobs, abs=0.02)
+    assert all(value <= 0 for value in drawn.logprobs)
+
+
+def test_only_the_last_tokens_are_scored_when_so_asked(sample):
+    whole = sample(prompt_logprobs=len(sample.prompt)).prompt_logprobs
+    last = sample(prompt_logprobs=2).prompt_logprobs
+    assert last[:-2] == [None] * (len(sample.prompt) - 2)
+    assert last[-2:] == pytest.approx(whole[-2:], abs=0.02)
+
+
+def test_scoring_a_long_prompt_is_independent_of_the_chunks(sample, monkeypatch):
+    text = sample.prompt * 12
+    whole = sample(tokens=text, max_tokens=1, prompt_logprobs=len(text), topk_prompt_logprobs=3)
+    monkeypatch.setattr("tinkex_local.engines.onnx.SCORE_CHUNK", 7)
+    parts = sample(tokens=text, max_tokens=1, prompt_logprobs=len(text), topk_prompt_logprobs=3)
+    assert parts.prompt_logprobs[1:] == pytest.approx(whole.prompt_logprobs[1:], abs=0.05)
+    assert len(whole.topk_prompt_logprobs) == len(text)
+    assert whole.topk_prompt_logprobs[0] is None
+    for row in whole.topk_prompt_logprobs[1:]:
+        assert len(row) == 3
+        assert row[0][1] >= row[1][1] >= row[2][1]
+
+
+def test_scoring_the_prompt_does_not_change_the_continuation(sample):
+    assert sample(prompt_logprobs=3).sequences[0].tokens == sample().sequences[0].tokens
+
+
+def test_a_stop_token_ends_the_sequence_and_is_its_last(sample):
+    tokens = sample().sequences[0].tokens
+    stop = tokens[5]
+    ended = sample(stop_tokens=frozenset({stop})).sequences[0]
+    assert ended.tokens == tokens[: tokens.index(stop) + 1]
+    assert ended.stop_reason == "stop"
+    assert len(ended.logprobs) == len(ended.tokens)
+
+
+def test_a_stop_string_ends_the_sequence_with_the_token_that_completes_it(sample, tokenizer):
+    whole = sample(max_tokens=40).sequences[0]
+    text = tokenizer.decode(whole.tokens)
+    stop = text[9:13]  # lies across tokens
+    ended = sample(max_tokens=40, stop_strings=("never this", stop)).sequences[0]
+    assert ended.stop_reason == "stop"
+    assert ended.tokens == whole.tokens[: len(ended.tokens)]
+    assert stop in tokenizer.decode(ended.tokens)
+    assert stop not in tokenizer.decode(ended.tokens[:-1])
+
+
+def test_the_end_of_text_token_stops(sample):
+    # The likeliest end is forced: everything else is made impossible by asking long enough.
+    for seed in range(40):
+        result = sample(seed=seed, temperature=1.5, max_tokens=400).sequences[0]
+        if result.stop_reason == "stop":
+            assert result.tokens[-1] in MODEL.facts.eos
+            assert not MODEL.facts.eos & set(result.tokens[:-1])
+            return
+        assert len(result.tokens) == 400
+    pytest.fail("no text ended by itself")
+
+
+def test_the_whole_context_can_be_used(sample):
+    room = MODEL.facts.context_length - 1000
+    result = sample(tokens=(sample.prompt * 200)[:1000], max_tokens=room).sequences[0]
+    assert len(result.tokens) == room or result.stop_reason == "stop"
+
+
+# Arithmetic
+
+
+def test_log_softmax_sums_to_one_and_survives_huge_values():
+    for logits in ([0.0, 1.0, 2.0], [1e4, -1e4, 0.0], [-1e30, 0.0, 0.0]):
+        assert np.exp(log_softmax(np.array(logits))).sum() == pytest.approx(1)
+
+
+def frequencies(count=20_000, **options):
+    logprobs = log_softmax(np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15])))
+    options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | options
+    draws = [choose(logprobs, uniform=(index + 0.5) / count, **options) for index in range(count)]
+    return np.bincount(draws, minlength=5) / count
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_k": 99}, [0.1, 0.4, 0.05, 0.3, 0.15]),
+        ({"top_p": 0.4}, [0, 1, 0, 0, 0]),
+        ({"top_p": 0.5}, [0, 4 / 7, 0, 3 / 7, 0]),
+        ({"top_p": 0.71}, [0, 8 / 17, 0, 6 / 17, 3 / 17]),
+        ({"temperature": 0.5}, np.square([0.1, 0.4, 0.05, 0.3, 0.15]) / 0.285),
+        ({"temperature": 0}, [0, 1, 0, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_as_often_as_they_should_be(options, expected):
+    assert frequencies(**options) == pytest.approx(np.array(expected), abs=0.001)
+
+
+def test_every_uniform_number_draws_a_possible_token():
+    logprobs = np.array([-math.inf, 0.0, -math.inf])
+    for uniform in (0.0, 0.5, math.nextafter(1.0, 0.0)):
+        assert choose(logprobs, temperature=1.0, top_k=0, top_p=1.0, uniform=uniform) == 1
+
+
+def test_best_is_ordered():
+    assert best(np.array([-3.0, -1.0, -2.0]), 2) == [(1, -1.0), (2, -2.0)]
+
+
+def test_a_special_token_can_be_named_as_a_stop_string(tokenizer):
+    from tinkex_local.engines.onnx import _Stops
+
+    spec = SampleSpec(
+        tokens=(5,),
+        num_samples=1,
+        max_tokens=9,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        seed=1,
+        stop_strings=("<|im_end|>",),
+    )
+    stops = _Stops(spec, MODEL.facts.eos, tokenizer)
+    end = tokenizer.token_to_id("<|im_end|>")
+    assert stops.reached([500, end])
+    assert not stops.reached([500, 600])

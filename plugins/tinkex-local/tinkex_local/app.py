@@ -1,0 +1,138 @@
+"""The service as one WSGI application."""
+
+from __future__ import annotations
+
+import hmac
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinkex_local import checkpoints, operations
+from tinkex_local.engines import DEFAULT
+from tinkex_local.modelfiles import ModelError
+from tinkex_local.runner import Runner
+from tinkex_local.service import Service
+from tinkex_local.web import PREFIX, shelf, wire, work
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+#: Seconds between two looks for what has expired.
+TIDY_SECONDS = 3600.0
+#: Needs no key, so that a watchdog can ask.
+_OPEN = f"{PREFIX}/healthz"
+
+
+class App:
+    """A WSGI application over one home directory.
+
+    :ivar service: the state behind it.
+    """
+
+    def __init__(self, service: Service, runner: Runner, api_key: str | None) -> None:
+        self.service = service
+        self._api_key = api_key
+        self._routes = _routes(service, runner)
+        self._tidied = float("-inf")
+        self._tidy()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request_id = uuid.uuid4().hex
+        environ["tinkex_local.request_id"] = request_id
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            headers = [*headers, ("X-Request-ID", request_id)]
+            return start_response(status, headers, exc_info)
+
+        self._check_key(environ)
+        try:
+            self._tidy()
+        except (sqlite3.Error, OSError) as error:  # what is expired is not shown even so
+            wire.log.warning("could not tidy up: %s", error)
+        return self._routes(environ, start)
+
+    def close(self) -> None:
+        """Let long polls end and close the state."""
+        self.service.close()
+
+    def _tidy(self) -> None:
+        now = self.service.clock()
+        if now - self._tidied < TIDY_SECONDS:
+            return
+        self._tidied = now
+        checkpoints.sweep(self.service)
+        operations.forget_old(self.service)
+
+    def _check_key(self, environ: WSGIEnvironment) -> None:
+        # Noted here, told by the routes, which know how to answer.
+        path = environ.get("PATH_INFO", "")
+        if self._api_key is None or path == _OPEN or path.startswith(f"{PREFIX}/{shelf.SIGNED}/"):
+            return
+        given = environ.get("HTTP_X_API_KEY")
+        if given is None:
+            environ[wire.REFUSAL] = "Missing API key"
+        elif not hmac.compare_digest(given.encode("latin-1"), self._api_key.encode()):
+            environ[wire.REFUSAL] = "Invalid API key"
+
+
+def create_app(
+    home: Path,
+    api_key: str | None = None,
+    *,
+    engine: str = DEFAULT,
+    clock: Callable[[], float] = time.time,
+) -> App:
+    """Return the service over the state in *home*.
+
+    :param home: directory of the state, created when missing.
+    :param api_key: what clients must send as ``X-API-Key``; ``None`` lets everybody in.
+    :param engine: name of the driver that computes.
+    :param clock: the present in seconds since the epoch.
+    :raises OSError: the directory cannot be used.
+    :raises StateError: the state file cannot be used.
+    """
+    service = Service(home, clock=clock)
+    return App(service, Runner(service, engine), api_key)
+
+
+def _routes(service: Service, runner: Runner) -> wire.Routes:
+    routes = wire.Routes(PREFIX)
+    _add_basics(routes, service)
+    work.add(routes, service, runner)
+    shelf.add(routes, service)
+    return routes
+
+
+def _add_basics(app: wire.Routes, service: Service) -> None:
+    @app.get("healthz")
+    def healthz() -> Any:
+        return {"status": "ok"}
+
+    @app.post("client/config")
+    def client_config() -> Any:
+        return {"pjwt_auth_enabled": False}
+
+    @app.post("telemetry")
+    def telemetry() -> Any:
+        return {"status": "accepted"}  # and dropped, unread
+
+    @app.get("get_server_capabilities")
+    def get_server_capabilities() -> Any:
+        models = []
+        for model in service.models.all():
+            try:
+                context = model.facts.context_length
+            except ModelError:  # its directory has gone; ``local model list`` tells
+                continue
+            models.append(
+                {
+                    "model_name": model.name,
+                    "max_context_length": context,
+                    "trainable": False,
+                    "sampleable": True,
+                }
+            )
+        return {"supported_models": models}

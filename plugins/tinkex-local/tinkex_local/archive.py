@@ -1,0 +1,77 @@
+"""A checkpoint as a tar stream, of known length and made while it is sent."""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+import zlib
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+BLOCK = 256 * 1024
+_RECORD = 512
+#: An empty member that tells a complete checkpoint, as the hosted service has it.
+MARKER = "checkpoint_complete"
+
+
+class Archive:
+    """The members of one archive, opened at once: a deletion meanwhile does no harm.
+
+    :param directory: its regular files become the members.
+    :param mtime: modification time of every member, seconds since the epoch.
+    :raises OSError: a file cannot be opened.
+    """
+
+    def __init__(self, directory: Path, mtime: float) -> None:
+        self._stack = contextlib.ExitStack()
+        self._members: list[tuple[tarfile.TarInfo, BinaryIO | None]] = []
+        with self._stack:
+            for path in sorted(directory.iterdir()):
+                file = self._stack.enter_context(path.open("rb"))
+                self._add(path.name, path.stat().st_size, mtime, file)
+            self._add(MARKER, 0, mtime, None)
+            self._stack = self._stack.pop_all()
+
+    @property
+    def length(self) -> int:
+        """Size of the whole uncompressed archive in bytes."""
+        padded = sum(_RECORD + -(-info.size // _RECORD) * _RECORD for info, _ in self._members)
+        return padded + 2 * _RECORD
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        """Yield the archive and close the files."""
+        with self._stack:
+            for info, file in self._members:
+                yield info.tobuf(tarfile.USTAR_FORMAT)
+                if file is not None:
+                    yield from _exactly(file, info.size)
+                    yield bytes(-info.size % _RECORD)
+            yield bytes(2 * _RECORD)
+
+    def close(self) -> None:
+        """Close the files; needed when :meth:`chunks` is not run to its end."""
+        self._stack.close()
+
+    def _add(self, name: str, size: int, mtime: float, file: BinaryIO | None) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = size, int(mtime), 0o644
+        self._members.append((info, file))
+
+
+def gzipped(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """Yield *chunks* compressed by gzip."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    for chunk in chunks:
+        if packed := packer.compress(chunk):
+            yield packed
+    yield packer.flush()
+
+
+def _exactly(file: BinaryIO, size: int) -> Generator[bytes, None, None]:
+    while size > 0:
+        chunk = file.read(min(BLOCK, size))
+        if not chunk:
+            raise OSError("a checkpoint file is shorter than it was")
+        size -= len(chunk)
+        yield chunk

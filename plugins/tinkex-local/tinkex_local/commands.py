@@ -1,0 +1,222 @@
+"""``tinkex local …``: the embedded service itself."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tinkex.commands.base import Command, Lister, ShowOne
+from tinkex.exceptions import LocalError, UsageError
+from tinkex.options import integer
+
+if TYPE_CHECKING:
+    from tinkex_local.service import Service
+
+
+class ServeLocal(Command):
+    """Serve the embedded service over HTTP, for the official SDK and other clients."""
+
+    operation = "serving"
+    examples = (
+        "tinkex local serve --port 8000",
+        "TINKER_BASE_URL=http://127.0.0.1:8000 TINKER_API_KEY=tml-dummy tinker run list",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            metavar="<host>",
+            help="address to listen on (default: 127.0.0.1); one that other machines reach needs "
+            "--api-key, which clients must then send",
+        )
+        parser.add_argument(
+            "--port",
+            type=integer(0, 65535),
+            default=0,
+            metavar="<port>",
+            help="port to listen on (default: 0, any free one)",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        from tinkex_local.serve import Server, is_loopback
+
+        key = self._key()
+        if key is None and not is_loopback(parsed_args.host):
+            raise UsageError(
+                f"{parsed_args.host} can be reached by other machines, and there is no --api-key",
+                hint="Choose a key that clients must send: --api-key KEY, or @FILE, or -.",
+            )
+        with _app(key) as app:
+            try:
+                server = Server(app, parsed_args.host, parsed_args.port, self.status)
+            except OSError as error:
+                where = f"{parsed_args.host}:{parsed_args.port}"
+                reason = error.strerror or str(error)
+                raise LocalError(f"cannot listen on {where}: {reason}") from error
+            self.app.stdout.write(f"{server.url}\n")
+            self.app.stdout.flush()
+            self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
+            received = server.run()
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.status("Stopped.")
+        return 0
+
+    def _key(self) -> str | None:
+        # A key from the environment is for the hosted service; only the flag is meant for us.
+        by_flag = self.settings.origins.get("api_key") == "--api-key"
+        return self.settings.api_key if by_flag else None
+
+
+class InfoLocal(ShowOne):
+    """Show where the embedded service keeps its state, and how much of it there is."""
+
+    operation = "showing the local service"
+    column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        from tinkex_local import checkpoints
+
+        with _service() as service:
+            sessions, runs = (
+                service.store.scalar(f"SELECT count(*) FROM {table}")  # noqa: S608
+                for table in ("sessions", "runs")
+            )
+            files = [path for path in service.home.rglob("*") if path.is_file()]
+            values = (
+                str(service.home),
+                len(service.models.all()),
+                sessions,
+                runs,
+                checkpoints.count(service),
+                sum(path.stat().st_size for path in files),
+            )
+        return self.column_names, values
+
+
+class ResetLocal(Command):
+    """Delete all sessions, runs and checkpoints of the embedded service; added models stay."""
+
+    operation = "reset"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        from tinkex_local.home import default_home
+        from tinkex_local.reset import reset
+
+        home = default_home()
+        self.confirm(
+            f"Delete every session, run and checkpoint in {home}?", assume_yes=parsed_args.yes
+        )
+        with _told(str(home)):
+            reset(home)
+        self.app.stdout.write(f"Reset {home}\n")
+        return 0
+
+
+class AddLocalModel(Command):
+    """Let the embedded service sample from another onnxruntime-genai model."""
+
+    operation = "adding a model"
+    examples = ("tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",)
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="<name>", help="name for --base-model")
+        parser.add_argument(
+            "directory",
+            metavar="<dir>",
+            help="directory with genai_config.json, the ONNX files and tokenizer.json; a "
+            "config.json beside them tells the shapes of adapters; it is used where it is",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        from pathlib import Path
+
+        with _service() as service, _told(parsed_args.directory):
+            model = service.models.add(
+                parsed_args.name, Path(parsed_args.directory), service.clock()
+            )
+        self.app.stdout.write(f"Added {model.name}\n")
+        return 0
+
+
+class ListLocalModel(Lister):
+    """List the models that the embedded service samples from."""
+
+    operation = "listing local models"
+    column_names: ClassVar = ("model_name", "context_length", "directory")
+    plain_columns: ClassVar = ("model_name", "directory")
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        from tinkex_local.modelfiles import ModelError
+
+        rows = []
+        with _service() as service:
+            for model in service.models.all():
+                try:
+                    context: int | None = model.facts.context_length
+                except ModelError as error:
+                    context = None
+                    self.status(f"Warning: {model.name} is not usable: {error}")
+                rows.append((model.name, context, str(model.directory)))
+        return self.column_names, rows
+
+
+class RemoveLocalModel(Command):
+    """Let the embedded service forget an added model; its files stay."""
+
+    operation = "removing a model"
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="<name>", help="name it was added under")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        with _service() as service, _told(parsed_args.name):
+            service.models.remove(parsed_args.name)
+        self.app.stdout.write(f"Removed {parsed_args.name}\n")
+        return 0
+
+
+@contextmanager
+def _service() -> Iterator[Service]:
+    """Open the state in the default home directory."""
+    with _app(None) as app:
+        yield app.service
+
+
+@contextmanager
+def _app(key: str | None) -> Iterator[Any]:
+    from tinkex_local.opening import open_default
+
+    app = open_default(key)
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn what may go wrong with *what* into an error that is told."""
+    from tinkex_local.modelfiles import ModelError
+
+    try:
+        yield
+    except ModelError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise LocalError(f"cannot use {what}: {error.strerror or error}") from error

@@ -1,0 +1,204 @@
+"""The default engine: onnxruntime-genai on the CPU, sampling in numpy."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# onnxruntime otherwise keeps a device id and events to upload in the user's cache directory; it
+# looks when it is imported, so disable_telemetry_events() alone comes too late.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime_genai as og
+
+from tinkex_local.engines import Engine, SampleResult, SampleSpec, Sequence
+from tinkex_local.engines.logits import best, choose, log_softmax
+from tinkex_local.problems import OperationError
+from tinkex_local.registry import LocalModel
+
+#: Models kept in memory.
+LOADED = 2
+#: Prompt tokens whose logits are held at once when the prompt is scored.
+SCORE_CHUNK = 64
+
+og.disable_telemetry_events()
+
+
+class OnnxEngine(Engine):
+    """Runs onnxruntime-genai model directories."""
+
+    name = "onnx"
+
+    def __init__(self) -> None:
+        self._models: dict[Path, Any] = {}
+        self._tokenizers: dict[Path, Any] = {}
+
+    def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
+        stops = _Stops(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
+        loaded = self._load(model)
+        try:
+            reader = _Reader(loaded, spec)
+            scores = yield from _read_prompt(reader, spec)
+            sequences = []
+            for index in range(spec.num_samples):
+                sequences.append((yield from _continue(reader, spec, index, stops)))
+        except (RuntimeError, MemoryError) as error:
+            raise OperationError(f"the model {model.name} failed: {error}", "server") from error
+        return SampleResult(sequences, *scores)
+
+    def _load(self, model: LocalModel) -> Any:
+        loaded = self._models.pop(model.directory, None)
+        if loaded is None:
+            try:
+                loaded = og.Model(str(model.directory))
+            except Exception as error:  # genai raises plain exceptions of its own
+                message = f"the model {model.name} does not load: {error}"
+                raise OperationError(message, "server") from error
+        self._models[model.directory] = loaded  # the last one used is last
+        while len(self._models) > LOADED:
+            del self._models[next(iter(self._models))]
+        return loaded
+
+    def _decoder(self, model: LocalModel) -> Any:
+        from tokenizers import Tokenizer
+
+        path = model.directory / "tokenizer.json"
+        if path not in self._tokenizers:
+            try:
+                self._tokenizers[path] = Tokenizer.from_file(str(path))
+            except Exception as error:  # tokenizers raises nothing more precise
+                raise OperationError(f"cannot read {path}: {error}", "server") from error
+        return self._tokenizers[path]
+
+
+class _Reader:
+    """A model that has read some tokens and can be set back to the end of the prompt."""
+
+    def __init__(self, model: Any, spec: SampleSpec) -> None:
+        self._model = model
+        self._prompt = list(spec.tokens)
+        # Room for this request alone: the cache of a whole context may be hundreds of megabytes.
+        self._params = og.GeneratorParams(model)
+        self._params.set_search_options(
+            max_length=len(self._prompt) + spec.max_tokens, batch_size=1
+        )
+        self._generator = og.Generator(model, self._params)
+        self._after_prompt: NDArray[Any] | None = None
+        self._last_only = False
+
+    def read(self, tokens: list[int]) -> NDArray[Any]:
+        """Read *tokens* and return the logits after the last one."""
+        self._generator.append_tokens(tokens)
+        logits: NDArray[Any] = np.array(self._generator.get_logits())[0, -1]
+        if self._generator.token_count() == len(self._prompt):
+            self._after_prompt = logits
+        return logits
+
+    def read_each(self, tokens: list[int]) -> list[NDArray[Any]]:
+        """Read *tokens* and return the logits after each of them."""
+        if self._last_only:
+            return [self.read([token]) for token in tokens]
+        before = self._generator.token_count()
+        self.read(tokens)
+        rows = np.array(self._generator.get_output("logits"))[0]
+        if len(rows) == len(tokens):
+            return list(rows)
+        # Exported to give the last position only: token by token, then.
+        self._last_only = True
+        seen = self._prompt[:before]
+        self._generator = og.Generator(self._model, self._params)
+        if seen:
+            self.read(seen)
+        return self.read_each(tokens)
+
+    def back(self) -> NDArray[Any]:
+        """Return to the end of the prompt; return the logits there."""
+        count = len(self._prompt)
+        if self._generator.token_count() != count:
+            try:
+                self._generator.rewind_to(count)
+            except RuntimeError:  # not every architecture can
+                self._generator = og.Generator(self._model, self._params)
+                return self.read(self._prompt)
+        assert self._after_prompt is not None
+        return self._after_prompt
+
+
+class _Stops:
+    """Tells when a sequence is over."""
+
+    def __init__(self, spec: SampleSpec, eos: frozenset[int], decoder: Any) -> None:
+        self._ids = eos | spec.stop_tokens
+        self._strings = spec.stop_strings
+        self._decoder = decoder
+        # A token is at least one byte of text; a few more for one cut in the middle.
+        self._window = max((len(text.encode()) for text in self._strings), default=0) + 8
+
+    def reached(self, tokens: list[int]) -> bool:
+        """Tell whether the last of *tokens* ends the sequence."""
+        if tokens[-1] in self._ids:
+            return True
+        if not self._strings:
+            return False
+        tail = self._decoder.decode(tokens[-self._window :], skip_special_tokens=False)
+        return any(text in tail for text in self._strings)
+
+
+_Scores = tuple[list[float | None] | None, list[list[tuple[int, float]] | None] | None]
+
+
+def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Scores]:
+    prompt = list(spec.tokens)
+    if not spec.prompt_logprobs:
+        reader.read(prompt)
+        yield
+        return None, None
+    first = max(1, len(prompt) - spec.prompt_logprobs)
+    scores: list[float | None] = [None] * first
+    tables: list[list[tuple[int, float]] | None] = [None] * first
+    if first > 1:
+        reader.read(prompt[: first - 1])
+        yield
+    at = first - 1  # prompt[at] is read next; the logits after it score prompt[at + 1]
+    while at < len(prompt):
+        chunk = prompt[at : at + SCORE_CHUNK]
+        rows = reader.read_each(chunk)
+        for row, token in zip(rows, prompt[at + 1 :], strict=False):
+            logprobs = log_softmax(row)
+            scores.append(float(logprobs[token]))
+            tables.append(best(logprobs, spec.topk_prompt_logprobs))
+        at += len(chunk)
+        yield
+    return scores, tables if spec.topk_prompt_logprobs else None
+
+
+def _continue(
+    reader: _Reader, spec: SampleSpec, index: int, stops: _Stops
+) -> Generator[None, None, Sequence]:
+    # Seeding by text is defined the same on every platform and Python version.
+    draw = random.Random(f"{spec.seed}:{index}")  # noqa: S311 - not for secrets
+    logits = reader.back()
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    while True:
+        distribution = log_softmax(logits)
+        token = choose(
+            distribution,
+            temperature=spec.temperature,
+            top_k=spec.top_k,
+            top_p=spec.top_p,
+            uniform=draw.random(),
+        )
+        tokens.append(token)
+        logprobs.append(float(distribution[token]))
+        if stops.reached(tokens):
+            return Sequence(tokens, logprobs, "stop")
+        if len(tokens) >= spec.max_tokens:
+            return Sequence(tokens, logprobs, "length")
+        yield
+        logits = reader.read([token])

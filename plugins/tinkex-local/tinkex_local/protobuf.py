@@ -1,0 +1,78 @@
+"""Writes the one protobuf message that clients insist on: ``SampleResponse``.
+
+proto3, little-endian; tokens and logprobs are packed arrays in ``bytes`` fields. A missing
+``stop_reason`` means ``stop``, because zero values of an enum are not written.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CONTENT_TYPE = "application/x-protobuf"
+_NAN = float("nan")
+#: What fills the places of a top-k table that have no entry.
+_NO_TOKEN, _NO_LOGPROB = 0, -99999.0
+
+
+def sample_response(result: Mapping[str, Any]) -> bytes:
+    """Return the message for a sampling result in its JSON form."""
+    out = b"".join(_bytes(1, _sequence(sequence)) for sequence in result["sequences"])
+    prompt = result.get("prompt_logprobs")
+    if prompt is not None:
+        out += _bytes(2, _floats([_NAN if value is None else value for value in prompt]))
+    topk = result.get("topk_prompt_logprobs")
+    if topk is not None:
+        out += _bytes(3, _topk(topk))
+    return out
+
+
+def _sequence(sequence: Mapping[str, Any]) -> bytes:
+    out = _varint_field(1, 1) if sequence["stop_reason"] == "length" else b""
+    out += _bytes(2, _ints(sequence["tokens"]))
+    if sequence.get("logprobs") is not None:
+        out += _bytes(3, _floats(sequence["logprobs"]))
+    return out
+
+
+def _topk(table: Sequence[Sequence[Sequence[float]] | None]) -> bytes:
+    width = max((len(row) for row in table if row), default=0)
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    for row in table:
+        filled = [(int(token), logprob) for token, logprob in row or ()]
+        filled += [(_NO_TOKEN, _NO_LOGPROB)] * (width - len(filled))
+        tokens += [token for token, _ in filled]
+        logprobs += [logprob for _, logprob in filled]
+    return (
+        _bytes(1, _ints(tokens))
+        + _bytes(2, _floats(logprobs))
+        + _varint_field(3, width)
+        + _varint_field(4, len(table))
+    )
+
+
+def _ints(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}i", *values)
+
+
+def _floats(values: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def _bytes(number: int, value: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint_field(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

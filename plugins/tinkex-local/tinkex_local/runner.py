@@ -1,0 +1,183 @@
+"""Computes sampling requests inside the polls that ask for their results.
+
+There is no worker thread. A poll runs its request for at most the length of a long poll; if that
+was not enough the half-finished work stays in memory and the next poll goes on with it. Polls
+of several requests take turns at the engine. Nothing is lost with the process: a request that
+nobody finished starts again from its stored seed and gives the same result.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+from tinkex_local import engines, operations, sampling
+from tinkex_local.modelfiles import ModelError
+from tinkex_local.problems import OperationError
+from tinkex_local.service import Service
+
+_log = logging.getLogger("tinkex_local")
+
+#: Longest time that one poll takes, in seconds; clients read for 45.
+POLL_SECONDS = 20.0
+#: Requests computed in turns; others wait. Each holds a cache of attention states.
+MAX_JOBS = 8
+#: Seconds without a poll after which a half-finished request may be dropped for another.
+IDLE_SECONDS = 30.0
+#: Seconds that one request keeps the engine before another has its turn.
+TURN_SECONDS = 0.1
+
+CAPACITY = "Other requests are being computed; this one waits for its turn"
+
+
+class _Job:
+    """A request in the making."""
+
+    def __init__(self, work: Generator[None, None, engines.SampleResult]) -> None:
+        self.work = work
+        self.lock = threading.Lock()
+        self.polled = time.monotonic()
+
+
+class Runner:
+    """Computes the sampling requests of one process."""
+
+    def __init__(self, service: Service, engine_name: str = engines.DEFAULT) -> None:
+        self._service = service
+        self._engine_name = engine_name
+        self._engine: engines.Engine | None = None
+        self._turn = threading.Lock()  # one thread at a time computes
+        self._changed = threading.Condition()
+        self._jobs: dict[str, _Job] = {}
+
+    def retrieve(self, request_id: str, seconds: float = POLL_SECONDS) -> dict[str, Any]:
+        """Return the outcome of a request, or ``try_again`` after *seconds*.
+
+        :raises Problem: the request is not known.
+        """
+        deadline = time.monotonic() + min(seconds, POLL_SECONDS)
+        row = operations.find(self._service, request_id)
+        if row["state"] != "pending":
+            return operations.outcome(row)
+        job = self._enter(request_id, row, deadline)
+        if job is None:
+            return _try_again(request_id, "paused_capacity", CAPACITY)
+        try:
+            if job.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                try:
+                    outcome = self._advance(request_id, job, deadline)
+                finally:
+                    job.lock.release()
+                if outcome is not None:
+                    return outcome
+        finally:
+            job.polled = time.monotonic()
+        return _try_again(request_id, "active", None)
+
+    def _enter(self, request_id: str, row: dict[str, Any], deadline: float) -> _Job | None:
+        """Return the job of a request, if there is room for it before *deadline*."""
+        with self._changed:
+            while True:
+                job = self._jobs.get(request_id)
+                if job is not None:
+                    return job
+                if len(self._jobs) >= MAX_JOBS:
+                    self._drop_idle()
+                if len(self._jobs) < MAX_JOBS:
+                    job = self._jobs[request_id] = _Job(self._start(row))
+                    return job
+                left = deadline - time.monotonic()
+                if left <= 0 or self._service.stopping.is_set():
+                    return None
+                self._changed.wait(min(left, 1.0))
+
+    def _drop_idle(self) -> None:
+        now = time.monotonic()
+        for request_id, job in list(self._jobs.items()):
+            if now - job.polled > IDLE_SECONDS and not job.lock.locked():
+                del self._jobs[request_id]
+                return
+
+    def _start(self, row: dict[str, Any]) -> Generator[None, None, engines.SampleResult]:
+        payload = operations.payload(row)
+        spec = sampling.spec_from(payload)
+
+        def work() -> Generator[None, None, engines.SampleResult]:
+            model = self._service.models.find(payload["base_model"])
+            if model is None:
+                raise OperationError(f"The model {payload['base_model']} was removed")
+            sampling.require_applicable(self._service, payload["checkpoint_id"])
+            if self._engine is None:
+                self._engine = engines.load(self._engine_name)
+            return (yield from self._engine.sample(model, spec))
+
+        return work()
+
+    def _advance(self, request_id: str, job: _Job, deadline: float) -> dict[str, Any] | None:
+        """Compute until the outcome is there or *deadline*; holds the job's lock."""
+        row = operations.find(self._service, request_id)  # another poll may have finished it
+        if row["state"] != "pending":
+            return operations.outcome(row)
+        while time.monotonic() < deadline and not self._service.stopping.is_set():
+            if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                break
+            try:
+                finished = self._take_turn(job)
+            finally:
+                self._turn.release()
+            if finished is not None:
+                state, outcome = finished
+                operations.finish(self._service, request_id, state, outcome)
+                self._leave(request_id)
+                return outcome
+            time.sleep(0)  # let another thread have the lock
+        return None
+
+    def _take_turn(self, job: _Job) -> tuple[str, dict[str, Any]] | None:
+        until = time.monotonic() + TURN_SECONDS
+        try:
+            while time.monotonic() < until:
+                next(job.work)
+        except StopIteration as stop:
+            return "done", _as_dict(stop.value)
+        except OperationError as error:
+            return "failed", operations.failure(error)
+        except ModelError as error:
+            return "failed", operations.failure(OperationError(str(error), "server"))
+        except Exception:  # a fault of ours or of an engine: it must not be asked for for ever
+            _log.exception("sampling failed")
+            return "failed", operations.failure(OperationError("Internal error", "server"))
+        return None
+
+    def _leave(self, request_id: str) -> None:
+        with self._changed:
+            self._jobs.pop(request_id, None)
+            self._changed.notify_all()
+
+
+def _as_dict(result: engines.SampleResult) -> dict[str, Any]:
+    return {
+        "type": "sample",
+        "sequences": [
+            {
+                "stop_reason": sequence.stop_reason,
+                "tokens": sequence.tokens,
+                "logprobs": sequence.logprobs,
+            }
+            for sequence in result.sequences
+        ],
+        "prompt_logprobs": result.prompt_logprobs,
+        "topk_prompt_logprobs": result.topk_prompt_logprobs,
+    }
+
+
+def _try_again(request_id: str, state: str, reason: str | None) -> dict[str, Any]:
+    return {
+        "type": "try_again",
+        "request_id": request_id,
+        "queue_state": state,
+        "queue_state_reason": reason,
+    }

@@ -1,0 +1,133 @@
+"""The service over HTTP, for other programs: waitress, a log, and an orderly end."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import waitress
+
+from tinkex_local.web.wire import MAX_BODY
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from tinkex_local.app import App
+
+#: Requests answered at once; most of them wait for a result.
+THREADS = 32
+
+
+class Server:
+    """*app* on a socket that listens already.
+
+    :param port: 0 takes any free one.
+    :param log: is called with one line a request.
+    :ivar url: base URL for clients.
+    :raises OSError: the address cannot be used.
+    """
+
+    def __init__(self, app: App, host: str, port: int, log: Callable[[str], None]) -> None:
+        logging.getLogger("waitress").setLevel(logging.ERROR)
+        self._app = app
+        guarded: WSGIApplication = _OwnMachineOnly(app) if is_loopback(host) else app
+        name = host.strip("[]")
+        self._server: Any = waitress.create_server(
+            _Logged(guarded, log),
+            host=name,
+            port=port,
+            threads=THREADS,
+            ident=None,
+            # The application refuses earlier, in the protocol's own words.
+            max_request_body_size=4 * MAX_BODY,
+            clear_untrusted_proxy_headers=True,
+        )
+        # Several sockets when the name has several addresses; they share nothing but the number.
+        number = (
+            getattr(self._server, "effective_port", None) or (self._server.effective_listen[0][1])
+        )
+        self.url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
+
+    def run(self) -> int:
+        """Answer requests until SIGTERM or SIGINT; return the number of the signal, or 0.
+
+        Requests under way are answered; long polls end at once.
+        """
+        received: list[int] = []
+
+        def stop(number: int, frame: Any) -> None:
+            received.append(number)
+            self._app.service.stopping.set()
+            raise SystemExit  # waitress takes this as the request to stop
+
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+        before = {number: signal.signal(number, stop) for number in signals}
+        try:
+            self._server.run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._server.close()
+            self._app.close()
+        return received[0] if received else 0
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether *host* names this machine only."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class _OwnMachineOnly:
+    """Lets in only requests that were meant for this machine.
+
+    A web page can make a browser on this machine send requests to a loopback address, under a
+    host name of its own. Such a request has that name in ``Host``, or names its page's origin.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        host = environ.get("HTTP_HOST", "")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        if "HTTP_ORIGIN" in environ or (name and not is_loopback(name)):
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [b'{"detail": "Only programs on this machine may use this service"}']
+        return self._app(environ, start_response)
+
+
+class _Logged:
+    """Writes one line a request: method, path without the query, status, time, request id."""
+
+    def __init__(self, app: WSGIApplication, log: Callable[[str], None]) -> None:
+        self._app = app
+        self._log = log
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began = time.monotonic()
+        seen = "-"
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal seen
+            seen = status[:3]
+            return start_response(status, headers, exc_info)
+
+        try:
+            return self._app(environ, start)
+        finally:
+            took = (time.monotonic() - began) * 1000
+            request_id = environ.get("tinkex_local.request_id", "-")
+            path = environ.get("PATH_INFO", "").encode("unicode_escape").decode()
+            self._log(f"{environ.get('REQUEST_METHOD')} {path} {seen} {took:.0f} ms {request_id}")

@@ -1,0 +1,160 @@
+"""The state of the service in one SQLite file, safe for several threads and processes."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+#: Name of the file in the home directory.
+FILE = "state.sqlite3"
+#: Seconds to wait for another process's transaction.
+BUSY_TIMEOUT = 30.0
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (name TEXT PRIMARY KEY, directory TEXT NOT NULL, added REAL NOT NULL);
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY, created REAL NOT NULL, tags TEXT NOT NULL, user_metadata TEXT,
+    display_name TEXT, heartbeat REAL NOT NULL, finished REAL, reason TEXT);
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, session_id TEXT NOT NULL, base_model TEXT NOT NULL,
+    rank INTEGER NOT NULL, seed INTEGER NOT NULL, train_attn INTEGER NOT NULL,
+    train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL, user_metadata TEXT,
+    created REAL NOT NULL, last_request REAL NOT NULL, weights TEXT, unloaded REAL);
+CREATE INDEX runs_created ON runs (created);
+CREATE TABLE checkpoints (
+    id TEXT PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+    created REAL NOT NULL, size INTEGER NOT NULL, public INTEGER NOT NULL DEFAULT 0,
+    expires REAL, user_metadata TEXT, listed INTEGER NOT NULL DEFAULT 1,
+    UNIQUE (run_id, kind, name));
+CREATE INDEX checkpoints_created ON checkpoints (created);
+CREATE TABLE samplers (
+    id TEXT PRIMARY KEY, session_id TEXT NOT NULL, base_model TEXT NOT NULL,
+    checkpoint_id TEXT, model_path TEXT, digest TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE operations (
+    request_id TEXT PRIMARY KEY, kind TEXT NOT NULL, scope TEXT NOT NULL, seq INTEGER,
+    digest TEXT NOT NULL, state TEXT NOT NULL, payload TEXT, result TEXT,
+    created REAL NOT NULL, UNIQUE (scope, seq));
+CREATE INDEX operations_state ON operations (state, created);
+"""
+
+
+class StateError(Exception):
+    """The state file cannot be used; the message is a clause for a person."""
+
+
+class Store:
+    """Connections to the state file, one a thread.
+
+    :param path: the SQLite file, created when missing.
+    :raises StateError: it is no database, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._guard = threading.Lock()
+        self._open: list[sqlite3.Connection] = []
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise StateError(f"cannot use {path}: {error}") from error
+
+    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """Return the rows of a query."""
+        return self._connection().execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
+        """Return the first row of a query, if any."""
+        row: sqlite3.Row | None = self._connection().execute(sql, values).fetchone()
+        return row
+
+    def scalar(self, sql: str, *values: Any) -> Any:
+        """Return the first value of the first row of a query, or ``None``."""
+        row = self.row(sql, *values)
+        return row[0] if row is not None else None
+
+    def write(self, sql: str, *values: Any) -> int:
+        """Run one statement, in the surrounding transaction if there is one.
+
+        :returns: how many rows changed.
+        """
+        return self._connection().execute(sql, values).rowcount
+
+    def insert(self, table: str, **columns: Any) -> None:
+        """Add a row; *table* and the column names come from this package, never from outside."""
+        marks = ", ".join("?" * len(columns))
+        names = ", ".join(columns)
+        self.write(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())  # noqa: S608
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do everything inside or nothing; no other process writes meanwhile."""
+        connection = self._connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:  # some failures have ended it already
+                connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._guard:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+            self._local = threading.local()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._local.connection = connection
+            with self._guard:
+                self._open.append(connection)
+        return connection
+
+    def _prepare(self) -> None:
+        if self._version() == _VERSION:
+            return
+        self._use_wal()
+        with self.transaction():
+            version = self._version()  # another process may have been faster
+            if version > _VERSION:
+                raise StateError(f"{self.path} was written by a newer version of tinkex-local")
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    if statement.strip():
+                        self.write(statement)
+                self.insert("meta", key="secret", value=secrets.token_hex(32))
+                self.write(f"PRAGMA user_version = {_VERSION}")
+
+    def _use_wal(self) -> None:
+        # Changing the journal mode does not wait for other connections by itself.
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                self.write("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def _version(self) -> int:
+        return int(self.scalar("PRAGMA user_version"))

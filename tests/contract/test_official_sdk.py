@@ -1,0 +1,174 @@
+"""The official SDK and its command line, from PyPI, against ``tinkex local serve``.
+
+They live in a virtual environment of their own, because they bring hundreds of megabytes that
+nobody else needs: ``.venv-sdk`` in the root of the repository, or the interpreter that
+``TINKEX_SDK_PYTHON`` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SDK = Path(os.environ.get("TINKEX_SDK_PYTHON") or ROOT / ".venv-sdk" / "bin" / "python")
+BASE_MODEL = "tinkex/baker-street-2M"
+
+pytestmark = [
+    pytest.mark.sdk,
+    pytest.mark.skipif(
+        not SDK.exists(),
+        reason=f"THE OFFICIAL SDK IS NOT TESTED: {SDK} does not exist "
+        "(python -m venv .venv-sdk && .venv-sdk/bin/pip install 'tinker==0.38.*')",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("sdk")
+
+
+@pytest.fixture(scope="module")
+def environ(home):
+    """An environment that knows nothing of the machine's accounts and proxies."""
+    return {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "COLUMNS": "200",
+        "TINKEX_LOCAL_HOME": str(home / "state"),
+        "TINKER_API_KEY": "tml-dummy",
+        "TINKER_TELEMETRY": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(environ):
+    log = Path(environ["HOME"]) / "server.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tinkex", "local", "serve"],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environ,
+        )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, log.read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def call(environ, server):
+    """Run something of the SDK's environment against the server; return its JSON."""
+
+    def run(*command: str):
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environ | {"TINKER_BASE_URL": server},
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def found(call):
+    """What the SDK saw and did."""
+    return call(str(SDK), str(Path(__file__).with_name("sdk_driver.py")), BASE_MODEL)
+
+
+@pytest.fixture(scope="module")
+def official(call, found):
+    """The official command line, after the SDK has run."""
+    return lambda *words: call(str(SDK.with_name("tinker")), "-f", "json", *words)
+
+
+@pytest.fixture(scope="module")
+def ours(call, found):
+    """Our command line against the same server."""
+    return lambda *words: call(sys.executable, "-m", "tinkex", *words, "-f", "json")
+
+
+def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
+    assert found["models"] == [BASE_MODEL]
+    info = {"model_name": BASE_MODEL, "is_lora": True, "lora_rank": 8}
+    assert found["info"] == found["loaded"] == info
+    assert found["sampler_path"] == f"tinker://{found['run']}/sampler_weights/final"
+    assert found["state_path"] == f"tinker://{found['run']}/weights/state"
+    assert found["clash"].startswith("RequestFailedError")
+    assert "does not train" in found["training"]
+
+
+def test_the_sdk_samples_from_base_and_checkpoint(found):
+    base = found["base_samples"]
+    assert len(base) == 2
+    assert base[0]["tokens"] != base[1]["tokens"]
+    for sequence in base:
+        assert 1 <= len(sequence["tokens"]) == len(sequence["logprobs"]) <= 6
+        assert sequence["stop_reason"] in ("stop", "length")
+    # A fresh adapter changes nothing, so one seed gives one text.
+    assert [s["tokens"] for s in found["tuned_samples"]] == [s["tokens"] for s in base]
+    assert found["unnamed_samples"] == [base[0]["tokens"]]
+    assert found["prompt_logprobs"][0] is None
+    assert all(value < 0 for value in found["prompt_logprobs"][1:])
+
+
+def test_the_sdk_lists_shares_and_deletes(found):
+    both = sorted([found["sampler_path"], found["state_path"]])
+    assert found["runs"] == [found["run"]]
+    assert found["listed"] == found["listed_of_run"] == both
+    assert found["run_rank"] == 8
+    assert found["weights_info"]["base_model"] == BASE_MODEL
+    assert found["public"] == [True, False]
+    assert found["expires"]
+    assert found["expires_removed"]
+    assert found["after_delete"] == [found["state_path"]]
+
+
+def test_both_command_lines_list_the_same_runs(official, ours):
+    theirs = [
+        (run["training_run_id"], run["base_model"]) for run in official("run", "list")["runs"]
+    ]
+    mine = [tuple(row.values())[:2] for row in ours("run", "list")]
+    assert len(theirs) == 2
+    assert [run for run, _ in mine] == [run for run, _ in theirs]
+
+
+def test_both_command_lines_show_the_same_checkpoints(official, ours, found):
+    theirs = official("checkpoint", "list")["checkpoints"]
+    mine = ours("checkpoint", "list")
+    assert [row["tinker_path"] for row in mine] == [item["tinker_path"] for item in theirs]
+    assert [row["size_bytes"] for row in mine] == [item["size_bytes"] for item in theirs]
+    info = official("checkpoint", "info", found["state_path"])
+    own = ours("checkpoint", "info", found["state_path"])
+    assert (info["lora_rank"], info["is_lora"]) == (own["lora_rank"], own["is_lora"]) == (8, True)
+
+
+def test_the_official_command_line_downloads_and_deletes(official, ours, found, environ, call):
+    target = Path(environ["HOME"]) / "download"
+    official("checkpoint", "download", found["state_path"], "-o", str(target))
+    (directory,) = target.iterdir()
+    config = json.loads((directory / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"]) == ("LORA", 8)
+    assert (directory / "adapter_model.safetensors").stat().st_size > 10_000
+    deleted = official("checkpoint", "delete", "-y", found["state_path"])
+    assert deleted == {"deleted_count": 1, "failed": []}
+    assert ours("checkpoint", "list") == []
