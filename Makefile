@@ -1,0 +1,108 @@
+# Needs Python >= 3.11, make and git; every target sets up the rest in a directory of this tree.
+#
+#   make demo    the main job on the embedded local service, each command with its output
+#   make test    lint, types, documentation, then every test
+#   make docs    the manual, in doc/build/html
+#   make bench   start-up and listing times against the official command line
+#   make clean   remove all that was made here
+#
+#   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it
+
+PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# Settings of the person who types `make` must not reach the programs under test.
+unexport TINKER_API_KEY TINKER_BASE_URL TINKER_CREDENTIAL_CMD TINKER_PROJECT_ID TINKER_TAGS
+unexport TINKEX_PROFILE TINKEX_CONFIG TINKEX_FORMAT TINKEX_HTTP_POOL TINKEX_LOCAL_HOME
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+# Later plugins join by having a directory.
+PLUGINS := $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
+PACKAGES := tinkex $(filter-out %.egg-info,$(wildcard plugins/*/tinkex_*))
+SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -name _commit.py)
+METADATA := Makefile setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg plugins/*/pyproject.toml)
+# The commit is stamped into what is built.
+GIT_HEAD := $(wildcard .git/HEAD .git/logs/HEAD)
+
+# Errors only: the notes on editable installation are not for whoever types `make`.
+PIP := -m pip --disable-pip-version-check -qq
+VENV := .venv/bin/python
+# stevedore remembers entry points by file times rounded to two minutes; a cache of its own,
+# dropped at every installation, cannot be stale.
+CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
+
+.PHONY: help demo test lint types docs pytest bench clean
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# --------------------------------------------------------------- virtual environments
+
+# $(1) directory, $(2) what is told. A half-made environment has no stamp and is made again.
+# The recent pip writes console scripts that start 6 ms faster; setuptools is for the tests that
+# build packages without the network.
+define new_venv
+	@echo "setting up $(1) ($(2))"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; say which: make PYTHON=python3.11")'
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@$(1)/bin/python $(PIP) install --upgrade pip 'setuptools>=77'
+endef
+
+# For development and tests: editable, so that sources are used as they are.
+.venv/.stamp: $(METADATA)
+	$(call new_venv,.venv,tinkex and its plugins for development)
+	@$(VENV) $(PIP) install -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin))
+	@rm -rf .venv/cache
+	@touch $@
+
+# For the demonstration and the measurements: installed as a user installs it.
+.venv-demo/.stamp: $(METADATA) $(SOURCES) $(GIT_HEAD)
+	$(call new_venv,.venv-demo,tinkex and tinkex-local as a user installs them)
+	@rm -rf build $(addsuffix /build,$(PLUGINS))  # setuptools would pack files that are gone
+	@.venv-demo/bin/python $(PIP) install . plugins/tinkex-local
+	@rm -rf build $(addsuffix /build,$(PLUGINS))
+	@touch $@
+
+# The official SDK and command line, which the local service and the measurements are held against.
+.venv-sdk/.stamp: Makefile
+	$(call new_venv,.venv-sdk,the official SDK)
+	@.venv-sdk/bin/python $(PIP) install 'tinker==0.38.*'
+	@touch $@
+
+# --------------------------------------------------------------- targets
+
+demo: .venv-demo/.stamp
+	@PATH="$(CURDIR)/.venv-demo/bin:$$PATH" doc/demo.sh
+
+# Each stage starts when the one before it has passed.
+test: .venv/.stamp .venv-sdk/.stamp
+	@$(MAKE) lint
+	@$(MAKE) types
+	@$(MAKE) docs
+	@$(MAKE) pytest
+
+lint: .venv/.stamp
+	@echo "ruff"
+	@$(VENV) -m ruff check --quiet .
+	@$(VENV) -m ruff format --check --quiet .
+
+types: .venv/.stamp
+	@echo "mypy --strict"
+	@$(VENV) -m mypy --strict --no-error-summary $(PACKAGES)
+
+docs: .venv/.stamp
+	@echo "sphinx"
+	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b html doc/source doc/build/html
+	@echo "manual: doc/build/html/index.html"
+
+pytest: .venv/.stamp .venv-sdk/.stamp
+	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q $(PYTEST_ARGS)
+
+bench: .venv-demo/.stamp .venv-sdk/.stamp
+	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md
+
+clean:
+	rm -rf .venv .venv-demo .venv-sdk build dist doc/build benchmarks/out *.egg-info \
+	    plugins/*/build plugins/*/dist plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

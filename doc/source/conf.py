@@ -1,0 +1,85 @@
+"""Sphinx configuration of the manual; ``make docs`` builds it and takes warnings as errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cliff.command import Command
+from cliff.sphinxext import AutoprogramCliffDirective
+from sphinx.application import Sphinx
+
+import tinkex
+
+project = "tinkex"
+author = "the tinkex authors"
+project_copyright = "the tinkex authors"
+version = release = tinkex.__version__
+
+extensions = ["cliff.sphinxext", "sphinx.ext.autodoc"]
+html_theme = "furo"
+html_title = f"tinkex {release}"
+html_show_copyright = False
+highlight_language = "none"
+smartquotes = False  # options are typed as they stand
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+
+# Names that this manual has no page for: the standard library (its inventory would have to be
+# fetched), the libraries below us, and types written in annotations only.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(argparse|collections|concurrent|datetime|importlib|logging|pathlib|typing)\..*"),
+    (r"py:.*", r"(cliff|requests|tokenizers|urllib3)\..*"),
+    (r"py:class", r"(Path|datetime|optional|Any|Callable|Iterator|Mapping|Sequence)"),
+    (r"py:class", r"(T|OnWait|.*\.Category|tinkex\.api\.waiting\.Deadline)"),
+    (r"py:data", r"DEFAULT_MAX_TOKENS"),
+]
+
+autoprogram_cliff_application = "tinkex"
+# Options that every command has: reference/settings and reference/formats describe them once.
+autoprogram_cliff_ignored = [
+    "--help",
+    "--api-key",
+    "--base-url",
+    "--timeout",
+    "--profile",
+    "--http-pool",
+    "--verbose",
+    "--quiet",
+    "--log-file",
+    "--debug",
+    "--format",
+    "--column",
+    "--quote",
+    "--noindent",
+    "--max-width",
+    "--fit-width",
+    "--print-empty",
+    "--prefix",
+    "--variable",
+    "--sort-column",
+    "--sort-ascending",
+    "--sort-descending",
+]
+
+
+class CommandPages(AutoprogramCliffDirective):
+    """cliff's directive, with the examples at the end of a command's help kept line by line."""
+
+    def _load_commands(self) -> dict[str, type[Command]]:
+        return {name: _with_literal_examples(cls) for name, cls in super()._load_commands().items()}
+
+
+def _with_literal_examples(command: type[Command]) -> type[Command]:
+    def get_epilog(self: Any) -> str:
+        text: str = command.get_epilog(self)
+        return text.replace("examples:\n", "Examples::\n\n", 1)
+
+    members = {"get_epilog": get_epilog, "__doc__": command.__doc__}
+    return type(command.__name__, (command,), members)
+
+
+def setup(app: Sphinx) -> None:
+    """Register the directive in the place of cliff's."""
+    app.add_directive("autoprogram-cliff", CommandPages, override=True)

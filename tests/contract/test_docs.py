@@ -1,0 +1,199 @@
+"""The manual has everything that a user can type, and types nothing that does not exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tinkex.api
+from tinkex import exceptions, plugins, settings, shell
+from tinkex.exceptions import TinkexError
+from tinkex.shell import TinkexApp
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "doc" / "source"
+TEXTS = [*SOURCE.rglob("*.rst"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+TEXTS += ROOT.glob("plugins/*/README.md")
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the pages of the manual as plain text, as Sphinx makes them."""
+    out = tmp_path_factory.mktemp("manual")
+    environ = os.environ | {"XDG_CACHE_HOME": str(out / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-b", "text", str(SOURCE), str(out / "text")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environ,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = (out / "text").rglob("*.txt")
+    return {p.relative_to(out / "text").with_suffix("").as_posix(): p.read_text() for p in pages}
+
+
+@pytest.fixture(scope="module")
+def app() -> TinkexApp:
+    return TinkexApp()
+
+
+def parser_of(app: TinkexApp, name: str):
+    command = app.command_manager.commands[name].load()
+    return command(app, None, name).get_parser(name)
+
+
+def source(page: str) -> str:
+    return (SOURCE / "reference" / f"{page}.rst").read_text(encoding="utf-8")
+
+
+def has_word(text: str, word: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
+
+
+def test_every_command_has_a_section_with_its_options(manual: dict[str, str], app: TinkexApp):
+    shared = source("settings") + source("formats")  # as text, tables wrap at hyphens
+    missing = []
+    for name in app.command_manager.commands:
+        page = manual.get(f"reference/cli/{name.split()[0]}", "")
+        section = _section(page, name)
+        if not section:
+            missing.append(name)
+        options = parser_of(app, name).option_strings()
+        for option in options:
+            if not (has_word(section, option) or has_word(shared, option)):
+                missing.append(f"{name} {option}")
+    assert missing == []
+
+
+def _section(page: str, title: str) -> str:
+    """Return the text below the heading *title*, up to the next heading of its kind."""
+    match = re.search(rf"(?m)^{re.escape(title)}\n=+\n(.*?)(?=^\S[^\n]*\n=+\n|\Z)", page, re.S)
+    match = match or re.search(
+        rf"(?m)^{re.escape(title)}\n[-]+\n(.*?)(?=^\S[^\n]*\n[-*=]+\n|\Z)", page, re.S
+    )
+    return match[1] if match else ""
+
+
+def test_every_global_option_is_described_with_the_settings(app: TinkexApp):
+    options = app.parser.option_strings()
+    text = source("settings") + source("formats")
+
+    assert [option for option in options if not has_word(text, option)] == []
+
+
+def test_every_setting_is_described():
+    text = source("settings")
+    names = [
+        *settings.ENVIRONMENT.values(),
+        settings.CONFIG_VARIABLE,
+        "TINKEX_LOCAL_HOME",
+        *settings.PROFILE_KEYS,
+        settings.DEFAULT_BASE_URL,
+        f"{settings.DEFAULT_TIMEOUT * 1000:.0f}",
+    ]
+
+    assert [name for name in names if name not in text] == []
+
+
+def test_every_exit_code_is_described(manual: dict[str, str]):
+    codes = {value for name, value in vars(shell).items() if name.startswith("EXIT_")}
+    listed = set(map(int, re.findall(r"^\| (\d+) ", manual["reference/exit-codes"], re.M)))
+
+    assert listed == codes
+
+
+def test_every_entry_point_group_is_described(manual: dict[str, str]):
+    text = manual["reference/entry-points"]
+
+    assert [group for group in plugins.GROUPS if group not in text] == []
+
+
+def test_every_format_is_described(manual: dict[str, str]):
+    names = {
+        ep.name
+        for group in (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        for ep in plugins.entry_points(group)
+        if plugins.is_builtin(ep)
+    }
+
+    assert {n for n in names if f'"{n}"' not in manual["reference/formats"]} == set()
+
+
+def test_every_public_name_of_the_sdk_is_described(manual: dict[str, str]):
+    text = manual["reference/python-api"]
+    errors = [
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and issubclass(value, TinkexError)
+    ]
+    names = [*tinkex.api.__all__, *errors]
+
+    assert [name for name in names if not has_word(text, name)] == []
+
+
+def test_the_architecture_has_every_room():
+    text = (SOURCE / "explanation" / "architecture.rst").read_text(encoding="utf-8")
+    package = Path(tinkex.api.__file__).parents[1]
+    rooms = [p.stem for folder in (package, package / "api") for p in folder.glob("*.py")]
+
+    assert [r for r in rooms if f"``{r}``" not in text and r not in ("__init__", "_commit")] == []
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """Yield what follows the word ``tinkex`` wherever *text* shows it as a command."""
+    text = re.sub(r"\\\n\s*", " ", text)
+    # In fenced blocks of Markdown commands stand without a prompt.
+    text = re.sub(r"(?ms)^```(?:bash|sh)$(.*?)^```$", lambda m: m[1].replace("\n", "\n$ "), text)
+    begin = r"(?:^\s*(?:\$ |if |[A-Z_]+=\S+ )+|\$\(|[`|'\"] ?|xargs )"
+    for match in re.finditer(rf"(?m){begin}tinkex +([^`|;&>)\n]+)", text):
+        yield match[1]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_shown_exists_with_the_options_shown(path: Path, app: TinkexApp):
+    wrong = []
+    for line in commands_in(path.read_text(encoding="utf-8")):
+        words = re.split(r"[\s=]+", re.sub(r"'[^']*'|\"[^\"]*\"", "QUOTED", line).strip())
+        fault = _fault(app, words)
+        if fault:
+            wrong.append(f"tinkex {line}: {fault}")
+
+    assert wrong == []
+
+
+def _fault(app: TinkexApp, words: list[str]) -> str | None:
+    known = set(app.parser.option_strings())
+    while words and (words[0].startswith("-") or words[0].startswith("@")):
+        takes_value = words[0] in ("--profile", "--api-key", "--base-url", "--timeout", "-f")
+        if words[0] not in known and not words[0].startswith("@"):
+            return f"no global option {words[0]}"
+        words = words[2:] if takes_value else words[1:]
+    if not words or not re.fullmatch(r"[a-z]+", words[0]):
+        return None  # not a command line: "tinkex …", "tinkex <command>", or a global option alone
+    try:
+        _, name, rest = app.command_manager.find_command(words)
+    except TinkexError as error:
+        return str(error)
+    known = set(parser_of(app, name).option_strings())
+    for word in rest:
+        if re.fullmatch(r"--?[a-z][a-z-]*", word) and word not in known:
+            return f"no option {word}"
+    if rest and re.fullmatch(r"[a-z]{3,}", rest[0]) and app.command_manager.below(name):
+        return f"no command {rest[0]} below {name}"
+    return None
+
+
+def test_the_finder_of_commands_finds_and_refuses(app: TinkexApp):
+    shown = list(
+        commands_in("$ tinkex run lst\nsee ``tinkex checkpoint list --nope`` for | tinkex nix")
+    )
+
+    assert shown == ["run lst", "checkpoint list --nope", "nix"]
+    assert all(_fault(app, line.split()) for line in shown)

@@ -1,0 +1,135 @@
+"""What every entry point of ours promises, tinkex's own and those of the plugins in this tree."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import inspect
+import re
+from collections import Counter
+from importlib.metadata import EntryPoint, distribution
+from pathlib import Path
+
+import pytest
+
+from tinkex import plugins, testing
+from tinkex.options import Parser, add_global_options
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def declared(setup_cfg: Path) -> tuple[str, set[tuple[str, str, str]]]:
+    """Return the name and the entry points (group, name, value) of a ``setup.cfg``."""
+    config = configparser.ConfigParser(interpolation=None, delimiters="=")
+    config.optionxform = str  # type: ignore[assignment, method-assign]
+    config.read(setup_cfg, encoding="utf-8")
+    found = {
+        (group.strip(), *(part.strip() for part in line.split("=", 1)))
+        for group, lines in config["options.entry_points"].items()
+        for line in lines.splitlines()
+        if line.strip()
+    }
+    return config["metadata"]["name"], found  # type: ignore[return-value]
+
+
+DISTRIBUTIONS = dict(
+    declared(path) for path in [ROOT / "setup.cfg", *ROOT.glob("plugins/*/setup.cfg")]
+)
+ENTRY_POINTS = [
+    EntryPoint(name, value, group)
+    for found in DISTRIBUTIONS.values()
+    for group, name, value in sorted(found)
+]
+COMMANDS = [ep for ep in ENTRY_POINTS if ep.group == plugins.COMMANDS]
+
+#: Commands that are a noun alone and are not called as it is.
+NOUNS_THAT_DO = {"checkpoint": "SaveCheckpoint", "run": "Sample"}
+
+
+def label(entry_point: EntryPoint) -> str:
+    return f"{entry_point.group}:{entry_point.name}"
+
+
+def parser_of(entry_point: EntryPoint) -> argparse.ArgumentParser:
+    name = entry_point.name.replace("_", " ")
+    return entry_point.load()(None, None, name).get_parser(f"tinkex {name}")
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_what_is_installed_is_what_the_sources_declare(name: str):
+    installed = {(ep.group, ep.name, ep.value) for ep in distribution(name).entry_points}
+
+    assert installed == DISTRIBUTIONS[name], "run pip install -e again (make does)"
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_distribution_passes_the_check_published_for_plugins(name: str):
+    testing.check_distribution(name)
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=label)
+def test_an_entry_point_loads(entry_point: EntryPoint):
+    assert callable(entry_point.load())
+
+
+def test_no_name_is_claimed_twice():
+    counts = Counter((ep.group, ep.name) for ep in ENTRY_POINTS)
+
+    assert [key for key, count in counts.items() if count > 1] == []
+
+
+def test_every_group_with_our_prefix_is_one_that_tinkex_reads():
+    ours = {ep.group for ep in ENTRY_POINTS if ep.group.startswith("tinkex.")}
+
+    assert {g for g in ours if not g.startswith(f"{plugins.HOOKS}.")} <= set(plugins.GROUPS)
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_a_command_is_named_noun_verb_and_its_class_verb_noun(entry_point: EntryPoint):
+    *nouns, verb = entry_point.name.split("_")
+    expected = "".join(word.capitalize() for word in (verb, *nouns))
+
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", entry_point.name)
+    assert entry_point.load().__name__ == NOUNS_THAT_DO.get(entry_point.name, expected)
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_a_commands_docstring_is_one_sentence(entry_point: EntryPoint):
+    doc = inspect.getdoc(entry_point.load()) or ""
+
+    assert re.fullmatch(r"[A-Z][^\n.]*\.", doc), doc
+    assert len(doc) <= 90
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_every_argument_of_a_command_has_help(entry_point: EntryPoint):
+    parser = parser_of(entry_point)
+
+    assert [action.dest for action in parser._actions if not action.help] == []
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_no_option_of_a_command_shadows_a_global_one(entry_point: EntryPoint):
+    alone = Parser()
+    add_global_options(alone, after_command=True)
+    parser = parser_of(entry_point)
+    names = {action.dest for action in _global_options(alone)}
+    storing = [action for action in parser._actions if action.dest in names]
+
+    # Another option that stored under the same name would change a setting without a word.
+    assert storing == _global_options(parser)
+
+
+def _global_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return next(g for g in parser._action_groups if g.title == "global options")._group_actions
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_options_are_long_words_and_values_are_in_brackets(entry_point: EntryPoint):
+    parser = parser_of(entry_point)
+    own = next(g for g in parser._action_groups if g.title in ("options", "optional arguments"))
+    for action in own._group_actions:
+        longest = max(action.option_strings, key=len)
+        assert re.fullmatch(r"--[a-z]+(-[a-z0-9]+)*", longest), longest
+        if action.nargs != 0 and not action.choices:
+            assert re.fullmatch(r"<[a-z_]+>", str(action.metavar)), longest

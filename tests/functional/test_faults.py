@@ -1,0 +1,221 @@
+"""Every command against every fault: one clear sentence, exit code 1, an empty stdout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.faultserver import ANSWERS
+from tinkex.testing import invoke
+
+PATH = "tinker://run/weights/name"
+SAMPLER = "tinker://run/sampler_weights/name"
+
+COMMANDS = {
+    "Checkpoint": ["checkpoint", "--base-model", "m", "--output", "OUT"],
+    "Checkpoint list": ["checkpoint", "list"],
+    "Checkpoint info": ["checkpoint", "info", PATH],
+    "Checkpoint publish": ["checkpoint", "publish", PATH],
+    "Checkpoint unpublish": ["checkpoint", "unpublish", PATH],
+    "Checkpoint delete": ["checkpoint", "delete", PATH],
+    "Checkpoint download": ["checkpoint", "download", SAMPLER, "--output", "OUT"],
+    "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
+    "Run list": ["run", "list"],
+    "Run info": ["run", "info", "run"],
+}
+FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
+
+#: An answer without content is success for these: some servers answer 200 or 204 with anything.
+CONTENT_DOES_NOT_MATTER = {"Checkpoint publish", "Checkpoint unpublish", "Checkpoint delete"}
+SUCCESSFUL = {name for name, (status, _, _) in ANSWERS.items() if status == 200}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Run the faulty server in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("faultserver.py")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def check(done, name: str, tmp_path: Path) -> None:
+    """Check what every failure has in common."""
+    assert done.exit_code == 1, done
+    assert done.stdout == ""
+    lines = done.stderr.removeprefix("Starting sampling...\n").splitlines()
+    assert lines[0].startswith((f"{name} failed. ", f"{name} failed due to ")), done.stderr
+    assert len(lines) <= 2, done.stderr
+    assert len(lines) == 1 or lines[1].startswith("Hint: ")
+    assert "Traceback" not in done.stderr
+    assert "This is a bug" not in done.stderr
+    assert "tml-secret" not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        (name, fault)
+        for name in COMMANDS
+        for fault in FAULTS
+        if not (name in CONTENT_DOES_NOT_MATTER and fault in SUCCESSFUL)
+    ],
+)
+def test_fault(server, name, fault, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = [
+        *COMMANDS[name],
+        "--base-url",
+        f"{server}/{fault}",
+        "--api-key",
+        "tml-secret-0123456789",
+    ]
+    began = time.monotonic()
+    done = invoke([*argv, "--timeout", "2s"])
+    assert time.monotonic() - began < 4.5
+    check(done, name, tmp_path)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_slow_server(server, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    done = invoke(
+        [*COMMANDS[name], "--base-url", f"{server}/slow", "--api-key", "k", "--timeout", "1s"]
+    )
+    assert time.monotonic() - began < 2.5
+    assert "Timed out while awaiting" in done.stderr
+    assert "--timeout" in done.stderr.splitlines()[-1]
+    check(done, name, tmp_path)
+
+
+def test_timeout_of_sampling_has_the_sentence_of_the_guide(server):
+    argv = [
+        *COMMANDS["Sampling"],
+        "--base-url",
+        f"{server}/slow",
+        "--api-key",
+        "k",
+        "--timeout",
+        "500",
+    ]
+    assert invoke(argv).stderr.splitlines()[1] == (
+        "Sampling failed due to server or transient error. "
+        "Consider retrying: Timed out while awaiting sampling"
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nobody_listens(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    done = invoke([*COMMANDS[name], "--base-url", "http://127.0.0.1:9", "--api-key", "k"])
+    assert time.monotonic() - began < 2
+    assert "127.0.0.1:9" in done.stderr
+    check(done, name, tmp_path)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_key(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(COMMANDS[name])
+    check(done, name, tmp_path)
+    assert (
+        done.stderr.splitlines()[0] == f"{name} failed. Please check your inputs: Missing --api-key"
+    )
+
+
+def test_wrong_key_is_told_with_a_hint(server):
+    done = invoke(["run", "list", "--base-url", f"{server}/unauthorized", "--api-key", "k"])
+    assert "Invalid API key (HTTP 401)" in done.stderr
+    assert "Hint: " in done.stderr
+
+
+def test_server_without_the_endpoint_says_so(server):
+    done = invoke(
+        ["checkpoint", "publish", PATH, "--base-url", f"{server}/nothing", "--api-key", "k"]
+    )
+    assert "does not offer" in done.stderr
+
+
+@pytest.mark.parametrize("signal_name", ["INT", "TERM"])
+def test_interrupted_while_waiting(server, tinkex, signal_name, tmp_path):
+    import signal
+
+    expected = {"INT": 130, "TERM": 143}[signal_name]
+    process = subprocess.Popen(
+        [tinkex.path, "checkpoint", "list", "--base-url", f"{server}/slow", "--api-key", "k"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **tinkex.environment},
+    )
+    time.sleep(1.5)
+    process.send_signal(getattr(signal, f"SIG{signal_name}"))
+    began = time.monotonic()
+    stdout, stderr = process.communicate(timeout=5)
+    assert time.monotonic() - began < 1
+    assert (process.returncode, stdout) == (expected, "")
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [["version"], ["help"], ["config", "show"], ["config", "show", "--json"]]
+)
+def test_full_disk_behind_standard_output(tinkex, argv):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [tinkex.path, *argv], stdout=full, stderr=subprocess.PIPE, text=True, timeout=20
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") <= 2
+
+
+@pytest.mark.parametrize(
+    "argv", [["version"], ["help"], ["config", "show"], ["config", "show", "--json"]]
+)
+def test_closed_pipe_is_quiet(tinkex, argv):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [tinkex.path, *argv], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=20
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_closed_standard_output(tinkex):
+    done = subprocess.run(
+        f"{tinkex.path} help >&-", shell=True, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 1
+    assert "standard output is closed" in done.stderr
+
+
+def test_unreadable_configuration_file(tinkex, config):
+    config("profiles: [")
+    done = tinkex("run", "list", code=1)
+    assert done.stdout == ""
+    assert "not valid YAML" in done.stderr
+
+
+def test_locale_without_unicode(tinkex):
+    done = tinkex("nö-such", code=1, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert "is not a tinkex command" in done.stderr
