@@ -11,23 +11,19 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinkex import plugins
-from tinkex.exceptions import LocalError, PluginError, SettingsError
+from tinkex import keys, plugins
+from tinkex.exceptions import PluginError, SettingsError
 
 #: The official service (https://tinker-docs.thinkingmachines.ai).
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = "default"
-#: Seconds a credential command may take.
-CREDENTIAL_COMMAND_TIMEOUT = 60
-
 #: Setting → environment variable.
 ENVIRONMENT = {
     "profile": "TINKEX_PROFILE",
@@ -100,7 +96,7 @@ class Settings:
             return None
         key = self.api_key
         if not key and self.api_key_command:
-            key = _run_credential_command(self.api_key_command)
+            key = keys.from_command(self.api_key_command)
         if not key:
             raise SettingsError(
                 "Missing --api-key",
@@ -108,7 +104,7 @@ class Settings:
                 "(pip install tinkex-local).",
             )
         self._refuse_plain_http()
-        return _checked_key(key)
+        return keys.checked(key)
 
     def _refuse_plain_http(self) -> None:
         if self.allow_http or not self.base_url.startswith("http://"):
@@ -147,7 +143,7 @@ def resolve(
     layers = [_from_flags(flags)]
     named = [_from_profile(profile, config)] if profile else []
     layers += [*named, _from_environ(environ)] if by_flag else [_from_environ(environ), *named]
-    values, origins = _merge(layers, _stored_key)
+    values, origins = _merge(layers, keys.stored)
     if profile:
         values["profile"] = profile
         origins["profile"] = _profile_origin(flags, environ)
@@ -192,11 +188,6 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def mask(secret: str) -> str:
-    """Return *secret* so that it can be told apart but not used: ``tml-…9f3c``."""
-    return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""
-
-
 @dataclass(frozen=True)
 class _Layer:
     """Settings of one source: name → value, and name → where from."""
@@ -208,7 +199,7 @@ class _Layer:
 def _from_flags(flags: Mapping[str, Any]) -> _Layer:
     values = {name: value for name, value in flags.items() if name != "profile"}
     if "api_key" in values:
-        values["api_key"] = _read_key_argument(values["api_key"])
+        values["api_key"] = keys.read_argument(values["api_key"])
     return _Layer(values, lambda name: "--" + name.replace("_", "-"))
 
 
@@ -380,65 +371,6 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _read_key_argument(argument: str) -> str:
-    """Return the key that ``--api-key`` names: itself, ``-`` for stdin, ``@FILE``."""
-    if argument == "-":
-        text = sys.stdin.readline()
-        source = "standard input"
-    elif argument.startswith("@"):
-        source = argument[1:]
-        try:
-            text = Path(source).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LocalError(f"cannot read the API key from {source}: {_reason(error)}") from error
-    else:
-        return argument
-    if not text.strip():
-        raise SettingsError(f"no API key in {source}")
-    return text.strip()
-
-
-def _checked_key(key: str) -> str:
-    # A line break in a header value would be refused later with a far worse message.
-    if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
-        raise SettingsError("the API key holds a space, a line break or a non-ASCII character")
-    return key
-
-
-def _run_credential_command(command: str) -> str:
-    import subprocess
-
-    hint = "It is run by the shell and must print the key and nothing else."
-    try:
-        done = subprocess.run(  # noqa: S602 - running the user's own command is its purpose
-            command,
-            shell=True,
-            check=False,
-            stdout=subprocess.PIPE,
-            timeout=CREDENTIAL_COMMAND_TIMEOUT,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise SettingsError("the credential command did not finish", hint=hint) from error
-    key = done.stdout.decode("utf-8", "replace").strip()
-    if done.returncode or not key:
-        what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
-        raise SettingsError(f"the credential command {what}", hint=hint)
-    return key
-
-
-def _stored_key() -> tuple[str, str] | None:
-    """Return the default key of ``~/.tinker/credentials.json``, the official login's."""
-    import json
-
-    path = Path.home() / ".tinker" / "credentials.json"
-    try:
-        store = json.loads(path.read_text(encoding="utf-8"))
-        key = store["keys"][str(store["default"])]["key"]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
-        return None
-    return (key, str(path)) if isinstance(key, str) and key else None
-
-
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "not UTF-8 text"
 
@@ -459,6 +391,6 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     ):
         value = getattr(settings, name)
         if name == "api_key" and value:
-            value = mask(value)
+            value = keys.mask(value)
         origin = settings.origins.get(name, "default")
         yield name, list(value) if isinstance(value, tuple) else value, origin

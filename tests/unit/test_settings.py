@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tinkex import settings
+from tinkex import keys, settings
 from tinkex.exceptions import LocalError, SettingsError
 
 URL = "https://host.example/path"
@@ -228,7 +228,7 @@ def test_effective_masks_the_key():
 
 
 def test_short_secrets_are_masked_whole():
-    assert settings.mask("short-key") == "…"
+    assert keys.mask("short-key") == "…"
 
 
 @pytest.mark.parametrize(("key", "warns"), [("tml-x", False), ("eyJx", False), ("sk-x", True)])

@@ -1,0 +1,88 @@
+"""Where an API key comes from when it is not written out: a file, a pipe, a command, the login."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tinkex.exceptions import LocalError, SettingsError
+
+#: Seconds a credential command may take.
+CREDENTIAL_COMMAND_TIMEOUT = 60
+
+
+def read_argument(argument: str) -> str:
+    """Return the key that ``--api-key`` names: itself, ``-`` for standard input, ``@FILE``.
+
+    :raises SettingsError: there is nothing.
+    :raises LocalError: the file cannot be read.
+    """
+    if argument == "-":
+        text = sys.stdin.readline()
+        source = "standard input"
+    elif argument.startswith("@"):
+        source = argument[1:]
+        try:
+            text = Path(source).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise LocalError(f"cannot read the API key from {source}: {why}") from error
+    else:
+        return argument
+    if not text.strip():
+        raise SettingsError(f"no API key in {source}")
+    return text.strip()
+
+
+def checked(key: str) -> str:
+    """Return *key* if a header can carry it.
+
+    :raises SettingsError: it cannot.
+    """
+    # A line break in a header value would be refused later with a far worse message.
+    if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
+        raise SettingsError("the API key holds a space, a line break or a non-ASCII character")
+    return key
+
+
+def from_command(command: str) -> str:
+    """Return what *command*, run by the shell, prints.
+
+    :raises SettingsError: it fails or prints nothing.
+    """
+    import subprocess
+
+    hint = "It is run by the shell and must print the key and nothing else."
+    try:
+        done = subprocess.run(  # noqa: S602 - running the user's own command is its purpose
+            command,
+            shell=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            timeout=CREDENTIAL_COMMAND_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SettingsError("the credential command did not finish", hint=hint) from error
+    key = done.stdout.decode("utf-8", "replace").strip()
+    if done.returncode or not key:
+        what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
+        raise SettingsError(f"the credential command {what}", hint=hint)
+    return key
+
+
+def stored() -> tuple[str, str] | None:
+    """Return the default key of ``~/.tinker/credentials.json``, the official login's."""
+    import json
+
+    path = Path.home() / ".tinker" / "credentials.json"
+    try:
+        store = json.loads(path.read_text(encoding="utf-8"))
+        key = store["keys"][str(store["default"])]["key"]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
+    return (key, str(path)) if isinstance(key, str) and key else None
+
+
+def mask(secret: str) -> str:
+    """Return *secret* so that it can be told apart but not used: ``tml-…9f3c``."""
+    return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""
