@@ -1,25 +1,35 @@
 """Helpers for the tests of plugins.
 
-:func:`invoke` runs a command line in this process and returns all that a user would see;
-:func:`check_distribution` checks the entry points of a distribution against what tinkex promises
-its users of every command.
+:func:`invoke` runs a command line in this process and returns all that a user would see.
+:func:`isolated` keeps the settings and files of whoever runs the tests out of them, and
+:func:`local_service` lets commands talk to the embedded service, so that nothing of the network is
+needed. :func:`check_distribution` checks the entry points of a distribution against what tinkex
+promises its users of every command.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tinkex import plugins
-from tinkex.exceptions import TinkexError
+from tinkex.exceptions import PluginError, TinkexError
 
-__all__ = ["Invocation", "check_distribution", "invoke"]
+__all__ = ["Invocation", "check_distribution", "invoke", "isolated", "local_service"]
+
+#: Variables that tinkex, its libraries and the local service read.
+_READ = ("TINKER_", "TINKEX_", "HF_", "HUGGING_FACE_", "CLIFF_", "XDG_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,17 @@ class Invocation:
 
     @property
     def rows(self) -> Any:
-        """The decoded output of a command run with ``-f json``."""
-        return json.loads(self.stdout)
+        """The decoded output of a command run with ``-f json``.
+
+        :raises AssertionError: the output is no JSON; tells the exit code and standard error.
+        """
+        try:
+            return json.loads(self.stdout)
+        except ValueError as error:
+            raise AssertionError(
+                f"no JSON on standard output: {self.stdout[:200]!r}; "
+                f"exit code {self.exit_code}, standard error: {self.stderr}"
+            ) from error
 
 
 class _Stream(io.StringIO):
@@ -50,18 +69,62 @@ class _Stream(io.StringIO):
         return self._terminal
 
 
-def invoke(argv: Sequence[str], *, stdin: str = "", terminal: bool = False) -> Invocation:
+def invoke(
+    argv: Sequence[str],
+    *,
+    stdin: str = "",
+    terminal: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Invocation:
     """Run *argv* (the words after ``tinkex``) and return what came of it.
 
     :param stdin: what the command finds on standard input.
     :param terminal: all three streams claim to be a terminal.
+    :param environ: environment variables set for this command alone.
     """
     from tinkex.shell import TinkexApp
 
     stdout, stderr = _Stream(terminal=terminal), _Stream(terminal=terminal)
-    app = TinkexApp(_Stream(stdin, terminal=terminal), stdout, stderr)
-    code = app.run(list(argv))
+    with mock.patch.dict(os.environ, environ or {}):
+        app = TinkexApp(_Stream(stdin, terminal=terminal), stdout, stderr)
+        code = app.run(list(argv))
     return Invocation(stdout.getvalue(), stderr.getvalue(), code)
+
+
+@contextlib.contextmanager
+def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Let the block run as a new user whose home is *directory*; yields it as a path.
+
+    ``HOME`` and the directories for configuration, data, state and cache are below it. Variables
+    that tinkex reads are not set, nor are proxies. Afterwards the environment is as before.
+    """
+    home = Path(directory).absolute()
+    with mock.patch.dict(os.environ):
+        for name in list(os.environ):
+            if name.startswith(_READ) or name.lower() in _PROXIES:
+                del os.environ[name]
+        os.environ["HOME"] = os.environ["USERPROFILE"] = str(home)
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        yield home
+
+
+@contextlib.contextmanager
+def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Let the commands of the block talk to an embedded service of their own.
+
+    It lives in this process and keeps its files below *directory*; the block is :func:`isolated`
+    there. Yields the path of the service's files.
+
+    :raises tinkex.exceptions.PluginError: tinkex-local is not installed.
+    """
+    if "local" not in {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)}:
+        raise PluginError(
+            "the embedded service is not installed", hint="Install it: pip install tinkex-local"
+        )
+    with isolated(directory) as home:
+        os.environ["TINKEX_LOCAL_HOME"] = str(home / "local-service")
+        os.environ["TINKEX_PROFILE"] = "local"
+        yield home / "local-service"
 
 
 def check_distribution(name: str) -> None:
@@ -70,11 +133,7 @@ def check_distribution(name: str) -> None:
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
         docstring is not one sentence, an argument has no help, an option hides a global one.
     """
-    found = [
-        ep
-        for ep in distribution(name).entry_points
-        if ep.group in plugins.GROUPS or ep.group.startswith(plugins.HOOKS + ".")
-    ]
+    found = [ep for ep in distribution(name).entry_points if plugins.is_ours(ep.group)]
     faults = [fault for entry_point in found for fault in _faults(entry_point)]
     if not found:
         faults = [f"{name} has no entry point in any group of tinkex"]
