@@ -15,6 +15,7 @@ HEADINGS = {
     "checkpoint_id": "Checkpoint",
     "checkpoint_type": "Type",
     "expires_at": "Expires",
+    "http_pools": "HTTP pools",
     "is_lora": "LoRA",
     "last_checkpoint": "Last checkpoint",
     "last_request_time": "Last request",

@@ -7,6 +7,7 @@ a slow or broken plugin costs only those who use it.
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +30,9 @@ TOKENIZERS = "tinkex.tokenizers"
 
 #: Every group a plugin may add to; hooks have one group a command (``tinkex.hooks.run_list``).
 GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS)
+
+#: Environment variable: only these distributions are plugins; empty for none at all.
+ONLY = "TINKEX_PLUGINS"
 
 
 class HttpPool(abc.ABC):
@@ -70,11 +74,73 @@ class TokenizerSource(abc.ABC):
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """Return the entry points of *group* without importing any of them."""
+    """Return the entry points of *group* without importing any of them.
+
+    Where ``TINKEX_PLUGINS`` is set: the built-in ones and those of the distributions it names.
+    """
     from stevedore.named import NamedExtensionManager
 
     manager: NamedExtensionManager[Any] = NamedExtensionManager(group, names=[])
-    return list(manager.list_entry_points())
+    found = list(manager.list_entry_points())
+    names = only()
+    if names is None:
+        return found
+    allowed = _entry_points_of(names)
+    return [ep for ep in found if is_builtin(ep) or _key(ep) in allowed]
+
+
+def only() -> tuple[str, ...] | None:
+    """Return the distributions that ``TINKEX_PLUGINS`` names, or ``None`` if it is not set."""
+    value = os.environ.get(ONLY)
+    if value is None:
+        return None
+    return tuple(name for part in value.split(",") if (name := part.strip()))
+
+
+def unknown_in_only() -> list[str]:
+    """Return what ``TINKEX_PLUGINS`` names and is not installed."""
+    return [name for name in only() or () if find_distribution(name) is None]
+
+
+def is_left_out(distribution: str) -> bool:
+    """Tell whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
+    names = only()
+    return names is not None and not any(same_name(distribution, name) for name in names)
+
+
+def same_name(one: str, other: str) -> bool:
+    """Tell whether two spellings name the same distribution (PEP 503)."""
+    return _normal(one) == _normal(other)
+
+
+def find_distribution(name: str) -> Distribution | None:
+    """Return the installed distribution *name*, however its name is spelt, or ``None``."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return distribution(name)
+    except (PackageNotFoundError, ValueError):
+        return None
+
+
+def is_ours(group: str) -> bool:
+    """Tell whether *group* is one that tinkex reads."""
+    return group in GROUPS or group.startswith(HOOKS + ".")
+
+
+def _entry_points_of(names: tuple[str, ...]) -> set[tuple[str, str, str]]:
+    # Looking single names up reads the metadata of those alone: the scan that stevedore caches
+    # does not know which distribution an entry point is from.
+    found = [distribution for name in names if (distribution := find_distribution(name))]
+    return {_key(ep) for distribution in found for ep in distribution.entry_points}
+
+
+def _key(entry_point: EntryPoint) -> tuple[str, str, str]:
+    return entry_point.group, entry_point.name, entry_point.value
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
 
 
 def is_builtin(entry_point: EntryPoint) -> bool:
@@ -100,7 +166,7 @@ def pick(group: str, name: str) -> EntryPoint:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
         raise PluginError(
             f"two plugins claim the {_noun(group)} {name!r}: {owners}",
-            hint="Uninstall one of them.",
+            hint=f"Uninstall one of them, or name those to load: {ONLY}=a,b",
         )
     return claims[0]
 
@@ -140,9 +206,8 @@ def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
     seen = set()
     for distribution in distributions():
         for entry_point in distribution.entry_points:
-            group = entry_point.group
-            key = (distribution.name, group, entry_point.name, entry_point.value)
-            if (group in GROUPS or group.startswith(HOOKS + ".")) and key not in seen:
+            key = (distribution.name, *_key(entry_point))
+            if is_ours(entry_point.group) and key not in seen:
                 seen.add(key)
                 yield entry_point, distribution
 
@@ -150,11 +215,7 @@ def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
 def distribution_of(entry_point: EntryPoint) -> str:
     """Return the name of the distribution that brings *entry_point*."""
     for candidate, distribution in claims():
-        if (candidate.group, candidate.name, candidate.value) == (
-            entry_point.group,
-            entry_point.name,
-            entry_point.value,
-        ):
+        if _key(candidate) == _key(entry_point):
             return distribution.name
     return entry_point.value.partition(".")[0].partition(":")[0]
 

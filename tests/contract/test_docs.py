@@ -93,6 +93,7 @@ def test_every_setting_is_described():
     names = [
         *settings.ENVIRONMENT.values(),
         settings.CONFIG_VARIABLE,
+        plugins.ONLY,
         "TINKEX_LOCAL_HOME",
         *settings.PROFILE_KEYS,
         settings.DEFAULT_BASE_URL,

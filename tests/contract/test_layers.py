@@ -22,7 +22,7 @@ LAYERS = (
     {"exceptions", "__init__"},
     {"plugins", "keys", "settings", "version", "_commit", "_build"},
     {"api"},
-    {"columns", "options", "files", "prompts", "adapter", "progress"},
+    {"columns", "options", "files", "prompts", "adapter", "progress", "skeleton"},
     {"formatters", "commands", "commandmanager"},
     {"shell", "repl"},
     {"testing", "__main__"},

@@ -155,7 +155,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path):
     assert {name for name in found if not name.startswith("tinkex/")} == set()
     assert set(modules(ROOT / "tinkex")) <= found
     assert "tinkex/py.typed" in found
-    assert {name for name in found if not name.endswith((".py", "py.typed"))} == set()
+    templates = (ROOT / "tinkex" / "templates").rglob("*.in")
+    data = {path.relative_to(ROOT).as_posix() for path in templates}
+    assert len(data) >= 9
+    assert {name for name in found if not name.endswith((".py", "py.typed"))} == data
 
 
 def test_the_wheel_has_every_entry_point_and_the_console_script(wheel: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tinkex.testing import invoke
@@ -145,3 +147,121 @@ def test_option_that_clashes_with_a_global_one_is_told(fake_plugins):
     assert (done.exit_code, done.stdout) == (1, "")
     assert "--timeout" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", COMMAND)
+    fake_plugins.add("p-hook", "[tinkex.hooks.greet]\nh = p_hook:Hook\n", HOOK)
+    for value in ("p-one", " P_One , p-one,", "p-one,no-such"):
+        monkeypatch.setenv("TINKEX_PLUGINS", value)
+        done = invoke(["greet"])
+        assert (done.stdout, done.stderr) == ("hello\n", ""), value
+        assert "--twice" not in invoke(["greet", "--help"]).stdout
+        assert "p_two" not in sys.modules
+    monkeypatch.setenv("TINKEX_PLUGINS", "p-one,p-hook")
+    assert invoke(["greet", "--twice"]).stdout == "hello\nhello\n"
+    monkeypatch.delenv("TINKEX_PLUGINS")
+    assert "two plugins claim" in invoke(["greet"]).stderr
+
+
+@pytest.mark.parametrize("value", ["", " , "])
+def test_no_plugins_leaves_what_is_built_in(fake_plugins, monkeypatch, value):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", "1/0")
+    fake_plugins.add("p-hook", "[tinkex.hooks.config_show]\nh = p_hook:Hook\n", "1/0")
+    monkeypatch.setenv("TINKEX_PLUGINS", value)
+    assert "is not a tinkex command" in invoke(["greet"]).stderr
+    done = invoke(["config", "show", "-f", "json"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "checkpoint list" in invoke(["help"]).stdout
+
+
+def test_plugin_list_tells_what_was_left_out_and_what_is_not_there(fake_plugins, monkeypatch):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", "1/0")
+    monkeypatch.setenv("TINKEX_PLUGINS", "p.one,p-nix,q-nix")
+    done = invoke(["plugin", "list", "-f", "json"])
+    errors = {row["distribution"]: row["error"] for row in done.rows}
+    assert errors["p-one"] is None
+    assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
+    assert done.stderr == ("Warning: TINKEX_PLUGINS names what is not installed: p-nix, q-nix\n")
+    assert invoke(["version"]).stderr == ""
+
+
+def test_plugin_list_names_the_other_claimant(fake_plugins):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", COMMAND)
+    rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
+    assert rows["p-one"]["error"] == "claimed by more than one plugin: also by p-two"
+
+
+EVERYTHING = """
+[tinkex.commands]
+greet_hello = p_all:Hello
+greet_bad = p_gone:Hello
+greet_clash = p_all:Clash
+[tinkex.formatters.list]
+shout = p_all:Shout
+[tinkex.hooks.plugin_list]
+h = p_all:Hook
+[tinkex.http_pools]
+pipe = p_all:Pool
+[tinkex.tokenizers]
+shelf = p_all:Shelf
+"""
+CLASH = """
+class Clash(Hello):
+    "Clash."
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--timeout")
+        return parser
+
+class Pool: pass
+class Shelf: pass
+"""
+
+
+def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
+    fake_plugins.add("p-all", EVERYTHING, COMMAND + FORMATTER + HOOK + CLASH, version="3.1")
+    fake_plugins.add("p-other", "[tinkex.hooks.greet_hello]\nh = p_other:Hook\n", HOOK)
+    shown = invoke(["plugin", "show", "P_All", "-f", "json"]).rows
+    errors = {member["name"]: member["error"] for member in shown.pop("errors")}
+    assert shown == {
+        "distribution": "p-all",
+        "version": "3.1",
+        "summary": None,
+        "commands": [{"name": "greet hello", "summary": "Greet.", "options": []}],
+        "hooks": [{"name": "h", "command": "plugin list", "options": ["--twice"]}],
+        "formats": [{"name": "shout", "kinds": ["lists"]}],
+        "http_pools": ["pipe"],
+        "tokenizers": ["shelf"],
+    }
+    assert errors == {
+        "greet_bad": "No module named 'p_gone'",
+        "greet_clash": "ArgumentError: argument --timeout: conflicting option string: --timeout",
+    }
+    plain = invoke(["plugin", "show", "p-all"]).stdout.splitlines()
+    assert plain[:3] == ["p-all 3.1", "commands:", "  greet hello"]
+    assert "  h (on plugin list) --twice" in plain
+    assert "HTTP pools:" in plain
+
+
+def test_plugin_show_of_what_is_no_plugin(fake_plugins):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    done = invoke(["plugin", "show", "p-oen"])
+    assert (done.stdout, done.exit_code) == ("", 1)
+    assert "no distribution is called 'p-oen'" in done.stderr
+    assert "Hint: Did you mean p-one?" in done.stderr
+    assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
+    assert invoke(["plugin", "show", ""]).exit_code == 1
+
+
+def test_a_hook_that_raises_or_exits_when_made_costs_one_warning(fake_plugins):
+    for name, code in (("p-raise", "raise ValueError('x')"), ("p-exit", "raise SystemExit(3)")):
+        hook = HOOK + f"\n    def __init__(self, command):\n        {code}\n"
+        module = name.replace("-", "_")
+        fake_plugins.add(name, f"[tinkex.hooks.config_show]\n{name} = {module}:Hook\n", hook)
+    done = invoke(["config", "show", "-f", "json"])
+    assert done.exit_code == 0
+    assert sorted(line.split()[6] for line in done.stderr.splitlines()) == ["p-exit", "p-raise"]

@@ -18,7 +18,6 @@ import cliff.command
 import cliff.display
 import cliff.lister
 import cliff.show
-from stevedore import ExtensionManager
 
 from tinkex import plugins
 from tinkex.columns import heading, plain_text
@@ -26,6 +25,8 @@ from tinkex.exceptions import PluginError, SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from tinkex.api import ServiceClient
     from tinkex.settings import Settings
     from tinkex.shell import TinkexApp
@@ -119,22 +120,18 @@ class _Bound(cliff.command.Command):
         return sorted(name for name in names if name.startswith(f"{self.cmd_name} "))
 
     def _load_hooks(self) -> None:
-        self._hooks = []
+        hooks: list[Any] = []
+        self._hooks = hooks
         if not self.cmd_name or self.app is None:
             return
         group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
-        if plugins.entry_points(group):
+        for entry_point in plugins.entry_points(group):
             try:
-                self._hooks = ExtensionManager(
-                    group,
-                    invoke_on_load=True,
-                    invoke_kwds={"command": self},
-                    on_load_failure_callback=self._hook_failed,
-                )
-            except SystemExit as error:
-                self.app.warn(f"a hook of {group} tried to exit ({error.code}); hooks left out")
+                hooks.append(_Extension(plugins.load(entry_point)(command=self)))
+            except (Exception, SystemExit) as error:
+                self._hook_failed(entry_point, error.__cause__ or error)
 
-    def _hook_failed(self, manager: Any, entry_point: Any, error: BaseException) -> None:
+    def _hook_failed(self, entry_point: EntryPoint, error: BaseException) -> None:
         owner = plugins.distribution_of(entry_point)
         self.app.warn(
             f"the hook {entry_point.name!r} of plugin {owner} does not load "
@@ -288,7 +285,7 @@ class Formatters:
         self._group = group
         self._entry_points = {ep.name: ep for ep in plugins.entry_points(group)}
         self._wanted = set(getattr(app, "words", ()))
-        self._loaded: dict[str, _Format] = {}
+        self._loaded: dict[str, _Extension] = {}
 
     @staticmethod
     def known(name: str) -> bool:
@@ -299,9 +296,9 @@ class Formatters:
     def names(self) -> list[str]:
         return list(self._entry_points)
 
-    def __getitem__(self, name: str) -> _Format:
+    def __getitem__(self, name: str) -> _Extension:
         if name not in self._loaded:
-            self._loaded[name] = _Format(plugins.load_driver(self._group, name))
+            self._loaded[name] = _Extension(plugins.load_driver(self._group, name))
         return self._loaded[name]
 
     def __iter__(self) -> Any:
@@ -313,8 +310,8 @@ class Formatters:
                     continue  # told when the format is really used
 
 
-class _Format:
-    """What stevedore calls an extension: something with ``obj``."""
+class _Extension:
+    """What stevedore calls an extension, and cliff expects: something with ``obj``."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj
