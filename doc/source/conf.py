@@ -29,9 +29,12 @@ autodoc_typehints_description_target = "documented_params"
 # Names that this manual has no page for: the standard library (its inventory would have to be
 # fetched), the libraries below us, and types written in annotations only.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(argparse|collections|concurrent|datetime|importlib|logging|pathlib|typing)\..*"),
+    (
+        r"py:.*",
+        r"(argparse|collections|concurrent|contextlib|datetime|importlib|logging|os|pathlib|typing)\..*",
+    ),
     (r"py:.*", r"(cliff|requests|tokenizers|urllib3)\..*"),
-    (r"py:class", r"(Path|datetime|optional|Any|Callable|Iterator|Mapping|Sequence)"),
+    (r"py:class", r"(Category|Path|datetime|optional|Any|Callable|Iterator|Mapping|Sequence)"),
     (r"py:class", r"(T|OnWait|.*\.Category|tinkex\.api\.waiting\.Deadline)"),
     (r"py:data", r"DEFAULT_MAX_TOKENS"),
 ]

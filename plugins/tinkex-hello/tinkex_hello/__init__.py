@@ -1,0 +1,1 @@
+"""The smallest plugin for tinkex: one command, one format, one hook."""

@@ -1,0 +1,32 @@
+"""The hook."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cliff.hooks import CommandHook
+
+
+class ChangedHook(CommandHook):
+    """Adds ``--changed`` to ``tinkex config show``."""
+
+    def get_parser(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        parser.add_argument(
+            "--changed", action="store_true", help="only what differs from the defaults"
+        )
+        return parser
+
+    def get_epilog(self) -> str:
+        return ""
+
+    def before(self, parsed_args: argparse.Namespace) -> argparse.Namespace:
+        return parsed_args
+
+    def after(self, parsed_args: argparse.Namespace, return_code: Any) -> Any:
+        # What a command that prints rows returns is its column names and its rows.
+        names, rows = return_code
+        if parsed_args.changed:
+            origin = list(names).index("origin")
+            rows = [row for row in rows if row[origin] != "default"]
+        return names, rows
