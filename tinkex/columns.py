@@ -1,6 +1,6 @@
 """Columns that look one way to a person and another to a program.
 
-Tables get :meth:`human_readable`; JSON, YAML, CSV and the like get the raw value.
+Tables get ``human_readable``; JSON, YAML, CSV and the like get the raw value.
 """
 
 from __future__ import annotations
@@ -9,6 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cliff.columns import FormattableColumn
+
+#: What plugins may use, see the page "Plugin API".
+__all__ = [
+    "Flag",
+    "Size",
+    "Structure",
+    "Time",
+    "heading",
+    "plain_text",
+    "printable",
+]
 
 #: Table headings that are not simply the field name in words.
 HEADINGS = {

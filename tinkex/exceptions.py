@@ -28,6 +28,32 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+#: What plugins may use, see the page "Plugin API".
+__all__ = [
+    "APIError",
+    "BadRequest",
+    "Conflict",
+    "ConnectionFailed",
+    "Forbidden",
+    "InvalidAnswer",
+    "LocalError",
+    "NotFound",
+    "NotOffered",
+    "OperationFailed",
+    "PaymentRequired",
+    "PluginError",
+    "RateLimited",
+    "ServerError",
+    "SettingsError",
+    "TLSError",
+    "TimedOut",
+    "TinkexError",
+    "TransportError",
+    "Unauthorized",
+    "UsageError",
+    "from_response",
+]
+
 Category = Literal["user", "server"]
 
 #: Longest excerpt of a server's own words that is shown, in characters.

@@ -9,6 +9,9 @@ from typing import Any, NoReturn, TextIO
 
 from tinkex.exceptions import SettingsError, UsageError
 
+#: What plugins may use, see the page "Plugin API".
+__all__ = ["integer", "non_empty", "number"]
+
 
 class HelpRequested(Exception):
     """``--help`` was given; the help of the parser that saw it is wanted."""

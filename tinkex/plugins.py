@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
     from tinkex.settings import Settings
 
+#: What plugins may use, see the page "Plugin API".
+__all__ = [
+    "COMMANDS",
+    "HOOKS",
+    "HTTP_POOLS",
+    "LIST_FORMATTERS",
+    "SHOW_FORMATTERS",
+    "TOKENIZERS",
+    "HttpPool",
+    "TokenizerSource",
+]
+
 COMMANDS = "tinkex.commands"
 HOOKS = "tinkex.hooks"
 LIST_FORMATTERS = "tinkex.formatters.list"

@@ -19,6 +19,9 @@ from typing import Any
 from tinkex import keys, plugins
 from tinkex.exceptions import PluginError, SettingsError
 
+#: What plugins may use, see the page "Plugin API".
+__all__ = ["Settings"]
+
 #: The official service (https://tinker-docs.thinkingmachines.ai).
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: Seconds; the guide's 120000 ms.

@@ -1,0 +1,190 @@
+"""What plugins may use of tinkex is written down, and changes only with a line in CHANGELOG.md.
+
+After a change that is meant: ``python tests/contract/test_surface.py`` writes ``surface.txt`` anew
+and prints what CHANGELOG.md has to mention.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tinkex import plugins
+from tinkex.api import ServiceClient
+from tinkex.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = Path(__file__).with_name("surface.txt")
+PAGE = ROOT / "doc" / "source" / "reference" / "plugin-api.rst"
+
+#: A name is published by being in the ``__all__`` of one of these.
+MODULES = (
+    "tinkex",
+    "tinkex.api",
+    "tinkex.columns",
+    "tinkex.commands.base",
+    "tinkex.exceptions",
+    "tinkex.options",
+    "tinkex.plugins",
+    "tinkex.settings",
+    "tinkex.testing",
+)
+#: What a command may use of its application.
+OF_THE_APP = {"stdin", "stdout", "stderr"}
+
+
+def surface() -> list[str]:
+    """Return a line for each published name, member and entry-point group, sorted."""
+    lines = {f"entry points {group}" for group in plugins.GROUPS}
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for published in module.__all__:
+            lines.update(_described(f"{name}.{published}", getattr(module, published)))
+    with ServiceClient(Settings(api_key="tml-surface")) as client:
+        for member, value in vars(client).items():
+            if not member.startswith("_"):
+                lines.add(f"tinkex.api.ServiceClient.{member}: {type(value).__name__}")
+    return sorted(lines)
+
+
+def _described(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, type):
+        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        yield f"class {path}({bases})"
+        if _is_made_by_plugins(value):
+            yield f"{path}{_signature(value)}"
+        for member in sorted({name for owner in _ours(value) for name in _members(owner)}):
+            yield _member(f"{path}.{member}", inspect.getattr_static(value, member, None))
+    elif callable(value):
+        yield f"{path}{_signature(value)}"
+    else:
+        yield f"{path} = {value!r}" if path != "tinkex.__version__" else path
+
+
+def _is_made_by_plugins(cls: type) -> bool:
+    # Those that need a transport come from the client; others without a constructor of ours are
+    # subclassed.
+    made = any("__init__" in vars(owner) for owner in _ours(cls))
+    return made and "transport" not in inspect.signature(cls).parameters
+
+
+def _ours(cls: type) -> Iterator[type]:
+    return (owner for owner in cls.__mro__ if owner.__module__.startswith("tinkex"))
+
+
+def _members(owner: type) -> Iterator[str]:
+    for name in (*vars(owner), *inspect.get_annotations(owner)):
+        if not name.startswith("_"):
+            yield name
+
+
+def _member(path: str, value: Any) -> str:
+    if isinstance(value, property):
+        returned = inspect.get_annotations(value.fget).get("return")  # type: ignore[arg-type]
+        return f"{path}: {returned}"
+    if isinstance(value, (classmethod, staticmethod)):
+        return f"{path}{_signature(value.__func__)}"
+    return f"{path}{_signature(value)}" if inspect.isfunction(value) else path
+
+
+def _signature(value: Any) -> str:
+    try:
+        text = str(inspect.signature(value))
+    except (TypeError, ValueError):
+        return ""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def digest() -> str:
+    return hashlib.sha256(RECORD.read_bytes()).hexdigest()[:8]
+
+
+def test_the_published_surface_is_the_recorded_one():
+    recorded = RECORD.read_text(encoding="utf-8").splitlines()
+
+    assert surface() == recorded, (
+        "what plugins may use has changed: if that is meant, run "
+        "`python tests/contract/test_surface.py` and follow what it says"
+    )
+
+
+def test_the_recorded_surface_is_mentioned_in_the_changelog():
+    mentioned = re.findall(r"plugin API `([0-9a-f]{8})`", (ROOT / "CHANGELOG.md").read_text())
+
+    # The newest entries are at the top.
+    assert mentioned[:1] == [digest()], "tell in CHANGELOG.md what has changed for plugins"
+
+
+def test_the_page_names_every_module_and_group():
+    text = PAGE.read_text(encoding="utf-8")
+    listed = set(re.findall(r"\* - ``(tinkex[a-z._]*)``", text))
+
+    assert listed == set(MODULES)
+    assert [group for group in plugins.GROUPS if group not in text] == []
+
+
+def sources() -> Iterator[Path]:
+    yield from ROOT.glob("plugins/*/tinkex_*/**/*.py")
+    yield from ROOT.glob("plugins/*/tests/*.py")
+    yield from ROOT.glob("tinkex/templates/**/*.py.in")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(sources()), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_a_plugin_uses_nothing_else(path: Path):
+    text = re.sub(r"\$\{(\w+)\}", r"\1", path.read_text(encoding="utf-8"))
+    tree = ast.parse(text)
+
+    assert [name for name in imported(tree) if not is_published(name)] == []
+    assert set(used_of_the_app(tree)) <= OF_THE_APP
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield each name that is imported from tinkex: ``module.name``, or the module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.partition(".")[0] == "tinkex")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tinkex":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_published(name: str) -> bool:
+    if name in MODULES:
+        return True
+    module, _, member = name.rpartition(".")
+    found: ModuleType | None = importlib.import_module(module) if module in MODULES else None
+    return found is not None and member in found.__all__
+
+
+def used_of_the_app(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self.app":
+            yield node.attr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tinkex.commandmanager import CommandManager",
+        "from tinkex.plugins import pick",
+        "import tinkex.shell",
+        "from tinkex.api.transport import Transport",
+    ],
+)
+def test_the_finder_of_imports_refuses_what_is_inside(line: str):
+    assert [name for name in imported(ast.parse(line)) if not is_published(name)] != []
+
+
+if __name__ == "__main__":
+    RECORD.write_text("".join(f"{line}\n" for line in surface()), encoding="utf-8")
+    print(f"CHANGELOG.md must say what has changed and mention: plugin API `{digest()}`")
