@@ -237,7 +237,9 @@ def _implied_profile(name: str, profiles: Mapping[str, Any]) -> Mapping[str, Any
     if name in pools:
         return {"http_pool": name}
     hint = "Known: " + (", ".join(sorted({*map(str, profiles), *pools})) or "none") + "."
-    if name == "local":
+    if name == "local" and plugins.find_distribution("tinkex-local"):
+        hint = f"{plugins.ONLY} does not name tinkex-local."
+    elif name == "local":
         hint = "Install the embedded service: pip install tinkex-local."
     raise SettingsError(f"no profile is called {name!r}", hint=hint)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL = ROOT / "doc" / "source" / "tutorial" / "first-run.rst"
+PLUGIN_TUTORIAL = TUTORIAL.with_name("first-plugin.rst")
+PLUGIN = ROOT / "plugins" / "tinkex-hello"
 
 
 def console_blocks(path: Path) -> list[list[str]]:
@@ -41,6 +43,46 @@ def test_the_tutorial_runs_to_its_end_and_prints_what_it_shows(tmp_path: Path):
     assert set(shown) <= set(done.stdout.splitlines())
     assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size > 0
     assert (tmp_path / "tutorial-service").is_dir()
+
+
+def test_the_tutorial_of_the_plugin_shows_every_file_of_it():
+    text = PLUGIN_TUTORIAL.read_text(encoding="utf-8")
+    shown = re.findall(r"literalinclude:: (\S+)", text)
+    files = {
+        path.relative_to(PLUGIN).as_posix()
+        for path in [*PLUGIN.glob("*.*"), *PLUGIN.glob("tinkex_hello/*.*"), *PLUGIN.glob("tests/*")]
+        if path.is_file()
+    }
+
+    resolved = {(PLUGIN_TUTORIAL.parent / path).resolve() for path in shown}
+    assert {path.relative_to(PLUGIN).as_posix() for path in resolved} == files - {
+        "README.md",
+        "tinkex_hello/py.typed",
+    }
+    assert "README.md" in text
+    assert "py.typed" in text
+
+
+def test_the_commands_of_the_plugins_tutorial_run(tmp_path: Path):
+    lines = [line for block in console_blocks(PLUGIN_TUTORIAL) for line in block]
+    commands = [line[2:] for line in lines if line.startswith("$ tinkex")]
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": programs, "TINKEX_LOCAL_HOME": str(tmp_path / "local")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert len(commands) == 4
+    assert "Hello, Ada! Training runs: 0\n" in done.stdout
+    assert "| Field | Value |\n" in done.stdout
+    assert "timeout\t5" in done.stdout
 
 
 #: Each of them silences onnxruntime; an ordinary user has none of them set.

@@ -176,6 +176,14 @@ def test_no_plugins_leaves_what_is_built_in(fake_plugins, monkeypatch, value):
     assert "checkpoint list" in invoke(["help"]).stdout
 
 
+def test_the_local_profile_says_why_it_is_not_there(monkeypatch):
+    pytest.importorskip("tinkex_local")
+    monkeypatch.setenv("TINKEX_PLUGINS", "tinkex-hello")
+    done = invoke(["--profile", "local", "run", "list"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "Hint: TINKEX_PLUGINS does not name tinkex-local." in done.stderr
+
+
 def test_plugin_list_tells_what_was_left_out_and_what_is_not_there(fake_plugins, monkeypatch):
     fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
     fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", "1/0")
