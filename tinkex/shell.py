@@ -106,6 +106,7 @@ class TinkexApp(cliff.app.App):
         settings = self.settings
         if settings not in self._clients:
             self._clients[settings] = ServiceClient(settings, on_wait=self._on_wait)
+        self.display.expect("the service")
         return self._clients[settings]
 
     def status(self, text: str) -> None:

@@ -73,6 +73,7 @@ class _Bound(cliff.command.Command):
                 "this needs a confirmation, and standard input is not a terminal",
                 hint="Add --yes to go on without a question.",
             )
+        self.app.display.clear()
         self.app.stderr.write(f"{question} [y/N] ")
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
