@@ -12,11 +12,15 @@ import cliff.command
 import cliff.commandmanager
 
 from tinkex import plugins
+from tinkex.commands import base
 from tinkex.exceptions import PluginError
 from tinkex.options import unknown_command
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+
+_KINDS = (base.Command, base.Lister, base.ShowOne)
 
 
 class LazyCommand:
@@ -34,9 +38,12 @@ class LazyCommand:
         """
         chosen = plugins.pick(plugins.COMMANDS, self.name)
         command = plugins.load(chosen)
-        if not (isinstance(command, type) and issubclass(command, cliff.command.Command)):
+        if not (isinstance(command, type) and issubclass(command, _KINDS)):
             owner = plugins.distribution_of(chosen)
-            raise PluginError(f"{chosen.value} of plugin {owner} is not a cliff command")
+            raise PluginError(
+                f"{chosen.value} of plugin {owner} is not a Command, Lister or ShowOne of "
+                "tinkex.commands.base"
+            )
         return command
 
 

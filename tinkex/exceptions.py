@@ -73,6 +73,10 @@ class TinkexError(Exception):
         }
 
 
+class Terminated(SystemExit):
+    """The process was told to end (SIGTERM, SIGHUP); not an error, and never to be swallowed."""
+
+
 class UsageError(TinkexError):
     """Options or arguments that do not make sense together.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import cliff.command
 
 from tinkex import __version__
 from tinkex.commandmanager import CommandManager
-from tinkex.exceptions import LocalError, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import LocalError, Terminated, TinkexError, Unauthorized, UsageError
 from tinkex.options import HelpRequested, Parser, add_global_options, print_paged
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ EXIT_FAILURE = 1
 #: 128 + the number of the signal, as shells report it.
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
-EXIT_TERMINATED = 143
 
 ISSUES = "https://github.com/tinkex/tinkex/issues"
 
@@ -79,6 +80,7 @@ class TinkexApp(cliff.app.App):
         self.words: tuple[str, ...] = ()
         self.command: Any = None
         self._settings: Settings | None = None
+        self._settings_asked = False
         self._clients: dict[Settings, ServiceClient] = {}
         self._handlers: list[logging.Handler] = []
         self._parsed: argparse.Namespace | None = None
@@ -95,7 +97,8 @@ class TinkexApp(cliff.app.App):
             from tinkex import settings
 
             flags = {name: self._option(name) for name in _SETTING_OPTIONS}
-            self._settings = settings.resolve(flags)
+            self._settings_asked = True
+            self._settings = settings.resolve(flags, stdin=self.stdin)
         return self._settings
 
     @property
@@ -110,17 +113,23 @@ class TinkexApp(cliff.app.App):
         return self._clients[settings]
 
     def status(self, text: str) -> None:
-        """Say *text* on standard error, unless ``--quiet``."""
-        if not self._option("quiet"):
-            self.warn(text, prefix="")
+        """Say *text* on standard error, unless ``--quiet``.
+
+        A program that wants JSON reads standard error for one thing only: an error as JSON.
+        """
+        if self._option("quiet") or (self._wants_json() and not self.stderr.isatty()):
+            return
+        self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
         """Say *text* on standard error, also with ``--quiet``."""
         from tinkex.columns import printable
 
         self.display.clear()
-        self.stderr.write(f"{prefix}{printable(text)}\n")
-        self.stderr.flush()
+        # A standard error that takes nothing must not keep a command from its work.
+        with contextlib.suppress(OSError):
+            self.stderr.write(f"{prefix}{printable(text)}\n")
+            self.stderr.flush()
 
     @property
     def display(self) -> Any:
@@ -156,9 +165,12 @@ class TinkexApp(cliff.app.App):
         """
         self.words = tuple(argv)
         self.command = self._parsed = self._settings = None
+        self._settings_asked = False
         inherited = copy.copy(self._shell_options) if self.interactive_mode else None
         self.options = self.parser.parse_args(list(argv), inherited)
         words = self.options.words
+        if words[:1] == ["--"]:
+            words = words[1:]
         self.configure_logging()
         if self.options.version:
             words = ["version"]
@@ -181,7 +193,7 @@ class TinkexApp(cliff.app.App):
             self.prepare_to_run_command(self.command)
             code = self.command.run(self._parsed)
             self.stdout.flush()
-            return code if isinstance(code, int) else EXIT_OK
+            return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
             print_paged(request.parser, self.stdout)
             return EXIT_OK
@@ -246,7 +258,7 @@ class TinkexApp(cliff.app.App):
         console.setFormatter(logging.Formatter("%(message)s"))
         self._handlers = [console]
         log_file = self._option("log_file")
-        if log_file:
+        if log_file is not None:
             self._handlers.append(_file_handler(log_file))
             level = logging.DEBUG
         for handler in self._handlers:
@@ -257,8 +269,10 @@ class TinkexApp(cliff.app.App):
         for handler in self._handlers:
             self.LOG.removeHandler(handler)
             if isinstance(handler, logging.FileHandler):
-                handler.close()
+                with contextlib.suppress(OSError):
+                    handler.close()
         self._handlers = []
+        self.LOG.setLevel(logging.NOTSET)
 
     def _option(self, name: str) -> Any:
         """Return a global option's value, wherever on the line it stood."""
@@ -303,30 +317,42 @@ class TinkexApp(cliff.app.App):
         chosen = self._option("formatter")
         if chosen or self._parsed is not None:
             whole = bool(getattr(self._parsed, "whole_json", False))
-            return chosen == "json" or whole or (chosen is None and _json_by_setting(self))
+            return chosen == "json" or whole or (chosen is None and self._json_by_setting())
         # The command line could not be parsed: look for the words themselves.
         words = list(self.words)
         pairs = zip(words, [*words[1:], ""], strict=True)
-        return "--json" in words or any(
-            word in ("-fjson", "--format=json") or (word in ("-f", "--format") and after == "json")
-            for word, after in pairs
+        return (
+            "--json" in words
+            or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
+            or not {"-fjson", "-f=json", "--format=json"}.isdisjoint(words)
+            or self._json_by_setting()
         )
+
+    def _json_by_setting(self) -> bool:
+        if self._settings is None and not self._settings_asked:
+            try:
+                return self.settings.format == "json"
+            except Exception:
+                return False  # it will be told when the settings are needed
+        return self._settings is not None and self._settings.format == "json"
 
 
 _HELP = ("-h", "--help")
 _USAGE = "tinkex [global options] <command> [options]\n       tinkex help <command>"
 
 
-def _json_by_setting(app: TinkexApp) -> bool:
-    try:
-        return app.settings.format == "json"
-    except TinkexError:
-        return False
+class _LogFile(logging.FileHandler):
+    """Gives up at the first record that cannot be written, instead of tracing back each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.setLevel(logging.CRITICAL + 1)
 
 
 def _file_handler(path: str) -> logging.Handler:
+    from tinkex.files import user_path
+
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(user_path(path), encoding="utf-8")
     except OSError as error:
         raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
@@ -374,10 +400,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     import signal
 
-    def terminated(*_: object) -> None:
-        raise SystemExit(EXIT_TERMINATED)
+    def terminated(number: int, _: object) -> None:
+        raise Terminated(128 + number)
 
-    signal.signal(signal.SIGTERM, terminated)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), terminated)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets an escape instead of a failure.
         if stream is not None and hasattr(stream, "reconfigure"):

@@ -133,6 +133,16 @@ def test_delete_of_several_tries_all_and_fails_once(served, saved, tmp_path):
     assert "1 of 2 checkpoints could not be deleted" in done.stderr
 
 
+def test_delete_of_several_as_json_tells_each_outcome(served, saved):
+    path, missing = saved["weights_path"], "tinker://none/weights/x"
+    done = served("checkpoint", "delete", "--yes", missing, path, "-f", "json", code=1)
+    failed, deleted = done.rows
+    assert (failed["tinker_path"], failed["deleted"]) == (missing, False)
+    assert "HTTP 404" in failed["error"]
+    assert deleted == {"tinker_path": path, "deleted": True, "error": None}
+    assert json.loads(done.stderr)["error"]["category"] == "user"
+
+
 def test_delete_with_a_malformed_path_deletes_nothing(served, saved):
     done = served("checkpoint", "delete", saved["weights_path"], "tinker://x", code=1)
     assert (done.stdout, "not a checkpoint path" in done.stderr) == ("", True)

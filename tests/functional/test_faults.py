@@ -209,6 +209,19 @@ def test_closed_standard_output(tinkex):
     assert "standard output is closed" in done.stderr
 
 
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_standard_error_that_takes_nothing(tinkex, redirection):
+    done = subprocess.run(
+        f"{tinkex.path} config show {redirection}",
+        shell=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("profile")
+
+
 def test_unreadable_configuration_file(tinkex, config):
     config("profiles: [")
     done = tinkex("run", "list", code=1)

@@ -95,7 +95,7 @@ class _Bound(cliff.command.Command):
         below = self._subcommands()
         if below:
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        parts += [text for hook in self._hooks if (text := hook.obj and hook.obj.get_epilog())]
+        parts += [str(text) for hook in self._hooks if hook.obj and (text := hook.obj.get_epilog())]
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -109,8 +109,11 @@ class _Bound(cliff.command.Command):
         )
         add_global_options(parser, after_command=True)
         for hook in self._hooks:
-            if hook.obj is not None:
-                hook.obj.get_parser(parser)
+            try:
+                if hook.obj:
+                    hook.obj.get_parser(parser)
+            except Exception as error:
+                self._hook_failed(self._hooks, hook.entry_point, error)
         return parser
 
     def _subcommands(self) -> list[str]:
@@ -254,6 +257,18 @@ class Lister(_Display, cliff.lister.Lister):
         parser = super().get_parser(prog_name)
         parser.set_defaults(plain_row=self.plain_row, droppable=self.droppable)
         return parser
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        known = {_normal(name) for name in column_names}
+        for name in parsed_args.sort_columns:
+            if _normal(name) not in known:
+                raise UsageError(
+                    f"no column is called {name!r}",
+                    hint="Columns: " + ", ".join(column_names) + ".",
+                )
+        return super().produce_output(parsed_args, column_names, data)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         """Return the line of one row in the plain format; ``None`` leaves the row out."""

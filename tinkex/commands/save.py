@@ -98,7 +98,7 @@ class SaveCheckpoint(ShowOne):
         from tinkex.files import check_writable
 
         check_model_options(parsed_args, "checkpoint")
-        if not parsed_args.output:
+        if parsed_args.output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
                 hint="It names the file for the metadata: --output checkpoint.json",
