@@ -206,7 +206,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
         "--verbose",
         action="count",
         default=default(0),
-        help="tell more on standard error; twice for every request",
+        help="log every request on standard error",
     )
     group.add_argument(
         "-q",

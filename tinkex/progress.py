@@ -32,6 +32,7 @@ class Display:
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream = stream
+        self._quiet = quiet
         self._enabled = not quiet and stream.isatty() and os.environ.get("TERM") != "dumb"
         self._waiting: _Waiting | None = None
         self._bar: Any = None
@@ -41,7 +42,8 @@ class Display:
         """Show that the service is being waited for, since when, and why."""
         if wait.note:
             self.clear()
-            self._stream.write(printable(wait.note) + "\n")
+            if not self._quiet:
+                self._stream.write(printable(wait.note) + "\n")
         else:
             self._begin(wait.operation, wait.elapsed).tell(wait)
 

@@ -62,7 +62,8 @@ class Settings:
 
     :ivar profile: name of the profile in force, or ``None``.
     :ivar base_url: address of the service, without a trailing slash; may have a path.
-    :ivar timeout: seconds one command may wait for the service.
+    :ivar timeout: seconds that one operation may wait for the service; a command that needs
+        several (create a run, then save) allows each as much.
     :ivar http_pool: name of the driver that carries requests.
     :ivar format: output format set by environment or profile, or ``None``.
     :ivar project_id: project that new sessions belong to, or ``None``.
@@ -399,6 +400,8 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         value = getattr(settings, name)
         if name == "api_key" and value:
             value = keys.mask(value)
+        if name == "timeout":
+            value = f"{value:g}s"
         if name == "api_key_command" and value:
             value = keys.mask_inside(value)
         origin = settings.origins.get(name, "default")

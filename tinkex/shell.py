@@ -32,8 +32,6 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
-ISSUES = "https://github.com/tinkex/tinkex/issues"
-
 #: Options that are settings (see :mod:`tinkex.settings`).
 _SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool")
 
@@ -96,10 +94,21 @@ class TinkexApp(cliff.app.App):
         if self._settings is None:
             from tinkex import settings
 
-            flags = {name: self._option(name) for name in _SETTING_OPTIONS}
+            flags = {name: self.option(name) for name in _SETTING_OPTIONS}
             self._settings_asked = True
             self._settings = settings.resolve(flags, stdin=self.stdin)
         return self._settings
+
+    @property
+    def format_setting(self) -> str | None:
+        """Format of environment or profile; ``None`` also where the settings have a fault."""
+        # Global options may stand behind the command: not before the line is parsed.
+        if self._settings is None and not self._settings_asked:
+            try:
+                return self.settings.format
+            except Exception:
+                return None  # it will be told when the settings are needed
+        return self._settings.format if self._settings is not None else None
 
     @property
     def client(self) -> ServiceClient:
@@ -117,7 +126,7 @@ class TinkexApp(cliff.app.App):
 
         A program that wants JSON reads standard error for one thing only: an error as JSON.
         """
-        if self._option("quiet") or (self._wants_json() and not self.stderr.isatty()):
+        if self.option("quiet") or (self._wants_json() and not self.stderr.isatty()):
             return
         self.warn(text, prefix="")
 
@@ -137,7 +146,7 @@ class TinkexApp(cliff.app.App):
         if self._display is None:
             from tinkex.progress import Display
 
-            self._display = Display(self.stderr, quiet=bool(self._option("quiet")))
+            self._display = Display(self.stderr, quiet=bool(self.option("quiet")))
         return self._display
 
     # ------------------------------------------------------------------ one command line
@@ -241,9 +250,7 @@ class TinkexApp(cliff.app.App):
         parser.add_argument(
             "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
         )
-        parser.add_argument(
-            "--json", dest="formatter", action="store_const", const="json", help="same as -f json"
-        )
+        parser.add_argument("--json", action="store_true", help="as after the command")
         add_global_options(parser, after_command=False)
         parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
         return parser
@@ -251,13 +258,13 @@ class TinkexApp(cliff.app.App):
     def configure_logging(self) -> None:
         """Send log records to standard error and the log file, by ``-v`` and ``--log-file``."""
         self._remove_handlers()
-        verbose = 2 if self._option("debug") else int(self._option("verbose") or 0)
-        level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+        verbose = bool(self.option("debug") or self.option("verbose"))
+        level = logging.DEBUG if verbose else logging.WARNING
         console = logging.StreamHandler(self.stderr)
-        console.setLevel(logging.ERROR if self._option("quiet") else level)
+        console.setLevel(logging.ERROR if self.option("quiet") else level)
         console.setFormatter(logging.Formatter("%(message)s"))
         self._handlers = [console]
-        log_file = self._option("log_file")
+        log_file = self.option("log_file")
         if log_file is not None:
             self._handlers.append(_file_handler(log_file))
             level = logging.DEBUG
@@ -274,7 +281,7 @@ class TinkexApp(cliff.app.App):
         self._handlers = []
         self.LOG.setLevel(logging.NOTSET)
 
-    def _option(self, name: str) -> Any:
+    def option(self, name: str) -> Any:
         """Return a global option's value, wherever on the line it stood."""
         for namespace in (self._parsed, getattr(self, "options", None)):
             if namespace is not None and hasattr(namespace, name):
@@ -296,7 +303,9 @@ class TinkexApp(cliff.app.App):
         known = _as_tinkex_error(error)
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
-        if self._option("debug"):
+        if known.hint is None:
+            known.hint = self._general_hint(known)
+        if self.option("debug"):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
@@ -313,11 +322,17 @@ class TinkexApp(cliff.app.App):
                 self.stderr.write(f"Hint: {printable(known.hint)}\n")
         self.stderr.flush()
 
+    def _general_hint(self, error: TinkexError) -> str:
+        if error.category == "server":
+            return "Try again in a while; if it stays, report it with the time and request id."
+        name = getattr(self.command, "cmd_name", None)
+        return f"See: tinkex help {name or ''}".rstrip()
+
     def _wants_json(self) -> bool:
-        chosen = self._option("formatter")
+        chosen = self.option("formatter") or ("json" if self.option("json") else None)
         if chosen or self._parsed is not None:
             whole = bool(getattr(self._parsed, "whole_json", False))
-            return chosen == "json" or whole or (chosen is None and self._json_by_setting())
+            return chosen == "json" or whole or (chosen is None and self.format_setting == "json")
         # The command line could not be parsed: look for the words themselves.
         words = list(self.words)
         pairs = zip(words, [*words[1:], ""], strict=True)
@@ -325,16 +340,8 @@ class TinkexApp(cliff.app.App):
             "--json" in words
             or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
             or not {"-fjson", "-f=json", "--format=json"}.isdisjoint(words)
-            or self._json_by_setting()
+            or self.format_setting == "json"
         )
-
-    def _json_by_setting(self) -> bool:
-        if self._settings is None and not self._settings_asked:
-            try:
-                return self.settings.format == "json"
-            except Exception:
-                return False  # it will be told when the settings are needed
-        return self._settings is not None and self._settings.format == "json"
 
 
 _HELP = ("-h", "--help")
@@ -370,7 +377,7 @@ def _as_tinkex_error(error: Exception) -> TinkexError:
     what = " ".join(str(error).split())[:200]
     return UsageError(
         f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
-        hint=f"Run it again with --debug and report what it prints at {ISSUES}",
+        hint="Run it again with --debug, and report what that prints to its maintainers.",
         whole_line=True,
     )
 
@@ -387,7 +394,7 @@ def run(argv: Sequence[str]) -> Result:
             raise TinkexError(f"{app._operation()} ended with status {code}")
     except TinkexError:
         raise
-    except OSError as error:
+    except Exception as error:
         raise _as_tinkex_error(error) from error
     finally:
         app.close()

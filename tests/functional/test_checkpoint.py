@@ -192,6 +192,18 @@ def test_a_downloaded_checkpoint_can_be_sampled_by_its_directory(served, saved, 
     assert by_directory.stdout == by_path.stdout
 
 
+def test_save_from_what_was_saved_before(served, saved, tmp_path):
+    target, output = tmp_path / "d", tmp_path / "next.json"
+    served("checkpoint", "download", saved["weights_path"], "--output", str(target))
+    for source in (target, tmp_path / "saved.json"):
+        done = served("checkpoint", "--model-path", str(source), "--output", str(output))
+        assert "starting anew" in done.stderr
+        assert json.loads(output.read_text())["base_model"] == MODEL
+    shown = served("checkpoint", "--model-path", str(target), "--output", str(output), "--json")
+    rank = served("checkpoint", "info", shown.rows["weights_path"], "-f", "json").rows["lora_rank"]
+    assert rank == 4  # the adapter's, since no other was given
+
+
 @pytest.mark.parametrize("command", ["info", "publish", "unpublish", "delete", "download"])
 @pytest.mark.parametrize(
     "path", ["", "x", "tinker://", "tinker://a/b/c/d", "tinker://../weights/.."]

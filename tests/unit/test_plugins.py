@@ -44,13 +44,16 @@ class Hook(CommandHook):
 """
 
 
-def test_command_formatter_and_hook(fake_plugins):
+def test_command_formatter_and_hook(fake_plugins, monkeypatch):
     fake_plugins.add("p-command", "[tinkex.commands]\ngreet_hello = p_command:Hello\n", COMMAND)
     fake_plugins.add("p-format", "[tinkex.formatters.list]\nshout = p_format:Shout\n", FORMATTER)
     fake_plugins.add("p-hook", "[tinkex.hooks.greet_hello]\nh = p_hook:Hook\n", HOOK)
     assert invoke(["greet", "hello"]).stdout == "hello\n"
     done = invoke(["greet", "hello", "-f", "shout", "--twice", "--mark", "?"])
     assert done.stdout == "HELLO?\nHELLO?\n", done.stderr
+    monkeypatch.setenv("TINKEX_FORMAT", "shout")
+    assert invoke(["greet", "hello"]).stdout == "HELLO!\n"
+    monkeypatch.delenv("TINKEX_FORMAT")
     assert invoke(["greet", "hello", "-f", "json"]).rows == [{"greeting": "hello"}]
     assert "The hook was here." in invoke(["greet", "hello", "--help"]).stdout
     assert "  greet hello" in invoke(["help"]).stdout

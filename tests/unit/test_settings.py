@@ -225,7 +225,7 @@ def test_effective_masks_the_key():
     found = settings.resolve({"api_key": "tml-0123456789abcdef"})
     shown = {name: (value, origin) for name, value, origin in settings.effective(found)}
     assert shown["api_key"] == ("tml-…cdef", "--api-key")
-    assert shown["timeout"] == (120.0, "default")
+    assert shown["timeout"] == ("120s", "default")
     assert "0123456789" not in repr(found)
 
 

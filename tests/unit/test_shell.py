@@ -270,6 +270,32 @@ def test_options_inside_the_name_of_a_command():
     assert "options stand after the whole command: tinkex checkpoint list" in done.stderr
 
 
+def test_json_before_the_command_is_json_behind_it():
+    assert invoke(["--json", "version"]).stdout == invoke(["version", "--json"]).stdout
+    argv = ["run", "--base-model", "m", "--prompt", "x"]
+    assert invoke(["--json", *argv]).stderr == invoke([*argv, "--json"]).stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (["--model-path", "tinker://r/sampler_weights/a"], "has no training state to go on from"),
+        (["--model-path", "tinker://r/weights/a", "--rank", "4"], "leave --rank out"),
+        (["--model-path", "tinker://r/weights/a", "--seed", "4"], "leave --seed out"),
+        (["--model-path", "tinker://r/weights/a", "--no-train-mlp"], "leave --no-train-mlp out"),
+    ],
+)
+def test_what_a_saved_checkpoint_cannot_be_given(argv, what, tmp_path):
+    done = invoke(["checkpoint", *argv, "--output", str(tmp_path / "x"), "--api-key", "k"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert what in done.stderr
+
+
+def test_the_key_and_the_prompt_cannot_both_be_standard_input():
+    argv = ["run", "--base-model", "m", "--prompt-file", "-", "--api-key", "-"]
+    assert "not both" in invoke(argv, stdin="x").stderr
+
+
 def test_two_dashes_end_the_options():
     assert invoke(["--", "version"]).stdout.startswith("tinkex 0.")
     assert invoke(["config", "show", "--"]).exit_code == 0

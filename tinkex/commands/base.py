@@ -185,8 +185,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         )
 
     def run(self, parsed_args: argparse.Namespace) -> int:
+        if getattr(self.app_args, "json", False) and "whole_json" in parsed_args:
+            parsed_args.whole_json = True
         if parsed_args.formatter is None:
             parsed_args.formatter = self._default_format()
+            self._add_defaults(parsed_args)
         self._check_columns_option(parsed_args)
         return super().run(parsed_args)
 
@@ -196,9 +199,21 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         self.app.display.clear()
         return super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
 
+    def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
+        """Add the defaults of a plugin's format that no word of the command line names."""
+        parser = argparse.ArgumentParser(add_help=False)
+        formatter = self._formatter_plugins[parsed_args.formatter].obj
+        assert formatter is not None
+        formatter.add_argument_group(parser)
+        for name, value in vars(parser.parse_args([])).items():
+            if name not in parsed_args:
+                setattr(parsed_args, name, value)
+
     def _default_format(self) -> str:
         offered = self._formatter_plugins.names()
         before_command = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            before_command = "json"
         if before_command:
             if before_command not in offered:
                 raise UsageError(
@@ -297,7 +312,7 @@ class Formatters:
     """The formats of one kind of command, as cliff's display classes want them.
 
     Built-in formats are there at once; a plugin's is imported only when its name is on the
-    command line (or the setting), which is when its own options are wanted too.
+    command line, which is when its own options are wanted too, or when a setting chooses it.
     """
 
     def __init__(self, group: str, app: TinkexApp | None) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from typing import Any
 
-from tinkex import plugins
+from tinkex import commandmanager, plugins
 from tinkex.commands.base import Lister
 from tinkex.exceptions import PluginError
 
@@ -51,7 +51,10 @@ class ListPlugin(Lister):
         if count > 1 and not plugins.is_builtin(entry_point) and not _is_hook(entry_point.group):
             return "claimed by more than one plugin"
         try:
-            plugins.load(entry_point)
+            if entry_point.group == plugins.COMMANDS:
+                commandmanager.load(entry_point)
+            else:
+                plugins.load(entry_point)
         except PluginError as error:
             return str(error.__cause__ or error)
         return None

@@ -64,6 +64,8 @@ class Sample(Lister):
         from tinkex.prompts import read_prompt
 
         model_path, base_model = self._model(parsed_args)
+        if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
+            raise UsageError("standard input can give the key or the prompt, not both")
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
