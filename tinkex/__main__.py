@@ -13,7 +13,7 @@ import sys
 def main() -> int:
     """Run the program and return its exit code."""
     try:
-        if sys.argv[1:] in (["--version"], ["version"]) and sys.stdout is not None:
+        if sys.stdout is not None and _asks_version_only(sys.argv[1:]):
             from tinkex.version import line
 
             return _flushed(0, line() + "\n")
@@ -26,6 +26,17 @@ def main() -> int:
         return 130
     except BrokenPipeError:
         return _flushed(141)
+
+
+def _asks_version_only(words: list[str]) -> bool:
+    """Tell whether the version line is wanted and no setting can ask for another format."""
+    import os
+
+    if words == ["--version"]:
+        return True
+    ours = any(name.startswith("TINKEX_") and name != "TINKEX_LOCAL_HOME" for name in os.environ)
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return words == ["version"] and not ours and not os.path.exists(f"{config}/tinkex/config.yaml")
 
 
 def _flushed(code: int, text: str = "") -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tinkex.api import lockfile
 from tinkex.exceptions import LocalError, UsageError
+from tinkex.files import user_path
 
 #: Written by PEFT beside every adapter (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
@@ -36,7 +37,7 @@ def read_model_path(text: str) -> ModelPath:
     """
     if text.startswith("tinker://"):
         return ModelPath(tinker_path=text)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_file():
         return _checked(_from_json(_load(path), "weights_path"), text)
     if not path.is_dir():

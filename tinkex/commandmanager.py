@@ -12,11 +12,15 @@ import cliff.command
 import cliff.commandmanager
 
 from tinkex import plugins
+from tinkex.commands import base
 from tinkex.exceptions import PluginError
 from tinkex.options import unknown_command
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+
+_KINDS = (base.Command, base.Lister, base.ShowOne)
 
 
 class LazyCommand:
@@ -32,12 +36,22 @@ class LazyCommand:
 
         :raises PluginError: two plugins claim the name, the import fails, or it is no command.
         """
-        chosen = plugins.pick(plugins.COMMANDS, self.name)
-        command = plugins.load(chosen)
-        if not (isinstance(command, type) and issubclass(command, cliff.command.Command)):
-            owner = plugins.distribution_of(chosen)
-            raise PluginError(f"{chosen.value} of plugin {owner} is not a cliff command")
-        return command
+        return load(plugins.pick(plugins.COMMANDS, self.name))
+
+
+def load(entry_point: EntryPoint) -> type[cliff.command.Command]:
+    """Return the command class that *entry_point* names.
+
+    :raises PluginError: the import fails, or it is no command of tinkex.
+    """
+    command = plugins.load(entry_point)
+    if not (isinstance(command, type) and issubclass(command, _KINDS)):
+        owner = plugins.distribution_of(entry_point)
+        raise PluginError(
+            f"{entry_point.value} of plugin {owner} is not a Command, Lister or ShowOne of "
+            "tinkex.commands.base"
+        )
+    return command
 
 
 class CommandManager(cliff.commandmanager.CommandManager):

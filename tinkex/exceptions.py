@@ -99,6 +99,10 @@ class TinkexError(Exception):
         }
 
 
+class Terminated(SystemExit):
+    """The process was told to end (SIGTERM, SIGHUP); not an error, and never to be swallowed."""
+
+
 class UsageError(TinkexError):
     """Options or arguments that do not make sense together.
 
@@ -119,6 +123,8 @@ class SettingsError(TinkexError):
 
 class LocalError(TinkexError):
     """A file or directory on this machine is not usable as asked."""
+
+    default_hint = "Check the name, the permissions and the free space."
 
 
 class PluginError(TinkexError):
@@ -149,6 +155,8 @@ class TimedOut(TransportError):
 
 class InvalidAnswer(TransportError):
     """The server answered with something that the protocol does not know."""
+
+    default_hint = "Is the address that of a Tinker service? See: tinkex config show."
 
 
 class APIError(TinkexError):
@@ -217,6 +225,8 @@ class NotOffered(APIError):
 
 class Conflict(APIError):
     """The request contradicts the present state (409)."""
+
+    default_hint = "See what is there already: tinkex checkpoint list, tinkex checkpoint info."
 
 
 class RateLimited(APIError):
@@ -298,10 +308,17 @@ def detail_of(body: Any) -> str:
     Knows ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``,
     ``{"error": …}``, ``{"message": …}`` and plain text; HTML yields nothing.
     """
+    try:
+        return _detail(body)
+    except RecursionError:  # no server means that
+        return ""
+
+
+def _detail(body: Any) -> str:
     if isinstance(body, Mapping):
         for key in ("detail", "error", "message"):
             if body.get(key):
-                return detail_of(body[key])
+                return _detail(body[key])
         return ""
     if isinstance(body, list):
         return _one_line("; ".join(filter(None, map(_validation_item, body))))
@@ -312,10 +329,11 @@ def detail_of(body: Any) -> str:
 
 def _validation_item(item: Any) -> str:
     if not isinstance(item, Mapping):
-        return detail_of(item)
+        return _detail(item)
     loc = item.get("loc")
-    where = ".".join(str(part) for part in loc if part != "body") if isinstance(loc, list) else ""
-    what = str(item.get("msg") or detail_of(item.get("detail")) or "")
+    parts = [str(p) for p in loc if isinstance(p, (str, int))] if isinstance(loc, list) else []
+    where = ".".join(part for part in parts if part != "body")
+    what = _detail(item.get("msg")) or _detail(item.get("detail"))
     return f"{where}: {what}" if where and what else where or what
 
 

@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TextIO
 
 from tinkex.exceptions import LocalError
 
+#: Longest file that is read whole, in bytes: far more than any model's context.
+MAX_INPUT = 256 * 1024 * 1024
 
-def read_bytes(name: str, stdin: TextIO | None = None) -> bytes:
-    """Return the content of the file *name*; ``-`` is standard input.
 
-    :raises LocalError: it cannot be read.
+def user_path(name: str) -> Path:
+    """Return the path that a person means by *name*; ``~`` is a home directory.
+
+    :raises LocalError: no file can have this name.
+    """
+    if not name:
+        raise LocalError("the name of a file or directory is empty")
+    if "\0" in name:
+        raise LocalError("the name of a file or directory holds a NUL character")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise LocalError(f"no such home directory: {name}") from error
+
+
+def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes:
+    """Return the content of the file *name*; ``-`` is *stdin*.
+
+    :param limit: longest content, in bytes.
+    :raises LocalError: it cannot be read, or is longer.
     """
     try:
-        if name == "-":
-            stream = stdin or sys.stdin
-            binary = getattr(stream, "buffer", None)
-            return bytes(binary.read()) if binary else stream.read().encode()
-        return Path(name).expanduser().read_bytes()
+        if name != "-":
+            with user_path(name).open("rb") as file:
+                content = file.read(limit + 1)
+        elif stdin is None:
+            raise LocalError("cannot read standard input: it is closed")
+        else:
+            binary = getattr(stdin, "buffer", None)
+            content = binary.read(limit + 1) if binary else stdin.read(limit + 1).encode()
     except OSError as error:
         raise LocalError(f"cannot read {name}: {error.strerror}") from error
+    if len(content) > limit:
+        raise LocalError(f"{name} is longer than {limit} bytes")
+    return bytes(content)
 
 
 def check_writable(name: str) -> None:
@@ -31,16 +55,14 @@ def check_writable(name: str) -> None:
 
     :raises LocalError: it is a directory, or its directory cannot be made or written to.
     """
-    target = Path(name).expanduser()
+    target = user_path(name)
     if target.is_dir():
         raise LocalError(f"cannot write {name}: it is a directory", hint="Name a file.")
-    parent = target.parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LocalError(f"cannot make the directory {parent}: {error.strerror}") from error
-    existing = target if target.exists() else parent
-    if not os.access(existing, os.W_OK) or not os.access(parent, os.W_OK):
+    # Directories that are missing are made when there is something to put into them.
+    parent = next(path for path in target.absolute().parents if os.path.lexists(path))
+    if not parent.is_dir():
+        raise LocalError(f"cannot write {name}: {parent} is not a directory")
+    if not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
         raise LocalError(f"cannot write {name}: Permission denied")
 
 
@@ -51,7 +73,7 @@ def write_atomically(name: str, text: str) -> None:
 
     :raises LocalError: it cannot be written.
     """
-    target = Path(name).expanduser()
+    target = user_path(name)
     try:
         if target.exists() and not target.is_file():
             with target.open("w", encoding="utf-8") as stream:
@@ -64,7 +86,7 @@ def write_atomically(name: str, text: str) -> None:
 
 def _replace(target: Path, text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)

@@ -17,6 +17,7 @@ from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
 from tinkex.columns import WHOLE, heading, plain_text, printable
+from tinkex.exceptions import SettingsError
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
@@ -70,7 +71,12 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     """
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
-        self._cliff().add_argument_group(parser)
+        try:
+            self._cliff().add_argument_group(parser)
+        except ValueError as error:
+            raise SettingsError(
+                "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
+            ) from error
 
     def emit_list(
         self,
@@ -225,7 +231,8 @@ def _word(value: Any, null: str = "null") -> Any:
         return null
     if isinstance(value, (bool, dict, list)):
         return plain_text(value)
-    return value
+    # Line breaks stay: a sampled text has them.
+    return printable(value, keep="\n\t") if isinstance(value, str) else value
 
 
 def _terminal_width(stdout: TextIO) -> int | None:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import re
 from pathlib import Path
+from typing import TextIO
 
 from tinkex.exceptions import LocalError, SettingsError
+from tinkex.files import user_path
 
 #: Seconds a credential command may take.
 CREDENTIAL_COMMAND_TIMEOUT = 60
 
 
-def read_argument(argument: str) -> str:
-    """Return the key that ``--api-key`` names: itself, ``-`` for standard input, ``@FILE``.
+def read_argument(argument: str, stdin: TextIO | None) -> str:
+    """Return the key that ``--api-key`` names: itself, ``-`` for *stdin*, ``@FILE``.
 
     :raises SettingsError: there is nothing.
     :raises LocalError: the file cannot be read.
     """
     if argument == "-":
-        text = sys.stdin.readline()
+        text = stdin.readline() if stdin is not None else ""
         source = "standard input"
     elif argument.startswith("@"):
         source = argument[1:]
         try:
-            text = Path(source).expanduser().read_text(encoding="utf-8")
+            text = user_path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "not UTF-8 text"
             raise LocalError(f"cannot read the API key from {source}: {why}") from error
@@ -74,11 +77,11 @@ def stored() -> tuple[str, str] | None:
     """Return the default key of ``~/.tinker/credentials.json``, the official login's."""
     import json
 
-    path = Path.home() / ".tinker" / "credentials.json"
+    path = Path(os.path.expanduser("~"), ".tinker", "credentials.json")
     try:
         store = json.loads(path.read_text(encoding="utf-8"))
         key = store["keys"][str(store["default"])]["key"]
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (key, str(path)) if isinstance(key, str) and key else None
 
@@ -86,3 +89,8 @@ def stored() -> tuple[str, str] | None:
 def mask(secret: str) -> str:
     """Return *secret* so that it can be told apart but not used: ``tml-…9f3c``."""
     return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""
+
+
+def mask_inside(text: str) -> str:
+    """Return *text* with everything masked that looks like a key of the official service."""
+    return re.sub(r"(?:tml-|eyJ)[\w.=-]+", lambda found: mask(found[0]), text)

@@ -81,6 +81,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, extra = self.parse_known_args(args, namespace)
+        extra = [word for word in extra if word != "--"]
         if extra:
             self._refuse(extra)
         return parsed
@@ -103,6 +104,11 @@ class Parser(argparse.ArgumentParser):
                 f"Invalid option(s) for {self.command or 'tinkex'}: {', '.join(options)}",
                 hint=self._nearest_option(options[0]),
                 whole_line=True,
+            )
+        if f"{self.command} {extra[0]}" in self.subcommands:
+            raise UsageError(
+                f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
+                hint="Options that all commands take may also stand before it.",
             )
         if self.subcommands:
             raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
@@ -203,7 +209,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
         "--verbose",
         action="count",
         default=default(0),
-        help="tell more on standard error; twice for every request",
+        help="log every request on standard error",
     )
     group.add_argument(
         "-q",
@@ -237,11 +243,12 @@ def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
     def convert(text: str) -> int:
         try:
             value = int(text)
-        except ValueError:
+        except ValueError:  # also thousands of digits
             raise argparse.ArgumentTypeError(f"not a whole number: {text[:40]!r}") from None
-        if not minimum <= value <= maximum:
-            limits = f"from {minimum} to {maximum}" if maximum < 2**63 - 1 else f"≥ {minimum}"
-            raise argparse.ArgumentTypeError(f"must be {limits}, not {value}")
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"must be at most {maximum}")
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, not {value}")
         return value
 
     return convert
@@ -260,8 +267,10 @@ def number(
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"not a number: {text[:40]!r}") from None
+        if value == float("inf"):
+            raise argparse.ArgumentTypeError("must be a finite number")
         inside = (minimum < value if above else minimum <= value) and value <= maximum
-        if not inside or value == float("inf"):
+        if not inside:
             limits = f"{'above' if above else 'at least'} {minimum:g}"
             limits += f" and at most {maximum:g}" if maximum < float("inf") else ""
             raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")

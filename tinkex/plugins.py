@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import abc
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tinkex.exceptions import PluginError
+from tinkex.exceptions import PluginError, Terminated
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -189,8 +191,10 @@ def load(entry_point: EntryPoint) -> Any:
     :raises PluginError: anything goes wrong in the import, ``sys.exit`` included.
     """
     try:
-        return entry_point.load()
-    except KeyboardInterrupt:
+        # What a plugin prints when it is imported is no part of anybody's result.
+        with redirect_stdout(sys.stderr):
+            return entry_point.load()
+    except (KeyboardInterrupt, Terminated):
         raise
     except BaseException as error:
         raise PluginError(
@@ -205,7 +209,17 @@ def load_driver(group: str, name: str) -> Any:
 
     :raises PluginError: it is not there, is claimed twice, or does not load.
     """
-    return load(pick(group, name))()
+    entry_point = pick(group, name)
+    try:
+        return load(entry_point)()
+    except PluginError:
+        raise
+    except Exception as error:
+        owner = distribution_of(entry_point)
+        raise PluginError(
+            f"the {_noun(group)} {name!r} of plugin {owner} does not start "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def claims() -> Iterator[tuple[EntryPoint, Distribution]]:

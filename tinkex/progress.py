@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.columns import printable
@@ -31,6 +32,7 @@ class Display:
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream = stream
+        self._quiet = quiet
         self._enabled = not quiet and stream.isatty() and os.environ.get("TERM") != "dumb"
         self._waiting: _Waiting | None = None
         self._bar: Any = None
@@ -40,11 +42,15 @@ class Display:
         """Show that the service is being waited for, since when, and why."""
         if wait.note:
             self.clear()
-            self._stream.write(printable(wait.note) + "\n")
-        elif self._enabled and self._bar is None:
-            if self._waiting is None:
-                self._waiting = _Waiting(self._console)
-            self._waiting.tell(wait)
+            if not self._quiet:
+                self._stream.write(printable(wait.note) + "\n")
+        else:
+            self._begin(wait.operation, wait.elapsed).tell(wait)
+
+    def expect(self, what: str) -> None:
+        """Begin to count the seconds: a server that says nothing at all is waited for as well."""
+        if self._waiting is None:
+            self._begin(what, 0.0)
 
     def transfer(self, progress: Progress) -> None:
         """Show how much of a download is there."""
@@ -70,6 +76,13 @@ class Display:
             self._bar.stop()
         self._waiting = self._bar = self._task = None
 
+    def _begin(self, what: str, elapsed: float) -> _Waiting | _Nothing:
+        if not self._enabled or self._bar is not None:
+            return _Nothing()
+        if self._waiting is None:
+            self._waiting = _Waiting(self._console, what, elapsed)
+        return self._waiting
+
     def _console(self) -> Any:
         from rich.console import Console
 
@@ -89,32 +102,46 @@ class Display:
         )
 
 
-class _Waiting:
-    """A thread that says how long the wait has been: the waiting thread hangs in a read."""
-
-    def __init__(self, console: Any) -> None:
-        self._new_console = console
-        self._wait: Wait | None = None
-        self._began = 0.0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True, name="tinkex-display")
+class _Nothing:
+    """Shows no wait: there is no terminal, or it shows something else."""
 
     def tell(self, wait: Wait) -> None:
+        """Leave *wait* unmentioned."""
+
+
+class _Waiting:
+    """A thread that says how long the wait has been: the waiting thread hangs in a read.
+
+    :param console: makes the rich console to draw on.
+    :param what: what is waited for, until :meth:`tell` knows better.
+    :param elapsed: seconds it has taken already.
+    """
+
+    def __init__(self, console: Callable[[], Any], what: str, elapsed: float) -> None:
+        self._new_console = console
+        self._what, self._why = what, ""
+        self._pressing = False
+        self._began = time.monotonic() - elapsed
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True, name="tinkex-display")
+        self._thread.start()
+
+    def tell(self, wait: Wait) -> None:
+        """Say from now on what *wait* says."""
         self._began = time.monotonic() - wait.elapsed
-        self._wait = wait
-        if not self._thread.is_alive():
-            self._thread.start()
+        self._what, self._why = wait.operation, reason_of(wait)
+        self._pressing = bool(wait.retry_in)
 
     def stop(self) -> None:
+        """Take the line away."""
         self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(1)
+        self._thread.join(1)
 
     def _tick(self) -> None:
         status: Any = None
         while not self._stopped.wait(TICK):
-            wait, elapsed = self._wait, time.monotonic() - self._began
-            if wait is None or (elapsed < PATIENCE and not wait.retry_in):
+            elapsed = time.monotonic() - self._began
+            if elapsed < PATIENCE and not self._pressing:
                 continue
             if status is None:
                 from rich.status import Status
@@ -123,15 +150,16 @@ class _Waiting:
                 status.start()
             from rich.text import Text
 
-            status.update(Text(printable(describe(wait, elapsed))))
+            line = f"Waiting for {self._what}: {elapsed:.0f} s{self._why}"
+            status.update(Text(printable(line)))
         if status is not None:
             status.stop()
 
 
-def describe(wait: Wait, elapsed: float) -> str:
-    """Return the line about *wait*: ``Waiting for sampling: 12 s (paused_capacity: busy)``."""
+def reason_of(wait: Wait) -> str:
+    """Return why there is a wait: `` (paused_capacity: busy, again in 2 s)``, or nothing."""
     state = wait.queue_state if wait.queue_state != "active" else None
     reason = ": ".join(filter(None, (state, wait.reason)))
     if wait.retry_in:
         reason = ", ".join(filter(None, (reason, f"again in {wait.retry_in:.0f} s")))
-    return f"Waiting for {wait.operation}: {elapsed:.0f} s" + (f" ({reason})" if reason else "")
+    return f" ({reason})" if reason else ""

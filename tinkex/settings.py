@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tinkex import keys, plugins
 from tinkex.exceptions import PluginError, SettingsError
+from tinkex.files import user_path
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["Settings"]
@@ -64,7 +65,8 @@ class Settings:
 
     :ivar profile: name of the profile in force, or ``None``.
     :ivar base_url: address of the service, without a trailing slash; may have a path.
-    :ivar timeout: seconds one command may wait for the service.
+    :ivar timeout: seconds that one operation may wait for the service; a command that needs
+        several (create a run, then save) allows each as much.
     :ivar http_pool: name of the driver that carries requests.
     :ivar format: output format set by environment or profile, or ``None``.
     :ivar project_id: project that new sessions belong to, or ``None``.
@@ -130,12 +132,14 @@ class Settings:
 def resolve(
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
+    stdin: TextIO | None = None,
 ) -> Settings:
     """Return the effective settings.
 
     :param flags: options given on the command line (absent or ``None`` means not given):
         ``api_key``, ``base_url``, ``timeout``, ``profile``, ``http_pool``.
     :param environ: the environment; ``os.environ`` by default.
+    :param stdin: where ``--api-key -`` is read from.
     :raises SettingsError: a value is malformed, the configuration file cannot be read, or the
         profile does not exist.
     """
@@ -143,7 +147,7 @@ def resolve(
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     config = _read_config(config_path(environ))
     profile, by_flag = _choose_profile(flags, environ, config)
-    layers = [_from_flags(flags)]
+    layers = [_from_flags(flags, stdin)]
     named = [_from_profile(profile, config)] if profile else []
     layers += [*named, _from_environ(environ)] if by_flag else [_from_environ(environ), *named]
     values, origins = _merge(layers, keys.stored)
@@ -158,9 +162,10 @@ def config_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the path of the configuration file, which need not exist."""
     environ = os.environ if environ is None else environ
     if environ.get(CONFIG_VARIABLE):
-        return Path(environ[CONFIG_VARIABLE]).expanduser()
+        return user_path(environ[CONFIG_VARIABLE])
     base = environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "tinkex" / "config.yaml"
+    # Unlike Path.home(), expanduser() does not fail for a user without a home.
+    return Path(base or os.path.expanduser("~/.config"), "tinkex", "config.yaml")
 
 
 def parse_duration(text: str | int | float) -> float:
@@ -199,10 +204,10 @@ class _Layer:
     origin: Callable[[str], str]
 
 
-def _from_flags(flags: Mapping[str, Any]) -> _Layer:
+def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
     values = {name: value for name, value in flags.items() if name != "profile"}
     if "api_key" in values:
-        values["api_key"] = keys.read_argument(values["api_key"])
+        values["api_key"] = keys.read_argument(values["api_key"], stdin)
     return _Layer(values, lambda name: "--" + name.replace("_", "-"))
 
 
@@ -216,10 +221,8 @@ def _from_environ(environ: Mapping[str, str]) -> _Layer:
 
 
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    profiles = config.get("profiles") or {}
-    values = profiles.get(name)
-    if values is None:
-        values = _implied_profile(name, profiles)
+    profiles = {str(key): value for key, value in (config.get("profiles") or {}).items()}
+    values = profiles[name] or {} if name in profiles else _implied_profile(name, profiles)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
     for key in values:
@@ -250,7 +253,7 @@ def _choose_profile(
     if flags.get("profile"):
         return str(flags["profile"]), True
     chosen = environ.get(ENVIRONMENT["profile"]) or config.get("profile")
-    return (str(chosen), False) if chosen else (None, False)
+    return (None if chosen in (None, "") else str(chosen)), False
 
 
 def _profile_origin(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str:
@@ -325,7 +328,9 @@ def _parse_url(value: Any) -> str:
 
 
 def _parse_tags(value: Any) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else list(value or ())
+    if not isinstance(value, (str, list)):
+        raise SettingsError("tags must be a list or a text with commas")
+    parts = value.split(",") if isinstance(value, str) else value
     return tuple(tag for part in parts if (tag := str(part).strip()))
 
 
@@ -338,7 +343,8 @@ def _parse_bool(value: Any) -> bool:
 def _parse_text(value: Any) -> str:
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value).strip()
-    raise SettingsError(f"not a text: {value!r}")
+    # The value is not repeated: it may be a key in the wrong place.
+    raise SettingsError(f"a text is wanted here, not a {type(value).__name__}")
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
@@ -365,6 +371,8 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
     try:
         config = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # dates out of range, endless nesting
+        raise SettingsError(f"{path} is not valid YAML") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -397,5 +405,9 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         value = getattr(settings, name)
         if name == "api_key" and value:
             value = keys.mask(value)
+        if name == "timeout":
+            value = f"{value:g}s"
+        if name == "api_key_command" and value:
+            value = keys.mask_inside(value)
         origin = settings.origins.get(name, "default")
         yield name, list(value) if isinstance(value, tuple) else value, origin

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import cliff.command
 
 from tinkex import __version__
 from tinkex.commandmanager import CommandManager
-from tinkex.exceptions import LocalError, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import LocalError, Terminated, TinkexError, Unauthorized, UsageError
 from tinkex.options import HelpRequested, Parser, add_global_options, print_paged
 
 if TYPE_CHECKING:
@@ -29,9 +31,6 @@ EXIT_FAILURE = 1
 #: 128 + the number of the signal, as shells report it.
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
-EXIT_TERMINATED = 143
-
-ISSUES = "https://github.com/tinkex/tinkex/issues"
 
 #: Options that are settings (see :mod:`tinkex.settings`).
 _SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool")
@@ -79,6 +78,7 @@ class TinkexApp(cliff.app.App):
         self.words: tuple[str, ...] = ()
         self.command: Any = None
         self._settings: Settings | None = None
+        self._settings_asked = False
         self._clients: dict[Settings, ServiceClient] = {}
         self._handlers: list[logging.Handler] = []
         self._parsed: argparse.Namespace | None = None
@@ -94,9 +94,21 @@ class TinkexApp(cliff.app.App):
         if self._settings is None:
             from tinkex import settings
 
-            flags = {name: self._option(name) for name in _SETTING_OPTIONS}
-            self._settings = settings.resolve(flags)
+            flags = {name: self.option(name) for name in _SETTING_OPTIONS}
+            self._settings_asked = True
+            self._settings = settings.resolve(flags, stdin=self.stdin)
         return self._settings
+
+    @property
+    def format_setting(self) -> str | None:
+        """Format of environment or profile; ``None`` also where the settings have a fault."""
+        # Global options may stand behind the command: not before the line is parsed.
+        if self._settings is None and not self._settings_asked:
+            try:
+                return self.settings.format
+            except Exception:
+                return None  # it will be told when the settings are needed
+        return self._settings.format if self._settings is not None else None
 
     @property
     def client(self) -> ServiceClient:
@@ -106,20 +118,27 @@ class TinkexApp(cliff.app.App):
         settings = self.settings
         if settings not in self._clients:
             self._clients[settings] = ServiceClient(settings, on_wait=self._on_wait)
+        self.display.expect("the service")
         return self._clients[settings]
 
     def status(self, text: str) -> None:
-        """Say *text* on standard error, unless ``--quiet``."""
-        if not self._option("quiet"):
-            self.warn(text, prefix="")
+        """Say *text* on standard error, unless ``--quiet``.
+
+        A program that wants JSON reads standard error for one thing only: an error as JSON.
+        """
+        if self.option("quiet") or (self._wants_json() and not self.stderr.isatty()):
+            return
+        self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
         """Say *text* on standard error, also with ``--quiet``."""
         from tinkex.columns import printable
 
         self.display.clear()
-        self.stderr.write(f"{prefix}{printable(text)}\n")
-        self.stderr.flush()
+        # A standard error that takes nothing must not keep a command from its work.
+        with contextlib.suppress(OSError):
+            self.stderr.write(f"{prefix}{printable(text)}\n")
+            self.stderr.flush()
 
     @property
     def display(self) -> Any:
@@ -127,7 +146,7 @@ class TinkexApp(cliff.app.App):
         if self._display is None:
             from tinkex.progress import Display
 
-            self._display = Display(self.stderr, quiet=bool(self._option("quiet")))
+            self._display = Display(self.stderr, quiet=bool(self.option("quiet")))
         return self._display
 
     # ------------------------------------------------------------------ one command line
@@ -155,9 +174,12 @@ class TinkexApp(cliff.app.App):
         """
         self.words = tuple(argv)
         self.command = self._parsed = self._settings = None
+        self._settings_asked = False
         inherited = copy.copy(self._shell_options) if self.interactive_mode else None
         self.options = self.parser.parse_args(list(argv), inherited)
         words = self.options.words
+        if words[:1] == ["--"]:
+            words = words[1:]
         self.configure_logging()
         if self.options.version:
             words = ["version"]
@@ -180,7 +202,7 @@ class TinkexApp(cliff.app.App):
             self.prepare_to_run_command(self.command)
             code = self.command.run(self._parsed)
             self.stdout.flush()
-            return code if isinstance(code, int) else EXIT_OK
+            return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
             print_paged(request.parser, self.stdout)
             return EXIT_OK
@@ -228,9 +250,7 @@ class TinkexApp(cliff.app.App):
         parser.add_argument(
             "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
         )
-        parser.add_argument(
-            "--json", dest="formatter", action="store_const", const="json", help="same as -f json"
-        )
+        parser.add_argument("--json", action="store_true", help="as after the command")
         add_global_options(parser, after_command=False)
         parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
         return parser
@@ -238,14 +258,14 @@ class TinkexApp(cliff.app.App):
     def configure_logging(self) -> None:
         """Send log records to standard error and the log file, by ``-v`` and ``--log-file``."""
         self._remove_handlers()
-        verbose = 2 if self._option("debug") else int(self._option("verbose") or 0)
-        level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+        verbose = bool(self.option("debug") or self.option("verbose"))
+        level = logging.DEBUG if verbose else logging.WARNING
         console = logging.StreamHandler(self.stderr)
-        console.setLevel(logging.ERROR if self._option("quiet") else level)
+        console.setLevel(logging.ERROR if self.option("quiet") else level)
         console.setFormatter(logging.Formatter("%(message)s"))
         self._handlers = [console]
-        log_file = self._option("log_file")
-        if log_file:
+        log_file = self.option("log_file")
+        if log_file is not None:
             self._handlers.append(_file_handler(log_file))
             level = logging.DEBUG
         for handler in self._handlers:
@@ -256,10 +276,12 @@ class TinkexApp(cliff.app.App):
         for handler in self._handlers:
             self.LOG.removeHandler(handler)
             if isinstance(handler, logging.FileHandler):
-                handler.close()
+                with contextlib.suppress(OSError):
+                    handler.close()
         self._handlers = []
+        self.LOG.setLevel(logging.NOTSET)
 
-    def _option(self, name: str) -> Any:
+    def option(self, name: str) -> Any:
         """Return a global option's value, wherever on the line it stood."""
         for namespace in (self._parsed, getattr(self, "options", None)):
             if namespace is not None and hasattr(namespace, name):
@@ -281,7 +303,9 @@ class TinkexApp(cliff.app.App):
         known = _as_tinkex_error(error)
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
-        if self._option("debug"):
+        if known.hint is None:
+            known.hint = self._general_hint(known)
+        if self.option("debug"):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
@@ -298,17 +322,25 @@ class TinkexApp(cliff.app.App):
                 self.stderr.write(f"Hint: {printable(known.hint)}\n")
         self.stderr.flush()
 
+    def _general_hint(self, error: TinkexError) -> str:
+        if error.category == "server":
+            return "Try again in a while; if it stays, report it with the time and request id."
+        name = getattr(self.command, "cmd_name", None)
+        return f"See: tinkex help {name or ''}".rstrip()
+
     def _wants_json(self) -> bool:
-        chosen = self._option("formatter")
+        chosen = self.option("formatter") or ("json" if self.option("json") else None)
         if chosen or self._parsed is not None:
             whole = bool(getattr(self._parsed, "whole_json", False))
-            return chosen == "json" or whole or (chosen is None and _json_by_setting(self))
+            return chosen == "json" or whole or (chosen is None and self.format_setting == "json")
         # The command line could not be parsed: look for the words themselves.
         words = list(self.words)
         pairs = zip(words, [*words[1:], ""], strict=True)
-        return "--json" in words or any(
-            word in ("-fjson", "--format=json") or (word in ("-f", "--format") and after == "json")
-            for word, after in pairs
+        return (
+            "--json" in words
+            or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
+            or not {"-fjson", "-f=json", "--format=json"}.isdisjoint(words)
+            or self.format_setting == "json"
         )
 
 
@@ -316,16 +348,18 @@ _HELP = ("-h", "--help")
 _USAGE = "tinkex [global options] <command> [options]\n       tinkex help <command>"
 
 
-def _json_by_setting(app: TinkexApp) -> bool:
-    try:
-        return app.settings.format == "json"
-    except TinkexError:
-        return False
+class _LogFile(logging.FileHandler):
+    """Gives up at the first record that cannot be written, instead of tracing back each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.setLevel(logging.CRITICAL + 1)
 
 
 def _file_handler(path: str) -> logging.Handler:
+    from tinkex.files import user_path
+
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(user_path(path), encoding="utf-8")
     except OSError as error:
         raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
@@ -343,7 +377,7 @@ def _as_tinkex_error(error: Exception) -> TinkexError:
     what = " ".join(str(error).split())[:200]
     return UsageError(
         f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
-        hint=f"Run it again with --debug and report what it prints at {ISSUES}",
+        hint="Run it again with --debug, and report what that prints to its maintainers.",
         whole_line=True,
     )
 
@@ -360,7 +394,7 @@ def run(argv: Sequence[str]) -> Result:
             raise TinkexError(f"{app._operation()} ended with status {code}")
     except TinkexError:
         raise
-    except OSError as error:
+    except Exception as error:
         raise _as_tinkex_error(error) from error
     finally:
         app.close()
@@ -373,10 +407,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     import signal
 
-    def terminated(*_: object) -> None:
-        raise SystemExit(EXIT_TERMINATED)
+    def terminated(number: int, _: object) -> None:
+        raise Terminated(128 + number)
 
-    signal.signal(signal.SIGTERM, terminated)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), terminated)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets an escape instead of a failure.
         if stream is not None and hasattr(stream, "reconfigure"):

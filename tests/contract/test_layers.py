@@ -20,9 +20,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: those before it. The first is imported by all and imports nothing of ours.
 LAYERS = (
     {"exceptions", "__init__"},
-    {"plugins", "keys", "settings", "version", "_commit", "_build"},
+    {"plugins", "files", "keys", "settings", "version", "_commit", "_build"},
     {"api"},
-    {"columns", "options", "files", "prompts", "adapter", "progress", "skeleton"},
+    {"columns", "options", "prompts", "adapter", "progress", "skeleton"},
     {"formatters", "commands", "commandmanager"},
     {"shell", "repl"},
     {"testing", "__main__"},

@@ -133,6 +133,16 @@ def test_delete_of_several_tries_all_and_fails_once(served, saved, tmp_path):
     assert "1 of 2 checkpoints could not be deleted" in done.stderr
 
 
+def test_delete_of_several_as_json_tells_each_outcome(served, saved):
+    path, missing = saved["weights_path"], "tinker://none/weights/x"
+    done = served("checkpoint", "delete", "--yes", missing, path, "-f", "json", code=1)
+    failed, deleted = done.rows
+    assert (failed["tinker_path"], failed["deleted"]) == (missing, False)
+    assert "HTTP 404" in failed["error"]
+    assert deleted == {"tinker_path": path, "deleted": True, "error": None}
+    assert json.loads(done.stderr)["error"]["category"] == "user"
+
+
 def test_delete_with_a_malformed_path_deletes_nothing(served, saved):
     done = served("checkpoint", "delete", saved["weights_path"], "tinker://x", code=1)
     assert (done.stdout, "not a checkpoint path" in done.stderr) == ("", True)
@@ -180,6 +190,18 @@ def test_a_downloaded_checkpoint_can_be_sampled_by_its_directory(served, saved, 
     by_directory = served("run", "--model-path", str(target), *options)
     by_path = served("run", "--model-path", saved["weights_path"], *options)
     assert by_directory.stdout == by_path.stdout
+
+
+def test_save_from_what_was_saved_before(served, saved, tmp_path):
+    target, output = tmp_path / "d", tmp_path / "next.json"
+    served("checkpoint", "download", saved["weights_path"], "--output", str(target))
+    for source in (target, tmp_path / "saved.json"):
+        done = served("checkpoint", "--model-path", str(source), "--output", str(output))
+        assert "starting anew" in done.stderr
+        assert json.loads(output.read_text())["base_model"] == MODEL
+    shown = served("checkpoint", "--model-path", str(target), "--output", str(output), "--json")
+    rank = served("checkpoint", "info", shown.rows["weights_path"], "-f", "json").rows["lora_rank"]
+    assert rank == 4  # the adapter's, since no other was given
 
 
 @pytest.mark.parametrize("command", ["info", "publish", "unpublish", "delete", "download"])

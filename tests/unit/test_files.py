@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from tinkex.exceptions import LocalError
-from tinkex.files import check_writable, write_atomically
+from tinkex.files import check_writable, read_bytes, write_atomically
 
 
 def test_writes_and_replaces(tmp_path):
@@ -53,8 +53,23 @@ def test_check_writable(tmp_path):
     with pytest.raises(LocalError, match="it is a directory"):
         check_writable(str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(LocalError, match="cannot make the directory"):
+    with pytest.raises(LocalError, match="is not a directory"):
         check_writable(str(tmp_path / "file" / "below"))
-    check_writable(str(tmp_path / "made" / "f"))
-    assert (tmp_path / "made").is_dir()
-    assert not (tmp_path / "made" / "f").exists()
+    check_writable(str(tmp_path / "not" / "yet" / "f"))
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_long_names(tmp_path):
+    write_atomically(str(tmp_path / ("n" * 255)), "text")
+    assert os.listdir(tmp_path) == ["n" * 255]
+
+
+def test_input_is_bounded(tmp_path):
+    (tmp_path / "f").write_bytes(b"x" * 11)
+    assert read_bytes(str(tmp_path / "f"), None, 11) == b"x" * 11
+    with pytest.raises(LocalError, match="longer than 10 bytes"):
+        read_bytes(str(tmp_path / "f"), None, 10)
+    with pytest.raises(LocalError, match="longer than"):
+        read_bytes("/dev/zero", None, 1000)
+    with pytest.raises(LocalError, match="closed"):
+        read_bytes("-", None)

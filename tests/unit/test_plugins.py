@@ -46,13 +46,16 @@ class Hook(CommandHook):
 """
 
 
-def test_command_formatter_and_hook(fake_plugins):
+def test_command_formatter_and_hook(fake_plugins, monkeypatch):
     fake_plugins.add("p-command", "[tinkex.commands]\ngreet_hello = p_command:Hello\n", COMMAND)
     fake_plugins.add("p-format", "[tinkex.formatters.list]\nshout = p_format:Shout\n", FORMATTER)
     fake_plugins.add("p-hook", "[tinkex.hooks.greet_hello]\nh = p_hook:Hook\n", HOOK)
     assert invoke(["greet", "hello"]).stdout == "hello\n"
     done = invoke(["greet", "hello", "-f", "shout", "--twice", "--mark", "?"])
     assert done.stdout == "HELLO?\nHELLO?\n", done.stderr
+    monkeypatch.setenv("TINKEX_FORMAT", "shout")
+    assert invoke(["greet", "hello"]).stdout == "HELLO!\n"
+    monkeypatch.delenv("TINKEX_FORMAT")
     assert invoke(["greet", "hello", "-f", "json"]).rows == [{"greeting": "hello"}]
     assert "The hook was here." in invoke(["greet", "hello", "--help"]).stdout
     assert "  greet hello" in invoke(["help"]).stdout
@@ -77,6 +80,48 @@ def test_broken_command_costs_others_nothing_and_its_users_one_line(fake_plugins
     assert (done.exit_code, done.stdout) == (1, "")
     assert "p-broken" in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
+
+
+def test_plain_cliff_command_is_no_tinkex_command(fake_plugins):
+    code = "from cliff.command import Command\nclass Hello(Command):\n    'Greet.'\n    take_action = print\n"
+    fake_plugins.add("p-plain", "[tinkex.commands]\nbad = p_plain:Hello\n", code)
+    done = invoke(["bad", "--nope"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "p-plain is not a Command, Lister or ShowOne" in done.stderr
+
+
+def test_what_a_plugin_prints_when_imported_is_no_result(fake_plugins):
+    fake_plugins.add(
+        "p-loud", "[tinkex.commands]\ngreet = p_loud:Hello\n", "print('loud')" + COMMAND
+    )
+    assert invoke(["greet"]).stdout == "hello\n"
+    assert "loud" not in invoke(["help"]).stdout
+
+
+def test_hook_whose_options_break_costs_one_warning(fake_plugins):
+    code = HOOK.replace("return parser", "raise RuntimeError('no')", 1)
+    fake_plugins.add("p-hook", "[tinkex.hooks.config_show]\nh = p_hook:Hook\n", code)
+    done = invoke(["config", "show", "--json"])
+    assert "p-hook" in done.stderr
+
+
+def test_pool_that_does_not_start_is_named(fake_plugins):
+    fake_plugins.add("p-pool", "[tinkex.http_pools]\nbad = p_pool:Pool\n", "def Pool(): 1 / 0")
+    done = invoke(["config", "show", "--http-pool", "bad"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "the HTTP pool 'bad' of plugin p-pool does not start" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [("None", 0), ("3", 3), ("256", 1), ("-1", 1), ("'x'", 1)]
+)
+def test_what_a_command_returns(fake_plugins, value, code):
+    source = (
+        "from tinkex.commands.base import Command\nclass C(Command):\n    'Do.'\n"
+        f"    def take_action(self, parsed_args):\n        return {value}\n"
+    )
+    fake_plugins.add("p-code", "[tinkex.commands]\ngreet = p_code:C\n", source)
+    assert invoke(["greet"]).exit_code == code
 
 
 def test_broken_hook_costs_one_warning(fake_plugins):

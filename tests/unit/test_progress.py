@@ -13,14 +13,22 @@ from tinkex.testing import _Stream
 WAIT = Wait("sampling", 5.0, queue_state="paused_capacity", reason="busy", retry_in=2)
 
 
-def test_describe():
-    assert progress.describe(Wait("sampling", 3.2), 3.2) == "Waiting for sampling: 3 s"
-    active = Wait("sampling", 3.2, queue_state="active")
-    assert progress.describe(active, 3.2) == "Waiting for sampling: 3 s"
-    assert (
-        progress.describe(WAIT, 5)
-        == "Waiting for sampling: 5 s (paused_capacity: busy, again in 2 s)"
-    )
+def test_reasons():
+    assert progress.reason_of(Wait("sampling", 3.2)) == ""
+    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
+    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
+
+
+def test_a_server_that_says_nothing_is_waited_for_visibly(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress, "TICK", 0.02)
+    monkeypatch.setattr(progress, "PATIENCE", 0.1)
+    stream = _Stream(terminal=True)
+    display = progress.Display(stream)
+    display.expect("the service")
+    time.sleep(0.5)
+    display.clear()
+    assert "Waiting for the service: 0 s" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

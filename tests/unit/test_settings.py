@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 
 import pytest
 
@@ -90,9 +89,12 @@ def test_damaged_credentials_file_counts_as_none(home, text):
         settings.resolve().credential()
 
 
-def test_api_key_from_stdin_and_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("tml-stdin\nrest\n"))
-    assert settings.resolve({"api_key": "-"}).credential() == "tml-stdin"
+def test_api_key_from_stdin_and_file(tmp_path):
+    stdin = io.StringIO("tml-stdin\nrest\n")
+    assert settings.resolve({"api_key": "-"}, stdin=stdin).credential() == "tml-stdin"
+    assert stdin.read() == "rest\n"
+    with pytest.raises(SettingsError, match="no API key in standard input"):
+        settings.resolve({"api_key": "-"}, stdin=None)
     (tmp_path / "key").write_text("tml-file\n")
     assert settings.resolve({"api_key": f"@{tmp_path}/key"}).credential() == "tml-file"
     with pytest.raises(LocalError, match="cannot read the API key"):
@@ -223,7 +225,7 @@ def test_effective_masks_the_key():
     found = settings.resolve({"api_key": "tml-0123456789abcdef"})
     shown = {name: (value, origin) for name, value, origin in settings.effective(found)}
     assert shown["api_key"] == ("tml-…cdef", "--api-key")
-    assert shown["timeout"] == (120.0, "default")
+    assert shown["timeout"] == ("120s", "default")
     assert "0123456789" not in repr(found)
 
 

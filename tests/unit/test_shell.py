@@ -70,8 +70,11 @@ def test_unknown_commands_and_options(argv, line, hint):
     ("argv", "what"),
     [
         (["run", "list", "--limit", "x"], "argument --limit: not a whole number: 'x'"),
-        (["run", "list", "--limit", "-1"], "argument --limit: must be ≥ 0, not -1"),
-        (["run", "list", "--limit", "9" * 30], "argument --limit: must be ≥ 0"),
+        (["run", "list", "--limit", "-1"], "argument --limit: must be at least 0, not -1"),
+        (
+            ["run", "list", "--limit", "9" * 30],
+            "argument --limit: must be at most 9223372036854775807",
+        ),
         (["run", "list", "--offset"], "argument --offset: expected one argument"),
         (["run", "list", "--limit", "3", "--limit", "4"], "--limit is given twice"),
         (["run", "list", "--timeout", "0"], "argument --timeout: not a timeout: '0'"),
@@ -79,6 +82,11 @@ def test_unknown_commands_and_options(argv, line, hint):
         (["run", "info"], "the following arguments are required: <run_id>"),
         (["run", "info", "a", "b"], "unexpected argument(s) for run info: b"),
         (["checkpoint", "list"], "Missing --api-key"),
+        (["checkpoint", "list", "--api-key", "@~nosuchuser/x"], "no such home directory"),
+        (["checkpoint", "list", "--api-key", "-"], "no API key in standard input"),
+        (["checkpoint", "list", "--api-key", ""], "Missing --api-key"),
+        (["config", "show", "--sort-column", "nope"], "no column is called 'nope'"),
+        (["config", "show", "--log-file", ""], "name of a file or directory is empty"),
         (["checkpoint", "info", "tinker://a/weights/b"], "Missing --api-key"),
         (["checkpoint", "delete"], "the following arguments are required: <tinker_path>"),
         (["checkpoint", "delete", "nonsense"], "not a checkpoint path: 'nonsense'"),
@@ -102,7 +110,7 @@ def test_faults_of_the_command_line(argv, what):
         (["--base-model", "m", "--model-path", "p", "--output", "o"], "exclude each other"),
         (["--base-model", "m", "--output", "/"], "it is a directory"),
         (["--base-model", "m", "--output", "o", "--name", "a/b"], "not a checkpoint name"),
-        (["--base-model", "m", "--output", "o", "--rank", "0"], "must be from 1"),
+        (["--base-model", "m", "--output", "o", "--rank", "0"], "must be at least 1, not 0"),
         (["--base-model", "m", "--output", "o"], "Missing --api-key"),
         (["--model-path", "no/such", "--output", "o"], "names nothing that is here"),
     ],
@@ -125,12 +133,17 @@ def test_faults_of_save(argv, what, tmp_path, monkeypatch):
         (["--base-model", "m", "--prompt", "x", "--prompt-file", "y"], "exclude each other"),
         (["--base-model", "m", "--prompt", ""], "the prompt is empty"),
         (["--base-model", "m", "--prompt-file", "none"], "No such file"),
+        (["--base-model", "m", "--prompt-file", "~nosuchuser/x"], "no such home directory"),
+        (["--base-model", "m", "--prompt-file", "a\0b"], "NUL"),
+        (["--base-model", "m", "--prompt", "x", "--temperature", "1e400"], "a finite number"),
+        (["--base-model", "m", "--prompt", "x", "--output", ""], "is empty"),
+        (["--model-path", "~nosuchuser/x", "--prompt", "x"], "no such home directory"),
         (["--base-model", "m", "--prompt", "x", "--temperature", "nan"], "must be at least 0"),
         (["--base-model", "m", "--prompt", "x", "--top-p", "0"], "must be above 0"),
         (["--base-model", "m", "--prompt", "x", "--top-p", "1.1"], "at most 1"),
         (["--base-model", "m", "--prompt", "x", "--top-k", "0"], "must be -1 (off)"),
-        (["--base-model", "m", "--prompt", "x", "--max-tokens", "0"], "must be ≥ 1"),
-        (["--base-model", "m", "--prompt", "x", "--num-samples", "0"], "must be from 1"),
+        (["--base-model", "m", "--prompt", "x", "--max-tokens", "0"], "must be at least 1, not 0"),
+        (["--base-model", "m", "--prompt", "x", "--num-samples", "0"], "must be at least 1, not 0"),
         (
             ["--base-model", "m", "--prompt", "x", "--stop", ""],
             "argument --stop: must not be empty",
@@ -249,6 +262,117 @@ def test_quiet_says_nothing_but_errors():
     assert "No plugins" in invoke(["plugin", "list"]).stderr or invoke(["plugin", "list"]).stdout
     assert invoke(["plugin", "list", "-q"]).stderr == ""
     assert "Missing" in invoke(["run", "list", "-q"]).stderr
+
+
+def test_options_inside_the_name_of_a_command():
+    done = invoke(["checkpoint", "--api-key", "k", "list"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "options stand after the whole command: tinkex checkpoint list" in done.stderr
+
+
+def test_json_before_the_command_is_json_behind_it():
+    assert invoke(["--json", "version"]).stdout == invoke(["version", "--json"]).stdout
+    argv = ["run", "--base-model", "m", "--prompt", "x"]
+    assert invoke(["--json", *argv]).stderr == invoke([*argv, "--json"]).stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (["--model-path", "tinker://r/sampler_weights/a"], "has no training state to go on from"),
+        (["--model-path", "tinker://r/weights/a", "--rank", "4"], "leave --rank out"),
+        (["--model-path", "tinker://r/weights/a", "--seed", "4"], "leave --seed out"),
+        (["--model-path", "tinker://r/weights/a", "--no-train-mlp"], "leave --no-train-mlp out"),
+    ],
+)
+def test_what_a_saved_checkpoint_cannot_be_given(argv, what, tmp_path):
+    done = invoke(["checkpoint", *argv, "--output", str(tmp_path / "x"), "--api-key", "k"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert what in done.stderr
+
+
+def test_the_key_and_the_prompt_cannot_both_be_standard_input():
+    argv = ["run", "--base-model", "m", "--prompt-file", "-", "--api-key", "-"]
+    assert "not both" in invoke(argv, stdin="x").stderr
+
+
+def test_two_dashes_end_the_options():
+    assert invoke(["--", "version"]).stdout.startswith("tinkex 0.")
+    assert invoke(["config", "show", "--"]).exit_code == 0
+
+
+def test_help_of_what_is_no_command():
+    done = invoke(["help", "run", "lst"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "'run lst' is not a tinkex command." in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [["run", "lst"], ["run", "list", "--nope"], ["checkpoint", "list"]]
+)
+def test_usage_errors_are_json_where_the_environment_says_json(monkeypatch, argv):
+    monkeypatch.setenv("TINKEX_FORMAT", "json")
+    assert set(json.loads(invoke(argv).stderr)) == {"error"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "profile: p\nprofiles: {p: {tags: 5}}",
+        "profile: p\nprofiles: {p: {tags: true}}",
+        "d: 2001-99-99",
+        "a: " + "9" * 5000,
+        "[" * 5000,
+        "profile: p\nprofiles: {p: {api_key: [tml-SECRET]}}",
+    ],
+)
+def test_odd_configuration_files_are_told_in_a_sentence(config, text):
+    config(text)
+    for argv in (["checkpoint", "list"], ["checkpoint", "list", "--json"]):
+        done = invoke(argv)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "Traceback" not in done.stderr
+        assert "bug" not in done.stderr
+        assert "SECRET" not in done.stderr
+
+
+def test_profiles_with_odd_names_and_nothing_inside(config):
+    config("profiles: {1: {format: csv}, a: }")
+    assert invoke(["config", "show", "--profile", "1"]).stdout.startswith('"name"')
+    assert invoke(["config", "show", "--profile", "a"]).exit_code == 0
+
+
+def test_user_without_a_home(monkeypatch):
+    import pwd
+
+    def nobody(*_: object) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert invoke(["config", "show"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["CLIFF_MAX_TERM_WIDTH", "CLIFF_FIT_WIDTH"])
+def test_odd_variables_of_cliff(monkeypatch, name):
+    monkeypatch.setenv(name, "abc")
+    done = invoke(["config", "show"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "must be whole numbers" in done.stderr
+
+
+def test_log_file_on_a_full_disk_keeps_nobody_from_work():
+    done = invoke(["config", "show", "--log-file", "/dev/full", "-vv"])
+    assert done.exit_code == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_credential_command_with_a_key_in_it_is_masked(monkeypatch):
+    monkeypatch.setenv("TINKER_CREDENTIAL_CMD", "echo tml-0123456789abcdef")
+    done = invoke(["config", "show"])
+    assert "echo tml-…cdef" in done.stdout
+    assert "0123456789" not in done.stdout
 
 
 def test_script_on_stdin_stops_at_the_first_failure():

@@ -74,6 +74,7 @@ class _Bound(cliff.command.Command):
                 "this needs a confirmation, and standard input is not a terminal",
                 hint="Add --yes to go on without a question.",
             )
+        self.app.display.clear()
         self.app.stderr.write(f"{question} [y/N] ")
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
@@ -95,7 +96,7 @@ class _Bound(cliff.command.Command):
         below = self._subcommands()
         if below:
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        parts += [text for hook in self._hooks if (text := hook.obj and hook.obj.get_epilog())]
+        parts += [str(text) for hook in self._hooks if hook.obj and (text := hook.obj.get_epilog())]
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -109,8 +110,11 @@ class _Bound(cliff.command.Command):
         )
         add_global_options(parser, after_command=True)
         for hook in self._hooks:
-            if hook.obj is not None:
-                hook.obj.get_parser(parser)
+            try:
+                if hook.obj:
+                    hook.obj.get_parser(parser)
+            except Exception as error:
+                self._hook_failed(hook.entry_point, error)
         return parser
 
     def _subcommands(self) -> list[str]:
@@ -127,7 +131,8 @@ class _Bound(cliff.command.Command):
         group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
         for entry_point in plugins.entry_points(group):
             try:
-                hooks.append(_Extension(plugins.load(entry_point)(command=self)))
+                hook = plugins.load(entry_point)(command=self)
+                hooks.append(_Extension(hook, entry_point))
             except (Exception, SystemExit) as error:
                 self._hook_failed(entry_point, error.__cause__ or error)
 
@@ -178,8 +183,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         )
 
     def run(self, parsed_args: argparse.Namespace) -> int:
+        if getattr(self.app_args, "json", False) and "whole_json" in parsed_args:
+            parsed_args.whole_json = True
         if parsed_args.formatter is None:
             parsed_args.formatter = self._default_format()
+            self._add_defaults(parsed_args)
         self._check_columns_option(parsed_args)
         return super().run(parsed_args)
 
@@ -189,9 +197,21 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         self.app.display.clear()
         return super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
 
+    def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
+        """Add the defaults of a plugin's format that no word of the command line names."""
+        parser = argparse.ArgumentParser(add_help=False)
+        formatter = self._formatter_plugins[parsed_args.formatter].obj
+        assert formatter is not None
+        formatter.add_argument_group(parser)
+        for name, value in vars(parser.parse_args([])).items():
+            if name not in parsed_args:
+                setattr(parsed_args, name, value)
+
     def _default_format(self) -> str:
         offered = self._formatter_plugins.names()
         before_command = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            before_command = "json"
         if before_command:
             if before_command not in offered:
                 raise UsageError(
@@ -251,6 +271,18 @@ class Lister(_Display, cliff.lister.Lister):
         parser.set_defaults(plain_row=self.plain_row, droppable=self.droppable)
         return parser
 
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        known = {_normal(name) for name in column_names}
+        for name in parsed_args.sort_columns:
+            if _normal(name) not in known:
+                raise UsageError(
+                    f"no column is called {name!r}",
+                    hint="Columns: " + ", ".join(column_names) + ".",
+                )
+        return super().produce_output(parsed_args, column_names, data)
+
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         """Return the line of one row in the plain format; ``None`` leaves the row out."""
         names = self.plain_columns or tuple(record)
@@ -278,7 +310,7 @@ class Formatters:
     """The formats of one kind of command, as cliff's display classes want them.
 
     Built-in formats are there at once; a plugin's is imported only when its name is on the
-    command line (or the setting), which is when its own options are wanted too.
+    command line, which is when its own options are wanted too, or when a setting chooses it.
     """
 
     def __init__(self, group: str, app: TinkexApp | None) -> None:
@@ -298,7 +330,9 @@ class Formatters:
 
     def __getitem__(self, name: str) -> _Extension:
         if name not in self._loaded:
-            self._loaded[name] = _Extension(plugins.load_driver(self._group, name))
+            self._loaded[name] = _Extension(
+                plugins.load_driver(self._group, name), self._entry_points[name]
+            )
         return self._loaded[name]
 
     def __iter__(self) -> Any:
@@ -313,8 +347,9 @@ class Formatters:
 class _Extension:
     """What stevedore calls an extension, and cliff expects: something with ``obj``."""
 
-    def __init__(self, obj: Any) -> None:
+    def __init__(self, obj: Any, entry_point: EntryPoint) -> None:
         self.obj = obj
+        self.entry_point = entry_point
 
 
 def _normal(name: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Structure, Time, plain_text
@@ -218,33 +217,41 @@ class DeleteCheckpoint(Lister):
 
     def _delete(self, paths: list[str]) -> Iterable[tuple[str, Flag, str | None]]:
         self.result = []
+        self._failures: list[TinkexError] = []
+        self._tried = len(paths)
         if len(paths) == 1:
             self.client.checkpoints.delete(paths[0])
             self.result.append(paths[0])
             return [(paths[0], Flag(True), None)]
         return self._delete_each(paths)
 
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        super().produce_output(parsed_args, column_names, data)
+        # What came of each path is the result, also when one of them could not be deleted.
+        if self._failures:
+            raise TinkexError(
+                f"{len(self._failures)} of {self._tried} checkpoints could not be deleted",
+                hint=self._failures[0].hint,
+                category=self._failures[0].category,
+            )
+        return 0
+
     def _delete_each(self, paths: list[str]) -> Iterator[tuple[str, Flag, str | None]]:
-        """Try all; tell each outcome as it is known; fail at the end if one failed."""
-        failures: list[TinkexError] = []
+        """Try all, and tell each outcome as it is known."""
         outcome: tuple[str, Flag, str | None]
         for path in paths:
             try:
                 self.client.checkpoints.delete(path)
             except TinkexError as error:
-                failures.append(error)
+                self._failures.append(error)
                 outcome = (path, Flag(False), str(error))
             else:
                 self.result.append(path)
                 outcome = (path, Flag(True), None)
             self.app.display.clear()
             yield outcome
-        if failures:
-            raise TinkexError(
-                f"{len(failures)} of {len(paths)} checkpoints could not be deleted",
-                hint=failures[0].hint,
-                category=failures[0].category,
-            )
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         path, error = plain_text(record["tinker_path"]), record["error"]
@@ -277,9 +284,11 @@ class DownloadCheckpoint(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import user_path
+
         done = self.client.checkpoints.download(
             parsed_args.tinker_path,
-            Path(parsed_args.output).expanduser(),
+            user_path(parsed_args.output),
             force=parsed_args.force,
             on_progress=self.app.display.transfer,
         )

@@ -7,7 +7,7 @@ import inspect
 
 from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
-from tinkex.options import print_paged
+from tinkex.options import print_paged, unknown_command
 
 
 class Help(Command):
@@ -29,7 +29,9 @@ class Help(Command):
         elif name not in manager.commands and manager.below(name):
             self.app.stdout.write(f"commands:\n{self._listing(name + ' ')}")
         else:
-            factory, found, _ = manager.find_command(words)
+            factory, found, rest = manager.find_command(words)
+            if rest:
+                raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
             parser = command.get_parser(self.app._prog(found))
             print_paged(parser, self.app.stdout)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cliff.columns import FormattableColumn
 
-from tinkex import plugins
+from tinkex import commandmanager, plugins
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import PluginError
 from tinkex.options import Parser
@@ -148,7 +148,10 @@ class _Trouble:
                 }
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
-            plugins.load(entry_point)
+            if entry_point.group == plugins.COMMANDS:
+                commandmanager.load(entry_point)
+            else:
+                plugins.load(entry_point)
         except PluginError as error:
             return str(error.__cause__ or error)
         return None

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import printable
+from tinkex.columns import plain_text, printable
 from tinkex.commands.base import Lister
 from tinkex.commands.save import add_model_options, check_model_options
 from tinkex.exceptions import TinkexError, UsageError
@@ -64,8 +64,10 @@ class Sample(Lister):
         from tinkex.prompts import read_prompt
 
         model_path, base_model = self._model(parsed_args)
+        if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
+            raise UsageError("standard input can give the key or the prompt, not both")
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
-        if parsed_args.output:
+        if parsed_args.output is not None:
             check_writable(parsed_args.output)
         self.client  # noqa: B018 - a missing key shows before anything else is said
         self.status("Starting sampling...")
@@ -101,7 +103,7 @@ class Sample(Lister):
             names, selector = self._generate_columns_and_selector(parsed_args, column_names)
             rows = [list(self._compress_iterable(r, selector)) for r in data] if selector else data
             self.formatter.emit_list(names, rows, result, parsed_args)
-        if parsed_args.output:
+        if parsed_args.output is not None:
             from tinkex.files import write_atomically
 
             write_atomically(parsed_args.output, result.getvalue())
@@ -125,7 +127,7 @@ class Sample(Lister):
         gap = "" if index == len(self.result.sequences) else "\n"
         return (
             f"Sample {index}:\n{text}\n"
-            f"stop_reason={record['stop_reason']} | avg_logprob={shown}{gap}"
+            f"stop_reason={plain_text(record['stop_reason'])} | avg_logprob={shown}{gap}"
         )
 
     def _model(self, parsed_args: argparse.Namespace) -> tuple[str | None, str | None]:

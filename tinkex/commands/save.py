@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DEFAULT_RANK = 32
 MAX_RANK = 65536
 
+#: Parts of a model that can be trained: option → words.
+_PARTS = {"mlp": "MLP layers", "attn": "attention layers", "unembed": "unembedding layer"}
+
 #: Characters that every known server takes in a checkpoint's name.
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -81,11 +84,7 @@ class SaveCheckpoint(ShowOne):
         parser.add_argument(
             "--seed", metavar="<int>", type=integer(0), help="seed of the adapter's weights"
         )
-        for part, words in (
-            ("mlp", "MLP layers"),
-            ("attn", "attention layers"),
-            ("unembed", "unembedding layer"),
-        ):
+        for part, words in _PARTS.items():
             parser.add_argument(
                 f"--train-{part}",
                 action=argparse.BooleanOptionalAction,
@@ -98,7 +97,7 @@ class SaveCheckpoint(ShowOne):
         from tinkex.files import check_writable
 
         check_model_options(parsed_args, "checkpoint")
-        if not parsed_args.output:
+        if parsed_args.output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
                 hint="It names the file for the metadata: --output checkpoint.json",
@@ -122,12 +121,10 @@ class SaveCheckpoint(ShowOne):
             from tinkex.adapter import read_model_path
 
             model = read_model_path(parsed_args.model_path)
-            if model.tinker_path and rank is None:
-                return self.client.create_training_client_from_checkpoint(model.tinker_path)
-            if model.tinker_path:
-                raise UsageError("a checkpoint keeps its rank: leave --rank out")
+            if model.base_model is None or _is_trainable(model.tinker_path):
+                return self._continued(parsed_args, str(model.tinker_path))
             base_model, rank = model.base_model, rank or model.lora_rank
-            self.status(f"Files here cannot be uploaded: starting anew from {base_model}.")
+            self.status(f"No training state is known here: starting anew from {base_model}.")
         return self.client.create_lora_training_client(
             base_model,
             rank=rank or DEFAULT_RANK,
@@ -136,6 +133,22 @@ class SaveCheckpoint(ShowOne):
             train_attn=parsed_args.train_attn,
             train_unembed=parsed_args.train_unembed,
         )
+
+    def _continued(self, parsed_args: argparse.Namespace, path: str) -> TrainingClient:
+        """Load the training checkpoint *path* into a new run."""
+        from tinkex.api.paths import TinkerPath
+
+        if TinkerPath.from_string(path).kind != "weights":
+            raise UsageError(
+                f"{path} has no training state to go on from",
+                hint="Only tinker://RUN/weights/NAME has. To begin anew: --base-model.",
+            )
+        fixed = {"--rank": parsed_args.rank, "--seed": parsed_args.seed}
+        fixed |= {f"--no-train-{p}": not getattr(parsed_args, f"train_{p}") or None for p in _PARTS}
+        given = [option for option, value in fixed.items() if value is not None]
+        if given:
+            raise UsageError(f"a checkpoint keeps its configuration: leave {', '.join(given)} out")
+        return self.client.create_training_client_from_checkpoint(path)
 
     @staticmethod
     def _metadata(training: TrainingClient, saved: SavedWeights) -> dict[str, Any]:
@@ -161,6 +174,10 @@ class SaveCheckpoint(ShowOne):
                 hint="Free some space or choose another --output; see it with 'tinkex checkpoint "
                 f"info {self.result['weights_path']}'.",
             ) from error
+
+
+def _is_trainable(path: str | None) -> bool:
+    return path is not None and "/weights/" in path
 
 
 def _checked_name(name: str | None) -> str | None:
