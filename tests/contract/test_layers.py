@@ -22,9 +22,9 @@ LAYERS = (
     {"exceptions", "__init__"},
     {"plugins", "keys", "settings", "version", "_commit", "_build"},
     {"api"},
-    {"columns", "options", "files", "prompts", "adapter", "progress"},
-    {"formatters", "commands", "commandmanager"},
-    {"shell", "repl"},
+    {"columns", "options", "files", "prompts", "adapter", "progress", "lines", "remembered"},
+    {"formatters", "commands", "commandmanager", "completion"},
+    {"shell", "repl", "console"},
     {"testing", "__main__"},
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
