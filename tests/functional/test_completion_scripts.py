@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.conftest import Program
+from tests.functional.test_interactive import Terminal
 from tinkex.remembered import Remembered
 from tinkex.settings import DEFAULT_BASE_URL
 
@@ -75,6 +77,24 @@ def test_fish(place, tinkex: Program, line, offered):
     assert path.endswith("/fish/completions/tinkex.fish")
     found = shell("fish", "-c", f"complete -C '{line}'", cwd=place)
     assert offered in [row.partition("\t")[0] for row in found.splitlines()]
+
+
+def test_zsh(place, tinkex: Program, home: Path, monkeypatch: pytest.MonkeyPatch):
+    needs("zsh")
+    path = Path(tinkex("complete", "--shell", "zsh", "--install").stdout.strip())
+    assert path == home / ".local/share/zsh/site-functions/_tinkex"
+    monkeypatch.chdir(place)
+    terminal = Terminal("-f", "-i", program="zsh", PS1="ready> ")
+    try:
+        terminal.expect("ready> ")
+        terminal.type(f"fpath=({path.parent} $fpath); autoload -U compinit; compinit -u -D\r")
+        terminal.expect("ready> ")
+        for line, offered in CASES:
+            terminal.type(f"{line}\t")
+            terminal.expect(re.escape(offered))
+            terminal.type("\x15")  # Ctrl-U: an empty line again
+    finally:
+        terminal.close()
 
 
 def test_installing_twice_changes_nothing(tinkex: Program, home: Path):
