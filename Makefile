@@ -3,6 +3,7 @@
 #   make demo    the main job on the embedded local service, each command with its output
 #   make test    lint, types, documentation, then every test
 #   make docs    the manual, in doc/build/html
+#   make man     the manual pages, in doc/build/man
 #   make bench   start-up and listing times against the official command line
 #   make clean   remove all that was made here
 #
@@ -33,7 +34,7 @@ VENV := .venv/bin/python
 # dropped at every installation, cannot be stale.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs pytest bench clean
+.PHONY: help demo test lint types docs man pytest bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -95,6 +96,10 @@ docs: .venv/.stamp
 	@echo "sphinx"
 	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b html doc/source doc/build/html
 	@echo "manual: doc/build/html/index.html"
+
+man: .venv/.stamp
+	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b man doc/source doc/build/man
+	@echo "manual pages: doc/build/man (man -l doc/build/man/tinkex.1)"
 
 pytest: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q $(PYTEST_ARGS)

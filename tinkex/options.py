@@ -131,13 +131,16 @@ class Parser(argparse.ArgumentParser):
 
 def print_paged(parser: argparse.ArgumentParser, stream: TextIO, more: str = "") -> None:
     """Write the help of *parser* and *more* to *stream*, paged on a terminal."""
+    from tinkex.terminal import wants_colour
+
+    # Where the standard library draws help in colour (Python 3.14), it does as we say.
+    parser.color = wants_colour(stream)  # type: ignore[attr-defined]
     if not stream.isatty():
         stream.write(parser.format_help() + more)
         return
     import autopage.argparse
 
     pager = autopage.argparse.help_pager(stream)
-    autopage.argparse.use_color_for_parser(parser, pager.to_terminal())
     with pager as out:
         out.write(parser.format_help() + more)
 

@@ -6,13 +6,13 @@ rich draws; it is imported only when there is something to draw.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.columns import printable
+from tinkex.terminal import can_move, wants_colour
 
 if TYPE_CHECKING:
     from tinkex.api import Progress, Wait
@@ -33,7 +33,7 @@ class Display:
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream = stream
         self._quiet = quiet
-        self._enabled = not quiet and stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._enabled = not quiet and can_move(stream)
         self._waiting: _Waiting | None = None
         self._bar: Any = None
         self._task: Any = None
@@ -86,7 +86,7 @@ class Display:
     def _console(self) -> Any:
         from rich.console import Console
 
-        return Console(file=self._stream)
+        return Console(file=self._stream, no_color=not wants_colour(self._stream))
 
     def _new_bar(self) -> Any:
         from rich import progress

@@ -158,6 +158,30 @@ def resolve(
     return Settings(**values, origins=origins)
 
 
+def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the name of the profile in force, which need not exist.
+
+    :param flag: the profile named by an option.
+    :raises SettingsError: the configuration file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    flags = {"profile": flag} if flag else {}
+    return _choose_profile(flags, environ, _read_config(config_path(environ)))[0]
+
+
+def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the names of all profiles, those of HTTP pools included.
+
+    :raises SettingsError: the configuration file cannot be read.
+    """
+    profiles = _read_config(config_path(environ)).get("profiles") or {}
+    return sorted({*map(str, profiles), *_pools_with_profile()})
+
+
+def _pools_with_profile() -> set[str]:
+    return {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} - {DEFAULT_POOL}
+
+
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the path of the configuration file, which need not exist."""
     environ = os.environ if environ is None else environ
@@ -236,7 +260,7 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
 
 def _implied_profile(name: str, profiles: Mapping[str, Any]) -> Mapping[str, Any]:
     # Installing tinkex-local is enough for `--profile local`.
-    pools = {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} - {DEFAULT_POOL}
+    pools = _pools_with_profile()
     if name in pools:
         return {"http_pool": name}
     hint = "Known: " + (", ".join(sorted({*map(str, profiles), *pools})) or "none") + "."

@@ -7,7 +7,7 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -85,6 +85,8 @@ class TinkexApp(cliff.app.App):
         self._display: Any = None
         #: Global options the interactive shell was started with: they hold for each of its lines.
         self._shell_options: argparse.Namespace | None = None
+        #: Ids and paths that commands print are remembered for completion.
+        self.remembers = True
 
     # ------------------------------------------------------------------ what commands use
 
@@ -121,6 +123,44 @@ class TinkexApp(cliff.app.App):
         self.display.expect("the service")
         return self._clients[settings]
 
+    @property
+    def profile(self) -> str | None:
+        """Name of the profile in force between the lines of the interactive shell."""
+        from tinkex.settings import chosen_profile
+
+        return chosen_profile(getattr(self._shell_options, "profile", None))
+
+    def use_profile(self, name: str) -> None:
+        """Let the following lines of the interactive shell use the profile *name*.
+
+        :raises SettingsError: there is no such profile.
+        """
+        from tinkex import settings
+
+        settings.resolve({"profile": name})
+        options = self._shell_options
+        assert options is not None, "only inside the interactive shell"
+        options.profile = name
+        # A key or an address that the shell was started with belongs to another server.
+        options.api_key = options.base_url = options.http_pool = None
+
+    def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
+        """Remember *values* for completion: ``checkpoints``, ``runs`` or ``models``.
+
+        :param whole: these are all there are; others are forgotten.
+        """
+        if self.remembers:
+            from tinkex.remembered import Remembered
+
+            Remembered.of(self.settings).add(kind, values, whole=whole)
+
+    def forget(self, kind: str, values: Iterable[str]) -> None:
+        """Let completion offer *values* no longer."""
+        if self.remembers:
+            from tinkex.remembered import Remembered
+
+            Remembered.of(self.settings).drop(kind, values)
+
     def status(self, text: str) -> None:
         """Say *text* on standard error, unless ``--quiet``.
 
@@ -153,8 +193,12 @@ class TinkexApp(cliff.app.App):
 
     def run(self, argv: list[str]) -> int:
         """Run one command line and return its exit code; every error is told here."""
+        return self.guarded(lambda: self.execute(argv))
+
+    def guarded(self, work: Callable[[], int]) -> int:
+        """Return what *work* returns; tell any error and return its exit code."""
         try:
-            return self.execute(argv)
+            return work()
         except BrokenPipeError:
             return EXIT_CLOSED_PIPE
         except KeyboardInterrupt:
@@ -173,7 +217,7 @@ class TinkexApp(cliff.app.App):
         :raises TinkexError: whatever went wrong.
         """
         self.words = tuple(argv)
-        self.command = self._parsed = self._settings = None
+        self.command = self._parsed = self._settings = self._display = None
         self._settings_asked = False
         inherited = copy.copy(self._shell_options) if self.interactive_mode else None
         self.options = self.parser.parse_args(list(argv), inherited)
@@ -181,6 +225,11 @@ class TinkexApp(cliff.app.App):
         if words[:1] == ["--"]:
             words = words[1:]
         self.configure_logging()
+        if self.options.keep_going and words:
+            raise UsageError(
+                "--keep-going is for a script on standard input",
+                hint="For example: tinkex --keep-going < script",
+            )
         if self.options.version:
             words = ["version"]
         elif self.options.help:
@@ -213,9 +262,23 @@ class TinkexApp(cliff.app.App):
         """Read command lines: from a person, or from a script on standard input."""
         from tinkex.repl import Repl
 
+        keep_going = bool(self.options.keep_going)
         if not self.interactive_mode:
-            self._shell_options = copy.copy(self.options)
-        return Repl(self).loop()
+            options = self._shell_options = copy.copy(self.options)
+            options.keep_going = False
+            if options.api_key == "-":  # the first line is the key, once
+                from tinkex.keys import read_argument
+
+                options.api_key = read_argument(options.api_key, self.stdin)
+        return Repl(self).loop(keep_going=keep_going)
+
+    def forget_line(self) -> None:
+        """Forget the last command line, so that no error is told in its name."""
+        self.words = ()
+        self.command = self._parsed = self._settings = self._display = None
+        self._settings_asked = False
+        if self._shell_options is not None:
+            self.options = copy.copy(self._shell_options)
 
     def finish(self) -> None:
         """Close connections and log handlers."""
@@ -252,6 +315,11 @@ class TinkexApp(cliff.app.App):
         )
         parser.add_argument("--json", action="store_true", help="as after the command")
         add_global_options(parser, after_command=False)
+        parser.add_argument(
+            "--keep-going",
+            action="store_true",
+            help="with a script on standard input: go on after a line that fails",
+        )
         parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
         return parser
 
@@ -335,7 +403,7 @@ class TinkexApp(cliff.app.App):
             return chosen == "json" or whole or (chosen is None and self.format_setting == "json")
         # The command line could not be parsed: look for the words themselves.
         words = list(self.words)
-        pairs = zip(words, [*words[1:], ""], strict=True)
+        pairs = zip(words, [*words, ""][1:], strict=True)
         return (
             "--json" in words
             or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
@@ -388,6 +456,7 @@ def run(argv: Sequence[str]) -> Result:
 
     stdout = io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
+    app.remembers = False
     try:
         code = app.execute(argv)
         if code:

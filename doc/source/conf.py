@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cliff.command import Command
@@ -25,6 +26,22 @@ smartquotes = False  # options are typed as they stand
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
+
+# tinkex(1) has all commands; each noun has a page of its own besides: tinkex-checkpoint(1).
+_NOUNS = sorted(p.stem for p in (Path(__file__).parent / "reference" / "cli").glob("*.rst"))
+man_pages = [
+    ("reference/cli/index", "tinkex", "the command line for the Tinker API", author, 1),
+    *(
+        (f"reference/cli/{noun}", f"tinkex-{noun}", f"the tinkex commands of {noun}", author, 1)
+        for noun in _NOUNS
+        if noun != "index"
+    ),
+    ("reference/shell", "tinkex-shell", "the interactive shell of tinkex", author, 1),
+    ("reference/settings", "tinkex-settings", "settings of tinkex", author, 5),
+    ("reference/formats", "tinkex-formats", "output formats of tinkex", author, 7),
+    ("reference/exit-codes", "tinkex-exit-codes", "exit codes and errors of tinkex", author, 7),
+]
+man_show_urls = True
 
 # Names that this manual has no page for: the standard library (its inventory would have to be
 # fetched), the libraries below us, and types written in annotations only.

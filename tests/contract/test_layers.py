@@ -22,9 +22,19 @@ LAYERS = (
     {"exceptions", "__init__"},
     {"plugins", "files", "keys", "settings", "version", "_commit", "_build"},
     {"api"},
-    {"columns", "options", "prompts", "adapter", "progress", "skeleton"},
-    {"formatters", "commands", "commandmanager"},
-    {"shell", "repl"},
+    {
+        "columns",
+        "options",
+        "prompts",
+        "adapter",
+        "progress",
+        "skeleton",
+        "lines",
+        "remembered",
+        "terminal",
+    },
+    {"formatters", "commands", "commandmanager", "completion"},
+    {"shell", "repl", "console"},
     {"testing", "__main__"},
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}

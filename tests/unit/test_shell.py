@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -416,10 +419,11 @@ def test_run_from_python(capsys):
 
 
 def test_completion_offers_commands_below_a_command():
-    script = invoke(["complete"]).stdout
-    assert '"checkpoint") words="delete download info list publish unpublish --' in script
-    assert "checkpoint_list" not in script
-    assert "bashcompinit" in invoke(["complete", "--shell", "zsh"]).stdout
+    offered = invoke(["complete", "--line", "tinkex checkpoint "]).stdout.splitlines()
+    assert offered == ["words", "delete", "download", "info", "list", "publish", "unpublish"]
+    assert "checkpoint_list" not in invoke(["complete", "--line", "tinkex "]).stdout
+    assert "complete -F _tinkex tinkex" in invoke(["complete"]).stdout
+    assert "#compdef tinkex" in invoke(["complete", "--shell", "zsh"]).stdout
     assert "complete -c tinkex" in invoke(["complete", "--shell", "fish"]).stdout
 
 
@@ -442,6 +446,8 @@ def test_completion_in_a_real_bash(tmp_path, words, offered):
         capture_output=True,
         text=True,
         check=True,
+        # The script asks the program that is being completed.
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )
     assert offered in done.stdout.split()
     assert done.stderr == ""

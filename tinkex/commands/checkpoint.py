@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Structure, Time, plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.run import add_paging, tell_rest
+from tinkex.commands.run import add_paging, holds_all, tell_rest
 from tinkex.commands.save import SaveCheckpoint
 from tinkex.exceptions import TinkexError
 
@@ -86,6 +86,8 @@ class ListCheckpoint(Lister):
         if page.note:
             self.status(page.note)
         tell_rest(self, page, "checkpoints")
+        whole = not parsed_args.run_id and holds_all(page)
+        self.app.remember("checkpoints", [c.tinker_path for c in page], whole=whole)
         return self.column_names, [_values(checkpoint) for checkpoint in page]
 
 
@@ -222,6 +224,7 @@ class DeleteCheckpoint(Lister):
         if len(paths) == 1:
             self.client.checkpoints.delete(paths[0])
             self.result.append(paths[0])
+            self.app.forget("checkpoints", paths)
             return [(paths[0], Flag(True), None)]
         return self._delete_each(paths)
 
@@ -252,6 +255,7 @@ class DeleteCheckpoint(Lister):
                 outcome = (path, Flag(True), None)
             self.app.display.clear()
             yield outcome
+        self.app.forget("checkpoints", self.result)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         path, error = plain_text(record["tinker_path"]), record["error"]

@@ -1,21 +1,23 @@
-"""Completion scripts for shells."""
+"""Completion for the shells of the system: the scripts, and the answers they ask for."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+import re
+from pathlib import Path
 
-from tinkex import plugins
+from tinkex import completion, lines
 from tinkex.commands.base import Command
-from tinkex.exceptions import PluginError
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 class Complete(Command):
-    """Print a completion script for a shell: commands, and the options of each."""
+    """Print or install a completion script for a shell."""
 
     examples = (
+        "tinkex complete --shell bash --install",
         'bash: eval "$(tinkex complete --shell bash)"   (in ~/.bashrc)',
         'zsh:  eval "$(tinkex complete --shell zsh)"    (in ~/.zshrc, after compinit)',
         "fish: tinkex complete --shell fish | source     (in config.fish)",
@@ -24,95 +26,143 @@ class Complete(Command):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("--shell", choices=SHELLS, default="bash", help="shell (default: bash)")
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--install",
+            action="store_true",
+            help="write the script to the place where the shell looks for it",
+        )
+        what.add_argument(
+            "--line",
+            metavar="<text>",
+            help="print what may stand at the end of this command line; the scripts ask so",
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        options = self._options_of_commands()
-        script = {"bash": self._bash, "zsh": self._zsh, "fish": _fish}[parsed_args.shell]
-        self.app.stdout.write(script(options))
+        if parsed_args.line is not None:
+            self.app.stdout.write(answer(self, parsed_args.line))
+        elif parsed_args.install:
+            self._install(parsed_args.shell)
+        else:
+            self.app.stdout.write(_SCRIPTS[parsed_args.shell])
         return 0
 
-    def _bash(self, options: Mapping[str, list[str]]) -> str:
-        # Before the command only global options stand, so theirs are the values to skip there.
-        return _bash(options, self.app.parser.options_with_values())  # type: ignore[attr-defined]
+    def _install(self, shell: str) -> None:
+        from tinkex.files import write_atomically
 
-    def _zsh(self, options: Mapping[str, list[str]]) -> str:
-        return (
-            "# tinkex completion for zsh, by its emulation of bash's\n"
-            "autoload -U +X bashcompinit && bashcompinit\n" + self._bash(options)
-        )
-
-    def _options_of_commands(self) -> Mapping[str, list[str]]:
-        """Return command name → its options; ``''`` is the program itself."""
-        found = {"": self.app.parser.option_strings()}  # type: ignore[attr-defined]
-        for name, entry in sorted(self.app.command_manager.commands.items()):
-            try:
-                command = entry.load()(self.app, self.app_args, name)
-                found[name] = command.get_parser(name).option_strings()
-            except PluginError as error:
-                owner = plugins.distribution_of(entry.entry_point)
-                self.app.warn(f"no completion for '{name}' of {owner}: {error}")
-        return found
+        path = place(shell)
+        script = _SCRIPTS[shell]
+        try:
+            there = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            there = None
+        if there != script:
+            write_atomically(str(path), script)
+        self.app.stdout.write(f"{path}\n")
+        self.status("Installed." if there != script else "It was there already.")
+        self.status(_THEN[shell].format(directory=path.parent))
 
 
-def _words_after(options: Mapping[str, list[str]]) -> Mapping[str, list[str]]:
-    """Return command words so far → words that may come next."""
-    after: dict[str, list[str]] = {name: [] for name in options}
-    for name in options:
-        words = name.split()
-        for depth, word in enumerate(words):
-            before = " ".join(words[:depth])
-            if word not in after.setdefault(before, []):
-                after[before].append(word)
-    return {
-        before: [*words, *[o for o in options.get(before, []) if o.startswith("--")]]
-        for before, words in after.items()
-    }
+def answer(command: Command, line: str) -> str:
+    """Return what may stand at the end of *line*: ``files``, ``directories`` or ``words``, then
+    a word on each line, with a tab and a note where there is one."""
+    unfinished = lines.unfinished(line)
+    words = unfinished.words
+    while words and re.match(r"\w+=", words[0]):  # settings of the environment
+        words = words[1:]
+    if not words or unfinished.after:
+        return "files\n"
+    offer = completion.offer(command.app, words[1:], unfinished.current)
+    told = [f"{value}\t{note}" if note else value for value, note in offer.values]
+    return "\n".join([offer.files or "words", *told, ""])
 
 
-def _bash(options: Mapping[str, list[str]], with_values: list[str]) -> str:
-    cases = "\n".join(
-        f'        "{before}") words="{" ".join(words)}" ;;'
-        for before, words in _words_after(options).items()
-    )
-    known = " ".join(f'"{name}"' for name in _words_after(options) if name)
-    return f"""\
-# tinkex completion for bash
-_tinkex() {{
-    local cur="${{COMP_WORDS[COMP_CWORD]}}" command="" candidate word words name skip=""
-    local -a known=({known})
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-        if [[ -n "$skip" ]]; then skip=""; continue; fi
-        case "$word" in {"|".join(with_values)}) skip=1; continue ;; esac
-        candidate="${{command:+$command }}$word"
-        for name in "${{known[@]}}"; do
-            [[ "$name" == "$candidate" ]] && command="$candidate" && break
-        done
-    done
-    case "$command" in
-{cases}
-        *) words="" ;;
-    esac
-    COMPREPLY=( $(compgen -W "$words" -- "$cur") )
-    [[ ${{#COMPREPLY[@]}} -eq 0 ]] && COMPREPLY=( $(compgen -f -- "$cur") )
-}}
+def place(shell: str) -> Path:
+    """Return the path where *shell* looks for a user's completion of tinkex."""
+    environ = os.environ
+    data = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    if shell == "bash":
+        base = environ.get("BASH_COMPLETION_USER_DIR") or data / "bash-completion"
+        return Path(base) / "completions" / "tinkex"
+    if shell == "zsh":
+        return data / "zsh" / "site-functions" / "_tinkex"
+    config = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return config / "fish" / "completions" / "tinkex.fish"
+
+
+#: What remains to be done after --install.
+_THEN = {
+    "bash": "The package bash-completion loads it in new shells.",
+    "zsh": "In ~/.zshrc, before compinit: fpath=({directory} $fpath)",
+    "fish": "New shells load it.",
+}
+
+# bash cuts words at ':' and '=', and wants no more than the last piece back.
+_BASH = r"""# tinkex completion for bash
+_tinkex() {
+    local line="${COMP_LINE:0:${COMP_POINT:-0}}" word kind="" whole kept="" breaks
+    [[ -n "$line" ]] || line="${COMP_WORDS[*]:0:COMP_CWORD+1}"
+    whole="${line##*[[:space:]]}"
+    breaks="${COMP_WORDBREAKS//[^:=]/}"
+    [[ -z "$breaks" || "$whole" != *[$breaks]* ]] || kept="${whole%"${whole##*[$breaks]}"}"
+    COMPREPLY=()
+    while IFS= read -r word; do
+        if [[ -z "$kind" ]]; then kind="$word"; continue; fi
+        word="${word%%$'\t'*}"
+        COMPREPLY+=("${word#"$kept"}")
+    done < <("${COMP_WORDS[0]/#\~/$HOME}" complete --shell bash --line "$line" 2>/dev/null)
+    [[ "$kind" == files || "$kind" == directories ]] || return 0
+    local how=-f
+    [[ "$kind" == files ]] || how=-d
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r word; do
+        COMPREPLY+=("$word")
+    done < <(compgen $how -- "${COMP_WORDS[COMP_CWORD]}")
+}
 complete -F _tinkex tinkex
 """
 
+_ZSH = r"""#compdef tinkex
+# tinkex completion for zsh
+_tinkex() {
+    local -a answer values shown
+    local kind word line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    answer=("${(@f)$(${~words[1]} complete --shell zsh --line "$line" 2>/dev/null)}")
+    kind="$answer[1]"
+    for word in "${(@)answer[2,-1]}"; do
+        [[ -n "$word" ]] || continue
+        values+=("${word%%$'\t'*}")
+        shown+=("${word/$'\t'/  -- }")
+    done
+    (( $#values )) && compadd -l -d shown -a values
+    case "$kind" in
+        files) _files ;;
+        directories) _files -/ ;;
+    esac
+}
+if [[ "$funcstack[1]" == _tinkex ]]; then
+    _tinkex "$@"
+else
+    compdef _tinkex tinkex
+fi
+"""
 
-def _fish(options: Mapping[str, list[str]]) -> str:
-    lines = ["# tinkex completion for fish", "complete -c tinkex -f"]
-    for before, words in _words_after(options).items():
-        if before:
-            seen = "; and ".join(f"__fish_seen_subcommand_from {w}" for w in before.split())
-        else:
-            seen = "__fish_use_subcommand"
-        below = [word for word in words if not word.startswith("-")]
-        if below:
-            lines.append(f"complete -c tinkex -n '{seen}' -a '{' '.join(below)}'")
-        lines += [
-            f"complete -c tinkex -n '{seen}' -l {word[2:]}"
-            for word in words
-            if word.startswith("--")
-        ]
-    return "\n".join(lines) + "\n"
+_FISH = r"""# tinkex completion for fish
+function __tinkex_complete
+    set -l line (commandline -cp | string collect)
+    set -l program (string split -f 1 ' ' -- (string trim -l -- $line))
+    type -q -- $program; or set program tinkex
+    set -l answer ($program complete --shell fish --line $line 2>/dev/null)
+    printf '%s\n' $answer[2..]
+    switch "$answer[1]"
+        case files
+            __fish_complete_path (commandline -ct)
+        case directories
+            __fish_complete_directories (commandline -ct) ''
+    end
+end
+complete -c tinkex -f -a '(__tinkex_complete)'
+"""
+
+_SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}

@@ -9,6 +9,14 @@ from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
 from tinkex.options import print_paged, unknown_command
 
+_IN_SHELL = """
+in this shell:
+  profile use <name>    use another profile from here on
+  <command> | less      hand the output to a command of the system
+  <command> > <file>    write the output to a file; >> appends
+  exit                  leave; so does Ctrl-D
+"""
+
 
 class Help(Command):
     """Show help: of the program, of a noun, or of one command."""
@@ -25,7 +33,9 @@ class Help(Command):
         manager = self.app.command_manager
         name = " ".join(words)
         if not words:
-            print_paged(self.app.parser, self.app.stdout, "\ncommands:\n" + self._listing())
+            more = _IN_SHELL if self.app.interactive_mode else ""
+            listing = "\ncommands:\n" + self._listing()
+            print_paged(self.app.parser, self.app.stdout, listing + more)
         elif name not in manager.commands and manager.below(name):
             self.app.stdout.write(f"commands:\n{self._listing(name + ' ')}")
         else:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tinkex.api import TrainingRun
     from tinkex.api.paging import Page
 
-__all__ = ["InfoRun", "ListRun", "add_paging", "tell_rest"]
+__all__ = ["InfoRun", "ListRun", "add_paging", "holds_all", "tell_rest"]
 
 
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
@@ -41,6 +41,11 @@ def tell_rest(command: Lister, page: Page[Any], things: str) -> None:
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
 
 
+def holds_all(page: Page[Any]) -> bool:
+    """Tell whether *page* surely has everything there is."""
+    return page.offset == 0 and page.total is not None and len(page) >= page.total
+
+
 class ListRun(Lister):
     """List training runs, the newest first."""
 
@@ -65,6 +70,8 @@ class ListRun(Lister):
         page = self.client.runs.list(limit=parsed_args.limit or None, offset=parsed_args.offset)
         self.result = page
         tell_rest(self, page, "runs")
+        self.app.remember("runs", [run.training_run_id for run in page], whole=holds_all(page))
+        self.app.remember("models", {run.base_model for run in page})
         return self.column_names, [self._row(run) for run in page]
 
     @staticmethod

@@ -108,6 +108,8 @@ class SaveCheckpoint(ShowOne):
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
             self.result = self._metadata(training, saved)
+        self.app.remember("checkpoints", [saved.path])
+        self.app.remember("models", [training.base_model])
         self._write(parsed_args.output)
         *values, response = self.result.values()
         return self.column_names, (*values, Structure(response))

@@ -1,0 +1,158 @@
+"""The completion scripts in real shells."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import Program
+from tests.functional.test_interactive import Terminal
+from tinkex.remembered import Remembered
+from tinkex.settings import DEFAULT_BASE_URL
+
+SEEN = "tinker://run-1:train:0/weights/0001"
+
+#: line → what Tab offers for its last word.
+CASES = [
+    ("tinkex checkpoint de", "delete"),
+    ("tinkex run list --lim", "--limit"),
+    ("tinkex --profile local run in", "info"),
+    ("tinkex run list --format js", "json"),
+    ("tinkex checkpoint info tinker://run-1:tr", SEEN),
+    ("tinkex checkpoint list --run-id run-", "run-1"),
+    ("tinkex run --prompt-file prom", "prompt.txt"),
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory with a file in it; the program is on the path and knows some names."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    known = Remembered(DEFAULT_BASE_URL, None)
+    known.add("checkpoints", [SEEN])
+    known.add("runs", ["run-1"])
+    (tmp_path / "prompt.txt").write_text("")
+    return tmp_path
+
+
+def shell(*argv: str, cwd: Path) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=cwd)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+def needs(name: str) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+
+
+@pytest.mark.parametrize(("line", "offered"), CASES)
+def test_bash(place, tinkex: Program, line, offered):
+    path = tinkex("complete", "--shell", "bash", "--install").stdout.strip()
+    # Readline cuts at ':' and '=' as well, and replaces the last piece only.
+    words = " ".join(line.replace(":", " : ").split(" "))
+    code = (
+        f"source '{path}'; COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=({words});"
+        "COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _tinkex; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    piece = offered.rpartition(":")[2] if ":" in offered and "run-1:tr" in line else offered
+    if offered == SEEN:
+        piece = SEEN.removeprefix("tinker://run-1:")
+    assert piece in shell("bash", "--norc", "-c", code, cwd=place).splitlines()
+
+
+@pytest.mark.parametrize(("line", "offered"), CASES)
+def test_fish(place, tinkex: Program, line, offered):
+    needs("fish")
+    path = tinkex("complete", "--shell", "fish", "--install").stdout.strip()
+    assert path.endswith("/fish/completions/tinkex.fish")
+    found = shell("fish", "-c", f"complete -C '{line}'", cwd=place)
+    assert offered in [row.partition("\t")[0] for row in found.splitlines()]
+
+
+def test_zsh(place, tinkex: Program, home: Path, monkeypatch: pytest.MonkeyPatch):
+    needs("zsh")
+    path = Path(tinkex("complete", "--shell", "zsh", "--install").stdout.strip())
+    assert path == home / ".local/share/zsh/site-functions/_tinkex"
+    monkeypatch.chdir(place)
+    terminal = Terminal("-f", "-i", program="zsh", PS1="ready> ")
+    try:
+        terminal.expect("ready> ")
+        terminal.type(f"fpath=({path.parent} $fpath); autoload -U compinit; compinit -u -D\r")
+        terminal.expect("ready> ")
+        for line, offered in CASES:
+            terminal.type(f"{line}\t")
+            terminal.expect(re.escape(offered))
+            terminal.type("\x15")  # Ctrl-U: an empty line again
+    finally:
+        terminal.close()
+
+
+def test_installing_twice_changes_nothing(tinkex: Program, home: Path):
+    first = tinkex("complete", "--install")
+    path = Path(first.stdout.strip())
+    assert path == home / ".local/share/bash-completion/completions/tinkex"
+    assert "Installed." in first.stderr
+    before = path.stat()
+    again = tinkex("complete", "--install")
+    assert again.stdout == first.stdout
+    assert "there already" in again.stderr
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert stat.S_IMODE(before.st_mode) == 0o644
+    assert [p.name for p in path.parent.iterdir()] == ["tinkex"]
+
+
+def test_where_it_cannot_be_installed(tinkex: Program, home: Path):
+    (home / ".local").mkdir()
+    (home / ".local/share").write_text("")
+    done = tinkex("complete", "--install", code=1)
+    assert done.stdout == ""
+    assert "cannot write" in done.stderr
+
+
+def test_what_lists_print_is_offered_and_what_is_deleted_is_not(served: Program, saved):
+    path = saved["weights_path"]
+    line = "tinkex checkpoint info tinker://"
+    assert path in served("complete", "--line", line).stdout.splitlines()
+    served("checkpoint", "list")
+    served("checkpoint", "delete", path)
+    assert path not in served("complete", "--line", line).stdout
+
+
+def test_no_key_is_in_the_cache(served: Program, saved, home: Path):
+    served("checkpoint", "list", "--api-key", "tml-functional-test")
+    files = list((home / ".cache/tinkex/completion").iterdir())
+    assert files
+    assert all("tml-functional" not in file.read_text() for file in files)
+
+
+def test_tab_asks_the_service_in_the_background(served: Program, saved, home: Path):
+    for file in (home / ".cache/tinkex/completion").iterdir():
+        file.unlink()
+    line = "tinkex checkpoint info "
+    until = time.monotonic() + 20
+    while saved["weights_path"] not in served("complete", "--line", line).stdout:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_offline_is_silent_and_quick(tinkex: Program):
+    began = time.monotonic()
+    done = tinkex(
+        "complete",
+        "--line",
+        "tinkex run info ",
+        TINKER_API_KEY="tml-a",
+        TINKER_BASE_URL="http://127.0.0.1:9",
+    )
+    assert (done.stdout, done.stderr) == ("words\n", "")
+    assert time.monotonic() - began < 5

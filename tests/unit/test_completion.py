@@ -1,0 +1,185 @@
+"""What may stand at the cursor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FakePlugins
+from tinkex import completion
+from tinkex.remembered import Remembered
+from tinkex.settings import DEFAULT_BASE_URL
+from tinkex.shell import TinkexApp
+from tinkex.testing import invoke
+
+
+def offered(line: str) -> tuple[list[str], str]:
+    """Return the words offered at the end of *line*, and the kind of files."""
+    done = invoke(["complete", "--line", line])
+    assert (done.stderr, done.exit_code) == ("", 0)
+    kind, *words = done.stdout.splitlines()
+    return [word.partition("\t")[0] for word in words], kind
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("tinkex ", ["checkpoint", "config", "run", "version"]),
+        ("tinkex che", ["checkpoint"]),
+        ("tinkex checkpoint ", ["delete", "list", "unpublish"]),
+        ("tinkex --profile local checkpoint de", ["delete"]),
+        ("tinkex --base-url=http://x config ", ["show"]),
+        ("/usr/bin/tinkex run in", ["info"]),
+        ("TINKEX_FORMAT=json tinkex run in", ["info"]),
+        ("tinkex help checkpoint ", ["delete", "list"]),
+        ("tinkex --", ["--profile", "--version", "--keep-going"]),
+        ("tinkex checkpoint --", ["--base-model", "--no-train-mlp", "--output"]),
+        ("tinkex checkpoint list --", ["--limit", "--run-id", "--format", "--api-key"]),
+        ("tinkex version ", ["--format", "--json"]),
+        ("tinkex run list -f ", ["csv", "json", "plain", "table", "value", "yaml"]),
+        ("tinkex run list --format=j", ["--format=json"]),
+        ("tinkex version -f s", ["shell"]),
+        ("tinkex -f ", ["json", "shell", "csv"]),
+        ("tinkex run list -c ", ["training_run_id", "base_model"]),
+        ("tinkex --http-pool ", ["default"]),
+        ("tinkex complete --shell ", ["bash", "fish", "zsh"]),
+        ("tinkex 'che", ["checkpoint"]),
+    ],
+)
+def test_words(line, some):
+    words, kind = offered(line)
+    assert set(some) <= set(words)
+    assert kind == "words"
+    assert all(not word.startswith("checkpoint_") for word in words)
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize(
+    ("line", "not_there"),
+    [
+        ("tinkex checkpoint list ", "delete"),
+        ("tinkex checkpoint list --limit ", "--offset"),
+        ("tinkex checkpoint list --limit 3 --l", "--limit"),
+        ("tinkex run list -- ", "--limit"),
+        ("tinkex nope ", "list"),
+        ("tinkex checkpoint --rank 3 ", "list"),
+    ],
+)
+def test_words_that_cannot_stand_there(line, not_there):
+    assert not_there not in offered(line)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("tinkex checkpoint --output ", "files"),
+        ("tinkex run --prompt-file ", "files"),
+        ("tinkex --log-file ", "files"),
+        ("tinkex checkpoint download tinker://a/weights/b --output ", "directories"),
+        ("tinkex run --model-path ", "directories"),
+        ("tinkex version > ", "files"),
+        ("tinkex run --max-tokens ", "words"),
+    ],
+)
+def test_files(line, kind):
+    assert offered(line)[1] == kind
+
+
+def test_profiles(config):
+    config("profiles: {work: {}, 'has space': {}, '$(rm)': {}}")
+    words, _ = offered("tinkex --profile ")
+    assert "work" in words
+    assert all(" " not in word and "$" not in word for word in words)
+
+
+def test_names_that_were_seen(monkeypatch):
+    known = Remembered(DEFAULT_BASE_URL, None)
+    known.add("checkpoints", ["tinker://a/weights/1", "tinker://a/weights/2", "tinker://$(rm)/x"])
+    known.add("runs", ["run-1"])
+    known.add("models", ["Qwen/Qwen3-8B"])
+    paths = ["tinker://a/weights/1", "tinker://a/weights/2"]
+    assert offered("tinkex checkpoint info ")[0] == paths
+    assert offered("tinkex checkpoint info tinker://a/weights/2")[0] == paths[1:]
+    assert offered(f"tinkex checkpoint delete {paths[0]} ")[0] == paths[1:]
+    assert offered("tinkex run info ")[0] == ["run-1"]
+    assert offered("tinkex checkpoint list --run-id r")[0] == ["run-1"]
+    assert offered("tinkex run --base-model=Q")[0] == ["--base-model=Qwen/Qwen3-8B"]
+    assert offered("tinkex run --model-path t")[0] == paths
+    assert offered("tinkex --base-url http://127.0.0.1:1 run info ")[0] == []
+
+
+def test_a_command_of_a_plugin_and_one_that_does_not_load(fake_plugins: FakePlugins):
+    fake_plugins.add(
+        "extra",
+        "[tinkex.commands]\nextra_do = extra:Do\nextra_broken = extra:Nothing\n"
+        "extra_half = extra:Half\n",
+        "from tinkex.commands.base import Command\n"
+        "class Half(Command):\n    'No action.'\n"
+        "class Do(Command):\n    'Do.'\n"
+        "    def take_action(self, parsed_args): pass\n"
+        "    def get_parser(self, prog_name):\n"
+        "        parser = super().get_parser(prog_name)\n"
+        "        parser.add_argument('run', metavar='<run_id>', help='run')\n"
+        "        return parser\n",
+    )
+    Remembered(DEFAULT_BASE_URL, None).add("runs", ["run-1"])
+    assert offered("tinkex extra ")[0] == ["broken", "do", "half"]
+    assert offered("tinkex extra do ")[0] == ["run-1"]
+    assert offered("tinkex extra broken ")[0] == []
+    assert offered("tinkex extra half ")[0] == []
+
+
+def test_a_configuration_that_cannot_be_read_is_silence(config):
+    config("profiles: [")
+    assert offered("tinkex --profile ") == ([], "words")
+    assert offered("tinkex run info ") == ([], "words")
+
+
+def test_the_service_is_waited_for_briefly_and_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setenv("TINKER_API_KEY", "tml-abc")
+    monkeypatch.setattr(completion, "_ask", lambda *what: asked.append(what))
+    began = time.monotonic()
+    assert offered("tinkex run info ")[0] == []
+    assert 0.2 < time.monotonic() - began < 2
+    assert offered("tinkex run info ")[0] == []
+    assert asked == [("runs", {})]
+    assert offered("tinkex --base-url http://127.0.0.1:1 run info ")[0] == []
+    assert asked[1:] == [("runs", {"base_url": "http://127.0.0.1:1"})]
+
+
+def test_no_credential_command_is_run_and_no_key_of_the_line_passed_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(completion, "_ask", lambda *what: pytest.fail("asked"))
+    monkeypatch.setenv("TINKER_CREDENTIAL_CMD", f"touch {tmp_path}/run; echo key")
+    assert offered("tinkex run info ")[0] == []
+    monkeypatch.delenv("TINKER_CREDENTIAL_CMD")
+    assert offered("tinkex --api-key tml-abc run info ")[0] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_inside_the_shell(config):
+    config("profiles: {work: {}}")
+    app = TinkexApp()
+    app.interactive_mode = True
+    assert "exit" in dict(completion.offer(app, [], "e").values)
+    assert dict(completion.offer(app, ["profile"], "").values) == {"use": ""}
+    assert "work" in dict(completion.offer(app, ["profile", "use"], "").values)
+    assert "local-nope" not in dict(completion.offer(app, ["profile", "use"], "").values)
+
+
+def test_python_does_not_remember_names_for_shells(home: Path):
+    code = (
+        "import tinkex, tinkex.shell\n"
+        "app = tinkex.shell.TinkexApp()\n"
+        "app.remember('runs', ['a'])\n"
+        "app.remembers = False\n"
+        "app.remember('runs', ['b'])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    (file,) = (home / ".cache" / "tinkex" / "completion").glob("*.json")
+    assert list(json.loads(file.read_text())["runs"]) == ["a", ""]

@@ -1,0 +1,80 @@
+"""How the interactive shell reads a line."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from tinkex.exceptions import UsageError
+from tinkex.lines import Line, parse, unfinished
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run list",
+        "  run   list  ",
+        "run --prompt 'a b'",
+        "run --prompt \"a 'b' c\"",
+        r'run --prompt "a \"b\" c \\ \n"',
+        r"run --prompt a\ b\'c",
+        "a''b",
+        "''",
+        'x"y"z',
+        "",
+    ],
+)
+def test_words_are_those_of_the_standard_library(text):
+    assert parse(text) == Line(shlex.split(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a b # c | d > e", Line(["a", "b"])),
+        ("a b#c", Line(["a", "b#c"])),
+        ("# all", Line([])),
+        ("a 'x | y > z'", Line(["a", "x | y > z"])),
+        (r"a x\|y \> z", Line(["a", "x|y", ">", "z"])),
+        ("a | head -3 | wc -l", Line(["a"], pipe="head -3 | wc -l")),
+        ("a|grep 'x y'", Line(["a"], pipe="grep 'x y'")),
+        ("a > f", Line(["a"], target="f")),
+        ("a>f b", Line(["a", "b"], target="f")),
+        ("a >> 'my file'", Line(["a"], target="my file", append=True)),
+        ("a 2 > f", Line(["a", "2"], target="f")),
+        ("a $HOME *", Line(["a", "$HOME", "*"])),
+    ],
+)
+def test_operators_count_outside_of_quotes(text, line):
+    assert parse(text) == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["'a", 'a "b', "a > 'b", "|", "| wc", "a |", "a || b", "a |& b", "> f", "a >"],
+        *["a > | wc", "a > f > g", "a > f | wc", "a 2> f", "a 2>> f", "a >&2", "a > ''"],
+    ],
+)
+def test_what_cannot_be_read_is_an_error(text):
+    with pytest.raises(UsageError, match="Cannot read the line"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "current", "start", "after"),
+    [
+        ("", [], "", 0, ""),
+        ("run", [], "run", 0, ""),
+        ("run ", ["run"], "", 4, ""),
+        ("run 'a b", ["run"], "a b", 4, ""),
+        ("run 'a b' --x", ["run", "a b"], "--x", 10, ""),
+        ("run | he", [], "", 8, "|"),
+        ("run > fi", [], "fi", 6, ">"),
+        ("run # x", ["run"], "", 7, ""),
+    ],
+)
+def test_a_line_up_to_the_cursor(text, words, current, start, after):
+    found = unfinished(text)
+    assert (found.words, found.current, found.start, found.after) == (words, current, start, after)

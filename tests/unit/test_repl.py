@@ -1,0 +1,150 @@
+"""The shell of tinkex, fed by a script."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FakePlugins
+from tinkex.console import FileHistory, holds_secret
+from tinkex.testing import invoke
+
+
+def script(text: str, *argv: str):
+    return invoke(list(argv), stdin=text)
+
+
+def test_a_script_stops_at_its_first_failure_or_keeps_going():
+    text = "version\nnope\nversion\n"
+    done = script(text)
+    assert (done.exit_code, done.stdout.count("tinkex 0.")) == (1, 1)
+    done = script(text, "--keep-going")
+    assert (done.exit_code, done.stdout.count("tinkex 0.")) == (1, 2)
+    assert script("version\n", "--keep-going").exit_code == 0
+
+
+def test_keep_going_needs_a_script():
+    done = invoke(["--keep-going", "version"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "--keep-going is for a script" in done.stderr
+
+
+def test_output_goes_to_a_file(tmp_path: Path):
+    target = tmp_path / "a file"
+    done = script(f"version > '{target}'\nversion --json >> '{target}'\n")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert target.read_text().startswith("tinkex 0.")
+    assert target.read_text().endswith("}\n")
+
+
+def test_a_failing_command_leaves_the_file_as_it_was(tmp_path: Path):
+    target = tmp_path / "file"
+    target.write_text("kept")
+    assert script(f"run list > {target}\n").exit_code == 1
+    assert target.read_text() == "kept"
+    done = script(f"version > {tmp_path}\n")
+    assert done.exit_code == 1
+    assert "is a directory" in done.stderr
+    assert script("version > /dev/null\n").exit_code == 0
+
+
+def test_output_goes_through_a_pipe():
+    assert script("config show | head -2 | cut -f1\n").stdout == "profile\nbase_url\n"
+    assert script("config show -c name -f csv | grep 'base.url'\n").stdout == '"base_url"\n'
+    assert script("version | sed \"s/^tinkex.*/a 'b' | c/\"\n").stdout == "a 'b' | c\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("version | false", 1),
+        ("version | exit 7", 7),
+        ("run list | cat", 1),
+        ("help | true", 0),
+        ("version | no-such-program 2>/dev/null", 127),
+    ],
+)
+def test_the_exit_code_of_a_pipe(line, code):
+    assert script(line + "\nversion\n").exit_code == code
+
+
+def test_profile_use(config, monkeypatch):
+    config("profiles: {a: {base_url: 'http://127.0.0.1:1'}, b: {base_url: 'http://127.0.0.1:2'}}")
+    lines = "profile use a\nconfig show -f value\nprofile use b\nconfig show -f value\n"
+    done = script(lines, "--base-url", "http://127.0.0.1:9", "--api-key", "secret-of-9")
+    assert done.exit_code == 0
+    assert "http://127.0.0.1:1 " in done.stdout
+    assert "http://127.0.0.1:2 " in done.stdout
+    # What was meant for the first server is not sent to another.
+    assert "127.0.0.1:9" not in done.stdout
+    assert "--api-key" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [("profile use nope", "no profile is called 'nope'"), ("profile use", "the name of one")],
+)
+def test_faults_of_profile_use(line, what):
+    done = script(f"{line}\n")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert what in done.stderr
+
+
+def test_commands_of_a_script_do_not_read_the_script():
+    done = script("run --base-model m --prompt-file -\nversion\n", "--keep-going")
+    assert "the prompt is empty" in done.stderr
+    assert done.stdout.startswith("tinkex 0.")
+
+
+def test_quiet_holds_for_its_line_only():
+    done = script("plugin list -q\nplugin list\n")
+    assert done.exit_code == 0
+    assert "local" in done.stdout or "No plugins" in done.stderr
+
+
+def test_a_plugin_that_exits_ends_its_command_only(fake_plugins: FakePlugins):
+    fake_plugins.add(
+        "leaver",
+        "[tinkex.commands]\nleave_now = leaver:Leave\n",
+        "import sys\nfrom tinkex.commands.base import Command\n"
+        "class Leave(Command):\n    'Leave.'\n"
+        "    def take_action(self, parsed_args):\n        sys.exit(3)\n",
+    )
+    done = script("leave now\nversion\n", "--keep-going")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("tinkex 0.")
+
+
+def test_help_tells_what_only_the_shell_has():
+    assert "profile use <name>" in script("help\n").stdout
+    assert "profile use" not in invoke(["help"]).stdout
+
+
+def test_history_is_for_its_owner_and_without_secrets(tmp_path: Path):
+    path = tmp_path / "state" / "history"
+    history = FileHistory(path)
+    for line in ("run list", "run list --api-key tml-abcdefgh", " hidden", "run info tml-abcdefgh"):
+        history.store_string(line)
+    history.store_string("version")
+    assert path.read_text() == "run list\nversion\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(FileHistory(path).load_history_strings()) == ["version", "run list"]
+
+
+@pytest.mark.parametrize("line", ["run --api-'key' x", "--api\\-key=x run", "echo eyJhbGciOiJI.x"])
+def test_quotes_do_not_hide_a_secret(line):
+    assert holds_secret(line)
+    assert not holds_secret("run --max-tokens 5 --prompt 'once upon a time' | wc")
+
+
+def test_history_is_cut_and_survives_damage(tmp_path: Path):
+    path = tmp_path / "history"
+    path.write_bytes(b"\xff\xfe\n" + b"line\n" * 5000)
+    assert len(list(FileHistory(path).load_history_strings())) == 1000
+    assert len(path.read_text().splitlines()) == 1000
+    (tmp_path / "dir").mkdir()
+    history = FileHistory(tmp_path / "dir")
+    history.store_string("version")
+    assert list(history.load_history_strings()) == []
