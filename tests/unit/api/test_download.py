@@ -267,15 +267,16 @@ def test_an_expired_address_is_renewed_once(server, client, target):
 def test_a_directory_on_this_machine_is_copied(server, client, target, tmp_path):
     source = tmp_path / "server side"
     (source / "deep").mkdir(parents=True)
-    for name, content in FILES.items():
-        (source / "deep" / name).write_bytes(content)
+    files = {**FILES, **{f"deep/{name}": content for name, content in FILES.items()}}
+    for name, content in files.items():
+        (source / name).write_bytes(content)
     (source / "link").symlink_to("/etc/passwd")
     headers = {"Location": source.as_uri()}
     server.on(
         "GET", f"{PLACE}/sampler_weights/final/archive", server.reply(status=302, headers=headers)
     )
     client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == {f"deep/{name}": content for name, content in FILES.items()}
+    assert arrived(target) == files
 
 
 def test_a_directory_elsewhere_is_told(server, client, target):
