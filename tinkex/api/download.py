@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from tinkex.api import archive, lockfile, reading, training
 from tinkex.api.addresses import joined
 from tinkex.api.landing import Landing, local_errors
-from tinkex.api.paths import TinkerPath
+from tinkex.api.paths import SAMPLER_KIND, TinkerPath
 from tinkex.api.retrying import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.sessions import outcome_of
 from tinkex.api.signing import COPY_TTL, SignedFiles
@@ -219,7 +219,10 @@ class _Job:
         try:
             return self._signed_archive(f"{path.url}/archive")
         except NotOffered as refused:
-            # Some servers know sampler checkpoints here by their bare names only.
+            # Some servers know sampler checkpoints here, and those by their bare names only: for
+            # a training checkpoint that name would fetch the sampler's files.
+            if path.kind != SAMPLER_KIND:
+                raise _explained(refused, path) from None
             try:
                 return self._signed_archive(f"{path.bare_url}/archive")
             except NotOffered:

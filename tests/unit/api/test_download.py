@@ -455,6 +455,18 @@ def test_a_training_checkpoint_comes_as_a_copy_that_is_removed(copies, storage, 
     assert progress[-1].done_bytes == 300_002
 
 
+def test_a_training_checkpoint_is_never_fetched_by_its_bare_name(copies, client, target):
+    # Where bare names are known, they are those of sampler checkpoints.
+    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, 422))
+    run, name = TRAINING.removeprefix("tinker://").split("/weights/")
+    place = f"training_runs/{run}/checkpoints/{name}/archive"
+    copies.on("GET", place, copies.reply(gzip.compress(tar(FILES))))
+    with pytest.raises(NotOffered, match="no download of training checkpoints"):
+        client.checkpoints.download(TRAINING, target)
+    assert not target.exists()
+    assert copies.requests(place) == []
+
+
 @pytest.mark.parametrize("status", [404, 405, 422, 400])
 def test_without_copies_there_is_the_archive(status, copies, client, target):
     copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, status))
