@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from tinkex.exceptions import APIError, InvalidAnswer, from_response
 #: No answer of the API proper is anywhere near as large; a checkpoint is not one of them.
 MAX_ANSWER = 256 * 1024 * 1024
 _BLOCK = 64 * 1024
+#: Characters that the key of a service has at least.
+_REAL_KEY = 16
 #: Names of content types for people.
 _FORMS = {"text/html": "a web page", "text/plain": "plain text", "": "nothing"}
 
@@ -45,6 +47,20 @@ class Answer:
         """The server's id of the request, if it sent one."""
         return self.headers.get("x-request-id")
 
+    def without(self, hidden: Callable[..., str]) -> Answer:
+        """Return the answer without credentials, which must not be told.
+
+        :param hidden: see :meth:`tinkex.api.credentials.KeyAuth.hidden`.
+        """
+        # In a success, a short key may be part of a name: only real ones are looked for.
+        shortest = _REAL_KEY if self.ok else 0
+        headers = {name: hidden(value, shortest=shortest) for name, value in self.headers.items()}
+        if self.ok and self.content_type not in ("", "application/json"):
+            return Answer(self.status, headers, self.body)
+        text = self.body.decode("utf-8", "surrogateescape")
+        body = hidden(text, shortest=shortest).encode("utf-8", "surrogateescape")
+        return Answer(self.status, headers, body)
+
     def error(self) -> APIError:
         """Return the error that this answer is."""
         return from_response(self.status, self.body, self.content_type, self.headers)
@@ -55,7 +71,7 @@ class Answer:
         :raises InvalidAnswer: it holds none.
         """
         try:
-            return json.loads(self.body)
+            return json.loads(self.body.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             raise self._not_json() from None
 

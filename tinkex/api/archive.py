@@ -14,6 +14,13 @@ from tinkex.exceptions import InvalidAnswer
 
 _BLOCK = 256 * 1024
 _GZIP = b"\x1f\x8b"
+#: Bytes that may come between the contents of two files: headers, with long names and more.
+MAX_HEADERS = 1024 * 1024
+#: What the libraries raise for nonsense; the last three come from numbers in headers.
+_DAMAGED = (
+    *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
+    *(ValueError, OverflowError, MemoryError),
+)
 #: Two empty blocks end an archive.
 _END = 2 * tarfile.BLOCKSIZE
 
@@ -33,9 +40,16 @@ def safe_relative(name: str) -> Path:
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     # Backslashes and colons would mean directories and drives on another system.
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not _is_text(name):
         raise InvalidAnswer(f"the download holds a file with an unsafe name: {name[:200]!r}")
     return Path(*parts)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def extract(source: Readable, directory: Path, admit: Admit) -> list[Path]:
@@ -56,7 +70,7 @@ def extract(source: Readable, directory: Path, admit: Admit) -> list[Path]:
         found, end = _extract_members(counted, directory, admit)
         while counted.read(_BLOCK):
             pass
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except _DAMAGED as error:
         raise InvalidAnswer("the archive is damaged or incomplete") from error
     if counted.position - end < _END or counted.last_data > end:
         raise InvalidAnswer("the archive is incomplete")
@@ -74,14 +88,14 @@ class Admit(Protocol):
 def _extract_members(source: _Counted, directory: Path, admit: Admit) -> tuple[list[Path], int]:
     found: list[Path] = []
     with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", bufsize=_BLOCK) as tar:
-        for member in tar:
+        while member := _next(tar, source):
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
                     with _once(member):
                         below = directory / safe_relative(member.name)
                         below.mkdir(parents=True, exist_ok=True)
                 continue
-            if not member.isreg():
+            if not member.isreg() or member.issparse():
                 raise InvalidAnswer(
                     f"the archive holds something that is no file: {member.name[:200]!r}"
                 )
@@ -92,6 +106,14 @@ def _extract_members(source: _Counted, directory: Path, admit: Admit) -> tuple[l
             _write(tar, member, directory / relative)
             found.append(relative)
         return found, tar.offset
+
+
+def _next(tar: tarfile.TarFile, source: _Counted) -> tarfile.TarInfo | None:
+    """Return the next member; its headers must not fill the memory."""
+    source.allow(MAX_HEADERS + 2 * _BLOCK)  # the library reads ahead
+    member = tar.next()
+    source.allow(None)
+    return member
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
@@ -146,10 +168,17 @@ class _Counted:
     def __init__(self, source: Readable) -> None:
         self._source = source
         self.position = 0
+        self.allow(MAX_HEADERS + 2 * _BLOCK)  # the first header is read on opening
         self.last_data = 0
+
+    def allow(self, size: int | None) -> None:
+        """Let no more than *size* bytes be read from now on."""
+        self._last = None if size is None else self.position + size
 
     def read(self, size: int = _BLOCK, /) -> bytes:
         block = self._source.read(size)
+        if self._last is not None and self.position + len(block) > self._last:
+            raise InvalidAnswer("the archive holds a header that is too large")
         data = len(block.rstrip(b"\0"))
         if data:
             self.last_data = self.position + data

@@ -88,6 +88,13 @@ class ServiceClient:
         self.sessions.finish_all(outcome)
         self._transport.close()
 
+    def deadline(self, operation: str) -> Deadline:
+        """Start one time allowance, that of the settings, for several calls in a row.
+
+        :param operation: a noun for messages: ``Timed out while awaiting <operation>``.
+        """
+        return self._transport.deadline(operation)
+
     def create_lora_training_client(
         self,
         base_model: str,
@@ -153,19 +160,24 @@ class ServiceClient:
         return client
 
     def create_sampling_client(
-        self, *, base_model: str | None = None, model_path: str | None = None
+        self,
+        *,
+        base_model: str | None = None,
+        model_path: str | None = None,
+        deadline: Deadline | None = None,
     ) -> SamplingClient:
         """Get ready to draw from a base model or from a checkpoint, exactly one of them.
 
         :param base_model: name of a model of the service.
         :param model_path: ``tinker://`` path of a sampler checkpoint.
+        :param deadline: see :meth:`deadline`.
         """
         from tinkex.api.sampling import SamplingClient
 
         if (base_model is None) == (model_path is None):
             raise UsageError("give either a base model or a model path")
         path = None if model_path is None else TinkerPath.from_string(model_path)
-        deadline = self._transport.deadline("sampling")
+        deadline = deadline or self.deadline("sampling")
         session = self.sessions.create(deadline=deadline)
         return SamplingClient(
             self._transport, session, base_model=base_model, model_path=path, deadline=deadline

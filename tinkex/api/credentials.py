@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 
@@ -12,6 +13,10 @@ from tinkex.settings import Settings
 
 HEADER = "X-API-Key"
 _JWT_PREFIX = "eyJ"
+#: What is shown in place of a credential.
+HIDDEN = "…"
+#: Characters from which on a credential is hidden: shorter ones are words, or parts of them.
+_SHORTEST = 4
 
 
 class KeyAuth(AuthBase):
@@ -28,6 +33,8 @@ class KeyAuth(AuthBase):
         self._key = settings.credential()
         self._token: str | None = None
         self._lock = threading.Lock()
+        self._secrets: dict[str, None] = {}
+        self._remember(self._key)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         credential = self._token or self._key
@@ -57,12 +64,39 @@ class KeyAuth(AuthBase):
             if self._settings.api_key_command and not self._settings.api_key:
                 self._key = self._settings.credential()
             if self._key != key:
+                self._remember(self._key)
                 self._token = None
                 return True
             if key.startswith(_JWT_PREFIX) or (self._token and not invalid_token):
                 return False
             self._token = exchange(key)
+            self._remember(self._token)
             return self._token is not None
+
+    def hidden(self, text: str, *, shortest: int = 0) -> str:
+        """Return *text* without the credentials that have been sent, plain or escaped as in JSON.
+
+        :param shortest: leave those of fewer characters.
+        """
+        for secret in self._secrets:
+            if len(secret) < max(shortest, _SHORTEST):
+                continue
+            text = text.replace(secret, HIDDEN)
+            if "\\" in text:
+                text = re.sub("".join(map(_escapable, secret)), HIDDEN, text)
+        return text
+
+    def _remember(self, secret: str | None) -> None:
+        if secret:
+            # Another thread may be reading; the longest first, lest a part of it remain.
+            known = {*self._secrets, secret}
+            self._secrets = dict.fromkeys(sorted(known, key=len, reverse=True))
+
+
+def _escapable(character: str) -> str:
+    """Return a pattern for *character* as any JSON writer may write it."""
+    code = "".join(f"[{d.lower()}{d.upper()}]" for d in f"{ord(character):04x}")
+    return rf"(?:\\?{re.escape(character)}|\\u{code})"
 
 
 class RawKey(AuthBase):

@@ -8,16 +8,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tinkex.api import archive, lockfile, reading, training
+from tinkex.api.addresses import joined
 from tinkex.api.landing import Landing, local_errors
-from tinkex.api.paths import TinkerPath
-from tinkex.api.retrying import LONGEST_WAIT, retry_after
+from tinkex.api.paths import SAMPLER_KIND, TinkerPath
+from tinkex.api.retrying import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.sessions import outcome_of
 from tinkex.api.signing import COPY_TTL, SignedFiles
 from tinkex.api.storage import BLOCK, Body, OnProgress, Progress, Storage
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import NoAnswer, Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import (
     BadRequest,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 #: Name of the copy that the service makes for a download.
 _COPY_NAME = "download"
+#: What is in every directory that holds a checkpoint, and how many files there may be.
+_MARK = "adapter_config.json"
+_MAX_FILES = 1000
 #: Seconds between questions whether an archive is ready, growing.
 _FIRST_LOOK, _LONGEST_LOOK = 1.0, 30.0
 #: Statuses of an archive that is still being made.
@@ -119,8 +123,10 @@ class _Job:
             copy = self._make_copy(session, path, deadline)
             try:
                 yield copy
-            finally:
-                self._remove(copy)
+            except BaseException as error:
+                self._remove(copy, hastily=not isinstance(error, Exception))
+                raise
+            self._remove(copy, hastily=False)
         except BaseException as error:
             kind = None if isinstance(error, _NoCopies) else type(error)
             raise
@@ -140,10 +146,10 @@ class _Job:
         except NotOffered as error:
             raise _NoCopies from error
 
-    def _remove(self, copy: TinkerPath) -> None:
+    def _remove(self, copy: TinkerPath, *, hastily: bool) -> None:
         # It would vanish by itself after its time; a failure here must not hide the result.
         with suppress(TinkexError):
-            deadline = self._transport.deadline("the copy to be deleted", 10.0)
+            deadline = self._transport.deadline("the copy to be deleted", 0.5 if hastily else 10.0)
             self._transport.call(Request("DELETE", copy.url), deadline)
 
     # Separate files -----------------------------------------------------------------------
@@ -213,7 +219,10 @@ class _Job:
         try:
             return self._signed_archive(f"{path.url}/archive")
         except NotOffered as refused:
-            # Some servers know sampler checkpoints here by their bare names only.
+            # Some servers know sampler checkpoints here, and those by their bare names only: for
+            # a training checkpoint that name would fetch the sampler's files.
+            if path.kind != SAMPLER_KIND:
+                raise _explained(refused, path) from None
             try:
                 return self._signed_archive(f"{path.bare_url}/archive")
             except NotOffered:
@@ -224,8 +233,13 @@ class _Job:
         look = _FIRST_LOOK
         # Every answer is looked at here: a redirect is what is hoped for, 503 means "not yet".
         request = Request("GET", url, what="archives", repeatable=False)
+        retrying = Retrying("GET", repeatable=True)
         while True:
-            answer = self._transport.once(request, deadline)
+            try:
+                answer = self._transport.once(request, deadline)
+            except NoAnswer as failure:
+                retrying.pause_after(failure.original, failure.error, deadline)
+                continue
             if answer.status not in _IN_THE_MAKING:
                 return self._location(answer, url)
             asked = retry_after(answer)
@@ -237,32 +251,45 @@ class _Job:
 
     def _location(self, answer: Answer, path: str) -> str:
         if 300 <= answer.status < 400 and answer.headers.get("location"):
-            return urljoin(self._transport.url(path), answer.headers["location"])
+            return joined(self._transport.url(path), answer.headers["location"])
         if not answer.ok:
             raise self._transport.refusal(answer, "archives")
-        return urljoin(self._transport.url(path), reading.text(answer.object(), "url"))
+        return joined(self._transport.url(path), reading.text(answer.object(), "url"))
 
     def _copy_directory(self, url: str) -> list[Path]:
         """Copy the directory that a server on this machine names instead of an address."""
-        source = Path(unquote(urlsplit(url).path))
-        if not is_loopback(self._transport.base_url) or not source.is_dir():
-            raise LocalError(
-                f"the server keeps the checkpoint in a directory of its own machine: {source}",
-                hint="Run the download on that machine, with a base URL of 127.0.0.1.",
-            )
-        found = []
+        found: list[Path] = []
+        source = self._directory(url)
         with local_errors(self._landing.directory):
             for file in sorted(source.rglob("*")):
                 if file.is_symlink() or not file.is_file():
                     continue
+                if len(found) == _MAX_FILES:
+                    raise InvalidAnswer(f"the checkpoint has more than {_MAX_FILES} files")
                 relative = file.relative_to(source)
                 self._landing.admit(relative)
                 (self._landing.stage / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, self._landing.stage / relative)
+                shutil.copyfile(file, self._landing.stage / relative, follow_symlinks=False)
                 found.append(relative)
-        if not found:
-            raise InvalidAnswer("the checkpoint has no files")
         return found
+
+    def _directory(self, url: str) -> Path:
+        """Return the directory that *url* names, if it can be nothing but a checkpoint.
+
+        :raises LocalError: it is on another machine, or could be anything.
+        """
+        parts = urlsplit(url)
+        source = Path(unquote(parts.path))
+        here = is_loopback(self._transport.base_url) and parts.netloc in ("", "localhost")
+        mark = source / _MARK
+        plain = source.is_absolute() and ".." not in source.parts
+        if here and plain and mark.is_file() and not mark.is_symlink():
+            return source
+        raise LocalError(
+            f"the server keeps the checkpoint in a directory of its own machine: {source}",
+            hint=f"Run the download on that machine, with a base URL of 127.0.0.1, if {_MARK} is "
+            "in that directory.",
+        )
 
 
 class _NoCopies(Exception):

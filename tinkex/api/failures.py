@@ -28,10 +28,13 @@ _URL_HINT = "Is the address right? See 'tinkex config show'."
 
 def host_of(url: str) -> str:
     """Return ``host:port`` of *url*, or ``host`` where the port is the usual one."""
-    parts = urlsplit(url)
-    host = parts.hostname or "the server"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "the server", parts.port
+    except ValueError:
+        return "a malformed address"
     host = f"[{host}]" if ":" in host else host
-    return f"{host}:{parts.port}" if parts.port else host
+    return f"{host}:{port}" if port else host
 
 
 def translated(error: Exception, url: str) -> TinkexError:

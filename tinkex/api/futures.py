@@ -147,7 +147,7 @@ class _Poll:
             self._tell_queue(value)
             return None
         if value.get("error"):
-            raise _operation_failed(value, answer)
+            raise _operation_failed(value, answer, self._transport.auth.hidden)
         if value.get("status") == "completed" and isinstance(value.get("result"), dict):
             wrapped: dict[str, Any] = value["result"]
             return wrapped
@@ -179,10 +179,12 @@ class _Poll:
         self._gap = min(self._gap * 2, _LONGEST)
 
 
-def _operation_failed(value: dict[str, Any], answer: Answer) -> OperationFailed:
+def _operation_failed(
+    value: dict[str, Any], answer: Answer, hidden: Callable[[str], str]
+) -> OperationFailed:
     category: Category = "user" if value.get("category") == "user" else "server"
     words = detail_of({"error": value["error"]})
-    error = OperationFailed(words or "the operation failed", category=category)
+    error = OperationFailed(hidden(words) or "the operation failed", category=category)
     error.request_id = answer.request_id
     return error
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tinkex.api import paging, reading
 from tinkex.api.paging import Page
-from tinkex.api.paths import run_url
+from tinkex.api.parallel import together
+from tinkex.api.paths import run_url, served
 from tinkex.api.records import Checkpoint
 from tinkex.api.runs import list_runs, no_such_run
 from tinkex.api.transport import Request, Transport
@@ -73,24 +74,22 @@ def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
 def _of_all_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
-    from concurrent.futures import ThreadPoolExecutor
-
     end = None if limit is None else offset + limit
     runs = list_runs(transport, deadline, None).items
     found: list[Checkpoint] = []
     asked = 0
-    with ThreadPoolExecutor(_CONCURRENCY) as pool:
-        for batch in _batches([run.training_run_id for run in runs]):
-            for records in pool.map(lambda run: _of_listed_run(transport, run, deadline), batch):
-                found += records
-            asked += len(batch)
-            if end is not None and len(found) >= end:
-                break
+    for batch in _batches([run.training_run_id for run in runs]):
+        for records in together(lambda run: _of_listed_run(transport, run, deadline), batch):
+            found += records
+        asked += len(batch)
+        if end is not None and len(found) >= end:
+            break
     total = len(found) if asked == len(runs) else None
     return Page(found[offset:end], total, offset, note)
 
 
 def _of_listed_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    served(run_id)
     try:
         return of_run(transport, run_id, deadline)
     except NotFound:

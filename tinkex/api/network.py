@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from tinkex.exceptions import SettingsError
+from tinkex.settings import is_loopback
 
 #: First one set wins; the first two are those of requests, the others those of OpenSSL.
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -21,8 +22,11 @@ _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 def proxies_for(url: str) -> dict[str, str]:
     """Return the proxies for *url* (scheme → address), empty where it is to be reached directly.
 
-    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case.
+    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case. This machine is never
+    reached by way of another one: what is sent to it may be sent in clear, the API key included.
     """
+    if is_loopback(url):
+        return {}
     from requests.utils import get_environ_proxies
 
     return dict(get_environ_proxies(url))

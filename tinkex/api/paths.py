@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import InvalidAnswer, UsageError
 
 SCHEME = "tinker://"
 #: Middle part of a path → ``checkpoint_type`` of the service.
@@ -92,6 +92,17 @@ def segment(text: str) -> str:
     if not _is_segment(text):
         raise UsageError(f"not an id: {_shown(text)}")
     return quote(text, safe=":")
+
+
+def served(text: str) -> str:
+    """Return the id *text* of a server as one segment of a URL.
+
+    :raises InvalidAnswer: it cannot be one.
+    """
+    try:
+        return segment(text)
+    except UsageError as error:
+        raise InvalidAnswer(f"the server's answer holds {error}") from error
 
 
 def _is_segment(text: str) -> bool:

@@ -14,6 +14,9 @@ from tinkex.exceptions import InvalidAnswer
 
 Json = Mapping[str, Any]
 
+#: No size, count or rank comes near.
+_TOO_LARGE = 2**63
+
 
 def refuse(what: str) -> NoReturn:
     """Raise the error for an answer that is not what the protocol promises."""
@@ -61,8 +64,10 @@ def optional_int(data: Json, name: str) -> int | None:
     """Return the whole number *name* of *data*, or ``None``."""
     value = data.get(name)
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        if value is not None and abs(value) >= _TOO_LARGE:
+            refuse(f"an absurd number as {name!r}")
         return value
     refuse(f"no whole number as {name!r}")
 
@@ -93,6 +98,6 @@ def optional_time(data: Json, name: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
         refuse(f"no time as {name!r}")
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

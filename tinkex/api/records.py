@@ -51,12 +51,17 @@ class Checkpoint:
             or path.checkpoint_type,
             tinker_path=str(path),
             time=reading.time(record, "time"),
-            size_bytes=reading.optional_int(record, "size_bytes"),
+            size_bytes=_size(record),
             public=bool(reading.optional_bool(record, "public")),
             expires_at=reading.optional_time(record, "expires_at"),
             user_metadata=reading.optional_mapping(record, "user_metadata"),
             run_id=path.run_id,
         )
+
+
+def _size(record: reading.Json) -> int | None:
+    size = reading.optional_int(record, "size_bytes")
+    return size if size is not None and size >= 0 else None
 
 
 def read_path(text: str) -> TinkerPath:

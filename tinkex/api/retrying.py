@@ -13,6 +13,8 @@ from urllib3.util import Retry
 
 from tinkex.api import failures
 from tinkex.api.answers import Answer
+from tinkex.api.waiting import Deadline
+from tinkex.exceptions import TinkexError
 
 #: Methods whose repetition does no more than doing it once.
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
@@ -70,6 +72,13 @@ class Retrying:
             return None
         backoff = self._count(ConnectTimeoutError() if unsent else HTTPError())
         return None if backoff is None else max(backoff, _AFTER_LOSS)
+
+    def pause_after(self, error: Exception, ours: TinkexError, deadline: Deadline) -> None:
+        """Wait until the call that raised *error* is made again, or raise *ours* if it is not."""
+        wait = self.after_error(error)
+        if wait is None or not deadline.allows(wait):
+            raise ours from error
+        deadline.pause(wait, str(ours))
 
     def _is_transient(self, status: int) -> bool:
         return self._repeatable and (status in (408, 429) or status >= 500)

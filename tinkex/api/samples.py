@@ -168,7 +168,10 @@ def _pair(pair: Any, name: str) -> tuple[int, float]:
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         reading.refuse(f"no number in {name!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        reading.refuse(f"an absurd number in {name!r}")
 
 
 def _finite(value: float | None) -> float | None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tinkex.api import futures, lineage, protobuf, reading
-from tinkex.api.paths import TinkerPath, segment
+from tinkex.api.paths import TinkerPath, served
 from tinkex.api.retrying import LONGEST_WAIT
 from tinkex.api.samples import SampleResponse, SamplingParams
 from tinkex.api.sessions import Session, outcome_of
@@ -91,10 +91,17 @@ class SamplingClient:
         return self._base_model
 
     def sample(
-        self, tokens: Sequence[int], params: SamplingParams | None = None, num_samples: int = 1
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams | None = None,
+        num_samples: int = 1,
+        *,
+        deadline: Deadline | None = None,
     ) -> SampleResponse:
         """Return *num_samples* continuations of the prompt *tokens*.
 
+        :param deadline: what is left of a larger operation's time; see
+            :meth:`tinkex.api.ServiceClient.deadline`.
         :raises tinkex.exceptions.OperationFailed: the service could not do it.
         :raises tinkex.exceptions.TimedOut: it took longer than the settings allow.
         """
@@ -111,7 +118,7 @@ class SamplingClient:
             "prompt": prompt,
             "sampling_params": (params or SamplingParams()).body(),
         }
-        deadline = self._transport.deadline("sampling")
+        deadline = deadline or self._transport.deadline("sampling")
         return SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
@@ -162,7 +169,7 @@ class SamplingClient:
             return self._next_seq_id - 1
 
     def _ask_base_model(self, deadline: Deadline) -> str:
-        path = f"samplers/{segment(self.sampling_session_id)}"
+        path = f"samplers/{served(self.sampling_session_id)}"
         try:
             answer = self._transport.call(Request("GET", path), deadline)
             name = reading.optional_text(answer.object(), "base_model")

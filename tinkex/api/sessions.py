@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tinkex.api import reading
-from tinkex.api.paths import segment
+from tinkex.api.paths import served
 from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import TinkexError
 
 #: Seconds between two heartbeats, and how long one may take.
 HEARTBEAT = 10.0
-#: Seconds that saying goodbye may take.
-_FAREWELL = 5.0
+#: Seconds that saying goodbye may take, and after Ctrl-C.
+_FAREWELL = 1.0
+_HASTY_FAREWELL = 0.5
 #: Seconds without a successful heartbeat before somebody is told.
 _WORRY = 120.0
 
@@ -30,7 +31,7 @@ class Session:
 
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.session_id = session_id
-        self._segment = segment(session_id)
+        self._segment = served(session_id)
         self._transport = transport
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -63,7 +64,8 @@ class Session:
                 return
             self._over.set()
         path = f"sessions/{self._segment}/finish"
-        self._say(Request("POST", path, {"reason": {"type": outcome}}), _FAREWELL)
+        seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
+        self._say(Request("POST", path, {"reason": {"type": outcome}}), seconds)
 
     def _beat(self) -> None:
         failing_since: Deadline | None = None
@@ -137,4 +139,4 @@ def outcome_of(kind: type[BaseException] | None) -> Outcome:
     """Return how a session ended whose block was left by an exception of *kind*."""
     if kind is None or issubclass(kind, GeneratorExit):
         return "success"
-    return "interrupted" if issubclass(kind, KeyboardInterrupt) else "errored"
+    return "errored" if issubclass(kind, Exception) else "interrupted"

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 
-from tinkex.api import answers, failures, network
+from tinkex.api import failures, network
+from tinkex.api.addresses import joined, same_origin
+from tinkex.api.bounded import Limit, limited
 from tinkex.api.retrying import Retrying
 from tinkex.api.transport import CONNECT_TIMEOUT, new_session
 from tinkex.exceptions import ConnectionFailed, InvalidAnswer, TimedOut, TinkexError
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 BLOCK = 256 * 1024
 _REDIRECTS = 5
-_PORTS = {"http": 80, "https": 443}
+_SCHEMES = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,22 @@ class Body:
 
     :ivar received: bytes received so far, as they came over the wire.
     :ivar expected: bytes announced by the server, or ``None``.
+    :param limit: bounds what is read; it is given *patience* seconds anew with every block.
     """
 
     def __init__(
-        self, response: requests.Response, url: str, heard: Callable[[Body], None]
+        self,
+        response: requests.Response,
+        url: str,
+        heard: Callable[[Body], None],
+        limit: Limit,
+        patience: float,
     ) -> None:
         self._response = response
         self._raw: Any = response.raw
         self._url = url
         self._heard = heard
+        self._limit, self._patience = limit, patience
         self.received = 0
         length = response.headers.get("Content-Length", "")
         self.expected = int(length) if length.isdecimal() and length.isascii() else None
@@ -70,8 +79,11 @@ class Body:
 
         :raises tinkex.exceptions.TransportError: the connection broke or stayed silent.
         """
+        # What has come is taken at once, so that a slow transfer is not taken for silence.
+        read = getattr(self._raw, "read1", self._raw.read)
+        self._limit.restart(self._patience)
         try:
-            block: bytes = self._raw.read(size, decode_content=True)
+            block: bytes = read(size, decode_content=True)
         except failures.FOREIGN as error:
             raise self._broken(error) from error
         self.received = self._raw.tell()
@@ -133,33 +145,36 @@ class Storage:
         :raises tinkex.exceptions.APIError: the storage refused; 403 often means "expired".
         """
         deadline = self._transport.deadline("the download")
-        response, url = self._follow(url, deadline)
-        with response:
-            yield Body(response, url, heard)
-
-    def _follow(self, url: str, deadline: Deadline) -> tuple[requests.Response, str]:
         retrying = Retrying("GET", repeatable=True)
         hops = 0
+        url = joined("", url)
         while hops <= _REDIRECTS:
             self._refuse_unsafe(url)
-            try:
-                response = self._get(url, deadline)
-            except failures.FOREIGN as error:
-                wait = retrying.after_error(error)
-                ours = failures.translated(error, url)
-                if wait is None or not deadline.allows(wait):
-                    raise ours from error
-                deadline.pause(wait, str(ours))
-                continue
-            if response.status_code == 200:
-                return response, url
-            answer = answers.read(response, deadline)
-            if 300 <= answer.status < 400 and answer.headers.get("location"):
-                url = urljoin(url, answer.headers["location"])
+            with limited(deadline.remaining()) as limit:
+                response, answer = self._ask(url, retrying, deadline)
+            if response is not None:
+                with response:
+                    yield Body(response, url, heard, limit, deadline.seconds)
+                return
+            if answer and 300 <= answer.status < 400 and answer.headers.get("location"):
+                url = joined(url, answer.headers["location"])
                 hops += 1
-                continue
-            self._wait_or_raise(answer, retrying, deadline)
+            elif answer:
+                self._wait_or_raise(answer, retrying, deadline)
         raise InvalidAnswer(f"{failures.host_of(url)} redirects in circles")
+
+    def _ask(
+        self, url: str, retrying: Retrying, deadline: Deadline
+    ) -> tuple[requests.Response | None, Answer | None]:
+        """Return the file, still to be read, or another answer; neither if there was none."""
+        try:
+            response = self._get(url, deadline)
+            if response.status_code == 200:
+                return response, None
+            return None, self._transport.read(response, deadline)
+        except failures.FOREIGN as error:
+            retrying.pause_after(error, failures.translated(error, url), deadline)
+            return None, None
 
     def _wait_or_raise(self, answer: Answer, retrying: Retrying, deadline: Deadline) -> None:
         if answer.ok:
@@ -196,20 +211,12 @@ class Storage:
     def _bare(self) -> requests.Session:
         if self._session is None:
             self._session = new_session("")
+            self._session.proxies = {}  # each address has its own
         return self._session
 
     def _refuse_unsafe(self, url: str) -> None:
         scheme = urlsplit(url).scheme
-        if scheme not in _PORTS:
+        if scheme not in _SCHEMES:
             raise InvalidAnswer(f"the service hands out an address that begins with {scheme!r}:")
         if scheme == "http" and self._transport.base_url.startswith("https:"):
             raise InvalidAnswer("the service hands out an unencrypted address for the download")
-
-
-def same_origin(url: str, other: str) -> bool:
-    """Tell whether scheme, host and port of both addresses are equal."""
-    return _origin(urlsplit(url)) == _origin(urlsplit(other))
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

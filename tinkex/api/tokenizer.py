@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinkex import plugins
-from tinkex.exceptions import LocalError, PluginError, SettingsError, TinkexError, UsageError
+from tinkex.api.parallel import aside
+from tinkex.exceptions import (
+    LocalError,
+    PluginError,
+    SettingsError,
+    TimedOut,
+    TinkexError,
+    UsageError,
+)
 from tinkex.plugins import TokenizerSource
 
 if TYPE_CHECKING:
@@ -17,6 +25,13 @@ if TYPE_CHECKING:
 
 FILE = "tokenizer.json"
 HINT = "Name another one or a local directory with --tokenizer, or give the prompt as token ids."
+
+#: Bytes of text, as UTF-8, that are encoded at most: no model reads a hundredth of it.
+MAX_TEXT = 64 * 1024 * 1024
+#: Bytes of a ``tokenizer.json`` that is read; the largest known have some 35 million.
+MAX_FILE = 512 * 1024 * 1024
+#: Bytes of text up to which encoding takes no time worth a thread.
+_SHORT = 64 * 1024
 
 #: Seconds to connect to the hub, and to wait for its first answer.
 _HUB_TIMEOUT = (5.0, 10.0)
@@ -42,6 +57,8 @@ class Tokenizer:
         import tokenizers
 
         try:
+            if path.stat().st_size > MAX_FILE:
+                raise LocalError(f"{path} is too large for a tokenizer", hint=HINT)
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
@@ -51,16 +68,27 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise LocalError(f"{path} is not a tokenizer", hint=HINT) from error
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, timeout: float | None = None) -> list[int]:
         """Return the token ids of *text*, with the special tokens that the model expects.
 
-        :raises UsageError: *text* is not valid Unicode.
+        :param timeout: seconds that it may take; by default as long as it takes.
+        :raises UsageError: *text* is not valid Unicode, or longer than :data:`MAX_TEXT`.
+        :raises TimedOut: the time is up.
         """
         try:
-            text.encode()
+            size = len(text.encode())
         except UnicodeEncodeError as error:
             raise UsageError("the text is not valid Unicode") from error
-        return list(self.inner.encode(text).ids)
+        if size > MAX_TEXT:
+            most = MAX_TEXT // 1024**2
+            raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
+        if size <= _SHORT:
+            return list(self.inner.encode(text).ids)
+        try:
+            # Unlike encode(), encode_batch() lets other threads run, this one among them.
+            return aside(lambda: list(self.inner.encode_batch([text])[0].ids), timeout)
+        except TimeoutError as error:
+            raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
 
     def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
         """Return the text of *tokens*, special tokens included.

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinkex.api import futures, reading
 from tinkex.api.paths import TinkerPath, segment
+from tinkex.api.records import read_path
 from tinkex.api.sessions import Session, outcome_of
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
@@ -145,7 +146,7 @@ class TrainingClient:
         """
         body = {"path": name, "ttl_seconds": ttl_seconds}
         result = self._run("save_weights_external", "SaveWeightsExternal", body, deadline)
-        return TinkerPath.from_string(reading.text(result, "path"))
+        return read_path(reading.text(result, "path"))
 
     def _save(
         self, kind: str, request_type: str, name: str, ttl: int | None, extra: Mapping[str, Any]
@@ -160,7 +161,7 @@ class TrainingClient:
         deadline = self._transport.deadline("the checkpoint to be saved")
         result = self._run(endpoint, request_type, body, deadline)
         path = reading.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
-        return SavedWeights(self.model_id, str(TinkerPath.from_string(path)), result)
+        return SavedWeights(self.model_id, str(read_path(path)), result)
 
     def _run(
         self, endpoint: str, request_type: str, body: Mapping[str, Any], deadline: Deadline

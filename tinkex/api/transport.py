@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -9,18 +10,19 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
 
 import requests
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 
 from tinkex import __version__, plugins
 from tinkex.api import answers, failures, network
+from tinkex.api.addresses import joined
 from tinkex.api.answers import Answer
+from tinkex.api.bounded import BoundedAdapter, limited
 from tinkex.api.credentials import KeyAuth, RawKey
 from tinkex.api.retrying import REPEATABLE, Retrying
-from tinkex.api.waiting import Deadline, OnWait
+from tinkex.api.waiting import Deadline, OnWait, Wait
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
@@ -52,7 +54,7 @@ class DefaultPool(plugins.HttpPool):
 
     def build(self, settings: Settings, *, size: int) -> BaseAdapter:
         """Return requests' own adapter with room for *size* connections a host."""
-        return HTTPAdapter(pool_connections=4, pool_maxsize=size, max_retries=0)
+        return BoundedAdapter(pool_connections=4, pool_maxsize=size, max_retries=0)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,20 @@ class Transport:
 
     def deadline(self, operation: str, seconds: float | None = None) -> Deadline:
         """Start the time allowance of one public operation, a noun."""
-        return Deadline(operation, seconds or self.settings.timeout, self._on_wait)
+        return Deadline(operation, seconds or self.settings.timeout, self._told)
+
+    def _told(self, wait: Wait) -> None:
+        if self._on_wait is not None:
+            reason = wait.reason and self.auth.hidden(wait.reason)
+            note = wait.note and self.auth.hidden(wait.note)
+            self._on_wait(dataclasses.replace(wait, reason=reason, note=note))
+
+    def read(self, response: requests.Response, deadline: Deadline) -> Answer:
+        """Read the whole *response*, leaving out the credentials that it may repeat.
+
+        :raises InvalidAnswer: see :func:`tinkex.api.answers.read`.
+        """
+        return answers.read(response, deadline).without(self.auth.hidden)
 
     def url(self, path: str) -> str:
         """Return the whole address of *path* below the API."""
@@ -128,7 +143,7 @@ class Transport:
     def refusal(self, answer: Answer, what: str | None = None) -> TinkexError:
         """Return the error that the unsuccessful *answer* is."""
         if 300 <= answer.status < 400:
-            target = failures.host_of(urljoin(self.base_url, answer.headers.get("location", "")))
+            target = failures.host_of(joined(self.base_url, answer.headers.get("location", "")))
             return InvalidAnswer(
                 f"{failures.host_of(self.base_url)} redirects to {target}, "
                 "and the API key does not go along",
@@ -147,14 +162,10 @@ class Transport:
         if request.method == "POST":
             headers.setdefault("X-Idempotency-Key", f"tinkex-{uuid.uuid4()}")
         while True:
-            wait: float | None
             try:
                 answer = self.once(request, deadline, headers=headers)
             except NoAnswer as failure:
-                wait = retrying.after_error(failure.original)
-                if wait is None or not deadline.allows(wait):
-                    raise failure.error from failure.original
-                deadline.pause(wait, str(failure.error))
+                retrying.pause_after(failure.original, failure.error, deadline)
                 continue
             wait = None if answer.ok else retrying.after_answer(answer)
             if wait is None or not deadline.allows(wait):
@@ -197,18 +208,21 @@ class Transport:
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else deadline.remaining())
         left = deadline.remaining()
         try:
-            response = self.session.request(
-                request.method,
-                url,
-                params=dict(request.params) or None,
-                data=None if request.body is None else json.dumps(request.body).encode(),
-                headers={**_content(request.body), **(headers or request.headers)},
-                auth=auth,
-                timeout=(min(CONNECT_TIMEOUT, left), min(read, left)),
-                allow_redirects=False,
-                stream=True,
-            )
-            answer = answers.read(response, deadline)
+            with limited(left):
+                response = self.session.request(
+                    request.method,
+                    url,
+                    params=dict(request.params) or None,
+                    data=None if request.body is None else json.dumps(request.body).encode(),
+                    headers={**_content(request.body), **(headers or request.headers)},
+                    auth=auth,
+                    timeout=(min(CONNECT_TIMEOUT, left), min(read, left)),
+                    allow_redirects=False,
+                    stream=True,
+                )
+            # The exchange itself has to see the token, whether or not it is a new one.
+            read_answer = self.read if auth is self.auth else answers.read
+            answer = read_answer(response, deadline)
         except TinkexError:
             raise
         except failures.FOREIGN as error:
@@ -260,11 +274,18 @@ class NoAnswer(TinkexError):
         return failures.is_read_timeout(self.original)
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return nothing: where an answer leads is looked at above, and may be no address."""
+
+
 def new_session(url: str) -> requests.Session:
     """Return a session without a key for *url* that ignores cookies, ``.netrc`` and redirects."""
     from http.cookiejar import DefaultCookiePolicy
 
-    session = requests.Session()
+    session = _Session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, BoundedAdapter())
     session.trust_env = False
     session.proxies = network.proxies_for(url)
     if url.startswith("https:"):

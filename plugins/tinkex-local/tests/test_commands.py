@@ -1,14 +1,16 @@
 """``tinkex local …`` as a user runs it."""
 
 import json
+import resource
 import shutil
+import time
 
 import pytest
 
 import tinkex
-from tinkex.exceptions import TinkexError
+from tinkex.exceptions import LocalError, TinkexError
 from tinkex_local.registry import DEFAULT_MODEL, built_in
-from tinkex_local.store import FILE
+from tinkex_local.store import FILE, Store
 
 MODEL = built_in(DEFAULT_MODEL).directory
 
@@ -74,6 +76,64 @@ def test_reset_mends_a_damaged_state(tmp_path):
         run("local", "info")
     run("local", "reset", "--yes")
     assert json.loads(run("local", "info", "--json"))["runs"] == 0
+
+
+@pytest.fixture
+def full_disk():
+    """Let this process write nothing into any file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_reset_removes_nothing_when_the_disk_is_full(tmp_path, request):
+    checkpoint = save(tmp_path)
+    state = {path: path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    request.getfixturevalue("full_disk")
+    start = time.monotonic()
+    with pytest.raises(LocalError, match=r"cannot use .*state") as caught:
+        run("local", "reset", "--yes")
+    assert time.monotonic() - start < 5
+    assert "reset" not in (caught.value.hint or "")
+    assert state[tmp_path / "home" / FILE] == (tmp_path / "home" / FILE).read_bytes()
+    assert all(path.exists() for path in state if "checkpoints" in path.parts), checkpoint
+
+
+def test_a_new_state_on_a_full_disk_is_told_at_once(tmp_path, full_disk):
+    start = time.monotonic()
+    with pytest.raises(LocalError):
+        run("local", "info")
+    assert time.monotonic() - start < 5
+
+
+def test_reset_leaves_a_state_of_a_newer_version_alone(tmp_path):
+    (tmp_path / "home").mkdir()
+    store = Store(tmp_path / "home" / FILE)
+    store.write("PRAGMA user_version = 99")
+    store.close()
+    with pytest.raises(LocalError, match="newer version"):
+        run("local", "reset", "--yes")
+    assert (tmp_path / "home" / FILE).exists()
+
+
+def test_a_state_that_breaks_while_it_is_used_is_mended_too(tmp_path):
+    save(tmp_path)
+    file = tmp_path / "home" / FILE
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
+    run("local", "reset", "--yes")
+    assert json.loads(run("local", "info", "--json"))["runs"] == 0
+
+
+def test_homes_of_nobody_are_told(monkeypatch):
+    with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
+        run("local", "model", "add", "me/other", "~nosuchuser/model")
+    monkeypatch.setenv("TINKEX_LOCAL_HOME", "~nosuchuser/x")
+    with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
+        run("local", "info")
+    with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
+        run("local", "reset", "--yes")
 
 
 def test_a_model_is_added_used_listed_and_removed(tmp_path, model):

@@ -215,7 +215,8 @@ def test_a_port_in_use_is_told_in_one_sentence(serve):
     out, err = serve("--port", url.rpartition(":")[2]).communicate(timeout=15)
     assert out == ""
     assert "cannot listen on 127.0.0.1:" in err
-    assert len(err.splitlines()) == 1
+    _sentence, hint = err.splitlines()
+    assert hint == "Hint: Choose another --port; 0 is any that is free."
 
 
 def test_server_and_embedded_service_share_their_state(serve, tmp_path, client_of):

@@ -58,7 +58,8 @@ class ServeLocal(Command):
             except OSError as error:
                 where = f"{parsed_args.host}:{parsed_args.port}"
                 reason = error.strerror or str(error)
-                raise LocalError(f"cannot listen on {where}: {reason}") from error
+                hint = "Choose another --port; 0 is any that is free."
+                raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
             self.app.stdout.write(f"{server.url}\n")
             self.app.stdout.flush()
             self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
@@ -142,12 +143,11 @@ class AddLocalModel(Command):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        from pathlib import Path
+        from tinkex.files import user_path
 
+        directory = user_path(parsed_args.directory)
         with _service() as service, _told(parsed_args.directory):
-            model = service.models.add(
-                parsed_args.name, Path(parsed_args.directory), service.clock()
-            )
+            model = service.models.add(parsed_args.name, directory, service.clock())
         self.app.stdout.write(f"Added {model.name}\n")
         return 0
 
@@ -200,11 +200,15 @@ def _service() -> Iterator[Service]:
 
 @contextmanager
 def _app(key: str | None) -> Iterator[Any]:
-    from tinkex_local.opening import open_default
+    import sqlite3
+
+    from tinkex_local.opening import open_default, unusable
 
     app = open_default(key)
     try:
         yield app
+    except sqlite3.Error as error:
+        raise unusable(error) from error
     finally:
         app.close()
 
@@ -212,10 +216,16 @@ def _app(key: str | None) -> Iterator[Any]:
 @contextmanager
 def _told(what: str) -> Iterator[None]:
     """Turn what may go wrong with *what* into an error that is told."""
+    import sqlite3
+
     from tinkex_local.modelfiles import ModelError
+    from tinkex_local.opening import unusable
+    from tinkex_local.store import StateError
 
     try:
         yield
+    except (StateError, sqlite3.Error) as error:
+        raise unusable(error) from error
     except ModelError as error:
         raise UsageError(str(error)) from error
     except OSError as error:

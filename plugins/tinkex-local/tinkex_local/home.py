@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tinkex.files import user_path
+
 #: Environment variable that names the directory.
 HOME_VARIABLE = "TINKEX_LOCAL_HOME"
 
@@ -15,12 +17,14 @@ def default_home(environ: Mapping[str, str] | None = None) -> Path:
 
     ``$TINKEX_LOCAL_HOME``, else ``$XDG_DATA_HOME/tinkex/local``, else
     ``~/.local/share/tinkex/local``.
+
+    :raises tinkex.exceptions.LocalError: it names the home of a user who does not exist.
     """
     environ = os.environ if environ is None else environ
     if environ.get(HOME_VARIABLE):
-        return Path(environ[HOME_VARIABLE]).expanduser()
+        return user_path(environ[HOME_VARIABLE])
     base = environ.get("XDG_DATA_HOME")
-    data = Path(base) if base else Path.home() / ".local" / "share"
+    data = Path(base) if base else user_path("~/.local/share")
     return data / "tinkex" / "local"
 
 

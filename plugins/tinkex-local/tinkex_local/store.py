@@ -50,6 +50,17 @@ class StateError(Exception):
     """The state file cannot be used; the message is a clause for a person."""
 
 
+def is_damaged(error: BaseException | None) -> bool:
+    """Tell whether *error* means that the file is no database any more.
+
+    A full disk or a lock, in contrast, passes, and nothing may be removed because of it.
+    """
+    if isinstance(error, StateError):
+        error = error.__cause__
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
 class Store:
     """Connections to the state file, one a thread.
 
@@ -151,8 +162,9 @@ class Store:
             try:
                 self.write("PRAGMA journal_mode = WAL")
                 return
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not busy or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
 

@@ -267,15 +267,16 @@ def test_an_expired_address_is_renewed_once(server, client, target):
 def test_a_directory_on_this_machine_is_copied(server, client, target, tmp_path):
     source = tmp_path / "server side"
     (source / "deep").mkdir(parents=True)
-    for name, content in FILES.items():
-        (source / "deep" / name).write_bytes(content)
+    files = {**FILES, **{f"deep/{name}": content for name, content in FILES.items()}}
+    for name, content in files.items():
+        (source / name).write_bytes(content)
     (source / "link").symlink_to("/etc/passwd")
     headers = {"Location": source.as_uri()}
     server.on(
         "GET", f"{PLACE}/sampler_weights/final/archive", server.reply(status=302, headers=headers)
     )
     client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == {f"deep/{name}": content for name, content in FILES.items()}
+    assert arrived(target) == files
 
 
 def test_a_directory_elsewhere_is_told(server, client, target):
@@ -452,6 +453,18 @@ def test_a_training_checkpoint_comes_as_a_copy_that_is_removed(copies, storage, 
     assert load.body["path"] == TRAINING
     assert load.body["optimizer"] is False
     assert progress[-1].done_bytes == 300_002
+
+
+def test_a_training_checkpoint_is_never_fetched_by_its_bare_name(copies, client, target):
+    # Where bare names are known, they are those of sampler checkpoints.
+    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, 422))
+    run, name = TRAINING.removeprefix("tinker://").split("/weights/")
+    place = f"training_runs/{run}/checkpoints/{name}/archive"
+    copies.on("GET", place, copies.reply(gzip.compress(tar(FILES))))
+    with pytest.raises(NotOffered, match="no download of training checkpoints"):
+        client.checkpoints.download(TRAINING, target)
+    assert not target.exists()
+    assert copies.requests(place) == []
 
 
 @pytest.mark.parametrize("status", [404, 405, 422, 400])

@@ -9,8 +9,9 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 
+from tinkex.api import tokenizer as module
 from tinkex.api.tokenizer import HuggingFaceSource, Repository, load_tokenizer, repository_of
-from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.exceptions import LocalError, SettingsError, TimedOut, UsageError
 from tinkex.plugins import TokenizerSource
 
 WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "hello": 3, "world": 4}
@@ -61,6 +62,42 @@ def test_no_token_id_breaks_decoding(tokens, directory):
 def test_text_that_is_no_unicode_is_refused(directory):
     with pytest.raises(UsageError, match="Unicode"):
         load_tokenizer(str(directory)).encode("a\udcff")
+
+
+def test_long_texts_give_the_same_tokens(directory):
+    tokenizer = load_tokenizer(str(directory))
+    text = "hello world " * 8000
+    assert len(text) > module._SHORT
+    assert tokenizer.encode(text) == [0, *([3, 4] * 8000)] == tokenizer.inner.encode(text).ids
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(directory):
+    tokenizer = load_tokenizer(str(directory))
+    text = "hello world " * 1_500_000
+    start = time.monotonic()
+    with pytest.raises(TimedOut, match="the tokens of the prompt"):
+        tokenizer.encode(text, timeout=0.2)
+    assert time.monotonic() - start < 1.5
+
+
+def test_texts_and_files_have_a_limit(directory, monkeypatch):
+    tokenizer = load_tokenizer(str(directory))
+    monkeypatch.setattr(module, "MAX_TEXT", 10)
+    assert tokenizer.encode("hello") == [0, 3]
+    with pytest.raises(UsageError, match="the text is longer than"):
+        tokenizer.encode("hello world")
+    monkeypatch.setattr(module, "MAX_FILE", 10)
+    with pytest.raises(LocalError, match="too large for a tokenizer"):
+        load_tokenizer(str(directory))
+
+
+def test_a_failure_in_a_long_text_is_raised_here(directory):
+    class Broken:
+        def encode_batch(self, texts):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        module.Tokenizer(Broken()).encode("x" * 100_000)
 
 
 def test_a_file_will_do(directory):

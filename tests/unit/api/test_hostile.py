@@ -1,0 +1,449 @@
+"""Servers that mean harm, or are badly broken: what they send is bounded, hidden and told."""
+
+from __future__ import annotations
+
+import io
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+
+from tinkex.api import answers, archive, network, reading
+from tinkex.api.addresses import joined
+from tinkex.api.parallel import together
+from tinkex.api.records import Checkpoint
+from tinkex.api.samples import SampleResponse
+from tinkex.exceptions import (
+    APIError,
+    ConnectionFailed,
+    InvalidAnswer,
+    LocalError,
+    OperationFailed,
+    TimedOut,
+    detail_of,
+)
+
+KEY = "tml-test-key-0123456789"
+ESCAPED = "".join(f"\\u{ord(c):04X}" for c in KEY)
+PATH = "get_server_capabilities"
+SAMPLER = "tinker://r/sampler_weights/final"
+ARCHIVE = "training_runs/r/checkpoints/sampler_weights/final/archive"
+
+
+# The key ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+@pytest.mark.parametrize("body", [f'{{"detail": "bad {KEY}!"}}', f'{{"detail": "bad {ESCAPED}!"}}'])
+def test_an_error_that_repeats_the_key_is_told_without(status, body, server, client):
+    server.on("GET", PATH, server.reply(body.encode(), status, {"x-request-id": f"q-{KEY}"}))
+    with pytest.raises(APIError) as caught:
+        client.models.list()
+    assert str(caught.value) == f"bad …! (HTTP {status}, request q-…)"
+    assert caught.value.body == {"detail": "bad …!"}
+
+
+def test_an_exchanged_token_is_hidden_as_well(server, client):
+    server.on("POST", "client/config", {"pjwt_auth_enabled": True})
+    server.on("POST", "auth/token", {"jwt": "eyJ.secret-token"})
+    server.on(
+        *("GET", PATH),
+        server.reply({"detail": "who?"}, 401),
+        server.reply({"detail": f"not eyJ.secret-token, once {KEY}"}, 403),
+    )
+    with pytest.raises(APIError) as caught:
+        client.models.list()
+    assert caught.value.message == "not …, once …"
+
+
+def sampling(server, result):
+    server.on("POST", "create_session", {"session_id": "s", "info_message": f"hello {KEY}"})
+    server.on("POST", "create_sampling_session", {"sampling_session_id": "ss"})
+    server.on("POST", "asample", {"request_id": "q"})
+    server.on("POST", "sessions/s/finish", {})
+    server.on("POST", "retrieve_future", *result)
+
+
+def test_notes_queue_reasons_and_failed_operations_hide_it(server, client, waits):
+    again = {"type": "try_again", "queue_state_reason": f"busy with {KEY}"}
+    sampling(server, [again, {"error": f"boom {KEY}", "category": "server"}])
+    with pytest.raises(OperationFailed, match=r"^boom …$"):
+        client.create_sampling_client(base_model="m").sample([1])
+    assert "hello …" in [wait.note for wait in waits]
+    assert "busy with …" in [wait.reason for wait in waits]
+    assert KEY not in repr(waits)
+
+
+def test_a_short_key_is_hidden_from_failures_and_left_in_names(server, connect):
+    client = connect(server.url, api_key="tml-dummy")
+    server.on("GET", PATH, {"supported_models": ["a/tml-dummy"]})
+    assert client.models.list()[0].model_name == "a/tml-dummy"
+    server.on("GET", PATH, server.reply({"detail": "bad tml-dummy"}, 400))
+    with pytest.raises(APIError, match=r"^bad … "):
+        client.models.list()
+
+
+def test_loopback_is_never_reached_by_way_of_a_proxy(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for url in ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:8000"):
+        assert network.proxies_for(url) == {}
+    assert network.proxies_for("http://tinker.test")["http"] == "http://proxy.test:3128"
+
+
+# Time ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dripping() -> Iterator[Callable[[bytes, bytes], str]]:
+    """Return a function that starts a server: it sends the first bytes, then the second slowly."""
+    listening: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(begin: bytes, drip: bytes) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listening.append(listener)
+
+        def run() -> None:
+            with suppress(OSError), listener.accept()[0] as peer:
+                peer.recv(65536)
+                peer.sendall(begin)
+                for _ in range(60):
+                    peer.sendall(drip)
+                    time.sleep(0.05)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield serve
+    for thread in threads:
+        thread.join()
+    for listener in listening:
+        listener.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+GZIP = OK + b"Content-Encoding: gzip\r\nContent-Length: 9999\r\n\r\n\x1f\x8b\x08\x10" + bytes(6)
+
+
+@pytest.mark.parametrize(
+    ("begin", "drip"),
+    [
+        (OK, b"X-A: b\r\n"),
+        (OK[:-2], b"k"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (CHUNKED, b"0"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n", b"A: b\r\n"),
+        (GZIP, b"c"),
+    ],
+    ids=["headers", "status", "continue", "chunk size", "trailers", "gzip header"],
+)
+def test_no_trickle_outlives_the_timeout(begin, drip, dripping, connect):
+    start = time.monotonic()
+    with pytest.raises(TimedOut):
+        connect(dripping(begin, drip), timeout=0.6).models.list()
+    assert time.monotonic() - start < 1.6
+
+
+def test_a_trickle_of_headers_ends_a_download(dripping, server, connect, tmp_path):
+    location = {"Location": dripping(OK, b"X-A: b\r\n") + "/x"}
+    server.on("GET", ARCHIVE, server.reply(None, 302, location))
+    start = time.monotonic()
+    with pytest.raises(TimedOut):
+        connect(server.url, timeout=0.6).checkpoints.download(SAMPLER, tmp_path / "d")
+    assert time.monotonic() - start < 1.6
+
+
+def test_saying_goodbye_takes_a_second_and_less_after_an_interrupt(server, client):
+    for interrupted, most in ((False, 1.4), (True, 0.9)):
+        sampling(server, [{}])
+        server.on("POST", "sessions/s/finish", server.reply({}, delay=3))
+        sampler = client.create_sampling_client(base_model="m")
+        start = time.monotonic()
+        try:
+            with sampler:
+                if interrupted:
+                    raise SystemExit(143)
+        except SystemExit:
+            pass
+        assert time.monotonic() - start < most
+    reason = server.requests("sessions/s/finish")[-1].body["reason"]
+    assert reason == {"type": "interrupted"}
+
+
+def test_calls_may_share_one_time_allowance(server, connect):
+    client = connect(server.url, timeout=1.0)
+    sampling(server, [server.reply({}, delay=5)])
+    deadline = client.deadline("sampling")
+    start = time.monotonic()
+    with client.create_sampling_client(base_model="m", deadline=deadline) as sampler:
+        time.sleep(0.7)
+        with pytest.raises(TimedOut, match="awaiting sampling"):
+            sampler.sample([1], deadline=deadline)
+    assert time.monotonic() - start < 1.4
+
+
+def test_things_done_together_keep_their_order_and_fail_at_once():
+    def slow(number: int) -> int:
+        time.sleep(0.05 * (3 - number))
+        return number * 2
+
+    assert together(slow, [0, 1, 2]) == [0, 2, 4]
+    assert together(slow, []) == []
+
+    def fail(number: int) -> None:
+        if number:
+            raise ValueError(number)
+        time.sleep(3)
+
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="1"):
+        together(fail, [0, 1])
+    assert time.monotonic() - start < 1
+
+
+LISTING = """
+import sys
+from tinkex.api import ServiceClient
+from tinkex.settings import Settings
+with ServiceClient(Settings(base_url=sys.argv[1], api_key="tml-x-x-x", timeout=60)) as client:
+    try:
+        client.checkpoints.list()
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def test_an_interrupt_ends_a_listing_of_all_runs_at_once(server):
+    run = {"base_model": "m/m", "is_lora": True}
+    runs = [{**run, "training_run_id": f"r{number}"} for number in range(3)]
+    server.on("GET", "training_runs", {"training_runs": runs})
+    for number in range(3):
+        path = f"training_runs/r{number}/checkpoints"
+        server.on("GET", path, server.reply({"checkpoints": []}, delay=5))
+    child = subprocess.Popen(
+        [sys.executable, "-c", LISTING, server.url], stderr=subprocess.PIPE, text=True
+    )
+    while len([seen for seen in server.seen if seen.path.endswith("/checkpoints")]) < 3:
+        time.sleep(0.02)
+    start = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=10)
+    assert (child.returncode, told) == (130, "")
+    assert time.monotonic() - start < 1.5
+
+
+# Values ----------------------------------------------------------------------------------------
+
+
+RECORD = {"tinker_path": SAMPLER, "time": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_times_beyond_the_calendar_are_invalid_answers(when):
+    with pytest.raises(InvalidAnswer, match="no time as 'time'"):
+        Checkpoint.from_json({**RECORD, "time": when})
+
+
+def test_absurd_numbers_are_invalid_answers():
+    with pytest.raises(InvalidAnswer, match="absurd number as 'size_bytes'"):
+        Checkpoint.from_json({**RECORD, "size_bytes": 10**400})
+    assert Checkpoint.from_json({**RECORD, "size_bytes": -5}).size_bytes is None
+    assert reading.optional_int({"n": 2**62}, "n") == 2**62
+    sequence = {"tokens": [1], "logprobs": [10**400]}
+    with pytest.raises(InvalidAnswer, match="absurd number in 'logprobs'"):
+        SampleResponse.from_json({"sequences": [sequence]})
+
+
+BAD_ADDRESSES = ["http://[::1", "http://h:99999/", "http://*\xff\xfe.x/", "http://\x1b[31m/"]
+
+
+@pytest.mark.parametrize("address", BAD_ADDRESSES)
+def test_malformed_addresses_are_invalid_answers(address, server, client, tmp_path):
+    raw = f"HTTP/1.1 302 Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n"
+    reply = server.reply(raw=raw.encode("latin-1"))
+    server.on("GET", PATH, reply)
+    with pytest.raises(InvalidAnswer, match="malformed address"):
+        client.models.list()
+    server.on("GET", ARCHIVE, reply)
+    with pytest.raises(InvalidAnswer, match="malformed address"):
+        client.checkpoints.download(SAMPLER, tmp_path / "d")
+    server.on("GET", ARCHIVE, server.reply(None, 302, {"Location": "/blob"}))
+    server.on("GET", "/blob", reply)
+    with pytest.raises(InvalidAnswer, match="malformed address"):
+        client.checkpoints.download(SAMPLER, tmp_path / "d")
+    files = "training_runs/r/checkpoints/external_weights/x/external_weights_urls"
+    server.on("GET", files, {"urls": {"a": address}})
+    with pytest.raises(InvalidAnswer, match="malformed address"):
+        client.checkpoints.download("tinker://r/external_weights/x", tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_addresses_are_joined():
+    assert joined("https://h/api/x", "/y?z=1") == "https://h/y?z=1"
+    assert joined("https://h/api/x", "file:///a%20b") == "file:///a%20b"
+
+
+@pytest.mark.parametrize("bad", ["..", "\ud800", "a\nb"])
+def test_ids_of_a_server_that_cannot_be_are_its_fault(bad, server, client):
+    server.on("POST", "create_session", {"session_id": bad})
+    with pytest.raises(InvalidAnswer, match="not an id"):
+        client.create_sampling_client(base_model="m")
+    run = {"training_run_id": bad, "base_model": "m/m", "is_lora": True}
+    server.on("GET", "training_runs", {"training_runs": [run]})
+    with pytest.raises(InvalidAnswer, match="not an id"):
+        client.checkpoints.list()
+
+
+def test_a_path_of_a_server_that_is_none_is_its_fault(server, client):
+    sampling(server, [{"model_id": "r"}, {"path": "tinker://r/\x1b/x\ud800"}])
+    server.on("POST", "create_model", {"request_id": "q"})
+    server.on("POST", "save_weights_for_sampler", {"request_id": "q"})
+    training = client.create_lora_training_client("m")
+    with pytest.raises(InvalidAnswer, match="not a checkpoint path"):
+        training.save_weights_for_sampler("x")
+
+
+def test_answers_are_utf_8():
+    assert answers.Answer(200, {}, b"\xef\xbb\xbf{}").json() == {}
+    with pytest.raises(InvalidAnswer):
+        answers.Answer(200, {}, "{}".encode("utf-16")).json()
+
+
+def test_details_of_any_depth_and_shape():
+    deep: object = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    assert detail_of(deep) == ""
+    while isinstance(deep, list):  # taken apart here: its deletion would recurse
+        deep = deep.pop()
+    odd = [{"loc": ["body", None, {"a": 1}, "x", 3], "msg": {"a": [1]}}, {"loc": 5, "msg": "m"}]
+    assert detail_of({"detail": odd}) == "x.3; m"
+
+
+# Files -----------------------------------------------------------------------------------------
+
+
+def offer_directory(server, location: str) -> None:
+    server.on("GET", ARCHIVE, server.reply(None, 302, {"Location": location}))
+
+
+@pytest.mark.parametrize("form", ["file://{}", "file://localhost{}"])
+def test_a_checkpoint_of_this_machine_is_copied(form, server, client, tmp_path):
+    source = tmp_path / "s"
+    source.mkdir()
+    (source / "adapter_config.json").write_text("{}")
+    offer_directory(server, form.format(source))
+    found = client.checkpoints.download(SAMPLER, tmp_path / "d")
+    assert [name for name, _ in found.files] == ["adapter_config.json"]
+
+
+@pytest.mark.parametrize("form", ["file://{}/bare", "file://other{}/s", "file://{}/bare/../s"])
+def test_no_other_directory_is_copied(form, server, client, tmp_path):
+    for name in ("s", "bare"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "secret").write_text("x")
+    (tmp_path / "s" / "adapter_config.json").write_text("{}")
+    (tmp_path / "bare" / "adapter_config.json").symlink_to(tmp_path / "s/adapter_config.json")
+    offer_directory(server, form.format(tmp_path))
+    with pytest.raises(LocalError, match="a directory of its own machine"):
+        client.checkpoints.download(SAMPLER, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_copied_directory_has_a_limit(server, client, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinkex.api.download._MAX_FILES", 2)
+    source = tmp_path / "s"
+    source.mkdir()
+    for name in ("adapter_config.json", "a", "b"):
+        (source / name).write_text("{}")
+    offer_directory(server, source.as_uri())
+    with pytest.raises(InvalidAnswer, match="more than 2 files"):
+        client.checkpoints.download(SAMPLER, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+class Endless:
+    """A header and then the same for 64 MB; remembers how much was taken."""
+
+    def __init__(self, head: bytes) -> None:
+        self.head, self.taken = head, 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        block, self.head = self.head[:size], self.head[size:]
+        block = block or (b"x" * size if self.taken < 1 << 26 else b"")
+        self.taken += len(block)
+        return block
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_huge_header_is_not_read_into_memory(kind, tmp_path):
+    header = tarfile.TarInfo("p")
+    header.type, header.size = kind, 1 << 40
+    source = Endless(header.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(InvalidAnswer, match="header that is too large"):
+        archive.extract(source, tmp_path, lambda relative: None)
+    assert source.taken < 4 * archive.MAX_HEADERS
+
+
+def with_pax(record: bytes) -> bytes:
+    header = tarfile.TarInfo("p")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    member = tarfile.TarInfo("a")
+    return header.tobuf() + record.ljust(512, b"\0") + member.tobuf() + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"22 GNU.sparse.map=a,b\n",
+        b"24 GNU.sparse.size=xyz\n",
+        b"20 size=-5555555555\n",
+        b"19 GNU.sparse.map=\n\n",
+    ],
+)
+def test_numbers_in_headers_that_are_none(record, tmp_path):
+    with pytest.raises(InvalidAnswer):
+        archive.extract(io.BytesIO(with_pax(record)), tmp_path, lambda relative: None)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])
+def test_names_that_are_no_text_are_unsafe(name):
+    with pytest.raises(InvalidAnswer, match="unsafe name"):
+        archive.safe_relative(name)
+
+
+def test_a_dead_server_is_told_as_such_after_one_more_try(connect, waits, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ConnectionFailed, match="refused") as caught:
+        connect(f"http://127.0.0.1:{port}").checkpoints.download(SAMPLER, tmp_path / "d")
+    assert (caught.value.category, bool(caught.value.hint)) == ("server", True)
+    assert len(waits) == 1
+
+
+def test_the_copy_of_a_download_is_left_quickly_after_an_interrupt(server, client, monkeypatch):
+    from tinkex.api import download
+    from tinkex.api.paths import TinkerPath
+
+    copy = TinkerPath("r", "external_weights", "x")
+    server.on("DELETE", copy.url, server.reply({}, delay=3))
+    job = download._Job(client._transport, client.sessions, None, None, None)  # type: ignore[arg-type]
+    start = time.monotonic()
+    job._remove(copy, hastily=True)
+    assert time.monotonic() - start < 1
+
+
+def test_a_request_without_a_limit_still_works(server, client):
+    server.on("GET", "plain", {"a": 1})
+    found = client._transport.session.get(client._transport.url("plain"), timeout=2)
+    assert found.json() == {"a": 1}

@@ -1,0 +1,137 @@
+"""Connections whose answers have to arrive by a moment, not only each of their bytes.
+
+A socket's timeout starts anew with every byte, so a server that sends one now and then could
+keep a client forever: in the status line, headers, chunk sizes, trailers or a compressed header.
+Here the socket never waits beyond the :class:`Limit` in force. The limit is that of the thread
+that sends the request (:func:`limited`); without one, the socket's own timeout is all there is.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+if TYPE_CHECKING:
+    import socket
+
+_current: ContextVar[Limit | None] = ContextVar("tinkex_limit", default=None)
+
+
+class Limit:
+    """The moment by which an answer must have arrived.
+
+    :param seconds: from now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.restart(seconds)
+
+    def restart(self, seconds: float) -> None:
+        """Allow *seconds* from now on."""
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds left, more than zero.
+
+        :raises TimeoutError: there are none.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[Limit]:
+    """Bound the answers to requests that this thread sends inside the block.
+
+    A body that is read later is bounded by the same limit, which may be restarted.
+    """
+    limit = Limit(seconds)
+    token = _current.set(limit)
+    try:
+        yield limit
+    finally:
+        _current.reset(token)
+
+
+class BoundedAdapter(HTTPAdapter):
+    """requests' own adapter with bounded connections; proxies included, unless SOCKS."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+class _Source(io.RawIOBase):
+    """The bytes of a socket, as long as there is time."""
+
+    def __init__(self, sock: socket.socket, limit: Limit) -> None:
+        self._sock = sock
+        self._raw = cast(io.RawIOBase, sock.makefile("rb", buffering=0))
+        self._timeout = sock.gettimeout()
+        self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._limit.left()
+        self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _Socket:
+    """What a response wants of a socket."""
+
+    def __init__(self, sock: socket.socket, limit: Limit) -> None:
+        self._sock, self._limit = sock, limit
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Source(self._sock, self._limit))
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        limit = _current.get()
+        source = sock if limit is None else cast("socket.socket", _Socket(sock, limit))
+        super().__init__(source, *args, **kwargs)
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+_POOLS = {"http": _Pool, "https": _SecurePool}

@@ -1,0 +1,62 @@
+"""Work in threads that keep nobody from leaving: Ctrl-C ends the wait, and the program, at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def together(do: Callable[[T], R], things: Sequence[T]) -> list[R]:
+    """Return what *do* makes of each of *things*, in their order; one thread for each.
+
+    Unlike with :mod:`concurrent.futures`, the first failure ends the wait at once.
+
+    :raises Exception: the first that *do* raised.
+    """
+    done: queue.SimpleQueue[tuple[int, R | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work(index: int, thing: T) -> None:
+        try:
+            done.put((index, do(thing), None))
+        except BaseException as error:  # it is raised again where somebody waits
+            done.put((index, None, error))
+
+    for index, thing in enumerate(things):
+        threading.Thread(target=work, args=(index, thing), daemon=True).start()
+    results: dict[int, R] = {}
+    for _ in things:
+        index, result, error = done.get()
+        if error is not None:
+            raise error
+        results[index] = result  # type: ignore[assignment]
+    return [results[index] for index in range(len(things))]
+
+
+def aside(do: Callable[[], R], seconds: float | None) -> R:
+    """Return what *do* returns; signals and the clock are heard meanwhile.
+
+    :param seconds: how long it may take; ``None`` means as long as it takes.
+    :raises TimeoutError: it took longer; it goes on, and nobody hears of it.
+    :raises Exception: whatever *do* raised.
+    """
+    done: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((do(), None))
+        except BaseException as error:  # it is raised again where somebody waits
+            done.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
