@@ -9,6 +9,8 @@ from typing import TextIO
 
 from tinkex.exceptions import LocalError
 
+__all__ = ["user_path"]
+
 #: Longest file that is read whole, in bytes: far more than any model's context.
 MAX_INPUT = 256 * 1024 * 1024
 

@@ -33,6 +33,7 @@ MODULES = (
     "tinkex.columns",
     "tinkex.commands.base",
     "tinkex.exceptions",
+    "tinkex.files",
     "tinkex.options",
     "tinkex.plugins",
     "tinkex.settings",

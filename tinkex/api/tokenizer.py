@@ -72,7 +72,7 @@ class Tokenizer:
         """Return the token ids of *text*, with the special tokens that the model expects.
 
         :param timeout: seconds that it may take; by default as long as it takes.
-        :raises UsageError: *text* is not valid Unicode, or longer than :data:`MAX_TEXT`.
+        :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
         :raises TimedOut: the time is up.
         """
         try:

@@ -73,7 +73,9 @@ class Sample(Lister):
         self.status("Starting sampling...")
         with self._sampling_client(model_path, base_model) as sampling:
             tokenizer = self._tokenizer(parsed_args, sampling, needed=isinstance(prompt, str))
-            tokens = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            tokens = prompt
+            if isinstance(prompt, str):
+                tokens = tokenizer.encode(prompt, timeout=self.settings.timeout)
             self.result = sampling.sample(
                 tokens, _params(parsed_args), num_samples=parsed_args.num_samples
             )
