@@ -73,9 +73,10 @@ class Sample(Lister):
         self.status("Starting sampling...")
         with self._sampling_client(model_path, base_model) as sampling:
             tokenizer = self._tokenizer(parsed_args, sampling, needed=isinstance(prompt, str))
-            tokens = prompt
             if isinstance(prompt, str):
                 tokens = tokenizer.encode(prompt, timeout=self.settings.timeout)
+            else:
+                tokens = prompt
             self.result = sampling.sample(
                 tokens, _params(parsed_args), num_samples=parsed_args.num_samples
             )
