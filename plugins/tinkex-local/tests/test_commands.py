@@ -1,5 +1,6 @@
 """``tinkex local …`` as a user runs it."""
 
+import contextlib
 import json
 import resource
 import shutil
@@ -78,21 +79,26 @@ def test_reset_mends_a_damaged_state(tmp_path):
     assert json.loads(run("local", "info", "--json"))["runs"] == 0
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Let this process write nothing into any file."""
+    """Let this process write nothing into any file.
+
+    Not a fixture: pytest reports a test's outcome before it ends the fixtures, and its own report may
+    go to a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_reset_removes_nothing_when_the_disk_is_full(tmp_path, request):
+def test_reset_removes_nothing_when_the_disk_is_full(tmp_path):
     checkpoint = save(tmp_path)
     state = {path: path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file()}
-    request.getfixturevalue("full_disk")
     start = time.monotonic()
-    with pytest.raises(LocalError, match=r"cannot use .*state") as caught:
+    with full_disk(), pytest.raises(LocalError, match=r"cannot use .*state") as caught:
         run("local", "reset", "--yes")
     assert time.monotonic() - start < 5
     assert "reset" not in (caught.value.hint or "")
@@ -100,9 +106,9 @@ def test_reset_removes_nothing_when_the_disk_is_full(tmp_path, request):
     assert all(path.exists() for path in state if "checkpoints" in path.parts), checkpoint
 
 
-def test_a_new_state_on_a_full_disk_is_told_at_once(tmp_path, full_disk):
+def test_a_new_state_on_a_full_disk_is_told_at_once(tmp_path):
     start = time.monotonic()
-    with pytest.raises(LocalError):
+    with full_disk(), pytest.raises(LocalError):
         run("local", "info")
     assert time.monotonic() - start < 5
 
