@@ -7,9 +7,12 @@
 #   make bench   start-up and listing times against the official command line
 #   make clean   remove all that was made here
 #
-#   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it
+#   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it,
+#                                      WORKERS=0 runs the tests in one process
 
 PYTHON ?= python3
+# Tests wait for processes more than they compute: more of them at once than there are cores.
+WORKERS ?= 4
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
@@ -102,7 +105,7 @@ man: .venv/.stamp
 	@echo "manual pages: doc/build/man (man -l doc/build/man/tinkex.1)"
 
 pytest: .venv/.stamp .venv-sdk/.stamp
-	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q $(PYTEST_ARGS)
+	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md

@@ -16,8 +16,10 @@ import cliff.command
 
 from tinkex import __version__
 from tinkex.commandmanager import CommandManager
-from tinkex.exceptions import LocalError, Terminated, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import Terminated, TinkexError, Unauthorized, UsageError
+from tinkex.logs import LogHandlers
 from tinkex.options import HelpRequested, Parser, add_global_options, print_paged
+from tinkex.reports import as_tinkex_error, asks_for_json, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -80,7 +82,7 @@ class TinkexApp(cliff.app.App):
         self._settings: Settings | None = None
         self._settings_asked = False
         self._clients: dict[Settings, ServiceClient] = {}
-        self._handlers: list[logging.Handler] = []
+        self._logs = LogHandlers(self.LOG)
         self._parsed: argparse.Namespace | None = None
         self._display: Any = None
         #: Global options the interactive shell was started with: they hold for each of its lines.
@@ -293,7 +295,7 @@ class TinkexApp(cliff.app.App):
                 client.close()
             except Exception as error:
                 self.LOG.debug("closing failed: %s", error)
-        self._remove_handlers()
+        self._logs.remove()
 
     # ------------------------------------------------------------------ inside
 
@@ -325,29 +327,12 @@ class TinkexApp(cliff.app.App):
 
     def configure_logging(self) -> None:
         """Send log records to standard error and the log file, by ``-v`` and ``--log-file``."""
-        self._remove_handlers()
-        verbose = bool(self.option("debug") or self.option("verbose"))
-        level = logging.DEBUG if verbose else logging.WARNING
-        console = logging.StreamHandler(self.stderr)
-        console.setLevel(logging.ERROR if self.option("quiet") else level)
-        console.setFormatter(logging.Formatter("%(message)s"))
-        self._handlers = [console]
-        log_file = self.option("log_file")
-        if log_file is not None:
-            self._handlers.append(_file_handler(log_file))
-            level = logging.DEBUG
-        for handler in self._handlers:
-            self.LOG.addHandler(handler)
-        self.LOG.setLevel(level)
-
-    def _remove_handlers(self) -> None:
-        for handler in self._handlers:
-            self.LOG.removeHandler(handler)
-            if isinstance(handler, logging.FileHandler):
-                with contextlib.suppress(OSError):
-                    handler.close()
-        self._handlers = []
-        self.LOG.setLevel(logging.NOTSET)
+        self._logs.install(
+            self.stderr,
+            verbose=bool(self.option("debug") or self.option("verbose")),
+            quiet=bool(self.option("quiet")),
+            file=self.option("log_file"),
+        )
 
     def option(self, name: str) -> Any:
         """Return a global option's value, wherever on the line it stood."""
@@ -368,7 +353,7 @@ class TinkexApp(cliff.app.App):
     def _report(self, error: Exception) -> None:
         """Tell *error* on standard error: one sentence, one hint; as JSON where that is wanted."""
         self.display.clear()
-        known = _as_tinkex_error(error)
+        known = as_tinkex_error(error)
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
         if known.hint is None:
@@ -377,18 +362,7 @@ class TinkexApp(cliff.app.App):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
-        if self._wants_json():
-            import json
-
-            members = known.as_dict(self._operation())
-            self.stderr.write(json.dumps({"error": members}, ensure_ascii=False) + "\n")
-        else:
-            from tinkex.columns import printable
-
-            self.stderr.write(printable(known.sentence(self._operation())) + "\n")
-            if known.hint:
-                self.stderr.write(f"Hint: {printable(known.hint)}\n")
-        self.stderr.flush()
+        tell(known, self._operation(), self.stderr, as_json=self._wants_json())
 
     def _general_hint(self, error: TinkexError) -> str:
         if error.category == "server":
@@ -401,53 +375,11 @@ class TinkexApp(cliff.app.App):
         if chosen or self._parsed is not None:
             whole = bool(getattr(self._parsed, "whole_json", False))
             return chosen == "json" or whole or (chosen is None and self.format_setting == "json")
-        # The command line could not be parsed: look for the words themselves.
-        words = list(self.words)
-        pairs = zip(words, [*words, ""][1:], strict=True)
-        return (
-            "--json" in words
-            or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
-            or not {"-fjson", "-f=json", "--format=json"}.isdisjoint(words)
-            or self.format_setting == "json"
-        )
+        return asks_for_json(self.words) or self.format_setting == "json"
 
 
 _HELP = ("-h", "--help")
 _USAGE = "tinkex [global options] <command> [options]\n       tinkex help <command>"
-
-
-class _LogFile(logging.FileHandler):
-    """Gives up at the first record that cannot be written, instead of tracing back each."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        self.setLevel(logging.CRITICAL + 1)
-
-
-def _file_handler(path: str) -> logging.Handler:
-    from tinkex.files import user_path
-
-    try:
-        handler = _LogFile(user_path(path), encoding="utf-8")
-    except OSError as error:
-        raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
-    return handler
-
-
-def _as_tinkex_error(error: Exception) -> TinkexError:
-    """Return *error* if it is ours, else one of ours that says as much as can be said."""
-    if isinstance(error, TinkexError):
-        return error
-    if isinstance(error, OSError) and error.strerror:
-        # Everything but the standard streams has a name.
-        where = f"{error.filename}: " if error.filename else "cannot write the output: "
-        return LocalError(f"{where}{error.strerror}")
-    what = " ".join(str(error).split())[:200]
-    return UsageError(
-        f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
-        hint="Run it again with --debug, and report what that prints to its maintainers.",
-        whole_line=True,
-    )
 
 
 def run(argv: Sequence[str]) -> Result:
@@ -464,7 +396,7 @@ def run(argv: Sequence[str]) -> Result:
     except TinkexError:
         raise
     except Exception as error:
-        raise _as_tinkex_error(error) from error
+        raise as_tinkex_error(error) from error
     finally:
         app.close()
     command = app.command
