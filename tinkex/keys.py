@@ -86,6 +86,34 @@ def stored() -> tuple[str, str] | None:
     return (key, str(path)) if isinstance(key, str) and key else None
 
 
+def all_stored() -> list[str]:
+    """Return every key that the official login has stored, for keeping them out of reports."""
+    import json
+
+    path = Path(os.path.expanduser("~"), ".tinker", "credentials.json")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["keys"].values()
+        return [entry["key"] for entry in entries if isinstance(entry["key"], str)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def is_expired(key: str) -> bool:
+    """Tell whether *key* is a token (JWT) whose time is over; others never are."""
+    import base64
+    import json
+    import time
+
+    parts = key.split(".")
+    if not key.startswith("eyJ") or len(parts) != 3:
+        return False
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return float(claims["exp"]) < time.time()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def mask(secret: str) -> str:
     """Return *secret* so that it can be told apart but not used: ``tml-…9f3c``."""
     return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""

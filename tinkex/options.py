@@ -226,6 +226,12 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
         "--log-file", metavar="<file>", default=default(None), help="write a log to this file"
     )
     group.add_argument(
+        "--curl",
+        action="store_true",
+        default=default(False),
+        help="print the first request as a curl command, without the key, and send nothing",
+    )
+    group.add_argument(
         "--debug", action="store_true", default=default(False), help="show tracebacks of errors"
     )
 

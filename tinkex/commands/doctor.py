@@ -1,0 +1,94 @@
+"""The examination of everything between this machine and the service."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from tinkex.commands.base import Lister
+from tinkex.exceptions import SettingsError, TinkexError
+
+if TYPE_CHECKING:
+    from tinkex.settings import Settings
+
+#: Seconds for a check where nobody gives a time: a service that is up answers far sooner.
+_SECONDS = 15.0
+
+
+class Doctor(Lister):
+    """Examine settings, key, network, service, tokenizers and disk; say what to do.
+
+    Nothing is created or changed. The exit code is 1 if a check fails.
+    """
+
+    column_names = ("check", "status", "detail", "hint")
+    droppable = ()
+    examples = (
+        "tinkex doctor",
+        "tinkex --profile skyrl doctor --timeout 5s",
+        "tinkex doctor --bundle report.json",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--bundle",
+            metavar="<file>",
+            help="also write a report for whoever helps; it holds no key, and only you can read it",
+        )
+        return parser
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        code = super().run(parsed_args)
+        failed = any(finding.status == "fail" for finding in self.result or ())
+        return code or int(failed)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex import checkup
+        from tinkex.files import check_writable
+
+        if parsed_args.bundle:
+            check_writable(parsed_args.bundle)
+        state = self._settings_or_error()
+        settings = None if isinstance(state, TinkexError) else state
+        self.app.display.expect("the results")
+        found = checkup.examine(state, self._seconds(settings), self.app.pool)
+        self.result = found
+        if parsed_args.bundle:
+            self._write(parsed_args.bundle, settings)
+        self._tell_outcome()
+        return self.column_names, [(f.check, f.status, f.detail, f.hint) for f in found]
+
+    def _settings_or_error(self) -> Settings | TinkexError:
+        try:
+            return self.settings
+        except TinkexError as error:
+            return error
+
+    def _seconds(self, settings: Settings | None) -> float:
+        if settings is None or "timeout" not in settings.origins:
+            return _SECONDS
+        return float(settings.timeout)
+
+    def _write(self, name: str, settings: Settings | None) -> None:
+        from tinkex.bundle import report
+        from tinkex.files import write_atomically
+
+        write_atomically(name, report(self.result, settings), private=True)
+        self.status(f"Wrote the report to {name}. Look through it before you send it to anybody.")
+
+    def _tell_outcome(self) -> None:
+        failed = [f.check for f in self.result if f.status == "fail"]
+        warned = [f.check for f in self.result if f.status == "warning"]
+        if failed:
+            self.status(f"Failed: {', '.join(failed)}.")
+        elif warned:
+            self.status(f"It works; look at: {', '.join(warned)}.")
+        else:
+            self.status("All is well.")
+
+    def _default_format(self) -> str:
+        try:
+            return super()._default_format()
+        except SettingsError:  # this is the command that tells
+            return self.formatter_default
