@@ -11,6 +11,9 @@ from tinkex.exceptions import TinkexError
 Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
 
+_AGAIN = "Try it again in a while; if it stays, tell whoever runs the service."
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the examination.
@@ -29,4 +32,4 @@ class Finding:
 
 def from_error(check: str, error: TinkexError, status: Status = "fail") -> Finding:
     """Return the finding that *error* is."""
-    return Finding(check, status, str(error), error.hint)
+    return Finding(check, status, str(error), error.hint or _AGAIN)

@@ -20,7 +20,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: those before it. The first is imported by all and imports nothing of ours.
 LAYERS = (
     {"exceptions", "__init__"},
-    {"plugins", "durations", "fields", "files", "findings", "keys", "settings", "version", "_commit", "_build"},
+    {
+        "plugins",
+        "durations",
+        "fields",
+        "files",
+        "findings",
+        "keys",
+        "settings",
+        "version",
+        "_commit",
+        "_build",
+    },
     {"api"},
     {
         "columns",

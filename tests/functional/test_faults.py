@@ -28,6 +28,14 @@ COMMANDS = {
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],
+    "Model list": ["model", "list"],
+    "Session list": ["session", "list"],
+    "Session show": ["session", "show", "s-1"],
+    "Session search": ["session", "search", "name"],
+    "Trace export": ["session", "export-trace", "s-1", "--output", "OUT"],
+    "Billing usage": ["billing", "usage", "--since", "2d", "--by", "run", "--csv", "OUT"],
+    "Billing storage": ["billing", "storage", "--csv", "OUT"],
+    "API request": ["api", "GET", "training_runs", "--paginate"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Api(Command):
-    """Make any request of the API with the key, and print the answer.
+    """Make any request of the API with the key, and print the answer."""
 
-    The path is one below /api/v1 (training_runs), or with a leading slash one below the base
-    URL. Fields are the query of a GET, HEAD or DELETE and the JSON body of everything else.
-    """
-
+    _epilog = (
+        "The path is one below /api/v1 (training_runs), or with a leading slash one below the "
+        "base URL.\nFields are the query of a GET, HEAD or DELETE and the JSON body of everything "
+        "else."
+    )
     operation = "API request"
     examples = (
         "tinkex api GET training_runs --field limit=5",

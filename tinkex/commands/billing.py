@@ -78,12 +78,12 @@ class _WithCsv(Lister):
 
 
 class UsageBilling(_WithCsv):
-    """Show what was used and what it cost, added up.
+    """Show what was used and what it cost, added up."""
 
-    Amounts are gross estimates in US dollars, before credits; they are no invoice. The data lags
-    by up to a few hours.
-    """
-
+    _epilog = (
+        "Amounts are gross estimates in US dollars, before credits; they are no invoice. "
+        "The data lags by up to a few hours."
+    )
     column_names = ("day", *_SUMS)
     droppable = (
         "cached_tokens",

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tinkex.columns import plain_text
 from tinkex.commands.base import Lister
 from tinkex.exceptions import SettingsError, TinkexError
 
 if TYPE_CHECKING:
     from tinkex.settings import Settings
 
+#: SGR codes.
+_COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
 #: Seconds for a check where nobody gives a time: a service that is up answers far sooner.
 _SECONDS = 15.0
 
 
 class Doctor(Lister):
-    """Examine settings, key, network, service, tokenizers and disk; say what to do.
+    """Examine settings, key, network, service, tokenizers and disk; say what to do."""
 
-    Nothing is created or changed. The exit code is 1 if a check fails.
-    """
-
+    _epilog = "Nothing is created or changed. The exit code is 1 if a check fails."
+    acts = True  # a table has no room for whole sentences
     column_names = ("check", "status", "detail", "hint")
-    droppable = ()
     examples = (
         "tinkex doctor",
         "tinkex --profile skyrl doctor --timeout 5s",
@@ -40,6 +42,7 @@ class Doctor(Lister):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         code = super().run(parsed_args)
+        self._tell_outcome()
         failed = any(finding.status == "fail" for finding in self.result or ())
         return code or int(failed)
 
@@ -56,7 +59,6 @@ class Doctor(Lister):
         self.result = found
         if parsed_args.bundle:
             self._write(parsed_args.bundle, settings)
-        self._tell_outcome()
         return self.column_names, [(f.check, f.status, f.detail, f.hint) for f in found]
 
     def _settings_or_error(self) -> Settings | TinkexError:
@@ -86,6 +88,39 @@ class Doctor(Lister):
             self.status(f"It works; look at: {', '.join(warned)}.")
         else:
             self.status("All is well.")
+
+    def plain_row(self, record: Mapping[str, Any]) -> str | None:
+        """Return a line of four fields; for people, in columns, with the hint below."""
+        stream = self.app.stdout
+        if not stream.isatty():
+            return super().plain_row(record)
+        import shutil
+        import textwrap
+
+        from tinkex.terminal import wants_colour
+
+        status, check = plain_text(record["status"]), plain_text(record["check"])
+        width = max(shutil.get_terminal_size().columns, 40)
+        margin = " " * 10
+        text = textwrap.fill(
+            f"{check}: {plain_text(record['detail'])}",
+            width,
+            initial_indent=margin,
+            subsequent_indent=margin,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        colour = _COLOURS.get(status) if wants_colour(stream) else None
+        shown = f"\x1b[{colour}m{status:<8}\x1b[0m" if colour else f"{status:<8}"
+        lines = [f"{shown}  {text[10:]}"]
+        if record["hint"] and status in ("fail", "warning"):
+            hint = plain_text(record["hint"])
+            lines.append(
+                textwrap.fill(
+                    f"-> {hint}", width, initial_indent=margin, subsequent_indent=margin + "   "
+                )
+            )
+        return "\n".join(lines)
 
     def _default_format(self) -> str:
         try:
