@@ -124,7 +124,8 @@ class SessionQuery:
     :ivar project_ids: any of these projects.
     :ivar owners: URNs of up to ten users; ``None`` with *accessible* unset: one's own sessions.
     :ivar accessible: those of everybody that one may see.
-    :ivar statuses: any of :data:`STATUSES`.
+    :ivar statuses: any of ``active``, ``cancelled``, ``failed``, ``finished`` (by its client), ``success``,
+        ``errored``, ``interrupted``.
     """
 
     display_name: str | None = None

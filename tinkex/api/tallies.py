@@ -53,7 +53,7 @@ def tallies(
 ) -> list[Tally]:
     """Return *usage* added up: days in order, everything else by price, the highest first.
 
-    :param by: one of :data:`DIMENSIONS`.
+    :param by: ``day``, ``session``, ``model``, ``user``, ``project``, ``type`` or ``run``.
     :param runs_of: session id → its training runs, for ``run``: the service keeps books by
         session. Several runs of one session share a line; a session without any has its own.
     :raises UsageError: no such dimension.

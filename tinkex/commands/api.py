@@ -64,11 +64,11 @@ class Api(Command):
         parser.add_argument(
             "-H",
             "--header",
-            metavar="<name: value>",
+            metavar="<header>",
             action="append",
             default=[],
             type=_header,
-            help="another header",
+            help="another header, of the form 'Name: value'; may be repeated",
         )
         parser.add_argument(
             "--paginate", action="store_true", help="ask for all pages and join them into one"

@@ -44,6 +44,8 @@ class _Bound(cliff.command.Command):
     operation: ClassVar[str] = ""
     #: Shown at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
+    #: Shown before the examples; cliff's own annotation leaves out that it may be a text.
+    _epilog: str | None = None  # type: ignore[assignment]
 
     #: What :func:`tinkex.run` returns as the command's typed result.
     result: Any = None

@@ -213,7 +213,9 @@ class SearchSession(Lister):
 
 
 class ExportTraceSession(ShowOne):
-    """Export the timeline of a session as a trace for https://ui.perfetto.dev."""
+    """Export the timeline of a session as a Perfetto trace."""
+
+    _epilog = "https://ui.perfetto.dev shows it."
 
     operation = "Trace export"
     acts = True
