@@ -124,8 +124,8 @@ class SessionQuery:
     :ivar project_ids: any of these projects.
     :ivar owners: URNs of up to ten users; ``None`` with *accessible* unset: one's own sessions.
     :ivar accessible: those of everybody that one may see.
-    :ivar statuses: any of ``active``, ``cancelled``, ``failed``, ``finished`` (by its client), ``success``,
-        ``errored``, ``interrupted``.
+    :ivar statuses: any of ``active``, ``cancelled``, ``failed``, ``finished`` (by its client),
+        ``success``, ``errored``, ``interrupted``.
     """
 
     display_name: str | None = None
@@ -212,8 +212,8 @@ def search_sessions(
 
 
 def _ids(data: reading.Json, name: str) -> list[str]:
-    ids = data.get(name) if data.get(name) is not None else []
-    if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
+    ids = reading.items(data, name)
+    if not all(isinstance(item, str) for item in ids):
         reading.refuse(f"no list of ids as {name!r}")
     return ids
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Api(Command):
     """Make any request of the API with the key, and print the answer."""
 
-    _epilog = (
+    notes = (
         "The path is one below /api/v1 (training_runs), or with a leading slash one below the "
         "base URL.\nFields are the query of a GET, HEAD or DELETE and the JSON body of everything "
         "else."

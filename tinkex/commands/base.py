@@ -44,8 +44,8 @@ class _Bound(cliff.command.Command):
     operation: ClassVar[str] = ""
     #: Shown at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
-    #: Shown before the examples; cliff's own annotation leaves out that it may be a text.
-    _epilog: str | None = None  # type: ignore[assignment]
+    #: What else there is to know, shown in the help before the examples.
+    notes: ClassVar[str] = ""
 
     #: What :func:`tinkex.run` returns as the command's typed result.
     result: Any = None
@@ -92,7 +92,7 @@ class _Bound(cliff.command.Command):
 
     def get_epilog(self) -> str:
         # cliff's own looks the plugin's name up in all installed distributions (11–90 ms).
-        parts = [self._epilog or ""]
+        parts = [self._epilog or "", self.notes]
         if self.examples:
             parts.append("examples:\n" + "\n".join(f"  {line}" for line in self.examples))
         below = self._subcommands()

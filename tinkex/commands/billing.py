@@ -80,7 +80,7 @@ class _WithCsv(Lister):
 class UsageBilling(_WithCsv):
     """Show what was used and what it cost, added up."""
 
-    _epilog = (
+    notes = (
         "Amounts are gross estimates in US dollars, before credits; they are no invoice. "
         "The data lags by up to a few hours."
     )

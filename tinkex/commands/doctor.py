@@ -22,7 +22,7 @@ _SECONDS = 15.0
 class Doctor(Lister):
     """Examine settings, key, network, service, tokenizers and disk; say what to do."""
 
-    _epilog = "Nothing is created or changed. The exit code is 1 if a check fails."
+    notes = "Nothing is created or changed. The exit code is 1 if a check fails."
     acts = True  # a table has no room for whole sentences
     column_names = ("check", "status", "detail", "hint")
     examples = (

@@ -215,7 +215,7 @@ class SearchSession(Lister):
 class ExportTraceSession(ShowOne):
     """Export the timeline of a session as a Perfetto trace."""
 
-    _epilog = "https://ui.perfetto.dev shows it."
+    notes = "https://ui.perfetto.dev shows it."
 
     operation = "Trace export"
     acts = True

@@ -48,11 +48,12 @@ def test_one_session_with_and_without_optional_members(client, server):
     assert session.training_run_ids == ("s-1:train:0",)
     assert (session.display_name, session.user_metadata) == (None, {"a": "b"})
     server.on("GET", "sessions/s-2", {})
-    assert client.sessions.get("s-2").sampler_ids == ()
+    with pytest.raises(InvalidAnswer, match="training_run_ids"):
+        client.sessions.get("s-2")
 
 
 def test_many_sessions_leave_out_those_that_are_gone(client, server):
-    server.on("GET", "sessions/s-1", {"training_run_ids": ["r"]})
+    server.on("GET", "sessions/s-1", {"training_run_ids": ["r"], "sampler_ids": []})
     server.on("GET", "sessions/s-2", server.reply({"detail": "Session s-2 is gone"}, 404))
     assert list(client.sessions.get_many(["s-1", "s-2", "s-3"])) == ["s-1"]
 
