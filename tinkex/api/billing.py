@@ -15,7 +15,8 @@ from typing import Any
 from tinkex.api import reading
 from tinkex.api.parallel import together
 from tinkex.api.transport import Request, Transport
-from tinkex.exceptions import UsageError
+from tinkex.api.waiting import Deadline
+from tinkex.exceptions import Forbidden, UsageError
 
 #: Longest window that the service answers for at once.
 WINDOW = timedelta(days=14)
@@ -193,8 +194,7 @@ class Billing:
             first, last = window
             params = {"starting_on": _wire(first), "ending_before": _wire(last)}
             request = Request("GET", "billing/usage/events", params=params, what="billing usage")
-            data = self._transport.call(request, deadline).object()
-            return _usage(data, first, last)
+            return _usage(self._ask(request, deadline), first, last)
 
         for at in range(0, len(parts), _CONCURRENCY):
             answers += together(ask, parts[at : at + _CONCURRENCY])
@@ -209,10 +209,17 @@ class Billing:
         path = "billing/usage/checkpoints/current"
         request = Request("GET", path, params=params, what="the storage of checkpoints")
         deadline = self._transport.deadline("the storage of checkpoints")
-        data = self._transport.call(request, deadline).object()
+        data = self._ask(request, deadline)
         rate = reading.optional_number(data, "effective_rate_usd_per_gigabyte_month")
         rows = tuple(StoredCheckpoints.from_json(row) for row in reading.items(data, "data"))
         return CheckpointStorage(rate, rows)
+
+    def _ask(self, request: Request, deadline: Deadline) -> reading.Json:
+        try:
+            return self._transport.call(request, deadline).object()
+        except Forbidden as error:
+            error.hint = "The key's user needs the permission to see the organization's billing."
+            raise
 
 
 def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:

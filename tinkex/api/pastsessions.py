@@ -12,7 +12,7 @@ from tinkex.api.paging import Page
 from tinkex.api.paths import segment
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import NotFound, UsageError
 
 #: Session ids that are asked for at once.
 PAGE_SIZE = 100
@@ -185,7 +185,12 @@ def get_session(
     params = {"access_scope": "accessible"} if accessible else {}
     path = f"sessions/{segment(session_id)}"
     request = Request("GET", path, params=params, what="sessions, or has none of this id")
-    return SessionInfo.from_json(session_id, transport.call(request, deadline).object())
+    try:
+        answer = transport.call(request, deadline)
+    except NotFound as error:
+        error.hint = "See 'tinkex session list'."
+        raise
+    return SessionInfo.from_json(session_id, answer.object())
 
 
 def search_sessions(

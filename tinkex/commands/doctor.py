@@ -42,6 +42,8 @@ class Doctor(Lister):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         code = super().run(parsed_args)
+        if parsed_args.bundle:  # last: a full disk is no reason to keep the findings back
+            self._write(parsed_args.bundle)
         self._tell_outcome()
         failed = any(finding.status == "fail" for finding in self.result or ())
         return code or int(failed)
@@ -57,8 +59,6 @@ class Doctor(Lister):
         self.app.display.expect("the results")
         found = checkup.examine(state, self._seconds(settings), self.app.pool)
         self.result = found
-        if parsed_args.bundle:
-            self._write(parsed_args.bundle, settings)
         return self.column_names, [(f.check, f.status, f.detail, f.hint) for f in found]
 
     def _settings_or_error(self) -> Settings | TinkexError:
@@ -72,10 +72,12 @@ class Doctor(Lister):
             return _SECONDS
         return float(settings.timeout)
 
-    def _write(self, name: str, settings: Settings | None) -> None:
+    def _write(self, name: str) -> None:
         from tinkex.bundle import report
         from tinkex.files import write_atomically
 
+        state = self._settings_or_error()
+        settings = None if isinstance(state, TinkexError) else state
         write_atomically(name, report(self.result, settings), private=True)
         self.status(f"Wrote the report to {name}. Look through it before you send it to anybody.")
 
