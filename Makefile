@@ -3,6 +3,7 @@
 #   make demo    the main job on the embedded local service, each command with its output
 #   make test    lint, types, documentation, then every test
 #   make test-faults   every command against every fault; make test runs a part of it
+#   make fuzz    every parser against many thousands of odd inputs
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
 #   make bench   start-up and listing times against the official command line
@@ -38,7 +39,7 @@ VENV := .venv/bin/python
 # dropped at every installation, cannot be stale.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs man pytest test-faults bench clean
+.PHONY: help demo test lint types docs man pytest test-faults fuzz bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -112,6 +113,12 @@ pytest: .venv/.stamp .venv-sdk/.stamp
 test-faults: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/faults --all-faults \
 	    --fault-table doc/source/explanation/faults.csv $(PYTEST_ARGS)
+
+# Every parser against inputs that nobody thought of; writes how many.
+FUZZ_EXAMPLES ?= 10000
+fuzz: .venv/.stamp
+	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/fuzz --fuzz-examples $(FUZZ_EXAMPLES) \
+	    --fuzz-table doc/source/explanation/fuzz.csv $(PYTEST_ARGS)
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md
