@@ -25,6 +25,7 @@ __all__ = ["service"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--all-faults", action="store_true", help="also the slow part of the matrix")
+    group.addoption("--kills", type=int, default=5, metavar="N", help="kills of each command")
     group.addoption("--fault-table", metavar="FILE", help="write the table of the manual to FILE")
 
 
