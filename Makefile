@@ -3,6 +3,7 @@
 #   make demo    the main job on the embedded local service, each command with its output
 #   make test    lint, types, documentation, then every test
 #   make test-faults   every command against every fault; make test runs a part of it
+#   make test-kills, test-load   commands killed 200 times; 64 clients on the local service
 #   make fuzz    every parser against many thousands of odd inputs
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
@@ -39,7 +40,7 @@ VENV := .venv/bin/python
 # dropped at every installation, cannot be stale.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs man pytest test-faults fuzz bench clean
+.PHONY: help demo test lint types docs man pytest test-faults test-kills test-load fuzz bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -119,6 +120,14 @@ FUZZ_EXAMPLES ?= 10000
 fuzz: .venv/.stamp
 	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/fuzz --fuzz-examples $(FUZZ_EXAMPLES) \
 	    --fuzz-table doc/source/explanation/fuzz.csv $(PYTEST_ARGS)
+
+# Sixty-four clients at once on the local service for a minute; writes their waits.
+test-load: .venv/.stamp
+	@$(CACHE) $(VENV) tests/load/serve.py --write doc/source/explanation/load.csv
+
+# Every command that writes, killed two hundred times at any moment.
+test-kills: .venv/.stamp
+	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load tests/faults/test_kills.py --kills 200 $(PYTEST_ARGS)
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md
