@@ -1,10 +1,8 @@
-"""Where an API key comes from when it is not written out: a file, a pipe, a command, the login."""
+"""Where an API key comes from when it is not written out: a file, a pipe, a command."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import TextIO
 
 from tinkex.exceptions import LocalError, SettingsError
@@ -71,19 +69,6 @@ def from_command(command: str) -> str:
         what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
         raise SettingsError(f"the credential command {what}", hint=hint)
     return key
-
-
-def stored() -> tuple[str, str] | None:
-    """Return the default key of ``~/.tinker/credentials.json``, the official login's."""
-    import json
-
-    path = Path(os.path.expanduser("~"), ".tinker", "credentials.json")
-    try:
-        store = json.loads(path.read_text(encoding="utf-8"))
-        key = store["keys"][str(store["default"])]["key"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return (key, str(path)) if isinstance(key, str) and key else None
 
 
 def mask(secret: str) -> str:

@@ -240,6 +240,19 @@ class Transport:
             return deadline.timed_out()  # it waited for all the time there was
         return NoAnswer(ours, error)
 
+    def token(self, deadline: Deadline) -> str | None:
+        """Return the token that the service has for the key, or ``None`` where it has none.
+
+        :raises TransportError: there was no usable answer in time.
+        """
+        key = self.auth.current
+        if key is None or key.startswith("eyJ"):
+            return key
+        try:
+            return self._token(key, deadline)
+        except NoAnswer as failure:
+            raise failure.error from failure
+
     def _token(self, key: str, deadline: Deadline) -> str | None:
         """Exchange *key* for a token, or return ``None`` where the service has none to give."""
         raw = RawKey(key)
