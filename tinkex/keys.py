@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TextIO
 
-from tinkex.exceptions import LocalError, SettingsError
+from tinkex.exceptions import LocalError, SettingsError, UsageError
 from tinkex.files import user_path
 
 #: Seconds a credential command may take.
@@ -33,6 +33,30 @@ def read_argument(argument: str, stdin: TextIO | None) -> str:
     if not text.strip():
         raise SettingsError(f"no API key in {source}")
     return text.strip()
+
+
+def ask(question: str) -> str:
+    """Return the key that a person types at the terminal, which does not show it.
+
+    :raises UsageError: nothing was typed, or the terminal cannot be kept from showing it.
+    """
+    import getpass
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            key = getpass.getpass(question).strip()
+    except getpass.GetPassWarning as error:
+        raise UsageError(
+            "this terminal cannot hide what is typed",
+            hint="Give the key on standard input: … | tinkex auth login --with-token",
+        ) from error
+    except EOFError:
+        key = ""
+    if not key:
+        raise UsageError("Cancelled: nothing was typed, nothing was changed.", whole_line=True)
+    return key
 
 
 def checked(key: str) -> str:

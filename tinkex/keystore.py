@@ -54,7 +54,7 @@ class KeyStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
 
-    def keys(self) -> list[StoredKey]:
+    def all(self) -> list[StoredKey]:
         """Return all keys in the order of the file.
 
         :raises SettingsError: the file cannot be read or understood.
@@ -66,7 +66,7 @@ class KeyStore:
 
         :raises UsageError: there is none, or several have this name.
         """
-        known = self.keys()
+        known = self.all()
         found = [k for k in known if k.key_id == name] or [k for k in known if k.name == name]
         if len(found) == 1:
             return found[0]
@@ -122,7 +122,7 @@ class KeyStore:
         :param only_its_own: a key that was not stored for this very address is not wanted.
         """
         try:
-            known = self.keys()
+            known = self.all()
         except SettingsError:
             return None
         known.sort(key=lambda key: not key.is_default)

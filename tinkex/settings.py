@@ -15,13 +15,18 @@ from typing import Any, TextIO
 
 from tinkex import configfile, keys, keystore, plugins
 from tinkex.exceptions import PluginError, SettingsError
-from tinkex.values import DESCRIPTIONS, ENVIRONMENT, PROFILE_KEYS, is_loopback, parse
+from tinkex.values import (
+    DEFAULT_BASE_URL,
+    DESCRIPTIONS,
+    ENVIRONMENT,
+    PROFILE_KEYS,
+    is_loopback,
+    parse,
+)
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["Settings"]
 
-#: The official service (https://tinker-docs.thinkingmachines.ai).
-DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = "default"

@@ -36,6 +36,15 @@ DESCRIPTIONS = {
 #: What a profile may say.
 PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"}
 
+#: The official service (https://tinker-docs.thinkingmachines.ai).
+DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+#: What a profile says for a server that is known by name: the ports are those of its manual.
+SERVERS = {
+    "official": {"base_url": DEFAULT_BASE_URL},
+    "skyrl": {"base_url": "http://127.0.0.1:8000", "api_key": "tml-dummy"},
+    "tuft": {"base_url": "http://127.0.0.1:10610"},
+}
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
 
 

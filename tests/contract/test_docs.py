@@ -96,7 +96,7 @@ def test_every_setting_is_described():
         plugins.ONLY,
         "TINKEX_LOCAL_HOME",
         *values.PROFILE_KEYS,
-        settings.DEFAULT_BASE_URL,
+        values.DEFAULT_BASE_URL,
         f"{settings.DEFAULT_TIMEOUT * 1000:.0f}",
     ]
 

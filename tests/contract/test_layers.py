@@ -43,6 +43,7 @@ LAYERS = (
         "progress",
         "skeleton",
         "lines",
+        "login",
         "logs",
         "remembered",
         "reports",

@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import FakePlugins
 from tinkex import completion
 from tinkex.remembered import Remembered
-from tinkex.settings import DEFAULT_BASE_URL
 from tinkex.shell import TinkexApp
 from tinkex.testing import invoke
+from tinkex.values import DEFAULT_BASE_URL
 
 
 def offered(line: str) -> tuple[list[str], str]:

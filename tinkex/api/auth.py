@@ -9,13 +9,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from tinkex.api import reading
 from tinkex.api.models import list_models
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotOffered
+from tinkex.settings import Settings
+from tinkex.values import DEFAULT_BASE_URL
 
+#: Where the official service makes, shows and revokes keys.
+_KEYS_PAGE = "https://tinker.thinkingmachines.ai/keys"
 #: Claims of a token that are taken for an organization have this before them.
 _ORGANIZATION = "tml:organization:"
 
@@ -81,6 +86,17 @@ class Identity:
     org_urn: str | None = None
     key_id: str | None = None
     key_name: str | None = None
+
+
+def new_key_page(settings: Settings, name: str) -> str | None:
+    """Return the address where a person makes a key called *name*, if that is known."""
+    official = settings.base_url == DEFAULT_BASE_URL
+    return f"{_KEYS_PAGE}?new_key=true&key_name={quote(name, safe='')}" if official else None
+
+
+def key_page(key_id: str) -> str:
+    """Return the address where a person can revoke a key of the official service."""
+    return f"{_KEYS_PAGE}/{quote(key_id, safe='')}"
 
 
 class Auth:
@@ -153,7 +169,7 @@ class Auth:
 
 
 def _claims(token: str | None) -> Mapping[str, str]:
-    """Return the claims of *token* that are texts; it is read, not verified: nothing rests on it."""
+    """Return the claims of *token* that are texts. Nothing rests on them: they are not verified."""
     try:
         payload = (token or "").split(".")[1]
         decoded = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
