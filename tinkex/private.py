@@ -46,14 +46,18 @@ def locked(path: Path) -> Iterator[None]:
 def write(path: Path, text: str) -> None:
     """Replace the file *path* by *text*, readable and writable for its owner only.
 
-    A symbolic link stays one; what it leads to is replaced.
+    To be called while the file is :func:`locked`. A symbolic link stays one; what it leads to is
+    replaced.
 
     :raises LocalError: it cannot be written; it is as it was before.
     """
     target = Path(os.path.realpath(path))
     try:
         _make_directory(target.parent)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        begin = f".{target.name}.tinkex-"
+        for left in target.parent.glob(f"{begin}*"):  # by a writer that was killed
+            left.unlink(missing_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=begin, dir=target.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
                 stream.write(text)

@@ -163,6 +163,10 @@ def _replace(text: str, parent: Any, key: Any, old: Any, value: Any) -> str:
         head = text[:begin].rstrip(" ") + text[end : _line_end(text, end)]
         return _ended(head) + _block(value, indent) + text[_line_end(text, end) :]
     written = _flow([value])[1:-1] if not isinstance(value, dict) else "{" + _flow(value) + "}"
+    if isinstance(old, yaml.CollectionNode) and not old.flow_style:  # it begins on the next line
+        colon = text.index(":", key.end_mark.index) + 1
+        rest = text[colon : _line_end(text, colon)]
+        return f"{text[:colon]} {written}{rest}{text[_line_end(text, end) :]}"
     space = "" if text[begin - 1 : begin].isspace() else " "
     if isinstance(old, yaml.ScalarNode) and old.style in ("|", ">"):
         return text[:begin] + written + "\n" + text[end:]

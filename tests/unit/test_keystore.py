@@ -218,4 +218,6 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(home):
             assert len(tags) == 50
             assert len(set(tags)) == 1
     assert whole, "no writer got as far as writing"
-    KeyStore().add(key())  # no lock is left behind
+    KeyStore().add(key())  # no lock is left behind, and no half-written key
+    names = sorted(path.name for path in default_path().parent.iterdir())
+    assert names == [".credentials.json.lock", "credentials.json"]

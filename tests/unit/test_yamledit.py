@@ -86,6 +86,7 @@ def test_what_is_not_there_cannot_go(text, path):
         "profiles:\n    a:\n        format: json",
         '"profiles":\n  "a": {"format": "json",}\n',
         "profiles:\n  a:\n    tags:\n    - x\n    - y\n",
+        "profiles:\n  a:\n    tags:  # mine\n      - x # one\n      - y # two\nprofile: a\n",
         "profiles:\n  7: {format: json}\n",
     ],
 )
@@ -94,6 +95,7 @@ def test_every_layout_takes_every_change(text):
         (["profile"], "on"),
         (["profiles", "a", "format"], "json # no comment"),
         (["profiles", "a", "api_key_command"], "x"),
+        (["profiles", "a", "tags"], ["a,b", "c"]),
         (["profiles", "7", "tags"], ["a,b", "c"]),
         (["profiles", "n"], {"allow_http": True}),
     ):
