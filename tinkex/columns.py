@@ -23,6 +23,9 @@ __all__ = [
 
 #: Table headings that are not simply the field name in words.
 HEADINGS = {
+    "api_key": "API key",
+    "api_key_command": "API key command",
+    "allow_http": "Allow http",
     "base_url": "Base URL",
     "checkpoint_id": "Checkpoint",
     "checkpoint_type": "Type",
