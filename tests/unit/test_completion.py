@@ -167,7 +167,7 @@ def test_inside_the_shell(config):
     app = TinkexApp()
     app.interactive_mode = True
     assert "exit" in dict(completion.offer(app, [], "e").values)
-    assert dict(completion.offer(app, ["profile"], "").values) == {"use": ""}
+    assert "use" in dict(completion.offer(app, ["profile"], "").values)
     assert "work" in dict(completion.offer(app, ["profile", "use"], "").values)
     assert "local-nope" not in dict(completion.offer(app, ["profile", "use"], "").values)
 
