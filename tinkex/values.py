@@ -26,12 +26,12 @@ DESCRIPTIONS = {
     "base_url": "address of the service",
     "api_key": "API key, written out in the configuration file",
     "api_key_command": "command that prints the API key",
-    "timeout": "longest wait for the service: milliseconds, or 30s, 2m",
+    "timeout": "longest wait for the service (milliseconds, or 30s, 2m)",
     "http_pool": "driver that carries the requests",
     "format": "output format",
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
-    "allow_http": "whether a key may travel over plain http to another machine: true or false",
+    "allow_http": "a key may travel over plain http to another machine (true or false)",
 }
 #: What a profile may say.
 PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"}

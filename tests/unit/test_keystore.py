@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -169,6 +170,20 @@ def test_a_file_for_all_eyes_is_noticed(store):
 def test_half_a_character_from_a_server_does_not_spoil_the_file(store):
     store.add(key(name="a\ud800b"))
     assert json.loads(store.path.read_bytes())["keys"]["7"]["name"] == "a?b"
+
+
+def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
+    store.add(key())
+    before = store.path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LocalError, match="No space left on device"):
+        store.add(key("8"))
+    assert store.path.read_bytes() == before
+    assert len(list(store.path.parent.iterdir())) == 2  # the file and its lock
 
 
 _ADD = """

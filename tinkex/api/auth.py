@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tinkex.api import reading
+from tinkex.api.credentials import JWT_PREFIX
 from tinkex.api.models import list_models
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
@@ -127,7 +128,7 @@ class Auth:
                 list_models(self._transport, deadline)
             else:
                 key = self._key(deadline)
-        except NotOffered:
+        except NotOffered:  # a server without such information, or a token in the place of a key
             began = time.monotonic()
             runs = Request("GET", "training_runs", params={"limit": 1, "offset": 0})
             self._transport.call(runs, deadline).object()
@@ -164,6 +165,8 @@ class Auth:
         self._transport.call(request, deadline)
 
     def _key(self, deadline: Deadline) -> ApiKey:
+        if (self._transport.auth.current or "").startswith(JWT_PREFIX):
+            raise NotOffered("the credential is a token, not a key", status=404)
         request = Request("GET", "auth/apikey/me", what="information about keys")
         return ApiKey.from_json(self._transport.call(request, deadline).object())
 

@@ -20,7 +20,7 @@ from tinkex.api import answers, failures, network
 from tinkex.api.addresses import joined
 from tinkex.api.answers import Answer
 from tinkex.api.bounded import BoundedAdapter, limited
-from tinkex.api.credentials import KeyAuth, RawKey
+from tinkex.api.credentials import JWT_PREFIX, KeyAuth, RawKey
 from tinkex.api.retrying import REPEATABLE, Retrying
 from tinkex.api.waiting import Deadline, OnWait, Wait
 from tinkex.exceptions import (
@@ -246,7 +246,7 @@ class Transport:
         :raises TransportError: there was no usable answer in time.
         """
         key = self.auth.current
-        if key is None or key.startswith("eyJ"):
+        if key is None or key.startswith(JWT_PREFIX):
             return key
         try:
             return self._token(key, deadline)

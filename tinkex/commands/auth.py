@@ -100,7 +100,9 @@ class LoginAuth(ShowOne):
     def _key(self, parsed_args: argparse.Namespace, place: Any) -> tuple[str, str]:
         """Return the key and where it comes from."""
         stdin = self.app.stdin
-        if self.settings.origins.get("api_key") == "--api-key":
+        # A key that the interactive shell was started with is not meant to be stored.
+        on_this_line = hasattr(parsed_args, "api_key") or not self.app.interactive_mode
+        if on_this_line and self.settings.origins.get("api_key") == "--api-key":
             return keys.checked(self.settings.api_key or ""), "--api-key"
         if parsed_args.with_token:
             return keys.checked(keys.read_argument("-", stdin)), "standard input"

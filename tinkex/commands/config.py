@@ -36,7 +36,7 @@ class ListConfig(Lister):
     """List every setting that can be set: its value, where it comes from, and what it is for."""
 
     column_names = ("name", "value", "origin", "variable", "description")
-    droppable = ("variable", "origin", "description")
+    droppable = ("variable", "description", "origin")
     examples = ("tinkex config list", "tinkex config list -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -125,8 +125,13 @@ def test_identity_that_nobody_tells(service, client):
         client.auth.identity()
 
 
-def test_a_key_that_is_a_token_is_read_itself(service):
-    service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
+def test_a_token_in_the_place_of_a_key_is_not_looked_up(service):
+    service.get(f"{API}/training_runs", json={"training_runs": []})
+    with ServiceClient(api_key=token(sub="tml:user:u2"), base_url=BASE) as client:
+        assert client.auth.check().api_key is None
+
+
+def test_a_token_in_the_place_of_a_key_is_read_itself(service):
     with ServiceClient(api_key=token(sub="tml:user:u2"), base_url=BASE) as client:
         assert client.auth.identity().user_urn == "tml:user:u2"
 
