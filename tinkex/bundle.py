@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tinkex import keys, plugins
+from tinkex import plugins
 from tinkex.columns import iso
+from tinkex.exceptions import TinkexError
 from tinkex.version import line
 
 if TYPE_CHECKING:
@@ -69,11 +70,20 @@ def _environment() -> dict[str, str]:
 def _secrets(settings: Settings | None) -> list[str]:
     """Return all that must not be in the report, the longest first."""
     known = {value for name, value in os.environ.items() if _SECRET.fullmatch(name)}
-    known |= set(keys.all_stored())
+    known |= _stored()
     if settings is not None:
         known |= {settings.api_key or "", settings.api_key_command or ""}
     known |= {quote(secret, safe="") for secret in known}
     return sorted((s for s in known if len(s) > 3), key=len, reverse=True)
+
+
+def _stored() -> set[str]:
+    from tinkex.keystore import KeyStore
+
+    try:
+        return {stored.key for stored in KeyStore().all()}
+    except TinkexError:  # a damaged file; no key of it can be in the report
+        return set()
 
 
 def _clean(value: Any, secrets: Iterable[str]) -> Any:

@@ -101,7 +101,7 @@ def _skipped(name: str) -> Check:
 
 
 def _settings(settings: Settings) -> Finding:
-    from tinkex.settings import config_path
+    from tinkex.configfile import config_path
 
     def told(name: str, value: object) -> str:
         return f"{name} {value} ({settings.origins.get(name, 'default')})"

@@ -36,6 +36,8 @@ COMMANDS = {
     "Billing usage": ["billing", "usage", "--since", "2d", "--by", "run", "--csv", "OUT"],
     "Billing storage": ["billing", "storage", "--csv", "OUT"],
     "API request": ["api", "GET", "training_runs"],
+    "Auth status": ["auth", "status"],
+    "Auth whoami": ["auth", "whoami"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 
@@ -232,6 +234,11 @@ LOCAL = [
     ["local", "info"],
     ["local", "model", "list"],
     ["plugin", "list"],
+    ["auth", "status"],
+    ["auth", "list", "-f", "json"],
+    ["config", "list"],
+    ["config", "set", "timeout", "60s"],
+    ["profile", "list"],
     ["complete"],
 ]
 

@@ -174,7 +174,7 @@ def test_doctor_on_a_service_that_is_well(served):
     states = {row["check"]: row["status"] for row in done.rows}
     assert states["service"] == states["access"] == "ok"
     assert states["POST sessions/search"] == "ok"
-    assert states["GET auth/apikey/me"] == "absent"
+    assert states["GET audit"] == "absent"
     assert "fail" not in states.values()
 
 

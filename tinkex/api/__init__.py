@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.billing import Billing, Usage, UsageEvent
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
     from tinkex.api.waiting import Wait
 
 __all__ = [
+    "ApiKey",
+    "Auth",
     "Billing",
     "Checkpoint",
     "CheckpointInfo",
     "Checkpoints",
     "Download",
+    "Identity",
+    "KeyCheck",
     "Model",
     "Models",
     "Page",
@@ -67,11 +72,15 @@ __all__ = [
 ]
 
 _HOME = {
+    "ApiKey": "auth",
+    "Auth": "auth",
     "Billing": "billing",
     "Checkpoint": "checkpoints",
     "CheckpointInfo": "checkpoints",
     "Checkpoints": "checkpoints",
     "Download": "download",
+    "Identity": "auth",
+    "KeyCheck": "auth",
     "Model": "models",
     "Models": "models",
     "Page": "paging",

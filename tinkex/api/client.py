@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
+from tinkex.api.auth import Auth
 from tinkex.api.billing import Billing
 from tinkex.api.checkpoints import Checkpoints
 from tinkex.api.lineage import lineage_of
@@ -45,6 +46,7 @@ class ServiceClient:
     :ivar models: see :class:`~tinkex.api.Models`.
     :ivar billing: see :class:`~tinkex.api.Billing`.
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
+    :ivar auth: see :class:`~tinkex.api.Auth`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ServiceClient:
         self.checkpoints = Checkpoints(self._transport, self.sessions)
         self.runs = Runs(self._transport)
         self.models = Models(self._transport)
+        self.auth = Auth(self._transport)
         self.billing = Billing(self._transport)
 
     def __enter__(self) -> ServiceClient:
