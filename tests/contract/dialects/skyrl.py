@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from tests.contract.dialects.account import (
     MODEL,
@@ -24,7 +25,7 @@ class SkyRL(Account):
     session = "session_0a1b2c3d"
     sampler = "sampling_4d3c2b1a"
     time = "2026-11-20T13:55:34.109929"
-    lacks = {
+    lacks: ClassVar[Mapping[str, int]] = {
         "GET checkpoints": 404,
         "DELETE training_runs/{run}/checkpoints/{kind}/{name}": 404,
         "POST training_runs/{run}/checkpoints/{kind}/{name}/publish": 404,
@@ -137,7 +138,7 @@ class SkyRL(Account):
 class SkyRLMain(SkyRL):
     """The main branch: deletes, takes numbers at their word, and knows the length of a prompt."""
 
-    lacks = {
+    lacks: ClassVar[Mapping[str, int]] = {
         k: v for k, v in SkyRL.lacks.items() if k.endswith(("publish", "ttl", "GET checkpoints"))
     }
     done = 204

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +52,9 @@ class TuFT(Account):
     session = "5f0e0000-0000-4000-8000-000000000003"
     sampler = "5f0e0000-0000-4000-8000-000000000004"
     accepted, created, done = 202, 201, 204
-    lacks = {"PUT training_runs/{run}/checkpoints/{kind}/{name}/ttl": 405}
+    lacks: ClassVar[Mapping[str, int]] = {
+        "PUT training_runs/{run}/checkpoints/{kind}/{name}/ttl": 405
+    }
     #: Where archives lie; a test sets it.
     directory: ClassVar[Path]
 
