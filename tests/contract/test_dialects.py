@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.dialects.account import KEY, MODEL, Account
 from tests.contract.dialects.official import Official
-from tests.contract.dialects.scenarios import DIALECTS, OFFLINE, SCENARIOS
+from tests.contract.dialects.scenarios import AS_ANOTHER, DIALECTS, OFFLINE, SCENARIOS
 from tests.contract.dialects.skyrl import SkyRL, SkyRLMain
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import listening
@@ -112,7 +112,7 @@ def test_command(name: str, dialect: str, tmp_path: Path):
 
 def test_every_command_has_a_scenario():
     commands = set(TinkexApp().command_manager.commands)
-    known = SCENARIOS.keys() | OFFLINE.keys()
+    known = SCENARIOS.keys() | OFFLINE.keys() | AS_ANOTHER.keys()
 
     assert commands - known == set(), (
         "each command needs a row in SCENARIOS of tests/contract/dialects/scenarios.py, which says "
@@ -125,6 +125,7 @@ def test_no_scenario_is_of_the_past():
     known = set(TinkexApp().command_manager.commands)
 
     assert {name for name in SCENARIOS if name not in known} == set()
+    assert set(AS_ANOTHER.values()) <= SCENARIOS.keys()
 
 
 def test_scenarios_name_dialects_that_exist():

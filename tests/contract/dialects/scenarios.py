@@ -5,7 +5,8 @@ A row is ``"command": Scenario(words, stdout, …)``. *words* are typed after ``
 file with a prompt) stand for what the server has. *stdout* is all that comes out, compared to the
 letter, or a regular expression where it begins with ``re:``. Where a dialect answers otherwise, *on*
 names its standard output and *refused* the clause of its error; a dialect that is in neither does
-as the others do. A command that never asks a server is a row of ``OFFLINE``, with the reason.
+as the others do. A command that never asks a server is a row of ``OFFLINE``, with the reason; one
+that asks as another does, a row of ``AS_ANOTHER``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict
 OFFLINE = {
     "complete": "asks only for Tab, in the background",
     "config show": "reads settings",
-    "hello": "an example; counts runs, as 'run list' does",
     "help": "reads the commands",
     "local info": "reads the files of the local service",
     "local model add": "copies files",
@@ -53,6 +53,9 @@ OFFLINE = {
     "plugin show": "reads entry points",
     "version": "knows it",
 }
+
+#: Commands that ask a server in the way that another command does.
+AS_ANOTHER = {"checkpoint push-hf": "checkpoint download", "hello": "run list"}
 
 SCENARIOS = {
     "checkpoint": Scenario(
