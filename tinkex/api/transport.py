@@ -20,6 +20,7 @@ from tinkex.api import answers, failures, network
 from tinkex.api.addresses import joined
 from tinkex.api.answers import Answer
 from tinkex.api.bounded import BoundedAdapter, limited
+from tinkex.api.capabilities import Capabilities
 from tinkex.api.credentials import KeyAuth, RawKey
 from tinkex.api.retrying import REPEATABLE, Retrying
 from tinkex.api.waiting import Deadline, OnWait, Wait
@@ -88,6 +89,7 @@ class Transport:
 
     :param settings: address, key, pool and time allowance.
     :param on_wait: is told about every wait, see :class:`tinkex.api.Wait`.
+    :ivar capabilities: what the service is known to lack.
     :raises tinkex.exceptions.SettingsError: there is no usable key.
     """
 
@@ -96,6 +98,7 @@ class Transport:
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
+        self.capabilities = Capabilities()
         pool: plugins.HttpPool = plugins.load_driver(plugins.HTTP_POOLS, settings.http_pool)
         self.session = new_session(self.base_url)
         adapter = pool.build(settings, size=POOL_SIZE)
