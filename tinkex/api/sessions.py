@@ -14,8 +14,10 @@ from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotOffered, TinkexError
 
-#: Seconds between two heartbeats, and how long one may take.
+#: Seconds between two heartbeats.
 HEARTBEAT = 10.0
+#: Seconds that one may take.
+_ANSWER = 10.0
 #: Seconds that saying goodbye may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
@@ -78,7 +80,7 @@ class Session:
         failing_since: Deadline | None = None
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
         while not self._over.wait(HEARTBEAT):
-            answer = self._say(request, HEARTBEAT)
+            answer = self._say(request, _ANSWER)
             if answer is not None and answer.status == 410:
                 return  # the service has closed the session
             if answer is not None and answer.ok:
