@@ -222,6 +222,7 @@ class Account(Scripted):
         return self._save(seen, "sampler_weights", "SaveWeightsForSampler")
 
     def _save(self, seen: Seen, kind: str, request_type: str) -> Reply:
+        self.count(seen)
         saved = Saved(
             seen.body["model_id"], kind, seen.body["path"], ttl=seen.body.get("ttl_seconds")
         )
@@ -230,6 +231,9 @@ class Account(Scripted):
         if self.fails is None:
             self.saved.append(saved)
         return self.accept(request_type, {"path": self.result_path(saved)})
+
+    def count(self, seen: Seen) -> None:
+        """Look at the number of a training request."""
 
     def taken(self, saved: Saved) -> bool:
         return any(other.path == saved.path for other in self.saved)

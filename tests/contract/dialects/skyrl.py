@@ -33,6 +33,9 @@ class SkyRL(Account):
         "PUT training_runs/{run}/checkpoints/{kind}/{name}/ttl": 404,
     }
 
+    #: Its runs were unloaded, or their sessions have ended.
+    unloaded = False
+
     def described(self, saved: Saved) -> dict[str, Any]:
         full = super().described(saved)
         kept = ("checkpoint_type", "time", "tinker_path")
@@ -118,6 +121,9 @@ class SkyRL(Account):
             raise detail(400, "max_tokens is currently required")
         if not isinstance(params.get("stop") or [], list):
             raise validation("sampling_params.stop", "Input should be a valid list")
+        path = self.samplers[seen.body["sampling_session_id"]].get("model_path")
+        if path and self.unloaded:
+            raise detail(400, f"Model {path.split('/')[2]} not loaded")
         reply = super().asample(seen)
         if seen.body.get("prompt_logprobs"):
             self.operations[reply.body["request_id"]].result["prompt_logprobs"] = [-1.0, -2.0]
@@ -153,11 +159,10 @@ class SkyRLMain(SkyRL):
             raise detail(400, f"LoadWeights is not permitted with seq_id {seen.body['seq_id']}")
         return super().load_weights(seen)
 
-    def _save(self, seen: Seen, kind: str, request_type: str) -> Reply:
+    def count(self, seen: Seen) -> None:
         number = (seen.body["model_id"], seen.body["seq_id"])
         if self._bodies.setdefault(number, seen.body) != seen.body:
             raise detail(409, "Training request sequence number was reused")
-        return super()._save(seen, kind, request_type)
 
     @route("POST", "asample")
     def asample(self, seen: Seen) -> Reply:

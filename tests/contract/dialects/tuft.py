@@ -58,6 +58,10 @@ class TuFT(Account):
     #: Where archives lie; a test sets it.
     directory: ClassVar[Path]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[str, int] = {}
+
     def admit(self, seen: Seen) -> None:
         if seen.path in OPEN:
             return
@@ -68,6 +72,12 @@ class TuFT(Account):
         if seen.path in KNOWN:
             for name in seen.body.keys() - KNOWN[seen.path]:
                 raise validation(name, "Extra inputs are not permitted", "extra_forbidden")
+
+    def count(self, seen: Seen) -> None:
+        wanted = self.numbers.get(seen.body["model_id"], 1)
+        if seen.body["seq_id"] != wanted:
+            self.fails = f"Sequence conflict: expected {wanted}, got {seen.body['seq_id']}."
+        self.numbers[seen.body["model_id"]] = seen.body["seq_id"] + 1
 
     def missing(self, status: int) -> Refusal:
         # A greedy route for DELETE matches every address below a run's checkpoints.
@@ -113,10 +123,17 @@ class TuFT(Account):
             raise crash()
         return {"type": None}
 
+    @route("POST", "create_model")
+    def create_model(self, seen: Seen) -> Reply:
+        if seen.body["base_model"] != MODEL:
+            raise detail(400, f"Base model {seen.body['base_model']} is not supported")
+        return super().create_model(seen)
+
     @route("POST", "load_weights")
     def load_weights(self, seen: Seen) -> Reply:
         if "model_id" not in seen.body:
             raise detail(400, "Missing model_id")
+        self.count(seen)
         return self.accept("LoadWeights", {"path": seen.body["path"], "type": None})
 
     def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
