@@ -1,8 +1,8 @@
 """What each command says to each dialect: one row a command.
 
 A row is ``"command": Scenario(words, stdout, …)``. *words* are typed after ``tinkex``; ``{run}``,
-``{training}``, ``{sampler}``, ``{session}``, ``{model}``, ``{tmp}`` (a directory) and ``{tokens}`` (a
-file with a prompt) stand for what the server has. *stdout* is all that comes out, compared to the
+``{training}``, ``{sampler}``, ``{published}``, ``{session}``, ``{model}``, ``{key}``, ``{tmp}`` (a directory),
+``{tokens}`` (a file with a prompt) and ``{prompts}`` (one with a row) stand for what the server has. *stdout* is all that comes out, compared to the
 letter, or a regular expression where it begins with ``re:``. Where a dialect answers otherwise, *on*
 names its standard output and *refused* the clause of its error; a dialect that is in neither does
 as the others do. A command that never asks a server is a row of ``OFFLINE``, with the reason; one
@@ -29,6 +29,8 @@ class Scenario:
     refused: Mapping[str, str] = field(default_factory=dict)
     operation: str = ""
     stdin: str = ""
+    #: ``None`` where it depends on the machine.
+    code: int | None = 0
 
 
 def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict[str, str]:
@@ -39,8 +41,15 @@ def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict
 
 #: Commands that ask no server.
 OFFLINE = {
+    "auth list": "reads the stored keys",
+    "auth logout": "forgets stored keys; asks the service only for keys of old logins",
+    "auth switch": "chooses among the stored keys",
     "complete": "asks only for Tab, in the background",
+    "config get": "reads settings",
+    "config list": "reads settings",
+    "config set": "writes the configuration file",
     "config show": "reads settings",
+    "config unset": "writes the configuration file",
     "help": "reads the commands",
     "local info": "reads the files of the local service",
     "local model add": "copies files",
@@ -51,11 +60,19 @@ OFFLINE = {
     "plugin list": "reads entry points",
     "plugin new": "writes files",
     "plugin show": "reads entry points",
+    "profile add": "writes the configuration file",
+    "profile list": "reads settings",
+    "profile remove": "writes the configuration file",
+    "profile show": "reads settings",
+    "profile use": "writes the configuration file",
     "version": "knows it",
 }
 
 #: Commands that ask a server in the way that another command does.
 AS_ANOTHER = {"checkpoint push-hf": "checkpoint download", "hello": "run list"}
+
+#: Servers other than the hosted one.
+OTHERS = (*OPEN, "local")
 
 SCENARIOS = {
     "checkpoint": Scenario(
@@ -101,4 +118,66 @@ SCENARIOS = {
     ),
     "run list": Scenario("run list", "{run}\t{model}\n"),
     "run info": Scenario("run info {run} -f value -c training_run_id", "{run}\n"),
+    "run batch": Scenario(
+        "run batch {prompts} --model-path {sampler} --max-tokens 2 --with-tokens",
+        r're:\{.*"tokens": ?\[11, ?12\].*\}\n',
+        on={"local": r're:\{.*"tokens": ?\[.*\}\n'},
+        operation="Batch",
+    ),
+    "model list": Scenario("model list", "{model}\n"),
+    "session list": Scenario(
+        "session list",
+        "{session}\n",
+        refused=lacking("a list of sessions", *SKYRL),
+    ),
+    "session show": Scenario(
+        "session show {session}",
+        r"re:{session}\nRun: {run}\n(Sampler: .*\n)?",
+        refused=lacking("sessions, or has none of this id", *SKYRL),
+    ),
+    "session search": Scenario(
+        "session search",
+        r"re:{session}\tactive\t\n",
+        refused=lacking("a search for sessions", *SKYRL)
+        | lacking("a search for sessions", "tuft", "local", status=405),
+    ),
+    "session export-trace": Scenario(
+        "session export-trace {session} --url-only",
+        r"re:http://localhost:\d+/storage/trace\n",
+        refused=lacking("traces of sessions, or has no session of this id", *OTHERS),
+        operation="Trace export",
+    ),
+    "billing usage": Scenario(
+        "billing usage --from 2026-11-20 --to 2026-11-21",
+        r"re:2026-11-20\t1000\t.*1\.5\t.*\n",
+        refused=lacking("billing usage", *OTHERS),
+    ),
+    "billing storage": Scenario(
+        "billing storage -f value -c project_id",
+        "p1\n",
+        refused=lacking("the storage of checkpoints", *OTHERS),
+    ),
+    "api": Scenario(
+        "api training_runs/{run}", r're:\{(.|\n)*"training_run_id": ?"{run}"(.|\n)*\}\n'
+    ),
+    "doctor": Scenario(
+        "doctor -f value -c check -c status",
+        r"re:(.|\n)*GET checkpoints ok\n(.|\n)*",
+        on=dict.fromkeys(SKYRL, r"re:(.|\n)*GET checkpoints absent\n(.|\n)*"),
+        code=None,
+    ),
+    "auth login": Scenario(
+        "auth login --with-token",
+        "re:Logged in: stored the key .*\n",
+        on={"official": "re:Logged in as ada@example.org .*\n"},
+        refused={"local": "http://local.tinkex.invalid is used without a key"},
+        stdin="{key}\n",
+    ),
+    "auth status": Scenario("auth status", r"re:Base URL: (.|\n)*Latency \(ms\): \d+\n"),
+    "auth whoami": Scenario(
+        "auth whoami",
+        r"re:Email: ada@example.org\n(.|\n)*",
+        refused=lacking("information about keys", *OPEN)
+        | {"local": "http://local.tinkex.invalid is used without a key"},
+    ),
 }  # fmt: skip

@@ -82,9 +82,8 @@ class TuFT(Account):
     def missing(self, status: int) -> Refusal:
         # A greedy route for DELETE matches every address below a run's checkpoints.
         here = self.seen[-1].path
-        return super().missing(
-            405 if "/checkpoints/" in here or here == "sessions/search" else status
-        )
+        below = here.startswith("training_runs/") and "/checkpoints/" in here
+        return super().missing(405 if below or here == "sessions/search" else status)
 
     def described(self, saved: Saved) -> dict[str, Any]:
         return super().described(saved) | {"checkpoint_id": saved.name}
