@@ -197,6 +197,23 @@ def test_a_checkpoint_that_is_not_there(push: Any) -> None:
     assert push.hub.repos == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "clause", "server"),
+    [
+        (["--base-url", "https://tinker.test"], "Missing --api-key", False),
+        (["--base-url", "http://127.0.0.1:9", "--api-key", "k", "--http-pool", "default"],
+         "connection refused by 127.0.0.1:9", True),
+    ],
+)  # fmt: skip
+def test_a_service_that_cannot_be_asked(
+    push: Any, words: list[str], clause: str, server: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TINKEX_PROFILE")
+
+    refused(push("--repo", "ada/mine", *words), clause, server=server)
+    assert push.hub.repos == {}
+
+
 def test_a_hub_that_is_down(push: Any) -> None:
     push.hub.broken = 503
 

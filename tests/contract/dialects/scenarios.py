@@ -1,12 +1,15 @@
 """What each command says to each dialect: one row a command.
 
-A row is ``"command": Scenario(words, stdout, …)``. *words* are typed after ``tinkex``; ``{run}``,
-``{training}``, ``{sampler}``, ``{published}``, ``{session}``, ``{model}``, ``{key}``, ``{tmp}`` (a directory),
-``{tokens}`` (a file with a prompt) and ``{prompts}`` (one with a row) stand for what the server has. *stdout* is all that comes out, compared to the
-letter, or a regular expression where it begins with ``re:``. Where a dialect answers otherwise, *on*
-names its standard output and *refused* the clause of its error; a dialect that is in neither does
-as the others do. A command that never asks a server is a row of ``OFFLINE``, with the reason; one
-that asks as another does, a row of ``AS_ANOTHER``.
+A row is ``"command": Scenario(words, stdout, …)``; words in parentheses tell two rows of one command
+apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}``, ``{sampler}``, ``{published}``,
+``{session}``, ``{model}``, ``{key}``, ``{tmp}`` (a directory), ``{tokens}`` (a file with a prompt) and
+``{prompts}`` (one with a row) stand for what the server has. *stdout* is all that comes out, compared
+to the letter, or a regular expression where it begins with ``re:``. Where a dialect answers
+otherwise, *on* names its standard output and *refused* the clause of its error; a dialect that is in
+neither does as the others do. A row whose command is not installed is left out.
+
+A command that never asks a server is a row of ``OFFLINE``, with the reason; one that asks as another
+does, a row of ``AS_ANOTHER``.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ OFFLINE = {
     "auth list": "reads the stored keys",
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
+    "checkpoint verify": "reads downloaded files",
     "complete": "asks only for Tab, in the background",
     "config get": "reads settings",
     "config list": "reads settings",
@@ -69,7 +73,11 @@ OFFLINE = {
 }
 
 #: Commands that ask a server in the way that another command does.
-AS_ANOTHER = {"checkpoint push-hf": "checkpoint download", "hello": "run list"}
+AS_ANOTHER = {
+    "checkpoint push-hf": "checkpoint download",
+    "hello": "run list",
+    "run watch": "run wait",  # which ends
+}
 
 #: Servers other than the hosted one.
 OTHERS = (*OPEN, "local")
@@ -118,6 +126,37 @@ SCENARIOS = {
     ),
     "run list": Scenario("run list", "{run}\t{model}\n"),
     "run info": Scenario("run info {run} -f value -c training_run_id", "{run}\n"),
+    "checkpoint download (of training)": Scenario(
+        "checkpoint download {training} --output {tmp}/files",
+        "Downloaded to {tmp}/files\n",
+        refused=dict.fromkeys(
+            SKYRL, "this server offers no download of training checkpoints (HTTP 404)"
+        ),
+    ),
+    "checkpoint set-ttl": Scenario(
+        "checkpoint set-ttl {sampler} --ttl 7d",
+        r"re:{sampler} expires \S+Z \(in 7d\)\n",
+        refused=lacking("expiry of checkpoints", *SKYRL)
+        | lacking("expiry of checkpoints", "tuft", status=405),
+    ),
+    "checkpoint prune": Scenario(
+        "checkpoint prune --keep-last 5 --dry-run --type sampler",
+        "keep\t{sampler}\tnewest of its run and type\n",
+    ),
+    "checkpoint copy": Scenario(
+        "checkpoint copy {training}",
+        r"re:Copied to tinker://[^/]+/weights/final\n",
+        refused=lacking("copies of checkpoints", *OPEN),
+    ),
+    "checkpoint sync": Scenario(
+        "checkpoint sync {run} {tmp}/models --type sampler",
+        "Fetched {sampler} to {tmp}/models/sampler_weights/final\n",
+    ),
+    "run wait": Scenario(
+        "run wait {run} --until checkpoint:final --max-wait 10s",
+        "{training}\n",
+        on={"local": "{sampler}\n"},
+    ),
     "run batch": Scenario(
         "run batch {prompts} --model-path {sampler} --max-tokens 2 --with-tokens",
         r're:\{.*"tokens": ?\[11, ?12\].*\}\n',
