@@ -60,7 +60,7 @@ class FakeHub:
             return 401, {"error": "Invalid username or password."}, {}
         words = path.strip("/").split("/")
         if path == "/api/whoami-v2":
-            return 200, {"name": "ada", "type": "user"}, {}
+            return 200, {"name": "ada", "type": "user", "orgs": [{"name": "club"}]}, {}
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":

@@ -82,9 +82,9 @@ class PushHfCheckpoint(ShowOne):
             raise UsageError("a pull request is against main: leave --revision or --create-pr out")
         self.client  # noqa: B018 - a missing key shows before anything else
         hub = Hub(self._token(parsed_args.hf_token), self.settings.timeout, visible=self._visible())
-        account = hub.whoami()
+        owners = hub.owners()
         with _scratch() as scratch:
-            push = _Push(self, parsed_args, path, hub, account, scratch)
+            push = _Push(self, parsed_args, path, hub, owners, scratch)
             push.run()
         self.result = {
             "tinker_path": str(path),
@@ -134,14 +134,15 @@ class _Push:
         options: argparse.Namespace,
         path: TinkerPath,
         hub: Hub,
-        account: str,
+        owners: list[str],
         scratch: Path,
     ) -> None:
         self._command, self._options = command, options
         self._path, self._hub, self._scratch = path, hub, scratch
+        self._owners = owners
         self._info = self._described()
         self._base_model = self._info.base_model if self._info else None
-        self.repo, self.revision = self._target(account)
+        self.repo, self.revision = self._target(owners[0])
         self.private = not options.public
         self._has_card = False
         self.files: list[tuple[str, Path]] = []
@@ -193,6 +194,12 @@ class _Push:
         from tinkex_hub import card
 
         private = self._hub.is_private(self.repo)
+        owner = self.repo.partition("/")[0]
+        if private is None and owner not in self._owners:
+            raise UsageError(
+                f"there is no repository {self.repo}, and {self._owners[0]} cannot create it",
+                hint=f"Repositories of {', '.join(self._owners)} can be created.",
+            )
         if private is None:
             return False
         if not private and not self._options.public:

@@ -66,8 +66,8 @@ class Hub:
             ) from error
         self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         logging.set_verbosity_error()
-        bars = huggingface_hub.utils
-        (bars.enable_progress_bars if visible else bars.disable_progress_bars)()
+        huggingface_hub.utils.disable_progress_bars()
+        self._visible = visible
         with self._told():
             token = token or huggingface_hub.get_token()
         if not token:
@@ -80,13 +80,15 @@ class Hub:
             library_version=__version__,
         )
 
-    def whoami(self) -> str:
-        """Return the name of the token's account.
+    def owners(self) -> list[str]:
+        """Return the name of the token's account, and those of its organizations.
 
         :raises Unauthorized: the hub does not take the token.
         """
         with self._told():
-            return str(self._api.whoami()["name"])
+            account = self._api.whoami()
+            organizations = account.get("orgs") or []
+            return [str(account["name"]), *(str(one["name"]) for one in organizations)]
 
     def is_private(self, repo: str) -> bool | None:
         """Tell whether the repository *repo* is private; ``None`` if it does not exist."""
@@ -131,8 +133,10 @@ class Hub:
 
         :param files: names in the repository, and where each file is.
         """
-        from huggingface_hub import CommitOperationAdd
+        from huggingface_hub import CommitOperationAdd, utils
 
+        if self._visible:
+            utils.enable_progress_bars()
         with self._told(repo):
             operations = [CommitOperationAdd(name, file) for name, file in files]
             done = self._api.create_commit(
