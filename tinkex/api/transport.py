@@ -20,6 +20,7 @@ from tinkex.api import answers, failures, network
 from tinkex.api.addresses import joined
 from tinkex.api.answers import Answer
 from tinkex.api.bounded import BoundedAdapter, limited
+from tinkex.api.capabilities import Capabilities
 from tinkex.api.credentials import JWT_PREFIX, KeyAuth, RawKey
 from tinkex.api.retrying import REPEATABLE, Retrying
 from tinkex.api.waiting import Deadline, OnWait, Wait
@@ -90,6 +91,7 @@ class Transport:
     :param settings: address, key, pool and time allowance.
     :param on_wait: is told about every wait, see :class:`tinkex.api.Wait`.
     :param pool: carries the requests in place of the driver that the settings name.
+    :ivar capabilities: what the service is known to lack.
     :raises tinkex.exceptions.SettingsError: there is no usable key.
     """
 
@@ -106,6 +108,7 @@ class Transport:
         self.auth = KeyAuth(settings)
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.http_pool)
+        self.capabilities = Capabilities()
         self.session = new_session(self.base_url)
         adapter = pool.build(settings, size=POOL_SIZE)
         self.session.mount("https://", adapter)
