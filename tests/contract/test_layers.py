@@ -26,6 +26,8 @@ LAYERS = (
         "columns",
         "options",
         "prompts",
+        "rows",
+        "ledger",
         "adapter",
         "progress",
         "skeleton",

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.api.bulk import SampledRow, SampledRows, SampleRow
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
@@ -41,6 +42,9 @@ __all__ = [
     "Progress",
     "Runs",
     "SampleResponse",
+    "SampleRow",
+    "SampledRow",
+    "SampledRows",
     "SampledSequence",
     "SamplingClient",
     "SamplingParams",
@@ -67,6 +71,9 @@ _HOME = {
     "Progress": "storage",
     "Runs": "runs",
     "SampleResponse": "samples",
+    "SampleRow": "bulk",
+    "SampledRow": "bulk",
+    "SampledRows": "bulk",
     "SampledSequence": "samples",
     "SamplingClient": "sampling",
     "SamplingParams": "samples",

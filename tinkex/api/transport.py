@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tinkex.settings import Settings
 
 #: Requests under way at once, at most.
-POOL_SIZE = 64
+POOL_SIZE = 256
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5.0
 #: Seconds to wait for an answer before a repeatable request is made again.
@@ -64,6 +64,7 @@ class Request:
     :ivar path: below ``<base>/api/v1/``, already percent-encoded.
     :ivar body: is sent as JSON, unless it is ``None``.
     :ivar repeatable: overrides what the method says.
+    :ivar final: statuses that are never answered by a repetition: the caller sees to them.
     :ivar settled: statuses that, after a repetition, mean that an earlier try has done it.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
     """
@@ -74,6 +75,7 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool | None = None
+    final: frozenset[int] = frozenset()
     settled: frozenset[int] = frozenset()
     what: str | None = None
 
@@ -106,9 +108,12 @@ class Transport:
         """Close the connections."""
         self.session.close()
 
-    def deadline(self, operation: str, seconds: float | None = None) -> Deadline:
+    def deadline(
+        self, operation: str, seconds: float | None = None, *, patience: float = 0.0
+    ) -> Deadline:
         """Start the time allowance of one public operation, a noun."""
-        return Deadline(operation, seconds or self.settings.timeout, self._told)
+        seconds = seconds or self.settings.timeout
+        return Deadline(operation, seconds, self._told, patience=patience)
 
     def _told(self, wait: Wait) -> None:
         if self._on_wait is not None:
@@ -167,7 +172,8 @@ class Transport:
             except NoAnswer as failure:
                 retrying.pause_after(failure.original, failure.error, deadline)
                 continue
-            wait = None if answer.ok else retrying.after_answer(answer)
+            done = answer.ok or answer.status in request.final
+            wait = None if done else retrying.after_answer(answer)
             if wait is None or not deadline.allows(wait):
                 return answer, retrying.attempts
             deadline.pause(wait, f"HTTP {answer.status}")
