@@ -82,19 +82,25 @@ class Ledger:
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            going_on = resume and self._path.exists()
-            self._file = self._path.open("ab", buffering=0)
-            self._lock()
-            if going_on:
-                self._take_stock()
-            else:
-                self._file.truncate(0)
-                record = {"version": _VERSION, "made_by": self._made_by}
-                write_atomically(str(self._record_path), json.dumps(record, indent=2) + "\n")
-            self.failed_path.unlink(missing_ok=True)  # what failed is tried again
-        except OSError as error:
-            raise LocalError(f"cannot write {self.name}: {error.strerror}") from error
+            self._open(going_on=resume and self._path.exists())
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                message = f"cannot write {self.name}: {error.strerror}"
+                raise LocalError(message) from error
+            raise
+
+    def _open(self, *, going_on: bool) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab", buffering=0)
+        self._lock()
+        if going_on:
+            self._take_stock()
+        else:
+            self._file.truncate(0)
+            record = {"version": _VERSION, "made_by": self._made_by}
+            write_atomically(str(self._record_path), json.dumps(record, indent=2) + "\n")
+        self.failed_path.unlink(missing_ok=True)  # what failed is tried again
 
     def __contains__(self, index: int) -> bool:
         """Tell whether the row *index* has its line."""

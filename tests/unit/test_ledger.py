@@ -193,3 +193,4 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         ledger.write(1, record(1))
     assert indexes(tmp_path / "o.jsonl") == [0]
     assert 1 not in ledger
+    file.close()

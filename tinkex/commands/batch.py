@@ -25,6 +25,7 @@ from tinkex.commands.save import add_model_options
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
+    LocalError,
     NotOffered,
     PaymentRequired,
     SettingsError,
@@ -225,13 +226,18 @@ class _Batch:
         with _ctrl_c(lambda: self._interrupt(results)):
             self._draw(results)
             for result in results:
-                hopeless = self._take(result) or hopeless
+                try:
+                    hopeless = self._take(result) or hopeless
+                except LocalError as error:  # there is nowhere to put results
+                    hopeless = error
+                    break
                 if hopeless is not None:
                     results.stop(DRAIN)
                 self._draw(results)
         self._command.app.display.clear()
         self._close_summary()
-        if self._ledger is not None and self._options.ordered and not self._interrupted:
+        whole = not self._interrupted and hopeless is None
+        if self._ledger is not None and self._options.ordered and whole:
             self._ledger.sort()
         self._tell(hopeless)
         if self._interrupted:
@@ -261,8 +267,9 @@ class _Batch:
         if self._ledger is not None:
             self._ledger.write(row.index, record)
         else:
-            self._command.app.display.clear()
             stdout = self._command.app.stdout
+            if stdout.isatty():
+                self._command.app.display.clear()
             stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
             stdout.flush()
         self.summary.completed += 1
