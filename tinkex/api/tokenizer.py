@@ -86,13 +86,12 @@ class Tokenizer:
         if size > MAX_TEXT:
             most = MAX_TEXT // 1024**2
             raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
-        encode, options = self.inner.encode, {"add_special_tokens": special}
         if size <= _SHORT:
-            return list(encode(text, **options).ids)
+            return list(self.inner.encode(text, add_special_tokens=special).ids)
         try:
             # Unlike encode(), encode_batch() lets other threads run, this one among them.
             many = self.inner.encode_batch
-            return aside(lambda: list(many([text], **options)[0].ids), timeout)
+            return aside(lambda: list(many([text], add_special_tokens=special)[0].ids), timeout)
         except TimeoutError as error:
             raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
 
