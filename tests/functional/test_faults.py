@@ -31,6 +31,8 @@ COMMANDS = {
     "Batch": ["run", "batch", TOKENS, "--base-model", "m", "--output", "OUT"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],
+    "Auth status": ["auth", "status"],
+    "Auth whoami": ["auth", "whoami"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 
@@ -222,6 +224,11 @@ LOCAL = [
     ["local", "info"],
     ["local", "model", "list"],
     ["plugin", "list"],
+    ["auth", "status"],
+    ["auth", "list", "-f", "json"],
+    ["config", "list"],
+    ["config", "set", "timeout", "60s"],
+    ["profile", "list"],
     ["complete"],
 ]
 
