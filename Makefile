@@ -4,7 +4,7 @@
 #   make test    lint, types, documentation, then every test
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
-#   make bench   start-up and listing times against the official command line
+#   make bench   every measurement against the official command line; BENCH_ARGS="--only startup"
 #   make clean   remove all that was made here
 #
 #   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it,
@@ -108,7 +108,8 @@ pytest: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
-	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md
+	@.venv-demo/bin/python benchmarks/run.py --tinker .venv-sdk/bin/tinker \
+	    --write $(if $(BENCH_ARGS),benchmarks/out/RESULTS.md,benchmarks/RESULTS.md) $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .venv-demo .venv-sdk build dist doc/build benchmarks/out *.egg-info \
