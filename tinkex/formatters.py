@@ -7,6 +7,7 @@ classes, so that nothing of ours appears in other cliff programs of the environm
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -71,12 +72,24 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     """
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
-        try:
-            self._cliff().add_argument_group(parser)
-        except ValueError as error:
-            raise SettingsError(
-                "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
-            ) from error
+        """Add the options of cliff's table, whose module would import prettytable."""
+        group = parser.add_argument_group("table formatter")
+        group.add_argument(
+            "--max-width",
+            metavar="<integer>",
+            default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
+            type=int,
+            help="maximum display width, <1 to disable [CLIFF_MAX_TERM_WIDTH]",
+        )
+        group.add_argument(
+            "--fit-width",
+            action="store_true",
+            default=bool(_whole_number("CLIFF_FIT_WIDTH")),
+            help="fit the table to the display width [CLIFF_FIT_WIDTH=1]",
+        )
+        group.add_argument(
+            "--print-empty", action="store_true", help="print the frame of an empty table"
+        )
 
     def emit_list(
         self,
@@ -211,6 +224,15 @@ class ShellFormatter(_ShellFormatter):
             if not wanted or key in wanted:
                 text = str(_word(value, null=""))
                 stdout.write(f"{parsed_args.prefix}{key}={shlex.quote(text)}\n")
+
+
+def _whole_number(variable: str) -> int:
+    try:
+        return int(os.environ.get(variable, 0))
+    except ValueError as error:
+        raise SettingsError(
+            "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
+        ) from error
 
 
 def _cell(value: Any) -> Any:

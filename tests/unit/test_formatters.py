@@ -97,3 +97,14 @@ def test_shell_values_are_quoted():
     shell = ShellFormatter()
     shell.emit_one(("a_name", "b"), ("$(id) 'x'", Flag(True)), stream, options(shell))
     assert stream.getvalue() == "a_name='$(id) '\"'\"'x'\"'\"''\nb=true\n"
+
+
+def test_the_table_has_the_options_of_cliffs_with_the_same_defaults():
+    from cliff.formatters.table import TableFormatter as CliffTable
+
+    def options(formatter: object) -> list[tuple[object, ...]]:
+        parser = argparse.ArgumentParser(add_help=False)
+        formatter.add_argument_group(parser)
+        return [(a.option_strings, a.dest, a.default, a.type, a.nargs) for a in parser._actions]
+
+    assert options(TableFormatter()) == options(CliffTable())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api import listing, paging
-from tinkex.api.lineage import Lineage, lineage_of, weights_info
 from tinkex.api.paging import Page
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
@@ -20,6 +19,7 @@ from tinkex.exceptions import APIError, Forbidden, InvalidAnswer, NotFound
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
+    from tinkex.api.lineage import Lineage
     from tinkex.api.storage import Progress
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
@@ -95,6 +95,8 @@ class Checkpoints:
 
         :raises tinkex.exceptions.NotFound: there is none.
         """
+        from tinkex.api.lineage import Lineage, lineage_of
+
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
         try:
@@ -175,6 +177,8 @@ class Checkpoints:
     def _info_of_unlisted(
         self, path: TinkerPath, missing: APIError, deadline: Deadline
     ) -> CheckpointInfo:
+        from tinkex.api.lineage import weights_info
+
         try:
             lineage = weights_info(self._transport, path, deadline)
         except (APIError, InvalidAnswer):

@@ -7,7 +7,6 @@ from tinkex.api.paging import Page
 from tinkex.api.parallel import together
 from tinkex.api.paths import run_url, served
 from tinkex.api.records import Checkpoint
-from tinkex.api.runs import list_runs, no_such_run
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered
@@ -30,6 +29,8 @@ def of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkp
     try:
         data = transport.call(request, deadline).object()
     except NotOffered as error:
+        from tinkex.api.runs import no_such_run
+
         raise no_such_run(run_id, error) from error
     return [Checkpoint.from_json(record) for record in reading.items(data, "checkpoints")]
 
@@ -67,6 +68,8 @@ def _leaves_samplers_out(seen: list[Checkpoint]) -> bool:
 
 
 def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
+    from tinkex.api.runs import list_runs
+
     runs = list_runs(transport, deadline, 100)
     return any(run.last_sampler_checkpoint is not None for run in runs)
 
@@ -74,6 +77,8 @@ def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
 def _of_all_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
+    from tinkex.api.runs import list_runs
+
     end = None if limit is None else offset + limit
     runs = list_runs(transport, deadline, None).items
     found: list[Checkpoint] = []
