@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from cliff.columns import FormattableColumn
 from cliff.formatters import base
 from cliff.formatters.commaseparated import CSVLister
+from cliff.formatters.json_format import JSONFormatter as _JSONFormatter
 from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
@@ -167,6 +168,46 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         if hidden and note:
             note(f"Not shown for lack of room: {', '.join(hidden)} (-f json has all).")
         return kept
+
+
+class JSONFormatter(_JSONFormatter):
+    """cliff's JSON, to the letter, written row by row."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        import json
+
+        indented = not parsed_args.noindent
+        names = [json.dumps(name) for name in column_names]
+        before, between, after = ("\n  ", ",\n  ", "\n") if indented else ("", ", ", "")
+        stdout.write("[")
+        separator = before
+        for row in data:
+            cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row]
+            stdout.write(separator + _json_object(names, cells, indented))
+            separator = between
+        stdout.write(("" if separator is before else after) + "]\n")
+
+
+def _json_object(names: Sequence[str], cells: Sequence[Any], indented: bool) -> str:
+    """Return a row as a JSON object; *names* are JSON already."""
+    import json
+
+    if not indented:
+        pairs = zip(names, map(json.dumps, cells), strict=True)
+        return "{" + ", ".join(f"{name}: {cell}" for name, cell in pairs) + "}"
+    lines = []
+    for name, cell in zip(names, cells, strict=True):
+        # The encoder in C knows no indentation; most cells need none.
+        nested = isinstance(cell, (dict, list, tuple)) and cell
+        text = json.dumps(cell, indent=2).replace("\n", "\n    ") if nested else json.dumps(cell)
+        lines.append(f"    {name}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
 
 
 class ValueFormatter(_ValueFormatter):

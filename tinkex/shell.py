@@ -89,6 +89,8 @@ class TinkexApp(cliff.app.App):
         self._shell_options: argparse.Namespace | None = None
         #: Ids and paths that commands print are remembered for completion.
         self.remembers = True
+        #: Somebody wants the typed result of the command, not only its output.
+        self.keeps_result = False
 
     # ------------------------------------------------------------------ what commands use
 
@@ -388,7 +390,7 @@ def run(argv: Sequence[str]) -> Result:
 
     stdout = io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
-    app.remembers = False
+    app.remembers, app.keeps_result = False, True
     try:
         code = app.execute(argv)
         if code:

@@ -35,6 +35,7 @@ LAYERS = (
         "logs",
         "remembered",
         "reports",
+        "spool",
         "terminal",
     },
     {"formatters", "commands", "commandmanager", "completion"},

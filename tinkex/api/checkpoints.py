@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api import listing, paging
-from tinkex.api.paging import Page
+from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
 from tinkex.api.sessions import Sessions
@@ -70,6 +70,17 @@ class Checkpoints:
         :param offset: how many to skip.
         :param run_id: only those of one training run.
         :raises tinkex.exceptions.NotFound: there is no such run.
+        """
+        found = self.walk(limit, offset, run_id)
+        return found if isinstance(found, Page) else Page(list(found), found.total, offset)
+
+    def walk(
+        self, limit: int | None = 20, offset: int = 0, run_id: str | None = None
+    ) -> Walk[Checkpoint] | Page[Checkpoint]:
+        """Return what :meth:`list` does, page by page where the service has pages.
+
+        The first page has been fetched, the others are while they are walked through: an error
+        may come in the middle, and memory stays flat.
         """
         limit = paging.checked(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinkex.api import paging, reading
-from tinkex.api.paging import Page
+from tinkex.api.paging import Page, Walk
 from tinkex.api.parallel import together
 from tinkex.api.paths import run_url, served
 from tinkex.api.records import Checkpoint
@@ -37,8 +37,11 @@ def of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkp
 
 def of_account(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int
-) -> Page[Checkpoint]:
-    """Return *limit* checkpoints (``None``: all) of the account."""
+) -> Walk[Checkpoint] | Page[Checkpoint]:
+    """Return *limit* checkpoints (``None``: all) of the account: a page, or the way through them.
+
+    What can be said of the kind of server is said by its first page, which has been fetched.
+    """
 
     def fetch(size: int, start: int) -> tuple[list[Checkpoint], int | None]:
         params = {"limit": size, "offset": start}
@@ -47,15 +50,15 @@ def of_account(
         records = [Checkpoint.from_json(item) for item in reading.items(data, "checkpoints")]
         return records, paging.total_count(data)
 
+    walk = Walk(fetch, limit, offset, PAGE_SIZE, lambda checkpoint: checkpoint.tinker_path)
     try:
-        page = paging.collect(fetch, limit, offset, PAGE_SIZE)
         # The page may be one beyond the end, which tells nothing about the list.
-        seen = page.items or (fetch(1, 0)[0] if offset else [])
+        seen = walk.first() or (fetch(1, 0)[0] if offset else [])
     except NotOffered:
         return _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
     if _leaves_samplers_out(seen) and _has_samplers(transport, deadline):
         return _of_all_runs(transport, deadline, limit, offset, INCOMPLETE)
-    return page
+    return walk
 
 
 def _leaves_samplers_out(seen: list[Checkpoint]) -> bool:
