@@ -153,7 +153,8 @@ def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
     typed = " ".join(words)
     known = sorted(known)
     below = [name for name in known if name.startswith(words[0] + " ")]
-    near = difflib.get_close_matches(typed, below or known, n=1, cutoff=0.5)
+    only_a_noun = bool(below) and len(words) == 1  # nothing says which verb was meant
+    near = [] if only_a_noun else difflib.get_close_matches(typed, below or known, 1, 0.5)
     if near:
         hint = f"Did you mean 'tinkex {near[0]}'?"
     elif below:
@@ -234,7 +235,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 def _timeout(text: str) -> str:
     # Checked here so that the error names the option; converted by the settings.
-    from tinkex.settings import parse_duration
+    from tinkex.values import parse_duration
 
     try:
         parse_duration(text)

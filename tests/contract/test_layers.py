@@ -22,7 +22,21 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: those before it. The first is imported by all and imports nothing of ours.
 LAYERS = (
     {"exceptions", "__init__"},
-    {"plugins", "later", "files", "keys", "settings", "version", "_commit", "_build"},
+    {
+        "plugins",
+        "later",
+        "files",
+        "private",
+        "keys",
+        "keystore",
+        "values",
+        "yamledit",
+        "configfile",
+        "settings",
+        "version",
+        "_commit",
+        "_build",
+    },
     {"api"},
     {
         "columns",
@@ -32,6 +46,7 @@ LAYERS = (
         "progress",
         "skeleton",
         "lines",
+        "login",
         "logs",
         "remembered",
         "reports",

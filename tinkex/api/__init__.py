@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex import later
 
 if TYPE_CHECKING:
+    from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
@@ -34,10 +35,14 @@ if TYPE_CHECKING:
     from tinkex.api.waiting import Wait
 
 __all__ = [
+    "ApiKey",
+    "Auth",
     "Checkpoint",
     "CheckpointInfo",
     "Checkpoints",
     "Download",
+    "Identity",
+    "KeyCheck",
     "Model",
     "Models",
     "Page",
@@ -60,10 +65,14 @@ __all__ = [
 ]
 
 _HOME = {
+    "ApiKey": "auth",
+    "Auth": "auth",
     "Checkpoint": "checkpoints",
     "CheckpointInfo": "checkpoints",
     "Checkpoints": "checkpoints",
     "Download": "download",
+    "Identity": "auth",
+    "KeyCheck": "auth",
     "Model": "models",
     "Models": "models",
     "Page": "paging",

@@ -17,6 +17,7 @@ from tinkex.settings import Settings
 
 # Training and sampling are imported by those who do them: listing should not pay for them.
 if TYPE_CHECKING:
+    from tinkex.api.auth import Auth
     from tinkex.api.checkpoints import Checkpoints
     from tinkex.api.models import Models
     from tinkex.api.runs import Runs
@@ -85,6 +86,13 @@ class ServiceClient:
         from tinkex.api.models import Models
 
         return Models(self._transport)
+
+    @cached_property
+    def auth(self) -> Auth:
+        """Keys and the account they belong to."""
+        from tinkex.api.auth import Auth
+
+        return Auth(self._transport)
 
     def __enter__(self) -> ServiceClient:
         return self
@@ -169,7 +177,7 @@ class ServiceClient:
         except training.NO_DIRECT_LOAD:
             if lineage.base_model is None:
                 raise
-            lora = training.LoraConfig(lineage.lora_rank or 32)
+            lora = training.shape_of(lineage)
             client = training.create_model(
                 self._transport, session, lineage.base_model, lora, user_metadata, deadline
             )
