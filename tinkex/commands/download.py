@@ -8,6 +8,7 @@ from typing import Any
 
 from tinkex.columns import Size, Structure
 from tinkex.commands.base import ShowOne
+from tinkex.commands.names import add_path, checkpoint_path
 
 __all__ = ["DownloadCheckpoint"]
 
@@ -24,11 +25,7 @@ class DownloadCheckpoint(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "tinker_path",
-            metavar="<tinker_path>",
-            help="checkpoint path, such as tinker://run-123/weights/0001",
-        )
+        add_path(parser)
         parser.add_argument(
             "--output",
             metavar="<dir>",
@@ -41,8 +38,9 @@ class DownloadCheckpoint(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
 
+        path = checkpoint_path(self, parsed_args.tinker_path)
         done = self.client.checkpoints.download(
-            parsed_args.tinker_path,
+            path,
             user_path(parsed_args.output),
             force=parsed_args.force,
             on_progress=self.app.display.transfer,
@@ -50,7 +48,7 @@ class DownloadCheckpoint(ShowOne):
         self.result = done
         files = Structure([name for name, _ in done.files])
         return self.column_names, (
-            parsed_args.tinker_path,
+            path,
             parsed_args.output,
             files,
             Size(done.bytes),
