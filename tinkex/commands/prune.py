@@ -22,15 +22,15 @@ __all__ = ["PruneCheckpoint"]
 #: Bytes of the gigabytes that storage is billed in.
 GIGABYTE = 1e9
 
+_RULES = """\
+Rules hold for each run and each type of checkpoint separately, and a checkpoint goes
+only if every rule given lets it go. Published checkpoints and the newest of each run
+and type stay, unless the options say otherwise."""
+
 
 class PruneCheckpoint(BulkChange):
     """Delete checkpoints that no rule keeps; on a terminal it asks first."""
 
-    _epilog = (
-        "Rules hold for each run and each type of checkpoint separately, and a checkpoint goes\n"
-        "only if every rule given lets it go. Published checkpoints and the newest of each run\n"
-        "and type stay, unless the options say otherwise."
-    )
     column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
     droppable = ("error", "size_bytes", "time", "action")
     doing, done = "Deleting", "deleted"
@@ -39,6 +39,9 @@ class PruneCheckpoint(BulkChange):
         "tinkex checkpoint prune --run-id run-123 --keep-every 1000 --keep-last 2",
         "tinkex checkpoint prune --run-id 'nightly-*' --older-than 30d --yes",
     )
+
+    def get_epilog(self) -> str:
+        return f"{_RULES}\n\n{super().get_epilog()}"
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
