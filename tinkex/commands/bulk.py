@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BulkChange", "sum_of"]
 
-#: Changes under way at once.
-CONCURRENCY = 16
+#: Changes under way at once; as many as the official command line has.
+CONCURRENCY = 32
 #: Paths that a question lists.
 LISTED = 20
 
