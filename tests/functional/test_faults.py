@@ -33,6 +33,8 @@ COMMANDS = {
     "Run info": ["run", "info", "run"],
     "Run watch": ["run", "watch", "run"],
     "Run wait": ["run", "wait", "run", "--max-wait", "1h"],
+    "Auth status": ["auth", "status"],
+    "Auth whoami": ["auth", "whoami"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 
@@ -229,6 +231,11 @@ LOCAL = [
     ["local", "info"],
     ["local", "model", "list"],
     ["plugin", "list"],
+    ["auth", "status"],
+    ["auth", "list", "-f", "json"],
+    ["config", "list"],
+    ["config", "set", "timeout", "60s"],
+    ["profile", "list"],
     ["complete"],
 ]
 
