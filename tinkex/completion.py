@@ -35,6 +35,17 @@ _REMEMBERED = {
     "<session_id>": "sessions",
     "<substring>": "models",
 }
+#: Names that work everywhere, see :mod:`tinkex.api.names`.
+_NEWEST = (
+    ("@latest", "the last one"),
+    ("@latest:sampler", "the last one for sampling"),
+    ("@latest:training", "the last one to train on"),
+)
+_CONDITIONS = (
+    ("checkpoint", "any new checkpoint"),
+    ("checkpoint:", "one of this name"),
+    ("idle:10m", "no request for ten minutes"),
+)
 _FILES = {"<path>": "files", "<file>": "files", "<dir>": "directories"}
 #: What lists, and so remembers, the names of a kind.
 _LISTING = {
@@ -181,10 +192,16 @@ class _Line:
             return Offer(_plain(getattr(command, "column_names", ())))
         if action.dest == "base_model":
             return Offer(_plain(self._remembered("models")))
+        if action.dest == "until":
+            return Offer(_CONDITIONS)
         if action.dest == "model_path":
+            if current.startswith("@"):
+                return Offer(_NEWEST)
             return Offer(_plain(self._remembered("checkpoints")), "directories")
         kind = _REMEMBERED.get(str(action.metavar))
         if kind:
+            if current.startswith("@"):
+                return Offer(_NEWEST if kind == "checkpoints" else _NEWEST[:1])
             names = self._remembered(kind)
             return Offer(_plain(name for name in names if name not in self._words))
         return Offer(files=_FILES.get(str(action.metavar), ""))

@@ -68,16 +68,21 @@ class Display:
             description=printable(progress.file or ""),
         )
 
-    def count(self, done: int, total: int, note: str) -> None:
-        """Show how many of *total* things are done, and *note*: a rate, say."""
+    @property
+    def draws(self) -> bool:
+        """Whether anything is shown at all."""
+        return self._enabled
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show that *done* of *total* things are done; *what*: what is being done, or a rate."""
         if not self._enabled:
             return
         if self._bar is None:
             self.clear()
             self._bar = self._new_counter()
             self._bar.start()
-            self._task = self._bar.add_task("", total=total, completed=done)
-        self._bar.update(self._task, completed=done, description=printable(note))
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=done, description=printable(what))
 
     def clear(self) -> None:
         """Take the line away, so that something else can be written."""
@@ -99,18 +104,6 @@ class Display:
 
         return Console(file=self._stream, no_color=not wants_colour(self._stream))
 
-    def _new_counter(self) -> Any:
-        from rich import progress
-
-        return progress.Progress(
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.description}", markup=False),
-            progress.TimeRemainingColumn(),
-            console=self._console(),
-            transient=True,
-        )
-
     def _new_bar(self) -> Any:
         from rich import progress
 
@@ -119,6 +112,18 @@ class Display:
             progress.BarColumn(),
             progress.DownloadColumn(),
             progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=self._console(),
+            transient=True,
+        )
+
+    def _new_counter(self) -> Any:
+        from rich import progress
+
+        return progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
             console=self._console(),
             transient=True,

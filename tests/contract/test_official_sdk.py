@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,30 @@ def ours(call, found):
     return lambda *words: call(sys.executable, "-m", "tinkex", *words, "-f", "json")
 
 
+class _Both:
+    """The same words for the official command line and for ours."""
+
+    def __init__(self, environ):
+        self.environ = environ
+        self.official = [str(SDK.with_name("tinker"))]
+        self.ours = [sys.executable, "-m", "tinkex"]
+
+    def __call__(self, *words: str) -> list[list[str]]:
+        return [[*self.official, *words], [*self.ours, *words]]
+
+    def run(self, command: list[str]) -> None:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env=self.environ
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run_both(environ, server):
+    """Make command lines of both programs, and run them."""
+    return _Both(environ | {"TINKER_BASE_URL": server})
+
+
 def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
     assert found["models"] == [BASE_MODEL]
     info = {"model_name": BASE_MODEL, "is_lora": True, "lora_rank": 8}
@@ -160,6 +185,35 @@ def test_both_command_lines_show_the_same_checkpoints(official, ours, found):
     info = official("checkpoint", "info", found["state_path"])
     own = ours("checkpoint", "info", found["state_path"])
     assert (info["lora_rank"], info["is_lora"]) == (own["lora_rank"], own["is_lora"]) == (8, True)
+
+
+def test_both_command_lines_set_and_remove_the_same_expiry(official, ours, found, run_both):
+    path = found["state_path"]
+
+    def expiry():
+        (row,) = [row for row in ours("checkpoint", "list") if row["tinker_path"] == path]
+        return row["expires_at"]
+
+    for seconds in (7200, 30 * 86400):
+        expiries = []
+        for words in run_both("checkpoint", "set-ttl", path, "--ttl", str(seconds)):
+            run_both.run(words)
+            expiries.append(datetime.fromisoformat(expiry()))
+        theirs, mine = expiries
+        assert abs((mine - theirs).total_seconds()) < 60
+    for words in run_both("checkpoint", "set-ttl", path, "--remove"):
+        run_both.run(words)
+        assert expiry() is None
+        run_both.run([*run_both.ours, "checkpoint", "set-ttl", path, "--ttl", "1d"])
+    ours("checkpoint", "set-ttl", path, "--remove")
+
+
+def test_the_official_sdk_sees_our_copy(official, ours, found):
+    copied = ours("checkpoint", "copy", found["state_path"])["tinker_path"]
+    theirs = {c["tinker_path"]: c for c in official("checkpoint", "list")["checkpoints"]}
+    assert theirs[copied]["size_bytes"] == theirs[found["state_path"]]["size_bytes"]
+    deleted = official("checkpoint", "delete", "-y", copied)
+    assert deleted == {"deleted_count": 1, "failed": []}
 
 
 def test_the_official_command_line_downloads_and_deletes(official, ours, found, environ, call):

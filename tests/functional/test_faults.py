@@ -25,7 +25,10 @@ COMMANDS = {
     "Checkpoint info": ["checkpoint", "info", PATH],
     "Checkpoint publish": ["checkpoint", "publish", PATH],
     "Checkpoint unpublish": ["checkpoint", "unpublish", PATH],
+    "Checkpoint set-ttl": ["checkpoint", "set-ttl", PATH, "--ttl", "7d"],
     "Checkpoint delete": ["checkpoint", "delete", PATH],
+    "Checkpoint prune": ["checkpoint", "prune", "--keep-last", "1", "--yes"],
+    "Checkpoint copy": ["checkpoint", "copy", PATH],
     "Checkpoint download": ["checkpoint", "download", SAMPLER, "--output", "OUT"],
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Batch": ["run", "batch", TOKENS, "--base-model", "m", "--output", "OUT"],
@@ -39,6 +42,8 @@ COMMANDS = {
     "Billing usage": ["billing", "usage", "--since", "2d", "--by", "run", "--csv", "OUT"],
     "Billing storage": ["billing", "storage", "--csv", "OUT"],
     "API request": ["api", "GET", "training_runs"],
+    "Run watch": ["run", "watch", "run"],
+    "Run wait": ["run", "wait", "run", "--max-wait", "1h"],
     "Auth status": ["auth", "status"],
     "Auth whoami": ["auth", "whoami"],
 }
@@ -48,6 +53,7 @@ FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 CONTENT_DOES_NOT_MATTER = {
     "Checkpoint publish",
     "Checkpoint unpublish",
+    "Checkpoint set-ttl",
     "Checkpoint delete",
     "API request",  # it prints whatever comes
 }
@@ -233,6 +239,10 @@ LOCAL = [
     ["run", "info", "RUN"],
     ["checkpoint", "info", "PATH"],
     ["checkpoint", "publish", "PATH"],
+    ["checkpoint", "set-ttl", "PATH", "--ttl", "1d"],
+    ["checkpoint", "prune", "--keep-last", "1", "--dry-run"],
+    ["run", "watch", "RUN", "-f", "json"],
+    ["run", "wait", "RUN", "--until", "checkpoint:?*"],
     ["run", "--base-model", "tinkex/baker-street-2M", "--prompt", "x", "--max-tokens", "2"],
     ["local", "info"],
     ["local", "model", "list"],

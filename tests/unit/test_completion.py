@@ -90,6 +90,24 @@ def test_files(line, kind):
     assert offered(line)[1] == kind
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tinkex checkpoint info @", ["@latest", "@latest:sampler", "@latest:training"]),
+        ("tinkex run --model-path @latest:s", ["@latest:sampler"]),
+        ("tinkex run info @", ["@latest"]),
+        ("tinkex checkpoint list --type s", ["sampler", "sampler_weights"]),
+        ("tinkex checkpoint list --access-scope ", ["accessible", "owned"]),
+        ("tinkex checkpoint list --sort time", ["time", "time:desc"]),
+        ("tinkex checkpoint prune --keep-", ["--keep-every", "--keep-last"]),
+        ("tinkex run wait r --until ", ["checkpoint", "checkpoint:", "idle:10m"]),
+        ("tinkex run watch r --format ", ["json", "plain"]),
+    ],
+)
+def test_values(line, words):
+    assert sorted(offered(line)[0]) == words
+
+
 def test_profiles(config):
     config("profiles: {work: {}, 'has space': {}, '$(rm)': {}}")
     words, _ = offered("tinkex --profile ")

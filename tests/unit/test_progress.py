@@ -68,3 +68,25 @@ def test_notes_are_told_everywhere_without_control_characters():
     stream = _Stream()
     progress.Display(stream).wait(Wait("a session", 0, note="maintenance \x1b[2J at noon"))
     assert stream.getvalue() == "maintenance \ufffd[2J at noon\n"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "term", "shown"),
+    [
+        (True, False, "xterm", True),
+        (False, False, "xterm", False),
+        (True, True, "xterm", False),
+        (True, False, "dumb", False),
+    ],
+)
+def test_counted_things_are_shown_on_a_capable_terminal_only(
+    monkeypatch, terminal, quiet, term, shown
+):
+    monkeypatch.setenv("TERM", term)
+    stream = _Stream(terminal=terminal)
+    display = progress.Display(stream, quiet=quiet)
+    assert display.draws is shown
+    for done in (1, 40):
+        display.count("Deleting", done, 40)
+    display.clear()
+    assert ("Deleting" in stream.getvalue() and "40/40" in stream.getvalue()) is shown

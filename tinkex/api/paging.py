@@ -162,6 +162,9 @@ class Walk(Generic[T]):
         if told is not None and (items or told) and told >= self._reached:
             self.total = told
         short = len(items) < size
+        if short and items and self._first is None and self.total and self.total > self._reached:
+            # The server gives fewer at a time than it was asked for, and has more.
+            self._page_size, short = len(items), False
         if short:
             self.total = self._reached if items or not self.offset else self.total
         enough = self._limit is not None and self._reached >= self.offset + self._limit

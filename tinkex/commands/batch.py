@@ -131,7 +131,7 @@ class BatchRun(Command):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        model_path, base_model = checked_model(parsed_args, "run batch")
+        model_path, base_model = checked_model(self, parsed_args, "run batch")
         self._check(parsed_args)
         from tinkex.rows import open_prompts
 
@@ -325,7 +325,7 @@ class _Batch:
         else:
             note += f", {results.under_way} at once"
         done = self.summary.completed + self.summary.skipped + self.summary.failed
-        self._command.app.display.count(done, self.summary.rows, note)
+        self._command.app.display.count(note, done, self.summary.rows)
 
     def _close_summary(self) -> None:
         self.summary.seconds = round(time.monotonic() - self._began, 3)

@@ -98,13 +98,13 @@ _THEN = {
     "fish": "New shells load it.",
 }
 
-# bash cuts words at ':' and '=', and wants no more than the last piece back.
+# bash cuts words at ':', '=' and '@', and wants no more than the last piece back.
 _BASH = r"""# tinkex completion for bash
 _tinkex() {
     local line="${COMP_LINE:0:${COMP_POINT:-0}}" word kind="" whole kept="" breaks
     [[ -n "$line" ]] || line="${COMP_WORDS[*]:0:COMP_CWORD+1}"
     whole="${line##*[[:space:]]}"
-    breaks="${COMP_WORDBREAKS//[^:=]/}"
+    breaks="${COMP_WORDBREAKS//[^:=@]/}"
     [[ -z "$breaks" || "$whole" != *[$breaks]* ]] || kept="${whole%"${whole##*[$breaks]}"}"
     COMPREPLY=()
     while IFS= read -r word; do

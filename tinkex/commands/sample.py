@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import plain_text, printable
 from tinkex.commands.base import Command, Lister
+from tinkex.commands.names import checkpoint_path
 from tinkex.commands.save import add_model_options, check_model_options
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
@@ -58,7 +59,7 @@ class Sample(Lister):
         from tinkex.files import check_writable
         from tinkex.prompts import read_prompt
 
-        model_path, base_model = checked_model(parsed_args, "run")
+        model_path, base_model = checked_model(self, parsed_args, "run")
         if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
             raise UsageError("standard input can give the key or the prompt, not both")
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
@@ -143,17 +144,21 @@ class Sample(Lister):
         )
 
 
-def checked_model(parsed_args: argparse.Namespace, command: str) -> tuple[str | None, str | None]:
+def checked_model(
+    command: Command | Lister, parsed_args: argparse.Namespace, name: str
+) -> tuple[str | None, str | None]:
     """Return the checkpoint's path or the base model to sample; one of the two is ``None``.
 
     :raises UsageError: not exactly one is given, or it cannot be sampled.
     """
-    check_model_options(parsed_args, command)
+    check_model_options(parsed_args, name)
     if parsed_args.base_model:
         return None, parsed_args.base_model
     from tinkex.adapter import read_model_path
 
-    model = read_model_path(parsed_args.model_path)
+    model = read_model_path(
+        parsed_args.model_path, lambda short: checkpoint_path(command, short, kind="sampler")
+    )
     if not model.tinker_path:
         raise UsageError(
             f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "

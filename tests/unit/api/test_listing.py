@@ -358,3 +358,12 @@ def test_a_walk_tells_how_far_it_is():
     assert (len(walk), walk.first(), len(walk), walk.total) == (0, list(range(10)), 10, 30)
     assert list(walk) == list(range(30))
     assert len(walk) == 30
+
+
+@pytest.mark.parametrize("limit", [None, 20, 17])
+def test_a_server_that_gives_fewer_at_a_time_is_asked_more_often(limit):
+    def fetch(size, start):
+        return list(range(25))[start : start + min(size, 4)], 25
+
+    found = list(Walk(fetch, limit, 0, 10))
+    assert found == list(range(25))[:limit]
