@@ -4,6 +4,7 @@
 #   make test    lint, types, documentation, then every test
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
+#   make pictures  the terminal pictures of README and manual, from real output
 #   make bench   start-up and listing times against the official command line
 #   make clean   remove all that was made here
 #
@@ -37,7 +38,7 @@ VENV := .venv/bin/python
 # dropped at every installation, cannot be stale.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs man pytest bench clean
+.PHONY: help demo test lint types docs man pictures pytest bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -103,6 +104,9 @@ docs: .venv/.stamp
 man: .venv/.stamp
 	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b man doc/source doc/build/man
 	@echo "manual pages: doc/build/man (man -l doc/build/man/tinkex.1)"
+
+pictures: .venv/.stamp
+	@$(VENV) doc/pictures.py
 
 pytest: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

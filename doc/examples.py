@@ -317,6 +317,7 @@ def _results(steps: tuple[Step, ...], output: str) -> Iterator[Ran]:
 # ------------------------------------------------------------------------------ comparing
 
 _NORMAL = (
+    (r"\x1b\[[\d;]*m", ""),  # jq has colours on every terminal
     (r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:train:\d+|run-123", "<run>"),
     (r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "<time>"),
@@ -343,7 +344,7 @@ def normal(text: str, home: Path | str = "") -> str:
 def fault(ran: Ran, home: Path) -> str | None:
     """Return what is wrong with *ran*, or ``None``: its exit code, or other output than shown."""
     step, output = ran.step, normal(ran.output, home)
-    told = re.search(r"(?m)^Hint: |^Invalid option", step.shown)
+    told = re.search(r'(?m)^Hint: |^Invalid option|^\{"error": ', step.shown)
     if ran.code and not told:
         return f"line {step.line}: exit code {ran.code}: {step.shell}\n{ran.output}"
     if told and not ran.code:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import examples
+import pictures
 import pytest
 
 PAGES = examples.pages()
@@ -106,3 +108,23 @@ def test_commands_are_shown_in_blocks_that_are_run():
             at += len(line)
 
     assert escaped == []
+
+
+@pytest.mark.parametrize("picture", pictures.PICTURES)
+def test_a_picture_shows_what_the_program_prints(world: examples.World, picture: str):
+    shown = pictures.words((pictures.DIRECTORY / f"{picture}.svg").read_text("utf-8"))
+
+    printed = pictures.transcript(world, picture)
+
+    assert pictures.normal(shown) == pictures.normal(printed), "make pictures"
+
+
+def test_every_picture_is_shown_and_every_shown_one_is_there():
+    pages = [examples.ROOT / "README.md", *(examples.ROOT / "doc" / "source").rglob("*.rst")]
+    shown = {
+        (page.parent / path).resolve()
+        for page in pages
+        for path in re.findall(r"[\w./-]+\.svg", page.read_text("utf-8"))
+    }
+
+    assert shown == set(pictures.DIRECTORY.glob("*.svg"))
