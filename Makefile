@@ -2,6 +2,9 @@
 #
 #   make demo    the main job on the embedded local service, each command with its output
 #   make test    lint, types, documentation, then every test
+#   make test-faults   every command against every fault; make test runs a part of it
+#   make test-kills, test-load   commands killed 200 times; 64 clients on the local service
+#   make fuzz    every parser against many thousands of odd inputs
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
 #   make pictures  the terminal pictures of README and manual, from real output
@@ -38,7 +41,7 @@ VENV := .venv/bin/python
 # dropped at every installation, cannot be stale.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs man pictures pytest bench clean
+.PHONY: help demo test lint types docs man pictures pytest test-faults test-kills test-load fuzz bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -110,6 +113,25 @@ pictures: .venv/.stamp
 
 pytest: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The whole matrix of faults and commands; writes its table for the manual.
+test-faults: .venv/.stamp .venv-sdk/.stamp
+	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/faults --all-faults \
+	    --fault-table doc/source/explanation/faults.csv $(PYTEST_ARGS)
+
+# Every parser against inputs that nobody thought of; writes how many.
+FUZZ_EXAMPLES ?= 10000
+fuzz: .venv/.stamp
+	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/fuzz --fuzz-examples $(FUZZ_EXAMPLES) \
+	    --fuzz-table doc/source/explanation/fuzz.csv $(PYTEST_ARGS)
+
+# Sixty-four clients at once on the local service for a minute; writes their waits.
+test-load: .venv/.stamp
+	@$(CACHE) $(VENV) tests/load/serve.py --write doc/source/explanation/load.csv
+
+# Every command that writes, killed two hundred times at any moment.
+test-kills: .venv/.stamp
+	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load tests/faults/test_kills.py --kills 200 $(PYTEST_ARGS)
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md

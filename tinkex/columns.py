@@ -23,16 +23,25 @@ __all__ = [
 
 #: Table headings that are not simply the field name in words.
 HEADINGS = {
+    "api_key": "API key",
+    "api_key_command": "API key command",
+    "allow_http": "Allow http",
+    "base_url": "Base URL",
     "checkpoint_id": "Checkpoint",
     "checkpoint_type": "Type",
     "expires_at": "Expires",
+    "http_pool": "HTTP pool",
     "http_pools": "HTTP pools",
     "is_lora": "LoRA",
+    "key_id": "Key ID",
     "last_checkpoint": "Last checkpoint",
     "last_request_time": "Last request",
     "last_sampler_checkpoint": "Last sampler checkpoint",
+    "latency_ms": "Latency (ms)",
     "lora_rank": "LoRA rank",
     "model_owner": "Owner",
+    "org_urn": "Organization URN",
+    "project_id": "Project",
     "run_id": "Run",
     "size_bytes": "Size",
     "time": "Created",
@@ -41,6 +50,7 @@ HEADINGS = {
     "train_mlp": "Train MLP",
     "train_unembed": "Train unembedding",
     "training_run_id": "Run",
+    "user_urn": "User URN",
 }
 
 #: Columns whose values are copied and pasted: never wrapped, never cut.

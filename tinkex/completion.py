@@ -156,8 +156,10 @@ class _Line:
 
     def _values(self, action: Any, current: str, command: Any = None) -> Offer:
         """Return the values of the option or argument *action*."""
-        if action.dest == "profile":
+        if action.dest == "profile" or action.metavar == "<profile>":
             return Offer(_plain(_profiles()))
+        if action.metavar == "<key_name>":
+            return Offer(_plain(_stored_keys()))
         if action.dest == "http_pool":
             return Offer(_plain(ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)))
         if action.choices:
@@ -215,6 +217,15 @@ def _profiles() -> list[str]:
     from tinkex.settings import profile_names
 
     return profile_names()
+
+
+def _stored_keys() -> list[str]:
+    """Return the names of the stored keys; the id of one that has no name of its own."""
+    from tinkex.keystore import KeyStore
+
+    known = KeyStore().all()
+    names = [key.name for key in known]
+    return [key.name if key.name and names.count(key.name) == 1 else key.key_id for key in known]
 
 
 def _may_ask(settings: Settings) -> bool:

@@ -1,13 +1,11 @@
-"""Where an API key comes from when it is not written out: a file, a pipe, a command, the login."""
+"""Where an API key comes from when it is not written out: a file, a pipe, a command."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import TextIO
 
-from tinkex.exceptions import LocalError, SettingsError
+from tinkex.exceptions import LocalError, SettingsError, UsageError
 from tinkex.files import user_path
 
 #: Seconds a credential command may take.
@@ -35,6 +33,30 @@ def read_argument(argument: str, stdin: TextIO | None) -> str:
     if not text.strip():
         raise SettingsError(f"no API key in {source}")
     return text.strip()
+
+
+def ask(question: str) -> str:
+    """Return the key that a person types at the terminal, which does not show it.
+
+    :raises UsageError: nothing was typed, or the terminal cannot be kept from showing it.
+    """
+    import getpass
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            key = getpass.getpass(question).strip()
+    except getpass.GetPassWarning as error:
+        raise UsageError(
+            "this terminal cannot hide what is typed",
+            hint="Give the key on standard input: … | tinkex auth login --with-token",
+        ) from error
+    except EOFError:
+        key = ""
+    if not key:
+        raise UsageError("Cancelled: nothing was typed, nothing was changed.", whole_line=True)
+    return key
 
 
 def checked(key: str) -> str:
@@ -71,19 +93,6 @@ def from_command(command: str) -> str:
         what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
         raise SettingsError(f"the credential command {what}", hint=hint)
     return key
-
-
-def stored() -> tuple[str, str] | None:
-    """Return the default key of ``~/.tinker/credentials.json``, the official login's."""
-    import json
-
-    path = Path(os.path.expanduser("~"), ".tinker", "credentials.json")
-    try:
-        store = json.loads(path.read_text(encoding="utf-8"))
-        key = store["keys"][str(store["default"])]["key"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return (key, str(path)) if isinstance(key, str) and key else None
 
 
 def mask(secret: str) -> str:

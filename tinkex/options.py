@@ -231,7 +231,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 def _timeout(text: str) -> str:
     # Checked here so that the error names the option; converted by the settings.
-    from tinkex.settings import parse_duration
+    from tinkex.values import parse_duration
 
     try:
         parse_duration(text)

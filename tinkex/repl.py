@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from tinkex.exceptions import TinkexError, UsageError
 if TYPE_CHECKING:
     from tinkex.shell import TinkexApp
 
+_HELP = frozenset({"-h", "--help"})
 LEAVE = frozenset({"exit", "quit", "logout", ":q"})
 #: Exit codes after Ctrl-C, at a closed pipe, and at SIGTERM.
 INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
@@ -76,7 +78,7 @@ class Repl:
         return self._run_words(words)
 
     def _run_words(self, words: list[str]) -> int:
-        if words[:2] == ["profile", "use"]:
+        if words[:2] == ["profile", "use"] and not _HELP.intersection(words):
             return self._use_profile(words[2:])
         return self._app.run(words)
 
@@ -86,6 +88,9 @@ class Repl:
                 "'profile use' takes the name of one profile", hint="For example: profile use local"
             )
         self._app.use_profile(names[0])
+        self._app.status(
+            f"For this shell only; for new ones too: config set profile {shlex.quote(names[0])}"
+        )
         return 0
 
     # ------------------------------------------------------------------ where output goes

@@ -8,55 +8,30 @@ the environment.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import keys, plugins
+from tinkex import configfile, keys, keystore, plugins
 from tinkex.exceptions import PluginError, SettingsError
-from tinkex.files import user_path
+from tinkex.values import (
+    DEFAULT_BASE_URL,
+    DESCRIPTIONS,
+    ENVIRONMENT,
+    PROFILE_KEYS,
+    is_loopback,
+    parse,
+)
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["Settings"]
 
-#: The official service (https://tinker-docs.thinkingmachines.ai).
-DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = "default"
-#: Setting → environment variable.
-ENVIRONMENT = {
-    "profile": "TINKEX_PROFILE",
-    "api_key": "TINKER_API_KEY",
-    "api_key_command": "TINKER_CREDENTIAL_CMD",
-    "base_url": "TINKER_BASE_URL",
-    "http_pool": "TINKEX_HTTP_POOL",
-    "format": "TINKEX_FORMAT",
-    "project_id": "TINKER_PROJECT_ID",
-    "tags": "TINKER_TAGS",
-}
-CONFIG_VARIABLE = "TINKEX_CONFIG"
-
-#: What a profile may say.
-PROFILE_KEYS = frozenset(
-    {
-        "api_key",
-        "api_key_command",
-        "base_url",
-        "timeout",
-        "http_pool",
-        "format",
-        "project_id",
-        "tags",
-        "allow_http",
-    }
-)
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
+#: How the origin of a value begins that a profile has set.
+PROFILE_ORIGIN = "profile "
 
 
 @dataclass(frozen=True)
@@ -103,13 +78,17 @@ class Settings:
         if not key and self.api_key_command:
             key = keys.from_command(self.api_key_command)
         if not key:
-            raise SettingsError(
-                "Missing --api-key",
-                hint="Set TINKER_API_KEY, or try without an account: --profile local "
-                "(pip install tinkex-local).",
-            )
+            raise SettingsError("Missing --api-key", hint=self._how_to_get_a_key())
         self._refuse_plain_http()
         return keys.checked(key)
+
+    def _how_to_get_a_key(self) -> str:
+        if is_of_profile(self.base_url, self.origins.get("base_url")):
+            return f"Give the profile one: tinkex --profile {self.profile} auth login."
+        return (
+            "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
+            "--profile local (pip install tinkex-local)."
+        )
 
     def _refuse_plain_http(self) -> None:
         if self.allow_http or not self.base_url.startswith("http://"):
@@ -145,12 +124,12 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    config = _read_config(config_path(environ))
+    config = configfile.read(configfile.config_path(environ))
     profile, by_flag = _choose_profile(flags, environ, config)
     layers = [_from_flags(flags, stdin)]
     named = [_from_profile(profile, config)] if profile else []
     layers += [*named, _from_environ(environ)] if by_flag else [_from_environ(environ), *named]
-    values, origins = _merge(layers, keys.stored)
+    values, origins = _merge(layers)
     if profile:
         values["profile"] = profile
         origins["profile"] = _profile_origin(flags, environ)
@@ -166,7 +145,7 @@ def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = 
     """
     environ = os.environ if environ is None else environ
     flags = {"profile": flag} if flag else {}
-    return _choose_profile(flags, environ, _read_config(config_path(environ)))[0]
+    return _choose_profile(flags, environ, configfile.read(configfile.config_path(environ)))[0]
 
 
 def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -174,50 +153,13 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    profiles = _read_config(config_path(environ)).get("profiles") or {}
-    return sorted({*map(str, profiles), *_pools_with_profile()})
+    config = configfile.read(configfile.config_path(environ))
+    return sorted({*configfile.profiles_in(config), *pools_with_profile()})
 
 
-def _pools_with_profile() -> set[str]:
+def pools_with_profile() -> set[str]:
+    """Return the names of the HTTP pools, each of which is a profile without being written."""
     return {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} - {DEFAULT_POOL}
-
-
-def config_path(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the path of the configuration file, which need not exist."""
-    environ = os.environ if environ is None else environ
-    if environ.get(CONFIG_VARIABLE):
-        return user_path(environ[CONFIG_VARIABLE])
-    base = environ.get("XDG_CONFIG_HOME")
-    # Unlike Path.home(), expanduser() does not fail for a user without a home.
-    return Path(base or os.path.expanduser("~/.config"), "tinkex", "config.yaml")
-
-
-def parse_duration(text: str | int | float) -> float:
-    """Return the seconds that *text* means: ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
-
-    :raises SettingsError: not a duration, or not more than zero.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(text).strip(), re.ASCII)
-    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if seconds <= 0 or seconds > 30 * 86400:
-        raise SettingsError(
-            f"not a timeout: {str(text)[:40]!r}",
-            hint="Give milliseconds (60000) or a unit (500ms, 30s, 2m), up to 30 days.",
-        )
-    return seconds
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether *url* names this machine."""
-    from urllib.parse import urlsplit
-
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -245,7 +187,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Layer:
 
 
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    profiles = {str(key): value for key, value in (config.get("profiles") or {}).items()}
+    profiles = configfile.profiles_in(config)
     values = profiles[name] or {} if name in profiles else _implied_profile(name, profiles)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
@@ -255,12 +197,12 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
                 f"profile {name!r} has an unknown setting {str(key)!r}",
                 hint="Known: " + ", ".join(sorted(PROFILE_KEYS)) + ".",
             )
-    return _Layer(values, lambda _: f"profile {name}")
+    return _Layer(values, lambda _: f"{PROFILE_ORIGIN}{name}")
 
 
 def _implied_profile(name: str, profiles: Mapping[str, Any]) -> Mapping[str, Any]:
     # Installing tinkex-local is enough for `--profile local`.
-    pools = _pools_with_profile()
+    pools = pools_with_profile()
     if name in pools:
         return {"http_pool": name}
     hint = "Known: " + (", ".join(sorted({*map(str, profiles), *pools})) or "none") + "."
@@ -284,12 +226,10 @@ def _profile_origin(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str
     if flags.get("profile"):
         return "--profile"
     variable = ENVIRONMENT["profile"]
-    return variable if environ.get(variable) else str(config_path(environ))
+    return variable if environ.get(variable) else str(configfile.config_path(environ))
 
 
-def _merge(
-    layers: list[_Layer], stored_key: Callable[[], tuple[str, str] | None]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
@@ -303,10 +243,21 @@ def _merge(
             values[name] = _parse(name, value, layer.origin(name))
             origins[name] = layer.origin(name)
     if not ("api_key" in values or "api_key_command" in values):
-        stored = stored_key()
+        url = values.get("base_url", DEFAULT_BASE_URL)
+        store = keystore.KeyStore()
+        own = is_of_profile(url, origins.get("base_url"))
+        stored = store.for_address(url, only_its_own=own)
         if stored:
-            values["api_key"], origins["api_key"] = stored
+            values["api_key"], origins["api_key"] = stored.key, str(store.path)
     return values, origins
+
+
+def is_of_profile(base_url: str, origin: str | None) -> bool:
+    """Tell whether a profile says that the service is another than the official one.
+
+    A key of the official service is never sent there by itself.
+    """
+    return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
 
 
 def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_Layer]) -> None:
@@ -327,105 +278,14 @@ def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_L
 
 def _parse(name: str, value: Any, origin: str) -> Any:
     try:
-        return _PARSERS[name](value)
+        return parse(name, value)
     except SettingsError as error:
         raise SettingsError(f"{error} (from {origin})", hint=error.hint) from error
 
 
-def _parse_url(value: Any) -> str:
-    from urllib.parse import urlsplit
-
-    text = str(value).strip().rstrip("/")
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-        valid = valid and parts.port != 0 and not (parts.query or parts.fragment)
-    except ValueError:
-        valid = False
-    if not valid or any(c.isspace() for c in text):
-        raise SettingsError(
-            f"not a base URL: {text[:80]!r}", hint="It looks like https://host/path."
-        )
-    if parts.username or parts.password:
-        raise SettingsError("the base URL must not hold a user name or password")
-    return text
-
-
-def _parse_tags(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (str, list)):
-        raise SettingsError("tags must be a list or a text with commas")
-    parts = value.split(",") if isinstance(value, str) else value
-    return tuple(tag for part in parts if (tag := str(part).strip()))
-
-
-def _parse_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise SettingsError(f"neither true nor false: {value!r}")
-
-
-def _parse_text(value: Any) -> str:
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value).strip()
-    # The value is not repeated: it may be a key in the wrong place.
-    raise SettingsError(f"a text is wanted here, not a {type(value).__name__}")
-
-
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "api_key": _parse_text,
-    "api_key_command": _parse_text,
-    "base_url": _parse_url,
-    "timeout": parse_duration,
-    "http_pool": _parse_text,
-    "format": _parse_text,
-    "project_id": _parse_text,
-    "tags": _parse_tags,
-    "allow_http": _parse_bool,
-}
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {_reason(error)}") from error
-    import yaml
-
-    try:
-        config = yaml.safe_load(text)
-    except (ValueError, RecursionError) as error:  # dates out of range, endless nesting
-        raise SettingsError(f"{path} is not valid YAML") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path} is not valid YAML{where}") from error
-    if config is None:
-        return {}
-    if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
-        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'")
-    return config
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "not UTF-8 text"
-
-
 def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Yield ``(name, value, origin)`` of every setting, secrets masked."""
-    for name in (
-        "profile",
-        "base_url",
-        "api_key",
-        "api_key_command",
-        "timeout",
-        "http_pool",
-        "format",
-        "project_id",
-        "tags",
-        "allow_http",
-    ):
+    for name in DESCRIPTIONS:
         value = getattr(settings, name)
         if name == "api_key" and value:
             value = keys.mask(value)

@@ -116,10 +116,13 @@ class TinkexApp(cliff.app.App):
 
     @property
     def client(self) -> ServiceClient:
-        """The service; one client, and so one pool of connections, for each set of settings."""
+        """The service, with the settings of the command line being run."""
+        return self.client_for(self.settings)
+
+    def client_for(self, settings: Settings) -> ServiceClient:
+        """Return the client, and so the pool of connections, for one set of settings."""
         from tinkex.api import ServiceClient
 
-        settings = self.settings
         if settings not in self._clients:
             self._clients[settings] = ServiceClient(settings, on_wait=self._on_wait)
         self.display.expect("the service")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tinkex.api
-from tinkex import exceptions, plugins, settings, shell
+from tinkex import configfile, exceptions, plugins, settings, shell, values
 from tinkex.exceptions import TinkexError
 from tinkex.shell import TinkexApp
 
@@ -92,12 +92,12 @@ def test_every_global_option_is_described_with_the_settings(app: TinkexApp):
 def test_every_setting_is_described():
     text = source("settings")
     names = [
-        *settings.ENVIRONMENT.values(),
-        settings.CONFIG_VARIABLE,
+        *values.ENVIRONMENT.values(),
+        configfile.CONFIG_VARIABLE,
         plugins.ONLY,
         "TINKEX_LOCAL_HOME",
-        *settings.PROFILE_KEYS,
-        settings.DEFAULT_BASE_URL,
+        *values.PROFILE_KEYS,
+        values.DEFAULT_BASE_URL,
         f"{settings.DEFAULT_TIMEOUT * 1000:.0f}",
     ]
 

@@ -20,7 +20,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: those before it. The first is imported by all and imports nothing of ours.
 LAYERS = (
     {"exceptions", "__init__"},
-    {"plugins", "files", "keys", "settings", "version", "_commit", "_build"},
+    {
+        "plugins",
+        "files",
+        "private",
+        "keys",
+        "keystore",
+        "values",
+        "yamledit",
+        "configfile",
+        "settings",
+        "version",
+        "_commit",
+        "_build",
+    },
     {"api"},
     {
         "columns",
@@ -30,6 +43,7 @@ LAYERS = (
         "progress",
         "skeleton",
         "lines",
+        "login",
         "logs",
         "remembered",
         "reports",

@@ -28,6 +28,8 @@ COMMANDS = {
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],
+    "Auth status": ["auth", "status"],
+    "Auth whoami": ["auth", "whoami"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 
@@ -219,6 +221,11 @@ LOCAL = [
     ["local", "info"],
     ["local", "model", "list"],
     ["plugin", "list"],
+    ["auth", "status"],
+    ["auth", "list", "-f", "json"],
+    ["config", "list"],
+    ["config", "set", "timeout", "60s"],
+    ["profile", "list"],
     ["complete"],
 ]
 

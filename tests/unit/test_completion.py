@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import FakePlugins
 from tinkex import completion
 from tinkex.remembered import Remembered
-from tinkex.settings import DEFAULT_BASE_URL
 from tinkex.shell import TinkexApp
 from tinkex.testing import invoke
+from tinkex.values import DEFAULT_BASE_URL
 
 
 def offered(line: str) -> tuple[list[str], str]:
@@ -167,7 +167,7 @@ def test_inside_the_shell(config):
     app = TinkexApp()
     app.interactive_mode = True
     assert "exit" in dict(completion.offer(app, [], "e").values)
-    assert dict(completion.offer(app, ["profile"], "").values) == {"use": ""}
+    assert "use" in dict(completion.offer(app, ["profile"], "").values)
     assert "work" in dict(completion.offer(app, ["profile", "use"], "").values)
     assert "local-nope" not in dict(completion.offer(app, ["profile", "use"], "").values)
 
@@ -183,3 +183,23 @@ def test_python_does_not_remember_names_for_shells(home: Path):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     (file,) = (home / ".cache" / "tinkex" / "completion").glob("*.json")
     assert list(json.loads(file.read_text())["runs"]) == ["a", ""]
+
+
+def test_names_of_keys_profiles_and_settings_are_offered(home, config):
+    config("profiles: {work: {}, skyrl: {}}")
+    store = home / ".tinker" / "credentials.json"
+    store.parent.mkdir()
+    records = {
+        "7": {"key": "tml-a-0123456789", "name": "laptop"},
+        "8": {"key": "tml-b-0123456789", "name": "twice"},
+        "9": {"key": "tml-c-0123456789", "name": "twice"},
+    }
+    store.write_text(json.dumps({"version": 1, "default": "7", "keys": records}))
+
+    def offered(*words: str) -> list[str]:
+        return [value for value, _ in completion.offer(TinkexApp(), words, "").values]
+
+    assert offered("auth", "switch") == offered("auth", "logout") == ["laptop", "8", "9"]
+    assert {"work", "skyrl"} <= set(offered("profile", "remove"))
+    assert {"base_url", "allow_http"} <= set(offered("config", "set"))
+    assert offered("profile", "add", "x", "--server") == ["official", "skyrl", "tuft"]

@@ -119,7 +119,7 @@ def test_a_plugin_that_exits_ends_its_command_only(fake_plugins: FakePlugins):
 
 def test_help_tells_what_only_the_shell_has():
     assert "profile use <name>" in script("help\n").stdout
-    assert "profile use" not in invoke(["help"]).stdout
+    assert "profile use <name>" not in invoke(["help"]).stdout
 
 
 def test_history_is_for_its_owner_and_without_secrets(tmp_path: Path):

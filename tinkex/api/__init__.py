@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
     from tinkex.api.waiting import Wait
 
 __all__ = [
+    "ApiKey",
+    "Auth",
     "Checkpoint",
     "CheckpointInfo",
     "Checkpoints",
     "Download",
+    "Identity",
+    "KeyCheck",
     "Model",
     "Models",
     "Page",
@@ -57,10 +62,14 @@ __all__ = [
 ]
 
 _HOME = {
+    "ApiKey": "auth",
+    "Auth": "auth",
     "Checkpoint": "checkpoints",
     "CheckpointInfo": "checkpoints",
     "Checkpoints": "checkpoints",
     "Download": "download",
+    "Identity": "auth",
+    "KeyCheck": "auth",
     "Model": "models",
     "Models": "models",
     "Page": "paging",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import http.client
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any, cast
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError
+
+from tinkex.api.parallel import aside
+from tinkex.settings import is_loopback
 
 if TYPE_CHECKING:
     import socket
@@ -121,9 +125,29 @@ class _Response(http.client.HTTPResponse):
 class _Connection(HTTPConnection):
     response_class = _Response
 
+    def _new_conn(self) -> socket.socket:
+        return _looked_up(self, super()._new_conn)
+
 
 class _SecureConnection(HTTPSConnection):
     response_class = _Response
+
+    def _new_conn(self) -> socket.socket:
+        return _looked_up(self, super()._new_conn)
+
+
+def _looked_up(connection: HTTPConnection, connect: Callable[[], socket.socket]) -> socket.socket:
+    """Connect, also where looking up the host's name takes for ever.
+
+    The system's resolver knows no time limit, and keeps Ctrl-C from being heard.
+    """
+    limit = _current.get()
+    if limit is None or is_loopback(f"//{connection.host}"):
+        return connect()
+    try:
+        return aside(connect, limit.left())
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, f"{connection.host} cannot be reached") from error
 
 
 class _Pool(HTTPConnectionPool):

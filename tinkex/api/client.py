@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
+from tinkex.api.auth import Auth
 from tinkex.api.checkpoints import Checkpoints
 from tinkex.api.lineage import lineage_of
 from tinkex.api.models import Models, list_models
@@ -40,6 +41,7 @@ class ServiceClient:
     :ivar runs: see :class:`~tinkex.api.Runs`.
     :ivar models: see :class:`~tinkex.api.Models`.
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
+    :ivar auth: see :class:`~tinkex.api.Auth`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ServiceClient:
         self.checkpoints = Checkpoints(self._transport, self.sessions)
         self.runs = Runs(self._transport)
         self.models = Models(self._transport)
+        self.auth = Auth(self._transport)
 
     def __enter__(self) -> ServiceClient:
         return self

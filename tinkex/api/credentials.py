@@ -12,7 +12,8 @@ from requests.auth import AuthBase
 from tinkex.settings import Settings
 
 HEADER = "X-API-Key"
-_JWT_PREFIX = "eyJ"
+#: How every JSON Web Token begins.
+JWT_PREFIX = "eyJ"
 #: What is shown in place of a credential.
 HIDDEN = "…"
 #: Characters from which on a credential is hidden: shorter ones are words, or parts of them.
@@ -67,7 +68,7 @@ class KeyAuth(AuthBase):
                 self._remember(self._key)
                 self._token = None
                 return True
-            if key.startswith(_JWT_PREFIX) or (self._token and not invalid_token):
+            if key.startswith(JWT_PREFIX) or (self._token and not invalid_token):
                 return False
             self._token = exchange(key)
             self._remember(self._token)

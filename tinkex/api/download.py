@@ -29,7 +29,7 @@ from tinkex.exceptions import (
     NotOffered,
     TinkexError,
 )
-from tinkex.settings import is_loopback
+from tinkex.values import is_loopback
 
 if TYPE_CHECKING:
     from tinkex.api.answers import Answer

@@ -146,7 +146,7 @@ class _Poll:
         if value.get("status") == "pending" and "result" not in value:
             self._tell_queue(value)
             return None
-        if value.get("error"):
+        if value.get("error") is not None:  # also where it says nothing
             raise _operation_failed(value, answer, self._transport.auth.hidden)
         if value.get("status") == "completed" and isinstance(value.get("result"), dict):
             wrapped: dict[str, Any] = value["result"]
@@ -184,7 +184,9 @@ def _operation_failed(
 ) -> OperationFailed:
     category: Category = "user" if value.get("category") == "user" else "server"
     words = detail_of({"error": value["error"]})
-    error = OperationFailed(hidden(words) or "the operation failed", category=category)
+    error = OperationFailed(
+        hidden(words) or "the operation failed, and the service does not say why", category=category
+    )
     error.request_id = answer.request_id
     return error
 

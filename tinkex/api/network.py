@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from tinkex.exceptions import SettingsError
-from tinkex.settings import is_loopback
+from tinkex.values import is_loopback
 
 #: First one set wins; the first two are those of requests, the others those of OpenSSL.
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -119,7 +119,11 @@ class SamplingClient:
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
-        return SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
+        response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
+        # Protobuf that was cut between two fields reads as if it were whole.
+        if len(response.sequences) < num_samples:
+            reading.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
+        return response
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):

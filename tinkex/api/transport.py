@@ -20,7 +20,7 @@ from tinkex.api import answers, failures, network
 from tinkex.api.addresses import joined
 from tinkex.api.answers import Answer
 from tinkex.api.bounded import BoundedAdapter, limited
-from tinkex.api.credentials import KeyAuth, RawKey
+from tinkex.api.credentials import JWT_PREFIX, KeyAuth, RawKey
 from tinkex.api.retrying import REPEATABLE, Retrying
 from tinkex.api.waiting import Deadline, OnWait, Wait
 from tinkex.exceptions import (
@@ -239,6 +239,19 @@ class Transport:
         if isinstance(ours, TimedOut) and not deadline.allows(0.05):
             return deadline.timed_out()  # it waited for all the time there was
         return NoAnswer(ours, error)
+
+    def token(self, deadline: Deadline) -> str | None:
+        """Return the token that the service has for the key, or ``None`` where it has none.
+
+        :raises TransportError: there was no usable answer in time.
+        """
+        key = self.auth.current
+        if key is None or key.startswith(JWT_PREFIX):
+            return key
+        try:
+            return self._token(key, deadline)
+        except NoAnswer as failure:
+            raise failure.error from failure
 
     def _token(self, key: str, deadline: Deadline) -> str | None:
         """Exchange *key* for a token, or return ``None`` where the service has none to give."""

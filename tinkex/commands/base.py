@@ -154,6 +154,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     #: It does something (saves, deletes, …): its default format is plain everywhere.
     acts: ClassVar[bool] = False
+    #: It mends settings, and so runs also where they have a fault.
+    mends: ClassVar[bool] = False
 
     @property
     def formatter_default(self) -> str:
@@ -220,7 +222,12 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                     hint="It has: " + ", ".join(sorted(offered)) + ".",
                 )
             return str(before_command)
-        wanted = self.settings.format
+        try:
+            wanted = self.settings.format
+        except SettingsError:
+            if not self.mends:
+                raise
+            return self.formatter_default
         if wanted in offered:
             return str(wanted)
         if wanted and not Formatters.known(wanted):

@@ -11,7 +11,7 @@ from tinkex.options import print_paged, unknown_command
 
 _IN_SHELL = """
 in this shell:
-  profile use <name>    use another profile from here on
+  profile use <name>    use another profile from here on, in this shell
   <command> | less      hand the output to a command of the system
   <command> > <file>    write the output to a file; >> appends
   exit                  leave; so does Ctrl-D

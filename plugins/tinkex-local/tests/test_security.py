@@ -108,3 +108,45 @@ def test_a_web_page_cannot_use_the_service_through_a_browser(client, client_of):
     for host in ("rebound.example:8000", "127.0.0.1.example", "example"):
         assert guarded.get("healthz", host=host).status == 403
     assert guarded.get("healthz", host="localhost", origin="http://page.example").status == 403
+
+
+def test_a_key_is_described_and_exchanged_for_a_token(locked):
+    assert locked.get("auth/apikey/me").status == 401
+    described = locked.get("auth/apikey/me", x_api_key="tml-right").json
+    assert described["key_id"] == 1
+    assert described["details"]["org_details"] == {"name": "tinkex-local"}
+    assert locked.post("client/config", x_api_key="tml-right").json == {"pjwt_auth_enabled": True}
+    token = locked.post("auth/token", x_api_key="tml-right").json["jwt"]
+    assert token.count(".") == 2
+    assert "tml-right" not in token
+    assert locked.get("checkpoints", x_api_key=token).status == 200
+
+
+@pytest.mark.parametrize("spoilt", ["x", "", ".", "..", "eyJ.eyJ.x", "e.\xfc.x"])
+def test_a_token_of_somebody_else_is_refused(locked, spoilt):
+    token = locked.post("auth/token", x_api_key="tml-right").json["jwt"]
+    assert locked.get("checkpoints", x_api_key=spoilt).status == 401
+    head, _, signature = token.rpartition(".")
+    assert locked.get("checkpoints", x_api_key=f"{head}A.{signature}").status == 401
+
+
+def test_an_expired_token_is_told_so_that_a_client_gets_another(home, client_of, clock):
+    app = create_app(home, api_key="tml-right", clock=clock)
+    client = client_of(app)
+    token = client.post("auth/token", x_api_key="tml-right").json["jwt"]
+    clock.now += 3601
+    answer = client.get("checkpoints", x_api_key=token)
+    assert answer.status == 401
+    assert 'error="invalid_token"' in answer.headers["Www-Authenticate"]
+    app.close()
+
+
+def test_the_only_key_cannot_be_revoked(locked):
+    assert locked.request("DELETE", "auth/apikey/me", x_api_key="tml-right").status == 403
+    assert locked.get("checkpoints", x_api_key="tml-right").status == 200
+
+
+def test_without_a_key_there_is_nothing_to_tell_about_keys(client):
+    assert client.post("client/config").json == {"pjwt_auth_enabled": False}
+    assert client.get("auth/apikey/me", x_api_key="tml-any").status == 404
+    assert client.post("auth/token", x_api_key="tml-any").status == 404

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import sqlite3
 import time
 import uuid
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex_local import checkpoints, operations
+from tinkex_local.access import Access
 from tinkex_local.engines import DEFAULT
 from tinkex_local.modelfiles import ModelError
+from tinkex_local.problems import Problem
 from tinkex_local.runner import Runner
 from tinkex_local.service import Service
 from tinkex_local.web import PREFIX, shelf, wire, work
@@ -34,8 +35,8 @@ class App:
 
     def __init__(self, service: Service, runner: Runner, api_key: str | None) -> None:
         self.service = service
-        self._api_key = api_key
-        self._routes = _routes(service, runner)
+        self._access = Access(api_key, service.clock)
+        self._routes = _routes(service, runner, self._access)
         self._tidied = float("-inf")
         self._tidy()
 
@@ -69,13 +70,11 @@ class App:
     def _check_key(self, environ: WSGIEnvironment) -> None:
         # Noted here, told by the routes, which know how to answer.
         path = environ.get("PATH_INFO", "")
-        if self._api_key is None or path == _OPEN or path.startswith(f"{PREFIX}/{shelf.SIGNED}/"):
+        if path == _OPEN or path.startswith(f"{PREFIX}/{shelf.SIGNED}/"):
             return
-        given = environ.get("HTTP_X_API_KEY")
-        if given is None:
-            environ[wire.REFUSAL] = "Missing API key"
-        elif not hmac.compare_digest(given.encode("latin-1"), self._api_key.encode()):
-            environ[wire.REFUSAL] = "Invalid API key"
+        refusal = self._access.refusal(environ.get("HTTP_X_API_KEY"))
+        if refusal is not None:
+            environ[wire.REFUSAL] = refusal
 
 
 def create_app(
@@ -98,9 +97,10 @@ def create_app(
     return App(service, Runner(service, engine), api_key)
 
 
-def _routes(service: Service, runner: Runner) -> wire.Routes:
+def _routes(service: Service, runner: Runner, access: Access) -> wire.Routes:
     routes = wire.Routes(PREFIX)
     _add_basics(routes, service)
+    _add_access(routes, access)
     work.add(routes, service, runner)
     shelf.add(routes, service)
     return routes
@@ -110,10 +110,6 @@ def _add_basics(app: wire.Routes, service: Service) -> None:
     @app.get("healthz")
     def healthz() -> Any:
         return {"status": "ok"}
-
-    @app.post("client/config")
-    def client_config() -> Any:
-        return {"pjwt_auth_enabled": False}
 
     @app.post("telemetry")
     def telemetry() -> Any:
@@ -136,3 +132,24 @@ def _add_basics(app: wire.Routes, service: Service) -> None:
                 }
             )
         return {"supported_models": models}
+
+
+def _add_access(app: wire.Routes, access: Access) -> None:
+    @app.post("client/config")
+    def client_config() -> Any:
+        return {"pjwt_auth_enabled": not access.is_open}
+
+    if access.is_open:  # without keys there is nothing to tell about them
+        return
+
+    @app.post("auth/token")
+    def token() -> Any:
+        return {"jwt": access.token()}
+
+    @app.get("auth/apikey/me")
+    def apikey_me() -> Any:
+        return access.describe()
+
+    @app.delete("auth/apikey/me")
+    def revoke() -> Any:
+        raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import bottle
 
 from tinkex_local import bodies
+from tinkex_local.access import EXPIRED
 from tinkex_local.problems import Problem
 
 if TYPE_CHECKING:
@@ -188,7 +189,10 @@ def _on_error(error: Any) -> Any:
 def _refuse() -> None:
     refusal = bottle.request.environ.get(REFUSAL)
     if refusal:
-        raise problem(Problem(401, refusal))
+        response = problem(Problem(401, refusal))
+        if refusal == EXPIRED:
+            response.set_header("WWW-Authenticate", 'Bearer error="invalid_token"')
+        raise response
 
 
 def _number(query: dict[str, str], name: str, default: int, largest: int) -> int:

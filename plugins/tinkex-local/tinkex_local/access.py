@@ -1,0 +1,90 @@
+"""Who may use the service: whoever has the key of ``local serve --api-key``, or a token for it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from typing import Any
+
+#: Seconds that a token works.
+LIFETIME = 3600
+#: The refusal that a client may answer with a new token and the same request.
+EXPIRED = "The token has expired"
+#: The one key that there is, as the protocol describes keys.
+KEY_ID = 1
+EMAIL = "local@localhost"
+ORGANIZATION = "tinkex-local"
+
+_HEADER = {"alg": "HS256", "typ": "JWT"}
+
+
+class Access:
+    """Compares keys, and makes and checks tokens.
+
+    :param api_key: what clients must send; ``None`` lets everybody in.
+    :param clock: the present in seconds since the epoch.
+    """
+
+    def __init__(self, api_key: str | None, clock: Callable[[], float]) -> None:
+        self._key = None if api_key is None else api_key.encode()
+        self._clock = clock
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody is let in."""
+        return self._key is None
+
+    def refusal(self, given: str | None) -> str | None:
+        """Return why a request with the credential *given* is refused, or ``None``."""
+        if self._key is None:
+            return None
+        if given is None:
+            return "Missing API key"
+        if self._is_key(given):
+            return None
+        return self._fault_of_token(given)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``auth/apikey/me`` tells."""
+        details = {"org_details": {"name": ORGANIZATION}, "user_details": {"email": EMAIL}}
+        return {"key_id": KEY_ID, "name": "local", "note": "local serve --api-key"} | {
+            "details": details
+        }
+
+    def token(self) -> str:
+        """Return a token that is worth as much as the key, for a while."""
+        now = int(self._clock())
+        claims = {
+            "sub": "tml:user:local",
+            "org_id": ORGANIZATION,
+            "email": EMAIL,
+            "iat": now,
+            "exp": now + LIFETIME,
+        }
+        signed = f"{_encoded(json.dumps(_HEADER).encode())}.{_encoded(json.dumps(claims).encode())}"
+        return f"{signed}.{self._signature(signed)}"
+
+    def _is_key(self, given: str) -> bool:
+        # Headers come as latin-1.
+        return hmac.compare_digest(given.encode("latin-1"), self._key or b"")
+
+    def _fault_of_token(self, given: str) -> str | None:
+        signed, _, signature = given.rpartition(".")
+        expected = self._signature(signed)
+        if not hmac.compare_digest(signature.encode("latin-1"), expected.encode()):
+            return "Invalid API key"
+        payload = signed.partition(".")[2]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return None if self._clock() < claims["exp"] else EXPIRED
+
+    def _signature(self, signed: str) -> str:
+        # From the key itself, so that a token outlives a restart of the service.
+        secret = hashlib.sha256(b"tinkex-local token\n" + (self._key or b"")).digest()
+        return _encoded(hmac.new(secret, signed.encode("latin-1"), hashlib.sha256).digest())
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -1,0 +1,65 @@
+"""The table of faults and commands in the manual, written from what the tests found."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.faults.server import FAULTS
+
+OUTCOMES = ("told", "recovers", "succeeds")
+#: Names of the properties that a test of the matrix records.
+FAULT, COMMAND, OUTCOME = "fault", "fault-command", "fault-outcome"
+
+
+class Recorder:
+    """Collects what the tests of the matrix recorded, and writes it when they are over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cells: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        known = dict(report.user_properties)
+        if report.when != "call" or FAULT not in known:
+            return
+        outcome = known.get(OUTCOME, "") if report.passed else "FAILED"
+        self._cells[str(known[FAULT])][str(known[COMMAND])][str(outcome)] += 1
+
+    def pytest_sessionfinish(self) -> None:
+        if not self._cells:
+            return
+        with self._path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["Fault", "Told", "Recovers", "Succeeds"])
+            for fault in sorted(self._cells, key=_place):
+                writer.writerow([fault, *_row(self._cells[fault])])
+
+
+def _row(commands: dict[str, Counter[str]]) -> list[str]:
+    """Return how many commands told the fault, and which did not need to."""
+    failed = [name for name, outcomes in commands.items() if "FAILED" in outcomes]
+    if failed:
+        return [f"FAILED: {', '.join(failed)}", "", ""]
+    with_outcome = {
+        outcome: sorted(name for name, found in commands.items() if outcome in found)
+        for outcome in OUTCOMES
+    }
+    told = len(with_outcome["told"])
+    recovered = len(with_outcome["recovers"])
+    return [
+        str(told) if told else "",
+        str(recovered) if recovered else "",
+        ", ".join(with_outcome["succeeds"]),
+    ]
+
+
+def _place(fault: str) -> tuple[int, str]:
+    """Connections first, statuses last, the others in the order in which the server has them."""
+    if fault.startswith("status "):
+        return 1000, fault
+    names = list(FAULTS)
+    return (names.index(fault), "") if fault in names else (-1, fault)

@@ -1,0 +1,221 @@
+"""Commands that are killed, interrupted or ended at any moment: what was there stays readable.
+
+``--kills N`` says how often each is killed; every moment is drawn anew, from a seed that is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import KEY, MODEL
+from tinkex.testing import invoke
+
+PROGRAM = Path(sys.executable).parent / "tinkex"
+
+
+@dataclass
+class Place:
+    """Where a victim works: its directory, the service, and a checkpoint on it."""
+
+    directory: Path
+    url: str
+    path: str
+
+    def words(self, *argv: str) -> list[str]:
+        values = {"{path}": self.path, "{model}": MODEL}
+        return [str(PROGRAM), *(values.get(word, word) for word in argv)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        home = str(self.directory)
+        return {
+            **os.environ,
+            "HOME": home,
+            "XDG_CONFIG_HOME": f"{home}/config",
+            "TINKEX_LOCAL_HOME": home,
+            "TINKER_BASE_URL": self.url,
+            "TINKER_API_KEY": KEY,
+        }
+
+
+def saved_metadata(place: Place) -> None:
+    """The metadata is that of before or that of after."""
+    file = place.directory / "saved.json"
+    if file.exists():
+        metadata = json.loads(file.read_text())
+        assert metadata == {"old": True} or metadata["weights_path"].startswith("tinker://")
+
+
+def downloaded(place: Place) -> None:
+    """The directory is not there, that of before, or whole."""
+    directory = place.directory / "adapter"
+    names = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if names and names != {"old"}:
+        assert {"adapter_model.safetensors", "adapter_config.json", "tinkex.lock.json"} <= names
+        lock = json.loads((directory / "tinkex.lock.json").read_text())
+        assert lock["tinker_path"] == place.path
+        json.loads((directory / "adapter_config.json").read_text())
+
+
+def keep_old_metadata(place: Place) -> None:
+    (place.directory / "saved.json").write_text('{"old": true}')
+
+
+def keep_old_adapter(place: Place) -> None:
+    (place.directory / "adapter").mkdir()
+    (place.directory / "adapter" / "old").touch()
+
+
+def nothing(place: Place) -> None:
+    """There is nothing to prepare."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A command that is killed.
+
+    :ivar before: prepares its directory.
+    :ivar check: raises if what is there afterwards is neither the state before nor that after.
+    """
+
+    argv: tuple[str, ...]
+    check: Callable[[Place], None]
+    before: Callable[[Place], None] = nothing
+    #: What it writes and will not write over.
+    once: str = ""
+
+
+VICTIMS = {
+    "save": Victim(
+        ("checkpoint", "--base-model", "{model}", "--rank", "2", "--output", "saved.json"),
+        saved_metadata,
+        keep_old_metadata,
+    ),
+    "download": Victim(("checkpoint", "download", "{path}", "--output", "adapter"), downloaded),
+    "download over another": Victim(
+        ("checkpoint", "download", "{path}", "--output", "adapter", "--force"),
+        downloaded,
+        keep_old_adapter,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(service, tmp_path_factory) -> str:
+    """Save a checkpoint on the service, once."""
+    output = tmp_path_factory.mktemp("kills") / "saved.json"
+    done = invoke(
+        [
+            *("checkpoint", "--base-model", MODEL, "--rank", "8", "--output", str(output)),
+            *("--base-url", service.url, "--api-key", KEY),
+        ]
+    )
+    assert done.exit_code == 0, done.stderr
+    return str(json.loads(output.read_text())["weights_path"])
+
+
+@pytest.fixture
+def places(service, checkpoint, tmp_path) -> Iterator[Callable[[Victim], Place]]:
+    """Return a function that makes a place for one try."""
+    count = 0
+
+    def make(victim: Victim) -> Place:
+        nonlocal count
+        count += 1
+        place = Place(tmp_path / str(count), service.url, checkpoint)
+        place.directory.mkdir()
+        victim.before(place)
+        return place
+
+    return make
+
+
+def start(victim: Victim, place: Place) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        place.words(*victim.argv),
+        cwd=place.directory,
+        env=place.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def running(process: subprocess.Popen[str]) -> None:
+    """Wait until the program itself runs: before, a signal does to Python what Python wants.
+
+    Its main function is under way when it catches SIGTERM.
+    """
+    end = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < end:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.005)
+
+
+def whole_run(victim: Victim, place: Place) -> float:
+    """Run *victim* undisturbed; return how long it took, in seconds."""
+    began = time.monotonic()
+    process = start(victim, place)
+    output = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    victim.check(place)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", VICTIMS)
+def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
+    name, places, request, record_property
+):
+    victim = VICTIMS[name]
+    lasts = whole_run(victim, places(victim))
+    chance = random.Random(seed := random.randrange(10**6))
+    kills = request.config.getoption("--kills")
+    for _ in range(kills):
+        place = places(victim)
+        process = start(victim, place)
+        time.sleep(chance.uniform(0, lasts * 1.1))
+        process.kill()
+        process.communicate(timeout=20)
+        try:
+            victim.check(place)
+            if not victim.once or not (place.directory / victim.once).exists():
+                whole_run(victim, place)  # the same again succeeds
+        except AssertionError as error:
+            raise AssertionError(f"with seed {seed}") from error
+    record_property("kills", f"{name}: {kills}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", VICTIMS)
+def test_a_signal_at_any_moment_ends_it_within_a_second(name, number, places, request):
+    victim = VICTIMS[name]
+    lasts = whole_run(victim, places(victim))
+    chance = random.Random(seed := random.randrange(10**6))
+    for _ in range(max(3, request.config.getoption("--kills") // 4)):
+        place = places(victim)
+        process = start(victim, place)
+        running(process)
+        time.sleep(chance.uniform(0, lasts))
+        process.send_signal(number)
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=20)
+        assert time.monotonic() - began < 1.5, seed
+        assert process.returncode in (0, 128 + number, -number), (seed, stderr)
+        assert "Traceback" not in stderr or process.returncode == -number, (seed, stderr)
+        victim.check(place)
+        if process.returncode:
+            assert stdout == "" or process.returncode == 0

@@ -1,0 +1,191 @@
+"""Every command against every fault.
+
+Each ends in success after the repetitions that are allowed, or in one clear sentence and exit code 1
+within ``--timeout`` and a second, with nothing on standard output and nothing half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import table
+from tests.faults.commands import COMMANDS, MODEL, OFFLINE, OUT, PATH, RUN, Talk
+from tests.faults.server import ANSWERS, BODIES, FAULTS
+from tests.functional import conftest
+from tinkex.commandmanager import CommandManager
+from tinkex.testing import Invocation, invoke
+
+#: Seconds that a command may take; it is to end a second later at the latest.
+LIMIT = 1.0
+#: What a loaded machine may add to that.
+GRACE = 1.5
+KEY = "tml-canary-8d1f0c2ab34e"
+
+STATUSES = (*range(400, 432), 451, *range(500, 512), 520, 524, 599)
+#: Faults after which the command goes on and succeeds.
+MENDED = ("refusing-twice", "losing-once")
+#: Faults that are told before any byte of an answer, by what the client connects to.
+CONNECTIONS = (
+    *("refused", "deaf", "unknown-host", "not-tls"),
+    *("tls-unknown", "tls-expired", "tls-elsewhere"),
+)
+FUTURES = tuple(name for name in FAULTS if name.startswith("future-"))
+#: Answers of 200 that hold nothing of use.
+EMPTY = tuple(name for name, (status, _, _) in ANSWERS.items() if status == 200)
+#: Answered with 200, and whole as far as HTTP goes.
+WHOLE = (*EMPTY, "length-too-short")
+#: The length is wrong, and yet all of the body arrives: an empty list is an empty list.
+READABLE = ("length-negative", "length-no-number")
+#: What every command is tried with in every run; the rest is tried with three of them.
+QUICK = ("json-wrong-types", "json-null", "html-502", "close-before", "silent", "status-404-json")
+REPRESENTATIVES = ("checkpoint list", "checkpoint", "checkpoint download")
+
+Case = tuple[str, str]
+
+
+def all_cases() -> Iterator[Case]:
+    for name, command in COMMANDS.items():
+        for fault in (*CONNECTIONS, *FAULTS, *(f"status-{s}-json" for s in STATUSES)):
+            if fault in FUTURES and not command.waits:
+                continue
+            yield name, fault
+    for name in ("run list", "checkpoint publish"):
+        yield from ((name, f"status-{s}-{b}") for s in STATUSES for b in BODIES if b != "json")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"name", "fault"} <= set(metafunc.fixturenames):
+        cases = list(all_cases())
+        if not metafunc.config.getoption("--all-faults"):
+            cases = [case for case in cases if is_quick(case)]
+        metafunc.parametrize(("name", "fault"), cases)
+
+
+def is_quick(case: Case) -> bool:
+    name, fault = case
+    if fault.startswith("status-"):
+        return fault in QUICK or (name in REPRESENTATIVES and int(fault.split("-")[1]) % 4 == 1)
+    return name in REPRESENTATIVES or fault in QUICK or fault in FUTURES
+
+
+def test_every_command_is_in_the_matrix_or_talks_to_nobody():
+    names = set(CommandManager().commands)
+    assert names - set(COMMANDS) - set(OFFLINE) == set(), "add it to tests/faults/commands.py"
+    assert (set(COMMANDS) | set(OFFLINE)) - names == set()
+
+
+def test_a_fault_ends_well(faulty, name, fault, tmp_path, monkeypatch, request, record_property):
+    command = COMMANDS[name]
+    path, run = "tinker://run/weights/name", "run"
+    if fault in MENDED or (fault in FUTURES and PATH in command.words):
+        path, run = request.getfixturevalue("saved")
+    directory = tmp_path / "here"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    key = conftest.KEY if fault in (*MENDED, *FUTURES) else KEY
+    limit = 20.0 if fault in MENDED else LIMIT
+    words = filled(command.words, path, run)
+    if fault in MENDED and command.before:
+        before = filled(command.before, path, run)
+        invoke([*before, "--base-url", faulty.upstream, "--api-key", key])
+    began = time.monotonic()
+    done = invoke(
+        [*words, *address(faulty, fault), "--api-key", key, "--timeout", f"{limit:g}s"],
+        environ={"REQUESTS_CA_BUNDLE": str(faulty.certificates / "ca.crt")},
+    )
+    took = time.monotonic() - began
+
+    assert_no_secret(done, key, directory)
+    assert all("x-api-key" not in headers for headers in faulty.stolen())
+    assert took < limit + 1 + GRACE
+    if fault == "refused":
+        assert took < 2
+    may_succeed = (
+        fault in MENDED or fault in READABLE or (command.ignores_content and fault in WHOLE)
+    )
+    if done.exit_code == 0:
+        assert may_succeed, done
+        outcome = "recovers" if fault in MENDED else "succeeds"
+    else:
+        assert fault not in MENDED, done
+        assert_told(done, command, directory)
+        outcome = "told"
+    for key_, value in ((table.FAULT, row_of(fault)), (table.COMMAND, name)):
+        record_property(key_, value)
+    record_property(table.OUTCOME, outcome)
+
+
+def row_of(fault: str) -> str:
+    """Return the fault's row in the table: statuses are told together."""
+    if not fault.startswith("status-"):
+        return fault
+    return f"status {fault.split('-')[1]}"
+
+
+def filled(words: tuple[str, ...], path: str, run: str) -> list[str]:
+    values = {PATH: path, RUN: run, OUT: "out", MODEL: conftest.MODEL}
+    return [values.get(word, word) for word in words]
+
+
+def address(faulty: Any, fault: str) -> list[str]:
+    special = {
+        "refused": "http://127.0.0.1:9",
+        "deaf": f"http://127.0.0.1:{faulty.ports['deaf']}",
+        "unknown-host": "https://no-such-host.invalid",
+        "not-tls": f"https://127.0.0.1:{faulty.ports['http']}",
+    }
+    if fault.startswith("tls-"):
+        return ["--base-url", f"https://127.0.0.1:{faulty.ports[fault]}/json-null"]
+    return ["--base-url", special.get(fault) or faulty.url(fault)]
+
+
+def assert_told(done: Invocation, command: Talk, directory: Path) -> None:
+    """Check what every failure has in common."""
+    assert done.exit_code == 1, done
+    assert done.stdout == ""
+    lines = done.stderr.removeprefix("Starting sampling...\n").splitlines()
+    assert lines[0].startswith(
+        (
+            f"{command.operation} failed. Please check your inputs: ",
+            f"{command.operation} failed due to server or transient error. Consider retrying: ",
+        )
+    ), done.stderr
+    assert len(lines) == 2, done.stderr
+    assert lines[1].startswith("Hint: ")
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert not {"\x1b", "\u202e"} & set(done.stderr)
+    assert [path.name for path in directory.iterdir()] == []
+
+
+def assert_no_secret(done: Invocation, key: str, directory: Path) -> None:
+    assert key not in done.stdout + done.stderr
+    for file in directory.rglob("*"):
+        assert not file.is_file() or key.encode() not in file.read_bytes()
+
+
+def test_errors_as_json_are_one_object(faulty):
+    done = invoke(
+        [
+            *("run", "list", "--json", "--base-url", faulty.url("html-502")),
+            *("--api-key", KEY, "--timeout", "1s"),
+        ]
+    )
+    error = json.loads(done.stderr)["error"]
+    assert (error["category"], error["status"]) == ("server", 502)
+
+
+def test_a_certificate_that_is_trusted_is_accepted(faulty):
+    """The failures of TLS above are those of the certificates, not of the set-up."""
+    url = f"https://127.0.0.1:{faulty.ports['tls-good']}/json-null"
+    done = invoke(
+        ["run", "list", "--base-url", url, "--api-key", KEY, "--timeout", "1s"],
+        environ={"REQUESTS_CA_BUNDLE": str(faulty.certificates / "ca.crt")},
+    )
+    assert "null" in done.stderr or "JSON" in done.stderr

@@ -1,0 +1,141 @@
+"""Whose key it is, and whether the service takes it."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+import responses
+
+from tinkex.api import ApiKey, Identity, ServiceClient
+from tinkex.exceptions import Forbidden, InvalidAnswer, NotOffered, Unauthorized
+
+BASE = "https://host.example/base"
+API = f"{BASE}/api/v1"
+ME = {
+    "key_id": 7,
+    "name": "laptop",
+    "note": "",
+    "details": {
+        "org_details": {"name": "Example Org"},
+        "user_details": {"email": "a@example.org"},
+    },
+}
+
+
+def token(**claims) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return f"eyJh.{payload}.sig"
+
+
+@pytest.fixture
+def service():
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def client():
+    with ServiceClient(api_key="tml-raw", base_url=BASE) as client:
+        yield client
+
+
+def add_token(service, jwt: str | None) -> None:
+    service.post(f"{API}/client/config", json={"pjwt_auth_enabled": jwt is not None})
+    if jwt is not None:
+        service.post(f"{API}/auth/token", json={"jwt": jwt})
+
+
+def test_the_key_is_described(service, client):
+    service.get(f"{API}/auth/apikey/me", json=ME)
+    assert client.auth.key() == ApiKey("7", "laptop", "", "Example Org", "a@example.org")
+    assert service.calls[0].request.headers["X-API-Key"] == "tml-raw"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], {}, {"key_id": None}, {"key_id": ""}, {"key_id": True}, {"key_id": 1, "details": 3}],
+)
+def test_a_description_of_another_shape_is_refused(service, client, body):
+    service.get(f"{API}/auth/apikey/me", json=body)
+    with pytest.raises(InvalidAnswer):
+        client.auth.key()
+
+
+@pytest.mark.parametrize("body", [{"key_id": "k1"}, {"key_id": 1.0, "details": None}])
+def test_what_a_server_does_not_tell_is_left_out(service, client, body):
+    service.get(f"{API}/auth/apikey/me", json=body)
+    assert client.auth.key().email is None
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_server_without_information_is_asked_for_runs(service, client, status):
+    service.get(f"{API}/auth/apikey/me", status=status, json={"detail": "Not Found"})
+    service.get(f"{API}/training_runs", json={"training_runs": []})
+    checked = client.auth.check()
+    assert checked.api_key is None
+    assert checked.seconds >= 0
+
+
+def test_such_a_server_that_does_not_take_the_key(service, client):
+    service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
+    service.get(f"{API}/training_runs", status=403, json={"detail": "Invalid API key"})
+    with pytest.raises(Forbidden):
+        client.auth.check()
+
+
+def test_a_wrong_key_is_not_tried_elsewhere(service, client):
+    service.get(f"{API}/auth/apikey/me", status=401, json={"detail": "Invalid API key"})
+    add_token(service, None)
+    with pytest.raises(Unauthorized):
+        client.auth.check()
+
+
+def test_identity_joins_the_record_and_the_token(service, client):
+    service.get(f"{API}/auth/apikey/me", json=ME)
+    add_token(service, token(sub="tml:user:u1", org_id="o1", email="b@example.org"))
+    assert client.auth.identity() == Identity(
+        email="a@example.org",
+        organization="Example Org",
+        user_urn="tml:user:u1",
+        org_urn="tml:organization:o1",
+        key_id="7",
+        key_name="laptop",
+    )
+
+
+@pytest.mark.parametrize("jwt", [None, "eyJ", "eyJ.%%%.x", "eyJ.W10.x", token(sub=5)])
+def test_identity_without_a_token_that_says_anything(service, client, jwt):
+    service.get(f"{API}/auth/apikey/me", json=ME)
+    add_token(service, jwt)
+    assert client.auth.identity().user_urn is None
+
+
+def test_identity_from_a_token_alone(service, client):
+    service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
+    add_token(service, token(sub="tml:user:u1", email=""))
+    assert client.auth.identity() == Identity(user_urn="tml:user:u1")
+
+
+def test_identity_that_nobody_tells(service, client):
+    service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
+    service.post(f"{API}/client/config", status=404)
+    with pytest.raises(NotOffered, match="information about keys"):
+        client.auth.identity()
+
+
+def test_a_token_in_the_place_of_a_key_is_not_looked_up(service):
+    service.get(f"{API}/training_runs", json={"training_runs": []})
+    with ServiceClient(api_key=token(sub="tml:user:u2"), base_url=BASE) as client:
+        assert client.auth.check().api_key is None
+
+
+def test_a_token_in_the_place_of_a_key_is_read_itself(service):
+    with ServiceClient(api_key=token(sub="tml:user:u2"), base_url=BASE) as client:
+        assert client.auth.identity().user_urn == "tml:user:u2"
+
+
+def test_revoking(service, client):
+    service.delete(f"{API}/auth/apikey/me", status=204)
+    client.auth.revoke()

@@ -1,0 +1,238 @@
+"""Stored keys: the file of the official login, changed so that nothing in it is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tinkex import configfile, private, settings
+from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.keystore import KeyStore, StoredKey, default_path
+
+URL = "https://other.example"
+
+
+@pytest.fixture
+def store(home: Path) -> KeyStore:
+    return KeyStore()
+
+
+def key(key_id: str = "7", text: str = "tml-seven", **more) -> StoredKey:
+    return StoredKey(key_id, text, **({"name": "laptop", "is_default": True} | more))
+
+
+def test_a_key_is_written_as_the_official_login_writes_it(store):
+    store.add(key(note="", organization="Example Org", email="a@example.org"))
+    assert json.loads(store.path.read_text()) == {
+        "version": 1,
+        "default": "7",
+        "keys": {
+            "7": {
+                "type": "manual",
+                "key": "tml-seven",
+                "name": "laptop",
+                "note": "",
+                "details": {
+                    "org_details": {"name": "Example Org"},
+                    "user_details": {"email": "a@example.org"},
+                },
+            }
+        },
+    }
+    assert oct(store.path.stat().st_mode)[-3:] == "600"
+    assert oct(store.path.parent.stat().st_mode)[-3:] == "700"
+
+
+def test_details_are_whole_or_not_there(store):
+    store.add(key(email="a@example.org"))
+    assert "details" not in json.loads(store.path.read_text())["keys"]["7"]
+
+
+def test_other_keys_and_unknown_members_stay(store):
+    content = {
+        "version": 1,
+        "later": [1],
+        "default": "3",
+        "keys": {"3": {"type": "manual", "key": "tml-three", "name": "x", "new": {"a": 1}}, "4": 5},
+    }
+    store.path.parent.mkdir()
+    store.path.write_text(json.dumps(content))
+    store.add(key(is_default=False))
+    store.add(key("3", "tml-new", name="y"))
+    found = json.loads(store.path.read_text())
+    assert found["later"] == [1]
+    assert found["keys"]["4"] == 5
+    assert found["keys"]["3"] == {"type": "manual", "key": "tml-new", "name": "y", "new": {"a": 1}}
+    store.remove("3")
+    found = json.loads(store.path.read_text())
+    assert set(found["keys"]) == {"4", "7"}
+    assert "default" not in found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"keys": []}', '{"version": 2}', "[" * 9999, "\xff"]
+)
+def test_a_file_that_is_not_understood_is_never_written_over(store, text):
+    store.path.parent.mkdir()
+    store.path.write_text(text, encoding="latin-1")
+    for change in (lambda: store.add(key()), lambda: store.remove("7"), store.all):
+        with pytest.raises(SettingsError, match="cannot be understood"):
+            change()
+    assert store.path.read_text(encoding="latin-1") == text
+    assert store.for_address(URL, only_its_own=False) is None
+
+
+def test_names_are_looked_up(store):
+    store.add(key())
+    store.add(key("8", name="laptop"))
+    store.add(key("9", name="7"))
+    assert store.find("7").key_id == "7"
+    with pytest.raises(UsageError, match="several") as caught:
+        store.find("laptop")
+    assert "7, 8" in caught.value.hint
+    with pytest.raises(UsageError, match="no stored key"):
+        store.find("x")
+
+
+def test_a_key_of_another_server_is_sent_there_only(store):
+    store.add(key())
+    store.add(key("other:1", "tml-other", base_url=URL, is_default=False))
+    assert store.for_address(settings.DEFAULT_BASE_URL, only_its_own=False).key == "tml-seven"
+    assert store.for_address(URL, only_its_own=True).key == "tml-other"
+    assert store.for_address("https://third.example", only_its_own=True) is None
+    store.set_default("other:1")
+    assert store.for_address(settings.DEFAULT_BASE_URL, only_its_own=False) is None
+
+
+def test_the_official_key_is_not_sent_to_the_server_of_a_profile(store, config):
+    config(f"profiles: {{p: {{base_url: '{URL}'}}, q: {{format: json}}}}")
+    store.add(key())
+    assert settings.resolve({"profile": "p"}).api_key is None
+    assert settings.resolve({"profile": "q"}).api_key == "tml-seven"
+    with pytest.raises(SettingsError) as caught:
+        settings.resolve({"profile": "p"}).credential()
+    assert "tinkex --profile p auth login" in caught.value.hint
+    # Whoever names an address without a profile means the key that there is, as officially.
+    assert settings.resolve({"base_url": URL}).api_key == "tml-seven"
+
+
+def test_a_link_to_the_file_stays_one(store, tmp_path):
+    store.path.parent.mkdir()
+    store.path.symlink_to(tmp_path / "elsewhere.json")
+    store.add(key())
+    assert store.path.is_symlink()
+    assert json.loads((tmp_path / "elsewhere.json").read_text())["default"] == "7"
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
+    store.path.parent.mkdir()
+    store.path.with_name(".credentials.json.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(LocalError, match="cannot write"):
+        store.add(key())
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_lock_that_is_never_released_is_told(store, monkeypatch):
+    monkeypatch.setattr(private, "PATIENCE", 0.1)
+    with (
+        private.locked(store.path),
+        pytest.raises(LocalError, match="another tinkex process"),
+    ):
+        store.add(key())
+    store.add(key())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_written_to(store):
+    store.path.parent.mkdir(mode=0o500)
+    with pytest.raises(LocalError, match="cannot write"):
+        store.add(key())
+
+
+def test_a_file_for_all_eyes_is_noticed(store):
+    store.add(key())
+    assert private.exposed(store.path) is None
+    store.path.chmod(0o644)
+    assert private.exposed(store.path) == "0644"
+    store.add(key("8"))
+    assert private.exposed(store.path) is None
+
+
+def test_half_a_character_from_a_server_does_not_spoil_the_file(store):
+    store.add(key(name="a\ud800b"))
+    assert json.loads(store.path.read_bytes())["keys"]["7"]["name"] == "a?b"
+
+
+def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
+    store.add(key())
+    before = store.path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LocalError, match="No space left on device"):
+        store.add(key("8"))
+    assert store.path.read_bytes() == before
+    assert len(list(store.path.parent.iterdir())) == 2  # the file and its lock
+
+
+_ADD = """
+import sys
+from tinkex.keystore import KeyStore, StoredKey
+for number in range(8):
+    KeyStore().add(StoredKey(f"{sys.argv[1]}-{number}", "tml-x" * 20))
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(store):
+    writers = [subprocess.Popen([sys.executable, "-c", _ADD, str(n)]) for n in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(store.all()) == 24
+
+
+_WRITE = """
+from tinkex import configfile
+from tinkex.keystore import KeyStore, StoredKey
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    configfile.write_setting("p", "tags", [str(number)] * 50)
+    KeyStore().add(StoredKey("7", f"tml-{number}-" + "x" * 5000, note="y" * 5000))
+"""
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_file(home):
+    chance = random.Random(3)
+    whole = 0
+    for _ in range(20):
+        writer = subprocess.Popen([sys.executable, "-c", _WRITE], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(chance.random() * 0.05)
+        writer.kill()
+        writer.wait(30)
+        writer.stdout.close()
+        if default_path().exists():
+            (stored,) = KeyStore().all()
+            assert stored.key.endswith("x" * 5000)
+            assert stored.note == "y" * 5000
+            whole += 1
+        if configfile.config_path().exists():
+            tags = yaml.safe_load(configfile.config_path().read_text())["profiles"]["p"]["tags"]
+            assert len(tags) == 50
+            assert len(set(tags)) == 1
+    assert whole, "no writer got as far as writing"
+    KeyStore().add(key())  # no lock is left behind, and no half-written key
+    names = sorted(path.name for path in default_path().parent.iterdir())
+    assert names == [".credentials.json.lock", "credentials.json"]

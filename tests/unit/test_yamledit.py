@@ -1,0 +1,149 @@
+"""Changes of a YAML text that leave everything else as it is."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import yaml
+
+from tinkex import yamledit
+
+TEXT = """\
+# mine
+profile: work  # the usual
+profiles:
+  # hosted
+  work:   {api_key_command: pass show tinker, format: table}   # flow
+  skyrl:
+    base_url: http://127.0.0.1:8000   # here
+    api_key: tml-dummy
+
+  local:  {http_pool: local}
+# end
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "old", "new"),
+    [
+        (["profile"], "skyrl", "profile: work  #", "profile: skyrl  #"),
+        (["profiles", "skyrl", "api_key"], "tml-x", "tml-dummy", "tml-x"),
+        (["profiles", "work", "format"], "json", "format: table}", "format: json}"),
+        (["profiles", "work", "tags"], ["a"], "format: table}", "format: table, tags: [a]}"),
+        (
+            ["profiles", "skyrl", "timeout"],
+            "5m",
+            "tml-dummy\n",
+            "tml-dummy\n    timeout: 5m\n",
+        ),
+        (
+            ["profiles", "new"],
+            {"format": "a: b"},
+            "{http_pool: local}\n",
+            "{http_pool: local}\n  new:\n    format: 'a: b'\n",
+        ),
+    ],
+)
+def test_only_the_value_changes(path, value, old, new):
+    assert yamledit.put(TEXT, path, value) == TEXT.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (["profile"], "profile: work  # the usual\n", ""),
+        (["profiles", "work", "format"], ", format: table}", "}"),
+        (["profiles", "work", "api_key_command"], "api_key_command: pass show tinker, ", ""),
+        (["profiles", "skyrl", "api_key"], "    api_key: tml-dummy\n", ""),
+        (["profiles", "local"], "  local:  {http_pool: local}\n", ""),
+    ],
+)
+def test_only_the_entry_goes(path, old, new):
+    assert yamledit.drop(TEXT, path) == TEXT.replace(old, new)
+
+
+@pytest.mark.parametrize("path", [["nope"], ["profiles", "x"], ["profiles", "work", "tags"]])
+@pytest.mark.parametrize("text", [TEXT, "", "profiles:\n", "profiles:\n  work:\n"])
+def test_what_is_not_there_cannot_go(text, path):
+    with pytest.raises(KeyError):
+        yamledit.drop(text, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "profiles:\n",
+        "profiles: # mine\nprofile: x\n",
+        "profiles: ~\n",
+        "profiles: {}\n",
+        "{profiles: {}}",
+        "profiles:\n  a:\n  b: {}\n",
+        "profiles:\n  a:\n    api_key_command: |\n      one\n      two\n\nprofile: a\n",
+        "---\nprofiles:\n  a: {format: json}\n...\n",
+        "profiles:\n    a:\n        format: json",
+        '"profiles":\n  "a": {"format": "json",}\n',
+        "profiles:\n  a:\n    tags:\n    - x\n    - y\n",
+        "profiles:\n  a:\n    tags:  # mine\n      - x # one\n      - y # two\nprofile: a\n",
+        "profiles:\n  7: {format: json}\n",
+    ],
+)
+def test_every_layout_takes_every_change(text):
+    for path, value in (
+        (["profile"], "on"),
+        (["profiles", "a", "format"], "json # no comment"),
+        (["profiles", "a", "api_key_command"], "x"),
+        (["profiles", "a", "tags"], ["a,b", "c"]),
+        (["profiles", "7", "tags"], ["a,b", "c"]),
+        (["profiles", "n"], {"allow_http": True}),
+    ):
+        meant = yaml.safe_load(text) or {}
+        at = meant
+        for key in path[:-1]:
+            key = 7 if key == "7" and 7 in at else key
+            at[key] = at = at.get(key) or {}
+        at[path[-1]] = value
+        assert yaml.safe_load(yamledit.put(text, path, value)) == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: &x {format: json}\nprofiles:\n  a: *x\n",
+        "base: &x\n  format: json\nprofiles:\n  a:\n    <<: *x\n",
+        "profiles: &p\n  a: *p\n",
+    ],
+)
+def test_what_is_shared_is_not_changed_by_halves(text):
+    with pytest.raises(yamledit.NotEditable):
+        yamledit.put(text, ["profiles", "a", "format"], "table")
+
+
+def test_any_row_of_changes_comes_to_what_was_meant():
+    chance = random.Random(7)
+    for _ in range(8):
+        text, meant = TEXT, yaml.safe_load(TEXT)
+        for _ in range(25):
+            name, key = chance.choice(["work", "skyrl", "n"]), chance.choice(["format", "tags"])
+            change = chance.randrange(4)
+            if change == 0:
+                text = yamledit.put(text, ["profiles", name, key], "v")
+                if meant["profiles"].get(name) is None:
+                    meant["profiles"][name] = {}
+                meant["profiles"][name][key] = "v"
+            elif change == 1 and key in (meant["profiles"].get(name) or {}):
+                text = yamledit.drop(text, ["profiles", name, key])
+                del meant["profiles"][name][key]
+            elif change == 2 and name in meant["profiles"]:
+                text = yamledit.drop(text, ["profiles", name])
+                del meant["profiles"][name]
+            elif change == 3:
+                text = yamledit.put(text, ["profile"], name)
+                meant["profile"] = name
+            found = yaml.safe_load(text)
+            assert {k: v or {} for k, v in found["profiles"].items()} == meant["profiles"]
+            assert found["profile"] == meant["profile"]
+            assert text.endswith("# end\n"), text
+            assert "# mine" in text
