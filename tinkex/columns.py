@@ -12,6 +12,7 @@ from cliff.columns import FormattableColumn
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = [
+    "Dollars",
     "Flag",
     "Size",
     "Structure",
@@ -28,9 +29,18 @@ HEADINGS = {
     "allow_http": "Allow http",
     "base_url": "Base URL",
     "checkpoint_id": "Checkpoint",
+    "checkpoint_count": "Checkpoints",
+    "checkpoints_count": "Checkpoints",
+    "checkpoint_storage_bytes": "Stored",
     "checkpoint_type": "Type",
+    "cost_usd": "Cost",
+    "created_at": "Created",
+    "effective_rate_usd_per_gigabyte_month": "Per GB and month",
+    "estimated_cost_usd": "Cost",
+    "estimated_monthly_cost_usd": "Per month",
     "expires_at": "Expires",
     "http_pool": "HTTP pool",
+    "file_size_bytes": "Size",
     "http_pools": "HTTP pools",
     "is_lora": "LoRA",
     "key_id": "Key ID",
@@ -39,10 +49,15 @@ HEADINGS = {
     "last_sampler_checkpoint": "Last sampler checkpoint",
     "latency_ms": "Latency (ms)",
     "lora_rank": "LoRA rank",
+    "max_context_length": "Max context",
+    "model_name": "Model",
     "model_owner": "Owner",
     "org_urn": "Organization URN",
+    "org_user_urn": "User URN",
     "project_id": "Project",
     "run_id": "Run",
+    "sampler_ids": "Samplers",
+    "session_id": "Session",
     "size_bytes": "Size",
     "time": "Created",
     "tinker_path": "Path",
@@ -51,6 +66,8 @@ HEADINGS = {
     "train_unembed": "Train unembedding",
     "training_run_id": "Run",
     "user_urn": "User URN",
+    "training_run_ids": "Runs",
+    "url": "URL",
 }
 
 #: Columns whose values are copied and pasted: never wrapped, never cut.
@@ -59,7 +76,11 @@ WHOLE = frozenset(
         "checkpoint_id",
         "last_checkpoint",
         "last_sampler_checkpoint",
+        "model_name",
+        "org_user_urn",
+        "project_id",
         "run_id",
+        "session_id",
         "tinker_path",
         "training_run_id",
     }
@@ -111,6 +132,16 @@ class Size(FormattableColumn[int | None]):
             if size < 999.95 or unit == "TB":
                 return f"{size:.1f} {unit}"
         raise AssertionError
+
+
+class Dollars(FormattableColumn[float | None]):
+    """An amount of US dollars: ``$1,234.50`` for people, the number for programs."""
+
+    def human_readable(self) -> str:
+        if self._value is None:
+            return ""
+        # Tokens are cheap: an amount below a cent is not nothing.
+        return f"${self._value:,.4f}" if 0 < self._value < 0.01 else f"${self._value:,.2f}"
 
 
 class Time(FormattableColumn[Any]):

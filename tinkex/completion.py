@@ -29,10 +29,20 @@ PATIENCE = 0.3
 #: Words that no shell takes for anything but a word; others are not offered.
 _SAFE = re.compile(r"[\w./:@%+,=~-]+")
 
-_REMEMBERED = {"<tinker_path>": "checkpoints", "<run_id>": "runs"}
+_REMEMBERED = {
+    "<tinker_path>": "checkpoints",
+    "<run_id>": "runs",
+    "<session_id>": "sessions",
+    "<substring>": "models",
+}
 _FILES = {"<path>": "files", "<file>": "files", "<dir>": "directories"}
 #: What lists, and so remembers, the names of a kind.
-_LISTING = {"checkpoints": "checkpoint", "runs": "run", "models": "run"}
+_LISTING = {
+    "checkpoints": ("checkpoint", "list", "--limit", "200"),
+    "runs": ("run", "list", "--limit", "200"),
+    "models": ("model", "list"),
+    "sessions": ("session", "list", "--limit", "200"),
+}
 
 
 @dataclass(frozen=True)
@@ -241,7 +251,7 @@ def _ask(kind: str, flags: dict[str, str]) -> None:
     nowhere = subprocess.DEVNULL
     try:
         subprocess.Popen(  # noqa: S603 - our own program; the values are those of this line
-            [*command, _LISTING[kind], "list", "--limit", "200", "-f", "plain"],
+            [*command, *_LISTING[kind], "-f", "plain"],
             stdin=nowhere,
             stdout=nowhere,
             stderr=nowhere,

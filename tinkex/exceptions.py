@@ -103,6 +103,19 @@ class Terminated(SystemExit):
     """The process was told to end (SIGTERM, SIGHUP); not an error, and never to be swallowed."""
 
 
+class RequestShown(BaseException):
+    """A request was written out instead of being sent (``--curl``).
+
+    Not an error, so nothing that goes on after errors goes on after it.
+
+    :param lines: the requests, as command lines.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+
 class UsageError(TinkexError):
     """Options or arguments that do not make sense together.
 

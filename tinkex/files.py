@@ -68,11 +68,12 @@ def check_writable(name: str) -> None:
         raise LocalError(f"cannot write {name}: Permission denied")
 
 
-def write_atomically(name: str, text: str) -> None:
+def write_atomically(name: str, text: str, *, private: bool = False) -> None:
     """Write *text* to the file *name*: afterwards it holds all of it, or what it held before.
 
     A name that is no regular file (``/dev/stdout``, a named pipe) is written to directly.
 
+    :param private: only its owner can read it afterwards.
     :raises LocalError: it cannot be written.
     """
     target = user_path(name)
@@ -81,12 +82,12 @@ def write_atomically(name: str, text: str) -> None:
             with target.open("w", encoding="utf-8") as stream:
                 stream.write(text)
             return
-        _replace(Path(os.path.realpath(target)), text)
+        _replace(Path(os.path.realpath(target)), text, 0o600 if private else None)
     except OSError as error:
         raise LocalError(f"cannot write {name}: {error.strerror}") from error
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, text: str, mode: int | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
     try:
@@ -94,7 +95,7 @@ def _replace(target: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-            os.fchmod(stream.fileno(), _mode_for(target))
+            os.fchmod(stream.fileno(), _mode_for(target) if mode is None else mode)
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -95,6 +95,22 @@ def from_command(command: str) -> str:
     return key
 
 
+def is_expired(key: str) -> bool:
+    """Tell whether *key* is a token (JWT) whose time is over; others never are."""
+    import base64
+    import json
+    import time
+
+    parts = key.split(".")
+    if not key.startswith("eyJ") or len(parts) != 3:
+        return False
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return float(claims["exp"]) < time.time()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def mask(secret: str) -> str:
     """Return *secret* so that it can be told apart but not used: ``tml-…9f3c``."""
     return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""

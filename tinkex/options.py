@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NoReturn, TextIO
 
 from tinkex.exceptions import SettingsError, UsageError
@@ -150,7 +151,8 @@ def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
     typed = " ".join(words)
     known = sorted(known)
     below = [name for name in known if name.startswith(words[0] + " ")]
-    near = difflib.get_close_matches(typed, below or known, n=1, cutoff=0.5)
+    only_a_noun = bool(below) and len(words) == 1  # nothing says which verb was meant
+    near = [] if only_a_noun else difflib.get_close_matches(typed, below or known, 1, 0.5)
     if near:
         hint = f"Did you mean 'tinkex {near[0]}'?"
     elif below:
@@ -225,6 +227,12 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
         "--log-file", metavar="<file>", default=default(None), help="write a log to this file"
     )
     group.add_argument(
+        "--curl",
+        action="store_true",
+        default=default(False),
+        help="print the first request as a curl command, without the key, and send nothing",
+    )
+    group.add_argument(
         "--debug", action="store_true", default=default(False), help="show tracebacks of errors"
     )
 
@@ -280,6 +288,33 @@ def number(
         return value
 
     return convert
+
+
+def duration(*, bare: str | None = None) -> Callable[[str], timedelta]:
+    """Return an argparse type: a span of time such as ``7d``.
+
+    :param bare: unit of a number without one, see :func:`tinkex.durations.parse_duration`.
+    """
+
+    def convert(text: str) -> timedelta:
+        from tinkex.durations import parse_duration
+
+        try:
+            return parse_duration(text, bare=bare)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
+
+    return convert
+
+
+def moment(text: str) -> datetime:
+    """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (ago), in UTC."""
+    from tinkex.durations import parse_moment
+
+    try:
+        return parse_moment(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
 
 
 def top_k(text: str) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tinkex.settings import Settings
 
-KINDS = ("checkpoints", "runs", "models")
+KINDS = ("checkpoints", "runs", "models", "sessions")
 #: Seconds after which a name is not offered any more unless it was seen again.
 EXPIRY = 3600.0
 #: Seconds after which the service may be asked again.

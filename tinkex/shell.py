@@ -16,7 +16,7 @@ import cliff.command
 
 from tinkex import __version__
 from tinkex.commandmanager import CommandManager
-from tinkex.exceptions import Terminated, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import RequestShown, Terminated, TinkexError, Unauthorized, UsageError
 from tinkex.logs import LogHandlers
 from tinkex.options import HelpRequested, Parser, add_global_options, print_paged
 from tinkex.reports import as_tinkex_error, asks_for_json, tell
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import argparse
 
     from tinkex.api import ServiceClient, Wait
+    from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
 EXIT_OK = 0
@@ -123,10 +124,31 @@ class TinkexApp(cliff.app.App):
         """Return the client, and so the pool of connections, for one set of settings."""
         from tinkex.api import ServiceClient
 
+        if self.option("curl"):
+            return self._showing_client(settings)
         if settings not in self._clients:
             self._clients[settings] = ServiceClient(settings, on_wait=self._on_wait)
         self.display.expect("the service")
         return self._clients[settings]
+
+    @property
+    def pool(self) -> HttpPool | None:
+        """What carries requests in place of the driver of the settings: with ``--curl``."""
+        if not self.option("curl"):
+            return None
+        from tinkex.api.curl import CurlPool
+
+        return CurlPool()
+
+    def _showing_client(self, settings: Settings) -> ServiceClient:
+        """Return a client that sends nothing, and so needs no key."""
+        from dataclasses import replace
+
+        from tinkex.api import ServiceClient
+        from tinkex.api.curl import KEY_VARIABLE
+
+        keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
+        return ServiceClient(keyless, pool=self.pool)
 
     @property
     def profile(self) -> str | None:
@@ -150,7 +172,7 @@ class TinkexApp(cliff.app.App):
         options.api_key = options.base_url = options.http_pool = None
 
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
-        """Remember *values* for completion: ``checkpoints``, ``runs`` or ``models``.
+        """Remember *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
 
         :param whole: these are all there are; others are forgotten.
         """
@@ -254,7 +276,13 @@ class TinkexApp(cliff.app.App):
             self._parsed = parser.parse_args(rest)
             self.configure_logging()
             self.prepare_to_run_command(self.command)
-            code = self.command.run(self._parsed)
+            try:
+                code = self.command.run(self._parsed)
+            except RequestShown as shown:
+                code = self._show(shown)
+            else:
+                if self.option("curl"):
+                    self.status("No request is sent by this command.")
             self.stdout.flush()
             return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
@@ -262,6 +290,16 @@ class TinkexApp(cliff.app.App):
             return EXIT_OK
         finally:
             self.display.clear()
+
+    def _show(self, shown: RequestShown) -> int:
+        """Print requests that were not sent."""
+        self.command.result = list(shown.lines)
+        self.display.clear()
+        self.stdout.write("".join(f"{line}\n" for line in shown.lines))
+        self.status("Not sent. Whatever the command sends next depends on the answer.")
+        if not self.settings.needs_api_key:
+            self.status(f"curl cannot reach what the HTTP pool {self.settings.http_pool} carries.")
+        return EXIT_OK
 
     def interact(self) -> int:  # type: ignore[override]
         """Read command lines: from a person, or from a script on standard input."""

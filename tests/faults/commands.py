@@ -57,11 +57,17 @@ COMMANDS: dict[str, Talk] = {
     ),
     "run list": Talk(("run", "list"), "Run list"),
     "run info": Talk(("run", "info", RUN), "Run info"),
+    "auth status": Talk(("auth", "status"), "Auth status"),
+    "auth whoami": Talk(("auth", "whoami"), "Auth whoami"),
     "hello": Talk(("hello",), "Hello"),
 }
 
 #: Commands that talk to no server, each with the reason why.
 OFFLINE = {
+    "auth list": "reads the stored keys",
+    "auth login": "has tests of its own: it takes a key and no --api-key",
+    "auth logout": "writes the stored keys",
+    "auth switch": "writes the stored keys",
     "complete": "answers from what was seen before",
     "config show": "reads settings",
     "help": "reads the parsers",
@@ -74,5 +80,14 @@ OFFLINE = {
     "plugin list": "reads entry points",
     "plugin new": "writes files",
     "plugin show": "reads entry points",
+    "config get": "reads settings",
+    "config list": "reads settings",
+    "config set": "writes settings",
+    "config unset": "writes settings",
+    "profile add": "writes settings",
+    "profile list": "reads settings",
+    "profile remove": "writes settings",
+    "profile show": "reads settings",
+    "profile use": "writes settings",
     "version": "knows itself",
 }

@@ -28,13 +28,26 @@ COMMANDS = {
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],
+    "Model list": ["model", "list"],
+    "Session list": ["session", "list"],
+    "Session show": ["session", "show", "s-1"],
+    "Session search": ["session", "search", "name"],
+    "Trace export": ["session", "export-trace", "s-1", "--output", "OUT"],
+    "Billing usage": ["billing", "usage", "--since", "2d", "--by", "run", "--csv", "OUT"],
+    "Billing storage": ["billing", "storage", "--csv", "OUT"],
+    "API request": ["api", "GET", "training_runs"],
     "Auth status": ["auth", "status"],
     "Auth whoami": ["auth", "whoami"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 
 #: An answer without content is success for these: some servers answer 200 or 204 with anything.
-CONTENT_DOES_NOT_MATTER = {"Checkpoint publish", "Checkpoint unpublish", "Checkpoint delete"}
+CONTENT_DOES_NOT_MATTER = {
+    "Checkpoint publish",
+    "Checkpoint unpublish",
+    "Checkpoint delete",
+    "API request",  # it prints whatever comes
+}
 SUCCESSFUL = {name for name, (status, _, _) in ANSWERS.items() if status == 200}
 
 

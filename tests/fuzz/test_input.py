@@ -20,7 +20,7 @@ from tinkex.exceptions import TinkexError, UsageError
 from tinkex.keys import checked, read_argument
 from tinkex.lines import parse, unfinished
 from tinkex.prompts import read_prompt
-from tinkex.settings import parse_duration
+from tinkex.values import parse_duration
 
 TEXT = st.text(max_size=60)
 SEGMENT = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20)

@@ -48,7 +48,7 @@ def test_help_of_a_noun_that_is_no_command(argv):
         (["chekpoint"], "'chekpoint' is not a tinkex command.", "tinkex checkpoint"),
         (["run", "lst"], "'run lst' is not a tinkex command.", "tinkex run list"),
         (["checkpoint", "de"], "'checkpoint de' is not a tinkex command.", "tinkex checkpoint"),
-        (["config"], "'config' is not a tinkex command.", "tinkex config show"),
+        (["config"], "'config' is not a tinkex command.", "config set, config show"),
         (
             ["checkpoint", "--invalid-flag"],
             "Invalid option(s) for checkpoint: --invalid-flag",

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
+    from tinkex.api.billing import Billing, Usage, UsageEvent
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
     from tinkex.api.models import Model, Models
     from tinkex.api.paging import Page
+    from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.paths import TinkerPath
     from tinkex.api.runs import Runs, TrainingRun
     from tinkex.api.samples import SampledSequence, SampleResponse, SamplingParams
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from tinkex.api.sessions import Session, Sessions
     from tinkex.api.storage import Progress
     from tinkex.api.tokenizer import Tokenizer, load_tokenizer
+    from tinkex.api.traces import Trace
     from tinkex.api.training import SavedWeights, TrainingClient
     from tinkex.api.waiting import Wait
 
 __all__ = [
     "ApiKey",
     "Auth",
+    "Billing",
     "Checkpoint",
     "CheckpointInfo",
     "Checkpoints",
@@ -52,11 +56,17 @@ __all__ = [
     "SavedWeights",
     "ServiceClient",
     "Session",
+    "SessionInfo",
+    "SessionQuery",
+    "SessionSummary",
     "Sessions",
     "TinkerPath",
     "Tokenizer",
+    "Trace",
     "TrainingClient",
     "TrainingRun",
+    "Usage",
+    "UsageEvent",
     "Wait",
     "load_tokenizer",
 ]
@@ -64,6 +74,7 @@ __all__ = [
 _HOME = {
     "ApiKey": "auth",
     "Auth": "auth",
+    "Billing": "billing",
     "Checkpoint": "checkpoints",
     "CheckpointInfo": "checkpoints",
     "Checkpoints": "checkpoints",
@@ -82,11 +93,17 @@ _HOME = {
     "SavedWeights": "training",
     "ServiceClient": "client",
     "Session": "sessions",
+    "SessionInfo": "pastsessions",
+    "SessionQuery": "pastsessions",
+    "SessionSummary": "pastsessions",
     "Sessions": "sessions",
     "TinkerPath": "paths",
     "Tokenizer": "tokenizer",
+    "Trace": "traces",
     "TrainingClient": "training",
     "TrainingRun": "runs",
+    "Usage": "billing",
+    "UsageEvent": "billing",
     "Wait": "waiting",
     "load_tokenizer": "tokenizer",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from tinkex.exceptions import InvalidAnswer
-from tinkex.settings import DEFAULT_BASE_URL
+from tinkex.values import DEFAULT_BASE_URL
 
 #: The web console of the official service; other servers have none that we know of.
 _CONSOLE = "https://tinker.thinkingmachines.ai"

@@ -22,7 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError
 
 from tinkex.api.parallel import aside
-from tinkex.settings import is_loopback
+from tinkex.values import is_loopback
 
 if TYPE_CHECKING:
     import socket

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
 from tinkex.api.auth import Auth
+from tinkex.api.billing import Billing
 from tinkex.api.checkpoints import Checkpoints
 from tinkex.api.lineage import lineage_of
 from tinkex.api.models import Models, list_models
@@ -17,10 +18,12 @@ from tinkex.api.sessions import Outcome, Sessions, outcome_of
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline, OnWait
 from tinkex.exceptions import APIError, InvalidAnswer, UsageError
+from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
 # Training and sampling are imported by those who do them: listing should not pay for them.
 if TYPE_CHECKING:
+    from tinkex.api.answers import Answer
     from tinkex.api.sampling import SamplingClient
     from tinkex.api.training import TrainingClient
 
@@ -35,11 +38,13 @@ class ServiceClient:
     :param timeout: seconds that one operation may take, retries and polling included.
     :param http_pool: name of the driver that carries requests.
     :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
+    :param pool: carries the requests in place of the driver that the settings name.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
     :ivar checkpoints: see :class:`~tinkex.api.Checkpoints`.
     :ivar runs: see :class:`~tinkex.api.Runs`.
     :ivar models: see :class:`~tinkex.api.Models`.
+    :ivar billing: see :class:`~tinkex.api.Billing`.
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
     :ivar auth: see :class:`~tinkex.api.Auth`.
     """
@@ -53,6 +58,7 @@ class ServiceClient:
         timeout: float | None = None,
         http_pool: str | None = None,
         on_wait: OnWait | None = None,
+        pool: HttpPool | None = None,
     ) -> None:
         flags = {
             "api_key": api_key,
@@ -65,12 +71,13 @@ class ServiceClient:
         elif any(value is not None for value in flags.values()):
             raise UsageError("give settings or single arguments, not both")
         self.settings = settings
-        self._transport = Transport(settings, on_wait=on_wait)
+        self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         self.sessions = Sessions(self._transport)
         self.checkpoints = Checkpoints(self._transport, self.sessions)
         self.runs = Runs(self._transport)
         self.models = Models(self._transport)
         self.auth = Auth(self._transport)
+        self.billing = Billing(self._transport)
 
     def __enter__(self) -> ServiceClient:
         return self
@@ -97,6 +104,36 @@ class ServiceClient:
         :param operation: a noun for messages: ``Timed out while awaiting <operation>``.
         """
         return self._transport.deadline(operation)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        paginate: bool = False,
+    ) -> Answer:
+        """Make any request of the service, with the key; return its successful answer.
+
+        :param path: below ``/api/v1``; with a leading slash below the base URL.
+        :param body: is sent as JSON; bytes as they are.
+        :param paginate: go on until the end of a list and return all of its pages as one.
+        :raises UsageError: the path leads elsewhere.
+        :raises tinkex.exceptions.APIError: the service refused.
+        """
+        from tinkex.api import raw
+
+        return raw.request(
+            self._transport,
+            method,
+            path,
+            params=params,
+            body=body,
+            headers=headers,
+            paginate=paginate,
+        )
 
     def create_lora_training_client(
         self,

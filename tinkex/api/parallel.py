@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from tinkex.exceptions import RequestShown
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -29,11 +31,16 @@ def together(do: Callable[[T], R], things: Sequence[T]) -> list[R]:
     for index, thing in enumerate(things):
         threading.Thread(target=work, args=(index, thing), daemon=True).start()
     results: dict[int, R] = {}
+    shown: dict[int, RequestShown] = {}
     for _ in things:
         index, result, error = done.get()
-        if error is not None:
+        if isinstance(error, RequestShown):  # each takes no time, and all are wanted
+            shown[index] = error
+        elif error is not None:
             raise error
         results[index] = result  # type: ignore[assignment]
+    if shown:
+        raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
     return [results[index] for index in range(len(things))]
 
 

@@ -72,6 +72,16 @@ def optional_int(data: Json, name: str) -> int | None:
     refuse(f"no whole number as {name!r}")
 
 
+def optional_number(data: Json, name: str) -> float | None:
+    """Return the number *name* of *data*, which is finite, or ``None``."""
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
+        return float(value)
+    refuse(f"no number as {name!r}")
+
+
 def optional_bool(data: Json, name: str) -> bool | None:
     """Return the truth value *name* of *data*, or ``None``."""
     value = data.get(name)

@@ -1,16 +1,24 @@
-"""API sessions: what training and sampling belong to, kept alive by a heartbeat."""
+"""API sessions: what training and sampling belong to, kept alive by a heartbeat; and old ones."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from tinkex.api import reading
+from tinkex.api import paging, pastsessions, reading, traces
+from tinkex.api.paging import Page
+from tinkex.api.parallel import together
+from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
 from tinkex.api.paths import served
+from tinkex.api.traces import Trace
 from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import TinkexError
+from tinkex.exceptions import NotFound, NotOffered, TinkexError
+
+if TYPE_CHECKING:
+    from tinkex.api.storage import OnProgress
 
 #: Seconds between two heartbeats.
 HEARTBEAT = 10.0
@@ -19,6 +27,8 @@ _ANSWER = 10.0
 #: Seconds that saying goodbye may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
+#: Sessions that are asked for at the same time.
+_CONCURRENCY = 8
 #: Seconds without a successful heartbeat before somebody is told.
 _WORRY = 120.0
 
@@ -130,6 +140,93 @@ class Sessions:
         session = Session(self._transport, reading.text(answer, "session_id"))
         self._open.append(session)
         return session
+
+    def list(
+        self, limit: int | None = 20, offset: int = 0, *, accessible: bool = False
+    ) -> Page[str]:
+        """Return the ids of sessions, the newest first.
+
+        :param limit: how many at most; ``None`` and 0 mean all.
+        :param accessible: also those of others that the key may see.
+        """
+        limit = paging.checked(limit, offset)
+        deadline = self._transport.deadline("the list of sessions")
+        return pastsessions.list_sessions(
+            self._transport, deadline, limit, offset, accessible=accessible
+        )
+
+    def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
+        """Return what belongs to one session.
+
+        :raises tinkex.exceptions.NotFound: there is none of that id.
+        """
+        deadline = self._transport.deadline("the session")
+        return pastsessions.get_session(
+            self._transport, deadline, session_id, accessible=accessible
+        )
+
+    def get_many(
+        self, session_ids: Sequence[str], *, accessible: bool = False
+    ) -> dict[str, SessionInfo]:
+        """Return what belongs to each of *session_ids*; those that are gone are left out."""
+        deadline = self._transport.deadline("the sessions")
+
+        def get(session_id: str) -> SessionInfo | None:
+            served(session_id)
+            try:
+                return pastsessions.get_session(
+                    self._transport, deadline, session_id, accessible=accessible
+                )
+            except (NotFound, NotOffered):
+                return None
+
+        found: dict[str, SessionInfo] = {}
+        for start in range(0, len(session_ids), _CONCURRENCY):
+            batch = together(get, session_ids[start : start + _CONCURRENCY])
+            found |= {session.session_id: session for session in batch if session is not None}
+        return found
+
+    def search(
+        self, query: SessionQuery | None = None, limit: int | None = 20
+    ) -> Page[SessionSummary]:
+        """Return the sessions that *query* matches, the newest first.
+
+        :param query: what to look for; by default all of one's own.
+        :param limit: how many at most; ``None`` and 0 mean all.
+        """
+        limit = paging.checked(limit, 0)
+        deadline = self._transport.deadline("the search")
+        return pastsessions.search_sessions(
+            self._transport, deadline, query or SessionQuery(), limit
+        )
+
+    def trace_url(self, session_id: str) -> str:
+        """Wait until the service has built the trace of a session; return its signed address.
+
+        :raises tinkex.exceptions.OperationFailed: it could not be built.
+        """
+        deadline = self._transport.deadline("the trace")
+        return traces.trace_url(self._transport, deadline, session_id)
+
+    def export_trace(
+        self,
+        session_id: str,
+        target: Path | None = None,
+        *,
+        force: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Trace:
+        """Fetch the timeline of a session as a Perfetto trace (https://ui.perfetto.dev).
+
+        :param target: the file; by default ``<session id>.pftrace`` in the current directory.
+        :param force: replace a file that is there.
+        """
+        target = target or Path(traces.default_name(session_id))
+        traces.refuse_existing(target, force=force)
+        url = self.trace_url(session_id)
+        return traces.fetch(
+            self._transport, url, session_id, target, force=force, on_progress=on_progress
+        )
 
     def finish_all(self, outcome: Outcome) -> None:
         """Finish every session that is still open."""

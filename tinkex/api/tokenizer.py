@@ -253,6 +253,25 @@ def _cached(repository: Repository) -> Path | None:
     return directory if (directory / FILE).is_file() else None
 
 
+def hub_state() -> tuple[str, str | None, bool]:
+    """Return the hub's address, why it cannot be asked (``None``: it answers), and if there is
+    a token for it."""
+    from huggingface_hub import constants, get_token
+
+    from tinkex.api import failures
+    from tinkex.api.transport import new_session
+
+    address, has_token = str(constants.ENDPOINT), bool(get_token())
+    if constants.HF_HUB_OFFLINE:
+        return address, "HF_HUB_OFFLINE is set", has_token
+    try:
+        with new_session(address) as session:
+            status = session.head(address, timeout=_HUB_TIMEOUT).status_code
+    except failures.FOREIGN as error:
+        return address, str(failures.translated(error, address)), has_token
+    return address, f"it fails (HTTP {status})" if status >= 500 else None, has_token
+
+
 def _fetched(repository: Repository) -> Path | None:
     from huggingface_hub import constants
 

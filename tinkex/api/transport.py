@@ -61,8 +61,9 @@ class DefaultPool(plugins.HttpPool):
 class Request:
     """A call of the API.
 
-    :ivar path: below ``<base>/api/v1/``, already percent-encoded.
-    :ivar body: is sent as JSON, unless it is ``None``.
+    :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
+        percent-encoded.
+    :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
     :ivar repeatable: overrides what the method says.
     :ivar settled: statuses that, after a repetition, mean that an earlier try has done it.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
@@ -88,15 +89,23 @@ class Transport:
 
     :param settings: address, key, pool and time allowance.
     :param on_wait: is told about every wait, see :class:`tinkex.api.Wait`.
+    :param pool: carries the requests in place of the driver that the settings name.
     :raises tinkex.exceptions.SettingsError: there is no usable key.
     """
 
-    def __init__(self, settings: Settings, *, on_wait: OnWait | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_wait: OnWait | None = None,
+        pool: plugins.HttpPool | None = None,
+    ) -> None:
         self.settings = settings
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
-        pool: plugins.HttpPool = plugins.load_driver(plugins.HTTP_POOLS, settings.http_pool)
+        if pool is None:
+            pool = plugins.load_driver(plugins.HTTP_POOLS, settings.http_pool)
         self.session = new_session(self.base_url)
         adapter = pool.build(settings, size=POOL_SIZE)
         self.session.mount("https://", adapter)
@@ -124,7 +133,9 @@ class Transport:
         return answers.read(response, deadline).without(self.auth.hidden)
 
     def url(self, path: str) -> str:
-        """Return the whole address of *path* below the API."""
+        """Return the whole address of *path* below the API, or below the base if it has a slash."""
+        if path.startswith("/"):
+            return self.base_url + path
         return f"{self.base_url}/api/v1/{path}"
 
     def call(self, request: Request, deadline: Deadline) -> Answer:
@@ -213,7 +224,7 @@ class Transport:
                     request.method,
                     url,
                     params=dict(request.params) or None,
-                    data=None if request.body is None else json.dumps(request.body).encode(),
+                    data=_encoded(request.body),
                     headers={**_content(request.body), **(headers or request.headers)},
                     auth=auth,
                     timeout=(min(CONNECT_TIMEOUT, left), min(read, left)),
@@ -307,6 +318,10 @@ def new_session(url: str) -> requests.Session:
     session.headers["Accept"] = "application/json"
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
+
+
+def _encoded(body: Any) -> bytes | None:
+    return body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
 
 
 def _content(body: Any) -> dict[str, str]:

@@ -45,6 +45,8 @@ class _Bound(cliff.command.Command):
     operation: ClassVar[str] = ""
     #: Shown at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
+    #: What else there is to know, shown in the help before the examples.
+    notes: ClassVar[str] = ""
 
     #: What :func:`tinkex.run` returns as the command's typed result.
     result: Any = None
@@ -68,7 +70,7 @@ class _Bound(cliff.command.Command):
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        if assume_yes:
+        if assume_yes or self.app.option("curl"):  # which changes nothing
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
@@ -91,7 +93,7 @@ class _Bound(cliff.command.Command):
 
     def get_epilog(self) -> str:
         # cliff's own looks the plugin's name up in all installed distributions (11–90 ms).
-        parts = [self._epilog or ""]
+        parts = [self._epilog or "", self.notes]
         if self.examples:
             parts.append("examples:\n" + "\n".join(f"  {line}" for line in self.examples))
         below = self._subcommands()

@@ -6,7 +6,7 @@ Fields that this service does not know are ignored, as the protocol asks of serv
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -53,6 +53,34 @@ class FinishReason(Body):
 class FinishSession(Body):
     reason: FinishReason = field(default_factory=FinishReason)
     detail: str | None = None
+
+
+class SearchOwner(Body):
+    type: Literal["own", "accessible", "user"] = "own"
+    owner_urns: Annotated[list[str], Meta(min_length=1, max_length=10)] | None = None
+
+
+class StatusQuery(Body):
+    type: Literal["active", "cancelled", "failed", "client_finished"]
+    reasons: list[str] | None = None
+
+
+class SearchCursor(Body):
+    last_created_at: str
+    last_session_id: str
+
+
+class SearchSessions(Body):
+    """``sessions/search``."""
+
+    session_id: str | None = None
+    project_ids: list[str] | None = None
+    user_metadata: dict[str, str] = field(default_factory=dict)
+    display_name: Annotated[str, Meta(min_length=1)] | None = None
+    owner: SearchOwner = field(default_factory=SearchOwner)
+    statuses: Annotated[list[StatusQuery], Meta(min_length=1)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: SearchCursor | None = None
 
 
 class LoraConfig(Body):

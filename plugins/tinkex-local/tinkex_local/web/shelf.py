@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tinkex_local import bodies, checkpoints, paths, runs
+from tinkex_local import bodies, checkpoints, paths, runs, usage
 from tinkex_local.archive import Archive, gzipped
 from tinkex_local.paths import TinkerPath
 from tinkex_local.problems import Problem, bad_request, not_found
@@ -55,6 +55,14 @@ def _add_listings(app: Routes, service: Service) -> None:
         found = checkpoints.listing(service, run_id=run_id)
         cursor = {"offset": 0, "limit": len(found), "total_count": len(found)}
         return {"checkpoints": found, "cursor": cursor}
+
+    @app.get("billing/usage/events")
+    def billing_events() -> Any:
+        return usage.events(service, query_values())
+
+    @app.get("billing/usage/checkpoints/current")
+    def billing_storage() -> Any:
+        return usage.storage(service, query_values().get("project_id"))
 
     @app.get("checkpoints")
     def list_checkpoints() -> Any:

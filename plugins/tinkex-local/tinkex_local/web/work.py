@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinkex_local import bodies, protobuf, runs, sampling, sessions, weights
+from tinkex_local import bodies, protobuf, runs, sampling, search, sessions, weights
 from tinkex_local.problems import bad_request
 from tinkex_local.runner import POLL_SECONDS, Runner
 from tinkex_local.service import Service
@@ -38,6 +38,10 @@ def _add_sessions(app: Routes, service: Service) -> None:
     @app.get("sessions")
     def list_sessions() -> Any:
         return sessions.listing(service, *page(20, 1000))
+
+    @app.post("sessions/search")
+    def search_sessions() -> Any:
+        return search.search(service, body_as(bodies.SearchSessions))
 
     @app.get("sessions/<session_id>")
     def get_session(session_id: str) -> Any:

@@ -1,0 +1,204 @@
+"""Usage over any span of time, added up; storage; in the shapes of the official service."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tinkex.api import billing
+from tinkex.api.billing import Usage, UsageEvent, aligned, windows
+from tinkex.api.tallies import DIMENSIONS, tallies
+from tinkex.exceptions import Forbidden, InvalidAnswer, NotOffered, UsageError
+
+EVENTS = "billing/usage/events"
+
+
+def event(hour: str, kind: str = "training", cost: float | None = 1.0, **more):
+    info = {"type": kind} | ({"token_count": 1000} if kind != "storage" else {})
+    info |= more.pop("info", {})
+    return {
+        "bucket_start": f"{hour}:00:00Z",
+        "bucket_end": f"{hour}:59:59Z",
+        "base_model": "Qwen/Qwen3-8B",
+        "user_id": "tml:organization_user:1",
+        "user_name": "Ada",
+        "session_id": "s-1",
+        "project_id": "p-1",
+        "estimated_cost_usd": cost,
+        "effective_rate_usd_per_million_tokens": 0.5,
+        "event_info": info,
+        **more,
+    }
+
+
+def answer(*events, through=None, sessions=None):
+    return {"data": list(events), "sessions": sessions or {}, "cost_data_through": through}
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        ("2026-11-01T10:00", "2026-11-01T12:00", ("2026-11-01T10:00", "2026-11-01T12:00")),
+        ("2026-11-01T10:59", "2026-11-01T12:01", ("2026-11-01T10:00", "2026-11-01T13:00")),
+        ("2026-11-01T10:20", "2026-11-01T10:40", ("2026-11-01T10:00", "2026-11-01T11:00")),
+    ],
+)
+def test_a_span_is_widened_to_full_hours(start, end, expected):
+    assert aligned(at(start), at(end)) == tuple(map(at, expected))
+
+
+@pytest.mark.parametrize("end", ["2026-11-01T10:00", "2026-10-01T10:00"])
+def test_an_empty_span_is_refused(end):
+    with pytest.raises(UsageError, match="empty"):
+        aligned(at("2026-11-01T10:00"), at(end))
+
+
+@pytest.mark.parametrize(("days", "count"), [(1, 1), (14, 1), (15, 2), (28, 2), (30, 3), (365, 27)])
+def test_windows_cover_the_span_without_gap_and_none_is_too_long(days, count):
+    start = at("2026-01-01T00:00")
+    found = windows(start, start + timedelta(days=days))
+    assert len(found) == count
+    assert found[0][0] == start
+    assert found[-1][1] == start + timedelta(days=days)
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(found))
+    assert all(timedelta() < last - first <= timedelta(days=14) for first, last in found)
+
+
+def test_a_long_span_is_asked_for_in_parts_and_joined(client, server):
+    def reply(seen):
+        first = seen.query["starting_on"][:13]
+        through = "2026-01-15T00:00:00Z" if first < "2026-01-15" else None
+        sessions = {f"s-{first}": {"user_metadata": {"run": first}}}
+        return server.reply(answer(event(first), through=through, sessions=sessions))
+
+    server.on("GET", EVENTS, reply)
+    usage = client.billing.usage(at("2026-01-01T00:30"), at("2026-02-01T00:00"))
+
+    asked = sorted(
+        (seen.query["starting_on"], seen.query["ending_before"]) for seen in server.requests(EVENTS)
+    )
+    assert asked == [
+        ("2026-01-01T00:00:00Z", "2026-01-15T00:00:00Z"),
+        ("2026-01-15T00:00:00Z", "2026-01-29T00:00:00Z"),
+        ("2026-01-29T00:00:00Z", "2026-02-01T00:00:00Z"),
+    ]
+    assert [e.bucket_start.day for e in usage.events] == [1, 15, 29]
+    assert usage.cost_usd == 3.0
+    assert usage.cost_data_through == at("2026-01-15T00:00")
+    assert len(usage.sessions) == 3
+
+
+def test_a_span_in_the_future_is_refused_before_anything_is_asked(client, server):
+    start = datetime.now(UTC) + timedelta(days=1)
+    with pytest.raises(UsageError, match="future"):
+        client.billing.usage(start, start + timedelta(days=1))
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ({"data": 3}, InvalidAnswer),
+        ({"data": [{"event_info": {"type": "training"}}]}, InvalidAnswer),
+        ({"data": [event("2026-01-01T00", info={"token_count": "x"})]}, InvalidAnswer),
+        ({"data": [event("2026-01-01T00", cost="dear")]}, InvalidAnswer),
+        ({"data": [event("2026-01-01T00", cost=float("1e300"))]}, InvalidAnswer),
+        ({"data": [], "sessions": {"s": 3}}, InvalidAnswer),
+    ],
+)
+def test_answers_of_another_shape(client, server, reply, error):
+    server.on("GET", EVENTS, reply)
+    with pytest.raises(error):
+        client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
+
+
+def test_no_permission_and_no_such_endpoint(client, server):
+    server.on("GET", EVENTS, server.reply({"detail": "billing role needed"}, 403))
+    with pytest.raises(Forbidden, match="billing role"):
+        client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
+    with pytest.raises(NotOffered, match="does not offer the storage"):
+        client.billing.storage()
+
+
+def test_kinds_of_the_future_are_kept(client, server):
+    server.on("GET", EVENTS, answer(event("2026-01-01T00", "teleport", cost=2.5)))
+    usage = client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
+    assert [(e.type, e.estimated_cost_usd, e.is_unpriced) for e in usage.events] == [
+        ("teleport", 2.5, False)
+    ]
+
+
+@pytest.fixture
+def usage() -> Usage:
+    raw = [
+        event("2026-01-02T00", cost=0.1, session_id="s-2", base_model="B"),
+        event("2026-01-01T00", "sampling_prefill", cost=0.2, info={"cached": True}),
+        event("2026-01-01T01", "sampling_prefill", cost=None),
+        event("2026-01-01T02", "sampling_sample", cost=4.0, session_id=None),
+        event("2026-01-01T03", "checkpoint", cost=None, info={"count": 2, "token_count": None}),
+        event("2026-01-01T03", "storage", cost=None, info={"gigabyte_hours": 1.5, "free": True}),
+        event("2026-01-01T04", "storage", cost=0.3, info={"gigabyte_hours": 0.5}),
+    ]
+    events = tuple(map(UsageEvent.from_json, raw))
+    return Usage(at("2026-01-01T00:00"), at("2026-01-03T00:00"), events)
+
+
+def test_total_and_what_has_no_price_yet(usage):
+    assert usage.cost_usd == pytest.approx(4.6)
+    assert usage.unpriced == 1
+
+
+def test_by_day_is_in_order_with_every_quantity(usage):
+    one, two = tallies(usage, "day")
+    assert (one.key, two.key) == ("2026-01-01", "2026-01-02")
+    assert (one.prefill_tokens, one.cached_tokens, one.sampled_tokens) == (2000, 1000, 1000)
+    assert (one.checkpoints, one.gigabyte_hours, one.unpriced) == (2, 2.0, 1)
+    assert (two.training_tokens, two.cost_usd) == (1000, 0.1)
+
+
+@pytest.mark.parametrize("by", DIMENSIONS)
+def test_nothing_gets_lost_whatever_it_is_added_up_by(usage, by):
+    found = tallies(usage, by)
+    assert sum(tally.cost_usd for tally in found) == pytest.approx(usage.cost_usd)
+    assert sum(tally.unpriced for tally in found) == usage.unpriced
+    if by != "day":
+        assert [t.cost_usd for t in found] == sorted((t.cost_usd for t in found), reverse=True)
+
+
+def test_by_run_goes_by_the_sessions(usage):
+    found = tallies(usage, "run", {"s-1": ["s-1:train:0", "s-1:train:1"], "s-2": []})
+    assert {tally.key for tally in found} == {None, "s-1:train:0, s-1:train:1", "session s-2"}
+
+
+def test_an_unknown_dimension(usage):
+    with pytest.raises(UsageError, match="colour"):
+        tallies(usage, "colour")
+
+
+def test_storage(client, server):
+    row = {
+        "project_id": "p-1",
+        "org_user_urn": "u",
+        "user_email": "a@example.org",
+        "user_name": "Ada",
+        "checkpoint_count": 3,
+        "size_bytes": 2_000_000_000,
+        "size_gigabytes": 2.0,
+        "estimated_monthly_cost_usd": 0.62,
+    }
+    server.on(
+        "GET",
+        "billing/usage/checkpoints/current",
+        {"effective_rate_usd_per_gigabyte_month": 0.31, "data": [row, {}]},
+    )
+    storage = client.billing.storage("p-1")
+    assert server.seen[0].query == {"project_id": "p-1"}
+    assert storage.rate == 0.31
+    assert storage.rows[0].estimated_monthly_cost_usd == 0.62
+    assert storage.rows[1] == billing.StoredCheckpoints(None, None, None, None, 0, 0, None, None)

@@ -1,0 +1,273 @@
+"""Sessions: lists, one, the search, and the trace; in the shapes of the official service."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinkex.api import SessionQuery
+from tinkex.api.traces import default_name
+from tinkex.exceptions import (
+    InvalidAnswer,
+    LocalError,
+    NotFound,
+    NotOffered,
+    OperationFailed,
+    TimedOut,
+    UsageError,
+)
+
+SUMMARY = {
+    "session_id": "s-1",
+    "created_at": "2026-11-01T10:00:00Z",
+    "owner": "tml:organization_user:1",
+    "project_id": "p-1",
+    "checkpoints_count": 2,
+}
+
+
+def test_list_goes_on_to_the_end(client, server):
+    def reply(seen):
+        start, size = int(seen.query["offset"]), int(seen.query["limit"])
+        return server.reply({"sessions": [f"s-{n}" for n in range(start, min(start + size, 130))]})
+
+    server.on("GET", "sessions", reply)
+    assert len(client.sessions.list(None)) == 130
+    assert list(client.sessions.list(2, 5)) == ["s-5", "s-6"]
+    client.sessions.list(1, accessible=True)
+    assert server.seen[-1].query["access_scope"] == "accessible"
+    assert "access_scope" not in server.seen[0].query
+
+
+def test_one_session_with_and_without_optional_members(client, server):
+    server.on(
+        "GET",
+        "sessions/s-1",
+        {"training_run_ids": ["s-1:train:0"], "sampler_ids": [], "user_metadata": {"a": "b"}},
+    )
+    session = client.sessions.get("s-1")
+    assert session.training_run_ids == ("s-1:train:0",)
+    assert (session.display_name, session.user_metadata) == (None, {"a": "b"})
+    server.on("GET", "sessions/s-2", {})
+    with pytest.raises(InvalidAnswer, match="training_run_ids"):
+        client.sessions.get("s-2")
+
+
+def test_many_sessions_leave_out_those_that_are_gone(client, server):
+    server.on("GET", "sessions/s-1", {"training_run_ids": ["r"], "sampler_ids": []})
+    server.on("GET", "sessions/s-2", server.reply({"detail": "Session s-2 is gone"}, 404))
+    assert list(client.sessions.get_many(["s-1", "s-2", "s-3"])) == ["s-1"]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a\nb"])
+def test_what_cannot_be_an_id_is_not_sent(client, server, name):
+    with pytest.raises(UsageError):
+        client.sessions.get(name)
+    assert server.seen == []
+
+
+def test_an_unknown_session_and_a_server_without_sessions(client, server):
+    server.on("GET", "sessions/s-1", server.reply({"detail": "Session s-1 not found"}, 404))
+    with pytest.raises(NotFound, match="s-1 not found"):
+        client.sessions.get("s-1")
+    with pytest.raises(NotOffered, match="does not offer a list of sessions"):
+        client.sessions.list()
+    server.on("POST", "sessions/search", server.reply({"detail": "Method Not Allowed"}, 405))
+    with pytest.raises(NotOffered, match="does not offer a search"):
+        client.sessions.search()
+
+
+def test_the_search_passes_the_cursor_back_unchanged(client, server):
+    cursor = {"last_created_at": "2026-11-01T10:00:00.000001Z", "last_session_id": "s-1"}
+    server.on(
+        "POST",
+        "sessions/search",
+        {"sessions": [SUMMARY], "next_cursor": cursor},
+        {"sessions": [SUMMARY | {"session_id": "s-0"}], "next_cursor": None},
+    )
+    page = client.sessions.search(None, None)
+    assert [session.session_id for session in page] == ["s-1", "s-0"]
+    assert page.total == 2
+    first, second = (seen.body for seen in server.seen)
+    assert "cursor" not in first
+    assert second["cursor"] == cursor
+    assert first["owner"] == {"type": "own"}
+
+
+def test_a_search_that_stops_early_says_that_there_is_more(client, server):
+    server.on(
+        "POST", "sessions/search", {"sessions": [SUMMARY], "next_cursor": {"last_session_id": "x"}}
+    )
+    page = client.sessions.search(limit=1)
+    assert (len(page), page.total) == (1, None)
+    assert [seen.body["limit"] for seen in server.seen] == [1]
+
+
+def test_a_search_that_never_ends_is_ended(client, server):
+    server.on("POST", "sessions/search", {"sessions": [], "next_cursor": {"last_session_id": "x"}})
+    assert len(client.sessions.search(None, None)) == 0
+    assert len(server.seen) == 2
+
+
+def test_conditions_go_over_as_the_service_has_them(client, server):
+    server.on("POST", "sessions/search", {"sessions": []})
+    client.sessions.search(
+        SessionQuery(
+            display_name="sweep lr",
+            session_id="s",
+            user_metadata={"a": "b"},
+            project_ids=["p"],
+            owners=["u1", "u2"],
+            statuses=["failed", "errored"],
+        ),
+        5,
+    )
+    assert server.seen[0].body == {
+        "session_id": "s",
+        "display_name": "sweep lr",
+        "user_metadata": {"a": "b"},
+        "project_ids": ["p"],
+        "owner": {"type": "user", "owner_urns": ["u1", "u2"]},
+        "statuses": [{"type": "failed"}, {"type": "client_finished", "reasons": ["errored"]}],
+        "limit": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        SessionQuery(owners=["u"], accessible=True),
+        SessionQuery(owners=[str(n) for n in range(11)]),
+        SessionQuery(statuses=["asleep"]),
+    ],
+)
+def test_impossible_conditions_are_not_sent(client, server, query):
+    with pytest.raises(UsageError):
+        client.sessions.search(query)
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (None, (None, None)),
+        ({"type": "active"}, ("active", None)),
+        ({"type": "cancelled", "detail": "by Ada"}, ("cancelled", "by Ada")),
+        (
+            {
+                "type": "failed",
+                "category": "user",
+                "reason": {"type": "training_run", "training_run_id": "r"},
+                "message": "out of memory",
+            },
+            ("failed", "out of memory"),
+        ),
+        ({"type": "client_finished", "reason": {"type": "errored"}}, ("errored", None)),
+        ({"type": "client_finished"}, ("finished", None)),
+        ({"type": "something new"}, ("something new", None)),
+    ],
+)
+def test_states(client, server, status, expected):
+    server.on("POST", "sessions/search", {"sessions": [SUMMARY | {"status": status}]})
+    (session,) = client.sessions.search()
+    assert (session.status, session.message) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"sessions": 3},
+        {"sessions": [{}]},
+        {"sessions": [SUMMARY | {"status": "active"}]},
+        {"sessions": [SUMMARY | {"created_at": "yesterday"}]},
+        {"sessions": [], "next_cursor": "x"},
+    ],
+)
+def test_searches_of_another_shape(client, server, answer):
+    server.on("POST", "sessions/search", answer)
+    with pytest.raises(InvalidAnswer):
+        client.sessions.search()
+
+
+# ---------------------------------------------------------------------- traces
+
+
+def trace(server, *statuses):
+    server.on("GET", "sessions/s-1/trace_export", *statuses)
+
+
+def test_a_trace_is_waited_for_visibly_and_fetched(connect, server, naps, waits, tmp_path):
+    client = connect(server.url, timeout=30.0)
+    url = f"{server.url}/api/v1/files/trace?signature=x"
+    trace(server, {"status": "pending"}, {"status": "pending"}, {"status": "ready", "url": url})
+    server.on("GET", "files/trace", b"perfetto")
+    done = client.sessions.export_trace("s-1", tmp_path / "new" / "t.pftrace")
+    assert done.path.read_bytes() == b"perfetto"
+    assert done.size_bytes == 8
+    assert [p.name for p in done.path.parent.iterdir()] == ["t.pftrace"]
+    assert waits[0].operation == "the trace"
+    assert waits[0].reason == "the service builds it"
+
+
+def test_a_trace_that_fails_says_why(client, server):
+    trace(server, {"status": "failed", "error": "too old"})
+    with pytest.raises(OperationFailed, match="too old"):
+        client.sessions.trace_url("s-1")
+
+
+def test_a_trace_that_takes_too_long(connect, server, naps):
+    trace(server, {"status": "pending"})
+    with pytest.raises(TimedOut, match="the trace"):
+        connect(server.url, timeout=12.0).sessions.trace_url("s-1")
+    assert len(naps) >= 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": "baking"},
+        {"status": "ready"},
+        {"status": "ready", "url": 3},
+        {},
+        {"status": "ready", "url": "http://[bad"},
+    ],
+)
+def test_traces_of_another_shape(client, server, answer):
+    trace(server, answer)
+    with pytest.raises(InvalidAnswer):
+        client.sessions.trace_url("s-1")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "data:,x"])
+def test_addresses_that_are_no_web_addresses_are_refused(client, server, url, tmp_path):
+    trace(server, {"status": "ready", "url": url})
+    with pytest.raises(InvalidAnswer):
+        client.sessions.export_trace("s-1", tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_stays_unless_forced(client, server, tmp_path):
+    target = tmp_path / "t.pftrace"
+    target.write_bytes(b"old")
+    with pytest.raises(LocalError, match="exists"):
+        client.sessions.export_trace("s-1", target)
+    assert server.seen == []
+    url = f"{server.url}/api/v1/files/trace"
+    trace(server, {"status": "ready", "url": url})
+    cut = server.reply(raw=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnew")
+    server.on("GET", "files/trace", cut)
+    with pytest.raises(Exception, match="cut off"):
+        client.sessions.export_trace("s-1", target, force=True)
+    assert target.read_bytes() == b"old"
+    server.on("GET", "files/trace", b"new")
+    client.sessions.export_trace("s-1", target, force=True)
+    assert target.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["t.pftrace"]
+    with pytest.raises(LocalError, match="directory"):
+        client.sessions.export_trace("s-1", tmp_path, force=True)
+
+
+@pytest.mark.parametrize(
+    ("session", "name"), [("a-1", "a-1.pftrace"), ("a/../b c", "a_.._b_c.pftrace")]
+)
+def test_the_name_of_the_file_stays_in_its_directory(session, name):
+    assert default_name(session) == name

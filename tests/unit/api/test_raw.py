@@ -1,0 +1,145 @@
+"""Any request: below the base URL only, its pages joined."""
+
+from __future__ import annotations
+
+import pytest
+import responses
+
+from tests.unit.api.conftest import API, BASE, KEY
+from tinkex.exceptions import InvalidAnswer, NotFound, UsageError
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("training_runs", f"{API}/training_runs"),
+        ("training_runs/a:train:0", f"{API}/training_runs/a:train:0"),
+        ("x y", f"{API}/x%20y"),
+        ("x%2Fy", f"{API}/x%2Fy"),
+        ("/api/v1/healthz", f"{BASE}/api/v1/healthz"),
+        ("/oai/api/v1/models", f"{BASE}/oai/api/v1/models"),
+        ("/services/tinker-prod/api/v1/x", f"{BASE}/api/v1/x"),
+        (f"{BASE}/api/v1/x", f"{BASE}/api/v1/x"),
+        ("/@evil.test", f"{BASE}/@evil.test"),
+    ],
+)
+@responses.activate
+def test_where_a_path_leads(connect, path, url):
+    responses.get(url, json={"ok": True})
+    assert connect().request("get", path).json() == {"ok": True}
+    assert responses.calls[0].request.headers["X-API-Key"] == KEY
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "..",
+        "../../oauth",
+        "a/../../b",
+        "%2e%2e/x",
+        "a/%2E%2E/b",
+        "a\\..\\b",
+        "//evil.test/x",
+        "https://evil.test/api/v1/x",
+        "http://tinker.test:81/services/tinker-prod/x",
+        "https://tinker.test/services/tinker-prod/x",
+        f"{BASE}.evil.test/x",
+        f"{BASE}evil/x",
+        "tinker://run/weights/a",
+        "file:///etc/passwd",
+        "a#b",
+        "a\nb",
+        "a\x00b",
+    ],
+)
+@responses.activate
+def test_paths_that_lead_elsewhere_are_not_sent(connect, path):
+    with pytest.raises(UsageError):
+        connect().request("GET", path)
+    assert len(responses.calls) == 0
+
+
+@pytest.mark.parametrize("method", ["", "G T", "GET\r\nX: y", "ä"])
+def test_what_is_no_method(connect, method):
+    with pytest.raises(UsageError, match="method"):
+        connect().request(method, "x")
+
+
+def test_query_body_and_headers(client, server):
+    server.on("POST", "x", {})
+    client.request("POST", "x?a=1&b=", body={"c": [1]}, params={"d": 2}, headers={"X-Y": "z"})
+    (seen,) = server.seen
+    assert seen.query == {"a": "1", "d": "2"}  # an empty value is not shown by the server here
+    assert (seen.body, seen.headers["x-y"]) == ({"c": [1]}, "z")
+    assert seen.headers["content-type"] == "application/json"
+
+
+def test_bytes_go_as_they_are_and_nothing_replaces_the_key(client, server):
+    server.on("POST", "x", {})
+    headers = {"X-API-Key": "other", "Content-Type": "text/x"}
+    client.request("POST", "x", body=b'{"a": 1}', headers=headers)
+    (seen,) = server.seen
+    assert (seen.headers["x-api-key"], seen.headers["content-type"]) == (KEY, "text/x")
+
+
+def test_errors_are_the_usual_ones(client, server):
+    server.on("GET", "x", server.reply({"detail": "no x here"}, 404))
+    with pytest.raises(NotFound, match=r"no x here \(HTTP 404\)"):
+        client.request("GET", "x")
+
+
+def paged(server, total, *, told=True, ignores_offset=False):
+    def reply(seen):
+        start = 0 if ignores_offset else int(seen.query["offset"])
+        items = list(range(start, min(start + int(seen.query["limit"]), total)))
+        cursor = {"cursor": {"offset": start, "total_count": total}} if told else {}
+        return server.reply({"items": items, "more": 1, **cursor})
+
+    server.on("GET", "things", reply)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("total", [0, 1, 100, 101, 250])
+def test_pages_by_offset_are_joined(client, server, total, told):
+    paged(server, total, told=told)
+    answer = client.request("GET", "things", paginate=True).json()
+    assert answer == {"items": list(range(total)), "more": 1}
+
+
+def test_pages_begin_where_the_query_says(client, server):
+    paged(server, 30)
+    answer = client.request("GET", "things?limit=7&offset=10", paginate=True).json()
+    assert answer["items"] == list(range(10, 30))
+
+
+def test_a_server_that_ignores_the_offset_does_not_keep_us(client, server):
+    paged(server, 300, told=False, ignores_offset=True)
+    assert len(client.request("GET", "things", paginate=True).json()["items"]) == 100
+
+
+def test_pages_by_cursor_are_joined(client, server):
+    server.on(
+        "POST",
+        "find",
+        {"items": [1], "next_cursor": {"at": 1}},
+        {"items": [2], "next_cursor": None},
+    )
+    answer = client.request("POST", "find", body={"q": "x"}, paginate=True).json()
+    assert answer == {"items": [1, 2]}
+    assert [seen.body for seen in server.seen] == [{"q": "x"}, {"q": "x", "cursor": {"at": 1}}]
+
+
+@pytest.mark.parametrize("answer", [{"a": 1}, {"a": [], "b": []}, [1], "x"])
+def test_what_has_no_pages(client, server, answer):
+    server.on("GET", "x", server.reply(answer))
+    with pytest.raises(InvalidAnswer):
+        client.request("GET", "x", paginate=True)
+
+
+def test_methods_without_pages(client):
+    with pytest.raises(UsageError, match="pages"):
+        client.request("DELETE", "x", paginate=True)
+    with pytest.raises(UsageError, match="limit"):
+        client.request("GET", "x?limit=many", paginate=True)

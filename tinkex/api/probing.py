@@ -1,0 +1,301 @@
+"""Looking at the way to a service, one piece after the other; nothing is created or changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tinkex import findings
+from tinkex.api import failures, network
+from tinkex.api.answers import Answer
+from tinkex.api.parallel import together
+from tinkex.api.transport import PROTOCOL_VERSION, NoAnswer, Request, Transport
+from tinkex.exceptions import NotOffered, TinkexError
+from tinkex.findings import Finding
+from tinkex.settings import DEFAULT_POOL
+
+if TYPE_CHECKING:
+    from tinkex.plugins import HttpPool
+    from tinkex.settings import Settings
+
+#: Seconds of difference between two clocks that matter to nobody, and that break signatures.
+_SKEW_TOLD, _SKEW_WRONG = 30, 300
+#: Days before the end of a certificate from which on it is told.
+_SOON = 14
+_CLOCK_HINT = "Set the clock of this machine (timedatectl set-ntp true): signatures depend on it."
+
+
+class Prober:
+    """Probes one service.
+
+    :param settings: the effective settings.
+    :param seconds: the time for each probe.
+    :param pool: carries the requests in place of the driver that the settings name.
+    """
+
+    def __init__(self, settings: Settings, seconds: float, pool: HttpPool | None = None) -> None:
+        self._settings = settings
+        self._seconds = seconds
+        self._pool = pool
+        parts = urlsplit(settings.base_url)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._is_https = parts.scheme == "https"
+
+    def checks(self) -> dict[str, Callable[[], list[Finding]]]:
+        """Return the probes by name, in the order of a request's way."""
+        on_the_way = {"proxy": self.proxy, "dns": self.dns, "tls": self.tls}
+        asking = {"service": self.service, "access": self.access, "endpoints": self.endpoints}
+        return asking if self._pool is not None else on_the_way | asking
+
+    def proxy(self) -> list[Finding]:
+        """Say whether a proxy is on the way."""
+        proxy = self._proxy()
+        if proxy is None:
+            return [Finding("proxy", "ok", "none")]
+        try:
+            parts = urlsplit(proxy)
+            known = bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            known = False
+        if not known:
+            return [
+                Finding(
+                    "proxy",
+                    "fail",
+                    "the address of the HTTP proxy is malformed",
+                    "It comes from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY.",
+                )
+            ]
+        return [Finding("proxy", "ok", f"{without_user(proxy)}; NO_PROXY lists exceptions")]
+
+    def dns(self) -> list[Finding]:
+        """Resolve the host."""
+        elsewhere = self._elsewhere()
+        if elsewhere:
+            return [Finding("dns", "skipped", elsewhere)]
+        start = time.monotonic()
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or "not a name"
+            hint = "Is the name right, and is there a network? See 'tinkex config show'."
+            return [Finding("dns", "fail", f"{self._host} is not found: {why}", hint)]
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        took = (time.monotonic() - start) * 1000
+        return [Finding("dns", "ok", f"{self._host} is {', '.join(addresses)} ({took:.0f} ms)")]
+
+    def tls(self) -> list[Finding]:
+        """Shake hands, and look at the certificate."""
+        if not self._is_https:
+            return [Finding("tls", "skipped", "the base URL is plain http")]
+        elsewhere = self._elsewhere()
+        if elsewhere:
+            return [Finding("tls", "skipped", elsewhere)]
+        url = self._settings.base_url
+        try:
+            version, certificate = self._handshake()
+        except TinkexError as error:
+            return [findings.from_error("tls", error)]
+        except socket.gaierror:
+            return [Finding("tls", "skipped", f"{self._host} is not found")]
+        except OSError as error:
+            return [findings.from_error("tls", failures.translated(error, url))]
+        return [_judged(version, certificate)]
+
+    def service(self) -> list[Finding]:
+        """Ask for a sign of life, without the key: latency, and the clock of the server."""
+        try:
+            with _closing(self._transport(with_key=False)) as transport:
+                first, took = self._timed(transport)
+                again = min(self._timed(transport)[1] for _ in range(2))
+        except NoAnswer as failure:
+            return [findings.from_error("service", failure.error)]
+        except TinkexError as error:
+            return [findings.from_error("service", error)]
+        times = f"{again * 1000:.0f} ms, the first in {took * 1000:.0f} ms"
+        if 300 <= first.status < 400:
+            return [findings.from_error("service", transport.refusal(first))]
+        if first.status >= 500:
+            detail = f"{failures.host_of(transport.base_url)} fails (HTTP {first.status}; {times})"
+            return [Finding("service", "fail", detail, "Try again in a while.")]
+        if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
+            detail = f"something answers (HTTP {first.status}; {times}), but no Tinker service"
+            return [Finding("service", "fail", detail, "Is the base URL right?"), _clock(first)]
+        return [Finding("service", "ok", f"answers in {times}"), _clock(first)]
+
+    def access(self) -> list[Finding]:
+        """Make a request with the key."""
+        request = Request("GET", "training_runs", params={"limit": 1})
+        try:
+            transport = self._transport(with_key=True)
+        except TinkexError as error:
+            return [Finding("access", "skipped", f"no key to try: {error}")]
+        try:
+            with _closing(transport):
+                answer = transport.once(request, transport.deadline("an answer", self._seconds))
+                if not answer.ok:
+                    return [findings.from_error("access", transport.refusal(answer))]
+                answer.object()
+        except NoAnswer as failure:
+            return [findings.from_error("access", failure.error)]
+        except TinkexError as error:
+            return [findings.from_error("access", error)]
+        who = "the key is accepted" if self._settings.needs_api_key else "no key is needed"
+        return [Finding("access", "ok", who)]
+
+    def endpoints(self) -> list[Finding]:
+        """Ask which of the endpoints that only tell something this server has."""
+        try:
+            transport = self._transport(with_key=True)
+        except TinkexError:  # told by another check
+            transport = self._transport(with_key=False)
+        with _closing(transport):
+            found = together(lambda request: self._endpoint(transport, request), _probes())
+        if all(finding.status == "skipped" for finding in found):
+            return [Finding("endpoints", "skipped", found[0].detail)]
+        return found
+
+    def _endpoint(self, transport: Transport, request: Request) -> Finding:
+        name = f"{request.method} {request.path}"
+        start = time.monotonic()
+        try:
+            answer = transport.once(request, transport.deadline("an answer", self._seconds))
+        except NoAnswer as failure:
+            return Finding(name, "skipped", f"no answer: {failure.error}")
+        except TinkexError as error:
+            return Finding(name, "skipped", f"no answer: {error}")
+        took = f"HTTP {answer.status} in {(time.monotonic() - start) * 1000:.0f} ms"
+        if answer.ok:
+            return Finding(name, "ok", took)
+        if isinstance(answer.error(), NotOffered):
+            return Finding(name, "absent", f"not offered ({took})")
+        if answer.status in (401, 403):
+            return Finding(name, "ok", f"there, but not for this key ({took})")
+        if answer.status >= 500:
+            return Finding(name, "warning", f"fails ({took})", "Try again in a while.")
+        return Finding(name, "ok", f"there ({took})")
+
+    def _timed(self, transport: Transport) -> tuple[Answer, float]:
+        start = time.monotonic()
+        deadline = transport.deadline("an answer", self._seconds)
+        answer = transport.once(Request("GET", "healthz"), deadline)
+        return answer, time.monotonic() - start
+
+    def _transport(self, *, with_key: bool) -> Transport:
+        settings = self._settings
+        if not with_key:
+            settings = dataclasses.replace(settings, needs_api_key=False)
+        elif self._pool is not None:
+            settings = dataclasses.replace(settings, api_key="none", api_key_command=None)
+        return Transport(settings, pool=self._pool)
+
+    def _proxy(self) -> str | None:
+        proxies = network.proxies_for(self._settings.base_url)
+        scheme = "https" if self._is_https else "http"
+        for name in (f"{scheme}://{self._host}", scheme, f"all://{self._host}", "all"):
+            if proxies.get(name):
+                return proxies[name]
+        return None
+
+    def _elsewhere(self) -> str | None:
+        """Return who else finds the host, if it is not this process."""
+        if self._settings.http_pool != DEFAULT_POOL:
+            return f"the HTTP pool {self._settings.http_pool} carries the requests"
+        return "the proxy does it" if self._proxy() else None
+
+    def _handshake(self) -> tuple[str, Any]:
+        where = network.certificates()
+        if where is True:
+            from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+            where = DEFAULT_CA_BUNDLE_PATH
+        import os
+
+        is_directory = os.path.isdir(str(where))
+        context = ssl.create_default_context(
+            cafile=None if is_directory else str(where), capath=str(where) if is_directory else None
+        )
+        address = (self._host, self._port)
+        with (
+            socket.create_connection(address, timeout=self._seconds) as connection,
+            context.wrap_socket(connection, server_hostname=self._host) as secured,
+        ):
+            return secured.version() or "TLS", secured.getpeercert() or {}
+
+
+class _closing:
+    """Close the transport at the end of a block, also when the pool cannot."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def __enter__(self) -> Transport:
+        return self._transport
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
+
+
+def without_user(address: str) -> str:
+    """Return *address* without the user name and password that it may hold."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _probes() -> list[Request]:
+    """Return requests that every server may be asked: they read, or read as a POST."""
+    one = {"limit": 1}
+    today = datetime.now(UTC).date().isoformat()
+    return [
+        Request("GET", "healthz"),
+        Request("GET", "get_server_capabilities"),
+        Request("POST", "client/config", {"sdk_version": PROTOCOL_VERSION}),
+        Request("GET", "auth/apikey/me"),
+        Request("GET", "training_runs", params=one),
+        Request("GET", "checkpoints", params=one),
+        Request("GET", "sessions", params=one),
+        Request("POST", "sessions/search", one, repeatable=True),
+        Request("GET", "billing/usage/checkpoints/current"),
+        Request("GET", "audit", params={"event_type": "checkpoints", "day": today}),
+    ]
+
+
+def _clock(answer: Answer) -> Finding:
+    """Compare this machine's clock with the one of the server."""
+    try:
+        theirs = parsedate_to_datetime(answer.headers.get("date", ""))
+        apart = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return Finding("clock", "skipped", "the server does not tell its time")
+    direction = "ahead of" if apart > 0 else "behind"
+    detail = f"{abs(apart):.0f} s {direction} the server's"
+    if abs(apart) > _SKEW_WRONG:
+        return Finding("clock", "fail", detail, _CLOCK_HINT)
+    if abs(apart) > _SKEW_TOLD:
+        return Finding("clock", "warning", detail, _CLOCK_HINT)
+    return Finding(
+        "clock", "ok", "agrees with the server's to the second" if abs(apart) < 2 else detail
+    )
+
+
+def _judged(version: str, certificate: Any) -> Finding:
+    issuer = dict(pair for group in certificate.get("issuer", ()) for pair in group)
+    name = issuer.get("organizationName") or issuer.get("commonName") or "an unnamed authority"
+    detail = f"{version}, certificate of {name}"
+    try:
+        end = ssl.cert_time_to_seconds(certificate["notAfter"])
+    except (KeyError, ValueError):
+        return Finding("tls", "ok", detail)
+    days = int((end - time.time()) // 86400)
+    detail += f", valid for {days} more days"
+    if days < _SOON:
+        return Finding("tls", "warning", detail, "Tell whoever runs the service.")
+    return Finding("tls", "ok", detail)

@@ -1,0 +1,119 @@
+"""The timeline of a session as a Perfetto trace, built by the service and then fetched."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinkex.api import reading
+from tinkex.api.addresses import joined
+from tinkex.api.paths import segment
+from tinkex.api.storage import Body, OnProgress, Progress, Storage
+from tinkex.api.transport import Request, Transport
+from tinkex.api.waiting import Deadline
+from tinkex.exceptions import LocalError, OperationFailed
+
+#: Seconds between two looks at whether the trace is ready (as the official SDK).
+INTERVAL = 5.0
+SUFFIX = ".pftrace"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace that was fetched.
+
+    :ivar session_id: the session it is of.
+    :ivar path: the file.
+    :ivar size_bytes: its length.
+    """
+
+    session_id: str
+    path: Path
+    size_bytes: int
+
+
+def trace_url(transport: Transport, deadline: Deadline, session_id: str) -> str:
+    """Wait until the trace of the session is built and return its signed address.
+
+    :raises OperationFailed: the service could not build it.
+    :raises tinkex.exceptions.TimedOut: it is not ready in time.
+    """
+    path = f"sessions/{segment(session_id)}/trace_export"
+    request = Request("GET", path, what="traces of sessions, or has no session of this id")
+    while True:
+        data = transport.call(request, deadline).object()
+        status = reading.optional_text(data, "status")
+        if status == "ready":
+            return joined("", reading.text(data, "url"))
+        if status == "failed":
+            why = reading.optional_text(data, "error") or "the service does not say why"
+            raise OperationFailed(f"the trace could not be built: {why}")
+        if status != "pending":
+            reading.refuse(f"no status of a trace: {status!r}")
+        deadline.pause(INTERVAL, "the service builds it")
+
+
+def fetch(
+    transport: Transport,
+    url: str,
+    session_id: str,
+    target: Path,
+    *,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Trace:
+    """Fetch *url* into the file *target*; afterwards it has all of it, or what it had before.
+
+    :param force: replace a file that is there.
+    :raises LocalError: it is there, or cannot be written.
+    """
+    refuse_existing(target, force=force)
+
+    def heard(body: Body) -> None:
+        if on_progress is not None:
+            on_progress(Progress(body.received, body.expected, target.name))
+
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
+        with os.fdopen(handle, "wb") as stream, Storage(transport) as storage:
+            with storage.open(url, heard) as body:
+                while block := body.read():
+                    stream.write(block)
+            size = stream.tell()
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _mode())
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise LocalError(f"cannot write {target}: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return Trace(session_id, target, size)
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Refuse a directory, and a file unless *force* is given.
+
+    :raises LocalError: it is there.
+    """
+    if target.is_dir():
+        raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
+    if target.exists() and not force:
+        raise LocalError(f"{target} exists", hint="Add --force to replace it.")
+
+
+def default_name(session_id: str) -> str:
+    """Return the name of the file for a session's trace."""
+    return "".join(c if c.isalnum() or c in "._:-" else "_" for c in session_id) + SUFFIX
+
+
+def _mode() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,0 +1,191 @@
+"""Any request of the API."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import printable
+from tinkex.commands.base import Command
+from tinkex.exceptions import LocalError, UsageError
+from tinkex.options import non_empty
+
+if TYPE_CHECKING:
+    from tinkex.api.answers import Answer
+
+
+class Api(Command):
+    """Make any request of the API with the key, and print the answer."""
+
+    notes = (
+        "The path is one below /api/v1 (training_runs), or with a leading slash one below the "
+        "base URL.\nFields are the query of a GET, HEAD or DELETE and the JSON body of everything "
+        "else."
+    )
+    operation = "API request"
+    examples = (
+        "tinkex api GET training_runs --field limit=5",
+        "tinkex api GET training_runs --paginate",
+        "tinkex api POST sessions/search --field owner[type]=accessible --field limit=50",
+        "tinkex api GET audit -F event_type=checkpoints -F day=2026-11-01",
+        "tinkex api PUT sessions/ID/project --field project_id=p-1",
+        "tinkex api POST weights_info --input body.json",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "method", metavar="<method>", help="GET, POST, PUT, DELETE, …; may be left out"
+        )
+        parser.add_argument("path", metavar="<api_path>", nargs="?", help="what to ask for")
+        parser.add_argument(
+            "-F",
+            "--field",
+            metavar="<key=value>",
+            action="append",
+            default=[],
+            help="a field: numbers, true, false, null and JSON as such, @FILE the text of a file; "
+            "a[b]=… and a[]=… nest",
+        )
+        parser.add_argument(
+            "--raw-field",
+            metavar="<key=value>",
+            action="append",
+            default=[],
+            help="a field whose value is a text, whatever it looks like",
+        )
+        parser.add_argument(
+            "--input",
+            metavar="<file>",
+            type=non_empty,
+            help="file with the body, - for standard input; fields become the query",
+        )
+        parser.add_argument(
+            "-H",
+            "--header",
+            metavar="<header>",
+            action="append",
+            default=[],
+            type=_header,
+            help="another header, of the form 'Name: value'; may be repeated",
+        )
+        parser.add_argument(
+            "--paginate", action="store_true", help="ask for all pages and join them into one"
+        )
+        parser.add_argument(
+            "-i", "--include", action="store_true", help="print status and headers first"
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        method, path = _method_and_path(parsed_args)
+        fields = self._fields(parsed_args)
+        body: Any = None
+        if parsed_args.input is not None:
+            from tinkex.files import read_bytes
+
+            body = read_bytes(parsed_args.input, self.app.stdin)
+            if parsed_args.paginate:
+                body = _object(body)
+        elif method not in ("GET", "HEAD", "DELETE") and (fields or method == "POST"):
+            body, fields = fields, {}
+        answer = self.client.request(
+            method,
+            path,
+            params={name: _in_query(name, value) for name, value in fields.items()},
+            body=body,
+            headers=dict(parsed_args.header),
+            paginate=parsed_args.paginate,
+        )
+        self.result = _value(answer)
+        self.app.display.clear()
+        if parsed_args.include:
+            self._print_head(answer)
+        self._print(answer)
+
+    def _fields(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
+        from tinkex import fields
+
+        typed = [fields.split(field) for field in parsed_args.field]
+        raw = [fields.split(field) for field in parsed_args.raw_field]
+        pairs = [(key, fields.typed(value, self.app.stdin)) for key, value in typed]
+        return fields.assembled([*pairs, *raw])
+
+    def _print_head(self, answer: Answer) -> None:
+        lines = [f"HTTP {answer.status}"]
+        lines += [f"{name}: {printable(value)}" for name, value in sorted(answer.headers.items())]
+        self.app.stdout.write("\n".join(lines) + "\n\n")
+
+    def _print(self, answer: Answer) -> None:
+        """Print the body: JSON for people on a terminal, otherwise byte by byte as it came."""
+        if not answer.body:
+            return
+        out, on_terminal = self.app.stdout, self.app.stdout.isatty()
+        if on_terminal and isinstance(self.result, bytes):
+            if not answer.content_type.startswith("text/"):
+                raise LocalError(
+                    f"the answer is {answer.content_type or 'not text'}, which a terminal "
+                    "cannot show",
+                    hint="Redirect it into a file: tinkex api … > file",
+                )
+            out.write(printable(answer.body.decode("utf-8", "replace"), keep="\n\t") + "\n")
+        elif on_terminal:
+            text = json.dumps(self.result, indent=2, ensure_ascii=False)
+            out.write(printable(text, keep="\n") + "\n")
+        else:
+            _write(out, answer.body, newline=not isinstance(self.result, bytes))
+
+
+def _method_and_path(parsed_args: argparse.Namespace) -> tuple[str, str]:
+    if parsed_args.path is not None:
+        return parsed_args.method.upper(), parsed_args.path
+    if parsed_args.method.isupper():
+        raise UsageError("the path is missing", hint="For example: tinkex api GET training_runs")
+    has_body = parsed_args.field or parsed_args.raw_field or parsed_args.input is not None
+    return ("POST" if has_body else "GET"), parsed_args.method
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    named = name.strip().replace("-", "").replace("_", "")
+    if not colon or not named.isalnum() or not text.isascii() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"not a header of the form 'Name: value': {text[:80]!r}")
+    return name.strip(), value.strip()
+
+
+def _object(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("--paginate needs a JSON object as the body") from None
+
+
+def _in_query(name: str, value: Any) -> str:
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return ",".join(_in_query(name, item) for item in value)
+    if isinstance(value, (dict, list)):
+        raise UsageError(f"the field {name!r} cannot stand in a query", hint="Use POST or PUT.")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(answer: Answer) -> Any:
+    """Return the JSON value of the body, its bytes if it is something else, or ``None``."""
+    if not answer.body:
+        return None
+    try:
+        return json.loads(answer.body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return answer.body
+
+
+def _write(stream: Any, content: bytes, *, newline: bool) -> None:
+    if newline and not content.endswith(b"\n"):
+        content += b"\n"
+    binary = getattr(stream, "buffer", None)
+    if binary is None:  # tinkex.run() collects text
+        stream.write(content.decode("utf-8", "replace"))
+        return
+    stream.flush()
+    binary.write(content)
+    binary.flush()
