@@ -68,6 +68,17 @@ class Display:
             description=printable(progress.file or ""),
         )
 
+    def count(self, done: int, total: int, note: str) -> None:
+        """Show how many of *total* things are done, and *note*: a rate, say."""
+        if not self._enabled:
+            return
+        if self._bar is None:
+            self.clear()
+            self._bar = self._new_counter()
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total, completed=done)
+        self._bar.update(self._task, completed=done, description=printable(note))
+
     def clear(self) -> None:
         """Take the line away, so that something else can be written."""
         if self._waiting is not None:
@@ -87,6 +98,18 @@ class Display:
         from rich.console import Console
 
         return Console(file=self._stream, no_color=not wants_colour(self._stream))
+
+    def _new_counter(self) -> Any:
+        from rich import progress
+
+        return progress.Progress(
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.TimeRemainingColumn(),
+            console=self._console(),
+            transient=True,
+        )
 
     def _new_bar(self) -> Any:
         from rich import progress

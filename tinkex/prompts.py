@@ -39,6 +39,14 @@ def _from_file(name: str, stdin: TextIO | None) -> str | list[int]:
         raise LocalError(
             f"{name} is not UTF-8 text (byte {error.start})", hint="Convert it, say with iconv."
         ) from error
+    return prompt_in(text)
+
+
+def prompt_in(text: str) -> str | list[int]:
+    """Return the prompt that is the content *text* of a file: text, or token ids.
+
+    :raises UsageError: a token id is out of range.
+    """
     tokens = _token_ids(text)
     return text.rstrip("\r\n") if tokens is None else tokens
 

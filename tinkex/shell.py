@@ -88,7 +88,7 @@ class TinkexApp(cliff.app.App):
         self._display: Any = None
         #: Global options the interactive shell was started with: they hold for each of its lines.
         self._shell_options: argparse.Namespace | None = None
-        #: Ids and paths that commands print are remembered for completion.
+        #: What commands print is remembered for completion, what a server lacks for other commands.
         self.remembers = True
 
     # ------------------------------------------------------------------ what commands use
@@ -127,7 +127,9 @@ class TinkexApp(cliff.app.App):
         if self.option("curl"):
             return self._showing_client(settings)
         if settings not in self._clients:
-            self._clients[settings] = ServiceClient(settings, on_wait=self._on_wait)
+            self._clients[settings] = ServiceClient(
+                settings, on_wait=self._on_wait, remembers=self.remembers
+            )
         self.display.expect("the service")
         return self._clients[settings]
 

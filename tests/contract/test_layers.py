@@ -42,6 +42,8 @@ LAYERS = (
         "columns",
         "options",
         "prompts",
+        "rows",
+        "ledger",
         "adapter",
         "bundle",
         "checkup",

@@ -17,6 +17,8 @@ from tinkex.testing import invoke
 PATH = "tinker://run/weights/name"
 SAMPLER = "tinker://run/sampler_weights/name"
 
+TOKENS = str(Path(__file__).with_name("tokens.jsonl"))
+
 COMMANDS = {
     "Checkpoint": ["checkpoint", "--base-model", "m", "--output", "OUT"],
     "Checkpoint list": ["checkpoint", "list"],
@@ -26,6 +28,7 @@ COMMANDS = {
     "Checkpoint delete": ["checkpoint", "delete", PATH],
     "Checkpoint download": ["checkpoint", "download", SAMPLER, "--output", "OUT"],
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
+    "Batch": ["run", "batch", TOKENS, "--base-model", "m", "--output", "OUT"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],
     "Model list": ["model", "list"],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.billing import Billing, Usage, UsageEvent
+    from tinkex.api.bulk import SampledRow, SampledRows, SampleRow
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
@@ -50,6 +51,9 @@ __all__ = [
     "Progress",
     "Runs",
     "SampleResponse",
+    "SampleRow",
+    "SampledRow",
+    "SampledRows",
     "SampledSequence",
     "SamplingClient",
     "SamplingParams",
@@ -87,6 +91,9 @@ _HOME = {
     "Progress": "storage",
     "Runs": "runs",
     "SampleResponse": "samples",
+    "SampleRow": "bulk",
+    "SampledRow": "bulk",
+    "SampledRows": "bulk",
     "SampledSequence": "samples",
     "SamplingClient": "sampling",
     "SamplingParams": "samples",

@@ -16,7 +16,14 @@ from tinkex.api.records import Checkpoint
 from tinkex.api.sessions import Sessions
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import APIError, Forbidden, InvalidAnswer, NotFound
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    Forbidden,
+    InvalidAnswer,
+    NotFound,
+    NotOffered,
+)
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
 
+#: What TuFT says of every path that is to be unpublished: its route takes "publish" for the name.
+_MISREAD = "Invalid checkpoint reference"
 _KINDS = {"weights": "sampler_weights", "sampler_weights": "weights"}
 
 
@@ -119,7 +128,19 @@ class Checkpoints:
 
         :raises tinkex.exceptions.Conflict: it is not public.
         """
-        self._change("DELETE", path, "/publish", "unpublishing", "the checkpoint to be unpublished")
+        try:
+            self._change(
+                "DELETE", path, "/publish", "unpublishing", "the checkpoint to be unpublished"
+            )
+        except BadRequest as error:
+            if error.message != _MISREAD:
+                raise
+            raise NotOffered(
+                "this server does not offer unpublishing",
+                status=error.status or 400,
+                request_id=error.request_id,
+                body=error.body,
+            ) from error
 
     def delete(self, path: str) -> None:
         """Delete the checkpoint *path* for good.

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
+from tinkex.api import capabilities
 from tinkex.api.auth import Auth
 from tinkex.api.billing import Billing
 from tinkex.api.checkpoints import Checkpoints
@@ -39,6 +40,7 @@ class ServiceClient:
     :param http_pool: name of the driver that carries requests.
     :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
     :param pool: carries the requests in place of the driver that the settings name.
+    :param remembers: keep for a day, in a file of this user's cache, what the service lacks.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
     :ivar checkpoints: see :class:`~tinkex.api.Checkpoints`.
@@ -59,6 +61,7 @@ class ServiceClient:
         http_pool: str | None = None,
         on_wait: OnWait | None = None,
         pool: HttpPool | None = None,
+        remembers: bool = False,
     ) -> None:
         flags = {
             "api_key": api_key,
@@ -72,6 +75,9 @@ class ServiceClient:
             raise UsageError("give settings or single arguments, not both")
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
+        if remembers:
+            directory = capabilities.default_directory()
+            self._transport.capabilities = capabilities.Capabilities(settings.base_url, directory)
         self.sessions = Sessions(self._transport)
         self.checkpoints = Checkpoints(self._transport, self.sessions)
         self.runs = Runs(self._transport)

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from tinkex.api import archive, lockfile, reading, training
 from tinkex.api.addresses import joined
+from tinkex.api.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
 from tinkex.api.landing import Landing, local_errors
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
 from tinkex.api.retrying import LONGEST_WAIT, Retrying, retry_after
@@ -103,13 +104,24 @@ class _Job:
         """Fetch the files of *path* into the landing's stage and return their relative paths."""
         if path.kind == "external_weights":
             return self._fetch_files(path, keep=True)
-        if path.kind == "weights":
+        if path.kind != "weights":
+            return self._fetch_archive(path)
+        if not self._transport.capabilities.lacks(CREATE_BY_LOADING):
             try:
-                with self._copy(path) as copy:
-                    return self._fetch_files(copy, keep=False)
+                return self._fetch_copy(path)
             except _NoCopies:
-                pass
-        return self._fetch_archive(path)
+                return self._fetch_archive(path)
+        try:
+            return self._fetch_archive(path)
+        except NotOffered as refused:
+            try:
+                return self._fetch_copy(path)
+            except _NoCopies:
+                raise refused from None
+
+    def _fetch_copy(self, path: TinkerPath) -> list[Path]:
+        with self._copy(path) as copy:
+            return self._fetch_files(copy, keep=False)
 
     # The service's copy of a training checkpoint ------------------------------------------
 
@@ -216,17 +228,26 @@ class _Job:
 
     def _archive_url(self, path: TinkerPath) -> str:
         """Return the signed address of the archive, once it has been made."""
-        try:
-            return self._signed_archive(f"{path.url}/archive")
-        except NotOffered as refused:
-            # Some servers know sampler checkpoints here, and those by their bare names only: for
-            # a training checkpoint that name would fetch the sampler's files.
-            if path.kind != SAMPLER_KIND:
-                raise _explained(refused, path) from None
+        known = self._transport.capabilities
+        # Some servers know sampler checkpoints here, and those by their bare names only: for
+        # a training checkpoint that name would fetch the sampler's files.
+        ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
+        if known.lacks(FULL_ARCHIVE):
+            ways.reverse()
+        refusal: NotOffered | None = None
+        for way in ways:
             try:
-                return self._signed_archive(f"{path.bare_url}/archive")
-            except NotOffered:
-                raise _explained(refused, path) from None
+                found = self._signed_archive(f"{way}/archive")
+            except NotOffered as error:
+                refusal = refusal or error
+                continue
+            if way == path.url:
+                known.offered(FULL_ARCHIVE)
+            elif refusal is not None:
+                known.missing(FULL_ARCHIVE)
+            return found
+        assert refusal is not None
+        raise _explained(refusal, path) from None
 
     def _signed_archive(self, url: str) -> str:
         deadline = self._transport.deadline("the archive to be made")

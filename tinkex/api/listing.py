@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinkex.api import paging, reading
+from tinkex.api.capabilities import ACCOUNT_LIST
 from tinkex.api.paging import Page
 from tinkex.api.parallel import together
 from tinkex.api.paths import run_url, served
@@ -46,12 +47,18 @@ def of_account(
         records = [Checkpoint.from_json(item) for item in reading.items(data, "checkpoints")]
         return records, paging.total_count(data)
 
+    known = transport.capabilities
+    if known.lacks(ACCOUNT_LIST):
+        return _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
     try:
         page = paging.collect(fetch, limit, offset, PAGE_SIZE)
         # The page may be one beyond the end, which tells nothing about the list.
         seen = page.items or (fetch(1, 0)[0] if offset else [])
     except NotOffered:
-        return _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
+        page = _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
+        known.missing(ACCOUNT_LIST)
+        return page
+    known.offered(ACCOUNT_LIST)
     if _leaves_samplers_out(seen) and _has_samplers(transport, deadline):
         return _of_all_runs(transport, deadline, limit, offset, INCOMPLETE)
     return page

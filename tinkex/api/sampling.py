@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinkex.api import futures, lineage, protobuf, reading
+from tinkex.api.backpressure import Backpressure, pause_after_refusal
 from tinkex.api.paths import TinkerPath, served
 from tinkex.api.retrying import LONGEST_WAIT
 from tinkex.api.samples import SampleResponse, SamplingParams
 from tinkex.api.sessions import Session, outcome_of
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import APIError, NotFound, TimedOut, UsageError
+from tinkex.exceptions import (
+    APIError,
+    NotFound,
+    OperationFailed,
+    ServerError,
+    TimedOut,
+    TinkexError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from tinkex.api.bulk import SampledRows, SampleRow
+    from tinkex.api.tokenizer import Tokenizer
 
 #: Asks the service to say 429 instead of queueing.
 _BACKPRESSURE = {"X-Tinker-Sampling-Backpressure": "1"}
-#: Bytes that a token is reckoned with, and up to which a request counts as small.
-_TOKEN_BYTES, _SMALL = 10, 128 * 1024
-#: Seconds to hold back after a 429, for small requests and for others.
-_SMALL_PAUSE, _LARGE_PAUSE = 1.0, 5.0
-#: Times that a sample whose operation the service has lost is asked for again.
+#: Statuses of a refused sample that are looked at here, not repeated below.
+_BUSY = frozenset({429})
+#: Times that a sample is asked for again that the service has lost or failed to compute.
 _RESUBMISSIONS = 2
+#: Seconds before it is; twice as long the next time.
+_RESUBMISSION_DELAY = 0.5
 
 
 class SamplingClient:
@@ -34,6 +46,9 @@ class SamplingClient:
 
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the checkpoint drawn from, or ``None`` for a base model.
+    :ivar backpressure: what all samples of this client heed, see
+        :class:`tinkex.api.backpressure.Backpressure`.
+    :ivar resubmissions: samples asked for again because the service lost or failed them.
     """
 
     def __init__(
@@ -62,7 +77,8 @@ class SamplingClient:
         self._base_model = base_model
         self._next_seq_id = 0
         self._lock = threading.Lock()
-        self._paused_until = 0.0
+        self.backpressure = Backpressure()
+        self.resubmissions = 0
 
     def __enter__(self) -> SamplingClient:
         return self
@@ -85,8 +101,16 @@ class SamplingClient:
 
         :raises tinkex.exceptions.TinkexError: the service does not tell.
         """
+        return self.find_base_model()
+
+    def find_base_model(self, deadline: Deadline | None = None) -> str:
+        """Return the name of the base model, asked of the service when first needed.
+
+        :param deadline: see :meth:`sample`.
+        :raises tinkex.exceptions.TinkexError: the service does not tell.
+        """
         if self._base_model is None:
-            deadline = self._transport.deadline("the name of the base model")
+            deadline = deadline or self._transport.deadline("the name of the base model")
             self._base_model = self._ask_base_model(deadline)
         return self._base_model
 
@@ -125,6 +149,37 @@ class SamplingClient:
             reading.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
         return response
 
+    def deadline(self, *, patience: float = 0.0) -> Deadline:
+        """Start the time allowance of one sample, that of the settings.
+
+        :param patience: seconds that waiting for a busy service may add to it.
+        """
+        return self._transport.deadline("sampling", patience=patience)
+
+    def sample_many(
+        self,
+        rows: Iterable[SampleRow],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        tokenizer: Tokenizer | None = None,
+    ) -> SampledRows:
+        """Sample many prompts side by side; yields results as they complete.
+
+        Rows are taken from *rows* as there is room for them, so there may be any number of them.
+        A row that fails is a result with an error, and the others go on.
+
+        :param concurrency: rows under way at once; by default as many as the service takes
+            without complaint, at most :data:`tinkex.api.bulk.MOST`.
+        :param ordered: yield results in the order of *rows*; those that come early are held.
+        :param tokenizer: for prompts that are text or messages; see
+            :func:`tinkex.api.load_tokenizer`.
+        :raises UsageError: *concurrency* is out of range.
+        """
+        from tinkex.api.bulk import SampledRows
+
+        return SampledRows(self, rows, concurrency, ordered=ordered, tokenizer=tokenizer)
+
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
             # Whatever happens after acceptance, another try has another number.
@@ -133,39 +188,42 @@ class SamplingClient:
                 return futures.result(
                     self._transport, request_id, "Sample", deadline, protobuf.sample_response
                 )
-            except NotFound as error:
-                if error.status != 410 or resubmission == _RESUBMISSIONS:
+            except TinkexError as error:
+                why = _why_again(error)
+                delay = _RESUBMISSION_DELAY * 2**resubmission
+                if why is None or resubmission == _RESUBMISSIONS or not deadline.allows(delay):
                     raise
-                deadline.tell(reason="the service has lost the request; asking again")
+                with self._lock:
+                    self.resubmissions += 1
+                deadline.pause(delay, f"{why}; asking again")
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> str:
         """Hand the sample in, as often as the service is too busy to take it."""
-        request = Request("POST", "asample", body, headers=_BACKPRESSURE, what="sampling")
+        # Its number makes it the same sample however often it is sent.
+        request = Request(
+            "POST",
+            "asample",
+            body,
+            headers=_BACKPRESSURE,
+            repeatable=True,
+            final=_BUSY,
+            what="sampling",
+        )
         while True:
-            self._hold_back(deadline)
             try:
-                return futures.submitted(self._transport.call(request, deadline))
+                with self.backpressure.passing(deadline):
+                    answer = self._transport.call(request, deadline)
+                return futures.submitted(answer)
             except APIError as error:
                 if error.status != 429:
                     raise
-                pause = self._pause_for(error, size)
-                if not deadline.allows(pause):
-                    raise
+                pause = _asked_pause(error) or pause_after_refusal(size)
                 # All samples of this client hold back, not only the one that was told.
-                with self._lock:
-                    self._paused_until = max(self._paused_until, time.monotonic() + pause)
+                self.backpressure.refused(pause)
+                if not deadline.allows(pause) and deadline.patience < pause:
+                    raise
                 deadline.tell(reason="the service is busy", retry_in=pause)
-
-    def _pause_for(self, error: APIError, size: int) -> float:
-        asked = getattr(error, "retry_after", None)
-        if asked is not None and 0 < asked <= LONGEST_WAIT:
-            return float(asked)
-        return _SMALL_PAUSE if size * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
-
-    def _hold_back(self, deadline: Deadline) -> None:
-        while (left := self._paused_until - time.monotonic()) > 0:
-            deadline.sleep(left)
 
     def _number(self) -> int:
         with self._lock:
@@ -186,3 +244,19 @@ class SamplingClient:
         if self.model_path is None:
             reading.refuse("no 'base_model'")
         return lineage.base_model_of(self._transport, self.model_path, deadline)
+
+
+def _asked_pause(error: APIError) -> float | None:
+    asked = getattr(error, "retry_after", None)
+    return float(asked) if asked is not None and 0 < asked <= LONGEST_WAIT else None
+
+
+def _why_again(error: TinkexError) -> str | None:
+    """Return why an accepted sample that failed with *error* is worth another try, or ``None``."""
+    if isinstance(error, NotFound) and error.status == 410:
+        return "the service has lost the request"
+    if isinstance(error, OperationFailed) and error.category == "server":
+        return "the service failed to compute it"
+    if isinstance(error, ServerError):
+        return f"HTTP {error.status}"
+    return None

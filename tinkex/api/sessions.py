@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api import paging, pastsessions, reading, traces
+from tinkex.api.answers import Answer
+from tinkex.api.capabilities import FINISH
 from tinkex.api.paging import Page
 from tinkex.api.parallel import together
 from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
@@ -75,18 +77,23 @@ class Session:
             if self._over.is_set():
                 return
             self._over.set()
+        known = self._transport.capabilities
+        if known.lacks(FINISH):
+            return
         path = f"sessions/{self._segment}/finish"
         seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
-        self._say(Request("POST", path, {"reason": {"type": outcome}}), seconds)
+        answer = self._say(Request("POST", path, {"reason": {"type": outcome}}), seconds)
+        if answer is not None and not answer.ok and isinstance(answer.error(), NotOffered):
+            known.missing(FINISH)
 
     def _beat(self) -> None:
         failing_since: Deadline | None = None
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
         while not self._over.wait(HEARTBEAT):
-            status = self._say(request, _ANSWER)
-            if status == 410:
+            answer = self._say(request, _ANSWER)
+            if answer is not None and answer.status == 410:
                 return  # the service has closed the session
-            if status is not None and status < 300:
+            if answer is not None and answer.ok:
                 failing_since = None
                 continue
             failing_since = failing_since or self._transport.deadline("heartbeats", _WORRY)
@@ -94,11 +101,11 @@ class Session:
                 failing_since.tell(note="the service has not answered for two minutes")
                 failing_since = None
 
-    def _say(self, request: Request, seconds: float) -> int | None:
-        """Send *request* once and return the status, or ``None`` if there was no answer."""
+    def _say(self, request: Request, seconds: float) -> Answer | None:
+        """Send *request* once and return the answer, or ``None`` if there was none."""
         try:
             deadline = Deadline("an answer", seconds)
-            return self._transport.once(request, deadline).status
+            return self._transport.once(request, deadline)
         except TinkexError:
             return None
 

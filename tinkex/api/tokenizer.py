@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinkex import plugins
+from tinkex.api import chat
 from tinkex.api.parallel import aside
 from tinkex.exceptions import (
     LocalError,
@@ -43,10 +44,12 @@ class Tokenizer:
     """A model's tokenizer.
 
     :ivar inner: the :class:`tokenizers.Tokenizer` behind it.
+    :ivar directory: where it was read, and where its chat template lies; ``None`` if nowhere.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, directory: Path | None = None) -> None:
         self.inner = inner
+        self.directory = directory
 
     @classmethod
     def from_file(cls, path: Path) -> Tokenizer:
@@ -64,13 +67,14 @@ class Tokenizer:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise LocalError(f"cannot read {path}: {reason}", hint=HINT) from error
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
+            return cls(tokenizers.Tokenizer.from_str(text), path.parent)
         except Exception as error:  # the library raises nothing narrower
             raise LocalError(f"{path} is not a tokenizer", hint=HINT) from error
 
-    def encode(self, text: str, *, timeout: float | None = None) -> list[int]:
-        """Return the token ids of *text*, with the special tokens that the model expects.
+    def encode(self, text: str, *, special: bool = True, timeout: float | None = None) -> list[int]:
+        """Return the token ids of *text*.
 
+        :param special: add the special tokens that the model expects around a text.
         :param timeout: seconds that it may take; by default as long as it takes.
         :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
         :raises TimedOut: the time is up.
@@ -83,12 +87,41 @@ class Tokenizer:
             most = MAX_TEXT // 1024**2
             raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
         if size <= _SHORT:
-            return list(self.inner.encode(text).ids)
+            return list(self.inner.encode(text, add_special_tokens=special).ids)
         try:
             # Unlike encode(), encode_batch() lets other threads run, this one among them.
-            return aside(lambda: list(self.inner.encode_batch([text])[0].ids), timeout)
+            many = self.inner.encode_batch
+            return aside(lambda: list(many([text], add_special_tokens=special)[0].ids), timeout)
         except TimeoutError as error:
             raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
+
+    def encode_messages(
+        self, messages: Sequence[Mapping[str, Any]], *, timeout: float | None = None
+    ) -> list[int]:
+        """Return the token ids of the prompt for the reply to *messages*.
+
+        :param messages: ``{"role": …, "content": …}`` each, as the model's chat template has it.
+        :param timeout: seconds that it may take; by default as long as it takes.
+        :raises UsageError: they are no messages, or the tokenizer has no chat template.
+        :raises LocalError: the template cannot be read.
+        """
+        # The template writes the special tokens itself.
+        return self.encode(self.template.render(messages), special=False, timeout=timeout)
+
+    @cached_property
+    def template(self) -> chat.ChatTemplate:
+        """The chat template, read or fetched when first needed.
+
+        :raises UsageError: there is none.
+        """
+        if self.directory is None:
+            raise chat.no_template("given")
+        found = chat.ChatTemplate.from_directory(self.directory)
+        if found is None and _fetch_beside(self.directory, (chat.CONFIG, chat.TEMPLATE)):
+            found = chat.ChatTemplate.from_directory(self.directory)
+        if found is None:
+            raise chat.no_template(f"in {self.directory}")
+        return found
 
     def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
         """Return the text of *tokens*, special tokens included.
@@ -288,6 +321,35 @@ def _fetched(repository: Repository) -> Path | None:
     except Exception as error:  # the HTTP library behind it changes between versions
         raise _hub_error(error, repository) from error
     return Path(file).parent
+
+
+def _fetch_beside(directory: Path, names: Sequence[str]) -> bool:
+    """Fetch more files of the repository whose snapshot in the cache *directory* is.
+
+    :returns: whether it is one, and may have them now.
+    :raises SettingsError: the hub cannot be reached.
+    """
+    folder, revision = directory.parent.parent.name, directory.name
+    if directory.parent.name != "snapshots" or not folder.startswith("models--"):
+        return False
+    repository = Repository("/".join(folder.split("--")[1:]), revision)
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    _refuse_unreachable(repository)
+    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    for name in names:
+        try:
+            hf_hub_download(repository.name, name, revision=revision)
+        except errors.EntryNotFoundError:
+            continue
+        except Exception as error:  # the HTTP library behind it changes between versions
+            raise _hub_error(error, repository) from error
+    return True
 
 
 def _refuse_unreachable(repository: Repository) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tinkex.api import futures, reading
+from tinkex.api.capabilities import CREATE_BY_LOADING
 from tinkex.api.lineage import Lineage
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.records import read_path
@@ -19,6 +20,8 @@ from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
 
 #: What servers answer that cannot make a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
+#: What their words have in common that load into an existing model only.
+_WANTS_MODEL = "model_id"
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,15 @@ def create_by_loading(
     }
     if user_metadata:
         body["user_metadata"] = dict(user_metadata)
-    accepted = transport.call(Request("POST", "load_weights", body, what="loading"), deadline)
+    request = Request("POST", "load_weights", body, what="loading")
+    try:
+        accepted = transport.call(request, deadline)
+    except BadRequest as error:
+        # That is about the call, not about this checkpoint.
+        if _WANTS_MODEL in error.message:
+            transport.capabilities.missing(CREATE_BY_LOADING)
+        raise
+    transport.capabilities.offered(CREATE_BY_LOADING)
     session.model_accepted()
     model_id = _await_model(transport, accepted.object(), "LoadWeights", deadline)
     return TrainingClient(transport, session, model_id, None, None)

@@ -39,11 +39,20 @@ class Deadline:
     :param operation: a noun, used in messages: ``Timed out while awaiting sampling``.
     :param seconds: the allowance; it starts now.
     :param on_wait: is told about every wait.
+    :param patience: seconds that waiting for a busy service may add to the allowance.
     """
 
-    def __init__(self, operation: str, seconds: float, on_wait: OnWait | None = None) -> None:
+    def __init__(
+        self,
+        operation: str,
+        seconds: float,
+        on_wait: OnWait | None = None,
+        *,
+        patience: float = 0.0,
+    ) -> None:
         self.operation = operation
         self.seconds = seconds
+        self.patience = patience
         self._on_wait = on_wait
         self._start = time.monotonic()
 
@@ -69,6 +78,12 @@ class Deadline:
     def allows(self, seconds: float) -> bool:
         """Tell whether a wait of *seconds* would leave time for another try."""
         return self.elapsed + seconds < self.seconds
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count *seconds* that a busy service took, as far as there is patience."""
+        excused = min(seconds, self.patience)
+        self.patience -= excused
+        self.seconds += excused
 
     def sleep(self, seconds: float) -> None:
         """Wait without a word.

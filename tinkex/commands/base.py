@@ -28,7 +28,7 @@ from tinkex.options import Parser, add_global_options
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from tinkex.api import ServiceClient
+    from tinkex.api import Progress, ServiceClient
     from tinkex.settings import Settings
     from tinkex.shell import TinkexApp
 
@@ -64,6 +64,10 @@ class _Bound(cliff.command.Command):
     def status(self, text: str) -> None:
         """Say *text* on standard error, unless ``--quiet``."""
         self.app.status(text)
+
+    def show_transfer(self, progress: Progress) -> None:
+        """Show on a terminal how far a download is; to be given as ``on_progress``."""
+        self.app.display.transfer(progress)
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.

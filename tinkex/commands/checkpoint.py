@@ -297,7 +297,7 @@ class DownloadCheckpoint(ShowOne):
             parsed_args.tinker_path,
             user_path(parsed_args.output),
             force=parsed_args.force,
-            on_progress=self.app.display.transfer,
+            on_progress=self.show_transfer,
         )
         self.result = done
         files = Structure([name for name, _ in done.files])

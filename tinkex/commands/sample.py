@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import plain_text, printable
-from tinkex.commands.base import Lister
+from tinkex.commands.base import Command, Lister
 from tinkex.commands.save import add_model_options, check_model_options
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
-    from tinkex.api import SampledSequence, SampleResponse, SamplingClient, SamplingParams
+    from tinkex.api import SampledSequence, SampleResponse, SamplingParams, Tokenizer
 
 
 class Sample(Lister):
@@ -40,12 +40,7 @@ class Sample(Lister):
             help='file with the prompt: text, a JSON array of token ids, or {"tokens": [...]}; '
             "- is standard input",
         )
-        _add_sampling_options(parser)
-        parser.add_argument(
-            "--tokenizer",
-            metavar="<name>",
-            help="model name or local directory of the tokenizer (default: the base model's)",
-        )
+        add_sampling_options(parser)
         parser.add_argument(
             "--output", metavar="<path>", help="write the result to this file, not standard output"
         )
@@ -63,22 +58,36 @@ class Sample(Lister):
         from tinkex.files import check_writable
         from tinkex.prompts import read_prompt
 
-        model_path, base_model = self._model(parsed_args)
+        model_path, base_model = checked_model(parsed_args, "run")
         if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
             raise UsageError("standard input can give the key or the prompt, not both")
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
-        self.client  # noqa: B018 - a missing key shows before anything else is said
+        # One allowance for all of it; a missing key shows before anything else is said.
+        deadline = self.client.deadline("sampling")
         self.status("Starting sampling...")
-        with self._sampling_client(model_path, base_model) as sampling:
-            tokenizer = self._tokenizer(parsed_args, sampling, needed=isinstance(prompt, str))
+        with self.client.create_sampling_client(
+            base_model=base_model, model_path=model_path, deadline=deadline
+        ) as sampling:
+            if parsed_args.whole_json and not isinstance(prompt, str):
+                tokenizer = None  # only token ids go in and out
+            else:
+                tokenizer = find_tokenizer(
+                    self,
+                    lambda: parsed_args.tokenizer or sampling.find_base_model(deadline),
+                    needed=isinstance(prompt, str) or bool(parsed_args.tokenizer),
+                )
             if isinstance(prompt, str):
-                tokens = tokenizer.encode(prompt, timeout=self.settings.timeout)
+                assert tokenizer is not None
+                tokens = tokenizer.encode(prompt, timeout=deadline.remaining())
             else:
                 tokens = prompt
             self.result = sampling.sample(
-                tokens, _params(parsed_args), num_samples=parsed_args.num_samples
+                tokens,
+                sampling_params(parsed_args),
+                num_samples=parsed_args.num_samples,
+                deadline=deadline,
             )
         response: SampleResponse = self.result
         return self.column_names, [
@@ -86,7 +95,7 @@ class Sample(Lister):
                 index,
                 tokenizer.decode(sequence.tokens) if tokenizer else None,
                 sequence.stop_reason,
-                _mean(sequence.logprobs),
+                mean(sequence.logprobs),
                 len(sequence.tokens),
             )
             for index, sequence in enumerate(response.sequences, 1)
@@ -133,43 +142,47 @@ class Sample(Lister):
             f"stop_reason={plain_text(record['stop_reason'])} | avg_logprob={shown}{gap}"
         )
 
-    def _model(self, parsed_args: argparse.Namespace) -> tuple[str | None, str | None]:
-        """Return the checkpoint's path or the base model; one of the two is ``None``."""
-        check_model_options(parsed_args, "run")
-        if parsed_args.base_model:
-            return None, parsed_args.base_model
-        from tinkex.adapter import read_model_path
 
-        model = read_model_path(parsed_args.model_path)
-        if not model.tinker_path:
-            raise UsageError(
-                f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "
-                "service cannot read files here",
-                hint=f"To sample its base model: --base-model {model.base_model}",
-            )
-        return model.tinker_path, None
+def checked_model(parsed_args: argparse.Namespace, command: str) -> tuple[str | None, str | None]:
+    """Return the checkpoint's path or the base model to sample; one of the two is ``None``.
 
-    def _sampling_client(self, model_path: str | None, base_model: str | None) -> SamplingClient:
-        return self.client.create_sampling_client(base_model=base_model, model_path=model_path)
+    :raises UsageError: not exactly one is given, or it cannot be sampled.
+    """
+    check_model_options(parsed_args, command)
+    if parsed_args.base_model:
+        return None, parsed_args.base_model
+    from tinkex.adapter import read_model_path
 
-    def _tokenizer(
-        self, parsed_args: argparse.Namespace, sampling: SamplingClient, *, needed: bool
-    ) -> Any:
-        """Return the tokenizer; ``None`` where only token ids go in and out, or none is found."""
-        if parsed_args.whole_json and not needed:
-            return None
-        from tinkex.api.tokenizer import load_tokenizer
-
-        try:
-            return load_tokenizer(parsed_args.tokenizer or sampling.base_model)
-        except TinkexError as error:
-            if needed or parsed_args.tokenizer:
-                raise
-            self.status(f"Showing token ids: {error}.")
-            return None
+    model = read_model_path(parsed_args.model_path)
+    if not model.tinker_path:
+        raise UsageError(
+            f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "
+            "service cannot read files here",
+            hint=f"To sample its base model: --base-model {model.base_model}",
+        )
+    return model.tinker_path, None
 
 
-def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+def find_tokenizer(
+    command: Command | Lister, name: Callable[[], str], *, needed: bool
+) -> Tokenizer | None:
+    """Return the tokenizer called *name*, or ``None`` where it can be done without.
+
+    :raises TinkexError: it is *needed*, and not to be had.
+    """
+    from tinkex.api.tokenizer import load_tokenizer
+
+    try:
+        return load_tokenizer(name())
+    except TinkexError as error:
+        if needed:
+            raise
+        command.status(f"Showing token ids: {error}.")
+        return None
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how tokens are drawn, and ``--tokenizer``."""
     parser.add_argument(
         "--max-tokens",
         metavar="<int>",
@@ -215,9 +228,15 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="<int>", type=integer(0), help="seed, for the same samples again"
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="<name>",
+        help="model name or local directory of the tokenizer (default: the base model's)",
+    )
 
 
-def _params(parsed_args: argparse.Namespace) -> SamplingParams:
+def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
+    """Return what the options say about how tokens are drawn."""
     from tinkex.api import SamplingParams
 
     return SamplingParams(
@@ -230,5 +249,6 @@ def _params(parsed_args: argparse.Namespace) -> SamplingParams:
     )
 
 
-def _mean(logprobs: Sequence[float] | None) -> float | None:
+def mean(logprobs: Sequence[float] | None) -> float | None:
+    """Return the mean of *logprobs*, or ``None`` if there are none."""
     return sum(logprobs) / len(logprobs) if logprobs else None

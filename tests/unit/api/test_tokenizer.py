@@ -93,7 +93,7 @@ def test_texts_and_files_have_a_limit(directory, monkeypatch):
 
 def test_a_failure_in_a_long_text_is_raised_here(directory):
     class Broken:
-        def encode_batch(self, texts):
+        def encode_batch(self, texts, **options):
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

@@ -1,0 +1,58 @@
+"""The downloaded files: are they an adapter that others can load?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinkex.exceptions import LocalError, UsageError
+
+#: Of the checkpoint's own bookkeeping; no part of the adapter.
+BOOKKEEPING = ("checkpoint_complete", "tinkex.lock.json")
+_CONFIG = "adapter_config.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_BASE = "base_model_name_or_path"
+
+
+def check(directory: Path) -> None:
+    """Refuse what is no PEFT adapter.
+
+    :raises UsageError: files are encrypted, or are not those of an adapter.
+    """
+    names = sorted(file.name for file in directory.rglob("*") if file.is_file())
+    encrypted = [name for name in names if name.endswith(".age")]
+    if encrypted:
+        raise UsageError(
+            f"the checkpoint is encrypted ({encrypted[0]}), and the hub could not load it",
+            hint="Download it, decrypt it with 'age', and upload the files with 'hf upload'.",
+        )
+    if not (directory / _CONFIG).is_file() or not any((directory / w).is_file() for w in _WEIGHTS):
+        found = ", ".join(names[:5]) or "nothing"
+        raise UsageError(
+            f"the checkpoint is no PEFT adapter: it has {found}",
+            hint=f"An adapter has {_CONFIG} and {_WEIGHTS[0]}.",
+        )
+
+
+def fill_base_model(directory: Path, base_model: str | None) -> str | None:
+    """Write *base_model* into an adapter configuration that names none; return what it names.
+
+    :raises LocalError: the configuration cannot be read or written.
+    """
+    file = directory / _CONFIG
+    try:
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError
+        named = config.get(_BASE)
+        if isinstance(named, str) and named:
+            return base_model or named
+        if base_model is not None:
+            config[_BASE] = base_model
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LocalError(f"cannot complete {_CONFIG}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the checkpoint's {_CONFIG} is no JSON object") from error
+    return base_model

@@ -1,0 +1,77 @@
+"""The model card: what a repository tells about its adapter, and which checkpoint it is of."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from tinkex.api import CheckpointInfo, TinkerPath
+
+NAME = "README.md"
+_PARTS = {"train_attn": "attention", "train_mlp": "MLP", "train_unembed": "unembedding"}
+
+
+def written(
+    path: TinkerPath, repo: str, base_model: str | None, info: CheckpointInfo | None
+) -> str:
+    """Return the card of *path*.
+
+    Its head has members that the hub knows and no other; the checkpoint's path is in the text.
+
+    :param repo: the repository with its owner, for the example of use.
+    """
+    return f"{_head(base_model)}\n{_text(path, repo, base_model, info)}"
+
+
+def path_in(text: str) -> str | None:
+    """Return the checkpoint that the card *text* names, or ``None``.
+
+    Cards of the official command line are understood as well.
+    """
+    found = re.search(r"tinker://[^\s`'\"<>)]+", text)
+    return found[0].rstrip(".,;") if found else None
+
+
+def _head(base_model: str | None) -> str:
+    tags = ["tinker", "peft", "lora"]
+    lines = ["---"]
+    if base_model:
+        # A JSON string is a YAML string, whatever characters the name holds.
+        lines.append(f"base_model: {json.dumps(base_model)}")
+        tags.append(f"base_model:adapter:{base_model}")
+    lines += ["library_name: peft", "tags:", *(f"- {json.dumps(tag)}" for tag in tags), "---", ""]
+    return "\n".join(lines)
+
+
+def _text(path: TinkerPath, repo: str, base_model: str | None, info: CheckpointInfo | None) -> str:
+    lines = ["# LoRA adapter trained with Tinker", ""]
+    if base_model:
+        lines += [f"An adapter for `{base_model}`.", "", *_usage(repo, base_model)]
+    lines += ["## Source", "", f"```\n{path}\n```", "", *_details(info)]
+    return "\n".join(lines)
+
+
+def _usage(repo: str, base_model: str) -> list[str]:
+    return [
+        "## Usage",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base_model)})",
+        f"model = PeftModel.from_pretrained(model, {json.dumps(repo)})",
+        "```",
+        "",
+    ]
+
+
+def _details(info: CheckpointInfo | None) -> list[str]:
+    known = {name: getattr(info, name, None) for name in _PARTS}
+    trained = [words for name, words in _PARTS.items() if known[name]]
+    lines = []
+    if info is not None and info.lora_rank is not None:
+        lines.append(f"- LoRA rank: {info.lora_rank}")
+    if trained:
+        lines.append(f"- Trained layers: {', '.join(trained)}")
+    return ["## Details", "", *lines, ""] if lines else []

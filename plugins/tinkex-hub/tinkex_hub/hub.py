@@ -1,0 +1,233 @@
+"""The Hugging Face Hub: one repository, read and written, with errors in the words of tinkex."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tinkex.exceptions import (
+    APIError,
+    ConnectionFailed,
+    Forbidden,
+    LocalError,
+    NotFound,
+    PluginError,
+    ServerError,
+    SettingsError,
+    TimedOut,
+    TinkexError,
+    Unauthorized,
+    UsageError,
+)
+from tinkex_hub import __version__, card
+
+_MAIN = "main"
+_LOGIN = "Give one with --hf-token or HF_TOKEN, or log in: hf auth login"
+#: What carries requests in the versions of huggingface_hub that there are.
+_CARRIERS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A finished upload.
+
+    :ivar url: where to look at it: the pull request, or the branch.
+    :ivar commit: hash of the commit, or of the newest one if nothing was new.
+    """
+
+    url: str
+    commit: str
+
+
+class Hub:
+    """One hub with one token.
+
+    :param token: a token of the hub; without one, that of ``HF_TOKEN`` or of ``hf auth login``.
+    :param timeout: seconds in which the hub must say something.
+    :param visible: huggingface_hub may show how far an upload is.
+    :raises SettingsError: there is no token.
+    :raises PluginError: huggingface_hub is not usable.
+    """
+
+    def __init__(self, token: str | None, timeout: float, *, visible: bool) -> None:
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        try:
+            import huggingface_hub
+            from huggingface_hub.utils import get_session, logging
+        except ImportError as error:
+            raise PluginError(
+                f"huggingface_hub does not load ({error})",
+                hint="Install it: pip install 'huggingface_hub>=1.0'",
+            ) from error
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        logging.set_verbosity_error()
+        huggingface_hub.utils.disable_progress_bars()
+        self._visible = visible
+        with self._told():
+            token = token or huggingface_hub.get_token()
+        if not token:
+            raise SettingsError("there is no Hugging Face token", hint=_LOGIN)
+        get_session().timeout = timeout  # there is none by default
+        self._api = huggingface_hub.HfApi(
+            endpoint=self.endpoint,
+            token=token,
+            library_name="tinkex-hub",
+            library_version=__version__,
+        )
+
+    def owners(self) -> list[str]:
+        """Return the name of the token's account, and those of its organizations.
+
+        :raises Unauthorized: the hub does not take the token.
+        """
+        with self._told():
+            account = self._api.whoami()
+            organizations = account.get("orgs") or []
+            return [str(account["name"]), *(str(one["name"]) for one in organizations)]
+
+    def is_private(self, repo: str) -> bool | None:
+        """Tell whether the repository *repo* is private; ``None`` if it does not exist."""
+        try:
+            with self._told():
+                return bool(self._api.model_info(repo).private)
+        except NotFound:
+            return None
+
+    def card_of(self, repo: str, revision: str | None, scratch: Path) -> str | None:
+        """Return the model card on *revision* of *repo*, or ``None`` if there is none.
+
+        :param scratch: a directory for the file, so that nothing stays behind.
+        """
+        try:
+            with self._told():
+                file = self._api.hf_hub_download(
+                    repo, card.NAME, revision=revision, cache_dir=scratch, force_download=True
+                )
+        except NotFound:
+            return None
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+
+    def prepare(self, repo: str, revision: str | None, *, private: bool, exists: bool) -> None:
+        """Create the repository unless it *exists*, and the branch unless it is there."""
+        with self._told(repo):
+            if not exists:
+                self._api.create_repo(repo, private=private)
+            if revision not in (None, _MAIN):
+                self._api.create_branch(repo, branch=str(revision), exist_ok=True)
+
+    def push(
+        self,
+        repo: str,
+        revision: str | None,
+        files: Sequence[tuple[str, Path]],
+        message: str,
+        *,
+        pull_request: bool,
+    ) -> Pushed:
+        """Upload *files* in one commit.
+
+        :param files: names in the repository, and where each file is.
+        """
+        from huggingface_hub import CommitOperationAdd, utils
+
+        if self._visible:
+            utils.enable_progress_bars()
+        with self._told(repo):
+            operations = [CommitOperationAdd(name, file) for name, file in files]
+            done = self._api.create_commit(
+                repo,
+                operations,
+                commit_message=message,
+                revision=revision,
+                create_pr=pull_request,
+            )
+        url = done.pr_url or f"{self.endpoint}/{repo}" + (
+            f"/tree/{revision}" if revision not in (None, _MAIN) else ""
+        )
+        return Pushed(url, done.oid)
+
+    @contextmanager
+    def _told(self, repo: str | None = None) -> Iterator[None]:
+        """Raise errors of huggingface_hub as those of tinkex."""
+        try:
+            yield
+        except TinkexError:
+            raise
+        except Exception as error:
+            ours = translated(error, self._host, repo)
+            if ours is None:
+                raise
+            raise ours from error
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.endpoint).netloc or self.endpoint
+
+
+def translated(error: BaseException, host: str, repo: str | None) -> TinkexError | None:
+    """Return our error for *error*, or ``None`` where it is a mistake in the code."""
+    from huggingface_hub import errors
+
+    if isinstance(error, RuntimeError):  # the storage of large files, which has its own addresses
+        hint = "Try again: what has been uploaded is not uploaded twice."
+        return ConnectionFailed(f"the upload to {host} failed: {_words(error)}", hint=hint)
+    for cause in _chain(error):
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            return SettingsError("HF_HUB_OFFLINE is set", hint="Unset it to reach the hub.")
+        if isinstance(cause, errors.HFValidationError):
+            first = str(cause).splitlines()[0].rstrip(".")
+            return UsageError(f"not a name that the hub takes: {first}")
+        if isinstance(cause, errors.LocalTokenNotFoundError):
+            return SettingsError("there is no Hugging Face token", hint=_LOGIN)
+        if isinstance(cause, errors.HfHubHTTPError):
+            return _refused(cause, host, repo)
+        if isinstance(cause, errors.EntryNotFoundError):
+            return NotFound(f"{host} has no such file", status=404)
+        if type(cause).__module__.partition(".")[0] in _CARRIERS:
+            if "Timeout" in type(cause).__name__:
+                return TimedOut(f"Timed out while awaiting an answer of {host}")
+            hint = "Is HF_ENDPOINT right, and is there a way to the hub?"
+            return ConnectionFailed(f"no usable answer of {host}: {_words(cause)}", hint=hint)
+    if isinstance(error, OSError):
+        return LocalError(f"a file cannot be uploaded: {_words(error)}")
+    if isinstance(error, ValueError):
+        return UsageError(f"{host} would not take it: {_words(error)}", hint="See --debug.")
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is known for known in seen):
+        seen.append(cause)
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _refused(error: Any, host: str, repo: str | None) -> APIError:
+    status = int(error.response.status_code)
+    more = {"status": status, "request_id": error.request_id}
+    detail = " ".join(str(error.server_message or "").split())[:200]
+    said = f": {detail}" if detail else ""
+    if status == 401:
+        return Unauthorized(f"{host} does not take the Hugging Face token", hint=_LOGIN, **more)
+    if status == 403:
+        where = f" to write to {repo}" if repo else ""
+        hint = "It needs the permission to write to the repositories of that account."
+        return Forbidden(f"the token is not allowed{where}{said}", hint=hint, **more)
+    if status == 404:
+        hint = "Check --repo and --revision."
+        return NotFound(f"{host} knows no {repo or 'such thing'}{said}", hint=hint, **more)
+    if status >= 500 or status == 429:
+        hint = "Try again in a while; nothing of the checkpoint is lost."
+        return ServerError(f"{host} failed{said}", hint=hint, category="server", **more)
+    return APIError(f"{host} refused{said}", hint="Check --repo and --revision.", **more)
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

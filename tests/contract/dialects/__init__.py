@@ -1,0 +1,1 @@
+"""Servers that speak the dialects of the protocol, each as its table of answers says."""

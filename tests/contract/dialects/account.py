@@ -1,0 +1,326 @@
+"""What every dialect has to tell: one account with a run, two checkpoints, and work in progress."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import tarfile
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tests.contract.dialects.wire import Refusal, Reply, Scripted, Seen, detail, route
+
+KEY = "tml-dialect-0123456789abcdef"
+MODEL = "Qwen/Qwen3-8B"
+TYPES = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
+FILES = {
+    "adapter_config.json": b'{"base_model_name_or_path": null, "peft_type": "LORA", "r": 32}',
+    "adapter_model.safetensors": b"\x02\x00\x00\x00\x00\x00\x00\x00{}",
+}
+#: What sampling draws, whatever it is asked.
+TOKENS, LOGPROBS = [11, 12], [-0.5, -1.25]
+
+
+@dataclass
+class Saved:
+    """A checkpoint as the server keeps it."""
+
+    run: str
+    kind: str
+    name: str
+    public: bool = False
+    ttl: int | None = None
+
+    @property
+    def path(self) -> str:
+        return f"tinker://{self.run}/{self.kind}/{self.name}"
+
+
+@dataclass
+class Operation:
+    """Work that was accepted; its first poll comes back without the result."""
+
+    kind: str
+    result: Any
+    failure: str | None = None
+    polls: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Account(Scripted):
+    """What the dialects have in common; each overrides what it says differently.
+
+    :cvar run: id of the run that is there from the start.
+    :cvar new_run: id of the next one.
+    :cvar accepted: status of an accepted operation.
+    :cvar created: status of a new session.
+    :cvar done: status of a change that has nothing to tell.
+    """
+
+    run: ClassVar[str] = "r"
+    new_run: ClassVar[str] = "n"
+    session: ClassVar[str] = "s"
+    sampler: ClassVar[str] = "p"
+    accepted: ClassVar[int] = 200
+    created: ClassVar[int] = 200
+    done: ClassVar[int] = 200
+    time: ClassVar[str] = "2026-11-20T13:55:34.109929Z"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = [self.run]
+        self.saved = [
+            Saved(self.run, "weights", "final"),
+            Saved(self.run, "sampler_weights", "final"),
+        ]
+        self.operations: dict[str, Operation] = {}
+        #: Say that the next operation fails, and how.
+        self.fails: str | None = None
+        self.samplers: dict[str, dict[str, Any]] = {}
+        self._numbers = itertools.count(13)
+
+    # ----------------------------------------------------------------- what is told of things
+
+    @property
+    def training(self) -> str:
+        return f"tinker://{self.run}/weights/final"
+
+    @property
+    def sampling(self) -> str:
+        return f"tinker://{self.run}/sampler_weights/final"
+
+    def described(self, saved: Saved) -> dict[str, Any]:
+        """Return a checkpoint as the lists have it."""
+        return {
+            "checkpoint_id": f"{saved.kind}/{saved.name}",
+            "checkpoint_type": TYPES[saved.kind],
+            "time": self.time,
+            "tinker_path": saved.path,
+            "size_bytes": 1000,
+            "public": saved.public,
+            "expires_at": None,
+        }
+
+    def described_run(self, run: str) -> dict[str, Any]:
+        return {
+            "training_run_id": run,
+            "base_model": MODEL,
+            "model_owner": "tml:organization_user:0a1b",
+            "is_lora": True,
+            "corrupted": False,
+            "lora_rank": 32,
+            "last_request_time": self.time,
+            "last_checkpoint": self._newest(run, "weights"),
+            "last_sampler_checkpoint": self._newest(run, "sampler_weights"),
+            "user_metadata": None,
+        }
+
+    def _newest(self, run: str, kind: str) -> dict[str, Any] | None:
+        found = [s for s in self.saved if (s.run, s.kind) == (run, kind)]
+        return self.described(found[-1]) if found else None
+
+    def of(self, run: str, kind: str, name: str) -> Saved:
+        for saved in self.saved:
+            if (saved.run, saved.kind, saved.name) == (run, kind, name):
+                return saved
+        raise detail(404, f"Checkpoint not found: {kind}/{name}")
+
+    def known_run(self, run: str) -> str:
+        if run not in self.runs:
+            raise detail(404, f"Training run {run} not found")
+        return run
+
+    def page(self, seen: Seen, items: list[Any], name: str, size: int) -> dict[str, Any]:
+        limit, offset = int(seen.query.get("limit", size)), int(seen.query.get("offset", 0))
+        cursor = {"offset": offset, "limit": limit, "total_count": len(items)}
+        return {name: items[offset : offset + limit], "cursor": cursor}
+
+    # ----------------------------------------------------------------- work in progress
+
+    def new_id(self) -> str:
+        return f"req-{next(self._numbers)}"
+
+    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
+        """Take *kind* on; its result is *result*, unless this one is to fail."""
+        request_id = self.new_id()
+        self.operations[request_id] = Operation(kind, result, self.fails, extra=extra)
+        self.fails = None
+        return Reply({"request_id": request_id, **extra}, self.accepted)
+
+    def unready(self, operation: Operation, request_id: str) -> Reply:
+        """Return the end of a long poll without a result."""
+        return Reply(
+            {
+                "type": "try_again",
+                "request_id": request_id,
+                "queue_state": "paused_capacity",
+                "queue_state_reason": "short on capacity",
+            }
+        )
+
+    def failed(self, operation: Operation) -> Reply:
+        """Return the answer for an operation that failed."""
+        return Reply({"error": operation.failure, "category": "user"})
+
+    def result(self, operation: Operation, seen: Seen) -> Reply:
+        return Reply(operation.result)
+
+    @route("POST", "retrieve_future")
+    def retrieve_future(self, seen: Seen) -> Reply:
+        request_id = seen.body["request_id"]
+        if not isinstance(request_id, str):
+            raise detail(422, [{"loc": ["body", "request_id"], "msg": "Input should be a string"}])
+        operation = self.operations.get(request_id)
+        if operation is None:
+            raise detail(404, "Future not found")
+        operation.polls += 1
+        if operation.polls == 1:
+            return self.unready(operation, request_id)
+        return self.failed(operation) if operation.failure else self.result(operation, seen)
+
+    # ----------------------------------------------------------------- sessions and models
+
+    @route("GET", "healthz")
+    def healthz(self, seen: Seen) -> Any:
+        return {"status": "ok"}
+
+    @route("POST", "client/config")
+    def client_config(self, seen: Seen) -> Any:
+        return {"pjwt_auth_enabled": False}
+
+    @route("GET", "get_server_capabilities")
+    def capabilities(self, seen: Seen) -> Any:
+        model = {"model_name": MODEL, "max_context_length": 32768}
+        return {"supported_models": [{**model, "trainable": True, "sampleable": True}]}
+
+    @route("POST", "create_session")
+    def create_session(self, seen: Seen) -> Reply:
+        missing = [
+            name for name in ("tags", "user_metadata", "sdk_version") if name not in seen.body
+        ]
+        if missing:
+            raise detail(422, [{"loc": ["body", missing[0]], "msg": "Field required"}])
+        messages = dict.fromkeys(("info_message", "warning_message", "error_message"))
+        return Reply({"session_id": self.session, **messages}, self.created)
+
+    @route("POST", "session_heartbeat")
+    def session_heartbeat(self, seen: Seen) -> Any:
+        return {"type": "session_heartbeat"}
+
+    @route("POST", "create_model")
+    def create_model(self, seen: Seen) -> Reply:
+        self.runs.append(self.new_run)
+        return self.accept("CreateModel", {"model_id": self.new_run, "type": "create_model"})
+
+    @route("POST", "save_weights")
+    def save_weights(self, seen: Seen) -> Reply:
+        return self._save(seen, "weights", "SaveWeights")
+
+    @route("POST", "save_weights_for_sampler")
+    def save_weights_for_sampler(self, seen: Seen) -> Reply:
+        return self._save(seen, "sampler_weights", "SaveWeightsForSampler")
+
+    def _save(self, seen: Seen, kind: str, request_type: str) -> Reply:
+        self.count(seen)
+        saved = Saved(
+            seen.body["model_id"], kind, seen.body["path"], ttl=seen.body.get("ttl_seconds")
+        )
+        if self.taken(saved):
+            raise detail(409, f"Checkpoint {saved.name} already exists")
+        if self.fails is None:
+            self.saved.append(saved)
+        return self.accept(request_type, {"path": self.result_path(saved)})
+
+    def count(self, seen: Seen) -> None:
+        """Look at the number of a training request."""
+
+    def taken(self, saved: Saved) -> bool:
+        return any(other.path == saved.path for other in self.saved)
+
+    def result_path(self, saved: Saved) -> str:
+        return saved.path
+
+    @route("POST", "weights_info")
+    def weights_info(self, seen: Seen) -> Any:
+        run, kind, name = seen.body["tinker_path"].removeprefix("tinker://").split("/")
+        self.of(run, kind, name)
+        return {"base_model": MODEL, "is_lora": True, "lora_rank": 32}
+
+    # ----------------------------------------------------------------- sampling
+
+    @route("POST", "create_sampling_session")
+    def create_sampling_session(self, seen: Seen) -> Reply:
+        self.samplers[self.sampler] = seen.body
+        return Reply({"sampling_session_id": self.sampler}, self.created)
+
+    @route("GET", "samplers/{sampler}")
+    def get_sampler(self, seen: Seen, sampler: str) -> Any:
+        path = self.samplers[sampler].get("model_path")
+        return {"sampler_id": sampler, "base_model": MODEL, "model_path": path}
+
+    @route("POST", "asample")
+    def asample(self, seen: Seen) -> Reply:
+        body = seen.body
+        sequence = {"stop_reason": "length", "tokens": TOKENS, "logprobs": LOGPROBS}
+        result = {"sequences": [sequence] * body["num_samples"], "prompt_logprobs": None}
+        return self.accept("Sample", result | {"topk_prompt_logprobs": None})
+
+    # ----------------------------------------------------------------- runs and checkpoints
+
+    @route("GET", "training_runs")
+    def list_runs(self, seen: Seen) -> Any:
+        return self.page(seen, [self.described_run(run) for run in self.runs], "training_runs", 20)
+
+    @route("GET", "training_runs/{run}")
+    def get_run(self, seen: Seen, run: str) -> Any:
+        return self.described_run(self.known_run(run))
+
+    @route("GET", "training_runs/{run}/checkpoints")
+    def list_of_run(self, seen: Seen, run: str) -> Any:
+        self.known_run(run)
+        return {"checkpoints": [self.described(s) for s in self.saved if s.run == run]}
+
+    @route("GET", "checkpoints")
+    def list_checkpoints(self, seen: Seen) -> Any:
+        return self.page(seen, [self.described(s) for s in self.saved], "checkpoints", 100)
+
+    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}")
+    def delete(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        self.saved.remove(self.of(run, kind, name))
+        return Reply(None, self.done)
+
+    @route("POST", "training_runs/{run}/checkpoints/{kind}/{name}/publish")
+    def publish(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        self.of(run, kind, name).public = True
+        return Reply(None, self.done)
+
+    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}/publish")
+    def unpublish(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        self.of(run, kind, name).public = False
+        return Reply(None, self.done)
+
+    @route("PUT", "training_runs/{run}/checkpoints/{kind}/{name}/ttl")
+    def set_ttl(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        self.of(run, kind, name).ttl = seen.body["ttl_seconds"]
+        return Reply(None, self.done)
+
+
+def validation(field_name: str, message: str, kind: str = "value_error") -> Refusal:
+    """Return the form that FastAPI gives to a body it does not accept."""
+    return detail(422, [{"type": kind, "loc": ["body", *field_name.split(".")], "msg": message}])
+
+
+def tarred(*, gz: bool, first_member_without_name: bool = False) -> bytes:
+    """Return the files of a checkpoint as an archive."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        if first_member_without_name:
+            member = tarfile.TarInfo("")
+            member.type, member.mode = tarfile.DIRTYPE, 0o700
+            archive.addfile(member)
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return gzip.compress(stream.getvalue()) if gz else stream.getvalue()

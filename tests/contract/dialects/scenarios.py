@@ -1,0 +1,222 @@
+"""What each command says to each dialect: one row a command.
+
+A row is ``"command": Scenario(words, stdout, …)``; words in parentheses tell two rows of one command
+apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}``, ``{sampler}``, ``{published}``,
+``{session}``, ``{model}``, ``{key}``, ``{tmp}`` (a directory), ``{tokens}`` (a file with a prompt) and
+``{prompts}`` (one with a row) stand for what the server has. *stdout* is all that comes out, compared
+to the letter, or a regular expression where it begins with ``re:``. Where a dialect answers
+otherwise, *on* names its standard output and *refused* the clause of its error; a dialect that is in
+neither does as the others do. A row whose command is not installed is left out.
+
+A command that never asks a server is a row of ``OFFLINE``, with the reason; one that asks as another
+does, a row of ``AS_ANOTHER``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DIALECTS = ("official", "skyrl", "skyrl_main", "tuft", "local")
+SKYRL = ("skyrl", "skyrl_main")
+OPEN = (*SKYRL, "tuft")  # servers that one can run oneself
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One command line and what comes of it."""
+
+    words: str
+    stdout: str
+    on: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    operation: str = ""
+    stdin: str = ""
+    #: ``None`` where it depends on the machine.
+    code: int | None = 0
+
+
+def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict[str, str]:
+    """Return the clauses of *dialects* that do not offer *what*; *others* have words of their own."""
+    clause = f"this server does not offer {what} (HTTP {status})"
+    return dict.fromkeys(dialects, clause) | others
+
+
+#: Commands that ask no server.
+OFFLINE = {
+    "auth list": "reads the stored keys",
+    "auth logout": "forgets stored keys; asks the service only for keys of old logins",
+    "auth switch": "chooses among the stored keys",
+    "checkpoint verify": "reads downloaded files",
+    "complete": "asks only for Tab, in the background",
+    "config get": "reads settings",
+    "config list": "reads settings",
+    "config set": "writes the configuration file",
+    "config show": "reads settings",
+    "config unset": "writes the configuration file",
+    "help": "reads the commands",
+    "local info": "reads the files of the local service",
+    "local model add": "copies files",
+    "local model list": "reads files",
+    "local model remove": "removes files",
+    "local reset": "removes files",
+    "local serve": "is a server itself",
+    "plugin list": "reads entry points",
+    "plugin new": "writes files",
+    "plugin show": "reads entry points",
+    "profile add": "writes the configuration file",
+    "profile list": "reads settings",
+    "profile remove": "writes the configuration file",
+    "profile show": "reads settings",
+    "profile use": "writes the configuration file",
+    "version": "knows it",
+}
+
+#: Commands that ask a server in the way that another command does.
+AS_ANOTHER = {
+    "checkpoint push-hf": "checkpoint download",
+    "hello": "run list",
+    "run watch": "run wait",  # which ends
+}
+
+#: Servers other than the hosted one.
+OTHERS = (*OPEN, "local")
+
+SCENARIOS = {
+    "checkpoint": Scenario(
+        "checkpoint --base-model {model} --rank 4 --name saved --output {tmp}/saved.json",
+        "Checkpoint saved to {tmp}/saved.json\n",
+    ),
+    "checkpoint list": Scenario(
+        "checkpoint list",
+        "weights/final\t{training}\nsampler_weights/final\t{sampler}\n",
+        on={
+            **dict.fromkeys(OPEN, "final\t{training}\nfinal\t{sampler}\n"),
+            "local": "sampler_weights/final\t{sampler}\nweights/final\t{training}\n",
+        },
+    ),
+    "checkpoint info": Scenario(
+        "checkpoint info {sampler} -f value -c base_model -c lora_rank -c tinker_path",
+        "{model}\n32\n{sampler}\n",
+    ),
+    "checkpoint publish": Scenario(
+        "checkpoint publish {sampler}",
+        "Published {sampler}\n",
+        refused=lacking("publishing", *SKYRL),
+    ),
+    "checkpoint unpublish": Scenario(
+        "checkpoint unpublish {published}",
+        "Unpublished {published}\n",
+        refused=lacking("unpublishing", *SKYRL, tuft="this server does not offer unpublishing (HTTP 400)"),
+    ),
+    "checkpoint delete": Scenario(
+        "checkpoint delete {training}",
+        "Deleted {training}\n",
+        refused=lacking("deleting checkpoints", "skyrl"),
+    ),
+    "checkpoint download": Scenario(
+        "checkpoint download {sampler} --output {tmp}/files", "Downloaded to {tmp}/files\n"
+    ),
+    "run": Scenario(
+        "run --model-path {sampler} --prompt-file {tokens} --max-tokens 2 --stop never --num-samples 2 "
+        "--json",
+        r're:\{\n  "sequences": \[\n    \{\n      "tokens": \[\n        11,\n        12\n(.|\n)*',
+        on={"local": r're:\{\n  "sequences": \[\n    \{\n      "tokens": \[\n(.|\n)*'},
+        operation="Sampling",
+    ),
+    "run list": Scenario("run list", "{run}\t{model}\n"),
+    "run info": Scenario("run info {run} -f value -c training_run_id", "{run}\n"),
+    "checkpoint download (of training)": Scenario(
+        "checkpoint download {training} --output {tmp}/files",
+        "Downloaded to {tmp}/files\n",
+        refused=dict.fromkeys(
+            SKYRL, "this server offers no download of training checkpoints (HTTP 404)"
+        ),
+    ),
+    "checkpoint set-ttl": Scenario(
+        "checkpoint set-ttl {sampler} --ttl 7d",
+        r"re:{sampler} expires \S+Z \(in 7d\)\n",
+        refused=lacking("expiry of checkpoints", *SKYRL)
+        | lacking("expiry of checkpoints", "tuft", status=405),
+    ),
+    "checkpoint prune": Scenario(
+        "checkpoint prune --keep-last 5 --dry-run --type sampler",
+        "keep\t{sampler}\tnewest of its run and type\n",
+    ),
+    "checkpoint copy": Scenario(
+        "checkpoint copy {training}",
+        r"re:Copied to tinker://[^/]+/weights/final\n",
+        refused=lacking("copies of checkpoints", *OPEN),
+    ),
+    "checkpoint sync": Scenario(
+        "checkpoint sync {run} {tmp}/models --type sampler",
+        "Fetched {sampler} to {tmp}/models/sampler_weights/final\n",
+    ),
+    "run wait": Scenario(
+        "run wait {run} --until checkpoint:final --max-wait 10s",
+        "{training}\n",
+        on={"local": "{sampler}\n"},
+    ),
+    "run batch": Scenario(
+        "run batch {prompts} --model-path {sampler} --max-tokens 2 --with-tokens",
+        r're:\{.*"tokens": ?\[11, ?12\].*\}\n',
+        on={"local": r're:\{.*"tokens": ?\[.*\}\n'},
+        operation="Batch",
+    ),
+    "model list": Scenario("model list", "{model}\n"),
+    "session list": Scenario(
+        "session list",
+        "{session}\n",
+        refused=lacking("a list of sessions", *SKYRL),
+    ),
+    "session show": Scenario(
+        "session show {session}",
+        r"re:{session}\nRun: {run}\n(Sampler: .*\n)?",
+        refused=lacking("sessions, or has none of this id", *SKYRL),
+    ),
+    "session search": Scenario(
+        "session search",
+        r"re:{session}\tactive\t\n",
+        refused=lacking("a search for sessions", *SKYRL)
+        | lacking("a search for sessions", "tuft", "local", status=405),
+    ),
+    "session export-trace": Scenario(
+        "session export-trace {session} --url-only",
+        r"re:http://localhost:\d+/storage/trace\n",
+        refused=lacking("traces of sessions, or has no session of this id", *OTHERS),
+        operation="Trace export",
+    ),
+    "billing usage": Scenario(
+        "billing usage --from 2026-11-20 --to 2026-11-21",
+        r"re:2026-11-20\t1000\t.*1\.5\t.*\n",
+        refused=lacking("billing usage", *OTHERS),
+    ),
+    "billing storage": Scenario(
+        "billing storage -f value -c project_id",
+        "p1\n",
+        refused=lacking("the storage of checkpoints", *OTHERS),
+    ),
+    "api": Scenario(
+        "api training_runs/{run}", r're:\{(.|\n)*"training_run_id": ?"{run}"(.|\n)*\}\n'
+    ),
+    "doctor": Scenario(
+        "doctor -f value -c check -c status",
+        r"re:(.|\n)*GET checkpoints ok\n(.|\n)*",
+        on=dict.fromkeys(SKYRL, r"re:(.|\n)*GET checkpoints absent\n(.|\n)*"),
+        code=None,
+    ),
+    "auth login": Scenario(
+        "auth login --with-token",
+        "re:Logged in: stored the key .*\n",
+        on={"official": "re:Logged in as ada@example.org .*\n"},
+        refused={"local": "http://local.tinkex.invalid is used without a key"},
+        stdin="{key}\n",
+    ),
+    "auth status": Scenario("auth status", r"re:Base URL: (.|\n)*Latency \(ms\): \d+\n"),
+    "auth whoami": Scenario(
+        "auth whoami",
+        r"re:Email: ada@example.org\n(.|\n)*",
+        refused=lacking("information about keys", *OPEN)
+        | {"local": "http://local.tinkex.invalid is used without a key"},
+    ),
+}  # fmt: skip

@@ -1,0 +1,197 @@
+"""TuFT 0.2: unknown fields are errors, keys are checked, archives are directories of its host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.contract.dialects.account import (
+    FILES,
+    KEY,
+    MODEL,
+    Account,
+    Operation,
+    Saved,
+    validation,
+)
+from tests.contract.dialects.official import PROTOBUF, sample_message
+from tests.contract.dialects.wire import Refusal, Reply, Seen, crash, detail, route
+
+#: Members that a body may have; any other is refused.
+KNOWN: dict[str, set[str]] = {
+    "create_session": {"type", "tags", "user_metadata", "sdk_version", "project_id"},
+    "create_model": {
+        "type", "session_id", "model_seq_id", "base_model", "lora_config", "user_metadata",
+    },
+    "create_sampling_session": {
+        "type", "session_id", "sampling_session_seq_id", "base_model", "model_path",
+    },
+    "save_weights": {
+        "type", "model_id", "path", "seq_id", "ttl_seconds", "overwrite", "user_metadata",
+    },
+    "save_weights_for_sampler": {
+        "type", "model_id", "path", "sampling_session_seq_id", "seq_id", "ttl_seconds",
+        "user_metadata",
+    },
+    "asample": {
+        "type", "prompt", "sampling_params", "num_samples", "sampling_session_id", "seq_id",
+        "base_model", "model_path", "prompt_logprobs", "topk_prompt_logprobs",
+    },
+    "retrieve_future": {"type", "request_id", "allow_metadata_only"},
+    "weights_info": {"type", "tinker_path"},
+}  # fmt: skip
+OPEN = ("healthz", "get_server_capabilities")
+
+
+class TuFT(Account):
+    """Version 0.2."""
+
+    run = "77aa0000-0000-4000-8000-000000000001"
+    new_run = "77aa0000-0000-4000-8000-000000000002"
+    session = "5f0e0000-0000-4000-8000-000000000003"
+    sampler = "5f0e0000-0000-4000-8000-000000000004"
+    accepted, created, done = 202, 201, 204
+    lacks: ClassVar[Mapping[str, int]] = {
+        "PUT training_runs/{run}/checkpoints/{kind}/{name}/ttl": 405
+    }
+    #: Where archives lie; a test sets it.
+    directory: ClassVar[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[str, int] = {}
+
+    def admit(self, seen: Seen) -> None:
+        if seen.path in OPEN:
+            return
+        if seen.key is None:
+            raise detail(401, "Missing API key")
+        if seen.key != KEY:
+            raise detail(403, "Invalid API key")
+        if seen.path in KNOWN:
+            for name in seen.body.keys() - KNOWN[seen.path]:
+                raise validation(name, "Extra inputs are not permitted", "extra_forbidden")
+
+    def count(self, seen: Seen) -> None:
+        wanted = self.numbers.get(seen.body["model_id"], 1)
+        if seen.body["seq_id"] != wanted:
+            self.fails = f"Sequence conflict: expected {wanted}, got {seen.body['seq_id']}."
+        self.numbers[seen.body["model_id"]] = seen.body["seq_id"] + 1
+
+    def missing(self, status: int) -> Refusal:
+        # A greedy route for DELETE matches every address below a run's checkpoints.
+        here = self.seen[-1].path
+        below = here.startswith("training_runs/") and "/checkpoints/" in here
+        return super().missing(405 if below or here == "sessions/search" else status)
+
+    def described(self, saved: Saved) -> dict[str, Any]:
+        return super().described(saved) | {"checkpoint_id": saved.name}
+
+    def described_run(self, run: str) -> dict[str, Any]:
+        return super().described_run(run) | {"model_owner": "ada"}
+
+    @route("POST", "client/config")
+    def client_config(self, seen: Seen) -> Any:
+        if "sdk_version" not in seen.body:
+            raise validation("sdk_version", "Field required")
+        return {"pjwt_auth_enabled": False}
+
+    @route("POST", "auth/token")
+    def auth_token(self, seen: Seen) -> Any:
+        return {"jwt": "eyJhbGciOiJub25lIn0.e30."}  # which it does not take back
+
+    @route("GET", "get_server_capabilities")
+    def capabilities(self, seen: Seen) -> Any:
+        model = {"model_name": MODEL, "max_context_length": 32768}
+        return {"supported_models": [{**model, "capabilities": ["training", "sampling"]}]}
+
+    @route("GET", "sessions")
+    def sessions(self, seen: Seen) -> Any:
+        return {"sessions": [self.session]}
+
+    @route("GET", "sessions/{session}")
+    def get_session(self, seen: Seen, session: str) -> Any:
+        if session != self.session:
+            raise crash()
+        return {"training_run_ids": [self.run], "sampler_ids": [], "user_metadata": None}
+
+    @route("POST", "session_heartbeat")
+    def session_heartbeat(self, seen: Seen) -> Any:
+        if seen.body["session_id"] != self.session:
+            raise crash()
+        return {"type": None}
+
+    @route("POST", "create_model")
+    def create_model(self, seen: Seen) -> Reply:
+        if seen.body["base_model"] != MODEL:
+            raise detail(400, f"Base model {seen.body['base_model']} is not supported")
+        return super().create_model(seen)
+
+    @route("POST", "load_weights")
+    def load_weights(self, seen: Seen) -> Reply:
+        if "model_id" not in seen.body:
+            raise detail(400, "Missing model_id")
+        self.count(seen)
+        return self.accept("LoadWeights", {"path": seen.body["path"], "type": None})
+
+    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
+        return super().accept(kind, {**result, "type": None}, model_id=None, **extra)
+
+    def failed(self, operation: Operation) -> Reply:
+        return Reply({"detail": f"Future failed: {operation.failure}"}, 422)
+
+    def result(self, operation: Operation, seen: Seen) -> Reply:
+        if operation.kind == "Sample" and PROTOBUF in seen.headers["accept"]:
+            return Reply(sample_message(operation.result), content_type=PROTOBUF)
+        return Reply(operation.result)
+
+    def taken(self, saved: Saved) -> bool:
+        return False  # it overwrites in silence
+
+    @route("POST", "create_sampling_session")
+    def create_sampling_session(self, seen: Seen) -> Reply:
+        path = seen.body.get("model_path")
+        if path is not None:
+            parts = path.removeprefix("tinker://").split("/")
+            if len(parts) != 3:
+                raise crash()
+            self.of(*parts)
+        return super().create_sampling_session(seen)
+
+    @route("GET", "samplers/{sampler}")
+    def get_sampler(self, seen: Seen, sampler: str) -> Any:
+        return super().get_sampler(seen, sampler) | {"model_path": "/var/lib/tuft/checkpoints/0"}
+
+    @route("GET", "checkpoints")
+    def list_checkpoints(self, seen: Seen) -> Any:
+        found = [self.described(s) for s in self.saved if s.kind == "weights"]
+        return self.page(seen, found, "checkpoints", 100)
+
+    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}")
+    def delete(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        self.of(run, kind, name)
+        # Both kinds of one name are one directory.
+        self.saved = [s for s in self.saved if (s.run, s.name) != (run, name)]
+        return Reply(None, self.done)
+
+    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}/publish")
+    def unpublish(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        raise detail(400, "Invalid checkpoint reference")
+
+    @route("GET", "training_runs/{run}/checkpoints/{kind}/{name}/archive")
+    def archive(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+        self.of(run, kind, name)
+        for file, content in FILES.items():
+            (self.directory / file).write_bytes(content)
+        return Reply(None, 302, {"Location": self.directory.as_uri()})
+
+    @route("GET", "training_runs/{run}")
+    def get_run(self, seen: Seen, run: str) -> Any:
+        return self.described_run(self.known_run(run))
+
+    @route("POST", "weights_info")
+    def weights_info(self, seen: Seen) -> Any:
+        if len(seen.body["tinker_path"].removeprefix("tinker://").split("/")) != 3:
+            raise crash()
+        return super().weights_info(seen)

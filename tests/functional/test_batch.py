@@ -1,0 +1,359 @@
+"""Many prompts on one command line, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import MODEL, Program
+
+STUB = Path(__file__).parents[2] / "benchmarks" / "sampling_server.py"
+ON_MODEL = ("--base-model", MODEL, "--max-tokens", "3")
+
+
+@contextmanager
+def stub(*options: str) -> Iterator[Program]:
+    """Serve samples in the way the options say; yield the program set to use them."""
+    command = [sys.executable, str(STUB), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            yield Program({"TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-batch-0123456789"})
+        finally:
+            process.terminate()
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def indexes(path: Path) -> list[int]:
+    return [line["index"] for line in lines(path)]
+
+
+def token_rows(path: Path, count: int) -> Path:
+    path.write_text("".join(f'{{"id": "r{n}", "tokens": [{n}, 2]}}\n' for n in range(count)))
+    return path
+
+
+# ---------------------------------------------------------------- what goes in, what comes out
+
+
+def test_every_kind_of_prompt(served, tmp_path):
+    rows = [
+        {"id": "text", "prompt": "Holmes said", "answer": 42},
+        {"tokens": [1, 2, 3], "max_tokens": 1},
+        {"id": 9, "messages": [{"role": "user", "content": "Hi"}], "num_samples": 2},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = served(
+        *("run", "batch", "in.jsonl", *ON_MODEL, "--ordered", "--output", "out.jsonl"),
+        cwd=tmp_path,
+    )
+
+    first, second, third = lines(tmp_path / "out.jsonl")
+    assert (first["id"], second["id"], third["id"]) == ("text", "2", "9")
+    assert first["extra"] == {"answer": 42}
+    assert [len(line["sequences"]) for line in (first, second, third)] == [1, 1, 2]
+    assert second["sequences"][0]["token_count"] == 1
+    assert set(first["sequences"][0]) == {"text", "stop_reason", "avg_logprob", "token_count"}
+    assert "3 of 3 rows sampled" in done.stderr
+    assert "Results written to out.jsonl" in done.stderr
+    assert done.stdout == ""
+
+
+def test_standard_input_to_standard_output(served):
+    done = served("run", "batch", "-", *ON_MODEL, "--ordered", stdin="one\n\ntwo\nthree\n")
+
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["id"], row["index"]) for row in found] == [("1", 0), ("3", 1), ("4", 2)]
+    assert all(isinstance(row["sequences"][0]["text"], str) for row in found)
+
+
+def test_a_directory(served, tmp_path):
+    (tmp_path / "prompts").mkdir()
+    for name in "cab":
+        (tmp_path / "prompts" / f"{name}.txt").write_text(f"The {name}\n")
+    done = served(
+        *("run", "batch", "prompts", *ON_MODEL, "--with-tokens", "--ordered"), cwd=tmp_path
+    )
+
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in found] == ["a.txt", "b.txt", "c.txt"]
+    assert all(len(s["tokens"]) == len(s["logprobs"]) for s in found[0]["sequences"])
+
+
+def test_many_rows_on_the_embedded_service(served, tmp_path):
+    token_rows(tmp_path / "in.jsonl", 150)
+    served("run", "batch", "in.jsonl", *ON_MODEL, "--output", "out.jsonl", cwd=tmp_path)
+
+    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(150))
+
+
+def test_a_checkpoint(served, saved, tmp_path):
+    done = served("run", "batch", "-", "--model-path", saved["weights_path"], stdin="a\nb\n")
+
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_rows_that_fail_lie_beside_and_are_tried_again(served, tmp_path):
+    rows = ['{"prompt": "fine"}', '{"tokens": [99999999]}', '{"prompt": "fine, too"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    argv = ("run", "batch", "in.jsonl", *ON_MODEL, "--output", "out.jsonl")
+    done = served(*argv, cwd=tmp_path, code=1)
+
+    assert sorted(indexes(tmp_path / "out.jsonl")) == [0, 2]
+    (failed,) = lines(tmp_path / "out.failed.jsonl")
+    assert (failed["id"], failed["index"]) == ("2", 1)
+    assert failed["error"]["message"].startswith("Batch failed")
+    assert "1 failed" in done.stderr
+    assert "To go on:\n  tinkex run batch in.jsonl" in done.stderr
+
+    done = served(*argv, "--resume", cwd=tmp_path, code=1)
+    assert "0 of 3 rows sampled" in done.stderr
+    assert "1 failed, 2 done before" in done.stderr
+    assert len(lines(tmp_path / "out.failed.jsonl")) == 1
+
+
+def test_rows_that_fail_are_told_where_there_is_no_file(served):
+    done = served(
+        "run", "batch", "-", *ON_MODEL, stdin='{"tokens": [9999999]}\n{"tokens": [1]}', code=1
+    )
+
+    assert len(done.stdout.splitlines()) == 1
+    assert "Failed: standard input, line 1: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "stdin", "told"),
+    [
+        (["-"], '{"prompt": "x"}\n{"promt": "y"}', "standard input, line 2"),
+        (["-"], "", "there are no prompts"),
+        (["nothing.jsonl"], "", "nothing.jsonl: No such file"),
+        (["-", "--resume"], "x", "--resume needs a file"),
+        (["-", "--force"], "x", "--force needs a file"),
+        (["-", "--force", "--resume", "--output", "o"], "x", "exclude each other"),
+        (["-", "--concurrency", "0"], "x", "at least 1"),
+        (["-", "--concurrency", "many"], "x", "not a whole number"),
+        (["-", "--output", "/dev/null"], "x", "no regular file"),
+        (["-", "--output", "."], "x", "directory"),
+        (["-", "--api-key", "-"], "x", "not both"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sampled(tinkex, tmp_path, argv, stdin, told):
+    done = tinkex(
+        *("run", "batch", *argv, "--base-model", "m", "--base-url", "http://127.0.0.1:9"),
+        stdin=stdin,
+        code=1,
+        cwd=tmp_path,
+    )
+
+    assert told in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_that_refuses_the_key_is_told_once(served, tmp_path):
+    if "TINKER_API_KEY" not in served.environment:
+        pytest.skip("no key in the process")
+    (tmp_path / "out.jsonl").write_text("precious\n")
+    done = served(
+        *("run", "batch", "-", *ON_MODEL, "--api-key", "tml-wrong", "--force"),
+        *("--output", "out.jsonl"),
+        stdin="x\n" * 50,
+        code=1,
+        cwd=tmp_path,
+    )
+
+    assert len(done.stderr.splitlines()) == 2
+    assert (tmp_path / "out.jsonl").read_text() == "precious\n"
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+def start(program: Program, *argv: str, cwd: Path, **more) -> subprocess.Popen:
+    return subprocess.Popen(
+        [program.path, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **program.environment},
+        **more,
+    )
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    until = time.monotonic() + 30
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_killed_at_any_moment_a_run_goes_on_without_loss_or_repetition(tmp_path):
+    token_rows(tmp_path / "in.jsonl", 600)
+    out = tmp_path / "out.jsonl"
+    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl", "--resume")
+    before: list[str] = []
+    with stub("--hold", "2") as program:
+        for count in (1, 60, 250):
+            process = start(program, *argv, "--concurrency", "8", cwd=tmp_path)
+            wait_for_lines(out, count)
+            process.kill()
+            process.communicate()
+            kept = out.read_text()
+            whole = kept[: kept.rindex("\n") + 1].splitlines()
+            assert whole[: len(before)] == before  # what was there stays as it was
+            before = whole
+            out.write_text(kept + '{"id": "r5')  # as if the machine had torn a line as well
+        done = program(*argv, cwd=tmp_path)
+
+    assert f"{len(before)} done before" in done.stderr
+    assert f"{600 - len(before)} of 600 rows sampled" in done.stderr
+    assert sorted(indexes(out)) == list(range(600))
+    assert out.read_text().splitlines()[: len(before)] == before
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_drains_and_says_how_to_go_on(tmp_path, signals):
+    token_rows(tmp_path / "in.jsonl", 5000)
+    out = tmp_path / "out.jsonl"
+    argv = ["run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"]
+    with stub("--hold", "100" if signals == 1 else "3000") as program:
+        process = start(program, *argv, "--concurrency", "20", cwd=tmp_path)
+        if signals == 1:
+            wait_for_lines(out, 20)
+        else:
+            time.sleep(1.5)
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=10)
+        assert time.monotonic() - began < 2.5
+        assert (process.returncode, stdout) == (130, "")
+        assert stderr.endswith("Batch interrupted.\n")
+        if signals == 2:
+            return
+        (line,) = re.findall(r"To go on:\n  tinkex (.*)\n", stderr)
+        assert line == f"{' '.join(argv)} --concurrency 20 --resume"
+        finished = len(lines(out))
+        assert f"{finished} rows are in out.jsonl" in stderr
+        assert finished >= 40  # those under way have come in
+        token_rows(tmp_path / "in.jsonl", 5001)
+        done = program(*line.split(), cwd=tmp_path, code=1)
+        assert "was made with other prompts" in done.stderr
+
+
+def test_the_line_to_go_on_with_has_no_key(tmp_path):
+    token_rows(tmp_path / "in.jsonl", 1)
+    (tmp_path / "out.jsonl").write_text("old")
+    with stub() as program:
+        done = program(
+            *("run", "batch", "in.jsonl", "--api-key", "tml-secret-key-0123", "--force"),
+            *("--base-model", "m", "--output", "out.jsonl", "--tokenizer=/nothing"),
+            cwd=tmp_path,
+            code=1,
+        )
+    assert "tml-secret" not in done.stderr
+
+
+def test_a_storm_of_refusals(tmp_path):
+    token_rows(tmp_path / "in.jsonl", 60)
+    with stub("--busy", "40") as program:
+        done = program(
+            *("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"),
+            cwd=tmp_path,
+        )
+
+    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(60))
+    assert "1 retries, 0 failed" in done.stderr
+
+
+def test_a_service_that_goes_away_ends_the_run(tmp_path):
+    token_rows(tmp_path / "in.jsonl", 5000)
+    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl")
+    with stub("--hold", "5") as program:
+        process = start(program, *argv, "--concurrency", "24", cwd=tmp_path)
+        wait_for_lines(tmp_path / "out.jsonl", 100)
+    stdout, stderr = process.communicate(timeout=60)
+
+    assert (process.returncode, stdout) == (1, "")
+    assert "connection refused" in stderr
+    assert "--resume" in stderr
+    assert len(indexes(tmp_path / "out.jsonl")) >= 100
+    assert len(lines(tmp_path / "out.failed.jsonl")) < 100
+
+
+def test_a_closed_pipe_ends_the_run(tmp_path):
+    token_rows(tmp_path / "in.jsonl", 5000)
+    with stub() as program:
+        process = start(program, "run", "batch", "in.jsonl", "--base-model", "m", cwd=tmp_path)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        stderr = process.stderr.read()
+        process.stderr.close()
+        assert process.wait(20) == 141
+    assert "Traceback" not in stderr
+
+
+def test_a_full_disk_ends_the_run_and_says_how_to_go_on(tmp_path):
+    import resource
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    token_rows(tmp_path / "in.jsonl", 400)
+    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl")
+    with stub() as program:
+        process = start(program, *argv, cwd=tmp_path, preexec_fn=limit)
+        stdout, stderr = process.communicate(timeout=30)
+        assert (process.returncode, stdout) == (1, "")
+        assert "cannot write out.jsonl: File too large" in stderr
+        assert "--resume" in stderr
+        assert (tmp_path / "out.jsonl").read_bytes().endswith(b"\n")
+        program(*argv, "--resume", cwd=tmp_path)
+    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(400))
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    script = (
+        "import resource, sys\n"
+        "from tinkex.__main__ import main\n"
+        "sys.argv[0] = 'tinkex'\n"
+        "code = main()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    options = ("--base-model", "m", "--output", "out.jsonl", "--force", "--concurrency", "8")
+    peaks = []
+    with stub("--tokens", "8") as program:
+        for count in (300, 3300):
+            token_rows(tmp_path / "in.jsonl", count)
+            done = subprocess.run(
+                [sys.executable, "-c", script, "run", "batch", "in.jsonl", *options],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env={**os.environ, **program.environment},
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr
+            peaks.append(int(done.stderr.splitlines()[-1]))
+    # 3000 rows more: half a kilobyte each is allowed, less than one result takes in memory.
+    assert peaks[1] - peaks[0] < 1500

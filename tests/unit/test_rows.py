@@ -1,0 +1,237 @@
+"""Many prompts from a file, a directory or standard input."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from tinkex.api import SamplingParams
+from tinkex.exceptions import TinkexError
+from tinkex.rows import Prompts, open_prompts
+
+DEFAULTS = SamplingParams(max_tokens=9, temperature=0.5)
+
+
+_open: list[Prompts] = []
+
+
+@pytest.fixture(autouse=True)
+def closing():
+    yield
+    while _open:
+        _open.pop().__exit__()
+
+
+def opened(name: str, stdin=None, kind=None, num_samples: int = 1) -> Prompts:
+    _open.append(open_prompts(name, stdin, DEFAULTS, num_samples, kind))
+    return _open[-1]
+
+
+def of_jsonl(tmp_path: Path, *rows: object) -> Prompts:
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return opened(str(path))
+
+
+def test_a_row_says_how_it_is_sampled(tmp_path):
+    whole = {"id": 7, "prompt": "x", "max_tokens": 2, "temperature": 0, "top_k": 3, "top_p": 0.5}
+    whole |= {"stop": "end", "seed": 4, "num_samples": 2, "answer": [1], "note": None}
+    (row,) = of_jsonl(tmp_path, whole)
+
+    assert (row.index, row.id, row.prompt, row.num_samples) == (0, "7", "x", 2)
+    assert row.params == SamplingParams(2, 0, 3, 0.5, 4, ("end",))
+    assert row.extra == {"answer": [1], "note": None}
+
+
+def test_what_a_row_leaves_out_is_as_for_all(tmp_path):
+    (row,) = of_jsonl(tmp_path, {"tokens": [1, 2], "seed": None})
+
+    assert (row.id, row.prompt, row.params, row.extra) == ("1", [1, 2], DEFAULTS, {})
+
+
+@pytest.mark.parametrize(
+    ("row", "needed"),
+    [({"prompt": "x"}, True), ({"tokens": [1]}, False), ({"messages": [{"role": "user"}]}, True)],
+)
+def test_whether_a_tokenizer_is_needed(tmp_path, row, needed):
+    assert of_jsonl(tmp_path, row).needs_tokenizer is needed
+
+
+def test_blank_lines_count_as_lines_only(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\n  \n{two}\nthree")
+    rows = list(opened(str(path)))
+
+    assert [(r.index, r.id, r.prompt) for r in rows] == [
+        (0, "1", "one"),
+        (1, "4", "{two}"),
+        (2, "5", "three"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "prompt"),
+    [
+        ("p.jsonl", '{"prompt": "x"}', None, "x"),
+        ("p.ndjson", '{"prompt": "x"}', None, "x"),
+        ("p", '\n {"prompt": "x"}', None, "x"),
+        ("p", "plain", None, "plain"),
+        ("p.txt", '{"prompt": "x"}', None, '{"prompt": "x"}'),
+        ("p.jsonl", '{"prompt": "x"}', "text", '{"prompt": "x"}'),
+        ("p.txt", '{"prompt": "x"}', "jsonl", "x"),
+    ],
+)
+def test_what_kind_of_file(tmp_path, name, content, kind, prompt):
+    (tmp_path / name).write_text(content)
+    (row,) = opened(str(tmp_path / name), kind=kind)
+
+    assert row.prompt == prompt
+
+
+def test_a_directory_has_a_prompt_a_file(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.txt").write_text("two\n")
+    (tmp_path / "b" / ".hidden").write_text("no")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("no")
+    (tmp_path / "c.json").write_text("[1, 2]")
+    (tmp_path / "a.txt").write_text("one\n\ntwo")
+    rows = list(opened(str(tmp_path)))
+
+    assert [(r.index, r.id, r.prompt) for r in rows] == [
+        (0, "a.txt", "one\n\ntwo"),
+        (1, "c.json", [1, 2]),
+        (2, "b/2.txt", "two"),
+    ]
+
+
+class Stdin:
+    def __init__(self, content: bytes) -> None:
+        self.buffer = io.BytesIO(content)
+
+
+@pytest.mark.parametrize("stdin", [Stdin(b"one\ntwo\n"), io.StringIO("one\ntwo\n")])
+def test_standard_input_can_be_read_twice(stdin):
+    prompts = opened("-", stdin)
+
+    assert [row.prompt for row in prompts] == ["one", "two"]
+    assert [row.where for row in prompts] == [f"standard input, line {n}" for n in (1, 2)]
+
+
+def test_a_named_pipe_can_be_read_twice(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=("one\ntwo\n",), daemon=True).start()
+    prompts = opened(str(pipe))
+
+    assert [row.prompt for row in prompts] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+        ("{}", "one of 'prompt', 'tokens' and 'messages' is needed, not none"),
+        ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
+        ('{"prompt": ""}', "'prompt' must be"),
+        ('{"prompt": 3}', "'prompt' must be"),
+        ('{"tokens": []}', "'tokens' must be"),
+        ('{"tokens": [true]}', "'tokens' must be"),
+        ('{"tokens": [-1]}', "'tokens' must be"),
+        ('{"tokens": [2147483648]}', "'tokens' must be"),
+        ('{"messages": []}', "messages must be"),
+        ('{"messages": [{"content": "x"}]}', "each message must be"),
+        ('{"prompt": "x", "id": 1.5}', "'id' must be"),
+        ('{"prompt": "x", "id": ""}', "'id' must be"),
+        ('{"prompt": "x", "id": true}', "'id' must be"),
+        ('{"prompt": "x", "max_tokens": 0}', "max_tokens must be at least 1"),
+        ('{"prompt": "x", "max_tokens": "9"}', "'max_tokens' must be a whole number"),
+        ('{"prompt": "x", "max_tokens": true}', "'max_tokens' must be a whole number"),
+        ('{"prompt": "x", "temperature": -1}', "temperature must be"),
+        ('{"prompt": "x", "temperature": NaN}', "temperature must be"),
+        ('{"prompt": "x", "temperature": "hot"}', "'temperature' must be a number"),
+        ('{"prompt": "x", "top_p": 0}', "top_p must be"),
+        ('{"prompt": "x", "top_k": 0}', "top_k must be"),
+        ('{"prompt": "x", "stop": 3}', "'stop' must be"),
+        ('{"prompt": "x", "stop": [""]}', "stop text must not be empty"),
+        ('{"prompt": "x", "num_samples": 0}', "num_samples must be"),
+        ('{"prompt": "x", "num_samples": 9999}', "num_samples must be"),
+        ('{"prompt": "x", "max_token": 3}', "there is no member 'max_token'"),
+        ('{"prompt": "x", "maxTokens": 3}', "there is no member 'maxTokens'"),
+        ('{"prompt": "x", "top-p": 3}', "there is no member 'top-p'"),
+    ],
+)
+def test_a_bad_row_is_told_with_its_line(tmp_path, line, told):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "fine"}\n\n' + line + "\n")
+    with pytest.raises(TinkexError) as caught:
+        opened(str(path))
+
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert told in str(caught.value)
+
+
+def test_two_rows_with_one_id(tmp_path):
+    with pytest.raises(TinkexError, match=r"two rows have the id 'a': .*line 1, and .*line 3"):
+        of_jsonl(tmp_path, *({"id": i, "prompt": "x"} for i in ("a", "b", "a")))
+
+
+def test_an_id_that_is_the_number_of_another_line(tmp_path):
+    with pytest.raises(TinkexError, match="two rows have the id '1'"):
+        of_jsonl(tmp_path, {"prompt": "x"}, {"id": 1, "prompt": "x"})
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", " \n"])
+def test_no_prompts(tmp_path, content):
+    path = tmp_path / "p"
+    path.write_text(content)
+    with pytest.raises(TinkexError, match="there are no prompts"):
+        opened(str(path))
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(TinkexError, match="No such file"):
+        opened(str(tmp_path / "x"))
+    with pytest.raises(TinkexError, match="there are no prompts"):
+        opened(str(tmp_path))
+
+
+def test_not_utf8(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_bytes(b"fine\n\xff\xfe\n")
+    with pytest.raises(TinkexError, match=r"line 2 is not UTF-8"):
+        opened(str(path))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x").write_bytes(b"\xff")
+    with pytest.raises(TinkexError, match="x is not UTF-8"):
+        opened(str(tmp_path / "d"))
+
+
+def test_an_empty_file_in_a_directory_is_told(tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(TinkexError, match="empty: the prompt is empty"):
+        opened(str(tmp_path))
+
+
+def test_the_digest_tells_prompts_apart(tmp_path):
+    path = tmp_path / "p.txt"
+    digests = set()
+    for content in ("a\nb\n", "b\na\n", "a\nb"):
+        path.write_text(content)
+        digests.add(opened(str(path)).digest)
+        assert opened(str(path)).digest in digests
+    (tmp_path / "d").mkdir()
+    for name, content in (("x", "a"), ("y", "a"), ("y", "b")):
+        for old in (tmp_path / "d").iterdir():
+            old.unlink()
+        (tmp_path / "d" / name).write_text(content)
+        digests.add(opened(str(tmp_path / "d")).digest)
+    assert len(digests) == 6
