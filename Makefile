@@ -8,7 +8,7 @@
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
 #   make pictures  the terminal pictures of README and manual, from real output
-#   make bench   start-up and listing times against the official command line
+#   make bench   every measurement against the official command line; BENCH_ARGS="--only startup"
 #   make clean   remove all that was made here
 #
 #   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it,
@@ -134,7 +134,8 @@ test-kills: .venv/.stamp
 	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load tests/faults/test_kills.py --kills 200 $(PYTEST_ARGS)
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
-	@.venv-demo/bin/python benchmarks/startup.py --tinker .venv-sdk/bin/tinker --write benchmarks/RESULTS.md
+	@.venv-demo/bin/python benchmarks/run.py --tinker .venv-sdk/bin/tinker \
+	    --write $(if $(BENCH_ARGS),benchmarks/out/RESULTS.md,benchmarks/RESULTS.md) $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv .venv-demo .venv-sdk build dist doc/build benchmarks/out *.egg-info \

@@ -97,6 +97,8 @@ def _text(path: Path) -> str:
 
 
 def _content(text: str, path: Path) -> Mapping[str, Any]:
+    if not text.strip():
+        return {}  # most have no such file: nothing to import for it
     import yaml
 
     try:

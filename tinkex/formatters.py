@@ -7,12 +7,14 @@ classes, so that nothing of ours appears in other cliff programs of the environm
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO, cast
 
 from cliff.columns import FormattableColumn
 from cliff.formatters import base
 from cliff.formatters.commaseparated import CSVLister
+from cliff.formatters.json_format import JSONFormatter as _JSONFormatter
 from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
@@ -72,12 +74,24 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     """
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
-        try:
-            self._cliff().add_argument_group(parser)
-        except ValueError as error:
-            raise SettingsError(
-                "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
-            ) from error
+        """Add the options of cliff's table, whose module would import prettytable."""
+        group = parser.add_argument_group("table formatter")
+        group.add_argument(
+            "--max-width",
+            metavar="<integer>",
+            default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
+            type=int,
+            help="maximum display width, <1 to disable [CLIFF_MAX_TERM_WIDTH]",
+        )
+        group.add_argument(
+            "--fit-width",
+            action="store_true",
+            default=bool(_whole_number("CLIFF_FIT_WIDTH")),
+            help="fit the table to the display width [CLIFF_FIT_WIDTH=1]",
+        )
+        group.add_argument(
+            "--print-empty", action="store_true", help="print the frame of an empty table"
+        )
 
     def emit_list(
         self,
@@ -160,6 +174,46 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         return kept
 
 
+class JSONFormatter(_JSONFormatter):
+    """cliff's JSON, to the letter, written row by row."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        import json
+
+        indented = not parsed_args.noindent
+        names = [json.dumps(name) for name in column_names]
+        before, between, after = ("\n  ", ",\n  ", "\n") if indented else ("", ", ", "")
+        stdout.write("[")
+        separator = before
+        for row in data:
+            cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row]
+            stdout.write(separator + _json_object(names, cells, indented))
+            separator = between
+        stdout.write(("" if separator is before else after) + "]\n")
+
+
+def _json_object(names: Sequence[str], cells: Sequence[Any], indented: bool) -> str:
+    """Return a row as a JSON object; *names* are JSON already."""
+    import json
+
+    if not indented:
+        pairs = zip(names, map(json.dumps, cells), strict=True)
+        return "{" + ", ".join(f"{name}: {cell}" for name, cell in pairs) + "}"
+    lines = []
+    for name, cell in zip(names, cells, strict=True):
+        # The encoder in C knows no indentation; most cells need none.
+        nested = isinstance(cell, (dict, list, tuple)) and cell
+        text = json.dumps(cell, indent=2).replace("\n", "\n    ") if nested else json.dumps(cell)
+        lines.append(f"    {name}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
+
+
 class ValueFormatter(_ValueFormatter):
     """cliff's value format with ``true``, ``false`` and ``null`` as in JSON."""
 
@@ -215,6 +269,15 @@ class ShellFormatter(_ShellFormatter):
             if not wanted or key in wanted:
                 text = str(_word(value, null=""))
                 stdout.write(f"{parsed_args.prefix}{key}={shlex.quote(text)}\n")
+
+
+def _whole_number(variable: str) -> int:
+    try:
+        return int(os.environ.get(variable, 0))
+    except ValueError as error:
+        raise SettingsError(
+            "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
+        ) from error
 
 
 def _cell(value: Any) -> Any:

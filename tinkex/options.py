@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, TextIO
@@ -119,6 +118,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _nearest_option(self, option: str) -> str:
+        import difflib
+
         near = difflib.get_close_matches(option, self.option_strings(), n=1)
         return f"Did you mean {near[0]}?" if near else f"See: {self._help_command()}"
 
@@ -148,6 +149,8 @@ def print_paged(parser: argparse.ArgumentParser, stream: TextIO, more: str = "")
 
 def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
     """Return the error for *words* that name no command; the hint names the nearest one."""
+    import difflib
+
     typed = " ".join(words)
     known = sorted(known)
     below = [name for name in known if name.startswith(words[0] + " ")]

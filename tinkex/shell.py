@@ -90,6 +90,8 @@ class TinkexApp(cliff.app.App):
         self._shell_options: argparse.Namespace | None = None
         #: What commands print is remembered for completion, what a server lacks for other commands.
         self.remembers = True
+        #: Somebody wants the typed result of the command, not only its output.
+        self.keeps_result = False
 
     # ------------------------------------------------------------------ what commands use
 
@@ -431,7 +433,7 @@ def run(argv: Sequence[str]) -> Result:
 
     stdout = io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
-    app.remembers = False
+    app.remembers, app.keeps_result = False, True
     try:
         code = app.execute(argv)
         if code:

@@ -6,7 +6,9 @@ import ast
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ LAYERS = (
     {"exceptions", "__init__"},
     {
         "plugins",
+        "later",
         "files",
         "private",
         "keys",
@@ -54,6 +57,7 @@ LAYERS = (
         "logs",
         "remembered",
         "reports",
+        "spool",
         "terminal",
     },
     {"formatters", "commands", "commandmanager", "completion"},
@@ -221,6 +225,63 @@ def test_the_version_is_told_before_cliff_is_imported():
     slow = {"cliff", "stevedore", "argparse", "json", "importlib.metadata", "typing"}
 
     assert slow & modules_after(["--version"], 0) == set()
+
+
+#: What a listing does without: what requests and cliff bring along, and what other resources need.
+UNUSED_BY_A_LIST = (
+    "charset_normalizer.api",
+    "idna.core",
+    "prettytable",
+    "yaml",
+    "rich",
+    "cmd2",
+    "prompt_toolkit",
+    "tokenizers",
+    "uuid",
+    "difflib",
+    "tinkex.api.lineage",
+    "tinkex.api.models",
+    "tinkex.api.runs",
+    "tinkex.api.sampling",
+    "tinkex.api.training",
+)
+
+
+def test_a_list_imports_only_what_it_uses(listing_server: str):
+    words = ["checkpoint", "list", "-f", "json", "--base-url", listing_server, "--api-key", "tml-x"]
+
+    modules = modules_after(words, 0)
+
+    assert [name for name in UNUSED_BY_A_LIST if name in modules] == []
+    assert "requests" in modules
+
+
+@pytest.fixture
+def listing_server() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"checkpoints": [CHECKPOINT], "cursor": {"total_count": 1}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+CHECKPOINT = {
+    "checkpoint_id": "sampler_weights/final",
+    "checkpoint_type": "sampler",
+    "time": "2026-01-01T00:00:00Z",
+    "tinker_path": "tinker://run-1/sampler_weights/final",
+}
 
 
 def modules_after(words: list[str], code: int) -> set[str]:

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,8 +90,9 @@ def _members(owner: type) -> Iterator[str]:
 
 
 def _member(path: str, value: Any) -> str:
-    if isinstance(value, property):
-        returned = inspect.get_annotations(value.fget).get("return")  # type: ignore[arg-type]
+    if isinstance(value, (property, cached_property)):
+        getter: Any = value.fget if isinstance(value, property) else value.func
+        returned = inspect.get_annotations(getter).get("return")
         return f"{path}: {returned}"
     if isinstance(value, (classmethod, staticmethod)):
         return f"{path}{_signature(value.__func__)}"

@@ -7,7 +7,13 @@ import argparse
 import pytest
 
 from tinkex.columns import Flag, Size
-from tinkex.formatters import CSVFormatter, ShellFormatter, TableFormatter, ValueFormatter
+from tinkex.formatters import (
+    CSVFormatter,
+    JSONFormatter,
+    ShellFormatter,
+    TableFormatter,
+    ValueFormatter,
+)
 from tinkex.testing import _Stream
 
 PATH = "tinker://" + "x" * 60
@@ -97,3 +103,38 @@ def test_shell_values_are_quoted():
     shell = ShellFormatter()
     shell.emit_one(("a_name", "b"), ("$(id) 'x'", Flag(True)), stream, options(shell))
     assert stream.getvalue() == "a_name='$(id) '\"'\"'x'\"'\"''\nb=true\n"
+
+
+def test_the_table_has_the_options_of_cliffs_with_the_same_defaults():
+    from cliff.formatters.table import TableFormatter as CliffTable
+
+    def options(formatter: object) -> list[tuple[object, ...]]:
+        parser = argparse.ArgumentParser(add_help=False)
+        formatter.add_argument_group(parser)
+        return [(a.option_strings, a.dest, a.default, a.type, a.nargs) for a in parser._actions]
+
+    assert options(TableFormatter()) == options(CliffTable())
+
+
+ROWS = [
+    ("a", 1, None, True, {"k": [1, {"x": "é\n"}], "e": {}}),
+    ('quote " and \u2028', -1.5, "", False, []),
+    ("", 0, "line\nbreak", None, [[], {}]),
+]
+
+
+@pytest.mark.parametrize("noindent", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("width", [0, 1, 5])
+def test_json_row_by_row_is_cliffs_to_the_letter(noindent: bool, count: int, width: int):
+    from cliff.formatters.json_format import JSONFormatter as CliffJSON
+
+    names = ["name", "size", "note é", "public", "more"][:width]
+    rows = [row[:width] for row in ROWS[:count]]
+    arguments = argparse.Namespace(noindent=noindent)
+    ours, theirs = _Stream(), _Stream()
+
+    JSONFormatter().emit_list(names, iter(rows), ours, arguments)
+    CliffJSON().emit_list(names, iter(rows), theirs, arguments)
+
+    assert ours.getvalue() == theirs.getvalue()

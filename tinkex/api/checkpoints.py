@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api import listing, paging
-from tinkex.api.lineage import Lineage, lineage_of, weights_info
-from tinkex.api.paging import Page
+from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
 from tinkex.api.sessions import Sessions
@@ -27,6 +26,7 @@ from tinkex.exceptions import (
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
+    from tinkex.api.lineage import Lineage
     from tinkex.api.storage import Progress
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
@@ -80,6 +80,17 @@ class Checkpoints:
         :param run_id: only those of one training run.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
+        found = self.walk(limit, offset, run_id)
+        return found if isinstance(found, Page) else Page(list(found), found.total, offset)
+
+    def walk(
+        self, limit: int | None = 20, offset: int = 0, run_id: str | None = None
+    ) -> Walk[Checkpoint] | Page[Checkpoint]:
+        """Return what :meth:`list` does, page by page where the service has pages.
+
+        The first page has been fetched, the others are while they are walked through: an error
+        may come in the middle, and memory stays flat.
+        """
         limit = paging.checked(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")
         if run_id is None:
@@ -104,6 +115,8 @@ class Checkpoints:
 
         :raises tinkex.exceptions.NotFound: there is none.
         """
+        from tinkex.api.lineage import Lineage, lineage_of
+
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
         try:
@@ -196,6 +209,8 @@ class Checkpoints:
     def _info_of_unlisted(
         self, path: TinkerPath, missing: APIError, deadline: Deadline
     ) -> CheckpointInfo:
+        from tinkex.api.lineage import weights_info
+
         try:
             lineage = weights_info(self._transport, path, deadline)
         except (APIError, InvalidAnswer):

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
 from tinkex.api import capabilities
-from tinkex.api.auth import Auth
-from tinkex.api.billing import Billing
-from tinkex.api.checkpoints import Checkpoints
-from tinkex.api.lineage import lineage_of
-from tinkex.api.models import Models, list_models
 from tinkex.api.paths import TinkerPath
-from tinkex.api.runs import Runs
 from tinkex.api.sessions import Outcome, Sessions, outcome_of
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline, OnWait
@@ -25,6 +20,11 @@ from tinkex.settings import Settings
 # Training and sampling are imported by those who do them: listing should not pay for them.
 if TYPE_CHECKING:
     from tinkex.api.answers import Answer
+    from tinkex.api.auth import Auth
+    from tinkex.api.billing import Billing
+    from tinkex.api.checkpoints import Checkpoints
+    from tinkex.api.models import Models
+    from tinkex.api.runs import Runs
     from tinkex.api.sampling import SamplingClient
     from tinkex.api.training import TrainingClient
 
@@ -43,12 +43,7 @@ class ServiceClient:
     :param remembers: keep for a day, in a file of this user's cache, what the service lacks.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
-    :ivar checkpoints: see :class:`~tinkex.api.Checkpoints`.
-    :ivar runs: see :class:`~tinkex.api.Runs`.
-    :ivar models: see :class:`~tinkex.api.Models`.
-    :ivar billing: see :class:`~tinkex.api.Billing`.
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
-    :ivar auth: see :class:`~tinkex.api.Auth`.
     """
 
     def __init__(
@@ -79,11 +74,43 @@ class ServiceClient:
             directory = capabilities.default_directory()
             self._transport.capabilities = capabilities.Capabilities(settings.base_url, directory)
         self.sessions = Sessions(self._transport)
-        self.checkpoints = Checkpoints(self._transport, self.sessions)
-        self.runs = Runs(self._transport)
-        self.models = Models(self._transport)
-        self.auth = Auth(self._transport)
-        self.billing = Billing(self._transport)
+
+    # Each resource is imported by those who use it: a list should not pay for the others.
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of the account."""
+        from tinkex.api.checkpoints import Checkpoints
+
+        return Checkpoints(self._transport, self.sessions)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The training runs of the account."""
+        from tinkex.api.runs import Runs
+
+        return Runs(self._transport)
+
+    @cached_property
+    def models(self) -> Models:
+        """What the service trains and samples."""
+        from tinkex.api.models import Models
+
+        return Models(self._transport)
+
+    @cached_property
+    def auth(self) -> Auth:
+        """Keys and the account they belong to."""
+        from tinkex.api.auth import Auth
+
+        return Auth(self._transport)
+
+    @cached_property
+    def billing(self) -> Billing:
+        """What was used, and what is stored."""
+        from tinkex.api.billing import Billing
+
+        return Billing(self._transport)
 
     def __enter__(self) -> ServiceClient:
         return self
@@ -180,6 +207,7 @@ class ServiceClient:
         :param optimizer: load the optimizer's state as well.
         """
         from tinkex.api import training
+        from tinkex.api.lineage import lineage_of
 
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline("the training run to be created")
@@ -234,6 +262,8 @@ class ServiceClient:
 
         Some servers would train the model that they have under whatever name they are given.
         """
+        from tinkex.api.models import list_models
+
         try:
             offered = [model.model_name for model in list_models(self._transport, deadline)]
         except (APIError, InvalidAnswer):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from tinkex.api import paging, reading
 from tinkex.api.capabilities import ACCOUNT_LIST
-from tinkex.api.paging import Page
+from tinkex.api.paging import Page, Walk
 from tinkex.api.parallel import together
 from tinkex.api.paths import run_url, served
 from tinkex.api.records import Checkpoint
-from tinkex.api.runs import list_runs, no_such_run
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered
@@ -31,14 +30,19 @@ def of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkp
     try:
         data = transport.call(request, deadline).object()
     except NotOffered as error:
+        from tinkex.api.runs import no_such_run
+
         raise no_such_run(run_id, error) from error
     return [Checkpoint.from_json(record) for record in reading.items(data, "checkpoints")]
 
 
 def of_account(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int
-) -> Page[Checkpoint]:
-    """Return *limit* checkpoints (``None``: all) of the account."""
+) -> Walk[Checkpoint] | Page[Checkpoint]:
+    """Return *limit* checkpoints (``None``: all) of the account: a page, or the way through them.
+
+    What can be said of the kind of server is said by its first page, which has been fetched.
+    """
 
     def fetch(size: int, start: int) -> tuple[list[Checkpoint], int | None]:
         params = {"limit": size, "offset": start}
@@ -50,10 +54,10 @@ def of_account(
     known = transport.capabilities
     if known.lacks(ACCOUNT_LIST):
         return _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
+    walk = Walk(fetch, limit, offset, PAGE_SIZE, lambda checkpoint: checkpoint.tinker_path)
     try:
-        page = paging.collect(fetch, limit, offset, PAGE_SIZE)
         # The page may be one beyond the end, which tells nothing about the list.
-        seen = page.items or (fetch(1, 0)[0] if offset else [])
+        seen = walk.first() or (fetch(1, 0)[0] if offset else [])
     except NotOffered:
         page = _of_all_runs(transport, deadline, limit, offset, NOT_OFFERED)
         known.missing(ACCOUNT_LIST)
@@ -61,7 +65,7 @@ def of_account(
     known.offered(ACCOUNT_LIST)
     if _leaves_samplers_out(seen) and _has_samplers(transport, deadline):
         return _of_all_runs(transport, deadline, limit, offset, INCOMPLETE)
-    return page
+    return walk
 
 
 def _leaves_samplers_out(seen: list[Checkpoint]) -> bool:
@@ -74,6 +78,8 @@ def _leaves_samplers_out(seen: list[Checkpoint]) -> bool:
 
 
 def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
+    from tinkex.api.runs import list_runs
+
     runs = list_runs(transport, deadline, 100)
     return any(run.last_sampler_checkpoint is not None for run in runs)
 
@@ -81,6 +87,8 @@ def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
 def _of_all_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
+    from tinkex.api.runs import list_runs
+
     end = None if limit is None else offset + limit
     runs = list_runs(transport, deadline, None).items
     found: list[Checkpoint] = []

@@ -1,15 +1,19 @@
-"""Pages of lists."""
+"""Pages of lists, fetched side by side once it is known how many there are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, overload
 
+from tinkex.api.parallel import in_order
 from tinkex.api.reading import Json, optional_int, optional_mapping
 from tinkex.exceptions import UsageError
 
 T = TypeVar("T")
+
+#: Pages that are asked for at the same time, at most.
+CONCURRENCY = 8
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,125 @@ def checked(limit: int | None, offset: int) -> int | None:
     return limit or None
 
 
-def collect(fetch: Fetch[T], limit: int | None, offset: int, page_size: int) -> Page[T]:
-    """Ask for pages until *limit* items are there or the list ends.
+def collect(
+    fetch: Fetch[T],
+    limit: int | None,
+    offset: int,
+    page_size: int,
+    key: Callable[[T], Hashable] | None = None,
+) -> Page[T]:
+    """Ask for pages until *limit* items are there or the list ends; see :class:`Walk`."""
+    walk = Walk(fetch, limit, offset, page_size, key)
+    found = list(walk)
+    return Page(found, walk.total, offset)
+
+
+class Walk(Generic[T]):
+    """The items of a list, page by page, each once, in the server's order; to be walked once.
 
     The list ends with a page that is shorter than asked for; totals are not relied upon, since
-    some servers say 0 beyond the end.
+    some servers say 0 beyond the end. They only say how many pages are worth asking for at once:
+    while these are on their way something may be added or deleted, so that an item moves from one
+    page to the next; by its *key* it is told once.
+
+    :param limit: how many items at most; ``None`` for all.
+    :param offset: how many to skip.
+    :param key: what an item is known by; itself, unless told.
+
+    :ivar total: how many there are in all as far as is known; final when the walk has ended.
+    :ivar offset: how many are skipped.
+    :ivar note: see :class:`Page`.
     """
-    found: list[T] = []
-    total: int | None = None
-    while limit is None or len(found) < limit:
-        size = page_size if limit is None else min(page_size, limit - len(found))
-        items, told = fetch(size, offset + len(found))
-        items = items[:size]
-        if items and found and items[0] == found[-len(items)]:
-            break  # the server ignores the offset: going on would never end
-        found += items
-        reached = offset + len(found)
-        total = told if told is not None and (items or told) and told >= reached else total
-        if len(items) < size:
-            total = reached if items or not offset else total
-            break
-        if total is not None and total <= reached:
-            break
-    return Page(found, total, offset)
+
+    def __init__(
+        self,
+        fetch: Fetch[T],
+        limit: int | None,
+        offset: int,
+        page_size: int,
+        key: Callable[[T], Hashable] | None = None,
+    ) -> None:
+        self.total: int | None = None
+        self.offset = offset
+        self.note: str | None = None
+        self._count = 0
+        self._fetch = fetch
+        self._limit = limit
+        self._page_size = page_size
+        self._key = key or (lambda item: item)
+        #: Keys of this page and the one before: what moves, moves to a neighbour.
+        self._seen: Set[Hashable] = frozenset()
+        self._latest: Set[Hashable] = frozenset()
+        self._reached = offset
+        self._ended = False
+        self._first: list[T] | None = None
+
+    def first(self) -> list[T]:
+        """Return the items of the first page, which is fetched once."""
+        if self._first is None:
+            self._first = self._take(self._size(), *self._ask(self._size(), self.offset))
+        return self._first
+
+    def __len__(self) -> int:
+        """Return how many items have come so far."""
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self.first()
+        self._first = []
+        while self._goes_on():
+            starts = self._next_starts()
+            # One after the other until it is known how many pages there are.
+            asked = in_order(lambda start: (start, *self._ask(self._size(start), start)), starts)
+            for start, items, told in asked:
+                yield from self._take(self._size(start), items, told)
+                if not self._goes_on():
+                    break
+
+    def _goes_on(self) -> bool:
+        return not self._ended
+
+    def _size(self, start: int | None = None) -> int:
+        """Return how many items the page at *start* is to have."""
+        if self._limit is None:
+            return self._page_size
+        start = self._reached if start is None else start
+        return min(self._page_size, self.offset + self._limit - start)
+
+    def _ask(self, size: int, start: int) -> tuple[list[T], int | None]:
+        items, told = self._fetch(size, start)
+        return items[:size], told
+
+    def _take(self, size: int, items: list[T], told: int | None) -> list[T]:
+        """Note that a page has come and return those of its items that are new."""
+        keyed = {self._key(item): item for item in items}
+        new = [item for key, item in keyed.items() if key not in self._seen]
+        self._seen = self._latest | keyed.keys()
+        self._latest = keyed.keys()
+        self._count += len(new)
+        if items and not new:
+            self._ended = True  # the server ignores the offset: going on would never end
+            return []
+        self._reached += len(items)
+        if told is not None and (items or told) and told >= self._reached:
+            self.total = told
+        short = len(items) < size
+        if short:
+            self.total = self._reached if items or not self.offset else self.total
+        enough = self._limit is not None and self._reached >= self.offset + self._limit
+        last = self.total is not None and self.total <= self._reached
+        self._ended = short or enough or last
+        return new
+
+    def _next_starts(self) -> list[int]:
+        """Return where the pages begin that are to be fetched side by side."""
+        if self.total is None:
+            return [self._reached]
+        end = self.total
+        if self._limit is not None:
+            end = min(end, self.offset + self._limit)
+        starts = range(self._reached, end, self._page_size)
+        return list(starts)
 
 
 def total_count(data: Json) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from tinkex.exceptions import RequestShown
@@ -42,6 +42,41 @@ def together(do: Callable[[T], R], things: Sequence[T]) -> list[R]:
     if shown:
         raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
     return [results[index] for index in range(len(things))]
+
+
+def in_order(do: Callable[[T], R], things: Sequence[T], workers: int = 8) -> Iterator[R]:
+    """Yield what *do* makes of each of *things*, in their order, as it is known.
+
+    At most *workers* are under way or wait to be yielded at any moment, so that memory stays
+    flat however slowly the results are used. Who stops asking leaves what is under way alone.
+
+    :raises Exception: the first, in order, that *do* raised.
+    """
+    if len(things) <= 1:
+        yield from map(do, things)
+        return
+    done: list[queue.SimpleQueue[tuple[R | None, BaseException | None]]] = [
+        queue.SimpleQueue() for _ in things
+    ]
+
+    def work(index: int) -> None:
+        try:
+            done[index].put((do(things[index]), None))
+        except BaseException as error:  # it is raised again where somebody waits
+            done[index].put((None, error))
+
+    def begin(index: int) -> None:
+        if index < len(things):
+            threading.Thread(target=work, args=(index,), daemon=True).start()
+
+    for index in range(workers):
+        begin(index)
+    for index in range(len(things)):
+        result, error = done[index].get()
+        if error is not None:
+            raise error
+        begin(index + workers)
+        yield result  # type: ignore[misc]
 
 
 def aside(do: Callable[[], R], seconds: float | None) -> R:

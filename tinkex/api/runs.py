@@ -110,7 +110,7 @@ def list_runs(
         runs = [TrainingRun.from_json(run) for run in reading.items(data, "training_runs")]
         return runs, paging.total_count(data)
 
-    return paging.collect(fetch, limit, offset, PAGE_SIZE)
+    return paging.collect(fetch, limit, offset, PAGE_SIZE, lambda run: run.training_run_id)
 
 
 def get_run(transport: Transport, run_id: str, deadline: Deadline) -> TrainingRun:

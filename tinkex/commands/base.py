@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -276,9 +276,21 @@ class Lister(_Display, cliff.lister.Lister):
     #: Columns that a table may leave out on a narrow terminal, the least important first.
     droppable: ClassVar[Sequence[str]] = ()
 
+    _streams = False
+
     @property
     def formatter_namespace(self) -> str:
         return plugins.LIST_FORMATTERS
+
+    def may_stream(self, parsed_args: argparse.Namespace) -> bool:
+        """Tell whether rows may be written one by one, since nobody needs all of them at once."""
+        whole = self.app.keeps_result or parsed_args.formatter == "table"
+        return not whole and not parsed_args.sort_columns
+
+    def streamed(self, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+        """Return *rows*, to be written as they come; none is shown before the last has come."""
+        self._streams = True
+        return rows
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -295,7 +307,16 @@ class Lister(_Display, cliff.lister.Lister):
                     f"no column is called {name!r}",
                     hint="Columns: " + ", ".join(column_names) + ".",
                 )
-        return super().produce_output(parsed_args, column_names, data)
+        if not self._streams:
+            return super().produce_output(parsed_args, column_names, data)
+        from tinkex.spool import spooled
+
+        stdout = self.app.stdout
+        try:
+            with spooled(stdout) as self.app.stdout:
+                return super().produce_output(parsed_args, column_names, data)
+        finally:
+            self.app.stdout = stdout
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         """Return the line of one row in the plain format; ``None`` leaves the row out."""

@@ -13,7 +13,8 @@ from tinkex.commands.save import SaveCheckpoint
 from tinkex.exceptions import TinkexError
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, CheckpointInfo
+    from tinkex.api import Checkpoint, CheckpointInfo, Page
+    from tinkex.api.paging import Walk
 
 __all__ = [
     "DeleteCheckpoint",
@@ -77,18 +78,28 @@ class ListCheckpoint(Lister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        page = self.client.checkpoints.list(
-            limit=parsed_args.limit or None,
-            offset=parsed_args.offset,
-            run_id=parsed_args.run_id,
-        )
-        self.result = page
-        if page.note:
-            self.status(page.note)
-        tell_rest(self, page, "checkpoints")
-        whole = not parsed_args.run_id and holds_all(page)
-        self.app.remember("checkpoints", [c.tinker_path for c in page], whole=whole)
-        return self.column_names, [_values(checkpoint) for checkpoint in page]
+        asked = (parsed_args.limit or None, parsed_args.offset, parsed_args.run_id)
+        if self.may_stream(parsed_args):
+            walk = self.client.checkpoints.walk(*asked)
+            return self.column_names, self.streamed(self._rows(walk, parsed_args.run_id))
+        self.result = page = self.client.checkpoints.list(*asked)
+        return self.column_names, list(self._rows(page, parsed_args.run_id))
+
+    def _rows(
+        self, found: Walk[Checkpoint] | Page[Checkpoint], run_id: str | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows, and say what there is to say when the last has come."""
+        from tinkex.remembered import KEPT
+
+        if found.note:
+            self.status(found.note)
+        latest: list[str] = []
+        for checkpoint in found:
+            if len(latest) < KEPT:
+                latest.append(checkpoint.tinker_path)
+            yield _values(checkpoint)
+        tell_rest(self, found, "checkpoints")
+        self.app.remember("checkpoints", latest, whole=not run_id and holds_all(found))
 
 
 class InfoCheckpoint(ShowOne):

@@ -12,7 +12,7 @@ from tinkex.options import integer
 
 if TYPE_CHECKING:
     from tinkex.api import TrainingRun
-    from tinkex.api.paging import Page
+    from tinkex.api.paging import Page, Walk
 
 __all__ = ["InfoRun", "ListRun", "add_paging", "holds_all", "tell_rest"]
 
@@ -35,13 +35,13 @@ def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
     )
 
 
-def tell_rest(command: Lister, page: Page[Any], things: str) -> None:
+def tell_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
     """Say on standard error when there is more than was asked for."""
     if page.total is not None and page.offset + len(page) < page.total:
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
 
 
-def holds_all(page: Page[Any]) -> bool:
+def holds_all(page: Page[Any] | Walk[Any]) -> bool:
     """Tell whether *page* surely has everything there is."""
     return page.offset == 0 and page.total is not None and len(page) >= page.total
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 from datetime import UTC, datetime
 
 import pytest
 
-from tinkex.api.paging import Page, collect
+from tinkex.api.paging import CONCURRENCY, Page, Walk, collect
 from tinkex.exceptions import InvalidAnswer, NotFound, UsageError
 
 TIME = "2026-11-22T12:00:00Z"
@@ -59,7 +62,8 @@ def test_all_pages_are_fetched(limit, total, server, client):
     paged(server, "checkpoints", "checkpoints", many, total=total)
     page = client.checkpoints.list(limit=limit)
     assert (len(page), page.total) == (2300, 2300)
-    assert [s.query["offset"] for s in server.seen] == ["0", "1000", "2000"]
+    # The second and the third are asked for side by side once the total is known.
+    assert sorted(s.query["offset"] for s in server.seen) == ["0", "1000", "2000"]
 
 
 def test_beyond_the_end_there_is_nothing(server, client):
@@ -273,3 +277,84 @@ def test_run_list_pages_and_get(server, client):
     assert len(client.runs.list(None)) == 250
     with pytest.raises(NotFound, match="no training run is called 'zz'"):
         client.runs.get("zz")
+
+
+@pytest.mark.parametrize(
+    ("limit", "offset", "expected"),
+    [
+        (None, 0, range(1000)),
+        (None, 995, range(995, 1000)),
+        (95, 0, range(95)),
+        (100, 7, range(7, 107)),
+        (5000, 0, range(1000)),
+        (1, 999, range(999, 1000)),
+    ],
+)
+@pytest.mark.parametrize("total", [True, False])
+def test_pages_side_by_side_come_in_order(limit, offset, expected, total):
+    def fetch(size, start):
+        time.sleep(random.random() / 100)
+        return list(range(1000))[start : start + size], 1000 if total else None
+
+    assert list(collect(fetch, limit, offset, 10)) == list(expected)
+
+
+def test_pages_are_fetched_side_by_side_but_not_all_at_once():
+    under_way, most = [], []
+    lock = threading.Lock()
+
+    def fetch(size, start):
+        with lock:
+            under_way.append(start)
+            most.append(len(under_way))
+        time.sleep(0.01)
+        with lock:
+            under_way.remove(start)
+        return list(range(start, start + size)), 1000
+
+    assert len(collect(fetch, None, 0, 10)) == 1000
+    assert 1 < max(most) <= CONCURRENCY
+
+
+@pytest.mark.parametrize("total", [True, False])
+def test_what_moves_to_the_next_page_meanwhile_is_told_once(total):
+    # Before each page but the first, a new item is put in front of all others.
+    def fetch(size, start):
+        moved = [-1] * (start // 10)
+        items = [*moved, *range(100)][start : start + size]
+        return items, 100 if total else None
+
+    assert list(collect(fetch, None, 0, 10)) == list(range(91 if total else 100))
+
+
+def test_a_list_that_grows_is_followed_to_its_end():
+    seen = []
+
+    def fetch(size, start):
+        seen.append(start)
+        length = 25 if len(seen) < 3 else 40
+        return list(range(length))[start : start + size], length
+
+    assert list(collect(fetch, None, 0, 10)) == list(range(40 if len(seen) > 2 else 25))
+
+
+@pytest.mark.parametrize("where", [0, 10, 50, 90])
+def test_a_failure_is_raised_after_what_came_before_it(where):
+    def fetch(size, start):
+        if start == where:
+            raise InvalidAnswer("broken")
+        return list(range(start, start + size)), 100
+
+    walk = Walk(fetch, None, 0, 10)
+    found = []
+    with pytest.raises(InvalidAnswer):
+        found += walk
+    with pytest.raises(InvalidAnswer):
+        collect(fetch, None, 0, 10)
+
+
+def test_a_walk_tells_how_far_it_is():
+    walk = Walk(lambda size, start: (list(range(start, start + size)), 30), None, 0, 10)
+    assert (len(walk), walk.first(), len(walk), walk.total) == (0, list(range(10)), 10, 30)
+    assert list(walk) == list(range(30))
+    assert len(walk) == 30
