@@ -7,6 +7,7 @@
 #   make fuzz    every parser against many thousands of odd inputs
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
+#   make pictures  the terminal pictures of README and manual, from real output
 #   make bench   every measurement against the official command line; BENCH_ARGS="--only startup"
 #   make clean   remove all that was made here
 #
@@ -40,7 +41,7 @@ VENV := .venv/bin/python
 # dropped at every installation, cannot be stale.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs man pytest test-faults test-kills test-load fuzz bench clean
+.PHONY: help demo test lint types docs man pictures pytest test-faults test-kills test-load fuzz bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -106,6 +107,9 @@ docs: .venv/.stamp
 man: .venv/.stamp
 	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b man doc/source doc/build/man
 	@echo "manual pages: doc/build/man (man -l doc/build/man/tinkex.1)"
+
+pictures: .venv/.stamp
+	@$(VENV) doc/pictures.py
 
 pytest: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from cliff.columns import FormattableColumn
 from cliff.formatters import base
@@ -20,6 +20,7 @@ from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
 from tinkex.columns import WHOLE, heading, plain_text, printable
 from tinkex.exceptions import SettingsError
+from tinkex.terminal import LinkingStream, can_link
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
@@ -116,6 +117,9 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
+        links = getattr(parsed_args, "links", None)
+        if links and can_link(stdout):
+            stdout = cast(TextIO, LinkingStream(stdout, links))
         names = [heading(name) for name in column_names]
         values = [_cell(value) for value in data]
         rows = [["Field", "Value"], *map(list, zip(names, values, strict=True))]

@@ -7,9 +7,13 @@ from typing import Any
 
 from cliff.command import Command
 from cliff.sphinxext import AutoprogramCliffDirective
+from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 import tinkex
+from tinkex.commands.base import Lister
+from tinkex.shell import TinkexApp
 
 project = "tinkex"
 author = "the tinkex authors"
@@ -100,6 +104,23 @@ def _with_literal_examples(command: type[Command]) -> type[Command]:
     return type(command.__name__, (command,), members)
 
 
+class OutputShapes(SphinxDirective):
+    """The members of every command's JSON, from the commands themselves."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a definition for each command that has a result of fields."""
+        commands = TinkexApp().command_manager.commands
+        lines = []
+        for name in sorted(commands):
+            command = commands[name].load()
+            fields = getattr(command, "column_names", ())
+            if fields:
+                kind = "an array of objects" if issubclass(command, Lister) else "one object"
+                lines += [f"``{name}``: {kind}", f"    {', '.join(f'``{x}``' for x in fields)}", ""]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Sphinx) -> None:
-    """Register the directive in the place of cliff's."""
+    """Register the directives; the first in the place of cliff's."""
+    app.add_directive("output-shapes", OutputShapes)
     app.add_directive("autoprogram-cliff", CommandPages, override=True)

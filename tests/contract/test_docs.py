@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -110,13 +111,101 @@ def test_every_exit_code_is_described(manual: dict[str, str]):
     assert listed == codes
 
 
-def test_every_entry_point_group_is_described(manual: dict[str, str]):
-    text = manual["reference/entry-points"]
+def first_cells(page: str) -> list[str]:
+    """Return the literals in the first cells of the rows of all tables of *page*."""
+    cells = re.findall(r"(?m)^   \* - (.*(?:\n       .*)*)", source(page))
+    return [literal for cell in cells for literal in re.findall(r"``([^`]+)``", cell)]
 
-    assert [group for group in plugins.GROUPS if group not in text] == []
+
+def test_the_entry_point_groups_are_described_and_no_other():
+    described = {name.removesuffix(".<noun_verb>") for name in first_cells("entry-points")}
+
+    assert described == set(plugins.GROUPS)
 
 
-def test_every_format_is_described(manual: dict[str, str]):
+def test_the_keys_of_a_profile_are_described_and_no_other():
+    rows = re.findall(r"(?m)^   \* - .*\n((?:     - .*\n){4})", source("settings"))
+    keys = {key for row in rows for key in re.findall(r"``(\w+)``", row.splitlines()[2])}
+
+    assert keys == set(settings.PROFILE_KEYS)
+
+
+#: Where a variable that is not read here is read: libraries, which the manual may speak of.
+LIBRARIES = ("cliff", "requests")
+VARIABLE = r"\b(?:TINKER|TINKEX)_[A-Z_]+\b"
+
+
+def code_of(package: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py")))
+
+
+@pytest.fixture(scope="module")
+def code() -> str:
+    packages = [ROOT / "tinkex", *(p for p in ROOT.glob("plugins/*/tinkex_*") if p.is_dir())]
+    return "\n".join(map(code_of, packages))
+
+
+def test_every_environment_variable_is_described(code: str):
+    read = set(re.findall(VARIABLE, code))
+    read |= set(re.findall(r"(?:environ(?:\.get)?|getenv)[\[(]\"([A-Z_]+)\"", code))
+    # The home directory, what a WSGI server sets, and a default that silences a library.
+    read -= {"HOME", "USERPROFILE", "HTTP_HOST", "HTTP_X_API_KEY", "PATH_INFO", "QUERY_STRING"}
+    read -= {"ORT_DISABLE_TELEMETRY"}
+
+    assert sorted(name for name in read if not has_word(source("settings"), name)) == []
+
+
+def test_no_environment_variable_is_described_that_nobody_reads(code: str):
+    named = set(re.findall(r"``([A-Z]+_[A-Z_]+|PAGER|TERM)``", source("settings")))
+    for path in TEXTS:
+        named |= set(re.findall(VARIABLE, path.read_text(encoding="utf-8")))
+    libraries = "\n".join(
+        code_of(Path(str(importlib.util.find_spec(name).origin)).parent)  # type: ignore[union-attr]
+        for name in LIBRARIES
+    )
+
+    def is_read(name: str) -> bool:
+        # Proxies are read by a pattern: <scheme>_proxy.
+        return name in code or name in libraries or name.lower().removesuffix("_proxy") in code
+
+    assert sorted(name for name in named if not is_read(name)) == []
+
+
+#: Options of other programs that the manual speaks of.
+FOREIGN_OPTIONS = {"--max-lora-rank"}
+#: Twice the same letter.
+REPEATED_OPTIONS = {"-vv"}
+
+
+def test_every_option_in_a_sentence_exists(app: TinkexApp):
+    known = set(app.parser.option_strings()) | FOREIGN_OPTIONS | REPEATED_OPTIONS
+    for name in app.command_manager.commands:
+        known |= set(parser_of(app, name).option_strings())
+    wrong = []
+    for path in SOURCE.rglob("*.rst"):
+        for literal in re.findall(r"``(-[^`]+)``", path.read_text(encoding="utf-8")):
+            wrong += [
+                f"{path.name}: {option}"
+                for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", literal)
+                if option not in known
+            ]
+
+    assert wrong == []
+
+
+def test_every_field_of_an_output_is_described_and_no_other(app: TinkexApp):
+    fields = {
+        field
+        for name in app.command_manager.commands
+        for field in getattr(app.command_manager.commands[name].load(), "column_names", ())
+    }
+
+    described = set(first_cells("shapes"))
+    assert sorted(fields - described) == [], "add them to doc/source/reference/shapes.rst"
+    assert sorted(described - fields) == [], "no command has them"
+
+
+def test_the_formats_are_described_and_no_other():
     names = {
         ep.name
         for group in (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
@@ -124,7 +213,8 @@ def test_every_format_is_described(manual: dict[str, str]):
         if plugins.is_builtin(ep)
     }
 
-    assert {n for n in names if f'"{n}"' not in manual["reference/formats"]} == set()
+    described = re.findall(r"(?m)^   \* - ``([a-z]+)``", source("formats"))
+    assert set(described) == names
 
 
 def test_every_public_name_of_the_sdk_is_described(manual: dict[str, str]):
@@ -150,6 +240,8 @@ def test_the_architecture_has_every_room():
 def commands_in(text: str) -> Iterator[str]:
     """Yield what follows the word ``tinkex`` wherever *text* shows it as a command."""
     text = re.sub(r"\\\n\s*", " ", text)
+    # A mistake that is shown with its hint is meant.
+    text = re.sub(r"(?m)^ *\$ .*\n(?: *[^ $\n].*\n){1,3}? *Hint: .*$", "", text)
     # In fenced blocks of Markdown commands stand without a prompt.
     text = re.sub(r"(?ms)^```(?:bash|sh)$(.*?)^```$", lambda m: m[1].replace("\n", "\n$ "), text)
     begin = r"(?:^\s*(?:\$ |if |[A-Z_]+=\S+ )+|\$\(|[`|'\"] ?|xargs )"
@@ -169,10 +261,14 @@ def test_every_command_shown_exists_with_the_options_shown(path: Path, app: Tink
     assert wrong == []
 
 
+#: Global options that are followed by a value.
+GLOBAL_VALUES = ("--profile", "--api-key", "--base-url", "--timeout", "--http-pool", "-f")
+
+
 def _fault(app: TinkexApp, words: list[str]) -> str | None:
     known = set(app.parser.option_strings())
     while words and (words[0].startswith("-") or words[0].startswith("@")):
-        takes_value = words[0] in ("--profile", "--api-key", "--base-url", "--timeout", "-f")
+        takes_value = words[0] in GLOBAL_VALUES
         if words[0] not in known and not words[0].startswith("@"):
             return f"no global option {words[0]}"
         words = words[2:] if takes_value else words[1:]

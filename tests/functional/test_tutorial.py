@@ -1,4 +1,7 @@
-"""The commands of the tutorial, run by bash as they stand in the manual."""
+"""The tutorial of the plugin has all its files, and the demonstration works.
+
+The commands of the tutorials are run with those of all pages: test_documented_examples.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TUTORIAL = ROOT / "doc" / "source" / "tutorial" / "first-run.rst"
-PLUGIN_TUTORIAL = TUTORIAL.with_name("first-plugin.rst")
+PLUGIN_TUTORIAL = ROOT / "doc" / "source" / "tutorial" / "first-plugin.rst"
 PLUGIN = ROOT / "plugins" / "tinkex-hello"
-
-
-def console_blocks(path: Path) -> list[list[str]]:
-    """Return the lines of each ``console`` block of *path*."""
-    text = path.read_text(encoding="utf-8")
-    blocks = re.findall(r"(?m)^\.\. code-block:: console\n\n((?:   .*\n|\n)+)", text)
-    return [[line.strip() for line in block.splitlines() if line.strip()] for block in blocks]
-
-
-def test_the_tutorial_runs_to_its_end_and_prints_what_it_shows(tmp_path: Path):
-    install, *blocks = console_blocks(TUTORIAL)
-    assert any(line.startswith("$ pip install") for line in install)
-    commands = [line[2:] for block in blocks for line in block if line.startswith("$ ")]
-    shown = [line for block in blocks for line in block if not line.startswith("$ ")]
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": programs},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    assert len(commands) >= 12
-    assert set(shown) <= set(done.stdout.splitlines())
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size > 0
-    assert (tmp_path / "tutorial-service").is_dir()
 
 
 def test_the_tutorial_of_the_plugin_shows_every_file_of_it():
@@ -61,28 +32,6 @@ def test_the_tutorial_of_the_plugin_shows_every_file_of_it():
     }
     assert "README.md" in text
     assert "py.typed" in text
-
-
-def test_the_commands_of_the_plugins_tutorial_run(tmp_path: Path):
-    lines = [line for block in console_blocks(PLUGIN_TUTORIAL) for line in block]
-    commands = [line[2:] for line in lines if line.startswith("$ tinkex")]
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": programs, "TINKEX_LOCAL_HOME": str(tmp_path / "local")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    assert len(commands) == 4
-    assert "Hello, Ada! Training runs: 0\n" in done.stdout
-    assert "| Field | Value |\n" in done.stdout
-    assert "timeout\t5" in done.stdout
 
 
 #: Each of them silences onnxruntime; an ordinary user has none of them set.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from tinkex.exceptions import InvalidAnswer
+from tinkex.values import DEFAULT_BASE_URL
 
+#: The web console of the official service; other servers have none that we know of.
+_CONSOLE = "https://tinker.thinkingmachines.ai"
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -33,3 +36,14 @@ def same_origin(url: str, other: str) -> bool:
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def console_page(base_url: str, *parts: str) -> str | None:
+    """Return the page of a thing in the service's web console, or ``None`` where there is none.
+
+    :param base_url: the service; only the official one has a console.
+    :param parts: ``training_runs`` and a run, or ``checkpoints``, a run and a checkpoint's id.
+    """
+    if not same_origin(base_url, DEFAULT_BASE_URL):
+        return None
+    return "/".join([_CONSOLE, *(quote(part, safe="") for part in parts)])

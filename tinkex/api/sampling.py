@@ -170,7 +170,7 @@ class SamplingClient:
         A row that fails is a result with an error, and the others go on.
 
         :param concurrency: rows under way at once; by default as many as the service takes
-            without complaint, at most :data:`tinkex.api.bulk.MOST`.
+            without complaint, at most ``tinkex.api.bulk.MOST``.
         :param ordered: yield results in the order of *rows*; those that come early are held.
         :param tokenizer: for prompts that are text or messages; see
             :func:`tinkex.api.load_tokenizer`.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cliff.command
@@ -326,6 +327,9 @@ class Lister(_Display, cliff.lister.Lister):
 class ShowOne(_Display, cliff.show.ShowOne):
     """A command whose result is one object."""
 
+    #: Words of a table that are links, on terminals that have them → where they lead.
+    _links: Mapping[str, str] = MappingProxyType({})
+
     @property
     def formatter_namespace(self) -> str:
         return plugins.SHOW_FORMATTERS
@@ -334,6 +338,19 @@ class ShowOne(_Display, cliff.show.ShowOne):
         parser = super().get_parser(prog_name)
         parser.set_defaults(plain_lines=self.plain_lines)
         return parser
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        parsed_args.links = self._links
+        return super().produce_output(parsed_args, column_names, data)
+
+    def _link(self, word: str, *page: str) -> None:
+        """Let *word* be a link to a page of the service's web console, if it has one."""
+        from tinkex.api.addresses import console_page
+
+        if address := console_page(self.settings.base_url, *page):
+            self._links = {**self._links, word: address}
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         """Return the lines of the object in the plain format: ``Heading: value``."""

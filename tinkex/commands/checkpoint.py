@@ -151,6 +151,9 @@ class InfoCheckpoint(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         info = self.client.checkpoints.info(checkpoint_path(self, parsed_args.tinker_path))
         self.result = info
+        if info.run_id:
+            self._link(info.run_id, "training_runs", info.run_id)
+            self._link(info.tinker_path, "checkpoints", info.run_id, info.checkpoint_id)
         return self.column_names, (
             info.base_model,
             Flag(info.is_lora),

@@ -137,6 +137,7 @@ class InfoRun(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         run = with_run(self, parsed_args.run_id, self.client.runs.get)
         self.result = run
+        self._link(run.training_run_id, "training_runs", run.training_run_id)
         return self.column_names, (
             run.training_run_id,
             run.base_model,

@@ -1,0 +1,17 @@
+"""Command lines in the process, with typed results."""
+
+import tinkex
+from tinkex.exceptions import APIError
+
+page = tinkex.run(["checkpoint", "list", "--limit", "10"]).value
+for checkpoint in page:
+    print(checkpoint.tinker_path, checkpoint.size_bytes)
+
+words = ["run", "--base-model", "Qwen/Qwen3-8B", "--prompt", "Hello", "--max-tokens", "4"]
+(sequence,) = tinkex.run(words).value.sequences
+print(f"stopped by {sequence.stop_reason} after {len(sequence.tokens)} tokens")
+
+try:
+    tinkex.run(["checkpoint", "info", page[0].tinker_path + "-gone"])
+except APIError as error:
+    print(f"that one is not there (HTTP {error.status}); it can be mended by: {error.category}")

@@ -1,0 +1,130 @@
+"""Every shell example of README and manual, run as its reader would, with the output it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import examples
+import pictures
+import pytest
+
+PAGES = examples.pages()
+
+Session = tuple[Path, list[examples.Ran]]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(examples.ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> examples.World:
+    return examples.World(tmp_path_factory.mktemp("sessions"))
+
+
+@pytest.fixture(scope="module")
+def sessions(
+    request: pytest.FixtureRequest, world: examples.World
+) -> Iterator[dict[Path, Future[Session]]]:
+    """Return home directory and session of each page that is tested: they run side by side."""
+    wanted = {
+        item.callspec.params.get("page") for item in request.session.items if hasattr(item, "callspec")
+    }  # fmt: skip
+
+    def run(page: Path) -> Session:
+        home = name(page).replace("/", "-")
+        return world.directory / home, world.session(examples.read(page).steps, home)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {page: pool.submit(run, page) for page in PAGES if page in wanted}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_examples_run_and_print_what_is_shown(page: Path, sessions):
+    assert examples.read(page).faults == ()
+
+    home, results = sessions[page].result()
+
+    assert [fault for ran in results if (fault := examples.fault(ran, home))] == []
+
+
+def test_each_exemption_has_a_reason():
+    reasons = [reason for page in PAGES for _, reason in examples.read(page).exempt]
+
+    assert all(len(reason.split()) >= 3 for reason in reasons)
+
+
+BAD = """
+.. code-block:: console
+
+   no prompt, and no reason
+
+.. code-block:: console
+
+   $ tinkex version
+   tinkex of another age
+   $ tinkex checkpoint list --nope
+   $ tinkex version --quiet
+   …
+
+.. not run: for the sake of this test
+
+.. code-block:: bash
+
+   exit 1
+"""
+
+
+def test_what_is_wrong_in_a_page_is_found(world: examples.World, tmp_path: Path):
+    (tmp_path / "bad.rst").write_text(BAD)
+    page = examples.read(tmp_path / "bad.rst")
+
+    results = world.session(page.steps, "bad")
+
+    assert page.faults == ("bad.rst:2: neither commands nor a reason",)
+    assert page.exempt == ((16, "for the sake of this test"),)
+    faults = [examples.fault(ran, world.directory / "bad") for ran in results]
+    assert [bool(fault) for fault in faults] == [True, True, False]
+    assert "tinkex of another age" in str(faults[0])
+    assert "exit code 1" in str(faults[1])
+
+
+def test_commands_are_shown_in_blocks_that_are_run():
+    """A literal block or one of another language would escape."""
+    escaped = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found = (examples._MD_BLOCK if page.suffix == ".md" else examples._RST_BLOCK).finditer(text)
+        spans = [m.span() for m in found if m["language"] in examples.SHELLS]
+        at = 0
+        for line in text.splitlines(keepends=True):
+            inside = any(start <= at < end for start, end in spans)
+            if line.strip().startswith(("$ ", "tinkex> ")) and not inside:
+                escaped.append(f"{name(page)}: {line.strip()}")
+            at += len(line)
+
+    assert escaped == []
+
+
+@pytest.mark.parametrize("picture", pictures.PICTURES)
+def test_a_picture_shows_what_the_program_prints(world: examples.World, picture: str):
+    shown = pictures.words((pictures.DIRECTORY / f"{picture}.svg").read_text("utf-8"))
+
+    printed = pictures.transcript(world, picture)
+
+    assert pictures.normal(shown) == pictures.normal(printed), "make pictures"
+
+
+def test_every_picture_is_shown_and_every_shown_one_is_there():
+    pages = [examples.ROOT / "README.md", *(examples.ROOT / "doc" / "source").rglob("*.rst")]
+    shown = {
+        (page.parent / path).resolve()
+        for page in pages
+        for path in re.findall(r"[\w./-]+\.svg", page.read_text("utf-8"))
+    }
+
+    assert shown == set(pictures.DIRECTORY.glob("*.svg"))
