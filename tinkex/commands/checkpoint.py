@@ -1,4 +1,4 @@
-"""Checkpoints: list, inspect, publish, unpublish, delete, download."""
+"""Checkpoints: list, inspect, publish, unpublish, delete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeleteCheckpoint",
-    "DownloadCheckpoint",
     "InfoCheckpoint",
     "ListCheckpoint",
     "PublishCheckpoint",
@@ -263,47 +262,3 @@ class DeleteCheckpoint(Lister):
             self.app.warn(f"{path}: {error}", prefix="Not deleted: ")
             return None
         return f"Deleted {path}"
-
-
-class DownloadCheckpoint(ShowOne):
-    """Download the files of a checkpoint into a directory."""
-
-    acts = True
-    column_names = ("tinker_path", "directory", "files", "size_bytes")
-    examples = (
-        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001",
-        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001 --force",
-    )
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        _add_path(parser)
-        parser.add_argument(
-            "--output",
-            metavar="<dir>",
-            default=".",
-            help="directory for the files; made if it is not there (default: here)",
-        )
-        parser.add_argument("--force", action="store_true", help="replace files of the same name")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.files import user_path
-
-        done = self.client.checkpoints.download(
-            parsed_args.tinker_path,
-            user_path(parsed_args.output),
-            force=parsed_args.force,
-            on_progress=self.app.display.transfer,
-        )
-        self.result = done
-        files = Structure([name for name, _ in done.files])
-        return self.column_names, (
-            parsed_args.tinker_path,
-            parsed_args.output,
-            files,
-            Size(done.bytes),
-        )
-
-    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return [f"Downloaded to {record['directory']}"]
