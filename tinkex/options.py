@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NoReturn, TextIO
 
 from tinkex.exceptions import SettingsError, UsageError
@@ -280,6 +281,33 @@ def number(
         return value
 
     return convert
+
+
+def duration(*, bare: str | None = None) -> Callable[[str], timedelta]:
+    """Return an argparse type: a span of time such as ``7d``.
+
+    :param bare: unit of a number without one, see :func:`tinkex.durations.parse_duration`.
+    """
+
+    def convert(text: str) -> timedelta:
+        from tinkex.durations import parse_duration
+
+        try:
+            return parse_duration(text, bare=bare)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
+
+    return convert
+
+
+def moment(text: str) -> datetime:
+    """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (ago), in UTC."""
+    from tinkex.durations import parse_moment
+
+    try:
+        return parse_moment(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
 
 
 def top_k(text: str) -> int:

@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: those before it. The first is imported by all and imports nothing of ours.
 LAYERS = (
     {"exceptions", "__init__"},
-    {"plugins", "files", "keys", "settings", "version", "_commit", "_build"},
+    {"plugins", "durations", "files", "keys", "settings", "version", "_commit", "_build"},
     {"api"},
     {
         "columns",

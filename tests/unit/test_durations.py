@@ -1,0 +1,120 @@
+"""Spans of time and moments as people type them."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from tinkex import options
+from tinkex.durations import parse_duration, parse_moment
+from tinkex.exceptions import UsageError
+
+NOW = datetime(2026, 11, 22, 15, 30, 20, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("45m", timedelta(minutes=45)),
+        ("12h", timedelta(hours=12)),
+        ("7d", timedelta(days=7)),
+        ("2w", timedelta(weeks=2)),
+        ("1y", timedelta(days=365)),
+        ("1h30m", timedelta(minutes=90)),
+        ("1d 12h", timedelta(hours=36)),
+        ("1.5d", timedelta(hours=36)),
+        (" 7D ", timedelta(days=7)),
+        ("100y", timedelta(days=36500)),
+    ],
+)
+def test_a_span(text: str, expected: timedelta):
+    assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "d",
+        "7",
+        "-7d",
+        "7 days",
+        "0d",
+        "101y",
+        "9" * 5000 + "d",
+        "7dd",
+        "7d!",
+        "٧d",
+        "nan",
+        "P7D",
+    ],
+)
+def test_what_is_no_span_is_refused_with_an_example(text: str):
+    with pytest.raises(UsageError) as caught:
+        parse_duration(text)
+
+    assert "7d" in (caught.value.hint or "")
+    assert len(str(caught.value)) < 120
+
+
+def test_a_bare_number_has_the_unit_that_the_caller_gives():
+    assert parse_duration("3600", bare="s") == timedelta(hours=1)
+    assert parse_duration("2d", bare="s") == timedelta(days=2)
+    with pytest.raises(UsageError):
+        parse_duration("0", bare="s")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-01", datetime(2026, 11, 1, tzinfo=UTC)),
+        ("2026-11-01T10:20", datetime(2026, 11, 1, 10, 20, tzinfo=UTC)),
+        ("2026-11-01 10:20:30Z", datetime(2026, 11, 1, 10, 20, 30, tzinfo=UTC)),
+        ("2026-11-01T10:20+02:00", datetime(2026, 11, 1, 8, 20, tzinfo=UTC)),
+        ("3d", NOW - timedelta(days=3)),
+        ("3d ago", NOW - timedelta(days=3)),
+        ("1h30m", NOW - timedelta(minutes=90)),
+        ("now", NOW),
+        ("today", datetime(2026, 11, 22, tzinfo=UTC)),
+        ("Yesterday", datetime(2026, 11, 21, tzinfo=UTC)),
+    ],
+)
+def test_a_moment(text: str, expected: datetime):
+    assert parse_moment(text, NOW) == expected
+
+
+def test_the_day_is_that_of_utc():
+    evening_in_new_york = datetime(2026, 11, 21, 22, tzinfo=timezone(timedelta(hours=-5)))
+
+    assert parse_moment("today", evening_in_new_york) == datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def test_without_a_present_the_clock_is_asked():
+    assert abs(parse_moment("now") - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "tomorrow?", "2026-13-01", "2026-02-30", "last week", "5000y", "0001-01-01T00:00+10:00"],
+)
+def test_what_is_no_moment_is_refused_with_examples(text: str):
+    with pytest.raises(UsageError) as caught:
+        parse_moment(text, NOW)
+
+    assert "2026-11-01" in (caught.value.hint or "")
+
+
+def test_argparse_names_the_option_and_gives_the_example():
+    parser = options.Parser(prog="tinkex x", command="x")
+    parser.add_argument("--ttl", type=options.duration(bare="s"))
+    parser.add_argument("--since", type=options.moment)
+
+    assert parser.parse_args(["--ttl", "60"]).ttl == timedelta(minutes=1)
+    assert parser.parse_args(["--since", "2026-01-02"]).since == datetime(2026, 1, 2, tzinfo=UTC)
+    for words in (["--ttl", "x"], ["--since", "x"]):
+        with pytest.raises(UsageError, match=rf"{words[0]}.*Give") as caught:
+            parser.parse_args(words)
+        assert not isinstance(caught.value, argparse.ArgumentTypeError)
