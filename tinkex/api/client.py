@@ -151,7 +151,7 @@ class ServiceClient:
         except training.NO_DIRECT_LOAD:
             if lineage.base_model is None:
                 raise
-            lora = training.LoraConfig(lineage.lora_rank or 32)
+            lora = training.shape_of(lineage)
             client = training.create_model(
                 self._transport, session, lineage.base_model, lora, user_metadata, deadline
             )

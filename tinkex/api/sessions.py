@@ -12,8 +12,10 @@ from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import TinkexError
 
-#: Seconds between two heartbeats, and how long one may take.
+#: Seconds between two heartbeats.
 HEARTBEAT = 10.0
+#: Seconds that one may take.
+_ANSWER = 10.0
 #: Seconds that saying goodbye may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
@@ -71,7 +73,7 @@ class Session:
         failing_since: Deadline | None = None
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
         while not self._over.wait(HEARTBEAT):
-            status = self._say(request, HEARTBEAT)
+            status = self._say(request, _ANSWER)
             if status == 410:
                 return  # the service has closed the session
             if status is not None and status < 300:

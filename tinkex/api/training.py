@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from tinkex.api import futures, reading
+from tinkex.api.lineage import Lineage
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.records import read_path
 from tinkex.api.sessions import Session, outcome_of
@@ -52,6 +53,17 @@ class LoraConfig:
             if not getattr(self, name):
                 body[name] = False
         return body
+
+
+def shape_of(lineage: Lineage) -> LoraConfig:
+    """Return the shape of a saved adapter; what the service does not tell has the default."""
+    told: dict[str, Any] = {
+        "rank": lineage.lora_rank,
+        "train_mlp": lineage.train_mlp,
+        "train_attn": lineage.train_attn,
+        "train_unembed": lineage.train_unembed,
+    }
+    return LoraConfig(**{name: value for name, value in told.items() if value is not None})
 
 
 @dataclass(frozen=True)

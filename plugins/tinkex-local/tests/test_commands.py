@@ -54,6 +54,14 @@ def test_info_tells_the_home_and_what_is_in_it(tmp_path):
     assert info["size_bytes"] > 100_000
 
 
+def test_python_gets_what_the_lines_say(tmp_path):
+    run("local", "model", "add", "me/same", str(MODEL))
+    assert tinkex.run(["local", "info"]).value["models"] == 2
+    models = tinkex.run(["local", "model", "list"]).value
+    assert [model["model_name"] for model in models] == [DEFAULT_MODEL, "me/same"]
+    assert tinkex.run(["local", "model", "remove", "me/same"]).value == "me/same"
+
+
 def test_the_home_is_private(tmp_path):
     run("local", "info")
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700

@@ -98,6 +98,7 @@ class InfoLocal(ShowOne):
                 checkpoints.count(service),
                 sum(path.stat().st_size for path in files),
             )
+        self.result = dict(zip(self.column_names, values, strict=True))
         return self.column_names, values
 
 
@@ -121,6 +122,7 @@ class ResetLocal(Command):
         )
         with _told(str(home)):
             reset(home)
+        self.result = home
         self.app.stdout.write(f"Reset {home}\n")
         return 0
 
@@ -148,6 +150,7 @@ class AddLocalModel(Command):
         directory = user_path(parsed_args.directory)
         with _service() as service, _told(parsed_args.directory):
             model = service.models.add(parsed_args.name, directory, service.clock())
+            self.result = model.name
         self.app.stdout.write(f"Added {model.name}\n")
         return 0
 
@@ -171,6 +174,7 @@ class ListLocalModel(Lister):
                     context = None
                     self.status(f"Warning: {model.name} is not usable: {error}")
                 rows.append((model.name, context, str(model.directory)))
+        self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         return self.column_names, rows
 
 
@@ -187,6 +191,7 @@ class RemoveLocalModel(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         with _service() as service, _told(parsed_args.name):
             service.models.remove(parsed_args.name)
+            self.result = parsed_args.name
         self.app.stdout.write(f"Removed {parsed_args.name}\n")
         return 0
 

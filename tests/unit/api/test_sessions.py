@@ -203,13 +203,17 @@ def test_a_checkpoint_is_continued_in_one_call(service, client):
 )
 def test_or_in_two(refusal, service, client):
     status, detail = refusal
-    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, "lora_rank": 8})
+    shape = {"lora_rank": 8, "train_mlp": False, "train_attn": True, "train_unembed": None}
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, **shape})
     results(service, c={"model_id": RUN}, l={"type": "load_weights"})
     refused = service.reply({"detail": detail}, status)
     service.on("POST", "load_weights", refused, {"request_id": "l"})
     training = client.create_training_client_from_checkpoint("tinker://r/weights/x")
     assert training.model_id == RUN
-    assert service.requests("create_model")[0].body["lora_config"] == {"rank": 8}
+    assert service.requests("create_model")[0].body["lora_config"] == {
+        "rank": 8,
+        "train_mlp": False,
+    }
     assert service.requests("create_model")[0].body["model_seq_id"] == 0
     assert service.requests("load_weights")[1].body == {
         "model_id": RUN,
