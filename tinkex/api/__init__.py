@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
+    from tinkex.api.meter import Progress
     from tinkex.api.models import Model, Models
+    from tinkex.api.moving import Moved
     from tinkex.api.paging import Page
     from tinkex.api.paths import TinkerPath
     from tinkex.api.runs import Runs, TrainingRun
     from tinkex.api.samples import SampledSequence, SampleResponse, SamplingParams
     from tinkex.api.sampling import SamplingClient
     from tinkex.api.sessions import Session, Sessions
-    from tinkex.api.storage import Progress
     from tinkex.api.tokenizer import Tokenizer, load_tokenizer
     from tinkex.api.training import SavedWeights, TrainingClient
+    from tinkex.api.verifying import VerifiedFile, verify
     from tinkex.api.waiting import Wait
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Download",
     "Model",
     "Models",
+    "Moved",
     "Page",
     "Progress",
     "Runs",
@@ -52,8 +55,10 @@ __all__ = [
     "Tokenizer",
     "TrainingClient",
     "TrainingRun",
+    "VerifiedFile",
     "Wait",
     "load_tokenizer",
+    "verify",
 ]
 
 _HOME = {
@@ -63,8 +68,9 @@ _HOME = {
     "Download": "download",
     "Model": "models",
     "Models": "models",
+    "Moved": "moving",
     "Page": "paging",
-    "Progress": "storage",
+    "Progress": "meter",
     "Runs": "runs",
     "SampleResponse": "samples",
     "SampledSequence": "samples",
@@ -78,8 +84,10 @@ _HOME = {
     "Tokenizer": "tokenizer",
     "TrainingClient": "training",
     "TrainingRun": "runs",
+    "VerifiedFile": "verifying",
     "Wait": "waiting",
     "load_tokenizer": "tokenizer",
+    "verify": "verifying",
 }
 
 

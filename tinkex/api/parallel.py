@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+from tinkex.exceptions import TinkexError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,3 +62,54 @@ def aside(do: Callable[[], R], seconds: float | None) -> R:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def each(
+    do: Callable[[T], R],
+    things: Sequence[T],
+    *,
+    workers: int = 16,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[tuple[T, R | None, TinkexError | None]]:
+    """Do something with all *things*, *workers* at a time; yield outcomes in the order of *things*.
+
+    A :class:`TinkexError` is the outcome of the one it came from, and all others are tried even
+    so. An outcome is yielded as soon as it and all before it are known. Whoever closes the
+    iterator early stops what has not begun.
+
+    :param on_done: is called with the number of things done, in the thread that iterates.
+    :raises Exception: whatever else *do* raised.
+    """
+    done: queue.SimpleQueue[tuple[int, R | None, BaseException | None]] = queue.SimpleQueue()
+    waiting = iter(enumerate(things))
+    lock = threading.Lock()
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.is_set():
+            with lock:
+                index, thing = next(waiting, (-1, None))
+            if thing is None:
+                return
+            try:
+                done.put((index, do(thing), None))
+            except BaseException as error:  # it is told or raised where somebody waits
+                done.put((index, None, error))
+
+    for _ in range(min(workers, len(things))):
+        threading.Thread(target=work, daemon=True).start()
+    early: dict[int, tuple[R | None, TinkexError | None]] = {}
+    told = 0
+    try:
+        for count in range(1, len(things) + 1):
+            index, result, error = done.get()
+            if error is not None and not isinstance(error, TinkexError):
+                raise error
+            early[index] = result, error
+            if on_done is not None:
+                on_done(count)
+            while told in early:
+                yield things[told], *early.pop(told)
+                told += 1
+    finally:
+        stopped.set()
