@@ -25,6 +25,7 @@ COMMANDS = {
     "Checkpoint unpublish": ["checkpoint", "unpublish", PATH],
     "Checkpoint delete": ["checkpoint", "delete", PATH],
     "Checkpoint download": ["checkpoint", "download", SAMPLER, "--output", "OUT"],
+    "Checkpoint sync": ["checkpoint", "sync", "run", "OUT"],
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],

@@ -102,7 +102,7 @@ def held(kind: str) -> list[Fault]:
 def test_kill_9(kind, tinkex, store, download, target):
     store.faults = held(kind)
     process = start(tinkex, download(kind))
-    until(lambda: partial(target) > HALF - 300_000)
+    until(lambda: partial(target) > HALF - 600_000)
     time.sleep(0.2)
     process.kill()
     process.communicate()
@@ -116,7 +116,7 @@ def test_kill_9(kind, tinkex, store, download, target):
     if kind == "tar.gz":  # nothing can be read of it without its beginning
         assert count == size
     else:
-        assert 0 < count <= size - here < size - HALF + 400_000
+        assert 0 < count <= size - here < size - HALF + 600_000
     check_whole(target, tinkex)
 
 
@@ -182,7 +182,9 @@ def test_a_network_that_stays_away(kind, tinkex, store, download, target):
     store.faults = []
     store.received()
     tinkex(*words)
-    assert store.received() == len(store.body(kind if kind == "tar" else LARGE)) - HALF
+    missing = len(store.body(kind if kind == "tar" else LARGE)) - HALF
+    # The tar library reads ahead: what it had not handed out yet comes once more.
+    assert missing <= store.received() <= missing + (2 * 256 * 1024 if kind == "tar" else 0)
     assert arrived(target) == store.files
     assert stages(target) == []
 
@@ -247,13 +249,13 @@ def test_two_processes(tinkex, store, download, target):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_throttled_file_comes_over_several_connections(killed, tinkex, store, download, target):
-    store.files = {LARGE: content(64 * 2**20)}
-    store.rate = 16 * 2**20 if not killed else 6 * 2**20
+    store.files = {LARGE: content(48 * 2**20)}
+    store.rate = 20 * 2**20 if not killed else 4 * 2**20
     process = start(tinkex, download("separate"))
     have = 0
     if killed:
         until(lambda: len(store.sent) > 4)
-        time.sleep(0.7)
+        time.sleep(0.4)
         process.kill()
     process.communicate(timeout=60)
     store.rate = 0
@@ -266,7 +268,7 @@ def test_a_throttled_file_comes_over_several_connections(killed, tinkex, store, 
         time.sleep(0.3)
         store.received()
         tinkex(*download("separate"))
-        assert store.received() == 64 * 2**20 - have
+        assert store.received() == 48 * 2**20 - have
     else:
         assert process.returncode == 0
         assert len(store.sent) == 8
