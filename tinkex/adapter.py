@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,19 @@ class ModelPath:
     lora_rank: int | None = None
 
 
-def read_model_path(text: str) -> ModelPath:
+def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> ModelPath:
     """Return what *text* names: a ``tinker://`` path, a downloaded checkpoint's directory, an
-    adapter's directory, or the metadata file that ``tinkex checkpoint --output`` wrote.
+    adapter's directory, the metadata file that ``tinkex checkpoint --output`` wrote, or, where
+    nothing here is called so, a name that the service knows.
 
+    :param resolve: returns the path that such a name means, see :mod:`tinkex.api.names`.
     :raises LocalError: it is neither, or does not tell the base model.
     """
     if text.startswith("tinker://"):
         return ModelPath(tinker_path=text)
     path = user_path(text)
+    if resolve is not None and not path.exists() and _may_be_a_name(text):
+        return ModelPath(tinker_path=resolve(text))
     if path.is_file():
         return _checked(_from_json(_load(path), "weights_path"), text)
     if not path.is_dir():
@@ -56,6 +61,11 @@ def read_model_path(text: str) -> ModelPath:
         ),
         text,
     )
+
+
+def _may_be_a_name(text: str) -> bool:
+    # Others are taken for files that are missing: ./model, model/, ~/model, adapter.json.
+    return "@" in text or ":" in text or "~" in text[1:]
 
 
 def _from_json(values: dict[str, Any], path_key: str) -> ModelPath:

@@ -68,6 +68,22 @@ class Display:
             description=printable(progress.file or ""),
         )
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything is shown at all."""
+        return self._enabled
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show that *done* of *total* things are done; *what* is being done: ``Deleting``."""
+        if not self._enabled:
+            return
+        if self._bar is None:
+            self.clear()
+            self._bar = self._new_counter()
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total)
+        self._bar.update(self._task, completed=done)
+
     def clear(self) -> None:
         """Take the line away, so that something else can be written."""
         if self._waiting is not None:
@@ -96,6 +112,18 @@ class Display:
             progress.BarColumn(),
             progress.DownloadColumn(),
             progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+            console=self._console(),
+            transient=True,
+        )
+
+    def _new_counter(self) -> Any:
+        from rich import progress
+
+        return progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
             console=self._console(),
             transient=True,

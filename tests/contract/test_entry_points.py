@@ -87,9 +87,9 @@ def test_every_group_with_our_prefix_is_one_that_tinkex_reads():
 @pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
 def test_a_command_is_named_noun_verb_and_its_class_verb_noun(entry_point: EntryPoint):
     *nouns, verb = entry_point.name.split("_")
-    expected = "".join(word.capitalize() for word in (verb, *nouns))
+    expected = "".join(word.capitalize() for word in (*verb.split("-"), *nouns))
 
-    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", entry_point.name)
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*(-[a-z]+)?", entry_point.name)
     assert entry_point.load().__name__ == NOUNS_THAT_DO.get(entry_point.name, expected)
 
 

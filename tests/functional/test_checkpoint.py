@@ -113,7 +113,7 @@ def test_publish_and_unpublish(served, saved):
     again = served("checkpoint", "publish", path, code=1)
     assert (again.stdout, again.stderr.count("\n") <= 2) == ("", True)
     done = served("checkpoint", "unpublish", path, "-f", "json")
-    assert done.rows == {"tinker_path": path, "public": False}
+    assert done.rows == [{"tinker_path": path, "public": False, "error": None}]
 
 
 def test_delete(served, saved):
@@ -204,12 +204,15 @@ def test_save_from_what_was_saved_before(served, saved, tmp_path):
     assert rank == 4  # the adapter's, since no other was given
 
 
-@pytest.mark.parametrize("command", ["info", "publish", "unpublish", "delete", "download"])
 @pytest.mark.parametrize(
-    "path", ["", "x", "tinker://", "tinker://a/b/c/d", "tinker://../weights/.."]
+    "command", ["info", "publish", "unpublish", "delete", "download", "set-ttl", "copy"]
+)
+@pytest.mark.parametrize(
+    "path", ["", "a/b", "@x", "tinker://", "tinker://a/b/c/d", "tinker://../weights/.."]
 )
 def test_malformed_paths(tinkex, command, path):
-    done = tinkex("checkpoint", command, path, "--api-key", "k", code=1)
+    more = ["--remove"] if command == "set-ttl" else []
+    done = tinkex("checkpoint", command, path, "--api-key", "k", *more, code=1)
     assert done.stdout == ""
     first, second = done.stderr.splitlines()
     assert first.startswith(f"Checkpoint {command} failed. Please check your inputs: ")

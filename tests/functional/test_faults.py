@@ -23,17 +23,27 @@ COMMANDS = {
     "Checkpoint info": ["checkpoint", "info", PATH],
     "Checkpoint publish": ["checkpoint", "publish", PATH],
     "Checkpoint unpublish": ["checkpoint", "unpublish", PATH],
+    "Checkpoint set-ttl": ["checkpoint", "set-ttl", PATH, "--ttl", "7d"],
     "Checkpoint delete": ["checkpoint", "delete", PATH],
+    "Checkpoint prune": ["checkpoint", "prune", "--keep-last", "1", "--yes"],
+    "Checkpoint copy": ["checkpoint", "copy", PATH],
     "Checkpoint download": ["checkpoint", "download", SAMPLER, "--output", "OUT"],
     "Checkpoint sync": ["checkpoint", "sync", "run", "OUT"],
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Run list": ["run", "list"],
     "Run info": ["run", "info", "run"],
+    "Run watch": ["run", "watch", "run"],
+    "Run wait": ["run", "wait", "run", "--max-wait", "1h"],
 }
 FAULTS = [*ANSWERS, "reset", "cut", "garbage", "loop"]
 
 #: An answer without content is success for these: some servers answer 200 or 204 with anything.
-CONTENT_DOES_NOT_MATTER = {"Checkpoint publish", "Checkpoint unpublish", "Checkpoint delete"}
+CONTENT_DOES_NOT_MATTER = {
+    "Checkpoint publish",
+    "Checkpoint unpublish",
+    "Checkpoint set-ttl",
+    "Checkpoint delete",
+}
 SUCCESSFUL = {name for name, (status, _, _) in ANSWERS.items() if status == 200}
 
 

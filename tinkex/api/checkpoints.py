@@ -8,11 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex.api import listing, paging
+from tinkex.api import copying, listing, paging, prices, selection, siblings
 from tinkex.api.lineage import Lineage, lineage_of, weights_info
 from tinkex.api.paging import Page
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
+from tinkex.api.selection import Selection
 from tinkex.api.sessions import Sessions
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
 
-_KINDS = {"weights": "sampler_weights", "sampler_weights": "weights"}
+#: Seconds that a checkpoint may be given to live: an hour to ten years.
+TTL_LIMITS = (3600, 10 * 365 * 86400)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ class Checkpoints:
         self._sessions = sessions
 
     def list(
-        self, limit: int | None = 20, offset: int = 0, run_id: str | None = None
+        self,
+        limit: int | None = 20,
+        offset: int = 0,
+        run_id: str | None = None,
+        *,
+        access_scope: str | None = None,
     ) -> Page[Checkpoint]:
         """Return checkpoints in the service's order.
 
@@ -70,21 +77,48 @@ class Checkpoints:
         :param limit: how many at most; ``None`` and 0 mean all.
         :param offset: how many to skip.
         :param run_id: only those of one training run.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read; a list of
+            one run knows no difference.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         limit = paging.checked(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")
         if run_id is None:
-            return listing.of_account(self._transport, deadline, limit, offset)
+            return listing.of_account(self._transport, deadline, limit, offset, access_scope)
         found = listing.of_run(self._transport, run_id, deadline)
         end = None if limit is None else offset + limit
         return Page(found[offset:end], len(found), offset)
 
+    def select(
+        self,
+        wanted: Selection,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        sort: str | None = None,
+        descending: bool = False,
+        access_scope: str | None = None,
+    ) -> Page[Checkpoint]:
+        """Return the checkpoints that are *wanted*, chosen here out of the whole list.
+
+        :param limit: how many at most; ``None`` and 0 mean all.
+        :param offset: how many of those wanted to skip.
+        :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
+        :param access_scope: see :meth:`list`.
+        :raises tinkex.exceptions.NotFound: there is no such run.
+        """
+        limit = paging.checked(limit, offset)
+        everything = self.list(None, run_id=wanted.one_run, access_scope=access_scope)
+        found = [checkpoint for checkpoint in everything if wanted.matches(checkpoint)]
+        if sort is not None:
+            found = selection.ordered(found, sort, descending=descending)
+        end = None if limit is None else offset + limit
+        return Page(found[offset:end], len(found), offset, everything.note)
+
     def find(self, path: str) -> Checkpoint:
         """Return the checkpoint *path*.
 
-        :raises tinkex.exceptions.NotFound: there is none; the hint names one of the same name
-            and another kind, if there is one.
+        :raises tinkex.exceptions.NotFound: there is none; the hint names what its run has.
         """
         deadline = self._transport.deadline("the checkpoint")
         return self._find(TinkerPath.from_string(path), deadline)
@@ -108,34 +142,78 @@ class Checkpoints:
             lineage = Lineage()
         return _described(parsed, found, lineage)
 
-    def publish(self, path: str) -> None:
+    def publish(self, path: str, *, explain: bool = True) -> None:
         """Let everybody use the checkpoint *path*.
 
+        :param explain: if there is none, ask what its run has instead, for the hint.
         :raises tinkex.exceptions.Conflict: it is public already.
         """
-        self._change("POST", path, "/publish", "publishing", "the checkpoint to be published")
+        what = ("publishing", "the checkpoint to be published")
+        self._change("POST", path, "/publish", what, explain=explain)
 
-    def unpublish(self, path: str) -> None:
+    def unpublish(self, path: str, *, explain: bool = True) -> None:
         """Take the checkpoint *path* back from the public.
 
+        :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.Conflict: it is not public.
         """
-        self._change("DELETE", path, "/publish", "unpublishing", "the checkpoint to be unpublished")
+        what = ("unpublishing", "the checkpoint to be unpublished")
+        self._change("DELETE", path, "/publish", what, explain=explain)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, *, explain: bool = True) -> None:
         """Delete the checkpoint *path* for good.
 
+        :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.NotFound: there is none.
         """
-        self._change("DELETE", path, "", "deleting checkpoints", "the checkpoint to be deleted")
+        what = ("deleting checkpoints", "the checkpoint to be deleted")
+        self._change("DELETE", path, "", what, explain=explain)
 
-    def set_ttl(self, path: str, seconds: int | None) -> None:
+    def set_ttl(self, path: str, seconds: int | None, *, explain: bool = True) -> None:
         """Let the checkpoint *path* be deleted after *seconds*, or never (``None``).
 
-        :raises tinkex.exceptions.BadRequest: the time is outside of what the service allows.
+        :param explain: see :meth:`publish`.
+        :raises tinkex.exceptions.BadRequest: the time is outside of what the service allows,
+            see :data:`TTL_LIMITS`.
         """
-        body = {"ttl_seconds": seconds}
-        self._change("PUT", path, "/ttl", "expiry of checkpoints", "the expiry to be set", body)
+        what = ("expiry of checkpoints", "the expiry to be set")
+        self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds}, explain=explain)
+
+    def copy(
+        self,
+        path: str,
+        *,
+        project_id: str | None = None,
+        ttl_seconds: int | None = None,
+        access_token: str | None = None,
+    ) -> str:
+        """Copy the checkpoint *path*, which keeps its kind and name, and return the copy's path.
+
+        :param project_id: the project that will own it; without one it goes into a new run of a
+            new session, which cannot be trained on.
+        :param ttl_seconds: how long the copy lives; the expiry of the original does not matter.
+        :param access_token: key of the account that may read the original, if it is another.
+        """
+        return copying.copy(
+            self._transport,
+            self._sessions,
+            TinkerPath.from_string(path),
+            project_id=project_id,
+            ttl_seconds=ttl_seconds,
+            access_token=access_token,
+        )
+
+    def storage_rate(self) -> float | None:
+        """Return what a gigabyte of storage costs for a month in US dollars, if the service tells.
+
+        Never raises: only some services bill, and only some keys may see bills.
+        """
+        return prices.storage_rate(self._transport)
+
+    def nearest(self, path: str) -> str | None:
+        """Return a hint about *path*, which is not there: what its run has; never raises."""
+        deadline = self._transport.deadline("what else the run has")
+        return siblings.hint_about(self._transport, TinkerPath.from_string(path), deadline)
 
     def download(
         self,
@@ -222,13 +300,8 @@ class Checkpoints:
         found = {c.tinker_path: c for c in listing.of_run(self._transport, path.run_id, deadline)}
         if str(path) in found:
             return found[str(path)]
-        sibling = TinkerPath(path.run_id, _KINDS.get(path.kind, path.kind), path.name)
-        hint = f"Did you mean {sibling}?" if str(sibling) in found else None
-        raise NotFound(
-            f"no checkpoint {path}",
-            status=404,
-            hint=hint or f"See 'tinkex checkpoint list --run-id {path.run_id}'.",
-        )
+        hint = siblings.hint_from(path, found.values())
+        raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
 
     def _info_of_unlisted(
         self, path: TinkerPath, missing: APIError, deadline: Deadline
@@ -240,13 +313,28 @@ class Checkpoints:
         return _described(path, None, lineage)
 
     def _change(
-        self, method: str, path: str, suffix: str, what: str, operation: str, body: Any = None
+        self,
+        method: str,
+        path: str,
+        suffix: str,
+        what: tuple[str, str],
+        body: Any = None,
+        *,
+        explain: bool,
     ) -> None:
+        """Ask for a change; *what* names the ability and what is waited for."""
         parsed = TinkerPath.from_string(path)
+        deadline = self._transport.deadline(what[1])
         # A repeated request may find its work done by the first: gone, or in that state already.
         settled = frozenset({404, 409} if suffix else {404})
-        request = Request(method, parsed.url + suffix, body, settled=settled, what=what)
-        self._transport.call(request, self._transport.deadline(operation))
+        request = Request(method, parsed.url + suffix, body, settled=settled, what=what[0])
+        try:
+            self._transport.call(request, deadline)
+        except NotFound as missing:
+            if explain:
+                hint = siblings.hint_about(self._transport, parsed, deadline)
+                missing.hint = hint or missing.hint
+            raise
 
 
 def _described(path: TinkerPath, found: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:

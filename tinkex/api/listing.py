@@ -35,12 +35,17 @@ def of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkp
 
 
 def of_account(
-    transport: Transport, deadline: Deadline, limit: int | None, offset: int
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int,
+    access_scope: str | None = None,
 ) -> Page[Checkpoint]:
     """Return *limit* checkpoints (``None``: all) of the account."""
+    scope = {"access_scope": access_scope} if access_scope else {}
 
     def fetch(size: int, start: int) -> tuple[list[Checkpoint], int | None]:
-        params = {"limit": size, "offset": start}
+        params = {"limit": size, "offset": start, **scope}
         request = Request("GET", "checkpoints", params=params, what="a list over all runs")
         data = transport.call(request, deadline).object()
         records = [Checkpoint.from_json(item) for item in reading.items(data, "checkpoints")]

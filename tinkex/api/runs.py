@@ -11,6 +11,7 @@ from tinkex.api import paging, reading
 from tinkex.api.paging import Page
 from tinkex.api.paths import run_url
 from tinkex.api.records import Checkpoint
+from tinkex.api.selection import ordered
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered
@@ -79,16 +80,48 @@ class Runs:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, limit: int | None = 20, offset: int = 0) -> Page[TrainingRun]:
+    def list(
+        self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
+    ) -> Page[TrainingRun]:
         """Return runs in the service's order.
 
         :param limit: how many at most; ``None`` and 0 mean all.
         :param offset: how many to skip.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
         limit = paging.checked(limit, offset)
-        return list_runs(
-            self._transport, self._transport.deadline("the list of runs"), limit, offset
-        )
+        deadline = self._transport.deadline("the list of runs")
+        return list_runs(self._transport, deadline, limit, offset, access_scope)
+
+    def select(
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        model: str | None = None,
+        sort: str | None = None,
+        descending: bool = False,
+        access_scope: str | None = None,
+    ) -> Page[TrainingRun]:
+        """Return runs chosen and sorted here, out of the whole list.
+
+        :param limit: how many at most; ``None`` and 0 mean all.
+        :param offset: how many of those chosen to skip.
+        :param model: part of the base model's name, in any case.
+        :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
+        :param access_scope: see :meth:`list`.
+        """
+        limit = paging.checked(limit, offset)
+        part = (model or "").casefold()
+        found = [
+            run
+            for run in self.list(None, access_scope=access_scope)
+            if part in run.base_model.casefold()
+        ]
+        if sort is not None:
+            found = ordered(found, sort, descending=descending)
+        end = None if limit is None else offset + limit
+        return Page(found[offset:end], len(found), offset)
 
     def get(self, run_id: str) -> TrainingRun:
         """Return one run.
@@ -99,12 +132,17 @@ class Runs:
 
 
 def list_runs(
-    transport: Transport, deadline: Deadline, limit: int | None, offset: int = 0
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int = 0,
+    access_scope: str | None = None,
 ) -> Page[TrainingRun]:
     """Return *limit* runs (``None``: all) as part of another operation."""
+    scope = {"access_scope": access_scope} if access_scope else {}
 
     def fetch(size: int, start: int) -> tuple[list[TrainingRun], int | None]:
-        params = {"limit": size, "offset": start}
+        params = {"limit": size, "offset": start, **scope}
         request = Request("GET", "training_runs", params=params, what="listing runs")
         data = transport.call(request, deadline).object()
         runs = [TrainingRun.from_json(run) for run in reading.items(data, "training_runs")]

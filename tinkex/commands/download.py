@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands.base import Lister
+from tinkex.commands.names import add_paths, checkpoint_paths, with_run
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import duration
 
@@ -72,12 +73,7 @@ class DownloadCheckpoint(_Moving):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "tinker_paths",
-            metavar="<tinker_path>",
-            nargs="*",
-            help="checkpoint path, such as tinker://run-123/weights/0001; several may be given",
-        )
+        add_paths(parser, optional=True)
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="all checkpoints of this training run as well"
         )
@@ -110,10 +106,12 @@ class DownloadCheckpoint(_Moving):
                 "no checkpoint is named",
                 hint="Name a path, or all checkpoints of a run with --run-id.",
             )
+        paths = checkpoint_paths(self, paths)
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         if run_id:
-            listed = self.client.checkpoints.list(None, run_id=run_id)
+            checkpoints = self.client.checkpoints
+            listed = with_run(self, run_id, lambda run: checkpoints.list(None, run_id=run))
             wanted = (parsed_args.type,) if parsed_args.type else _TYPES
             paths = paths + [c.tinker_path for c in listed if c.checkpoint_type in wanted]
             if not paths:
@@ -201,12 +199,16 @@ class SyncCheckpoint(_Moving):
         return self.column_names, self._rows(moved, every=True)
 
     def _look(self, parsed_args: argparse.Namespace) -> Iterator[Moved]:
-        return self.client.checkpoints.sync(
-            parsed_args.run_id,
-            self._target,
-            types=(parsed_args.type,) if parsed_args.type else (),
-            on_progress=self.app.display.transfer,
-        )
+        def look(run_id: str) -> Iterator[Moved]:
+            parsed_args.run_id = run_id
+            return self.client.checkpoints.sync(
+                run_id,
+                self._target,
+                types=(parsed_args.type,) if parsed_args.type else (),
+                on_progress=self.app.display.transfer,
+            )
+
+        return with_run(self, parsed_args.run_id, look)
 
     def _watch(
         self, parsed_args: argparse.Namespace, moved: Iterator[Moved]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.options import integer
+from tinkex.commands.filters import add_order, add_scope, sorting
+from tinkex.commands.names import with_run
+from tinkex.options import integer, non_empty
 
 if TYPE_CHECKING:
     from tinkex.api import TrainingRun
@@ -59,20 +61,42 @@ class ListRun(Lister):
     )
     plain_columns = ("training_run_id", "base_model")
     droppable = ("corrupted", "model_owner", "lora_rank", "last_request_time")
-    examples = ("tinkex run list --limit 10", "tinkex run list --limit 0 -f json")
+    examples = (
+        "tinkex run list --limit 10",
+        "tinkex run list --model qwen3 --sort last_request_time:desc",
+        "tinkex run list --limit 0 -f json",
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_paging(parser, "runs")
+        parser.add_argument(
+            "--model",
+            metavar="<text>",
+            type=non_empty,
+            help="those whose base model's name holds this text, in any case",
+        )
+        add_scope(parser)
+        add_order(parser, self.column_names)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        page = self.client.runs.list(limit=parsed_args.limit or None, offset=parsed_args.offset)
+        page = self._page(parsed_args)
         self.result = page
         tell_rest(self, page, "runs")
-        self.app.remember("runs", [run.training_run_id for run in page], whole=holds_all(page))
+        whole = not parsed_args.model and holds_all(page)
+        self.app.remember("runs", [run.training_run_id for run in page], whole=whole)
         self.app.remember("models", {run.base_model for run in page})
         return self.column_names, [self._row(run) for run in page]
+
+    def _page(self, parsed_args: argparse.Namespace) -> Page[TrainingRun]:
+        limit, offset = parsed_args.limit or None, parsed_args.offset
+        scope = parsed_args.access_scope
+        if not parsed_args.model and not parsed_args.sort:
+            return self.client.runs.list(limit, offset, access_scope=scope)
+        return self.client.runs.select(
+            limit, offset, model=parsed_args.model, **sorting(parsed_args), access_scope=scope
+        )
 
     @staticmethod
     def _row(run: TrainingRun) -> tuple[Any, ...]:
@@ -101,15 +125,17 @@ class InfoRun(ShowOne):
         "last_sampler_checkpoint",
         "user_metadata",
     )
-    examples = ("tinkex run info run-abc123",)
+    examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("run_id", metavar="<run_id>", help="training run identifier")
+        parser.add_argument(
+            "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
+        )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        run = self.client.runs.get(parsed_args.run_id)
+        run = with_run(self, parsed_args.run_id, self.client.runs.get)
         self.result = run
         return self.column_names, (
             run.training_run_id,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import plain_text, printable
 from tinkex.commands.base import Lister
+from tinkex.commands.names import checkpoint_path
 from tinkex.commands.save import add_model_options, check_model_options
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
@@ -140,7 +141,9 @@ class Sample(Lister):
             return None, parsed_args.base_model
         from tinkex.adapter import read_model_path
 
-        model = read_model_path(parsed_args.model_path)
+        model = read_model_path(
+            parsed_args.model_path, lambda name: checkpoint_path(self, name, kind="sampler")
+        )
         if not model.tinker_path:
             raise UsageError(
                 f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "

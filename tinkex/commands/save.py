@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Structure
 from tinkex.commands.base import ShowOne
+from tinkex.commands.names import checkpoint_path
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
@@ -35,8 +36,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-path",
         metavar="<path>",
-        help="instead of --base-model: a tinker:// path, a downloaded checkpoint's directory, or "
-        "the metadata file of a saved one",
+        help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
+        "a downloaded one's directory, or the metadata file of a saved one",
     )
 
 
@@ -122,7 +123,10 @@ class SaveCheckpoint(ShowOne):
         if parsed_args.model_path:
             from tinkex.adapter import read_model_path
 
-            model = read_model_path(parsed_args.model_path)
+            model = read_model_path(
+                parsed_args.model_path,
+                lambda name: checkpoint_path(self, name, kind="training"),
+            )
             if model.base_model is None or _is_trainable(model.tinker_path):
                 return self._continued(parsed_args, str(model.tinker_path))
             base_model, rank = model.base_model, rank or model.lora_rank

@@ -115,6 +115,14 @@ class LoadWeights(Body):
     user_metadata: Metadata = None
 
 
+class CopyWeights(Body):
+    source_path: str
+    destination_project_id: Identifier | None = None
+    session_id: Identifier | None = None
+    model_seq_id: Sequence | None = None
+    ttl_seconds: Seconds | None = None
+
+
 class CreateSamplingSession(Body):
     session_id: Identifier
     sampling_session_seq_id: Sequence

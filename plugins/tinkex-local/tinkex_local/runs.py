@@ -142,13 +142,16 @@ def unload(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
     usable(service, body.model_id)
 
     def action() -> dict[str, Any]:
-        service.store.write(
-            "UPDATE runs SET unloaded = ? WHERE id = ?", service.clock(), body.model_id
-        )
+        end(service, body.model_id)
         return {"model_id": body.model_id}
 
     scope = scope_of(body.model_id)
     return {"request_id": operations.perform(service, "unload_model", scope, None, body, action)}
+
+
+def end(service: Service, run_id: str) -> None:
+    """Note that a run takes no more requests; its checkpoints stay."""
+    service.store.write("UPDATE runs SET unloaded = ? WHERE id = ?", service.clock(), run_id)
 
 
 def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
 
-    answer = _perform(service, "load_weights", body, row, action, write=_copier(service, path))
+    answer = _perform(service, "load_weights", body, row, action, write=copier(service, path))
     checkpoints.discard(service, replaced)
     return answer
 
@@ -135,7 +135,7 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
         runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
         return {"path": str(path), "model_id": run_id}
 
-    with_files = _WithFiles(service, _copier(service, path), action)
+    with_files = WithFiles(service, copier(service, path), action)
     try:
         request_id = operations.perform(
             service, "load_weights", scope, number, body, with_files.action
@@ -153,7 +153,7 @@ def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sql
     return source
 
 
-def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
+def copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
     identifier = checkpoints.find(service, path)["id"]
     return partial(_copy, checkpoints.directory_of(service, identifier))
 
@@ -184,7 +184,7 @@ def _save_named(
     return answer
 
 
-class _WithFiles:
+class WithFiles:
     """Files written before a transaction, and what is to be done with them inside it."""
 
     def __init__(self, service: Service, write: Callable[[Path], None], action: _Action) -> None:
@@ -222,7 +222,7 @@ def _perform(
     if before is not None:
         return {"request_id": before, "model_id": row["id"]}
     operations.require_order(service, scope, body.seq_id)
-    with_files = _WithFiles(service, write or _writer(service, row), action)
+    with_files = WithFiles(service, write or _writer(service, row), action)
     try:
         request_id = operations.perform(
             service, kind, scope, body.seq_id, body, with_files.action, ordered=True

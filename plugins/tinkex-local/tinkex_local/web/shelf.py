@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tinkex_local import bodies, checkpoints, paths, runs
+from tinkex_local import bodies, checkpoints, copying, paths, runs
 from tinkex_local.archive import Archive, gzipped
 from tinkex_local.paths import TinkerPath
 from tinkex_local.problems import Problem, bad_request, not_found
@@ -17,6 +17,7 @@ from tinkex_local.web.wire import (
     Routes,
     answer,
     body_as,
+    check_scope,
     environ,
     file_of,
     own_url,
@@ -43,10 +44,12 @@ def add(app: Routes, service: Service) -> None:
 def _add_listings(app: Routes, service: Service) -> None:
     @app.get("training_runs")
     def list_runs() -> Any:
+        check_scope()
         return runs.listing(service, *page(20, 1000))
 
     @app.get("training_runs/<run_id>")
     def get_run(run_id: str) -> Any:
+        check_scope()
         return runs.as_dict(service, runs.find(service, run_id))
 
     @app.get("training_runs/<run_id>/checkpoints")
@@ -58,6 +61,7 @@ def _add_listings(app: Routes, service: Service) -> None:
 
     @app.get("checkpoints")
     def list_checkpoints() -> Any:
+        check_scope()
         limit, offset = page(100, 1000)
         return {
             "checkpoints": checkpoints.listing(service, limit=limit, offset=offset),
@@ -74,6 +78,10 @@ def _add_listings(app: Routes, service: Service) -> None:
 
 
 def _add_changes(app: Routes, service: Service) -> None:
+    @app.post("copy_weights")
+    def copy_weights() -> Any:
+        return copying.copy(service, body_as(bodies.CopyWeights))
+
     @app.delete(_CHECKPOINT)
     def delete(run_id: str, kind: str, name: str) -> Any:
         checkpoints.delete(service, TinkerPath(run_id, kind, name))

@@ -80,6 +80,16 @@ def page(default: int, largest: int) -> tuple[int, int]:
     )
 
 
+def check_scope() -> None:
+    """Check ``access_scope``; there is one account here, so both mean the same.
+
+    :raises Problem: it is neither ``owned`` nor ``accessible``.
+    """
+    if query_values().get("access_scope", "owned") not in ("owned", "accessible"):
+        finding = {"type": "enum", "loc": ["query", "access_scope"]}
+        raise Problem(422, [{**finding, "msg": "neither 'owned' nor 'accessible'"}])
+
+
 def query_values() -> dict[str, str]:
     """Return the query of the present request; the last of repeated names counts."""
     return dict(parse_qsl(bottle.request.environ.get("QUERY_STRING", "")))

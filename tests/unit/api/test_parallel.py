@@ -1,0 +1,74 @@
+"""Many things at once: bounded, in order, all tried."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tinkex.api.parallel import each
+from tinkex.exceptions import NotFound, UsageError
+
+
+def test_outcomes_come_in_the_order_of_the_things():
+    def do(number: int) -> int:
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        return number * 2
+
+    counts: list[int] = []
+    found = list(each(do, range(40), workers=8, on_done=counts.append))
+    assert found == [(n, n * 2, None) for n in range(40)]
+    assert counts == list(range(1, 41))
+
+
+def test_no_more_than_so_many_at_once():
+    lock, now, most = threading.Lock(), 0, 0
+
+    def do(_: int) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+
+    list(each(do, range(30), workers=4))
+    assert 2 <= most <= 4
+
+
+def test_a_failure_is_an_outcome_and_stops_nobody():
+    def do(number: int) -> int:
+        if number == 2:
+            raise NotFound("gone", status=404)
+        return number
+
+    found = list(each(do, range(5)))
+    assert [result for _, result, _ in found] == [0, 1, None, 3, 4]
+    assert [str(error) for _, _, error in found if error] == ["gone (HTTP 404)"]
+
+
+def test_a_bug_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        list(each(lambda n: 1 // n, [1, 0]))
+
+
+def test_whoever_stops_early_stops_what_has_not_begun():
+    begun: list[int] = []
+
+    def do(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.05)
+        if number == 0:
+            raise UsageError("enough")
+
+    for _, _, error in each(do, range(1000), workers=2):
+        assert error
+        break
+    time.sleep(0.3)
+    assert len(begun) < 10
+
+
+def test_nothing_to_do():
+    assert list(each(str, [])) == []

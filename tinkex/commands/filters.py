@@ -1,0 +1,109 @@
+"""Options that choose checkpoints, and those that put a list in order."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinkex.options import moment
+
+if TYPE_CHECKING:
+    from tinkex.api.selection import Selection
+
+__all__ = [
+    "SCOPES",
+    "add_filters",
+    "add_order",
+    "add_scope",
+    "given_filters",
+    "selection",
+    "sorting",
+]
+
+#: Words for a kind of checkpoint: those of paths, and the service's own.
+TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
+SCOPES = ("owned", "accessible")
+
+
+def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> None:
+    """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
+    group = parser.add_argument_group("which checkpoints")
+    group.add_argument(
+        "--run-id",
+        metavar="<run_id>",
+        help="those of this training run; a pattern such as 'nightly-*' may match several",
+    )
+    group.add_argument(
+        "--type",
+        dest="checkpoint_type",
+        metavar="<type>",
+        choices=TYPE_WORDS,
+        help="those of this type: weights, sampler_weights or external_weights "
+        "(also: training, sampler, external)",
+    )
+    group.add_argument(
+        "--before", metavar="<time>", type=moment, help="those saved before: 2026-11-01, 7d (ago)"
+    )
+    group.add_argument(
+        "--after", metavar="<time>", type=moment, help="those saved at this time or after it"
+    )
+    if visibility:
+        either = group.add_mutually_exclusive_group()
+        either.add_argument(
+            "--public", action="store_true", default=None, help="those that are published"
+        )
+        either.add_argument(
+            "--not-public",
+            dest="public",
+            action="store_false",
+            default=None,
+            help="those that are not published",
+        )
+
+
+def add_scope(parser: argparse.ArgumentParser) -> None:
+    """Add ``--access-scope``."""
+    parser.add_argument(
+        "--access-scope",
+        metavar="<scope>",
+        choices=SCOPES,
+        help="owned, or accessible: all that the key may read (default: the service's)",
+    )
+
+
+def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
+    """Add ``--sort`` by one of *fields*."""
+    parser.add_argument(
+        "--sort",
+        metavar="<field>[:desc]",
+        choices=[field + order for field in fields for order in ("", ":desc")],
+        help="sort the whole list by this field, with :desc the largest or newest first; "
+        "one of: " + ", ".join(fields),
+    )
+
+
+def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``--sort`` says, as the arguments of ``select``."""
+    field, _, order = (parsed_args.sort or "").partition(":")
+    return {"sort": field or None, "descending": order == "desc"}
+
+
+def given_filters(parsed_args: argparse.Namespace) -> bool:
+    """Tell whether any option says which checkpoints are meant."""
+    names = ("run_id", "checkpoint_type", "before", "after", "public")
+    return any(getattr(parsed_args, name, None) is not None for name in names)
+
+
+def selection(parsed_args: argparse.Namespace, run_id: str | None) -> Selection:
+    """Return which checkpoints the options mean, of *run_id* where one is named."""
+    from tinkex.api.selection import TYPES, Selection
+
+    kind = parsed_args.checkpoint_type
+    return Selection(
+        run_id=run_id,
+        checkpoint_type=None if kind is None else TYPES[kind],
+        before=parsed_args.before,
+        after=parsed_args.after,
+        public=getattr(parsed_args, "public", None),
+    )

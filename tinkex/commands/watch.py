@@ -1,0 +1,212 @@
+"""What happens to a training run: run watch shows it, run wait waits for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import Time, iso, plain_text
+from tinkex.commands.base import Command, ShowOne
+from tinkex.commands.names import with_run
+from tinkex.exceptions import TimedOut, TinkexError, UsageError
+from tinkex.options import duration
+
+if TYPE_CHECKING:
+    from tinkex.api.watching import Change, Condition, Snapshot
+
+__all__ = ["WaitRun", "WatchRun"]
+
+_INTERVAL = timedelta(seconds=10)
+#: More often is of no use to anybody, and a burden to the service.
+_SHORTEST = timedelta(seconds=1)
+_EVENTS = {
+    "run": "last request",
+    "request": "request",
+    "checkpoint": "saved",
+    "removed": "removed",
+    "published": "published",
+    "unpublished": "unpublished",
+    "corrupted": "corrupted",
+}
+
+
+class _Watching:
+    """What watch and wait have in common."""
+
+    if TYPE_CHECKING:
+        app: Any
+        client: Any
+        status: Any
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("run_id", metavar="<run_id>", help="training run: its id or @latest")
+        parser.add_argument(
+            "--interval",
+            metavar="<time>",
+            type=duration(bare="s"),
+            default=_INTERVAL,
+            help="time between two looks: 10s, 1m (default: 10s)",
+        )
+
+    def snapshots(
+        self, parsed_args: argparse.Namespace, limit: timedelta | None = None
+    ) -> Iterator[Snapshot]:
+        from tinkex.api import watching
+
+        if parsed_args.interval < _SHORTEST:
+            raise UsageError("--interval must be at least 1s")
+        run_id = with_run(self, parsed_args.run_id, self._known)  # type: ignore[arg-type]
+        try:
+            yield from watching.snapshots(
+                self.client,
+                run_id,
+                interval=parsed_args.interval.total_seconds(),
+                limit=None if limit is None else limit.total_seconds(),
+                on_trouble=self._trouble,
+                on_pause=lambda: self.app.display.expect("something new"),
+            )
+        except KeyboardInterrupt:
+            self.app.display.clear()
+            self.status(f"The run {run_id} itself goes on.")
+            raise
+
+    def _known(self, run_id: str) -> str:
+        self.client.runs.get(run_id)
+        return run_id
+
+    def _trouble(self, error: TinkexError, pause: float) -> None:
+        self.app.warn(f"{error}; looking again in {pause:.0f} s", prefix="No connection: ")
+
+
+class WatchRun(_Watching, Command):
+    """Show what happens to a training run until it fails or Ctrl-C ends the watching."""
+
+    examples = ("tinkex run watch run-123", "tinkex run watch @latest --interval 1m --json")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        self.add_options(parser)
+        parser.add_argument(
+            "-f",
+            "--format",
+            dest="formatter",
+            choices=("plain", "json"),
+            help="plain: a line for each change; json: a JSON object on each line",
+        )
+        parser.add_argument(
+            "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> None:
+        from tinkex.api.watching import changes, check_usable
+
+        chosen = self.app.option("formatter") or ("json" if self.app.option("json") else "plain")
+        self.result: list[Change] = []
+        before = None
+        for snapshot in self.snapshots(parsed_args):
+            for change in changes(before, snapshot):
+                self.result.append(change)
+                self.app.display.clear()
+                self.app.stdout.write((_as_json if chosen == "json" else _line)(change) + "\n")
+            self.app.stdout.flush()
+            check_usable(snapshot)
+            before = snapshot
+
+
+class WaitRun(_Watching, ShowOne):
+    """Wait until a training run has saved a checkpoint, or has been idle for a while."""
+
+    acts = True
+    column_names = ("training_run_id", "condition", "subject", "last_request_time")
+    examples = (
+        "tinkex run wait run-123 --until checkpoint:final --max-wait 2h",
+        "tinkex run wait @latest --until idle:10m",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        self.add_options(parser)
+        parser.add_argument(
+            "--until",
+            metavar="<condition>",
+            action="append",
+            default=[],
+            help="checkpoint (any new one), checkpoint:NAME (may be a pattern), or idle:TIME (no "
+            "request for so long); may be repeated, and one is enough (default: idle:10m)",
+        )
+        parser.add_argument(
+            "--max-wait",
+            metavar="<time>",
+            type=duration(bare="s"),
+            help="give up after this time: 2h, 90m (default: never); --timeout is for one request",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api.watching import WaitedOut
+
+        wanted = {text: _condition(text) for text in parsed_args.until or ["idle:10m"]}
+        try:
+            text, subject, snapshot = self._await(parsed_args, wanted)
+        except WaitedOut as error:
+            raise TimedOut(
+                f"Timed out while awaiting {' or '.join(wanted)}",
+                hint="Allow more time with --max-wait; the run itself goes on.",
+            ) from error
+        run = snapshot.run
+        self.result = subject
+        last = Time(run.last_request_time)
+        return self.column_names, (run.training_run_id, text, subject, last)
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [plain_text(record["subject"])]
+
+    def _await(
+        self, parsed_args: argparse.Namespace, wanted: dict[str, Condition]
+    ) -> tuple[str, str, Snapshot]:
+        """Return the condition that was met, what met it, and how the run was then."""
+        from tinkex.api.watching import changes, check_usable
+
+        first: Snapshot | None = None
+        before: Snapshot | None = None
+        for snapshot in self.snapshots(parsed_args, parsed_args.max_wait):
+            first = first or snapshot
+            if before is not None:
+                for change in changes(before, snapshot):
+                    self.status(_line(change).replace("\t", "  "))
+            for text, condition in wanted.items():
+                subject = condition.met(first, snapshot)
+                if subject is not None:
+                    return text, subject, snapshot
+            check_usable(snapshot)
+            before = snapshot
+        raise AssertionError("a run is watched without end")
+
+
+def _line(change: Change) -> str:
+    event = _EVENTS[change.event]
+    return f"{iso(change.time.replace(microsecond=0))}\t{event}\t{plain_text(change.subject)}"
+
+
+def _as_json(change: Change) -> str:
+    members = {"time": iso(change.time), "event": change.event, "subject": change.subject}
+    return json.dumps(members, ensure_ascii=False)
+
+
+def _condition(text: str) -> Condition:
+    from tinkex.api.watching import Condition
+    from tinkex.durations import parse_duration
+
+    kind, _, value = text.partition(":")
+    if kind == "checkpoint" and (value or ":" not in text):
+        return Condition(checkpoint=value or "*")
+    if kind == "idle" and value:
+        return Condition(idle=parse_duration(value))
+    raise UsageError(
+        f"not a condition: {text[:80]!r}",
+        hint="Give --until checkpoint, checkpoint:NAME or idle:10m.",
+    )
