@@ -1,17 +1,19 @@
 """A server whose answers cost nothing: what is measured is the client.
 
 Prints its address and serves until it is ended. The answers are those of the protocol for an
-account with 20 runs of one checkpoint each.
+account with ``--count`` runs of one checkpoint each (20 unless told); they are encoded once, before
+the first request. Deletions are accepted and change nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
-COUNT = 20
 TIME = "2026-01-01T00:00:00Z"
 
 
@@ -44,7 +46,6 @@ def run(number: int) -> dict[str, Any]:
     }
 
 
-CURSOR = {"offset": 0, "limit": 20, "total_count": COUNT}
 ANSWERS: dict[str, Any] = {
     "healthz": {"status": "ok"},
     "client/config": {"pjwt_auth_enabled": False},
@@ -60,10 +61,23 @@ ANSWERS: dict[str, Any] = {
     "sessions/session-0/finish": {},
     "telemetry": {"status": "accepted"},
     "get_server_capabilities": {"supported_models": [{"model_name": "Qwen/Qwen3-8B"}]},
-    "training_runs": {"training_runs": [run(n) for n in range(COUNT)], "cursor": CURSOR},
-    "checkpoints": {"checkpoints": [checkpoint(n) for n in range(COUNT)], "cursor": CURSOR},
 }
-BODIES = {f"/api/v1/{path}": json.dumps(answer).encode() for path, answer in ANSWERS.items()}
+API = "/api/v1/"
+BODIES = {API + path: json.dumps(answer).encode() for path, answer in ANSWERS.items()}
+#: Records of each list, encoded.
+LISTS: dict[str, list[bytes]] = {}
+
+
+def page(name: str, query: str) -> bytes:
+    """Return the part of the list *name* that *query* asks for."""
+    records, asked = LISTS[name], parse_qs(query)
+    limit, offset = (int(asked.get(key, [default])[0]) for key, default in _DEFAULTS)
+    cursor = {"offset": offset, "limit": limit, "total_count": len(records)}
+    body = b", ".join(records[offset : offset + limit])
+    return b'{"%s": [%s], "cursor": %s}' % (name.encode(), body, json.dumps(cursor).encode())
+
+
+_DEFAULTS = (("limit", "20"), ("offset", "0"))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -73,11 +87,18 @@ class Handler(BaseHTTPRequestHandler):
     # The header and the body leave in one packet.
     wbufsize = -1
     disable_nagle_algorithm = True
+    log = False
 
     def do_GET(self) -> None:
         """Answer; what is not in the table is a 404 as the protocol has it."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = BODIES.get(self.path.partition("?")[0])
+        path, _, query = self.path.partition("?")
+        if path.removeprefix(API) in LISTS:
+            body: bytes | None = page(path.removeprefix(API), query)
+        elif self.command == "DELETE":
+            body = b"{}"
+        else:
+            body = BODIES.get(path)
         self.send_response(404 if body is None else 200)
         body = body if body is not None else b'{"detail": "Not Found"}'
         self.send_header("Content-Type", "application/json")
@@ -89,11 +110,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log with ``--log`` only: which requests a client makes."""
-        if "--log" in sys.argv:
+        if self.log:
             sys.stderr.write(format % args + "\n")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve until ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20, help="length of the lists")
+    parser.add_argument("--log", action="store_true", help="log requests on standard error")
+    options = parser.parse_args()
+    Handler.log = options.log
+    for name, record in (("training_runs", run), ("checkpoints", checkpoint)):
+        LISTS[name] = [json.dumps(record(number)).encode() for number in range(options.count)]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    # A client may open as many connections at once as it likes.
+    server.socket.listen(1024)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

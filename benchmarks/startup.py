@@ -1,210 +1,112 @@
-"""How long commands take from start to exit, beside the official command line and bare Python.
-
-Every command runs once in each round, in random order, so that a busy moment of the machine hits
-all of them alike; figures are medians over the rounds, ratios are medians of the ratios within a
-round. Only ratios are worth comparing between machines.
-"""
+"""How long commands take from start to exit, beside the official command line and bare Python."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-HERE = Path(__file__).resolve().parent
+from frame import (
+    HEADER,
+    Command,
+    Context,
+    Section,
+    Target,
+    environment,
+    measure,
+    rows,
+    server,
+    verdicts,
+)
 
 BARE = "python -c pass"
-OFFICIAL_VERSION = "tinker version"
-OFFICIAL_RUNS = "tinker -f json run list"
-OFFICIAL_CHECKPOINTS = "tinker -f json checkpoint list"
+LIST = "tinkex checkpoint list -f json"
 OURS = (
     "tinkex --version",
     "tinkex version",
     "tinkex --help",
-    "tinkex checkpoint list -f json",
+    "tinkex checkpoint list --help",
+    "tinkex run --help",
+    LIST,
     "tinkex run list -f json",
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """A promise: *command* takes at most *limit* times as long as *than*."""
-
-    command: str
-    than: str
-    limit: float
-
+OFFICIAL = (
+    "tinker version",
+    "tinker checkpoint list --help",
+    "tinker -f json run list",
+    "tinker -f json checkpoint list",
+)
+LIST_OF_MANY = f"{LIST} (150 distributions)"
+LIST_BESIDE_SLEEPER = f"{LIST} (a plugin sleeps at import)"
+DISTRIBUTIONS = 150
 
 TARGETS = (
-    Target("tinkex --version", OFFICIAL_VERSION, 0.05),
-    Target("tinkex checkpoint list -f json", OFFICIAL_RUNS, 0.25),
-)
-#: Shown besides: ratios without a target.
-COMPARED = (
-    Target("tinkex version", OFFICIAL_VERSION, 0),
-    Target("tinkex checkpoint list -f json", OFFICIAL_CHECKPOINTS, 0),
-    Target("tinkex run list -f json", OFFICIAL_RUNS, 0),
-    Target("tinkex --version", BARE, 0),
-    Target("tinkex version", BARE, 0),
-    Target("tinkex --help", BARE, 0),
-    Target("tinkex checkpoint list -f json", BARE, 0),
+    Target("tinkex --version", BARE, 1.3),
+    Target("tinkex --version", "tinker version", 0.05),
+    Target("tinkex checkpoint list --help", "tinker checkpoint list --help", 0.20),
+    Target(LIST, "tinker -f json run list", 0.20),
+    Target(LIST_OF_MANY, LIST, 1.1),
+    Target(LIST_BESIDE_SLEEPER, LIST, 1.1),
+    Target(LIST, "tinker -f json run list", 0, "cpu"),
+    Target(LIST, "tinker -f json run list", 0, "rss"),
+    Target(LIST, "tinker -f json checkpoint list"),
+    Target("tinkex run list -f json", "tinker -f json run list"),
+    Target("tinkex --help", BARE),
+    Target(LIST, BARE),
 )
 
+TEXT = """\
+The interpreter, the program and one listing of 20 over plain HTTP on the same machine, {rounds}
+rounds. The last command of the official program makes one request for its list; `run list` makes
+three requests on three connections. {installed} distributions are installed; the last two lines
+are of the same program with more beside it: 150 of them, and a plugin with a command whose module
+sleeps for half a second when it is imported.
+"""
 
-def main() -> int:
-    """Measure, print, and write the report where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    bin_dir = Path(sys.executable).parent
-    parser.add_argument("--tinkex", type=Path, default=bin_dir / "tinkex", help="our program")
-    parser.add_argument("--tinker", type=Path, required=True, help="the official program")
-    parser.add_argument("--rounds", type=int, default=25, help="rounds that count (default: 25)")
-    parser.add_argument("--write", type=Path, help="write the report to this file as well")
-    parser.add_argument("--check", action="store_true", help="fail where a target is missed")
-    options = parser.parse_args()
-    programs = {
-        "tinkex": options.tinkex.absolute(),
-        "tinker": options.tinker.absolute(),
-        "python": Path(sys.executable),
-    }
-    names = (BARE, OFFICIAL_VERSION, OFFICIAL_RUNS, OFFICIAL_CHECKPOINTS, *OURS)
-    commands = {name: [str(programs[name.split()[0]]), *name.split()[1:]] for name in names}
+
+def run(context: Context) -> Section:
+    """Measure the start of both programs."""
+    programs = {"tinkex": context.tinkex, "tinker": context.tinker, "python": context.python}
+    rounds = context.rounds(25)
     with tempfile.TemporaryDirectory() as home, server() as url:
-        environ = clean_environment(home, url)
-        times = measure(commands, environ, options.rounds)
-        text = report(times, programs, environ)
-    print(text)
-    if options.write:
-        options.write.write_text(text, encoding="utf-8")
-    missed = [t for t in TARGETS if ratio(times, t.command, t.than) > t.limit]
-    return 1 if options.check and missed else 0
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Run the trivial server in a process of its own and yield its address."""
-    command = [sys.executable, str(HERE / "server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
-def clean_environment(home: str, url: str) -> dict[str, str]:
-    """Return an environment as that of a user's shell, with a home of its own."""
-    # These two change what is measured: modules compiled at every start, output in pieces.
-    unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONPATH")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in unwanted and not name.startswith(("TINKE", "XDG_", "CLIFF_"))
-    }
-    return kept | {"HOME": home, "TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-benchmark"}
-
-
-def measure(
-    commands: Mapping[str, Sequence[str]], environ: Mapping[str, str], rounds: int
-) -> dict[str, list[float]]:
-    """Return the seconds of each command in each round; the first, which warms up, is dropped."""
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
-        for name in random.sample(list(commands), len(commands)):
-            seconds = run_once(commands[name], environ)
-            if number:
-                times[name].append(seconds)
-        sys.stderr.write(f"\rround {number} of {rounds} ")
-    sys.stderr.write("\n")
-    return times
-
-
-def run_once(command: Sequence[str], environ: Mapping[str, str]) -> float:
-    """Return the seconds that *command* takes; it must succeed and say something."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    seconds = time.perf_counter() - began
-    silent = not done.stdout and "pass" not in command
-    if done.returncode or silent:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr.decode()}")
-    return seconds
-
-
-def ratio(times: Mapping[str, list[float]], one: str, other: str) -> float:
-    """Return how many times as long as *other* the command *one* takes."""
-    return median(a / b for a, b in zip(times[one], times[other], strict=True))
-
-
-def report(
-    times: Mapping[str, list[float]], programs: Mapping[str, Path], environ: Mapping[str, str]
-) -> str:
-    """Return the figures as Markdown."""
-    lines = [
-        "# Start-up and listing",
-        "",
-        "One run of `make bench`, which runs `benchmarks/startup.py` and writes this page. Every",
-        "command runs once in each round, in random order, against a server in a process of its",
-        "own whose answers cost nothing; times are medians of whole processes, start to exit, and",
-        "ratios are medians of the ratios within a round. Compare ratios, not milliseconds.",
-        "",
-        f"{len(times[BARE])} rounds; {cores()} cores; {versions(programs, environ)}.",
-        "",
-        "| Command | median ms | fastest ms |",
-        "|---|---:|---:|",
-    ]
-    lines += [
-        f"| `{name}` | {median(values) * 1000:.1f} | {min(values) * 1000:.1f} |"
-        for name, values in times.items()
-    ]
-    lines += ["", "| Target | at most | measured | |", "|---|---:|---:|---|"]
-    for target in TARGETS:
-        found = ratio(times, target.command, target.than)
-        verdict = "met" if found <= target.limit else "**missed**"
-        lines.append(
-            f"| `{target.command}` / `{target.than}` | {target.limit} | {found:.3f} | {verdict} |"
-        )
-    lines += ["", "| Also | measured |", "|---|---:|"]
-    lines += [
-        f"| `{pair.command}` / `{pair.than}` | {ratio(times, pair.command, pair.than):.3f} |"
-        for pair in COMPARED
-    ]
+        environ = environment(home, url)
+        commands = [
+            Command(name, _argv(programs, name), environ, silent=name == BARE)
+            for name in (BARE, *OFFICIAL, *OURS)
+        ]
+        installed = _installed(context)
+        many, sleeper = Path(home, "many"), Path(home, "sleeper")
+        for number in range(DISTRIBUTIONS - installed):
+            _install(many, f"other-{number}", "[console_scripts]\nother = other:main\n")
+        _install(sleeper, "sleeper", "[tinkex.commands]\nsleep = sleeper:Sleep\n")
+        (sleeper / "sleeper.py").write_text("import time\ntime.sleep(0.5)\n", encoding="utf-8")
+        for name, place in ((LIST_OF_MANY, many), (LIST_BESIDE_SLEEPER, sleeper)):
+            beside = environment(home, url, PYTHONPATH=str(place))
+            commands.append(Command(name, _argv(programs, LIST), beside))
+        samples = measure(commands, rounds)
+    text = TEXT.format(rounds=rounds, installed=installed)
     if sys.executable.startswith("/tmp"):
-        lines += ["", "stevedore's cache is off for a Python below /tmp: slower than elsewhere."]
-    return "\n".join(lines) + "\n"
+        text += "\nstevedore's cache is off for a Python below /tmp: slower than elsewhere."
+    return Section("Start-up", text, HEADER, rows(samples), verdicts(samples, TARGETS))
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
+def _argv(programs: dict[str, Path], name: str) -> list[str]:
+    return [str(programs[name.split()[0]]), *name.split()[1:]]
 
 
-def versions(programs: Mapping[str, Path], environ: Mapping[str, str]) -> str:
-    """Return the versions of Python and of the two programs."""
-
-    def said(*words: str) -> str:
-        done = subprocess.run(words, env=environ, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    official_python = programs["tinker"].parent / "python"
-    found = [
-        f"Python {platform.python_version()}",
-        said(str(programs["tinkex"]), "version").split(" (")[0],
-        said(str(programs["tinker"]), "version"),
-        "on " + said(str(official_python), "--version"),
-    ]
-    return ", ".join(found)
+def _installed(context: Context) -> int:
+    """Return how many distributions there are beside tinkex."""
+    script = "from importlib.metadata import distributions; print(len(list(distributions())))"
+    command = [str(context.python), "-c", script]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _install(place: Path, name: str, entry_points: str) -> None:
+    """Put the metadata of a distribution into *place*, a directory of ``PYTHONPATH``."""
+    metadata = place / f"{name.replace('-', '_')}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (metadata / "entry_points.txt").write_text(entry_points, encoding="utf-8")

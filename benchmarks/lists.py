@@ -1,0 +1,107 @@
+"""Lists of up to 100,000 checkpoints, and the deletion of 1,000, beside the official program."""
+
+from __future__ import annotations
+
+import tempfile
+
+from frame import (
+    HEADER,
+    Command,
+    Context,
+    Samples,
+    Section,
+    Target,
+    environment,
+    measure,
+    rows,
+    server,
+    verdicts,
+)
+
+LONG = 10_000
+VERY_LONG = 100_000
+DELETED = 1000
+
+OURS_20, OFFICIAL_20 = "tinkex checkpoint list -f json (20)", "tinker checkpoint list (20)"
+OURS, OFFICIAL = "tinkex checkpoint list -f json (10,000)", "tinker checkpoint list (10,000)"
+OURS_VALUE = "tinkex checkpoint list -f value (10,000)"
+OURS_DELETE, OFFICIAL_DELETE = (
+    "tinkex checkpoint delete (1,000)",
+    "tinker checkpoint delete (1,000)",
+)
+OURS_LONGEST = "tinkex checkpoint list -f json (100,000)"
+OURS_LONGEST_CSV = "tinkex checkpoint list -f csv (100,000)"
+OFFICIAL_LONGEST = "tinker checkpoint list (100,000)"
+
+TARGETS = (
+    Target(OURS_20, OFFICIAL_20, 0.5),
+    Target(OURS, OFFICIAL, 0.5),
+    Target(OURS, OFFICIAL, 0, "cpu"),
+    Target(OURS, OFFICIAL, 0, "rss"),
+    Target(OURS_DELETE, OFFICIAL_DELETE, 1.0),
+    Target(OURS_DELETE, OFFICIAL_DELETE, 0, "cpu"),
+)
+LONGEST = (
+    Target(OURS_LONGEST, OFFICIAL_LONGEST),
+    Target(OURS_LONGEST, OFFICIAL_LONGEST, 0, "rss"),
+    Target(OURS_LONGEST_CSV, OFFICIAL_LONGEST, 0, "rss"),
+)
+
+TEXT = """\
+Both programs ask for pages of 1,000 (`--limit 0`, the official one with `-f json`); deletions name
+their paths on the command line and change nothing on the server. {rounds} rounds, {few} of the list
+of 100,000. The server answers in some 2 ms a page, so this is what the clients themselves cost.
+"""
+
+
+def run(context: Context) -> Section:
+    """Measure lists and deletions."""
+    rounds, few = context.rounds(11), context.rounds(3)
+    with tempfile.TemporaryDirectory() as home:
+        samples = _measure(context, home, rounds)
+        longest = {} if context.quick else _measure_longest(context, home, few)
+    found = verdicts(samples, TARGETS)
+    if longest:
+        found += verdicts(longest, LONGEST)
+    text = TEXT.format(rounds=rounds, few=few)
+    return Section("Lists and deletions", text, HEADER, rows({**samples, **longest}), found)
+
+
+def _measure(context: Context, home: str, rounds: int) -> Samples:
+    with server() as short, server("--count", str(LONG)) as long:
+        few, many = environment(home, short), environment(home, long)
+        ours, official = str(context.tinkex), str(context.tinker)
+        listed, listed_official = _lists(context)
+        paths = [f"tinker://run-{n}:train:0/sampler_weights/final" for n in range(DELETED)]
+        return measure(
+            [
+                Command(OURS_20, listed, few),
+                Command(OFFICIAL_20, listed_official, few),
+                Command(OURS, listed, many),
+                Command(OURS_VALUE, [*listed[:-1], "value"], many),
+                Command(OFFICIAL, listed_official, many),
+                Command(OURS_DELETE, [ours, "checkpoint", "delete", "--yes", *paths], few),
+                Command(OFFICIAL_DELETE, [official, "checkpoint", "delete", "--yes", *paths], few),
+            ],
+            rounds,
+        )
+
+
+def _measure_longest(context: Context, home: str, rounds: int) -> Samples:
+    listed, listed_official = _lists(context)
+    with server("--count", str(VERY_LONG)) as url:
+        environ = environment(home, url)
+        return measure(
+            [
+                Command(OURS_LONGEST, listed, environ),
+                Command(OURS_LONGEST_CSV, [*listed[:-1], "csv"], environ),
+                Command(OFFICIAL_LONGEST, listed_official, environ),
+            ],
+            rounds,
+        )
+
+
+def _lists(context: Context) -> tuple[list[str], list[str]]:
+    ours = [str(context.tinkex), "checkpoint", "list", "--limit", "0", "-f", "json"]
+    official = [str(context.tinker), "-f", "json", "checkpoint", "list", "--limit", "0"]
+    return ours, official
