@@ -30,6 +30,7 @@ COMMANDS = {
     "Checkpoint prune": ["checkpoint", "prune", "--keep-last", "1", "--yes"],
     "Checkpoint copy": ["checkpoint", "copy", PATH],
     "Checkpoint download": ["checkpoint", "download", SAMPLER, "--output", "OUT"],
+    "Checkpoint sync": ["checkpoint", "sync", "run", "OUT"],
     "Sampling": ["run", "--base-model", "m", "--prompt", "x"],
     "Batch": ["run", "batch", TOKENS, "--base-model", "m", "--output", "OUT"],
     "Run list": ["run", "list"],

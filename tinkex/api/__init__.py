@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
+    from tinkex.api.meter import Progress
     from tinkex.api.models import Model, Models
+    from tinkex.api.moving import Moved
     from tinkex.api.paging import Page
     from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.paths import TinkerPath
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
     from tinkex.api.samples import SampledSequence, SampleResponse, SamplingParams
     from tinkex.api.sampling import SamplingClient
     from tinkex.api.sessions import Session, Sessions
-    from tinkex.api.storage import Progress
     from tinkex.api.tokenizer import Tokenizer, load_tokenizer
     from tinkex.api.traces import Trace
     from tinkex.api.training import SavedWeights, TrainingClient
+    from tinkex.api.verifying import VerifiedFile, verify
     from tinkex.api.waiting import Wait
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "KeyCheck",
     "Model",
     "Models",
+    "Moved",
     "Page",
     "Progress",
     "Runs",
@@ -74,8 +77,10 @@ __all__ = [
     "TrainingRun",
     "Usage",
     "UsageEvent",
+    "VerifiedFile",
     "Wait",
     "load_tokenizer",
+    "verify",
 ]
 
 _HOME = {
@@ -90,8 +95,9 @@ _HOME = {
     "KeyCheck": "auth",
     "Model": "models",
     "Models": "models",
+    "Moved": "moving",
     "Page": "paging",
-    "Progress": "storage",
+    "Progress": "meter",
     "Runs": "runs",
     "SampleResponse": "samples",
     "SampleRow": "bulk",
@@ -114,8 +120,10 @@ _HOME = {
     "TrainingRun": "runs",
     "Usage": "billing",
     "UsageEvent": "billing",
+    "VerifiedFile": "verifying",
     "Wait": "waiting",
     "load_tokenizer": "tokenizer",
+    "verify": "verifying",
 }
 
 # Before the first import of requests, which imports both.

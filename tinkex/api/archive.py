@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import IO, Protocol, cast
 
+from tinkex.api.lockfile import LockedFile
 from tinkex.exceptions import InvalidAnswer
 
 _BLOCK = 256 * 1024
@@ -52,22 +56,55 @@ def _is_text(name: str) -> bool:
         return False
 
 
-def extract(source: Readable, directory: Path, admit: Admit) -> list[Path]:
+@dataclass
+class Mark:
+    """A place in a plain archive where extraction can go on: inside of a member.
+
+    :ivar name: the member's relative path.
+    :ivar data: position in the archive where its content begins.
+    :ivar size: its size in bytes.
+    :ivar have: bytes of it that are here.
+    :ivar files: the files before it.
+    """
+
+    name: str
+    data: int
+    size: int
+    have: int = 0
+    files: dict[Path, LockedFile] = field(default_factory=dict)
+
+
+def extract(
+    source: Readable,
+    directory: Path,
+    admit: Admit,
+    *,
+    after: Mark | None = None,
+    on_member: Callable[[Mark], None] | None = None,
+) -> dict[Path, LockedFile]:
     """Extract the tar stream *source*, plain or gzip, into *directory* as it arrives.
 
     Regular files and directories only; owners, modes and times are not taken over.
 
     :param admit: is asked with each file's relative path before a byte of it is written.
-    :returns: the relative paths of the files.
+    :param after: *source* goes on from here, the rest being in *directory*.
+    :param on_member: is told before the content of each member of a plain archive.
+    :returns: the files by relative path.
     :raises InvalidAnswer: the archive is damaged, incomplete, or holds something unsafe.
     """
     peeked = _Peeked(source)
     plain: Readable = peeked
-    if peeked.starts_with(_GZIP):
-        plain = gzip.GzipFile(fileobj=cast(IO[bytes], peeked))
-    counted = _Counted(plain)
+    if after is None and peeked.starts_with(_GZIP):
+        plain, on_member = gzip.GzipFile(fileobj=cast(IO[bytes], peeked)), None
+    found: dict[Path, LockedFile] = {}
+    base = 0
     try:
-        found, end = _extract_members(counted, directory, admit)
+        if after is not None:
+            found.update(after.files)
+            found[Path(after.name)] = _finish(plain, directory, after)
+            base = after.data + after.size + -after.size % tarfile.BLOCKSIZE
+        counted = _Counted(plain)
+        end = _extract_members(counted, directory, admit, found, base, on_member)
         while counted.read(_BLOCK):
             pass
     except _DAMAGED as error:
@@ -79,14 +116,45 @@ def extract(source: Readable, directory: Path, admit: Admit) -> list[Path]:
     return found
 
 
+def _finish(source: Readable, directory: Path, mark: Mark) -> LockedFile:
+    """Write the rest of a member whose beginning is here."""
+    path, found = directory / mark.name, hashlib.sha256()
+    left = mark.size - mark.have
+    with open(path, "r+b", buffering=0) as file:
+        file.truncate(mark.have)
+        while block := file.read(_BLOCK):
+            found.update(block)
+        while left:
+            block = source.read(min(_BLOCK, left))
+            if not block:
+                raise InvalidAnswer("the archive is incomplete")
+            write_all(file, block)
+            found.update(block)
+            left -= len(block)
+    padding = -mark.size % tarfile.BLOCKSIZE
+    while padding:
+        block = source.read(padding)
+        if not block:
+            raise InvalidAnswer("the archive is incomplete")
+        padding -= len(block)
+    return LockedFile(mark.size, found.hexdigest())
+
+
 class Admit(Protocol):
     """Decides whether a file may be written; raises if not."""
 
     def __call__(self, relative: Path, /) -> None: ...
 
 
-def _extract_members(source: _Counted, directory: Path, admit: Admit) -> tuple[list[Path], int]:
-    found: list[Path] = []
+def _extract_members(
+    source: _Counted,
+    directory: Path,
+    admit: Admit,
+    found: dict[Path, LockedFile],
+    base: int,
+    on_member: Callable[[Mark], None] | None,
+) -> int:
+    """Add the members to *found*; return the position of the end of the last one."""
     with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", bufsize=_BLOCK) as tar:
         while member := _next(tar, source):
             if member.isdir():
@@ -103,9 +171,12 @@ def _extract_members(source: _Counted, directory: Path, admit: Admit) -> tuple[l
             # The library's own judgement, beside ours.
             tarfile.data_filter(member, str(directory))
             admit(relative)
-            _write(tar, member, directory / relative)
-            found.append(relative)
-        return found, tar.offset
+            # Headers that hold for all members after them are known to those who read them.
+            if on_member is not None and not tar.pax_headers:
+                data = base + member.offset_data
+                on_member(Mark(relative.as_posix(), data, member.size, 0, found))
+            found[relative] = _write(tar, member, directory / relative)
+        return tar.offset
 
 
 def _next(tar: tarfile.TarFile, source: _Counted) -> tarfile.TarInfo | None:
@@ -116,18 +187,27 @@ def _next(tar: tarfile.TarFile, source: _Counted) -> tarfile.TarInfo | None:
     return member
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> LockedFile:
     content = tar.extractfile(member)
     assert content is not None  # a regular file has content
-    left = member.size
+    left, found = member.size, hashlib.sha256()
     with _once(member):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "xb") as file:
+        with open(path, "xb", buffering=0) as file:
             while block := content.read(_BLOCK):
-                file.write(block)
+                write_all(file, block)
+                found.update(block)
                 left -= len(block)
     if left:
         raise InvalidAnswer("the archive is incomplete")
+    return LockedFile(member.size, found.hexdigest())
+
+
+def write_all(file: FileIO, block: bytes) -> None:
+    """Write *block* to the unbuffered *file*, which may take it in pieces."""
+    view = memoryview(block)
+    while view:
+        view = view[file.write(view) :]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,8 @@ from tinkex.exceptions import (
 if TYPE_CHECKING:
     from tinkex.api.download import Download
     from tinkex.api.lineage import Lineage
-    from tinkex.api.storage import Progress
+    from tinkex.api.meter import OnProgress, Progress
+    from tinkex.api.moving import Moved
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
 
@@ -261,19 +262,76 @@ class Checkpoints:
     ) -> Download:
         """Download the files of the checkpoint *path* into *directory*.
 
-        All files are complete and in place when this returns, or nothing has changed. The
-        timeout bounds the time without a single byte, not the whole download.
+        All files are complete and in place when this returns, or nothing has changed. What an
+        interrupted download has brought is kept in a hidden directory, from which the next
+        call with the same arguments goes on. The timeout bounds the time without a single byte,
+        not the whole download.
 
         :param directory: is created if need be; its other files stay.
-        :param force: replace files of the same names.
-        :param on_progress: is called after every block received.
-        :raises tinkex.exceptions.LocalError: a file is in the way, or cannot be written.
+        :param force: replace files of the same names, once the new ones are complete.
+        :param on_progress: is called after every block received, by one thread at a time.
+        :raises tinkex.exceptions.LocalError: a file is in the way, or cannot be written, or
+            another process downloads the same to the same place.
         """
+        return self._fetch(TinkerPath.from_string(path), Path(directory), force, on_progress)
+
+    def download_all(
+        self,
+        paths: Sequence[str],
+        directory: Path | str,
+        *,
+        force: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Moved]:
+        """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
+
+        All are tried; what came of each is yielded in their order.
+
+        :param force: replace files of the same names.
+        :param on_progress: is called after every block received, with the bytes of all.
+        :raises UsageError: one of *paths* is no path.
+        """
+        from tinkex.api import moving
+
+        root = Path(directory)
+        parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
+        places = [(path, moving.directory_of(root, path)) for path in parsed]
+        return moving.move(self._fetch, places, on_progress, force=force)
+
+    def sync(
+        self,
+        run_id: str,
+        directory: Path | str,
+        *,
+        types: Collection[str] = (),
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Moved]:
+        """Download what is new of the run *run_id*, each into ``<kind>/<name>`` below *directory*.
+
+        What is there in its full size is left alone; what is there in part is replaced.
+
+        :param types: only checkpoints of these types (``training``, ``sampler``); all when empty.
+        :param on_progress: see :meth:`download_all`.
+        :raises tinkex.exceptions.NotFound: there is no such run.
+        """
+        from tinkex.api import moving
+
+        root = Path(directory)
+        listed = self.list(None, run_id=run_id)
+        parsed = [
+            TinkerPath.from_string(checkpoint.tinker_path)
+            for checkpoint in listed
+            if not types or checkpoint.checkpoint_type in types
+        ]
+        places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
+        return moving.move(self._fetch, places, on_progress, skip=True)
+
+    def _fetch(
+        self, path: TinkerPath, directory: Path, force: bool, on_progress: OnProgress | None
+    ) -> Download:
         from tinkex.api.download import download
 
-        parsed = TinkerPath.from_string(path)
-        target = Path(directory)
-        return download(self._transport, self._sessions, parsed, target, force, on_progress)
+        return download(self._transport, self._sessions, path, directory, force, on_progress)
 
     def _find(self, path: TinkerPath, deadline: Deadline) -> Checkpoint:
         found = {c.tinker_path: c for c in listing.of_run(self._transport, path.run_id, deadline)}

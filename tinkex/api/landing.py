@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from tinkex.api import lockfile
-from tinkex.exceptions import InvalidAnswer, LocalError
+from tinkex.api.paths import TinkerPath
+from tinkex.api.stage import PREFIX, Stage
+from tinkex.exceptions import InvalidAnswer, LocalError, NotFound, NotOffered, TinkexError
 
 #: Files of every checkpoint; one of them in the way is known before the network is asked.
 USUAL_FILES = (
@@ -22,21 +22,26 @@ USUAL_FILES = (
     lockfile.NAME,
 )
 
-_STAGE = ".tinkex-download-"
+#: After these there is nothing to go on with.
+_FINAL = (InvalidAnswer, NotFound, NotOffered)
+_KEPT = "What has arrived is kept; the same command goes on from there."
 _HINT = "Overwrite with --force, or name another directory with --output."
 
 
 class Landing:
-    """A temporary directory beside the target, moved into place by :meth:`commit`.
+    """A hidden directory beside the target, moved into place by :meth:`commit`.
 
-    A context manager: leaving it without a commit leaves the target as it was.
+    A context manager: leaving it without a commit leaves the target as it was. What can be of
+    use to the next attempt stays in the hidden directory.
 
+    :param path: the checkpoint.
     :param directory: the target; created if need be, its other files stay.
     :param force: files of the same names may be replaced.
     :raises LocalError: the target cannot be used.
     """
 
-    def __init__(self, directory: Path, *, force: bool = False) -> None:
+    def __init__(self, path: TinkerPath, directory: Path, *, force: bool = False) -> None:
+        self._path = path
         self.directory = directory
         self._force = force
         self._created: list[Path] = []
@@ -52,10 +57,9 @@ class Landing:
             self._fresh = not self.directory.exists()
             home = self.directory.parent if self._fresh else self.directory
             self._make_parents(home)
-            self.stage = home / f"{_STAGE}{secrets.token_hex(4)}"
             try:
-                self.stage.mkdir()
-            except OSError:
+                self.stage = Stage(home, self._path, self.directory)
+            except BaseException:
                 self._remove_parents()
                 raise
         return self
@@ -66,9 +70,21 @@ class Landing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.stage, ignore_errors=True)
+        kept = error is not None and self.keeps(error)
+        if kept:
+            with suppress(OSError):
+                self.stage.save()
+            if isinstance(error, TinkexError):
+                error.hint = _KEPT
+            elif error is not None:
+                error.add_note(_KEPT)
+        self.stage.close(keep=kept)
         if kind is not None:
             self._remove_parents()
+
+    def keeps(self, error: BaseException) -> bool:
+        """Tell whether there is something to go on with after *error*."""
+        return not isinstance(error, _FINAL) and self.stage.bytes() > 0
 
     def admit(self, relative: Path) -> None:
         """Refuse a file that would replace another.
@@ -84,11 +100,13 @@ class Landing:
     def clear(self) -> None:
         """Forget what has arrived, for another attempt."""
         with local_errors(self.directory):
-            shutil.rmtree(self.stage)
-            self.stage.mkdir()
+            self.stage.clear()
 
     def commit(self, files: Iterable[Path]) -> None:
-        """Move *files* (relative paths) into place."""
+        """Move *files* (relative paths) into place.
+
+        With ``force``, what an earlier download brought and this one does not is removed.
+        """
         with local_errors(self.directory):
             if self._fresh:
                 self._rename_stage()
@@ -98,7 +116,7 @@ class Landing:
 
     def _rename_stage(self) -> None:
         try:
-            self.stage.rename(self.directory)
+            self.stage.content.rename(self.directory)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -107,10 +125,16 @@ class Landing:
     def _move(self, files: list[Path]) -> None:
         for path in files:
             self.admit(path)
+        old = lockfile.names(self.directory) if self._force else []
+        # Without its note a directory claims nothing; the new one comes when all else is there.
+        (self.directory / lockfile.NAME).unlink(missing_ok=True)
         for path in files:
             (self.directory / path).parent.mkdir(parents=True, exist_ok=True)
-        for path in files:
-            os.replace(self.stage / path, self.directory / path)
+        for path in sorted(files, key=lambda path: path == Path(lockfile.NAME)):
+            os.replace(self.stage.content / path, self.directory / path)
+        for path in set(old) - set(files):
+            with suppress(OSError):
+                (self.directory / path).unlink()
 
     def _make_parents(self, directory: Path) -> None:
         missing = [p for p in (directory, *directory.parents) if not p.exists()]
@@ -139,7 +163,7 @@ def local_errors(path: Path) -> Iterator[None]:
         raise  # somebody's terminal, not a file
     except OSError as error:
         # The temporary directory would tell nobody anything.
-        inside = _STAGE in str(error.filename or _STAGE)
+        inside = PREFIX in str(error.filename or PREFIX)
         where = path if inside else error.filename
         reason = (error.strerror or type(error).__name__).lower()
         if error.errno == errno.ENAMETOOLONG:

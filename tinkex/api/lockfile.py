@@ -1,13 +1,16 @@
-"""A note beside downloaded files: which checkpoint they are."""
+"""A note beside downloaded files: which checkpoint they are, and how to know them again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tinkex.api.paths import TinkerPath
+from tinkex.exceptions import LocalError
 
 NAME = "tinkex.lock.json"
 #: Raised when the meaning of a member changes.
@@ -15,15 +18,40 @@ VERSION = 1
 
 #: Written by PEFT beside every adapter (``peft.LoraConfig``).
 _ADAPTER_CONFIG = "adapter_config.json"
+_BLOCK = 1024 * 1024
 
 
-def write(directory: Path, path: TinkerPath, sizes: Mapping[str, int]) -> Path:
-    """Write the note about the files of *path* in *directory*; return its relative path.
+@dataclass(frozen=True)
+class LockedFile:
+    """A file as it was downloaded.
+
+    :ivar size_bytes: its size.
+    :ivar sha256: hexadecimal digest; ``None`` in notes of early versions.
+    """
+
+    size_bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What the note says.
+
+    :ivar tinker_path: the checkpoint.
+    :ivar files: the files by relative name.
+    """
+
+    tinker_path: str
+    files: Mapping[str, LockedFile]
+
+
+def write(directory: Path, path: TinkerPath, files: Mapping[str, LockedFile]) -> Path:
+    """Write the note about the *files* of *path* in *directory*; return its relative path.
 
     Base model and rank are those of the adapter's own configuration, so that nothing is claimed
     that the files do not say.
 
-    :param sizes: relative file names and their sizes in bytes.
+    :param files: by relative name.
     """
     config = _adapter_config(directory / _ADAPTER_CONFIG)
     base_model, rank = config.get("base_model_name_or_path"), config.get("r")
@@ -33,10 +61,78 @@ def write(directory: Path, path: TinkerPath, sizes: Mapping[str, int]) -> Path:
         "run_id": path.run_id,
         "base_model": base_model if isinstance(base_model, str) else None,
         "lora_rank": rank if type(rank) is int else None,
-        "files": [{"name": name, "size_bytes": size} for name, size in sorted(sizes.items())],
+        "files": [{"name": name, **vars(file)} for name, file in sorted(files.items())],
     }
     (directory / NAME).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     return Path(NAME)
+
+
+def read(directory: Path) -> Lock | None:
+    """Return the note in *directory*, or ``None`` if there is none.
+
+    :raises LocalError: it cannot be read, or is damaged.
+    """
+    place = directory / NAME
+    try:
+        return _parsed(json.loads(place.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise LocalError(f"cannot read {place}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LocalError(
+            f"{place} is damaged", hint="Download the checkpoint again with --force."
+        ) from error
+
+
+def names(directory: Path) -> list[Path]:
+    """Return the files that the note in *directory* has; none if it cannot be read."""
+    try:
+        lock = read(directory)
+    except LocalError:
+        return []
+    return [] if lock is None else [Path(name) for name in lock.files]
+
+
+def holds(directory: Path, path: TinkerPath) -> bool:
+    """Tell whether *directory* has all files of *path* in their sizes."""
+    try:
+        lock = read(directory)
+        return (
+            lock is not None
+            and lock.tinker_path == str(path)
+            and bool(lock.files)
+            and all(
+                (directory / name).stat().st_size == file.size_bytes
+                for name, file in lock.files.items()
+            )
+        )
+    except (LocalError, OSError):
+        return False
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of the file *path*, hexadecimal."""
+    found = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _parsed(note: Any) -> Lock:
+    files = {}
+    for file in note["files"]:
+        name, size, sha256 = file["name"], file["size_bytes"], file.get("sha256")
+        relative = Path(name)
+        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+            raise ValueError(name)
+        if type(size) is not int or not (sha256 is None or isinstance(sha256, str)):
+            raise ValueError(name)
+        files[relative.as_posix()] = LockedFile(size, sha256)
+    if not isinstance(note["tinker_path"], str):
+        raise ValueError("tinker_path")
+    return Lock(note["tinker_path"], files)
 
 
 def _adapter_config(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
 
 if TYPE_CHECKING:
-    from tinkex.api.storage import OnProgress
+    from tinkex.api.meter import OnProgress
 
 #: Seconds between two heartbeats.
 HEARTBEAT = 10.0

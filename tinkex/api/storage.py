@@ -6,7 +6,9 @@ that it belongs to, also across redirects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,46 +35,66 @@ _SCHEMES = ("http", "https")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a download is.
+class Span:
+    """Which bytes of a file are asked for.
 
-    :ivar done_bytes: bytes received so far, over all files.
-    :ivar total_bytes: bytes to receive in all, or ``None`` if nobody knows yet.
-    :ivar file: what is being received.
+    :ivar start: the first byte.
+    :ivar end: the byte after the last one, or ``None`` for all there are.
+    :ivar validator: what :attr:`Body.validator` was: only of the very same file.
+    :ivar unless: nothing is asked for if the file still has this validator.
     """
 
-    done_bytes: int
-    total_bytes: int | None
-    file: str
+    start: int = 0
+    end: int | None = None
+    validator: str | None = None
+    unless: str | None = None
 
-
-OnProgress = Callable[[Progress], None]
+    def headers(self) -> dict[str, str]:
+        """Return the request headers that say so (RFC 9110, 13.1 and 14.2)."""
+        headers = {}
+        if self.start or self.end is not None:
+            last = "" if self.end is None else self.end - 1
+            headers["Range"] = f"bytes={self.start}-{last}"
+            if self.validator:
+                headers["If-Range"] = self.validator
+        if self.unless:
+            is_tag = self.unless.startswith('"')
+            headers["If-None-Match" if is_tag else "If-Modified-Since"] = self.unless
+        return headers
 
 
 class Body:
     """A download under way: a readable object that counts and notices a cut.
 
+    :ivar start: position of its first byte within the file.
+    :ivar total: size of the whole file in bytes, or ``None``.
     :ivar received: bytes received so far, as they came over the wire.
     :ivar expected: bytes announced by the server, or ``None``.
+    :ivar validator: a strong entity tag or a date by which the file is known again, or ``None``.
+    :ivar ranged: the server sends parts of the file on request.
     :param limit: bounds what is read; it is given *patience* seconds anew with every block.
     """
 
     def __init__(
-        self,
-        response: requests.Response,
-        url: str,
-        heard: Callable[[Body], None],
-        limit: Limit,
-        patience: float,
+        self, response: requests.Response, url: str, limit: Limit, patience: float
     ) -> None:
-        self._response = response
         self._raw: Any = response.raw
         self._url = url
-        self._heard = heard
         self._limit, self._patience = limit, patience
         self.received = 0
-        length = response.headers.get("Content-Length", "")
-        self.expected = int(length) if length.isdecimal() and length.isascii() else None
+        headers = response.headers
+        self.expected = _count(headers.get("Content-Length", ""))
+        self.start, self.total = 0, self.expected
+        if response.status_code == 206:
+            self.start, self.total = _content_range(headers.get("Content-Range", ""))
+        self.ranged = response.status_code == 206 or headers.get("Accept-Ranges") == "bytes"
+        self.validator: str | None = None
+        if headers.get("Content-Encoding", "identity") == "identity":
+            tag = headers.get("ETag", "")
+            strong = len(tag) > 2 and tag.startswith('"') and tag.isascii() and tag.isprintable()
+            self.validator = tag if strong else headers.get("Last-Modified") or None
+        else:
+            self.total = None  # what is counted is not what is written
 
     def read(self, size: int = BLOCK) -> bytes:
         """Return up to *size* bytes, none at the end.
@@ -87,16 +109,9 @@ class Body:
         except failures.FOREIGN as error:
             raise self._broken(error) from error
         self.received = self._raw.tell()
-        if block:
-            self._heard(self)
-        elif self.expected is not None and self.received != self.expected:
+        if not block and self.expected is not None and self.received != self.expected:
             raise self._cut()
         return block
-
-    def drain(self) -> None:
-        """Read to the end, which shows that nothing is missing."""
-        while self.read():
-            pass
 
     def _broken(self, error: Exception) -> TinkexError:
         ours = failures.translated(error, self._url)
@@ -113,6 +128,20 @@ class Body:
         )
 
 
+def _count(text: str) -> int | None:
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
+
+
+def _content_range(text: str) -> tuple[int, int | None]:
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text, re.ASCII)
+    if match is None:
+        raise InvalidAnswer("the storage sent a part of the file without saying which")
+    return int(match[1]), _count(match[3])
+
+
+WHOLE = Span()
+
+
 class Storage:
     """Opens signed addresses; a context manager.
 
@@ -121,6 +150,7 @@ class Storage:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._making = threading.Lock()
         self._session: requests.Session | None = None
 
     def __enter__(self) -> Storage:
@@ -135,26 +165,30 @@ class Storage:
         if self._session is not None:
             self._session.close()
 
+    def deadline(self) -> Deadline:
+        """Start the time allowance of one silence."""
+        return self._transport.deadline("the download")
+
     @contextmanager
-    def open(self, url: str, heard: Callable[[Body], None]) -> Iterator[Body]:
+    def open(self, url: str, span: Span = WHOLE) -> Iterator[Body]:
         """Start the download of *url*.
 
         The time allowance bounds the silence between two bytes, not the whole transfer.
 
-        :param heard: is called after every block.
+        :param span: which bytes; the server may send the whole file even so.
         :raises tinkex.exceptions.APIError: the storage refused; 403 often means "expired".
         """
-        deadline = self._transport.deadline("the download")
+        deadline = self.deadline()
         retrying = Retrying("GET", repeatable=True)
         hops = 0
         url = joined("", url)
         while hops <= _REDIRECTS:
             self._refuse_unsafe(url)
             with limited(deadline.remaining()) as limit:
-                response, answer = self._ask(url, retrying, deadline)
+                response, answer = self._ask(url, span, retrying, deadline)
             if response is not None:
                 with response:
-                    yield Body(response, url, heard, limit, deadline.seconds)
+                    yield Body(response, url, limit, deadline.seconds)
                 return
             if answer and 300 <= answer.status < 400 and answer.headers.get("location"):
                 url = joined(url, answer.headers["location"])
@@ -164,12 +198,12 @@ class Storage:
         raise InvalidAnswer(f"{failures.host_of(url)} redirects in circles")
 
     def _ask(
-        self, url: str, retrying: Retrying, deadline: Deadline
+        self, url: str, span: Span, retrying: Retrying, deadline: Deadline
     ) -> tuple[requests.Response | None, Answer | None]:
         """Return the file, still to be read, or another answer; neither if there was none."""
         try:
-            response = self._get(url, deadline)
-            if response.status_code == 200:
+            response = self._get(url, span, deadline)
+            if response.status_code in ((200, 206) if span.start or span.end else (200,)):
                 return response, None
             return None, self._transport.read(response, deadline)
         except failures.FOREIGN as error:
@@ -186,10 +220,10 @@ class Storage:
             raise error
         deadline.pause(wait, f"HTTP {answer.status}")
 
-    def _get(self, url: str, deadline: Deadline) -> requests.Response:
+    def _get(self, url: str, span: Span, deadline: Deadline) -> requests.Response:
         transport = self._transport
         timeout = (min(CONNECT_TIMEOUT, deadline.remaining()), transport.settings.timeout)
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **span.headers()}
         if same_origin(url, transport.base_url):
             session, auth = transport.session, transport.auth
             proxies: dict[str, str] | None = None
@@ -209,10 +243,12 @@ class Storage:
         )
 
     def _bare(self) -> requests.Session:
-        if self._session is None:
-            self._session = new_session("")
-            self._session.proxies = {}  # each address has its own
-        return self._session
+        with self._making:
+            if self._session is None:
+                session = new_session("")
+                session.proxies = {}  # each address has its own
+                self._session = session
+            return self._session
 
     def _refuse_unsafe(self, url: str) -> None:
         scheme = urlsplit(url).scheme

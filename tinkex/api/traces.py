@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tinkex.api import reading
 from tinkex.api.addresses import joined
+from tinkex.api.meter import OnProgress, Progress
 from tinkex.api.paths import segment
-from tinkex.api.storage import Body, OnProgress, Progress, Storage
+from tinkex.api.storage import Storage
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import LocalError, OperationFailed
@@ -71,18 +72,16 @@ def fetch(
     """
     refuse_existing(target, force=force)
 
-    def heard(body: Body) -> None:
-        if on_progress is not None:
-            on_progress(Progress(body.received, body.expected, target.name))
-
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
         with os.fdopen(handle, "wb") as stream, Storage(transport) as storage:
-            with storage.open(url, heard) as body:
+            with storage.open(url) as body:
                 while block := body.read():
                     stream.write(block)
+                    if on_progress is not None:
+                        on_progress(Progress(body.received, body.expected, target.name))
             size = stream.tell()
             stream.flush()
             os.fsync(stream.fileno())

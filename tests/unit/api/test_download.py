@@ -12,6 +12,7 @@ import pytest
 
 from tinkex.api import lockfile
 from tinkex.api.landing import Landing
+from tinkex.api.paths import TinkerPath
 from tinkex.api.storage import Storage, same_origin
 from tinkex.exceptions import (
     APIError,
@@ -292,13 +293,13 @@ def test_a_directory_elsewhere_is_told(server, client, target):
 @pytest.mark.parametrize("url", ["ftp://h/x", "gopher://h", "data:,x"])
 def test_other_addresses_are_refused(url, client):
     with Storage(client._transport) as storage, pytest.raises(InvalidAnswer):
-        storage.open(url, lambda body: None).__enter__()
+        storage.open(url).__enter__()
 
 
 def test_an_encrypted_service_must_not_hand_out_plain_addresses(connect):
     client = connect("https://tinker.test")
     with Storage(client._transport) as storage, pytest.raises(InvalidAnswer, match="unencrypted"):
-        storage.open("http://tinker.test/x", lambda body: None).__enter__()
+        storage.open("http://tinker.test/x").__enter__()
 
 
 @pytest.mark.parametrize(
@@ -402,8 +403,9 @@ def test_an_interrupt_leaves_nothing(server, client, target, tmp_path):
 
 
 def test_a_landing_without_a_commit_removes_what_it_made(tmp_path):
-    with pytest.raises(FileNotFoundError), Landing(tmp_path / "a" / "b") as landing:
-        (landing.stage / "no such directory" / "x").write_text("x")
+    path = TinkerPath.from_string(SAMPLER)
+    with pytest.raises(FileNotFoundError), Landing(path, tmp_path / "a" / "b") as landing:
+        (landing.stage.content / "no such directory" / "x").write_text("x")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -443,14 +443,13 @@ def test_a_dead_server_is_told_as_such_after_one_more_try(connect, waits, tmp_pa
 
 
 def test_the_copy_of_a_download_is_left_quickly_after_an_interrupt(server, client, monkeypatch):
-    from tinkex.api import download
+    from tinkex.api import copies
     from tinkex.api.paths import TinkerPath
 
     copy = TinkerPath("r", "external_weights", "x")
     server.on("DELETE", copy.url, server.reply({}, delay=3))
-    job = download._Job(client._transport, client.sessions, None, None, None)  # type: ignore[arg-type]
     start = time.monotonic()
-    job._remove(copy, hastily=True)
+    copies._remove(client._transport, copy, hastily=True)
     assert time.monotonic() - start < 1
 
 

@@ -7,24 +7,31 @@ import json
 import pytest
 
 from tinkex.api import lockfile
+from tinkex.api.lockfile import LockedFile
 from tinkex.api.paths import TinkerPath
+from tinkex.exceptions import LocalError
 
 PATH = TinkerPath.from_string("tinker://run:train:0/weights/a")
+FILES = {"b": LockedFile(2, "ab"), "a": LockedFile(1, "cd")}
 
 
 def test_note(tmp_path):
     (tmp_path / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "org/model", "r": 8, "other": 1}'
     )
-    assert str(lockfile.write(tmp_path, PATH, {"b": 2, "a": 1})) == "tinkex.lock.json"
+    assert str(lockfile.write(tmp_path, PATH, FILES)) == "tinkex.lock.json"
     assert json.loads((tmp_path / "tinkex.lock.json").read_text()) == {
         "version": 1,
         "tinker_path": "tinker://run:train:0/weights/a",
         "run_id": "run:train:0",
         "base_model": "org/model",
         "lora_rank": 8,
-        "files": [{"name": "a", "size_bytes": 1}, {"name": "b", "size_bytes": 2}],
+        "files": [
+            {"name": "a", "size_bytes": 1, "sha256": "cd"},
+            {"name": "b", "size_bytes": 2, "sha256": "ab"},
+        ],
     }
+    assert lockfile.read(tmp_path) == lockfile.Lock(str(PATH), FILES)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +43,32 @@ def test_nothing_is_claimed_that_the_files_do_not_say(tmp_path, config):
     lockfile.write(tmp_path, PATH, {})
     note = json.loads((tmp_path / "tinkex.lock.json").read_text())
     assert (note["base_model"], note["lora_rank"], note["files"]) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "3",
+        '{"files": []}',
+        '{"tinker_path": 3, "files": []}',
+        '{"tinker_path": "x", "files": [{"name": "../a", "size_bytes": 1}]}',
+        '{"tinker_path": "x", "files": [{"name": "/a", "size_bytes": 1}]}',
+        '{"tinker_path": "x", "files": [{"name": "a", "size_bytes": true}]}',
+        '{"tinker_path": "x", "files": [{"name": "a", "size_bytes": 1, "sha256": 3}]}',
+    ],
+)
+def test_damaged_notes_are_refused(tmp_path, text):
+    (tmp_path / "tinkex.lock.json").write_text(text)
+    with pytest.raises(LocalError, match="is damaged"):
+        lockfile.read(tmp_path)
+    assert not lockfile.holds(tmp_path, PATH)
+    assert lockfile.names(tmp_path) == []
+
+
+def test_a_note_without_digests_is_read(tmp_path):
+    text = '{"tinker_path": "x", "files": [{"name": "a", "size_bytes": 1}]}'
+    (tmp_path / "tinkex.lock.json").write_text(text)
+    assert lockfile.read(tmp_path).files == {"a": LockedFile(1, None)}
+    assert lockfile.read(tmp_path / "nothing") is None

@@ -1,0 +1,172 @@
+"""Downloads of 1 GiB beside curl and beside the official program's way."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from frame import (
+    HEADER,
+    Command,
+    Context,
+    Section,
+    Target,
+    Verdict,
+    environment,
+    measure,
+    ratio,
+    rows,
+    server,
+    verdicts,
+)
+
+SIZE_MIB, QUICK_MIB = 1024, 128
+RATE = 100
+RUN = "tinker://run-1:train:0"
+
+SINK, CURL, OFFICIAL = "tinkex, into nothing", "curl, into nothing", "official way, into nothing"
+FILES, TAR = "tinkex checkpoint download (files)", "tinkex checkpoint download (tar)"
+OFFICIAL_FILES = "official download function (files)"
+CURL_FILES, CURL_TAR = "curl to a file", "curl, tar -x"
+SLOW, SLOW_CURL = f"tinkex, {RATE} MiB/s a connection", f"curl, {RATE} MiB/s a connection"
+SLOW_GZ, SLOW_CURL_GZ = f"tinkex tar.gz, {RATE} MiB/s", f"curl tar.gz, {RATE} MiB/s"
+
+TEXT = """\
+{size} MiB in one large file and a small one, half of it incompressible; the server sends with
+`sendfile` from memory. "Into nothing" is the transfer alone: our reader of storage and the official
+loop (`urlopen`, 8 KiB blocks) into `/dev/null`. The commands write to a memory file system, so that
+no disk is measured; ours also computes SHA-256 sums, which neither curl nor the official function
+does. {rounds} rounds. With a limit of {rate} MiB/s for each connection ours opens eight; client and
+server share the cores, so that these limit before the connections do.
+"""
+
+#: The transfer alone, as ``checkpoint download`` does it.
+_SINK = """
+import sys
+from tinkex.api import ServiceClient
+from tinkex.api.storage import WHOLE, Storage
+from tinkex.api.stream import Address, Stream
+url = sys.argv[1]
+with ServiceClient(base_url=url, api_key="tml-benchmark") as client:
+    with Storage(client._transport) as storage, open("/dev/null", "wb", buffering=0) as sink:
+        place = url + "/stored/files/adapter_model.safetensors"
+        with Stream(storage, Address(lambda: place, lambda: place), WHOLE) as stream:
+            while block := stream.read():
+                sink.write(block)
+"""
+#: The loop of the official program (tinker 0.38, ``cli/commands/checkpoint.py``).
+_OFFICIAL = """
+import sys
+from pathlib import Path
+from tinker.cli.commands.checkpoint import _download_file
+url, *targets = sys.argv[1:]
+for name, target in zip(("adapter_model.safetensors", "adapter_config.json"), targets):
+    _download_file(url + "/stored/files/" + name, dest=Path(target), label=name,
+                   show_progress=False, format="json")
+"""
+
+
+def run(context: Context) -> Section:
+    """Measure downloads."""
+    size = QUICK_MIB if context.quick else SIZE_MIB
+    rounds = context.rounds(5)
+    with tempfile.TemporaryDirectory(dir=_memory()) as home:
+        root, out = Path(home) / "served", Path(home) / "out"
+        _make(root, size)
+        with server("--directory", str(root), script="fileserver.py") as url:
+            samples = measure(_plain(context, home, out, url), rounds)
+        limited = ("--directory", str(root), "--rate", str(RATE))
+        with server(*limited, script="fileserver.py") as url:
+            samples |= measure(_limited(context, home, out, url), context.rounds(3))
+    targets = [
+        Target(SINK, CURL, 1 / 0.85),
+        Target(SINK, OFFICIAL, 0.6, "cpu"),
+        Target(FILES, CURL_FILES),
+        Target(FILES, OFFICIAL_FILES),
+        Target(FILES, OFFICIAL_FILES, 0, "cpu"),
+        Target(TAR, CURL_TAR),
+        Target(SLOW_GZ, SLOW_CURL_GZ, 1.15),
+    ]
+    found = verdicts(samples, targets)
+    speed = ratio(samples, SLOW_CURL, SLOW)
+    found.append(Verdict(f"`{SLOW_CURL}` / `{SLOW}`", "≥ 5", speed, speed >= 5))
+    for name in (FILES, TAR, SLOW, SLOW_GZ):
+        peak = max(sample.rss for sample in samples[name])
+        found.append(Verdict(f"peak MiB of `{name}`", "≤ 64", peak, peak <= 64))
+    text = TEXT.format(size=size, rounds=rounds, rate=RATE)
+    return Section("Downloads", text, HEADER, rows(samples), found)
+
+
+def _plain(context: Context, home: str, out: Path, url: str) -> list[Command]:
+    large = f"{url}/stored/files/adapter_model.safetensors"
+    target = str(out / "file")
+    official = [str(context.tinker_python), "-c", _OFFICIAL, url]
+    unpack = 'mkdir -p "$1" && curl -s "$2" | tar -x -C "$1"'
+    environ = environment(home, url)
+
+    def clear() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+
+    def command(name: str, argv: list[str]) -> Command:
+        return Command(name, argv, environ, clear, silent=True)
+
+    return [
+        command(SINK, [str(context.python), "-c", _SINK, url]),
+        command(CURL, ["curl", "-s", "-o", "/dev/null", large]),
+        command(OFFICIAL, [*official, "/dev/null"]),
+        command(FILES, _ours(context, "external_weights/files", out)),
+        command(CURL_FILES, ["curl", "-s", "-o", target, large]),
+        command(OFFICIAL_FILES, [*official, target, target + "2"]),
+        command(TAR, _ours(context, "sampler_weights/a.tar", out)),
+        command(CURL_TAR, ["sh", "-c", unpack, "sh", target, f"{url}/stored/a.tar"]),
+    ]
+
+
+def _limited(context: Context, home: str, out: Path, url: str) -> list[Command]:
+    environ = environment(home, url)
+    large, packed = f"{url}/stored/files/adapter_model.safetensors", f"{url}/stored/a.tar.gz"
+
+    def clear() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+
+    def command(name: str, argv: list[str]) -> Command:
+        return Command(name, argv, environ, clear, silent=True)
+
+    return [
+        command(SLOW, _ours(context, "external_weights/files", out)),
+        command(SLOW_CURL, ["curl", "-s", "-o", "/dev/null", large]),
+        command(SLOW_GZ, _ours(context, "sampler_weights/a.tar.gz", out)),
+        command(SLOW_CURL_GZ, ["curl", "-s", "-o", "/dev/null", packed]),
+    ]
+
+
+def _ours(context: Context, name: str, out: Path) -> list[str]:
+    path = f"{RUN}/{name}"
+    return [str(context.tinkex), "checkpoint", "download", path, "--output", str(out / "d")]
+
+
+def _make(root: Path, size: int) -> None:
+    """Write the checkpoint that is served: files, tar and tar.gz."""
+    files = root / "files"
+    files.mkdir(parents=True)
+    (files / "adapter_config.json").write_text(json.dumps({"r": 32}))
+    noise = random.Random(0).randbytes(512 * 1024)
+    with (files / "adapter_model.safetensors").open("wb") as file:
+        for number in range(size):
+            file.write(noise + number.to_bytes(8, "big") * (64 * 1024))
+    for name, mode in (("a.tar", "w"), ("a.tar.gz", "w:gz")):
+        more = {"compresslevel": 1} if mode == "w:gz" else {}
+        with tarfile.open(root / name, mode, **more) as archive:  # type: ignore[call-overload]
+            for path in sorted(files.iterdir()):
+                archive.add(path, path.name)
+
+
+def _memory() -> str | None:
+    """Return a directory in memory, if this machine has one."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -1,0 +1,404 @@
+"""Downloads that are interrupted in every way: nothing is lost, and nothing fetched twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.functional.storage import ARCHIVES, RUN, SEPARATE, Fault, Store, content
+
+SMALL, LARGE = "adapter_config.json", "adapter_model.safetensors"
+FILES = {SMALL: b'{"r": 8}', LARGE: content(3_000_000)}
+HALF = 1_500_000
+KINDS = {"separate": SEPARATE, **ARCHIVES}
+KEPT = "the same command goes on from there"
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = Store(dict(FILES))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+@pytest.fixture
+def download(tinkex, store, target) -> Callable[..., list[str | Path]]:
+    """Return the command line of a download of a kind of checkpoint."""
+    tinkex.environment |= {"TINKER_BASE_URL": store.url, "TINKER_API_KEY": "tml-test"}
+
+    def words(kind: str, *more: str) -> list[str]:
+        return ["checkpoint", "download", KINDS[kind], "--output", str(target), *more]
+
+    return words
+
+
+def start(tinkex, words: list[str], **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [tinkex.path, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **tinkex.environment},
+        **options,
+    )
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come to that"
+        time.sleep(0.02)
+
+
+def stages(target: Path) -> list[Path]:
+    places = [*target.parent.glob(".tinkex-download-*"), *target.glob(".tinkex-download-*")]
+    return [place for place in places if place.is_dir()]
+
+
+def partial(target: Path) -> int:
+    """Return how many bytes of the large file are here."""
+    sizes = []
+    for file in (file for stage in stages(target) for file in stage.rglob(LARGE)):
+        with contextlib.suppress(FileNotFoundError):  # it is being moved
+            sizes.append(file.stat().st_size)
+    return sum(sizes)
+
+
+def arrived(target: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes() for path in target.iterdir() if path.name != "tinkex.lock.json"
+    }
+
+
+def check_whole(target: Path, tinkex) -> None:
+    assert arrived(target) == FILES
+    assert stages(target) == []
+    tinkex("checkpoint", "verify", str(target))
+
+
+def held(kind: str) -> list[Fault]:
+    """Return the faults that let the large file, or the archive, stop in its middle."""
+    if kind == "separate":  # the order of the files is not known
+        return [Fault(hold=HALF), Fault(hold=HALF)]
+    return [Fault(hold=HALF)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_9(kind, tinkex, store, download, target):
+    store.faults = held(kind)
+    process = start(tinkex, download(kind))
+    until(lambda: partial(target) > HALF - 600_000)
+    time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    store.go.set()
+    here = partial(target)
+    assert not target.exists()
+    store.received()
+    tinkex(*download(kind))
+    size = len(store.body(kind)) if kind != "separate" else sum(map(len, FILES.values()))
+    count = store.received()
+    if kind == "tar.gz":  # nothing can be read of it without its beginning
+        assert count == size
+    else:
+        assert 0 < count <= size - here < size - HALF + 600_000
+    check_whole(target, tinkex)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(number, tinkex, store, download, target):
+    store.faults = held("separate")
+    process = start(tinkex, download("separate"))
+    until(lambda: partial(target) > HALF - 300_000)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert KEPT in stderr or number == signal.SIGTERM
+    store.go.set()
+    store.received()
+    tinkex(*download("separate"))
+    assert store.received() < len(FILES[LARGE]) - HALF + 300_000
+    check_whole(target, tinkex)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_is_mended_in_flight(kind, tinkex, store, download, target):
+    store.faults = [Fault(cut=HALF)] * 2 if kind == "separate" else [Fault(cut=HALF)]
+    tinkex(*download(kind))
+    starts = [sent.start for sent in store.sent if sent.start]
+    assert starts[0] == HALF
+    size = len(store.body(kind)) if kind != "separate" else sum(map(len, FILES.values()))
+    assert store.received() == size
+    check_whole(target, tinkex)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_outage_is_waited_for(kind, tinkex, store, download, target):
+    store.names = []
+    store.files = {LARGE: FILES[LARGE]}
+    store.faults = [Fault(503), Fault(cut=HALF), Fault(503), Fault(503)]
+    tinkex(*download(kind))
+    size = len(store.body(kind if kind != "separate" else LARGE))
+    assert store.received() == size
+    assert arrived(target) == store.files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_address_that_runs_out_is_renewed_in_flight(kind, tinkex, store, download, target):
+    store.files = {LARGE: FILES[LARGE]}
+    store.faults = [Fault(cut=HALF), Fault(403)]
+    tinkex(*download(kind))
+    assert [sent.start for sent in store.sent] == [0, HALF]
+    first, second = store.sent
+    assert first.signature != second.signature
+    assert arrived(target) == store.files
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_a_network_that_stays_away(kind, tinkex, store, download, target):
+    target.mkdir()
+    (target / LARGE).write_text("old")
+    store.files = {LARGE: FILES[LARGE]}
+    store.faults = [Fault(cut=HALF), *[Fault(cut=0)] * 6, *[Fault(403)] * 4]
+    words = download(kind, "--force", "--timeout", "1500")
+    done = tinkex(*words, code=1)
+    assert KEPT in done.stderr
+    assert (target / LARGE).read_text() == "old"
+    store.faults = []
+    store.received()
+    tinkex(*words)
+    missing = len(store.body(kind if kind == "tar" else LARGE)) - HALF
+    # The tar library reads ahead: what it had not handed out yet comes once more.
+    assert missing <= store.received() <= missing + (2 * 256 * 1024 if kind == "tar" else 0)
+    assert arrived(target) == store.files
+    assert stages(target) == []
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_a_full_disk(kind, tinkex, store, download, target):
+    target.mkdir()
+    (target / LARGE).write_text("old")
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, HALF))
+
+    process = start(tinkex, download(kind, "--force"), preexec_fn=limit)
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (1, "")
+    assert "cannot write to" in stderr
+    assert KEPT in stderr
+    assert (target / LARGE).read_text() == "old"
+    store.received()
+    tinkex(*download(kind, "--force"))
+    assert store.sent[-1].start >= HALF
+    assert store.received() < len(FILES[LARGE]) - HALF + 20_000
+    check_whole(target, tinkex)
+
+
+def test_without_validators_nothing_is_guessed(tinkex, store, download, target):
+    store.validators = False
+    store.files = {LARGE: FILES[LARGE]}
+    store.faults = [Fault(cut=HALF)]
+    done = tinkex(*download("separate"), code=1)
+    assert f"{HALF} of {len(FILES[LARGE])} bytes" in done.stderr
+    assert KEPT not in done.stderr
+    assert stages(target) == []
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_another_file_of_the_same_name_is_fetched_from_its_beginning(
+    kind, tinkex, store, download, target
+):
+    store.files = {LARGE: FILES[LARGE]}
+    store.faults = [Fault(cut=HALF), *[Fault(cut=0)] * 6]
+    tinkex(*download(kind, "--timeout", "1500"), code=1)
+    store.faults = []
+    store.files = {LARGE: content(len(FILES[LARGE]), seed=1)}
+    tinkex(*download(kind))
+    assert arrived(target) == store.files
+
+
+def test_two_processes(tinkex, store, download, target):
+    store.faults = held("separate")
+    process = start(tinkex, download("separate"))
+    until(lambda: partial(target) > 100_000)
+    done = tinkex(*download("separate"), code=1)
+    assert "by another process" in done.stderr
+    store.go.set()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+    check_whole(target, tinkex)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_throttled_file_comes_over_several_connections(killed, tinkex, store, download, target):
+    store.files = {LARGE: content(48 * 2**20)}
+    store.rate = 20 * 2**20 if not killed else 4 * 2**20
+    process = start(tinkex, download("separate"))
+    have = 0
+    if killed:
+        until(lambda: len(store.sent) > 4)
+        time.sleep(0.4)
+        process.kill()
+    process.communicate(timeout=60)
+    store.rate = 0
+    if killed:
+        (stage,) = stages(target)
+        entry = json.loads((stage / "journal.json").read_text())["files"][LARGE]
+        have = sum(at - begin for begin, at, _ in entry["segments"])
+        assert have >= 8 * 2**20
+        assert len(entry["segments"]) > 4
+        time.sleep(0.3)
+        store.received()
+        tinkex(*download("separate"))
+        assert store.received() == 48 * 2**20 - have
+    else:
+        assert process.returncode == 0
+        assert len(store.sent) == 8
+    assert arrived(target) == store.files
+
+
+def test_force_removes_what_an_earlier_download_brought(tinkex, store, download, target):
+    store.files = {**FILES, "stale": b"x"}
+    tinkex(*download("separate"))
+    (target / "mine").write_text("mine")
+    store.files = dict(FILES)
+    tinkex(*download("separate", "--force"))
+    assert arrived(target) == {**FILES, "mine": b"mine"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_stays_flat(kind, tinkex, store, download, target):
+    store.files = {LARGE: bytes(100 * 2**20)}
+    # A process begins with the memory of the one that started it: this one has a lot.
+    script = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tinkex.path, *download(kind)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **tinkex.environment},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (target / LARGE).stat().st_size == 100 * 2**20
+    (target / LARGE).unlink()
+    assert int(done.stdout.split()[-1]) < 64 * 1024
+
+
+def test_several_at_once_and_a_part_that_fails(tinkex, store, download, target):
+    good = [ARCHIVES["tar"], SEPARATE]
+    bad = f"tinker://{RUN}/weights/none"
+    words = ["checkpoint", "download", *good, bad, "--output", str(target), "-f", "json"]
+    done = tinkex(*words, code=1)
+    rows = {row["tinker_path"]: row for row in done.rows}
+    assert list(rows) == [*good, bad]
+    assert rows[bad]["error"]
+    assert "1 of 3 checkpoints" in done.stderr
+    for path in good:
+        directory = target / path.removeprefix("tinker://")
+        assert rows[path]["directory"] == str(directory)
+        assert arrived(directory) == FILES
+    verified = tinkex("checkpoint", "verify", str(target), "-f", "json").rows
+    assert [row["status"] for row in verified] == ["ok"] * 4
+
+
+def test_all_of_a_run(tinkex, store, download, target):
+    tinkex("checkpoint", "download", "--run-id", RUN, "--output", str(target))
+    assert arrived(target / RUN / "sampler_weights" / "gz") == FILES
+    done = tinkex(
+        "checkpoint", "download", "--run-id", RUN, "--type", "training", "-f", "json", code=1
+    )
+    assert done.stdout == ""
+
+
+def test_verify(tinkex, store, download, target):
+    tinkex(*download("tar"))
+    (target / "mine").write_text("mine")
+    done = tinkex("checkpoint", "verify", str(target))
+    assert f"extra\t{target / 'mine'}" in done.stdout
+    tinkex("checkpoint", "verify", str(target), "--strict", code=1)
+    with (target / LARGE).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"!")
+    (target / SMALL).unlink()
+    done = tinkex("checkpoint", "verify", str(target), "-f", "json", code=1)
+    assert {Path(row["file"]).name: row["status"] for row in done.rows} == {
+        SMALL: "missing",
+        LARGE: "changed",
+        "mine": "extra",
+    }
+    assert json.loads(done.stderr)["error"]["message"].endswith(
+        "2 of 3 files are not as they were downloaded"
+    )
+
+
+@pytest.mark.parametrize("what", ["nothing", "file", "empty", "damaged"])
+def test_verify_of_what_is_no_download(what, tinkex, tmp_path):
+    place = tmp_path / "place"
+    if what == "file":
+        place.write_text("x")
+    elif what != "nothing":
+        place.mkdir()
+    if what == "damaged":
+        (place / "tinkex.lock.json").write_text("{")
+    done = tinkex("checkpoint", "verify", str(place), code=1)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_sync_fetches_what_is_new(tinkex, store, download, target):
+    words = ["checkpoint", "sync", RUN, str(target)]
+    store.names = ["tar"]
+    assert "tinker://" in tinkex(*words).stdout
+    assert store.received() > 0
+    done = tinkex(*words)
+    assert (done.stdout, store.received()) == ("", 0)
+    assert "0 fetched, 1 there already" in done.stderr
+    (target / "sampler_weights" / "tar" / SMALL).unlink()
+    store.names = ["tar", "gz"]
+    rows = tinkex(*words, "-f", "json").rows
+    assert [row["status"] for row in rows] == ["fetched", "fetched"]
+    assert arrived(target / "sampler_weights" / "tar") == FILES
+    (target / "sampler_weights" / "gz" / "tinkex.lock.json").unlink()
+    done = tinkex(*words, "-f", "json", code=1)
+    assert [row["status"] for row in done.rows] == ["present", "failed"]
+    assert tinkex(*words, "--watch", "-f", "json", code=1).stdout == ""
+
+
+def test_sync_goes_on_after_lost_connections(tinkex, store, download, target):
+    store.names = ["tar"]
+    process = start(
+        tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "0.1"]
+    )
+    until((target / "sampler_weights" / "tar" / LARGE).exists)
+    store.down = True
+    time.sleep(0.5)
+    store.names = ["tar", "gz"]
+    store.down = False
+    until((target / "sampler_weights" / "gz" / LARGE).exists)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert stdout.count("Fetched ") >= 1
+    assert stderr.endswith("Checkpoint sync interrupted.\n")

@@ -1,0 +1,223 @@
+"""One file of a checkpoint: fetched, gone on with, and in several ranges where that is faster."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tinkex.api import lockfile
+from tinkex.api.lockfile import LockedFile
+from tinkex.api.meter import Meter
+from tinkex.api.parallel import together
+from tinkex.api.stage import Stage
+from tinkex.api.storage import BLOCK, WHOLE, Span, Storage
+from tinkex.api.stream import Address, Changed, Stream
+from tinkex.exceptions import APIError, ConnectionFailed
+
+#: Connections for one file, once a single one is known to be held back.
+RANGES = 8
+#: What a single connection must have brought, and in what time, before it is judged.
+_PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.25
+#: The share of the time that its thread works, below which something else holds it back.
+_BUSY = 0.5
+#: Bytes and seconds that must be left for more connections to be worth their set-up.
+_MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
+_NOT_MODIFIED = 304
+
+#: A range of the file: where it begins, the next byte that is wanted, and where it ends.
+Segment = list[int]
+
+
+class Piece:
+    """A file under way.
+
+    :param storage: where it comes from.
+    :param stage: where it goes.
+    :param address: its signed address.
+    :param relative: its name in the checkpoint.
+    """
+
+    def __init__(
+        self, storage: Storage, stage: Stage, address: Address, relative: Path, meter: Meter
+    ) -> None:
+        self._storage, self._stage, self._address = storage, stage, address
+        self._relative, self._name, self._meter = relative, relative.as_posix(), meter
+        self._part = stage.parts / relative
+        self._ready = stage.content / relative
+
+    def fetch(self) -> LockedFile:
+        """Fetch what is missing and return what is known about the whole.
+
+        :raises tinkex.exceptions.TinkexError: it cannot be had.
+        :raises OSError: it cannot be written.
+        """
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        self._ready.parent.mkdir(parents=True, exist_ok=True)
+        known = self._stage.journal.get("files", {}).get(self._name)
+        try:
+            if known is None:
+                return self._fetch_anew()
+            if known["sha256"] is not None:
+                return self._confirm(known)
+            return self._go_on(known)
+        except Changed:
+            return self._fetch_anew(many=False)
+
+    # Ways to begin ------------------------------------------------------------------------
+
+    def _fetch_anew(self, *, many: bool = True) -> LockedFile:
+        with Stream(self._storage, self._address, WHOLE) as stream:
+            return self._fetch_from(stream, many)
+
+    def _fetch_from(self, stream: Stream, many: bool) -> LockedFile:
+        size, validator = stream.body.total, stream.body.validator
+        self._meter.begin(self._name, size)
+        self._part.write_bytes(b"")
+        segment = [0, 0, -1 if size is None else size]
+        if size is not None and validator is not None:
+            entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
+            self._journal(entry)
+        found = hashlib.sha256()
+        with open(self._part, "r+b", buffering=0) as file:
+            rest = self._receive(stream, segment, file.fileno(), found.update, many=many)
+        return self._complete(segment[1], None if rest else found.hexdigest())
+
+    def _go_on(self, known: dict[str, Any]) -> LockedFile:
+        size, segments = known["size"], known["segments"]
+        try:
+            on_disk = self._part.stat().st_size
+        except FileNotFoundError:
+            raise Changed from None
+        if len(segments) == 1:
+            segments[0][1] = min(on_disk, size)  # more than was noted may have been written
+        elif on_disk < max(have for _, have, _ in segments):
+            raise Changed
+        have = sum(at - start for start, at, _ in segments)
+        if not have:
+            raise Changed
+        self._meter.begin(self._name, size, have)
+        self._fetch_segments([s for s in segments if s[1] < s[2]], known["validator"])
+        return self._complete(size, None)
+
+    def _confirm(self, known: dict[str, Any]) -> LockedFile:
+        """Return what is known about a file that is here, if it is still the same there."""
+        same = self._ready.is_file() and self._ready.stat().st_size == known["size"]
+        if not same:
+            raise Changed
+        try:
+            with Stream(self._storage, self._address, Span(unless=known["validator"])) as stream:
+                if stream.body.validator != known["validator"]:
+                    return self._fetch_from(stream, many=True)
+        except APIError as error:
+            if error.status != _NOT_MODIFIED:
+                raise
+        self._meter.begin(self._name, known["size"], known["size"])
+        return LockedFile(known["size"], known["sha256"])
+
+    # The bytes ----------------------------------------------------------------------------
+
+    def _receive(
+        self,
+        stream: Stream,
+        segment: Segment,
+        file: int,
+        heard: Callable[[bytes], object] | None = None,
+        *,
+        many: bool = False,
+    ) -> bool:
+        """Write what *stream* brings for *segment*; tell whether other connections took a part."""
+        probe = _Probe() if many and heard is not None else None
+        while segment[2] < 0 or segment[1] < segment[2]:
+            block = stream.read(BLOCK)
+            self._meter.check()
+            if not block:
+                break
+            if segment[2] >= 0:
+                block = block[: segment[2] - segment[1]]
+            _write_all(file, block, segment[1])
+            if heard is not None:
+                heard(block)
+            with self._stage.changing():
+                segment[1] += len(block)
+            self._meter.add(self._name, len(block))
+            if probe is not None and probe.is_over(stream):
+                if probe.is_held_back(stream, segment):
+                    self._split(stream, segment)
+                    return True
+                probe = None
+        if segment[1] < segment[2]:
+            raise ConnectionFailed(f"the file {self._name} ended after {segment[1]} bytes")
+        return False
+
+    def _split(self, stream: Stream, segment: Segment) -> None:
+        """Let several connections bring the rest of *segment*, *stream* being one of them."""
+        start, end = segment[1], segment[2]
+        edges = [start + (end - start) * n // RANGES for n in range(RANGES + 1)]
+        with self._stage.changing(at_once=True) as journal:
+            segment[2] = edges[1]
+            more = [[at, at, to] for at, to in pairwise(edges[1:])]
+            journal["files"][self._name]["segments"] = [segment, *more]
+        self._fetch_segments([segment, *more], stream.body.validator, stream)
+
+    def _fetch_segments(
+        self, segments: list[Segment], validator: str | None, first: Stream | None = None
+    ) -> None:
+        def work(segment: Segment) -> None:
+            # A descriptor for each, as each may end at another time.
+            with open(self._part, "r+b", buffering=0) as file:
+                if first is not None and segment is segments[0]:
+                    self._receive(first, segment, file.fileno())
+                    return
+                span = Span(segment[1], segment[2], validator)
+                with Stream(self._storage, self._address, span) as stream:
+                    self._receive(stream, segment, file.fileno())
+
+        together(work, segments)
+
+    # The end ------------------------------------------------------------------------------
+
+    def _complete(self, size: int, sha256: str | None) -> LockedFile:
+        if sha256 is None:
+            sha256 = lockfile.digest(self._part)
+        os.replace(self._part, self._ready)
+        entry = self._stage.journal.get("files", {}).get(self._name)
+        if entry is not None:
+            self._journal({**entry, "sha256": sha256, "segments": [[0, size, size]]})
+        return LockedFile(size, sha256)
+
+    def _journal(self, entry: dict[str, Any]) -> None:
+        with self._stage.changing(at_once=True) as journal:
+            journal.setdefault("files", {})[self._name] = entry
+
+
+class _Probe:
+    """Finds out whether a connection is held back by something else than this machine."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu = time.monotonic(), time.thread_time()
+
+    def is_over(self, stream: Stream) -> bool:
+        """Tell whether enough has been seen."""
+        return stream.received >= _PROBE_BYTES and time.monotonic() - self._began >= _PROBE_SECONDS
+
+    def is_held_back(self, stream: Stream, segment: Segment) -> bool:
+        """Tell whether more connections promise more."""
+        seconds = time.monotonic() - self._began
+        busy = (time.thread_time() - self._cpu) / seconds
+        rest = segment[2] - segment[1]
+        known = stream.body.ranged and stream.body.validator is not None
+        slow = rest >= _MIN_REST and rest / (stream.received / seconds) > _MIN_SECONDS
+        return known and busy < _BUSY and slow
+
+
+def _write_all(file: int, block: bytes, at: int) -> None:
+    """Write *block* at the position *at* of *file*."""
+    view = memoryview(block)
+    while view:
+        count = os.pwrite(file, view, at)
+        view, at = view[count:], at + count

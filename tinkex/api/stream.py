@@ -1,0 +1,141 @@
+"""A file from storage that survives cuts, outages and addresses that run out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+
+from urllib3.exceptions import HTTPError
+
+from tinkex.api.retrying import Retrying
+from tinkex.api.storage import BLOCK, Body, Span, Storage
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    ConnectionFailed,
+    Forbidden,
+    InvalidAnswer,
+    NotFound,
+)
+
+#: What a storage answers when a signature has run out.
+_EXPIRED = (Forbidden, BadRequest, NotFound)
+_UNSATISFIABLE = 416
+
+
+class Changed(InvalidAnswer):
+    """The file is not the one that the first part of it came from, or comes only as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__("the file has changed while it was being downloaded")
+
+
+class Address:
+    """A signed address that can be had anew; several threads may use it.
+
+    :param find: returns an address that is good now.
+    :param renew: returns a new one, whatever is known about the last.
+    """
+
+    def __init__(self, find: Callable[[], str], renew: Callable[[], str]) -> None:
+        self._find, self._renew = find, renew
+        self._lock = threading.Lock()
+        self._renewed: str | None = None
+
+    def url(self) -> str:
+        """Return the address."""
+        with self._lock:
+            return self._renewed or self._find()
+
+    def renewed(self, refused: str) -> str:
+        """Return another address than *refused*; one thread alone asks for it."""
+        with self._lock:
+            if self._renewed is None or self._renewed == refused:
+                self._renewed = self._renew()
+            return self._renewed
+
+
+class Stream:
+    """The bytes of *span* in order; a context manager and a readable object.
+
+    A connection that breaks is made again from where it broke, if the storage can do that.
+
+    :ivar position: where the next byte stands in the file.
+    :raises Changed: at any time, when the bytes would not be of one and the same file.
+    """
+
+    def __init__(self, storage: Storage, address: Address, span: Span) -> None:
+        self._storage, self._address, self._span = storage, address, span
+        self._stack = ExitStack()
+        self._retrying = Retrying("GET", repeatable=True)
+        self.position = span.start
+        self.received = 0
+        self.body = self._open(span)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def read(self, size: int = BLOCK) -> bytes:
+        """Return up to *size* bytes, none at the end.
+
+        :raises tinkex.exceptions.TransportError: it cannot go on.
+        """
+        while True:
+            try:
+                block = self.body.read(size)
+            except ConnectionFailed as error:
+                if self.position == (self._span.end or self.body.total):
+                    return b""  # nothing but the end was lost
+                self._resume(error)
+                continue
+            if block:
+                self.position += len(block)
+                self.received += len(block)
+                self._retrying = Retrying("GET", repeatable=True)
+            return block
+
+    def _resume(self, error: ConnectionFailed) -> None:
+        validator, total = self.body.validator, self.body.total
+        if validator is None or total is None:
+            raise error
+        deadline = self._storage.deadline()
+        self._retrying.pause_after(_foreign(error), error, deadline)
+        self._stack.close()
+        self.body = self._open(Span(self.position, self._span.end, validator))
+        if self.body.total != total:
+            raise Changed
+
+    def _open(self, span: Span) -> Body:
+        url = self._address.url()
+        try:
+            body = self._enter(url, span)
+        except _EXPIRED:
+            # The signature may have run out, whatever the service said about its life.
+            body = self._enter(self._address.renewed(url), span)
+        if body.start != span.start or (span.validator and span.validator != body.validator):
+            self._stack.close()
+            raise Changed
+        return body
+
+    def _enter(self, url: str, span: Span) -> Body:
+        try:
+            return self._stack.enter_context(self._storage.open(url, span))
+        except APIError as error:
+            if error.status == _UNSATISFIABLE:
+                raise Changed from error
+            raise
+
+
+def _foreign(error: ConnectionFailed) -> Exception:
+    cause = error.__cause__
+    return cause if isinstance(cause, Exception) else HTTPError()
