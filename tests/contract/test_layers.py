@@ -239,7 +239,11 @@ UNUSED_BY_A_LIST = (
     "tokenizers",
     "uuid",
     "difflib",
-    "tinkex.api.lineage",
+    *(
+        f"tinkex.api.{name}"
+        for name in ("copying", "lineage", "pastsessions", "prices", "selection")
+    ),
+    *(f"tinkex.api.{name}" for name in ("siblings", "storage", "traces")),
     "tinkex.api.models",
     "tinkex.api.runs",
     "tinkex.api.sampling",

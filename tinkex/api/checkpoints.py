@@ -8,11 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex.api import copying, listing, paging, prices, selection, siblings
+from tinkex.api import listing, paging
 from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
-from tinkex.api.selection import Selection
 from tinkex.api.sessions import Sessions
 from tinkex.api.transport import Request, Transport
 from tinkex.api.waiting import Deadline
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from tinkex.api.lineage import Lineage
     from tinkex.api.meter import OnProgress, Progress
     from tinkex.api.moving import Moved
+    from tinkex.api.selection import Selection
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
 
@@ -136,6 +136,8 @@ class Checkpoints:
         everything = self.list(None, run_id=wanted.one_run, access_scope=access_scope)
         found = [checkpoint for checkpoint in everything if wanted.matches(checkpoint)]
         if sort is not None:
+            from tinkex.api import selection
+
             found = selection.ordered(found, sort, descending=descending)
         end = None if limit is None else offset + limit
         return Page(found[offset:end], len(found), offset, everything.note)
@@ -231,6 +233,8 @@ class Checkpoints:
         :param ttl_seconds: how long the copy lives; the expiry of the original does not matter.
         :param access_token: key of the account that may read the original, if it is another.
         """
+        from tinkex.api import copying
+
         return copying.copy(
             self._transport,
             self._sessions,
@@ -245,11 +249,15 @@ class Checkpoints:
 
         Never raises: only some services bill, and only some keys may see bills.
         """
+        from tinkex.api import prices
+
         return prices.storage_rate(self._transport)
 
     def nearest(self, path: str) -> str | None:
         """Return a hint about *path*, which is not there: what its run has; never raises."""
         deadline = self._transport.deadline("what else the run has")
+        from tinkex.api import siblings
+
         return siblings.hint_about(self._transport, TinkerPath.from_string(path), deadline)
 
     def download(
@@ -337,6 +345,8 @@ class Checkpoints:
         found = {c.tinker_path: c for c in listing.of_run(self._transport, path.run_id, deadline)}
         if str(path) in found:
             return found[str(path)]
+        from tinkex.api import siblings
+
         hint = siblings.hint_from(path, found.values())
         raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
 
@@ -371,6 +381,8 @@ class Checkpoints:
             self._transport.call(request, deadline)
         except NotFound as missing:
             if explain:
+                from tinkex.api import siblings
+
                 hint = siblings.hint_about(self._transport, parsed, deadline)
                 missing.hint = hint or missing.hint
             raise

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tinkex.api import paging, pastsessions, reading, traces
+from tinkex.api import paging, reading
 from tinkex.api.answers import Answer
 from tinkex.api.capabilities import FINISH
-from tinkex.api.paging import Page
-from tinkex.api.parallel import together
-from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
 from tinkex.api.paths import served
-from tinkex.api.traces import Trace
 from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
 
 if TYPE_CHECKING:
     from tinkex.api.meter import OnProgress
+    from tinkex.api.paging import Page
+    from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
+    from tinkex.api.traces import Trace
 
 #: Seconds between two heartbeats.
 HEARTBEAT = 10.0
@@ -156,6 +155,8 @@ class Sessions:
         :param limit: how many at most; ``None`` and 0 mean all.
         :param accessible: also those of others that the key may see.
         """
+        from tinkex.api import pastsessions
+
         limit = paging.checked(limit, offset)
         deadline = self._transport.deadline("the list of sessions")
         return pastsessions.list_sessions(
@@ -167,6 +168,8 @@ class Sessions:
 
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
+        from tinkex.api import pastsessions
+
         deadline = self._transport.deadline("the session")
         return pastsessions.get_session(
             self._transport, deadline, session_id, accessible=accessible
@@ -176,6 +179,9 @@ class Sessions:
         self, session_ids: Sequence[str], *, accessible: bool = False
     ) -> dict[str, SessionInfo]:
         """Return what belongs to each of *session_ids*; those that are gone are left out."""
+        from tinkex.api import pastsessions
+        from tinkex.api.parallel import together
+
         deadline = self._transport.deadline("the sessions")
 
         def get(session_id: str) -> SessionInfo | None:
@@ -201,17 +207,20 @@ class Sessions:
         :param query: what to look for; by default all of one's own.
         :param limit: how many at most; ``None`` and 0 mean all.
         """
+        from tinkex.api import pastsessions
+
         limit = paging.checked(limit, 0)
         deadline = self._transport.deadline("the search")
-        return pastsessions.search_sessions(
-            self._transport, deadline, query or SessionQuery(), limit
-        )
+        query = query or pastsessions.SessionQuery()
+        return pastsessions.search_sessions(self._transport, deadline, query, limit)
 
     def trace_url(self, session_id: str) -> str:
         """Wait until the service has built the trace of a session; return its signed address.
 
         :raises tinkex.exceptions.OperationFailed: it could not be built.
         """
+        from tinkex.api import traces
+
         deadline = self._transport.deadline("the trace")
         return traces.trace_url(self._transport, deadline, session_id)
 
@@ -228,6 +237,8 @@ class Sessions:
         :param target: the file; by default ``<session id>.pftrace`` in the current directory.
         :param force: replace a file that is there.
         """
+        from tinkex.api import traces
+
         target = target or Path(traces.default_name(session_id))
         traces.refuse_existing(target, force=force)
         url = self.trace_url(session_id)

@@ -177,8 +177,9 @@ SCENARIOS = {
     "session search": Scenario(
         "session search",
         r"re:{session}\tactive\t\n",
+        on={"local": r"re:{session}\tsuccess\t\n"},
         refused=lacking("a search for sessions", *SKYRL)
-        | lacking("a search for sessions", "tuft", "local", status=405),
+        | lacking("a search for sessions", "tuft", status=405),
     ),
     "session export-trace": Scenario(
         "session export-trace {session} --url-only",
@@ -189,12 +190,14 @@ SCENARIOS = {
     "billing usage": Scenario(
         "billing usage --from 2026-11-20 --to 2026-11-21",
         r"re:2026-11-20\t1000\t.*1\.5\t.*\n",
-        refused=lacking("billing usage", *OTHERS),
+        on={"local": ""},
+        refused=lacking("billing usage", *OPEN),
     ),
     "billing storage": Scenario(
         "billing storage -f value -c project_id",
         "p1\n",
-        refused=lacking("the storage of checkpoints", *OTHERS),
+        on={"local": "local\n"},
+        refused=lacking("the storage of checkpoints", *OPEN),
     ),
     "api": Scenario(
         "api training_runs/{run}", r're:\{(.|\n)*"training_run_id": ?"{run}"(.|\n)*\}\n'
