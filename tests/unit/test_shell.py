@@ -453,3 +453,12 @@ def test_completion_in_a_real_bash(tmp_path, words, offered):
     )
     assert offered in done.stdout.split()
     assert done.stderr == ""
+
+
+def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    whole = invoke(["help", "session"], terminal=True).stdout
+    assert max(map(len, whole.splitlines())) <= 80
+    lines = invoke(["help", "session"]).stdout.splitlines()
+    assert len([line for line in lines if line.startswith("  session ")]) == 4
+    assert all(line.startswith("  session ") for line in lines[1:])
