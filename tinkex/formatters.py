@@ -101,6 +101,10 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         parsed_args: argparse.Namespace,
     ) -> None:
         rows = [[_cell(value) for value in row] for row in data]
+        note = getattr(parsed_args, "note", None)
+        if note and not rows and not parsed_args.print_empty:
+            note("There are none.")  # where cliff has an empty line
+            return
         kept = self._fitting(list(column_names), rows, stdout, parsed_args)
         names = [column_names[i] for i in kept]
         rows = [[row[i] for i in kept] for row in rows]
