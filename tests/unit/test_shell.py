@@ -234,7 +234,9 @@ def test_formats(monkeypatch):
 
 def test_columns():
     assert invoke(["config", "show", "-c", "Name"]).stdout.splitlines()[0] == "profile"
-    done = invoke(["config", "show", "-c", "nope", "-c", "name"])
+    several = invoke(["config", "show", "-c", "name, Origin", "-f", "csv"])
+    assert several.stdout.splitlines()[0] == '"name","origin"'
+    done = invoke(["config", "show", "-c", "name,nope", "-c", "name"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert "no column is called 'nope'" in done.stderr
 
