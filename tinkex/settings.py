@@ -27,7 +27,7 @@ from tinkex.values import (
 )
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["Settings"]
+__all__ = ["PoolOptions", "Settings"]
 
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0

@@ -108,7 +108,7 @@ def test_the_pool_of_another_server_keeps_its_address(config):
     config("http_pools: {mine: {driver: local, retries: 0}}")
     found = settings.resolve({"http_pool": "mine"})
     assert (found.pool_driver, found.needs_api_key) == ("local", False)
-    assert found.origins["base_url"] == "HTTP pool mine"
+    assert found.origins["base_url"] == "HTTP pool local"
 
 
 @pytest.mark.parametrize("address", ["default", "explicit"])
