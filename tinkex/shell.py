@@ -36,7 +36,7 @@ EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
 #: Options that are settings (see :mod:`tinkex.settings`).
-_SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool")
+_SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool", "insecure")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,17 @@ class TinkexApp(cliff.app.App):
             flags = {name: self.option(name) for name in _SETTING_OPTIONS}
             self._settings_asked = True
             self._settings = settings.resolve(flags, stdin=self.stdin)
+            if self._settings.pool_options.insecure:
+                self._warn_of_insecurity(self._settings)
         return self._settings
+
+    def _warn_of_insecurity(self, effective: Settings) -> None:
+        origin = effective.origins.get("http_pool.insecure")
+        self.warn(
+            f"certificates are not checked ({origin}): anyone between here and "
+            f"{effective.base_url} can read the API key and change what is sent.",
+            prefix="WARNING: ",
+        )
 
     @property
     def format_setting(self) -> str | None:
@@ -179,7 +189,7 @@ class TinkexApp(cliff.app.App):
         assert options is not None, "only inside the interactive shell"
         options.profile = name
         # A key or an address that the shell was started with belongs to another server.
-        options.api_key = options.base_url = options.http_pool = None
+        options.api_key = options.base_url = options.http_pool = options.insecure = None
 
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
         """Remember *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
