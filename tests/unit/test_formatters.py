@@ -82,7 +82,7 @@ def test_empty_list_is_said_and_lacks_no_columns(monkeypatch):
     stream, said = _Stream(), []
     formatter = TableFormatter()
     chosen = options(formatter)
-    chosen.note, chosen.droppable = said.append, NAMES
+    chosen.note, chosen.droppable, chosen.nothing = said.append, NAMES, "There are none."
     monkeypatch.setenv("COLUMNS", "10")
     formatter.emit_list(NAMES, [], stream, chosen)
     assert (stream.getvalue(), said) == ("", ["There are none."])
