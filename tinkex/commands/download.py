@@ -81,6 +81,7 @@ class DownloadCheckpoint(_Moving):
             "--type", choices=_TYPES, help="of the run, only the checkpoints of this type"
         )
         parser.add_argument(
+            "-o",
             "--output",
             metavar="<dir>",
             default=".",

@@ -48,6 +48,7 @@ class ListPlugin(Lister):
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         if not rows:
             self.status("No plugins are installed.")
+            parsed_args.note = None  # a table need not say it again
         unknown = plugins.unknown_in_only()
         if unknown:
             self.app.warn(f"{plugins.ONLY} names what is not installed: {', '.join(unknown)}")

@@ -100,10 +100,9 @@ class PruneCheckpoint(BulkChange):
         """Say on standard error how much would go, how much stays, and what that saves."""
         chosen = [decision.checkpoint for decision in going]
         if not chosen:
-            stay = f"all {len(decisions)} checkpoints stay"
-            if len(decisions) < 2:
-                stay = "the only checkpoint stays" if decisions else "there are no checkpoints"
-            self.status(f"Nothing to prune: {stay}.")
+            count = len(decisions)
+            why = {0: "no checkpoint fits these options", 1: "the one checkpoint stays"}
+            self.status(f"Nothing to prune: {why.get(count, f'all {count} checkpoints stay')}.")
             return
         self.status(f"To delete: {sum_of(chosen)}. {len(decisions) - len(chosen)} stay.")
         from tinkex.api.selection import total_size
