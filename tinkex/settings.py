@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def pool_driver(self) -> str:
-        """Name of the installed HTTP pool behind :attr:`http_pool`."""
+        """Name of the installed HTTP pool behind ``http_pool``."""
         return self.pool_options.driver or self.http_pool
 
     def check_pool(self) -> None:
