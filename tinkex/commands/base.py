@@ -299,6 +299,8 @@ class Lister(_Display, cliff.lister.Lister):
         noun, _, verb = (self.cmd_name or "").rpartition(" ")
         if verb == "list":
             parser.set_defaults(nothing=f"No {noun}s.")
+        elif self.acts:  # it says itself what it did
+            parser.set_defaults(nothing=None)
         return parser
 
     def produce_output(
