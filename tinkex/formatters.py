@@ -101,9 +101,9 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         parsed_args: argparse.Namespace,
     ) -> None:
         rows = [[_cell(value) for value in row] for row in data]
-        note = getattr(parsed_args, "note", None)
-        if note and not rows and not parsed_args.print_empty:
-            note("There are none.")  # where cliff has an empty line
+        if not rows and not parsed_args.print_empty:  # cliff would write an empty line
+            if nothing := getattr(parsed_args, "nothing", None):
+                parsed_args.note(nothing)
             return
         kept = self._fitting(list(column_names), rows, stdout, parsed_args)
         names = [column_names[i] for i in kept]

@@ -214,7 +214,13 @@ def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) 
         "--http-pool",
         metavar="<name>",
         default=default,
-        help="driver that carries the requests [TINKEX_HTTP_POOL]",
+        help="HTTP pool that carries the requests [TINKEX_HTTP_POOL]",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        default=argparse.SUPPRESS if after_command else None,
+        help="do not check certificates: anyone on the way can read the key; warns each time",
     )
     _add_diagnostic_options(group, after_command=after_command)
 

@@ -296,6 +296,9 @@ class Lister(_Display, cliff.lister.Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.set_defaults(plain_row=self.plain_row, droppable=self.droppable)
+        noun, _, verb = (self.cmd_name or "").rpartition(" ")
+        if verb == "list":
+            parser.set_defaults(nothing=f"No {noun}s.")
         return parser
 
     def produce_output(

@@ -29,6 +29,7 @@ class ListPlugin(Lister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
+        parser.set_defaults(nothing=None)  # said in all formats below
         parser.add_argument(
             "--all", action="store_true", help="also what tinkex itself brings, not only plugins"
         )

@@ -37,7 +37,7 @@ class PruneCheckpoint(BulkChange):
     examples = (
         "tinkex checkpoint prune --keep-last 3 --dry-run",
         "tinkex checkpoint prune --run-id run-123 --keep-every 1000 --keep-last 2",
-        "tinkex checkpoint prune --run-id 'nightly-*' --older-than 30d --yes",
+        "tinkex checkpoint prune --run-id 'nightly*' --older-than 30d --yes",
     )
 
     def get_epilog(self) -> str:
@@ -132,7 +132,7 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--run-id",
         metavar="<run_id>",
-        help="those of this training run, or of all that fit a pattern such as 'nightly-*' "
+        help="those of this training run, or of all that fit a pattern such as 'nightly*' "
         "(default: the whole account)",
     )
     group.add_argument(
