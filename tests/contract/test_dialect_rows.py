@@ -40,10 +40,11 @@ def connect() -> Iterator[Connect]:
     """Return a function that starts a server and returns a client of it."""
     opened: list[Any] = []
 
-    def connect(server: Account, key: str = KEY) -> ServiceClient:
+    def connect(server: Account, key: str = KEY, **more: Any) -> ServiceClient:
         context = listening(server)
         opened.append(context)
-        client = ServiceClient(Settings(base_url=context.__enter__(), api_key=key, timeout=10))
+        url = context.__enter__()
+        client = ServiceClient(Settings(base_url=url, api_key=key, timeout=10, **more))
         opened.append(client)
         return client
 
@@ -108,6 +109,12 @@ def test_expiry_and_overwriting(server, connect):
     save(connect(server), ttl_seconds=3600, overwrite=True)
     (body,) = bodies(server, "save_weights")
     assert (body["ttl_seconds"], body["overwrite"]) == (3600, True)
+
+
+def test_project_of_a_session(server, connect):
+    connect(server, project_id="p1").create_lora_training_client(MODEL)
+    (body,) = bodies(server, "create_session")
+    assert body["project_id"] == "p1"
 
 
 def test_type_of_results(server, connect, monkeypatch):
@@ -244,7 +251,7 @@ def test_length_and_stop_texts(server, connect):
 
 
 def test_prompt_logprobs(connect):
-    for server in (SkyRL(), SkyRLMain()):
+    for server in (Official(), SkyRL(), SkyRLMain(), TuFT()):
         client = connect(server)
         sampling = client.create_sampling_client(base_model=MODEL)
         prompt = {"chunks": [{"type": "encoded_text", "tokens": [1, 2, 3]}]}
@@ -356,6 +363,8 @@ def test_login_endpoints(connect):
     for server in (SkyRL(), SkyRLMain(), TuFT()):
         connect(server).runs.list()
         assert [s.path for s in server.seen] == ["training_runs"]
+        with pytest.raises(NotOffered, match="does not offer information about keys"):
+            connect(server).auth.identity()
 
 
 @pytest.mark.parametrize("limit", [None, 1, 20])

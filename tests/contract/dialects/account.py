@@ -263,7 +263,8 @@ class Account(Scripted):
     def asample(self, seen: Seen) -> Reply:
         body = seen.body
         sequence = {"stop_reason": "length", "tokens": TOKENS, "logprobs": LOGPROBS}
-        result = {"sequences": [sequence] * body["num_samples"], "prompt_logprobs": None}
+        prompt = [None, -1.0, -2.0] if body.get("prompt_logprobs") else None
+        result = {"sequences": [sequence] * body["num_samples"], "prompt_logprobs": prompt}
         return self.accept("Sample", result | {"topk_prompt_logprobs": None})
 
     # ----------------------------------------------------------------- runs and checkpoints
