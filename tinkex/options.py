@@ -22,7 +22,18 @@ class HelpRequested(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep line breaks of descriptions and examples."""
+    """Fill sentences, and keep the line breaks of paragraphs that have indented lines: examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        paragraphs = [
+            paragraph
+            if any(line.startswith(" ") for line in paragraph.splitlines())
+            else textwrap.fill(" ".join(paragraph.split()), width)
+            for paragraph in textwrap.dedent(text).strip("\n").split("\n\n")
+        ]
+        return "".join(indent + line for line in "\n\n".join(paragraphs).splitlines(keepends=True))
 
 
 class _StoreOnce(argparse.Action):

@@ -88,6 +88,8 @@ class TinkexApp(cliff.app.App):
         self._display: Any = None
         #: Global options the interactive shell was started with: they hold for each of its lines.
         self._shell_options: argparse.Namespace | None = None
+        #: Nothing but this program runs in the process.
+        self.owns_process = False
         #: What commands print is remembered for completion, what a server lacks for other commands.
         self.remembers = True
         #: Somebody wants the typed result of the command, not only its output.
@@ -134,6 +136,10 @@ class TinkexApp(cliff.app.App):
 
     def client_for(self, settings: Settings) -> ServiceClient:
         """Return the client, and so the pool of connections, for one set of settings."""
+        if self.owns_process:
+            from tinkex import later
+
+            later.before_requests()
         from tinkex.api import ServiceClient
 
         if self.option("curl"):
@@ -476,6 +482,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     app = TinkexApp()
+    app.owns_process = True
     if app.stdout is None:
         app.stderr.write("Output failed: standard output is closed.\n")
         return EXIT_FAILURE

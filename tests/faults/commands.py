@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
+SESSION, PROMPTS = "{session}", "{prompts}"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Talk:
     :ivar waits: it waits for the result of a long operation.
     :ivar ignores_content: any answer of 200 is success, whatever it holds.
     :ivar before: a command line that has to have been run, where it is to succeed.
+    :ivar endless: where nothing fails, it goes on until it is interrupted.
+    :ivar unserved: the service behind the faults does not offer it: it cannot succeed.
+    :ivar parts: it does several things, and tells on lines of their own before which went wrong.
+    :ivar keeps: files that tell what went wrong with its parts, ready for another try.
+    :ivar findings: it prints what it found, faults too.
     """
 
     words: tuple[str, ...]
@@ -27,6 +33,11 @@ class Talk:
     waits: bool = False
     ignores_content: bool = False
     before: tuple[str, ...] = ()
+    endless: bool = False
+    unserved: bool = False
+    parts: bool = False
+    keeps: tuple[str, ...] = ()
+    findings: bool = False
 
 
 COMMANDS: dict[str, Talk] = {
@@ -52,12 +63,54 @@ COMMANDS: dict[str, Talk] = {
     "checkpoint download": Talk(
         ("checkpoint", "download", PATH, "--output", OUT), "Checkpoint download"
     ),
+    "checkpoint download (a run)": Talk(
+        ("checkpoint", "download", "--run-id", RUN, "--output", OUT), "Checkpoint download"
+    ),
+    "checkpoint download (several)": Talk(
+        ("checkpoint", "download", PATH, "tinker://run/weights/other", "--output", OUT),
+        "Checkpoint download",
+        unserved=True,
+        parts=True,
+    ),
+    "checkpoint sync": Talk(("checkpoint", "sync", RUN, OUT), "Checkpoint sync"),
+    "checkpoint set-ttl": Talk(
+        ("checkpoint", "set-ttl", PATH, "--ttl", "7d"), "Checkpoint set-ttl", ignores_content=True
+    ),
+    "checkpoint prune": Talk(
+        ("checkpoint", "prune", "--run-id", RUN, "--keep-last", "1", "--yes"), "Checkpoint prune"
+    ),
+    "checkpoint copy": Talk(("checkpoint", "copy", PATH), "Checkpoint copy"),
     "run": Talk(
         ("run", "--base-model", MODEL, "--prompt", "x", "--max-tokens", "1"), "Sampling", waits=True
     ),
+    "run batch": Talk(
+        ("run", "batch", PROMPTS, "--base-model", MODEL, "--max-tokens", "1", "--output", OUT),
+        "Batch",
+        waits=True,
+        parts=True,
+        keeps=("out", "out.failed.jsonl"),
+    ),
+    "run watch": Talk(("run", "watch", RUN), "Run watch", endless=True),
+    "run wait": Talk(
+        ("run", "wait", RUN, "--until", "checkpoint:?*", "--max-wait", "1h"), "Run wait"
+    ),
+    "model list": Talk(("model", "list"), "Model list"),
+    "session list": Talk(("session", "list"), "Session list"),
+    "session show": Talk(("session", "show", SESSION), "Session show"),
+    "session search": Talk(("session", "search", "name"), "Session search"),
+    "session export-trace": Talk(
+        ("session", "export-trace", SESSION, "--output", OUT), "Trace export"
+    ),
+    "billing usage": Talk(
+        ("billing", "usage", "--since", "2d", "--by", "run", "--csv", OUT), "Billing usage"
+    ),
+    "billing storage": Talk(("billing", "storage", "--csv", OUT), "Billing storage"),
+    "api": Talk(("api", "GET", "training_runs"), "API request", ignores_content=True),
+    "doctor": Talk(("doctor",), "Doctor", findings=True),
     "run list": Talk(("run", "list"), "Run list"),
     "run info": Talk(("run", "info", RUN), "Run info"),
     "auth status": Talk(("auth", "status"), "Auth status"),
+    "auth login": Talk(("auth", "login"), "Auth login"),
     "auth whoami": Talk(("auth", "whoami"), "Auth whoami"),
     "hello": Talk(("hello",), "Hello"),
 }
@@ -65,9 +118,10 @@ COMMANDS: dict[str, Talk] = {
 #: Commands that talk to no server, each with the reason why.
 OFFLINE = {
     "auth list": "reads the stored keys",
-    "auth login": "has tests of its own: it takes a key and no --api-key",
     "auth logout": "writes the stored keys",
     "auth switch": "writes the stored keys",
+    "checkpoint push-hf": "asks the hub first; its plugin has the tests",
+    "checkpoint verify": "reads files",
     "complete": "answers from what was seen before",
     "config show": "reads settings",
     "help": "reads the parsers",

@@ -54,6 +54,7 @@ class Request:
         self.connection.sendall(data)
 
     def answer(self, status: int, body: bytes, kind: str = _JSON, **headers: str) -> None:
+        headers = {"Connection": "close", **headers}  # said, so that nobody asks on it again
         self.send(head(status, len(body), kind, **headers) + body)
 
     def upstream(self) -> tuple[int, bytes, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -77,8 +78,22 @@ def move(
             return None
         return fetch(path, directory, force or _is_ours(directory, path), heard)
 
-    for (path, directory), done, error in each(work, places, workers=_CONCURRENCY):
-        yield Moved(str(path), directory, done, error)
+    missing = _missing(directory for _, directory in places)
+    try:
+        for (path, directory), done, error in each(work, places, workers=_CONCURRENCY):
+            yield Moved(str(path), directory, done, error)
+    finally:
+        # One download leaves a directory that another one still needs; nobody removes it then.
+        for directory in missing:
+            with suppress(OSError):
+                directory.rmdir()
+
+
+def _missing(directories: Iterable[Path]) -> list[Path]:
+    """Return which of *directories* and their parents are not there, the deepest first."""
+    wanted = {place for directory in directories for place in (directory, *directory.parents)}
+    missing = [place for place in wanted if not place.exists()]
+    return sorted(missing, key=lambda place: len(place.parts), reverse=True)
 
 
 class _Together:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from tinkex import findings
-from tinkex.api import failures, network
+from tinkex.api import failures, network, reading
 from tinkex.api.answers import Answer
 from tinkex.api.parallel import together
 from tinkex.api.transport import PROTOCOL_VERSION, NoAnswer, Request, Transport
@@ -146,7 +146,7 @@ class Prober:
                 answer = transport.once(request, transport.deadline("an answer", self._seconds))
                 if not answer.ok:
                     return [findings.from_error("access", transport.refusal(answer))]
-                answer.object()
+                reading.items(answer.object(), "training_runs")  # it is the service it claims to be
         except NoAnswer as failure:
             return [findings.from_error("access", failure.error)]
         except TinkexError as error:

@@ -1,0 +1,60 @@
+"""The key is written nowhere: not with ``--debug``, not in a log, not with ``--curl``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.commands import COMMANDS
+from tests.faults.test_matrix import KEY, filled
+from tinkex.testing import invoke
+
+FAULTS = ("key-echoed", "status-401-json", "redirect-other-host", "json-null", "close-before")
+#: Settings of a log that tells all.
+LOUD = {
+    "debug": ("--debug", "--log-file", "{log}"),
+    "curl": ("--curl",),
+}
+#: What is written of a request; one without an answer is told in the error alone.
+SIGN = {"debug": "tinkex.http", "curl": "curl"}
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    for name in COMMANDS:
+        yield from ((name, fault, "debug") for fault in FAULTS)
+        yield name, "key-echoed", "curl"
+
+
+@pytest.mark.parametrize(("name", "fault", "loud"), list(cases()))
+def test_the_key_is_written_nowhere(faulty, name, fault, loud, tmp_path, home, monkeypatch):
+    here, log = tmp_path / "here", tmp_path / "log.txt"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    done = invoke(
+        [
+            *filled(COMMANDS[name].words, "tinker://run/weights/name", "run"),
+            *(str(log) if word == "{log}" else word for word in LOUD[loud]),
+            *("--base-url", faulty.url(fault), "--api-key", KEY, "--timeout", "1s"),
+        ]
+    )
+    assert done.stdout or done.stderr
+    told = done.stdout + done.stderr if loud == "curl" else log.read_text()
+    assert fault == "close-before" or SIGN[loud] in told, "no request: nothing is proved"
+    assert KEY not in done.stdout
+    assert KEY not in done.stderr
+    assert [file for file in files(home, tmp_path) if KEY.encode() in file.read_bytes()] == []
+    assert all(KEY not in headers.values() for headers in faulty.stolen())
+
+
+def files(*directories: Path) -> Iterator[Path]:
+    for directory in directories:
+        yield from (file for file in directory.rglob("*") if file.is_file())
+
+
+def test_a_key_in_a_file_would_be_found(home):
+    """The search above sees what is hidden."""
+    (home / ".config").mkdir()
+    (home / ".config" / "kept").write_text(f"x{KEY}y")
+    assert [file.name for file in files(home) if KEY.encode() in file.read_bytes()] == ["kept"]
