@@ -15,6 +15,7 @@ import pytest
 import trustme
 import yaml
 
+from tinkex.settings import PoolOptions, Settings
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -243,9 +244,59 @@ def invoke_any(run: Callable[..., Any], options: Any, *words: str) -> Any:
         return run(options, *words, code=1)
 
 
-def test_completion_offers_the_names(run):
-    done = run({}, "config", "get", "http_pool", "--http-pool", "office")
-    assert done.stdout.strip().endswith("office")
-    from tinkex.settings import pool_names
+def test_downloads_come_the_same_way(servers, monkeypatch):
+    """The storage is another host, which asks for the certificate too."""
+    from tinkex.api.storage import Storage
+    from tinkex.api.transport import Transport
+    from tinkex.exceptions import TinkexError
 
-    assert {"office", "default", "local"} <= set(pool_names())
+    servers.handler.failures = servers.handler.seen = 0
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    authority, both = (str(servers.directory / name) for name in ("ca.pem", "both.pem"))
+    for options, trusted in (
+        (PoolOptions(ca_bundle=authority, client_cert=both), True),
+        (PoolOptions(client_cert=both, insecure=True), True),
+        (PoolOptions(ca_bundle=authority), False),
+        (PoolOptions(client_cert=both), False),
+    ):
+        settings = Settings(base_url=servers.url, api_key=KEY, pool_options=options, timeout=10.0)
+        transport = Transport(settings)
+        with Storage(transport) as storage:
+            if trusted:
+                with storage.open(f"{servers.strict_url}/archive") as body:
+                    assert b"run-1" in body.read()
+            else:
+                with pytest.raises(TinkexError), storage.open(f"{servers.strict_url}/archive"):
+                    pass
+        transport.close()
+    assert servers.handler.seen == 2
+    servers.handler.failures, servers.handler.seen = 2, 0
+    options = PoolOptions(ca_bundle=authority, client_cert=both, retries=1)
+    transport = Transport(Settings(base_url=servers.url, api_key=KEY, pool_options=options))
+    with (
+        Storage(transport) as storage,
+        pytest.raises(TinkexError, match="refused the download"),
+        storage.open(f"{servers.strict_url}/archive"),
+    ):
+        pass
+    transport.close()
+    assert servers.handler.seen == 2
+
+
+def test_completion_offers_the_names(run, monkeypatch):
+    from tinkex.completion import _pools
+
+    run({}, "config", "show")
+    assert {"office", "default", "local"} <= set(_pools())
+
+
+def test_a_profile_shows_the_options_of_its_pool(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    monkeypatch.setenv("TINKEX_CONFIG", str(path))
+    path.write_text("http_pools: {office: {size: 8}}\nprofiles: {p: {http_pool: office}, q: {}}\n")
+    shown = json.loads(invoke(["profile", "show", "p", "-f", "json"]).stdout)
+    assert shown["http_pool_options"] == {"size": 8}
+    assert (
+        json.loads(invoke(["profile", "show", "q", "-f", "json"]).stdout)["http_pool_options"]
+        is None
+    )

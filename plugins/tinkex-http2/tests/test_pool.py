@@ -21,6 +21,7 @@ import trustme
 
 from tinkex.settings import Settings
 from tinkex.testing import check_distribution
+from tinkex_http2 import bodies
 from tinkex_http2.pool import Http2Adapter, Http2Pool
 
 BLOCK = bytes(range(256)) * 256
@@ -184,3 +185,21 @@ def test_other_addresses_are_refused(session):
     session.mount("ftp://", Http2Adapter())
     with pytest.raises(requests.exceptions.InvalidSchema):
         session.get("ftp://127.0.0.1/x")
+
+
+@pytest.mark.parametrize("end", [[], [b""], [b"", b""], [b"more"]])
+def test_a_stream_may_end_with_frames_that_hold_nothing(end):
+    class Answer:
+        headers = ((b"Content-Length", b"3"),)
+
+        def iter_stream(self) -> Iterator[bytes]:
+            return iter([b"abc", *end])
+
+        def close(self) -> None:
+            pass
+
+    told: list[bool] = []
+    body = bodies._Body(Answer(), 5.0, told.append)
+    assert body.read(3) == b"abc"
+    body.close()
+    assert told == [end != [b"more"]]

@@ -128,8 +128,13 @@ class _Body(io.RawIOBase):
         headers = {name.lower(): value for name, value in self._answer.headers}
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) == self._count:
-            with contextlib.suppress(TimeoutError, IncompleteRead):
-                self._next()
+            # A server may end its stream with frames that hold nothing, also after a while.
+            with (
+                contextlib.suppress(TimeoutError, IncompleteRead),
+                limited(self._patience, again=False),
+            ):
+                while self._next() == b"":
+                    pass
 
     def _next(self) -> bytes | None:
         """Return the next part, or ``None`` after the last.
