@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 
 TYPE_CHECKING = False  # that of typing, which takes longer to import than this program to answer
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def main() -> int:
             return _flushed(0, line() + "\n")
         # Imports make objects by the ten thousand and drop none: look for garbage less often.
         gc.set_threshold(100_000, 20, 20)
+        # The program tells it in words of its own, once, and also with --quiet.
+        warnings.filterwarnings("ignore", message="Unverified HTTPS request")
         from tinkex.shell import main as shell_main
 
         return _flushed(shell_main())

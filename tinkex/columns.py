@@ -41,6 +41,7 @@ HEADINGS = {
     "expires_at": "Expires",
     "http_pool": "HTTP pool",
     "file_size_bytes": "Size",
+    "http_pool_options": "HTTP pool options",
     "http_pools": "HTTP pools",
     "is_lora": "LoRA",
     "key_id": "Key ID",

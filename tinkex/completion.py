@@ -182,7 +182,7 @@ class _Line:
         if action.metavar == "<key_name>":
             return Offer(_plain(_stored_keys()))
         if action.dest == "http_pool":
-            return Offer(_plain(ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)))
+            return Offer(_plain(_pools()))
         if action.choices:
             return Offer(_plain(map(str, action.choices)))
         if action.dest == "formatter":
@@ -246,6 +246,12 @@ def _profiles() -> list[str]:
     return profile_names()
 
 
+def _pools() -> list[str]:
+    from tinkex.settings import pool_names
+
+    return pool_names()
+
+
 def _stored_keys() -> list[str]:
     """Return the names of the stored keys; the id of one that has no name of its own."""
     from tinkex.keystore import KeyStore
@@ -256,7 +262,12 @@ def _stored_keys() -> list[str]:
 
 
 def _may_ask(settings: Settings) -> bool:
-    """Tell whether asking needs nothing of the person: no command, which may want a passphrase."""
+    """Tell whether asking needs nothing of the person: no command, which may want a passphrase.
+
+    Where certificates are not checked, nothing is sent that nobody is warned of.
+    """
+    if settings.pool_options.insecure:
+        return False
     return bool(settings.api_key) or not settings.needs_api_key
 
 

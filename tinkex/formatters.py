@@ -101,6 +101,10 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         parsed_args: argparse.Namespace,
     ) -> None:
         rows = [[_cell(value) for value in row] for row in data]
+        if not rows and not parsed_args.print_empty:  # cliff would write an empty line
+            if nothing := getattr(parsed_args, "nothing", None):
+                parsed_args.note(nothing)
+            return
         kept = self._fitting(list(column_names), rows, stdout, parsed_args)
         names = [column_names[i] for i in kept]
         rows = [[row[i] for i in kept] for row in rows]

@@ -45,6 +45,16 @@ class _Later(ModuleType):
         self.__class__ = ModuleType  # type: ignore[assignment]
 
 
+def before_requests() -> None:
+    """Put off what requests imports and a client of an API does not use.
+
+    For a process of our own only: in anybody else's, what is imported is not our affair.
+    """
+    if "requests" not in sys.modules:
+        put_off("charset_normalizer", version_in="version")
+        put_off("idna")
+
+
 def put_off(package: str, *, version_in: str = "") -> None:
     """Import *package* only when something of it is used.
 

@@ -22,7 +22,18 @@ class HelpRequested(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep line breaks of descriptions and examples."""
+    """Fill sentences, and keep the line breaks of paragraphs that have indented lines: examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        paragraphs = [
+            paragraph
+            if any(line.startswith(" ") for line in paragraph.splitlines())
+            else textwrap.fill(" ".join(paragraph.split()), width)
+            for paragraph in textwrap.dedent(text).strip("\n").split("\n\n")
+        ]
+        return "".join(indent + line for line in "\n\n".join(paragraphs).splitlines(keepends=True))
 
 
 class _StoreOnce(argparse.Action):
@@ -203,7 +214,13 @@ def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) 
         "--http-pool",
         metavar="<name>",
         default=default,
-        help="driver that carries the requests [TINKEX_HTTP_POOL]",
+        help="HTTP pool that carries the requests [TINKEX_HTTP_POOL]",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        default=argparse.SUPPRESS if after_command else None,
+        help="do not check certificates: anyone on the way can read the key; warns each time",
     )
     _add_diagnostic_options(group, after_command=after_command)
 

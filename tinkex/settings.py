@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, keystore, plugins
+from tinkex import configfile, keys, keystore, plugins, pools
 from tinkex.exceptions import PluginError, SettingsError
+from tinkex.pools import PoolOptions
 from tinkex.values import (
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
@@ -25,11 +27,11 @@ from tinkex.values import (
 )
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["Settings"]
+__all__ = ["PoolOptions", "Settings"]
 
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
-DEFAULT_POOL = "default"
+DEFAULT_POOL = pools.DEFAULT_DRIVER
 #: How the origin of a value begins that a profile has set.
 PROFILE_ORIGIN = "profile "
 
@@ -42,13 +44,15 @@ class Settings:
     :ivar base_url: address of the service, without a trailing slash; may have a path.
     :ivar timeout: seconds that one operation may wait for the service; a command that needs
         several (create a run, then save) allows each as much.
-    :ivar http_pool: name of the driver that carries requests.
+    :ivar http_pool: name of the HTTP pool that carries requests: an installed driver, or one that
+        the configuration file names.
     :ivar format: output format set by environment or profile, or ``None``.
     :ivar project_id: project that new sessions belong to, or ``None``.
     :ivar tags: tags of new sessions.
     :ivar allow_http: a key may travel over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
     :ivar origins: setting name → where its value came from, in words.
+    :ivar pool_options: size, repetitions and TLS of the HTTP pool.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -63,6 +67,27 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     api_key_command: str | None = field(default=None, repr=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    pool_options: PoolOptions = field(default_factory=PoolOptions)
+
+    @property
+    def pool_driver(self) -> str:
+        """Name of the installed HTTP pool behind ``http_pool``."""
+        return self.pool_options.driver or self.http_pool
+
+    def check_pool(self) -> None:
+        """Refuse options of the HTTP pool that cannot be used.
+
+        :raises SettingsError: a file is missing or unusable, or certificates of the official
+            service would not be checked although nobody has named its address.
+        """
+        official = self.base_url == DEFAULT_BASE_URL and "base_url" not in self.origins
+        if self.pool_options.insecure and official:
+            raise SettingsError(
+                "certificate checks stay on for the official service",
+                hint="Behind a proxy that signs by itself, trust its authority: ca_bundle. "
+                "If you do mean it, name the address with --base-url.",
+            )
+        self.pool_options.check_files()
 
     def credential(self) -> str | None:
         """Return the API key to send, or ``None`` where none is needed.
@@ -116,7 +141,7 @@ def resolve(
     """Return the effective settings.
 
     :param flags: options given on the command line (absent or ``None`` means not given):
-        ``api_key``, ``base_url``, ``timeout``, ``profile``, ``http_pool``.
+        ``api_key``, ``base_url``, ``timeout``, ``profile``, ``http_pool``, ``insecure``.
     :param environ: the environment; ``os.environ`` by default.
     :param stdin: where ``--api-key -`` is read from.
     :raises SettingsError: a value is malformed, the configuration file cannot be read, or the
@@ -126,6 +151,7 @@ def resolve(
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     config = configfile.read(configfile.config_path(environ))
     profile, by_flag = _choose_profile(flags, environ, config)
+    without_checks = bool(flags.pop("insecure", None))
     layers = [_from_flags(flags, stdin)]
     named = [_from_profile(profile, config)] if profile else []
     layers += [*named, _from_environ(environ)] if by_flag else [_from_environ(environ), *named]
@@ -133,6 +159,10 @@ def resolve(
     if profile:
         values["profile"] = profile
         origins["profile"] = _profile_origin(flags, environ)
+    _find_pool(values, origins, config, configfile.config_path(environ))
+    if without_checks:
+        values["pool_options"] = pools.insecure(values["pool_options"])
+        origins["http_pool.insecure"] = "--insecure"
     _apply_pool(values, origins, layers)
     return Settings(**values, origins=origins)
 
@@ -262,18 +292,51 @@ def is_of_profile(base_url: str, origin: str | None) -> bool:
 
 def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_Layer]) -> None:
     """Let the chosen pool say where requests go and whether they need a key."""
-    name = values.get("http_pool", DEFAULT_POOL)
+    name = values["pool_options"].driver
     if name == DEFAULT_POOL:
         return
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
-        raise SettingsError(f"{error} (from {origins['http_pool']})", hint=error.hint) from error
+        raise _unknown_pool(error, values, origins) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # A pool with an address of its own is the server; only a flag may point elsewhere.
     if pool.base_url and "base_url" not in layers[0].values:
         values["base_url"] = pool.base_url
         origins["base_url"] = f"HTTP pool {name}"
+
+
+def _find_pool(
+    values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
+) -> None:
+    """Let the configuration file say what is behind the name of the pool."""
+    name = values.get("http_pool", DEFAULT_POOL)
+    asked = plugins.entry_points(plugins.HTTP_POOLS) if config.get(pools.SECTION) else []
+    drivers = {ep.name for ep in asked}
+    options, given = pools.options_of(name, config, path.parent, drivers)
+    values["pool_options"] = options
+    origins |= {f"http_pool.{member}": f"{pools.SECTION}.{name}" for member in given}
+    if name in pools.named_in(config) and "driver" not in given:
+        origins["http_pool.driver"] = f"{pools.SECTION}.{name}"
+    elif name not in pools.named_in(config) and "http_pool" in origins:
+        origins["http_pool.driver"] = origins["http_pool"]
+
+
+def _unknown_pool(
+    error: PluginError, values: Mapping[str, Any], origins: Mapping[str, str]
+) -> SettingsError:
+    origin = origins.get("http_pool.driver") or origins["http_pool"]
+    return SettingsError(f"{error} (from {origin})", hint=error.hint)
+
+
+def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return what may be named as HTTP pool: installed drivers and those of the file.
+
+    :raises SettingsError: the configuration file cannot be read.
+    """
+    config = configfile.read(configfile.config_path(environ))
+    installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
+    return sorted({*installed, *pools.named_in(config)})
 
 
 def _parse(name: str, value: Any, origin: str) -> Any:

@@ -36,7 +36,7 @@ EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
 #: Options that are settings (see :mod:`tinkex.settings`).
-_SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool")
+_SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool", "insecure")
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class TinkexApp(cliff.app.App):
         self._display: Any = None
         #: Global options the interactive shell was started with: they hold for each of its lines.
         self._shell_options: argparse.Namespace | None = None
+        #: Nothing but this program runs in the process.
+        self.owns_process = False
         #: What commands print is remembered for completion, what a server lacks for other commands.
         self.remembers = True
         #: Somebody wants the typed result of the command, not only its output.
@@ -104,7 +106,17 @@ class TinkexApp(cliff.app.App):
             flags = {name: self.option(name) for name in _SETTING_OPTIONS}
             self._settings_asked = True
             self._settings = settings.resolve(flags, stdin=self.stdin)
+            if self._settings.pool_options.insecure:
+                self._warn_of_insecurity(self._settings)
         return self._settings
+
+    def _warn_of_insecurity(self, effective: Settings) -> None:
+        origin = effective.origins.get("http_pool.insecure")
+        self.warn(
+            f"certificates are not checked ({origin}): anyone between here and "
+            f"{effective.base_url} can read the API key and change what is sent.",
+            prefix="WARNING: ",
+        )
 
     @property
     def format_setting(self) -> str | None:
@@ -124,6 +136,10 @@ class TinkexApp(cliff.app.App):
 
     def client_for(self, settings: Settings) -> ServiceClient:
         """Return the client, and so the pool of connections, for one set of settings."""
+        if self.owns_process:
+            from tinkex import later
+
+            later.before_requests()
         from tinkex.api import ServiceClient
 
         if self.option("curl"):
@@ -173,7 +189,7 @@ class TinkexApp(cliff.app.App):
         assert options is not None, "only inside the interactive shell"
         options.profile = name
         # A key or an address that the shell was started with belongs to another server.
-        options.api_key = options.base_url = options.http_pool = None
+        options.api_key = options.base_url = options.http_pool = options.insecure = None
 
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
         """Remember *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
@@ -466,6 +482,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     app = TinkexApp()
+    app.owns_process = True
     if app.stdout is None:
         app.stderr.write("Output failed: standard output is closed.\n")
         return EXIT_FAILURE

@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     "api_key": "API key, written out in the configuration file",
     "api_key_command": "command that prints the API key",
     "timeout": "longest wait for the service (milliseconds, or 30s, 2m)",
-    "http_pool": "driver that carries the requests",
+    "http_pool": "HTTP pool that carries the requests",
     "format": "output format",
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
@@ -139,12 +139,21 @@ def _parse_text(value: Any) -> str:
     raise SettingsError(f"a text is wanted here, not a {type(value).__name__}")
 
 
+def _parse_pool(value: Any) -> str:
+    if isinstance(value, dict):
+        raise SettingsError(
+            "http_pool is a name, not a mapping",
+            hint="Write the options under http_pools at the top of the file, and their name here.",
+        )
+    return _parse_text(value)
+
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "api_key": _parse_text,
     "api_key_command": _parse_text,
     "base_url": _parse_url,
     "timeout": parse_duration,
-    "http_pool": _parse_text,
+    "http_pool": _parse_pool,
     "format": _parse_text,
     "project_id": _parse_text,
     "tags": _parse_tags,

@@ -24,6 +24,7 @@ LAYERS = (
     {"exceptions", "__init__"},
     {
         "plugins",
+        "pools",
         "later",
         "files",
         "private",

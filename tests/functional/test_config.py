@@ -194,7 +194,7 @@ def test_show_says_what_is_written(path):
     assert run("profile show").stdout == (
         "Name: work\nActive: true\nAPI key: tml-…6789\nProject: p1\n"
     )
-    assert "Known: local, skyrl, work." in run("profile show nope", code=1).stderr
+    assert "local, skyrl, work." in run("profile show nope", code=1).stderr
 
 
 def test_add_use_and_remove(path):

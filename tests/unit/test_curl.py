@@ -77,7 +77,7 @@ def test_the_credential_command_does_not_run(tmp_path):
 
 def test_deleting_asks_no_question_and_a_usage_error_stays_one():
     assert invoke(["checkpoint", "delete", PATH, "--curl"]).stdout.startswith("curl --request")
-    assert invoke(["checkpoint", "delete", "nonsense", "--curl"]).exit_code == 1
+    assert invoke(["checkpoint", "delete", "tinker://x", "--curl"]).exit_code == 1
 
 
 def test_a_command_that_sends_nothing_says_so():

@@ -78,6 +78,19 @@ def test_empty_list(monkeypatch):
     assert stream.getvalue().strip() == ""
 
 
+def test_empty_list_is_said_and_lacks_no_columns(monkeypatch):
+    stream, said = _Stream(), []
+    formatter = TableFormatter()
+    chosen = options(formatter)
+    chosen.note, chosen.droppable, chosen.nothing = said.append, NAMES, "There are none."
+    monkeypatch.setenv("COLUMNS", "10")
+    formatter.emit_list(NAMES, [], stream, chosen)
+    assert (stream.getvalue(), said) == ("", ["There are none."])
+    chosen.print_empty = True
+    formatter.emit_list(NAMES, [], stream, chosen)
+    assert "+--" in stream.getvalue()
+
+
 def test_escape_sequences_stay_out_of_tables(monkeypatch):
     stream = _Stream()
     formatter = TableFormatter()

@@ -83,7 +83,7 @@ def test_a_package_without_a_version_there_is_imported_as_ever(package: Path):
 
 def test_requests_still_detects_encodings():
     script = (
-        "import tinkex.api, sys, requests\n"
+        "import sys, tinkex.later\ntinkex.later.before_requests()\nimport requests\n"
         "assert 'charset_normalizer.api' not in sys.modules\n"
         "answer = requests.Response()\n"
         "answer._content = 'été à la plage, où les garçons jouent'.encode('utf-16')\n"
@@ -95,7 +95,7 @@ def test_requests_still_detects_encodings():
 
 def test_requests_still_knows_international_names():
     script = (
-        "import tinkex.api, requests\n"
+        "import tinkex.later\ntinkex.later.before_requests()\nimport requests\n"
         "print(requests.Request('GET', 'http://bücher.example/').prepare().url)\n"
     )
 
@@ -135,3 +135,12 @@ def test_a_thread_that_is_a_daemon_is_not():
     thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
 
     assert run(START.format(code=0, before=thread)).returncode == 0
+
+
+def test_a_program_that_uses_our_api_gets_its_packages_at_once():
+    script = (
+        "import sys\nfrom tinkex.api import ServiceClient\n"
+        "print(type(sys.modules['idna']).__name__, 'idna.core' in sys.modules)\n"
+    )
+
+    assert run(script).stdout == "module True\n"

@@ -91,8 +91,8 @@ def test_unknown_commands_and_options(argv, line, hint):
         (["config", "show", "--sort-column", "nope"], "no column is called 'nope'"),
         (["config", "show", "--log-file", ""], "name of a file or directory is empty"),
         (["checkpoint", "info", "tinker://a/weights/b"], "Missing --api-key"),
-        (["checkpoint", "delete"], "the following arguments are required: <tinker_path>"),
-        (["checkpoint", "delete", "nonsense"], "not a checkpoint path: 'nonsense'"),
+        (["checkpoint", "delete"], "give either checkpoint paths or options that choose them"),
+        (["checkpoint", "delete", "tinker://x"], "not a checkpoint path: 'tinker://x'"),
     ],
 )
 def test_faults_of_the_command_line(argv, what):
@@ -234,7 +234,9 @@ def test_formats(monkeypatch):
 
 def test_columns():
     assert invoke(["config", "show", "-c", "Name"]).stdout.splitlines()[0] == "profile"
-    done = invoke(["config", "show", "-c", "nope", "-c", "name"])
+    several = invoke(["config", "show", "-c", "name, Origin", "-f", "csv"])
+    assert several.stdout.splitlines()[0] == '"name","origin"'
+    done = invoke(["config", "show", "-c", "name,nope", "-c", "name"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert "no column is called 'nope'" in done.stderr
 
@@ -420,7 +422,9 @@ def test_run_from_python(capsys):
 
 def test_completion_offers_commands_below_a_command():
     offered = invoke(["complete", "--line", "tinkex checkpoint "]).stdout.splitlines()
-    assert offered == ["words", "delete", "download", "info", "list", "publish", "unpublish"]
+    names = ("copy", "delete", "download", "info", "list", "prune", "publish")
+    names += ("push-hf", "set-ttl", "sync", "unpublish", "verify")
+    assert offered == ["words", *names]
     assert "checkpoint_list" not in invoke(["complete", "--line", "tinkex "]).stdout
     assert "complete -F _tinkex tinkex" in invoke(["complete"]).stdout
     assert "#compdef tinkex" in invoke(["complete", "--shell", "zsh"]).stdout
@@ -451,3 +455,12 @@ def test_completion_in_a_real_bash(tmp_path, words, offered):
     )
     assert offered in done.stdout.split()
     assert done.stderr == ""
+
+
+def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    whole = invoke(["help", "session"], terminal=True).stdout
+    assert max(map(len, whole.splitlines())) <= 80
+    lines = invoke(["help", "session"]).stdout.splitlines()
+    assert len([line for line in lines if line.startswith("  session ")]) == 4
+    assert all(line.startswith("  session ") for line in lines[1:])

@@ -11,11 +11,8 @@ Names are imported when first used, so that ``import tinkex.api`` costs next to 
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from tinkex import later
 
 if TYPE_CHECKING:
     from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
@@ -125,11 +122,6 @@ _HOME = {
     "load_tokenizer": "tokenizer",
     "verify": "verifying",
 }
-
-# Before the first import of requests, which imports both.
-if "requests" not in sys.modules:
-    later.put_off("charset_normalizer", version_in="version")
-    later.put_off("idna")
 
 
 def __getattr__(name: str) -> Any:

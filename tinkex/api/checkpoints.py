@@ -213,7 +213,7 @@ class Checkpoints:
 
         :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.BadRequest: the time is outside of what the service allows,
-            see :data:`TTL_LIMITS`.
+            which is an hour to ten years.
         """
         what = ("expiry of checkpoints", "the expiry to be set")
         self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds}, explain=explain)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import requests
@@ -14,6 +16,7 @@ from tinkex.exceptions import RequestShown
 from tinkex.plugins import HttpPool
 
 if TYPE_CHECKING:
+    from tinkex.pools import PoolOptions
     from tinkex.settings import Settings
 
 #: The shell puts the key here when the line is run; it never stands in the line.
@@ -29,23 +32,38 @@ class CurlPool(HttpPool):
 
     def build(self, settings: Settings, *, size: int) -> BaseAdapter:
         """Return the adapter."""
-        return _Showing()
+        return _Showing(_tls_words(settings.pool_options))
+
+
+def _tls_words(options: PoolOptions) -> list[str]:
+    words = ["--insecure"] if options.insecure else []
+    pairs = {"--cert": options.client_cert, "--key": options.client_key}
+    if options.ca_bundle and not options.insecure:
+        is_directory = os.path.isdir(options.ca_bundle)
+        pairs["--capath" if is_directory else "--cacert"] = options.ca_bundle
+    return words + [shlex.quote(w) for name, path in pairs.items() if path for w in (name, path)]
 
 
 class _Showing(BaseAdapter):
+    def __init__(self, words: list[str]) -> None:
+        super().__init__()
+        self._words = words
+
     def send(self, request: requests.PreparedRequest, **_: Any) -> NoReturn:  # type: ignore[override]
-        raise RequestShown(command_line(request))
+        raise RequestShown(command_line(request, self._words))
 
     def close(self) -> None:
         """There is nothing to close."""
 
 
-def command_line(request: requests.PreparedRequest) -> str:
+def command_line(request: requests.PreparedRequest, options: Sequence[str] = ()) -> str:
     """Return the curl command that makes *request*, for a POSIX shell.
 
     The API key is ``$TINKER_API_KEY``. A body that is no text comes out of a pipe.
+
+    :param options: words for curl that go before, quoted.
     """
-    words = ["curl"]
+    words = ["curl", *options]
     body = request.body
     # A POST is what curl makes of data.
     if request.method != ("GET" if body is None else "POST"):

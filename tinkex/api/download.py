@@ -16,7 +16,7 @@ from tinkex.api.landing import Landing, local_errors
 from tinkex.api.meter import Meter, OnProgress
 from tinkex.api.packed import Packed
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
-from tinkex.api.retrying import LONGEST_WAIT, Retrying, retry_after
+from tinkex.api.retrying import LONGEST_WAIT, retry_after
 from tinkex.api.separate import Files
 from tinkex.api.signing import SignedFiles
 from tinkex.api.storage import Storage
@@ -158,7 +158,7 @@ class _Job:
         look = _FIRST_LOOK
         # Every answer is looked at here: a redirect is what is hoped for, 503 means "not yet".
         request = Request("GET", url, what="archives", repeatable=False)
-        retrying = Retrying("GET", repeatable=True)
+        retrying = self._transport.retrying("GET", repeatable=True)
         while True:
             try:
                 answer = self._transport.once(request, deadline)

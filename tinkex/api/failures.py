@@ -22,7 +22,10 @@ from tinkex.exceptions import (
 #: What :func:`translated` is for; everything else is a mistake in the code.
 FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
-_CA_HINT = "If a proxy or a private authority signs it, set REQUESTS_CA_BUNDLE to its certificate."
+_CA_HINT = (
+    "If a proxy or a private authority signs it, set REQUESTS_CA_BUNDLE, or ca_bundle of an "
+    "HTTP pool, to its certificate."
+)
 _URL_HINT = "Is the address right? See 'tinkex config show'."
 
 

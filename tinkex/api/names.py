@@ -67,7 +67,7 @@ def resolve_checkpoint(client: ServiceClient, text: str, *, kind: str | None = N
     """Return the path of the checkpoint that *text* names.
 
     :param kind: ``training`` or ``sampler``: what is wanted where *text* leaves a choice.
-    :raises UsageError: it names nothing, or several (:class:`AmbiguousName`).
+    :raises UsageError: it names nothing, or several (:class:`~tinkex.api.names.AmbiguousName`).
     :raises tinkex.exceptions.TinkexError: the service could not be asked.
     """
     if is_path(text):
@@ -80,7 +80,7 @@ def resolve_checkpoint(client: ServiceClient, text: str, *, kind: str | None = N
 def resolve_run(client: ServiceClient, text: str) -> str:
     """Return the id of the run that *text* names; the service is asked for all runs.
 
-    :raises UsageError: it names nothing, or several (:class:`AmbiguousName`).
+    :raises UsageError: it names nothing, or several (:class:`~tinkex.api.names.AmbiguousName`).
     """
     if is_path(text):
         return TinkerPath.from_string(text).run_id

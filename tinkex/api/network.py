@@ -11,10 +11,9 @@ import re
 from pathlib import Path
 
 from tinkex.exceptions import SettingsError
+from tinkex.pools import CA_VARIABLES, PoolOptions
 from tinkex.values import is_loopback
 
-#: First one set wins; the first two are those of requests, the others those of OpenSSL.
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 #: How ``openssl rehash`` names certificates.
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 
@@ -40,7 +39,7 @@ def certificates() -> str | bool:
 
     :raises SettingsError: a variable names something that does not exist.
     """
-    for variable in _CA_VARIABLES:
+    for variable in CA_VARIABLES:
         value = os.environ.get(variable)
         if value and not Path(value).exists():
             raise SettingsError(f"{variable} names {value}, which does not exist")
@@ -50,6 +49,16 @@ def certificates() -> str | bool:
 
     directory = ssl.get_default_verify_paths().capath
     return directory if directory and _is_hashed(directory) else True
+
+
+def trusted(options: PoolOptions) -> str | bool:
+    """Return what requests wants to know as ``verify``.
+
+    :raises SettingsError: as :func:`certificates`.
+    """
+    if options.insecure:
+        return False
+    return options.ca_bundle or certificates()
 
 
 def _is_hashed(directory: str) -> bool:

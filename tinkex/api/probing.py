@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _SKEW_TOLD, _SKEW_WRONG = 30, 300
 #: Days before the end of a certificate from which on it is told.
 _SOON = 14
+_CHECK = "Leave out --insecure, or take 'insecure: true' from the HTTP pool."
 _CLOCK_HINT = "Set the clock of this machine (timedatectl set-ntp true): signatures depend on it."
 
 
@@ -108,6 +109,8 @@ class Prober:
             return [Finding("tls", "skipped", f"{self._host} is not found")]
         except OSError as error:
             return [findings.from_error("tls", failures.translated(error, url))]
+        if self._settings.pool_options.insecure:
+            return [Finding("tls", "warning", f"{version}, certificates are not checked", _CHECK)]
         return [_judged(version, certificate)]
 
     def service(self) -> list[Finding]:
@@ -207,28 +210,41 @@ class Prober:
 
     def _elsewhere(self) -> str | None:
         """Return who else finds the host, if it is not this process."""
-        if self._settings.http_pool != DEFAULT_POOL:
+        if self._settings.pool_driver != DEFAULT_POOL:
             return f"the HTTP pool {self._settings.http_pool} carries the requests"
         return "the proxy does it" if self._proxy() else None
 
     def _handshake(self) -> tuple[str, Any]:
-        where = network.certificates()
-        if where is True:
-            from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-            where = DEFAULT_CA_BUNDLE_PATH
-        import os
-
-        is_directory = os.path.isdir(str(where))
-        context = ssl.create_default_context(
-            cafile=None if is_directory else str(where), capath=str(where) if is_directory else None
-        )
+        context = self._tls_settings()
         address = (self._host, self._port)
         with (
             socket.create_connection(address, timeout=self._seconds) as connection,
             context.wrap_socket(connection, server_hostname=self._host) as secured,
         ):
             return secured.version() or "TLS", secured.getpeercert() or {}
+
+    def _tls_settings(self) -> ssl.SSLContext:
+        self._settings.check_pool()
+        options = self._settings.pool_options
+        where = network.trusted(options)
+        if where is True or where is False:
+            from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+            insecure, where = where is False, DEFAULT_CA_BUNDLE_PATH
+        else:
+            insecure = False
+        import os
+
+        is_directory = os.path.isdir(where)
+        context = ssl.create_default_context(
+            cafile=None if is_directory else where, capath=where if is_directory else None
+        )
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if options.client_cert:
+            context.load_cert_chain(options.client_cert, options.client_key)
+        return context
 
 
 class _closing:

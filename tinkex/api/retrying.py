@@ -15,13 +15,12 @@ from tinkex.api import failures
 from tinkex.api.answers import Answer
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import TinkexError
+from tinkex.pools import DEFAULT_RETRIES
 
 #: Methods whose repetition does no more than doing it once.
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
 #: Longest wait that a server may ask for, in seconds; beyond it, its error is reported.
 LONGEST_WAIT = 60.0
-#: Repetitions after an answer or a lost connection.
-ATTEMPTS = 5
 #: An unexpected failure inside the server is most often a permanent one.
 ATTEMPTS_AFTER_500 = 2
 #: A host that refuses is asked once more, so that its user hears of it within two seconds.
@@ -35,14 +34,15 @@ class Retrying:
     """The state of one call's repetitions.
 
     :param repeatable: repeating the call does no harm even if the server has acted on it.
+    :param attempts: repetitions after an answer or a lost connection, at most.
     """
 
-    def __init__(self, method: str, repeatable: bool) -> None:
+    def __init__(self, method: str, repeatable: bool, attempts: int = DEFAULT_RETRIES) -> None:
         self._method = method
         self._repeatable = repeatable
         self.attempts = 0
         self._retry = Retry(
-            total=ATTEMPTS,
+            total=attempts,
             connect=ATTEMPTS_TO_CONNECT,
             backoff_factor=_FIRST_DELAY,
             backoff_max=_LONGEST_BACKOFF,

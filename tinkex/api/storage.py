@@ -165,6 +165,10 @@ class Storage:
         if self._session is not None:
             self._session.close()
 
+    def retrying(self) -> Retrying:
+        """Start counting the repetitions of one download."""
+        return self._transport.retrying("GET", repeatable=True)
+
     def deadline(self) -> Deadline:
         """Start the time allowance of one silence."""
         return self._transport.deadline("the download")
@@ -179,7 +183,7 @@ class Storage:
         :raises tinkex.exceptions.APIError: the storage refused; 403 often means "expired".
         """
         deadline = self.deadline()
-        retrying = Retrying("GET", repeatable=True)
+        retrying = self.retrying()
         hops = 0
         url = joined("", url)
         while hops <= _REDIRECTS:
@@ -231,7 +235,7 @@ class Storage:
             session, auth = self._bare(), None
             proxies = network.proxies_for(url)
         if url.startswith("https:") and session is self._session and session.verify is True:
-            session.verify = network.certificates()
+            session.verify = network.trusted(transport.settings.pool_options)
         return session.get(
             url,
             headers=headers,
@@ -245,7 +249,7 @@ class Storage:
     def _bare(self) -> requests.Session:
         with self._making:
             if self._session is None:
-                session = new_session("")
+                session = new_session("", self._transport.settings.pool_options)
                 session.proxies = {}  # each address has its own
                 self._session = session
             return self._session

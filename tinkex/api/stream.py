@@ -9,7 +9,6 @@ from types import TracebackType
 
 from urllib3.exceptions import HTTPError
 
-from tinkex.api.retrying import Retrying
 from tinkex.api.storage import BLOCK, Body, Span, Storage
 from tinkex.exceptions import (
     APIError,
@@ -69,7 +68,7 @@ class Stream:
     def __init__(self, storage: Storage, address: Address, span: Span) -> None:
         self._storage, self._address, self._span = storage, address, span
         self._stack = ExitStack()
-        self._retrying = Retrying("GET", repeatable=True)
+        self._retrying = storage.retrying()
         self.position = span.start
         self.received = 0
         self.body = self._open(span)
@@ -101,7 +100,7 @@ class Stream:
             if block:
                 self.position += len(block)
                 self.received += len(block)
-                self._retrying = Retrying("GET", repeatable=True)
+                self._retrying = self._storage.retrying()
             return block
 
     def _resume(self, error: ConnectionFailed) -> None:

@@ -34,12 +34,11 @@ from tinkex.exceptions import (
     TinkexError,
     Unauthorized,
 )
+from tinkex.pools import PoolOptions
 
 if TYPE_CHECKING:
     from tinkex.settings import Settings
 
-#: Requests under way at once, at most.
-POOL_SIZE = 256
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5.0
 #: Seconds to wait for an answer before a repeatable request is made again.
@@ -110,10 +109,13 @@ class Transport:
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
         if pool is None:
-            pool = plugins.load_driver(plugins.HTTP_POOLS, settings.http_pool)
+            pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
         self.capabilities = Capabilities()
-        self.session = new_session(self.base_url)
-        adapter = pool.build(settings, size=POOL_SIZE)
+        settings.check_pool()
+        if settings.pool_options.insecure:
+            _warn(self.base_url)
+        self.session = new_session(self.base_url, settings.pool_options)
+        adapter = pool.build(settings, size=settings.pool_options.size)
         self.session.mount("https://", adapter)
         self.session.mount("http://", adapter)
 
@@ -127,6 +129,13 @@ class Transport:
         """Start the time allowance of one public operation, a noun."""
         seconds = seconds or self.settings.timeout
         return Deadline(operation, seconds, self._told, patience=patience)
+
+    def retrying(self, method: str, repeatable: bool) -> Retrying:
+        """Start counting the repetitions of one call, as many as the HTTP pool allows.
+
+        :param repeatable: repeating the call does no harm even if the server has acted on it.
+        """
+        return Retrying(method, repeatable, self.settings.pool_options.retries)
 
     def _told(self, wait: Wait) -> None:
         if self._on_wait is not None:
@@ -177,7 +186,7 @@ class Transport:
         return error
 
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Answer, int]:
-        retrying = Retrying(request.method, request.is_repeatable)
+        retrying = self.retrying(request.method, request.is_repeatable)
         headers = dict(request.headers)
         if request.method == "POST":
             import uuid  # with platform: 4 ms that reading does not pay
@@ -262,7 +271,7 @@ class Transport:
             stream=True,
             timeout=timeout,
             verify=True if session.verify is None else session.verify,
-            cert=None,
+            cert=session.cert,
             proxies=session.proxies,
         )
 
@@ -324,8 +333,11 @@ class _Session(requests.Session):
         """Return nothing: where an answer leads is looked at above, and may be no address."""
 
 
-def new_session(url: str) -> requests.Session:
-    """Return a session without a key for *url* that ignores cookies, ``.netrc`` and redirects."""
+def new_session(url: str, options: PoolOptions | None = None) -> requests.Session:
+    """Return a session without a key for *url* that ignores cookies, ``.netrc`` and redirects.
+
+    :param options: TLS of the HTTP pool; without them the machine says what is trusted.
+    """
     from http.cookiejar import DefaultCookiePolicy
 
     session = _Session()
@@ -333,12 +345,24 @@ def new_session(url: str) -> requests.Session:
         session.mount(scheme, BoundedAdapter())
     session.trust_env = False
     session.proxies = network.proxies_for(url)
-    if url.startswith("https:"):
-        session.verify = network.certificates()
+    options = options or PoolOptions()
+    session.cert = options.certificate
+    if url.startswith("https:") or options.insecure:
+        session.verify = network.trusted(options)
     session.headers["User-Agent"] = USER_AGENT
     session.headers["Accept"] = "application/json"
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
+
+
+def _warn(url: str) -> None:
+    """Warn who calls from Python, whatever the driver; the program has words of its own."""
+    import warnings
+
+    from urllib3.exceptions import InsecureRequestWarning
+
+    message = f"Unverified HTTPS requests are made to {failures.host_of(url)}"
+    warnings.warn(message, InsecureRequestWarning, stacklevel=4)
 
 
 def _encoded(body: Any) -> bytes | None:

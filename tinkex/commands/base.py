@@ -257,11 +257,12 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         return super()._generate_columns_and_selector(parsed_args, column_names)
 
     def _check_columns_option(self, parsed_args: argparse.Namespace) -> None:
-        """Let headings as well as field names choose a column (``-c Path``)."""
+        """Let headings as well as field names choose columns (``-c Path``, ``-c Path,Size``)."""
         by_heading = {_normal(heading(name)): name for name in self.column_names}
         parsed_args.columns = [
             name if _normal(name) in self.column_names else by_heading.get(_normal(name), name)
-            for name in parsed_args.columns
+            for given in parsed_args.columns
+            for name in (part.strip() for part in given.split(","))
         ]
 
     #: Field names of the output, in order; commands with a fixed set declare them.
@@ -295,6 +296,9 @@ class Lister(_Display, cliff.lister.Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.set_defaults(plain_row=self.plain_row, droppable=self.droppable)
+        noun, _, verb = (self.cmd_name or "").rpartition(" ")
+        if verb == "list":
+            parser.set_defaults(nothing=f"No {noun}s.")
         return parser
 
     def produce_output(

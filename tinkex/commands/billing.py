@@ -51,6 +51,21 @@ _EVENT_COLUMNS = (
     "gigabyte_hours",
     "free",
 )
+#: Those that a table of events leaves out first: what is the same in most rows.
+_EVENT_DROPPABLE = (
+    "gigabyte_hours",
+    "effective_rate_usd_per_gigabyte_month",
+    "effective_rate_usd_per_million_tokens",
+    "cached",
+    "free",
+    "project_id",
+    "user_id",
+    "bucket_end",
+    "user_name",
+    "count",
+    "base_model",
+    "bucket_start",
+)
 _SINCE = timedelta(days=7)
 
 
@@ -161,6 +176,7 @@ class UsageBilling(_WithCsv):
             self.write_csv(parsed_args.sessions_csv, _session_rows(usage))
         self.status(_total(usage))
         if parsed_args.by == "event":
+            parsed_args.droppable = _EVENT_DROPPABLE
             return _EVENT_COLUMNS, [_event_row(event) for event in usage.events]
         return self._tallies(usage, parsed_args.by)
 

@@ -23,11 +23,14 @@ class ShowConfig(Lister):
     examples = ("tinkex config show", "tinkex --profile local config show -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex import pools
         from tinkex.settings import effective
 
-        self.result = self.settings
+        found = self.result = self.settings
+        options = pools.effective(found.pool_options, found.origins)
         rows = [
-            (name, Structure(value), origin) for name, value, origin in effective(self.settings)
+            (name, Structure(value), origin)
+            for name, value, origin in (*effective(found), *options)
         ]
         return self.column_names, rows
 
@@ -215,12 +218,12 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     :raises SettingsError: it is malformed.
     :raises UsageError: it names a format or a driver that there is not.
     """
-    from tinkex import keys, plugins, values
+    from tinkex import keys, settings, values
 
     if name == "api_key":
         return keys.checked(keys.read_argument(text, stdin))
     value = values.from_text(name, text)
-    pools = sorted(ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
+    pools = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in pools:
         raise UsageError(
             f"no HTTP pool is called {value!r}", hint="Known: " + ", ".join(pools) + "."

@@ -30,7 +30,7 @@ class DeleteCheckpoint(BulkChange):
         "tinkex checkpoint delete tinker://run-old/weights/0001",
         "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
         "tinkex checkpoint delete --type weights --before 30d --dry-run",
-        "tinkex checkpoint delete --run-id 'nightly-*' --not-public --yes",
+        "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

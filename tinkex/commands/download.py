@@ -81,6 +81,7 @@ class DownloadCheckpoint(_Moving):
             "--type", choices=_TYPES, help="of the run, only the checkpoints of this type"
         )
         parser.add_argument(
+            "-o",
             "--output",
             metavar="<dir>",
             default=".",
@@ -258,7 +259,7 @@ class VerifyCheckpoint(Lister):
 
     column_names = ("file", "status", "size_bytes", "reason", "tinker_path")
     plain_columns = ("status", "file", "reason")
-    droppable = ("tinker_path", "size_bytes", "reason")
+    droppable = ("tinker_path", "size_bytes")
     examples = (
         "tinkex checkpoint verify ./models/0001",
         "tinkex checkpoint verify ./models -f json",

@@ -32,7 +32,7 @@ def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> 
     group.add_argument(
         "--run-id",
         metavar="<run_id>",
-        help="those of this training run; a pattern such as 'nightly-*' may match several",
+        help="those of this training run; a pattern such as 'nightly*' may match several",
     )
     group.add_argument(
         "--type",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import shutil
+import textwrap
 
 from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
@@ -48,10 +50,18 @@ class Help(Command):
         return 0
 
     def _listing(self, prefix: str = "") -> str:
-        """Return a line for each command: its name and the first line of its docstring."""
+        """Return a line for each command: its name and the first line of its docstring.
+
+        On a terminal, one that is too long goes on below; elsewhere a line is a command.
+        """
         names = [n for n in self.app.command_manager.get_command_names() if n.startswith(prefix)]
         width = max(map(len, names)) + 2
-        return "".join(f"  {name:{width}}{self._summary(name)}\n" for name in sorted(names))
+        lines = [f"  {name:{width}}{self._summary(name)}" for name in sorted(names)]
+        if self.app.stdout.isatty():
+            columns = max(shutil.get_terminal_size().columns, width + 30)
+            below = " " * (width + 2)
+            lines = [textwrap.fill(line, columns, subsequent_indent=below) for line in lines]
+        return "\n".join([*lines, ""])
 
     def _summary(self, name: str) -> str:
         try:

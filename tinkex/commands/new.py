@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,6 @@ class NewPlugin(ShowOne):
         self._check_free(names)
         directory = Path(parsed_args.directory or names.name).expanduser()
         skeleton.write(skeleton.files(names), directory)
-        where = shlex.quote(str(directory))
-        self.status(f"Next: cd {where} && pip install -e '.[test]' && python -m pytest")
         self.result = {
             "distribution": names.name,
             "package": names.package,
@@ -53,6 +51,15 @@ class NewPlugin(ShowOne):
             "format": names.noun,
         }
         return self.column_names, tuple(self.result.values())
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        code = super().produce_output(parsed_args, column_names, data)
+        self.app.stdout.flush()  # so that what is next is told last
+        where = shlex.quote(self.result["directory"])
+        self.status(f"Next: cd {where} && pip install -e '.[test]' && python -m pytest")
+        return code
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Plugin {record['distribution']} written to {record['directory']}"]

@@ -59,7 +59,7 @@ class ShowProfile(ShowOne):
     """Show what one profile says, its key masked."""
 
     mends = True
-    column_names = ("name", "active", *_SETTINGS)
+    column_names = ("name", "active", *_SETTINGS, "http_pool_options")
     examples = ("tinkex profile show", "tinkex profile show skyrl -f yaml")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -84,11 +84,13 @@ class ShowProfile(ShowOne):
         if unknown:
             self.app.warn(f"profile {name} has unknown settings: {', '.join(unknown)}")
         shown = {key: _shown(key, value) for key, value in values.items()}
+        options = _pool_options(values)
         self.result = {"name": name, **shown}
         return self.column_names, (
             name,
             Flag(name == active),
             *(Structure(shown.get(key)) for key in _SETTINGS),
+            Structure(options),
         )
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -279,6 +281,14 @@ class RemoveProfile(ShowOne):
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Removed the profile {plain_text(record['name'])}"]
+
+
+def _pool_options(values: Mapping[str, Any]) -> Any:
+    """Return what the file says about the HTTP pool that a profile names."""
+    from tinkex import configfile, pools
+
+    name = str(values.get("http_pool", pools.DEFAULT_DRIVER))
+    return pools.named_in(configfile.read(configfile.config_path())).get(name)
 
 
 def _all() -> dict[str, Mapping[str, Any]]:

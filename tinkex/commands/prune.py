@@ -37,7 +37,7 @@ class PruneCheckpoint(BulkChange):
     examples = (
         "tinkex checkpoint prune --keep-last 3 --dry-run",
         "tinkex checkpoint prune --run-id run-123 --keep-every 1000 --keep-last 2",
-        "tinkex checkpoint prune --run-id 'nightly-*' --older-than 30d --yes",
+        "tinkex checkpoint prune --run-id 'nightly*' --older-than 30d --yes",
     )
 
     def get_epilog(self) -> str:
@@ -100,7 +100,9 @@ class PruneCheckpoint(BulkChange):
         """Say on standard error how much would go, how much stays, and what that saves."""
         chosen = [decision.checkpoint for decision in going]
         if not chosen:
-            self.status(f"Nothing to prune: all {len(decisions)} checkpoints stay.")
+            count = len(decisions)
+            why = {0: "no checkpoint fits these options", 1: "the one checkpoint stays"}
+            self.status(f"Nothing to prune: {why.get(count, f'all {count} checkpoints stay')}.")
             return
         self.status(f"To delete: {sum_of(chosen)}. {len(decisions) - len(chosen)} stay.")
         from tinkex.api.selection import total_size
@@ -130,7 +132,7 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--run-id",
         metavar="<run_id>",
-        help="those of this training run, or of all that fit a pattern such as 'nightly-*' "
+        help="those of this training run, or of all that fit a pattern such as 'nightly*' "
         "(default: the whole account)",
     )
     group.add_argument(

@@ -1,0 +1,122 @@
+"""Options of HTTP pools: how they are read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tinkex import settings
+from tinkex.exceptions import SettingsError
+from tinkex.pools import PoolOptions, options_of
+
+HERE = Path("/etc/tinkex")
+
+
+def found(values, name="office"):
+    return options_of(name, {"http_pools": {name: values}}, HERE, {"default", "http2"})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("office", None, PoolOptions("default")),
+        ("http2", {"size": 3}, PoolOptions("http2", size=3)),
+        ("default", {"retries": 0}, PoolOptions("default", retries=0)),
+        ("office", {"driver": "http2", "insecure": True}, PoolOptions("http2", insecure=True)),
+        ("office", {"ca_bundle": "ca.pem"}, PoolOptions("default", ca_bundle="/etc/tinkex/ca.pem")),
+        ("office", {"ca_bundle": "/ca.pem"}, PoolOptions("default", ca_bundle="/ca.pem")),
+        ("office", {"size": None}, PoolOptions("default")),
+    ],
+)
+def test_options_are_read(name, values, expected):
+    assert found(values, name)[0] == expected
+
+
+def test_paths_may_begin_with_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert found({"client_cert": "~/c.pem"})[0].client_cert == "/home/me/c.pem"
+
+
+@pytest.mark.parametrize(
+    ("values", "what", "hint"),
+    [
+        ({"sise": 3}, "unknown option 'sise'", "Did you mean size?"),
+        ({"wholly": 3}, "unknown option 'wholly'", "Known: driver, size"),
+        ({3: 3}, "unknown option '3'", "Known"),
+        ({"size": 0}, "size of the HTTP pool 'office' is not a number of 1 to 4096", ""),
+        ({"size": "8"}, "not a number", ""),
+        ({"size": True}, "not a number", ""),
+        ({"retries": -1}, "not a number of 0 to 100", ""),
+        ({"retries": 2.5}, "not a number of 0 to 100", ""),
+        ({"insecure": "yes"}, "neither true nor false", ""),
+        ({"ca_bundle": 3}, "not the path of a file", ""),
+        ({"ca_bundle": ""}, "not the path of a file", ""),
+        ({"driver": ["x"]}, "not a name", ""),
+        ({"client_key": "k.pem"}, "has client_key, but no client_cert", "certificate"),
+        ([1], "not a mapping", ""),
+        ("text", "not a mapping", ""),
+    ],
+)
+def test_what_is_refused(values, what, hint):
+    with pytest.raises(SettingsError, match=what) as caught:
+        found(values)
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    monkeypatch.setenv("TINKEX_CONFIG", str(path))
+    monkeypatch.delenv("TINKEX_HTTP_POOL", raising=False)
+    return path.write_text
+
+
+def test_a_section_that_is_no_mapping(config):
+    config("http_pools: [1]")
+    with pytest.raises(SettingsError, match="http_pools in the configuration file"):
+        settings.resolve({})
+
+
+def test_a_mapping_in_a_profile_points_to_the_section(config):
+    config("profiles: {p: {http_pool: {size: 3}}}")
+    with pytest.raises(SettingsError, match="a name, not a mapping") as caught:
+        settings.resolve({"profile": "p"})
+    assert "http_pools at the top" in (caught.value.hint or "")
+
+
+def test_a_driver_that_is_not_installed(config):
+    config("http_pools: {office: {driver: nope}}")
+    with pytest.raises(SettingsError, match=r"nope.*from http_pools\.office"):
+        settings.resolve({"http_pool": "office"})
+
+
+def test_a_name_chosen_by_option_variable_or_profile(config, monkeypatch):
+    config("http_pools: {a: {size: 1}, b: {size: 2}, c: {size: 3}}\nprofiles: {p: {http_pool: c}}")
+    assert settings.resolve({"http_pool": "a"}).pool_options.size == 1
+    assert settings.resolve({"profile": "p"}).pool_options.size == 3
+    monkeypatch.setenv("TINKEX_HTTP_POOL", "b")
+    assert settings.resolve({}).pool_options.size == 2
+    assert settings.resolve({}).pool_driver == "default"
+
+
+def test_settings_made_by_hand_name_a_driver():
+    assert settings.Settings(http_pool="local").pool_driver == "local"
+
+
+def test_the_pool_of_another_server_keeps_its_address(config):
+    config("http_pools: {mine: {driver: local, retries: 0}}")
+    found = settings.resolve({"http_pool": "mine"})
+    assert (found.pool_driver, found.needs_api_key) == ("local", False)
+    assert found.origins["base_url"] == "HTTP pool local"
+
+
+@pytest.mark.parametrize("address", ["default", "explicit"])
+def test_certificates_of_the_official_service(config, monkeypatch, address):
+    monkeypatch.delenv("TINKER_BASE_URL", raising=False)
+    flags = {"insecure": True}
+    if address == "explicit":
+        settings.resolve(flags | {"base_url": settings.DEFAULT_BASE_URL}).check_pool()
+        return
+    with pytest.raises(SettingsError, match="stay on for the official service"):
+        settings.resolve(flags).check_pool()
