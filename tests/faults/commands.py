@@ -22,7 +22,8 @@ class Talk:
     :ivar ignores_content: any answer of 200 is success, whatever it holds.
     :ivar before: a command line that has to have been run, where it is to succeed.
     :ivar endless: where nothing fails, it goes on until it is interrupted.
-    :ivar unserved: the service behind the faults does not offer it: it cannot succeed.
+    :ivar unserved: the service behind the faults does not offer it, or it repeats nothing, so that
+        it cannot go on as if nothing had been.
     :ivar parts: it does several things, and tells on lines of their own before which went wrong.
     :ivar keeps: files that tell what went wrong with its parts, ready for another try.
     :ivar findings: it prints what it found, faults too.
@@ -88,7 +89,7 @@ COMMANDS: dict[str, Talk] = {
         "Batch",
         waits=True,
         parts=True,
-        keeps=("out", "out.failed.jsonl"),
+        keeps=("out", "out.batch.json", "out.failed.jsonl"),
     ),
     "run watch": Talk(("run", "watch", RUN), "Run watch", endless=True),
     "run wait": Talk(
@@ -99,14 +100,14 @@ COMMANDS: dict[str, Talk] = {
     "session show": Talk(("session", "show", SESSION), "Session show"),
     "session search": Talk(("session", "search", "name"), "Session search"),
     "session export-trace": Talk(
-        ("session", "export-trace", SESSION, "--output", OUT), "Trace export"
+        ("session", "export-trace", SESSION, "--output", OUT), "Trace export", unserved=True
     ),
     "billing usage": Talk(
         ("billing", "usage", "--since", "2d", "--by", "run", "--csv", OUT), "Billing usage"
     ),
     "billing storage": Talk(("billing", "storage", "--csv", OUT), "Billing storage"),
     "api": Talk(("api", "GET", "training_runs"), "API request", ignores_content=True),
-    "doctor": Talk(("doctor",), "Doctor", findings=True),
+    "doctor": Talk(("doctor",), "Doctor", unserved=True, findings=True),
     "run list": Talk(("run", "list"), "Run list"),
     "run info": Talk(("run", "info", RUN), "Run info"),
     "auth status": Talk(("auth", "status"), "Auth status"),

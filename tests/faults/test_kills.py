@@ -21,6 +21,8 @@ import pytest
 from tests.functional.conftest import KEY, MODEL
 from tinkex.testing import invoke
 
+#: Prompts of the batch.
+ROWS = 12
 PROGRAM = Path(sys.executable).parent / "tinkex"
 
 
@@ -33,7 +35,8 @@ class Place:
     path: str
 
     def words(self, *argv: str) -> list[str]:
-        values = {"{path}": self.path, "{model}": MODEL}
+        run = self.path.removeprefix("tinker://").split("/")[0]
+        values = {"{path}": self.path, "{model}": MODEL, "{run}": run}
         return [str(PROGRAM), *(values.get(word, word) for word in argv)]
 
     @property
@@ -60,7 +63,8 @@ def saved_metadata(place: Place) -> None:
 def downloaded(place: Place) -> None:
     """The directory is not there, that of before, or whole."""
     directory = place.directory / "adapter"
-    names = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    found = directory.iterdir() if directory.exists() else ()
+    names = {path.name for path in found if not path.name.startswith(".tinkex-download-")}
     if names and names != {"old"}:
         assert {"adapter_model.safetensors", "adapter_config.json", "tinkex.lock.json"} <= names
         lock = json.loads((directory / "tinkex.lock.json").read_text())
@@ -81,6 +85,57 @@ def nothing(place: Place) -> None:
     """There is nothing to prepare."""
 
 
+def keep_prompts(place: Place) -> None:
+    rows = (json.dumps({"prompt": f"Watson {number}"}) for number in range(ROWS))
+    (place.directory / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def sampled(place: Place) -> None:
+    """Every row that is there is whole, and there once."""
+    file = place.directory / "rows.jsonl"
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    rows = [json.loads(line) for line in lines]
+    numbers = [int(row["id"]) for row in rows]
+    assert len(set(numbers)) == len(numbers)
+    assert set(numbers) <= set(range(1, ROWS + 1))
+
+
+def sampled_all(place: Place) -> None:
+    sampled(place)
+    assert len((place.directory / "rows.jsonl").read_text().splitlines()) == ROWS
+
+
+def keep_settings(place: Place) -> None:
+    file = place.directory / "config" / "tinkex" / "config.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# mine\ndefaults:\n  timeout: 30s\n")
+
+
+def configured(place: Place) -> None:
+    """The file is that of before or that of after; nothing of it is lost."""
+    text = (place.directory / "config" / "tinkex" / "config.yaml").read_text()
+    assert text.startswith("# mine\n")
+    assert text.count("timeout: 30s") == 1
+    assert text.count("timeout: 60s") <= 1
+
+
+def logged_in(place: Place) -> None:
+    """A file with the key is whole, and nobody else may read it."""
+    for file in (file for file in place.directory.rglob("*") if file.is_file()):
+        if KEY in (text := file.read_text()):
+            assert file.stat().st_mode & 0o077 == 0, file
+            assert text.endswith("\n") or json.loads(text), file
+
+
+def synced(place: Place) -> None:
+    """Each checkpoint is not there, or whole."""
+    for lock in (place.directory / "all").rglob("tinkex.lock.json"):
+        if ".tinkex-download-" not in str(lock):
+            names = {path.name for path in lock.parent.iterdir()}
+            assert {"adapter_model.safetensors", "adapter_config.json"} <= names
+            json.loads(lock.read_text())
+
+
 @dataclass(frozen=True)
 class Victim:
     """A command that is killed.
@@ -94,6 +149,13 @@ class Victim:
     before: Callable[[Place], None] = nothing
     #: What it writes and will not write over.
     once: str = ""
+    stdin: str = ""
+    #: It is to find no key in its environment.
+    keyless: bool = False
+    #: Stand behind the words when the same is run again.
+    again: tuple[str, ...] = ()
+    #: More that holds when it has run to its end.
+    finished: Callable[[Place], None] = nothing
 
 
 VICTIMS = {
@@ -102,11 +164,28 @@ VICTIMS = {
         saved_metadata,
         keep_old_metadata,
     ),
-    "download": Victim(("checkpoint", "download", "{path}", "--output", "adapter"), downloaded),
+    "download": Victim(
+        ("checkpoint", "download", "{path}", "--output", "adapter"), downloaded, once="adapter"
+    ),
     "download over another": Victim(
         ("checkpoint", "download", "{path}", "--output", "adapter", "--force"),
         downloaded,
         keep_old_adapter,
+    ),
+    "sync": Victim(("checkpoint", "sync", "{run}", "all"), synced),
+    "batch": Victim(
+        (
+            *("run", "batch", "prompts.jsonl", "--base-model", "{model}", "--max-tokens", "2"),
+            *("--concurrency", "4", "--output", "rows.jsonl"),
+        ),
+        sampled,
+        keep_prompts,
+        again=("--resume",),
+        finished=sampled_all,
+    ),
+    "config set": Victim(("config", "set", "timeout", "60s"), configured, keep_settings),
+    "auth login": Victim(
+        ("auth", "login", "--with-token"), logged_in, stdin=f"{KEY}\n", keyless=True
     ),
 }
 
@@ -141,15 +220,25 @@ def places(service, checkpoint, tmp_path) -> Iterator[Callable[[Victim], Place]]
     return make
 
 
-def start(victim: Victim, place: Place) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        place.words(*victim.argv),
+def start(victim: Victim, place: Place, *more: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        place.words(*victim.argv, *more),
         cwd=place.directory,
-        env=place.environment,
+        env={
+            name: value
+            for name, value in place.environment.items()
+            if not (victim.keyless and name == "TINKER_API_KEY")
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin is not None
+    process.stdin.write(victim.stdin)  # little enough for the pipe to hold
+    process.stdin.close()
+    process.stdin = None
+    return process
 
 
 def running(process: subprocess.Popen[str]) -> None:
@@ -166,13 +255,14 @@ def running(process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-def whole_run(victim: Victim, place: Place) -> float:
+def whole_run(victim: Victim, place: Place, *more: str) -> float:
     """Run *victim* undisturbed; return how long it took, in seconds."""
     began = time.monotonic()
-    process = start(victim, place)
+    process = start(victim, place, *more)
     output = process.communicate(timeout=60)
     assert process.returncode == 0, output
     victim.check(place)
+    victim.finished(place)
     return time.monotonic() - began
 
 
@@ -193,7 +283,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
         try:
             victim.check(place)
             if not victim.once or not (place.directory / victim.once).exists():
-                whole_run(victim, place)  # the same again succeeds
+                whole_run(victim, place, *victim.again)  # the same again succeeds
         except AssertionError as error:
             raise AssertionError(f"with seed {seed}") from error
     record_property("kills", f"{name}: {kills}")
