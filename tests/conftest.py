@@ -10,6 +10,7 @@ import pytest
 
 _OURS = ("TINKER", "TINKEX", "HF_", "HUGGING_FACE", "CLOUDFLARE_", "CLIFF_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """Return an empty home directory that HOME and the XDG variables point to."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith(_OURS) or name.lower() in _PROXIES:
+        if name.startswith(_OURS) or name.lower() in (*_PROXIES, *_CERTIFICATES):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     for variable, directory in (

@@ -30,6 +30,7 @@ __all__ = ["Invocation", "check_distribution", "invoke", "isolated", "local_serv
 #: Variables that tinkex, its libraries and the local service read.
 _READ = ("TINKER_", "TINKEX_", "HF_", "HUGGING_FACE_", "CLIFF_", "XDG_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,13 @@ def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Let the block run as a new user whose home is *directory*; yields it as a path.
 
     ``HOME`` and the directories for configuration, data, state and cache are below it. Variables
-    that tinkex reads are not set, nor are proxies. Afterwards the environment is as before.
+    that tinkex reads are not set, nor are proxies and certificates. Afterwards the environment is
+    as before.
     """
     home = Path(directory).absolute()
     with mock.patch.dict(os.environ):
         for name in list(os.environ):
-            if name.startswith(_READ) or name.lower() in _PROXIES:
+            if name.startswith(_READ) or name.lower() in (*_PROXIES, *_CERTIFICATES):
                 del os.environ[name]
         os.environ["HOME"] = os.environ["USERPROFILE"] = str(home)
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -219,7 +219,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(home):
         writer = subprocess.Popen([sys.executable, "-c", _WRITE], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
-        time.sleep(chance.random() * 0.05)
+        time.sleep(chance.random() * 0.3)
         writer.kill()
         writer.wait(30)
         writer.stdout.close()
