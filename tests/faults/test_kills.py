@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from tests.functional.conftest import KEY, MODEL
-from tinkex.testing import invoke
 
 #: Prompts of the batch.
 ROWS = 12
@@ -193,15 +192,19 @@ VICTIMS = {
 @pytest.fixture(scope="module")
 def checkpoint(service, tmp_path_factory) -> str:
     """Save a checkpoint on the service, once."""
-    output = tmp_path_factory.mktemp("kills") / "saved.json"
-    done = invoke(
-        [
-            *("checkpoint", "--base-model", MODEL, "--rank", "8", "--output", str(output)),
-            *("--base-url", service.url, "--api-key", KEY),
-        ]
+    directory = tmp_path_factory.mktemp("kills")
+    place = Place(directory, service.url, "")
+    save = ("checkpoint", "--base-model", MODEL, "--rank", "8", "--output", "saved.json")
+    done = subprocess.run(
+        place.words(*save),
+        cwd=directory,
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert done.exit_code == 0, done.stderr
-    return str(json.loads(output.read_text())["weights_path"])
+    assert done.returncode == 0, (done.stderr, (service.home.parent / "stderr").read_text()[-2000:])
+    return str(json.loads((directory / "saved.json").read_text())["weights_path"])
 
 
 @pytest.fixture
