@@ -73,9 +73,12 @@ def stages(target: Path) -> list[Path]:
 def partial(target: Path) -> int:
     """Return how many bytes of the large file are here."""
     sizes = []
-    for file in (file for stage in stages(target) for file in stage.rglob(LARGE)):
+    found = (
+        Path(p) for stage in stages(target) for p, _, names in os.walk(stage) if LARGE in names
+    )
+    for place in found:
         with contextlib.suppress(FileNotFoundError):  # it is being moved
-            sizes.append(file.stat().st_size)
+            sizes.append((place / LARGE).stat().st_size)
     return sum(sizes)
 
 
