@@ -26,6 +26,7 @@ LAYERS = (
         "plugins",
         "pools",
         "later",
+        "cachefile",
         "files",
         "private",
         "keys",
