@@ -259,10 +259,10 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 def _timeout(text: str) -> str:
     # Checked here so that the error names the option; converted by the settings.
-    from tinkex.values import parse_duration
+    from tinkex.values import parse_timeout
 
     try:
-        parse_duration(text)
+        parse_timeout(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
     return text
