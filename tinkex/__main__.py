@@ -60,9 +60,9 @@ def main() -> int:
         gc.set_threshold(100_000, 20, 20)
         # The program tells it in words of its own, once, and also with --quiet.
         warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-        from tinkex.shell import main as shell_main
+        from tinkex.program import main as run_program
 
-        return _flushed(shell_main())
+        return _flushed(run_program())
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
