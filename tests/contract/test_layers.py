@@ -25,6 +25,7 @@ LAYERS = (
     {
         "plugins",
         "pools",
+        "profiles",
         "later",
         "files",
         "private",
@@ -59,6 +60,7 @@ LAYERS = (
         "remembered",
         "reports",
         "spool",
+        "suggestions",
         "terminal",
     },
     {"formatters", "commands", "commandmanager", "completion"},

@@ -289,6 +289,7 @@ def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
         "formats": [{"name": "shout", "kinds": ["lists"]}],
         "http_pools": ["pipe"],
         "tokenizers": ["shelf"],
+        "profiles": [],
     }
     assert errors == {
         "greet_bad": "No module named 'p_gone'",

@@ -236,8 +236,8 @@ class ExportTraceSession(ShowOne):
         parser.add_argument(
             "--url-only",
             action="store_true",
-            help="print the signed address, which works for a while without a key, usually an hour, "
-            "and fetch nothing",
+            help="print the signed address, which works for a while without a key (usually an "
+            "hour), and fetch nothing",
         )
         return parser
 

@@ -128,7 +128,10 @@ def test_a_name_is_its_title(client):
 def test_what_overlaps_is_drawn_side_by_side():
     slices = (
         *(Slice("a", 0.0, 3.0), Slice("b", 1.0, 2.0), Slice("c", 2.0, 4.0)),
-        *(Slice("d", 3.0, 3.0), Slice("e", 5.0, 4.0, {"big": 2**63, "minus": -1, "text": "\ud800"})),
+        *(
+            Slice("d", 3.0, 3.0),
+            Slice("e", 5.0, 4.0, {"big": 2**63, "minus": -1, "text": "\ud800"}),
+        ),
     )
     tracks = read(trace("t", [Track("x", slices), Track("empty", ())]))
     assert [(name, [s[0] for s in slices]) for name, _, slices in tracks.values()] == [

@@ -100,7 +100,7 @@ def _event(kind: int, track: int, part: Slice) -> bytes:
     if kind == _BEGIN:
         content += bytes_field(23, part.name.encode("utf-8", "replace"))
         for name, value in part.notes.items():
-            content += bytes_field(4, bytes_field(10, name.encode("utf-8", "replace")) + _noted(value))
+            content += bytes_field(4, bytes_field(10, name.encode()) + _noted(value))
     return (
         varint_field(8, _nanoseconds(moment))
         + bytes_field(11, content)

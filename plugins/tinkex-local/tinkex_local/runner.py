@@ -36,9 +36,7 @@ CAPACITY = "Other requests are being computed; this one waits for its turn"
 class _Job:
     """A request in the making."""
 
-    def __init__(
-        self, work: Generator[None, None, engines.SampleResult], began: float
-    ) -> None:
+    def __init__(self, work: Generator[None, None, engines.SampleResult], began: float) -> None:
         self.work = work
         self.began = began  # by the clock of the service
         self.lock = threading.Lock()
