@@ -184,7 +184,8 @@ SCENARIOS = {
     "session export-trace": Scenario(
         "session export-trace {session} --url-only",
         r"re:http://localhost:\d+/storage/trace\n",
-        refused=lacking("traces of sessions, or has no session of this id", *OTHERS),
+        on={"local": r"re:http://local\.tinkex\.invalid/.*/trace\.pftrace\?\S+\n"},
+        refused=lacking("traces of sessions, or has no session of this id", *OPEN),
         operation="Trace export",
     ),
     "billing usage": Scenario(
