@@ -79,9 +79,6 @@ AS_ANOTHER = {
     "run watch": "run wait",  # which ends
 }
 
-#: Servers other than the hosted one.
-OTHERS = (*OPEN, "local")
-
 SCENARIOS = {
     "checkpoint": Scenario(
         "checkpoint --base-model {model} --rank 4 --name saved --output {tmp}/saved.json",
