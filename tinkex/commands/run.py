@@ -70,7 +70,14 @@ class ListRun(Lister):
         *_LAST,
     )
     plain_columns = ("training_run_id", "base_model")
-    droppable = (*_LAST, "corrupted", "model_owner", "lora_rank", "last_request_time")
+    droppable = (
+        *_LAST[::2],
+        *_LAST[1::2],
+        "corrupted",
+        "model_owner",
+        "lora_rank",
+        "last_request_time",
+    )
     examples = (
         "tinkex run list --limit 10",
         "tinkex run list --model qwen3 --sort last_request_time:desc",
