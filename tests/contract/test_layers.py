@@ -25,6 +25,7 @@ LAYERS = (
     {
         "plugins",
         "pools",
+        "profiles",
         "later",
         "cachefile",
         "files",
@@ -60,6 +61,7 @@ LAYERS = (
         "remembered",
         "reports",
         "spool",
+        "suggestions",
         "terminal",
     },
     {"formatters", "commands", "commandmanager", "completion"},
