@@ -55,6 +55,9 @@ def main() -> int:
         gc.set_threshold(100_000, 20, 20)
         # The program tells it in words of its own, once, and also with --quiet.
         warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+        from tinkex import later
+
+        later.before_cliff()
         from tinkex.shell import main as shell_main
 
         return _flushed(shell_main())

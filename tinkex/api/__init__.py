@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.billing import Billing, Usage, UsageEvent
     from tinkex.api.bulk import SampledRow, SampledRows, SampleRow
-    from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
+    from tinkex.api.checkpoints import Checkpoint, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
+    from tinkex.api.lineage import CheckpointInfo
     from tinkex.api.meter import Progress
     from tinkex.api.models import Model, Models
     from tinkex.api.moving import Moved
@@ -85,7 +86,7 @@ _HOME = {
     "Auth": "auth",
     "Billing": "billing",
     "Checkpoint": "checkpoints",
-    "CheckpointInfo": "checkpoints",
+    "CheckpointInfo": "lineage",
     "Checkpoints": "checkpoints",
     "Download": "download",
     "Identity": "auth",

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -58,9 +57,8 @@ class DefaultPool(plugins.HttpPool):
         return BoundedAdapter(pool_connections=4, pool_maxsize=size, max_retries=0)
 
 
-@dataclass(frozen=True)
 class Request:
-    """A call of the API.
+    """A call of the API; not to be changed.
 
     :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
         percent-encoded.
@@ -71,15 +69,37 @@ class Request:
     :ivar what: what a server lacks that does not know the path: ``publishing``.
     """
 
-    method: str
-    path: str
-    body: Any = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeatable: bool | None = None
-    final: frozenset[int] = frozenset()
-    settled: frozenset[int] = frozenset()
-    what: str | None = None
+    # No dataclass, for the reasons of Answer.
+    __slots__ = (
+        *("method", "path", "body", "params", "headers"),
+        *("repeatable", "final", "settled", "what"),
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool | None = None,
+        final: frozenset[int] = frozenset(),
+        settled: frozenset[int] = frozenset(),
+        what: str | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.body = body
+        self.params = params or {}
+        self.headers = headers or {}
+        self.repeatable = repeatable
+        self.final = final
+        self.settled = settled
+        self.what = what
+
+    def but(self, **changed: Any) -> Request:
+        """Return the same call with some members *changed*."""
+        return Request(**{**{name: getattr(self, name) for name in self.__slots__}, **changed})
 
     @property
     def is_repeatable(self) -> bool:
