@@ -10,8 +10,9 @@ from tinkex.api import listing, paging
 from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Sessions
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import BadRequest, Forbidden, NotFound, NotOffered
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.api import reading
 from tinkex.api.paths import TinkerPath
+from tinkex.api.requesting import Request
 from tinkex.api.runs import get_run
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import APIError, InvalidAnswer, RateLimited, Unauthorized
 

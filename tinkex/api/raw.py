@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from tinkex.api import reading
 from tinkex.api.addresses import same_origin
 from tinkex.api.answers import Answer
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.exceptions import InvalidAnswer, UsageError
 
 #: What may stand in a path unescaped; everything else is percent-encoded.
