@@ -3,7 +3,7 @@
 requests imports its detector of text encodings and its tables of international domain names
 whenever it is imported; answers of an API are JSON, and its host names are ASCII. cliff brings
 log handlers that write to sockets, dataclasses a reader of signatures, importlib.metadata one of
-zip files.
+zip files, and a cache that is not used here the functions of OpenSSL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _lock = threading.RLock()
 
 
 #: What cliff imports for cases that a command seldom meets, with all that these modules import.
-_BESIDE_CLIFF = ("inspect", "logging.handlers", "subprocess", "zipfile")
+_BESIDE_CLIFF = ("hashlib", "inspect", "logging.handlers", "subprocess", "zipfile")
 
 
 class _Later(ModuleType):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tinkex.api.traces import Trace
     from tinkex.api.training import SavedWeights, TrainingClient
     from tinkex.api.verifying import VerifiedFile, verify
-    from tinkex.api.waiting import Wait
+    from tinkex.api.waits import Wait
 
 __all__ = [
     "ApiKey",
@@ -119,7 +119,7 @@ _HOME = {
     "Usage": "billing",
     "UsageEvent": "billing",
     "VerifiedFile": "verifying",
-    "Wait": "waiting",
+    "Wait": "waits",
     "load_tokenizer": "tokenizer",
     "verify": "verifying",
 }

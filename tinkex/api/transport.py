@@ -21,7 +21,7 @@ from tinkex.api.capabilities import Capabilities
 from tinkex.api.credentials import JWT_PREFIX, KeyAuth, RawKey
 from tinkex.api.requesting import Request, prepared
 from tinkex.api.retrying import Retrying
-from tinkex.api.waiting import Deadline, OnWait, Wait
+from tinkex.api.waiting import Deadline, OnWait
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
@@ -34,6 +34,7 @@ from tinkex.exceptions import (
 from tinkex.pools import PoolOptions
 
 if TYPE_CHECKING:
+    from tinkex.api.waits import Wait
     from tinkex.settings import Settings
 
 #: Seconds to wait for a connection.
