@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, keystore, plugins, pools, profiles
+from tinkex import configfile, keys, plugins, pools, profiles
 from tinkex.exceptions import PluginError, SettingsError
 from tinkex.pools import PoolOptions
 from tinkex.values import (
@@ -187,12 +187,12 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
     return sorted({*configfile.profiles_in(config), *profiles.names()})
 
 
-@dataclass(frozen=True)
 class _Layer:
     """Settings of one source: name → value, and name → where from."""
 
-    values: Mapping[str, Any]
-    origin: Callable[[str], str]
+    def __init__(self, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
+        self.values = values
+        self.origin = origin
 
 
 def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
@@ -267,7 +267,9 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
             origins[name] = layer.origin(name)
     if not ("api_key" in values or "api_key_command" in values):
         url = values.get("base_url", DEFAULT_BASE_URL)
-        store = keystore.KeyStore()
+        from tinkex.keystore import KeyStore
+
+        store = KeyStore()
         own = is_of_profile(url, origins.get("base_url"))
         stored = store.for_address(url, only_its_own=own)
         if stored:
