@@ -177,12 +177,14 @@ def _hub() -> list[Finding]:
 def _disk() -> list[Finding]:
     from tinkex.remembered import default_directory
 
-    places = {
-        "disk here": Path.cwd(),
-        "disk for temporary files": Path(tempfile.gettempdir()),
-        "disk for the cache": default_directory(),
-    }
-    return [_room(name, path) for name, path in places.items()]
+    found = [_room("disk here", Path.cwd())]
+    name = "disk for temporary files"
+    try:
+        found.append(_room(name, Path(tempfile.gettempdir())))
+    except OSError:  # nothing can be written in any of them
+        hint = "Make room, or name a directory with TMPDIR."
+        found.append(Finding(name, "warning", "there is no directory that takes one", hint))
+    return [*found, _room("disk for the cache", default_directory())]
 
 
 def _room(name: str, path: Path) -> Finding:

@@ -27,12 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all-faults", action="store_true", help="also the slow part of the matrix")
     group.addoption("--kills", type=int, default=5, metavar="N", help="kills of each command")
     group.addoption("--fault-table", metavar="FILE", help="write the table of the manual to FILE")
+    group.addoption("--write-table", metavar="FILE", help="write that of full disks to FILE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--fault-table")
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(table.Recorder(Path(path)))
+    path = config.getoption("--write-table")
+    if path and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(table.WriteRecorder(Path(path)))
 
 
 @dataclass(frozen=True)
