@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,15 +96,26 @@ def faulty(service, certificates) -> Iterator[Faulty]:
 
 
 @pytest.fixture
-def saved(service, tmp_path_factory):
+def renew(service, tmp_path_factory) -> Callable[[], tuple[str, str]]:
+    """Return a function that saves a checkpoint and returns its path and its run."""
+
+    def save() -> tuple[str, str]:
+        output = tmp_path_factory.mktemp("saved") / "saved.json"
+        done = invoke(
+            [
+                *("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", str(output)),
+                *("--base-url", service.url, "--api-key", KEY),
+            ]
+        )
+        assert done.exit_code == 0, done.stderr
+        metadata = json.loads(output.read_text())
+        return metadata["weights_path"], metadata["model_id"]
+
+    return save
+
+
+@pytest.fixture
+def saved(renew) -> tuple[str, str]:
     """Save a checkpoint; returns its path and its run."""
-    output = tmp_path_factory.mktemp("saved") / "saved.json"
-    done = invoke(
-        [
-            *("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", str(output)),
-            *("--base-url", service.url, "--api-key", KEY),
-        ]
-    )
-    assert done.exit_code == 0, done.stderr
-    metadata = json.loads(output.read_text())
-    return metadata["weights_path"], metadata["model_id"]
+    path, run = renew()
+    return path, run

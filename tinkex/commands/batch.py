@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import signal
 import threading
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.columns import json_text
 from tinkex.commands.base import Command
 from tinkex.commands.sample import (
     add_sampling_options,
@@ -270,7 +270,7 @@ class _Batch:
             stdout = self._command.app.stdout
             if stdout.isatty():
                 self._command.app.display.clear()
-            stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stdout.write(json_text(record) + "\n")
             stdout.flush()
         self.summary.completed += 1
         self.summary.tokens += sum(len(s.tokens) for s in result.response.sequences)
