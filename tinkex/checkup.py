@@ -175,7 +175,7 @@ def _hub() -> list[Finding]:
 
 
 def _disk() -> list[Finding]:
-    from tinkex.remembered import default_directory
+    from tinkex.cachefile import cache_directory
 
     found = [_room("disk here", Path.cwd())]
     name = "disk for temporary files"
@@ -184,7 +184,8 @@ def _disk() -> list[Finding]:
     except OSError:  # nothing can be written in any of them
         hint = "Make room, or name a directory with TMPDIR."
         found.append(Finding(name, "warning", "there is no directory that takes one", hint))
-    return [*found, _room("disk for the cache", default_directory())]
+    cache = cache_directory("completion")
+    return found if cache is None else [*found, _room("disk for the cache", cache)]
 
 
 def _room(name: str, path: Path) -> Finding:

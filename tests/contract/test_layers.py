@@ -26,6 +26,7 @@ LAYERS = (
         "plugins",
         "pools",
         "later",
+        "cachefile",
         "files",
         "private",
         "keys",
@@ -62,7 +63,7 @@ LAYERS = (
         "terminal",
     },
     {"formatters", "commands", "commandmanager", "completion"},
-    {"shell", "repl", "console"},
+    {"shell", "clients", "program", "calling", "repl", "console"},
     {"testing", "__main__"},
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
