@@ -124,6 +124,8 @@ def _key(settings: Settings) -> Finding:
         key = settings.credential() or ""
     except TinkexError as error:
         return from_error("key", error)
+    from tinkex.settings import stray_key
+
     name = "api_key" if settings.api_key else "api_key_command"
     origin = settings.origins.get(name, "default")
     detail = f"{keys.mask(key)} from {origin}, {len(key)} characters"
@@ -131,7 +133,7 @@ def _key(settings: Settings) -> Finding:
         return Finding(
             "key", "fail", f"{detail}: the token has expired", "Get a new one from where it came."
         )
-    warning = settings.key_warning()
+    warning = settings.key_warning() or stray_key(settings)
     if warning:
         return Finding("key", "warning", detail, warning)
     return Finding("key", "ok", detail)
