@@ -12,7 +12,8 @@ from tinkex.api import paging, reading
 from tinkex.api.answers import Answer
 from tinkex.api.capabilities import FINISH
 from tinkex.api.paths import served
-from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
 

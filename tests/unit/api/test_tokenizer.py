@@ -138,9 +138,6 @@ def plugin_free(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
         (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value}\n")
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        from stevedore import ExtensionManager
-
-        monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
 
     return install
 
