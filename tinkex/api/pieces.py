@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinkex.api import lockfile
+from tinkex.api.digests import Digest
 from tinkex.api.lockfile import LockedFile
 from tinkex.api.meter import Meter
 from tinkex.api.parallel import together
@@ -25,6 +25,9 @@ RANGES = 8
 _PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.25
 #: The share of the time that its thread works, below which something else holds it back.
 _BUSY = 0.5
+#: Bytes a second of one connection that leave nothing to be desired: on a machine as busy as that
+#: its thread's waiting tells nothing.
+_FAST = 256 * 1024 * 1024
 #: Bytes and seconds that must be left for more connections to be worth their set-up.
 _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
 _NOT_MODIFIED = 304
@@ -82,10 +85,10 @@ class Piece:
         if size is not None and validator is not None:
             entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
             self._journal(entry)
-        found = hashlib.sha256()
-        with open(self._part, "r+b", buffering=0) as file:
+        with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
             rest = self._receive(stream, segment, file.fileno(), found.update, many=many)
-        return self._complete(segment[1], None if rest else found.hexdigest())
+            sha256 = None if rest else found.hexdigest()
+        return self._complete(segment[1], sha256)
 
     def _go_on(self, known: dict[str, Any]) -> LockedFile:
         size, segments = known["size"], known["segments"]
@@ -139,9 +142,9 @@ class Piece:
                 break
             if segment[2] >= 0:
                 block = block[: segment[2] - segment[1]]
-            _write_all(file, block, segment[1])
             if heard is not None:
                 heard(block)
+            _write_all(file, block, segment[1])
             with self._stage.changing():
                 segment[1] += len(block)
             self._meter.add(self._name, len(block))
@@ -211,7 +214,8 @@ class _Probe:
         busy = (time.thread_time() - self._cpu) / seconds
         rest = segment[2] - segment[1]
         known = stream.body.ranged and stream.body.validator is not None
-        slow = rest >= _MIN_REST and rest / (stream.received / seconds) > _MIN_SECONDS
+        rate = stream.received / seconds
+        slow = rate < _FAST and rest >= _MIN_REST and rest / rate > _MIN_SECONDS
         return known and busy < _BUSY and slow
 
 

@@ -1,0 +1,119 @@
+"""Reading archives as they come: gzip streams of every make, positions, and sums aside."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import random
+import threading
+import time
+import zlib
+
+import pytest
+
+from tinkex.api.digests import Digest
+from tinkex.api.unpacking import Forward, Gunzipped
+from tinkex.exceptions import InvalidAnswer
+
+NOISE = random.Random(0).randbytes(300_000)
+CONTENTS = {
+    "nothing": b"",
+    "little": b"x",
+    "noise": NOISE,
+    "zeros": bytes(5_000_000),  # much comes out of little
+    "both": NOISE + bytes(2_000_000) + NOISE,
+}
+
+
+class Dripping:
+    """A source that gives few bytes at a time, whatever it is asked for."""
+
+    def __init__(self, content: bytes, size: int) -> None:
+        self._content, self._size = io.BytesIO(content), size
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._content.read(self._size)
+
+
+def whole(source) -> bytes:
+    return b"".join(iter(lambda: source.read(100_000), b""))
+
+
+@pytest.mark.parametrize("drip", [1000, 10**9])
+@pytest.mark.parametrize("name", CONTENTS)
+def test_gzip(name, drip):
+    packed = gzip.compress(CONTENTS[name], 1)
+    assert whole(Gunzipped(Dripping(packed, drip))) == CONTENTS[name]
+
+
+@pytest.mark.parametrize("drip", [7, 10**9])
+@pytest.mark.parametrize(
+    ("packed", "content"),
+    [
+        (gzip.compress(b"one") + gzip.compress(b"two"), b"onetwo"),
+        (gzip.compress(b"one") + bytes(100) + gzip.compress(b"two") + bytes(600), b"onetwo"),
+        (gzip.compress(b"") + gzip.compress(b"two"), b"two"),
+    ],
+)
+def test_gzip_of_several_members(packed, content, drip):
+    assert whole(Gunzipped(Dripping(packed, drip))) == content == gzip.decompress(packed)
+
+
+@pytest.mark.parametrize("drip", [7, 10**9])
+@pytest.mark.parametrize(
+    "packed",
+    [
+        gzip.compress(NOISE)[:-1],
+        gzip.compress(NOISE)[:1000],
+        gzip.compress(b"one")[:5],
+        gzip.compress(b"one") + b"garbage",
+        gzip.compress(b"one") + gzip.compress(b"two")[:-3],
+        gzip.compress(b"one")[:-8] + bytes(8),  # another sum and length
+    ],
+)
+def test_damaged_gzip(packed, drip):
+    with pytest.raises((EOFError, zlib.error)):
+        whole(Gunzipped(Dripping(packed, drip)))
+
+
+@pytest.mark.parametrize("drip", [3, 10**9])
+def test_positions(drip):
+    source = Forward(Dripping(b"abc" + bytes(5) + b"d" + bytes(1000), drip))
+    assert source.read(2) == b"ab"
+    assert (source.tell(), source.last_data) == (2, 2)
+    assert source.seek(4) == 4
+    assert source.last_data == 3
+    source.allow(10)
+    assert source.read(10) == b"\0\0\0\0d" + bytes(5)
+    with pytest.raises(InvalidAnswer, match="too large"):
+        source.read(1)
+    source.allow(None)
+    while source.some():
+        pass
+    assert (source.position, source.last_data) == (1009, 9)
+    assert source.read(5) == b""
+    with pytest.raises(EOFError):
+        source.seek(1010)
+    with pytest.raises(ValueError, match="backwards"):
+        source.seek(3)
+
+
+@pytest.mark.parametrize("size", [None, 10, 50_000_000])
+def test_digests(size):
+    with Digest(size) as digest:
+        for _ in range(100):
+            digest.update(NOISE)
+        assert digest.hexdigest() == hashlib.sha256(NOISE * 100).hexdigest()
+
+
+def test_a_digest_that_nobody_wants_leaves_no_thread():
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), Digest() as digest:
+        digest.update(NOISE)
+        assert threading.active_count() == before + 1
+        raise ZeroDivisionError
+    end = time.monotonic() + 20
+    while threading.active_count() > before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
