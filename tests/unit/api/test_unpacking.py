@@ -6,13 +6,12 @@ import gzip
 import hashlib
 import io
 import random
-import threading
 import time
 import zlib
 
 import pytest
 
-from tinkex.api.digests import Digest
+from tinkex.api.digests import Digest, Trailing
 from tinkex.api.unpacking import Forward, Gunzipped
 from tinkex.exceptions import InvalidAnswer
 
@@ -108,12 +107,30 @@ def test_digests(size):
 
 
 def test_a_digest_that_nobody_wants_leaves_no_thread():
-    before = threading.active_count()
-    with pytest.raises(ZeroDivisionError), Digest() as digest:
+    with Digest() as digest:
         digest.update(NOISE)
-        assert threading.active_count() == before + 1
-        raise ZeroDivisionError
-    end = time.monotonic() + 20
-    while threading.active_count() > before:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+        thread = digest._thread
+        assert thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_sum_that_trails_a_growing_file(tmp_path):
+    path, reached = tmp_path / "file", [0]
+    path.write_bytes(bytes(len(NOISE)))
+    begun = hashlib.sha256(b"before")
+    with (
+        Trailing(path, lambda: reached[0], begun) as trailing,
+        path.open("r+b", buffering=0) as file,
+    ):
+        for at in range(0, len(NOISE), 50_000):
+            file.write(NOISE[at : at + 50_000])
+            reached[0] = file.tell()
+            if at == 100_000:
+                time.sleep(0.1)
+        assert trailing.hexdigest() == hashlib.sha256(b"before" + NOISE).hexdigest()
+
+
+def test_a_sum_of_a_file_that_is_not_there(tmp_path):
+    with Trailing(tmp_path / "none", lambda: 1) as trailing, pytest.raises(FileNotFoundError):
+        trailing.hexdigest()
