@@ -60,9 +60,12 @@ def main() -> int:
         gc.set_threshold(100_000, 20, 20)
         # The program tells it in words of its own, once, and also with --quiet.
         warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-        from tinkex.shell import main as shell_main
+        from tinkex import later
 
-        return _flushed(shell_main())
+        later.before_cliff()
+        from tinkex.program import main as run_program
+
+        return _flushed(run_program())
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

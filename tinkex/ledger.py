@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinkex.exceptions import LocalError, UsageError
-from tinkex.files import check_writable, user_path, write_atomically
+from tinkex.files import check_writable, replacing, user_path, write_atomically
 
 _VERSION = 1
 _NOWHERE = 2**64 - 1
@@ -60,7 +60,7 @@ class Ledger:
                 f"{self.name} is no regular file",
                 hint="Results go to standard output where there is no --output.",
             )
-        if force:
+        if force or self._is_blank():
             return
         if not resume:
             raise UsageError(
@@ -82,13 +82,17 @@ class Ledger:
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
         try:
-            self._open(going_on=resume and self._path.exists())
+            self._open(going_on=resume and self._path.exists() and not self._is_blank())
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
                 message = f"cannot write {self.name}: {error.strerror}"
                 raise LocalError(message) from error
             raise
+
+    def _is_blank(self) -> bool:
+        """Tell whether a run ended, or its disk was full, before it had begun with the file."""
+        return self._path.stat().st_size == 0 and not self._record_path.exists()
 
     def _open(self, *, going_on: bool) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,18 +144,13 @@ class Ledger:
         starts = [start for start in self._starts if start != _NOWHERE]
         if all(one < other for one, other in pairwise(starts)):
             return
-        temporary = self._path.with_name(f".{self._path.name}.sorting")
+        target = Path(os.path.realpath(self._path))
         try:
-            with self._path.open("rb") as lines, temporary.open("wb") as ordered:
+            with target.open("rb") as lines, replacing(target) as ordered:
                 for start in starts:
                     lines.seek(start)
                     ordered.write(lines.readline())
-                ordered.flush()
-                os.fsync(ordered.fileno())
-                os.fchmod(ordered.fileno(), self._path.stat().st_mode & 0o777)
-            os.replace(temporary, Path(os.path.realpath(self._path)))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise LocalError(
                 f"cannot put {self.name} into order: {error.strerror}",
                 hint="It holds all results, in the order in which they were completed.",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.contract.dialects import scenarios
+
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
 SESSION, PROMPTS = "{session}", "{prompts}"
@@ -22,8 +24,8 @@ class Talk:
     :ivar ignores_content: any answer of 200 is success, whatever it holds.
     :ivar before: a command line that has to have been run, where it is to succeed.
     :ivar endless: where nothing fails, it goes on until it is interrupted.
-    :ivar unserved: the service behind the faults does not offer it, or it repeats nothing, so that
-        it cannot go on as if nothing had been.
+    :ivar unserved: what it needs is not at the service behind the faults, or it repeats nothing, so
+        that it cannot go on as if nothing had been.
     :ivar parts: it does several things, and tells on lines of their own before which went wrong.
     :ivar keeps: files that tell what went wrong with its parts, ready for another try.
     :ivar findings: it prints what it found, faults too.
@@ -100,7 +102,7 @@ COMMANDS: dict[str, Talk] = {
     "session show": Talk(("session", "show", SESSION), "Session show"),
     "session search": Talk(("session", "search", "name"), "Session search"),
     "session export-trace": Talk(
-        ("session", "export-trace", SESSION, "--output", OUT), "Trace export", unserved=True
+        ("session", "export-trace", SESSION, "--output", OUT), "Trace export"
     ),
     "billing usage": Talk(
         ("billing", "usage", "--since", "2d", "--by", "run", "--csv", OUT), "Billing usage"
@@ -117,32 +119,6 @@ COMMANDS: dict[str, Talk] = {
 }
 
 #: Commands that talk to no server, each with the reason why.
-OFFLINE = {
-    "auth list": "reads the stored keys",
-    "auth logout": "writes the stored keys",
-    "auth switch": "writes the stored keys",
+OFFLINE = scenarios.OFFLINE | {
     "checkpoint push-hf": "asks the hub first; its plugin has the tests",
-    "checkpoint verify": "reads files",
-    "complete": "answers from what was seen before",
-    "config show": "reads settings",
-    "help": "reads the parsers",
-    "local info": "reads the state of the embedded service",
-    "local model add": "writes the state of the embedded service",
-    "local model list": "reads the state of the embedded service",
-    "local model remove": "writes the state of the embedded service",
-    "local reset": "writes the state of the embedded service",
-    "local serve": "is a server",
-    "plugin list": "reads entry points",
-    "plugin new": "writes files",
-    "plugin show": "reads entry points",
-    "config get": "reads settings",
-    "config list": "reads settings",
-    "config set": "writes settings",
-    "config unset": "writes settings",
-    "profile add": "writes settings",
-    "profile list": "reads settings",
-    "profile remove": "writes settings",
-    "profile show": "reads settings",
-    "profile use": "writes settings",
-    "version": "knows itself",
 }

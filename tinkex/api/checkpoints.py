@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,55 +10,25 @@ from tinkex.api import listing, paging
 from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Sessions
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import (
-    APIError,
-    BadRequest,
-    Forbidden,
-    InvalidAnswer,
-    NotFound,
-    NotOffered,
-)
+from tinkex.exceptions import BadRequest, Forbidden, NotFound, NotOffered
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
-    from tinkex.api.lineage import Lineage
+    from tinkex.api.lineage import CheckpointInfo
     from tinkex.api.meter import OnProgress, Progress
     from tinkex.api.moving import Moved
     from tinkex.api.selection import Selection
 
-__all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
+__all__ = ["Checkpoint", "Checkpoints"]
 
 #: What TuFT says of every path that is to be unpublished: its route takes "publish" for the name.
 _MISREAD = "Invalid checkpoint reference"
 #: Seconds that a checkpoint may be given to live: an hour to ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """A checkpoint and what it was trained from; ``None`` where the service does not tell.
-
-    Members are those of :class:`Checkpoint` and of the run's adapter.
-    """
-
-    tinker_path: str
-    run_id: str
-    checkpoint_id: str
-    checkpoint_type: str
-    time: datetime | None = None
-    size_bytes: int | None = None
-    public: bool | None = None
-    expires_at: datetime | None = None
-    user_metadata: Mapping[str, Any] | None = None
-    base_model: str | None = None
-    is_lora: bool | None = None
-    lora_rank: int | None = None
-    train_mlp: bool | None = None
-    train_attn: bool | None = None
-    train_unembed: bool | None = None
 
 
 class Checkpoints:
@@ -157,19 +125,15 @@ class Checkpoints:
 
         :raises tinkex.exceptions.NotFound: there is none.
         """
-        from tinkex.api.lineage import Lineage, lineage_of
+        from tinkex.api import lineage
 
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
         try:
             found = self._find(parsed, deadline)
         except (NotFound, Forbidden) as missing:
-            return self._info_of_unlisted(parsed, missing, deadline)
-        try:
-            lineage = lineage_of(self._transport, parsed, deadline)
-        except APIError:
-            lineage = Lineage()
-        return _described(parsed, found, lineage)
+            return lineage.info_of_unlisted(self._transport, parsed, missing, deadline)
+        return lineage.info_of(self._transport, parsed, found, deadline)
 
     def publish(self, path: str, *, explain: bool = True) -> None:
         """Let everybody use the checkpoint *path*.
@@ -353,17 +317,6 @@ class Checkpoints:
         hint = siblings.hint_from(path, found.values())
         raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
 
-    def _info_of_unlisted(
-        self, path: TinkerPath, missing: APIError, deadline: Deadline
-    ) -> CheckpointInfo:
-        from tinkex.api.lineage import weights_info
-
-        try:
-            lineage = weights_info(self._transport, path, deadline)
-        except (APIError, InvalidAnswer):
-            raise missing from None
-        return _described(path, None, lineage)
-
     def _change(
         self,
         method: str,
@@ -389,14 +342,3 @@ class Checkpoints:
                 hint = siblings.hint_about(self._transport, parsed, deadline)
                 missing.hint = hint or missing.hint
             raise
-
-
-def _described(path: TinkerPath, found: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:
-    known = {} if found is None else vars(found)
-    default = {
-        "tinker_path": str(path),
-        "run_id": path.run_id,
-        "checkpoint_id": path.checkpoint_id,
-        "checkpoint_type": path.checkpoint_type,
-    }
-    return CheckpointInfo(**{**default, **known, **vars(lineage)})

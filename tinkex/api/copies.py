@@ -9,9 +9,10 @@ from typing import Any
 from tinkex.api import training
 from tinkex.api.landing import Landing
 from tinkex.api.paths import TinkerPath
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Sessions, outcome_of
 from tinkex.api.signing import COPY_TTL, SignedFiles
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import (
     BadRequest,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +9,16 @@ from tinkex.api import reading
 from tinkex.api.addresses import joined
 from tinkex.api.meter import OnProgress, Progress
 from tinkex.api.paths import segment
+from tinkex.api.requesting import Request
 from tinkex.api.storage import Storage
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import LocalError, OperationFailed
+from tinkex.files import replacing
 
-#: Seconds between two looks at whether the trace is ready (as the official SDK).
-INTERVAL = 5.0
+#: Seconds between two looks at whether the trace is ready: at first, and, doubling, at most (what
+#: the official SDK always waits). A short session's trace is not worth five seconds.
+FIRST_INTERVAL, INTERVAL = 0.5, 5.0
 SUFFIX = ".pftrace"
 
 
@@ -43,6 +44,7 @@ def trace_url(transport: Transport, deadline: Deadline, session_id: str) -> str:
     """
     path = f"sessions/{segment(session_id)}/trace_export"
     request = Request("GET", path, what="traces of sessions, or has no session of this id")
+    interval = FIRST_INTERVAL
     while True:
         data = transport.call(request, deadline).object()
         status = reading.optional_text(data, "status")
@@ -53,7 +55,8 @@ def trace_url(transport: Transport, deadline: Deadline, session_id: str) -> str:
             raise OperationFailed(f"the trace could not be built: {why}")
         if status != "pending":
             reading.refuse(f"no status of a trace: {status!r}")
-        deadline.pause(INTERVAL, "the service builds it")
+        deadline.pause(interval, "the service builds it")
+        interval = min(2 * interval, INTERVAL)
 
 
 def fetch(
@@ -71,28 +74,19 @@ def fetch(
     :raises LocalError: it is there, or cannot be written.
     """
     refuse_existing(target, force=force)
-
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream, Storage(transport) as storage:
-            with storage.open(url) as body:
-                while block := body.read():
-                    stream.write(block)
-                    if on_progress is not None:
-                        on_progress(Progress(body.received, body.expected, target.name))
+        with (
+            replacing(target) as stream,
+            Storage(transport) as storage,
+            storage.open(url) as body,
+        ):
+            while block := body.read():
+                stream.write(block)
+                if on_progress is not None:
+                    on_progress(Progress(body.received, body.expected, target.name))
             size = stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, _mode())
-        os.replace(temporary, target)
-        temporary = None
     except OSError as error:
         raise LocalError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return Trace(session_id, target, size)
 
 
@@ -110,9 +104,3 @@ def refuse_existing(target: Path, *, force: bool) -> None:
 def default_name(session_id: str) -> str:
     """Return the name of the file for a session's trace."""
     return "".join(c if c.isalnum() or c in "._:-" else "_" for c in session_id) + SUFFIX
-
-
-def _mode() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

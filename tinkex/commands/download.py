@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands.base import Lister
 from tinkex.commands.names import add_paths, checkpoint_paths, with_run
-from tinkex.exceptions import TinkexError, UsageError
+from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import duration
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class _Moving(Lister):
         self._tried, self._failures = 0, list[TinkexError]()
         try:
             super().produce_output(parsed_args, column_names, data)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             self.app.warn(_KEPT, prefix="")
             raise
         if self._failures:
@@ -135,7 +135,7 @@ class DownloadCheckpoint(_Moving):
             self.result = done = self.client.checkpoints.download(
                 path, target, force=parsed_args.force, on_progress=self.app.display.transfer
             )
-        except KeyboardInterrupt as interrupt:
+        except (KeyboardInterrupt, Terminated) as interrupt:
             for note in getattr(interrupt, "__notes__", ()):
                 self.app.warn(note, prefix="")
             raise
