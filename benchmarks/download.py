@@ -69,6 +69,7 @@ _DROPPED = """
 import sys
 from tinkex.api import archive, pieces
 pieces._write_all = archive.write_all = lambda *_: None
+pieces._Probe.is_held_back = lambda *_: False  # the sum of several ranges reads the file again
 from tinkex.__main__ import start
 sys.argv[0] = "tinkex"
 start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import queue
 import threading
@@ -149,6 +150,8 @@ class Trailing:
             left = self._reached() - self._position
             if left > 0:
                 block = file.read(min(left, _BLOCK))
+                if not block:
+                    raise OSError(errno.EIO, "has lost what was written to it", str(self._path))
                 self._sum.update(block)
                 self._position += len(block)
             elif is_whole:

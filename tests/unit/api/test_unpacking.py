@@ -25,6 +25,10 @@ CONTENTS = {
 }
 
 
+def pack(content: bytes) -> bytes:
+    return gzip.compress(content, 1, mtime=0)
+
+
 class Dripping:
     """A source that gives few bytes at a time, whatever it is asked for."""
 
@@ -42,7 +46,7 @@ def whole(source) -> bytes:
 @pytest.mark.parametrize("drip", [1000, 10**9])
 @pytest.mark.parametrize("name", CONTENTS)
 def test_gzip(name, drip):
-    packed = gzip.compress(CONTENTS[name], 1)
+    packed = pack(CONTENTS[name])
     assert whole(Gunzipped(Dripping(packed, drip))) == CONTENTS[name]
 
 
@@ -50,10 +54,11 @@ def test_gzip(name, drip):
 @pytest.mark.parametrize(
     ("packed", "content"),
     [
-        (gzip.compress(b"one") + gzip.compress(b"two"), b"onetwo"),
-        (gzip.compress(b"one") + bytes(100) + gzip.compress(b"two") + bytes(600), b"onetwo"),
-        (gzip.compress(b"") + gzip.compress(b"two"), b"two"),
+        (pack(b"one") + pack(b"two"), b"onetwo"),
+        (pack(b"one") + bytes(100) + pack(b"two") + bytes(600), b"onetwo"),
+        (pack(b"") + pack(b"two"), b"two"),
     ],
+    ids=["two", "padded", "empty"],
 )
 def test_gzip_of_several_members(packed, content, drip):
     assert whole(Gunzipped(Dripping(packed, drip))) == content == gzip.decompress(packed)
@@ -63,13 +68,14 @@ def test_gzip_of_several_members(packed, content, drip):
 @pytest.mark.parametrize(
     "packed",
     [
-        gzip.compress(NOISE)[:-1],
-        gzip.compress(NOISE)[:1000],
-        gzip.compress(b"one")[:5],
-        gzip.compress(b"one") + b"garbage",
-        gzip.compress(b"one") + gzip.compress(b"two")[:-3],
-        gzip.compress(b"one")[:-8] + bytes(8),  # another sum and length
+        pack(NOISE)[:-1],
+        pack(NOISE)[:1000],
+        pack(b"one")[:5],
+        pack(b"one") + b"garbage",
+        pack(b"one") + pack(b"two")[:-3],
+        pack(b"one")[:-8] + bytes(8),  # another sum and length
     ],
+    ids=["last byte", "middle", "header", "garbage", "second member", "sum"],
 )
 def test_damaged_gzip(packed, drip):
     with pytest.raises((EOFError, zlib.error)):
@@ -133,4 +139,14 @@ def test_a_sum_that_trails_a_growing_file(tmp_path):
 
 def test_a_sum_of_a_file_that_is_not_there(tmp_path):
     with Trailing(tmp_path / "none", lambda: 1) as trailing, pytest.raises(FileNotFoundError):
+        trailing.hexdigest()
+
+
+def test_a_sum_of_a_file_that_somebody_cuts(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(NOISE)
+    with (
+        Trailing(path, lambda: len(NOISE) + 1) as trailing,
+        pytest.raises(OSError, match="lost what was written"),
+    ):
         trailing.hexdigest()
