@@ -23,8 +23,7 @@ from tinkex.exceptions import APIError, ConnectionFailed
 RANGES = 8
 #: What a single connection must have brought, and in what time, before it is judged.
 _PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.25
-#: The share of the time that its thread works, or would if the machine let it; below, something
-#: else holds it back.
+#: The share of the time that its thread works, below which something else holds it back.
 _BUSY = 0.5
 #: Bytes a second of one connection that leave nothing to be desired: on a machine as busy as that
 #: its thread's waiting tells nothing.
@@ -230,7 +229,7 @@ class _Probe:
     """Finds out whether a connection is held back by something else than this machine."""
 
     def __init__(self) -> None:
-        self._began, self._worked = time.monotonic(), _worked()
+        self._began, self._cpu = time.monotonic(), time.thread_time()
 
     def is_over(self, stream: Stream) -> bool:
         """Tell whether enough has been seen."""
@@ -239,22 +238,12 @@ class _Probe:
     def is_held_back(self, stream: Stream, segment: Segment) -> bool:
         """Tell whether more connections promise more."""
         seconds = time.monotonic() - self._began
-        busy = (_worked() - self._worked) / seconds
+        busy = (time.thread_time() - self._cpu) / seconds
         rest = segment[2] - segment[1]
         known = stream.body.ranged and stream.body.validator is not None
         rate = stream.received / seconds
         slow = rate < _FAST and rest >= _MIN_REST and rest / rate > _MIN_SECONDS
         return known and busy < _BUSY and slow
-
-
-def _worked() -> float:
-    """Return for how many seconds this thread has worked, or waited for a processor to work on."""
-    try:
-        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
-            ran, waited, _ = map(int, file.read().split())
-    except (OSError, ValueError):  # not Linux
-        return time.thread_time()
-    return (ran + waited) / 1e9
 
 
 def _write_all(file: int, block: bytes, at: int) -> None:
