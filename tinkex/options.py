@@ -104,10 +104,6 @@ class Parser(argparse.ArgumentParser):
         """Return every option this parser knows."""
         return sorted(self._option_string_actions)
 
-    def options_with_values(self) -> list[str]:
-        """Return the options that take the next word as their value."""
-        return sorted(name for name, a in self._option_string_actions.items() if a.nargs != 0)
-
     def _refuse(self, extra: list[str]) -> NoReturn:
         options = [arg.partition("=")[0] for arg in extra if len(arg) > 1 and arg[0] == "-"]
         if options and not (self.subcommands and extra[0][:1] != "-"):  # checkpoint lst --limit

@@ -1,7 +1,6 @@
 """The entry-point groups of tinkex, and how one entry point is found and loaded.
 
-Everything goes through stevedore's cached scan, so that listing names imports nothing:
-a slow or broken plugin costs only those who use it.
+Listing names imports nothing: a slow or broken plugin costs only those who use it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinkex import discovery
 from tinkex.exceptions import PluginError, Terminated
 
 if TYPE_CHECKING:
@@ -94,15 +94,10 @@ def entry_points(group: str) -> list[EntryPoint]:
 
     Where ``TINKEX_PLUGINS`` is set: the built-in ones and those of the distributions it names.
     """
-    from stevedore.named import NamedExtensionManager
-
-    manager: NamedExtensionManager[Any] = NamedExtensionManager(group, names=[])
-    found = list(manager.list_entry_points())
-    names = only()
-    if names is None:
-        return found
-    allowed = _entry_points_of(names)
-    return [ep for ep in found if is_builtin(ep) or _key(ep) in allowed]
+    found = discovery.entry_points(group)
+    if only() is None:
+        return list(found)
+    return [ep for ep in found if is_builtin(ep) or not is_left_out(distribution_of(ep))]
 
 
 def only() -> tuple[str, ...] | None:
@@ -174,13 +169,6 @@ def how_to_get(name: str) -> str:
 def is_ours(group: str) -> bool:
     """Tell whether *group* is one that tinkex reads."""
     return group in GROUPS or group.startswith(HOOKS + ".")
-
-
-def _entry_points_of(names: tuple[str, ...]) -> set[tuple[str, str, str]]:
-    # Looking single names up reads the metadata of those alone: the scan that stevedore caches
-    # does not know which distribution an entry point is from.
-    found = [distribution for name in names if (distribution := find_distribution(name))]
-    return {_key(ep) for distribution in found for ep in distribution.entry_points}
 
 
 def _key(entry_point: EntryPoint) -> tuple[str, str, str]:
@@ -274,6 +262,9 @@ def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
 
 def distribution_of(entry_point: EntryPoint) -> str:
     """Return the name of the distribution that brings *entry_point*."""
+    known = getattr(entry_point, "dist", None)
+    if known is not None and known.name:
+        return str(known.name)
     for candidate, distribution in claims():
         if _key(candidate) == _key(entry_point):
             return distribution.name

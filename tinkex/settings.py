@@ -3,7 +3,8 @@
 A profile named *by flag* is as explicit as a flag, so its values win over the environment:
 ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor follow a forgotten
 ``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the file itself comes after
-the environment.
+the environment; but where such a profile says which server it is, the key that it has for that
+server stands before one of the environment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, keystore, plugins, pools, profiles
+from tinkex import configfile, keys, plugins, pools, profiles
 from tinkex.exceptions import PluginError, SettingsError
 from tinkex.pools import PoolOptions
 from tinkex.values import (
@@ -32,6 +33,8 @@ __all__ = ["PoolOptions", "Settings"]
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = pools.DEFAULT_DRIVER
+#: Two ways to say one thing: the first source that has either decides both.
+_CREDENTIAL = ("api_key", "api_key_command")
 #: How the origin of a value begins that a profile has set.
 PROFILE_ORIGIN = "profile "
 
@@ -154,7 +157,10 @@ def resolve(
     without_checks = bool(flags.pop("insecure", None))
     layers = [_from_flags(flags, stdin)]
     named = [_from_profile(profile, config)] if profile else []
-    layers += [*named, _from_environ(environ)] if by_flag else [_from_environ(environ), *named]
+    environment = _from_environ(environ)
+    if named and not by_flag:
+        environment = _without_other_key(environment, named[0], "base_url" in flags)
+    layers += [*named, environment] if by_flag else [environment, *named]
     values, origins = _merge(layers)
     if profile:
         values["profile"] = profile
@@ -187,12 +193,12 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
     return sorted({*configfile.profiles_in(config), *profiles.names()})
 
 
-@dataclass(frozen=True)
 class _Layer:
     """Settings of one source: name → value, and name → where from."""
 
-    values: Mapping[str, Any]
-    origin: Callable[[str], str]
+    def __init__(self, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
+        self.values = values
+        self.origin = origin
 
 
 def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
@@ -209,6 +215,20 @@ def _from_environ(environ: Mapping[str, str]) -> _Layer:
         if environ.get(variable) and name != "profile"
     }
     return _Layer(values, lambda name: ENVIRONMENT[name])
+
+
+def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) -> _Layer:
+    """Return *environment* without its key if *profile* has both a server of its own and its key.
+
+    :param has_address: an option names the server.
+    """
+    own = profile.values.get("base_url") not in (None, DEFAULT_BASE_URL)
+    if has_address or not own or "base_url" in environment.values:
+        return environment
+    if not any(profile.values.get(name) for name in _CREDENTIAL):
+        return environment
+    kept = {name: value for name, value in environment.values.items() if name not in _CREDENTIAL}
+    return _Layer(kept, environment.origin)
 
 
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
@@ -261,18 +281,39 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
         for name, value in layer.values.items():
             if name in values or value is None:
                 continue
-            if has_credential and name in ("api_key", "api_key_command"):
+            if has_credential and name in _CREDENTIAL:
                 continue
             values[name] = _parse(name, value, layer.origin(name))
             origins[name] = layer.origin(name)
     if not ("api_key" in values or "api_key_command" in values):
         url = values.get("base_url", DEFAULT_BASE_URL)
-        store = keystore.KeyStore()
+        from tinkex.keystore import KeyStore
+
+        store = KeyStore()
         own = is_of_profile(url, origins.get("base_url"))
         stored = store.for_address(url, only_its_own=own)
         if stored:
             values["api_key"], origins["api_key"] = stored.key, str(store.path)
     return values, origins
+
+
+def stray_key(settings: Settings) -> str | None:
+    """Return a warning if a key of the environment may go to a server that it is not meant for.
+
+    It looks like one of the official service, and a profile that has no key leads to another
+    server, on another machine.
+    """
+    origin = settings.origins.get("api_key")
+    official = (settings.api_key or "").startswith("tml-")
+    elsewhere = is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
+        return None
+    if not settings.needs_api_key or is_loopback(settings.base_url):
+        return None
+    return (
+        f"{origin} goes to {settings.base_url}, the server of profile {settings.profile}; if it is "
+        f"a key for another, give the profile one: tinkex --profile {settings.profile} auth login"
+    )
 
 
 def is_of_profile(base_url: str, origin: str | None) -> bool:

@@ -9,8 +9,9 @@ from tinkex.api import reading
 from tinkex.api.addresses import joined
 from tinkex.api.meter import OnProgress, Progress
 from tinkex.api.paths import segment
+from tinkex.api.requesting import Request
 from tinkex.api.storage import Storage
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.files import replacing
