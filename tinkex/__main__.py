@@ -25,9 +25,7 @@ def start() -> None:
 
     code = main()
     try:
-        threading = sys.modules.get("threading")
-        if threading and any(not t.daemon for t in _others(threading)):
-            sys.exit(code)  # somebody's work goes on: wait for it as Python does
+        _wait_for_others(code)
         if "atexit" in sys.modules:
             import atexit
 
@@ -35,13 +33,20 @@ def start() -> None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
+        _wait_for_others(code)  # one of those that Python does not wait for may have begun another
     except (KeyboardInterrupt, OSError):
         pass  # the program's result has been written, and its exit code is known
     os._exit(code)
 
 
-def _others(threading: Any) -> list[Any]:
-    return [t for t in threading.enumerate() if t is not threading.main_thread()]
+def _wait_for_others(code: int) -> None:
+    """Exit as Python does, and so wait, if a thread that is no daemon is still at work."""
+    threading: Any = sys.modules.get("threading")
+    if threading and any(
+        not thread.daemon and thread is not threading.main_thread()
+        for thread in threading.enumerate()
+    ):
+        sys.exit(code)
 
 
 def main() -> int:
@@ -58,9 +63,9 @@ def main() -> int:
         from tinkex import later
 
         later.before_cliff()
-        from tinkex.shell import main as shell_main
+        from tinkex.program import main as run_program
 
-        return _flushed(shell_main())
+        return _flushed(run_program())
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -175,14 +175,14 @@ def _hub() -> list[Finding]:
 
 
 def _disk() -> list[Finding]:
-    from tinkex.remembered import default_directory
+    from tinkex.cachefile import cache_directory
 
     places = {
         "disk here": Path.cwd(),
         "disk for temporary files": Path(tempfile.gettempdir()),
-        "disk for the cache": default_directory(),
+        "disk for the cache": cache_directory("completion"),
     }
-    return [_room(name, path) for name, path in places.items()]
+    return [_room(name, path) for name, path in places.items() if path is not None]
 
 
 def _room(name: str, path: Path) -> Finding:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from tinkex.exceptions import LocalError
 
@@ -13,6 +15,9 @@ __all__ = ["user_path"]
 
 #: Longest file that is read whole, in bytes: far more than any model's context.
 MAX_INPUT = 256 * 1024 * 1024
+#: How the name of a file begins that is to take another's place.
+PREFIX = ".tinkex-"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 
 def user_path(name: str) -> Path:
@@ -79,33 +84,56 @@ def write_atomically(name: str, text: str, *, private: bool = False) -> None:
     target = user_path(name)
     try:
         if target.exists() and not target.is_file():
-            with target.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            with target.open("wb") as device:
+                device.write(text.encode())
             return
-        _replace(Path(os.path.realpath(target)), text, 0o600 if private else None)
+        mode = 0o600 if private else None
+        with replacing(Path(os.path.realpath(target)), mode=mode) as stream:
+            stream.write(text.encode())
     except OSError as error:
         raise LocalError(f"cannot write {name}: {error.strerror}") from error
 
 
-def _replace(target: Path, text: str, mode: int | None) -> None:
+@contextlib.contextmanager
+def replacing(
+    target: Path, *, mode: int | None = None, durable: bool = True, prefix: str = PREFIX
+) -> Iterator[BinaryIO]:
+    """Yield a new file that takes the place of *target* when the block ends, in one step.
+
+    When the block raises, the new file goes and *target* is as it was. Directories that are missing
+    are made. A symbolic link is replaced itself: who means what it leads to resolves it first.
+
+    :param mode: permissions; without them those of the file that is replaced, or the usual ones.
+    :param durable: the content, and then its name, are on the disk when this returns.
+    :param prefix: how the new file's name begins until then; it lies in the same directory.
+    :raises OSError: something cannot be written.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
+    if mode is None and target.exists():
+        mode = stat.S_IMODE(target.stat().st_mode) & 0o777
+    temporary = target.with_name(prefix + os.urandom(8).hex())
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        # Nobody gets to see it with wider permissions than it will have.
+        handle = os.open(temporary, _NEW, 0o666 if mode is None else mode)
+        with os.fdopen(handle, "wb") as stream:
+            if mode is not None:
+                os.fchmod(handle, mode)  # whatever the umask has taken away
+            yield stream
             stream.flush()
-            os.fsync(stream.fileno())
-            os.fchmod(stream.fileno(), _mode_for(target) if mode is None else mode)
+            if durable:
+                os.fsync(handle)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        _sync_directory(target.parent)
 
 
-def _mode_for(target: Path) -> int:
-    """Return the permissions of the file that is replaced, or those of a new one."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+def _sync_directory(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system can
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinkex.exceptions import LocalError, UsageError
-from tinkex.files import check_writable, user_path, write_atomically
+from tinkex.files import check_writable, replacing, user_path, write_atomically
 
 _VERSION = 1
 _NOWHERE = 2**64 - 1
@@ -140,18 +140,13 @@ class Ledger:
         starts = [start for start in self._starts if start != _NOWHERE]
         if all(one < other for one, other in pairwise(starts)):
             return
-        temporary = self._path.with_name(f".{self._path.name}.sorting")
+        target = Path(os.path.realpath(self._path))
         try:
-            with self._path.open("rb") as lines, temporary.open("wb") as ordered:
+            with target.open("rb") as lines, replacing(target) as ordered:
                 for start in starts:
                     lines.seek(start)
                     ordered.write(lines.readline())
-                ordered.flush()
-                os.fsync(ordered.fileno())
-                os.fchmod(ordered.fileno(), self._path.stat().st_mode & 0o777)
-            os.replace(temporary, Path(os.path.realpath(self._path)))
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise LocalError(
                 f"cannot put {self.name} into order: {error.strerror}",
                 hint="It holds all results, in the order in which they were completed.",

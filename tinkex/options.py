@@ -176,6 +176,26 @@ def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
     return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
 
 
+def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a whole command line, which leaves what follows the command alone."""
+    usage = f"{prog} [global options] <command> [options]\n       {prog} help <command>"
+    # The program's own help lists the commands, so it is a command.
+    parser = Parser(prog=prog, description=description, usage=usage, help_action="store_true")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.add_argument(
+        "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
+    )
+    parser.add_argument("--json", action="store_true", help="as after the command")
+    add_global_options(parser, after_command=False)
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="with a script on standard input: go on after a line that fails",
+    )
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
 def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
     """Add the options that every command takes.
 
@@ -259,10 +279,10 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 def _timeout(text: str) -> str:
     # Checked here so that the error names the option; converted by the settings.
-    from tinkex.values import parse_duration
+    from tinkex.values import parse_timeout
 
     try:
-        parse_duration(text)
+        parse_timeout(text)
     except SettingsError as error:
         raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
     return text

@@ -10,12 +10,12 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tinkex.exceptions import LocalError
+from tinkex.files import replacing
 
 #: Seconds that another process is waited for.
 PATIENCE = 10.0
@@ -57,19 +57,10 @@ def write(path: Path, text: str) -> None:
         begin = f".{target.name}.tinkex-"
         for left in target.parent.glob(f"{begin}*"):  # by a writer that was killed
             left.unlink(missing_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=begin, dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(target, mode=0o600, prefix=begin) as stream:
+            stream.write(text.encode())
     except OSError as error:
         raise LocalError(f"cannot write {path}: {error.strerror}") from error
-    _sync_directory(target.parent)
 
 
 def exposed(path: Path) -> str | None:
@@ -109,12 +100,3 @@ def _take(handle: int, path: Path) -> None:
                 f"another tinkex process is changing {path}", hint="Try again when it has finished."
             )
         time.sleep(0.02)
-
-
-def _sync_directory(directory: Path) -> None:
-    with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,20 +1,17 @@
 """Ids and paths that commands have printed, remembered for a while so that Tab can offer them.
 
 One small JSON file for each profile and address, readable by its owner only. It holds names and
-the time each was seen; never a key. It is a convenience: a file that cannot be read counts as
-empty, one that cannot be written is left as it is.
+the time each was seen; never a key.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tinkex.cachefile import CacheFile, cache_directory
 
 if TYPE_CHECKING:
     from tinkex.settings import Settings
@@ -26,6 +23,8 @@ EXPIRY = 3600.0
 FRESH = 60.0
 #: Names of each kind that are kept: the latest.
 KEPT = 1000
+#: Bytes of a file that are read: room for that many long names.
+_LONGEST = 16 * 1024 * 1024
 
 
 class Remembered:
@@ -35,10 +34,13 @@ class Remembered:
     """
 
     def __init__(self, base_url: str, profile: str | None, directory: Path | None = None) -> None:
-        import hashlib
-
-        key = hashlib.sha256(f"{profile or ''}\n{base_url}".encode()).hexdigest()[:24]
-        self.path = (directory or default_directory()) / f"{key}.json"
+        self._file = CacheFile(
+            directory or cache_directory("completion"),
+            f"{profile or ''}\n{base_url}",
+            expiry=EXPIRY,
+            longest=_LONGEST,
+        )
+        self.path = self._file.path
 
     @classmethod
     def of(cls, settings: Settings) -> Remembered:
@@ -68,7 +70,10 @@ class Remembered:
         old = {} if whole else content.get(kind, {})
         merged = {name: at for name, at in (old | new).items() if at > now - EXPIRY}
         latest = sorted(merged, key=lambda name: -merged[name])[:KEPT]
-        self._write(content | {kind: {name: merged[name] for name in latest} | {"": now}})
+        before = content.get(kind, {})
+        if before.get("", 0.0) > now - FRESH and [name for name in before if name] == latest:
+            return  # the same a moment ago: not worth a file
+        self._file.write(content | {kind: {name: merged[name] for name in latest} | {"": now}})
 
     def drop(self, kind: str, names: Iterable[str]) -> None:
         """Forget *names*."""
@@ -76,39 +81,21 @@ class Remembered:
         known = content.get(kind, {})
         gone = known.keys() & set(names)
         if gone:
-            self._write(content | {kind: {n: at for n, at in known.items() if n not in gone}})
+            self._file.write(content | {kind: {n: at for n, at in known.items() if n not in gone}})
 
     def mark_asked(self, kind: str) -> None:
         """Note that the service is being asked for *kind*."""
         content = self._read()
-        self._write(content | {kind: content.get(kind, {}) | {"": time.time()}})
+        self._file.write(content | {kind: content.get(kind, {}) | {"": time.time()}})
 
     def _read(self) -> dict[str, dict[str, float]]:
         """Return kind → name → time seen; the name ``""`` is the time of the last listing."""
+        content = self._file.read()
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
             return {
                 kind: {str(name): float(at) for name, at in content[kind].items()}
                 for kind in KINDS
                 if kind in content
             }
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError):
             return {}
-
-    def _write(self, content: dict[str, dict[str, float]]) -> None:
-        with contextlib.suppress(OSError, UnicodeError):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent)  # for its owner only
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    json.dump(content, stream)
-                os.replace(temporary, self.path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-
-
-def default_directory() -> Path:
-    """Return where these files are."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tinkex" / "completion"

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 import cliff.app
@@ -16,15 +13,16 @@ import cliff.command
 
 from tinkex import __version__
 from tinkex.commandmanager import CommandManager
-from tinkex.exceptions import RequestShown, Terminated, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import RequestShown, TinkexError, Unauthorized, UsageError
 from tinkex.logs import LogHandlers
-from tinkex.options import HelpRequested, Parser, add_global_options, print_paged
+from tinkex.options import HelpRequested, print_paged, program_parser
 from tinkex.reports import as_tinkex_error, asks_for_json, tell
 
 if TYPE_CHECKING:
     import argparse
 
     from tinkex.api import ServiceClient, Wait
+    from tinkex.clients import Clients
     from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
@@ -37,20 +35,6 @@ EXIT_CLOSED_PIPE = 141
 
 #: Options that are settings (see :mod:`tinkex.settings`).
 _SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool", "insecure")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command run from Python returns.
-
-    :ivar command: the command's name, such as ``checkpoint list``.
-    :ivar value: its typed result: a page of checkpoints, a sample response, a metadata dict, …
-    :ivar stdout: what the command line would have printed.
-    """
-
-    command: str
-    value: Any
-    stdout: str
 
 
 class TinkexApp(cliff.app.App):
@@ -82,7 +66,7 @@ class TinkexApp(cliff.app.App):
         self.command: Any = None
         self._settings: Settings | None = None
         self._settings_asked = False
-        self._clients: dict[Settings, ServiceClient] = {}
+        self._clients: Clients | None = None
         self._logs = LogHandlers(self.LOG)
         self._parsed: argparse.Namespace | None = None
         self._display: Any = None
@@ -140,16 +124,15 @@ class TinkexApp(cliff.app.App):
             from tinkex import later
 
             later.before_requests()
-        from tinkex.api import ServiceClient
+        from tinkex import clients
 
         if self.option("curl"):
-            return self._showing_client(settings)
-        if settings not in self._clients:
-            self._clients[settings] = ServiceClient(
-                settings, on_wait=self._on_wait, remembers=self.remembers
-            )
+            return clients.showing(settings)
+        if self._clients is None:
+            self._clients = clients.Clients(self._on_wait, remembers=self.remembers)
+        client = self._clients.of(settings)
         self.display.expect("the service")
-        return self._clients[settings]
+        return client
 
     @property
     def pool(self) -> HttpPool | None:
@@ -159,16 +142,6 @@ class TinkexApp(cliff.app.App):
         from tinkex.api.curl import CurlPool
 
         return CurlPool()
-
-    def _showing_client(self, settings: Settings) -> ServiceClient:
-        """Return a client that sends nothing, and so needs no key."""
-        from dataclasses import replace
-
-        from tinkex.api import ServiceClient
-        from tinkex.api.curl import KEY_VARIABLE
-
-        keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
-        return ServiceClient(keyless, pool=self.pool)
 
     @property
     def profile(self) -> str | None:
@@ -250,7 +223,7 @@ class TinkexApp(cliff.app.App):
             return EXIT_CLOSED_PIPE
         except KeyboardInterrupt:
             self.display.clear()
-            self.stderr.write(f"{self._operation()} interrupted.\n")
+            self.stderr.write(f"{self.operation_name()} interrupted.\n")
             return EXIT_INTERRUPTED
         except Exception as error:
             self._report(error)
@@ -350,12 +323,8 @@ class TinkexApp(cliff.app.App):
 
     def close(self) -> None:
         """Close every client and remove our log handlers."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            try:
-                client.close()
-            except Exception as error:
-                self.LOG.debug("closing failed: %s", error)
+        if self._clients is not None:
+            self._clients.close(self.LOG)
         self._logs.remove()
 
     # ------------------------------------------------------------------ inside
@@ -366,25 +335,7 @@ class TinkexApp(cliff.app.App):
         version: str | None,
         argparse_kwargs: dict[str, Any] | None = None,
     ) -> argparse.ArgumentParser:
-        import argparse
-
-        # The program's own help lists the commands, so it is a command; see execute().
-        parser = Parser(
-            prog=self.NAME, description=description, usage=_USAGE, help_action="store_true"
-        )
-        parser.add_argument("--version", action="store_true", help="show the version and exit")
-        parser.add_argument(
-            "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
-        )
-        parser.add_argument("--json", action="store_true", help="as after the command")
-        add_global_options(parser, after_command=False)
-        parser.add_argument(
-            "--keep-going",
-            action="store_true",
-            help="with a script on standard input: go on after a line that fails",
-        )
-        parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        return parser
+        return program_parser(self.NAME, description)
 
     def configure_logging(self) -> None:
         """Send log records to standard error and the log file, by ``-v`` and ``--log-file``."""
@@ -408,7 +359,8 @@ class TinkexApp(cliff.app.App):
     def _on_wait(self, wait: Wait) -> None:
         self.display.wait(wait)
 
-    def _operation(self) -> str:
+    def operation_name(self) -> str:
+        """Return the subject of an error sentence about the command line being run."""
         return self.command.operation_name() if self.command is not None else "Command"
 
     def _report(self, error: Exception) -> None:
@@ -423,7 +375,7 @@ class TinkexApp(cliff.app.App):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
-        tell(known, self._operation(), self.stderr, as_json=self._wants_json())
+        tell(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
     def _general_hint(self, error: TinkexError) -> str:
         if error.category == "server":
@@ -440,50 +392,3 @@ class TinkexApp(cliff.app.App):
 
 
 _HELP = ("-h", "--help")
-_USAGE = "tinkex [global options] <command> [options]\n       tinkex help <command>"
-
-
-def run(argv: Sequence[str]) -> Result:
-    """Run one command line from Python; see :func:`tinkex.run`."""
-    import io
-
-    stdout = io.StringIO()
-    app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
-    app.remembers, app.keeps_result = False, True
-    try:
-        code = app.execute(argv)
-        if code:
-            raise TinkexError(f"{app._operation()} ended with status {code}")
-    except TinkexError:
-        raise
-    except Exception as error:
-        raise as_tinkex_error(error) from error
-    finally:
-        app.close()
-    command = app.command
-    name = command.cmd_name if command is not None else "help"
-    return Result(name, getattr(command, "result", None), stdout.getvalue())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code."""
-    import signal
-
-    def terminated(number: int, _: object) -> None:
-        raise Terminated(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), terminated)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character gets an escape instead of a failure.
-        if stream is not None and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    app = TinkexApp()
-    app.owns_process = True
-    if app.stdout is None:
-        app.stderr.write("Output failed: standard output is closed.\n")
-        return EXIT_FAILURE
-    return app.run(list(sys.argv[1:] if argv is None else argv))

@@ -72,10 +72,10 @@ def from_text(name: str, text: str) -> Any:
     return list(parsed) if name == "tags" else value if name == "timeout" else parsed
 
 
-def parse_duration(text: str | int | float) -> float:
+def parse_timeout(text: str | int | float) -> float:
     """Return the seconds that *text* means: ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
 
-    :raises SettingsError: not a duration, or not more than zero.
+    :raises SettingsError: not a timeout: malformed, zero, or more than 30 days.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(text).strip(), re.ASCII)
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
@@ -152,7 +152,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "api_key": _parse_text,
     "api_key_command": _parse_text,
     "base_url": _parse_url,
-    "timeout": parse_duration,
+    "timeout": parse_timeout,
     "http_pool": _parse_pool,
     "format": _parse_text,
     "project_id": _parse_text,

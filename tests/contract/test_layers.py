@@ -28,6 +28,7 @@ LAYERS = (
         "discovery",
         "pools",
         "later",
+        "cachefile",
         "files",
         "private",
         "keys",
@@ -64,7 +65,7 @@ LAYERS = (
         "terminal",
     },
     {"formatters", "commands", "commandmanager", "completion"},
-    {"shell", "repl", "console"},
+    {"shell", "clients", "program", "calling", "repl", "console"},
     {"testing", "__main__"},
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}

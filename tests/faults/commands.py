@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.contract.dialects import scenarios
+
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
 SESSION, PROMPTS = "{session}", "{prompts}"
@@ -117,32 +119,6 @@ COMMANDS: dict[str, Talk] = {
 }
 
 #: Commands that talk to no server, each with the reason why.
-OFFLINE = {
-    "auth list": "reads the stored keys",
-    "auth logout": "writes the stored keys",
-    "auth switch": "writes the stored keys",
+OFFLINE = scenarios.OFFLINE | {
     "checkpoint push-hf": "asks the hub first; its plugin has the tests",
-    "checkpoint verify": "reads files",
-    "complete": "answers from what was seen before",
-    "config show": "reads settings",
-    "help": "reads the parsers",
-    "local info": "reads the state of the embedded service",
-    "local model add": "writes the state of the embedded service",
-    "local model list": "reads the state of the embedded service",
-    "local model remove": "writes the state of the embedded service",
-    "local reset": "writes the state of the embedded service",
-    "local serve": "is a server",
-    "plugin list": "reads entry points",
-    "plugin new": "writes files",
-    "plugin show": "reads entry points",
-    "config get": "reads settings",
-    "config list": "reads settings",
-    "config set": "writes settings",
-    "config unset": "writes settings",
-    "profile add": "writes settings",
-    "profile list": "reads settings",
-    "profile remove": "writes settings",
-    "profile show": "reads settings",
-    "profile use": "writes settings",
-    "version": "knows itself",
 }

@@ -20,7 +20,7 @@ from tinkex.exceptions import TinkexError, UsageError
 from tinkex.keys import checked, read_argument
 from tinkex.lines import parse, unfinished
 from tinkex.prompts import read_prompt
-from tinkex.values import parse_duration
+from tinkex.values import parse_timeout
 
 TEXT = st.text(max_size=60)
 SEGMENT = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20)
@@ -135,7 +135,7 @@ def test_a_damaged_configuration_file_is_refused(tried, tmp_path_factory, conten
 def test_a_timeout_is_a_usable_number_or_refused(tried, value):
     tried()
     with contextlib.suppress(TinkexError, ValueError):
-        seconds = parse_duration(value)
+        seconds = parse_timeout(value)
         assert 0 < seconds < float("inf")
 
 

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from tinkex.exceptions import LocalError
-from tinkex.files import check_writable, read_bytes, write_atomically
+from tinkex.files import check_writable, read_bytes, replacing, write_atomically
 
 
 def test_writes_and_replaces(tmp_path):
@@ -73,3 +73,42 @@ def test_input_is_bounded(tmp_path):
         read_bytes("/dev/zero", None, 1000)
     with pytest.raises(LocalError, match="closed"):
         read_bytes("-", None)
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "after"),
+    [(None, None, 0o640), (None, 0o600, 0o600), (0o664, None, 0o664), (0o644, 0o600, 0o600)],
+)
+def test_permissions_of_what_takes_the_place(tmp_path, before, asked, after):
+    path = tmp_path / "f"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    old = os.umask(0o027)
+    try:
+        with replacing(path, mode=asked) as stream:
+            (new,) = set(tmp_path.iterdir()) - {path}
+            seen = stat.S_IMODE(new.stat().st_mode)
+            stream.write(b"new")
+    finally:
+        os.umask(old)
+
+    assert stat.S_IMODE(path.stat().st_mode) == seen == after
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_broken_off_leaves_nothing(tmp_path, durable):
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(path, durable=durable) as stream:
+            stream.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]

@@ -147,7 +147,7 @@ def test_allow_http_lets_it(config):
     ],
 )
 def test_durations(text, seconds):
-    assert values.parse_duration(text) == pytest.approx(seconds)
+    assert values.parse_timeout(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_durations(text, seconds):
 )
 def test_not_durations(text):
     with pytest.raises(SettingsError, match="not a timeout"):
-        values.parse_duration(text)
+        values.parse_timeout(text)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from tinkex.exceptions import Forbidden, UsageError
 
 #: Longest window that the service answers for at once.
 WINDOW = timedelta(days=14)
+#: Endpoint that tells the storage of the moment and its price.
+STORAGE = "billing/usage/checkpoints/current"
 #: Windows that are asked for at the same time.
 _CONCURRENCY = 4
 _HOUR = timedelta(hours=1)
@@ -207,13 +209,11 @@ class Billing:
         :param project_id: only those of this project.
         """
         params = {"project_id": project_id} if project_id else {}
-        path = "billing/usage/checkpoints/current"
-        request = Request("GET", path, params=params, what="the storage of checkpoints")
+        request = Request("GET", STORAGE, params=params, what="the storage of checkpoints")
         deadline = self._transport.deadline("the storage of checkpoints")
         data = self._ask(request, deadline)
-        rate = reading.optional_number(data, "effective_rate_usd_per_gigabyte_month")
         rows = tuple(StoredCheckpoints.from_json(row) for row in reading.items(data, "data"))
-        return CheckpointStorage(rate, rows)
+        return CheckpointStorage(storage_rate(data), rows)
 
     def _ask(self, request: Request, deadline: Deadline) -> reading.Json:
         try:
@@ -221,6 +221,11 @@ class Billing:
         except Forbidden as error:
             error.hint = "The key's user needs the permission to see the organization's billing."
             raise
+
+
+def storage_rate(data: reading.Json) -> float | None:
+    """Return the price of a gigabyte in a month that an answer of :data:`STORAGE` tells."""
+    return reading.optional_number(data, "effective_rate_usd_per_gigabyte_month")
 
 
 def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:

@@ -1,23 +1,18 @@
 """What a server is known to lack, remembered for a day so that it need not be asked again.
 
 Only that is kept for which there is another way, and only after the other way has worked: an
-outage must not be taken for a lack. The last way is always asked. One small JSON file for each
-base URL, named by its hash and readable by its owner only, holds names of endpoints and times;
-never an address, a key or an id. A file that cannot be read counts as empty, one that cannot be
-written is left as it is.
+outage must not be taken for a lack. The last way is always asked. One small file of the cache for
+each base URL holds names of endpoints and times; never an address, a key or an id.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
-import os
-import tempfile
 import threading
 import time
 from pathlib import Path
+
+from tinkex.cachefile import CacheFile
 
 #: Seconds after which a lack is looked at anew.
 EXPIRY = 86400.0
@@ -39,8 +34,8 @@ class Capabilities:
     """
 
     def __init__(self, base_url: str = "", directory: Path | None = None) -> None:
-        name = hashlib.sha256(base_url.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-        self.path = directory / f"{name}.json" if directory else None
+        self._file = CacheFile(directory, base_url, expiry=EXPIRY, longest=_LONGEST)
+        self.path = self._file.path
         self._missing: dict[str, float] | None = None
         self._lock = threading.Lock()
 
@@ -73,53 +68,17 @@ class Capabilities:
         known.pop(drop or "", None)
         latest = sorted(known, key=lambda name: -known[name])[:KEPT]
         self._missing = {name: known[name] for name in latest}
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                self._write(self.path, self._missing)
+        if self._missing:
+            self._file.write({"missing": self._missing})
+        else:
+            self._file.remove()
 
     def _read(self) -> dict[str, float]:
-        if self.path is None:
-            return {}
+        content = self._file.read()
         try:
-            with self.path.open("rb") as file:
-                content = json.loads(file.read(_LONGEST))
             found = {str(name): float(at) for name, at in content["missing"].items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return {}
         now = time.time()  # a time to come is of a clock that was wrong
         good = {n: at for n, at in found.items() if math.isfinite(at) and now - EXPIRY < at <= now}
         return dict(list(good.items())[:KEPT])
-
-    @staticmethod
-    def _write(path: Path, missing: dict[str, float]) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not missing:
-            path.unlink(missing_ok=True)
-            return
-        _sweep(path.parent)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)  # for its owner only
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({"missing": missing}, stream)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-def _sweep(directory: Path) -> None:
-    """Remove the files of servers that nobody has asked for long."""
-    oldest = time.time() - EXPIRY
-    for file in directory.iterdir():
-        with contextlib.suppress(OSError):
-            if file.stat().st_mtime < oldest:
-                file.unlink()
-
-
-def default_directory() -> Path | None:
-    """Return where the files of this user are; ``None`` where there is no home directory."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "tinkex" / "servers"
-    except RuntimeError:
-        return None

@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
-from tinkex.api import capabilities
+from tinkex.api.capabilities import Capabilities
 from tinkex.api.paths import TinkerPath
 from tinkex.api.sessions import Outcome, Sessions, outcome_of
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline, OnWait
+from tinkex.cachefile import cache_directory
 from tinkex.exceptions import APIError, InvalidAnswer, UsageError
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
@@ -71,8 +72,8 @@ class ServiceClient:
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         if remembers:
-            directory = capabilities.default_directory()
-            self._transport.capabilities = capabilities.Capabilities(settings.base_url, directory)
+            directory = cache_directory("servers")
+            self._transport.capabilities = Capabilities(settings.base_url, directory)
         self.sessions = Sessions(self._transport)
 
     # Each resource is imported by those who use it: a list should not pay for the others.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from tinkex.api import lockfile, reading, separate
 from tinkex.api.addresses import joined
 from tinkex.api.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
 from tinkex.api.copies import NoCopies, copy_of
-from tinkex.api.landing import Landing, local_errors
+from tinkex.api.landing import Landing, finish, local_errors
 from tinkex.api.meter import Meter, OnProgress
 from tinkex.api.packed import Packed
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
@@ -65,6 +66,8 @@ def download(
 
     Beside the files lands a note of which checkpoint they are (:mod:`tinkex.api.lockfile`).
     """
+    if str(path) in finish(directory):
+        return _of_note(directory)
     meter = Meter(on_progress)
     with Landing(path, directory, force=force) as landing, Storage(transport) as storage:
         try:
@@ -72,9 +75,19 @@ def download(
         finally:
             meter.stop()
         with local_errors(directory):
+            files.pop(Path(lockfile.NAME), None)  # ours takes the place of anybody's
             known = {relative.as_posix(): file for relative, file in files.items()}
             note = lockfile.write(landing.stage.content, path, known)
         landing.commit([*files, note])
+    return _finished(directory, known)
+
+
+def _of_note(directory: Path) -> Download:
+    lock = lockfile.read(directory)
+    return _finished(directory, {} if lock is None else lock.files)
+
+
+def _finished(directory: Path, known: Mapping[str, lockfile.LockedFile]) -> Download:
     sizes = [(name, file.size_bytes) for name, file in sorted(known.items())]
     return Download(directory, sizes, sum(size for _, size in sizes))
 

@@ -6,12 +6,14 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from tinkex.api import lockfile
+from tinkex.api import lockfile, placing
 from tinkex.api.paths import TinkerPath
-from tinkex.api.stage import PREFIX, Stage
+from tinkex.api.stage import PREFIX, Stage, place_of
+from tinkex.api.uncut import Uncut
 from tinkex.exceptions import InvalidAnswer, LocalError, NotFound, NotOffered, TinkexError
 
 #: Files of every checkpoint; one of them in the way is known before the network is asked.
@@ -45,6 +47,8 @@ class Landing:
         self.directory = directory
         self._force = force
         self._created: list[Path] = []
+        self._commit: Uncut | None = None
+        self._done = False
         if directory.exists() and not directory.is_dir():
             raise LocalError(f"{directory} is not a directory", hint="Give --output a directory.")
         for name in USUAL_FILES:
@@ -58,7 +62,7 @@ class Landing:
             home = self.directory.parent if self._fresh else self.directory
             self._make_parents(home)
             try:
-                self.stage = Stage(home, self._path, self.directory)
+                self.stage = Stage(place_of(home, self._path, self.directory), self._path)
             except BaseException:
                 self._remove_parents()
                 raise
@@ -70,6 +74,10 @@ class Landing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._commit is not None:
+            self._commit.settle()
+        if self._done:
+            return
         kept = error is not None and self.keeps(error)
         if kept:
             with suppress(OSError):
@@ -84,13 +92,18 @@ class Landing:
 
     def keeps(self, error: BaseException) -> bool:
         """Tell whether there is something to go on with after *error*."""
+        if placing.is_noted(self.stage):
+            return True
         return not isinstance(error, _FINAL) and self.stage.bytes() > 0
 
     def admit(self, relative: Path) -> None:
         """Refuse a file that would replace another.
 
         :raises LocalError: one of that name exists and ``force`` is off, or it is no file.
+        :raises InvalidAnswer: it would be taken for a stage.
         """
+        if relative.parts[0].startswith(PREFIX):  # as if another download had left it
+            raise InvalidAnswer(f"the download holds a file with an unsafe name: {relative}")
         target = self.directory / relative
         if target.is_dir() and not target.is_symlink():
             raise LocalError(f"{target} is a directory", hint="Name another one with --output.")
@@ -103,16 +116,29 @@ class Landing:
             self.stage.clear()
 
     def commit(self, files: Iterable[Path]) -> None:
-        """Move *files* (relative paths) into place.
+        """Move *files* (relative paths) into place; Ctrl-C is heard before or after it.
 
         With ``force``, what an earlier download brought and this one does not is removed.
+
+        :raises LocalError: they cannot be moved.
         """
         with local_errors(self.directory):
-            if self._fresh:
-                self._rename_stage()
-            else:
-                self._move(sorted(files))
-        self._created = []
+            if not self._fresh:
+                for path in (files := list(files)):
+                    self.admit(path)
+                    (self.directory / path).parent.mkdir(parents=True, exist_ok=True)
+            self._commit = Uncut(partial(self._put, sorted(files)))
+            self._commit.run()
+
+    def _put(self, files: list[Path]) -> None:
+        if self._fresh:
+            self._rename_stage()
+        else:
+            old = lockfile.names(self.directory) if self._force else []
+            placing.note(self.stage, files, old)
+            placing.place(self.stage, self.directory)
+        self._done = True
+        self.stage.close(keep=False)
 
     def _rename_stage(self) -> None:
         try:
@@ -121,20 +147,7 @@ class Landing:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise LocalError(f"{self.directory} has appeared meanwhile", hint=_HINT) from error
-
-    def _move(self, files: list[Path]) -> None:
-        for path in files:
-            self.admit(path)
-        old = lockfile.names(self.directory) if self._force else []
-        # Without its note a directory claims nothing; the new one comes when all else is there.
-        (self.directory / lockfile.NAME).unlink(missing_ok=True)
-        for path in files:
-            (self.directory / path).parent.mkdir(parents=True, exist_ok=True)
-        for path in sorted(files, key=lambda path: path == Path(lockfile.NAME)):
-            os.replace(self.stage.content / path, self.directory / path)
-        for path in set(old) - set(files):
-            with suppress(OSError):
-                (self.directory / path).unlink()
+        placing.sync_directory(self.directory.parent)
 
     def _make_parents(self, directory: Path) -> None:
         missing = [p for p in (directory, *directory.parents) if not p.exists()]
@@ -149,6 +162,15 @@ class Landing:
             except OSError:
                 return
         self._created = []
+
+
+def finish(directory: Path) -> list[str]:
+    """Move what a process that was killed has left half moved; return which checkpoints came.
+
+    :raises LocalError: it cannot be moved.
+    """
+    with local_errors(directory):
+        return placing.finish(directory)
 
 
 @contextmanager

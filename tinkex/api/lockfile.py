@@ -120,16 +120,23 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
+def is_below(name: Any) -> bool:
+    """Tell whether *name* is a path that stays below the directory it is joined to."""
+    if not isinstance(name, str):
+        return False
+    relative = Path(name)
+    return bool(relative.parts) and not relative.is_absolute() and ".." not in relative.parts
+
+
 def _parsed(note: Any) -> Lock:
     files = {}
     for file in note["files"]:
         name, size, sha256 = file["name"], file["size_bytes"], file.get("sha256")
-        relative = Path(name)
-        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        if not is_below(name):
             raise ValueError(name)
         if type(size) is not int or not (sha256 is None or isinstance(sha256, str)):
             raise ValueError(name)
-        files[relative.as_posix()] = LockedFile(size, sha256)
+        files[Path(name).as_posix()] = LockedFile(size, sha256)
     if not isinstance(note["tinker_path"], str):
         raise ValueError("tinker_path")
     return Lock(note["tinker_path"], files)

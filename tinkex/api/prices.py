@@ -1,9 +1,8 @@
-"""What the service bills for storage."""
+"""The price of storage, for those who can do without it."""
 
 from __future__ import annotations
 
-import math
-
+from tinkex.api import billing
 from tinkex.api.requesting import Request
 from tinkex.api.transport import Transport
 from tinkex.exceptions import TinkexError
@@ -17,13 +16,9 @@ def storage_rate(transport: Transport) -> float | None:
     patience = min(_PATIENCE, transport.settings.timeout)
     deadline = transport.deadline("the price of storage", patience)
     # Not to be repeated: most servers have no bills, and say so in many ways.
-    request = Request("GET", "billing/usage/checkpoints/current", repeatable=False)
+    request = Request("GET", billing.STORAGE, repeatable=False)
     try:
-        rate = (
-            transport.call(request, deadline).object().get("effective_rate_usd_per_gigabyte_month")
-        )
+        rate = billing.storage_rate(transport.call(request, deadline).object())
     except TinkexError:
         return None
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-        return None
-    return float(rate) if math.isfinite(rate) and rate >= 0 else None
+    return rate if rate is not None and rate >= 0 else None

@@ -26,15 +26,15 @@ except ImportError:  # not a Unix: two processes are not kept apart
 PREFIX = ".tinkex-download-"
 #: Seconds between two notes of how far a file is; a killed program loses no more than that.
 _INTERVAL = 1.0
+_JOURNAL = "journal.json"
 _VERSION = 1
 
 
 class Stage:
     """The directory of one download: files that are whole, parts of others, and a journal.
 
-    :param home: the directory that it lies in.
+    :param root: the directory, made if need be; see :func:`place_of`.
     :param path: the checkpoint.
-    :param target: where its files shall land; another target has another stage.
     :raises LocalError: another process is at it.
 
     :ivar content: directory of the files that are complete.
@@ -42,9 +42,8 @@ class Stage:
     :ivar journal: what is known about them; JSON, written by :meth:`save`.
     """
 
-    def __init__(self, home: Path, path: TinkerPath, target: Path) -> None:
-        words = f"{path}\0{target.absolute()}".encode()
-        self.root = home / (PREFIX + hashlib.sha256(words).hexdigest()[:12])
+    def __init__(self, root: Path, path: TinkerPath | str) -> None:
+        self.root = root
         self.content, self.parts = self.root / "content", self.root / "parts"
         self._path = path
         self._saved = 0.0
@@ -53,8 +52,8 @@ class Stage:
         try:
             self.content.mkdir(exist_ok=True)
             self.parts.mkdir(exist_ok=True)
-            self.journal: dict[str, Any] = self._load()
-            if not self.journal:
+            self.journal = journal_of(root)
+            if self.journal.get("tinker_path") != str(path):
                 self.clear()
         except BaseException:
             os.close(self._lock)
@@ -92,28 +91,38 @@ class Stage:
             if at_once or time.monotonic() - self._saved > _INTERVAL:
                 self._save()
 
-    def save(self) -> None:
-        """Write the journal."""
+    def save(self, *, durably: bool = False) -> None:
+        """Write the journal; *durably* means that a machine that stops does not lose it."""
         with self._guard:
-            self._save()
+            self._save(durably)
 
-    def _save(self) -> None:
+    def _save(self, durably: bool = False) -> None:
         new = self.root / "journal.new"
-        new.write_text(json.dumps(self.journal), encoding="utf-8")
-        new.replace(self.root / "journal.json")
+        with open(new, "w", encoding="utf-8") as file:
+            json.dump(self.journal, file)
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
+        new.replace(self.root / _JOURNAL)
         self._saved = time.monotonic()
 
-    def _load(self) -> dict[str, Any]:
-        """Return the journal of an earlier attempt; empty if there is none that can be used."""
-        try:
-            found = json.loads((self.root / "journal.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
-            return {}
-        known = isinstance(found, dict) and found.get("version") == _VERSION
-        return found if known and found.get("tinker_path") == str(self._path) else {}
+
+def place_of(home: Path, path: TinkerPath, target: Path) -> Path:
+    """Return the root of a stage in *home*: each checkpoint has another one for each target."""
+    words = f"{path}\0{target.absolute()}".encode()
+    return home / (PREFIX + hashlib.sha256(words).hexdigest()[:12])
 
 
-def _locked(root: Path, path: TinkerPath) -> int:
+def journal_of(root: Path) -> dict[str, Any]:
+    """Return the journal of an earlier attempt; empty if there is none that can be used."""
+    try:
+        found = json.loads((root / _JOURNAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and found.get("version") == _VERSION else {}
+
+
+def _locked(root: Path, path: TinkerPath | str) -> int:
     """Make *root* and return a descriptor that keeps other processes out of it."""
     while True:
         root.mkdir(exist_ok=True)

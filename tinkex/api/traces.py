@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from tinkex.api.storage import Storage
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import LocalError, OperationFailed
+from tinkex.files import replacing
 
 #: Seconds between two looks at whether the trace is ready (as the official SDK).
 INTERVAL = 5.0
@@ -72,28 +71,19 @@ def fetch(
     :raises LocalError: it is there, or cannot be written.
     """
     refuse_existing(target, force=force)
-
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".tinkex-", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream, Storage(transport) as storage:
-            with storage.open(url) as body:
-                while block := body.read():
-                    stream.write(block)
-                    if on_progress is not None:
-                        on_progress(Progress(body.received, body.expected, target.name))
+        with (
+            replacing(target) as stream,
+            Storage(transport) as storage,
+            storage.open(url) as body,
+        ):
+            while block := body.read():
+                stream.write(block)
+                if on_progress is not None:
+                    on_progress(Progress(body.received, body.expected, target.name))
             size = stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, _mode())
-        os.replace(temporary, target)
-        temporary = None
     except OSError as error:
         raise LocalError(f"cannot write {target}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return Trace(session_id, target, size)
 
 
@@ -111,9 +101,3 @@ def refuse_existing(target: Path, *, force: bool) -> None:
 def default_name(session_id: str) -> str:
     """Return the name of the file for a session's trace."""
     return "".join(c if c.isalnum() or c in "._:-" else "_" for c in session_id) + SUFFIX
-
-
-def _mode() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -21,7 +21,8 @@ import cliff.show
 
 from tinkex import plugins
 from tinkex.columns import heading, plain_text
-from tinkex.exceptions import PluginError, SettingsError, UsageError
+from tinkex.commands.extensions import Extension, Formatters
+from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Bound(cliff.command.Command):
         for entry_point in plugins.entry_points(group):
             try:
                 hook = plugins.load(entry_point)(command=self)
-                hooks.append(_Extension(hook, entry_point))
+                hooks.append(Extension(hook, entry_point))
             except (Exception, SystemExit) as error:
                 self._hook_failed(entry_point, error.__cause__ or error)
 
@@ -365,52 +366,6 @@ class ShowOne(_Display, cliff.show.ShowOne):
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         """Return the lines of the object in the plain format: ``Heading: value``."""
         return [f"{heading(name)}: {plain_text(value)}" for name, value in record.items()]
-
-
-class Formatters:
-    """The formats of one kind of command, as cliff's display classes want them.
-
-    Built-in formats are there at once; a plugin's is imported only when its name is on the
-    command line, which is when its own options are wanted too, or when a setting chooses it.
-    """
-
-    def __init__(self, group: str, app: TinkexApp | None) -> None:
-        self._group = group
-        self._entry_points = {ep.name: ep for ep in plugins.entry_points(group)}
-        self._wanted = set(getattr(app, "words", ()))
-        self._loaded: dict[str, _Extension] = {}
-
-    @staticmethod
-    def known(name: str) -> bool:
-        """Tell whether any kind of command has a format of this name."""
-        groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
-        return any(ep.name == name for group in groups for ep in plugins.entry_points(group))
-
-    def names(self) -> list[str]:
-        return list(self._entry_points)
-
-    def __getitem__(self, name: str) -> _Extension:
-        if name not in self._loaded:
-            self._loaded[name] = _Extension(
-                plugins.load_driver(self._group, name), self._entry_points[name]
-            )
-        return self._loaded[name]
-
-    def __iter__(self) -> Any:
-        for name, entry_point in self._entry_points.items():
-            if plugins.is_builtin(entry_point) or name in self._wanted:
-                try:
-                    yield self[name]
-                except PluginError:
-                    continue  # told when the format is really used
-
-
-class _Extension:
-    """What stevedore calls an extension, and cliff expects: something with ``obj``."""
-
-    def __init__(self, obj: Any, entry_point: EntryPoint) -> None:
-        self.obj = obj
-        self.entry_point = entry_point
 
 
 def _normal(name: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinkex.columns import Structure, plain_text
-from tinkex.commands.base import Formatters, Lister, ShowOne
+from tinkex.commands.base import Lister, ShowOne
+from tinkex.commands.extensions import Formatters
 from tinkex.exceptions import UsageError
 
 #: The profile that a setting is written to where none is in force.
