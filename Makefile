@@ -117,7 +117,8 @@ pytest: .venv/.stamp .venv-sdk/.stamp
 # The whole matrix of faults and commands; writes its table for the manual.
 test-faults: .venv/.stamp .venv-sdk/.stamp
 	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/faults --all-faults \
-	    --fault-table doc/source/explanation/faults.csv $(PYTEST_ARGS)
+	    --fault-table doc/source/explanation/faults.csv \
+	    --write-table doc/source/explanation/writes.csv $(PYTEST_ARGS)
 
 # Every parser against inputs that nobody thought of; writes how many.
 FUZZ_EXAMPLES ?= 10000

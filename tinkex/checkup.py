@@ -124,6 +124,8 @@ def _key(settings: Settings) -> Finding:
         key = settings.credential() or ""
     except TinkexError as error:
         return from_error("key", error)
+    from tinkex.settings import stray_key
+
     name = "api_key" if settings.api_key else "api_key_command"
     origin = settings.origins.get(name, "default")
     detail = f"{keys.mask(key)} from {origin}, {len(key)} characters"
@@ -131,7 +133,7 @@ def _key(settings: Settings) -> Finding:
         return Finding(
             "key", "fail", f"{detail}: the token has expired", "Get a new one from where it came."
         )
-    warning = settings.key_warning()
+    warning = settings.key_warning() or stray_key(settings)
     if warning:
         return Finding("key", "warning", detail, warning)
     return Finding("key", "ok", detail)
@@ -177,12 +179,15 @@ def _hub() -> list[Finding]:
 def _disk() -> list[Finding]:
     from tinkex.cachefile import cache_directory
 
-    places = {
-        "disk here": Path.cwd(),
-        "disk for temporary files": Path(tempfile.gettempdir()),
-        "disk for the cache": cache_directory("completion"),
-    }
-    return [_room(name, path) for name, path in places.items() if path is not None]
+    found = [_room("disk here", Path.cwd())]
+    name = "disk for temporary files"
+    try:
+        found.append(_room(name, Path(tempfile.gettempdir())))
+    except OSError:  # nothing can be written in any of them
+        hint = "Make room, or name a directory with TMPDIR."
+        found.append(Finding(name, "warning", "there is no directory that takes one", hint))
+    cache = cache_directory("completion")
+    return found if cache is None else [*found, _room("disk for the cache", cache)]
 
 
 def _room(name: str, path: Path) -> Finding:

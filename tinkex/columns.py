@@ -46,8 +46,10 @@ HEADINGS = {
     "is_lora": "LoRA",
     "key_id": "Key ID",
     "last_checkpoint": "Last checkpoint",
+    "last_checkpoint_time": "Last saved",
     "last_request_time": "Last request",
     "last_sampler_checkpoint": "Last sampler checkpoint",
+    "last_sampler_checkpoint_time": "Last sampler saved",
     "latency_ms": "Latency (ms)",
     "lora_rank": "LoRA rank",
     "max_context_length": "Max context",
@@ -104,6 +106,19 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return *value* as JSON: letters as they are, what steers a terminal escaped.
+
+    JSON itself asks for escapes below U+0020 only; terminals obey some characters above, too.
+    """
+    import json
+
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def plain_text(value: Any) -> str:
     """Return *value* as one field of a line: raw, ``true``/``false``, empty for nothing."""
     if isinstance(value, FormattableColumn):
@@ -113,9 +128,7 @@ def plain_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (dict, list)):
-        import json
-
-        return json.dumps(value, ensure_ascii=False)
+        return json_text(value)
     return printable(str(value))
 
 

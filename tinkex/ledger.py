@@ -60,7 +60,7 @@ class Ledger:
                 f"{self.name} is no regular file",
                 hint="Results go to standard output where there is no --output.",
             )
-        if force:
+        if force or self._is_blank():
             return
         if not resume:
             raise UsageError(
@@ -82,13 +82,17 @@ class Ledger:
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
         try:
-            self._open(going_on=resume and self._path.exists())
+            self._open(going_on=resume and self._path.exists() and not self._is_blank())
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
                 message = f"cannot write {self.name}: {error.strerror}"
                 raise LocalError(message) from error
             raise
+
+    def _is_blank(self) -> bool:
+        """Tell whether a run ended, or its disk was full, before it had begun with the file."""
+        return self._path.stat().st_size == 0 and not self._record_path.exists()
 
     def _open(self, *, going_on: bool) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

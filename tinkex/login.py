@@ -88,9 +88,11 @@ def place_for(settings: Settings, *, in_profile: bool = False) -> Place:
 def _refuse_if_unused(settings: Settings, *, own: bool) -> None:
     """Refuse to store a key while another source would be asked first."""
     named = settings.origins.get("profile") == "--profile"
+    # A profile with a server and a key for it does not take one from the environment.
+    stands_first = named or is_of_profile(settings.base_url, settings.origins.get("base_url"))
     for name in _CREDENTIAL:
         variable = ENVIRONMENT[name]
-        if os.environ.get(variable) and not (own and named):
+        if os.environ.get(variable) and not (own and stands_first):
             raise UsageError(
                 f"{variable} is set, and would be used instead of a stored key",
                 hint=f"First: unset {variable}",

@@ -29,6 +29,7 @@ __all__ = [
     "HOOKS",
     "HTTP_POOLS",
     "LIST_FORMATTERS",
+    "PROFILES",
     "SHOW_FORMATTERS",
     "TOKENIZERS",
     "HttpPool",
@@ -41,9 +42,10 @@ LIST_FORMATTERS = "tinkex.formatters.list"
 SHOW_FORMATTERS = "tinkex.formatters.show"
 HTTP_POOLS = "tinkex.http_pools"
 TOKENIZERS = "tinkex.tokenizers"
+PROFILES = "tinkex.profiles"
 
 #: Every group a plugin may add to; hooks have one group a command (``tinkex.hooks.run_list``).
-GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS)
+GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS, PROFILES)
 
 #: Environment variable: only these distributions are plugins; empty for none at all.
 ONLY = "TINKEX_PLUGINS"
@@ -130,6 +132,38 @@ def find_distribution(name: str) -> Distribution | None:
         return distribution(name)
     except (PackageNotFoundError, ValueError):
         return None
+
+
+def how_to_install(name: str) -> str:
+    """Return the command that installs the plugin *name* of this project.
+
+    It comes from where tinkex came from, which pip notes (PEP 610): a directory of sources, a
+    repository, or else the package index.
+    """
+    import json
+    import shlex
+    from pathlib import Path
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    ours = find_distribution("tinkex")
+    origin = json.loads((ours and ours.read_text("direct_url.json")) or "{}")
+    url = origin.get("url", "")
+    if "dir_info" in origin:
+        directory = Path(url2pathname(urlsplit(url).path), "plugins", name)
+        if directory.is_dir():
+            return f"pip install {shlex.quote(str(directory))}"
+    if vcs := origin.get("vcs_info"):
+        where = f"{vcs['vcs']}+{url}@{vcs['commit_id']}#subdirectory=plugins/{name}"
+        return f"pip install {shlex.quote(f'{name} @ {where}')}"
+    return f"pip install {name}"
+
+
+def how_to_get(name: str) -> str:
+    """Return what to do where the plugin *name* of this project is not loaded, as a hint."""
+    if find_distribution(name):
+        return f"{ONLY} does not name {name}."
+    return f"Install it: {how_to_install(name)}"
 
 
 def is_ours(group: str) -> bool:
@@ -244,4 +278,5 @@ def _noun(group: str) -> str:
         SHOW_FORMATTERS: "format",
         HTTP_POOLS: "HTTP pool",
         TOKENIZERS: "tokenizer source",
+        PROFILES: "profile",
     }.get(group, "entry point")

@@ -30,14 +30,11 @@ def tell(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -
     :param operation: the subject of the sentence, such as ``Checkpoint list``.
     :param as_json: as one line ``{"error": {…}}``, for programs.
     """
+    from tinkex.columns import json_text, printable
+
     if as_json:
-        import json
-
-        members = error.as_dict(operation)
-        stream.write(json.dumps({"error": members}, ensure_ascii=False) + "\n")
+        stream.write(json_text({"error": error.as_dict(operation)}) + "\n")
     else:
-        from tinkex.columns import printable
-
         stream.write(printable(error.sentence(operation)) + "\n")
         if error.hint:
             stream.write(f"Hint: {printable(error.hint)}\n")

@@ -3,7 +3,8 @@
 A profile named *by flag* is as explicit as a flag, so its values win over the environment:
 ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor follow a forgotten
 ``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the file itself comes after
-the environment.
+the environment; but where such a profile says which server it is, the key that it has for that
+server stands before one of the environment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, plugins, pools
+from tinkex import configfile, keys, plugins, pools, profiles
 from tinkex.exceptions import PluginError, SettingsError
 from tinkex.pools import PoolOptions
 from tinkex.values import (
@@ -32,6 +33,8 @@ __all__ = ["PoolOptions", "Settings"]
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = pools.DEFAULT_DRIVER
+#: Two ways to say one thing: the first source that has either decides both.
+_CREDENTIAL = ("api_key", "api_key_command")
 #: How the origin of a value begins that a profile has set.
 PROFILE_ORIGIN = "profile "
 
@@ -110,10 +113,10 @@ class Settings:
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
             return f"Give the profile one: tinkex --profile {self.profile} auth login."
-        return (
-            "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
-            "--profile local (pip install tinkex-local)."
-        )
+        hint = "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
+        if "local" in profiles.names():
+            return f"{hint}--profile local."
+        return f"{hint}--profile local, of tinkex-local. {plugins.how_to_get('tinkex-local')}"
 
     def _refuse_plain_http(self) -> None:
         if self.allow_http or not self.base_url.startswith("http://"):
@@ -154,7 +157,10 @@ def resolve(
     without_checks = bool(flags.pop("insecure", None))
     layers = [_from_flags(flags, stdin)]
     named = [_from_profile(profile, config)] if profile else []
-    layers += [*named, _from_environ(environ)] if by_flag else [_from_environ(environ), *named]
+    environment = _from_environ(environ)
+    if named and not by_flag:
+        environment = _without_other_key(environment, named[0], "base_url" in flags)
+    layers += [*named, environment] if by_flag else [environment, *named]
     values, origins = _merge(layers)
     if profile:
         values["profile"] = profile
@@ -163,7 +169,7 @@ def resolve(
     if without_checks:
         values["pool_options"] = pools.insecure(values["pool_options"])
         origins["http_pool.insecure"] = "--insecure"
-    _apply_pool(values, origins, layers)
+    _apply_pool(values, origins, layers, config)
     return Settings(**values, origins=origins)
 
 
@@ -179,17 +185,12 @@ def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = 
 
 
 def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the names of all profiles, those of HTTP pools included.
+    """Return the names of all profiles, those that plugins bring included.
 
     :raises SettingsError: the configuration file cannot be read.
     """
     config = configfile.read(configfile.config_path(environ))
-    return sorted({*configfile.profiles_in(config), *pools_with_profile()})
-
-
-def pools_with_profile() -> set[str]:
-    """Return the names of the HTTP pools, each of which is a profile without being written."""
-    return {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} - {DEFAULT_POOL}
+    return sorted({*configfile.profiles_in(config), *profiles.names()})
 
 
 class _Layer:
@@ -216,9 +217,23 @@ def _from_environ(environ: Mapping[str, str]) -> _Layer:
     return _Layer(values, lambda name: ENVIRONMENT[name])
 
 
+def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) -> _Layer:
+    """Return *environment* without its key if *profile* has both a server of its own and its key.
+
+    :param has_address: an option names the server.
+    """
+    own = profile.values.get("base_url") not in (None, DEFAULT_BASE_URL)
+    if has_address or not own or "base_url" in environment.values:
+        return environment
+    if not any(profile.values.get(name) for name in _CREDENTIAL):
+        return environment
+    kept = {name: value for name, value in environment.values.items() if name not in _CREDENTIAL}
+    return _Layer(kept, environment.origin)
+
+
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    profiles = configfile.profiles_in(config)
-    values = profiles[name] or {} if name in profiles else _implied_profile(name, profiles)
+    written = configfile.profiles_in(config)
+    values = written[name] or {} if name in written else _implied_profile(name, written)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
     for key in values:
@@ -230,16 +245,14 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
     return _Layer(values, lambda _: f"{PROFILE_ORIGIN}{name}")
 
 
-def _implied_profile(name: str, profiles: Mapping[str, Any]) -> Mapping[str, Any]:
+def _implied_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
     # Installing tinkex-local is enough for `--profile local`.
-    pools = pools_with_profile()
-    if name in pools:
-        return {"http_pool": name}
-    hint = "Known: " + (", ".join(sorted({*map(str, profiles), *pools})) or "none") + "."
-    if name == "local" and plugins.find_distribution("tinkex-local"):
-        hint = f"{plugins.ONLY} does not name tinkex-local."
-    elif name == "local":
-        hint = "Install the embedded service: pip install tinkex-local."
+    implied = profiles.names()
+    if name in implied:
+        return profiles.brought(name)
+    hint = "Known: " + (", ".join(sorted({*map(str, written), *implied})) or "none") + "."
+    if name == "local":
+        hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
     raise SettingsError(f"no profile is called {name!r}", hint=hint)
 
 
@@ -268,7 +281,7 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
         for name, value in layer.values.items():
             if name in values or value is None:
                 continue
-            if has_credential and name in ("api_key", "api_key_command"):
+            if has_credential and name in _CREDENTIAL:
                 continue
             values[name] = _parse(name, value, layer.origin(name))
             origins[name] = layer.origin(name)
@@ -284,6 +297,25 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     return values, origins
 
 
+def stray_key(settings: Settings) -> str | None:
+    """Return a warning if a key of the environment may go to a server that it is not meant for.
+
+    It looks like one of the official service, and a profile that has no key leads to another
+    server, on another machine.
+    """
+    origin = settings.origins.get("api_key")
+    official = (settings.api_key or "").startswith("tml-")
+    elsewhere = is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
+        return None
+    if not settings.needs_api_key or is_loopback(settings.base_url):
+        return None
+    return (
+        f"{origin} goes to {settings.base_url}, the server of profile {settings.profile}; if it is "
+        f"a key for another, give the profile one: tinkex --profile {settings.profile} auth login"
+    )
+
+
 def is_of_profile(base_url: str, origin: str | None) -> bool:
     """Tell whether a profile says that the service is another than the official one.
 
@@ -292,7 +324,9 @@ def is_of_profile(base_url: str, origin: str | None) -> bool:
     return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
 
 
-def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_Layer]) -> None:
+def _apply_pool(
+    values: dict[str, Any], origins: dict[str, str], layers: list[_Layer], config: Mapping[str, Any]
+) -> None:
     """Let the chosen pool say where requests go and whether they need a key."""
     name = values["pool_options"].driver
     if name == DEFAULT_POOL:
@@ -300,7 +334,7 @@ def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_L
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
-        raise _unknown_pool(error, values, origins) from error
+        raise _unknown_pool(error, values, origins, config) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # A pool with an address of its own is the server; only a flag may point elsewhere.
     if pool.base_url and "base_url" not in layers[0].values:
@@ -325,10 +359,16 @@ def _find_pool(
 
 
 def _unknown_pool(
-    error: PluginError, values: Mapping[str, Any], origins: Mapping[str, str]
+    error: PluginError,
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    config: Mapping[str, Any],
 ) -> SettingsError:
     origin = origins.get("http_pool.driver") or origins["http_pool"]
-    return SettingsError(f"{error} (from {origin})", hint=error.hint)
+    hint = error.hint
+    if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
+        hint = "Known: " + ", ".join(_pool_names(config)) + "."
+    return SettingsError(f"{error} (from {origin})", hint=hint)
 
 
 def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -336,7 +376,10 @@ def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    config = configfile.read(configfile.config_path(environ))
+    return _pool_names(configfile.read(configfile.config_path(environ)))
+
+
+def _pool_names(config: Mapping[str, Any]) -> list[str]:
     installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
     return sorted({*installed, *pools.named_in(config)})
 

@@ -72,6 +72,8 @@ class TinkexApp(cliff.app.App):
         self._display: Any = None
         #: Global options the interactive shell was started with: they hold for each of its lines.
         self._shell_options: argparse.Namespace | None = None
+        #: Settings whose key was said to go astray, perhaps.
+        self._warned: set[Settings] = set()
         #: Nothing but this program runs in the process.
         self.owns_process = False
         #: What commands print is remembered for completion, what a server lacks for other commands.
@@ -125,11 +127,15 @@ class TinkexApp(cliff.app.App):
 
             later.before_requests()
         from tinkex import clients
+        from tinkex.settings import stray_key
 
         if self.option("curl"):
             return clients.showing(settings)
         if self._clients is None:
             self._clients = clients.Clients(self._on_wait, remembers=self.remembers)
+        if settings not in self._warned and (warning := stray_key(settings)):
+            self._warned.add(settings)
+            self.warn(warning)
         client = self._clients.of(settings)
         self.display.expect("the service")
         return client
@@ -279,7 +285,7 @@ class TinkexApp(cliff.app.App):
             self.stdout.flush()
             return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
-            print_paged(request.parser, self.stdout)
+            print_paged(request.parser, self.stdout, paged=not self.interactive_mode)
             return EXIT_OK
         finally:
             self.display.clear()

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all-faults", action="store_true", help="also the slow part of the matrix")
     group.addoption("--kills", type=int, default=5, metavar="N", help="kills of each command")
     group.addoption("--fault-table", metavar="FILE", help="write the table of the manual to FILE")
+    group.addoption("--write-table", metavar="FILE", help="write that of full disks to FILE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--fault-table")
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(table.Recorder(Path(path)))
+    path = config.getoption("--write-table")
+    if path and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(table.WriteRecorder(Path(path)))
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,26 @@ def faulty(service, certificates) -> Iterator[Faulty]:
 
 
 @pytest.fixture
-def saved(service, tmp_path_factory):
+def renew(service, tmp_path_factory) -> Callable[[], tuple[str, str]]:
+    """Return a function that saves a checkpoint and returns its path and its run."""
+
+    def save() -> tuple[str, str]:
+        output = tmp_path_factory.mktemp("saved") / "saved.json"
+        done = invoke(
+            [
+                *("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", str(output)),
+                *("--base-url", service.url, "--api-key", KEY),
+            ]
+        )
+        assert done.exit_code == 0, done.stderr
+        metadata = json.loads(output.read_text())
+        return metadata["weights_path"], metadata["model_id"]
+
+    return save
+
+
+@pytest.fixture
+def saved(renew) -> tuple[str, str]:
     """Save a checkpoint; returns its path and its run."""
-    output = tmp_path_factory.mktemp("saved") / "saved.json"
-    done = invoke(
-        [
-            *("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", str(output)),
-            *("--base-url", service.url, "--api-key", KEY),
-        ]
-    )
-    assert done.exit_code == 0, done.stderr
-    metadata = json.loads(output.read_text())
-    return metadata["weights_path"], metadata["model_id"]
+    path, run = renew()
+    return path, run

@@ -20,7 +20,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -299,6 +299,73 @@ def true_cut(request: Request) -> None:
     return request.send(head(code, length, kind, Connection="close") + body[: max(keep, 0)])
 
 
+# ------------------------------------------------------------------ words that steer a terminal
+
+#: Sequences with ESC, as the 8-bit controls, BEL, a change of direction, and what overwrites.
+STEERING = "\x1b[666m A \x1b]0;title\x07 B \x9b6n C \x90q D \u202e E \x1bc F\b G\rH \x7f \u2066"
+#: Members that the program itself goes on with.
+_WORKING = (
+    *("session_id", "request_id", "type", "model_id", "sampling_session_id", "cursor", "url"),
+    *("tinker_path", "path", "checkpoint_type", "status"),
+)
+
+
+def evil(request: Request) -> None:
+    """Give the true answer, its texts steering a terminal: ``evil-<member>``, or ``evil-all``.
+
+    A member is the name that a JSON object has for a text or for what the text is a part of.
+    ``evil-shown`` changes all but what a client works with, ``evil-none`` nothing; the members of
+    all answers are told at ``/members``.
+    """
+    wanted = request.fault.removeprefix("evil-")
+    code, body, kind = request.upstream()
+    if code in range(300, 400):
+        return request.answer(code, body, kind)
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return request.answer(code, body, kind)
+    request.server.members |= set(members(value))
+    kind = kind.split("\r")[0]
+    changed = steering(value, wanted, evil=wanted in ("all", "shown"))
+    return request.answer(code, json.dumps(changed).encode(), kind)
+
+
+def members(value: object) -> Iterator[str]:
+    """Yield the names in *value* of what holds a text."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if isinstance(member, str):
+                yield name
+            yield from members(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from members(member)
+
+
+def steering(value: object, wanted: str, *, evil: bool) -> object:
+    if isinstance(value, dict):
+        kept = _WORKING if wanted == "shown" else ()
+        return {
+            name: member
+            if name in kept or name.endswith(("_at", "time", "_start", "_end"))
+            else steering(member, wanted, evil=evil or name == wanted)
+            for name, member in value.items()
+        }
+    if isinstance(value, list):
+        return [steering(member, wanted, evil=evil) for member in value]
+    return value + STEERING if evil and isinstance(value, str) else value
+
+
+def evil_error(request: Request) -> None:
+    """Refuse in such words, in every place where an error has any."""
+    words = STEERING.replace("\r", "")
+    body = json.dumps({"detail": [{"loc": ["body", words], "msg": words}, words]}).encode()
+    line = f"HTTP/1.1 400 {words}\r\nConnection: close\r\nX-Request-Id: {words}\r\nContent-Type: {_JSON}\r\n"
+    ascii_only = line.encode("latin-1", "ignore")
+    request.send(ascii_only + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
 # ------------------------------------------------------------------ redirects
 
 
@@ -394,6 +461,7 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[dict[str, str]] = []
+        self.members: set[str] = set()
         self._counts: Counter[tuple[str, str, bytes]] = Counter()
         self._lock = threading.Lock()
 
@@ -431,6 +499,13 @@ class Handler(socketserver.BaseRequestHandler):
         self.server.seen.append({"path": request.path, **request.headers})
         if request.path == "/seen":
             request.answer(200, json.dumps(self.server.seen).encode())
+        elif request.path == "/members":
+            request.answer(200, json.dumps(sorted(self.server.members)).encode())
+            self.server.members.clear()
+        elif request.fault == "evil-error":
+            evil_error(request)
+        elif request.fault.startswith("evil-"):
+            evil(request)
         elif request.fault.startswith("status-"):
             status(request)
         elif request.fault.startswith("true-cut-"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.server import FAULTS
+from tests.faults.writes import WRITERS
 
 OUTCOMES = ("told", "recovers", "succeeds")
 #: Names of the properties that a test of the matrix records.
@@ -63,3 +64,39 @@ def _place(fault: str) -> tuple[int, str]:
         return 1000, fault
     names = list(FAULTS)
     return (names.index(fault), "") if fault in names else (-1, fault)
+
+
+# ------------------------------------------------------------------ what cannot be written
+
+#: Names of the properties that a test of the writers records.
+WRITER, TROUBLE, TRIES = "writer", "writer-trouble", "writer-tries"
+_TROUBLES = {
+    "full": "Full after so many pages",
+    "files": "Full after so many files",
+    "read-only": "Read-only",
+}
+
+
+class WriteRecorder:
+    """Collects what the tests of writers recorded, and writes it when they are over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cells: dict[str, dict[str, str]] = defaultdict(dict)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        known = {name: str(value) for name, value in report.user_properties}
+        if report.when == "call" and WRITER in known:
+            tries = known[TRIES] if report.passed else "FAILED"
+            self._cells[known[WRITER]][known[TROUBLE]] = tries
+
+    def pytest_sessionfinish(self) -> None:
+        if not self._cells:
+            return
+        with self._path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["Command", "What it writes", *_TROUBLES.values(), "Outcome"])
+            for name, wanted in WRITERS.items():
+                cells = [self._cells[name].get(trouble, "") for trouble in _TROUBLES]
+                outcome = "goes on" if wanted.goes_on else "told"
+                writer.writerow([name, wanted.what, *cells, outcome])

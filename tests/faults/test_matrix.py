@@ -165,9 +165,9 @@ def row_of(fault: str) -> str:
     return f"status {fault.split('-')[1]}"
 
 
-def filled(words: tuple[str, ...], path: str, run: str) -> list[str]:
+def filled(words: tuple[str, ...], path: str, run: str, *, session: str = "session") -> list[str]:
     values = {PATH: path, RUN: run, OUT: "out", MODEL: conftest.MODEL, PROMPTS: PROMPT_FILE}
-    values[SESSION] = "session"
+    values[SESSION] = session
     return [values.get(word, word) for word in words]
 
 

@@ -117,6 +117,15 @@ def test_login_while_the_environment_says_the_key(at, variable, credentials):
     assert not credentials.exists()
 
 
+def test_login_in_a_profile_of_its_own_needs_no_clean_environment(at, service, config):
+    path = config(f"profile: own\nprofiles: {{own: {{base_url: '{service.url}'}}}}")
+    environ = {"TINKER_API_KEY": "tml-for-another", "TINKER_BASE_URL": ""}
+    done = at("auth", "login", "--with-token", stdin=KEY, **environ)
+    assert "profile own" in done.stderr
+    assert KEY in path.read_text()
+    assert at("auth", "whoami", **environ).code == 0  # the server takes no other key
+
+
 def test_login_in_a_profile_whose_command_prints_the_key(at, config, credentials):
     path = config("profile: p\nprofiles: {p: {api_key_command: echo x}}\n")
     done = at("auth", "login", "--with-token", stdin=KEY, code=1)

@@ -233,10 +233,9 @@ def test_ctrl_c_drains_and_says_how_to_go_on(tmp_path, signals):
     argv = ["run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"]
     with stub("--hold", "100" if signals == 1 else "3000") as program:
         process = start(program, *argv, "--concurrency", "20", cwd=tmp_path)
+        wait_for_lines(out, 0)  # it has begun
         if signals == 1:
             wait_for_lines(out, 20)
-        else:
-            time.sleep(1.5)
         for _ in range(signals):
             process.send_signal(signal.SIGINT)
             time.sleep(0.3)
@@ -255,6 +254,23 @@ def test_ctrl_c_drains_and_says_how_to_go_on(tmp_path, signals):
         token_rows(tmp_path / "in.jsonl", 5001)
         done = program(*line.split(), cwd=tmp_path, code=1)
         assert "was made with other prompts" in done.stderr
+
+
+def test_sigterm_ends_it_at_once_and_says_how_to_go_on(tmp_path):
+    token_rows(tmp_path / "in.jsonl", 3000)
+    out = tmp_path / "out.jsonl"
+    argv = ["run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"]
+    with stub("--hold", "100") as program:
+        process = start(program, *argv, "--concurrency", "20", cwd=tmp_path)
+        wait_for_lines(out, 20)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=10)
+        assert time.monotonic() - began < 1.5
+    assert (process.returncode, stdout) == (143, "")
+    (line,) = re.findall(r"To go on:\n  tinkex (.*)\n", stderr)
+    assert line == f"{' '.join(argv)} --concurrency 20 --resume"
+    assert f"{len(lines(out))} rows are in out.jsonl" in stderr
 
 
 def test_the_line_to_go_on_with_has_no_key(tmp_path):

@@ -194,3 +194,15 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     assert indexes(tmp_path / "o.jsonl") == [0]
     assert 1 not in ledger
     file.close()
+
+
+def test_a_run_that_ended_before_its_first_word_is_begun_anew(tmp_path):
+    out = tmp_path / "o.jsonl"
+    out.touch()  # a full disk, or a kill, between the file and the record of how it was made
+
+    begin(out, resume=True).close()
+    out.write_bytes(b"")
+    out.with_name("o.batch.json").unlink()
+    begin(out).close()
+
+    assert out.with_name("o.batch.json").exists()

@@ -10,6 +10,7 @@ import pytest
 from tinkex import keys, settings, values
 from tinkex.exceptions import LocalError, SettingsError
 
+DEFAULT_BASE_URL = values.DEFAULT_BASE_URL
 URL = "https://host.example/path"
 
 
@@ -40,6 +41,55 @@ def test_profile_named_by_flag_beats_environment(config, monkeypatch):
     assert found.credential() == "tml-dummy"
     monkeypatch.setenv("TINKEX_PROFILE", "skyrl")
     assert settings.resolve().base_url == URL
+
+
+SKYRL = "base_url: 'https://gpu.example'"
+
+
+@pytest.mark.parametrize(
+    ("profile", "flags", "environ", "sent"),
+    [
+        (f"{SKYRL}, api_key: tml-dummy", {}, {}, "tml-dummy"),
+        (f"{SKYRL}, api_key_command: printf from-command", {}, {}, "from-command"),
+        (SKYRL, {}, {}, "tml-hosted"),  # there is no other
+        (f"{SKYRL}, api_key: tml-dummy", {"api_key": "by-flag"}, {}, "by-flag"),
+        # Named in the environment, or by an option: the server is not that of the profile.
+        (f"{SKYRL}, api_key: tml-dummy", {}, {"TINKER_BASE_URL": URL}, "tml-hosted"),
+        (f"{SKYRL}, api_key: tml-dummy", {"base_url": URL}, {}, "tml-hosted"),
+        # Without an address of its own, or with that of the official service, it is no other server.
+        ("api_key: tml-mine", {}, {}, "tml-hosted"),
+        (f"base_url: '{DEFAULT_BASE_URL}', api_key: tml-mine", {}, {}, "tml-hosted"),
+    ],
+)
+def test_a_profile_with_a_server_and_its_key_takes_none_of_the_environment(
+    config, profile, flags, environ, sent
+):
+    config(f"profiles: {{gpu: {{{profile}}}}}")
+    ours = {"TINKEX_PROFILE": "gpu", "TINKER_API_KEY": "tml-hosted"}
+    assert settings.resolve(flags, {**os.environ, **ours, **environ}).credential() == sent
+    config(f"profile: gpu\nprofiles: {{gpu: {{{profile}}}}}")
+    del ours["TINKEX_PROFILE"]
+    assert settings.resolve(flags, {**os.environ, **ours, **environ}).credential() == sent
+
+
+@pytest.mark.parametrize(
+    ("address", "environ", "warns"),
+    [
+        ("https://gpu.example", {"TINKER_API_KEY": "tml-hosted"}, True),
+        ("https://gpu.example", {"TINKER_API_KEY": "another-form"}, False),
+        ("https://gpu.example", {"TINKER_CREDENTIAL_CMD": "printf tml-hosted"}, False),
+        ("http://127.0.0.1:8000", {"TINKER_API_KEY": "tml-hosted"}, False),
+        (DEFAULT_BASE_URL, {"TINKER_API_KEY": "tml-hosted"}, False),
+        (URL, {"TINKER_API_KEY": "tml-hosted", "TINKER_BASE_URL": URL}, False),
+    ],
+)
+def test_a_key_that_may_go_to_the_wrong_server(config, address, environ, warns):
+    config(f"profile: gpu\nprofiles: {{gpu: {{base_url: '{address}'}}}}")
+    found = settings.stray_key(settings.resolve({}, {**os.environ, **environ}))
+    assert (found is not None) is warns
+    if found:
+        assert "tinkex --profile gpu auth login" in found
+        assert "tml-hosted" not in found
 
 
 @pytest.mark.parametrize(

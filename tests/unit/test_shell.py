@@ -380,6 +380,17 @@ def test_credential_command_with_a_key_in_it_is_masked(monkeypatch):
     assert "0123456789" not in done.stdout
 
 
+def test_a_key_that_may_go_to_the_wrong_server_is_told_once_and_only_where_it_goes(config):
+    config("profile: gpu\nprofiles: {gpu: {base_url: 'https://gpu.invalid', timeout: 1s}}")
+    environ = {"TINKER_API_KEY": "tml-hosted"}
+    warning = "Warning: TINKER_API_KEY goes to https://gpu.invalid, the server of profile gpu"
+
+    sent = invoke(["checkpoint", "list", "--quiet"], environ=environ)
+    assert sent.stderr.count(warning) == 1
+    for words in (["config", "show"], ["checkpoint", "list", "--curl"]):
+        assert warning not in invoke(words, environ=environ).stderr
+
+
 def test_script_on_stdin_stops_at_the_first_failure():
     done = invoke([], stdin="version\n# comment\n\ntinkex version\nnope\nversion\n")
     assert done.stdout.count("tinkex 0.") == 2

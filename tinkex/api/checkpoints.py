@@ -253,13 +253,16 @@ class Checkpoints:
         directory: Path | str,
         *,
         force: bool = False,
+        with_run: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Moved]:
         """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
 
-        All are tried; what came of each is yielded in their order.
+        All are tried; what came of each is yielded in their order. What is there in its full size
+        is left alone; what is there in part is replaced.
 
-        :param force: replace files of the same names.
+        :param force: fetch them all, and replace files of the same names.
+        :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
         :param on_progress: is called after every block received, with the bytes of all.
         :raises UsageError: one of *paths* is no path.
         """
@@ -267,7 +270,7 @@ class Checkpoints:
 
         root = Path(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
-        places = [(path, moving.directory_of(root, path)) for path in parsed]
+        places = [(path, moving.directory_of(root, path, with_run=with_run)) for path in parsed]
         return moving.move(self._fetch, places, on_progress, force=force)
 
     def sync(
@@ -296,7 +299,7 @@ class Checkpoints:
             if not types or checkpoint.checkpoint_type in types
         ]
         places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
-        return moving.move(self._fetch, places, on_progress, skip=True)
+        return moving.move(self._fetch, places, on_progress)
 
     def _fetch(
         self, path: TinkerPath, directory: Path, force: bool, on_progress: OnProgress | None

@@ -69,7 +69,7 @@ def copy_of(
 
 
 def _kept_copy(transport: Transport, landing: Landing) -> tuple[TinkerPath, SignedFiles] | None:
-    text = landing.stage.journal.get("copy")
+    text = landing.journal().get("copy")
     if not text:
         return None
     try:

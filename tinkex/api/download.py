@@ -66,7 +66,7 @@ def download(
 
     Beside the files lands a note of which checkpoint they are (:mod:`tinkex.api.lockfile`).
     """
-    if str(path) in finish(directory):
+    if not transport.shows and str(path) in finish(directory):
         return _of_note(directory)
     meter = Meter(on_progress)
     with Landing(path, directory, force=force) as landing, Storage(transport) as storage:

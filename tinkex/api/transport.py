@@ -85,6 +85,8 @@ class Transport:
             _warn(self.base_url)
         self.session = new_session(self.base_url, settings.pool_options)
         adapter = pool.build(settings, size=settings.pool_options.size)
+        #: Requests are shown instead of being sent: nothing is to be changed anywhere.
+        self.shows = bool(getattr(pool, "shows", False))
         self._headers = dict(self.session.headers)
         self.session.mount("https://", adapter)
         self.session.mount("http://", adapter)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import printable
+from tinkex.columns import json_text, printable
 from tinkex.commands.base import Command
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import non_empty
@@ -131,7 +131,7 @@ class Api(Command):
                 )
             out.write(printable(answer.body.decode("utf-8", "replace"), keep="\n\t") + "\n")
         elif on_terminal:
-            text = json.dumps(self.result, indent=2, ensure_ascii=False)
+            text = json_text(self.result, indent=2)
             out.write(printable(text, keep="\n") + "\n")
         else:
             _write(out, answer.body, newline=not isinstance(self.result, bytes))

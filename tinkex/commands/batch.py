@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import signal
 import threading
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.columns import json_text
 from tinkex.commands.base import Command
 from tinkex.commands.sample import (
     add_sampling_options,
@@ -29,6 +29,7 @@ from tinkex.exceptions import (
     NotOffered,
     PaymentRequired,
     SettingsError,
+    Terminated,
     TinkexError,
     TLSError,
     Unauthorized,
@@ -222,19 +223,14 @@ class _Batch:
             ordered=ordered,
             tokenizer=self._tokenizer,
         )
-        hopeless: TinkexError | None = None
-        with _ctrl_c(lambda: self._interrupt(results)):
-            self._draw(results)
-            for result in results:
-                try:
-                    hopeless = self._take(result) or hopeless
-                except LocalError as error:  # there is nowhere to put results
-                    hopeless = error
-                    break
-                if hopeless is not None:
-                    results.stop(DRAIN)
-                self._draw(results)
-        self._command.app.display.clear()
+        try:
+            with _ctrl_c(lambda: self._interrupt(results)):
+                hopeless = self._take_all(results)
+        except Terminated:  # at once: what is under way is lost
+            self._interrupted = True
+            self._close_summary()
+            self._tell(None)
+            raise
         self._close_summary()
         whole = not self._interrupted and hopeless is None
         if self._ledger is not None and self._options.ordered and whole:
@@ -245,6 +241,20 @@ class _Batch:
         if hopeless is not None:
             raise hopeless
         return 1 if self.summary.failed else 0
+
+    def _take_all(self, results: SampledRows) -> TinkexError | None:
+        """Write all results; return the error that made an end of it before all were there."""
+        hopeless: TinkexError | None = None
+        self._draw(results)
+        for result in results:
+            try:
+                hopeless = self._take(result) or hopeless
+            except LocalError as error:  # there is nowhere to put results
+                return error
+            if hopeless is not None:
+                results.stop(DRAIN)
+            self._draw(results)
+        return hopeless
 
     def _rows(self) -> Iterator[SampleRow]:
         from tinkex.api import SampleRow
@@ -270,7 +280,7 @@ class _Batch:
             stdout = self._command.app.stdout
             if stdout.isatty():
                 self._command.app.display.clear()
-            stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stdout.write(json_text(record) + "\n")
             stdout.flush()
         self.summary.completed += 1
         self.summary.tokens += sum(len(s.tokens) for s in result.response.sequences)
@@ -328,6 +338,7 @@ class _Batch:
         self._command.app.display.count(note, done, self.summary.rows)
 
     def _close_summary(self) -> None:
+        self._command.app.display.clear()
         self.summary.seconds = round(time.monotonic() - self._began, 3)
         self.summary.retries = self._sampling.backpressure.refusals + self._sampling.resubmissions
 

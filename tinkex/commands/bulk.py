@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.columns import plain_text
 from tinkex.commands.base import Lister
-from tinkex.exceptions import NotFound, TinkexError
+from tinkex.exceptions import NotFound, Terminated, TinkexError
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint
@@ -87,7 +87,7 @@ class BulkChange(Lister):
                 else:
                     failures.append((path, error))
                 yield row(path, error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             told = f"At least {len(self.result)} of {total} were {self.done} before that."
             self.app.warn(told, prefix="")
             raise

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Time, iso, plain_text
+from tinkex.columns import Time, iso, json_text, plain_text
 from tinkex.commands.base import Command, ShowOne
 from tinkex.commands.names import with_run
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
@@ -194,7 +193,7 @@ def _line(change: Change) -> str:
 
 def _as_json(change: Change) -> str:
     members = {"time": iso(change.time), "event": change.event, "subject": change.subject}
-    return json.dumps(members, ensure_ascii=False)
+    return json_text(members)
 
 
 def _condition(text: str) -> Condition:

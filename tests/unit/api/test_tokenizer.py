@@ -149,6 +149,14 @@ def test_a_path_that_is_not_there_is_a_local_error(name):
     assert "--tokenizer" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("~no-such-user/x", "no such home directory"), ("a\0b", "NUL")]
+)
+def test_a_path_that_cannot_be_one_is_a_local_error(name, message):
+    with pytest.raises(LocalError, match=message):
+        load_tokenizer(name, sources=[])
+
+
 @pytest.mark.parametrize("content", ["", "{}", "no json", '{"version": "1.0"}'])
 def test_a_file_that_is_no_tokenizer_is_told(content, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)

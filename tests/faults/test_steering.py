@@ -1,0 +1,141 @@
+"""No text of a server steers the terminal: not in any format, not in errors, not on standard error."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+
+import pytest
+
+from tests.faults.commands import COMMANDS
+from tests.faults.server import STEERING
+from tests.faults.test_matrix import filled
+from tests.functional.conftest import KEY
+from tinkex.testing import Invocation, invoke
+
+#: Begins a sequence, alone or as one character; turns the direction; goes back. tinkex itself writes
+#: sequences to a terminal, but none of these.
+RAW = re.compile(
+    r"\x1b\[666|\x1b\]0;|\x1bc|\x07|[\x80-\x9f]|[\u202a-\u202e\u2066-\u2069]|F\x08|G\rH|\x7f"
+)
+#: Show texts of the server where they succeed.
+SHOWING = (
+    *("checkpoint list", "checkpoint info", "run list", "run info", "model list", "run wait"),
+    *("session list", "session show", "billing usage", "auth whoami", "api"),
+)
+FORMATS = ("", "table", "plain", "value", "json", "yaml", "csv", "shell")
+#: Formats, and whether on a terminal, of every run.
+QUICK = (("", False), ("", True), ("json", True))
+#: What it asks for is gone afterwards.
+DESTROYERS = ("checkpoint delete", "checkpoint prune")
+#: Seconds after which a command that has no end is interrupted.
+ENOUGH = 0.7
+
+
+def test_the_search_finds_what_it_is_for():
+    for part in STEERING.split(" "):
+        assert (len(part) == 1 and part.isascii() and part.isprintable()) or RAW.search(part), part
+    assert not RAW.search("tinker://run/weights/é\n\t'…' \x1b[1mbold\x1b[0m")
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+#: A command that has no such format, or none at all.
+_NO_FORMAT = re.compile(r"invalid choice|option\(s\) for [a-z ]+: -f|has no format")
+
+
+class Asking:
+    """Runs one command of the matrix against the true service, through the evil one."""
+
+    def __init__(self, faulty, name: str, saved, renew) -> None:
+        self._faulty, self._name, self._saved, self._renew = faulty, name, saved, renew
+
+    def __call__(self, fault: str, format_: str, *, terminal: bool) -> Invocation | None:
+        command = COMMANDS[self._name]
+        if self._name in DESTROYERS:
+            self._saved = self._renew()
+        words = filled(command.words, *self._saved, session=self._session())
+        words += ["--force"] if "--output" in words and "download" in words else []
+        words += ["--yes"] if self._name == "checkpoint delete" else []  # on a terminal it asks
+        words += ["-f", format_] if format_ else []
+        words += ["--base-url", self._faulty.url(fault), "--api-key", KEY, "--timeout", "2s"]
+        if not command.endless:
+            done = invoke(words, terminal=terminal)
+        else:
+            with interrupted_after(ENOUGH):
+                done = invoke(words, terminal=terminal)
+        return None if format_ and _NO_FORMAT.search(done.stderr) else done
+
+    def members(self) -> list[str]:
+        """Return the names of all texts in the answers since the last call."""
+        url = f"http://127.0.0.1:{self._faulty.ports['http']}/members"
+        with urllib.request.urlopen(url) as response:
+            found: list[str] = json.load(response)
+        return found
+
+    def _session(self) -> str:
+        rows = invoke(
+            ["session", "list", "-f", "json", "--base-url", self._faulty.upstream, "--api-key", KEY]
+        ).rows
+        return str(rows[0]["session_id"])
+
+
+@pytest.fixture
+def asking(faulty, saved, renew, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda name: Asking(faulty, name, saved, renew)
+
+
+def assert_harmless(done: Invocation | None, *what: str) -> None:
+    if done is not None:
+        for text in (done.stdout, done.stderr):
+            found = RAW.search(text)
+            assert not found, (*what, text[max(0, found.start() - 80) :][:200])
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "terminal"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_errors_that_steer(name, terminal, asking):
+    ask = asking(name)
+    for format_ in ("", "json"):
+        done = ask("evil-error", format_, terminal=terminal)
+        assert_harmless(done, format_)
+        assert done is None or " A " in done.stdout + done.stderr, done
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_texts_that_steer(name, asking, saved, service, request):
+    ask = asking(name)
+    ask.members()
+    if COMMANDS[name].before:
+        invoke(
+            [*filled(COMMANDS[name].before, *saved), "--base-url", service.url, "--api-key", KEY]
+        )
+    whole = ask("evil-none", "", terminal=False)
+    assert whole is not None
+    assert whole.exit_code in (0, 130) or COMMANDS[name].unserved, whole
+    thorough = request.config.getoption("--all-faults")
+    shown = 0
+    for member in ["shown", "all", *(ask.members() if thorough else ())]:
+        for format_, terminal in product(FORMATS, (False, True)) if thorough else QUICK:
+            done = ask(f"evil-{member}", format_, terminal=terminal)
+            assert_harmless(done, member, format_)
+            shown += done is not None and " A " in done.stdout
+    assert shown or name not in SHOWING, "nothing evil was shown"
