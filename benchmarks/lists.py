@@ -64,7 +64,7 @@ Python, and a server that shares the cores.
 
 def run(context: Context) -> Section:
     """Measure lists and deletions."""
-    rounds, few = context.rounds(9), context.rounds(3)
+    rounds, few = context.rounds(9), context.rounds(2)
     with tempfile.TemporaryDirectory() as home:
         samples = _measure(context, home, rounds)
         longest = {} if context.quick else _measure_longest(context, home, few)
