@@ -103,22 +103,46 @@ class ListRun(Lister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        page = self._page(parsed_args)
-        self.result = page
-        tell_rest(self, page, "runs")
-        whole = not parsed_args.model and holds_all(page)
-        self.app.remember("runs", [run.training_run_id for run in page], whole=whole)
-        self.app.remember("models", {run.base_model for run in page})
-        return self.column_names, [self._row(run) for run in page]
-
-    def _page(self, parsed_args: argparse.Namespace) -> Page[TrainingRun]:
         limit, offset = parsed_args.limit or None, parsed_args.offset
         scope = parsed_args.access_scope
-        if not parsed_args.model and not parsed_args.sort:
-            return self.client.runs.list(limit, offset, access_scope=scope)
-        return self.client.runs.select(
-            limit, offset, model=parsed_args.model, **sorting(parsed_args), access_scope=scope
-        )
+        runs = self.client.runs
+        if parsed_args.model or parsed_args.sort:
+            chosen = runs.select(
+                limit,
+                offset,
+                model=parsed_args.model,
+                **sorting(parsed_args),
+                access_scope=scope,
+            )
+            return self._whole(chosen, whole=not parsed_args.model)
+        if self.may_stream(parsed_args):
+            walk = runs.walk(limit, offset, access_scope=scope)
+            return self.column_names, self.streamed(self._rows(walk, whole=True))
+        return self._whole(runs.list(limit, offset, access_scope=scope), whole=True)
+
+    def _whole(self, page: Page[TrainingRun], *, whole: bool) -> Any:
+        self.result = page
+        return self.column_names, list(self._rows(page, whole=whole))
+
+    def _rows(
+        self, found: Walk[TrainingRun] | Page[TrainingRun], *, whole: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows, and say what there is to say when the last has come.
+
+        :param whole: nothing was left out, but for what is beyond the limit.
+        """
+        from tinkex.remembered import KEPT
+
+        latest: list[str] = []
+        models: dict[str, None] = {}
+        for run in found:
+            if len(latest) < KEPT:
+                latest.append(run.training_run_id)
+                models[run.base_model] = None
+            yield self._row(run)
+        tell_rest(self, found, "runs")
+        self.app.remember("runs", latest, whole=whole and holds_all(found))
+        self.app.remember("models", models)
 
     @staticmethod
     def _row(run: TrainingRun) -> tuple[Any, ...]:
