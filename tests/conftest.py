@@ -79,10 +79,7 @@ def fake_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def _forget_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make stevedore look again: it remembers a scan for the life of the process."""
-    from stevedore import ExtensionManager, _cache
+    """Make tinkex look again: a process looks once."""
+    from tinkex import discovery
 
-    monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
-    monkeypatch.setattr(_cache, "_c", _cache.Cache())
-    for name in ("get_group_all", "get_group_named", "get_single"):
-        monkeypatch.setattr(_cache, name, getattr(_cache._c, name))
+    monkeypatch.setattr(discovery, "_found", {})

@@ -60,6 +60,9 @@ def main() -> int:
         gc.set_threshold(100_000, 20, 20)
         # The program tells it in words of its own, once, and also with --quiet.
         warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+        from tinkex import later
+
+        later.before_cliff()
         from tinkex.program import main as run_program
 
         return _flushed(run_program())

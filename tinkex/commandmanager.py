@@ -14,7 +14,6 @@ import cliff.commandmanager
 from tinkex import plugins
 from tinkex.commands import base
 from tinkex.exceptions import PluginError
-from tinkex.options import unknown_command
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -55,7 +54,7 @@ def load(entry_point: EntryPoint) -> type[cliff.command.Command]:
 
 
 class CommandManager(cliff.commandmanager.CommandManager):
-    """Names from stevedore's cached scan; exact names only; built-in names always win."""
+    """Names by :mod:`tinkex.discovery`; exact names only; built-in names always win."""
 
     commands: dict[str, Any]
 
@@ -87,6 +86,8 @@ class CommandManager(cliff.commandmanager.CommandManager):
             if name in self.commands:
                 return self.commands[name].load(), name, argv[end:]
         words = argv[: self._get_last_possible_command_index(argv)][:3]
+        from tinkex.suggestions import unknown_command
+
         raise unknown_command(words or argv[:1], self.commands)
 
     def below(self, noun: str) -> list[str]:

@@ -175,7 +175,9 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         hidden = [names[i] for i in range(len(names)) if i not in kept]
         note = getattr(parsed_args, "note", None)
         if hidden and note:
-            note(f"Not shown for lack of room: {', '.join(hidden)} (-f json has all).")
+            some = ", ".join(hidden[:2] if len(hidden) > 4 else hidden)
+            more = f" and {len(hidden) - 2} more columns" if len(hidden) > 4 else ""
+            note(f"Not shown for lack of room: {some}{more} (-f json has all).")
         return kept
 
 

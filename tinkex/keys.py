@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TextIO
 
@@ -83,6 +84,8 @@ def from_command(command: str) -> str:
             command,
             shell=True,
             check=False,
+            # What is piped to the program is not for the command; a person can answer it.
+            stdin=None if os.isatty(0) else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=CREDENTIAL_COMMAND_TIMEOUT,
         )

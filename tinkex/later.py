@@ -1,7 +1,9 @@
-"""Puts off the import of packages that others import and this program seldom uses.
+"""Puts off the import of what others import and this program seldom uses.
 
 requests imports its detector of text encodings and its tables of international domain names
-whenever it is imported; answers of an API are JSON, and its host names are ASCII.
+whenever it is imported; answers of an API are JSON, and its host names are ASCII. cliff brings
+log handlers that write to sockets, dataclasses a reader of signatures, importlib.metadata one of
+zip files, and a cache that is not used here the functions of OpenSSL.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from typing import Any
 _lock = threading.RLock()
 
 
+#: What cliff imports for cases that a command seldom meets, with all that these modules import.
+_BESIDE_CLIFF = ("hashlib", "inspect", "logging.handlers", "subprocess", "zipfile")
+
+
 class _Later(ModuleType):
-    """A package whose code runs when something of it is first used.
+    """A module whose code runs when something of it is first used.
 
     :class:`importlib.util.LazyLoader` would run it as soon as anybody asks for its version, which
     requests does.
@@ -45,6 +51,15 @@ class _Later(ModuleType):
         self.__class__ = ModuleType  # type: ignore[assignment]
 
 
+def before_cliff() -> None:
+    """Put off what cliff, and what it is made of, imports and most commands do not use.
+
+    For a process of our own only.
+    """
+    for name in _BESIDE_CLIFF:
+        put_off(name)
+
+
 def before_requests() -> None:
     """Put off what requests imports and a client of an API does not use.
 
@@ -55,27 +70,31 @@ def before_requests() -> None:
         put_off("idna")
 
 
-def put_off(package: str, *, version_in: str = "") -> None:
-    """Import *package* only when something of it is used.
+def put_off(name: str, *, version_in: str = "") -> None:
+    """Import the module or package *name* only when something of it is used.
 
     Does nothing where it has been imported already, or is not there.
 
     :param version_in: submodule that has ``__version__``, where others look for that at once.
     """
-    if package in sys.modules:
+    if name in sys.modules:
         return
-    spec = find_spec(package)
-    if spec is None or spec.loader is None or spec.submodule_search_locations is None:
+    spec = find_spec(name)
+    if spec is None or spec.loader is None:
         return
-    module = _Later(package)
+    module = _Later(name)
     module.__spec__, module.__loader__ = spec, spec.loader
-    module.__file__, module.__path__ = spec.origin, spec.submodule_search_locations
-    module.__package__ = package
-    sys.modules[package] = module
+    module.__file__, module.__package__ = spec.origin, spec.parent
+    if spec.submodule_search_locations is not None:
+        module.__path__ = spec.submodule_search_locations
+    sys.modules[name] = module
     if version_in:
         try:
-            version = import_module(f"{package}.{version_in}").__version__
+            version = import_module(f"{name}.{version_in}").__version__
         except (ImportError, AttributeError):  # another release keeps it elsewhere
-            del sys.modules[package]
-        else:
-            vars(module)["__version__"] = version
+            del sys.modules[name]
+            return
+        vars(module)["__version__"] = version
+    if spec.parent and spec.parent != name:
+        # The import system would do so, had it imported the module.
+        setattr(sys.modules[spec.parent], name.rpartition(".")[2], module)

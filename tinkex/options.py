@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, TextIO
 
@@ -104,13 +104,9 @@ class Parser(argparse.ArgumentParser):
         """Return every option this parser knows."""
         return sorted(self._option_string_actions)
 
-    def options_with_values(self) -> list[str]:
-        """Return the options that take the next word as their value."""
-        return sorted(name for name, a in self._option_string_actions.items() if a.nargs != 0)
-
     def _refuse(self, extra: list[str]) -> NoReturn:
         options = [arg.partition("=")[0] for arg in extra if len(arg) > 1 and arg[0] == "-"]
-        if options:
+        if options and not (self.subcommands and extra[0][:1] != "-"):  # checkpoint lst --limit
             raise UsageError(
                 f"Invalid option(s) for {self.command or 'tinkex'}: {', '.join(options)}",
                 hint=self._nearest_option(options[0]),
@@ -122,6 +118,8 @@ class Parser(argparse.ArgumentParser):
                 hint="Options that all commands take may also stand before it.",
             )
         if self.subcommands:
+            from tinkex.suggestions import unknown_command
+
             raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
         raise UsageError(
             f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
@@ -129,10 +127,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def _nearest_option(self, option: str) -> str:
-        import difflib
+        from tinkex import suggestions
 
-        near = difflib.get_close_matches(option, self.option_strings(), n=1)
-        return f"Did you mean {near[0]}?" if near else f"See: {self._help_command()}"
+        near = suggestions.option(option, self.option_strings())
+        return f"Did you mean {near}?" if near else f"See: {self._help_command()}"
 
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
@@ -142,13 +140,18 @@ class Parser(argparse.ArgumentParser):
         print_paged(self, file)
 
 
-def print_paged(parser: argparse.ArgumentParser, stream: TextIO, more: str = "") -> None:
-    """Write the help of *parser* and *more* to *stream*, paged on a terminal."""
+def print_paged(
+    parser: argparse.ArgumentParser, stream: TextIO, more: str = "", *, paged: bool = True
+) -> None:
+    """Write the help of *parser* and *more* to *stream*.
+
+    :param paged: on a terminal that is too short for it, through a pager.
+    """
     from tinkex.terminal import wants_colour
 
     # Where the standard library draws help in colour (Python 3.14), it does as we say.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
-    if not stream.isatty():
+    if not paged or not stream.isatty():
         stream.write(parser.format_help() + more)
         return
     import autopage.argparse
@@ -156,24 +159,6 @@ def print_paged(parser: argparse.ArgumentParser, stream: TextIO, more: str = "")
     pager = autopage.argparse.help_pager(stream)
     with pager as out:
         out.write(parser.format_help() + more)
-
-
-def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
-    """Return the error for *words* that name no command; the hint names the nearest one."""
-    import difflib
-
-    typed = " ".join(words)
-    known = sorted(known)
-    below = [name for name in known if name.startswith(words[0] + " ")]
-    only_a_noun = bool(below) and len(words) == 1  # nothing says which verb was meant
-    near = [] if only_a_noun else difflib.get_close_matches(typed, below or known, 1, 0.5)
-    if near:
-        hint = f"Did you mean 'tinkex {near[0]}'?"
-    elif below:
-        hint = f"Below '{words[0]}' there are: " + ", ".join(below) + "."
-    else:
-        hint = "See: tinkex help"
-    return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
 
 
 def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:

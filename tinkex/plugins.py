@@ -1,7 +1,6 @@
 """The entry-point groups of tinkex, and how one entry point is found and loaded.
 
-Everything goes through stevedore's cached scan, so that listing names imports nothing:
-a slow or broken plugin costs only those who use it.
+Listing names imports nothing: a slow or broken plugin costs only those who use it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinkex import discovery
 from tinkex.exceptions import PluginError, Terminated
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "HOOKS",
     "HTTP_POOLS",
     "LIST_FORMATTERS",
+    "PROFILES",
     "SHOW_FORMATTERS",
     "TOKENIZERS",
     "HttpPool",
@@ -41,9 +42,10 @@ LIST_FORMATTERS = "tinkex.formatters.list"
 SHOW_FORMATTERS = "tinkex.formatters.show"
 HTTP_POOLS = "tinkex.http_pools"
 TOKENIZERS = "tinkex.tokenizers"
+PROFILES = "tinkex.profiles"
 
 #: Every group a plugin may add to; hooks have one group a command (``tinkex.hooks.run_list``).
-GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS)
+GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS, PROFILES)
 
 #: Environment variable: only these distributions are plugins; empty for none at all.
 ONLY = "TINKEX_PLUGINS"
@@ -92,15 +94,10 @@ def entry_points(group: str) -> list[EntryPoint]:
 
     Where ``TINKEX_PLUGINS`` is set: the built-in ones and those of the distributions it names.
     """
-    from stevedore.named import NamedExtensionManager
-
-    manager: NamedExtensionManager[Any] = NamedExtensionManager(group, names=[])
-    found = list(manager.list_entry_points())
-    names = only()
-    if names is None:
-        return found
-    allowed = _entry_points_of(names)
-    return [ep for ep in found if is_builtin(ep) or _key(ep) in allowed]
+    found = discovery.entry_points(group)
+    if only() is None:
+        return list(found)
+    return [ep for ep in found if is_builtin(ep) or not is_left_out(distribution_of(ep))]
 
 
 def only() -> tuple[str, ...] | None:
@@ -137,16 +134,41 @@ def find_distribution(name: str) -> Distribution | None:
         return None
 
 
+def how_to_install(name: str) -> str:
+    """Return the command that installs the plugin *name* of this project.
+
+    It comes from where tinkex came from, which pip notes (PEP 610): a directory of sources, a
+    repository, or else the package index.
+    """
+    import json
+    import shlex
+    from pathlib import Path
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    ours = find_distribution("tinkex")
+    origin = json.loads((ours and ours.read_text("direct_url.json")) or "{}")
+    url = origin.get("url", "")
+    if "dir_info" in origin:
+        directory = Path(url2pathname(urlsplit(url).path), "plugins", name)
+        if directory.is_dir():
+            return f"pip install {shlex.quote(str(directory))}"
+    if vcs := origin.get("vcs_info"):
+        where = f"{vcs['vcs']}+{url}@{vcs['commit_id']}#subdirectory=plugins/{name}"
+        return f"pip install {shlex.quote(f'{name} @ {where}')}"
+    return f"pip install {name}"
+
+
+def how_to_get(name: str) -> str:
+    """Return what to do where the plugin *name* of this project is not loaded, as a hint."""
+    if find_distribution(name):
+        return f"{ONLY} does not name {name}."
+    return f"Install it: {how_to_install(name)}"
+
+
 def is_ours(group: str) -> bool:
     """Tell whether *group* is one that tinkex reads."""
     return group in GROUPS or group.startswith(HOOKS + ".")
-
-
-def _entry_points_of(names: tuple[str, ...]) -> set[tuple[str, str, str]]:
-    # Looking single names up reads the metadata of those alone: the scan that stevedore caches
-    # does not know which distribution an entry point is from.
-    found = [distribution for name in names if (distribution := find_distribution(name))]
-    return {_key(ep) for distribution in found for ep in distribution.entry_points}
 
 
 def _key(entry_point: EntryPoint) -> tuple[str, str, str]:
@@ -240,6 +262,9 @@ def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
 
 def distribution_of(entry_point: EntryPoint) -> str:
     """Return the name of the distribution that brings *entry_point*."""
+    known = getattr(entry_point, "dist", None)
+    if known is not None and known.name:
+        return str(known.name)
     for candidate, distribution in claims():
         if _key(candidate) == _key(entry_point):
             return distribution.name
@@ -253,4 +278,5 @@ def _noun(group: str) -> str:
         SHOW_FORMATTERS: "format",
         HTTP_POOLS: "HTTP pool",
         TOKENIZERS: "tokenizer source",
+        PROFILES: "profile",
     }.get(group, "entry point")

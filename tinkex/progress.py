@@ -28,45 +28,47 @@ class Display:
 
     :param stream: standard error.
     :param quiet: show nothing.
+
+    Threads may share it: several requests wait at the same time, and a heartbeat speaks up.
     """
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream = stream
         self._quiet = quiet
         self._enabled = not quiet and can_move(stream)
+        self._lock = threading.RLock()
         self._waiting: _Waiting | None = None
         self._bar: Any = None
         self._task: Any = None
 
     def wait(self, wait: Wait) -> None:
         """Show that the service is being waited for, since when, and why."""
-        if wait.note:
-            self.clear()
-            if not self._quiet:
-                self._stream.write(printable(wait.note) + "\n")
-        else:
-            self._begin(wait.operation, wait.elapsed).tell(wait)
+        with self._lock:
+            if wait.note:
+                self.clear()
+                if not self._quiet:
+                    self._stream.write(printable(wait.note) + "\n")
+            else:
+                self._begin(wait.operation, wait.elapsed).tell(wait)
 
     def expect(self, what: str) -> None:
         """Begin to count the seconds: a server that says nothing at all is waited for as well."""
-        if self._waiting is None:
-            self._begin(what, 0.0)
+        with self._lock:
+            if self._waiting is None:
+                self._begin(what, 0.0)
 
     def transfer(self, progress: Progress) -> None:
         """Show how much of a download is there."""
         if not self._enabled:
             return
-        if self._bar is None:
-            self.clear()
-            self._bar = self._new_bar()
-            self._bar.start()
-            self._task = self._bar.add_task("", total=None)
-        self._bar.update(
-            self._task,
-            completed=progress.done_bytes,
-            total=progress.total_bytes,
-            description=printable(progress.file or ""),
-        )
+        with self._lock:
+            self._show_bar(self._new_bar, None)
+            self._bar.update(
+                self._task,
+                completed=progress.done_bytes,
+                total=progress.total_bytes,
+                description=printable(progress.file or ""),
+            )
 
     @property
     def draws(self) -> bool:
@@ -77,20 +79,25 @@ class Display:
         """Show that *done* of *total* things are done; *what*: what is being done, or a rate."""
         if not self._enabled:
             return
-        if self._bar is None:
-            self.clear()
-            self._bar = self._new_counter()
-            self._bar.start()
-            self._task = self._bar.add_task("", total=total)
-        self._bar.update(self._task, completed=done, description=printable(what))
+        with self._lock:
+            self._show_bar(self._new_counter, total)
+            self._bar.update(self._task, completed=done, description=printable(what))
 
     def clear(self) -> None:
         """Take the line away, so that something else can be written."""
-        if self._waiting is not None:
-            self._waiting.stop()
-        if self._bar is not None:
-            self._bar.stop()
-        self._waiting = self._bar = self._task = None
+        with self._lock:
+            if self._waiting is not None:
+                self._waiting.stop()
+            if self._bar is not None:
+                self._bar.stop()
+            self._waiting = self._bar = self._task = None
+
+    def _show_bar(self, new: Callable[[], Any], total: int | None) -> None:
+        if self._bar is None:
+            self.clear()
+            self._bar = new()
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
 
     def _begin(self, what: str, elapsed: float) -> _Waiting | _Nothing:
         if not self._enabled or self._bar is not None:

@@ -83,6 +83,8 @@ class Repl:
         return self._app.run(words)
 
     def _use_profile(self, names: list[str]) -> int:
+        factory, name, _ = self._app.command_manager.find_command(["profile", "use"])
+        self._app.command = factory(self._app, None, name)  # whose name stands before its errors
         if len(names) != 1:
             raise UsageError(
                 "'profile use' takes the name of one profile", hint="For example: profile use local"

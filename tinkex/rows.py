@@ -310,7 +310,9 @@ def _checked_prompt(kind: str, value: Any) -> Any:
 
 
 def _is_tokens(value: Any) -> bool:
-    return isinstance(value, list) and all(type(x) is int and 0 <= x < 2**31 for x in value)
+    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**31)
 
 
 def _checked(name: str, value: Any) -> Any:

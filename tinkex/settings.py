@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, keystore, plugins, pools
+from tinkex import configfile, keys, plugins, pools, profiles
 from tinkex.exceptions import PluginError, SettingsError
 from tinkex.pools import PoolOptions
 from tinkex.values import (
@@ -113,10 +113,10 @@ class Settings:
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
             return f"Give the profile one: tinkex --profile {self.profile} auth login."
-        return (
-            "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
-            "--profile local (pip install tinkex-local)."
-        )
+        hint = "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
+        if "local" in profiles.names():
+            return f"{hint}--profile local."
+        return f"{hint}--profile local, of tinkex-local. {plugins.how_to_get('tinkex-local')}"
 
     def _refuse_plain_http(self) -> None:
         if self.allow_http or not self.base_url.startswith("http://"):
@@ -169,7 +169,7 @@ def resolve(
     if without_checks:
         values["pool_options"] = pools.insecure(values["pool_options"])
         origins["http_pool.insecure"] = "--insecure"
-    _apply_pool(values, origins, layers)
+    _apply_pool(values, origins, layers, config)
     return Settings(**values, origins=origins)
 
 
@@ -185,25 +185,20 @@ def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = 
 
 
 def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the names of all profiles, those of HTTP pools included.
+    """Return the names of all profiles, those that plugins bring included.
 
     :raises SettingsError: the configuration file cannot be read.
     """
     config = configfile.read(configfile.config_path(environ))
-    return sorted({*configfile.profiles_in(config), *pools_with_profile()})
+    return sorted({*configfile.profiles_in(config), *profiles.names()})
 
 
-def pools_with_profile() -> set[str]:
-    """Return the names of the HTTP pools, each of which is a profile without being written."""
-    return {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} - {DEFAULT_POOL}
-
-
-@dataclass(frozen=True)
 class _Layer:
     """Settings of one source: name → value, and name → where from."""
 
-    values: Mapping[str, Any]
-    origin: Callable[[str], str]
+    def __init__(self, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
+        self.values = values
+        self.origin = origin
 
 
 def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
@@ -237,8 +232,8 @@ def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) 
 
 
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    profiles = configfile.profiles_in(config)
-    values = profiles[name] or {} if name in profiles else _implied_profile(name, profiles)
+    written = configfile.profiles_in(config)
+    values = written[name] or {} if name in written else _implied_profile(name, written)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
     for key in values:
@@ -250,16 +245,14 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
     return _Layer(values, lambda _: f"{PROFILE_ORIGIN}{name}")
 
 
-def _implied_profile(name: str, profiles: Mapping[str, Any]) -> Mapping[str, Any]:
+def _implied_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
     # Installing tinkex-local is enough for `--profile local`.
-    pools = pools_with_profile()
-    if name in pools:
-        return {"http_pool": name}
-    hint = "Known: " + (", ".join(sorted({*map(str, profiles), *pools})) or "none") + "."
-    if name == "local" and plugins.find_distribution("tinkex-local"):
-        hint = f"{plugins.ONLY} does not name tinkex-local."
-    elif name == "local":
-        hint = "Install the embedded service: pip install tinkex-local."
+    implied = profiles.names()
+    if name in implied:
+        return profiles.brought(name)
+    hint = "Known: " + (", ".join(sorted({*map(str, written), *implied})) or "none") + "."
+    if name == "local":
+        hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
     raise SettingsError(f"no profile is called {name!r}", hint=hint)
 
 
@@ -294,7 +287,9 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
             origins[name] = layer.origin(name)
     if not ("api_key" in values or "api_key_command" in values):
         url = values.get("base_url", DEFAULT_BASE_URL)
-        store = keystore.KeyStore()
+        from tinkex.keystore import KeyStore
+
+        store = KeyStore()
         own = is_of_profile(url, origins.get("base_url"))
         stored = store.for_address(url, only_its_own=own)
         if stored:
@@ -329,7 +324,9 @@ def is_of_profile(base_url: str, origin: str | None) -> bool:
     return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
 
 
-def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_Layer]) -> None:
+def _apply_pool(
+    values: dict[str, Any], origins: dict[str, str], layers: list[_Layer], config: Mapping[str, Any]
+) -> None:
     """Let the chosen pool say where requests go and whether they need a key."""
     name = values["pool_options"].driver
     if name == DEFAULT_POOL:
@@ -337,7 +334,7 @@ def _apply_pool(values: dict[str, Any], origins: dict[str, str], layers: list[_L
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
-        raise _unknown_pool(error, values, origins) from error
+        raise _unknown_pool(error, values, origins, config) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # A pool with an address of its own is the server; only a flag may point elsewhere.
     if pool.base_url and "base_url" not in layers[0].values:
@@ -362,10 +359,16 @@ def _find_pool(
 
 
 def _unknown_pool(
-    error: PluginError, values: Mapping[str, Any], origins: Mapping[str, str]
+    error: PluginError,
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    config: Mapping[str, Any],
 ) -> SettingsError:
     origin = origins.get("http_pool.driver") or origins["http_pool"]
-    return SettingsError(f"{error} (from {origin})", hint=error.hint)
+    hint = error.hint
+    if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
+        hint = "Known: " + ", ".join(_pool_names(config)) + "."
+    return SettingsError(f"{error} (from {origin})", hint=hint)
 
 
 def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -373,7 +376,10 @@ def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    config = configfile.read(configfile.config_path(environ))
+    return _pool_names(configfile.read(configfile.config_path(environ)))
+
+
+def _pool_names(config: Mapping[str, Any]) -> list[str]:
     installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
     return sorted({*installed, *pools.named_in(config)})
 

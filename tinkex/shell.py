@@ -285,7 +285,7 @@ class TinkexApp(cliff.app.App):
             self.stdout.flush()
             return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
-            print_paged(request.parser, self.stdout)
+            print_paged(request.parser, self.stdout, paged=not self.interactive_mode)
             return EXIT_OK
         finally:
             self.display.clear()

@@ -122,7 +122,8 @@ def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """
     if "local" not in {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)}:
         raise PluginError(
-            "the embedded service is not installed", hint="Install it: pip install tinkex-local"
+            "the embedded service is not installed",
+            hint=plugins.how_to_get("tinkex-local"),
         )
     with isolated(directory) as home:
         os.environ["TINKEX_LOCAL_HOME"] = str(home / "local-service")

@@ -24,8 +24,8 @@ class Talk:
     :ivar ignores_content: any answer of 200 is success, whatever it holds.
     :ivar before: a command line that has to have been run, where it is to succeed.
     :ivar endless: where nothing fails, it goes on until it is interrupted.
-    :ivar unserved: the service behind the faults does not offer it, or it repeats nothing, so that
-        it cannot go on as if nothing had been.
+    :ivar unserved: what it needs is not at the service behind the faults, or it repeats nothing, so
+        that it cannot go on as if nothing had been.
     :ivar parts: it does several things, and tells on lines of their own before which went wrong.
     :ivar keeps: files that tell what went wrong with its parts, ready for another try.
     :ivar findings: it prints what it found, faults too.
@@ -102,7 +102,7 @@ COMMANDS: dict[str, Talk] = {
     "session show": Talk(("session", "show", SESSION), "Session show"),
     "session search": Talk(("session", "search", "name"), "Session search"),
     "session export-trace": Talk(
-        ("session", "export-trace", SESSION, "--output", OUT), "Trace export", unserved=True
+        ("session", "export-trace", SESSION, "--output", OUT), "Trace export"
     ),
     "billing usage": Talk(
         ("billing", "usage", "--since", "2d", "--by", "run", "--csv", OUT), "Billing usage"

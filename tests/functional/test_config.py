@@ -250,7 +250,7 @@ def test_remove_asks_on_a_terminal(path):
         ("profile add x --base-url nope", "not a base URL"),
         ("profile use nope", "no profile is called"),
         ("profile remove nope", "no profile is called"),
-        ("profile remove local", "comes with the HTTP pool"),
+        ("profile remove local", "it comes with a plugin"),
     ],
 )
 def test_mistakes_about_profiles(path, line, what):

@@ -131,6 +131,18 @@ def test_errors_do_not_end_it_and_ctrl_d_does(open_terminal):
     assert terminal.ended() == 0
 
 
+def test_help_opens_no_pager(open_terminal, tmp_path):
+    """What is typed next is a command: a pager would take it for its keys."""
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho a pager; cat\n")
+    pager.chmod(0o755)
+    terminal = open_terminal(PAGER=str(pager))
+    terminal.expect("tinkex>")
+    for line in ("help", "help run batch", "run batch --help"):
+        assert "a pager" not in terminal.run(line, "(in this shell|examples):")
+    assert "a pager" in terminal.run(f"help | {pager}", "in this shell:")
+
+
 def test_exit_ends_it(open_terminal):
     terminal = open_terminal("--profile", "local")
     terminal.expect(r"tinkex\(local\)>")

@@ -327,12 +327,44 @@ def test_several_at_once_and_a_part_that_fails(tinkex, store, download, target):
 
 
 def test_all_of_a_run(tinkex, store, download, target):
-    tinkex("checkpoint", "download", "--run-id", RUN, "--output", str(target))
-    assert arrived(target / RUN / "sampler_weights" / "gz") == FILES
+    words = ["checkpoint", "download", "--run-id", RUN, "--output", str(target)]
+    lines = tinkex(*words).stdout.splitlines()
+    assert f"Downloaded to {target / 'sampler_weights' / 'gz'}" in lines
+    assert arrived(target / "sampler_weights" / "gz") == FILES
+    # The same again fetches nothing, nor does a sync; what is there in part is fetched.
+    store.received()
+    done = tinkex(*words)
+    assert (done.stdout, store.received()) == ("", 0)
+    assert f"0 downloaded, {len(lines)} there already" in done.stderr
+    assert tinkex("checkpoint", "sync", RUN, str(target)).stdout == ""
+    (target / "sampler_weights" / "gz" / SMALL).unlink()
+    rows = tinkex(*words, "-f", "json").rows
+    assert [row["directory"] for row in rows if row["files"] is not None] == [
+        str(target / "sampler_weights" / "gz")
+    ]
+    assert arrived(target / "sampler_weights" / "gz") == FILES
+    store.received()
+    tinkex(*words, "--force")
+    assert store.received() > len(lines) * len(FILES[SMALL])
     done = tinkex(
         "checkpoint", "download", "--run-id", RUN, "--type", "training", "-f", "json", code=1
     )
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_curl_touches_nothing(there, tinkex, store, download, target):
+    if there:
+        target.mkdir()
+    everything = {path: path.stat().st_mtime_ns for path in target.parent.rglob("*")}
+    for kind in KINDS:
+        assert tinkex(*download(kind, "--curl")).stdout.startswith("curl ")
+    both = ["checkpoint", "download", KINDS["separate"], KINDS["tar"], "-o", str(target)]
+    assert tinkex(*both, "--curl").stdout.startswith("curl ")
+    for words in (["download", "--run-id", RUN, "-o"], ["sync", RUN]):
+        assert tinkex("checkpoint", *words, str(target), "--curl").stdout.startswith("curl ")
+    assert {path: path.stat().st_mtime_ns for path in target.parent.rglob("*")} == everything
+    assert store.received() == 0
 
 
 def test_verify(tinkex, store, download, target):

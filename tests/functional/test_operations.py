@@ -48,7 +48,7 @@ def test_sessions_of_a_checkpoint(served, saved):
     [
         (("session", "show", "no-such"), "Unknown session 'no-such'"),
         (("session", "show", ".."), "not an id"),
-        (("session", "export-trace", "no-such"), "does not offer traces"),
+        (("session", "export-trace", "no-such"), "Unknown session 'no-such'"),
         (("session", "search", "--owner", "all", "--owner", "u", "--status", "nix"), "--status"),
         (("session", "search", "--metadata", "novalue"), "key=value"),
         (("billing", "usage", "--since", "someday"), "--since"),

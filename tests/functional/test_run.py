@@ -130,6 +130,16 @@ def test_run_list_and_info(served, saved):
     shown = served("run", "info", saved["model_id"], "-f", "json").rows
     assert shown["lora_rank"] == 4
     assert shown["last_sampler_checkpoint"] == saved["weights_path"]
+    assert shown["last_sampler_checkpoint_time"].endswith("Z")
+    assert shown["last_checkpoint"] is shown["last_checkpoint_time"] is None
+    listed = served("run", "list", "--limit", "0", "-f", "json").rows
+    (row,) = [row for row in listed if row["training_run_id"] == saved["model_id"]]
+    assert {name: shown[name] for name in row} == row
+    columns = "Run,last_sampler_checkpoint,last_sampler_checkpoint_time"
+    done = served("run", "list", "--limit", "0", "-c", columns, "-f", "csv")
+    times = (saved["model_id"], saved["weights_path"], shown["last_sampler_checkpoint_time"])
+    assert ",".join(f'"{value}"' for value in times) in done.stdout.splitlines()
+    assert "last_checkpoint" in served("run", "list", "--sort", "last_checkpoint", code=1).stderr
 
 
 def test_run_that_is_not_there(served):

@@ -102,6 +102,51 @@ def test_requests_still_knows_international_names():
     assert run(script).stdout == "http://xn--bcher-kva.example/\n"
 
 
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    (tmp_path / "parcel").mkdir()
+    (tmp_path / "parcel" / "__init__.py").write_text("")
+    (tmp_path / "parcel" / "inner.py").write_text("print('running')\nweight = 21\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        ("import parcel.inner", []),
+        ("import parcel.inner; print(parcel.inner.weight)", ["running", "21"]),
+        ("from parcel import inner; print(inner.weight)", ["running", "21"]),
+        ("from parcel.inner import weight; print(weight)", ["running", "21"]),
+    ],
+)
+def test_a_module_of_a_package_is_put_off_too(module: Path, use: str, said: list[str]):
+    done = run("from tinkex.later import put_off\nput_off('parcel.inner')\n" + use, module)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == said
+
+
+def test_what_cliff_brings_still_works_when_it_is_wanted():
+    script = (
+        "import sys, tinkex.later\ntinkex.later.before_cliff()\nimport cliff.app, dataclasses\n"
+        "assert not {'ast', 'dis', 'pickle'} & set(sys.modules)\n"
+        "import inspect, logging, subprocess, zipfile\n"
+        "@dataclasses.dataclass\nclass Pair:\n x: int\n y: int = 2\n"
+        "print(inspect.signature(Pair), Pair.__doc__)\n"
+        "print(subprocess.run([sys.executable, '-c', 'print(1)'], capture_output=True).stdout)\n"
+        "print(logging.handlers.RotatingFileHandler.__name__, zipfile.is_zipfile(__file__))\n"
+    ).replace("__file__", "sys.executable")
+
+    done = run(script)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "(x: int, y: int = 2) -> None Pair(x: int, y: int = 2)",
+        "b'1\\n'",
+        "RotatingFileHandler False",
+    ]
+
+
 START = "import sys, tinkex.__main__ as program\nprogram.main = lambda: {code}\n{before}program.start()\n"
 
 

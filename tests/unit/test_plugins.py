@@ -226,7 +226,7 @@ def test_the_local_profile_says_why_it_is_not_there(monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "tinkex-hello")
     done = invoke(["--profile", "local", "run", "list"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "Hint: TINKEX_PLUGINS does not name tinkex-local." in done.stderr
+    assert "TINKEX_PLUGINS does not name tinkex-local." in done.stderr
 
 
 def test_plugin_list_tells_what_was_left_out_and_what_is_not_there(fake_plugins, monkeypatch):
@@ -289,6 +289,7 @@ def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
         "formats": [{"name": "shout", "kinds": ["lists"]}],
         "http_pools": ["pipe"],
         "tokenizers": ["shelf"],
+        "profiles": [],
     }
     assert errors == {
         "greet_bad": "No module named 'p_gone'",
@@ -318,3 +319,57 @@ def test_a_hook_that_raises_or_exits_when_made_costs_one_warning(fake_plugins):
     done = invoke(["config", "show", "-f", "json"])
     assert done.exit_code == 0
     assert sorted(line.split()[6] for line in done.stderr.splitlines()) == ["p-exit", "p-raise"]
+
+
+PROFILES = """
+def corp():
+    return {"base_url": "http://127.0.0.1:9", "api_key": "tml-dummy"}
+
+def wrong():
+    return ["base_url"]
+
+def misspelt():
+    return {"base_ulr": "x"}
+"""
+
+
+def test_profiles_that_plugins_bring(fake_plugins, tmp_path, monkeypatch):
+    names = ("corp", "wrong", "misspelt", "gone")
+    entries = "".join(f"{name} = p_profiles:{name}\n" for name in names)
+    fake_plugins.add("p-profiles", f"[tinkex.profiles]\n{entries}", PROFILES)
+    config = tmp_path / "config.yaml"
+    monkeypatch.setenv("TINKEX_CONFIG", str(config))
+    done = invoke(["--profile", "corp", "config", "get", "base_url"])
+    assert done.stdout == "http://127.0.0.1:9\n"
+    rows = invoke(["profile", "list", "-f", "json"]).rows
+    assert {"corp", "local"} <= {row["name"] for row in rows}
+    assert {"wrong", "gone", "http2"}.isdisjoint({row["name"] for row in rows})
+    for name, what in (
+        ("wrong", "no mapping of settings"),
+        ("gone", "p-profiles does not load"),
+        ("misspelt", "unknown setting 'base_ulr'"),
+        ("http2", "no profile is called 'http2'"),
+    ):
+        done = invoke(["--profile", name, "run", "list"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert what in done.stderr
+        assert len(done.stderr.splitlines()) <= 2
+    shown = invoke(["plugin", "show", "p-profiles", "--json"]).rows
+    assert shown["profiles"] == ["corp", "misspelt", "wrong"]
+    # What is written takes the place of what is brought, and begins with it.
+    assert invoke(["--profile", "corp", "config", "set", "timeout", "5s"]).exit_code == 0
+    assert "tml-dummy" in config.read_text()
+    invoke(["profile", "add", "corp", "--base-url", "http://127.0.0.1:8", "--force"])
+    assert invoke(["--profile", "corp", "config", "get", "base_url"]).stdout.endswith(":8\n")
+
+
+def test_pools_of_the_file_are_known_too(tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    config.write_text("http_pools: {office: {size: 2}, odd: {driver: nix}}\n")
+    monkeypatch.setenv("TINKEX_CONFIG", str(config))
+    done = invoke(["--http-pool", "ofice", "run", "list"])
+    assert "no HTTP pool is called 'ofice' (from --http-pool)" in done.stderr
+    assert "Known: default, http2, local, odd, office." in done.stderr
+    done = invoke(["--http-pool", "odd", "run", "list"])  # only an installed one can be a driver
+    assert "'nix'" in done.stderr
+    assert "Known: default, http2, local." in done.stderr

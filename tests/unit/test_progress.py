@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 
 import pytest
@@ -90,3 +92,32 @@ def test_counted_things_are_shown_on_a_capable_terminal_only(
         display.count("Deleting", done, 40)
     display.clear()
     assert ("Deleting" in stream.getvalue() and "40/40" in stream.getvalue()) is shown
+
+
+def test_threads_that_wait_at_once_share_one_line(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    display = progress.Display(_Stream(terminal=True))
+    failures: list[BaseException] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that what can overlap does
+
+    def wait() -> None:
+        try:
+            for _ in range(30):
+                display.wait(WAIT)
+                display.clear()
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=wait) for _ in range(8)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    display.clear()
+
+    assert failures == []
+    assert [t.name for t in threading.enumerate() if t.name == "tinkex-display"] == []

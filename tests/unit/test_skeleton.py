@@ -94,6 +94,12 @@ def test_directory_may_be_elsewhere_new_or_empty(cwd):
     assert (cwd / "a" / "b" / "c").stat().st_mode & 0o777 == (cwd / "a").stat().st_mode & 0o777
 
 
+def test_the_home_of_nobody_is_told(cwd):
+    done = invoke(["plugin", "new", "tinkex-x", "--directory", "~no-such-user/x"])
+    assert done.exit_code == 1
+    assert "no such home directory" in done.stderr
+
+
 def test_what_is_there_is_never_touched(cwd):
     (cwd / "full").mkdir()
     (cwd / "full" / "mine.txt").write_text("mine")

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.billing import Billing, Usage, UsageEvent
     from tinkex.api.bulk import SampledRow, SampledRows, SampleRow
-    from tinkex.api.checkpoints import Checkpoint, CheckpointInfo, Checkpoints
+    from tinkex.api.checkpoints import Checkpoint, Checkpoints
     from tinkex.api.client import ServiceClient
     from tinkex.api.download import Download
+    from tinkex.api.lineage import CheckpointInfo
     from tinkex.api.meter import Progress
     from tinkex.api.models import Model, Models
     from tinkex.api.moving import Moved
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from tinkex.api.traces import Trace
     from tinkex.api.training import SavedWeights, TrainingClient
     from tinkex.api.verifying import VerifiedFile, verify
-    from tinkex.api.waiting import Wait
+    from tinkex.api.waits import Wait
 
 __all__ = [
     "ApiKey",
@@ -85,7 +86,7 @@ _HOME = {
     "Auth": "auth",
     "Billing": "billing",
     "Checkpoint": "checkpoints",
-    "CheckpointInfo": "checkpoints",
+    "CheckpointInfo": "lineage",
     "Checkpoints": "checkpoints",
     "Download": "download",
     "Identity": "auth",
@@ -118,7 +119,7 @@ _HOME = {
     "Usage": "billing",
     "UsageEvent": "billing",
     "VerifiedFile": "verifying",
-    "Wait": "waiting",
+    "Wait": "waits",
     "load_tokenizer": "tokenizer",
     "verify": "verifying",
 }

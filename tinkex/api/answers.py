@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -21,16 +20,21 @@ _REAL_KEY = 16
 _FORMS = {"text/html": "a web page", "text/plain": "plain text", "": "nothing"}
 
 
-@dataclass(frozen=True)
 class Answer:
-    """A whole answer of the service, whatever its status.
+    """A whole answer of the service, whatever its status; not to be changed.
 
     :ivar headers: names in lower case.
     """
 
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    # No dataclass: every start would make it anew, and every request pays for freezing one.
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> None:
+        self.status = status
+        self.headers = {} if headers is None else headers
+        self.body = body
 
     @property
     def ok(self) -> bool:

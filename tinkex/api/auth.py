@@ -14,7 +14,8 @@ from urllib.parse import quote
 from tinkex.api import reading
 from tinkex.api.credentials import JWT_PREFIX
 from tinkex.api.models import list_models
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings

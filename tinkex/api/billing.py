@@ -14,7 +14,8 @@ from typing import Any
 
 from tinkex.api import reading
 from tinkex.api.parallel import together
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import Forbidden, UsageError
 

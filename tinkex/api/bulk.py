@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,8 @@ class SampledRows(Iterator[SampledRow]):
         self._early: dict[int, SampledRow] = {}
         self._next = 0
         self.under_way = 0
+        # Threads that wait for rows end also when nobody wants the other results any more.
+        self._dismiss = weakref.finalize(self, self._todo.put, None)
 
     @property
     def concurrency(self) -> int:
@@ -167,38 +170,44 @@ class SampledRows(Iterator[SampledRow]):
                 return
             if self._threads <= self.under_way:
                 self._threads += 1
-                threading.Thread(target=self._work, name="tinkex-sample", daemon=True).start()
+                work = (self._todo, self._done, self._client, self._tokenizer)
+                threading.Thread(target=_work, args=work, name="tinkex-sample", daemon=True).start()
             self.under_way += 1
             self._todo.put((index, row))
 
-    def _dismiss(self) -> None:
-        for _ in range(self._threads):
-            self._todo.put(None)
-        self._threads = 0
 
-    def _work(self) -> None:
-        while (found := self._todo.get()) is not None:
-            index, row = found
-            try:
-                self._done.put(SampledRow(index, row, response=self._sample(row)))
-            except TinkexError as error:
-                self._done.put(SampledRow(index, row, error=error))
-            except BaseException as error:  # it is raised again where the rows are wanted
-                self._done.put(error)
+def _work(
+    todo: queue.SimpleQueue[tuple[int, SampleRow] | None],
+    done: queue.SimpleQueue[SampledRow | BaseException | None],
+    client: SamplingClient,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Sample one row after the other; it knows nothing of who wants them, and so keeps nobody."""
+    while (found := todo.get()) is not None:
+        index, row = found
+        try:
+            done.put(SampledRow(index, row, response=_sampled(client, tokenizer, row)))
+        except TinkexError as error:
+            done.put(SampledRow(index, row, error=error))
+        except BaseException as error:  # it is raised again where the rows are wanted
+            done.put(error)
+    todo.put(None)  # for the next thread
 
-    def _sample(self, row: SampleRow) -> SampleResponse:
-        deadline = self._client.deadline(patience=PATIENCE)
-        tokens = self._tokens(row.prompt, deadline.remaining())
-        return self._client.sample(tokens, row.params, row.num_samples, deadline=deadline)
 
-    def _tokens(self, prompt: Prompt, seconds: float) -> Sequence[int]:
-        if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
-            return prompt  # type: ignore[return-value]
-        if self._tokenizer is None:
-            raise UsageError("a prompt that is not token ids needs a tokenizer")
-        if isinstance(prompt, str):
-            return self._tokenizer.encode(prompt, timeout=seconds)
-        return self._tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
+def _sampled(client: SamplingClient, tokenizer: Tokenizer | None, row: SampleRow) -> SampleResponse:
+    deadline = client.deadline(patience=PATIENCE)
+    tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
+    return client.sample(tokens, row.params, row.num_samples, deadline=deadline)
+
+
+def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
+    if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
+        return prompt  # type: ignore[return-value]
+    if tokenizer is None:
+        raise UsageError("a prompt that is not token ids needs a tokenizer")
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, timeout=seconds)
+    return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
 
 
 class Level:

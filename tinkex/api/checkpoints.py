@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,55 +10,25 @@ from tinkex.api import listing, paging
 from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Sessions
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import (
-    APIError,
-    BadRequest,
-    Forbidden,
-    InvalidAnswer,
-    NotFound,
-    NotOffered,
-)
+from tinkex.exceptions import BadRequest, Forbidden, NotFound, NotOffered
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
-    from tinkex.api.lineage import Lineage
+    from tinkex.api.lineage import CheckpointInfo
     from tinkex.api.meter import OnProgress, Progress
     from tinkex.api.moving import Moved
     from tinkex.api.selection import Selection
 
-__all__ = ["Checkpoint", "CheckpointInfo", "Checkpoints"]
+__all__ = ["Checkpoint", "Checkpoints"]
 
 #: What TuFT says of every path that is to be unpublished: its route takes "publish" for the name.
 _MISREAD = "Invalid checkpoint reference"
 #: Seconds that a checkpoint may be given to live: an hour to ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """A checkpoint and what it was trained from; ``None`` where the service does not tell.
-
-    Members are those of :class:`Checkpoint` and of the run's adapter.
-    """
-
-    tinker_path: str
-    run_id: str
-    checkpoint_id: str
-    checkpoint_type: str
-    time: datetime | None = None
-    size_bytes: int | None = None
-    public: bool | None = None
-    expires_at: datetime | None = None
-    user_metadata: Mapping[str, Any] | None = None
-    base_model: str | None = None
-    is_lora: bool | None = None
-    lora_rank: int | None = None
-    train_mlp: bool | None = None
-    train_attn: bool | None = None
-    train_unembed: bool | None = None
 
 
 class Checkpoints:
@@ -157,19 +125,15 @@ class Checkpoints:
 
         :raises tinkex.exceptions.NotFound: there is none.
         """
-        from tinkex.api.lineage import Lineage, lineage_of
+        from tinkex.api import lineage
 
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
         try:
             found = self._find(parsed, deadline)
         except (NotFound, Forbidden) as missing:
-            return self._info_of_unlisted(parsed, missing, deadline)
-        try:
-            lineage = lineage_of(self._transport, parsed, deadline)
-        except APIError:
-            lineage = Lineage()
-        return _described(parsed, found, lineage)
+            return lineage.info_of_unlisted(self._transport, parsed, missing, deadline)
+        return lineage.info_of(self._transport, parsed, found, deadline)
 
     def publish(self, path: str, *, explain: bool = True) -> None:
         """Let everybody use the checkpoint *path*.
@@ -289,13 +253,16 @@ class Checkpoints:
         directory: Path | str,
         *,
         force: bool = False,
+        with_run: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Moved]:
         """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
 
-        All are tried; what came of each is yielded in their order.
+        All are tried; what came of each is yielded in their order. What is there in its full size
+        is left alone; what is there in part is replaced.
 
-        :param force: replace files of the same names.
+        :param force: fetch them all, and replace files of the same names.
+        :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
         :param on_progress: is called after every block received, with the bytes of all.
         :raises UsageError: one of *paths* is no path.
         """
@@ -303,7 +270,7 @@ class Checkpoints:
 
         root = Path(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
-        places = [(path, moving.directory_of(root, path)) for path in parsed]
+        places = [(path, moving.directory_of(root, path, with_run=with_run)) for path in parsed]
         return moving.move(self._fetch, places, on_progress, force=force)
 
     def sync(
@@ -332,7 +299,7 @@ class Checkpoints:
             if not types or checkpoint.checkpoint_type in types
         ]
         places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
-        return moving.move(self._fetch, places, on_progress, skip=True)
+        return moving.move(self._fetch, places, on_progress)
 
     def _fetch(
         self, path: TinkerPath, directory: Path, force: bool, on_progress: OnProgress | None
@@ -349,17 +316,6 @@ class Checkpoints:
 
         hint = siblings.hint_from(path, found.values())
         raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
-
-    def _info_of_unlisted(
-        self, path: TinkerPath, missing: APIError, deadline: Deadline
-    ) -> CheckpointInfo:
-        from tinkex.api.lineage import weights_info
-
-        try:
-            lineage = weights_info(self._transport, path, deadline)
-        except (APIError, InvalidAnswer):
-            raise missing from None
-        return _described(path, None, lineage)
 
     def _change(
         self,
@@ -386,14 +342,3 @@ class Checkpoints:
                 hint = siblings.hint_about(self._transport, parsed, deadline)
                 missing.hint = hint or missing.hint
             raise
-
-
-def _described(path: TinkerPath, found: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:
-    known = {} if found is None else vars(found)
-    default = {
-        "tinker_path": str(path),
-        "run_id": path.run_id,
-        "checkpoint_id": path.checkpoint_id,
-        "checkpoint_type": path.checkpoint_type,
-    }
-    return CheckpointInfo(**{**default, **known, **vars(lineage)})

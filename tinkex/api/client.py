@@ -191,10 +191,10 @@ class ServiceClient:
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
         self._refuse_unknown(base_model, deadline)
-        session = self.sessions.create(user_metadata=user_metadata, deadline=deadline)
-        return training.create_model(
-            self._transport, session, base_model, lora, user_metadata, deadline
-        )
+        with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
+            return training.create_model(
+                self._transport, session, base_model, lora, user_metadata, deadline
+            )
 
     def create_training_client_from_checkpoint(
         self,
@@ -213,24 +213,24 @@ class ServiceClient:
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline("the training run to be created")
         lineage = lineage_of(self._transport, parsed, deadline)
-        session = self.sessions.create(user_metadata=user_metadata, deadline=deadline)
-        try:
-            client = training.create_by_loading(
-                self._transport,
-                session,
-                parsed,
-                deadline,
-                optimizer=optimizer,
-                user_metadata=user_metadata,
-            )
-        except training.NO_DIRECT_LOAD:
-            if lineage.base_model is None:
-                raise
-            lora = training.shape_of(lineage)
-            client = training.create_model(
-                self._transport, session, lineage.base_model, lora, user_metadata, deadline
-            )
-            client.load_state(path, optimizer=optimizer)
+        with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
+            try:
+                client = training.create_by_loading(
+                    self._transport,
+                    session,
+                    parsed,
+                    deadline,
+                    optimizer=optimizer,
+                    user_metadata=user_metadata,
+                )
+            except training.NO_DIRECT_LOAD:
+                if lineage.base_model is None:
+                    raise
+                lora = training.shape_of(lineage)
+                client = training.create_model(
+                    self._transport, session, lineage.base_model, lora, user_metadata, deadline
+                )
+                client.load_state(path, optimizer=optimizer)
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 
@@ -253,10 +253,10 @@ class ServiceClient:
             raise UsageError("give either a base model or a model path")
         path = None if model_path is None else TinkerPath.from_string(model_path)
         deadline = deadline or self.deadline("sampling")
-        session = self.sessions.create(deadline=deadline)
-        return SamplingClient(
-            self._transport, session, base_model=base_model, model_path=path, deadline=deadline
-        )
+        with self.sessions.begun(deadline) as session:
+            return SamplingClient(
+                self._transport, session, base_model=base_model, model_path=path, deadline=deadline
+            )
 
     def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
         """Refuse a model that is not offered.

@@ -9,9 +9,10 @@ from typing import Any
 from tinkex.api import training
 from tinkex.api.landing import Landing
 from tinkex.api.paths import TinkerPath
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Sessions, outcome_of
 from tinkex.api.signing import COPY_TTL, SignedFiles
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import (
     BadRequest,
@@ -68,7 +69,7 @@ def copy_of(
 
 
 def _kept_copy(transport: Transport, landing: Landing) -> tuple[TinkerPath, SignedFiles] | None:
-    text = landing.stage.journal.get("copy")
+    text = landing.journal().get("copy")
     if not text:
         return None
     try:

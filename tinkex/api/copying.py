@@ -5,8 +5,9 @@ from __future__ import annotations
 from tinkex.api import reading
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import read_path
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Sessions, outcome_of
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.exceptions import SettingsError
 
 #: Carries the access token of the account that the original belongs to.

@@ -30,6 +30,9 @@ _LEFT_OUT = frozenset(
 class CurlPool(HttpPool):
     """Sends nothing: the first request ends the call with :class:`RequestShown`."""
 
+    #: So that nothing else is done either.
+    shows = True
+
     def build(self, settings: Settings, *, size: int) -> BaseAdapter:
         """Return the adapter."""
         return _Showing(_tls_words(settings.pool_options))

@@ -17,12 +17,13 @@ from tinkex.api.landing import Landing, finish, local_errors
 from tinkex.api.meter import Meter, OnProgress
 from tinkex.api.packed import Packed
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
+from tinkex.api.requesting import Request
 from tinkex.api.retrying import LONGEST_WAIT, retry_after
 from tinkex.api.separate import Files
 from tinkex.api.signing import SignedFiles
 from tinkex.api.storage import Storage
 from tinkex.api.stream import Address
-from tinkex.api.transport import NoAnswer, Request, Transport
+from tinkex.api.transport import NoAnswer, Transport
 from tinkex.exceptions import InvalidAnswer, LocalError, NotOffered
 from tinkex.values import is_loopback
 
@@ -65,7 +66,7 @@ def download(
 
     Beside the files lands a note of which checkpoint they are (:mod:`tinkex.api.lockfile`).
     """
-    if str(path) in finish(directory):
+    if not transport.shows and str(path) in finish(directory):
         return _of_note(directory)
     meter = Meter(on_progress)
     with Landing(path, directory, force=force) as landing, Storage(transport) as storage:

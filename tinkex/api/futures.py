@@ -8,8 +8,9 @@ from typing import Any
 
 from tinkex.api.answers import Answer
 from tinkex.api.reading import refuse
+from tinkex.api.requesting import Request
 from tinkex.api.retrying import LONGEST_WAIT, retry_after
-from tinkex.api.transport import NoAnswer, Request, Transport
+from tinkex.api.transport import NoAnswer, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import (
     APIError,

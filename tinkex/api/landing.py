@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tinkex.api import lockfile, placing
+from tinkex.api.parallel import each
 from tinkex.api.paths import TinkerPath
 from tinkex.api.stage import PREFIX, Stage, place_of
 from tinkex.api.uncut import Uncut
@@ -26,6 +28,8 @@ USUAL_FILES = (
 
 #: After these there is nothing to go on with.
 _FINAL = (InvalidAnswer, NotFound, NotOffered)
+#: Files that are brought to the disk at once.
+_SYNCING = 4
 _KEPT = "What has arrived is kept; the same command goes on from there."
 _HINT = "Overwrite with --force, or name another directory with --output."
 
@@ -47,26 +51,52 @@ class Landing:
         self.directory = directory
         self._force = force
         self._created: list[Path] = []
+        self._stage: Stage | None = None
+        self._fresh = False
         self._commit: Uncut | None = None
         self._done = False
         if directory.exists() and not directory.is_dir():
             raise LocalError(f"{directory} is not a directory", hint="Give --output a directory.")
+        _check_writable(directory)
         for name in USUAL_FILES:
             self.admit(Path(name))
 
     def __enter__(self) -> Landing:
-        with local_errors(self.directory):
-            # A new directory arrives whole, by one rename; into an existing one, files are
-            # moved from inside, where writing is surely permitted and the disk is the same.
-            self._fresh = not self.directory.exists()
-            home = self.directory.parent if self._fresh else self.directory
-            self._make_parents(home)
-            try:
-                self.stage = Stage(place_of(home, self._path, self.directory), self._path)
-            except BaseException:
-                self._remove_parents()
-                raise
+        if place_of(self._home(), self._path, self.directory).exists():
+            self._open()
         return self
+
+    @property
+    def stage(self) -> Stage:
+        """The hidden directory; it is made when there is something to put into it.
+
+        :raises LocalError: it cannot be, or another process is at it.
+        """
+        return self._stage or self._open()
+
+    def _open(self) -> Stage:
+        with local_errors(self.directory):
+            self._stage = stage = self._make_stage()
+        return stage
+
+    def _make_stage(self) -> Stage:
+        # A new directory arrives whole, by one rename; into an existing one, files are
+        # moved from inside, where writing is surely permitted and the disk is the same.
+        self._fresh = not self.directory.exists()
+        home = self._home()
+        self._make_parents(home)
+        try:
+            return Stage(place_of(home, self._path, self.directory), self._path)
+        except BaseException:
+            self._remove_parents()
+            raise
+
+    def _home(self) -> Path:
+        return self.directory if self.directory.exists() else self.directory.parent
+
+    def journal(self) -> Mapping[str, Any]:
+        """Return what an earlier attempt has written down; empty if there was none."""
+        return self._stage.journal if self._stage is not None else {}
 
     def __exit__(
         self,
@@ -76,7 +106,7 @@ class Landing:
     ) -> None:
         if self._commit is not None:
             self._commit.settle()
-        if self._done:
+        if self._done or self._stage is None:
             return
         kept = error is not None and self.keeps(error)
         if kept:
@@ -92,6 +122,8 @@ class Landing:
 
     def keeps(self, error: BaseException) -> bool:
         """Tell whether there is something to go on with after *error*."""
+        if self._stage is None:
+            return False
         if placing.is_noted(self.stage):
             return True
         return not isinstance(error, _FINAL) and self.stage.bytes() > 0
@@ -122,13 +154,25 @@ class Landing:
 
         :raises LocalError: they cannot be moved.
         """
+        files = sorted(set(files))
         with local_errors(self.directory):
             if not self._fresh:
-                for path in (files := list(files)):
+                for path in files:
                     self.admit(path)
                     (self.directory / path).parent.mkdir(parents=True, exist_ok=True)
-            self._commit = Uncut(partial(self._put, sorted(files)))
+            # What the note says must be on the disk before it; Ctrl-C ends the wait for a slow one.
+            for _ in each(self._sync, files, workers=_SYNCING):
+                pass
+            placing.sync_directory(self.stage.content)
+            self._commit = Uncut(partial(self._put, files))
             self._commit.run()
+
+    def _sync(self, relative: Path) -> None:
+        path = self.stage.content / relative
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        if path.parent != self.stage.content:
+            placing.sync_directory(path.parent)
 
     def _put(self, files: list[Path]) -> None:
         if self._fresh:
@@ -162,6 +206,19 @@ class Landing:
             except OSError:
                 return
         self._created = []
+
+
+def _check_writable(directory: Path) -> None:
+    """Find out before the network is asked that nothing could be written.
+
+    :raises LocalError: as it says.
+    """
+    places = (directory, *directory.absolute().parents)
+    there = next(place for place in places if os.path.lexists(place))
+    if not there.is_dir():
+        raise LocalError(f"cannot write to {directory}: {there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise LocalError(f"cannot write to {directory}: permission denied")
 
 
 def finish(directory: Path) -> list[str]:

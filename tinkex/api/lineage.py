@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from tinkex.api import reading
 from tinkex.api.paths import TinkerPath
+from tinkex.api.requesting import Request
 from tinkex.api.runs import get_run
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import APIError, InvalidAnswer, RateLimited, Unauthorized
+
+if TYPE_CHECKING:
+    from tinkex.api.records import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,55 @@ class Lineage:
     train_mlp: bool | None = None
     train_attn: bool | None = None
     train_unembed: bool | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint and what it was trained from; ``None`` where the service does not tell.
+
+    Members are those of :class:`~tinkex.api.Checkpoint` and of the run's adapter.
+    """
+
+    tinker_path: str
+    run_id: str
+    checkpoint_id: str
+    checkpoint_type: str
+    time: datetime | None = None
+    size_bytes: int | None = None
+    public: bool | None = None
+    expires_at: datetime | None = None
+    user_metadata: Mapping[str, Any] | None = None
+    base_model: str | None = None
+    is_lora: bool | None = None
+    lora_rank: int | None = None
+    train_mlp: bool | None = None
+    train_attn: bool | None = None
+    train_unembed: bool | None = None
+
+
+def info_of(
+    transport: Transport, path: TinkerPath, found: Checkpoint, deadline: Deadline
+) -> CheckpointInfo:
+    """Return all that the service knows about *path*, which it lists as *found*."""
+    try:
+        lineage = lineage_of(transport, path, deadline)
+    except APIError:
+        lineage = Lineage()
+    return _described(path, found, lineage)
+
+
+def info_of_unlisted(
+    transport: Transport, path: TinkerPath, missing: APIError, deadline: Deadline
+) -> CheckpointInfo:
+    """Return what the service knows about *path* of somebody else, who has published it.
+
+    :param missing: is raised if it knows nothing.
+    """
+    try:
+        lineage = weights_info(transport, path, deadline)
+    except (APIError, InvalidAnswer):
+        raise missing from None
+    return _described(path, None, lineage)
 
 
 def lineage_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
@@ -66,3 +122,14 @@ def base_model_of(transport: Transport, path: TinkerPath, deadline: Deadline) ->
     """
     name = lineage_of(transport, path, deadline).base_model
     return name or reading.refuse("no 'base_model'")
+
+
+def _described(path: TinkerPath, found: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:
+    known = {} if found is None else vars(found)
+    default = {
+        "tinker_path": str(path),
+        "run_id": path.run_id,
+        "checkpoint_id": path.checkpoint_id,
+        "checkpoint_type": path.checkpoint_type,
+    }
+    return CheckpointInfo(**{**default, **known, **vars(lineage)})

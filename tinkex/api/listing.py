@@ -8,7 +8,8 @@ from tinkex.api.paging import Page, Walk
 from tinkex.api.parallel import together
 from tinkex.api.paths import run_url, served
 from tinkex.api.records import Checkpoint
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinkex.api import reading
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 
 

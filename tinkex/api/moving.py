@@ -58,13 +58,13 @@ def move(
     on_progress: OnProgress | None,
     *,
     force: bool = False,
-    skip: bool = False,
 ) -> Iterator[Moved]:
     """Fetch checkpoints, some at a time; yield what came of each, in the order of *places*.
 
     :param fetch: downloads one into a directory, replacing files or not.
-    :param force: replace files of the same names.
-    :param skip: leave out what is there already; what is there in part is replaced.
+    What is there already is left out; what is there in part is replaced.
+
+    :param force: fetch all of them, and replace files of the same names.
     """
 
     together = _Together(on_progress, len(places))
@@ -72,9 +72,7 @@ def move(
     def work(place: tuple[TinkerPath, Path]) -> Download | None:
         path, directory = place
         heard = together.part(path)
-        if not skip:
-            return fetch(path, directory, force, heard)
-        if lockfile.holds(directory, path):
+        if not force and lockfile.holds(directory, path):
             return None
         return fetch(path, directory, force or _is_ours(directory, path), heard)
 

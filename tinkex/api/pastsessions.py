@@ -10,7 +10,8 @@ from typing import Any
 from tinkex.api import paging, reading
 from tinkex.api.paging import Page
 from tinkex.api.paths import segment
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, UsageError
 

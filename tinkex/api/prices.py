@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tinkex.api import billing
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.exceptions import TinkexError
 
 #: Seconds that may be spent on asking: whoever asks can do without.

@@ -16,7 +16,8 @@ from tinkex import findings
 from tinkex.api import failures, network, reading
 from tinkex.api.answers import Answer
 from tinkex.api.parallel import together
-from tinkex.api.transport import PROTOCOL_VERSION, NoAnswer, Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import PROTOCOL_VERSION, NoAnswer, Transport
 from tinkex.exceptions import NotOffered, TinkexError
 from tinkex.findings import Finding
 from tinkex.settings import DEFAULT_POOL

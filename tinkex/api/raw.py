@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from tinkex.api import reading
 from tinkex.api.addresses import same_origin
 from tinkex.api.answers import Answer
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.exceptions import InvalidAnswer, UsageError
 
 #: What may stand in a path unescaped; everything else is percent-encoded.
@@ -88,7 +88,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Any) -> Answer:
     items: list[Any] = []
     while True:
         params["offset"] = offset + len(items)
-        answer = transport.call(dataclasses.replace(call, params=params), deadline)
+        answer = transport.call(call.but(params=params), deadline)
         page = answer.object()
         name = name or _list_in(page)
         found = reading.items(page, name)
@@ -108,7 +108,7 @@ def _by_cursor(transport: Transport, call: Request, deadline: Any) -> Answer:
     name = ""
     items: list[Any] = []
     while True:
-        answer = transport.call(dataclasses.replace(call, body=body), deadline)
+        answer = transport.call(call.but(body=body), deadline)
         page = answer.object()
         name = name or _list_in(page)
         items += reading.items(page, name)

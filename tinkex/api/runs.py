@@ -11,8 +11,9 @@ from tinkex.api import paging, reading
 from tinkex.api.paging import Page
 from tinkex.api.paths import run_url
 from tinkex.api.records import Checkpoint
+from tinkex.api.requesting import Request
 from tinkex.api.selection import ordered
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,20 +85,19 @@ class SampledSequence:
         """
         sequence = reading.mapping(data, "sequences")
         tokens = reading.items(sequence, "tokens")
-        if not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        if not set(map(type, tokens)) <= {int}:
             reading.refuse("something that is no token among 'tokens'")
         logprobs = None
         if sequence.get("logprobs") is not None:
-            logprobs = tuple(_number(x, "logprobs") for x in reading.items(sequence, "logprobs"))
+            logprobs = _numbers(reading.items(sequence, "logprobs"), "logprobs")
         stop_reason = reading.optional_text(sequence, "stop_reason") or "stop"
         return cls(tuple(tokens), logprobs, stop_reason)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sequence as JSON has it."""
-        logprobs = None if self.logprobs is None else [_finite(x) for x in self.logprobs]
         return {
             "tokens": list(self.tokens),
-            "logprobs": logprobs,
+            "logprobs": None if self.logprobs is None else _all_finite(self.logprobs),
             "stop_reason": self.stop_reason,
         }
 
@@ -139,7 +139,7 @@ class SampleResponse:
         topk = self.topk_prompt_logprobs
         return {
             "sequences": [sequence.as_dict() for sequence in self.sequences],
-            "prompt_logprobs": None if prompt is None else [_finite(x) for x in prompt],
+            "prompt_logprobs": None if prompt is None else _all_finite(prompt),
             "topk_prompt_logprobs": None
             if topk is None
             else [row and [[token, _finite(x)] for token, x in row] for row in topk],
@@ -172,6 +172,22 @@ def _number(value: Any, name: str) -> float:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
         reading.refuse(f"an absurd number in {name!r}")
+
+
+def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
+    if set(map(type, values)) <= {float}:  # thousands in each sample: not one by one
+        return tuple(values)
+    return tuple(_number(value, name) for value in values)
+
+
+def _all_finite(values: Sequence[float | None]) -> list[float | None]:
+    """Return *values* with null in place of those that JSON has no number for."""
+    try:
+        if all(map(math.isfinite, values)):  # type: ignore[arg-type]
+            return list(values)
+    except TypeError:  # one is unknown
+        pass
+    return [_finite(value) for value in values]
 
 
 def _finite(value: float | None) -> float | None:

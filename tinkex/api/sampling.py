@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tinkex.api import futures, lineage, protobuf, reading
 from tinkex.api.backpressure import Backpressure, pause_after_refusal
 from tinkex.api.paths import TinkerPath, served
+from tinkex.api.requesting import Request
 from tinkex.api.retrying import LONGEST_WAIT
 from tinkex.api.samples import SampleResponse, SamplingParams
 from tinkex.api.sessions import Session, outcome_of
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import (
     APIError,
@@ -133,7 +134,7 @@ class SamplingClient:
             raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
         if not tokens:
             raise UsageError("the prompt is empty")
-        if not all(isinstance(token, int) and token >= 0 for token in tokens):
+        if not _are_token_ids(tokens):
             raise UsageError("the prompt holds something that is no token id")
         prompt = {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]}
         body = {
@@ -244,6 +245,12 @@ class SamplingClient:
         if self.model_path is None:
             reading.refuse("no 'base_model'")
         return lineage.base_model_of(self._transport, self.model_path, deadline)
+
+
+def _are_token_ids(tokens: Sequence[int]) -> bool:
+    if set(map(type, tokens)) == {int}:  # as good as always, and ten times as quick
+        return min(tokens) >= 0
+    return all(isinstance(token, int) and token >= 0 for token in tokens)
 
 
 def _asked_pause(error: APIError) -> float | None:

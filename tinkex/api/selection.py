@@ -40,11 +40,6 @@ class Selection:
         """The id of the only run that is meant, unless it is a pattern."""
         return None if self.run_id is None or is_pattern(self.run_id) else self.run_id
 
-    @property
-    def asks_nothing(self) -> bool:
-        """Whether every checkpoint of the account is meant."""
-        return self == Selection()
-
     def matches(self, checkpoint: Checkpoint) -> bool:
         """Tell whether *checkpoint* is meant."""
         return (

@@ -31,6 +31,7 @@ def fetch(signed: SignedFiles, storage: Storage, landing: Landing, meter: Meter)
     for relative in wanted:
         landing.admit(relative)
     meter.expect([relative.as_posix() for relative in wanted])
+    stage = landing.stage
 
     def look_up(name: str, *, anew: bool) -> str:
         with guard:
@@ -55,7 +56,7 @@ def fetch(signed: SignedFiles, storage: Storage, landing: Landing, meter: Meter)
         name = wanted[relative]
         address = Address(partial(look_up, name, anew=False), partial(look_up, name, anew=True))
         with local_errors(landing.directory):
-            return Piece(storage, landing.stage, address, relative, meter).fetch()
+            return Piece(storage, stage, address, relative, meter).fetch()
 
     together(work, range(min(_CONCURRENCY, len(wanted))))
     return found

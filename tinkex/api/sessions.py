@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,8 @@ from tinkex.api import paging, reading
 from tinkex.api.answers import Answer
 from tinkex.api.capabilities import FINISH
 from tinkex.api.paths import served
-from tinkex.api.transport import PROTOCOL_VERSION, Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
 
@@ -51,6 +53,11 @@ class Session:
         self._models = 0
         self._samplers = 0
         threading.Thread(target=self._beat, name="tinkex-heartbeat", daemon=True).start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was finished here."""
+        return self._over.is_set()
 
     @property
     def model_seq_id(self) -> int:
@@ -114,6 +121,7 @@ class Sessions:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._lock = threading.Lock()
         self._open: list[Session] = []
 
     def create(
@@ -144,8 +152,22 @@ class Sessions:
             if message and isinstance(message, str):
                 deadline.tell(note=message)
         session = Session(self._transport, reading.text(answer, "session_id"))
-        self._open.append(session)
+        with self._lock:
+            self._open = [known for known in self._open if not known.is_over]
+            self._open.append(session)
         return session
+
+    @contextmanager
+    def begun(
+        self, deadline: Deadline, *, user_metadata: Mapping[str, Any] | None = None
+    ) -> Iterator[Session]:
+        """Open a session for what the block makes; it is finished only if the block fails."""
+        session = self.create(user_metadata=user_metadata, deadline=deadline)
+        try:
+            yield session
+        except BaseException as error:
+            session.finish(outcome_of(type(error)))
+            raise
 
     def list(
         self, limit: int | None = 20, offset: int = 0, *, accessible: bool = False

@@ -8,7 +8,8 @@ from typing import Any
 
 from tinkex.api import reading
 from tinkex.api.paths import TinkerPath
-from tinkex.api.transport import Request, Transport
+from tinkex.api.requesting import Request
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import APIError, InvalidAnswer
 

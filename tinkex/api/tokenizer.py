@@ -19,6 +19,7 @@ from tinkex.exceptions import (
     TinkexError,
     UsageError,
 )
+from tinkex.files import user_path
 from tinkex.plugins import TokenizerSource
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def load_tokenizer(name: str, *, sources: Iterable[TokenizerSource] | None = Non
 
 def _local(name: str) -> Path | None:
     """Return the file that *name* means on this machine, or ``None`` for a model's name."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         if path.is_dir():
             # A directory beside us may have a model's name by chance.

@@ -13,8 +13,9 @@ from tinkex.api.capabilities import CREATE_BY_LOADING
 from tinkex.api.lineage import Lineage
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.records import read_path
+from tinkex.api.requesting import Request
 from tinkex.api.sessions import Session, outcome_of
-from tinkex.api.transport import Request, Transport
+from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
 

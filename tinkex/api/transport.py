@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import requests
 from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
-from requests.structures import CaseInsensitiveDict
 
 from tinkex import __version__, plugins
 from tinkex.api import answers, failures, network
@@ -23,8 +19,9 @@ from tinkex.api.answers import Answer
 from tinkex.api.bounded import BoundedAdapter, limited
 from tinkex.api.capabilities import Capabilities
 from tinkex.api.credentials import JWT_PREFIX, KeyAuth, RawKey
-from tinkex.api.retrying import REPEATABLE, Retrying
-from tinkex.api.waiting import Deadline, OnWait, Wait
+from tinkex.api.requesting import Request, prepared
+from tinkex.api.retrying import Retrying
+from tinkex.api.waiting import Deadline, OnWait
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
@@ -37,6 +34,7 @@ from tinkex.exceptions import (
 from tinkex.pools import PoolOptions
 
 if TYPE_CHECKING:
+    from tinkex.api.waits import Wait
     from tinkex.settings import Settings
 
 #: Seconds to wait for a connection.
@@ -56,35 +54,6 @@ class DefaultPool(plugins.HttpPool):
     def build(self, settings: Settings, *, size: int) -> BaseAdapter:
         """Return requests' own adapter with room for *size* connections a host."""
         return BoundedAdapter(pool_connections=4, pool_maxsize=size, max_retries=0)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A call of the API.
-
-    :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
-        percent-encoded.
-    :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
-    :ivar repeatable: overrides what the method says.
-    :ivar final: statuses that are never answered by a repetition: the caller sees to them.
-    :ivar settled: statuses that, after a repetition, mean that an earlier try has done it.
-    :ivar what: what a server lacks that does not know the path: ``publishing``.
-    """
-
-    method: str
-    path: str
-    body: Any = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeatable: bool | None = None
-    final: frozenset[int] = frozenset()
-    settled: frozenset[int] = frozenset()
-    what: str | None = None
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether the request may be made twice."""
-        return self.method in REPEATABLE if self.repeatable is None else self.repeatable
 
 
 class Transport:
@@ -116,6 +85,9 @@ class Transport:
             _warn(self.base_url)
         self.session = new_session(self.base_url, settings.pool_options)
         adapter = pool.build(settings, size=settings.pool_options.size)
+        #: Requests are shown instead of being sent: nothing is to be changed anywhere.
+        self.shows = bool(getattr(pool, "shows", False))
+        self._headers = dict(self.session.headers)
         self.session.mount("https://", adapter)
         self.session.mount("http://", adapter)
 
@@ -242,7 +214,7 @@ class Transport:
         try:
             with limited(left):
                 response = self._sent(
-                    _prepared(self.session, request, url, headers, auth),
+                    prepared(self._headers, request, url, headers, auth),
                     (min(CONNECT_TIMEOUT, left), min(read, left)),
                 )
             # The exchange itself has to see the token, whether or not it is a new one.
@@ -260,14 +232,14 @@ class Transport:
         return answer
 
     def _sent(
-        self, prepared: requests.PreparedRequest, timeout: tuple[float, float]
+        self, ready: requests.PreparedRequest, timeout: tuple[float, float]
     ) -> requests.Response:
         # Straight to the adapter: Session.send adds hooks, cookies and redirects, none of which
         # are wanted here, and a third of the time that a request costs.
         session = self.session
         adapter = session.get_adapter(self.base_url)
         return adapter.send(
-            prepared,
+            ready,
             stream=True,
             timeout=timeout,
             verify=True if session.verify is None else session.verify,
@@ -363,41 +335,3 @@ def _warn(url: str) -> None:
 
     message = f"Unverified HTTPS requests are made to {failures.host_of(url)}"
     warnings.warn(message, InsecureRequestWarning, stacklevel=4)
-
-
-def _encoded(body: Any) -> bytes | None:
-    return body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-
-
-def _prepared(
-    session: requests.Session,
-    request: Request,
-    url: str,
-    headers: Mapping[str, str] | None,
-    auth: AuthBase,
-) -> requests.PreparedRequest:
-    """Return *request* ready to be sent: as Session.prepare_request, without its detours."""
-    prepared = requests.PreparedRequest()
-    prepared.prepare_method(request.method)
-    if request.params:
-        prepared.prepare_url(url, dict(request.params))
-    else:
-        prepared.url = _quoted(url)
-    prepared.headers = CaseInsensitiveDict[Any](session.headers)
-    prepared.headers.update(request.headers if headers is None else headers)
-    prepared.hooks = {}
-    if request.body is not None:
-        prepared.body = _encoded(request.body)
-        prepared.headers.setdefault("Content-Type", "application/json")
-    if request.method != "GET":
-        prepared.headers["Content-Length"] = str(len(prepared.body or b""))
-    auth(prepared)
-    return prepared
-
-
-@functools.lru_cache(maxsize=64)
-def _quoted(url: str) -> str:
-    """Return *url* as requests would send it; a refused address raises what requests raises."""
-    prepared = requests.PreparedRequest()
-    prepared.prepare_url(url, None)
-    return str(prepared.url)

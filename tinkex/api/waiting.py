@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tinkex.exceptions import TimedOut
 
-
-@dataclass(frozen=True)
-class Wait:
-    """Why nothing has come back yet; handed to the ``on_wait`` of a client.
-
-    :ivar operation: what is being waited for, as a noun: ``sampling``.
-    :ivar elapsed: seconds since the operation began.
-    :ivar queue_state: the server's word: ``active``, ``paused_capacity``,
-        ``paused_rate_limit``; ``None`` when it said nothing.
-    :ivar reason: why, in words: the server's reason, or ``HTTP 503``.
-    :ivar retry_in: seconds until the next try, when there will be one.
-    :ivar note: something to tell apart from waiting, such as a message of the service.
-    """
-
-    operation: str
-    elapsed: float
-    queue_state: str | None = None
-    reason: str | None = None
-    retry_in: float | None = None
-    note: str | None = None
+if TYPE_CHECKING:
+    from tinkex.api.waits import Wait
 
 
-OnWait = Callable[[Wait], None]
+OnWait = Callable[["Wait"], None]
 
 
 class Deadline:
@@ -101,8 +83,10 @@ class Deadline:
         queue_state: str | None = None,
         note: str | None = None,
     ) -> None:
-        """Pass a :class:`Wait` on to whoever asked for it."""
+        """Pass a :class:`~tinkex.api.Wait` on to whoever asked for it."""
         if self._on_wait is not None:
+            from tinkex.api.waits import Wait
+
             elapsed = self.elapsed
             self._on_wait(Wait(self.operation, elapsed, queue_state, reason, retry_in, note))
 

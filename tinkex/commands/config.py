@@ -163,7 +163,7 @@ class SetConfig(_Change):
         return self._row(name, value, profile)
 
     def _write(self, profile: str, name: str, value: Any) -> None:
-        from tinkex import configfile, settings
+        from tinkex import configfile, profiles
 
         written = configfile.profiles_in(configfile.read(configfile.config_path()))
         other = {"api_key": "api_key_command", "api_key_command": "api_key"}.get(name)
@@ -172,9 +172,9 @@ class SetConfig(_Change):
                 f"profile {profile} has {other}, which is the same setting",
                 hint=f"First: tinkex --profile {profile} config unset {other}",
             )
-        if profile not in written and profile in settings.pools_with_profile():
+        if profile not in written and profile in profiles.names():
             # Once it is written, it is what is written and no more.
-            configfile.write_profile(profile, {"http_pool": profile, name: value})
+            configfile.write_profile(profile, {**profiles.brought(profile), name: value})
         else:
             configfile.write_setting(profile, name, value)
 

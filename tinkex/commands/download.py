@@ -86,13 +86,15 @@ class DownloadCheckpoint(_Moving):
             "--output",
             metavar="<dir>",
             default=".",
-            help="directory for the files; made if it is not there (default: here). With several "
-            "checkpoints each has a directory below it: <run>/<kind>/<name>",
+            help="directory for the files; made if it is not there (default: here). Each of "
+            "several checkpoints has one below it: <run>/<kind>/<name>, or with --run-id alone "
+            "<kind>/<name>, as with 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="replace files of the same name, once the new ones are complete",
+            help="replace files of the same name, once the new ones are complete; without it, "
+            "those of several checkpoints that are here already are left alone",
         )
         return parser
 
@@ -111,6 +113,7 @@ class DownloadCheckpoint(_Moving):
         paths = checkpoint_paths(self, paths)
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
+        named = bool(paths)
         if run_id:
             checkpoints = self.client.checkpoints
             listed = with_run(self, run_id, lambda run: checkpoints.list(None, run_id=run))
@@ -119,7 +122,11 @@ class DownloadCheckpoint(_Moving):
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         moved = self.client.checkpoints.download_all(
-            paths, target, force=parsed_args.force, on_progress=self.app.display.transfer
+            paths,
+            target,
+            force=parsed_args.force,
+            with_run=named,
+            on_progress=self.app.display.transfer,
         )
         return self.column_names, self._rows(moved)
 
@@ -140,15 +147,21 @@ class DownloadCheckpoint(_Moving):
         for one in self._told(moved):
             self.result.append(one)
             done = one.download
-            names = None if done is None else [name for name, _ in done.files]
+            names = None if done is None else Structure([name for name, _ in done.files])
             error = None if one.error is None else str(one.error)
             size = Size(None if done is None else done.bytes)
-            yield one.tinker_path, str(one.directory), Structure(names), size, error
+            yield one.tinker_path, str(one.directory), names, size, error
+        present = sum(one.present for one in self.result)
+        if present:
+            fetched = sum(one.download is not None for one in self.result)
+            self.status(f"{fetched} downloaded, {present} there already.")
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         if record["error"]:
             self.app.warn(f"{record['tinker_path']}: {record['error']}", prefix="Not downloaded: ")
             return None
+        if record["files"] is None:
+            return None  # it was there
         return f"Downloaded to {plain_text(record['directory'])}"
 
 

@@ -9,7 +9,8 @@ import textwrap
 
 from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
-from tinkex.options import print_paged, unknown_command
+from tinkex.options import print_paged
+from tinkex.suggestions import unknown_command
 
 _IN_SHELL = """
 in this shell:
@@ -31,13 +32,15 @@ class Help(Command):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
+        # In the shell what is typed next is a command, not a key of the pager: 'help | less' pages.
+        paged = not self.app.interactive_mode
         words = [word for word in parsed_args.words if not word.startswith("-")]
         manager = self.app.command_manager
         name = " ".join(words)
         if not words:
             more = _IN_SHELL if self.app.interactive_mode else ""
             listing = "\ncommands:\n" + self._listing()
-            print_paged(self.app.parser, self.app.stdout, listing + more)
+            print_paged(self.app.parser, self.app.stdout, listing + more, paged=paged)
         elif name not in manager.commands and manager.below(name):
             self.app.stdout.write(f"commands:\n{self._listing(name + ' ')}")
         else:
@@ -46,7 +49,7 @@ class Help(Command):
                 raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
             parser = command.get_parser(self.app._prog(found))
-            print_paged(parser, self.app.stdout)
+            print_paged(parser, self.app.stdout, paged=paged)
         return 0
 
     def _listing(self, prefix: str = "") -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
 from tinkex.commands.base import ShowOne
 from tinkex.exceptions import UsageError
+from tinkex.files import user_path
 
 if TYPE_CHECKING:
     from tinkex.skeleton import Names
@@ -41,7 +41,7 @@ class NewPlugin(ShowOne):
 
         names = skeleton.names_for(parsed_args.name)
         self._check_free(names)
-        directory = Path(parsed_args.directory or names.name).expanduser()
+        directory = user_path(parsed_args.directory or names.name)
         skeleton.write(skeleton.files(names), directory)
         self.result = {
             "distribution": names.name,

@@ -67,6 +67,7 @@ class ShowPlugin(ShowOne):
         "formats",
         "http_pools",
         "tokenizers",
+        "profiles",
         "errors",
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
@@ -196,6 +197,7 @@ def _contents(
         "formats": _formats(usable),
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
+        "profiles": [ep.name for ep in usable if ep.group == plugins.PROFILES],
         "errors": [{"group": e.group, "name": e.name, "error": errors[e]} for e in errors],
     }
 

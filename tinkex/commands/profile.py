@@ -22,7 +22,7 @@ _GLOBAL = ("base_url", "api_key", "timeout", "http_pool")
 
 
 class ListProfile(Lister):
-    """List all profiles, those that come with an HTTP pool included."""
+    """List all profiles, those that plugins bring included."""
 
     mends = True
     column_names = ("name", "active", "base_url", "http_pool", "credential", "format")
@@ -115,6 +115,7 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
+            type=_server,
             help="begin with what is known of this server: its usual address, and a key that will "
             "do where none is looked at",
         )
@@ -142,7 +143,7 @@ class AddProfile(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, settings
+        from tinkex import configfile, profiles
 
         name = parsed_args.name
         if not re.fullmatch(r"\w[\w.@-]*", name):
@@ -157,10 +158,8 @@ class AddProfile(ShowOne):
                 hint="Change it with 'tinkex config set', or replace it with --force.",
             )
         values = self._values(parsed_args)
-        if name in settings.pools_with_profile() and values.keys().isdisjoint(
-            {"http_pool", "base_url"}
-        ):
-            values["http_pool"] = name
+        if name in profiles.names() and values.keys().isdisjoint({"http_pool", "base_url"}):
+            values = {**profiles.brought(name), **values}
         configfile.write_profile(name, values)
         if parsed_args.use:
             configfile.write_default(name)
@@ -262,7 +261,7 @@ class RemoveProfile(ShowOne):
         written = configfile.profiles_in(config)
         if name not in written:
             raise UsageError(
-                f"the profile {name!r} is not written anywhere: it comes with the HTTP pool",
+                f"the profile {name!r} is not written anywhere: it comes with a plugin",
                 hint="It goes when the plugin is uninstalled.",
             )
         active = settings.chosen_profile(self.app.option("profile"))
@@ -283,6 +282,15 @@ class RemoveProfile(ShowOne):
         return [f"Removed the profile {plain_text(record['name'])}"]
 
 
+def _server(text: str) -> str:
+    if "/" in text or ":" in text:
+        raise UsageError(
+            f"--server names a kind of server: {', '.join(SERVERS)}",
+            hint=f"An address is --base-url: --base-url {text[:200]}",
+        )
+    return text
+
+
 def _pool_options(values: Mapping[str, Any]) -> Any:
     """Return what the file says about the HTTP pool that a profile names."""
     from tinkex import configfile, pools
@@ -292,23 +300,22 @@ def _pool_options(values: Mapping[str, Any]) -> Any:
 
 
 def _all() -> dict[str, Mapping[str, Any]]:
-    """Return every profile by name, those of HTTP pools included."""
-    from tinkex import configfile, settings
+    """Return every profile by name, those that plugins bring included."""
+    from tinkex import configfile, profiles
 
     written = configfile.profiles_in(configfile.read(configfile.config_path()))
-    implied = {name: {"http_pool": name} for name in settings.pools_with_profile()}
-    found = {**implied, **written}
+    found = {**profiles.all_brought(), **written}
     return {name: _mapping(name, found[name]) for name in sorted(found)}
 
 
 def _known(name: str) -> Mapping[str, Any]:
-    profiles = _all()
-    if name not in profiles:
+    known = _all()
+    if name not in known:
         raise SettingsError(
             f"no profile is called {name!r}",
-            hint="Known: " + (", ".join(profiles) or "none") + ".",
+            hint="Known: " + (", ".join(known) or "none") + ".",
         )
-    return profiles[name]
+    return known[name]
 
 
 def _mapping(name: str, values: Any) -> Mapping[str, Any]:

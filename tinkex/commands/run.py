@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from tinkex.api.paging import Page, Walk
 
 __all__ = ["InfoRun", "ListRun", "add_paging", "holds_all", "tell_rest"]
+
+
+#: What was saved last, of each kind: the path, and when.
+_LAST = (
+    "last_checkpoint",
+    "last_checkpoint_time",
+    "last_sampler_checkpoint",
+    "last_sampler_checkpoint_time",
+)
 
 
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
@@ -58,12 +67,21 @@ class ListRun(Lister):
         "lora_rank",
         "corrupted",
         "last_request_time",
+        *_LAST,
     )
     plain_columns = ("training_run_id", "base_model")
-    droppable = ("corrupted", "model_owner", "lora_rank", "last_request_time")
+    droppable = (
+        *_LAST[::2],
+        *_LAST[1::2],
+        "corrupted",
+        "model_owner",
+        "lora_rank",
+        "last_request_time",
+    )
     examples = (
         "tinkex run list --limit 10",
         "tinkex run list --model qwen3 --sort last_request_time:desc",
+        "tinkex run list -c training_run_id,last_checkpoint,last_checkpoint_time",
         "tinkex run list --limit 0 -f json",
     )
 
@@ -77,7 +95,7 @@ class ListRun(Lister):
             help="those whose base model's name holds this text, in any case",
         )
         add_scope(parser)
-        add_order(parser, self.column_names)
+        add_order(parser, [name for name in self.column_names if name not in _LAST])
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -107,6 +125,7 @@ class ListRun(Lister):
             run.lora_rank,
             Flag(run.corrupted),
             Time(run.last_request_time),
+            *_last(run),
         )
 
 
@@ -121,8 +140,7 @@ class InfoRun(ShowOne):
         "lora_rank",
         "corrupted",
         "last_request_time",
-        "last_checkpoint",
-        "last_sampler_checkpoint",
+        *_LAST,
         "user_metadata",
     )
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
@@ -146,8 +164,7 @@ class InfoRun(ShowOne):
             run.lora_rank,
             Flag(run.corrupted),
             Time(run.last_request_time),
-            run.last_checkpoint and run.last_checkpoint.tinker_path,
-            run.last_sampler_checkpoint and run.last_sampler_checkpoint.tinker_path,
+            *_last(run),
             Structure(run.user_metadata),
         )
 
@@ -156,3 +173,10 @@ class InfoRun(ShowOne):
         run_id, base_model = rest.pop("training_run_id"), rest.pop("base_model")
         first = f"{plain_text(run_id)} ({plain_text(base_model)})"
         return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]
+
+
+def _last(run: TrainingRun) -> Iterator[Any]:
+    """Yield the values of the columns :data:`_LAST`."""
+    for checkpoint in (run.last_checkpoint, run.last_sampler_checkpoint):
+        yield checkpoint and checkpoint.tinker_path
+        yield Time(checkpoint.time if checkpoint else None)

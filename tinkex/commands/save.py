@@ -52,7 +52,7 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     if not any(given):
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
-            hint="For example: --base-model Qwen/Qwen3-8B.",
+            hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
         )
 
 

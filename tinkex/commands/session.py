@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, Time, plain_text
@@ -54,7 +54,7 @@ class ListSession(Lister):
             self.result = page
             # There is no word of how many there are.
             if page.total is None and parsed_args.limit and len(page) == parsed_args.limit:
-                self.status(f"{len(page)} sessions shown; --limit 0 shows all.")
+                self.status(f"{_counted(page)} shown; --limit 0 shows all.")
             return self.column_names[:1], [(session_id,) for session_id in page]
         known = sessions.get_many(page.items, accessible=accessible)
         self.result = [known[session_id] for session_id in page if session_id in known]
@@ -208,7 +208,7 @@ class SearchSession(Lister):
         self.result = page
         self.app.remember("sessions", [session.session_id for session in page])
         if page.total is None:
-            self.status(f"{len(page)} sessions shown, there are more; --limit 0 shows all.")
+            self.status(f"{_counted(page)} shown, there are more; --limit 0 shows all.")
         return self.column_names, [_summary(session) for session in page]
 
 
@@ -236,7 +236,8 @@ class ExportTraceSession(ShowOne):
         parser.add_argument(
             "--url-only",
             action="store_true",
-            help="print the signed address, which is valid for about an hour, and fetch nothing",
+            help="print the signed address, which works for a while without a key (usually an "
+            "hour), and fetch nothing",
         )
         return parser
 
@@ -265,6 +266,10 @@ class ExportTraceSession(ShowOne):
             return [plain_text(record["url"])]
         size = record["file_size_bytes"].human_readable()
         return [f"Saved {size} to {record['destination']}"]
+
+
+def _counted(page: Sized) -> str:
+    return "1 session" if len(page) == 1 else f"{len(page)} sessions"
 
 
 def _add_session(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,11 @@ import requests
 
 from tinkex.exceptions import LocalError
 from tinkex.settings import Settings
-from tinkex_local.pool import BASE_URL, LocalPool, WsgiAdapter
+from tinkex_local.pool import BASE_URL, LocalPool
 from tinkex_local.registry import DEFAULT_MODEL, Registry
 from tinkex_local.store import FILE, Store
 from tinkex_local.tokenizers import LocalSource
+from tinkex_local.wsgi import WsgiAdapter
 
 
 @pytest.fixture
@@ -106,7 +107,8 @@ def test_the_entry_points_are_ours():
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("tinkex_local.pool", {"bottle", "numpy", "msgspec", "sqlite3", "waitress"}),
+        ("tinkex_local.pool", {"bottle", "numpy", "msgspec", "sqlite3", "waitress", "requests"}),
+        ("tinkex_local.wsgi", {"bottle", "numpy", "msgspec", "sqlite3", "waitress"}),
         ("tinkex_local.commands", {"bottle", "numpy", "msgspec", "requests", "sqlite3"}),
         ("tinkex_local.app", {"numpy", "onnxruntime_genai", "tokenizers", "safetensors"}),
     ],

@@ -72,6 +72,7 @@ def perform(
     action: Callable[[], dict[str, Any]],
     *,
     ordered: bool = False,
+    began: float | None = None,
 ) -> str:
     """Do a short operation at once, within one transaction; return its id.
 
@@ -80,8 +81,10 @@ def perform(
 
     :param action: returns the result, or raises :class:`OperationError` having changed nothing.
     :param ordered: a number lower than one seen before in *scope* is refused.
+    :param began: when the work for it was begun, if that was before this call.
     :raises Problem: the sequence number does not fit.
     """
+    began = service.clock() if began is None else began
     with service.store.transaction():
         before = earlier(service, scope, seq, body)
         if before is not None:
@@ -92,7 +95,7 @@ def perform(
             state, outcome = "done", {"type": kind, **action()}
         except OperationError as error:
             state, outcome = "failed", failure(error)
-        return _insert(service, kind, scope, seq, body, state, result=outcome)
+        return _insert(service, kind, scope, seq, body, state, result=outcome, began=began)
 
 
 def failure(error: OperationError) -> dict[str, Any]:
@@ -100,12 +103,16 @@ def failure(error: OperationError) -> dict[str, Any]:
     return {"error": str(error), "category": error.category}
 
 
-def finish(service: Service, request_id: str, state: str, outcome: dict[str, Any]) -> None:
-    """Note the outcome of a request that was pending."""
+def finish(
+    service: Service, request_id: str, state: str, outcome: dict[str, Any], *, began: float
+) -> None:
+    """Note the outcome of a request that was pending, and when the work for it was begun."""
     service.store.write(
-        "UPDATE operations SET state = ?, result = ? WHERE request_id = ?",
+        "UPDATE operations SET state = ?, result = ?, began = ?, finished = ? WHERE request_id = ?",
         state,
         json.dumps(outcome),
+        began,
+        service.clock(),
         request_id,
     )
 
@@ -148,8 +155,9 @@ def _insert(
     *,
     payload: dict[str, Any] | None = None,
     result: dict[str, Any] | None = None,
+    began: float | None = None,
 ) -> str:
-    request_id = uuid.uuid4().hex
+    request_id, now = uuid.uuid4().hex, service.clock()
     service.store.insert(
         "operations",
         request_id=request_id,
@@ -160,6 +168,8 @@ def _insert(
         state=state,
         payload=None if payload is None else json.dumps(payload),
         result=None if result is None else json.dumps(result),
-        created=service.clock(),
+        created=now if began is None else began,
+        began=began,
+        finished=None if result is None else now,
     )
     return request_id

@@ -1,4 +1,4 @@
-"""Writes the one protobuf message that clients insist on: ``SampleResponse``.
+"""Protobuf without its package: fields, and the message that clients insist on, ``SampleResponse``.
 
 proto3, little-endian; tokens and logprobs are packed arrays in ``bytes`` fields. A missing
 ``stop_reason`` means ``stop``, because zero values of an enum are not written.
@@ -18,21 +18,21 @@ _NO_TOKEN, _NO_LOGPROB = 0, -99999.0
 
 def sample_response(result: Mapping[str, Any]) -> bytes:
     """Return the message for a sampling result in its JSON form."""
-    out = b"".join(_bytes(1, _sequence(sequence)) for sequence in result["sequences"])
+    out = b"".join(bytes_field(1, _sequence(sequence)) for sequence in result["sequences"])
     prompt = result.get("prompt_logprobs")
     if prompt is not None:
-        out += _bytes(2, _floats([_NAN if value is None else value for value in prompt]))
+        out += bytes_field(2, _floats([_NAN if value is None else value for value in prompt]))
     topk = result.get("topk_prompt_logprobs")
     if topk is not None:
-        out += _bytes(3, _topk(topk))
+        out += bytes_field(3, _topk(topk))
     return out
 
 
 def _sequence(sequence: Mapping[str, Any]) -> bytes:
-    out = _varint_field(1, 1) if sequence["stop_reason"] == "length" else b""
-    out += _bytes(2, _ints(sequence["tokens"]))
+    out = varint_field(1, 1) if sequence["stop_reason"] == "length" else b""
+    out += bytes_field(2, _ints(sequence["tokens"]))
     if sequence.get("logprobs") is not None:
-        out += _bytes(3, _floats(sequence["logprobs"]))
+        out += bytes_field(3, _floats(sequence["logprobs"]))
     return out
 
 
@@ -46,10 +46,10 @@ def _topk(table: Sequence[Sequence[Sequence[float]] | None]) -> bytes:
         tokens += [token for token, _ in filled]
         logprobs += [logprob for _, logprob in filled]
     return (
-        _bytes(1, _ints(tokens))
-        + _bytes(2, _floats(logprobs))
-        + _varint_field(3, width)
-        + _varint_field(4, len(table))
+        bytes_field(1, _ints(tokens))
+        + bytes_field(2, _floats(logprobs))
+        + varint_field(3, width)
+        + varint_field(4, len(table))
     )
 
 
@@ -61,11 +61,13 @@ def _floats(values: Sequence[float]) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 
 
-def _bytes(number: int, value: bytes) -> bytes:
+def bytes_field(number: int, value: bytes) -> bytes:
+    """Return the field *number* with bytes, a text in UTF-8 or a message in it."""
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
-def _varint_field(number: int, value: int) -> bytes:
+def varint_field(number: int, value: int) -> bytes:
+    """Return the field *number* with a whole number that is not negative."""
     return _varint(number << 3) + _varint(value)
 
 

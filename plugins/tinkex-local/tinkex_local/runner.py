@@ -36,8 +36,9 @@ CAPACITY = "Other requests are being computed; this one waits for its turn"
 class _Job:
     """A request in the making."""
 
-    def __init__(self, work: Generator[None, None, engines.SampleResult]) -> None:
+    def __init__(self, work: Generator[None, None, engines.SampleResult], began: float) -> None:
         self.work = work
+        self.began = began  # by the clock of the service
         self.lock = threading.Lock()
         self.polled = time.monotonic()
 
@@ -87,7 +88,7 @@ class Runner:
                 if len(self._jobs) >= MAX_JOBS:
                     self._drop_idle()
                 if len(self._jobs) < MAX_JOBS:
-                    job = self._jobs[request_id] = _Job(self._start(row))
+                    job = self._jobs[request_id] = _Job(self._start(row), self._service.clock())
                     return job
                 left = deadline - time.monotonic()
                 if left <= 0 or self._service.stopping.is_set():
@@ -130,7 +131,7 @@ class Runner:
                 self._turn.release()
             if finished is not None:
                 state, outcome = finished
-                operations.finish(self._service, request_id, state, outcome)
+                operations.finish(self._service, request_id, state, outcome, began=job.began)
                 self._leave(request_id)
                 return outcome
             time.sleep(0)  # let another thread have the lock

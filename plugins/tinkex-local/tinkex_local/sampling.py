@@ -98,7 +98,7 @@ def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
 
     :raises Problem: something in it makes no sense for the model (400), or too many wait (429).
     """
-    scope = f"sampler {body.sampling_session_id}"
+    scope = scope_of(body.sampling_session_id)
     if body.sampling_session_id is None:
         seq = None
         base_model, checkpoint_id = _target(service, body.base_model, body.model_path)
@@ -123,6 +123,11 @@ def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
         "request_id": request_id,
         "sample_sequence_ids": [f"{request_id}:{index}" for index in range(body.num_samples)],
     }
+
+
+def scope_of(sampler_id: str | None) -> str:
+    """Return what the sequence numbers of a sampling session count in."""
+    return f"sampler {sampler_id}"
 
 
 def spec_from(payload: dict[str, Any]) -> SampleSpec:

@@ -16,7 +16,7 @@ FILE = "state.sqlite3"
 #: Seconds to wait for another process's transaction.
 BUSY_TIMEOUT = 30.0
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE models (name TEXT PRIMARY KEY, directory TEXT NOT NULL, added REAL NOT NULL);
@@ -41,9 +41,16 @@ CREATE TABLE samplers (
 CREATE TABLE operations (
     request_id TEXT PRIMARY KEY, kind TEXT NOT NULL, scope TEXT NOT NULL, seq INTEGER,
     digest TEXT NOT NULL, state TEXT NOT NULL, payload TEXT, result TEXT,
-    created REAL NOT NULL, UNIQUE (scope, seq));
+    created REAL NOT NULL, began REAL, finished REAL, UNIQUE (scope, seq));
 CREATE INDEX operations_state ON operations (state, created);
 """
+#: Version → what makes its state one of the next version.
+_UPGRADES = {
+    1: """
+ALTER TABLE operations ADD COLUMN began REAL;
+ALTER TABLE operations ADD COLUMN finished REAL;
+""",
+}
 
 
 class StateError(Exception):
@@ -149,11 +156,17 @@ class Store:
             if version > _VERSION:
                 raise StateError(f"{self.path} was written by a newer version of tinkex-local")
             if version == 0:
-                for statement in _SCHEMA.split(";\n"):
-                    if statement.strip():
-                        self.write(statement)
+                self._run(_SCHEMA)
                 self.insert("meta", key="secret", value=secrets.token_hex(32))
-                self.write(f"PRAGMA user_version = {_VERSION}")
+            else:
+                for older in range(version, _VERSION):
+                    self._run(_UPGRADES[older])
+            self.write(f"PRAGMA user_version = {_VERSION}")
+
+    def _run(self, script: str) -> None:
+        for statement in script.split(";\n"):
+            if statement.strip():
+                self.write(statement)
 
     def _use_wal(self) -> None:
         # Changing the journal mode does not wait for other connections by itself.

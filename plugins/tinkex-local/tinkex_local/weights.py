@@ -222,10 +222,18 @@ def _perform(
     if before is not None:
         return {"request_id": before, "model_id": row["id"]}
     operations.require_order(service, scope, body.seq_id)
+    began = service.clock()  # writing the files is the most of it
     with_files = WithFiles(service, write or _writer(service, row), action)
     try:
         request_id = operations.perform(
-            service, kind, scope, body.seq_id, body, with_files.action, ordered=True
+            service,
+            kind,
+            scope,
+            body.seq_id,
+            body,
+            with_files.action,
+            ordered=True,
+            began=began,
         )
     finally:
         with_files.clean()

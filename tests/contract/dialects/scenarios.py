@@ -79,9 +79,6 @@ AS_ANOTHER = {
     "run watch": "run wait",  # which ends
 }
 
-#: Servers other than the hosted one.
-OTHERS = (*OPEN, "local")
-
 SCENARIOS = {
     "checkpoint": Scenario(
         "checkpoint --base-model {model} --rank 4 --name saved --output {tmp}/saved.json",
@@ -184,7 +181,8 @@ SCENARIOS = {
     "session export-trace": Scenario(
         "session export-trace {session} --url-only",
         r"re:http://localhost:\d+/storage/trace\n",
-        refused=lacking("traces of sessions, or has no session of this id", *OTHERS),
+        on={"local": r"re:http://local\.tinkex\.invalid/.*/trace\.pftrace\?\S+\n"},
+        refused=lacking("traces of sessions, or has no session of this id", *OPEN),
         operation="Trace export",
     ),
     "billing usage": Scenario(

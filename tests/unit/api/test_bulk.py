@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -67,6 +68,23 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backpressure, "_SMALL_PAUSE", 0.05)
     monkeypatch.setattr(backpressure, "NARROW_SECONDS", 0.3)
     monkeypatch.setattr("tinkex.api.sampling._RESUBMISSION_DELAY", 0.01)
+
+
+def threads() -> int:
+    return sum(thread.name == "tinkex-sample" for thread in threading.enumerate())
+
+
+def test_results_that_are_not_wanted_keep_no_threads(sampling, sampler):
+    before = threads()
+
+    next(iter(sampling.sample_many(rows(100), concurrency=4)))
+
+    end = time.monotonic() + 10
+    while threads() > before and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert threads() == before
+    assert len(sampler.handed_in) < 100
 
 
 def rows(count: int) -> Iterator[SampleRow]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -12,6 +14,7 @@ from tinkex.api.samples import SampleResponse
 from tinkex.exceptions import (
     BadRequest,
     Conflict,
+    Forbidden,
     InvalidAnswer,
     NotFound,
     OperationFailed,
@@ -99,6 +102,46 @@ def test_the_end_of_a_block_is_told(error, outcome, service, connect):
         pass
     (finish,) = service.requests("sessions/s-1/finish")
     assert finish.body == {"reason": {"type": outcome}}
+
+
+def heartbeats() -> int:
+    return sum(thread.name == "tinkex-heartbeat" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "start"),
+    [
+        ("create_sampling_session", lambda c: c.create_sampling_client(base_model="m")),
+        ("create_model", lambda c: c.create_lora_training_client("m")),
+        (
+            "load_weights",
+            lambda c: c.create_training_client_from_checkpoint(f"tinker://{RUN}/weights/a"),
+        ),
+    ],
+)
+def test_a_client_that_cannot_be_made_leaves_no_session(endpoint, start, service, client):
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, "lora_rank": 8})
+    service.on("POST", endpoint, service.reply({"detail": "no such thing"}, 403))
+    before = heartbeats()
+
+    with pytest.raises(Forbidden):
+        start(client)
+
+    wait_for(lambda: heartbeats() == before)
+    assert [s.body for s in service.requests("sessions/s-1/finish")] == [
+        {"reason": {"type": "errored"}}
+    ]
+
+
+def test_a_session_that_is_over_is_not_kept(service, client):
+    session = client.sessions.create()
+    session.finish()
+    known = weakref.ref(session)
+    del session
+
+    client.sessions.create()
+
+    wait_for(lambda: gc.collect() is not None and known() is None)
 
 
 def test_project_and_tags_come_from_the_settings(service, connect):

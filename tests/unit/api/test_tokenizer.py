@@ -138,9 +138,6 @@ def plugin_free(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
         (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value}\n")
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        from stevedore import ExtensionManager
-
-        monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
 
     return install
 
@@ -150,6 +147,14 @@ def test_a_path_that_is_not_there_is_a_local_error(name):
     with pytest.raises(LocalError, match="cannot read") as caught:
         load_tokenizer(name, sources=[])
     assert "--tokenizer" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("~no-such-user/x", "no such home directory"), ("a\0b", "NUL")]
+)
+def test_a_path_that_cannot_be_one_is_a_local_error(name, message):
+    with pytest.raises(LocalError, match=message):
+        load_tokenizer(name, sources=[])
 
 
 @pytest.mark.parametrize("content", ["", "{}", "no json", '{"version": "1.0"}'])

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.api.conftest import HTTP2, POOLS
 from tinkex.api import transport
 from tinkex.api.credentials import KeyAuth
-from tinkex.api.transport import Request
+from tinkex.api.requesting import Request
 from tinkex.exceptions import (
     APIError,
     BadRequest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tinkex_local import bodies, checkpoints, copying, paths, runs, usage
+from tinkex_local import bodies, checkpoints, copying, paths, runs, sessions, timeline, usage
 from tinkex_local.archive import Archive, gzipped
 from tinkex_local.paths import TinkerPath
 from tinkex_local.problems import Problem, bad_request, not_found
@@ -39,6 +39,7 @@ def add(app: Routes, service: Service) -> None:
     _add_changes(app, service)
     _add_addresses(app, service)
     _add_downloads(app, service)
+    _add_traces(app, service)
 
 
 def _add_listings(app: Routes, service: Service) -> None:
@@ -166,13 +167,34 @@ def _add_downloads(app: Routes, service: Service) -> None:
         return file_of(root, file)
 
 
+def _add_traces(app: Routes, service: Service) -> None:
+    @app.get("sessions/<session_id>/trace_export")
+    def trace_export(session_id: str) -> Any:
+        # A week of operations is read in a moment, so there is nothing to wait for: the trace is
+        # made when it is fetched.
+        sessions.find(service, session_id)
+        path = f"{PREFIX}/{SIGNED}/sessions/{session_id}/trace.pftrace"
+        signed = service.signer.sign(path, int(service.clock()) + timeline.LIFETIME)
+        return {"status": "ready", "url": own_url() + signed, "error": None}
+
+    @app.get(f"{SIGNED}/sessions/<session_id>/trace.pftrace")
+    def download_trace(session_id: str) -> Any:
+        _check_signature(service)
+        content = timeline.trace(service, session_id)
+        return raw(content, "application/octet-stream")
+
+
 def _signed_for(service: Service, path: TinkerPath) -> Any:
+    _check_signature(service)
+    return checkpoints.find(service, path)
+
+
+def _check_signature(service: Service) -> None:
     query = query_values()
     asked = environ()["PATH_INFO"]
     expires, signature = query.get("expires", ""), query.get("signature", "")
     if not service.signer.valid(asked, expires, signature, service.clock()):
         raise Problem(403, "The address is not valid, or no longer")
-    return checkpoints.find(service, path)
 
 
 class _Stream:
