@@ -77,12 +77,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def faulty(service, certificates) -> Iterator[Faulty]:
+def faulty(service, certificates, request) -> Iterator[Faulty]:
     """Run the faulty server in front of an embedded service, both in processes of their own."""
+    life = "7200" if request.config.getoption("--all-faults") else "900"  # seconds
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "tests.faults.server"),
             *("--upstream", service.url, "--certificates", str(certificates)),
+            *("--life", life),
         ],
         stdout=subprocess.PIPE,
         text=True,
