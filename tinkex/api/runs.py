@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api import paging, reading
+from tinkex.api.answers import Answer
 from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import run_url
 from tinkex.api.records import Checkpoint
@@ -174,11 +175,15 @@ def _walk(
 
 def get_run(transport: Transport, run_id: str, deadline: Deadline) -> TrainingRun:
     """Return the run *run_id* as part of another operation."""
+    return TrainingRun.from_json(ask_for_run(transport, run_id, deadline).object())
+
+
+def ask_for_run(transport: Transport, run_id: str, deadline: Deadline) -> Answer:
+    """Return what the service answers about the run *run_id*."""
     try:
-        answer = transport.call(Request("GET", run_url(run_id)), deadline)
+        return transport.call(Request("GET", run_url(run_id)), deadline)
     except NotOffered as error:
         raise no_such_run(run_id, error) from error
-    return TrainingRun.from_json(answer.object())
 
 
 def no_such_run(run_id: str, error: NotOffered) -> NotFound:

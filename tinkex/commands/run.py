@@ -64,14 +64,18 @@ class ListRun(Lister):
         "training_run_id",
         "base_model",
         "model_owner",
+        "is_lora",
         "lora_rank",
         "corrupted",
         "last_request_time",
         *_LAST,
+        "user_metadata",
     )
     plain_columns = ("training_run_id", "base_model")
     droppable = (
+        "user_metadata",
         *_LAST[::2],
+        "is_lora",
         *_LAST[1::2],
         "corrupted",
         "model_owner",
@@ -95,7 +99,7 @@ class ListRun(Lister):
             help="those whose base model's name holds this text, in any case",
         )
         add_scope(parser)
-        add_order(parser, [name for name in self.column_names if name not in _LAST])
+        add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -146,10 +150,12 @@ class ListRun(Lister):
             run.training_run_id,
             run.base_model,
             run.model_owner,
+            Flag(run.is_lora),
             run.lora_rank,
             Flag(run.corrupted),
             Time(run.last_request_time),
             *_last(run),
+            Structure(run.user_metadata),
         )
 
 
