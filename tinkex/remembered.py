@@ -91,9 +91,11 @@ class Remembered:
     def _read(self) -> dict[str, dict[str, float]]:
         """Return kind → name → time seen; the name ``""`` is the time of the last listing."""
         content = self._file.read()
+        now = time.time()
         try:
+            # A time to come is of a clock that was wrong: it would not pass for long.
             return {
-                kind: {str(name): float(at) for name, at in content[kind].items()}
+                kind: {str(name): float(at) for name, at in content[kind].items() if at <= now}
                 for kind in KINDS
                 if kind in content
             }
