@@ -4,6 +4,7 @@
 #   make test    lint, types, documentation, then every test
 #   make test-faults   every command against every fault; make test runs a part of it
 #   make test-kills, test-load   commands killed 200 times; 64 clients on the local service
+#   make audit   what is known against the versions of the dependencies
 #   make fuzz    every parser against many thousands of odd inputs
 #   make docs    the manual, in doc/build/html
 #   make man     the manual pages, in doc/build/man
@@ -37,11 +38,10 @@ GIT_HEAD := $(wildcard .git/HEAD .git/logs/HEAD)
 # Errors only: the notes on editable installation are not for whoever types `make`.
 PIP := -m pip --disable-pip-version-check -qq
 VENV := .venv/bin/python
-# stevedore remembers entry points by file times rounded to two minutes; a cache of its own,
-# dropped at every installation, cannot be stale.
+# Tests and tools leave nothing in the cache of whoever types `make`.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test lint types docs man pictures pytest test-faults test-kills test-load fuzz bench clean
+.PHONY: help demo test lint types docs man pictures pytest test-faults test-kills test-load fuzz audit bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -130,15 +130,25 @@ fuzz: .venv/.stamp
 test-load: .venv/.stamp
 	@$(CACHE) $(VENV) tests/load/serve.py --write doc/source/explanation/load.csv
 
-# Every command that writes, killed two hundred times at any moment.
+# Every command that writes, killed two hundred times at any moment; writes how often.
+KILLS ?= 200
 test-kills: .venv/.stamp
-	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load tests/faults/test_kills.py --kills 200 $(PYTEST_ARGS)
+	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load tests/faults/test_kills.py \
+	    tests/faults/test_kill_server.py --kills $(KILLS) \
+	    --kill-table doc/source/explanation/kills.csv $(PYTEST_ARGS)
+
+# What is known against the versions that are installed; needs a network that reaches PyPI itself.
+audit: .venv/.stamp
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
+	    .venv-audit/bin/python $(PIP) install pip-audit; }
+	@$(VENV) -m pip list --format=freeze --exclude-editable > .venv-audit/installed.txt
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv-audit/installed.txt
 
 bench: .venv-demo/.stamp .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/run.py --tinker .venv-sdk/bin/tinker \
 	    --write $(if $(BENCH_ARGS),benchmarks/out/RESULTS.md,benchmarks/RESULTS.md) $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-demo .venv-sdk build dist doc/build benchmarks/out *.egg-info \
+	rm -rf .venv .venv-demo .venv-sdk .venv-audit build dist doc/build benchmarks/out *.egg-info \
 	    plugins/*/build plugins/*/dist plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

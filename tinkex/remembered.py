@@ -70,6 +70,9 @@ class Remembered:
         old = {} if whole else content.get(kind, {})
         merged = {name: at for name, at in (old | new).items() if at > now - EXPIRY}
         latest = sorted(merged, key=lambda name: -merged[name])[:KEPT]
+        before = content.get(kind, {})
+        if before.get("", 0.0) > now - FRESH and [name for name in before if name] == latest:
+            return  # the same a moment ago: not worth a file
         self._file.write(content | {kind: {name: merged[name] for name in latest} | {"": now}})
 
     def drop(self, kind: str, names: Iterable[str]) -> None:
@@ -88,9 +91,11 @@ class Remembered:
     def _read(self) -> dict[str, dict[str, float]]:
         """Return kind → name → time seen; the name ``""`` is the time of the last listing."""
         content = self._file.read()
+        now = time.time()
         try:
+            # A time to come is of a clock that was wrong: it would not pass for long.
             return {
-                kind: {str(name): float(at) for name, at in content[kind].items()}
+                kind: {str(name): float(at) for name, at in content[kind].items() if at <= now}
                 for kind in KINDS
                 if kind in content
             }

@@ -120,5 +120,5 @@ COMMANDS: dict[str, Talk] = {
 
 #: Commands that talk to no server, each with the reason why.
 OFFLINE = scenarios.OFFLINE | {
-    "checkpoint push-hf": "asks the hub first; its plugin has the tests",
+    "checkpoint push-hf": "asks the hub first: see test_hub.py",
 }

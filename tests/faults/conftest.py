@@ -25,18 +25,19 @@ __all__ = ["service"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--all-faults", action="store_true", help="also the slow part of the matrix")
+    group.addoption("--kill-table", metavar="FILE", help="write how often each was killed to FILE")
     group.addoption("--kills", type=int, default=5, metavar="N", help="kills of each command")
     group.addoption("--fault-table", metavar="FILE", help="write the table of the manual to FILE")
     group.addoption("--write-table", metavar="FILE", help="write that of full disks to FILE")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    path = config.getoption("--fault-table")
-    if path and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(table.Recorder(Path(path)))
-    path = config.getoption("--write-table")
-    if path and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(table.WriteRecorder(Path(path)))
+    if hasattr(config, "workerinput"):
+        return
+    recorders = {"fault": table.Recorder, "write": table.WriteRecorder, "kill": table.KillRecorder}
+    for name, recorder in recorders.items():
+        if path := config.getoption(f"--{name}-table"):
+            config.pluginmanager.register(recorder(Path(path)))
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def faulty(service, certificates) -> Iterator[Faulty]:
+def faulty(service, certificates, request) -> Iterator[Faulty]:
     """Run the faulty server in front of an embedded service, both in processes of their own."""
+    life = "7200" if request.config.getoption("--all-faults") else "900"  # seconds
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "tests.faults.server"),
             *("--upstream", service.url, "--certificates", str(certificates)),
+            *("--life", life),
         ],
         stdout=subprocess.PIPE,
         text=True,

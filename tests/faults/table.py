@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.server import FAULTS
+from tests.faults.faults import FAULTS
 from tests.faults.writes import WRITERS
 
 OUTCOMES = ("told", "recovers", "succeeds")
@@ -100,3 +100,34 @@ class WriteRecorder:
                 cells = [self._cells[name].get(trouble, "") for trouble in _TROUBLES]
                 outcome = "goes on" if wanted.goes_on else "told"
                 writer.writerow([name, wanted.what, *cells, outcome])
+
+
+# ------------------------------------------------------------------ kills
+
+KILLS, SIGNALS = "kills", "signals"
+
+
+class KillRecorder:
+    """Counts how often each command was killed or told to end, and writes it in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._counts: dict[str, Counter[str]] = {KILLS: Counter(), SIGNALS: Counter()}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        for how, value in report.user_properties:
+            if how in self._counts:
+                name, _, count = str(value).rpartition(": ")
+                self._counts[how][name] += int(count) if report.passed else 0
+
+    def pytest_sessionfinish(self) -> None:
+        if not self._counts[KILLS]:
+            return
+        with self._path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["Command", "Killed (-9)", "Interrupted or terminated"])
+            for name in self._counts[KILLS]:
+                signals = self._counts[SIGNALS][name]
+                writer.writerow([name, self._counts[KILLS][name], signals or ""])

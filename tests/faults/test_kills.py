@@ -322,11 +322,14 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", VICTIMS)
-def test_a_signal_at_any_moment_ends_it_within_a_second(name, number, places, request):
+def test_a_signal_at_any_moment_ends_it_within_a_second(
+    name, number, places, request, record_property
+):
     victim = VICTIMS[name]
     lasts = whole_run(victim, places(victim))
     chance = random.Random(seed := random.randrange(10**6))
-    for _ in range(max(3, request.config.getoption("--kills") // 4)):
+    count = max(3, request.config.getoption("--kills") // 4)
+    for _ in range(count):
         place = places(victim)
         process = start(victim, place)
         running(process)
@@ -340,3 +343,4 @@ def test_a_signal_at_any_moment_ends_it_within_a_second(name, number, places, re
         victim.check(place)
         if process.returncode:
             assert stdout == "" or process.returncode == 0
+    record_property("signals", f"{name}: {count}")

@@ -26,7 +26,7 @@ from tests.faults.commands import (
     SESSION,
     Talk,
 )
-from tests.faults.server import ANSWERS, BODIES, FAULTS
+from tests.faults.faults import ANSWERS, BODIES, FAULTS
 from tests.functional import conftest
 from tinkex.commandmanager import CommandManager
 from tinkex.testing import Invocation, invoke

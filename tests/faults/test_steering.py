@@ -13,7 +13,7 @@ from itertools import product
 import pytest
 
 from tests.faults.commands import COMMANDS
-from tests.faults.server import STEERING
+from tests.faults.steering import STEERING
 from tests.faults.test_matrix import filled
 from tests.functional.conftest import KEY
 from tinkex.testing import Invocation, invoke

@@ -51,13 +51,16 @@ def test_watching_ends_at_once(name, number, served: Program, saved, tmp_path):
             cwd=tmp_path,
             env={**os.environ, **served.environment},
         )
-    end = time.monotonic() + 30
-    while not ((tmp_path / "log").exists() and BEGUN[name](tmp_path)):
-        assert time.monotonic() < end
-        assert process.poll() is None
-        time.sleep(0.02)
-    code, seconds = ended(process, number)
-    _, stderr = process.communicate()
+    try:
+        end = time.monotonic() + 30
+        while not ((tmp_path / "log").exists() and BEGUN[name](tmp_path)):
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.02)
+        code, seconds = ended(process, number)
+    finally:
+        process.kill()
+        _, stderr = process.communicate()
     assert code == 128 + number
     assert seconds < 1.5
     assert b"Traceback" not in stderr

@@ -36,6 +36,10 @@ class Client:
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
         self._times = times
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
     def call(self, what: str, method: str, path: str, body: Any = None) -> Any:
         """Return the decoded answer; anything but success is an error."""
         data = None if body is None else json.dumps(body)
@@ -79,6 +83,8 @@ class Worker(threading.Thread):
                 self._random.choice([self.sample, self.sample, self.save, self.list, self.delete])()
         except BaseException as error:
             self.error = error
+        finally:
+            self._client.close()
 
     def _begin(self) -> None:
         call = self._client.call
@@ -184,11 +190,14 @@ def expected(workers: list[Worker]) -> set[str]:
 def listed(url: str) -> set[str]:
     client = Client(url, collections.defaultdict(list))
     found: set[str] = set()
-    while True:
-        page = client.call("list all", "GET", f"checkpoints?limit=1000&offset={len(found)}")
-        found |= {row["tinker_path"] for row in page["checkpoints"]}
-        if len(page["checkpoints"]) < 1000:
-            return found
+    try:
+        while True:
+            page = client.call("list all", "GET", f"checkpoints?limit=1000&offset={len(found)}")
+            found |= {row["tinker_path"] for row in page["checkpoints"]}
+            if len(page["checkpoints"]) < 1000:
+                return found
+    finally:
+        client.close()
 
 
 HEADINGS = ("Call", "Calls", "Median ms", "95 % ms", "Longest ms")

@@ -109,7 +109,7 @@ class Stage:
 
 def place_of(home: Path, path: TinkerPath, target: Path) -> Path:
     """Return the root of a stage in *home*: each checkpoint has another one for each target."""
-    words = f"{path}\0{target.absolute()}".encode()
+    words = f"{path}\0".encode() + os.fsencode(target.absolute())
     return home / (PREFIX + hashlib.sha256(words).hexdigest()[:12])
 
 

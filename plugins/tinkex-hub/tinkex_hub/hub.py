@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
     Forbidden,
+    InvalidAnswer,
     LocalError,
     NotFound,
     PluginError,
@@ -30,6 +32,12 @@ _MAIN = "main"
 _LOGIN = "Give one with --hf-token or HF_TOKEN, or log in: hf auth login"
 #: What carries requests in the versions of huggingface_hub that there are.
 _CARRIERS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+
+#: What huggingface_hub fails with where an answer is no JSON, or not of the form that it expects.
+_MISREAD = (
+    *(json.JSONDecodeError, UnicodeDecodeError, RecursionError),
+    *(LookupError, TypeError, AttributeError),
+)
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,10 @@ def translated(error: BaseException, host: str, repo: str | None) -> TinkexError
                 return TimedOut(f"Timed out while awaiting an answer of {host}")
             hint = "Is HF_ENDPOINT right, and is there a way to the hub?"
             return ConnectionFailed(f"no usable answer of {host}: {_words(cause)}", hint=hint)
+    if isinstance(error, _MISREAD):
+        return InvalidAnswer(
+            f"the answer of {host} is not that of a hub", hint="Is HF_ENDPOINT right?"
+        )
     if isinstance(error, OSError):
         return LocalError(f"a file cannot be uploaded: {_words(error)}")
     if isinstance(error, ValueError):

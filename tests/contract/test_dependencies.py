@@ -1,0 +1,58 @@
+"""What is installed with tinkex: little, and of known major versions."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+#: What each distribution may need; whoever adds one says here that it is worth its risk.
+ALLOWED = {
+    "tinkex": {
+        *("cliff", "stevedore", "requests", "PyYAML", "tokenizers", "rich", "prompt_toolkit"),
+        "Jinja2",
+    },
+    "tinkex-hello": {"tinkex"},
+    "tinkex-http2": {"tinkex", "httpcore", "certifi", "requests", "urllib3"},
+    "tinkex-hub": {"tinkex", "huggingface_hub"},
+    "tinkex-local": {
+        *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "requests"),
+        *("safetensors", "tokenizers", "urllib3", "waitress"),
+    },
+}
+#: A list of authorities has no interface that could break: the newest is the best.
+NEWEST = {"certifi"}
+
+
+def requirements(setup_cfg: Path) -> tuple[str, list[Requirement]]:
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(setup_cfg, encoding="utf-8")
+    lines = config["options"]["install_requires"].split("\n")
+    return config["metadata"]["name"], [Requirement(line) for line in lines if line.strip()]
+
+
+FILES = [ROOT / "setup.cfg", *sorted(ROOT.glob("plugins/*/setup.cfg"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
+def test_every_dependency_is_wanted_and_bounded_on_both_sides(file):
+    name, needed = requirements(file)
+    assert {requirement.name for requirement in needed} == ALLOWED[name]
+    for requirement in needed:
+        signs = {specifier.operator for specifier in requirement.specifier}
+        assert ">=" in signs, f"{requirement}: from which version on?"
+        assert signs & {"<", "=="} or requirement.name in NEWEST, f"{requirement}: up to which?"
+
+
+def test_two_distributions_never_ask_for_versions_that_exclude_each_other():
+    wanted: dict[str, list[Requirement]] = {}
+    for file in FILES:
+        for requirement in requirements(file)[1]:
+            wanted.setdefault(requirement.name.lower(), []).append(requirement)
+    shared = {name: found for name, found in wanted.items() if len(found) > 1}
+    assert {"tinkex", "requests", "tokenizers"} <= set(shared)
+    for name, found in shared.items():
+        assert len({str(requirement.specifier) for requirement in found}) == 1, name

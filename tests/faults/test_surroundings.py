@@ -1,0 +1,292 @@
+"""Bad luck between here and the server: proxies, clocks, locales, and names of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.commands import COMMANDS
+from tests.faults.test_matrix import GRACE, KEY, LIMIT, assert_told, filled
+from tests.functional.conftest import KEY as SERVED_KEY
+from tests.functional.conftest import MODEL, Program
+from tinkex import remembered
+from tinkex.testing import invoke
+
+# ------------------------------------------------------------------ proxies
+
+REPRESENTATIVES = ("checkpoint list", "checkpoint download", "run", "run batch", "auth whoami")
+_SECRET = "proxy-password"
+
+Answer = Callable[[socket.socket], None]
+
+
+def _says(text: str) -> Answer:
+    return lambda connection: connection.sendall(text.replace("\n", "\r\n").encode())
+
+
+def _silent(connection: socket.socket) -> None:
+    connection.recv(1)  # until the client has had enough
+
+
+PROXIES: dict[str, Answer] = {
+    "silent": _silent,
+    "closing": lambda connection: None,
+    "no-http": _says("\0\1\2 what is this\n\n"),
+    "refusing": _says("HTTP/1.1 407 Proxy Authentication Required\nContent-Length: 0\n\n"),
+    "lost": _says(
+        "HTTP/1.1 502 Bad Gateway\nContent-Type: text/html\nContent-Length: 9\n\n<h1>502</"
+    ),
+    "forbidding": _says("HTTP/1.1 403 Forbidden\nContent-Length: 0\n\n"),
+    "half": _says("HTTP/1.1 200 OK\nContent-Le"),
+}
+
+
+class Proxy:
+    """Answers every request in one way, and keeps what it was sent."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.seen = b""
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self.seen += connection.recv(65536)
+                self._answer(connection)
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[str], Proxy]]:
+    running = []
+
+    def start(name: str) -> Proxy:
+        running.append(Proxy(PROXIES[name]))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("kind", [*PROXIES, "dead"])
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_a_bad_proxy_is_told(name, kind, scheme, proxy, tmp_path, monkeypatch, config):
+    monkeypatch.chdir(tmp_path)
+    config(f"profiles: {{far: {{base_url: '{scheme}://tinker.example', allow_http: true}}}}")
+    running = None if kind == "dead" else proxy(kind)
+    address = running.address if running else "127.0.0.1:9"
+    words = filled(COMMANDS[name].words, "tinker://run/weights/name", "run")
+    began = time.monotonic()
+    done = invoke(
+        [*words, "--profile", "far", "--api-key", KEY, "--timeout", f"{LIMIT:g}s"],
+        environ={f"{scheme.upper()}_PROXY": f"http://me:{_SECRET}@{address}"},
+    )
+    assert time.monotonic() - began < LIMIT + 1 + GRACE
+    assert_told(done, COMMANDS[name], tmp_path)
+    assert _SECRET not in done.stderr
+    assert KEY not in done.stderr
+    if running:
+        assert b"tinker.example" in running.seen  # it was asked
+        # Over https it is a tunnel that it is asked for, and it sees nothing else.
+        assert (KEY.encode() in running.seen) is (scheme == "http")
+
+
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+def test_a_proxy_that_is_not_for_this_server_is_not_asked(variable, proxy):
+    asked = proxy("lost")
+    done = invoke(
+        [
+            "run",
+            "list",
+            "--base-url",
+            "https://tinker.invalid",
+            "--api-key",
+            KEY,
+            "--timeout",
+            "1s",
+        ],
+        environ={"HTTPS_PROXY": f"http://{asked.address}", variable: ".invalid"},
+    )
+    assert done.exit_code == 1
+    assert "tinker.invalid" in done.stderr
+    assert asked.seen == b""
+
+
+def test_the_server_of_this_machine_is_asked_without_a_proxy(service, proxy):
+    asked = proxy("lost")
+    done = invoke(
+        ["run", "list", "--base-url", service.url, "--api-key", SERVED_KEY],
+        environ=dict.fromkeys(("HTTP_PROXY", "ALL_PROXY"), f"http://{asked.address}"),
+    )
+    assert done.exit_code == 0, done
+    assert asked.seen == b""
+
+
+# ------------------------------------------------------------------ a clock that jumps
+
+DAY = 86400.0
+
+
+class Jumping:
+    """A clock of the wall that is set to another day at every look."""
+
+    def __init__(self, *days: float) -> None:
+        self.looks = 0
+        self._days = days
+        self._true = time.time
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return self._true() + DAY * self._days[self.looks % len(self._days)]
+
+
+CLOCKS = {"forward": (0, 1), "back": (0, -1), "to and fro": (1, -1, 0, 30, -30)}
+
+
+@pytest.mark.parametrize("days", CLOCKS.values(), ids=CLOCKS)
+@pytest.mark.parametrize(
+    ("fault", "succeeds"),
+    [
+        *(("silent", False), ("refusing-twice", True), ("losing-once", True)),
+        *(("retry-after-date", False), ("retry-after-past", False), ("future-waits", False)),
+    ],
+)
+@pytest.mark.parametrize("name", ["checkpoint list", "checkpoint", "run"])
+def test_waits_do_not_follow_the_clock(name, fault, succeeds, days, faulty, tmp_path, monkeypatch):
+    if fault.startswith("future-") and not COMMANDS[name].waits:
+        return
+    monkeypatch.chdir(tmp_path)
+    limit = 20.0 if succeeds else LIMIT
+    words = filled(COMMANDS[name].words, "tinker://run/weights/name", "run")
+    monkeypatch.setattr(time, "time", Jumping(*days))
+    began = time.monotonic()
+    done = invoke(
+        [
+            *(*words, "--base-url", faulty.url(fault), "--api-key", SERVED_KEY),
+            *("--timeout", f"{limit:g}s"),
+        ]
+    )
+    took = time.monotonic() - began
+    monkeypatch.undo()
+    assert took < (10 if succeeds else LIMIT + 1 + GRACE)
+    if succeeds:
+        assert done.exit_code == 0, done
+    else:
+        assert_told(done, COMMANDS[name], tmp_path)
+
+
+def test_a_clock_set_back_does_not_keep_names_for_ever(tmp_path, monkeypatch):
+    kept = remembered.Remembered("https://tinker.example", None, tmp_path)
+    with monkeypatch.context() as tomorrow:
+        tomorrow.setattr(time, "time", Jumping(1))
+        kept.add("runs", ["run-1"])
+        assert kept.is_fresh("runs")
+        assert kept.names("runs") == ["run-1"]
+    assert not kept.is_fresh("runs"), "it would not be asked again before tomorrow"
+    assert kept.names("runs") == []
+
+
+# ------------------------------------------------------------------ locales, and names of files
+
+#: A space, a colon, a letter, a byte that is no UTF-8, and a line break.
+NAME = os.fsdecode(b"a b:\xc3\xbc\xff\nc")
+LOCALES = {
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "UTF-8": {"LC_ALL": "C.UTF-8"},
+}
+
+
+@pytest.fixture(params=LOCALES)
+def odd(request, service, tmp_path) -> tuple[Program, Path]:
+    """Return the program in a locale, and a directory with an odd name, which is its home."""
+    place = tmp_path / NAME
+    place.mkdir()
+    (place / "prompt.txt").write_bytes("Watson ü\r\nsaid\r\n".encode())
+    (place / "rows.jsonl").write_bytes(b'{"prompt": "a"}\r\n{"prompt": "\xc3\xbc"}\r\n')
+    inside = {name: str(place) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
+    ours = {"TINKER_BASE_URL": service.url, "TINKER_API_KEY": SERVED_KEY}
+    return Program({**ours, **inside, **LOCALES[request.param]}), place
+
+
+def test_files_of_any_name_in_any_locale(odd):
+    program, place = odd
+
+    def run(*words: str) -> str:
+        done = program(*(word.replace("{}", str(place)) for word in words), cwd=place)
+        return done.stdout + done.stderr
+
+    run("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", "{}/saved.json")
+    path = json.loads((place / "saved.json").read_text(encoding="utf-8"))["weights_path"]
+    sample = ("--base-model", MODEL, "--max-tokens", "2")
+    run("run", *sample, "--prompt-file", "{}/prompt.txt", "--output", "{}/out.txt")
+    assert (place / "out.txt").exists()
+    run("run", "batch", "{}/rows.jsonl", *sample, "--output", "{}/rows.out.jsonl")
+    assert len((place / "rows.out.jsonl").read_bytes().splitlines()) == 2
+    run("checkpoint", "download", path, "--output", "{}/adapter")
+    assert "adapter_model.safetensors" in run("checkpoint", "verify", "{}/adapter", "-f", "json")
+    run("billing", "storage", "--csv", "{}/storage.csv", "--log-file", "{}/log.txt")
+    run("doctor", "--bundle", "{}/report.json")
+    run("config", "set", "timeout", "60s")
+    assert "60s" in (place / "tinkex" / "config.yaml").read_text(encoding="utf-8")
+    run("plugin", "new", "tinkex-odd", "--directory", "{}/plugin")
+
+
+def test_what_is_not_there_is_named_harmlessly(odd):
+    program, place = odd
+    for words in (
+        ("run", "--base-model", MODEL, "--prompt-file", f"{place}/no.txt"),
+        ("checkpoint", "verify", f"{place}/no"),
+        ("run", "batch", f"{place}/no.jsonl", "--base-model", MODEL),
+        ("run", "list", "-f", "json", "--api-key", f"@{place}/no"),
+    ):
+        done = program(*words, code=1)
+        assert done.stdout == ""
+        assert "a b:" in done.stderr
+
+
+def test_line_ends_of_windows_are_line_ends(odd):
+    """The prompt is the same text whichever way its lines end."""
+    program, place = odd
+    sample = (
+        "run",
+        "--base-model",
+        MODEL,
+        "--max-tokens",
+        "4",
+        "--seed",
+        "1",
+        "--temperature",
+        "0",
+    )
+    (place / "unix.txt").write_text("Watson ü\nsaid\n", encoding="utf-8")
+    told = [
+        json.loads(program(*sample, "--prompt-file", str(place / name), "--json").stdout)
+        for name in ("prompt.txt", "unix.txt")
+    ]
+    sequences = [[sequence["tokens"] for sequence in each["sequences"]] for each in told]
+    assert sequences[0] == sequences[1]
