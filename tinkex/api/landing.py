@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from tinkex.api import lockfile, placing
-from tinkex.api.parallel import each
+from tinkex.api.parallel import aside, each
 from tinkex.api.paths import TinkerPath
 from tinkex.api.stage import PREFIX, Stage, place_of
 from tinkex.api.uncut import Uncut
@@ -163,9 +163,11 @@ class Landing:
             # What the note says must be on the disk before it; Ctrl-C ends the wait for a slow one.
             for _ in each(self._sync, files, workers=_SYNCING):
                 pass
-            placing.sync_directory(self.stage.content)
-            self._commit = Uncut(partial(self._put, files))
+            aside(partial(self._prepare, files), None)
+            self._commit = Uncut(self._put)
             self._commit.run()
+            for place in {self.directory, self.directory.parent}:
+                aside(partial(placing.sync_directory, place), None)
 
     def _sync(self, relative: Path) -> None:
         path = self.stage.content / relative
@@ -174,12 +176,16 @@ class Landing:
         if path.parent != self.stage.content:
             placing.sync_directory(path.parent)
 
-    def _put(self, files: list[Path]) -> None:
+    def _prepare(self, files: list[Path]) -> None:
+        placing.sync_directory(self.stage.content)
+        if not self._fresh:
+            old = lockfile.names(self.directory) if self._force else []
+            placing.note(self.stage, files, old)
+
+    def _put(self) -> None:
         if self._fresh:
             self._rename_stage()
         else:
-            old = lockfile.names(self.directory) if self._force else []
-            placing.note(self.stage, files, old)
             placing.place(self.stage, self.directory)
         self._done = True
         self.stage.close(keep=False)
@@ -191,7 +197,6 @@ class Landing:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise LocalError(f"{self.directory} has appeared meanwhile", hint=_HINT) from error
-        placing.sync_directory(self.directory.parent)
 
     def _make_parents(self, directory: Path) -> None:
         missing = [p for p in (directory, *directory.parents) if not p.exists()]

@@ -52,7 +52,6 @@ def place(stage: Stage, directory: Path) -> None:
     for path in reversed(_CLAIMS):
         if path in waiting or path in old:
             (directory / path).unlink(missing_ok=True)
-    sync_directory(directory)
     for path in sorted(waiting.difference(_CLAIMS)):
         os.replace(stage.content / path, directory / path)
     if waiting:
@@ -62,7 +61,6 @@ def place(stage: Stage, directory: Path) -> None:
     for path in _CLAIMS:
         if path in waiting:
             os.replace(stage.content / path, directory / path)
-    sync_directory(directory)
 
 
 def unfinished(directory: Path) -> Iterator[tuple[Path, str]]:
@@ -86,6 +84,7 @@ def finish(directory: Path) -> list[str]:
             ours = _is_sound(stage.journal.get(_ENTRY))
             if ours:
                 place(stage, directory)
+                sync_directory(directory)
                 found.append(path)
         except BaseException:
             stage.close(keep=True)
