@@ -38,8 +38,7 @@ GIT_HEAD := $(wildcard .git/HEAD .git/logs/HEAD)
 # Errors only: the notes on editable installation are not for whoever types `make`.
 PIP := -m pip --disable-pip-version-check -qq
 VENV := .venv/bin/python
-# stevedore remembers entry points by file times rounded to two minutes; a cache of its own,
-# dropped at every installation, cannot be stale.
+# Tests and tools leave nothing in the cache of whoever types `make`.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
 .PHONY: help demo test lint types docs man pictures pytest test-faults test-kills test-load fuzz audit bench clean

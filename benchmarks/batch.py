@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from answers import BASE_MODEL
 from frame import (
     HERE,
     Command,
@@ -23,6 +24,8 @@ from frame import (
 )
 
 COUNT, LENGTH, TOKENS = 2000, 64, 64
+#: Prompts, and tokens in each of them and in each answer, for the measurement of memory.
+MANY, SHORT = 100_000, 8
 #: Samples under way at once that the official SDK is tried with; the best one counts.
 OFFICIAL = (16, 64, 256, 1000)
 #: Milliseconds that the server takes for a sample.
@@ -36,7 +39,12 @@ rounds. Ours is the whole process `tinkex run batch prompts.jsonl --output out.j
 its files included, with the concurrency that it finds by itself. The official SDK's clock and CPU
 count from the first sample handed in to the last result, without imports, session and files; of
 {official} samples at once the fastest is shown. The server, `benchmarks/sampling_server.py`, is
-asyncio by hand and code of neither side; it answers at once, or after {hold} ms.
+asyncio by hand and code of neither side; it answers at once, or after {hold} ms. The last line is
+of ours alone, once: the memory of {many} prompts, of {short} tokens each.
+"""
+LIMITS = """\
+both clients use one core, for all the HTTP of two requests a sample; where the server takes its
+time, ours also begins with few samples at once until it has found out how many help.
 """
 
 
@@ -47,13 +55,12 @@ def run(context: Context) -> Section:
     rows: list[tuple[str, ...]] = []
     found: list[Verdict] = []
     with tempfile.TemporaryDirectory() as home:
-        prompts = Path(home, "prompts.jsonl")
-        prompts.write_text("".join(_row(number) for number in range(count)), encoding="utf-8")
+        prompts = _prompts(home, count, LENGTH)
         for hold in HOLDS:
             with server(
                 "--hold", str(hold), "--tokens", str(TOKENS), script="sampling_server.py"
             ) as url:
-                samples = _measure(context, home, url, rounds, count)
+                samples = _measure(context, home, url, rounds, prompts)
             best = min(OFFICIAL, key=lambda n: median(s.wall for s in samples[str(n)]))
             official, ours = samples[str(best)], samples["ours"]
             rows += [
@@ -76,7 +83,14 @@ def run(context: Context) -> Section:
                     cheaper <= CPU,
                 ),
             ]
+        with server("--tokens", str(SHORT), script="sampling_server.py") as url:
+            many = 5_000 if context.quick else MANY
+            tell(f"{many:,} prompts")
+            sample = run_once(_ours(context, home, url, _prompts(home, many, SHORT)))
+            rows.append(_shown(f"tinkex run batch, {many:,} prompts", 0, [sample], many))
     text = TEXT.format(
+        many=f"{many:,}",
+        short=SHORT,
         count=f"{count:,}",
         length=LENGTH,
         tokens=TOKENS,
@@ -84,22 +98,35 @@ def run(context: Context) -> Section:
         official=", ".join(map(str, OFFICIAL)),
         hold=HOLDS[1],
     )
-    return Section("Sampling many prompts", text, HEADER, rows, found)
+    return Section("Sampling many prompts", text, HEADER, rows, found, LIMITS)
 
 
-def _row(number: int) -> str:
-    return json.dumps({"tokens": [number % 1000 + n for n in range(LENGTH)]}) + "\n"
+def _prompts(home: str, count: int, length: int) -> Path:
+    """Write *count* prompts and return their file, which is named by the number."""
+    path = Path(home, f"{count}.jsonl")
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            tokens = [number % 1000 + n for n in range(length)]
+            file.write(json.dumps({"tokens": tokens}) + "\n")
+    return path
+
+
+def _environ(home: str, url: str) -> dict[str, str]:
+    # Nobody's tokenizer is asked for: token ids go in and out.
+    return environment(home, url, HF_HUB_OFFLINE="1", TINKER_TELEMETRY="0")
+
+
+def _ours(context: Context, home: str, url: str, prompts: Path) -> Command:
+    argv = [str(context.tinkex), "run", "batch", str(prompts), "--force"]
+    argv += ["--base-model", BASE_MODEL, "--output", str(Path(home, "out.jsonl"))]
+    return Command("tinkex run batch", argv, _environ(home, url), silent=True)
 
 
 def _measure(
-    context: Context, home: str, url: str, rounds: int, count: int
+    context: Context, home: str, url: str, rounds: int, prompts: Path
 ) -> dict[str, list[Sample]]:
     """Return the samples of ours and of the official SDK at each concurrency."""
-    # Nobody's tokenizer is asked for: token ids go in and out.
-    environ = environment(home, url, HF_HUB_OFFLINE="1", TINKER_TELEMETRY="0")
-    argv = [str(context.tinkex), "run", "batch", str(Path(home, "prompts.jsonl")), "--force"]
-    argv += ["--base-model", "Qwen/Qwen3-8B", "--output", str(Path(home, "out.jsonl"))]
-    ours = Command("tinkex run batch", argv, environ, silent=True)
+    ours, environ = _ours(context, home, url, prompts), _environ(home, url)
     names = ["ours", *map(str, OFFICIAL)]
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     for number in range(rounds):
@@ -107,7 +134,7 @@ def _measure(
             if name == "ours":
                 samples[name].append(run_once(ours))
             else:
-                samples[name].append(_official(context, environ, count, name))
+                samples[name].append(_official(context, environ, int(prompts.stem), name))
         tell(f"round {number + 1} of {rounds}")
     return samples
 

@@ -121,6 +121,7 @@ class Section:
     :ivar text: what is measured, and against what; Markdown.
     :ivar header: headings of the columns of *rows*; the first is of text, others of numbers.
     :ivar targets: see :func:`verdicts`.
+    :ivar limits: what limits where a target is missed; shown only then.
     """
 
     title: str
@@ -128,6 +129,7 @@ class Section:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     targets: Sequence[Verdict] = ()
+    limits: str = ""
 
     def markdown(self) -> str:
         """Return the section as Markdown."""
@@ -139,11 +141,16 @@ class Section:
                 for v in self.targets
             ]
             lines += ["", *_table(("Ratio", "target", "measured", ""), rows)]
+        if self.limits and not all(verdict.met for verdict in self.targets):
+            lines += ["", f"What limits: {self.limits.strip()}"]
         return "\n".join(lines) + "\n"
 
 
 def _word(verdict: Verdict) -> str:
-    return "met" if verdict.met else "**missed**"
+    if verdict.met:
+        return "met"
+    wanted = float(verdict.limit.split()[-1])
+    return f"**missed** by {abs(verdict.found / wanted - 1):.0%}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -247,10 +254,13 @@ def server(*arguments: str, script: str = "server.py") -> Iterator[str]:
             process.terminate()
 
 
-def tell(text: str) -> None:
-    """Say on standard error how far the measurement is."""
+def tell(text: str, *, line: bool = False) -> None:
+    """Say on standard error how far the measurement is.
+
+    :param line: it stays there; otherwise a terminal shows the next in its place.
+    """
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.write(f"\r\x1b[K{text}" + "\n" * line)
     else:
         sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -13,13 +13,14 @@ import sys
 import time
 
 import tinker
+from answers import BASE_MODEL
 from tinker import types
 
 
 async def sample(count: int, length: int, concurrency: int) -> dict[str, float]:
     """Sample *count* prompts of *length* tokens, *concurrency* at once."""
     service = tinker.ServiceClient()
-    client = await service.create_sampling_client_async(base_model="Qwen/Qwen3-8B")
+    client = await service.create_sampling_client_async(base_model=BASE_MODEL)
     params = types.SamplingParams(max_tokens=64, temperature=1.0)
     gate = asyncio.Semaphore(concurrency)
 

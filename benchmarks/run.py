@@ -6,11 +6,13 @@ A benchmark is a module of this directory with ``run(context) -> Section``; see 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from frame import HERE, Context, Section, tell
@@ -38,11 +40,13 @@ def main() -> int:
     context = Context(
         options.tinkex.absolute(), options.tinker.absolute(), Path(sys.executable), options.quick
     )
+    began = time.monotonic()
     sections: list[Section] = []
-    for name in options.only:
-        tell(f"benchmark: {name}")
-        sections.append(importlib.import_module(name).run(context))
-    tell("")
+    for number, name in enumerate(options.only, 1):
+        tell(f"benchmark {number} of {len(options.only)}: {name}", line=True)
+        sections.append(_section(name, context))
+    minutes = (time.monotonic() - began) / 60
+    tell(f"{minutes:.1f} minutes in all", line=True)
     report = "\n".join([_introduction(context, options.only), *(s.markdown() for s in sections)])
     print(report)
     if options.write:
@@ -52,6 +56,16 @@ def main() -> int:
         verdict.what for section in sections for verdict in section.targets if not verdict.met
     ]
     return 1 if options.check and missed else 0
+
+
+def _section(name: str, context: Context) -> Section:
+    """Run one benchmark; what it says of itself ends with its command and how long it took."""
+    began = time.monotonic()
+    section: Section = importlib.import_module(name).run(context)
+    took = time.monotonic() - began
+    command = f"make bench BENCH_ARGS='--only {name}'"
+    text = f"{section.text.strip()}\n\nThis part alone, in {took:.0f} s: `{command}`."
+    return dataclasses.replace(section, text=text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,29 +16,18 @@ import json
 import struct
 from typing import Any
 
+from answers import BASE_MODEL, SESSION
+
 PROTOBUF = b"application/x-protobuf"
 
-FIXED: dict[str, Any] = {
-    "healthz": {"status": "ok"},
-    "client/config": {"pjwt_auth_enabled": False},
-    "client/dynamic_config": {},
-    "create_session": {
-        "type": "create_session",
-        "session_id": "session-0",
-        "info_message": None,
-        "warning_message": None,
-        "error_message": None,
-    },
-    "session_heartbeat": {"type": "session_heartbeat"},
-    "sessions/session-0/finish": {},
-    "telemetry": {"status": "accepted"},
+FIXED: dict[str, Any] = SESSION | {
     "create_sampling_session": {
         "type": "create_sampling_session",
         "sampling_session_id": "session-0:sample:0",
     },
     "samplers/session-0:sample:0": {
         "sampler_id": "session-0:sample:0",
-        "base_model": "Qwen/Qwen3-8B",
+        "base_model": BASE_MODEL,
     },
 }
 

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
+from answers import BASE_MODEL, SESSION
+
 TIME = "2026-01-01T00:00:00Z"
 
 
@@ -34,7 +36,7 @@ def run(number: int) -> dict[str, Any]:
     """Return the record of one training run."""
     return {
         "training_run_id": f"run-{number}:train:0",
-        "base_model": "Qwen/Qwen3-8B",
+        "base_model": BASE_MODEL,
         "model_owner": "tml:organization_user:0",
         "is_lora": True,
         "corrupted": False,
@@ -46,21 +48,8 @@ def run(number: int) -> dict[str, Any]:
     }
 
 
-ANSWERS: dict[str, Any] = {
-    "healthz": {"status": "ok"},
-    "client/config": {"pjwt_auth_enabled": False},
-    "client/dynamic_config": {},
-    "create_session": {
-        "type": "create_session",
-        "session_id": "session-0",
-        "info_message": None,
-        "warning_message": None,
-        "error_message": None,
-    },
-    "session_heartbeat": {"type": "session_heartbeat"},
-    "sessions/session-0/finish": {},
-    "telemetry": {"status": "accepted"},
-    "get_server_capabilities": {"supported_models": [{"model_name": "Qwen/Qwen3-8B"}]},
+ANSWERS: dict[str, Any] = SESSION | {
+    "get_server_capabilities": {"supported_models": [{"model_name": BASE_MODEL}]},
 }
 API = "/api/v1/"
 BODIES = {API + path: json.dumps(answer).encode() for path, answer in ANSWERS.items()}

@@ -27,8 +27,13 @@ _TAKEN = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 def locked(path: Path) -> Iterator[None]:
     """Keep other tinkex processes from changing *path* during the block; makes its directory.
 
-    :raises LocalError: the directory cannot be written to, or another process does not finish.
+    :raises LocalError: there is no home directory, the directory cannot be written to, or another
+        process does not finish.
     """
+    if path.parts[:1] == ("~",):  # as expanduser() leaves it
+        raise LocalError(
+            f"cannot write {path}: this user has no home directory", hint="Set HOME to one."
+        )
     lock = _beside(path, ".lock")
     try:
         _make_directory(path.parent)

@@ -70,6 +70,9 @@ class Remembered:
         old = {} if whole else content.get(kind, {})
         merged = {name: at for name, at in (old | new).items() if at > now - EXPIRY}
         latest = sorted(merged, key=lambda name: -merged[name])[:KEPT]
+        before = content.get(kind, {})
+        if before.get("", 0.0) > now - FRESH and [name for name in before if name] == latest:
+            return  # the same a moment ago: not worth a file
         self._file.write(content | {kind: {name: merged[name] for name in latest} | {"": now}})
 
     def drop(self, kind: str, names: Iterable[str]) -> None:

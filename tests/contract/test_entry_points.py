@@ -94,6 +94,21 @@ def test_a_command_is_named_noun_verb_and_its_class_verb_noun(entry_point: Entry
     assert entry_point.load().__name__ == NOUNS_THAT_DO.get(entry_point.name, expected)
 
 
+#: Commands that have no ``-f json``, each with the reason why.
+WITHOUT_JSON = {
+    "api": "prints the answer of the service, which is JSON",
+    "complete": "prints a script, or lines for it",
+    "help": "prints a page for a person",
+    "local_serve": "prints its address, and goes on",
+}
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_a_command_has_json(entry_point: EntryPoint):
+    options = parser_of(entry_point)._option_string_actions
+    assert ({"-f", "--format", "--json"} <= set(options)) == (entry_point.name not in WITHOUT_JSON)
+
+
 @pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
 def test_a_commands_docstring_is_one_sentence(entry_point: EntryPoint):
     doc = inspect.getdoc(entry_point.load()) or ""

@@ -187,6 +187,27 @@ def test_both_command_lines_show_the_same_checkpoints(official, ours, found):
     assert (info["lora_rank"], info["is_lora"]) == (own["lora_rank"], own["is_lora"]) == (8, True)
 
 
+def test_both_export_the_same_trace(official, ours, found, tmp_path):
+    session = found["run"].partition(":")[0]
+    theirs, own = tmp_path / "theirs.pftrace", tmp_path / "own.pftrace"
+    official("session", "export-trace", session, "--output", str(theirs))
+    ours("session", "export-trace", session, "--output", str(own))
+    assert found["sampler_path"].encode() in own.read_bytes()
+    assert theirs.read_bytes() == own.read_bytes()
+
+
+def test_both_tell_the_last_checkpoints_and_what_is_attached(official, ours, found):
+    (theirs,) = [r for r in official("run", "list")["runs"] if r["training_run_id"] == found["run"]]
+    (own,) = [row for row in ours("run", "list") if row["training_run_id"] == found["run"]]
+    assert theirs["last_checkpoint"]
+    for name in ("last_checkpoint", "last_sampler_checkpoint"):
+        last = theirs[name] or {"tinker_path": None}
+        assert own[name] == last["tinker_path"]
+        assert (own[f"{name}_time"] is None) == (own[name] is None)
+    assert own["user_metadata"] == theirs["user_metadata"]
+    assert (own["is_lora"], own["lora_rank"]) == (theirs["is_lora"], theirs["lora_rank"])
+
+
 def test_both_command_lines_set_and_remove_the_same_expiry(official, ours, found, run_both):
     path = found["state_path"]
 

@@ -34,6 +34,19 @@ def test_a_whole_list_replaces_what_was_known(known):
     assert known.names("runs") == []
 
 
+def test_the_same_list_is_not_written_again_at_once(known, monkeypatch):
+    known.add("runs", ["a", "b"], whole=True)
+    before = known.path.stat()
+    known.add("runs", ["a", "b"], whole=True)
+    assert known.path.stat().st_ino == before.st_ino
+    known.add("runs", ["b", "a"], whole=True)
+    assert known.names("runs") == ["b", "a"]
+    now = remembered.time.time()
+    monkeypatch.setattr(remembered.time, "time", lambda: now + remembered.FRESH + 1)
+    known.add("runs", ["b", "a"], whole=True)
+    assert known.is_fresh("runs")
+
+
 def test_names_expire(known, monkeypatch):
     known.add("runs", ["a"])
     assert known.is_fresh("runs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import requests
@@ -50,6 +51,17 @@ class Answer:
     def request_id(self) -> str | None:
         """The server's id of the request, if it sent one."""
         return self.headers.get("x-request-id")
+
+    @property
+    def date(self) -> datetime | None:
+        """When the server answered by its own clock, UTC; ``None`` if it does not say."""
+        from email.utils import parsedate_to_datetime
+
+        try:
+            moment = parsedate_to_datetime(self.headers.get("date", ""))
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
 
     def without(self, hidden: Callable[..., str]) -> Answer:
         """Return the answer without credentials, which must not be told.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import tarfile
 import zlib
@@ -13,28 +12,21 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Protocol, cast
 
+from tinkex.api.digests import Digest
 from tinkex.api.lockfile import LockedFile
+from tinkex.api.unpacking import GZIP_MAGIC, Forward, Gunzipped, Peeked, Readable
 from tinkex.exceptions import InvalidAnswer
 
 _BLOCK = 256 * 1024
-_GZIP = b"\x1f\x8b"
 #: Bytes that may come between the contents of two files: headers, with long names and more.
 MAX_HEADERS = 1024 * 1024
 #: What the libraries raise for nonsense; the last three come from numbers in headers.
 _DAMAGED = (
-    *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
+    *(tarfile.TarError, EOFError, zlib.error),
     *(ValueError, OverflowError, MemoryError),
 )
 #: Two empty blocks end an archive.
 _END = 2 * tarfile.BLOCKSIZE
-
-
-class Readable(Protocol):
-    """Anything that gives bytes."""
-
-    def read(self, size: int = ..., /) -> bytes:
-        """Return up to *size* bytes, none at the end."""
-        ...
 
 
 def safe_relative(name: str) -> Path:
@@ -92,10 +84,10 @@ def extract(
     :returns: the files by relative path.
     :raises InvalidAnswer: the archive is damaged, incomplete, or holds something unsafe.
     """
-    peeked = _Peeked(source)
+    peeked = Peeked(source)
     plain: Readable = peeked
-    if after is None and peeked.starts_with(_GZIP):
-        plain, on_member = gzip.GzipFile(fileobj=cast(IO[bytes], peeked)), None
+    if after is None and peeked.starts_with(GZIP_MAGIC):
+        plain, on_member = Gunzipped(peeked), None
     found: dict[Path, LockedFile] = {}
     base = 0
     try:
@@ -103,13 +95,13 @@ def extract(
             found.update(after.files)
             found[Path(after.name)] = _finish(plain, directory, after)
             base = after.data + after.size + -after.size % tarfile.BLOCKSIZE
-        counted = _Counted(plain)
-        end = _extract_members(counted, directory, admit, found, base, on_member)
-        while counted.read(_BLOCK):
+        forward = Forward(plain)
+        end = _extract_members(forward, directory, admit, found, base, on_member)
+        while forward.some():
             pass
     except _DAMAGED as error:
         raise InvalidAnswer("the archive is damaged or incomplete") from error
-    if counted.position - end < _END or counted.last_data > end:
+    if forward.position - end < _END or forward.last_data > end:
         raise InvalidAnswer("the archive is incomplete")
     if not found:
         raise InvalidAnswer("the archive holds no files")
@@ -147,7 +139,7 @@ class Admit(Protocol):
 
 
 def _extract_members(
-    source: _Counted,
+    source: Forward,
     directory: Path,
     admit: Admit,
     found: dict[Path, LockedFile],
@@ -155,7 +147,8 @@ def _extract_members(
     on_member: Callable[[Mark], None] | None,
 ) -> int:
     """Add the members to *found*; return the position of the end of the last one."""
-    with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", bufsize=_BLOCK) as tar:
+    source.allow(MAX_HEADERS)  # the first header is read on opening
+    with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as tar:
         while member := _next(tar, source):
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
@@ -175,32 +168,33 @@ def _extract_members(
             if on_member is not None and not tar.pax_headers:
                 data = base + member.offset_data
                 on_member(Mark(relative.as_posix(), data, member.size, 0, found))
-            found[relative] = _write(tar, member, directory / relative)
+            found[relative] = _write(source, member, directory / relative)
         return tar.offset
 
 
-def _next(tar: tarfile.TarFile, source: _Counted) -> tarfile.TarInfo | None:
+def _next(tar: tarfile.TarFile, source: Forward) -> tarfile.TarInfo | None:
     """Return the next member; its headers must not fill the memory."""
-    source.allow(MAX_HEADERS + 2 * _BLOCK)  # the library reads ahead
+    source.allow(MAX_HEADERS)
     member = tar.next()
     source.allow(None)
     return member
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> LockedFile:
-    content = tar.extractfile(member)
-    assert content is not None  # a regular file has content
-    left, found = member.size, hashlib.sha256()
-    with _once(member):
+def _write(source: Forward, member: tarfile.TarInfo, path: Path) -> LockedFile:
+    """Write the content of *member*, which comes next."""
+    left = member.size
+    with _once(member), Digest(left) as found:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb", buffering=0) as file:
-            while block := content.read(_BLOCK):
-                write_all(file, block)
+            while left:
+                block = source.some(left)
+                if not block:
+                    raise InvalidAnswer("the archive is incomplete")
                 found.update(block)
+                write_all(file, block)
                 left -= len(block)
-    if left:
-        raise InvalidAnswer("the archive is incomplete")
-    return LockedFile(member.size, found.hexdigest())
+        source.seek(source.position + -member.size % tarfile.BLOCKSIZE)
+        return LockedFile(member.size, found.hexdigest())
 
 
 def write_all(file: FileIO, block: bytes) -> None:
@@ -217,50 +211,3 @@ def _once(member: tarfile.TarInfo) -> Iterator[None]:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise InvalidAnswer(f"the archive holds {member.name[:200]!r} twice") from error
-
-
-class _Peeked:
-    """A source whose first bytes were looked at."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self._head = b""
-
-    def starts_with(self, magic: bytes) -> bool:
-        while len(self._head) < len(magic):
-            block = self._source.read(_BLOCK)
-            if not block:
-                return False
-            self._head += block
-        return self._head.startswith(magic)
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not self._head:
-            return self._source.read(size if size > 0 else _BLOCK)
-        size = size if size > 0 else len(self._head)
-        block, self._head = self._head[:size], self._head[size:]
-        return block
-
-
-class _Counted:
-    """A source that knows how far it is and where the last byte other than zero was."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self.position = 0
-        self.allow(MAX_HEADERS + 2 * _BLOCK)  # the first header is read on opening
-        self.last_data = 0
-
-    def allow(self, size: int | None) -> None:
-        """Let no more than *size* bytes be read from now on."""
-        self._last = None if size is None else self.position + size
-
-    def read(self, size: int = _BLOCK, /) -> bytes:
-        block = self._source.read(size)
-        if self._last is not None and self.position + len(block) > self._last:
-            raise InvalidAnswer("the archive holds a header that is too large")
-        data = len(block.rstrip(b"\0"))
-        if data:
-            self.last_data = self.position + data
-        self.position += len(block)
-        return block

@@ -45,9 +45,15 @@ class Limit:
     def __init__(self, seconds: float) -> None:
         self.restart(seconds)
 
-    def restart(self, seconds: float) -> None:
-        """Allow *seconds* from now on."""
+    def restart(self, seconds: float, *, rolling: bool = False) -> None:
+        """Allow *seconds* from now on; *rolling* means, from the last byte on."""
         self._end = time.monotonic() + seconds
+        self._rolling = seconds if rolling else 0.0
+
+    def heard(self) -> None:
+        """Note that bytes have come."""
+        if self._rolling:
+            self._end = time.monotonic() + self._rolling
 
     def left(self) -> float:
         """Return the seconds left, more than zero.
@@ -142,7 +148,9 @@ class _Source(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left = self._limit.left()
         self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        self._limit.heard()
+        return count
 
     def close(self) -> None:
         if not self.closed:

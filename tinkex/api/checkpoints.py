@@ -59,7 +59,7 @@ class Checkpoints:
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         found = self.walk(limit, offset, run_id, access_scope=access_scope)
-        return found if isinstance(found, Page) else Page(list(found), found.total, offset)
+        return found if isinstance(found, Page) else found.page()
 
     def walk(
         self,

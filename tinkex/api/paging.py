@@ -67,9 +67,7 @@ def collect(
     key: Callable[[T], Hashable] | None = None,
 ) -> Page[T]:
     """Ask for pages until *limit* items are there or the list ends; see :class:`Walk`."""
-    walk = Walk(fetch, limit, offset, page_size, key)
-    found = list(walk)
-    return Page(found, walk.total, offset)
+    return Walk(fetch, limit, offset, page_size, key).page()
 
 
 class Walk(Generic[T]):
@@ -117,6 +115,11 @@ class Walk(Generic[T]):
         if self._first is None:
             self._first = self._take(self._size(), *self._ask(self._size(), self.offset))
         return self._first
+
+    def page(self) -> Page[T]:
+        """Walk to the end and return all items."""
+        found = list(self)
+        return Page(found, self.total, self.offset)
 
     def __len__(self) -> int:
         """Return how many items have come so far."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tinkex.api import lockfile
+from tinkex.api.digests import Digest, Sum, Trailing
 from tinkex.api.lockfile import LockedFile
 from tinkex.api.meter import Meter
 from tinkex.api.parallel import together
@@ -25,8 +25,14 @@ RANGES = 8
 _PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.25
 #: The share of the time that its thread works, below which something else holds it back.
 _BUSY = 0.5
+#: Bytes a second of one connection that leave nothing to be desired: on a machine as busy as that
+#: its thread's waiting tells nothing.
+_FAST = 256 * 1024 * 1024
 #: Bytes and seconds that must be left for more connections to be worth their set-up.
 _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
+#: Bytes of the parts that connections take, one after the other, so that the sum of the file can
+#: follow them closely; and how many parts there may be.
+_PART, _MOST_PARTS = 32 * 1024 * 1024, 1000
 _NOT_MODIFIED = 304
 
 #: A range of the file: where it begins, the next byte that is wanted, and where it ends.
@@ -82,10 +88,12 @@ class Piece:
         if size is not None and validator is not None:
             entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
             self._journal(entry)
-        found = hashlib.sha256()
-        with open(self._part, "r+b", buffering=0) as file:
-            rest = self._receive(stream, segment, file.fileno(), found.update, many=many)
-        return self._complete(segment[1], None if rest else found.hexdigest())
+        with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
+            if not self._receive(stream, segment, file.fileno(), found.update, many=many):
+                return self._complete(segment[1], found.hexdigest())
+            segments, at = self._split(segment), segment[1]
+            sha256 = self._fetch_segments(segments, validator, stream, found.ended(), at)
+        return self._complete(segments[-1][2], sha256)
 
     def _go_on(self, known: dict[str, Any]) -> LockedFile:
         size, segments = known["size"], known["segments"]
@@ -101,8 +109,7 @@ class Piece:
         if not have:
             raise Changed
         self._meter.begin(self._name, size, have)
-        self._fetch_segments([s for s in segments if s[1] < s[2]], known["validator"])
-        return self._complete(size, None)
+        return self._complete(size, self._fetch_segments(segments, known["validator"]))
 
     def _confirm(self, known: dict[str, Any]) -> LockedFile:
         """Return what is known about a file that is here, if it is still the same there."""
@@ -130,7 +137,10 @@ class Piece:
         *,
         many: bool = False,
     ) -> bool:
-        """Write what *stream* brings for *segment*; tell whether other connections took a part."""
+        """Write what *stream* brings for *segment*; stop where other connections should help.
+
+        :returns: whether they should.
+        """
         probe = _Probe() if many and heard is not None else None
         while segment[2] < 0 or segment[1] < segment[2]:
             block = stream.read(BLOCK)
@@ -139,51 +149,71 @@ class Piece:
                 break
             if segment[2] >= 0:
                 block = block[: segment[2] - segment[1]]
-            _write_all(file, block, segment[1])
             if heard is not None:
                 heard(block)
+            _write_all(file, block, segment[1])
             with self._stage.changing():
                 segment[1] += len(block)
             self._meter.add(self._name, len(block))
             if probe is not None and probe.is_over(stream):
                 if probe.is_held_back(stream, segment):
-                    self._split(stream, segment)
                     return True
                 probe = None
         if segment[1] < segment[2]:
             raise ConnectionFailed(f"the file {self._name} ended after {segment[1]} bytes")
         return False
 
-    def _split(self, stream: Stream, segment: Segment) -> None:
-        """Let several connections bring the rest of *segment*, *stream* being one of them."""
+    def _split(self, segment: Segment) -> list[Segment]:
+        """Cut the rest of *segment* into parts; the first is what is left of itself."""
         start, end = segment[1], segment[2]
-        edges = [start + (end - start) * n // RANGES for n in range(RANGES + 1)]
+        count = max(RANGES, min((end - start) // _PART, _MOST_PARTS))
+        edges = [start + (end - start) * n // count for n in range(count + 1)]
         with self._stage.changing(at_once=True) as journal:
             segment[2] = edges[1]
-            more = [[at, at, to] for at, to in pairwise(edges[1:])]
-            journal["files"][self._name]["segments"] = [segment, *more]
-        self._fetch_segments([segment, *more], stream.body.validator, stream)
+            segments = [segment, *([at, at, to] for at, to in pairwise(edges[1:]))]
+            journal["files"][self._name]["segments"] = segments
+        return segments
 
     def _fetch_segments(
-        self, segments: list[Segment], validator: str | None, first: Stream | None = None
-    ) -> None:
-        def work(segment: Segment) -> None:
+        self,
+        segments: list[Segment],
+        validator: str | None,
+        first: Stream | None = None,
+        begun: Sum | None = None,
+        position: int = 0,
+    ) -> str:
+        """Fetch what is missing over several connections; return the SHA-256 of all.
+
+        :param first: brings the first segment.
+        :param begun: the sum of what stands before *position*.
+        """
+        waiting = deque(segment for segment in segments if segment[1] < segment[2])
+
+        def reached() -> int:
+            return next((at for _, at, end in segments if at < end), segments[-1][2])
+
+        def work(_: int) -> None:
             # A descriptor for each, as each may end at another time.
             with open(self._part, "r+b", buffering=0) as file:
-                if first is not None and segment is segments[0]:
-                    self._receive(first, segment, file.fileno())
-                    return
-                span = Span(segment[1], segment[2], validator)
-                with Stream(self._storage, self._address, span) as stream:
-                    self._receive(stream, segment, file.fileno())
+                while waiting:
+                    try:
+                        segment = waiting.popleft()
+                    except IndexError:
+                        return  # another thread took the last
+                    if first is not None and segment is segments[0]:
+                        self._receive(first, segment, file.fileno())
+                        continue
+                    span = Span(segment[1], segment[2], validator)
+                    with Stream(self._storage, self._address, span) as stream:
+                        self._receive(stream, segment, file.fileno())
 
-        together(work, segments)
+        with Trailing(self._part, reached, begun, position) as trailing:
+            together(work, range(min(RANGES, len(waiting))))
+            return trailing.hexdigest()
 
     # The end ------------------------------------------------------------------------------
 
-    def _complete(self, size: int, sha256: str | None) -> LockedFile:
-        if sha256 is None:
-            sha256 = lockfile.digest(self._part)
+    def _complete(self, size: int, sha256: str) -> LockedFile:
         os.replace(self._part, self._ready)
         entry = self._stage.journal.get("files", {}).get(self._name)
         if entry is not None:
@@ -211,7 +241,8 @@ class _Probe:
         busy = (time.thread_time() - self._cpu) / seconds
         rest = segment[2] - segment[1]
         known = stream.body.ranged and stream.body.validator is not None
-        slow = rest >= _MIN_REST and rest / (stream.received / seconds) > _MIN_SECONDS
+        rate = stream.received / seconds
+        slow = rate < _FAST and rest >= _MIN_REST and rest / rate > _MIN_SECONDS
         return known and busy < _BUSY and slow
 
 

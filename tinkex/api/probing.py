@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -117,7 +118,7 @@ class Prober:
     def service(self) -> list[Finding]:
         """Ask for a sign of life, without the key: latency, and the clock of the server."""
         try:
-            with _closing(self._transport(with_key=False)) as transport:
+            with closing(self._transport(with_key=False)) as transport:
                 first, took = self._timed(transport)
                 again = min(self._timed(transport)[1] for _ in range(2))
         except NoAnswer as failure:
@@ -143,7 +144,7 @@ class Prober:
         except TinkexError as error:
             return [Finding("access", "skipped", f"no key to try: {error}")]
         try:
-            with _closing(transport):
+            with closing(transport):
                 answer = transport.once(request, transport.deadline("an answer", self._seconds))
                 if not answer.ok:
                     return [findings.from_error("access", transport.refusal(answer))]
@@ -161,7 +162,7 @@ class Prober:
             transport = self._transport(with_key=True)
         except TinkexError:  # told by another check
             transport = self._transport(with_key=False)
-        with _closing(transport):
+        with closing(transport):
             found = together(lambda request: self._endpoint(transport, request), _probes())
         if all(finding.status == "skipped" for finding in found):
             return [Finding("endpoints", "skipped", found[0].detail)]
@@ -234,8 +235,6 @@ class Prober:
             insecure, where = where is False, DEFAULT_CA_BUNDLE_PATH
         else:
             insecure = False
-        import os
-
         is_directory = os.path.isdir(where)
         context = ssl.create_default_context(
             cafile=None if is_directory else where, capath=where if is_directory else None
@@ -246,19 +245,6 @@ class Prober:
         if options.client_cert:
             context.load_cert_chain(options.client_cert, options.client_key)
         return context
-
-
-class _closing:
-    """Close the transport at the end of a block, also when the pool cannot."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def __enter__(self) -> Transport:
-        return self._transport
-
-    def __exit__(self, *_: object) -> None:
-        self._transport.close()
 
 
 def without_user(address: str) -> str:
@@ -287,11 +273,9 @@ def _probes() -> list[Request]:
 
 def _clock(answer: Answer) -> Finding:
     """Compare this machine's clock with the one of the server."""
-    try:
-        theirs = parsedate_to_datetime(answer.headers.get("date", ""))
-        apart = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds()
-    except (TypeError, ValueError, OverflowError):
+    if answer.date is None:
         return Finding("clock", "skipped", "the server does not tell its time")
+    apart = (datetime.now(UTC) - answer.date).total_seconds()
     direction = "ahead of" if apart > 0 else "behind"
     detail = f"{abs(apart):.0f} s {direction} the server's"
     if abs(apart) > _SKEW_WRONG:

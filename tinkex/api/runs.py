@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api import paging, reading
-from tinkex.api.paging import Page
+from tinkex.api.answers import Answer
+from tinkex.api.paging import Page, Walk
 from tinkex.api.paths import run_url
 from tinkex.api.records import Checkpoint
 from tinkex.api.requesting import Request
@@ -90,9 +91,19 @@ class Runs:
         :param offset: how many to skip.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
+        return self.walk(limit, offset, access_scope=access_scope).page()
+
+    def walk(
+        self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
+    ) -> Walk[TrainingRun]:
+        """Return what :meth:`list` does, page by page.
+
+        Pages are fetched while it is walked through: an error may come at any step, and memory
+        stays flat.
+        """
         limit = paging.checked(limit, offset)
         deadline = self._transport.deadline("the list of runs")
-        return list_runs(self._transport, deadline, limit, offset, access_scope)
+        return _walk(self._transport, deadline, limit, offset, access_scope)
 
     def select(
         self,
@@ -140,6 +151,16 @@ def list_runs(
     access_scope: str | None = None,
 ) -> Page[TrainingRun]:
     """Return *limit* runs (``None``: all) as part of another operation."""
+    return _walk(transport, deadline, limit, offset, access_scope).page()
+
+
+def _walk(
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int,
+    access_scope: str | None,
+) -> Walk[TrainingRun]:
     scope = {"access_scope": access_scope} if access_scope else {}
 
     def fetch(size: int, start: int) -> tuple[list[TrainingRun], int | None]:
@@ -149,16 +170,20 @@ def list_runs(
         runs = [TrainingRun.from_json(run) for run in reading.items(data, "training_runs")]
         return runs, paging.total_count(data)
 
-    return paging.collect(fetch, limit, offset, PAGE_SIZE, lambda run: run.training_run_id)
+    return Walk(fetch, limit, offset, PAGE_SIZE, lambda run: run.training_run_id)
 
 
 def get_run(transport: Transport, run_id: str, deadline: Deadline) -> TrainingRun:
     """Return the run *run_id* as part of another operation."""
+    return TrainingRun.from_json(ask_for_run(transport, run_id, deadline).object())
+
+
+def ask_for_run(transport: Transport, run_id: str, deadline: Deadline) -> Answer:
+    """Return what the service answers about the run *run_id*."""
     try:
-        answer = transport.call(Request("GET", run_url(run_id)), deadline)
+        return transport.call(Request("GET", run_url(run_id)), deadline)
     except NotOffered as error:
         raise no_such_run(run_id, error) from error
-    return TrainingRun.from_json(answer.object())
 
 
 def no_such_run(run_id: str, error: NotOffered) -> NotFound:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tinkex.api.waiting import Deadline
 
 BLOCK = 256 * 1024
+#: Seconds within which a block comes where data flow.
+_QUICK = 0.05
 _REDIRECTS = 5
 _SCHEMES = ("http", "https")
 
@@ -89,7 +92,9 @@ class Body:
             self.start, self.total = _content_range(headers.get("Content-Range", ""))
         self.ranged = response.status_code == 206 or headers.get("Accept-Ranges") == "bytes"
         self.validator: str | None = None
-        if headers.get("Content-Encoding", "identity") == "identity":
+        self._encoded = headers.get("Content-Encoding", "identity") != "identity"
+        self._flows = False
+        if not self._encoded:
             tag = headers.get("ETag", "")
             strong = len(tag) > 2 and tag.startswith('"') and tag.isascii() and tag.isprintable()
             self.validator = tag if strong else headers.get("Last-Modified") or None
@@ -101,13 +106,17 @@ class Body:
 
         :raises tinkex.exceptions.TransportError: the connection broke or stayed silent.
         """
-        # What has come is taken at once, so that a slow transfer is not taken for silence.
-        read = getattr(self._raw, "read1", self._raw.read)
-        self._limit.restart(self._patience)
+        # What has come is taken at once, so that a slow transfer is not taken for silence. A fast
+        # one costs less in blocks that are full; nothing but content can come within them.
+        read = self._raw.read if self._flows else getattr(self._raw, "read1", self._raw.read)
+        self._limit.restart(self._patience, rolling=self._flows)
+        began = time.monotonic()
         try:
-            block: bytes = read(size, decode_content=True)
+            block: bytes = read(size, decode_content=self._encoded)
         except failures.FOREIGN as error:
             raise self._broken(error) from error
+        quick = time.monotonic() - began < _QUICK * len(block) / BLOCK
+        self._flows = quick and self.expected is not None
         self.received = self._raw.tell()
         if not block and self.expected is not None and self.received != self.expected:
             raise self._cut()

@@ -68,7 +68,7 @@ class Stream:
     def __init__(self, storage: Storage, address: Address, span: Span) -> None:
         self._storage, self._address, self._span = storage, address, span
         self._stack = ExitStack()
-        self._retrying = storage.retrying()
+        self._retrying, self._is_tried = storage.retrying(), False
         self.position = span.start
         self.received = 0
         self.body = self._open(span)
@@ -100,7 +100,8 @@ class Stream:
             if block:
                 self.position += len(block)
                 self.received += len(block)
-                self._retrying = self._storage.retrying()
+                if self._is_tried:  # it went on: the next trouble is another one
+                    self._retrying, self._is_tried = self._storage.retrying(), False
             return block
 
     def _resume(self, error: ConnectionFailed) -> None:
@@ -108,6 +109,7 @@ class Stream:
         if validator is None or total is None:
             raise error
         deadline = self._storage.deadline()
+        self._is_tried = True
         self._retrying.pause_after(_foreign(error), error, deadline)
         self._stack.close()
         self.body = self._open(Span(self.position, self._span.end, validator))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tinkex.api import listing
 from tinkex.api.paths import TinkerPath
 from tinkex.api.records import Checkpoint
-from tinkex.api.runs import TrainingRun, get_run
+from tinkex.api.runs import TrainingRun, ask_for_run
 from tinkex.exceptions import OperationFailed, TimedOut, TinkexError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Snapshot:
     """A run and its checkpoints as they were at one moment.
 
     :ivar checkpoints: path → checkpoint, in the service's order.
+    :ivar at: the moment, by the service's clock if it tells the time.
     """
 
     run: TrainingRun
@@ -169,6 +170,9 @@ def check_usable(snapshot: Snapshot) -> None:
 
 def _look(client: ServiceClient, run_id: str, seconds: float) -> Snapshot:
     deadline = client._transport.deadline("the run", seconds)
-    run = get_run(client._transport, run_id, deadline)
+    answer = ask_for_run(client._transport, run_id, deadline)
+    run = TrainingRun.from_json(answer.object())
     found = listing.of_run(client._transport, run_id, deadline)
-    return Snapshot(run, {c.tinker_path: c for c in found}, datetime.now(UTC))
+    # The times of requests are the service's: a wrong clock here must not end a wait.
+    at = answer.date or datetime.now(UTC)
+    return Snapshot(run, {c.tinker_path: c for c in found}, at)

@@ -126,6 +126,16 @@ class BatchRun(Command):
             help="what a file holds (default: by its name, else by its first line)",
         )
         parser.add_argument(
+            "-f",
+            "--format",
+            dest="formatter",
+            choices=("json",),
+            help="results are JSON lines, whether this is given or not",
+        )
+        parser.add_argument(
+            "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
+        )
+        parser.add_argument(
             "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
         )
         add_sampling_options(parser)

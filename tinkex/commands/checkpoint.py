@@ -52,9 +52,17 @@ def _values(checkpoint: Checkpoint | CheckpointInfo) -> tuple[Any, ...]:
 class ListCheckpoint(Lister):
     """List checkpoints: all, or those that the options choose."""
 
-    column_names = _FIELDS
+    column_names = (*_FIELDS[:-1], "user_metadata", _FIELDS[-1])  # the path stays the last
     plain_columns = ("checkpoint_id", "tinker_path")
-    droppable = ("expires_at", "public", "checkpoint_id", "size_bytes", "checkpoint_type", "time")
+    droppable = (
+        "user_metadata",
+        "expires_at",
+        "public",
+        "checkpoint_id",
+        "size_bytes",
+        "checkpoint_type",
+        "time",
+    )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
         "tinkex checkpoint list --run-id run-123 -f json",
@@ -101,7 +109,8 @@ class ListCheckpoint(Lister):
         for checkpoint in found:
             if len(latest) < KEPT:
                 latest.append(checkpoint.tinker_path)
-            yield _values(checkpoint)
+            *values, path = _values(checkpoint)
+            yield (*values, Structure(checkpoint.user_metadata), path)
         tell_rest(self, found, "checkpoints")
         self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
 

@@ -64,14 +64,18 @@ class ListRun(Lister):
         "training_run_id",
         "base_model",
         "model_owner",
+        "is_lora",
         "lora_rank",
         "corrupted",
         "last_request_time",
         *_LAST,
+        "user_metadata",
     )
     plain_columns = ("training_run_id", "base_model")
     droppable = (
+        "user_metadata",
         *_LAST[::2],
+        "is_lora",
         *_LAST[1::2],
         "corrupted",
         "model_owner",
@@ -95,26 +99,50 @@ class ListRun(Lister):
             help="those whose base model's name holds this text, in any case",
         )
         add_scope(parser)
-        add_order(parser, [name for name in self.column_names if name not in _LAST])
+        add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        page = self._page(parsed_args)
-        self.result = page
-        tell_rest(self, page, "runs")
-        whole = not parsed_args.model and holds_all(page)
-        self.app.remember("runs", [run.training_run_id for run in page], whole=whole)
-        self.app.remember("models", {run.base_model for run in page})
-        return self.column_names, [self._row(run) for run in page]
-
-    def _page(self, parsed_args: argparse.Namespace) -> Page[TrainingRun]:
         limit, offset = parsed_args.limit or None, parsed_args.offset
         scope = parsed_args.access_scope
-        if not parsed_args.model and not parsed_args.sort:
-            return self.client.runs.list(limit, offset, access_scope=scope)
-        return self.client.runs.select(
-            limit, offset, model=parsed_args.model, **sorting(parsed_args), access_scope=scope
-        )
+        runs = self.client.runs
+        if parsed_args.model or parsed_args.sort:
+            chosen = runs.select(
+                limit,
+                offset,
+                model=parsed_args.model,
+                **sorting(parsed_args),
+                access_scope=scope,
+            )
+            return self._whole(chosen, whole=not parsed_args.model)
+        if self.may_stream(parsed_args):
+            walk = runs.walk(limit, offset, access_scope=scope)
+            return self.column_names, self.streamed(self._rows(walk, whole=True))
+        return self._whole(runs.list(limit, offset, access_scope=scope), whole=True)
+
+    def _whole(self, page: Page[TrainingRun], *, whole: bool) -> Any:
+        self.result = page
+        return self.column_names, list(self._rows(page, whole=whole))
+
+    def _rows(
+        self, found: Walk[TrainingRun] | Page[TrainingRun], *, whole: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows, and say what there is to say when the last has come.
+
+        :param whole: nothing was left out, but for what is beyond the limit.
+        """
+        from tinkex.remembered import KEPT
+
+        latest: list[str] = []
+        models: dict[str, None] = {}
+        for run in found:
+            if len(latest) < KEPT:
+                latest.append(run.training_run_id)
+                models[run.base_model] = None
+            yield self._row(run)
+        tell_rest(self, found, "runs")
+        self.app.remember("runs", latest, whole=whole and holds_all(found))
+        self.app.remember("models", models)
 
     @staticmethod
     def _row(run: TrainingRun) -> tuple[Any, ...]:
@@ -122,10 +150,12 @@ class ListRun(Lister):
             run.training_run_id,
             run.base_model,
             run.model_owner,
+            Flag(run.is_lora),
             run.lora_rank,
             Flag(run.corrupted),
             Time(run.last_request_time),
             *_last(run),
+            Structure(run.user_metadata),
         )
 
 

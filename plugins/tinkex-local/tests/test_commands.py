@@ -226,3 +226,13 @@ def test_the_main_job_through_the_embedded_service(tmp_path):
     assert (tmp_path / "got" / "adapter_model.safetensors").stat().st_size > 10_000
     run(*local, "checkpoint", "delete", "--yes", path)
     assert json.loads(run(*local, "checkpoint", "list", "--json")) == []
+
+
+def test_what_was_done_as_json(tmp_path, model):
+    def rows(*words):
+        return json.loads(run(*words, "--json"))
+
+    added = rows("local", "model", "add", "me/other", str(model))
+    assert added == {"model_name": "me/other", "directory": str(model)}
+    assert rows("local", "model", "remove", "me/other") == {"model_name": "me/other"}
+    assert rows("local", "reset", "--yes").keys() == {"home"}

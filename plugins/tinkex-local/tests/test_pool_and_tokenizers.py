@@ -10,6 +10,7 @@ import requests
 
 from tinkex.exceptions import LocalError
 from tinkex.settings import Settings
+from tinkex.testing import invoke, local_service
 from tinkex_local.pool import BASE_URL, LocalPool
 from tinkex_local.registry import DEFAULT_MODEL, Registry
 from tinkex_local.store import FILE, Store
@@ -55,6 +56,15 @@ def test_nothing_leaves_the_process(session):
             session.get(url)
 
 
+def test_an_address_that_the_pool_does_not_reach_is_refused(tmp_path):
+    with local_service(tmp_path):
+        done = invoke(["run", "list", "--base-url", "http://127.0.0.1:9"])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "reaches the embedded service only, not http://127.0.0.1:9" in done.stderr
+    assert "--http-pool default" in done.stderr
+
+
 def test_a_short_timeout_shortens_the_poll(session, client, sampling_body):
     import time
 
@@ -70,7 +80,7 @@ def test_a_short_timeout_shortens_the_poll(session, client, sampling_body):
 def test_an_unusable_home_is_told_as_an_error_of_tinkex(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TINKEX_LOCAL_HOME", str(tmp_path / "file"))
-    adapter = LocalPool().build(Settings(), size=4)
+    adapter = LocalPool().build(Settings(base_url=BASE_URL), size=4)
     request = requests.Request("GET", f"{BASE_URL}/api/v1/healthz").prepare()
     with pytest.raises(LocalError, match="cannot use"):
         adapter.send(request)
@@ -82,7 +92,7 @@ def test_a_damaged_state_is_told_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("TINKEX_LOCAL_HOME", str(tmp_path / "home"))
     request = requests.Request("GET", f"{BASE_URL}/api/v1/healthz").prepare()
     with pytest.raises(LocalError) as caught:
-        LocalPool().build(Settings(), size=4).send(request)
+        LocalPool().build(Settings(base_url=BASE_URL), size=4).send(request)
     assert "local reset" in caught.value.hint
 
 
@@ -93,7 +103,7 @@ def test_a_state_of_a_newer_version_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("TINKEX_LOCAL_HOME", str(tmp_path))
     request = requests.Request("GET", f"{BASE_URL}/api/v1/healthz").prepare()
     with pytest.raises(LocalError, match="newer version"):
-        LocalPool().build(Settings(), size=4).send(request)
+        LocalPool().build(Settings(base_url=BASE_URL), size=4).send(request)
 
 
 def test_the_entry_points_are_ours():

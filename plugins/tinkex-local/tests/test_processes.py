@@ -91,7 +91,7 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path, client_of)
         assert_whole(home, client_of(app))
         saved = client_of(app).get("checkpoints").json["cursor"]["total_count"]
         app.close()
-    assert saved > 20
+    assert saved >= 20  # each process saves one before it is killed; a slow machine, no more
 
 
 def test_two_processes_may_begin_and_save_at_once(tmp_path, client_of):

@@ -6,6 +6,7 @@ Fields that this service does not know are ignored, as the protocol asks of serv
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -209,6 +210,8 @@ class WeightsInfo(Body):
 
 
 _B = TypeVar("_B", bound=Body)
+_guard = threading.Lock()
+_decoders: dict[type[Body], msgspec.json.Decoder[Any]] = {}
 
 
 def decode(raw: bytes, kind: type[_B]) -> _B:
@@ -217,11 +220,20 @@ def decode(raw: bytes, kind: type[_B]) -> _B:
     :raises Problem: not JSON (400), or not the shape that the protocol asks for (422).
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _decoder(kind).decode(raw)
     except msgspec.ValidationError as error:
         raise Problem(422, [_finding(str(error))]) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise Problem(400, f"The body is not valid JSON: {error}") from error
+
+
+def _decoder(kind: type[_B]) -> msgspec.json.Decoder[_B]:
+    # msgspec 0.22 crashes where two threads look at a type for the first time; making a decoder
+    # is that look, and decoders themselves may be shared.
+    with _guard:
+        if kind not in _decoders:
+            _decoders[kind] = msgspec.json.Decoder(kind)
+        return _decoders[kind]
 
 
 def _finding(message: str) -> dict[str, Any]:

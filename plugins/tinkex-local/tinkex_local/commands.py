@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinkex.columns import plain_text
 from tinkex.commands.base import Command, Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
@@ -102,17 +103,19 @@ class InfoLocal(ShowOne):
         return self.column_names, values
 
 
-class ResetLocal(Command):
+class ResetLocal(ShowOne):
     """Delete all sessions, runs and checkpoints of the embedded service; added models stay."""
 
     operation = "reset"
+    acts = True
+    column_names: ClassVar = ("home",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
         return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local.home import default_home
         from tinkex_local.reset import reset
 
@@ -123,14 +126,18 @@ class ResetLocal(Command):
         with _told(str(home)):
             reset(home)
         self.result = home
-        self.app.stdout.write(f"Reset {home}\n")
-        return 0
+        return self.column_names, (str(home),)
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Reset {plain_text(record['home'])}"]
 
 
-class AddLocalModel(Command):
+class AddLocalModel(ShowOne):
     """Let the embedded service sample from another onnxruntime-genai model."""
 
     operation = "adding a model"
+    acts = True
+    column_names: ClassVar = ("model_name", "directory")
     examples = ("tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -144,15 +151,17 @@ class AddLocalModel(Command):
         )
         return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex.files import user_path
 
         directory = user_path(parsed_args.directory)
         with _service() as service, _told(parsed_args.directory):
             model = service.models.add(parsed_args.name, directory, service.clock())
             self.result = model.name
-        self.app.stdout.write(f"Added {model.name}\n")
-        return 0
+        return self.column_names, (model.name, str(model.directory))
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Added {plain_text(record['model_name'])}"]
 
 
 class ListLocalModel(Lister):
@@ -178,22 +187,26 @@ class ListLocalModel(Lister):
         return self.column_names, rows
 
 
-class RemoveLocalModel(Command):
+class RemoveLocalModel(ShowOne):
     """Let the embedded service forget an added model; its files stay."""
 
     operation = "removing a model"
+    acts = True
+    column_names: ClassVar = ("model_name",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("name", metavar="<name>", help="name it was added under")
         return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         with _service() as service, _told(parsed_args.name):
             service.models.remove(parsed_args.name)
             self.result = parsed_args.name
-        self.app.stdout.write(f"Removed {parsed_args.name}\n")
-        return 0
+        return self.column_names, (parsed_args.name,)
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Removed {plain_text(record['model_name'])}"]
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 FILE = "state.sqlite3"
 #: Seconds to wait for another process's transaction.
 BUSY_TIMEOUT = 30.0
+#: Connections that are kept open while nobody uses them.
+IDLE = 16
 
 _VERSION = 2
 _SCHEMA = """
@@ -69,7 +71,10 @@ def is_damaged(error: BaseException | None) -> bool:
 
 
 class Store:
-    """Connections to the state file, one a thread.
+    """Connections to the state file, each lent to one thread at a time.
+
+    SQLite crashes where a connection is closed that another thread is using, so only those are
+    closed that nobody uses; the others when they are given back.
 
     :param path: the SQLite file, created when missing.
     :raises StateError: it is no database, or was written by a newer version.
@@ -79,7 +84,9 @@ class Store:
         self.path = path
         self._local = threading.local()
         self._guard = threading.Lock()
-        self._open: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []
+        #: How often the state has been closed: what was lent before is not wanted back.
+        self._closings = 0
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
@@ -88,11 +95,13 @@ class Store:
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """Return the rows of a query."""
-        return self._connection().execute(sql, values).fetchall()
+        with self._connection() as connection:
+            return connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
         """Return the first row of a query, if any."""
-        row: sqlite3.Row | None = self._connection().execute(sql, values).fetchone()
+        with self._connection() as connection:
+            row: sqlite3.Row | None = connection.execute(sql, values).fetchone()
         return row
 
     def scalar(self, sql: str, *values: Any) -> Any:
@@ -105,7 +114,8 @@ class Store:
 
         :returns: how many rows changed.
         """
-        return self._connection().execute(sql, values).rowcount
+        with self._connection() as connection:
+            return connection.execute(sql, values).rowcount
 
     def insert(self, table: str, **columns: Any) -> None:
         """Add a row; *table* and the column names come from this package, never from outside."""
@@ -116,35 +126,56 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Do everything inside or nothing; no other process writes meanwhile."""
-        connection = self._connection()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # some failures have ended it already
-                connection.execute("ROLLBACK")
-            raise
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._local.connection = connection
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # some failures have ended it already
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._local.connection = None
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close every connection: now, or when whoever is using it has done."""
         with self._guard:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
-            self._local = threading.local()
+            idle, self._idle = self._idle, []
+            self._closings += 1
+        for connection in idle:
+            connection.close()
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend this thread a connection: that of its transaction, or one that nobody uses."""
+        own: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if own is not None:
+            yield own
+            return
+        with self._guard:
+            connection = self._idle.pop() if self._idle else None
+            closings = self._closings
         if connection is None:
-            connection = sqlite3.connect(
-                self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = NORMAL")
-            self._local.connection = connection
+            connection = self._new_connection()
+        try:
+            yield connection
+        finally:
             with self._guard:
-                self._open.append(connection)
+                keep = closings == self._closings and len(self._idle) < IDLE
+                keep = keep and not connection.in_transaction  # even ROLLBACK may fail
+                if keep:
+                    self._idle.append(connection)
+            if not keep:
+                connection.close()
+
+    def _new_connection(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
     def _prepare(self) -> None:

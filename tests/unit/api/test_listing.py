@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from tinkex.api.paging import CONCURRENCY, Page, Walk, collect
 from tinkex.exceptions import InvalidAnswer, NotFound, UsageError
+from tinkex.shell import TinkexApp
 
 TIME = "2026-11-22T12:00:00Z"
 
@@ -277,6 +279,36 @@ def test_run_list_pages_and_get(server, client):
     assert len(client.runs.list(None)) == 250
     with pytest.raises(NotFound, match="no training run is called 'zz'"):
         client.runs.get("zz")
+
+
+def test_runs_come_page_by_page(server, client):
+    paged(server, "training_runs", "training_runs", [run(str(n)) for n in range(1200)])
+    walk = client.runs.walk(None)
+    assert len(server.seen) == 0
+    first = next(iter(walk))
+    assert (first.training_run_id, walk.total) == ("0", 1200)
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("noun", ["run", "checkpoint"])
+@pytest.mark.parametrize("form", ["json", "csv", "value", "plain", "yaml"])
+def test_a_list_that_breaks_off_shows_nothing(noun, form, server):
+    """Rows are written as they come, yet nobody sees half of them."""
+    if noun == "run":
+        path, name, records = "training_runs", "training_runs", [run(str(n)) for n in range(100)]
+    else:
+        path = name = "checkpoints"
+        records = [checkpoint("r", "sampler_weights", str(n)) for n in range(1000)]
+    whole = {name: records, "cursor": {"total_count": 5000}}
+    server.on("GET", path, whole, server.reply({"detail": "Gone."}, 400))
+    out, err = io.StringIO(), io.StringIO()
+    app = TinkexApp(stdin=io.StringIO(), stdout=out, stderr=err)
+    app.remembers = False
+    words = ["--base-url", server.url, "--api-key", "tml-x", noun, "list", "--limit", "0"]
+
+    assert app.run([*words, "-f", form]) == 1
+    assert out.getvalue() == ""
+    assert "Gone." in err.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,24 @@ def test_it_looks_every_so_often(server, client, slept):
     assert troubles == []
 
 
+@pytest.mark.parametrize(
+    ("date", "at"),
+    [
+        ("Sun, 22 Nov 2026 12:00:00 GMT", NOON),
+        ("Sun, 22 Nov 2026 13:00:00 +0100", NOON),
+        ("Sun, 22 Nov 2026 12:00:00 -0000", NOON),
+        ("yesterday", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2300", None),
+    ],
+)
+def test_the_service_says_what_time_it_is(server, client, slept, date, at):
+    body = b'{"training_run_id": "r", "base_model": "m"}'
+    head = f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: {len(body)}\r\n\r\n"
+    found, _ = look(server, [server.reply(raw=head.encode() + body)], client)
+    seen = next(found).at
+    assert seen == at if at else abs(seen - datetime.now(UTC)) < minutes(5)
+
+
 def test_what_may_pass_is_waited_out_longer_from_time_to_time(server, client, slept):
     lost = failing(server)
     found, troubles = look(server, [RUN, *[lost] * 5, RUN], client)

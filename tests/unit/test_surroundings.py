@@ -1,0 +1,96 @@
+"""The command line where configuration, environment or disk are odd."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinkex.testing import invoke
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "profile: p\nprofiles: {p: {tags: 5}}",
+        "profile: p\nprofiles: {p: {tags: true}}",
+        "d: 2001-99-99",
+        "a: " + "9" * 5000,
+        "[" * 5000,
+        "profile: p\nprofiles: {p: {api_key: [tml-SECRET]}}",
+    ],
+)
+def test_odd_configuration_files_are_told_in_a_sentence(config, text):
+    config(text)
+    for argv in (["checkpoint", "list"], ["checkpoint", "list", "--json"]):
+        done = invoke(argv)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "Traceback" not in done.stderr
+        assert "bug" not in done.stderr
+        assert "SECRET" not in done.stderr
+
+
+def test_profiles_with_odd_names_and_nothing_inside(config):
+    config("profiles: {1: {format: csv}, a: }")
+    assert invoke(["config", "show", "--profile", "1"]).stdout.startswith('"name"')
+    assert invoke(["config", "show", "--profile", "a"]).exit_code == 0
+
+
+def test_user_without_a_home(monkeypatch):
+    import pwd
+
+    def nobody(*_: object) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert invoke(["config", "show"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["CLIFF_MAX_TERM_WIDTH", "CLIFF_FIT_WIDTH"])
+def test_odd_variables_of_cliff(monkeypatch, name):
+    monkeypatch.setenv(name, "abc")
+    done = invoke(["config", "show"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "must be whole numbers" in done.stderr
+
+
+def test_log_file_on_a_full_disk_keeps_nobody_from_work():
+    done = invoke(["config", "show", "--log-file", "/dev/full", "-vv"])
+    assert done.exit_code == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_credential_command_with_a_key_in_it_is_masked(monkeypatch):
+    monkeypatch.setenv("TINKER_CREDENTIAL_CMD", "echo tml-0123456789abcdef")
+    done = invoke(["config", "show"])
+    assert "echo tml-…cdef" in done.stdout
+    assert "0123456789" not in done.stdout
+
+
+def test_a_key_that_may_go_to_the_wrong_server_is_told_once_and_only_where_it_goes(config):
+    config("profile: gpu\nprofiles: {gpu: {base_url: 'https://gpu.invalid', timeout: 1s}}")
+    environ = {"TINKER_API_KEY": "tml-hosted"}
+    warning = "Warning: TINKER_API_KEY goes to https://gpu.invalid, the server of profile gpu"
+
+    sent = invoke(["checkpoint", "list", "--quiet"], environ=environ)
+    assert sent.stderr.count(warning) == 1
+    for words in (["config", "show"], ["checkpoint", "list", "--curl"]):
+        assert warning not in invoke(words, environ=environ).stderr
+
+
+def test_a_user_without_a_home_gets_no_directory_named_after_one(monkeypatch, tmp_path):
+    import pwd
+
+    def nobody(*_: object) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+
+    done = invoke(["config", "set", "format", "json"])
+
+    assert done.exit_code == 1
+    assert "this user has no home directory" in done.stderr
+    assert list(tmp_path.iterdir()) == []
