@@ -286,15 +286,15 @@ def running(process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-def whole_run(victim: Victim, place: Place, *more: str) -> float:
-    """Run *victim* undisturbed; return how long it took, in seconds."""
+def whole_run(victim: Victim, place: Place, *more: str) -> tuple[float, int]:
+    """Run *victim* undisturbed; return how many seconds it took, and how many lines it printed."""
     began = time.monotonic()
     process = start(victim, place, *more)
     output = process.communicate(timeout=60)
     assert process.returncode == 0, output
     victim.check(place)
     victim.finished(place)
-    return time.monotonic() - began
+    return time.monotonic() - began, output[0].count("\n")
 
 
 @pytest.mark.parametrize("name", VICTIMS)
@@ -302,7 +302,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
     name, places, request, record_property
 ):
     victim = VICTIMS[name]
-    lasts = whole_run(victim, places(victim))
+    lasts, _ = whole_run(victim, places(victim))
     chance = random.Random(seed := random.randrange(10**6))
     kills = request.config.getoption("--kills")
     for _ in range(kills):
@@ -326,7 +326,7 @@ def test_a_signal_at_any_moment_ends_it_within_a_second(
     name, number, places, request, record_property
 ):
     victim = VICTIMS[name]
-    lasts = whole_run(victim, places(victim))
+    lasts, lines = whole_run(victim, places(victim))
     chance = random.Random(seed := random.randrange(10**6))
     count = max(3, request.config.getoption("--kills") // 4)
     for _ in range(count):
@@ -341,6 +341,10 @@ def test_a_signal_at_any_moment_ends_it_within_a_second(
         assert process.returncode in (0, 128 + number, -number), (seed, stderr)
         assert "Traceback" not in stderr or process.returncode == -number, (seed, stderr)
         victim.check(place)
-        if process.returncode:
-            assert stdout == "" or process.returncode == 0
+        # A result that has been printed stays, whatever comes after it; a part of one never is.
+        assert stdout.count("\n") in ((0, lines) if process.returncode else (lines,)), (
+            seed,
+            stdout,
+        )
+        assert stdout == "" or stdout.endswith("\n"), (seed, stdout)
     record_property("signals", f"{name}: {count}")

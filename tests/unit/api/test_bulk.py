@@ -276,12 +276,12 @@ def test_a_single_sample_does_not_wait_longer_than_its_time(server, sampler, con
 
 
 def test_rows_are_patient_with_a_busy_service(quick, server, sampler, connect):
-    sampler.refuse = 25
-    client = connect(server.url, timeout=0.3)
+    sampler.refuse = 40
+    client = connect(server.url, timeout=1.0)
     sampling = client.create_sampling_client(base_model="m")
     found = list(sampling.sample_many(rows(1), concurrency=1))
 
-    assert [r.error for r in found] == [None]  # 25 × 0.05 s is far beyond the timeout
+    assert [r.error for r in found] == [None]  # 40 × 0.05 s is far beyond the timeout
 
 
 def test_patience_ends(client):
