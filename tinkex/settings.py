@@ -218,12 +218,9 @@ def _from_environ(environ: Mapping[str, str]) -> _Layer:
 
 
 def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) -> _Layer:
-    """Return *environment* without its key if *profile* has both a server of its own and its key.
-
-    :param has_address: an option names the server.
-    """
+    """Return *environment* without its key if *profile* has a server of its own and its key."""
     own = profile.values.get("base_url") not in (None, DEFAULT_BASE_URL)
-    if has_address or not own or "base_url" in environment.values:
+    if has_address or not own or "base_url" in environment.values:  # an option, a variable
         return environment
     if not any(profile.values.get(name) for name in _CREDENTIAL):
         return environment
@@ -298,17 +295,15 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def stray_key(settings: Settings) -> str | None:
-    """Return a warning if a key of the environment may go to a server that it is not meant for.
+    """Return a warning if a hosted key of the environment goes to the server of a profile.
 
-    It looks like one of the official service, and a profile that has no key leads to another
-    server, on another machine.
+    That is one on another machine, for which the profile has no key.
     """
     origin = settings.origins.get("api_key")
-    official = (settings.api_key or "").startswith("tml-")
+    official = settings.needs_api_key and (settings.api_key or "").startswith("tml-")
     elsewhere = is_of_profile(settings.base_url, settings.origins.get("base_url"))
-    if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
-        return None
-    if not settings.needs_api_key or is_loopback(settings.base_url):
+    strays = origin == ENVIRONMENT["api_key"] and official and elsewhere
+    if not strays or is_loopback(settings.base_url):
         return None
     return (
         f"{origin} goes to {settings.base_url}, the server of profile {settings.profile}; if it is "
