@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _terminated)
+    sys.unraisablehook = _repeat_signal
     _make_streams_safe()
     app = TinkexApp()
     app.owns_process = True
@@ -27,6 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _terminated(number: int, _: object) -> None:
     raise Terminated(128 + number)
+
+
+def _repeat_signal(dropped: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception fell into a finaliser, where Python drops it."""
+    error = dropped.exc_value
+    if not isinstance(error, KeyboardInterrupt | Terminated):
+        sys.__unraisablehook__(dropped)
+        return
+    import threading
+
+    number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(str(error.code)) - 128
+    # A moment later and from elsewhere: raised here, it would be dropped once more.
+    timer = threading.Timer(0.005, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def _make_streams_safe() -> None:
