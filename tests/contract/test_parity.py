@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_official_sdk import SDK
+from tests.contract.test_official_sdk import SDK, succeeded
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
 from tinkex.shell import TinkexApp
 
@@ -95,7 +95,7 @@ class TestInstalledProgram:
         done = subprocess.run(
             [SDK, "-c", INTROSPECT], capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert succeeded(done), done.stderr
         return json.loads(done.stdout)
 
     def test_has_nothing_that_the_table_lacks(self, official):
