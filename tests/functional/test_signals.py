@@ -27,7 +27,7 @@ WATCHING = {
 BEGUN: dict[str, Callable[[Path], object]] = {
     "run watch": lambda here: (here / "out").read_text(),
     "run wait": lambda here: (here / "log").read_text().count(" 200") >= 2,
-    "checkpoint sync --watch": lambda here: list(here.glob("all/**/tinkex.lock.json")),
+    "checkpoint sync --watch": lambda here: list(here.glob("all/*/*/tinkex.lock.json")),
 }
 
 
