@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 from tinkex.api.body import BLOCK, Readable
@@ -77,12 +76,7 @@ class Digest:
     def __enter__(self) -> Digest:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def take(self, source: Readable, most: int) -> memoryview:
@@ -157,12 +151,7 @@ class Trailing:
     def __enter__(self) -> Trailing:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._given_up = True
         self._whole.set()
 
