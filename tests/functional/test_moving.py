@@ -278,6 +278,25 @@ def test_a_throttled_file_comes_over_several_connections(killed, tinkex, store, 
     assert arrived(target) == store.files
 
 
+def test_a_throttled_file_that_is_gone_on_with_comes_over_several_connections(
+    tinkex, store, download, target
+):
+    store.files = {LARGE: content(48 * 2**20)}
+    store.rate = 4 * 2**20
+    process = start(tinkex, download("separate"))
+    until(lambda: partial(target) > 2**20)
+    process.kill()
+    process.communicate()
+    have = partial(target)
+    assert have < 8 * 2**20
+    assert len(store.sent) == 1
+    store.rate = 20 * 2**20
+    tinkex(*download("separate"))
+    assert len(store.sent) > 4
+    assert arrived(target) == store.files
+    tinkex("checkpoint", "verify", str(target))
+
+
 def test_trouble_in_ranges_is_mended_in_flight(tinkex, store, download, target):
     store.files = {LARGE: content(48 * 2**20)}
     store.rate = 20 * 2**20

@@ -178,15 +178,39 @@ class Piece:
         begun: Sum | None = None,
         position: int = 0,
     ) -> str:
-        """Fetch what is missing over several connections; return the SHA-256 of all.
+        """Fetch what is missing; return the SHA-256 of all.
 
         :param first: brings the first segment.
         :param begun: the sum of what stands before *position*.
         """
-        waiting = deque(segment for segment in segments if segment[1] < segment[2])
 
         def reached() -> int:
             return next((at for _, at, end in segments if at < end), segments[-1][2])
+
+        with Trailing(self._part, reached, begun, position) as trailing:
+            if len(segments) == 1:
+                self._fetch_alone(segments, validator)
+            else:
+                self._share(segments, validator, first)
+            return trailing.hexdigest()
+
+    def _fetch_alone(self, segments: list[Segment], validator: str | None) -> None:
+        """Fetch the only one of *segments*; where others should help, there are more then."""
+        (segment,) = segments
+        if segment[1] == segment[2]:
+            return
+        span = Span(segment[1], segment[2], validator)
+        with (
+            Stream(self._storage, self._address, span) as stream,
+            open(self._part, "r+b", buffering=0) as file,
+        ):
+            if self._receive(stream, segment, file.fileno(), Unsummed(), many=True):
+                segments[:] = self._split(segment)
+                self._share(segments, validator, stream)
+
+    def _share(self, segments: list[Segment], validator: str | None, first: Stream | None) -> None:
+        """Fetch *segments* over several connections, of which *first* is one."""
+        waiting = deque(segment for segment in segments if segment[1] < segment[2])
 
         def work(_: int) -> None:
             blocks = Unsummed()
@@ -204,9 +228,7 @@ class Piece:
                     with Stream(self._storage, self._address, span) as stream:
                         self._receive(stream, segment, file.fileno(), blocks)
 
-        with Trailing(self._part, reached, begun, position) as trailing:
-            together(work, range(min(RANGES, len(waiting))))
-            return trailing.hexdigest()
+        together(work, range(min(RANGES, len(waiting))))
 
     # The end ------------------------------------------------------------------------------
 
