@@ -1,8 +1,11 @@
 """Keys, hosts, sizes: what must not get in, and what must not break the service."""
 
+import json
+
 import pytest
 
 from tinkex_local.app import create_app
+from tinkex_local.bodies import METADATA_LEVELS
 from tinkex_local.serve import _OwnMachineOnly, is_loopback
 from tinkex_local.web.wire import MAX_BODY
 
@@ -71,6 +74,23 @@ def test_odd_text_is_no_failure_of_the_server(client):
         metadata = {"tags": [text], "sdk_version": text, "user_metadata": {text: text}}
         assert client.post("create_session", metadata).status in (200, 400)
         assert client.post("retrieve_future", {"request_id": text}).status in (400, 404, 422)
+
+
+def nested(levels):
+    return b'{"a": ' * levels + b"1" + b"}" * levels
+
+
+@pytest.mark.parametrize("call", ["create_session", "create_model", "save_weights"])
+def test_metadata_that_nobody_could_read_again_is_refused(client, call):
+    needed = {"tags": [], "sdk_version": "0", "session_id": "s", "model_id": "m"}
+    needed |= {"base_model": "b", "model_seq_id": 0, "path": "p"}
+    start = json.dumps(needed).encode().rstrip(b"}") + b', "user_metadata": '
+    for levels in (METADATA_LEVELS + 1, 960, 970, 975, 980, 985):  # near Python's own limit
+        answer = client.request("POST", call, raw=start + nested(levels) + b"}")
+        assert answer.status in (400, 422), levels
+    answer = client.request("POST", call, raw=start + nested(METADATA_LEVELS) + b"}")
+    assert answer.status in (200, 404), answer.body
+    assert client.post("sessions/search").status == 200
 
 
 def test_a_body_too_large_is_413_without_being_read(client):
