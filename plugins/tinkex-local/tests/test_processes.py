@@ -1,9 +1,11 @@
 """Several processes on one state, and processes that are killed."""
 
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -194,6 +196,16 @@ def test_ctrl_c_ends_the_server_with_130_even_during_a_long_poll(serve):
     assert "Traceback" not in err
     out, _ = polling.communicate(timeout=15)
     assert json.loads(out)["type"] == "try_again"
+
+
+def test_clients_that_never_finish_their_requests_keep_nobody_out(serve):
+    url = serve().stdout.readline().strip()
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            slow = stack.enter_context(socket.create_connection(address))
+            slow.sendall(b"GET /api/v1/healthz HTTP/1.1\r\nX-Slow: ")
+        assert call(f"{url}/api/v1/healthz") == (200, {"status": "ok"})
 
 
 def test_the_server_wants_the_key_it_was_given(serve):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import waitress
 
+from tinkex_local.runner import MAX_POLLS
 from tinkex_local.web.wire import MAX_BODY
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
     from tinkex_local.app import App
 
-#: Requests answered at once; most of them wait for a result.
-THREADS = 32
+#: Requests answered at once: all that wait for results, and others beside them.
+THREADS = MAX_POLLS + 32
+#: Open connections. A client has one for each result that it waits for; whoever opens more than
+#: this and says nothing keeps others out for as long as waitress is patient, two minutes.
+CONNECTIONS = 768
 
 
 class Server:
@@ -42,6 +46,8 @@ class Server:
             host=name,
             port=port,
             threads=THREADS,
+            connection_limit=CONNECTIONS,
+            asyncore_use_poll=True,  # select() ends at file descriptor 1023
             ident=None,
             # The application refuses earlier, in the protocol's own words.
             max_request_body_size=4 * MAX_BODY,
