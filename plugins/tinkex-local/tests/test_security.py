@@ -1,6 +1,7 @@
 """Keys, hosts, sizes: what must not get in, and what must not break the service."""
 
 import json
+import logging
 
 import pytest
 
@@ -104,9 +105,13 @@ def test_an_encoded_body_is_415(client):
 
 def test_a_fault_of_ours_is_a_500_without_a_traceback(client, monkeypatch, caplog):
     monkeypatch.setattr("tinkex_local.runs.listing", lambda *args: 1 / 0)
-    answer = client.get("training_runs")
-    assert (answer.status, answer.json) == (500, {"detail": "Internal error"})
-    assert "ZeroDivisionError" in caplog.text
+    for level in (logging.WARNING, logging.DEBUG):  # what a terminal shows, and with --debug
+        caplog.clear()
+        caplog.set_level(level, "tinkex")
+        answer = client.get("training_runs")
+        assert (answer.status, answer.json) == (500, {"detail": "Internal error"})
+        assert "ZeroDivisionError" in caplog.text
+        assert ("Traceback" in caplog.text) == (level == logging.DEBUG)
 
 
 @pytest.mark.parametrize(

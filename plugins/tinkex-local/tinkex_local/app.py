@@ -13,7 +13,7 @@ from tinkex_local import checkpoints, operations
 from tinkex_local.access import Access
 from tinkex_local.engines import DEFAULT
 from tinkex_local.modelfiles import ModelError
-from tinkex_local.problems import Problem
+from tinkex_local.problems import Problem, log
 from tinkex_local.runner import MAX_POLLS, Runner
 from tinkex_local.service import Service
 from tinkex_local.web import PREFIX, shelf, wire, work
@@ -52,7 +52,7 @@ class App:
         try:
             self._tidy()
         except (sqlite3.Error, OSError) as error:  # what is expired is not shown even so
-            wire.log.warning("could not tidy up: %s", error)
+            log.warning("could not tidy up: %s", error)
         return self._routes(environ, start)
 
     def close(self) -> None:

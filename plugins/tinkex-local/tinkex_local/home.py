@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +37,12 @@ def prepare(home: Path) -> Path:
     home = home.absolute()
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)
-    checkpoints_directory(home).mkdir(mode=0o700, exist_ok=True)
+    for directory in (home, checkpoints_directory(home)):
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            name = "it" if directory == home else str(directory)
+            raise NotADirectoryError(errno.ENOTDIR, f"{name} is not a directory") from error
     return home
 
 

@@ -10,7 +10,6 @@ nobody finished starts again from its stored seed and gives the same result.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -18,10 +17,8 @@ from typing import Any
 
 from tinkex_local import engines, operations, sampling
 from tinkex_local.modelfiles import ModelError
-from tinkex_local.problems import OperationError
+from tinkex_local.problems import OperationError, note_fault
 from tinkex_local.service import Service
-
-_log = logging.getLogger("tinkex_local")
 
 #: Longest time that one poll takes, in seconds; clients read for 45.
 POLL_SECONDS = 20.0
@@ -189,8 +186,8 @@ class Runner:
             return "failed", operations.failure(error)
         except ModelError as error:
             return "failed", operations.failure(OperationError(str(error), "server"))
-        except Exception:  # a fault of ours or of an engine: it must not be asked for for ever
-            _log.exception("sampling failed")
+        except Exception as error:  # ours or an engine's: it must not be asked for for ever
+            note_fault("sampling", error)
             return "failed", operations.failure(OperationError("Internal error", "server"))
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -15,15 +14,14 @@ import bottle
 
 from tinkex_local import bodies
 from tinkex_local.access import EXPIRED
-from tinkex_local.problems import Problem
+from tinkex_local.problems import Problem, log, note_fault
+from tinkex_local.store import is_damaged
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 #: Largest request body in bytes; the longest prompt of a large model fits many times.
 MAX_BODY = 16 * 1024 * 1024
-
-log = logging.getLogger("tinkex_local")
 
 #: Key in the WSGI environment: why the request is refused (401).
 REFUSAL = "tinkex_local.refusal"
@@ -177,8 +175,11 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
         except sqlite3.OperationalError as error:
             log.error("%s: %s", bottle.request.path, error)
             return problem(Problem(503, f"The state cannot be used now: {error}"))
-        except Exception:
-            log.exception("%s failed", bottle.request.path)
+        except Exception as error:
+            if is_damaged(error):
+                again = "'tinkex local reset' begins anew"
+                return problem(Problem(500, f"The state is damaged ({error}); {again}"))
+            note_fault(bottle.request.path, error)
             return problem(Problem(500, "Internal error"))
         if result is None:
             return bottle.HTTPResponse(status=204)
@@ -190,7 +191,7 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 def _on_error(error: Any) -> Any:
     """Tell the errors that bottle finds itself: no such route, wrong method."""
     if error.exception is not None:
-        log.error("%s failed: %r", bottle.request.path, error.exception)
+        note_fault(bottle.request.path, error.exception)
     detail = HTTPStatus(error.status_code).phrase
     bottle.response.content_type = "application/json"
     return json.dumps({"detail": detail})
