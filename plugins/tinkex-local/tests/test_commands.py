@@ -4,12 +4,14 @@ import contextlib
 import json
 import resource
 import shutil
+import threading
 import time
 
 import pytest
 
 import tinkex
 from tinkex.exceptions import LocalError, TinkexError
+from tinkex_local.home import occupied
 from tinkex_local.registry import DEFAULT_MODEL, built_in
 from tinkex_local.store import FILE, Store
 
@@ -52,6 +54,29 @@ def test_info_tells_the_home_and_what_is_in_it(tmp_path):
     info = json.loads(run("local", "info", "--json"))
     assert (info["sessions"], info["runs"], info["checkpoints"]) == (1, 1, 1)
     assert info["size_bytes"] > 100_000
+
+
+def test_a_file_that_goes_away_while_sizes_are_added_is_not_counted(tmp_path):
+    (tmp_path / "size").mkdir()
+    (tmp_path / "size" / "there").write_bytes(b"12345")
+    (tmp_path / "size" / "gone").symlink_to(tmp_path / "nowhere")
+    assert occupied(tmp_path / "size") == 5
+    over = threading.Event()
+
+    def save_and_delete():
+        directory = tmp_path / "size" / "checkpoint"
+        while not over.is_set():
+            directory.mkdir()
+            (directory / "file").write_bytes(b"1")
+            shutil.rmtree(directory)
+
+    other = threading.Thread(target=save_and_delete)
+    other.start()
+    try:
+        assert {occupied(tmp_path / "size") for _ in range(500)} <= {5, 6}
+    finally:
+        over.set()
+        other.join()
 
 
 def test_python_gets_what_the_lines_say(tmp_path):

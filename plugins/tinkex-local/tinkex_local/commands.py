@@ -84,20 +84,20 @@ class InfoLocal(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local import checkpoints
+        from tinkex_local.home import occupied
 
         with _service() as service:
             sessions, runs = (
                 service.store.scalar(f"SELECT count(*) FROM {table}")  # noqa: S608
                 for table in ("sessions", "runs")
             )
-            files = [path for path in service.home.rglob("*") if path.is_file()]
             values = (
                 str(service.home),
                 len(service.models.all()),
                 sessions,
                 runs,
                 checkpoints.count(service),
-                sum(path.stat().st_size for path in files),
+                occupied(service.home),
             )
         self.result = dict(zip(self.column_names, values, strict=True))
         return self.column_names, values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -49,3 +50,13 @@ def prepare(home: Path) -> Path:
 def checkpoints_directory(home: Path) -> Path:
     """Return the directory below *home* with one directory a checkpoint."""
     return home / "checkpoints"
+
+
+def occupied(home: Path) -> int:
+    """Return the bytes of all files below *home*; what goes away meanwhile is not counted."""
+    total = 0
+    for directory, _, names in os.walk(home):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(directory, name)).st_size
+    return total
