@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import os
 import resource
 import shutil
 import threading
@@ -10,7 +12,7 @@ import time
 import pytest
 
 import tinkex
-from tinkex.exceptions import LocalError, TinkexError
+from tinkex.exceptions import LocalError, TinkexError, UsageError
 from tinkex_local.home import occupied
 from tinkex_local.registry import DEFAULT_MODEL, built_in
 from tinkex_local.store import FILE, Store
@@ -222,6 +224,33 @@ def test_what_is_no_model_is_not_added(model, name, break_it, words):
     with pytest.raises(TinkexError, match=words):
         run("local", "model", "add", name, str(model))
     assert len(json.loads(run("local", "model", "list", "--json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("model", "context_length", math.inf),
+        ("model", "context_length", -1),
+        ("model", "vocab_size", "many"),
+        ("model", "eos_token_id", [0, math.inf]),
+        ("model", "decoder", None),
+        ("decoder", "hidden_size", 10**400),
+    ],
+)
+def test_a_model_whose_configuration_is_garbled_is_not_added(model, part, name, value):
+    path = model / "genai_config.json"
+    config = json.loads(path.read_text())
+    (config["model"] if part == "model" else config["model"]["decoder"])[name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=rf"genai_config\.json: {name} is not "):
+        run("local", "model", "add", "me/x", str(model))
+
+
+def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):
+    directory = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    model.rename(directory)
+    with pytest.raises(UsageError, match="not UTF-8"):
+        run("local", "model", "add", "me/x", directory)
 
 
 @pytest.mark.parametrize("name", [DEFAULT_MODEL, "me/unknown"])
