@@ -166,6 +166,16 @@ def test_the_server_prints_its_url_and_ends_cleanly_on_sigterm(serve):
     assert "Traceback" not in err
 
 
+def test_a_signal_at_any_moment_from_the_url_on_ends_it_cleanly(serve):
+    for pause in (0, 0, 0, 0.001, 0.002, 0.005):
+        process = serve()
+        assert process.stdout.readline().startswith("http://")
+        time.sleep(pause)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+        assert (process.returncode, "Traceback" in err) == (0, False), err
+
+
 def test_ctrl_c_ends_the_server_with_130_even_during_a_long_poll(serve):
     process = serve()
     url = process.stdout.readline().strip() + "/api/v1"

@@ -61,10 +61,13 @@ class ServeLocal(Command):
                 reason = error.strerror or str(error)
                 hint = "Choose another --port; 0 is any that is free."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
-            self.app.stdout.write(f"{server.url}\n")
-            self.app.stdout.flush()
-            self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
-            received = server.run()
+
+            def announce() -> None:
+                self.app.stdout.write(f"{server.url}\n")
+                self.app.stdout.flush()
+                self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
+
+            received = server.run(announce)
         if received == signal.SIGINT:
             raise KeyboardInterrupt
         self.status("Stopped.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import signal
@@ -59,28 +60,34 @@ class Server:
         )
         self.url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
 
-    def run(self) -> int:
+    def run(self, announce: Callable[[], None]) -> int:
         """Answer requests until SIGTERM or SIGINT; return the number of the signal, or 0.
 
         Requests under way are answered; long polls end at once.
+
+        :param announce: tells whoever waits for it that the service is there; a signal that
+            comes from then on ends it as well.
         """
         received: list[int] = []
 
         def stop(number: int, frame: Any) -> None:
             received.append(number)
             self._app.service.stopping.set()
-            raise SystemExit  # waitress takes this as the request to stop
+            if len(received) == 1:  # a second one does not interrupt the end
+                raise SystemExit  # waitress takes this as the request to stop
 
         in_main = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         before = {number: signal.signal(number, stop) for number in signals}
         try:
-            self._server.run()
+            with contextlib.suppress(SystemExit):  # before waitress is there to take it
+                announce()
+                self._server.run()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             self._server.close()
             self._app.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return received[0] if received else 0
 
 
