@@ -149,6 +149,19 @@ def test_a_full_disk_and_a_directory_not_writable_are_told_as_such(tmp_path, mon
     assert reason(sqlite3.OperationalError("no such table: x"), tmp_path) == "no such table: x"
 
 
+def test_a_disk_that_fills_up_on_the_way_is_told_once(client, monkeypatch, caplog):
+    def insert(*args, **columns):
+        raise failure("disk I/O error", sqlite3.SQLITE_IOERR)
+
+    full = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(client.app.service.store, "insert", insert)
+    answer = client.post("create_session", {"tags": [], "sdk_version": "0"})
+    told = "The state cannot be used now: No space left on device"
+    assert (answer.status, answer.json) == (503, {"detail": told})
+    assert caplog.text == ""
+
+
 def test_damage_found_on_the_way_is_told_without_a_traceback(home, client_of, caplog):
     app = create_app(home)
     client_of(app).model()

@@ -98,7 +98,7 @@ def create_app(
 
 
 def _routes(service: Service, runner: Runner, access: Access) -> wire.Routes:
-    routes = wire.Routes(PREFIX)
+    routes = wire.Routes(PREFIX, service.home)
     _add_basics(routes, service)
     _add_access(routes, access)
     work.add(routes, service, runner)

@@ -14,8 +14,8 @@ import bottle
 
 from tinkex_local import bodies
 from tinkex_local.access import EXPIRED
-from tinkex_local.problems import Problem, log, note_fault
-from tinkex_local.store import is_damaged
+from tinkex_local.problems import Problem, note_fault
+from tinkex_local.store import is_damaged, reason
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -126,10 +126,13 @@ class Routes:
     """A WSGI application made of routes below one prefix.
 
     Handlers return a dictionary (told as JSON), ``None`` (no content) or a response.
+
+    :param home: the directory of the state, to say why it cannot be used.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, home: Path) -> None:
         self._prefix = prefix
+        self._home = home
         self._app = bottle.Bottle()
         self._app.default_error_handler = _on_error
         self._app.add_hook("before_request", _refuse)
@@ -156,13 +159,15 @@ class Routes:
 
     def _on(self, method: str, path: str) -> Callable[[_Handler], _Handler]:
         def add(handler: _Handler) -> _Handler:
-            self._app.route(f"{self._prefix}/{path}", method, callback=_guarded(handler))
+            self._app.route(
+                f"{self._prefix}/{path}", method, callback=_guarded(handler, self._home)
+            )
             return handler
 
         return add
 
 
-def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
     """Return *handler* with its failures turned into responses."""
 
     def call(*args: Any, **values: Any) -> Any:
@@ -173,8 +178,8 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
         except bottle.HTTPResponse:
             raise
         except sqlite3.OperationalError as error:
-            log.error("%s: %s", bottle.request.path, error)
-            return problem(Problem(503, f"The state cannot be used now: {error}"))
+            # The client is told, who may be a command in this process: nothing to log twice.
+            return problem(Problem(503, f"The state cannot be used now: {reason(error, home)}"))
         except Exception as error:
             if is_damaged(error):
                 again = "'tinkex local reset' begins anew"
