@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,24 @@ def test_loading_into_a_run_replaces_its_tensors(client, app):
         np.array_equal(tensors(app, source)[name], value)
         for name, value in tensors(app, copy).items()
     )
+
+
+def test_loads_at_once_leave_the_tensors_of_the_last_only(client, home):
+    source = client.saved(client.model(), "weights")
+    run = client.model()
+    body = {"path": source, "optimizer": False, "model_id": run}
+    start = threading.Barrier(6)
+
+    def load():
+        start.wait()
+        client.result("load_weights", body)
+
+    threads = [threading.Thread(target=load) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(list((home / "checkpoints").iterdir())) == 2  # of the source, and of the run
 
 
 def test_what_does_not_fit_is_not_loaded(client):

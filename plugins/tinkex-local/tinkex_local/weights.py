@@ -112,7 +112,8 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
 
     def action(staged: Path) -> dict[str, Any]:
         identifier, _ = checkpoints.take(service, staged)
-        replaced.extend(filter(None, [row["weights"]]))
+        # Asked here: another load may have come between.
+        replaced.extend(filter(None, [runs.find(service, model_id)["weights"]]))
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
 
