@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+import onnxruntime
 import onnxruntime_genai
 import pytest
 from tokenizers import Tokenizer
@@ -75,6 +76,54 @@ def test_logprobs_are_those_of_the_model_whatever_the_temperature(sample):
     assert len(scored) == len(text)
     assert scored[-12:] == pytest.approx(drawn.logprobs, abs=0.02)
     assert all(value <= 0 for value in drawn.logprobs)
+
+
+class _Bare:
+    """The model run by onnxruntime alone, without anything of genai or ours."""
+
+    def __init__(self):
+        self._session = onnxruntime.InferenceSession(str(MODEL.directory / "model.onnx"))
+        self._past, self._read = {}, 0
+
+    def logprobs(self, tokens):
+        """Read *tokens* after those read before; return a row for each."""
+        everything = {
+            "input_ids": np.array([tokens], np.int64),
+            "attention_mask": np.ones((1, self._read + len(tokens)), np.int64),
+            "position_ids": np.arange(self._read, self._read + len(tokens), dtype=np.int64)[None],
+        }
+        empty = np.zeros((1, MODEL.facts.key_value_heads, 0, MODEL.facts.head_size), np.float32)
+        wanted = [entry.name for entry in self._session.get_inputs()]
+        everything |= {name: self._past.get(name, empty) for name in wanted if "past" in name}
+        names = [entry.name for entry in self._session.get_outputs()]
+        values = self._session.run(None, {name: everything[name] for name in wanted})
+        answer = dict(zip(names, values, strict=True))
+        self._past = {
+            name.replace("present", "past_key_values"): value for name, value in answer.items()
+        }
+        self._read += len(tokens)
+        logits = answer["logits"][0].astype(np.float64)
+        return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def test_logprobs_are_those_that_onnxruntime_alone_finds(sample):
+    text = (sample.prompt * 20)[: PIECE - 3]
+    result = sample(
+        tokens=text, num_samples=2, prompt_logprobs=len(text), topk_prompt_logprobs=3, top_k=50
+    )
+    rows = _Bare().logprobs(text)
+    expected = [rows[at - 1][text[at]] for at in range(1, len(text))]
+    assert result.prompt_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+    for row, table in zip(rows, result.topk_prompt_logprobs[1:], strict=False):
+        assert [logprob for _, logprob in table] == pytest.approx(np.sort(row)[-3:][::-1], abs=1e-4)
+        assert all(row[token] == pytest.approx(logprob, abs=1e-4) for token, logprob in table)
+    for sequence in result.sequences:
+        bare = _Bare()
+        row = bare.logprobs(text)[-1]
+        for token, logprob in zip(sequence.tokens, sequence.logprobs, strict=True):
+            assert logprob == pytest.approx(row[token], abs=1e-4)
+            assert (row > row[token]).sum() < 50
+            row = bare.logprobs([token])[-1]
 
 
 def test_only_the_last_tokens_are_scored_when_so_asked(sample):
