@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sqlite3
@@ -17,11 +18,13 @@ import pytest
 from safetensors import safe_open
 
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, _connections
 
 SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, _connections
 from tinkex_local import bodies, runs, sessions, weights
 service = create_app(Path(sys.argv[1])).service
 session = sessions.create(service, bodies.CreateSession(tags=[], sdk_version="0"))["session_id"]
@@ -41,6 +44,7 @@ SAVE_SOME = """
 import sys
 from pathlib import Path
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, _connections
 from tinkex_local import bodies, runs, sessions, weights
 app = create_app(Path(sys.argv[1]))
 service = app.service
@@ -216,6 +220,18 @@ def test_clients_that_never_finish_their_requests_keep_nobody_out(serve):
             slow = stack.enter_context(socket.create_connection(address))
             slow.sendall(b"GET /api/v1/healthz HTTP/1.1\r\nX-Slow: ")
         assert call(f"{url}/api/v1/healthz") == (200, {"status": "ok"})
+
+
+def test_connections_leave_files_for_the_state(monkeypatch):
+    limits = {"now": (256, 10_000)}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.update(now=new))
+    assert _connections() == CONNECTIONS  # the system gives more when asked
+    assert limits["now"] == (2 * CONNECTIONS, 10_000)
+    limits["now"] = (64, 200)
+    assert _connections() == 100
+    limits["now"] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    assert _connections() == CONNECTIONS
 
 
 def test_the_server_wants_the_key_it_was_given(serve):

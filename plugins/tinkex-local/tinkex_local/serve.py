@@ -47,7 +47,7 @@ class Server:
             host=name,
             port=port,
             threads=THREADS,
-            connection_limit=CONNECTIONS,
+            connection_limit=_connections(),
             asyncore_use_poll=True,  # select() ends at file descriptor 1023
             ident=None,
             # The application refuses earlier, in the protocol's own words.
@@ -89,6 +89,25 @@ class Server:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return received[0] if received else 0
+
+
+def _connections() -> int:
+    """Return how many connections may be open; half of the open files are for everything else.
+
+    As many files are asked of the system as that takes.
+    """
+    try:
+        import resource
+    except ImportError:  # not a Unix: no such limit
+        return CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTIONS
+    if 0 <= soft < wanted:  # below 0 means that there is no limit
+        soft = wanted if hard < 0 else min(hard, wanted)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return CONNECTIONS if soft < 0 else min(CONNECTIONS, soft // 2)
 
 
 def is_loopback(host: str) -> bool:
