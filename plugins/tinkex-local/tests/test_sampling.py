@@ -2,6 +2,7 @@
 
 import math
 import struct
+import sys
 import threading
 import time
 
@@ -381,3 +382,13 @@ def test_a_broken_engine_fails_the_request_once_and_for_all(client, sampling_bod
     for _ in range(2):
         outcome = client.retrieve(request)
         assert outcome == {"error": "Internal error", "category": "server"}
+
+
+def test_an_engine_that_is_not_installed_is_named(client, sampling_body, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)
+    monkeypatch.delitem(sys.modules, "tinkex_local.engines.onnx", raising=False)
+    request = client.post("asample", sampling_body(client.sampler())).json["request_id"]
+    outcome = client.retrieve(request)
+    assert outcome["category"] == "server"
+    assert "the engine onnx cannot be loaded" in outcome["error"]
+    assert "onnxruntime_genai" in outcome["error"]

@@ -149,11 +149,18 @@ class Runner:
             if model is None:
                 raise OperationError(f"The model {payload['base_model']} was removed")
             sampling.require_applicable(self._service, payload["checkpoint_id"])
-            if self._engine is None:
-                self._engine = engines.load(self._engine_name)
-            return (yield from self._engine.sample(model, spec))
+            return (yield from self._loaded().sample(model, spec))
 
         return work()
+
+    def _loaded(self) -> engines.Engine:
+        if self._engine is None:
+            try:
+                self._engine = engines.load(self._engine_name)
+            except (ImportError, LookupError) as error:
+                message = f"the engine {self._engine_name} cannot be loaded: {error}"
+                raise OperationError(message, "server") from error
+        return self._engine
 
     def _advance(self, request_id: str, job: _Job, deadline: float) -> dict[str, Any] | None:
         """Compute until the outcome is there or *deadline*; holds the job's lock."""
