@@ -180,6 +180,9 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
         except sqlite3.OperationalError as error:
             # The client is told, who may be a command in this process: nothing to log twice.
             return problem(Problem(503, f"The state cannot be used now: {reason(error, home)}"))
+        except OSError as error:  # somebody has removed files, or the disk fails
+            words = f"Files of the state cannot be used: {error.strerror or error}"
+            return problem(Problem(500, words))
         except Exception as error:
             if is_damaged(error):
                 again = "'tinkex local reset' begins anew"
