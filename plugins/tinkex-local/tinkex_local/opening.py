@@ -7,7 +7,7 @@ import sqlite3
 from tinkex.exceptions import LocalError
 from tinkex_local.app import App, create_app
 from tinkex_local.home import HOME_VARIABLE, default_home
-from tinkex_local.store import StateError, is_damaged
+from tinkex_local.store import StateError, is_damaged, reason
 
 _ELSEWHERE = f"{HOME_VARIABLE} names another directory."
 
@@ -30,6 +30,9 @@ def open_default(api_key: str | None = None) -> App:
 
 def unusable(error: StateError | sqlite3.Error) -> LocalError:
     """Return the error that says why the state cannot be used; damage alone asks for a reset."""
-    words = str(error) if isinstance(error, StateError) else f"cannot use the state: {error}"
+    if isinstance(error, StateError):
+        words = str(error)
+    else:
+        words = f"cannot use the state: {reason(error, default_home())}"
     again = "'tinkex local reset' begins anew; " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)
