@@ -62,6 +62,16 @@ def test_command_formatter_and_hook(fake_plugins, monkeypatch):
     assert invoke(["config", "show", "-f", "shout"]).stdout.startswith("PROFILE")
 
 
+@pytest.mark.parametrize("words", [["-f", "shout"], ["-fshout"], ["--format=shout"], ["-qfshout"]])
+def test_a_format_may_be_named_in_every_way_that_options_have(fake_plugins, words):
+    fake_plugins.add("p-format", "[tinkex.formatters.list]\nshout = p_format:Shout\n", FORMATTER)
+    done = invoke(["config", "show", *words])
+    assert done.stdout.splitlines()[0].endswith("!"), done.stderr
+    if "-q" not in words[0]:  # of several letters in one word, its own options are not looked for
+        done = invoke(["config", "show", *words, "--mark=?"])
+        assert done.stdout.splitlines()[0].endswith("?"), done.stderr
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -201,7 +201,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             parsed_args.whole_json = True
         if parsed_args.formatter is None:
             parsed_args.formatter = self._default_format()
-            self._add_defaults(parsed_args)
+        self._add_defaults(parsed_args)
         self._check_columns_option(parsed_args)
         return super().run(parsed_args)
 
@@ -213,6 +213,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the defaults of a plugin's format that no word of the command line names."""
+        if plugins.is_builtin(self._formatter_plugins[parsed_args.formatter].entry_point):
+            return  # those of our formats are always there
         parser = argparse.ArgumentParser(add_help=False)
         formatter = self._formatter_plugins[parsed_args.formatter].obj
         assert formatter is not None
