@@ -36,6 +36,15 @@ def test_save_with_a_name_and_json(served, tmp_path):
     assert done.rows["weights_path"].endswith("/sampler_weights/v1.2")
 
 
+def test_save_with_the_metadata_on_standard_output(served, tmp_path):
+    save = ("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", "-")
+    for words in ([], ["--json"]):
+        done = served(*save, *words, cwd=tmp_path)
+        assert list(json.loads(done.stdout))[:2] == ["base_model", "model_id"]
+        assert done.stderr == ""
+    assert not (tmp_path / "-").exists()
+
+
 def test_unknown_base_model_is_refused_and_writes_nothing(served, tmp_path):
     output = tmp_path / "c.json"
     done = served("checkpoint", "--base-model", "no/such", "--output", str(output), code=1)

@@ -77,6 +77,17 @@ def test_output_file(served, tmp_path):
     assert target.read_text().startswith("Sample 1:\n")
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_hyphen_is_standard_output(served, tmp_path, words):
+    options = ("run", "--base-model", MODEL, "--prompt", "a", "--max-tokens", "3", "--seed", "1")
+    done = served(*options, *words, "--output", "-", cwd=tmp_path)
+    assert done.stdout == served(*options, *words).stdout
+    (tmp_path / "rows.txt").write_text("a\n")
+    rows = ("run", "batch", "rows.txt", "--base-model", MODEL, "--max-tokens", "3")
+    assert '"index"' in served(*rows, "--output", "-", cwd=tmp_path).stdout
+    assert not (tmp_path / "-").exists()
+
+
 def test_stop_text(served):
     done = served(
         "run", "--base-model", MODEL, "--prompt", "He said", "--max-tokens", "200", "--seed", "1",
