@@ -115,6 +115,16 @@ def test_hook_whose_options_break_costs_one_warning(fake_plugins):
     assert "p-hook" in done.stderr
 
 
+@pytest.mark.parametrize("end", ["raise RuntimeError('no')", "return None", "return 3"])
+def test_hook_whose_help_breaks_costs_one_warning(fake_plugins, end):
+    code = HOOK.replace('return "The hook was here."', end)
+    fake_plugins.add("p-hook", "[tinkex.hooks.config_get]\nh = p_hook:Hook\n", code)
+    for words in (["config", "get", "timeout"], ["config", "get", "--help"]):
+        done = invoke(words)
+        assert done.exit_code == 0
+        assert done.stderr.count("p-hook") == end.startswith("raise")
+
+
 def test_pool_that_does_not_start_is_named(fake_plugins):
     fake_plugins.add("p-pool", "[tinkex.http_pools]\nbad = p_pool:Pool\n", "def Pool(): 1 / 0")
     done = invoke(["config", "show", "--http-pool", "bad"])
@@ -180,7 +190,7 @@ def test_plugin_list_tells_distribution_version_and_error(fake_plugins):
         "version": "2.5",
         "error": None,
     }
-    assert rows["p-bad"]["error"] == "gone"
+    assert rows["p-bad"]["error"] == "ImportError: gone"
     assert "tinkex has one of this name" in rows["p-shadow"]["error"]
     assert "tinkex" not in rows
     everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
@@ -302,7 +312,7 @@ def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
         "profiles": [],
     }
     assert errors == {
-        "greet_bad": "No module named 'p_gone'",
+        "greet_bad": "ModuleNotFoundError: No module named 'p_gone'",
         "greet_clash": "ArgumentError: argument --timeout: conflicting option string: --timeout",
     }
     plain = invoke(["plugin", "show", "p-all"]).stdout.splitlines()

@@ -108,7 +108,12 @@ class _Bound(cliff.command.Command):
         below = self._subcommands()
         if below:
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        parts += [str(text) for hook in self._hooks if hook.obj and (text := hook.obj.get_epilog())]
+        for hook in self._hooks:
+            try:
+                if hook.obj:
+                    parts.append(str(hook.obj.get_epilog() or ""))
+            except Exception as error:
+                self._hook_failed(hook.entry_point, error)
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

@@ -156,7 +156,8 @@ class _Trouble:
             else:
                 plugins.load(entry_point)
         except PluginError as error:
-            return str(error.__cause__ or error)
+            cause = error.__cause__
+            return f"{type(cause).__name__}: {cause}" if cause else str(error)
         return None
 
 
