@@ -56,7 +56,9 @@ def ask(question: str) -> str:
     except EOFError:
         key = ""
     if not key:
-        raise UsageError("Cancelled: nothing was typed, nothing was changed.", whole_line=True)
+        raise UsageError(
+            "Cancelled: nothing was typed, nothing was changed.", hint="", whole_line=True
+        )
     return key
 
 

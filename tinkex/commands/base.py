@@ -74,7 +74,8 @@ class _Bound(cliff.command.Command):
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        if assume_yes or self.app.option("curl"):  # which changes nothing
+        # Not so with --curl: whether the command sends anything is not known here.
+        if assume_yes:
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
@@ -85,7 +86,7 @@ class _Bound(cliff.command.Command):
         self.app.stderr.write(f"{question} [y/N] ")
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("Cancelled: nothing was changed.", whole_line=True)
+            raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
 
     def operation_name(self) -> str:
         """Return the subject of an error sentence about this command."""
