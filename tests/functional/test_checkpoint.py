@@ -72,6 +72,15 @@ def test_list(served, saved):
     assert one.stdout == path + "\n"
 
 
+@pytest.mark.parametrize("form", ["table", "plain", "value"])
+def test_an_offset_behind_the_end_does_not_say_that_there_are_none(served, saved, form):
+    for noun in ("checkpoint", "run", "session"):
+        done = served(noun, "list", "--offset", "1000", "-f", form)
+        assert done.stdout == ""
+        assert done.stderr.startswith("Nothing to show: --offset 1000 skips all ")
+        assert done.stderr.count("\n") == 1
+
+
 def test_list_pages(served, saved, tmp_path):
     for index in range(2):
         served(

@@ -319,6 +319,8 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        if getattr(parsed_args, "offset", 0):
+            parsed_args.nothing = None  # there may be some, before it
         known = {_normal(name) for name in column_names}
         for name in parsed_args.sort_columns:
             if _normal(name) not in known:
