@@ -109,7 +109,12 @@ class Parser(argparse.ArgumentParser):
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
-        options = [arg.partition("=")[0] for arg in extra if len(arg) > 1 and arg[0] == "-"]
+        front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
+        options = [
+            arg.partition("=")[0]
+            for arg in extra
+            if len(arg) > 1 and arg[0] == "-" and arg in front
+        ]
         verb = bool(self.subcommands) and self._words[0] == extra[0] and extra[0][:1] != "-"
         if options and not verb:  # but: checkpoint lst --limit
             raise UsageError(

@@ -81,6 +81,14 @@ def test_no_option_is_near(typed):
     assert f"Hint: See: tinkex help {command}\n" in invoke(typed.split()).stderr
 
 
+@pytest.mark.parametrize("noun", [[], ["--base-model", "m"]])
+def test_no_option_stands_behind_two_hyphens(noun):
+    done = invoke(["run", "list", "--", "--limit", "3"])
+    assert "unexpected argument(s) for run list: --limit 3\n" in done.stderr
+    done = invoke(["run", *noun, "--", "--prompt", "x"])
+    assert "unexpected argument(s) for run: --prompt x\n" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["run", "hello"], ["run", "Hello there"], ["run", "foo", "-v"]])
 def test_no_verb_is_near(words):
     assert "Hint: Below 'run' there are: run batch, run info, run list" in invoke(words).stderr
