@@ -28,7 +28,11 @@ def as_tinkex_error(error: Exception) -> TinkexError:
             error.hint = _hint_about(error.__cause__) or error.hint
         return error
     if isinstance(error, OSError) and error.strerror:
-        # Everything but the standard streams has a name.
+        if error.errno == errno.ENOENT and not error.filename:
+            return LocalError(
+                "the current directory is not there any more", hint="Go to another one with cd."
+            )
+        # Everything else but the standard streams has a name.
         where = f"{error.filename}: " if error.filename else "cannot write the output: "
         return LocalError(f"{where}{error.strerror}", hint=_hint_about(error))
     what = " ".join(str(error).split())[:200]

@@ -39,3 +39,12 @@ def test_hint_about_a_full_disk(tmp_path):
     assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")
     full = OSError(errno.ENOSPC, "No space left on device")
     assert as_tinkex_error(full).hint == "Free some space, or choose another place."
+
+
+def test_a_current_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = invoke(["run", "--base-model", "m", "--prompt", "x", "--output", "file"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "the current directory is not there any more\nHint: Go to another" in done.stderr
