@@ -92,7 +92,9 @@ def from_command(command: str) -> str:
             timeout=CREDENTIAL_COMMAND_TIMEOUT,
         )
     except subprocess.TimeoutExpired as error:
-        raise SettingsError("the credential command did not finish", hint=hint) from error
+        raise SettingsError(
+            f"the credential command did not end within {CREDENTIAL_COMMAND_TIMEOUT} s", hint=hint
+        ) from error
     key = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode or not key:
         what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
