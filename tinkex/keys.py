@@ -32,7 +32,10 @@ def read_argument(argument: str, stdin: TextIO | None) -> str:
     else:
         return argument
     if not text.strip():
-        raise SettingsError(f"no API key in {source}")
+        raise SettingsError(
+            f"no API key in {source}",
+            hint="The first line of standard input, or the file, is the key.",
+        )
     return text.strip()
 
 
@@ -69,7 +72,10 @@ def checked(key: str) -> str:
     """
     # A line break in a header value would be refused later with a far worse message.
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
-        raise SettingsError("the API key holds a space, a line break or a non-ASCII character")
+        raise SettingsError(
+            "the API key holds a space, a line break or a non-ASCII character",
+            hint="It is one word: is anything else there, from copying it?",
+        )
     return key
 
 

@@ -34,6 +34,30 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
     assert caught.value.hint == hint
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "--base-model", "m", "--prompt", ""], "For example: --prompt 'Once upon"),
+        (["run", "--base-model", "m", "--model-path", "p"], "Leave one of them out."),
+        (["run", "list", "--api-key", "a b"], "It is one word"),
+        (["run", "list", "--api-key", "-"], "The first line of standard input"),
+        (["run", "list", "--base-url", "https://me:secret@host"], "The key is given by --api-key"),
+        (["checkpoint", "download", "x", "--type", "sampler"], "A path names its type"),
+    ],
+)
+def test_hints_say_what_to_type(words, hint):
+    assert f"\nHint: {hint}" in invoke(words).stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x"]
+)
+def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
+    config(text)
+    done = invoke(["run", "list"])
+    assert "\nHint: Mend it in an editor, or let TINKEX_CONFIG name another file.\n" in done.stderr
+
+
 def test_hint_about_a_full_disk(tmp_path):
     words = ["config", "show", "--log-file", str(tmp_path)]
     assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")

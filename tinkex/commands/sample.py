@@ -63,7 +63,10 @@ class Sample(Lister):
 
         model_path, base_model = checked_model(self, parsed_args, "run")
         if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can give the key or the prompt, not both")
+            raise UsageError(
+                "standard input can give the key or the prompt, not both",
+                hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+            )
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
         if parsed_args.output == "-":
             parsed_args.output = None

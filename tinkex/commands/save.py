@@ -48,7 +48,9 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     """
     given = [bool(parsed_args.base_model), bool(parsed_args.model_path)]
     if all(given):
-        raise UsageError("--base-model and --model-path exclude each other")
+        raise UsageError(
+            "--base-model and --model-path exclude each other", hint="Leave one of them out."
+        )
     if not any(given):
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
