@@ -58,6 +58,14 @@ def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
     assert "\nHint: Mend it in an editor, or let TINKEX_CONFIG name another file.\n" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["version"], ["plugin", "list"], ["help"], ["--version"]])
+def test_what_a_report_of_a_fault_needs_works_whatever_the_settings(words, config, monkeypatch):
+    config("profiles: [")
+    assert invoke(words).exit_code == 0
+    monkeypatch.setenv("TINKER_BASE_URL", "none")
+    assert invoke(words).exit_code == 0
+
+
 def test_hint_about_a_full_disk(tmp_path):
     words = ["config", "show", "--log-file", str(tmp_path)]
     assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class ListPlugin(Lister):
     """List every entry point that tinkex uses, and why one does not load."""
 
+    mends = True  # the fault may be a plugin's
     column_names = ("group", "name", "distribution", "version", "error")
     droppable = ("version",)
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
