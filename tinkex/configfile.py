@@ -100,12 +100,15 @@ def _text(path: Path) -> str:
 def _content(text: str, path: Path) -> Mapping[str, Any]:
     if not text.strip():
         return {}  # most have no such file: nothing to import for it
+    import json
+
     import yaml
 
     try:
         config = yaml.safe_load(text)
+        json.dumps(config, default=str, skipkeys=True)  # fails where a value holds itself
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        # Dates out of range, endless nesting, and values that are not what their tag says.
+        # Dates out of range, endless nesting, values that are not what their tag says.
         raise SettingsError(f"{path} is not valid YAML", hint=_MEND) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -50,7 +50,7 @@ def test_hints_say_what_to_type(words, hint):
 
 
 @pytest.mark.parametrize(
-    "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x"]
+    "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x", "a: &b [*b]"]
 )
 def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
     config(text)
