@@ -99,6 +99,9 @@ def test_reset_asks_and_then_deletes(tmp_path):
     with pytest.raises(TinkexError, match="confirmation"):
         run("local", "reset")
     assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
+    with pytest.raises(TinkexError, match="confirmation"):
+        run("local", "reset", "--curl")
+    assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
     run("local", "reset", "--yes")
     info = json.loads(run("local", "info", "--json"))
     assert (info["sessions"], info["runs"], info["checkpoints"]) == (0, 0, 0)
