@@ -22,10 +22,8 @@ def open_default(api_key: str | None = None) -> App:
     try:
         return create_app(home, api_key)
     except OSError as error:
-        reason = error.strerror or str(error)
-        if isinstance(error, FileExistsError):  # in the system's words of what mkdir found
-            reason = "it is not a directory"
-        raise LocalError(f"cannot use {home}: {reason}", hint=_ELSEWHERE) from error
+        why = error.strerror or str(error)
+        raise LocalError(f"cannot use {home}: {why}", hint=_ELSEWHERE) from error
     except (StateError, sqlite3.Error) as error:
         raise unusable(error) from error
 
