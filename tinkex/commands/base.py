@@ -21,7 +21,7 @@ import cliff.show
 
 from tinkex import plugins
 from tinkex.columns import heading, plain_text
-from tinkex.commands.extensions import Extension, Formatters
+from tinkex.commands.extensions import Extension, Formatters, NamedHook
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
@@ -149,7 +149,7 @@ class _Bound(cliff.command.Command):
         group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
         for entry_point in plugins.entry_points(group):
             try:
-                hook = plugins.load(entry_point)(command=self)
+                hook = NamedHook(plugins.load(entry_point)(command=self), entry_point)
                 hooks.append(Extension(hook, entry_point))
             except (Exception, SystemExit) as error:
                 self._hook_failed(entry_point, error.__cause__ or error)

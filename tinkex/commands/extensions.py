@@ -6,12 +6,14 @@ stevedore's managers import all entry points of a group at once, and drop the er
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from tinkex import plugins
-from tinkex.exceptions import PluginError
+from tinkex.exceptions import PluginError, TinkexError
 
 if TYPE_CHECKING:
+    import argparse
     from importlib.metadata import EntryPoint
 
     from tinkex.shell import TinkexApp
@@ -23,6 +25,47 @@ class Extension:
     def __init__(self, obj: Any, entry_point: EntryPoint) -> None:
         self.obj = obj
         self.entry_point = entry_point
+
+
+class NamedHook:
+    """A hook of cliff's that is named when it fails while the command runs.
+
+    An error of ours passes as it is: the hook means to end the command.
+    """
+
+    def __init__(self, hook: Any, entry_point: EntryPoint) -> None:
+        self._hook, self._entry_point = hook, entry_point
+        self.get_parser, self.get_epilog = hook.get_parser, hook.get_epilog
+
+    def before(self, parsed_args: argparse.Namespace) -> argparse.Namespace | None:
+        """Let the hook look at the arguments, and change them.
+
+        :raises PluginError: it failed.
+        """
+        with self._named():
+            return cast("argparse.Namespace | None", self._hook.before(parsed_args))
+
+    def after(self, parsed_args: argparse.Namespace, result: Any) -> Any:
+        """Let the hook look at the result, and change it.
+
+        :raises PluginError: it failed.
+        """
+        with self._named():
+            return self._hook.after(parsed_args, result)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (TinkexError, BrokenPipeError):
+            raise
+        except Exception as error:
+            owner = plugins.distribution_of(self._entry_point)
+            raise PluginError(
+                f"the hook {self._entry_point.name!r} of plugin {owner} failed "
+                f"({type(error).__name__}: {error})",
+                hint=f"To go on without it, list the other plugins in {plugins.ONLY}.",
+            ) from error
 
 
 class Formatters:
