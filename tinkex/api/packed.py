@@ -42,21 +42,23 @@ class Packed:
         """Extract the archive, or what is missing of it, into the stage.
 
         An earlier attempt is gone on with if the archive is not compressed: of a compressed one
-        nothing can be read without all that came before.
+        nothing can be read without all that came before. Where parts do not hold together,
+        another attempt asks for none.
         """
         with local_errors(self._landing.directory):
             mark, entry = self._mark()
-            if mark is not None:
-                try:
+            try:
+                if mark is not None:
                     if self._is_apart(mark):
                         mark.known = self._fetch_apart(mark, entry["validator"], entry["total"])
                     return self._extract(Span(mark.next, None, entry["validator"]), mark)
-                except Changed:
-                    pass
-            self._stage.clear()
-            return self._extract(WHOLE, None)
+                self._stage.clear()
+                return self._extract(WHOLE, None)
+            except Changed:
+                self._stage.clear()
+                return self._extract(WHOLE, None, many=False)
 
-    def _extract(self, span: Span, after: Mark | None) -> Files:
+    def _extract(self, span: Span, after: Mark | None, *, many: bool = True) -> Files:
         with _Source(self._storage, self._address, self._name, self._meter) as source:
             body = source.open(span)
             validator, total = body.validator, body.total
@@ -70,7 +72,7 @@ class Packed:
                     last = mark.end
                     self._note(mark, validator, total)
                 # An archive that ends with it is incomplete, which is found out on the way.
-                if mark.size < LARGE or mark.end >= total or not body.ranged:
+                if not many or mark.size < LARGE or mark.end >= total or not body.ranged:
                     return None
                 known = self._fetch_apart(mark, validator, total)
                 source.open(Span(mark.end, None, validator))

@@ -1,0 +1,81 @@
+"""Large files of an archive, each fetched as a range of it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.unit.api.test_download import SAMPLER, arrived, leftovers, offer, tar
+from tinkex.api import packed, verify
+
+SIZE = 100_000
+FILES = {
+    "adapter_config.json": b"{}",
+    "adapter_model.safetensors": random.Random(3).randbytes(SIZE),
+    "more/model": random.Random(4).randbytes(SIZE),
+}
+AT = "/files/a.tar"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+@pytest.fixture(autouse=True)
+def large(monkeypatch):
+    monkeypatch.setattr(packed, "LARGE", SIZE)
+    monkeypatch.setattr(packed, "_WORTH", 1000)
+
+
+def ranged(server, body: bytes, tag: str = '"1"'):
+    """Return the script of a storage that sends ranges of *body*."""
+
+    def answer(seen):
+        headers = {"ETag": tag, "Accept-Ranges": "bytes"}
+        if "range" not in seen.headers:
+            return server.reply(body, headers=headers)
+        first, last = seen.headers["range"].removeprefix("bytes=").split("-")
+        start, end = int(first), int(last) + 1 if last else len(body)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+        return server.reply(body[start:end], 206, headers)
+
+    return answer
+
+
+def asked(server) -> list[str]:
+    return [seen.headers.get("range", "all") for seen in server.requests(AT)]
+
+
+def check(target: Path) -> None:
+    assert arrived(target) == FILES
+    assert all(file.good for file in verify(target))
+    assert not leftovers(target.parent)
+
+
+def test_a_large_file_is_a_range(server, client, target):
+    offer(server, None, at=AT)
+    server.on("GET", AT, ranged(server, tar(FILES)))
+    client.checkpoints.download(SAMPLER, target)
+    check(target)
+    assert len(asked(server)) == 5
+
+
+@pytest.mark.parametrize("lie", ["no ranges", "other tags"])
+def test_an_archive_whose_parts_do_not_hold_together_is_fetched_whole(
+    lie, server, client, target
+):
+    body, tags = tar(FILES), iter(range(100))
+    offer(server, None, at=AT)
+
+    def answer(seen):
+        if lie == "other tags":
+            return ranged(server, body, f'"{next(tags)}"')(seen)
+        return server.reply(body, headers={"ETag": '"1"', "Accept-Ranges": "bytes"})
+
+    server.on("GET", AT, answer)
+    client.checkpoints.download(SAMPLER, target)
+    check(target)
+    assert [words for words in asked(server) if words == "all"] == ["all", "all"]
