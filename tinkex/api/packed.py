@@ -105,7 +105,9 @@ class Packed:
             }
 
     def _is_apart(self, mark: Mark) -> bool:
-        return mark.name in self._stage.journal.get("files", {})
+        """Tell whether the file is fetched by itself: as before, or as nothing of it is here."""
+        known = mark.name in self._stage.journal.get("files", {})
+        return known or not (self._stage.content / mark.name).is_file()
 
     def _mark(self) -> tuple[Mark | None, dict[str, Any]]:
         """Return where an earlier attempt has come to; what lies beyond it is removed."""
@@ -123,9 +125,9 @@ class Packed:
         if sizes != _sizes(content, sizes):
             return None, {}
         if not self._is_apart(mark):
-            if not (content / name).is_file():
-                return None, {}
             mark.have = min((content / name).stat().st_size, size)
+        elif mark.end >= entry["total"]:
+            return None, {}
         return mark, entry
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.unit.api.test_download import SAMPLER, arrived, leftovers, offer, tar
 from tinkex.api import packed, verify
+from tinkex.exceptions import Unauthorized
 
 SIZE = 100_000
 FILES = {
@@ -79,3 +81,26 @@ def test_an_archive_whose_parts_do_not_hold_together_is_fetched_whole(
     client.checkpoints.download(SAMPLER, target)
     check(target)
     assert [words for words in asked(server) if words == "all"] == ["all", "all"]
+
+
+def test_a_large_file_that_was_not_to_be_had_loses_nothing_of_those_before(server, client, target):
+    body = tar(FILES)
+    offer(server, None, at=AT)
+    whole, second = ranged(server, body), body.index(FILES["more/model"])
+
+    def answer(seen):
+        if f"bytes={second}-" in seen.headers.get("range", ""):
+            return server.reply(None, 401)
+        return whole(seen)
+
+    server.on("GET", AT, answer)
+    with pytest.raises(Unauthorized):
+        client.checkpoints.download(SAMPLER, target)
+    server.on("GET", AT, whole)
+    server.seen.clear()
+    client.checkpoints.download(SAMPLER, target)
+    check(target)
+    assert [words.partition("-")[0] for words in asked(server)] == [
+        f"bytes={second}",
+        f"bytes={second + SIZE + -SIZE % tarfile.BLOCKSIZE}",
+    ]
