@@ -94,7 +94,9 @@ class Piece:
         if self._span.end is not None:
             size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
-        self._part.write_bytes(b"")
+        # Connections of an attempt that failed may bring more for a while: not into this file.
+        self._part.unlink(missing_ok=True)
+        self._part.touch()
         segment = [0, 0, -1 if size is None else size]
         if size is not None and validator is not None:
             entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
@@ -239,7 +241,11 @@ class Piece:
                     with self._open(segment, validator) as stream:
                         self._receive(stream, segment, file.fileno(), blocks)
 
-        together(work, range(min(RANGES, len(waiting))))
+        try:
+            together(work, range(min(RANGES, len(waiting))))
+        except BaseException:
+            waiting.clear()  # whoever is still at work, or has not begun, takes no more
+            raise
 
     def _open(self, segment: Segment, validator: str | None) -> Stream:
         """Ask for what is missing of *segment*."""

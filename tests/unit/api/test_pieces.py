@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,9 @@ def fetch(server, client, tmp_path):
 
     server.on("GET", "/f", lambda seen: (answer if "range" in seen.headers else whole)(seen))
 
-    def fetch(segments: list[list[int]], on_disk: int) -> list[tuple[int, int]]:
+    def fetch(
+        segments: list[list[int]], on_disk: int, content: bytes = CONTENT, until: float = 0
+    ) -> list[tuple[int, int]]:
         path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
         stage = Stage(tmp_path / "stage", path)
         written = bytearray(on_disk)
@@ -49,8 +52,9 @@ def fetch(server, client, tmp_path):
         address = Address(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
         with Storage(client._transport) as storage:
             known = Piece(storage, stage, address, Path("f"), Meter(None)).fetch()
-        assert (stage.content / "f").read_bytes() == CONTENT
-        assert known.sha256 == hashlib.sha256(CONTENT).hexdigest()
+        time.sleep(until)
+        assert (stage.content / "f").read_bytes() == content
+        assert known.sha256 == hashlib.sha256(content).hexdigest()
         stage.close(keep=False)
         spans = [
             seen.headers.get("range", "bytes=0-").removeprefix("bytes=") for seen in server.seen
@@ -81,3 +85,17 @@ def test_parts_that_the_disk_has_lost_are_not_believed(fetch):
 
 def test_a_single_part_goes_on_from_what_is_on_the_disk(fetch):
     assert fetch([[0, 5, len(CONTENT)]], 123_456) == [(123_456, len(CONTENT) - 1)]
+
+
+def test_connections_that_still_bring_the_old_file_do_not_write_into_the_new_one(server, fetch):
+    new = CONTENT[::-1]
+    slow = {"ETag": TAG, "Content-Range": f"bytes 0-{PART - 1}/{len(CONTENT)}"}
+
+    def answer(seen):
+        if seen.headers.get("range") == f"bytes=0-{PART - 1}":
+            return server.reply(CONTENT[:PART], 206, slow, pieces=10, linger=0.1)
+        return server.reply(new, headers={"ETag": '"2"'})
+
+    server.on("GET", "/f", answer)
+    asked = fetch(parts(0, 30_000), PART + 30_000, new, until=1.2)
+    assert asked.count((0, -1)) == 1
