@@ -98,9 +98,12 @@ class Piece:
         self._part.unlink(missing_ok=True)
         self._part.touch()
         segment = [0, 0, -1 if size is None else size]
-        if size is not None and validator is not None:
-            entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
-            self._journal(entry)
+        with self._stage.changing(at_once=True) as journal:
+            files = journal.setdefault("files", {})
+            files.pop(self._name, None)
+            if size is not None and validator is not None:
+                known = {"size": size, "validator": validator}
+                files[self._name] = {**known, "sha256": None, "segments": [segment]}
         with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
             if not self._receive(stream, segment, file.fileno(), found, many=many):
                 return self._complete(segment[1], found.hexdigest())

@@ -22,7 +22,15 @@ TAG = '"1"'
 
 
 @pytest.fixture
-def fetch(server, client, tmp_path):
+def stage(tmp_path):
+    path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
+    stage = Stage(tmp_path / "stage", path)
+    yield stage
+    stage.close(keep=False)
+
+
+@pytest.fixture
+def fetch(server, client, stage):
     """Go on with a file of which *here* is written down and on the disk; return what was asked."""
 
     def answer(seen):
@@ -39,8 +47,6 @@ def fetch(server, client, tmp_path):
     def fetch(
         segments: list[list[int]], on_disk: int, content: bytes = CONTENT, until: float = 0
     ) -> list[tuple[int, int]]:
-        path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
-        stage = Stage(tmp_path / "stage", path)
         written = bytearray(on_disk)
         for start, at, end in segments:
             at = end if len(segments) == 1 else at  # more was written than was noted
@@ -55,7 +61,6 @@ def fetch(server, client, tmp_path):
         time.sleep(until)
         assert (stage.content / "f").read_bytes() == content
         assert known.sha256 == hashlib.sha256(content).hexdigest()
-        stage.close(keep=False)
         spans = [
             seen.headers.get("range", "bytes=0-").removeprefix("bytes=") for seen in server.seen
         ]
@@ -99,3 +104,9 @@ def test_connections_that_still_bring_the_old_file_do_not_write_into_the_new_one
     server.on("GET", "/f", answer)
     asked = fetch(parts(0, 30_000), PART + 30_000, new, until=1.2)
     assert asked.count((0, -1)) == 1
+
+
+def test_nothing_is_noted_of_a_file_that_cannot_be_known_again(server, fetch, stage):
+    server.on("GET", "/f", server.reply(CONTENT[::-1]))
+    fetch(parts(PART, 30_000), PART + 30_000, CONTENT[::-1])
+    assert not stage.journal["files"]
