@@ -49,9 +49,10 @@ class Packed:
             mark, entry = self._mark()
             try:
                 if mark is not None:
+                    validator, total = entry["validator"], entry["total"]
                     if self._is_apart(mark):
-                        mark.known = self._fetch_apart(mark, entry["validator"], entry["total"])
-                    return self._extract(Span(mark.next, None, entry["validator"]), mark)
+                        mark.known = self._fetch_apart(mark, validator, total)
+                    return self._extract(Span(mark.next, None, validator, total), mark)
                 self._stage.clear()
                 return self._extract(WHOLE, None)
             except Changed:
@@ -75,7 +76,7 @@ class Packed:
                 if not many or mark.size < LARGE or mark.end >= total or not body.ranged:
                     return None
                 known = self._fetch_apart(mark, validator, total)
-                source.open(Span(mark.end, None, validator))
+                source.open(Span(mark.end, None, validator, total))
                 return known
 
             return archive.extract(
@@ -89,7 +90,7 @@ class Packed:
     def _fetch_apart(self, mark: Mark, validator: str, total: int) -> LockedFile:
         """Fetch a large file of the archive as if it were not in one: in ranges, if need be."""
         inside = Inside(self._meter, self._name, total, mark.data)
-        span = Span(mark.data, mark.data + mark.size, validator)
+        span = Span(mark.data, mark.data + mark.size, validator, total)
         place = Path(mark.name)
         return Piece(self._storage, self._stage, self._address, place, inside, span).fetch()
 

@@ -62,6 +62,7 @@ class Piece:
     ) -> None:
         self._storage, self._stage, self._address, self._span = storage, stage, address, span
         self._relative, self._name, self._meter = relative, relative.as_posix(), meter
+        self._total = span.total
         self._part = stage.parts / relative
         self._ready = stage.content / relative
 
@@ -91,6 +92,7 @@ class Piece:
 
     def _fetch_from(self, stream: Stream, many: bool) -> LockedFile:
         size, validator = stream.body.total, stream.body.validator
+        self._total = size
         if self._span.end is not None:
             size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
@@ -113,6 +115,8 @@ class Piece:
 
     def _go_on(self, known: dict[str, Any]) -> LockedFile:
         size, segments = known["size"], known["segments"]
+        if self._span is WHOLE:
+            self._total = size
         try:
             on_disk = self._part.stat().st_size
         except FileNotFoundError:
@@ -253,7 +257,7 @@ class Piece:
     def _open(self, segment: Segment, validator: str | None) -> Stream:
         """Ask for what is missing of *segment*."""
         start = self._span.start
-        span = Span(start + segment[1], start + segment[2], validator)
+        span = Span(start + segment[1], start + segment[2], validator, self._total)
         return Stream(self._storage, self._address, span)
 
     # The end ------------------------------------------------------------------------------

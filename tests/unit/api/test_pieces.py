@@ -110,3 +110,18 @@ def test_nothing_is_noted_of_a_file_that_cannot_be_known_again(server, fetch, st
     server.on("GET", "/f", server.reply(CONTENT[::-1]))
     fetch(parts(PART, 30_000), PART + 30_000, CONTENT[::-1])
     assert not stage.journal["files"]
+
+
+def test_a_file_of_another_size_is_another_file(server, fetch):
+    new = CONTENT[::-1] + b"more"
+
+    def answer(seen):
+        found = server.reply(new, headers={"ETag": TAG})
+        if "range" in seen.headers:
+            place = f"bytes {PART}-{len(CONTENT) - 1}/{len(new)}"
+            headers = {"ETag": TAG, "Content-Range": place}
+            found = server.reply(new[PART : len(CONTENT)], 206, headers)
+        return found
+
+    server.on("GET", "/f", answer)
+    assert (0, -1) in fetch([[0, 5, len(CONTENT)]], PART, new)
