@@ -133,6 +133,8 @@ class Piece:
 
     def _confirm(self, known: dict[str, Any]) -> LockedFile:
         """Return what is known about a file that is here, if it is still the same there."""
+        if self._part.is_file():  # a process that was killed did not come to that
+            os.replace(self._part, self._ready)
         same = self._ready.is_file() and self._ready.stat().st_size == known["size"]
         if not same:
             raise Changed
@@ -263,15 +265,12 @@ class Piece:
     # The end ------------------------------------------------------------------------------
 
     def _complete(self, size: int, sha256: str) -> LockedFile:
-        os.replace(self._part, self._ready)
-        entry = self._stage.journal.get("files", {}).get(self._name)
-        if entry is not None:
-            self._journal({**entry, "sha256": sha256, "segments": [[0, size, size]]})
-        return LockedFile(size, sha256)
-
-    def _journal(self, entry: dict[str, Any]) -> None:
         with self._stage.changing(at_once=True) as journal:
-            journal.setdefault("files", {})[self._name] = entry
+            entry = journal["files"].get(self._name)
+            if entry is not None:
+                entry.update(sha256=sha256, segments=[[0, size, size]])
+        os.replace(self._part, self._ready)
+        return LockedFile(size, sha256)
 
 
 class _Probe:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.unit.api import download_killed as driver
 from tests.unit.api.test_download import SAMPLER, arrived, leftovers, offer, tar
 from tinkex.api import packed, verify
 from tinkex.exceptions import Unauthorized
 
-SIZE = 100_000
+ROOT = Path(__file__).parents[3]
+SIZE = driver.SIZE
 FILES = {
     "adapter_config.json": b"{}",
     "adapter_model.safetensors": random.Random(3).randbytes(SIZE),
@@ -51,6 +56,16 @@ def asked(server) -> list[str]:
     return [seen.headers.get("range", "all") for seen in server.requests(AT)]
 
 
+def covered(spans: list[str], size: int) -> int:
+    """Return how many bytes *spans* ask for; nobody takes all of what has no end."""
+    marks = bytearray(size)
+    for span in spans:
+        first, _, last = span.removeprefix("bytes=").partition("-")
+        if last:
+            marks[int(first) : int(last) + 1] = b"\1" * (int(last) + 1 - int(first))
+    return sum(marks)
+
+
 def check(target: Path) -> None:
     assert arrived(target) == FILES
     assert all(file.good for file in verify(target))
@@ -66,9 +81,7 @@ def test_a_large_file_is_a_range(server, client, target):
 
 
 @pytest.mark.parametrize("lie", ["no ranges", "other tags"])
-def test_an_archive_whose_parts_do_not_hold_together_is_fetched_whole(
-    lie, server, client, target
-):
+def test_an_archive_whose_parts_do_not_hold_together_is_fetched_whole(lie, server, client, target):
     body, tags = tar(FILES), iter(range(100))
     offer(server, None, at=AT)
 
@@ -104,3 +117,32 @@ def test_a_large_file_that_was_not_to_be_had_loses_nothing_of_those_before(serve
         f"bytes={second}",
         f"bytes={second + SIZE + -SIZE % tarfile.BLOCKSIZE}",
     ]
+
+
+def test_a_download_killed_at_any_step_is_gone_on_with(server, tmp_path):
+    body = tar(FILES)
+    offer(server, None, at=AT)
+    server.on("GET", AT, ranged(server, body))
+    target = tmp_path / "work" / "target"
+    command = [sys.executable, "-m", driver.__name__, server.url, str(tmp_path)]
+    steps = 0
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in process.stdout:
+            here = json.loads(line)["known"]
+            was_there = target.exists()
+            server.seen.clear()
+            print(file=process.stdin, flush=True)
+            left = json.loads(process.stdout.readline())["left"]
+            assert arrived(target) == FILES
+            assert all(file.good for file in verify(target))
+            if not was_there:
+                assert left == ["target"]
+                assert covered(asked(server), len(body)) <= 2 * SIZE - here
+            print(file=process.stdin, flush=True)
+            steps += 1
+    assert process.returncode == 0
+    assert steps > 50
