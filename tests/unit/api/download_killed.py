@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.api.commit_killed import KILLED
-from tinkex.api import ServiceClient, packed, pieces, stage
+from tinkex.api import ServiceClient, digests, packed, pieces, stage
 from tinkex.api.stage import journal_of
 from tinkex.api.storage import Span, Storage
 from tinkex.settings import Settings
@@ -27,13 +27,22 @@ SIZE = 100_000
 STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
-def small_is_large() -> None:
-    """Let files of 100 KB take the ways of those of 100 MB, over several connections."""
-    packed.LARGE, packed._WORTH = SIZE, 1000
-    pieces._PROBE_BYTES, pieces._PROBE_SECONDS, pieces._MIN_SECONDS = 20_000, 0.0, -1.0
-    pieces._MIN_REST, pieces._PART, pieces.RANGES = 20_000, 20_000, 3
-    pieces._BUSY, pieces._FAST = 100.0, 2**60
-    stage._INTERVAL = 0.01
+#: What lets files of 100 KB take the ways of those of 100 MB, over several connections.
+LOWERED = {
+    packed: {"LARGE": SIZE, "_WORTH": 1000},
+    pieces: {
+        "_PROBE_BYTES": 20_000,
+        "_PROBE_SECONDS": 0.0,
+        "_BUSY": 100.0,
+        "_FAST": 2**60,
+        "_MIN_REST": 20_000,
+        "_MIN_SECONDS": -1.0,
+        "_PART": 20_000,
+        "RANGES": 3,
+    },
+    digests: {"BLOCK": 20_000, "_WORTH": 10_000},
+    stage: {"_INTERVAL": 0.01},
+}
 
 
 def download(url: str, target: Path) -> None:
@@ -106,7 +115,8 @@ def run(url: str, target: Path) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    small_is_large()
+    for module, values in LOWERED.items():
+        vars(module).update(values)
     os.fsync = lambda _: None  # what a process has written outlives it without
     for line in run(sys.argv[1], Path(sys.argv[2]) / "work" / "target"):
         print(json.dumps(line), flush=True)
