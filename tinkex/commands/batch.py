@@ -25,7 +25,6 @@ from tinkex.commands.save import add_model_options
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
-    LocalError,
     NotOffered,
     PaymentRequired,
     SettingsError,
@@ -193,6 +192,8 @@ class BatchRun(Command):
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
         ledger = Ledger(parsed_args.output, {"prompts": prompts.digest, **made_by}, prompts.total)
+        if parsed_args.prompts != "-":
+            ledger.keep_off(parsed_args.prompts)
         ledger.check(resume=parsed_args.resume, force=parsed_args.force)
         return ledger
 
@@ -215,7 +216,7 @@ class _Batch:
         self._sampling = sampling
         self._tokenizer = tokenizer
         self._ledger = ledger
-        self._interrupted = False
+        self._interrupted = self._prompts_lost = False
         self._failures_in_a_row = 0
         self._drawn = 0.0
         self._began = time.monotonic()
@@ -236,7 +237,7 @@ class _Batch:
         try:
             with _ctrl_c(lambda: self._interrupt(results)):
                 hopeless = self._take_all(results)
-        except Terminated:  # at once: what is under way is lost
+        except (Terminated, KeyboardInterrupt):  # at once: what is under way is lost
             self._interrupted = True
             self._close_summary()
             self._tell(None)
@@ -256,22 +257,26 @@ class _Batch:
         """Write all results; return the error that made an end of it before all were there."""
         hopeless: TinkexError | None = None
         self._draw(results)
-        for result in results:
-            try:
+        try:
+            for result in results:
                 hopeless = self._take(result) or hopeless
-            except LocalError as error:  # there is nowhere to put results
-                return error
-            if hopeless is not None:
-                results.stop(DRAIN)
-            self._draw(results)
+                if hopeless is not None:
+                    results.stop(DRAIN)
+                self._draw(results)
+        except TinkexError as error:  # there is nowhere to put results, or no more of the prompts
+            return error
         return hopeless
 
     def _rows(self) -> Iterator[SampleRow]:
         from tinkex.api import SampleRow
 
-        for row in self._prompts:
-            if self._ledger is None or row.index not in self._ledger:
-                yield SampleRow(row.prompt, row.params, row.num_samples, key=row)
+        try:
+            for row in self._prompts:
+                if self._ledger is None or row.index not in self._ledger:
+                    yield SampleRow(row.prompt, row.params, row.num_samples, key=row)
+        except TinkexError:  # they are no more what they were when they were checked
+            self._prompts_lost = True
+            raise
 
     def _take(self, result: SampledRow) -> TinkexError | None:
         """Write one result; return its error if that is the end of the whole run."""
@@ -369,7 +374,9 @@ class _Batch:
             return
         if summary.failed:
             say(f"Rows that failed: {self._ledger.failed_path}")
-        if self._interrupted or hopeless is not None or summary.failed:
+        if self._prompts_lost:
+            say(f"{self._ledger.done} rows are in {self._ledger.name}")
+        elif self._interrupted or hopeless is not None or summary.failed:
             say(f"{self._ledger.done} rows are in {self._ledger.name}. To go on:")
             say(f"  {self._command_line()}")
         else:
