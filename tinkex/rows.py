@@ -56,6 +56,7 @@ class Prompts:
     :ivar total: how many there are.
     :ivar digest: a fingerprint of their content.
     :ivar needs_tokenizer: whether one of them is more than token ids.
+    :ivar needs_template: whether one of them is messages.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Prompts:
         self._kind = kind
         self.total = 0
         self.digest = ""
-        self.needs_tokenizer = False
+        self.needs_tokenizer = self.needs_template = False
 
     def __enter__(self) -> Prompts:
         return self
@@ -122,7 +123,9 @@ class Prompts:
                 )
             seen.add(mark)
             self.total += 1
-            self.needs_tokenizer |= not _is_tokens(row.prompt)
+            if not _is_tokens(row.prompt):
+                self.needs_tokenizer = True
+                self.needs_template |= not isinstance(row.prompt, str)
         if not self.total:
             raise UsageError(f"there are no prompts in {self._name}")
         self.digest = digest.hexdigest()

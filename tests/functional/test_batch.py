@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+import tinkex_local
 from tests.functional.conftest import MODEL, Program
 
 STUB = Path(__file__).parents[2] / "benchmarks" / "sampling_server.py"
+MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
 ON_MODEL = ("--base-model", MODEL, "--max-tokens", "3")
 
 
@@ -162,6 +165,23 @@ def test_mistakes_are_told_before_anything_is_sampled(tinkex, tmp_path, argv, st
     assert told in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_without_a_chat_template_are_told_once(tmp_path):
+    shutil.copy(MODEL_FILES / "tokenizer.json", tmp_path)
+    rows = [{"prompt": "x"}, *[{"messages": [{"role": "user", "content": "Hi"}]}] * 30]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with stub() as program:
+        done = program(
+            *("run", "batch", "in.jsonl", "--base-model", "m", "--tokenizer", str(tmp_path)),
+            *("--output", "out.jsonl"),
+            cwd=tmp_path,
+            code=1,
+        )
+
+    assert "has no chat template" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize(

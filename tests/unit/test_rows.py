@@ -55,11 +55,16 @@ def test_what_a_row_leaves_out_is_as_for_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "needed"),
-    [({"prompt": "x"}, True), ({"tokens": [1]}, False), ({"messages": [{"role": "user"}]}, True)],
+    ("row", "tokenizer", "template"),
+    [
+        ({"prompt": "x"}, True, False),
+        ({"tokens": [1]}, False, False),
+        ({"messages": [{"role": "user"}]}, True, True),
+    ],
 )
-def test_whether_a_tokenizer_is_needed(tmp_path, row, needed):
-    assert of_jsonl(tmp_path, row).needs_tokenizer is needed
+def test_what_is_needed_of_a_tokenizer(tmp_path, row, tokenizer, template):
+    prompts = of_jsonl(tmp_path, row)
+    assert (prompts.needs_tokenizer, prompts.needs_template) == (tokenizer, template)
 
 
 def test_blank_lines_count_as_lines_only(tmp_path):

@@ -167,6 +167,8 @@ class BatchRun(Command):
                 lambda: parsed_args.tokenizer or sampling.find_base_model(deadline),
                 needed=prompts.needs_tokenizer or bool(parsed_args.tokenizer),
             )
+            if tokenizer is not None and prompts.needs_template:
+                _ = tokenizer.template  # that there is none is told once, not for each row
             if ledger is not None:
                 stack.callback(ledger.close)
                 ledger.open(resume=parsed_args.resume)
