@@ -23,8 +23,7 @@ from h2.settings import SettingCodes
 
 from tinkex.api import ServiceClient
 from tinkex.exceptions import ConnectionFailed, TimedOut
-from tinkex.pools import PoolOptions
-from tinkex.settings import Settings
+from tinkex.settings import PoolOptions, Settings
 
 BODY = json.dumps({"training_runs": [], "cursor": {"total_count": 0}}).encode()
 
@@ -233,7 +232,7 @@ def test_an_answer_with_a_goodbye_is_an_answer(act, serve):
 @pytest.mark.parametrize("act", [reset(ErrorCodes.INTERNAL_ERROR), goodbye_unprocessed, gone])
 def test_what_stays_so_is_told(act, serve):
     server = serve(*[act] * 20)
-    with server.client(30.0) as client, pytest.raises(ConnectionFailed, match="without an answer"):
+    with server.client(6.0) as client, pytest.raises(ConnectionFailed, match="without an answer"):
         client.runs.list()
     assert server.requests > 1
 
