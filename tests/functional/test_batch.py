@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 import tinkex_local
-from tests.functional.conftest import MODEL, Program
+from tests.functional.conftest import KEY, MODEL, Program
+from tinkex.api import ServiceClient
+from tinkex.settings import Settings
 
 STUB = Path(__file__).parents[2] / "benchmarks" / "sampling_server.py"
 MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
@@ -108,6 +110,24 @@ def test_a_checkpoint(served, saved, tmp_path):
     done = served("run", "batch", "-", "--model-path", saved["weights_path"], stdin="a\nb\n")
 
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_name_that_means_another_checkpoint_by_now_is_told(service, tinkex, tmp_path):
+    tinkex.environment |= {"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY}
+    settings = Settings(base_url=service.url, api_key=KEY, allow_http=True, timeout=30)
+    token_rows(tmp_path / "in.jsonl", 3)
+    with ServiceClient(settings) as client:
+        training = client.create_lora_training_client(MODEL, rank=1)
+        training.save_weights_for_sampler("one")
+        argv = ("run", "batch", "in.jsonl", "--model-path", f"{training.model_id}@latest:sampler")
+        argv += ("--max-tokens", "1", "--output", "out.jsonl", "--resume")
+        tinkex(*argv, cwd=tmp_path)
+        assert "Nothing was left to do" in tinkex(*argv, cwd=tmp_path).stderr
+        training.save_weights_for_sampler("two")
+    done = tinkex(*argv, cwd=tmp_path, code=1)
+    assert re.search(r'was made with --model-path "tinker://\S+/one", and now it is', done.stderr)
+    full = [w.replace("@latest:sampler", ":one") for w in argv]
+    assert "Nothing was left to do" in tinkex(*full, cwd=tmp_path).stderr
 
 
 def test_rows_that_fail_lie_beside_and_are_tried_again(served, tmp_path):

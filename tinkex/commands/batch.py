@@ -155,7 +155,7 @@ class BatchRun(Command):
                     parsed_args.input_format,
                 )
             )
-            ledger = self._ledger(parsed_args, prompts)
+            ledger = self._ledger(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
                 self.client.create_sampling_client(
@@ -187,13 +187,17 @@ class BatchRun(Command):
                 f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
             )
 
-    def _ledger(self, parsed_args: argparse.Namespace, prompts: Prompts) -> Ledger | None:
+    def _ledger(
+        self, parsed_args: argparse.Namespace, prompts: Prompts, model_path: str | None
+    ) -> Ledger | None:
         if parsed_args.output is None:
             return None
         from tinkex.ledger import Ledger
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
-        ledger = Ledger(parsed_args.output, {"prompts": prompts.digest, **made_by}, prompts.total)
+        # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
+        made_by |= {"prompts": prompts.digest, "model_path": model_path}
+        ledger = Ledger(parsed_args.output, made_by, prompts.total)
         if parsed_args.prompts != "-":
             ledger.keep_off(parsed_args.prompts)
         ledger.check(resume=parsed_args.resume, force=parsed_args.force)
