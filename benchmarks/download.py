@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import random
 import shutil
 import tarfile
 import tempfile
+import time
 from pathlib import Path
+from statistics import median
 
 from frame import (
     HEADER,
     Command,
     Context,
+    Sample,
+    Samples,
     Section,
     Target,
     Verdict,
+    cores,
     environment,
     measure,
     ratio,
@@ -29,6 +36,8 @@ RATE = 100
 RUN = "tinker://run-1:train:0"
 
 SINK, CURL, OFFICIAL = "tinkex's reader", "curl -o /dev/null", "official function, /dev/null"
+#: Commands that print how many seconds their transfer took, and what that part of them is called.
+CLOCKS = {name: f"{name}: the transfer" for name in (SINK, CURL, OFFICIAL)}
 FILES_SINK = "tinkex checkpoint download (files), nothing written"
 TAR_SINK = "tinkex checkpoint download (tar), nothing written"
 FILES, TAR = "tinkex checkpoint download (files)", "tinkex checkpoint download (tar)"
@@ -39,30 +48,40 @@ SLOW_GZ, SLOW_CURL_GZ = f"tinkex tar.gz, {RATE} MiB/s", f"curl tar.gz, {RATE} Mi
 
 TEXT = """\
 {size} MiB in one large file and a small one, half of it incompressible; the server sends with
-`sendfile` from memory. {rounds} rounds. Two kinds of nothing are written to: "tinkex's reader" is
-the transfer alone, what arrives goes to `/dev/null` as curl's and the official function's
-(`urlopen`, 8 KiB blocks) does; "nothing written" is the whole command — start-up, signed
-addresses, SHA-256 of all that arrives, reading of the archive — whose blocks are dropped where
-they would be written. Neither curl nor the official function works out sums. The other commands
-write to a memory file system, so that no disk is measured. With a limit of {rate} MiB/s for each
-connection ours opens eight. Client and server share the cores, and on two of them a second core
-for the sum is one that the server wants: the ratios of whole commands to curl are lower where
-there are more.
+`sendfile` from memory. {rounds} rounds. Two kinds of nothing are written to: "tinkex's reader"
+sends what arrives to `/dev/null`, as curl and the official function (`urlopen`, 8 KiB blocks) do;
+"nothing written" is the whole command — start-up, signed addresses, SHA-256 of all that arrives,
+reading of the archive — whose blocks are dropped where they would be written. Neither curl nor
+the official function works out sums. Rows called "the transfer" are the same processes by their
+own clocks, from the request to the last byte: throughput without the start of an interpreter.
+The other commands write to a memory file system, so that no disk is measured. With a limit of
+{rate} MiB/s for each connection ours opens eight.
+"""
+
+LIMITS = """\
+a whole download works out SHA-256, which one core here does at {sha:.1f} GiB/s, and begins with
+{start:.2f} s of Python and its modules; curl has received the same in {curl:.2f} s. Client and
+server share {cores} cores, so that the sum takes time from the transfer: with more of them it
+runs beside it.
 """
 
 #: The transfer alone, as ``checkpoint download`` does it.
 _SINK = """
-import sys
+import sys, time
 from tinkex.api import ServiceClient
+from tinkex.api.body import BLOCK
 from tinkex.api.storage import WHOLE, Storage
 from tinkex.api.stream import Address, Stream
 url = sys.argv[1]
 with ServiceClient(base_url=url, api_key="tml-benchmark") as client:
     with Storage(client._transport) as storage, open("/dev/null", "wb", buffering=0) as sink:
         place = url + "/stored/files/adapter_model.safetensors"
+        room = memoryview(bytearray(BLOCK))
+        began = time.perf_counter()
         with Stream(storage, Address(lambda: place, lambda: place), WHOLE) as stream:
-            while block := stream.read():
-                sink.write(block)
+            while count := stream.readinto(room):
+                sink.write(room[:count])
+        print(time.perf_counter() - began)
 """
 #: The whole command, but for the writing.
 _DROPPED = """
@@ -76,20 +95,22 @@ start()
 """
 #: The loop of the official program (tinker 0.38, ``cli/commands/checkpoint.py``).
 _OFFICIAL = """
-import sys
+import sys, time
 from pathlib import Path
 from tinker.cli.commands.checkpoint import _download_file
 url, *targets = sys.argv[1:]
+began = time.perf_counter()
 for name, target in zip(("adapter_model.safetensors", "adapter_config.json"), targets):
     _download_file(url + "/stored/files/" + name, dest=Path(target), label=name,
                    show_progress=False, format="json")
+print(time.perf_counter() - began)
 """
 
 
 def run(context: Context) -> Section:
     """Measure downloads."""
     size = QUICK_MIB if context.quick else SIZE_MIB
-    rounds = context.rounds(3)
+    rounds = context.rounds(5)
     with tempfile.TemporaryDirectory(dir=_memory()) as home:
         root, out = Path(home) / "served", Path(home) / "out"
         _make(root, size)
@@ -97,9 +118,11 @@ def run(context: Context) -> Section:
             samples = measure(_plain(context, home, out, url), rounds)
         limited = ("--directory", str(root), "--rate", str(RATE))
         with server(*limited, script="fileserver.py") as url:
-            samples |= measure(_limited(context, home, out, url), context.rounds(3))
+            samples |= measure(_limited(context, home, out, url), rounds)
+    samples |= _transfers(samples)
     targets = [
         # A throughput of 0.85 times curl's.
+        Target(CLOCKS[SINK], CLOCKS[CURL], 1.18),
         Target(SINK, CURL, 1.18),
         Target(FILES_SINK, CURL, 1.18),
         Target(TAR_SINK, CURL, 1.18),
@@ -118,7 +141,28 @@ def run(context: Context) -> Section:
         peak = max(sample.rss for sample in samples[name])
         found.append(Verdict(f"peak MiB of `{name}`", "≤ 64", peak, peak <= 64))
     text = TEXT.format(size=size, rounds=rounds, rate=RATE)
-    return Section("Downloads", text, HEADER, rows(samples), found)
+    return Section("Downloads", text, HEADER, rows(samples), found, _limits(samples))
+
+
+def _transfers(samples: Samples) -> dict[str, list[Sample]]:
+    """Return the samples of those that tell how long their transfer took, with that for time."""
+    return {
+        called: [dataclasses.replace(sample, wall=float(sample.said)) for sample in samples[name]]
+        for name, called in CLOCKS.items()
+    }
+
+
+def _limits(samples: Samples) -> str:
+    block = bytes(256 * 1024 * 1024)
+    began = time.perf_counter()
+    hashlib.sha256(block)
+    sha = 0.25 / (time.perf_counter() - began)
+    start = median(
+        whole.wall - transfer.wall
+        for whole, transfer in zip(samples[SINK], samples[CLOCKS[SINK]], strict=True)
+    )
+    curl = median(sample.wall for sample in samples[CURL])
+    return LIMITS.format(sha=sha, start=start, curl=curl, cores=cores())
 
 
 def _plain(context: Context, home: str, out: Path, url: str) -> list[Command]:
@@ -140,7 +184,7 @@ def _plain(context: Context, home: str, out: Path, url: str) -> list[Command]:
 
     return [
         command(SINK, [str(context.python), "-c", _SINK, url]),
-        command(CURL, ["curl", "-s", "-o", "/dev/null", large]),
+        command(CURL, ["curl", "-s", "-o", "/dev/null", "-w", "%{time_total}\n", large]),
         command(OFFICIAL, [*official, "/dev/null"]),
         command(FILES_SINK, [*dropped, *files[1:]]),
         command(TAR_SINK, [*dropped, *tar[1:]]),

@@ -18,11 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import IO, Literal
 
 HERE = Path(__file__).resolve().parent
 
 Quantity = Literal["wall", "cpu", "rss"]
+#: Bytes of output that are looked at.
+_MOST_SAID = 64 * 1024
 _UNITS: Mapping[Quantity, str] = {"wall": "", "cpu": " (CPU)", "rss": " (memory)"}
 
 
@@ -75,11 +77,14 @@ class Sample:
 
     The peak is never below that of the process that measures (some 20 MiB): the kernel counts
     what was there before the program began.
+
+    :ivar said: the last line that it printed; of a large output, nothing.
     """
 
     wall: float
     cpu: float
     rss: float
+    said: str = ""
 
 
 #: Samples of each command, by its name, in the order of the rounds.
@@ -186,8 +191,16 @@ def run_once(command: Command) -> Sample:
             err.seek(0)
             said = err.read().decode(errors="replace")
             raise SystemExit(f"{' '.join(command.argv)} ended with {process.returncode}:\n{said}")
+        said = _last_line(out)
     per_mib = 1024 if sys.platform == "linux" else 1024 * 1024
-    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / per_mib)
+    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / per_mib, said)
+
+
+def _last_line(out: IO[bytes]) -> str:
+    if os.fstat(out.fileno()).st_size > _MOST_SAID:
+        return ""
+    out.seek(0)
+    return (out.read().decode(errors="replace").splitlines() or [""])[-1]
 
 
 def ratio(samples: Samples, one: str, other: str, quantity: Quantity = "wall") -> float:
@@ -252,6 +265,13 @@ def server(*arguments: str, script: str = "server.py") -> Iterator[str]:
             yield process.stdout.readline().strip()
         finally:
             process.terminate()
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 0
 
 
 def tell(text: str, *, line: bool = False) -> None:

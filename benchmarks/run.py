@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import os
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from frame import HERE, Context, Section, tell
+from frame import HERE, Context, Section, cores, tell
 
 #: The benchmarks, in the order of the report.
 NAMES = tuple(
@@ -100,13 +99,7 @@ def _introduction(context: Context, names: tuple[str, ...]) -> str:
         command = f"One run of `make bench BENCH_ARGS='--only {','.join(names)}'`"
     if context.quick:
         command += " (quick: **not** for comparison)"
-    return INTRODUCTION.format(command=command, versions=_versions(context), cores=_cores())
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 0
+    return INTRODUCTION.format(command=command, versions=_versions(context), cores=cores())
 
 
 def _versions(context: Context) -> str:

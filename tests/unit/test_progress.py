@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -27,10 +28,14 @@ def test_a_server_that_says_nothing_is_waited_for_visibly(monkeypatch):
     monkeypatch.setattr(progress, "PATIENCE", 0.1)
     stream = _Stream(terminal=True)
     display = progress.Display(stream)
+    began = time.monotonic()
     display.expect("the service")
     time.sleep(0.5)
     display.clear()
-    assert "Waiting for the service: 0 s" in stream.getvalue()
+    shown = re.findall(r"Waiting for the service: (\d+) s", stream.getvalue())
+    assert shown
+    # rich is imported meanwhile, which a busy machine may take a second for.
+    assert 0 <= int(shown[0]) <= int(shown[-1]) <= round(time.monotonic() - began)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,12 +11,12 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Protocol, cast
 
+from tinkex.api.body import Readable
 from tinkex.api.digests import Digest
 from tinkex.api.lockfile import LockedFile
-from tinkex.api.unpacking import GZIP_MAGIC, Forward, Gunzipped, Peeked, Readable
+from tinkex.api.unpacking import GZIP_MAGIC, Forward, Gunzipped, Peeked
 from tinkex.exceptions import InvalidAnswer
 
-_BLOCK = 256 * 1024
 #: Bytes that may come between the contents of two files: headers, with long names and more.
 MAX_HEADERS = 1024 * 1024
 #: What the libraries raise for nonsense; the last three come from numbers in headers.
@@ -110,26 +109,29 @@ def extract(
 
 def _finish(source: Readable, directory: Path, mark: Mark) -> LockedFile:
     """Write the rest of a member whose beginning is here."""
-    path, found = directory / mark.name, hashlib.sha256()
-    left = mark.size - mark.have
-    with open(path, "r+b", buffering=0) as file:
+    path = directory / mark.name
+    with Digest(mark.size) as found, open(path, "r+b", buffering=0) as file:
         file.truncate(mark.have)
-        while block := file.read(_BLOCK):
-            found.update(block)
-        while left:
-            block = source.read(min(_BLOCK, left))
-            if not block:
+        while found.take(file, mark.have):
+            pass
+        _copy(source, file, mark.size - mark.have, found)
+        padding = memoryview(bytearray(-mark.size % tarfile.BLOCKSIZE))
+        while padding:
+            count = source.readinto(padding)
+            if not count:
                 raise InvalidAnswer("the archive is incomplete")
-            write_all(file, block)
-            found.update(block)
-            left -= len(block)
-    padding = -mark.size % tarfile.BLOCKSIZE
-    while padding:
-        block = source.read(padding)
+            padding = padding[count:]
+        return LockedFile(mark.size, found.hexdigest())
+
+
+def _copy(source: Readable, file: FileIO, count: int, found: Digest) -> None:
+    """Write the next *count* bytes of *source*, and add them to *found*."""
+    while count:
+        block = found.take(source, count)
         if not block:
             raise InvalidAnswer("the archive is incomplete")
-        padding -= len(block)
-    return LockedFile(mark.size, found.hexdigest())
+        write_all(file, block)
+        count -= len(block)
 
 
 class Admit(Protocol):
@@ -182,26 +184,18 @@ def _next(tar: tarfile.TarFile, source: Forward) -> tarfile.TarInfo | None:
 
 def _write(source: Forward, member: tarfile.TarInfo, path: Path) -> LockedFile:
     """Write the content of *member*, which comes next."""
-    left = member.size
-    with _once(member), Digest(left) as found:
+    with _once(member), Digest(member.size) as found:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb", buffering=0) as file:
-            while left:
-                block = source.some(left)
-                if not block:
-                    raise InvalidAnswer("the archive is incomplete")
-                found.update(block)
-                write_all(file, block)
-                left -= len(block)
+            _copy(source, file, member.size, found)
         source.seek(source.position + -member.size % tarfile.BLOCKSIZE)
         return LockedFile(member.size, found.hexdigest())
 
 
-def write_all(file: FileIO, block: bytes) -> None:
+def write_all(file: FileIO, block: memoryview) -> None:
     """Write *block* to the unbuffered *file*, which may take it in pieces."""
-    view = memoryview(block)
-    while view:
-        view = view[file.write(view) :]
+    while block:
+        block = block[file.write(block) :]
 
 
 @contextmanager

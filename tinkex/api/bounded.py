@@ -40,9 +40,12 @@ class Limit:
     """The moment by which an answer must have arrived.
 
     :param seconds: from now on.
+    :ivar answer: what it bounds, once that has begun, for who wants to read it without urllib3;
+        ``None`` if it comes in another way than over a connection of this module.
     """
 
     def __init__(self, seconds: float) -> None:
+        self.answer: http.client.HTTPResponse | None = None
         self.restart(seconds)
 
     def restart(self, seconds: float, *, rolling: bool = False) -> None:
@@ -173,6 +176,8 @@ class _Response(http.client.HTTPResponse):
         limit = _current.get()
         source = sock if limit is None else cast("socket.socket", _Socket(sock, limit))
         super().__init__(source, *args, **kwargs)
+        if limit is not None:
+            limit.answer = self
 
 
 class _Connection(HTTPConnection):

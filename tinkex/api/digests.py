@@ -9,21 +9,22 @@ import threading
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
-#: Blocks that may wait; with those of 256 KiB, two MiB.
-_AHEAD = 8
+from tinkex.api.body import BLOCK, Readable
+
+#: Rooms for blocks that arrive, wait for their turn or are being added.
+_ROOMS = 8
 #: Bytes of a file from which a thread is worth its start.
 _WORTH = 4 * 1024 * 1024
 #: Bytes that are read again at a time, and seconds between two looks whether there are any.
-_BLOCK, _LOOK = 1024 * 1024, 0.02
+_AGAIN, _LOOK = 1024 * 1024, 0.02
 
 
 class Sum(Protocol):
     """What hashlib's objects are."""
 
-    def update(self, block: bytes, /) -> None:
+    def update(self, block: memoryview, /) -> None:
         """Add *block*."""
 
     def hexdigest(self) -> str:
@@ -31,39 +32,69 @@ class Sum(Protocol):
         ...
 
 
+class Blocks(Protocol):
+    """Takes blocks from a source, one after the other."""
+
+    def take(self, source: Readable, most: int) -> memoryview:
+        """Return what *source* has next, up to *most* bytes: good until the next call."""
+        ...
+
+
+class Unsummed:
+    """Takes blocks whose sum is worked out elsewhere."""
+
+    def __init__(self) -> None:
+        self._room = memoryview(bytearray(BLOCK))
+
+    def take(self, source: Readable, most: int) -> memoryview:
+        """Return what *source* has next, up to *most* bytes: good until the next call."""
+        return self._room[: source.readinto(self._room[:most])]
+
+
 class Digest:
     """A SHA-256 sum that a thread of its own works out; a context manager.
 
     hashlib lets other threads run meanwhile, so that on two cores the sum costs next to no time.
+    A block lies in one of a few rooms until its turn has come; they are used again and again.
 
     :param size: bytes to come; for few there is no thread. ``None`` if nobody knows.
     """
 
     def __init__(self, size: int | None = None) -> None:
         self._sum: Sum = hashlib.sha256()
-        self._waiting: queue.Queue[bytes | None] | None = None
+        self._waiting: queue.SimpleQueue[tuple[memoryview, int] | None] | None = None
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         if size is None or size >= _WORTH:
-            self._waiting = queue.Queue(_AHEAD)
+            for _ in range(_ROOMS):
+                self._free.put(memoryview(bytearray(BLOCK)))
+            self._waiting = queue.SimpleQueue()
             self._thread = threading.Thread(target=self._work, args=(self._waiting,), daemon=True)
             self._thread.start()
+        else:
+            self._free.put(memoryview(bytearray(max(1, min(size, BLOCK)))))
 
     def __enter__(self) -> Digest:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
-    def update(self, block: bytes) -> None:
-        """Add *block*."""
+    def take(self, source: Readable, most: int) -> memoryview:
+        """Return what *source* has next, up to *most* bytes; it is being added meanwhile.
+
+        It is good until the next call, and nobody may change it.
+        """
+        room = self._free.get()
+        try:
+            count = source.readinto(room[:most])
+        except BaseException:
+            self._free.put(room)
+            raise
         if self._waiting is None:
-            self._sum.update(block)
+            self._add(room, count)
         else:
-            self._waiting.put(block)
+            self._waiting.put((room, count))
+        return room[:count]
 
     def hexdigest(self) -> str:
         """Return the sum; nothing can be added afterwards."""
@@ -81,9 +112,13 @@ class Digest:
             waiting.put(None)
         return waiting is not None
 
-    def _work(self, waiting: queue.Queue[bytes | None]) -> None:
+    def _work(self, waiting: queue.SimpleQueue[tuple[memoryview, int] | None]) -> None:
         while (block := waiting.get()) is not None:
-            self._sum.update(block)
+            self._add(*block)
+
+    def _add(self, room: memoryview, count: int) -> None:
+        self._sum.update(room[:count])
+        self._free.put(room)
 
 
 class Trailing:
@@ -116,12 +151,7 @@ class Trailing:
     def __enter__(self) -> Trailing:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._given_up = True
         self._whole.set()
 
@@ -145,15 +175,16 @@ class Trailing:
             self._error = error
 
     def _follow(self, file: FileIO) -> None:
+        room = memoryview(bytearray(_AGAIN))
         while not self._given_up:
             is_whole = self._whole.is_set()
             left = self._reached() - self._position
             if left > 0:
-                block = file.read(min(left, _BLOCK))
-                if not block:
+                count = file.readinto(room[:left])
+                if not count:
                     raise OSError(errno.EIO, "has lost what was written to it", str(self._path))
-                self._sum.update(block)
-                self._position += len(block)
+                self._sum.update(room[:count])
+                self._position += count
             elif is_whole:
                 return
             else:

@@ -12,7 +12,7 @@ from tinkex.api.landing import Landing, local_errors
 from tinkex.api.lockfile import LockedFile
 from tinkex.api.meter import Meter
 from tinkex.api.separate import Files
-from tinkex.api.storage import BLOCK, WHOLE, Span, Storage
+from tinkex.api.storage import WHOLE, Span, Storage
 from tinkex.api.stream import Address, Changed, Stream
 
 #: Members of this many bytes and more are worth a note of where they begin.
@@ -112,7 +112,7 @@ class _Heard:
     def __init__(self, stream: Stream, name: str, meter: Meter) -> None:
         self._stream, self._name, self._meter = stream, name, meter
 
-    def read(self, size: int = BLOCK, /) -> bytes:
-        block = self._stream.read(size if size > 0 else BLOCK)
-        self._meter.add(self._name, len(block))
-        return block
+    def readinto(self, room: memoryview, /) -> int:
+        count = self._stream.readinto(room)
+        self._meter.add(self._name, count)
+        return count

@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tinkex.api.digests import Digest, Sum, Trailing
+from tinkex.api.body import BLOCK
+from tinkex.api.digests import Blocks, Digest, Sum, Trailing, Unsummed
 from tinkex.api.lockfile import LockedFile
 from tinkex.api.meter import Meter
 from tinkex.api.parallel import together
 from tinkex.api.stage import Stage
-from tinkex.api.storage import BLOCK, WHOLE, Span, Storage
+from tinkex.api.storage import WHOLE, Span, Storage
 from tinkex.api.stream import Address, Changed, Stream
 from tinkex.exceptions import APIError, ConnectionFailed
 
 #: Connections for one file, once a single one is known to be held back.
 RANGES = 8
 #: What a single connection must have brought, and in what time, before it is judged.
-_PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.25
+_PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.1
 #: The share of the time that its thread works, below which something else holds it back.
 _BUSY = 0.5
 #: Bytes a second of one connection that leave nothing to be desired: on a machine as busy as that
@@ -89,7 +89,7 @@ class Piece:
             entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
             self._journal(entry)
         with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
-            if not self._receive(stream, segment, file.fileno(), found.update, many=many):
+            if not self._receive(stream, segment, file.fileno(), found, many=many):
                 return self._complete(segment[1], found.hexdigest())
             segments, at = self._split(segment), segment[1]
             sha256 = self._fetch_segments(segments, validator, stream, found.ended(), at)
@@ -133,7 +133,7 @@ class Piece:
         stream: Stream,
         segment: Segment,
         file: int,
-        heard: Callable[[bytes], object] | None = None,
+        blocks: Blocks,
         *,
         many: bool = False,
     ) -> bool:
@@ -141,16 +141,12 @@ class Piece:
 
         :returns: whether they should.
         """
-        probe = _Probe() if many and heard is not None else None
+        probe = _Probe() if many else None
         while segment[2] < 0 or segment[1] < segment[2]:
-            block = stream.read(BLOCK)
+            block = blocks.take(stream, segment[2] - segment[1] if segment[2] >= 0 else BLOCK)
             self._meter.check()
             if not block:
                 break
-            if segment[2] >= 0:
-                block = block[: segment[2] - segment[1]]
-            if heard is not None:
-                heard(block)
             _write_all(file, block, segment[1])
             with self._stage.changing():
                 segment[1] += len(block)
@@ -193,6 +189,7 @@ class Piece:
             return next((at for _, at, end in segments if at < end), segments[-1][2])
 
         def work(_: int) -> None:
+            blocks = Unsummed()
             # A descriptor for each, as each may end at another time.
             with open(self._part, "r+b", buffering=0) as file:
                 while waiting:
@@ -201,11 +198,11 @@ class Piece:
                     except IndexError:
                         return  # another thread took the last
                     if first is not None and segment is segments[0]:
-                        self._receive(first, segment, file.fileno())
+                        self._receive(first, segment, file.fileno(), blocks)
                         continue
                     span = Span(segment[1], segment[2], validator)
                     with Stream(self._storage, self._address, span) as stream:
-                        self._receive(stream, segment, file.fileno())
+                        self._receive(stream, segment, file.fileno(), blocks)
 
         with Trailing(self._part, reached, begun, position) as trailing:
             together(work, range(min(RANGES, len(waiting))))
@@ -246,9 +243,8 @@ class _Probe:
         return known and busy < _BUSY and slow
 
 
-def _write_all(file: int, block: bytes, at: int) -> None:
+def _write_all(file: int, block: memoryview, at: int) -> None:
     """Write *block* at the position *at* of *file*."""
-    view = memoryview(block)
-    while view:
-        count = os.pwrite(file, view, at)
-        view, at = view[count:], at + count
+    while block:
+        count = os.pwrite(file, block, at)
+        block, at = block[count:], at + count

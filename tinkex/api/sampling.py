@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api import futures, lineage, protobuf, reading
@@ -84,12 +83,7 @@ class SamplingClient:
     def __enter__(self) -> SamplingClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._session.finish(outcome_of(kind))
 
     def close(self) -> None:

@@ -6,33 +6,28 @@ that it belongs to, also across redirects.
 
 from __future__ import annotations
 
-import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 
 from tinkex.api import failures, network
 from tinkex.api.addresses import joined, same_origin
-from tinkex.api.bounded import Limit, limited
+from tinkex.api.body import Body
+from tinkex.api.bounded import limited
 from tinkex.api.retrying import Retrying
 from tinkex.api.transport import CONNECT_TIMEOUT, new_session
-from tinkex.exceptions import ConnectionFailed, InvalidAnswer, TimedOut, TinkexError
+from tinkex.exceptions import InvalidAnswer
 
 if TYPE_CHECKING:
     from tinkex.api.answers import Answer
     from tinkex.api.transport import Transport
     from tinkex.api.waiting import Deadline
 
-BLOCK = 256 * 1024
-#: Seconds within which a block comes where data flow.
-_QUICK = 0.05
 _REDIRECTS = 5
 _SCHEMES = ("http", "https")
 
@@ -66,88 +61,6 @@ class Span:
         return headers
 
 
-class Body:
-    """A download under way: a readable object that counts and notices a cut.
-
-    :ivar start: position of its first byte within the file.
-    :ivar total: size of the whole file in bytes, or ``None``.
-    :ivar received: bytes received so far, as they came over the wire.
-    :ivar expected: bytes announced by the server, or ``None``.
-    :ivar validator: a strong entity tag or a date by which the file is known again, or ``None``.
-    :ivar ranged: the server sends parts of the file on request.
-    :param limit: bounds what is read; it is given *patience* seconds anew with every block.
-    """
-
-    def __init__(
-        self, response: requests.Response, url: str, limit: Limit, patience: float
-    ) -> None:
-        self._raw: Any = response.raw
-        self._url = url
-        self._limit, self._patience = limit, patience
-        self.received = 0
-        headers = response.headers
-        self.expected = _count(headers.get("Content-Length", ""))
-        self.start, self.total = 0, self.expected
-        if response.status_code == 206:
-            self.start, self.total = _content_range(headers.get("Content-Range", ""))
-        self.ranged = response.status_code == 206 or headers.get("Accept-Ranges") == "bytes"
-        self.validator: str | None = None
-        self._encoded = headers.get("Content-Encoding", "identity") != "identity"
-        self._flows = False
-        if not self._encoded:
-            tag = headers.get("ETag", "")
-            strong = len(tag) > 2 and tag.startswith('"') and tag.isascii() and tag.isprintable()
-            self.validator = tag if strong else headers.get("Last-Modified") or None
-        else:
-            self.total = None  # what is counted is not what is written
-
-    def read(self, size: int = BLOCK) -> bytes:
-        """Return up to *size* bytes, none at the end.
-
-        :raises tinkex.exceptions.TransportError: the connection broke or stayed silent.
-        """
-        # What has come is taken at once, so that a slow transfer is not taken for silence. A fast
-        # one costs less in blocks that are full; nothing but content can come within them.
-        read = self._raw.read if self._flows else getattr(self._raw, "read1", self._raw.read)
-        self._limit.restart(self._patience, rolling=self._flows)
-        began = time.monotonic()
-        try:
-            block: bytes = read(size, decode_content=self._encoded)
-        except failures.FOREIGN as error:
-            raise self._broken(error) from error
-        quick = time.monotonic() - began < _QUICK * len(block) / BLOCK
-        self._flows = quick and self.expected is not None
-        self.received = self._raw.tell()
-        if not block and self.expected is not None and self.received != self.expected:
-            raise self._cut()
-        return block
-
-    def _broken(self, error: Exception) -> TinkexError:
-        ours = failures.translated(error, self._url)
-        if isinstance(ours, TimedOut):
-            return TimedOut("Timed out while awaiting more of the download")
-        self.received = self._raw.tell()
-        return self._cut() if isinstance(ours, ConnectionFailed) else ours
-
-    def _cut(self) -> ConnectionFailed:
-        of = f" of {self.expected}" if self.expected is not None else ""
-        host = failures.host_of(self._url)
-        return ConnectionFailed(
-            f"the connection to {host} was cut off after {self.received}{of} bytes"
-        )
-
-
-def _count(text: str) -> int | None:
-    return int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
-
-
-def _content_range(text: str) -> tuple[int, int | None]:
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text, re.ASCII)
-    if match is None:
-        raise InvalidAnswer("the storage sent a part of the file without saying which")
-    return int(match[1]), _count(match[3])
-
-
 WHOLE = Span()
 
 
@@ -165,12 +78,7 @@ class Storage:
     def __enter__(self) -> Storage:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._session is not None:
             self._session.close()
 

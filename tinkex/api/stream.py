@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import TracebackType
 
 from urllib3.exceptions import HTTPError
 
-from tinkex.api.storage import BLOCK, Body, Span, Storage
+from tinkex.api.body import Body
+from tinkex.api.storage import Span, Storage
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -76,33 +76,28 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def read(self, size: int = BLOCK) -> bytes:
-        """Return up to *size* bytes, none at the end.
+    def readinto(self, room: memoryview) -> int:
+        """Put what comes next into *room*; return how many bytes that is, none at the end.
 
         :raises tinkex.exceptions.TransportError: it cannot go on.
         """
         while True:
             try:
-                block = self.body.read(size)
+                count = self.body.readinto(room)
             except ConnectionFailed as error:
                 if self.position == (self._span.end or self.body.total):
-                    return b""  # nothing but the end was lost
+                    return 0  # nothing but the end was lost
                 self._resume(error)
                 continue
-            if block:
-                self.position += len(block)
-                self.received += len(block)
+            if count:
+                self.position += count
+                self.received += count
                 if self._is_tried:  # it went on: the next trouble is another one
                     self._retrying, self._is_tried = self._storage.retrying(), False
-            return block
+            return count
 
     def _resume(self, error: ConnectionFailed) -> None:
         validator, total = self.body.validator, self.body.total

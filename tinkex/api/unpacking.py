@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import Protocol
 
+from tinkex.api.body import Readable
 from tinkex.exceptions import InvalidAnswer
 
 _BLOCK = 256 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 #: Of :func:`zlib.decompressobj`: the largest window, and a gzip header and trailer (CRC, length).
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
-
-
-class Readable(Protocol):
-    """Anything that gives bytes."""
-
-    def read(self, size: int = ..., /) -> bytes:
-        """Return up to *size* bytes, none at the end."""
-        ...
 
 
 class Peeked:
@@ -30,20 +22,21 @@ class Peeked:
 
     def starts_with(self, magic: bytes) -> bool:
         """Tell whether *magic* comes first."""
+        room = memoryview(bytearray(_BLOCK))
         while len(self._head) < len(magic):
-            block = self._source.read(_BLOCK)
-            if not block:
+            count = self._source.readinto(room)
+            if not count:
                 return False
-            self._head += block
+            self._head += room[:count]
         return self._head.startswith(magic)
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to *size* bytes, none at the end."""
+    def readinto(self, room: memoryview, /) -> int:
+        """Put what comes next into *room*; return how many bytes that is, none at the end."""
         if not self._head:
-            return self._source.read(size if size > 0 else _BLOCK)
-        size = size if size > 0 else len(self._head)
-        block, self._head = self._head[:size], self._head[size:]
-        return block
+            return self._source.readinto(room)
+        block, self._head = self._head[: len(room)], self._head[len(room) :]
+        room[: len(block)] = block
+        return len(block)
 
 
 class Gunzipped:
@@ -55,22 +48,24 @@ class Gunzipped:
     def __init__(self, source: Readable) -> None:
         self._source = source
         self._member = zlib.decompressobj(_GZIP_WBITS)
-        self._input = b""
+        self._room = memoryview(bytearray(_BLOCK))
+        self._input: bytes | memoryview = b""
 
-    def read(self, size: int = _BLOCK, /) -> bytes:
-        """Return up to *size* bytes, none at the end.
+    def readinto(self, room: memoryview, /) -> int:
+        """Put what comes next into *room*; return how many bytes that is, none at the end.
 
         :raises zlib.error: it is damaged.
         :raises EOFError: it ends too early.
         """
         while True:
             if self._member.eof and not self._next_member():
-                return b""
-            taken = self._input or self._source.read(_BLOCK)
-            block = self._member.decompress(taken, size)
+                return 0
+            taken = self._input or self._room[: self._source.readinto(self._room)]
+            block = self._member.decompress(taken, len(room))
             self._input = self._member.unconsumed_tail
             if block:
-                return block
+                room[: len(block)] = block
+                return len(block)
             if not taken and not self._member.eof:
                 raise EOFError
 
@@ -78,7 +73,7 @@ class Gunzipped:
         """Begin another member; zeros between and after members mean nothing."""
         rest = self._member.unused_data
         while not (begun := rest.lstrip(b"\0")):
-            rest = self._source.read(_BLOCK)
+            rest = bytes(self._room[: self._source.readinto(self._room)])
             if not rest:
                 return False
         self._member, self._input = zlib.decompressobj(_GZIP_WBITS), begun
@@ -89,12 +84,13 @@ class Forward:
     """A source that tarfile takes for a file: it knows how far it is, and skips forward.
 
     :ivar position: bytes read so far.
-    :ivar last_data: where the last byte other than zero ended.
+    :ivar last_data: where the last byte other than zero ended, or content that went by.
     """
 
     def __init__(self, source: Readable) -> None:
         self._source = source
-        self._ahead = b""
+        self._room = memoryview(bytearray(_BLOCK))
+        self._ahead = self._room[:0]
         self._last: int | None = None
         self.position = 0
         self.last_data = 0
@@ -133,10 +129,22 @@ class Forward:
 
     def some(self, size: int = _BLOCK) -> bytes:
         """Return some bytes, *size* at most; none at the end."""
-        block = self._ahead or self._source.read(_BLOCK)
-        block, self._ahead = block[:size], block[size:]
-        data = len(block) if block[-1:] != b"\0" else len(block.rstrip(b"\0"))
+        if not self._ahead:
+            self._ahead = self._room[: self._source.readinto(self._room)]
+        block, self._ahead = bytes(self._ahead[:size]), self._ahead[size:]
+        data = len(block.rstrip(b"\0"))
         if data:
             self.last_data = self.position + data
         self.position += len(block)
         return block
+
+    def readinto(self, room: memoryview, /) -> int:
+        """Put content that comes next into *room*; return how many bytes, none at the end."""
+        if self._ahead:
+            count = min(len(room), len(self._ahead))
+            room[:count], self._ahead = self._ahead[:count], self._ahead[count:]
+        else:
+            count = self._source.readinto(room)
+        self.position += count
+        self.last_data = self.position
+        return count

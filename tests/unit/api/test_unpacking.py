@@ -35,12 +35,15 @@ class Dripping:
     def __init__(self, content: bytes, size: int) -> None:
         self._content, self._size = io.BytesIO(content), size
 
-    def read(self, size: int = -1, /) -> bytes:
-        return self._content.read(self._size)
+    def readinto(self, room: memoryview, /) -> int:
+        return self._content.readinto(room[: self._size])
 
 
 def whole(source) -> bytes:
-    return b"".join(iter(lambda: source.read(100_000), b""))
+    room, found = memoryview(bytearray(100_000)), b""
+    while count := source.readinto(room):
+        found += room[:count]
+    return found
 
 
 @pytest.mark.parametrize("drip", [1000, 10**9])
@@ -104,17 +107,56 @@ def test_positions(drip):
         source.seek(3)
 
 
-@pytest.mark.parametrize("size", [None, 10, 50_000_000])
-def test_digests(size):
+@pytest.mark.parametrize("drip", [3, 10**9])
+def test_contents_go_by_whatever_was_read_ahead(drip):
+    source = Forward(Dripping(b"head" + NOISE + bytes(600), drip))
+    assert source.read(4) == b"head"
+    room = memoryview(bytearray(len(NOISE)))
+    at = 0
+    while at < len(NOISE):
+        at += source.readinto(room[at:])
+    assert bytes(room) == NOISE
+    assert source.position == source.last_data == 4 + len(NOISE)
+    assert source.read(600) == bytes(600)
+    assert source.last_data == 4 + len(NOISE)
+    assert source.readinto(room) == 0
+
+
+@pytest.mark.parametrize("drip", [70_001, 10**9])
+@pytest.mark.parametrize("size", [None, 10_000, len(NOISE) * 30])
+def test_digests(size, drip):
+    content = NOISE * 30
+    source, found = Dripping(content, drip), bytearray()
     with Digest(size) as digest:
-        for _ in range(100):
-            digest.update(NOISE)
-        assert digest.hexdigest() == hashlib.sha256(NOISE * 100).hexdigest()
+        while block := digest.take(source, 1_000_000):
+            found += block
+        assert found == content
+        assert digest.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+def test_a_block_is_no_longer_than_asked_for():
+    with Digest() as digest:
+        assert digest.take(Dripping(NOISE, 10**9), 7) == NOISE[:7]
+        assert digest.hexdigest() == hashlib.sha256(NOISE[:7]).hexdigest()
+
+
+@pytest.mark.parametrize("size", [10, None])
+def test_a_source_that_fails_takes_no_room_away(size):
+    class Failing:
+        def readinto(self, room: memoryview, /) -> int:
+            raise OSError("gone")
+
+    with Digest(size) as digest:
+        for _ in range(20):
+            with pytest.raises(OSError, match="gone"):
+                digest.take(Failing(), 10)
+        assert digest.take(Dripping(b"x", 1), 10) == b"x"
+        assert digest.hexdigest() == hashlib.sha256(b"x").hexdigest()
 
 
 def test_a_digest_that_nobody_wants_leaves_no_thread():
     with Digest() as digest:
-        digest.update(NOISE)
+        digest.take(Dripping(NOISE, 10**9), len(NOISE))
         thread = digest._thread
         assert thread.is_alive()
     thread.join(20)
