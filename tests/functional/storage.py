@@ -66,6 +66,7 @@ class Store:
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar refused: signatures that are no longer good.
     :ivar down: answers to the API are cut off.
+    :ivar again: files that archives hold a second time.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -79,6 +80,7 @@ class Store:
     version: int = 1
     refused: set[str] = field(default_factory=set)
     down: bool = False
+    again: tuple[str, ...] = ()
     go: threading.Event = field(default_factory=threading.Event)
     signatures: int = 0
 
@@ -108,7 +110,8 @@ class Store:
             return self.files[name]
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for member, data in self.files.items():
+            for member in [*self.files, *self.again]:
+                data = self.files[member]
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))

@@ -74,7 +74,8 @@ class _Bound(cliff.command.Command):
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        if assume_yes or self.app.option("curl"):  # which changes nothing
+        # Not so with --curl: whether the command sends anything is not known here.
+        if assume_yes:
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
@@ -85,7 +86,7 @@ class _Bound(cliff.command.Command):
         self.app.stderr.write(f"{question} [y/N] ")
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("Cancelled: nothing was changed.", whole_line=True)
+            raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
 
     def operation_name(self) -> str:
         """Return the subject of an error sentence about this command."""
@@ -108,7 +109,12 @@ class _Bound(cliff.command.Command):
         below = self._subcommands()
         if below:
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        parts += [str(text) for hook in self._hooks if hook.obj and (text := hook.obj.get_epilog())]
+        for hook in self._hooks:
+            try:
+                if hook.obj:
+                    parts.append(str(hook.obj.get_epilog() or ""))
+            except Exception as error:
+                self._hook_failed(hook.entry_point, error)
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -201,7 +207,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             parsed_args.whole_json = True
         if parsed_args.formatter is None:
             parsed_args.formatter = self._default_format()
-            self._add_defaults(parsed_args)
+        self._add_defaults(parsed_args)
         self._check_columns_option(parsed_args)
         return super().run(parsed_args)
 
@@ -213,6 +219,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the defaults of a plugin's format that no word of the command line names."""
+        if plugins.is_builtin(self._formatter_plugins[parsed_args.formatter].entry_point):
+            return  # those of our formats are always there
         parser = argparse.ArgumentParser(add_help=False)
         formatter = self._formatter_plugins[parsed_args.formatter].obj
         assert formatter is not None
@@ -311,6 +319,8 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        if getattr(parsed_args, "offset", 0):
+            parsed_args.nothing = None  # there may be some, before it
         known = {_normal(name) for name in column_names}
         for name in parsed_args.sort_columns:
             if _normal(name) not in known:

@@ -52,7 +52,7 @@ class BatchRun(Command):
         parser.add_argument(
             "--output",
             metavar="<path>",
-            help="file for the results (default: standard output, without --resume)",
+            help="file for the results (default, or -: standard output, without --resume)",
         )
         parser.add_argument(
             "--resume", action="store_true", help="go on with the file of an earlier run"
@@ -128,6 +128,8 @@ class BatchRun(Command):
             return batch.run()
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
+        if parsed_args.output == "-":
+            parsed_args.output = None
         if parsed_args.prompts == "-" and self.app.option("api_key") == "-":
             raise UsageError("standard input can give the key or the prompts, not both")
         if parsed_args.resume and parsed_args.force:

@@ -5,6 +5,7 @@ stevedore's managers import all entry points of a group at once, and drop the er
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
@@ -34,7 +35,7 @@ class Formatters:
     def __init__(self, group: str, app: TinkexApp | None) -> None:
         self._group = group
         self._entry_points = {ep.name: ep for ep in plugins.entry_points(group)}
-        self._wanted = set(getattr(app, "words", ()))
+        self._wanted = set(_values(getattr(app, "words", ())))
         self._loaded: dict[str, Extension] = {}
 
     @staticmethod
@@ -60,3 +61,10 @@ class Formatters:
                     yield self[name]
                 except PluginError:
                     continue  # told when the format is really used
+
+
+def _values(words: Iterable[str]) -> Iterator[str]:
+    """Yield all that may be the value of ``-f`` in *words*: ``-f X``, ``-fX``, ``--format=X``."""
+    for word in words:
+        yield word
+        yield word.removeprefix("--format=" if word.startswith("--") else "-f")

@@ -34,6 +34,9 @@ def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
 
 def tell_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
     """Say on standard error when there is more than was asked for."""
+    if page.offset and not len(page):
+        total = f"{things} that there are" if page.total is None else page.total
+        command.status(f"Nothing to show: --offset {page.offset} skips all {total}.")
     if page.total is not None and page.offset + len(page) < page.total:
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
 

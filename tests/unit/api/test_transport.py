@@ -28,6 +28,7 @@ from tinkex.exceptions import (
     TimedOut,
     TLSError,
     Unauthorized,
+    UsageError,
 )
 from tinkex.settings import Settings
 
@@ -53,6 +54,16 @@ def test_every_request_carries_key_and_agent_and_nothing_else_of_ours(server, cl
     assert headers["user-agent"].startswith("tinkex/")
     assert "authorization" not in headers
     assert "x-idempotency-key" not in headers
+
+
+def test_a_text_that_no_json_can_hold_is_not_sent(server, client):
+    server.on("POST", "sampling", {})
+    for text in ("\U0001f600", "\\ud83d", "ü"):
+        client.request("POST", "sampling", body={"a": [text]})
+    with pytest.raises(UsageError, match=r"not valid Unicode: 'x\\udcff'") as caught:
+        client.request("POST", "sampling", body={"a": ["x\udcff"]})
+    assert "UTF-8" in str(caught.value.hint)
+    assert len(server.seen) == 3
 
 
 def test_netrc_and_cookies_change_nothing(server, client, home):
