@@ -62,6 +62,7 @@ class Store:
     :ivar files: name → content.
     :ivar faults: one for each request for a file, as long as there are any.
     :ivar validators: files have entity tags and dates.
+    :ivar lengths: answers say how long they are; otherwise the end of the connection is theirs.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar refused: signatures that are no longer good.
     :ivar down: answers to the API are cut off.
@@ -74,6 +75,7 @@ class Store:
     sent: list[Sent] = field(default_factory=list)
     validators: bool = True
     ranges: bool = True
+    lengths: bool = True
     rate: int = 0
     version: int = 1
     refused: set[str] = field(default_factory=set)
@@ -185,7 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
-        self.send_header("Content-Length", str(end - start))
+        if store.lengths:
+            self.send_header("Content-Length", str(end - start))
+        else:
+            self.close_connection = True
         if store.ranges:
             self.send_header("Accept-Ranges", "bytes")
         if store.validators:

@@ -214,6 +214,28 @@ def test_a_full_disk(kind, tinkex, store, download, target):
     check_whole(target, tinkex)
 
 
+@pytest.mark.parametrize("kept", [40, 3000, 120_000])
+@pytest.mark.parametrize("lie", ["no length", "short length"])
+def test_weights_that_lost_their_end_unseen_are_refused(lie, kept, tinkex, store, download, target):
+    tensors = {"__metadata__": {"format": "pt"}}
+    for number in range(50):
+        span = [number * 2000, number * 2000 + 2000]
+        tensors[f"layer.{number}"] = {"dtype": "F16", "shape": [1000], "data_offsets": span}
+    header = json.dumps(tensors).encode()
+    whole = len(header).to_bytes(8, "little") + header + content(100_000)
+    store.files = {SMALL: b"{}", LARGE: whole}
+    tinkex(*download("separate"))
+    target.rename(target.with_name("whole"))
+    if lie == "no length":
+        store.lengths = False
+    store.files = {SMALL: b"{}", LARGE: whole[:kept] if kept < len(whole) else whole + b"more"}
+    done = tinkex(*download("separate"), code=1)
+    assert f"{LARGE} came with {len(store.files[LARGE])} bytes, and is " in done.stderr
+    assert "by its own header" in done.stderr
+    assert not target.exists()
+    assert stages(target) == []
+
+
 def test_without_validators_nothing_is_guessed(tinkex, store, download, target):
     store.validators = False
     store.files = {LARGE: FILES[LARGE]}
