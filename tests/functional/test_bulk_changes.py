@@ -44,6 +44,10 @@ class Slow:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # the program may have ended meanwhile
+                    super().handle()
+
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 time.sleep(0.1)
@@ -55,8 +59,7 @@ class Slow:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", "2")
                 self.end_headers()
-                with contextlib.suppress(ConnectionError):  # it may have ended meanwhile
-                    self.wfile.write(b"{}")
+                self.wfile.write(b"{}")
 
             do_DELETE = do_PUT = do_POST
 
