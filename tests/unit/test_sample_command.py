@@ -50,3 +50,14 @@ def sample(server, tokenizer):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_letters_of_all_languages_stay_as_they_are(sample, words, terminal):
     assert TEXTS[0] in sample(*words, terminal=terminal).stdout
+
+
+def test_a_file_gets_the_same_from_a_terminal_as_from_a_script(sample, tmp_path):
+    file = tmp_path / "out.txt"
+    written = []
+    for terminal in (True, False):
+        sample("--output", str(file), token=2, terminal=terminal)
+        written.append(file.read_text())
+    assert written[0] == written[1]
+    assert TEXTS[1] in written[0]
+    assert TEXTS[1] not in sample(token=2, terminal=True).stdout

@@ -24,6 +24,8 @@ class Sample(Lister):
 
     acts = True
     operation = "Sampling"
+    #: The result goes to standard output, not to a file.
+    _shown = True
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
     examples = (
         "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
@@ -109,6 +111,7 @@ class Sample(Lister):
         data: Iterable[Sequence[Any]],
     ) -> int:
         self.app.display.clear()
+        self._shown = parsed_args.output is None
         result = io.StringIO()
         if parsed_args.whole_json:
             result.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
@@ -133,7 +136,7 @@ class Sample(Lister):
         text = record["text"]
         if text is None:
             text = f"token ids: {list(sequence.tokens)}"
-        if self.app.stdout.isatty():
+        if self._shown and self.app.stdout.isatty():
             text = printable(text, keep="\n\t")
         average = record["avg_logprob"]
         shown = "n/a" if average is None else f"{average:.3f}"
