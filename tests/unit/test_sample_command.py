@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.unit.api.conftest import Server
@@ -61,3 +63,15 @@ def test_a_file_gets_the_same_from_a_terminal_as_from_a_script(sample, tmp_path)
     assert written[0] == written[1]
     assert TEXTS[1] in written[0]
     assert TEXTS[1] not in sample(token=2, terminal=True).stdout
+
+
+def test_a_mean_leaves_out_what_json_has_no_number_for(sample):
+    """A token that sampling forced has the probability 0."""
+    done = sample("-f", "json", logprobs=(-0.5, float("-inf")))
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    (row,) = json.loads(done.stdout, parse_constant=refuse)
+    assert row["avg_logprob"] == -0.5
+    assert "avg_logprob=n/a" in sample(logprobs=(float("-inf"),)).stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +258,7 @@ def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
     )
 
 
-def mean(logprobs: Sequence[float] | None) -> float | None:
-    """Return the mean of *logprobs*, or ``None`` if there are none."""
-    return sum(logprobs) / len(logprobs) if logprobs else None
+def mean(logprobs: Sequence[float | None] | None) -> float | None:
+    """Return the mean of those of *logprobs* that are finite, or ``None`` if there are none."""
+    known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
+    return sum(known) / len(known) if known else None
