@@ -232,6 +232,14 @@ def test_formats(monkeypatch):
     assert "no format is called 'xml' (from TINKEX_FORMAT)" in invoke(["version"]).stderr
 
 
+@pytest.mark.parametrize("column", ["origin", "Origin", "ORIGIN", "Origin,value"])
+def test_sort_column_takes_what_column_takes(column):
+    words = ["config", "list", "--sort-column", column, "-f", "value", "-c", "name"]
+    done = invoke(words, environ={"TINKER_TAGS": "x"})
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == "tags"  # of TINKER_TAGS, all others of "default"
+
+
 def test_columns():
     assert invoke(["config", "show", "-c", "Name"]).stdout.splitlines()[0] == "profile"
     several = invoke(["config", "show", "-c", "name, Origin", "-f", "csv"])
