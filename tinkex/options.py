@@ -147,11 +147,12 @@ def print_paged(
 
     :param paged: on a terminal that is too short for it, through a pager.
     """
-    from tinkex.terminal import wants_colour
+    from tinkex.terminal import can_move, wants_colour
 
     # Where the standard library draws help in colour (Python 3.14), it does as we say.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
-    if not paged or not stream.isatty():
+    # A pager draws; on a dumb terminal less warns of it, and waits for a key.
+    if not paged or not can_move(stream):
         stream.write(parser.format_help() + more)
         return
     import autopage.argparse
