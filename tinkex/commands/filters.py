@@ -16,6 +16,8 @@ __all__ = [
     "add_filters",
     "add_order",
     "add_scope",
+    "add_type",
+    "checkpoint_type",
     "given_filters",
     "selection",
     "sorting",
@@ -34,14 +36,7 @@ def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> 
         metavar="<run_id>",
         help="those of this training run; a pattern such as 'nightly*' may match several",
     )
-    group.add_argument(
-        "--type",
-        dest="checkpoint_type",
-        metavar="<type>",
-        choices=TYPE_WORDS,
-        help="those of this type: weights, sampler_weights or external_weights "
-        "(also: training, sampler, external)",
-    )
+    add_type(group, "those of this type")
     group.add_argument(
         "--before", metavar="<time>", type=moment, help="those saved before: 2026-11-01, 7d (ago)"
     )
@@ -60,6 +55,25 @@ def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> 
             default=None,
             help="those that are not published",
         )
+
+
+def add_type(parser: argparse._ActionsContainer, meaning: str) -> None:
+    """Add ``--type``; *meaning* begins its help."""
+    parser.add_argument(
+        "--type",
+        dest="checkpoint_type",
+        metavar="<type>",
+        choices=TYPE_WORDS,
+        help=f"{meaning}: weights, sampler_weights or external_weights "
+        "(also: training, sampler, external)",
+    )
+
+
+def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
+    """Return the type that ``--type`` names, in the service's word."""
+    from tinkex.api.selection import TYPES
+
+    return TYPES.get(parsed_args.checkpoint_type)
 
 
 def add_scope(parser: argparse.ArgumentParser) -> None:
@@ -97,12 +111,11 @@ def given_filters(parsed_args: argparse.Namespace) -> bool:
 
 def selection(parsed_args: argparse.Namespace, run_id: str | None) -> Selection:
     """Return which checkpoints the options mean, of *run_id* where one is named."""
-    from tinkex.api.selection import TYPES, Selection
+    from tinkex.api.selection import Selection
 
-    kind = parsed_args.checkpoint_type
     return Selection(
         run_id=run_id,
-        checkpoint_type=None if kind is None else TYPES[kind],
+        checkpoint_type=checkpoint_type(parsed_args),
         before=parsed_args.before,
         after=parsed_args.after,
         public=getattr(parsed_args, "public", None),
