@@ -449,12 +449,10 @@ def test_sync_fetches_what_is_new(tinkex, store, download, target):
 
 def test_sync_goes_on_after_lost_connections(tinkex, store, download, target):
     store.names = ["tar"]
-    process = start(
-        tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "0.1"]
-    )
+    process = start(tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "1s"])
     until((target / "sampler_weights" / "tar" / LARGE).exists)
     store.down = True
-    time.sleep(0.5)
+    time.sleep(1.5)  # longer than the interval: a look falls into it
     store.names = ["tar", "gz"]
     store.down = False
     until((target / "sampler_weights" / "gz" / LARGE).exists)

@@ -82,6 +82,12 @@ def test_unknown_commands_and_options(argv, line, hint):
         (["run", "list", "--limit", "3", "--limit", "4"], "--limit is given twice"),
         (["run", "list", "--timeout", "0"], "argument --timeout: not a timeout: '0'"),
         (["run", "list", "-f", "xml"], "invalid choice: 'xml'"),
+        (["run", "watch", "r", "--interval", "0.5"], "argument --interval: must be at least 1s"),
+        (["run", "wait", "r", "--interval", "1ms"], "argument --interval: not a span of time"),
+        (
+            ["checkpoint", "sync", "r", "d", "--watch", "--interval", "0.001"],
+            "argument --interval: must be at least 1s",
+        ),
         (["run", "info"], "the following arguments are required: <run_id>"),
         (["run", "info", "a", "b"], "unexpected argument(s) for run info: b"),
         (["checkpoint", "list"], "Missing --api-key"),

@@ -13,7 +13,7 @@ from tinkex.commands.base import Lister
 from tinkex.commands.filters import add_type, checkpoint_type
 from tinkex.commands.names import add_paths, checkpoint_paths, with_run
 from tinkex.exceptions import Terminated, TinkexError, UsageError
-from tinkex.options import duration
+from tinkex.options import interval
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint, Moved, VerifiedFile
@@ -192,9 +192,10 @@ class SyncCheckpoint(_Moving):
         parser.add_argument(
             "--interval",
             metavar="<time>",
-            type=duration(bare="s"),
+            type=interval(),
             default="60s",
-            help="with --watch: time between two looks, such as 30s or 5m (default: 60s)",
+            help="with --watch: time between two looks: seconds, or with a unit: 30s, 5m; at least "
+            "1s (default: 60s)",
         )
         return parser
 

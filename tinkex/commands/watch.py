@@ -11,7 +11,7 @@ from tinkex.columns import Time, iso, json_text, plain_text
 from tinkex.commands.base import Command, ShowOne
 from tinkex.commands.names import with_run
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
-from tinkex.options import duration
+from tinkex.options import duration, interval
 
 if TYPE_CHECKING:
     from tinkex.api.watching import Change, Condition, Snapshot
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["WaitRun", "WatchRun"]
 
 _INTERVAL = timedelta(seconds=10)
-#: More often is of no use to anybody, and a burden to the service.
-_SHORTEST = timedelta(seconds=1)
 #: Those of run watch, which writes each change as soon as it is seen.
 _FORMATS = ("plain", "json")
 _EVENTS = {
@@ -47,9 +45,10 @@ class _Watching:
         parser.add_argument(
             "--interval",
             metavar="<time>",
-            type=duration(bare="s"),
+            type=interval(),
             default=_INTERVAL,
-            help="time between two looks: 10s, 1m (default: 10s)",
+            help="time between two looks: seconds, or with a unit: 30s, 5m; at least 1s "
+            "(default: 10s)",
         )
 
     def snapshots(
@@ -57,8 +56,6 @@ class _Watching:
     ) -> Iterator[Snapshot]:
         from tinkex.api import watching
 
-        if parsed_args.interval < _SHORTEST:
-            raise UsageError("--interval must be at least 1s")
         run_id = with_run(self, parsed_args.run_id, self._known)  # type: ignore[arg-type]
         try:
             yield from watching.snapshots(
@@ -109,7 +106,9 @@ class WatchRun(_Watching, Command):
 
     def _default_format(self) -> str:
         """Return the format that stands before the command, or else in the settings."""
-        given = "json" if self.app_args.json else self.app_args.formatter
+        given = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            given = "json"
         if given is None:
             setting = self.app.format_setting
             return setting if setting in _FORMATS else "plain"
