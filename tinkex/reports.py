@@ -12,6 +12,10 @@ def as_tinkex_error(error: Exception) -> TinkexError:
     """Return *error* if it is ours, else one of ours that says as much as can be said."""
     if isinstance(error, TinkexError):
         return error
+    if isinstance(error, FileNotFoundError) and not error.filename:  # of os.getcwd() alone
+        return LocalError(
+            "the current directory is no longer there", hint="Go to another one: cd ~"
+        )
     if isinstance(error, OSError) and error.strerror:
         # Everything but the standard streams has a name.
         where = f"{error.filename}: " if error.filename else "cannot write the output: "

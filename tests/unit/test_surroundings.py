@@ -110,3 +110,27 @@ def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, t
     assert history.get_strings() == ["run list"]
     assert list(FileHistory(history_path()).load_history_strings()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """The current directory is one that somebody has removed."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    yield
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
+    argv = ["run", "--base-model", "m", "--prompt", "x", "--output", "file", "--api-key", "k"]
+    done = invoke(argv)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "the current directory is no longer there\nHint: Go to another one" in done.stderr
+
+
+def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere):
+    done = invoke(["doctor", "--base-url", "http://127.0.0.1:9", "--timeout", "2s", "-f", "json"])
+    (disk,) = [row for row in done.rows if row["check"] == "disk here"]
+    assert (disk["status"], disk["detail"]) == ("warning", "the current directory is gone")
