@@ -62,6 +62,17 @@ def test_command_formatter_and_hook(fake_plugins, monkeypatch):
     assert invoke(["config", "show", "-f", "shout"]).stdout.startswith("PROFILE")
 
 
+@pytest.mark.parametrize("spelling", [["-f", "shout"], ["-fshout"], ["--format=shout"]])
+def test_a_format_has_its_options_however_it_is_asked_for(fake_plugins, spelling):
+    fake_plugins.add("p-format", "[tinkex.formatters.list]\nshout = p_format:Shout\n", FORMATTER)
+    shown = ["config", "show", "-c", "name"]
+    for words in ([*shown, *spelling], [*spelling, *shown]):
+        done = invoke(words)
+        assert done.stdout.startswith("PROFILE!\n"), done.stderr
+        done = invoke([*words, "--mark", "?"])
+        assert done.stdout.startswith("PROFILE?\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -5,6 +5,7 @@ stevedore's managers import all entry points of a group at once, and drop the er
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
@@ -34,7 +35,7 @@ class Formatters:
     def __init__(self, group: str, app: TinkexApp | None) -> None:
         self._group = group
         self._entry_points = {ep.name: ep for ep in plugins.entry_points(group)}
-        self._wanted = set(getattr(app, "words", ()))
+        self._wanted = _formats_in(getattr(app, "words", ()))
         self._loaded: dict[str, Extension] = {}
 
     @staticmethod
@@ -60,3 +61,10 @@ class Formatters:
                     yield self[name]
                 except PluginError:
                     continue  # told when the format is really used
+
+
+def _formats_in(words: Sequence[str]) -> set[str]:
+    """Return all of *words* that may name a format: ``-f NAME``, ``-fNAME``, ``--format=NAME``."""
+    joined = {word.partition("=")[2] for word in words if word.startswith("--format=")}
+    joined |= {word[2:] for word in words if word.startswith("-f")}
+    return joined | set(words)
