@@ -238,6 +238,21 @@ def test_formats(monkeypatch):
     assert "no format is called 'xml' (from TINKEX_FORMAT)" in invoke(["version"]).stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--input", "-", "--api-key", "-"],
+        ["--input", "-", "-F", "a=@-"],
+        ["-F", "a=@-", "-F", "b=@-"],
+        ["-F", "a=@-", "--api-key", "-"],
+    ],
+)
+def test_standard_input_is_for_one_thing_only(words):
+    done = invoke(["api", "POST", "x", *words, "--base-url", "http://127.0.0.1:9"], stdin="k\n{}")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "standard input can give one of --input, --field and --api-key only" in done.stderr
+
+
 @pytest.mark.parametrize("column", ["origin", "Origin", "ORIGIN", "Origin,value"])
 def test_sort_column_takes_what_column_takes(column):
     words = ["config", "list", "--sort-column", column, "-f", "value", "-c", "name"]
