@@ -28,7 +28,7 @@ TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sam
 SCOPES = ("owned", "accessible")
 
 
-def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> None:
+def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
     group = parser.add_argument_group("which checkpoints")
     group.add_argument(
@@ -43,18 +43,17 @@ def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> 
     group.add_argument(
         "--after", metavar="<time>", type=moment, help="those saved at this time or after it"
     )
-    if visibility:
-        either = group.add_mutually_exclusive_group()
-        either.add_argument(
-            "--public", action="store_true", default=None, help="those that are published"
-        )
-        either.add_argument(
-            "--not-public",
-            dest="public",
-            action="store_false",
-            default=None,
-            help="those that are not published",
-        )
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--public", action="store_true", default=None, help="those that are published"
+    )
+    either.add_argument(
+        "--not-public",
+        dest="public",
+        action="store_false",
+        default=None,
+        help="those that are not published",
+    )
 
 
 def add_type(parser: argparse._ActionsContainer, meaning: str) -> None:
@@ -76,13 +75,15 @@ def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
     return TYPES.get(parsed_args.checkpoint_type)
 
 
-def add_scope(parser: argparse.ArgumentParser) -> None:
-    """Add ``--access-scope``."""
+def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add ``--access-scope``; without *default* the service has its own."""
     parser.add_argument(
         "--access-scope",
         metavar="<scope>",
         choices=SCOPES,
-        help="owned, or accessible: all that the key may read (default: the service's)",
+        default=default,
+        help="owned, or accessible: all that the key may read "
+        f"(default: {default or 'the service decides'})",
     )
 
 
@@ -93,7 +94,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
         help="sort the whole list by this field, with :desc the largest or newest first; "
-        "one of: " + ", ".join(fields),
+        "one of: " + ", ".join(fields) + " (default: as the service has it)",
     )
 
 

@@ -224,7 +224,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="<int>",
         type=integer(1, 4096),
         default=1,
-        help="samples to return (default: 1)",
+        help="samples to return, at most 4096 (default: 1)",
     )
     parser.add_argument(
         "--stop",
@@ -235,7 +235,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="stop where this text comes; may be repeated",
     )
     parser.add_argument(
-        "--seed", metavar="<int>", type=integer(0), help="seed, for the same samples again"
+        "--seed",
+        metavar="<int>",
+        type=integer(0),
+        help="seed, for the same samples again (default: another one each time)",
     )
     parser.add_argument(
         "--tokenizer",
