@@ -44,6 +44,7 @@ FILES, TAR = "tinkex checkpoint download (files)", "tinkex checkpoint download (
 OFFICIAL_FILES = "official download function (files)"
 CURL_FILES, CURL_TAR = "curl to a file", "curl, tar -x"
 SLOW, SLOW_CURL = f"tinkex, {RATE} MiB/s a connection", f"curl, {RATE} MiB/s a connection"
+SLOW_TAR = f"tinkex tar, {RATE} MiB/s a connection"
 SLOW_GZ, SLOW_CURL_GZ = f"tinkex tar.gz, {RATE} MiB/s", f"curl tar.gz, {RATE} MiB/s"
 
 TEXT = """\
@@ -135,9 +136,10 @@ def run(context: Context) -> Section:
         Target(SLOW_GZ, SLOW_CURL_GZ, 1.15),
     ]
     found = verdicts(samples, targets)
-    speed = ratio(samples, SLOW_CURL, SLOW)
-    found.append(Verdict(f"`{SLOW_CURL}` / `{SLOW}`", "≥ 5", speed, speed >= 5))
-    for name in (FILES, TAR, SLOW, SLOW_GZ):
+    for name in (SLOW, SLOW_TAR):
+        speed = ratio(samples, SLOW_CURL, name)
+        found.append(Verdict(f"`{SLOW_CURL}` / `{name}`", "≥ 5", speed, speed >= 5))
+    for name in (FILES, TAR, SLOW, SLOW_TAR, SLOW_GZ):
         peak = max(sample.rss for sample in samples[name])
         found.append(Verdict(f"peak MiB of `{name}`", "≤ 64", peak, peak <= 64))
     text = TEXT.format(size=size, rounds=rounds, rate=RATE)
@@ -209,6 +211,7 @@ def _limited(context: Context, home: str, out: Path, url: str) -> list[Command]:
 
     return [
         command(SLOW, _ours(context, "external_weights/files", out)),
+        command(SLOW_TAR, _ours(context, "sampler_weights/a.tar", out)),
         command(SLOW_CURL, ["curl", "-s", "-o", "/dev/null", large]),
         command(SLOW_GZ, _ours(context, "sampler_weights/a.tar.gz", out)),
         command(SLOW_CURL_GZ, ["curl", "-s", "-o", "/dev/null", packed]),

@@ -92,7 +92,10 @@ def _load(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, RecursionError) as error:
-        raise LocalError(f"{path} is not JSON") from error
+        raise LocalError(
+            f"{path} is not JSON",
+            hint="It should be the file of 'tinkex checkpoint --output', or one that PEFT wrote.",
+        ) from error
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
     return value if isinstance(value, dict) else {}

@@ -182,7 +182,7 @@ def _disk() -> list[Finding]:
     try:
         found = [_room("disk here", Path.cwd())]
     except FileNotFoundError:
-        gone, hint = "the current directory is gone", "Go to another one: cd ~"
+        gone, hint = "the current directory is not there any more", "Go to another one with cd."
         found = [Finding("disk here", "warning", gone, hint)]
     name = "disk for temporary files"
     try:

@@ -12,6 +12,7 @@ from tinkex.exceptions import SettingsError
 from tinkex.files import user_path
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
+_MEND = f"Mend it in an editor, or let {CONFIG_VARIABLE} name another file."
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -93,26 +94,30 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {_reason(error)}") from error
+        raise SettingsError(f"cannot read {path}: {_reason(error)}", hint=_MEND) from error
 
 
 def _content(text: str, path: Path) -> Mapping[str, Any]:
     if not text.strip():
         return {}  # most have no such file: nothing to import for it
+    import json
+
     import yaml
 
     try:
         config = yaml.safe_load(text)
-    except (ValueError, RecursionError) as error:  # dates out of range, endless nesting
-        raise SettingsError(f"{path} is not valid YAML") from error
+        json.dumps(config, default=str, skipkeys=True)  # fails where a value holds itself
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
+        # Dates out of range, endless nesting, values that are not what their tag says.
+        raise SettingsError(f"{path} is not valid YAML", hint=_MEND) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path} is not valid YAML{where}") from error
+        raise SettingsError(f"{path} is not valid YAML{where}", hint=_MEND) from error
     if config is None:
         return {}
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
-        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'")
+        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_MEND)
     return config
 
 

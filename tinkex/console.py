@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import History
 
 from tinkex import completion, lines
@@ -33,6 +34,8 @@ class Console:
             completer=LineCompleter(app),
             complete_while_typing=False,
             history=FileHistory(history_path()),
+            # Enter after a backslash goes on with the line, as in a shell.
+            multiline=Condition(lambda: lines.is_continued(self._session.default_buffer.text)),
         )
 
     def read(self, prompt: str) -> str:
@@ -81,8 +84,10 @@ class FileHistory(History):
         return reversed(kept[-KEPT_LINES:])
 
     def store_string(self, string: str) -> None:
-        if not holds_secret(string) and string.strip():
-            self._write(" ".join(string.splitlines()) + "\n", os.O_APPEND)
+        # One line, which means the same: a backslash would take the meaning of the space.
+        whole = " ".join(string.replace("\\\n", "").splitlines())
+        if not holds_secret(whole) and whole.strip():
+            self._write(f"{whole}\n", os.O_APPEND)
 
     def _write(self, text: str, how: int) -> None:
         if self._path is None:

@@ -64,7 +64,7 @@ class TinkexError(Exception):
     """Base of all errors of this package.
 
     :param message: what happened, as a clause: ``Missing --api-key``.
-    :param hint: what to type or do next, or ``None``.
+    :param hint: what to type or do next; empty where there is nothing, ``None`` if not known.
     :param category: ``user`` when the person at the keyboard can mend it, ``server`` when
         trying again later may help. Each class has its own default.
     """
@@ -93,7 +93,7 @@ class TinkexError(Exception):
         return {
             "category": self.category,
             "message": self.sentence(operation),
-            "hint": self.hint,
+            "hint": self.hint or None,
             "status": self.status,
             "request_id": self.request_id,
         }

@@ -26,13 +26,13 @@ def user_path(name: str) -> Path:
     :raises LocalError: no file can have this name.
     """
     if not name:
-        raise LocalError("the name of a file or directory is empty")
+        raise LocalError("the name of a file or directory is empty", hint="Give it a name.")
     if "\0" in name:
         raise LocalError("the name of a file or directory holds a NUL character")
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
-        raise LocalError(f"no such home directory: {name}") from error
+        raise LocalError(f"no such home directory: {name}", hint="Check the name.") from error
 
 
 def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes:
@@ -62,15 +62,22 @@ def check_writable(name: str) -> None:
 
     :raises LocalError: it is a directory, or its directory cannot be made or written to.
     """
+    if name == "-":
+        raise LocalError(
+            "this is written to a file, not to standard output",
+            hint="Name a file; one that is called so is ./-",
+        )
     target = user_path(name)
     if target.is_dir():
         raise LocalError(f"cannot write {name}: it is a directory", hint="Name a file.")
     # Directories that are missing are made when there is something to put into them.
     parent = next(path for path in target.absolute().parents if os.path.lexists(path))
     if not parent.is_dir():
-        raise LocalError(f"cannot write {name}: {parent} is not a directory")
+        raise LocalError(
+            f"cannot write {name}: {parent} is not a directory", hint="Check the name."
+        )
     if not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
-        raise LocalError(f"cannot write {name}: Permission denied")
+        raise LocalError(f"cannot write {name}: Permission denied", hint="Check the permissions.")
 
 
 def write_atomically(name: str, text: str, *, private: bool = False) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO, cast
 
 from cliff.columns import FormattableColumn
@@ -191,34 +191,32 @@ class JSONFormatter(_JSONFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
-        import json
-
-        indented = not parsed_args.noindent
-        names = [json.dumps(name) for name in column_names]
-        before, between, after = ("\n  ", ",\n  ", "\n") if indented else ("", ", ", "")
+        to_json = _to_json(indented=not parsed_args.noindent)
+        before, between, after = ("", ", ", "") if parsed_args.noindent else ("\n  ", ",\n  ", "\n")
         stdout.write("[")
         separator = before
         for row in data:
             cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row]
-            stdout.write(separator + _json_object(names, cells, indented))
+            stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
             separator = between
         stdout.write(("" if separator is before else after) + "]\n")
 
 
-def _json_object(names: Sequence[str], cells: Sequence[Any], indented: bool) -> str:
-    """Return a row as a JSON object; *names* are JSON already."""
+def _to_json(*, indented: bool) -> Callable[[dict[str, Any]], str]:
+    """Return what makes JSON of one row."""
     import json
 
     if not indented:
-        pairs = zip(names, map(json.dumps, cells), strict=True)
-        return "{" + ", ".join(f"{name}: {cell}" for name, cell in pairs) + "}"
-    lines = []
-    for name, cell in zip(names, cells, strict=True):
-        # The encoder in C knows no indentation; most cells need none.
-        nested = isinstance(cell, (dict, list, tuple)) and cell
-        text = json.dumps(cell, indent=2).replace("\n", "\n    ") if nested else json.dumps(cell)
-        lines.append(f"    {name}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
+        return json.dumps
+    # The encoder in C knows no indentation; but most rows hold nothing that has lines of its own.
+    flat = json.JSONEncoder(separators=(",\n    ", ": ")).encode
+
+    def to_json(row: dict[str, Any]) -> str:
+        if any(cell and isinstance(cell, (dict, list, tuple)) for cell in row.values()):
+            return json.dumps(row, indent=2).replace("\n", "\n  ")
+        return f"{{\n    {flat(row)[1:-1]}\n  }}" if row else "{}"
+
+    return to_json
 
 
 class ValueFormatter(_ValueFormatter):

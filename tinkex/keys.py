@@ -32,7 +32,10 @@ def read_argument(argument: str, stdin: TextIO | None) -> str:
     else:
         return argument
     if not text.strip():
-        raise SettingsError(f"no API key in {source}")
+        raise SettingsError(
+            f"no API key in {source}",
+            hint="The first line of standard input, or the file, is the key.",
+        )
     return text.strip()
 
 
@@ -56,7 +59,9 @@ def ask(question: str) -> str:
     except EOFError:
         key = ""
     if not key:
-        raise UsageError("Cancelled: nothing was typed, nothing was changed.", whole_line=True)
+        raise UsageError(
+            "Cancelled: nothing was typed, nothing was changed.", hint="", whole_line=True
+        )
     return key
 
 
@@ -67,7 +72,10 @@ def checked(key: str) -> str:
     """
     # A line break in a header value would be refused later with a far worse message.
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
-        raise SettingsError("the API key holds a space, a line break or a non-ASCII character")
+        raise SettingsError(
+            "the API key holds a space, a line break or a non-ASCII character",
+            hint="It is one word: is anything else there, from copying it?",
+        )
     return key
 
 
@@ -90,7 +98,9 @@ def from_command(command: str) -> str:
             timeout=CREDENTIAL_COMMAND_TIMEOUT,
         )
     except subprocess.TimeoutExpired as error:
-        raise SettingsError("the credential command did not finish", hint=hint) from error
+        raise SettingsError(
+            f"the credential command did not end within {CREDENTIAL_COMMAND_TIMEOUT} s", hint=hint
+        ) from error
     key = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode or not key:
         what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"

@@ -1,7 +1,8 @@
 """Command lines of the interactive shell, split as a POSIX shell splits them.
 
 Quotes and backslashes work as there, ``|``, ``>`` and ``>>`` stand for themselves only outside of
-quotes, ``#`` begins a comment. Nothing is expanded: neither variables nor file names.
+quotes, ``#`` begins a comment, a backslash at the end of a line joins the next one to it. Nothing
+is expanded: neither variables nor file names.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Unfinished:
 
 @dataclass
 class _Token:
+    """A word, or an operator, and where it stands."""
+
     text: str
     start: int
     end: int
@@ -82,6 +85,27 @@ def parse(text: str) -> Line:
     if target is not None and not words:
         raise _unreadable("there is no command before the '>'", text)
     return Line(words, target, append)
+
+
+def commands(text: str) -> Iterator[str]:
+    """Yield the command lines in *text*, which was pasted and may have several."""
+    begin = end = 0
+    for token in _tokens(text):
+        gap = text[end : token.start]
+        # A backslash at the end of a comment is part of it.
+        if "\n" in (gap if "#" in gap else gap.replace("\\\n", "")):
+            yield text[begin : token.start]
+            begin = token.start
+        end = token.end
+    yield text[begin:]
+
+
+def is_continued(text: str) -> bool:
+    """Tell whether *text* ends with a backslash that joins the next line to it."""
+    *_, last = [None, *_tokens(text)]
+    backslashes = len(text) - len(text.rstrip("\\"))
+    inside = last is not None and last.end == len(text) and last.quote != "'"
+    return inside and backslashes % 2 == 1
 
 
 def unfinished(text: str) -> Unfinished:
@@ -137,8 +161,10 @@ def _tokens(text: str) -> Iterator[_Token]:
     while at < len(text):
         if text[at].isspace():
             at += 1
+        elif text.startswith("\\\n", at):
+            at += 2
         elif text[at] == "#":
-            return
+            at = text.find("\n", at) if "\n" in text[at:] else len(text)
         elif text[at] in "|>":
             length = 2 if text.startswith(">>", at) else 1
             yield _Token(text[at : at + length], at, at + length, operator=True)
@@ -158,6 +184,9 @@ def _word(text: str, start: int) -> _Token:
         if not quote and (char.isspace() or char in "|>"):
             break
         after = text[at + 1 : at + 2]
+        if char == "\\" and after == "\n" and quote != "'":
+            at += 2
+            continue
         if char == "\\" and quote != "'" and (not quote or after in _ESCAPABLE):
             out.append(after)
             at, bare = at + 1, False

@@ -81,13 +81,14 @@ class Parser(argparse.ArgumentParser):
         self.command = command
         self.subcommands = tuple(subcommands)
         self.seen: dict[str, Any] = {}
+        self._words: list[str] = []
         super().__init__(**kwargs)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.add_argument("-h", "--help", action=help_action, help="show this help and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.seen = {}
+        self.seen, self._words = {}, list(args or ())
         return super().parse_known_args(args, namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -98,15 +99,24 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"See: {self._help_command()}")
+        from tinkex.suggestions import mended
+
+        message, hint = mended(message, self._words, self._option_string_actions)
+        raise UsageError(message, hint=hint or f"See: {self._help_command()}")
 
     def option_strings(self) -> list[str]:
         """Return every option this parser knows."""
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
-        options = [arg.partition("=")[0] for arg in extra if len(arg) > 1 and arg[0] == "-"]
-        if options and not (self.subcommands and extra[0][:1] != "-"):  # checkpoint lst --limit
+        front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
+        options = [
+            arg.partition("=")[0]
+            for arg in extra
+            if len(arg) > 1 and arg[0] == "-" and arg in front
+        ]
+        verb = bool(self.subcommands) and self._words[0] == extra[0] and extra[0][:1] != "-"
+        if options and not verb:  # but: checkpoint lst --limit
             raise UsageError(
                 f"Invalid option(s) for {self.command or 'tinkex'}: {', '.join(options)}",
                 hint=self._nearest_option(options[0]),
@@ -117,18 +127,32 @@ class Parser(argparse.ArgumentParser):
                 f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
                 hint="Options that all commands take may also stand before it.",
             )
-        if self.subcommands:
-            from tinkex.suggestions import unknown_command
+        from tinkex import suggestions
 
-            raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
-        raise UsageError(
-            f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
-            hint=f"See: {self._help_command()}",
-        )
+        if verb:
+            raise suggestions.unknown_command([*self.command.split(), extra[0]], self.subcommands)
+        flags, texts = self._flags_and_texts()
+        message, hint = suggestions.stray(extra, self._words, flags, texts)
+        what = f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}"
+        raise UsageError(message or what, hint=hint or f"See: {self._help_command()}")
+
+    def _flags_and_texts(self) -> tuple[set[str], set[str]]:
+        """Return the options that take no value, and those that take any text."""
+        flags, texts = set(), set()
+        for name, action in self._option_string_actions.items():
+            if action.nargs == 0:
+                flags.add(name)
+            elif not (action.nargs or action.type or action.choices):
+                texts.add(name)
+        return flags, texts
 
     def _nearest_option(self, option: str) -> str:
         from tinkex import suggestions
 
+        if not self.command:  # it may be an option of the command that follows
+            near = suggestions.option(option, self.option_strings(), at_least=0.75)
+            behind = "Options of a command stand behind it: tinkex checkpoint list --limit 5"
+            return f"Did you mean {near}?" if near else behind
         near = suggestions.option(option, self.option_strings())
         return f"Did you mean {near}?" if near else f"See: {self._help_command()}"
 

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import read_bytes
 
+_EXAMPLE = "For example: --prompt 'Once upon a time', or --prompt-file prompt.txt."
+
 
 def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None) -> str | list[int]:
     """Return the prompt that ``--prompt`` or ``--prompt-file`` gives.
@@ -23,11 +25,11 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
         verb = "or" if text is None else "and"
         raise UsageError(
             f"--prompt {verb} --prompt-file {what}",
-            hint="For example: --prompt 'Once upon a time', or --prompt-file prompt.txt.",
+            hint=_EXAMPLE,
         )
     prompt = text if file is None else _from_file(file, stdin)
     if not prompt:
-        raise UsageError("the prompt is empty")
+        raise UsageError("the prompt is empty", hint=_EXAMPLE)
     return prompt
 
 

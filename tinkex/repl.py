@@ -161,7 +161,7 @@ class Repl:
         # The script itself is on standard input: its commands find nothing there.
         self._app.stdin = io.StringIO()
         failed = False
-        for text in script:
+        for text in _joined(script):
             if text.strip() in LEAVE:
                 break
             code = self.run_line(text)
@@ -182,10 +182,11 @@ class Repl:
                 continue
             except EOFError:
                 return 0
-            if text.strip() in LEAVE:
-                return 0
             try:
-                self.run_line(text)
+                for command in lines.commands(text):  # several, if they were pasted
+                    if command.strip() in LEAVE:
+                        return 0
+                    self.run_line(command)
             except KeyboardInterrupt:  # between two steps of a line
                 continue
 
@@ -195,6 +196,21 @@ class Repl:
         except TinkexError:  # the commands will tell
             return "tinkex(?)> "
         return f"tinkex({profile})> " if profile else "tinkex> "
+
+
+def _joined(script: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of *script*, those whole that a backslash continues on the next."""
+    whole = ""
+    for number, text in enumerate(script):
+        # Some editors mark UTF-8 by an invisible character at the beginning.
+        whole += (text if number else text.removeprefix("\ufeff")).rstrip("\r\n")
+        if lines.is_continued(whole):
+            whole += "\n"
+        else:
+            yield whole
+            whole = ""
+    if whole:
+        yield whole
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

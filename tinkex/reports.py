@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TextIO
 
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 
+_HINTS = {
+    errno.ENOENT: "Check the name.",
+    errno.ENOTDIR: "Check the name.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EISDIR: "Name a file in it.",
+    errno.EACCES: "Check the permissions.",
+    errno.EPERM: "Check the permissions.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOSPC: "Free some space, or choose another place.",
+    errno.EDQUOT: "Free some space, or choose another place.",
+}
+
 
 def as_tinkex_error(error: Exception) -> TinkexError:
     """Return *error* if it is ours, else one of ours that says as much as can be said."""
     if isinstance(error, TinkexError):
+        if error.hint == LocalError.default_hint:
+            error.hint = _hint_about(error.__cause__) or error.hint
         return error
-    if isinstance(error, FileNotFoundError) and not error.filename:  # of os.getcwd() alone
-        return LocalError(
-            "the current directory is no longer there", hint="Go to another one: cd ~"
-        )
     if isinstance(error, OSError) and error.strerror:
-        # Everything but the standard streams has a name.
+        if error.errno == errno.ENOENT and not error.filename:
+            return LocalError(
+                "the current directory is not there any more", hint="Go to another one with cd."
+            )
+        # Everything else but the standard streams has a name.
         where = f"{error.filename}: " if error.filename else "cannot write the output: "
-        return LocalError(f"{where}{error.strerror}")
+        return LocalError(f"{where}{error.strerror}", hint=_hint_about(error))
     what = " ".join(str(error).split())[:200]
     return UsageError(
         f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
         hint="Run it again with --debug, and report what that prints to its maintainers.",
         whole_line=True,
     )
+
+
+def _hint_about(error: BaseException | None) -> str | None:
+    """Return what to do about an *error* of the system, if that is known."""
+    return _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def tell(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tinkex import plugins
@@ -57,8 +60,11 @@ _COMMANDS: Mapping[str, str] = {
 _BROUGHT = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 
 
-def option(typed: str, known: Collection[str]) -> str | None:
-    """Return the option out of *known* that *typed* most likely means, perhaps with a value."""
+def option(typed: str, known: Collection[str], at_least: float = 0.6) -> str | None:
+    """Return the option out of *known* that *typed* most likely means, perhaps with a value.
+
+    :param at_least: how alike the two must be, from 0 to 1.
+    """
     for meant in _OPTIONS.get(typed, ()):
         if meant.partition(" ")[0] in known:
             return meant
@@ -67,7 +73,64 @@ def option(typed: str, known: Collection[str]) -> str | None:
     for name in long:
         if words <= set(name.strip("-").split("-")):  # --url for --base-url
             return name
-    return next(iter(difflib.get_close_matches(typed, long, n=1)), None)
+    begun = [name for name in long if len(typed) > 4 and name.startswith(typed)]
+    if len(begun) == 1:  # --temp for --temperature
+        return begun[0]
+    # The hyphens would make any two options look alike.
+    near = difflib.get_close_matches(typed.strip("-"), (name[2:] for name in long), 1, at_least)
+    return f"--{near[0]}" if near else None
+
+
+def mended(message: str, words: Sequence[str], known: Collection[str]) -> tuple[str, str | None]:
+    """Return a *message* of argparse about *words* as people say it, and a hint if there is one."""
+    about = re.fullmatch(r"argument (\S+): (expected one|ignored explicit) argument.*", message)
+    names = about[1].split("/") if about else []
+    missing = about is not None and about[2] == "expected one"
+    for word, after in itertools.pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name not in names:
+            continue
+        if equals and not missing:
+            return f"{name} takes no value: {value!r}", _opposite(name, known)
+        if missing and after[:1] == "-" and (" " in after or _option_of(after) not in known):
+            joined = f"{names[-1]}={'KEY' if _is_secret(names[-1]) else shlex.quote(after)}"
+            return message, f"A value that begins with '-' is joined to its option: {joined}"
+    return message, None
+
+
+def stray(
+    extra: Sequence[str], words: Sequence[str], flags: Collection[str], texts: Collection[str]
+) -> tuple[str, str | None]:
+    """Return what to say of *extra*, which nothing takes of *words*, if more than just that.
+
+    :param flags: options that take no value.
+    :param texts: options that take any text.
+    :returns: a message, or ``""``; and a hint, or ``None``.
+    """
+    at = words.index(extra[0])
+    before = words[at - 1] if at else ""
+    if before in flags:
+        return f"{before} takes no value: {extra[0]!r}", _opposite(before, flags)
+    name, joined, value = before.partition("=")
+    if not joined:
+        name, value = words[at - 2] if at > 1 else "", before
+    if name not in texts or _is_secret(name):
+        return "", None
+    text = " ".join([value, *itertools.takewhile(lambda word: word in extra, words[at:])])
+    return "", f"A text of several words stands in quotes: {name} {shlex.quote(text)}"
+
+
+def _is_secret(option: str) -> bool:
+    return option.endswith("key")
+
+
+def _option_of(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _opposite(option: str, known: Collection[str]) -> str | None:
+    opposite = f"--{option[5:]}" if option.startswith("--no-") else f"--no-{option[2:]}"
+    return f"Its opposite is {opposite}." if opposite in known else None
 
 
 def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
@@ -104,5 +167,10 @@ def _near(words: Sequence[str], known: Sequence[str], below: Sequence[str]) -> s
         for name in known:
             if name.partition(" ")[0] == noun and name.partition(" ")[2] in others:
                 return name
-    matches = difflib.get_close_matches(" ".join(words), below or known, 1, 0.5)
-    return matches[0] if matches else None
+    # Only what differs: a noun in common would make any two verbs look alike.
+    rest = {name[len(words[0]) + 1 :]: name for name in below} or {name: name for name in known}
+    typed = " ".join(words[1:] if below else words)
+    matches = [name for name in rest if below and name.startswith(typed)]
+    if len(matches) != 1:
+        matches = difflib.get_close_matches(typed, rest, 1, 0.6)
+    return rest[matches[0]] if matches else None

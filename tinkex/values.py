@@ -115,7 +115,10 @@ def _parse_url(value: Any) -> str:
             f"not a base URL: {text[:80]!r}", hint="It looks like https://host/path."
         )
     if parts.username or parts.password:
-        raise SettingsError("the base URL must not hold a user name or password")
+        raise SettingsError(
+            "the base URL must not hold a user name or password",
+            hint="The key is given by --api-key or TINKER_API_KEY.",
+        )
     return text
 
 

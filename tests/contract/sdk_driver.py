@@ -31,7 +31,11 @@ def main(base_model: str) -> dict[str, Any]:
     found["sampler_path"] = training.save_weights_for_sampler(name="final").result().path
     found["state_path"] = training.save_state(name="state").result().path
     found["clash"] = _failure(lambda: training.save_state(name="state").result())
-    found["training"] = _failure(lambda: training.optim_step(types.AdamParams()).result())
+    found["training"] = [
+        _failure(lambda: training.optim_step(types.AdamParams()).result()),
+        _failure(lambda: training.forward_backward([_datum()], "cross_entropy").result()),
+        _failure(lambda: training.forward([_datum()], "cross_entropy").result()),
+    ]
     _sample(service, training, base_model, found)
     _look_and_change(rest, found)
     again = service.create_training_client_from_state(found["state_path"])
@@ -56,6 +60,7 @@ def _sample(service: Any, training: Any, base_model: str, found: dict[str, Any])
         for client in (base, tuned)
     )
     found["prompt_logprobs"] = base.compute_logprobs(prompt).result()
+    _score_and_stop(base, prompt, found)
     unnamed = training.save_weights_and_get_sampling_client()
     found["unnamed_samples"] = [
         s.tokens
@@ -63,6 +68,47 @@ def _sample(service: Any, training: Any, base_model: str, found: dict[str, Any])
         .result()
         .sequences
     ]
+
+
+def _score_and_stop(base: Any, prompt: Any, found: dict[str, Any]) -> None:
+    def sample(**options: Any) -> Any:
+        more = {name: options.pop(name) for name in list(options) if "prompt_logprobs" in name}
+        params = types.SamplingParams(seed=3, temperature=0.0, **options)
+        request = {"prompt": prompt, "num_samples": 1, "sampling_params": params}
+        return base.sample(**request, **more).result()
+
+    scored = sample(max_tokens=1, include_prompt_logprobs=True, topk_prompt_logprobs=2)
+    found["scored"] = list(scored.prompt_logprobs)
+    found["topk"] = list(scored.topk_prompt_logprobs)
+    whole = list(sample(max_tokens=12).sequences[0].tokens)
+    found["greedy"] = whole
+    stopped = sample(max_tokens=12, stop=[whole[5]]).sequences[0]
+    found["stopped"] = [list(stopped.tokens), stopped.stop_reason]
+    params = types.SamplingParams(max_tokens=4)
+    waiting = [
+        base.sample(prompt=prompt, num_samples=1, sampling_params=params) for _ in range(100)
+    ]
+    found["at_once"] = sum(len(future.result().sequences) for future in waiting)
+    found["too_long"] = _failure(
+        lambda: base.sample(
+            prompt=types.ModelInput.from_ints([500] * 2000),
+            num_samples=1,
+            sampling_params=params,
+        ).result()
+    )
+
+
+def _datum() -> Any:
+    def of(data: list[Any], dtype: Any) -> Any:
+        return types.TensorData(data=data, dtype=dtype, shape=[len(data)])
+
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(PROMPT),
+        loss_fn_inputs={
+            "target_tokens": of([*PROMPT[1:], 1], "int64"),
+            "weights": of([1.0] * len(PROMPT), "float32"),
+        },
+    )
 
 
 def _look_and_change(rest: Any, found: dict[str, Any]) -> None:

@@ -55,7 +55,8 @@ def server(environ):
     log = Path(environ["HOME"]) / "server.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tinkex", "local", "serve"],
+            # With a key, so that the SDK exchanges it for a token.
+            [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", "tml-dummy"],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -149,7 +150,9 @@ def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
     assert found["sampler_path"] == f"tinker://{found['run']}/sampler_weights/final"
     assert found["state_path"] == f"tinker://{found['run']}/weights/state"
     assert found["clash"].startswith("RequestFailedError")
-    assert "does not train" in found["training"]
+    for refusal in found["training"]:
+        assert refusal.startswith("BadRequestError")
+        assert "does not train" in refusal
 
 
 def test_the_sdk_samples_from_base_and_checkpoint(found):
@@ -164,6 +167,20 @@ def test_the_sdk_samples_from_base_and_checkpoint(found):
     assert found["unnamed_samples"] == [base[0]["tokens"]]
     assert found["prompt_logprobs"][0] is None
     assert all(value < 0 for value in found["prompt_logprobs"][1:])
+
+
+def test_the_sdk_scores_stops_and_waits_for_many(found):
+    assert found["scored"] == found["prompt_logprobs"]
+    assert found["topk"][0] is None
+    for value, row in zip(found["scored"][1:], found["topk"][1:], strict=True):
+        assert len(row) == 2
+        assert row[0][1] >= row[1][1]
+        assert row[1][1] >= value or value in (row[0][1], row[1][1])
+    greedy = found["greedy"]
+    stopped = greedy[: greedy.index(greedy[5]) + 1]
+    assert found["stopped"] == [stopped, "stop"]
+    assert found["at_once"] == 100
+    assert "The prompt has 2000 tokens" in found["too_long"]
 
 
 def test_the_sdk_lists_shares_and_deletes(found):

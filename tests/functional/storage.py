@@ -62,9 +62,11 @@ class Store:
     :ivar files: name → content.
     :ivar faults: one for each request for a file, as long as there are any.
     :ivar validators: files have entity tags and dates.
+    :ivar lengths: answers say how long they are; otherwise the end of the connection is theirs.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar refused: signatures that are no longer good.
     :ivar down: answers to the API are cut off.
+    :ivar again: files that archives hold a second time.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -73,10 +75,12 @@ class Store:
     sent: list[Sent] = field(default_factory=list)
     validators: bool = True
     ranges: bool = True
+    lengths: bool = True
     rate: int = 0
     version: int = 1
     refused: set[str] = field(default_factory=set)
     down: bool = False
+    again: tuple[str, ...] = ()
     go: threading.Event = field(default_factory=threading.Event)
     signatures: int = 0
 
@@ -106,7 +110,8 @@ class Store:
             return self.files[name]
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for member, data in self.files.items():
+            for member in [*self.files, *self.again]:
+                data = self.files[member]
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
@@ -182,7 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
-        self.send_header("Content-Length", str(end - start))
+        if store.lengths:
+            self.send_header("Content-Length", str(end - start))
+        else:
+            self.close_connection = True
         if store.ranges:
             self.send_header("Accept-Ranges", "bytes")
         if store.validators:

@@ -36,6 +36,15 @@ def test_save_with_a_name_and_json(served, tmp_path):
     assert done.rows["weights_path"].endswith("/sampler_weights/v1.2")
 
 
+def test_save_with_the_metadata_on_standard_output(served, tmp_path):
+    save = ("checkpoint", "--base-model", MODEL, "--rank", "1", "--output", "-")
+    for words in ([], ["--json"]):
+        done = served(*save, *words, cwd=tmp_path)
+        assert list(json.loads(done.stdout))[:2] == ["base_model", "model_id"]
+        assert done.stderr == ""
+    assert not (tmp_path / "-").exists()
+
+
 def test_unknown_base_model_is_refused_and_writes_nothing(served, tmp_path):
     output = tmp_path / "c.json"
     done = served("checkpoint", "--base-model", "no/such", "--output", str(output), code=1)
@@ -61,6 +70,15 @@ def test_list(served, saved):
     assert row["time"].endswith("Z")
     one = served("checkpoint", "list", "--run-id", saved["model_id"], "-f", "value", "-c", "Path")
     assert one.stdout == path + "\n"
+
+
+@pytest.mark.parametrize("form", ["table", "plain", "value"])
+def test_an_offset_behind_the_end_does_not_say_that_there_are_none(served, saved, form):
+    for noun in ("checkpoint", "run", "session"):
+        done = served(noun, "list", "--offset", "1000", "-f", form)
+        assert done.stdout == ""
+        assert done.stderr.startswith("Nothing to show: --offset 1000 skips all ")
+        assert done.stderr.count("\n") == 1
 
 
 def test_list_pages(served, saved, tmp_path):

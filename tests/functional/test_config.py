@@ -52,6 +52,14 @@ def test_get_prints_the_value_alone(path):
     assert "choose from" in run("config get nope", code=1).stderr
 
 
+def test_unset_where_a_profile_is_none(path):
+    path.write_text("profiles: {a: 3}\n")
+    assert (
+        "profile a does not set timeout" in run("config unset timeout --profile a", code=1).stderr
+    )
+    assert path.read_text() == "profiles: {a: 3}\n"
+
+
 def test_set_and_unset_change_one_line(path):
     assert run("config set project_id p2").stdout == "Set project_id to p2 in profile work\n"
     assert path.read_text() == TEXT.replace("project_id: p1", "project_id: p2")

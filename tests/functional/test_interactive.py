@@ -143,6 +143,17 @@ def test_help_opens_no_pager(open_terminal, tmp_path):
     assert "a pager" in terminal.run(f"help | {pager}", "in this shell:")
 
 
+def test_what_is_pasted_may_have_several_lines(open_terminal):
+    text = "tinkex version \\\n  --json\ntinkex version"
+    shell = open_terminal()
+    shell.expect("tinkex>")
+    shell.type(f"\x1b[200~{text}\x1b[201~\r")  # as terminals mark it
+    shell.expect(r'"version": "0[^}]*}\s+tinkex 0\.')
+    shell.expect("tinkex>")
+    shell.type("version \\\r  --json\r")
+    shell.expect(r'"version": "0')
+
+
 def test_exit_ends_it(open_terminal):
     terminal = open_terminal("--profile", "local")
     terminal.expect(r"tinkex\(local\)>")

@@ -214,6 +214,28 @@ def test_a_full_disk(kind, tinkex, store, download, target):
     check_whole(target, tinkex)
 
 
+@pytest.mark.parametrize("kept", [40, 3000, 120_000])
+@pytest.mark.parametrize("lie", ["no length", "short length"])
+def test_weights_that_lost_their_end_unseen_are_refused(lie, kept, tinkex, store, download, target):
+    tensors = {"__metadata__": {"format": "pt"}}
+    for number in range(50):
+        span = [number * 2000, number * 2000 + 2000]
+        tensors[f"layer.{number}"] = {"dtype": "F16", "shape": [1000], "data_offsets": span}
+    header = json.dumps(tensors).encode()
+    whole = len(header).to_bytes(8, "little") + header + content(100_000)
+    store.files = {SMALL: b"{}", LARGE: whole}
+    tinkex(*download("separate"))
+    target.rename(target.with_name("whole"))
+    if lie == "no length":
+        store.lengths = False
+    store.files = {SMALL: b"{}", LARGE: whole[:kept] if kept < len(whole) else whole + b"more"}
+    done = tinkex(*download("separate"), code=1)
+    assert f"{LARGE} came with {len(store.files[LARGE])} bytes, and is " in done.stderr
+    assert "by its own header" in done.stderr
+    assert not target.exists()
+    assert stages(target) == []
+
+
 def test_without_validators_nothing_is_guessed(tinkex, store, download, target):
     store.validators = False
     store.files = {LARGE: FILES[LARGE]}
@@ -250,44 +272,100 @@ def test_two_processes(tinkex, store, download, target):
     check_whole(target, tinkex)
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_throttled_file_comes_over_several_connections(killed, tinkex, store, download, target):
-    store.files = {LARGE: content(48 * 2**20)}
-    store.rate = 20 * 2**20 if not killed else 4 * 2**20
-    process = start(tinkex, download("separate"))
-    have = 0
-    if killed:
-        until(lambda: len(store.sent) > 4)
-        time.sleep(0.4)
-        process.kill()
-    process.communicate(timeout=60)
-    store.rate = 0
-    if killed:
-        (stage,) = stages(target)
-        entry = json.loads((stage / "journal.json").read_text())["files"][LARGE]
-        have = sum(at - begin for begin, at, _ in entry["segments"])
-        assert have >= 8 * 2**20
-        assert len(entry["segments"]) > 4
-        time.sleep(0.3)
-        store.received()
-        tinkex(*download("separate"))
-        assert store.received() == 48 * 2**20 - have
-    else:
-        assert process.returncode == 0
-        assert len(store.sent) == 8
-    assert arrived(target) == store.files
+MIB = 2**20
 
 
-def test_trouble_in_ranges_is_mended_in_flight(tinkex, store, download, target):
-    store.files = {LARGE: content(48 * 2**20)}
-    store.rate = 20 * 2**20
-    store.faults = [Fault(), Fault(503), Fault(cut=1_000_000), Fault(403), Fault(cut=0)]
-    tinkex(*download("separate"))
-    assert store.faults == []
-    assert len({sent.signature for sent in store.sent}) > 1
-    assert store.received() < 1.5 * 48 * 2**20  # the first connection sends on for a while
-    assert arrived(target) == store.files
+@pytest.fixture
+def throttled(store):
+    """Let the store have a file that is worth several connections, and hold each of them back."""
+    store.files = {"adapter_config.json": b"{}", LARGE: content(48 * MIB), "z": b"last"}
+    store.rate = 20 * MIB
+    return store
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_a_throttled_file_comes_over_several_connections(kind, tinkex, throttled, download, target):
+    tinkex(*download(kind))
+    # The connection that brings the archive sends on for a while after it was left.
+    large = [sent for sent in throttled.sent if sent.bytes > MIB]
+    assert len([sent for sent in large if kind == "separate" or sent.start]) == 8
+    assert arrived(target) == throttled.files
     tinkex("checkpoint", "verify", str(target))
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_a_file_in_parts_is_gone_on_with(kind, tinkex, throttled, download, target):
+    throttled.rate = 4 * MIB
+    process = start(tinkex, download(kind))
+    until(lambda: len(throttled.sent) > 7)
+    time.sleep(0.4)
+    process.kill()
+    process.communicate(timeout=60)
+    (stage,) = stages(target)
+    entry = json.loads((stage / "journal.json").read_text())["files"][LARGE]
+    have = sum(at - begin for begin, at, _ in entry["segments"])
+    assert have >= 8 * MIB
+    assert len(entry["segments"]) > 4
+    throttled.rate = 0
+    time.sleep(0.3)
+    throttled.received()
+    tinkex(*download(kind))
+    rest = 48 * MIB - have
+    assert rest <= throttled.received() <= rest + 20_000  # the small ones, headers
+    assert arrived(target) == throttled.files
+    tinkex("checkpoint", "verify", str(target))
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_a_throttled_file_that_is_gone_on_with_comes_over_several_connections(
+    kind, tinkex, throttled, download, target
+):
+    throttled.rate = 4 * MIB
+    process = start(tinkex, download(kind))
+    until(lambda: partial(target) > MIB)
+    process.kill()
+    process.communicate()
+    assert partial(target) < 8 * MIB
+    throttled.received()
+    throttled.rate = 20 * MIB
+    tinkex(*download(kind))
+    assert len([sent for sent in throttled.sent if sent.bytes > MIB]) > 4
+    assert arrived(target) == throttled.files
+    tinkex("checkpoint", "verify", str(target))
+
+
+@pytest.mark.parametrize("kind", ["separate", "tar"])
+def test_trouble_in_ranges_is_mended_in_flight(kind, tinkex, throttled, download, target):
+    throttled.faults = [Fault()] * (4 if kind == "separate" else 2)
+    throttled.faults += [Fault(503), Fault(cut=1_000_000), Fault(403), Fault(cut=0)]
+    tinkex(*download(kind))
+    assert throttled.faults == []
+    assert len({sent.signature for sent in throttled.sent}) > 1
+    assert throttled.received() < 1.5 * 48 * MIB  # the first connection sends on for a while
+    assert arrived(target) == throttled.files
+    tinkex("checkpoint", "verify", str(target))
+
+
+def test_an_archive_that_changes_before_its_large_file_is_not_mixed(
+    tinkex, throttled, download, target
+):
+    throttled.rate = 4 * MIB
+    process = start(tinkex, download("tar"))
+    until(lambda: partial(target) > MIB)
+    process.kill()
+    process.communicate()
+    throttled.files = {**throttled.files, LARGE: content(48 * MIB, seed=1)}
+    throttled.rate = 0
+    tinkex(*download("tar"))
+    assert arrived(target) == throttled.files
+
+
+def test_a_large_file_that_an_archive_has_twice_is_refused(tinkex, throttled, download, target):
+    throttled.rate = 0
+    throttled.again = (LARGE,)
+    done = tinkex(*download("tar"), code=1)
+    assert "twice" in done.stderr
+    assert not target.exists()
 
 
 def test_force_removes_what_an_earlier_download_brought(tinkex, store, download, target):

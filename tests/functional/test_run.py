@@ -77,6 +77,17 @@ def test_output_file(served, tmp_path):
     assert target.read_text().startswith("Sample 1:\n")
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_hyphen_is_standard_output(served, tmp_path, words):
+    options = ("run", "--base-model", MODEL, "--prompt", "a", "--max-tokens", "3", "--seed", "1")
+    done = served(*options, *words, "--output", "-", cwd=tmp_path)
+    assert done.stdout == served(*options, *words).stdout
+    (tmp_path / "rows.txt").write_text("a\n")
+    rows = ("run", "batch", "rows.txt", "--base-model", MODEL, "--max-tokens", "3")
+    assert '"index"' in served(*rows, "--output", "-", cwd=tmp_path).stdout
+    assert not (tmp_path / "-").exists()
+
+
 def test_stop_text(served):
     done = served(
         "run", "--base-model", MODEL, "--prompt", "He said", "--max-tokens", "200", "--seed", "1",
@@ -98,6 +109,7 @@ def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
     ("argv", "what"),
     [
         (["--base-model", "no/such-model"], "no/such-model"),
+        (["--base-model", "no/such-model"], "Hint: See which models there are: tinkex model list"),
         (["--model-path", "tinker://none/sampler_weights/x"], "none"),
         (["--base-model", MODEL, "--tokenizer", "no/such-tokenizer"], "no/such-tokenizer"),
     ],

@@ -49,6 +49,13 @@ def test_a_trace_becomes_a_file(served, saved, tmp_path):
     assert named.read_bytes() == content
 
 
+def test_a_session_that_is_not_there(served, tmp_path):
+    done = served("session", "export-trace", "nope", "--output", "x", cwd=tmp_path, code=1)
+    assert "'nope'" in done.stderr
+    assert done.stderr.endswith("Hint: See 'tinkex session list'.\n")
+    assert not (tmp_path / "x").exists()
+
+
 def test_only_the_address(served, saved, tmp_path):
     session = session_of(saved)
     done = served("session", "export-trace", session, "--url-only", cwd=tmp_path)

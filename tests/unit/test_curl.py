@@ -80,6 +80,28 @@ def test_deleting_asks_no_question_and_a_usage_error_stays_one():
     assert invoke(["checkpoint", "delete", "tinker://x", "--curl"]).exit_code == 1
 
 
+def test_no_question_is_left_out_where_nothing_is_sent(config):
+    path = config("profiles: {work: {timeout: 30s}}")
+    done = invoke(["profile", "remove", "work", "--curl"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "needs a confirmation" in done.stderr
+    assert "work" in path.read_text()
+
+
+def test_a_question_of_a_plugin_is_asked_with_curl_too(fake_plugins, tmp_path):
+    target = tmp_path / "precious"
+    target.touch()
+    code = (
+        "import pathlib\nfrom tinkex.commands.base import Command\nclass C(Command):\n    'Do.'\n"
+        "    def take_action(self, parsed_args):\n        self.confirm('Sure?')\n"
+        f"        pathlib.Path({str(target)!r}).unlink()\n"
+    )
+    fake_plugins.add("p-rm", "[tinkex.commands]\nremove_it = p_rm:C\n", code)
+    done = invoke(["remove", "it", "--curl"])
+    assert "needs a confirmation" in done.stderr
+    assert target.exists()
+
+
 def test_a_command_that_sends_nothing_says_so():
     done = invoke(["config", "show", "--curl"])
     assert (done.exit_code, "No request is sent" in done.stderr) == (0, True)

@@ -59,6 +59,11 @@ def test_check_writable(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_standard_output_is_no_file():
+    with pytest.raises(LocalError, match="not to standard output"):
+        check_writable("-")
+
+
 def test_long_names(tmp_path):
     write_atomically(str(tmp_path / ("n" * 255)), "text")
     assert os.listdir(tmp_path) == ["n" * 255]

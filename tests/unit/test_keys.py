@@ -36,7 +36,7 @@ def test_a_credential_command_does_not_eat_what_was_piped_to_the_program():
     [
         ("exit 3", "ended with status 3"),
         ("true", "printed nothing"),
-        ("sleep 20", "did not finish"),
+        ("sleep 20", "did not end within 2 s"),
     ],
 )
 def test_a_credential_command_that_gives_no_key(command, message, monkeypatch):

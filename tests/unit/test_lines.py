@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from tinkex.exceptions import UsageError
-from tinkex.lines import Line, parse, unfinished
+from tinkex.lines import Line, commands, is_continued, parse, unfinished
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,47 @@ def test_words_are_those_of_the_standard_library(text):
 )
 def test_operators_count_outside_of_quotes(text, line):
     assert parse(text) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run \\\n  --prompt a \\\n\\\n  -q", ["run", "--prompt", "a", "-q"]),
+        ("run --pro\\\nmpt 'a \\\nb' \"c\\\nd\"", ["run", "--prompt", "a \\\nb", "cd"]),
+        ("run 'a\nb'", ["run", "a\nb"]),
+    ],
+)
+def test_a_backslash_joins_the_next_line(text, words):
+    assert parse(text) == Line(words)
+    assert list(commands(text)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "continued"),
+    [
+        *[("run \\", True), ("run a\\", True), ('run "a\\', True), ("\\", True)],
+        *[
+            ("run", False),
+            ("run \\\\", False),
+            ("run 'a\\", False),
+            ("run # \\", False),
+            ("", False),
+        ],
+    ],
+)
+def test_a_line_goes_on_behind_a_backslash(text, continued):
+    assert is_continued(text) is continued
+
+
+def test_several_commands_in_one_text():
+    text = "# all\nversion # one \\\ntinkex run list \\\n --json\n\n model list | head \\\n -1\n"
+    found = [parse(command) for command in commands(text)]
+    assert [line.words for line in found if line.words] == [
+        ["version"],
+        ["tinkex", "run", "list", "--json"],
+        ["model", "list"],
+    ]
+    assert found[-1].pipe == "head \\\n -1"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,19 @@ def test_a_script_stops_at_its_first_failure_or_keeps_going():
     assert script("version\n", "--keep-going").exit_code == 0
 
 
+def test_lines_of_a_script_as_editors_write_them():
+    for text in (
+        "\ufeffversion\n",
+        "version\r\n",
+        "tinkex version \\\n  --json \\\n  -c version",
+        "version \\\r\n  --json\r\n",
+        "version \\",
+    ):
+        done = script(text)
+        assert (done.exit_code, done.stderr) == (0, ""), done
+        assert "0." in done.stdout
+
+
 def test_keep_going_needs_a_script():
     done = invoke(["--keep-going", "version"])
     assert (done.exit_code, done.stdout) == (1, "")
@@ -127,10 +140,11 @@ def test_history_is_for_its_owner_and_without_secrets(tmp_path: Path):
     history = FileHistory(path)
     for line in ("run list", "run list --api-key tml-abcdefgh", " hidden", "run info tml-abcdefgh"):
         history.store_string(line)
-    history.store_string("version")
-    assert path.read_text() == "run list\nversion\n"
+    history.store_string("run list \\\n  --api-\\\nkey x")
+    history.store_string("version \\\n--json")
+    assert path.read_text() == "run list\nversion --json\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(FileHistory(path).load_history_strings()) == ["version", "run list"]
+    assert list(FileHistory(path).load_history_strings()) == ["version --json", "run list"]
 
 
 @pytest.mark.parametrize("line", ["run --api-'key' x", "--api\\-key=x run", "echo eyJhbGciOiJI.x"])

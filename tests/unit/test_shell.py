@@ -389,6 +389,16 @@ def test_run_from_python(capsys):
     assert logging.getLogger("tinkex").handlers == []
 
 
+def test_run_from_python_takes_words_and_paths(tmp_path):
+    log = tmp_path / "log"
+    assert tinkex.run(("config", "show", "--log-file", log)).command == "config show"
+    assert log.exists()
+    for argv in ("run list", b"run list", ["run", "list", "--limit", 5], [None]):
+        with pytest.raises(UsageError, match=r"list of words|is a text, not") as caught:
+            tinkex.run(argv)
+        assert caught.value.hint
+
+
 def test_completion_offers_commands_below_a_command():
     offered = invoke(["complete", "--line", "tinkex checkpoint "]).stdout.splitlines()
     names = ("copy", "delete", "download", "info", "list", "prune", "publish")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -58,6 +59,9 @@ def test_the_command_that_was_meant(typed, meant):
         ("checkpoint -o x", "--output"),
         ("run --model x", "--base-model"),
         ("run --max-token 3", "--max-tokens"),
+        ("run --temp 3", "--temperature"),
+        ("run --tempurature 3", "--temperature"),
+        ("--quite run list", "--quiet"),
     ],
 )
 def test_the_option_that_was_meant(typed, meant):
@@ -66,9 +70,78 @@ def test_the_option_that_was_meant(typed, meant):
     assert done.stderr.splitlines()[1:] == [f"Hint: Did you mean {meant}?"]
 
 
-@pytest.mark.parametrize("words", [["xyzzy"], ["xyzzy", "qwv"]])
+@pytest.mark.parametrize("words", [["xyzzy"], ["xyzzy", "qwv"], ["nope"]])
 def test_nothing_near(words):
     assert "Hint: See: tinkex help\n" in invoke(words).stderr
+
+
+@pytest.mark.parametrize("typed", ["run list --bogus", "run list --until x", "version --sep x"])
+def test_no_option_is_near(typed):
+    command = typed.partition(" --")[0]
+    assert f"Hint: See: tinkex help {command}\n" in invoke(typed.split()).stderr
+
+
+@pytest.mark.parametrize("noun", [[], ["--base-model", "m"]])
+def test_no_option_stands_behind_two_hyphens(noun):
+    done = invoke(["run", "list", "--", "--limit", "3"])
+    assert "unexpected argument(s) for run list: --limit 3\n" in done.stderr
+    done = invoke(["run", *noun, "--", "--prompt", "x"])
+    assert "unexpected argument(s) for run: --prompt x\n" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["run", "hello"], ["run", "Hello there"], ["run", "foo", "-v"]])
+def test_no_verb_is_near(words):
+    assert "Hint: Below 'run' there are: run batch, run info, run list" in invoke(words).stderr
+
+
+@pytest.mark.parametrize("typed", ["--limit 3 run list", "--base-model m run", "-c x run list"])
+def test_an_option_of_a_command_does_not_stand_before_it(typed):
+    assert "Hint: Options of a command stand behind it: " in invoke(typed.split()).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["run", "--prompt", "Hello", "there", "dear"], "--prompt 'Hello there dear'"),
+        (["run", "--prompt=Hello", "there", "-q"], "--prompt 'Hello there'"),
+        (["run", "--prompt", "It's", "me", "--rank"], None),
+        (["session", "search", "--limit", "3", "a", "b"], None),
+        (["run", "--max-tokens", "3", "there"], None),
+    ],
+)
+def test_a_text_without_quotes(words, meant):
+    stderr = invoke(words).stderr
+    if meant:
+        assert stderr.endswith(f"Hint: A text of several words stands in quotes: {meant}\n")
+    else:
+        assert "quotes" not in stderr
+
+
+@pytest.mark.parametrize("value", ["-hello", "-v is an option", "--max-tokens=3 is enough"])
+def test_a_value_that_begins_with_a_hyphen(value):
+    stderr = invoke(["run", "--prompt", value, "--base-model", "m"]).stderr
+    joined = f"--prompt={shlex.quote(value)}"
+    assert stderr.endswith(
+        f"Hint: A value that begins with '-' is joined to its option: {joined}\n"
+    )
+    assert "expected one argument" in stderr
+
+
+def test_a_key_is_not_shown():
+    assert invoke(["run", "list", "--api-key", "-secret"]).stderr.endswith(" --api-key=KEY\n")
+    assert "secret" not in invoke(["run", "list", "--api-key", "secret", "x"]).stderr
+
+
+@pytest.mark.parametrize("words", [["--prompt", "--max-tokens", "3"], ["--prompt"]])
+def test_a_value_that_is_missing(words):
+    assert invoke(["run", *words]).stderr.endswith("Hint: See: tinkex help run\n")
+
+
+@pytest.mark.parametrize("words", [["--train-mlp=false"], ["--train-mlp", "false"]])
+def test_a_value_for_an_option_that_takes_none(words):
+    stderr = invoke(["checkpoint", *words, "--output", "x"]).stderr
+    assert "--train-mlp takes no value: 'false'\nHint: Its opposite is --no-train-mlp.\n" in stderr
+    assert "-q takes no value: 'x'\nHint: See: " in invoke(["run", "list", "-q", "x"]).stderr
 
 
 def test_a_noun_alone_tells_its_commands():

@@ -127,10 +127,13 @@ def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
     argv = ["run", "--base-model", "m", "--prompt", "x", "--output", "file", "--api-key", "k"]
     done = invoke(argv)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "the current directory is no longer there\nHint: Go to another one" in done.stderr
+    assert "the current directory is not there any more\nHint: Go to another" in done.stderr
 
 
 def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere):
     done = invoke(["doctor", "--base-url", "http://127.0.0.1:9", "--timeout", "2s", "-f", "json"])
     (disk,) = [row for row in done.rows if row["check"] == "disk here"]
-    assert (disk["status"], disk["detail"]) == ("warning", "the current directory is gone")
+    assert (disk["status"], disk["detail"]) == (
+        "warning",
+        "the current directory is not there any more",
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -56,6 +57,7 @@ class Mark:
     :ivar size: its size in bytes.
     :ivar have: bytes of it that are here.
     :ivar files: the files before it.
+    :ivar known: what is known about it, if all of it is here.
     """
 
     name: str
@@ -63,6 +65,21 @@ class Mark:
     size: int
     have: int = 0
     files: dict[Path, LockedFile] = field(default_factory=dict)
+    known: LockedFile | None = None
+
+    @property
+    def end(self) -> int:
+        """Position in the archive where the next header begins."""
+        return self.data + _padded(self.size)
+
+    @property
+    def next(self) -> int:
+        """Position in the archive of the first byte that is missing."""
+        return self.data + self.have if self.known is None else self.end
+
+
+def _padded(size: int) -> int:
+    return size + -size % tarfile.BLOCKSIZE
 
 
 def extract(
@@ -71,14 +88,14 @@ def extract(
     admit: Admit,
     *,
     after: Mark | None = None,
-    on_member: Callable[[Mark], None] | None = None,
+    on_member: OnMember | None = None,
 ) -> dict[Path, LockedFile]:
     """Extract the tar stream *source*, plain or gzip, into *directory* as it arrives.
 
     Regular files and directories only; owners, modes and times are not taken over.
 
     :param admit: is asked with each file's relative path before a byte of it is written.
-    :param after: *source* goes on from here, the rest being in *directory*.
+    :param after: *source* goes on from its :attr:`Mark.next`, the rest being in *directory*.
     :param on_member: is told before the content of each member of a plain archive.
     :returns: the files by relative path.
     :raises InvalidAnswer: the archive is damaged, incomplete, or holds something unsafe.
@@ -92,10 +109,18 @@ def extract(
     try:
         if after is not None:
             found.update(after.files)
-            found[Path(after.name)] = _finish(plain, directory, after)
-            base = after.data + after.size + -after.size % tarfile.BLOCKSIZE
+            found[Path(after.name)] = after.known or _finish(plain, directory, after)
+            base = after.end
         forward = Forward(plain)
-        end = _extract_members(forward, directory, admit, found, base, on_member)
+
+        def told(mark: Mark) -> LockedFile | None:
+            known = on_member(mark) if on_member is not None else None
+            if known is not None:
+                peeked.forget()
+                forward.jump(mark.end - base)
+            return known
+
+        end = _extract_members(forward, directory, admit, found, base, told)
         while forward.some():
             pass
     except _DAMAGED as error:
@@ -115,7 +140,7 @@ def _finish(source: Readable, directory: Path, mark: Mark) -> LockedFile:
         while found.take(file, mark.have):
             pass
         _copy(source, file, mark.size - mark.have, found)
-        padding = memoryview(bytearray(-mark.size % tarfile.BLOCKSIZE))
+        padding = memoryview(bytearray(_padded(mark.size) - mark.size))
         while padding:
             count = source.readinto(padding)
             if not count:
@@ -134,6 +159,17 @@ def _copy(source: Readable, file: FileIO, count: int, found: Digest) -> None:
         count -= len(block)
 
 
+class OnMember(Protocol):
+    """Is told what comes next; may fetch it itself."""
+
+    def __call__(self, mark: Mark, /) -> LockedFile | None:
+        """Return what is known about the file if it is here now.
+
+        The source goes on at the end of *mark* then.
+        """
+        ...
+
+
 class Admit(Protocol):
     """Decides whether a file may be written; raises if not."""
 
@@ -146,7 +182,7 @@ def _extract_members(
     admit: Admit,
     found: dict[Path, LockedFile],
     base: int,
-    on_member: Callable[[Mark], None] | None,
+    on_member: OnMember,
 ) -> int:
     """Add the members to *found*; return the position of the end of the last one."""
     source.allow(MAX_HEADERS)  # the first header is read on opening
@@ -166,11 +202,15 @@ def _extract_members(
             # The library's own judgement, beside ours.
             tarfile.data_filter(member, str(directory))
             admit(relative)
+            known = None
             # Headers that hold for all members after them are known to those who read them.
-            if on_member is not None and not tar.pax_headers:
+            if not tar.pax_headers:
                 data = base + member.offset_data
-                on_member(Mark(relative.as_posix(), data, member.size, 0, found))
-            found[relative] = _write(source, member, directory / relative)
+                with _once(member):
+                    if os.path.lexists(directory / relative):
+                        raise FileExistsError
+                    known = on_member(Mark(relative.as_posix(), data, member.size, 0, found))
+            found[relative] = known or _write(source, member, directory / relative)
         return tar.offset
 
 
@@ -188,7 +228,7 @@ def _write(source: Forward, member: tarfile.TarInfo, path: Path) -> LockedFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb", buffering=0) as file:
             _copy(source, file, member.size, found)
-        source.seek(source.position + -member.size % tarfile.BLOCKSIZE)
+        source.seek(source.position + _padded(member.size) - member.size)
         return LockedFile(member.size, found.hexdigest())
 
 

@@ -333,7 +333,9 @@ class Checkpoints:
         deadline = self._transport.deadline(what[1])
         # A repeated request may find its work done by the first: gone, or in that state already.
         settled = frozenset({404, 409} if suffix else {404})
-        request = Request(method, parsed.url + suffix, body, settled=settled, what=what[0])
+        request = Request(
+            method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
+        )
         try:
             self._transport.call(request, deadline)
         except NotFound as missing:

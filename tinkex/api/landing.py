@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,21 @@ class Landing:
             # What the note says must be on the disk before it; Ctrl-C ends the wait for a slow one.
             for _ in each(self._sync, files, workers=_SYNCING):
                 pass
-            aside(partial(self._prepare, files), None)
-            self._commit = Uncut(self._put)
-            self._commit.run()
+            with self._alone():
+                aside(partial(self._prepare, files), None)
+                self._commit = Uncut(self._put)
+                self._commit.run()
             for place in {self.directory, self.directory.parent}:
                 aside(partial(placing.sync_directory, place), None)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with nullcontext() if self._fresh else placing.alone(self.directory):
+            try:
+                yield
+            finally:
+                if self._commit is not None:
+                    self._commit.settle()
 
     def _sync(self, relative: Path) -> None:
         path = self.stage.content / relative

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,43 @@ OnProgress = Callable[[Progress], None]
 
 class Stopped(Exception):
     """Another thread has failed, or somebody pressed Ctrl-C: the work is of no use any more."""
+
+
+class Counter(Protocol):
+    """What the thread that fetches a file tells; see :class:`Meter`."""
+
+    def begin(self, name: str, size: int | None, done: int = 0) -> None:
+        """Say how large *name* is and how much of it is here already."""
+
+    def add(self, name: str, count: int) -> None:
+        """Say that *count* bytes of *name* have arrived."""
+
+    def check(self) -> None:
+        """Return while there is something to do."""
+
+
+class Inside:
+    """Counts the bytes of a file in an archive as those of the archive.
+
+    :param name: the archive.
+    :param size: its size in bytes.
+    :param start: where in it the file begins.
+    """
+
+    def __init__(self, meter: Meter, name: str, size: int, start: int) -> None:
+        self._meter, self._name, self._size, self._start = meter, name, size, start
+
+    def begin(self, name: str, size: int | None, done: int = 0) -> None:
+        """Say how much of the file is here already."""
+        self._meter.begin(self._name, self._size, self._start + done)
+
+    def add(self, name: str, count: int) -> None:
+        """Say that *count* bytes of the file have arrived."""
+        self._meter.add(self._name, count)
+
+    def check(self) -> None:
+        """Return while there is something to do."""
+        self._meter.check()
 
 
 class Meter:

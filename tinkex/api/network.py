@@ -42,7 +42,10 @@ def certificates() -> str | bool:
     for variable in CA_VARIABLES:
         value = os.environ.get(variable)
         if value and not Path(value).exists():
-            raise SettingsError(f"{variable} names {value}, which does not exist")
+            raise SettingsError(
+                f"{variable} names {value}, which does not exist",
+                hint=f"Let it name a file or directory of CA certificates, or: unset {variable}",
+            )
         if value:
             return value
     import ssl

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tinkex.api import archive
 from tinkex.api.archive import Mark
+from tinkex.api.body import Body
 from tinkex.api.landing import Landing, local_errors
 from tinkex.api.lockfile import LockedFile
-from tinkex.api.meter import Meter
+from tinkex.api.meter import Inside, Meter
+from tinkex.api.pieces import LARGE, Piece
 from tinkex.api.separate import Files
 from tinkex.api.storage import WHOLE, Span, Storage
 from tinkex.api.stream import Address, Changed, Stream
@@ -45,44 +48,62 @@ class Packed:
             mark, entry = self._mark()
             if mark is not None:
                 try:
-                    start = mark.data + mark.have
-                    span = Span(start, None, entry["validator"])
-                    with Stream(self._storage, self._address, span) as stream:
-                        self._meter.begin(self._name, stream.body.total, start)
-                        return self._extract(stream, mark)
+                    if self._is_apart(mark):
+                        mark.known = self._fetch_apart(mark, entry["validator"], entry["total"])
+                    return self._extract(Span(mark.next, None, entry["validator"]), mark)
                 except Changed:
                     pass
             self._stage.clear()
-            with Stream(self._storage, self._address, WHOLE) as stream:
-                self._meter.begin(self._name, stream.body.total)
-                return self._extract(stream, None)
+            return self._extract(WHOLE, None)
 
-    def _extract(self, stream: Stream, after: Mark | None) -> Files:
-        body = stream.body
-        noted = body.validator is not None and body.total is not None
+    def _extract(self, span: Span, after: Mark | None) -> Files:
+        with _Source(self._storage, self._address, self._name, self._meter) as source:
+            body = source.open(span)
+            validator, total = body.validator, body.total
+            last = 0
 
-        def note(mark: Mark) -> None:
-            if mark.size < _WORTH and mark.data - last[0] < _WORTH:
-                return
-            last[0] = mark.data + mark.size
-            with self._stage.changing(at_once=True) as journal:
-                journal["archive"] = {
-                    "validator": body.validator,
-                    "member": [mark.name, mark.data, mark.size],
-                    "files": [
-                        [p.as_posix(), f.size_bytes, f.sha256] for p, f in mark.files.items()
-                    ],
-                }
+            def on_member(mark: Mark) -> LockedFile | None:
+                nonlocal last
+                if validator is None or total is None:
+                    return None
+                if mark.size >= _WORTH or mark.data - last >= _WORTH:
+                    last = mark.end
+                    self._note(mark, validator, total)
+                # An archive that ends with it is incomplete, which is found out on the way.
+                if mark.size < LARGE or mark.end >= total or not body.ranged:
+                    return None
+                known = self._fetch_apart(mark, validator, total)
+                source.open(Span(mark.end, None, validator))
+                return known
 
-        last = [0]
-        source = _Heard(stream, self._name, self._meter)
-        return archive.extract(
-            source,
-            self._stage.content,
-            self._landing.admit,
-            after=after,
-            on_member=note if noted else None,
-        )
+            return archive.extract(
+                source,
+                self._stage.content,
+                self._landing.admit,
+                after=after,
+                on_member=on_member,
+            )
+
+    def _fetch_apart(self, mark: Mark, validator: str, total: int) -> LockedFile:
+        """Fetch a large file of the archive as if it were not in one: in ranges, if need be."""
+        inside = Inside(self._meter, self._name, total, mark.data)
+        span = Span(mark.data, mark.data + mark.size, validator)
+        place = Path(mark.name)
+        return Piece(self._storage, self._stage, self._address, place, inside, span).fetch()
+
+    # What an earlier attempt has left --------------------------------------------------------
+
+    def _note(self, mark: Mark, validator: str, total: int) -> None:
+        with self._stage.changing(at_once=True) as journal:
+            journal["archive"] = {
+                "validator": validator,
+                "total": total,
+                "member": [mark.name, mark.data, mark.size],
+                "files": [[p.as_posix(), f.size_bytes, f.sha256] for p, f in mark.files.items()],
+            }
+
+    def _is_apart(self, mark: Mark) -> bool:
+        return mark.name in self._stage.journal.get("files", {})
 
     def _mark(self) -> tuple[Mark | None, dict[str, Any]]:
         """Return where an earlier attempt has come to; what lies beyond it is removed."""
@@ -95,24 +116,45 @@ class Packed:
         for file in [path for path in content.rglob("*") if path.is_file()]:
             if file.relative_to(content) not in {*files, Path(name)}:
                 file.unlink()
+        mark = Mark(name, data, size, 0, files)
         sizes = {path: known.size_bytes for path, known in files.items()}
-        if not (content / name).is_file() or sizes != _sizes(content, sizes):
+        if sizes != _sizes(content, sizes):
             return None, {}
-        have = min((content / name).stat().st_size, size)
-        return Mark(name, data, size, have, files), entry
+        if not self._is_apart(mark):
+            if not (content / name).is_file():
+                return None, {}
+            mark.have = min((content / name).stat().st_size, size)
+        return mark, entry
 
 
 def _sizes(directory: Path, files: Iterable[Path]) -> dict[Path, int]:
     return {p: (directory / p).stat().st_size for p in files if (directory / p).is_file()}
 
 
-class _Heard:
-    """A stream whose every block is counted."""
+class _Source:
+    """What comes from the archive, from any place on, every block counted; a context manager."""
 
-    def __init__(self, stream: Stream, name: str, meter: Meter) -> None:
-        self._stream, self._name, self._meter = stream, name, meter
+    def __init__(self, storage: Storage, address: Address, name: str, meter: Meter) -> None:
+        self._storage, self._address = storage, address
+        self._name, self._meter = name, meter
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(self, span: Span) -> Body:
+        """Go on with *span*."""
+        self._stack.close()
+        stream = Stream(self._storage, self._address, span)
+        self._stream = self._stack.enter_context(stream)
+        self._meter.begin(self._name, stream.body.total, span.start)
+        return stream.body
 
     def readinto(self, room: memoryview, /) -> int:
+        """Put what comes next into *room*; return how many bytes that is, none at the end."""
         count = self._stream.readinto(room)
         self._meter.add(self._name, count)
         return count

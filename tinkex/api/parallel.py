@@ -59,24 +59,32 @@ def in_order(do: Callable[[T], R], things: Sequence[T], workers: int = 8) -> Ite
         queue.SimpleQueue() for _ in things
     ]
 
-    def work(index: int) -> None:
-        try:
-            done[index].put((do(things[index]), None))
-        except BaseException as error:  # it is raised again where somebody waits
-            done[index].put((None, error))
+    # The same threads to the end: the start of one waits until it runs, which takes milliseconds
+    # on a busy machine.
+    asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
-    def begin(index: int) -> None:
-        if index < len(things):
-            threading.Thread(target=work, args=(index,), daemon=True).start()
+    def work() -> None:
+        while (index := asked.get()) is not None:
+            try:
+                done[index].put((do(things[index]), None))
+            except BaseException as error:  # it is raised again where somebody waits
+                done[index].put((None, error))
 
+    workers = min(workers, len(things))
     for index in range(workers):
-        begin(index)
-    for index in range(len(things)):
-        result, error = done[index].get()
-        if error is not None:
-            raise error
-        begin(index + workers)
-        yield result  # type: ignore[misc]
+        asked.put(index)
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for index in range(len(things)):
+            result, error = done[index].get()
+            if error is not None:
+                raise error
+            if index + workers < len(things):
+                asked.put(index + workers)
+            yield result  # type: ignore[misc]
+    finally:
+        for _ in range(workers):
+            asked.put(None)
 
 
 def aside(do: Callable[[], R], seconds: float | None) -> R:

@@ -102,7 +102,7 @@ def served(text: str) -> str:
     try:
         return segment(text)
     except UsageError as error:
-        raise InvalidAnswer(f"the server's answer holds {error}") from error
+        raise InvalidAnswer(f"the server's answer cannot be right: {error}") from error
 
 
 def _is_segment(text: str) -> bool:

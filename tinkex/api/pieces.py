@@ -12,7 +12,7 @@ from typing import Any
 from tinkex.api.body import BLOCK
 from tinkex.api.digests import Blocks, Digest, Sum, Trailing, Unsummed
 from tinkex.api.lockfile import LockedFile
-from tinkex.api.meter import Meter
+from tinkex.api.meter import Counter
 from tinkex.api.parallel import together
 from tinkex.api.stage import Stage
 from tinkex.api.storage import WHOLE, Span, Storage
@@ -30,6 +30,8 @@ _BUSY = 0.5
 _FAST = 256 * 1024 * 1024
 #: Bytes and seconds that must be left for more connections to be worth their set-up.
 _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
+#: Bytes of a file below which it comes over one connection, whatever that one is like.
+LARGE = _PROBE_BYTES + _MIN_REST
 #: Bytes of the parts that connections take, one after the other, so that the sum of the file can
 #: follow them closely; and how many parts there may be.
 _PART, _MOST_PARTS = 32 * 1024 * 1024, 1000
@@ -46,12 +48,19 @@ class Piece:
     :param stage: where it goes.
     :param address: its signed address.
     :param relative: its name in the checkpoint.
+    :param span: where it is, if what is at the address holds more than this file.
     """
 
     def __init__(
-        self, storage: Storage, stage: Stage, address: Address, relative: Path, meter: Meter
+        self,
+        storage: Storage,
+        stage: Stage,
+        address: Address,
+        relative: Path,
+        meter: Counter,
+        span: Span = WHOLE,
     ) -> None:
-        self._storage, self._stage, self._address = storage, stage, address
+        self._storage, self._stage, self._address, self._span = storage, stage, address, span
         self._relative, self._name, self._meter = relative, relative.as_posix(), meter
         self._part = stage.parts / relative
         self._ready = stage.content / relative
@@ -77,11 +86,13 @@ class Piece:
     # Ways to begin ------------------------------------------------------------------------
 
     def _fetch_anew(self, *, many: bool = True) -> LockedFile:
-        with Stream(self._storage, self._address, WHOLE) as stream:
+        with Stream(self._storage, self._address, self._span) as stream:
             return self._fetch_from(stream, many)
 
     def _fetch_from(self, stream: Stream, many: bool) -> LockedFile:
         size, validator = stream.body.total, stream.body.validator
+        if self._span.end is not None:
+            size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
         self._part.write_bytes(b"")
         segment = [0, 0, -1 if size is None else size]
@@ -103,7 +114,7 @@ class Piece:
             raise Changed from None
         if len(segments) == 1:
             segments[0][1] = min(on_disk, size)  # more than was noted may have been written
-        elif on_disk < max(have for _, have, _ in segments):
+        elif on_disk < max((at for start, at, _ in segments if at > start), default=0):
             raise Changed
         have = sum(at - start for start, at, _ in segments)
         if not have:
@@ -119,6 +130,8 @@ class Piece:
         try:
             with Stream(self._storage, self._address, Span(unless=known["validator"])) as stream:
                 if stream.body.validator != known["validator"]:
+                    if self._span is not WHOLE:
+                        raise Changed
                     return self._fetch_from(stream, many=True)
         except APIError as error:
             if error.status != _NOT_MODIFIED:
@@ -178,15 +191,38 @@ class Piece:
         begun: Sum | None = None,
         position: int = 0,
     ) -> str:
-        """Fetch what is missing over several connections; return the SHA-256 of all.
+        """Fetch what is missing; return the SHA-256 of all.
 
         :param first: brings the first segment.
         :param begun: the sum of what stands before *position*.
         """
-        waiting = deque(segment for segment in segments if segment[1] < segment[2])
 
         def reached() -> int:
             return next((at for _, at, end in segments if at < end), segments[-1][2])
+
+        with Trailing(self._part, reached, begun, position) as trailing:
+            if len(segments) == 1:
+                self._fetch_alone(segments, validator)
+            else:
+                self._share(segments, validator, first)
+            return trailing.hexdigest()
+
+    def _fetch_alone(self, segments: list[Segment], validator: str | None) -> None:
+        """Fetch the only one of *segments*; where others should help, there are more then."""
+        (segment,) = segments
+        if segment[1] == segment[2]:
+            return
+        with (
+            self._open(segment, validator) as stream,
+            open(self._part, "r+b", buffering=0) as file,
+        ):
+            if self._receive(stream, segment, file.fileno(), Unsummed(), many=True):
+                segments[:] = self._split(segment)
+                self._share(segments, validator, stream)
+
+    def _share(self, segments: list[Segment], validator: str | None, first: Stream | None) -> None:
+        """Fetch *segments* over several connections, of which *first* is one."""
+        waiting = deque(segment for segment in segments if segment[1] < segment[2])
 
         def work(_: int) -> None:
             blocks = Unsummed()
@@ -200,13 +236,16 @@ class Piece:
                     if first is not None and segment is segments[0]:
                         self._receive(first, segment, file.fileno(), blocks)
                         continue
-                    span = Span(segment[1], segment[2], validator)
-                    with Stream(self._storage, self._address, span) as stream:
+                    with self._open(segment, validator) as stream:
                         self._receive(stream, segment, file.fileno(), blocks)
 
-        with Trailing(self._part, reached, begun, position) as trailing:
-            together(work, range(min(RANGES, len(waiting))))
-            return trailing.hexdigest()
+        together(work, range(min(RANGES, len(waiting))))
+
+    def _open(self, segment: Segment, validator: str | None) -> Stream:
+        """Ask for what is missing of *segment*."""
+        start = self._span.start
+        span = Span(start + segment[1], start + segment[2], validator)
+        return Stream(self._storage, self._address, span)
 
     # The end ------------------------------------------------------------------------------
 

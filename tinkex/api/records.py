@@ -72,4 +72,4 @@ def read_path(text: str) -> TinkerPath:
     try:
         return TinkerPath.from_string(text)
     except UsageError as error:
-        raise InvalidAnswer(f"the server's answer holds {error}") from error
+        raise InvalidAnswer(f"the server's answer cannot be right: {error}") from error

@@ -12,6 +12,7 @@ from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 
 from tinkex.api.retrying import REPEATABLE
+from tinkex.exceptions import UsageError
 
 
 class Request:
@@ -71,8 +72,20 @@ class Request:
         return self.method in REPEATABLE if self.repeatable is None else self.repeatable
 
 
-def _encoded(body: Any) -> bytes | None:
-    return body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+def _encoded(body: Any) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    text = json.dumps(body)
+    if "\\ud" in text:  # half of a character, where the other half may be missing
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            bad = ascii(error.object[max(error.start - 20, 0) : error.end].rpartition('"')[2])
+            raise UsageError(
+                f"a text that is to be sent is not valid Unicode: {bad}",
+                hint="Its bytes are not UTF-8: convert them, say with iconv.",
+            ) from error
+    return text.encode()
 
 
 def prepared(

@@ -17,6 +17,7 @@ from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import (
     APIError,
+    BadRequest,
     NotFound,
     OperationFailed,
     ServerError,
@@ -69,7 +70,12 @@ class SamplingClient:
         else:
             body["base_model"] = base_model
         request = Request("POST", "create_sampling_session", body, what="sampling")
-        answer = transport.call(request, deadline).object()
+        try:
+            answer = transport.call(request, deadline).object()
+        except (BadRequest, NotFound) as error:
+            if model_path is None:
+                error.hint = "See which models there are: tinkex model list"
+            raise
         self.sampling_session_id = reading.text(answer, "sampling_session_id")
         self.model_path = model_path
         self._transport = transport

@@ -13,7 +13,7 @@ from tinkex.api.requesting import Request
 from tinkex.api.storage import Storage
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
-from tinkex.exceptions import LocalError, OperationFailed
+from tinkex.exceptions import LocalError, NotFound, OperationFailed
 from tinkex.files import replacing
 
 #: Seconds between two looks at whether the trace is ready: at first, and, doubling, at most (what
@@ -46,7 +46,11 @@ def trace_url(transport: Transport, deadline: Deadline, session_id: str) -> str:
     request = Request("GET", path, what="traces of sessions, or has no session of this id")
     interval = FIRST_INTERVAL
     while True:
-        data = transport.call(request, deadline).object()
+        try:
+            data = transport.call(request, deadline).object()
+        except NotFound as error:
+            error.hint = "See 'tinkex session list'."
+            raise
         status = reading.optional_text(data, "status")
         if status == "ready":
             return joined("", reading.text(data, "url"))

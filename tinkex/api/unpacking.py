@@ -30,6 +30,10 @@ class Peeked:
             self._head += room[:count]
         return self._head.startswith(magic)
 
+    def forget(self) -> None:
+        """Go on with what the source has next: it has moved."""
+        self._head = b""
+
     def readinto(self, room: memoryview, /) -> int:
         """Put what comes next into *room*; return how many bytes that is, none at the end."""
         if not self._head:
@@ -137,6 +141,11 @@ class Forward:
             self.last_data = self.position + data
         self.position += len(block)
         return block
+
+    def jump(self, position: int) -> None:
+        """Go on at *position*, where the source has moved to."""
+        self._ahead = self._room[:0]
+        self.position = self.last_data = position
 
     def readinto(self, room: memoryview, /) -> int:
         """Put content that comes next into *room*; return how many bytes, none at the end."""

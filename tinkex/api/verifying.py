@@ -49,7 +49,8 @@ def verify(directory: Path | str) -> Iterator[VerifiedFile]:
     """
     root = Path(directory)
     if not root.is_dir():
-        raise LocalError(f"{root} is not a directory" if root.exists() else f"no directory {root}")
+        what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
+        raise LocalError(what, hint="Name the directory of a downloaded checkpoint.")
     places = [root] if (root / lockfile.NAME).is_file() else _below(root)
     begun = _unfinished(root, places)
     if not places and not begun:

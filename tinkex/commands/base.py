@@ -21,7 +21,7 @@ import cliff.show
 
 from tinkex import plugins
 from tinkex.columns import heading, plain_text
-from tinkex.commands.extensions import Extension, Formatters
+from tinkex.commands.extensions import Extension, Formatters, NamedHook
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
@@ -74,7 +74,8 @@ class _Bound(cliff.command.Command):
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        if assume_yes or self.app.option("curl"):  # which changes nothing
+        # Not so with --curl: whether the command sends anything is not known here.
+        if assume_yes:
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
@@ -85,7 +86,7 @@ class _Bound(cliff.command.Command):
         self.app.stderr.write(f"{question} [y/N] ")
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("Cancelled: nothing was changed.", whole_line=True)
+            raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
 
     def operation_name(self) -> str:
         """Return the subject of an error sentence about this command."""
@@ -108,7 +109,12 @@ class _Bound(cliff.command.Command):
         below = self._subcommands()
         if below:
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        parts += [str(text) for hook in self._hooks if hook.obj and (text := hook.obj.get_epilog())]
+        for hook in self._hooks:
+            try:
+                if hook.obj:
+                    parts.append(str(hook.obj.get_epilog() or ""))
+            except Exception as error:
+                self._hook_failed(hook.entry_point, error)
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -143,7 +149,7 @@ class _Bound(cliff.command.Command):
         group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
         for entry_point in plugins.entry_points(group):
             try:
-                hook = plugins.load(entry_point)(command=self)
+                hook = NamedHook(plugins.load(entry_point)(command=self), entry_point)
                 hooks.append(Extension(hook, entry_point))
             except (Exception, SystemExit) as error:
                 self._hook_failed(entry_point, error.__cause__ or error)
@@ -204,7 +210,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             parsed_args.whole_json = True
         if parsed_args.formatter is None:
             parsed_args.formatter = self._default_format()
-            self._add_defaults(parsed_args)
+        self._add_defaults(parsed_args)
         self._check_columns_option(parsed_args)
         return super().run(parsed_args)
 
@@ -216,6 +222,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the defaults of a plugin's format that no word of the command line names."""
+        if plugins.is_builtin(self._formatter_plugins[parsed_args.formatter].entry_point):
+            return  # those of our formats are always there
         parser = argparse.ArgumentParser(add_help=False)
         formatter = self._formatter_plugins[parsed_args.formatter].obj
         assert formatter is not None
@@ -324,6 +332,8 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        if getattr(parsed_args, "offset", 0):
+            parsed_args.nothing = None  # there may be some, before it
         parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
         known = {_normal(name) for name in column_names}
         for name in parsed_args.sort_columns:

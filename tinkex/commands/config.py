@@ -198,7 +198,7 @@ class UnsetConfig(_Change):
         config = configfile.read(configfile.config_path())
         profile = None if name == "profile" else self._profile()
         written = config if name == "profile" else configfile.profiles_in(config).get(profile or "")
-        if not written or written.get(name) is None:
+        if not isinstance(written, Mapping) or written.get(name) is None:
             where = f"profile {profile}" if profile else "the configuration file"
             raise UsageError(f"{where} does not set {name}", hint="See: tinkex config show")
         if name == "profile":

@@ -78,6 +78,8 @@ class DeleteCheckpoint(BulkChange):
         on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
         if assume_yes or not (known or (paths and on_terminal)):
             return
+        if self.app.option("curl"):  # which shows the deletion, and does not do it
+            return
         if known is None:
             known = self._found(paths)
         listed = self.list_for_question(

@@ -101,7 +101,9 @@ class DownloadCheckpoint(_Moving):
         target = user_path(parsed_args.output)
         paths, run_id = parsed_args.tinker_paths, parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
-            raise UsageError("--type goes with --run-id")
+            raise UsageError(
+                "--type goes with --run-id", hint="A path names its type: leave --type out."
+            )
         if not paths and not run_id:
             raise UsageError(
                 "no checkpoint is named",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class ListPlugin(Lister):
     """List every entry point that tinkex uses, and why one does not load."""
 
+    mends = True  # the fault may be a plugin's
     column_names = ("group", "name", "distribution", "version", "error")
     droppable = ("version",)
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
@@ -156,7 +157,8 @@ class _Trouble:
             else:
                 plugins.load(entry_point)
         except PluginError as error:
-            return str(error.__cause__ or error)
+            cause = error.__cause__
+            return f"{type(cause).__name__}: {cause}" if cause else str(error)
         return None
 
 

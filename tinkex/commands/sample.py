@@ -46,7 +46,9 @@ class Sample(Lister):
         )
         add_sampling_options(parser)
         parser.add_argument(
-            "--output", metavar="<path>", help="write the result to this file, not standard output"
+            "--output",
+            metavar="<path>",
+            help="write the result to this file, not standard output; - is standard output",
         )
         return parser
 
@@ -64,8 +66,13 @@ class Sample(Lister):
 
         model_path, base_model = checked_model(self, parsed_args, "run")
         if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can give the key or the prompt, not both")
+            raise UsageError(
+                "standard input can give the key or the prompt, not both",
+                hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+            )
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+        if parsed_args.output == "-":
+            parsed_args.output = None
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
         # One allowance for all of it; a missing key shows before anything else is said.

@@ -48,7 +48,9 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     """
     given = [bool(parsed_args.base_model), bool(parsed_args.model_path)]
     if all(given):
-        raise UsageError("--base-model and --model-path exclude each other")
+        raise UsageError(
+            "--base-model and --model-path exclude each other", hint="Leave one of them out."
+        )
     if not any(given):
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
@@ -71,7 +73,9 @@ class SaveCheckpoint(ShowOne):
         parser = super().get_parser(prog_name)
         add_model_options(parser)
         parser.add_argument(
-            "--output", metavar="<path>", help="file for the checkpoint's metadata (JSON); required"
+            "--output",
+            metavar="<path>",
+            help="file for the checkpoint's metadata (JSON), required; - is standard output",
         )
         parser.add_argument(
             "--name", metavar="<name>", help="name of the checkpoint (default: from the model)"
@@ -107,7 +111,8 @@ class SaveCheckpoint(ShowOne):
                 hint="It names the file for the metadata: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
-        check_writable(parsed_args.output)
+        if parsed_args.output != "-":
+            check_writable(parsed_args.output)
         self._output = parsed_args.output
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
@@ -119,7 +124,15 @@ class SaveCheckpoint(ShowOne):
         return self.column_names, (*values, Structure(response))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        if self._output == "-":
+            return self._text.splitlines()
         return [f"Checkpoint saved to {self._output}"]
+
+    @property
+    def _text(self) -> str:
+        import json
+
+        return json.dumps(self.result, indent=2) + "\n"
 
     def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
         base_model, rank = parsed_args.base_model, parsed_args.rank
@@ -171,12 +184,12 @@ class SaveCheckpoint(ShowOne):
         }
 
     def _write(self, output: str) -> None:
-        import json
-
         from tinkex.files import write_atomically
 
+        if output == "-":  # shown as the result
+            return
         try:
-            write_atomically(output, json.dumps(self.result, indent=2) + "\n")
+            write_atomically(output, self._text)
         except LocalError as error:
             raise LocalError(
                 f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex.columns import Size, Structure, Time, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.filters import add_scope
-from tinkex.commands.run import add_paging, holds_all, tell_rest
+from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.exceptions import UsageError
 from tinkex.options import integer, non_empty
 

@@ -15,6 +15,7 @@ class Version(ShowOne):
     """Show the version and the commit it was built from."""
 
     acts = True
+    mends = True  # whoever reports a fault is asked for it first
     column_names = ("version", "commit")
     examples = ("tinkex version --json",)
 

@@ -1,6 +1,7 @@
 """Checkpoints after they are saved: listed, shared, kept for a while, fetched, deleted."""
 
 import io
+import shutil
 import tarfile
 
 import pytest
@@ -201,3 +202,15 @@ def test_orphans_are_swept_and_work_under_way_is_not(client, app, url, monkeypat
     monkeypatch.setattr("time.time", lambda: future)
     checkpoints.sweep(app.service)
     assert [path.name for path in root.iterdir()] == [kept.name]
+
+
+def test_a_checkpoint_whose_files_somebody_removed_is_told(client, home, caplog):
+    run = client.model()
+    client.saved(run)
+    address = client.get(f"training_runs/{run}/checkpoints/sampler_weights/a/archive")
+    for directory in (home / "checkpoints").iterdir():
+        shutil.rmtree(directory)
+    answer = client.get(address.headers["Location"].removeprefix("http://service.test"))
+    told = "Files of the state cannot be used: No such file or directory"
+    assert (answer.status, answer.json) == (500, {"detail": told})
+    assert caplog.text == ""

@@ -2,14 +2,18 @@
 
 import contextlib
 import json
+import math
+import os
 import resource
 import shutil
+import threading
 import time
 
 import pytest
 
 import tinkex
-from tinkex.exceptions import LocalError, TinkexError
+from tinkex.exceptions import LocalError, TinkexError, UsageError
+from tinkex_local.home import occupied
 from tinkex_local.registry import DEFAULT_MODEL, built_in
 from tinkex_local.store import FILE, Store
 
@@ -54,6 +58,29 @@ def test_info_tells_the_home_and_what_is_in_it(tmp_path):
     assert info["size_bytes"] > 100_000
 
 
+def test_a_file_that_goes_away_while_sizes_are_added_is_not_counted(tmp_path):
+    (tmp_path / "size").mkdir()
+    (tmp_path / "size" / "there").write_bytes(b"12345")
+    (tmp_path / "size" / "gone").symlink_to(tmp_path / "nowhere")
+    assert occupied(tmp_path / "size") == 5
+    over = threading.Event()
+
+    def save_and_delete():
+        directory = tmp_path / "size" / "checkpoint"
+        while not over.is_set():
+            directory.mkdir()
+            (directory / "file").write_bytes(b"1")
+            shutil.rmtree(directory)
+
+    other = threading.Thread(target=save_and_delete)
+    other.start()
+    try:
+        assert {occupied(tmp_path / "size") for _ in range(500)} <= {5, 6}
+    finally:
+        over.set()
+        other.join()
+
+
 def test_python_gets_what_the_lines_say(tmp_path):
     run("local", "model", "add", "me/same", str(MODEL))
     assert tinkex.run(["local", "info"]).value["models"] == 2
@@ -71,6 +98,9 @@ def test_reset_asks_and_then_deletes(tmp_path):
     save(tmp_path)
     with pytest.raises(TinkexError, match="confirmation"):
         run("local", "reset")
+    assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
+    with pytest.raises(TinkexError, match="confirmation"):
+        run("local", "reset", "--curl")
     assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
     run("local", "reset", "--yes")
     info = json.loads(run("local", "info", "--json"))
@@ -197,6 +227,33 @@ def test_what_is_no_model_is_not_added(model, name, break_it, words):
     with pytest.raises(TinkexError, match=words):
         run("local", "model", "add", name, str(model))
     assert len(json.loads(run("local", "model", "list", "--json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("model", "context_length", math.inf),
+        ("model", "context_length", -1),
+        ("model", "vocab_size", "many"),
+        ("model", "eos_token_id", [0, math.inf]),
+        ("model", "decoder", None),
+        ("decoder", "hidden_size", 10**400),
+    ],
+)
+def test_a_model_whose_configuration_is_garbled_is_not_added(model, part, name, value):
+    path = model / "genai_config.json"
+    config = json.loads(path.read_text())
+    (config["model"] if part == "model" else config["model"]["decoder"])[name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=rf"genai_config\.json: {name} is not "):
+        run("local", "model", "add", "me/x", str(model))
+
+
+def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):
+    directory = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    model.rename(directory)
+    with pytest.raises(UsageError, match="not UTF-8"):
+        run("local", "model", "add", "me/x", directory)
 
 
 @pytest.mark.parametrize("name", [DEFAULT_MODEL, "me/unknown"])

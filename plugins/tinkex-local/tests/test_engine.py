@@ -4,12 +4,15 @@ import dataclasses
 import math
 
 import numpy as np
+import onnxruntime
+import onnxruntime_genai
 import pytest
 from tokenizers import Tokenizer
 
 from tinkex_local import engines
 from tinkex_local.engines import SampleSpec
 from tinkex_local.engines.logits import best, choose, log_softmax
+from tinkex_local.engines.onnx import PIECE
 from tinkex_local.registry import DEFAULT_MODEL, built_in
 
 MODEL = built_in(DEFAULT_MODEL)
@@ -75,6 +78,54 @@ def test_logprobs_are_those_of_the_model_whatever_the_temperature(sample):
     assert all(value <= 0 for value in drawn.logprobs)
 
 
+class _Bare:
+    """The model run by onnxruntime alone, without anything of genai or ours."""
+
+    def __init__(self):
+        self._session = onnxruntime.InferenceSession(str(MODEL.directory / "model.onnx"))
+        self._past, self._read = {}, 0
+
+    def logprobs(self, tokens):
+        """Read *tokens* after those read before; return a row for each."""
+        everything = {
+            "input_ids": np.array([tokens], np.int64),
+            "attention_mask": np.ones((1, self._read + len(tokens)), np.int64),
+            "position_ids": np.arange(self._read, self._read + len(tokens), dtype=np.int64)[None],
+        }
+        empty = np.zeros((1, MODEL.facts.key_value_heads, 0, MODEL.facts.head_size), np.float32)
+        wanted = [entry.name for entry in self._session.get_inputs()]
+        everything |= {name: self._past.get(name, empty) for name in wanted if "past" in name}
+        names = [entry.name for entry in self._session.get_outputs()]
+        values = self._session.run(None, {name: everything[name] for name in wanted})
+        answer = dict(zip(names, values, strict=True))
+        self._past = {
+            name.replace("present", "past_key_values"): value for name, value in answer.items()
+        }
+        self._read += len(tokens)
+        logits = answer["logits"][0].astype(np.float64)
+        return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def test_logprobs_are_those_that_onnxruntime_alone_finds(sample):
+    text = (sample.prompt * 20)[: PIECE - 3]
+    result = sample(
+        tokens=text, num_samples=2, prompt_logprobs=len(text), topk_prompt_logprobs=3, top_k=50
+    )
+    rows = _Bare().logprobs(text)
+    expected = [rows[at - 1][text[at]] for at in range(1, len(text))]
+    assert result.prompt_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+    for row, table in zip(rows, result.topk_prompt_logprobs[1:], strict=False):
+        assert [logprob for _, logprob in table] == pytest.approx(np.sort(row)[-3:][::-1], abs=1e-4)
+        assert all(row[token] == pytest.approx(logprob, abs=1e-4) for token, logprob in table)
+    for sequence in result.sequences:
+        bare = _Bare()
+        row = bare.logprobs(text)[-1]
+        for token, logprob in zip(sequence.tokens, sequence.logprobs, strict=True):
+            assert logprob == pytest.approx(row[token], abs=1e-4)
+            assert (row > row[token]).sum() < 50
+            row = bare.logprobs([token])[-1]
+
+
 def test_only_the_last_tokens_are_scored_when_so_asked(sample):
     whole = sample(prompt_logprobs=len(sample.prompt)).prompt_logprobs
     last = sample(prompt_logprobs=2).prompt_logprobs
@@ -85,7 +136,7 @@ def test_only_the_last_tokens_are_scored_when_so_asked(sample):
 def test_scoring_a_long_prompt_is_independent_of_the_chunks(sample, monkeypatch):
     text = sample.prompt * 12
     whole = sample(tokens=text, max_tokens=1, prompt_logprobs=len(text), topk_prompt_logprobs=3)
-    monkeypatch.setattr("tinkex_local.engines.onnx.SCORE_CHUNK", 7)
+    monkeypatch.setattr("tinkex_local.engines.onnx.PIECE", 7)
     parts = sample(tokens=text, max_tokens=1, prompt_logprobs=len(text), topk_prompt_logprobs=3)
     assert parts.prompt_logprobs[1:] == pytest.approx(whole.prompt_logprobs[1:], abs=0.05)
     assert len(whole.topk_prompt_logprobs) == len(text)
@@ -95,8 +146,46 @@ def test_scoring_a_long_prompt_is_independent_of_the_chunks(sample, monkeypatch)
         assert row[0][1] >= row[1][1] >= row[2][1]
 
 
-def test_scoring_the_prompt_does_not_change_the_continuation(sample):
-    assert sample(prompt_logprobs=3).sequences[0].tokens == sample().sequences[0].tokens
+@pytest.mark.parametrize("length", [2, PIECE, PIECE + 1, 2 * PIECE + 1])
+@pytest.mark.parametrize("scored", [1, 3, 1000])
+def test_scoring_the_prompt_does_not_change_the_continuation(sample, length, scored):
+    text = (sample.prompt * 40)[:length]
+    plain = sample(tokens=text, num_samples=2)
+    assert sample(tokens=text, num_samples=2, prompt_logprobs=scored).sequences == plain.sequences
+
+
+class _Meagre:
+    """What onnxruntime-genai gives for some exports: last logits only, and no way back."""
+
+    def __init__(self, *args):
+        self._own = _GENERATOR(*args)
+
+    def __getattr__(self, name):
+        return getattr(self._own, name)
+
+    def get_output(self, name):
+        return self._own.get_output(name)[:, -1:]
+
+    def rewind_to(self, count):
+        raise RuntimeError("not supported")
+
+
+_GENERATOR = onnxruntime_genai.Generator
+
+
+@pytest.mark.parametrize("length", [5, PIECE + 9])
+def test_a_model_that_gives_less_gives_the_same_samples(sample, length, monkeypatch):
+    text = (sample.prompt * 40)[:length]
+    spec = {"tokens": text, "num_samples": 2, "prompt_logprobs": 4, "topk_prompt_logprobs": 2}
+    whole = sample(**spec)
+    monkeypatch.setattr(onnxruntime_genai, "Generator", _Meagre)
+    meagre = sample(**spec)
+    assert meagre.sequences == whole.sequences
+    assert meagre.prompt_logprobs[:-4] == whole.prompt_logprobs[:-4]
+    assert meagre.prompt_logprobs[-4:] == pytest.approx(whole.prompt_logprobs[-4:], abs=0.1)
+    assert [row and len(row) for row in meagre.topk_prompt_logprobs] == [
+        row and len(row) for row in whole.topk_prompt_logprobs
+    ]
 
 
 def test_a_stop_token_ends_the_sequence_and_is_its_last(sample):

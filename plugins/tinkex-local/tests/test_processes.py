@@ -1,9 +1,12 @@
 """Several processes on one state, and processes that are killed."""
 
+import contextlib
 import json
 import os
 import random
+import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,11 +18,13 @@ import pytest
 from safetensors import safe_open
 
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, _connections
 
 SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, _connections
 from tinkex_local import bodies, runs, sessions, weights
 service = create_app(Path(sys.argv[1])).service
 session = sessions.create(service, bodies.CreateSession(tags=[], sdk_version="0"))["session_id"]
@@ -39,6 +44,7 @@ SAVE_SOME = """
 import sys
 from pathlib import Path
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, _connections
 from tinkex_local import bodies, runs, sessions, weights
 app = create_app(Path(sys.argv[1]))
 service = app.service
@@ -164,6 +170,16 @@ def test_the_server_prints_its_url_and_ends_cleanly_on_sigterm(serve):
     assert "Traceback" not in err
 
 
+def test_a_signal_at_any_moment_from_the_url_on_ends_it_cleanly(serve):
+    for pause in (0, 0, 0, 0.001, 0.002, 0.005):
+        process = serve()
+        assert process.stdout.readline().startswith("http://")
+        time.sleep(pause)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+        assert (process.returncode, "Traceback" in err) == (0, False), err
+
+
 def test_ctrl_c_ends_the_server_with_130_even_during_a_long_poll(serve):
     process = serve()
     url = process.stdout.readline().strip() + "/api/v1"
@@ -194,6 +210,28 @@ def test_ctrl_c_ends_the_server_with_130_even_during_a_long_poll(serve):
     assert "Traceback" not in err
     out, _ = polling.communicate(timeout=15)
     assert json.loads(out)["type"] == "try_again"
+
+
+def test_clients_that_never_finish_their_requests_keep_nobody_out(serve):
+    url = serve().stdout.readline().strip()
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            slow = stack.enter_context(socket.create_connection(address))
+            slow.sendall(b"GET /api/v1/healthz HTTP/1.1\r\nX-Slow: ")
+        assert call(f"{url}/api/v1/healthz") == (200, {"status": "ok"})
+
+
+def test_connections_leave_files_for_the_state(monkeypatch):
+    limits = {"now": (256, 10_000)}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.update(now=new))
+    assert _connections() == CONNECTIONS  # the system gives more when asked
+    assert limits["now"] == (2 * CONNECTIONS, 10_000)
+    limits["now"] = (64, 200)
+    assert _connections() == 100
+    limits["now"] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    assert _connections() == CONNECTIONS
 
 
 def test_the_server_wants_the_key_it_was_given(serve):

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import sys
 import threading
 import time
 
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tinkex_local import runner as runners
 from tinkex_local.adapter import TENSORS
 from tinkex_local.app import create_app
+from tinkex_local.serve import CONNECTIONS, THREADS
 
 BASE_MODEL = "tinkex/baker-street-2M"
 
@@ -316,6 +318,49 @@ def test_requests_at_once_are_all_answered_and_do_not_disturb_each_other(
     assert len({str(result) for result in results.values()}) == 1  # one seed
 
 
+def test_a_poll_that_waits_for_room_does_what_is_before_it(client, sampling_body, monkeypatch):
+    """The poll that would go on with it may be waiting for a thread of the server."""
+    monkeypatch.setattr(runners, "MAX_JOBS", 1)
+    monkeypatch.setattr(runners, "POLL_SECONDS", 0.05)
+    sampler = client.sampler()
+    long, short = (
+        client.post("asample", sampling_body(sampler, seq, params=params, **more)).json
+        for seq, params, more in (
+            (0, {"max_tokens": 900}, {"num_samples": 2}),
+            (1, {"max_tokens": 2}, {}),
+        )
+    )
+    request = {"request_id": long["request_id"]}
+    assert client.post("retrieve_future", request).json["queue_state"] == "active"
+    monkeypatch.setattr(runners, "POLL_SECONDS", 20.0)
+    request = {"request_id": short["request_id"]}
+    assert client.post("retrieve_future", request).json["type"] == "sample"
+    monkeypatch.setattr(runners, "POLL_SECONDS", 0.0)
+    request = {"request_id": long["request_id"]}
+    assert client.post("retrieve_future", request).json["type"] == "sample"
+
+
+def test_more_polls_than_threads_should_hold_are_short(client, sampling_body, monkeypatch):
+    monkeypatch.setattr(runners, "MAX_POLLS", 1)
+    monkeypatch.setattr(runners, "CROWDED_SECONDS", 0.1)
+    body = sampling_body(client.sampler(), params={"max_tokens": 900}, num_samples=50)
+    request = {"request_id": client.post("asample", body).json["request_id"]}
+    first = threading.Thread(target=client.post, args=("retrieve_future", request))
+    first.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert client.post("retrieve_future", request).json["type"] == "try_again"
+    assert time.monotonic() - began < 5
+    assert first.is_alive()
+    client.app.service.stopping.set()
+    first.join(10)
+
+
+def test_the_sdk_is_told_how_many_results_it_may_wait_for(client):
+    assert client.post("client/config").json["sample_max_concurrent_requests"] < runners.MAX_POLLS
+    assert runners.MAX_POLLS < THREADS < CONNECTIONS
+
+
 def test_polls_end_when_the_service_stops(client, sampling_body):
     body = sampling_body(client.sampler(), params={"max_tokens": 900}, num_samples=50)
     request = client.post("asample", body).json["request_id"]
@@ -337,3 +382,13 @@ def test_a_broken_engine_fails_the_request_once_and_for_all(client, sampling_bod
     for _ in range(2):
         outcome = client.retrieve(request)
         assert outcome == {"error": "Internal error", "category": "server"}
+
+
+def test_an_engine_that_is_not_installed_is_named(client, sampling_body, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)
+    monkeypatch.delitem(sys.modules, "tinkex_local.engines.onnx", raising=False)
+    request = client.post("asample", sampling_body(client.sampler())).json["request_id"]
+    outcome = client.retrieve(request)
+    assert outcome["category"] == "server"
+    assert "the engine onnx cannot be loaded" in outcome["error"]
+    assert "onnxruntime_genai" in outcome["error"]

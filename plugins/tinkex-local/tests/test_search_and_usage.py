@@ -53,6 +53,24 @@ def test_pages(client, sessions):
     }
 
 
+def test_what_has_expired_is_not_counted(client, clock):
+    session = client.session()
+    run = client.model(session)
+    clock.now += 1800
+    client.saved(run)
+    client.saved(run, name="b", ttl_seconds=3600)
+
+    def held():
+        (found,) = client.post("sessions/search", {"session_id": session}).json["sessions"]
+        return found["checkpoints_count"], found["checkpoint_storage_bytes"]
+
+    clock.now += 1800  # swept now, and not again for an hour
+    count, size = held()
+    assert count == 2
+    clock.now += 1800
+    assert held() == (1, size / 2)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -1,8 +1,12 @@
 """Keys, hosts, sizes: what must not get in, and what must not break the service."""
 
+import json
+import logging
+
 import pytest
 
 from tinkex_local.app import create_app
+from tinkex_local.bodies import METADATA_LEVELS
 from tinkex_local.serve import _OwnMachineOnly, is_loopback
 from tinkex_local.web.wire import MAX_BODY
 
@@ -73,6 +77,23 @@ def test_odd_text_is_no_failure_of_the_server(client):
         assert client.post("retrieve_future", {"request_id": text}).status in (400, 404, 422)
 
 
+def nested(levels):
+    return b'{"a": ' * levels + b"1" + b"}" * levels
+
+
+@pytest.mark.parametrize("call", ["create_session", "create_model", "save_weights"])
+def test_metadata_that_nobody_could_read_again_is_refused(client, call):
+    needed = {"tags": [], "sdk_version": "0", "session_id": "s", "model_id": "m"}
+    needed |= {"base_model": "b", "model_seq_id": 0, "path": "p"}
+    start = json.dumps(needed).encode().rstrip(b"}") + b', "user_metadata": '
+    for levels in (METADATA_LEVELS + 1, 960, 970, 975, 980, 985):  # near Python's own limit
+        answer = client.request("POST", call, raw=start + nested(levels) + b"}")
+        assert answer.status in (400, 422), levels
+    answer = client.request("POST", call, raw=start + nested(METADATA_LEVELS) + b"}")
+    assert answer.status in (200, 404), answer.body
+    assert client.post("sessions/search").status == 200
+
+
 def test_a_body_too_large_is_413_without_being_read(client):
     answer = client.request("POST", "create_session", raw=b" " * (MAX_BODY + 1))
     assert answer.status == 413
@@ -84,9 +105,13 @@ def test_an_encoded_body_is_415(client):
 
 def test_a_fault_of_ours_is_a_500_without_a_traceback(client, monkeypatch, caplog):
     monkeypatch.setattr("tinkex_local.runs.listing", lambda *args: 1 / 0)
-    answer = client.get("training_runs")
-    assert (answer.status, answer.json) == (500, {"detail": "Internal error"})
-    assert "ZeroDivisionError" in caplog.text
+    for level in (logging.WARNING, logging.DEBUG):  # what a terminal shows, and with --debug
+        caplog.clear()
+        caplog.set_level(level, "tinkex")
+        answer = client.get("training_runs")
+        assert (answer.status, answer.json) == (500, {"detail": "Internal error"})
+        assert "ZeroDivisionError" in caplog.text
+        assert ("Traceback" in caplog.text) == (level == logging.DEBUG)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +140,8 @@ def test_a_key_is_described_and_exchanged_for_a_token(locked):
     described = locked.get("auth/apikey/me", x_api_key="tml-right").json
     assert described["key_id"] == 1
     assert described["details"]["org_details"] == {"name": "tinkex-local"}
-    assert locked.post("client/config", x_api_key="tml-right").json == {"pjwt_auth_enabled": True}
+    config = locked.post("client/config", x_api_key="tml-right").json
+    assert config["pjwt_auth_enabled"] is True
     token = locked.post("auth/token", x_api_key="tml-right").json["jwt"]
     assert token.count(".") == 2
     assert "tml-right" not in token
@@ -147,6 +173,6 @@ def test_the_only_key_cannot_be_revoked(locked):
 
 
 def test_without_a_key_there_is_nothing_to_tell_about_keys(client):
-    assert client.post("client/config").json == {"pjwt_auth_enabled": False}
+    assert client.post("client/config").json["pjwt_auth_enabled"] is False
     assert client.get("auth/apikey/me", x_api_key="tml-any").status == 404
     assert client.post("auth/token", x_api_key="tml-any").status == 404

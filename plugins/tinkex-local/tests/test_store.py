@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tinkex_local.store import Store
+from tinkex_local.app import create_app
+from tinkex_local.store import FILE, Store, reason
 
 #: The state is closed while threads read, as at the end of a program that was interrupted.
 _CLOSE = """
@@ -124,3 +127,57 @@ def test_what_was_begun_before_the_end_is_finished(store, tmp_path):
 
     assert open_files(tmp_path) == 0
     assert names(store) == ["a", "b"]
+
+
+def failure(words, code):
+    error = sqlite3.OperationalError(words)
+    error.sqlite_errorcode = code
+    return error
+
+
+def test_a_full_disk_and_a_directory_not_writable_are_told_as_such(tmp_path, monkeypatch):
+    io_error = failure("disk I/O error", sqlite3.SQLITE_IOERR | 19 << 8)
+    unopened = failure("unable to open database file", sqlite3.SQLITE_CANTOPEN)
+    assert reason(io_error, tmp_path) == "disk I/O error"
+    assert reason(unopened, tmp_path) == "unable to open database file"
+    assert reason(unopened, tmp_path / "gone") == "unable to open database file"
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert reason(io_error, tmp_path) == "No space left on device"
+    assert reason(unopened, tmp_path) == "the directory is not writable"
+    assert reason(sqlite3.OperationalError("no such table: x"), tmp_path) == "no such table: x"
+
+
+def test_a_disk_that_fills_up_on_the_way_is_told_once(client, monkeypatch, caplog):
+    def insert(*args, **columns):
+        raise failure("disk I/O error", sqlite3.SQLITE_IOERR)
+
+    full = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(client.app.service.store, "insert", insert)
+    answer = client.post("create_session", {"tags": [], "sdk_version": "0"})
+    told = "The state cannot be used now: No space left on device"
+    assert (answer.status, answer.json) == (503, {"detail": told})
+    assert caplog.text == ""
+
+
+def test_damage_found_on_the_way_is_told_without_a_traceback(home, client_of, caplog):
+    app = create_app(home)
+    client_of(app).model()
+    page = app.service.store.scalar(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'runs_created'"
+    )
+    app.service.store.write("PRAGMA wal_checkpoint(TRUNCATE)")
+    app.close()
+    with (home / FILE).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    app = create_app(home)
+    caplog.set_level(logging.DEBUG)
+    answer = client_of(app).get("training_runs")
+    app.close()
+    assert answer.status == 500
+    assert "malformed" in answer.json["detail"]
+    assert "tinkex local reset" in answer.json["detail"]
+    assert "Traceback" not in caplog.text

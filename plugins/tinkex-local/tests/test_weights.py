@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 from tinkex_local import checkpoints
 from tinkex_local.paths import parse
 from tinkex_local.registry import built_in
+from tinkex_local.reset import reset
 
 BASE_MODEL = "tinkex/baker-street-2M"
 PREFIX = "base_model.model.model.layers"
@@ -214,6 +216,24 @@ def test_loading_into_a_run_replaces_its_tensors(client, app):
     )
 
 
+def test_loads_at_once_leave_the_tensors_of_the_last_only(client, home):
+    source = client.saved(client.model(), "weights")
+    run = client.model()
+    body = {"path": source, "optimizer": False, "model_id": run}
+    start = threading.Barrier(6)
+
+    def load():
+        start.wait()
+        client.result("load_weights", body)
+
+    threads = [threading.Thread(target=load) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(list((home / "checkpoints").iterdir())) == 2  # of the source, and of the run
+
+
 def test_what_does_not_fit_is_not_loaded(client):
     source = client.saved(client.model(rank=4), "weights")
     other = client.model(rank=8)
@@ -234,3 +254,40 @@ def test_a_malformed_path_is_400_in_the_servers_words(client, path):
     answer = client.post("weights_info", {"tinker_path": path})
     assert answer.status == 400
     assert answer.json["detail"].startswith("Invalid checkpoint tinker path")
+
+
+@pytest.mark.parametrize("call", ["save_weights", "load_weights", "copy_weights"])
+def test_what_a_reset_overtakes_fails_and_leaves_nothing(client, app, home, monkeypatch, call):
+    source = client.saved(client.model(), "weights")
+    session = client.session()
+    body = {
+        "save_weights": {"model_id": client.model(session), "path": "late"},
+        "load_weights": {"path": source, "optimizer": False},
+        "copy_weights": {"source_path": source},
+    }[call]
+    if call != "save_weights":
+        body |= {"session_id": session, "model_seq_id": 1}
+    stage = checkpoints.stage
+
+    def stage_and_reset(service, write):
+        staged = stage(service, write)
+        reset(home)
+        return staged
+
+    monkeypatch.setattr(checkpoints, "stage", stage_and_reset)
+    answer = client.post(call, body)
+    if answer.status == 200:
+        assert "error" in client.retrieve(answer.json["request_id"])
+    else:
+        assert answer.status == 404
+    assert client.get("checkpoints").json["checkpoints"] == []
+    assert client.get("training_runs").json["training_runs"] == []
+    assert list((home / "checkpoints").iterdir()) == []
+
+
+def test_a_reset_removes_what_killed_processes_left(client, home):
+    client.saved(client.model())
+    (home / "checkpoints" / ".tmp-1").mkdir()
+    (home / "checkpoints" / "without-a-row").mkdir()
+    reset(home)
+    assert list((home / "checkpoints").iterdir()) == []

@@ -13,8 +13,8 @@ from tinkex_local import checkpoints, operations
 from tinkex_local.access import Access
 from tinkex_local.engines import DEFAULT
 from tinkex_local.modelfiles import ModelError
-from tinkex_local.problems import Problem
-from tinkex_local.runner import Runner
+from tinkex_local.problems import Problem, log
+from tinkex_local.runner import MAX_POLLS, Runner
 from tinkex_local.service import Service
 from tinkex_local.web import PREFIX, shelf, wire, work
 
@@ -52,7 +52,7 @@ class App:
         try:
             self._tidy()
         except (sqlite3.Error, OSError) as error:  # what is expired is not shown even so
-            wire.log.warning("could not tidy up: %s", error)
+            log.warning("could not tidy up: %s", error)
         return self._routes(environ, start)
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ def create_app(
 
 
 def _routes(service: Service, runner: Runner, access: Access) -> wire.Routes:
-    routes = wire.Routes(PREFIX)
+    routes = wire.Routes(PREFIX, service.home)
     _add_basics(routes, service)
     _add_access(routes, access)
     work.add(routes, service, runner)
@@ -137,7 +137,11 @@ def _add_basics(app: wire.Routes, service: Service) -> None:
 def _add_access(app: wire.Routes, access: Access) -> None:
     @app.post("client/config")
     def client_config() -> Any:
-        return {"pjwt_auth_enabled": not access.is_open}
+        # Each result that the SDK waits for is a connection and a thread here.
+        return {
+            "pjwt_auth_enabled": not access.is_open,
+            "sample_max_concurrent_requests": MAX_POLLS // 2,
+        }
 
     if access.is_open:  # without keys there is nothing to tell about them
         return

@@ -25,6 +25,9 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[int, Meta(ge=TTL_MIN, le=TTL_MAX)]
 Token = Annotated[int, Meta(ge=0, lt=2**31)]
 Metadata = dict[str, Any] | None
+#: Levels of a session's, run's or checkpoint's metadata. What reads it later recurses, maybe from
+#: deeper in a program than this.
+METADATA_LEVELS = 64
 
 
 class Body(Struct, kw_only=True):
@@ -35,10 +38,19 @@ class Body(Struct, kw_only=True):
         return hashlib.sha256(type(self).__name__.encode() + msgspec.json.encode(self)).hexdigest()
 
 
-class CreateSession(Body):
+class Described(Body, kw_only=True):
+    """Base of the bodies that attach something to what they make."""
+
+    user_metadata: Metadata = None
+
+    def __post_init__(self) -> None:
+        if _levels(self.user_metadata) > METADATA_LEVELS:
+            raise ValueError(f"user_metadata is nested deeper than {METADATA_LEVELS} levels")
+
+
+class CreateSession(Described):
     tags: list[str]
     sdk_version: str
-    user_metadata: Metadata = None
     project_id: str | None = None
     display_name: str | None = None
 
@@ -92,12 +104,11 @@ class LoraConfig(Body):
     train_attn: bool = True
 
 
-class CreateModel(Body):
+class CreateModel(Described):
     session_id: Identifier
     model_seq_id: Sequence
     base_model: Identifier
     lora_config: LoraConfig | None = None
-    user_metadata: Metadata = None
 
 
 class ModelOnly(Body):
@@ -106,34 +117,31 @@ class ModelOnly(Body):
     model_id: Identifier
 
 
-class SaveWeights(Body):
+class SaveWeights(Described):
     model_id: Identifier
     path: Name | None = None
     seq_id: Sequence | None = None
     ttl_seconds: Seconds | None = None
     overwrite: bool = False
-    user_metadata: Metadata = None
 
 
-class SaveWeightsForSampler(Body):
+class SaveWeightsForSampler(Described):
     model_id: Identifier
     path: Name | None = None
     sampling_session_seq_id: Sequence | None = None
     seq_id: Sequence | None = None
     ttl_seconds: Seconds | None = None
-    user_metadata: Metadata = None
 
 
-class SaveWeightsExternal(Body):
+class SaveWeightsExternal(Described):
     model_id: Identifier
     path: Name
     seq_id: Sequence | None = None
     ttl_seconds: Seconds | None = None
     age_encryption_recipients: list[str] | None = None
-    user_metadata: Metadata = None
 
 
-class LoadWeights(Body):
+class LoadWeights(Described):
     path: str
     optimizer: bool
     model_id: Identifier | None = None
@@ -141,7 +149,6 @@ class LoadWeights(Body):
     session_id: Identifier | None = None
     model_seq_id: Sequence | None = None
     base_model: Identifier | None = None
-    user_metadata: Metadata = None
 
 
 class CopyWeights(Body):
@@ -234,6 +241,17 @@ def _decoder(kind: type[_B]) -> msgspec.json.Decoder[_B]:
         if kind not in _decoders:
             _decoders[kind] = msgspec.json.Decoder(kind)
         return _decoders[kind]
+
+
+def _levels(value: Any) -> int:
+    """Return how deep lists and objects are nested, without recursion."""
+    levels, inside = 0, [value]
+    while inside := [part for part in inside if isinstance(part, dict | list) and part]:
+        levels += 1
+        inside = [
+            item for part in inside for item in (part.values() if isinstance(part, dict) else part)
+        ]
+    return levels
 
 
 def _finding(message: str) -> dict[str, Any]:

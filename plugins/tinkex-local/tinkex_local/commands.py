@@ -61,10 +61,13 @@ class ServeLocal(Command):
                 reason = error.strerror or str(error)
                 hint = "Choose another --port; 0 is any that is free."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
-            self.app.stdout.write(f"{server.url}\n")
-            self.app.stdout.flush()
-            self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
-            received = server.run()
+
+            def announce() -> None:
+                self.app.stdout.write(f"{server.url}\n")
+                self.app.stdout.flush()
+                self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
+
+            received = server.run(announce)
         if received == signal.SIGINT:
             raise KeyboardInterrupt
         self.status("Stopped.")
@@ -84,20 +87,20 @@ class InfoLocal(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local import checkpoints
+        from tinkex_local.home import occupied
 
         with _service() as service:
             sessions, runs = (
                 service.store.scalar(f"SELECT count(*) FROM {table}")  # noqa: S608
                 for table in ("sessions", "runs")
             )
-            files = [path for path in service.home.rglob("*") if path.is_file()]
             values = (
                 str(service.home),
                 len(service.models.all()),
                 sessions,
                 runs,
                 checkpoints.count(service),
-                sum(path.stat().st_size for path in files),
+                occupied(service.home),
             )
         self.result = dict(zip(self.column_names, values, strict=True))
         return self.column_names, values

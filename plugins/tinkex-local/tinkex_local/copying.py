@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tinkex_local import bodies, checkpoints, operations, paths, runs, sessions, weights
@@ -31,6 +32,7 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
         spec = runs.spec_of(runs.find(service, source.run_id))
 
         def action(staged: Any) -> dict[str, Any]:
+            sessions.require_open(service, session_id)
             runs.insert(service, run_id, session_id, spec, None)
             runs.end(service, run_id)  # nothing more can be saved from it
             checkpoints.adopt(
@@ -47,6 +49,4 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
 
 
 def _metadata(row: Any) -> dict[str, Any] | None:
-    import json
-
     return None if row["user_metadata"] is None else json.loads(row["user_metadata"])

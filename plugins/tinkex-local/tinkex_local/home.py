@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,11 +38,25 @@ def prepare(home: Path) -> Path:
     home = home.absolute()
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)
-    checkpoints_directory(home).mkdir(mode=0o700, exist_ok=True)
+    for directory in (home, checkpoints_directory(home)):
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            name = "it" if directory == home else str(directory)
+            raise NotADirectoryError(errno.ENOTDIR, f"{name} is not a directory") from error
     return home
 
 
 def checkpoints_directory(home: Path) -> Path:
     """Return the directory below *home* with one directory a checkpoint."""
     return home / "checkpoints"
+
+
+def occupied(home: Path) -> int:
+    """Return the bytes of all files below *home*; what goes away meanwhile is not counted."""
+    total = 0
+    for directory, _, names in os.walk(home):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(directory, name)).st_size
+    return total

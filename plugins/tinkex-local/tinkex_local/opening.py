@@ -7,7 +7,7 @@ import sqlite3
 from tinkex.exceptions import LocalError
 from tinkex_local.app import App, create_app
 from tinkex_local.home import HOME_VARIABLE, default_home
-from tinkex_local.store import StateError, is_damaged
+from tinkex_local.store import StateError, is_damaged, reason
 
 _ELSEWHERE = f"{HOME_VARIABLE} names another directory."
 
@@ -22,14 +22,17 @@ def open_default(api_key: str | None = None) -> App:
     try:
         return create_app(home, api_key)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise LocalError(f"cannot use {home}: {reason}", hint=_ELSEWHERE) from error
+        why = error.strerror or str(error)
+        raise LocalError(f"cannot use {home}: {why}", hint=_ELSEWHERE) from error
     except (StateError, sqlite3.Error) as error:
         raise unusable(error) from error
 
 
 def unusable(error: StateError | sqlite3.Error) -> LocalError:
     """Return the error that says why the state cannot be used; damage alone asks for a reset."""
-    words = str(error) if isinstance(error, StateError) else f"cannot use the state: {error}"
+    if isinstance(error, StateError):
+        words = str(error)
+    else:
+        words = f"cannot use the state: {reason(error, default_home())}"
     again = "'tinkex local reset' begins anew; " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)

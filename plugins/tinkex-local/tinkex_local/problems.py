@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
+
+#: Below the program's own, so that ``--debug`` and ``--log-file`` hold for it too.
+log = logging.getLogger("tinkex.local")
 
 Category = Literal["user", "server"]
 
@@ -44,3 +48,9 @@ def not_found(what: str, name: str) -> Problem:
 def conflict(detail: str) -> Problem:
     """Return the refusal of a request that contradicts the present state."""
     return Problem(409, detail)
+
+
+def note_fault(what: str, error: Exception) -> None:
+    """Log a fault of ours in one line; where it happened is for ``--debug`` only."""
+    log.error("%s failed: %s: %s", what, type(error).__name__, error)
+    log.debug("where %s failed", what, exc_info=error)

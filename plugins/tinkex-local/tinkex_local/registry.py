@@ -73,6 +73,10 @@ class Registry:
         directory = directory.expanduser().absolute()
         if not directory.is_dir():
             raise ModelError(f"{directory} is not a directory")
+        try:
+            str(directory).encode()
+        except UnicodeEncodeError as error:
+            raise ModelError(f"the name of {directory} is not UTF-8") from error
         read_facts(directory)
         model = LocalModel(name, directory, now)
         with self._store.transaction():

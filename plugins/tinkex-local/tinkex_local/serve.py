@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import signal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import waitress
 
+from tinkex_local.runner import MAX_POLLS
 from tinkex_local.web.wire import MAX_BODY
 
 if TYPE_CHECKING:
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 
     from tinkex_local.app import App
 
-#: Requests answered at once; most of them wait for a result.
-THREADS = 32
+#: Requests answered at once: all that wait for results, and others beside them.
+THREADS = MAX_POLLS + 32
+#: Open connections. A client has one for each result that it waits for; whoever opens more than
+#: this and says nothing keeps others out for as long as waitress is patient, two minutes.
+CONNECTIONS = 768
 
 
 class Server:
@@ -42,6 +47,8 @@ class Server:
             host=name,
             port=port,
             threads=THREADS,
+            connection_limit=_connections(),
+            asyncore_use_poll=True,  # select() ends at file descriptor 1023
             ident=None,
             # The application refuses earlier, in the protocol's own words.
             max_request_body_size=4 * MAX_BODY,
@@ -53,29 +60,54 @@ class Server:
         )
         self.url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
 
-    def run(self) -> int:
+    def run(self, announce: Callable[[], None]) -> int:
         """Answer requests until SIGTERM or SIGINT; return the number of the signal, or 0.
 
         Requests under way are answered; long polls end at once.
+
+        :param announce: tells whoever waits for it that the service is there; a signal that
+            comes from then on ends it as well.
         """
         received: list[int] = []
 
         def stop(number: int, frame: Any) -> None:
             received.append(number)
             self._app.service.stopping.set()
-            raise SystemExit  # waitress takes this as the request to stop
+            if len(received) == 1:  # a second one does not interrupt the end
+                raise SystemExit  # waitress takes this as the request to stop
 
         in_main = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         before = {number: signal.signal(number, stop) for number in signals}
         try:
-            self._server.run()
+            with contextlib.suppress(SystemExit):  # before waitress is there to take it
+                announce()
+                self._server.run()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             self._server.close()
             self._app.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return received[0] if received else 0
+
+
+def _connections() -> int:
+    """Return how many connections may be open; half of the open files are for everything else.
+
+    As many files are asked of the system as that takes.
+    """
+    try:
+        import resource
+    except ImportError:  # not a Unix: no such limit
+        return CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTIONS
+    if 0 <= soft < wanted:  # below 0 means that there is no limit
+        soft = wanted if hard < 0 else min(hard, wanted)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return CONNECTIONS if soft < 0 else min(CONNECTIONS, soft // 2)
 
 
 def is_loopback(host: str) -> bool:

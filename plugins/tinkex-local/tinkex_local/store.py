@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
+import shutil
 import sqlite3
 import threading
 import time
@@ -70,6 +73,22 @@ def is_damaged(error: BaseException | None) -> bool:
     return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
+def reason(error: sqlite3.Error, directory: Path) -> str:
+    """Return why SQLite cannot use a file in *directory*.
+
+    Its own words may say less than can be seen: ``disk I/O error`` on a full disk.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    failed_to_write = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+    failed_to_open = code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+    with contextlib.suppress(OSError):
+        if failed_to_write and shutil.disk_usage(directory).free == 0:
+            return os.strerror(errno.ENOSPC)
+        if failed_to_open and directory.is_dir() and not os.access(directory, os.W_OK):
+            return "the directory is not writable"
+    return str(error)
+
+
 class Store:
     """Connections to the state file, each lent to one thread at a time.
 
@@ -91,7 +110,7 @@ class Store:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self.close()
-            raise StateError(f"cannot use {path}: {error}") from error
+            raise StateError(f"cannot use {path}: {reason(error, path.parent)}") from error
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """Return the rows of a query."""

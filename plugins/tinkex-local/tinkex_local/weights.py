@@ -112,7 +112,8 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
 
     def action(staged: Path) -> dict[str, Any]:
         identifier, _ = checkpoints.take(service, staged)
-        replaced.extend(filter(None, [row["weights"]]))
+        # Asked here: another load may have come between.
+        replaced.extend(filter(None, [runs.find(service, model_id)["weights"]]))
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
 
@@ -131,6 +132,7 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
     spec = runs.spec_of(_source(service, body, path))
 
     def action(staged: Path) -> dict[str, Any]:
+        sessions.require_open(service, session_id)
         identifier, _ = checkpoints.take(service, staged)
         runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
         return {"path": str(path), "model_id": run_id}
@@ -224,6 +226,11 @@ def _perform(
     operations.require_order(service, scope, body.seq_id)
     began = service.clock()  # writing the files is the most of it
     with_files = WithFiles(service, write or _writer(service, row), action)
+
+    def adopt() -> dict[str, Any]:
+        runs.usable(service, row["id"])  # a reset may have come while the files were written
+        return with_files.action()
+
     try:
         request_id = operations.perform(
             service,
@@ -231,7 +238,7 @@ def _perform(
             scope,
             body.seq_id,
             body,
-            with_files.action,
+            adopt,
             ordered=True,
             began=began,
         )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tinkex.api.parallel import each
+from tinkex.api.parallel import each, in_order
 from tinkex.exceptions import NotFound, UsageError
 
 
@@ -72,3 +72,43 @@ def test_whoever_stops_early_stops_what_has_not_begun():
 
 def test_nothing_to_do():
     assert list(each(str, [])) == []
+
+
+def test_results_come_in_order_and_by_the_same_few_threads():
+    threads: set[int] = set()
+
+    def do(number: int) -> int:
+        threads.add(threading.get_ident())
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        return number * 2
+
+    assert list(in_order(do, range(40), workers=5)) == [n * 2 for n in range(40)]
+    assert 2 <= len(threads) <= 5
+
+
+def test_no_more_results_wait_than_there_are_workers():
+    begun: list[int] = []
+    results = in_order(lambda n: begun.append(n) or n, range(100), workers=4)
+    for number in range(10):
+        assert next(results) == number
+        time.sleep(0.05)
+        assert len(begun) <= number + 1 + 4
+
+
+@pytest.mark.parametrize("why", ["closed", "failed"])
+def test_threads_end_with_whoever_asked(why):
+    before = set(threading.enumerate())
+
+    def do(number: int) -> int:
+        return 1 // (3 - number) if why == "failed" else number
+
+    results = in_order(do, range(100), workers=4)
+    next(results)
+    ours = set(threading.enumerate()) - before
+    if why == "failed":
+        with pytest.raises(ZeroDivisionError):
+            list(results)
+    results.close()
+    for thread in ours:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -28,6 +28,7 @@ from tinkex.exceptions import (
     TimedOut,
     TLSError,
     Unauthorized,
+    UsageError,
 )
 from tinkex.settings import Settings
 
@@ -53,6 +54,16 @@ def test_every_request_carries_key_and_agent_and_nothing_else_of_ours(server, cl
     assert headers["user-agent"].startswith("tinkex/")
     assert "authorization" not in headers
     assert "x-idempotency-key" not in headers
+
+
+def test_a_text_that_no_json_can_hold_is_not_sent(server, client):
+    server.on("POST", "sampling", {})
+    for text in ("\U0001f600", "\\ud83d", "ü"):
+        client.request("POST", "sampling", body={"a": [text]})
+    with pytest.raises(UsageError, match=r"not valid Unicode: 'x\\udcff'") as caught:
+        client.request("POST", "sampling", body={"a": ["x\udcff"]})
+    assert "UTF-8" in str(caught.value.hint)
+    assert len(server.seen) == 3
 
 
 def test_netrc_and_cookies_change_nothing(server, client, home):
@@ -151,11 +162,25 @@ def test_a_wait_beyond_the_deadline_is_not_begun(server, client, naps):
 @pytest.mark.parametrize("reply", ["status", "reset"])
 def test_a_post_is_not_repeated(reply, server, client):
     bad = server.reply("x", 503) if reply == "status" else server.reply(reset=True)
-    server.on("POST", "training_runs/r/checkpoints/weights/x/publish", bad)
+    server.on("POST", "create_session", bad)
     with pytest.raises((ServerError, ConnectionFailed)):
-        client.checkpoints.publish("tinker://r/weights/x")
+        client.create_sampling_client(base_model="m")
     assert len(server.seen) == 1
     assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
+
+
+@pytest.mark.parametrize("first", [429, 503, "reset"])
+@pytest.mark.parametrize("second", [200, 409])
+def test_a_change_of_state_is_repeated(first, second, server, client, naps):
+    path = "training_runs/r/checkpoints/weights/x/publish"
+    bad = server.reply(reset=True) if first == "reset" else server.reply("x", first)
+    server.on("POST", path, bad, server.reply({"detail": "It is public already."}, second))
+    client.checkpoints.publish("tinker://r/weights/x")
+    keys = [seen.headers["x-idempotency-key"] for seen in server.seen]
+    assert (len(keys), len(set(keys))) == (2, 1)
+    server.on("POST", path, server.reply({"detail": "It is public already."}, 409))
+    with pytest.raises(Conflict):  # told, where it was so before
+        client.checkpoints.publish("tinker://r/weights/x")
 
 
 def test_a_get_survives_a_reset(server, client, waits):

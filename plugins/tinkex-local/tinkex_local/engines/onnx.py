@@ -23,8 +23,10 @@ from tinkex_local.registry import LocalModel
 
 #: Models kept in memory.
 LOADED = 2
-#: Prompt tokens whose logits are held at once when the prompt is scored.
-SCORE_CHUNK = 64
+#: Prompt tokens read at once. Quantised kernels round differently for one token than for many,
+#: so a prompt is read in the same pieces whether or not it is scored; and most models compute the
+#: logits of a whole piece, which for a long prompt in one piece are hundreds of megabytes.
+PIECE = 64
 
 og.disable_telemetry_events()
 
@@ -89,7 +91,8 @@ class _Reader:
         )
         self._generator = og.Generator(model, self._params)
         self._after_prompt: NDArray[Any] | None = None
-        self._last_only = False
+        #: Whether the model was exported to give the logits of the last position only.
+        self.last_only = False
 
     def read(self, tokens: list[int]) -> NDArray[Any]:
         """Read *tokens* and return the logits after the last one."""
@@ -101,19 +104,15 @@ class _Reader:
 
     def read_each(self, tokens: list[int]) -> list[NDArray[Any]]:
         """Read *tokens* and return the logits after each of them."""
-        if self._last_only:
+        if self.last_only:
             return [self.read([token]) for token in tokens]
         before = self._generator.token_count()
         self.read(tokens)
         rows = np.array(self._generator.get_output("logits"))[0]
         if len(rows) == len(tokens):
             return list(rows)
-        # Exported to give the last position only: token by token, then.
-        self._last_only = True
-        seen = self._prompt[:before]
-        self._generator = og.Generator(self._model, self._params)
-        if seen:
-            self.read(seen)
+        self.last_only = True
+        self._restart(before)
         return self.read_each(tokens)
 
     def back(self) -> NDArray[Any]:
@@ -123,10 +122,18 @@ class _Reader:
             try:
                 self._generator.rewind_to(count)
             except RuntimeError:  # not every architecture can
-                self._generator = og.Generator(self._model, self._params)
-                return self.read(self._prompt)
+                self.read_again()
         assert self._after_prompt is not None
         return self._after_prompt
+
+    def read_again(self) -> None:
+        """Read the whole prompt anew, in the usual pieces."""
+        self._restart(len(self._prompt))
+
+    def _restart(self, count: int) -> None:
+        self._generator = og.Generator(self._model, self._params)
+        for at in range(0, count, PIECE):
+            self.read(self._prompt[at : min(at + PIECE, count)])
 
 
 class _Stops:
@@ -153,27 +160,27 @@ _Scores = tuple[list[float | None] | None, list[list[tuple[int, float]] | None] 
 
 
 def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Scores]:
-    prompt = list(spec.tokens)
-    if not spec.prompt_logprobs:
-        reader.read(prompt)
-        yield
-        return None, None
-    first = max(1, len(prompt) - spec.prompt_logprobs)
+    prompt = spec.tokens
+    first = max(1, len(prompt) - spec.prompt_logprobs)  # of those that are scored
     scores: list[float | None] = [None] * first
     tables: list[list[tuple[int, float]] | None] = [None] * first
-    if first > 1:
-        reader.read(prompt[: first - 1])
+    for at in range(0, len(prompt), PIECE):
+        piece = list(prompt[at : at + PIECE])
+        # The logits after one token score the next.
+        if not spec.prompt_logprobs or at + len(piece) < first:
+            reader.read(piece)
+        else:
+            for position, row in enumerate(reader.read_each(piece), at + 1):
+                if first <= position < len(prompt):
+                    logprobs = log_softmax(row)
+                    scores.append(float(logprobs[prompt[position]]))
+                    tables.append(best(logprobs, spec.topk_prompt_logprobs))
         yield
-    at = first - 1  # prompt[at] is read next; the logits after it score prompt[at + 1]
-    while at < len(prompt):
-        chunk = prompt[at : at + SCORE_CHUNK]
-        rows = reader.read_each(chunk)
-        for row, token in zip(rows, prompt[at + 1 :], strict=False):
-            logprobs = log_softmax(row)
-            scores.append(float(logprobs[token]))
-            tables.append(best(logprobs, spec.topk_prompt_logprobs))
-        at += len(chunk)
+    if reader.last_only:  # it was read token by token
+        reader.read_again()
         yield
+    if not spec.prompt_logprobs:
+        return None, None
     return scores, tables if spec.topk_prompt_logprobs else None
 
 

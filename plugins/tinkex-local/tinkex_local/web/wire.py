@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -15,15 +14,14 @@ import bottle
 
 from tinkex_local import bodies
 from tinkex_local.access import EXPIRED
-from tinkex_local.problems import Problem
+from tinkex_local.problems import Problem, note_fault
+from tinkex_local.store import is_damaged, reason
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 #: Largest request body in bytes; the longest prompt of a large model fits many times.
 MAX_BODY = 16 * 1024 * 1024
-
-log = logging.getLogger("tinkex_local")
 
 #: Key in the WSGI environment: why the request is refused (401).
 REFUSAL = "tinkex_local.refusal"
@@ -128,10 +126,13 @@ class Routes:
     """A WSGI application made of routes below one prefix.
 
     Handlers return a dictionary (told as JSON), ``None`` (no content) or a response.
+
+    :param home: the directory of the state, to say why it cannot be used.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, home: Path) -> None:
         self._prefix = prefix
+        self._home = home
         self._app = bottle.Bottle()
         self._app.default_error_handler = _on_error
         self._app.add_hook("before_request", _refuse)
@@ -158,13 +159,15 @@ class Routes:
 
     def _on(self, method: str, path: str) -> Callable[[_Handler], _Handler]:
         def add(handler: _Handler) -> _Handler:
-            self._app.route(f"{self._prefix}/{path}", method, callback=_guarded(handler))
+            self._app.route(
+                f"{self._prefix}/{path}", method, callback=_guarded(handler, self._home)
+            )
             return handler
 
         return add
 
 
-def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
     """Return *handler* with its failures turned into responses."""
 
     def call(*args: Any, **values: Any) -> Any:
@@ -175,10 +178,16 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
         except bottle.HTTPResponse:
             raise
         except sqlite3.OperationalError as error:
-            log.error("%s: %s", bottle.request.path, error)
-            return problem(Problem(503, f"The state cannot be used now: {error}"))
-        except Exception:
-            log.exception("%s failed", bottle.request.path)
+            # The client is told, who may be a command in this process: nothing to log twice.
+            return problem(Problem(503, f"The state cannot be used now: {reason(error, home)}"))
+        except OSError as error:  # somebody has removed files, or the disk fails
+            words = f"Files of the state cannot be used: {error.strerror or error}"
+            return problem(Problem(500, words))
+        except Exception as error:
+            if is_damaged(error):
+                again = "'tinkex local reset' begins anew"
+                return problem(Problem(500, f"The state is damaged ({error}); {again}"))
+            note_fault(bottle.request.path, error)
             return problem(Problem(500, "Internal error"))
         if result is None:
             return bottle.HTTPResponse(status=204)
@@ -190,7 +199,7 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 def _on_error(error: Any) -> Any:
     """Tell the errors that bottle finds itself: no such route, wrong method."""
     if error.exception is not None:
-        log.error("%s failed: %r", bottle.request.path, error.exception)
+        note_fault(bottle.request.path, error.exception)
     detail = HTTPStatus(error.status_code).phrase
     bottle.response.content_type = "application/json"
     return json.dumps({"detail": detail})
