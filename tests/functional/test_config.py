@@ -283,3 +283,20 @@ def test_in_the_shell_use_is_for_the_shell(path, tmp_path):
     assert "For this shell only; for new ones too: config set profile skyrl" in done.stderr
     assert yaml.safe_load(path.read_text())["profile"] == "work"
     assert yaml.safe_load(path.read_text())["profiles"]["skyrl"]["timeout"] == "9s"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            "profile remove a --yes --force",
+            "profile: a\nx: &x {base_url: https://a.invalid}\nprofiles:\n  a: *x\n  b: {}\n",
+        ),
+        ("profile add c --use", "? profile\n: ? b\nprofiles: {b: {}}\n"),
+    ],
+)
+def test_two_changes_of_the_file_are_one(config, line, text):
+    """Where one of the two cannot be made, neither is."""
+    path = config(text)
+    assert "the file is as it was" in run(line, code=1).stderr
+    assert path.read_text() == text
