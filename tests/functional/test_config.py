@@ -300,3 +300,10 @@ def test_two_changes_of_the_file_are_one(config, line, text):
     path = config(text)
     assert "the file is as it was" in run(line, code=1).stderr
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["gpu", "team/gpu"])
+def test_a_file_with_keys_that_others_may_read_is_told(config, name):
+    path = config(f"profiles: {{{name}: {{base_url: https://a.invalid, api_key: tml-a}}}}\n")
+    path.chmod(0o644)
+    assert f"{path} can be read by others (mode 0644)" in run("auth list").stderr
