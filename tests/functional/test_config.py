@@ -307,3 +307,20 @@ def test_a_file_with_keys_that_others_may_read_is_told(config, name):
     path = config(f"profiles: {{{name}: {{base_url: https://a.invalid, api_key: tml-a}}}}\n")
     path.chmod(0o644)
     assert f"{path} can be read by others (mode 0644)" in run("auth list").stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["config", "set", "project_id", "p\udcff"],
+        ["config", "set", "tags", "a,b\udcff"],
+        ["config", "set", "base_url", "https://a\udcff.invalid"],
+        ["profile", "add", "x", "--tags", "a\udcff"],
+        ["config", "list", "--base-url", "https://a\udcff.invalid"],
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_not_kept(path, words):
+    """Else every command that sends it would fail from then on."""
+    done = run("-q", *words, code=1)
+    assert "is not valid Unicode" in done.stderr
+    assert path.read_text() == TEXT
