@@ -198,8 +198,9 @@ class _Maker:
             params = dataclasses.replace(params, **checked)
         known = {"id", *PROMPTS, *OVERRIDES}
         extra = {name: value for name, value in row.items() if name not in known}
-        for name in extra:
+        for name, value in extra.items():
             _refuse_misspelt(name)
+            _refuse_no_number(name, value)
         return PromptRow(index, _id(row, number), where, prompt, params, num_samples, extra)
 
 
@@ -375,3 +376,14 @@ def _refuse_misspelt(name: str) -> None:
     for known in (*PROMPTS, *OVERRIDES):
         if plain == known.replace("_", "").rstrip("s"):
             raise UsageError(f"there is no member {name!r}", hint=f"Did you mean {known!r}?")
+
+
+def _refuse_no_number(name: str, value: Any) -> None:
+    """Refuse what the line of the result could not say again: Python reads and writes NaN."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise UsageError(
+            f"{name[:80]!r} holds NaN or an infinite number, which JSON does not have",
+            hint="Write null in its place.",
+        ) from error

@@ -444,6 +444,18 @@ def test_all_of_a_run(tinkex, store, download, target):
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("word", ["sampler", "sampler_weights"])
+def test_a_type_is_called_as_in_paths_or_as_in_lists(word, tinkex, store, download, target):
+    words = ["--type", word, "-f", "json"]
+    downloaded = tinkex(
+        "checkpoint", "download", "--run-id", RUN, "--output", str(target), *words
+    ).rows
+    assert downloaded
+    assert all("/sampler_weights/" in row["tinker_path"] for row in downloaded)
+    synced = tinkex("checkpoint", "sync", RUN, str(target), *words).rows
+    assert [row["tinker_path"] for row in synced] == [row["tinker_path"] for row in downloaded]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_curl_touches_nothing(there, tinkex, store, download, target):
     if there:
@@ -515,12 +527,10 @@ def test_sync_fetches_what_is_new(tinkex, store, download, target):
 
 def test_sync_goes_on_after_lost_connections(tinkex, store, download, target):
     store.names = ["tar"]
-    process = start(
-        tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "0.1"]
-    )
+    process = start(tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "1s"])
     until((target / "sampler_weights" / "tar" / LARGE).exists)
     store.down = True
-    time.sleep(0.5)
+    time.sleep(1.5)  # longer than the interval: a look falls into it
     store.names = ["tar", "gz"]
     store.down = False
     until((target / "sampler_weights" / "gz" / LARGE).exists)

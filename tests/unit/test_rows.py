@@ -144,6 +144,8 @@ def test_a_named_pipe_can_be_read_twice(tmp_path):
         ("[1]", "not a JSON object"),
         ("3", "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),
+        ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
+        ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
         ("{}", "one of 'prompt', 'tokens' and 'messages' is needed, not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
         ('{"prompt": ""}', "'prompt' must be"),

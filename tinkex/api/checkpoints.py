@@ -290,13 +290,14 @@ class Checkpoints:
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         from tinkex.api import moving
+        from tinkex.api.selection import type_of
 
         root = Path(directory)
         listed = self.list(None, run_id=run_id)
         parsed = [
             TinkerPath.from_string(checkpoint.tinker_path)
             for checkpoint in listed
-            if not types or checkpoint.checkpoint_type in types
+            if not types or type_of(checkpoint) in types
         ]
         places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
         return moving.move(self._fetch, places, on_progress)
