@@ -103,7 +103,7 @@ class Piece:
             raise Changed from None
         if len(segments) == 1:
             segments[0][1] = min(on_disk, size)  # more than was noted may have been written
-        elif on_disk < max(have for _, have, _ in segments):
+        elif on_disk < max((at for start, at, _ in segments if at > start), default=0):
             raise Changed
         have = sum(at - start for start, at, _ in segments)
         if not have:
