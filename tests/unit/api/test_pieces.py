@@ -1,4 +1,4 @@
-"""One file in several ranges, gone on with."""
+"""One file in several ranges, gone on with; and threads that an attempt has left behind."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from tinkex.api.stage import Stage, place_of
 
 PATH = TinkerPath.from_string("tinker://r:train:0/external_weights/files")
 URLS = f"{PATH.url}/external_weights_urls"
-LARGE = "adapter_model.safetensors"
+SMALL, LARGE = "adapter_config.json", "adapter_model.safetensors"
 CONTENT = random.Random(0).randbytes(1_000_000)
 TAG = '"one"'
+
+
+class EnoughError(Exception):
+    """Ends an attempt in its middle."""
 
 
 @pytest.fixture
@@ -68,4 +72,19 @@ def test_ranges_that_had_not_begun_cost_nothing_of_the_others(server, storage, c
         "bytes=600000-799999",
         "bytes=800000-999999",
     ]
+    assert (target / LARGE).read_bytes() == CONTENT
+
+
+def test_what_an_attempt_left_behind_spoils_nothing_of_the_next(server, storage, client, target):
+    offer(server, storage, SMALL, LARGE)
+    storage.on("GET", f"/{SMALL}", storage.reply(b"{}"))
+    late = storage.reply(CONTENT, delay=0.6)
+    storage.on("GET", f"/{LARGE}", late, storage.reply(CONTENT, pieces=10, linger=0.1))
+
+    def give_up(progress):
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        client.checkpoints.download(str(PATH), target, on_progress=give_up)
+    client.checkpoints.download(str(PATH), target)  # while the answer to the first is on its way
     assert (target / LARGE).read_bytes() == CONTENT
