@@ -47,6 +47,8 @@ def test_where_a_path_leads(connect, path, url):
         "https://tinker.test/services/tinker-prod/x",
         f"{BASE}.evil.test/x",
         f"{BASE}evil/x",
+        "http://[::1/x",
+        "http://tinker.test:99999/x",
         "tinker://run/weights/a",
         "file:///etc/passwd",
         "a#b",
@@ -82,6 +84,22 @@ def test_bytes_go_as_they_are_and_nothing_replaces_the_key(client, server):
     client.request("POST", "x", body=b'{"a": 1}', headers=headers)
     (seen,) = server.seen
     assert (seen.headers["x-api-key"], seen.headers["content-type"]) == (KEY, "text/x")
+
+
+@pytest.mark.parametrize(
+    "headers", [{"": "x"}, {"X Y": "x"}, {"X": "a\r\nY: b"}, {"X": "…"}, {"ä": "x"}]
+)
+def test_headers_that_cannot_be_sent(client, server, headers):
+    with pytest.raises(UsageError, match="header"):
+        client.request("GET", "x", headers=headers)
+    assert not server.seen
+
+
+@pytest.mark.parametrize("value", ["\udcff", ["a", "\udcff"]])
+def test_a_query_that_is_no_unicode(client, server, value):
+    with pytest.raises(UsageError, match="Unicode"):
+        client.request("GET", "x", params={"q": value})
+    assert not server.seen
 
 
 def test_errors_are_the_usual_ones(client, server):
