@@ -69,7 +69,7 @@ def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         if not _HEADER.fullmatch(name):
             raise UsageError(f"not the name of a header: {name[:40]!r}")
         if not _VALUE.fullmatch(str(value)):
-            raise UsageError(f"the header {name} holds a line break or a character that it cannot")
+            raise UsageError(f"the header {name} holds a character that no header can hold")
     for name, value in params.items():
         texts = value if isinstance(value, (list, tuple)) else [value]
         if any(
@@ -96,13 +96,22 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"not a path of the API: {path[:200]!r}", hint=_HINT)
     if where.startswith("//") or ".." in segments or "." in segments:
         raise UsageError(f"not a path below the base URL: {path[:200]!r}", hint=_HINT)
-    return quote(where, safe=_SAFE), dict(parse_qsl(query, keep_blank_values=True))
+    return quote(where, safe=_SAFE), _query(query)
+
+
+def _query(text: str) -> dict[str, Any]:
+    """Return the names and values of a query; one that is there several times has a list."""
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        found[name] = [*found[name], value] if name in found else [value]
+    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}
 
 
 def _by_offset(transport: Transport, call: Request, deadline: Any) -> Answer:
     """Join the pages of a list with ``limit`` and ``offset``."""
     params = dict(call.params)
-    size = _count(params.setdefault("limit", _PAGE), "limit")
+    size = _count(params.get("limit", _PAGE), "limit") or _PAGE
+    params["limit"] = size
     offset = _count(params.get("offset", 0), "offset")
     whole: dict[str, Any] = {}
     name = ""
@@ -117,7 +126,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Any) -> Answer:
         if found and items and found == items[-len(found) :]:
             break  # the server ignores the offset: going on would never end
         items += found
-        if len(found) < size or _reached(page, offset + len(items)):
+        if not found or _is_last(page, len(found) < size, offset + len(items)):
             break
     return _joined(answer, whole, name, items)
 
@@ -157,10 +166,16 @@ def _list_in(page: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def _reached(page: Mapping[str, Any], end: int) -> bool:
+def _is_last(page: Mapping[str, Any], short: bool, end: int) -> bool:
+    """Tell whether *page*, which ends at *end*, is the last one.
+
+    :param short: it has fewer items than were asked for: some servers give fewer at a time.
+    """
     cursor = page.get("cursor")
     total = cursor.get("total_count") if isinstance(cursor, Mapping) else None
-    return isinstance(total, int) and 0 < total <= end
+    if not isinstance(total, int) or total <= 0:
+        return short
+    return total <= end
 
 
 def _count(value: Any, name: str) -> int:

@@ -108,10 +108,10 @@ def test_errors_are_the_usual_ones(client, server):
         client.request("GET", "x")
 
 
-def paged(server, total, *, told=True, ignores_offset=False):
+def paged(server, total, *, told=True, ignores_offset=False, most=1000):
     def reply(seen):
         start = 0 if ignores_offset else int(seen.query["offset"])
-        items = list(range(start, min(start + int(seen.query["limit"]), total)))
+        items = list(range(start, min(start + min(int(seen.query["limit"]), most), total)))
         cursor = {"cursor": {"offset": start, "total_count": total}} if told else {}
         return server.reply({"items": items, "more": 1, **cursor})
 
@@ -130,6 +130,27 @@ def test_pages_begin_where_the_query_says(client, server):
     paged(server, 30)
     answer = client.request("GET", "things?limit=7&offset=10", paginate=True).json()
     assert answer["items"] == list(range(10, 30))
+
+
+def test_a_server_that_gives_fewer_at_a_time_is_asked_on(client, server):
+    paged(server, 30, most=10)
+    answer = client.request("GET", "things?limit=20", paginate=True).json()
+    assert answer["items"] == list(range(30))
+
+
+@pytest.mark.parametrize("total", [0, 150])
+def test_a_limit_of_zero_means_all_as_everywhere(client, server, total):
+    paged(server, total, told=False)
+    answer = client.request("GET", "things?limit=0", paginate=True).json()
+    assert answer["items"] == list(range(total))
+    assert len(server.seen) < 4
+
+
+def test_a_name_may_be_in_the_query_several_times(connect):
+    with responses.RequestsMock() as mock:
+        mock.get(f"{API}/x?tag=a&tag=b&c=1", json={})
+        connect().request("GET", "x?tag=a&c=1&tag=b")
+        assert mock.calls[0].request.url == f"{API}/x?tag=a&tag=b&c=1"
 
 
 def test_a_server_that_ignores_the_offset_does_not_keep_us(client, server):
