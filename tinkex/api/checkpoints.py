@@ -15,6 +15,7 @@ from tinkex.api.sessions import Sessions
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import BadRequest, Forbidden, NotFound, NotOffered
+from tinkex.files import path_of
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
@@ -245,7 +246,7 @@ class Checkpoints:
         :raises tinkex.exceptions.LocalError: a file is in the way, or cannot be written, or
             another process downloads the same to the same place.
         """
-        return self._fetch(TinkerPath.from_string(path), Path(directory), force, on_progress)
+        return self._fetch(TinkerPath.from_string(path), path_of(directory), force, on_progress)
 
     def download_all(
         self,
@@ -268,7 +269,7 @@ class Checkpoints:
         """
         from tinkex.api import moving
 
-        root = Path(directory)
+        root = path_of(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
         places = [(path, moving.directory_of(root, path, with_run=with_run)) for path in parsed]
         return moving.move(self._fetch, places, on_progress, force=force)
@@ -291,7 +292,7 @@ class Checkpoints:
         """
         from tinkex.api import moving
 
-        root = Path(directory)
+        root = path_of(directory)
         listed = self.list(None, run_id=run_id)
         parsed = [
             TinkerPath.from_string(checkpoint.tinker_path)

@@ -246,6 +246,6 @@ def local_errors(path: Path) -> Iterator[None]:
         inside = PREFIX in str(error.filename or PREFIX)
         where = path if inside else error.filename
         reason = (error.strerror or type(error).__name__).lower()
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG and not path.is_relative_to(where):
             raise InvalidAnswer("the download holds a file whose name is too long") from error
         raise LocalError(f"cannot write to {where}: {reason}") from error

@@ -16,6 +16,7 @@ from tinkex.api.requesting import Request
 from tinkex.api.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
+from tinkex.files import path_of
 
 if TYPE_CHECKING:
     from tinkex.api.meter import OnProgress
@@ -261,7 +262,7 @@ class Sessions:
         """
         from tinkex.api import traces
 
-        target = target or Path(traces.default_name(session_id))
+        target = path_of(target or traces.default_name(session_id))
         traces.refuse_existing(target, force=force)
         url = self.trace_url(session_id)
         return traces.fetch(
