@@ -369,6 +369,7 @@ def test_prompts_that_cannot_be_are_refused_here(tokens, service, client):
         {"top_k": 0},
         {"top_k": -2},
         {"stop": ("a", "")},
+        {"stop": "END"},
     ],
 )
 def test_parameters_out_of_range_are_refused(bad):
