@@ -146,8 +146,8 @@ class TrainingClient:
 
         :param optimizer: load the optimizer's state as well.
         """
-        body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
-        self._run("load_weights", "LoadWeights", body, self._transport.deadline("loading weights"))
+        deadline = self._transport.deadline("loading weights")
+        load_into(self, TinkerPath.from_string(path), deadline, optimizer=optimizer)
 
     def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
         """Save weights as separate files for download, for *ttl_seconds*.
@@ -184,6 +184,14 @@ class TrainingClient:
             # A refused call has not used its number up.
             self._next_seq_id += 1
         return futures.result(self._transport, request_id, request_type, deadline)
+
+
+def load_into(
+    client: TrainingClient, path: TinkerPath, deadline: Deadline, *, optimizer: bool
+) -> None:
+    """Load the weights of a checkpoint as part of another operation."""
+    body = {"path": str(path), "optimizer": optimizer}
+    client._run("load_weights", "LoadWeights", body, deadline)
 
 
 def create_model(

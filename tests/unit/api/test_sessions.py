@@ -266,6 +266,20 @@ def test_or_in_two(refusal, service, client):
     }
 
 
+def test_the_two_share_one_allowance_of_time(service, connect):
+    service.on("POST", "weights_info", {"base_model": "m"})
+    service.on("POST", "create_model", service.reply({"request_id": "c"}, delay=0.7))
+    results(service, c={"model_id": RUN}, l={"type": "try_again"})
+    refused = service.reply({"detail": "Missing model_id"}, 400)
+    service.on("POST", "load_weights", refused, {"request_id": "l"})
+    began = time.monotonic()
+    with pytest.raises(TimedOut):
+        connect(service.url, timeout=1.0).create_training_client_from_checkpoint(
+            "tinker://r/weights/x"
+        )
+    assert time.monotonic() - began < 1.5
+
+
 # Sampling ------------------------------------------------------------------------------------
 
 SAMPLED = {"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": None}]}
