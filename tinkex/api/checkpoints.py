@@ -289,15 +289,17 @@ class Checkpoints:
         :param types: only checkpoints of these types (``training``, ``sampler``); all when empty.
         :param on_progress: see :meth:`download_all`.
         :raises tinkex.exceptions.NotFound: there is no such run.
+        :raises tinkex.exceptions.UsageError: there is no such type.
         """
-        from tinkex.api import moving
+        from tinkex.api import moving, selection
 
         root = path_of(directory)
+        wanted = {selection.type_called(word) for word in types}
         listed = self.list(None, run_id=run_id)
         parsed = [
             TinkerPath.from_string(checkpoint.tinker_path)
             for checkpoint in listed
-            if not types or checkpoint.checkpoint_type in types
+            if not wanted or selection.type_of(checkpoint) in wanted
         ]
         places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
         return moving.move(self._fetch, places, on_progress)

@@ -115,10 +115,12 @@ class DownloadCheckpoint(_Moving):
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         named = bool(paths)
         if run_id:
+            from tinkex.api.selection import Selection
+
             checkpoints = self.client.checkpoints
             listed = with_run(self, run_id, lambda run: checkpoints.list(None, run_id=run))
-            wanted = (parsed_args.type,) if parsed_args.type else _TYPES
-            paths = paths + [c.tinker_path for c in listed if c.checkpoint_type in wanted]
+            wanted = Selection(checkpoint_type=parsed_args.type)
+            paths = paths + [c.tinker_path for c in listed if wanted.matches(c)]
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         moved = self.client.checkpoints.download_all(
