@@ -127,7 +127,8 @@ class TrainingClient:
 
         :param name: letters, digits, ``_`` and ``-`` are understood by every server.
         :param ttl_seconds: delete it after this time; the service has limits.
-        :raises tinkex.exceptions.Conflict: the name is taken (on some servers).
+        :raises tinkex.exceptions.Conflict: the name is taken. Some servers say so by
+            :class:`~tinkex.exceptions.OperationFailed`.
         """
         return self._save("sampler_weights", "SaveWeightsForSampler", name, ttl_seconds, {})
 
