@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tinkex.api import paging, reading
 from tinkex.api.answers import Answer
 from tinkex.api.capabilities import FINISH
+from tinkex.api.parallel import each, together
 from tinkex.api.paths import served
 from tinkex.api.requesting import Request
 from tinkex.api.transport import PROTOCOL_VERSION, Transport
@@ -31,7 +32,7 @@ _ANSWER = 10.0
 #: Seconds that saying goodbye may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
-#: Sessions that are asked for at the same time.
+#: Sessions that are asked for, or finished, at the same time.
 _CONCURRENCY = 8
 #: Seconds without a successful heartbeat before somebody is told.
 _WORRY = 120.0
@@ -203,7 +204,6 @@ class Sessions:
     ) -> dict[str, SessionInfo]:
         """Return what belongs to each of *session_ids*; those that are gone are left out."""
         from tinkex.api import pastsessions
-        from tinkex.api.parallel import together
 
         deadline = self._transport.deadline("the sessions")
 
@@ -270,9 +270,11 @@ class Sessions:
         )
 
     def finish_all(self, outcome: Outcome) -> None:
-        """Finish every session that is still open."""
-        while self._open:
-            self._open.pop().finish(outcome)
+        """Finish every session that is still open, side by side: each may take its second."""
+        with self._lock:
+            known, self._open = self._open, []
+        for _ in each(lambda session: session.finish(outcome), known, workers=_CONCURRENCY):
+            pass
 
 
 def outcome_of(kind: type[BaseException] | None) -> Outcome:

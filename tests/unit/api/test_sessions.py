@@ -104,6 +104,20 @@ def test_the_end_of_a_block_is_told(error, outcome, service, connect):
     assert finish.body == {"reason": {"type": outcome}}
 
 
+def test_many_sessions_are_finished_side_by_side(service, connect):
+    for number in range(6):
+        service.on("POST", f"sessions/s-{number}/finish", service.reply({}, delay=0.4))
+    names = [{"session_id": f"s-{number}"} for number in range(6)]
+    service.on("POST", "create_session", *names)
+    client = connect(service.url)
+    for _ in names:
+        client.sessions.create()
+    began = time.monotonic()
+    client.close()
+    assert time.monotonic() - began < 1.2
+    assert len([seen for seen in service.seen if seen.path.endswith("/finish")]) == 6
+
+
 def heartbeats() -> int:
     return sum(thread.name == "tinkex-heartbeat" for thread in threading.enumerate())
 
