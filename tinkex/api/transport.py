@@ -196,9 +196,18 @@ class Transport:
         if answer.status != 401:
             return answer
         invalid = 'error="invalid_token"' in answer.headers.get("www-authenticate", "")
-        if self.auth.renew(credential, invalid, lambda key: self._token(key, deadline)):
+        if self._renew(credential, invalid, deadline):
             answer = self._exchange(request, deadline, self.auth, headers, read_timeout)
         return answer
+
+    def _renew(self, refused: str | None, invalid_token: bool, deadline: Deadline) -> bool:
+        def exchange(key: str) -> str | None:
+            return self._token(key, deadline)
+
+        try:
+            return self.auth.renew(refused, invalid_token, exchange, deadline.remaining())
+        except TimeoutError:  # another thread is at it, with more time
+            raise deadline.timed_out() from None
 
     def _exchange(
         self,
