@@ -20,7 +20,6 @@ from tinkex.exceptions import (
     NotFound,
     OperationFailed,
     ServerError,
-    TimedOut,
     TinkexError,
     UsageError,
 )
@@ -230,8 +229,6 @@ class SamplingClient:
         try:
             answer = self._transport.call(Request("GET", path), deadline)
             name = reading.optional_text(answer.object(), "base_model")
-        except TimedOut:
-            raise
         except APIError:
             name = None
         if name:
