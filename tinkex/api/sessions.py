@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,7 +106,9 @@ class Session:
                 continue
             failing_since = failing_since or self._transport.deadline("heartbeats", _WORRY)
             if failing_since.elapsed > _WORRY:
-                failing_since.tell(note="the service has not answered for two minutes")
+                # Whatever becomes of the telling, the session has to live on.
+                with suppress(Exception):
+                    failing_since.tell(note="the service has not answered for two minutes")
                 failing_since = None
 
     def _say(self, request: Request, seconds: float) -> Answer | None:

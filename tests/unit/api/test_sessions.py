@@ -81,6 +81,21 @@ def test_only_410_ends_the_heartbeats(status, ends, service, client, monkeypatch
     assert (len(service.requests("session_heartbeat")) == 1) is ends
 
 
+def test_a_listener_that_fails_does_not_end_the_heartbeats(service, client, monkeypatch):
+    monkeypatch.setattr(sessions, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(sessions, "_WORRY", 0.01)
+    service.on("POST", "session_heartbeat", service.reply("x", 500))
+    told = []
+
+    def listen(wait):
+        told.append(wait)
+        raise BrokenPipeError
+
+    client._transport._on_wait = listen
+    client.sessions.create()
+    wait_for(lambda: len(told) >= 2)
+
+
 @pytest.mark.parametrize("status", [404, 405, 500])
 def test_a_server_without_a_word_for_the_end_is_left_alone(status, service, client):
     service.on("POST", "sessions/s-1/finish", service.reply({"detail": "Not Found"}, status))
