@@ -392,6 +392,18 @@ def test_names_that_no_file_can_have(name, server, client, tmp_path):
     assert not server.seen
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_whose_name_is_too_long(there, server, client, target):
+    if there:
+        target.mkdir()
+    urls = {"x" * 300: f"{server.url}/file"}
+    place = f"{PLACE}/external_weights/final"
+    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    server.on("GET", "/file", server.reply(b"x"))
+    with pytest.raises(InvalidAnswer, match="the download holds a file whose name is too long"):
+        client.checkpoints.download("tinker://r:train:0/external_weights/final", target)
+
+
 def test_a_name_that_is_too_long_for_one_of_several(server, client, tmp_path):
     (moved,) = client.checkpoints.download_all([SAMPLER], tmp_path / ("x" * 300))
     assert isinstance(moved.error, LocalError)
