@@ -133,6 +133,23 @@ def test_many_sessions_are_finished_side_by_side(service, connect):
     assert len([seen for seen in service.seen if seen.path.endswith("/finish")]) == 6
 
 
+def test_sessions_are_finished_where_no_thread_can_be_started(service, connect, monkeypatch):
+    client = connect(service.url)
+    client.sessions.create()
+    wait_for(lambda: service.requests("create_session"))
+    # As Python 3.12 does once the main thread is over.
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if threading.current_thread() is threading.main_thread():
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client.close()
+    assert len(service.requests("sessions/s-1/finish")) == 1
+
+
 def heartbeats() -> int:
     return sum(thread.name == "tinkex-heartbeat" for thread in threading.enumerate())
 
