@@ -67,6 +67,7 @@ class Store:
     :ivar refused: signatures that are no longer good.
     :ivar down: answers to the API are cut off.
     :ivar again: files that archives hold a second time.
+    :ivar kind: the word for sampler checkpoints in lists.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -81,6 +82,7 @@ class Store:
     refused: set[str] = field(default_factory=set)
     down: bool = False
     again: tuple[str, ...] = ()
+    kind: str = "sampler"
     go: threading.Event = field(default_factory=threading.Event)
     signatures: int = 0
 
@@ -152,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _checkpoint(self, name: str) -> dict[str, object]:
         path = f"tinker://{RUN}/sampler_weights/{name}"
-        kind = {"checkpoint_id": f"sampler_weights/{name}", "checkpoint_type": "sampler"}
+        kind = {"checkpoint_id": f"sampler_weights/{name}", "checkpoint_type": self.store.kind}
         return {**kind, "tinker_path": path, "time": "2026-01-01T00:00:00Z"}
 
     def _signed(self, name: str) -> str:

@@ -418,7 +418,9 @@ def test_several_at_once_and_a_part_that_fails(tinkex, store, download, target):
     assert [row["status"] for row in verified] == ["ok"] * 4
 
 
-def test_all_of_a_run(tinkex, store, download, target):
+@pytest.mark.parametrize("kind", ["sampler", "sampler_weights"])
+def test_all_of_a_run(kind, tinkex, store, download, target):
+    store.kind = kind
     words = ["checkpoint", "download", "--run-id", RUN, "--output", str(target)]
     lines = tinkex(*words).stdout.splitlines()
     assert f"Downloaded to {target / 'sampler_weights' / 'gz'}" in lines

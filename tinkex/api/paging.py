@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 #: Pages that are asked for at the same time, at most.
 CONCURRENCY = 8
+#: Pages that are planned at once: a total may be any number.
+_PLANNED = 1000
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Walk(Generic[T]):
         while self._goes_on():
             starts = self._next_starts()
             # One after the other until it is known how many pages there are.
-            asked = in_order(lambda start: (start, *self._ask(self._size(start), start)), starts)
+            asked = in_order(self._ask_at, starts, CONCURRENCY)
             for start, items, told in asked:
                 yield from self._slipped(start, told)
                 yield from self._take(self._size(start), items, told)
@@ -153,6 +155,9 @@ class Walk(Generic[T]):
     def _room(self) -> int | None:
         """Return how many items may still come."""
         return None if self._limit is None else self._limit - self._count
+
+    def _ask_at(self, start: int) -> tuple[int, list[T], int | None]:
+        return start, *self._ask(self._size(start), start)
 
     def _ask(self, size: int, start: int) -> tuple[list[T], int | None]:
         items, told = self._fetch(size, start)
@@ -205,8 +210,7 @@ class Walk(Generic[T]):
         end = self.total
         if self._limit is not None:
             end = min(end, self.offset + self._limit)
-        starts = range(self._reached, end, self._page_size)
-        return list(starts)
+        return list(range(self._reached, end, self._page_size)[:_PLANNED])
 
 
 def total_count(data: Json) -> int | None:

@@ -94,11 +94,12 @@ class Piece:
         if self._span.end is not None:
             size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
-        self._part.write_bytes(b"")
         segment = [0, 0, -1 if size is None else size]
-        if size is not None and validator is not None:
-            entry = {"size": size, "validator": validator, "sha256": None, "segments": [segment]}
-            self._journal(entry)
+        with self._stage.changing(at_once=True) as journal:
+            self._part.write_bytes(b"")
+            if size is not None and validator is not None:
+                entry = {"size": size, "validator": validator, "sha256": None}
+                journal.setdefault("files", {})[self._name] = {**entry, "segments": [segment]}
         with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
             if not self._receive(stream, segment, file.fileno(), found, many=many):
                 return self._complete(segment[1], found.hexdigest())
@@ -250,15 +251,12 @@ class Piece:
     # The end ------------------------------------------------------------------------------
 
     def _complete(self, size: int, sha256: str) -> LockedFile:
-        os.replace(self._part, self._ready)
-        entry = self._stage.journal.get("files", {}).get(self._name)
-        if entry is not None:
-            self._journal({**entry, "sha256": sha256, "segments": [[0, size, size]]})
-        return LockedFile(size, sha256)
-
-    def _journal(self, entry: dict[str, Any]) -> None:
         with self._stage.changing(at_once=True) as journal:
-            journal.setdefault("files", {})[self._name] = entry
+            os.replace(self._part, self._ready)
+            entry = journal.get("files", {}).get(self._name)
+            if entry is not None:
+                entry |= {"sha256": sha256, "segments": [[0, size, size]]}
+        return LockedFile(size, sha256)
 
 
 class _Probe:

@@ -57,6 +57,18 @@ def test_one_page_is_one_request(total, server, client):
     assert len(server.seen) == 1
 
 
+def test_a_total_may_be_any_number(server, client):
+    def serve(seen):
+        start, size = int(seen.query["offset"]), int(seen.query["limit"])
+        found = [run(f"r{n}") for n in range(start, start + size) if n < 300]
+        return server.reply({"training_runs": found, "cursor": {"total_count": 10**18}})
+
+    server.on("GET", "training_runs", serve)
+    page = client.runs.list(None)
+    assert (len(page), page.total) == (300, 300)
+    assert len(server.seen) < 20
+
+
 @pytest.mark.parametrize("limit", [None, 0, 2500])
 @pytest.mark.parametrize("total", [True, False])
 def test_all_pages_are_fetched(limit, total, server, client):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 
 import pytest
@@ -438,6 +439,22 @@ def test_threads_that_are_refused_together_exchange_once():
     assert not auth.renew("eyJ.1", False, exchange)
     assert auth.renew("eyJ.1", True, exchange)
     assert auth.current == "eyJ.2"
+
+
+def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
+    server.on("GET", PATH, by_key(server, "eyJ.new"))
+    server.on("POST", "client/config", server.reply({"pjwt_auth_enabled": True}, delay=1.5))
+    server.on("POST", "auth/token", {"jwt": "eyJ.new"})
+    patient = threading.Thread(target=client.models.list)
+    patient.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    service = client._transport
+    with pytest.raises(TimedOut):
+        service.call(Request("GET", PATH), service.deadline("a thing", 0.4))
+    assert time.monotonic() - began < 0.9
+    patient.join()
+    assert client.models.list()
 
 
 def test_a_command_is_asked_for_another_key(server, connect, tmp_path):
