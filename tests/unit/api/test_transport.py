@@ -170,8 +170,9 @@ def test_a_post_is_not_repeated(reply, server, client):
     assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
 
 
-@pytest.mark.parametrize("first", [429, 503, "reset"])
-@pytest.mark.parametrize("second", [200, 409])
+@pytest.mark.parametrize(
+    ("first", "second"), [(429, 200), (503, 200), ("reset", 200), (503, 409), ("reset", 409)]
+)
 def test_a_change_of_state_is_repeated(first, second, server, client, naps):
     path = "training_runs/r/checkpoints/weights/x/publish"
     bad = server.reply(reset=True) if first == "reset" else server.reply("x", first)
@@ -181,6 +182,14 @@ def test_a_change_of_state_is_repeated(first, second, server, client, naps):
     assert (len(keys), len(set(keys))) == (2, 1)
     server.on("POST", path, server.reply({"detail": "It is public already."}, 409))
     with pytest.raises(Conflict):  # told, where it was so before
+        client.checkpoints.publish("tinker://r/weights/x")
+
+
+def test_a_change_that_was_merely_refused_has_not_been_done(server, client, naps):
+    path = "training_runs/r/checkpoints/weights/x/publish"
+    done_by_another = server.reply({"detail": "It is public already."}, 409)
+    server.on("POST", path, server.reply("x", 429), done_by_another)
+    with pytest.raises(Conflict):
         client.checkpoints.publish("tinker://r/weights/x")
 
 
