@@ -179,7 +179,11 @@ def _hub() -> list[Finding]:
 def _disk() -> list[Finding]:
     from tinkex.cachefile import cache_directory
 
-    found = [_room("disk here", Path.cwd())]
+    try:
+        found = [_room("disk here", Path.cwd())]
+    except FileNotFoundError:
+        gone, hint = "the current directory is not there any more", "Go to another one with cd."
+        found = [Finding("disk here", "warning", gone, hint)]
     name = "disk for temporary files"
     try:
         found.append(_room(name, Path(tempfile.gettempdir())))

@@ -5,6 +5,7 @@ Tables get ``human_readable``; JSON, YAML, CSV and the like get the raw value.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,6 +90,10 @@ WHOLE = frozenset(
     }
 )
 
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+#: Control characters, separators of lines, changes of direction, and halves of surrogate pairs.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 def heading(name: str) -> str:
     """Return the table heading of the field *name*."""
@@ -97,13 +102,16 @@ def heading(name: str) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return *text* with control characters replaced, so that no server can steer a terminal.
+    """Return *text* with all replaced that steers a terminal, so that no server can do that.
+
+    That is less than ``str.isprintable`` refuses: no-break spaces, joiners, and letters younger
+    than this Python's tables are text like any other.
 
     :param keep: control characters that may stay, such as ``"\\n\\t"``.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return _STEERING.sub(lambda found: found[0] if found[0] in keep else _REPLACEMENT, text)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -188,7 +188,7 @@ class _Line:
         if action.dest == "formatter":
             groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
             return Offer(_plain(ep.name for group in groups for ep in plugins.entry_points(group)))
-        if action.dest == "columns":
+        if action.dest in ("columns", "sort_columns"):
             return Offer(_plain(getattr(command, "column_names", ())))
         if action.dest == "base_model":
             return Offer(_plain(self._remembered("models")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from tinkex.exceptions import SettingsError
 from tinkex.files import user_path
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
+#: Where a value stands, as a key of each mapping on the way, and what it shall be; None removes it.
+_Change = tuple[list[str], Any]
 _MEND = f"Mend it in an editor, or let {CONFIG_VARIABLE} name another file."
 
 
@@ -48,14 +50,32 @@ def write_default(name: str | None, environ: Mapping[str, str] | None = None) ->
 
 
 def write_profile(
-    name: str, values: Mapping[str, Any] | None, environ: Mapping[str, str] | None = None
+    name: str,
+    values: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    *,
+    use: bool = False,
 ) -> None:
-    """Write the profile *name* with *values* in the place of what it was; ``None`` removes it.
+    """Write the profile *name* with *values* in the place of what it was.
+
+    :param use: also make it the profile that is used when none is named, in the same step.
+    :raises SettingsError: the file cannot be read or changed.
+    :raises LocalError: it cannot be written.
+    """
+    changes: list[_Change] = [(["profiles", name], dict(values))]
+    _change_all(config_path(environ), [*changes, *([(["profile"], name)] if use else [])])
+
+
+def remove_profile(name: str, environ: Mapping[str, str] | None = None) -> None:
+    """Remove the profile *name*; if it is used when none is named, none is from then on.
 
     :raises SettingsError: the file cannot be read or changed.
     :raises LocalError: it cannot be written.
     """
-    _change(config_path(environ), ["profiles", name], values if values is None else dict(values))
+    path = config_path(environ)
+    changes: list[_Change] = [(["profiles", name], None)]
+    is_default = str(read(path).get("profile")) == name
+    _change_all(path, [*changes, *([(["profile"], None)] if is_default else [])])
 
 
 def write_setting(
@@ -70,22 +90,33 @@ def write_setting(
 
 
 def _change(path: Path, where: list[str], value: Any) -> None:
+    _change_all(path, [(where, value)])
+
+
+def _change_all(path: Path, changes: Sequence[_Change]) -> None:
+    """Make all of *changes*, or none."""
+    with private.locked(path):
+        before = text = _text(path)
+        _content(text, path)  # what is damaged stays as it is
+        for where, value in changes:
+            text = _changed(text, where, value, path)
+        if before or text:  # also what stays as it is: nobody else may read it afterwards
+            private.write(path, text)
+
+
+def _changed(text: str, where: list[str], value: Any, path: Path) -> str:
     from tinkex import yamledit
 
-    with private.locked(path):
-        text = _text(path)
-        _content(text, path)  # what is damaged stays as it is
-        try:
-            drops = value is None
-            text = yamledit.drop(text, where) if drops else yamledit.put(text, where, value)
-        except KeyError:
-            return
-        except yamledit.NotEditable as error:
-            raise SettingsError(
-                f"{path} is laid out in a way that cannot be changed without losing something",
-                hint=f"Change {': '.join(where)} in an editor; the file is as it was.",
-            ) from error
-        private.write(path, text)
+    try:
+        drops = value is None
+        return yamledit.drop(text, where) if drops else yamledit.put(text, where, value)
+    except KeyError:
+        return text
+    except yamledit.NotEditable as error:
+        raise SettingsError(
+            f"{path} is laid out in a way that cannot be changed without losing something",
+            hint=f"Change {': '.join(where)} in an editor; the file is as it was.",
+        ) from error
 
 
 def _text(path: Path) -> str:

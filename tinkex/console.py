@@ -47,10 +47,13 @@ class Console:
         return self._session.prompt(prompt)
 
 
-def history_path() -> Path:
-    """Return the path of the history, which need not exist."""
+def history_path() -> Path | None:
+    """Return the path of the history, which need not exist; ``None`` without a home directory."""
     base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "tinkex" / "history"
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "state") / "tinkex" / "history"
+    except RuntimeError:
+        return None
 
 
 def holds_secret(text: str) -> bool:
@@ -65,11 +68,13 @@ class FileHistory(History):
     A history that cannot be read or written is no reason to refuse a line: it is kept in memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         super().__init__()
         self._path = path
 
     def load_history_strings(self) -> Iterable[str]:
+        if self._path is None:
+            return []
         try:
             kept = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -85,6 +90,8 @@ class FileHistory(History):
             self._write(f"{whole}\n", os.O_APPEND)
 
     def _write(self, text: str, how: int) -> None:
+        if self._path is None:
+            return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | how, 0o600)

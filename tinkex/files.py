@@ -35,6 +35,20 @@ def user_path(name: str) -> Path:
         raise LocalError(f"no such home directory: {name}", hint="Check the name.") from error
 
 
+def path_of(name: Path | str) -> Path:
+    """Return the path that a program means by *name*.
+
+    :raises LocalError: no file can have this name.
+    """
+    try:
+        if b"\0" not in os.fsencode(name):
+            return Path(name)
+        what = "holds a NUL character"
+    except UnicodeEncodeError:
+        what = "is not valid Unicode"
+    raise LocalError(f"the name of a file or directory {what}")
+
+
 def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes:
     """Return the content of the file *name*; ``-`` is *stdin*.
 

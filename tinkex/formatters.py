@@ -318,9 +318,18 @@ def _terminal_width(stdout: TextIO) -> int | None:
 def _widths(rows: list[list[Any]]) -> list[int]:
     """Return the width of each column of *rows*."""
     return [
-        max(len(line) for cell in column for line in str(cell).split("\n"))
+        max(_width(line) for cell in column for line in str(cell).split("\n"))
         for column in zip(*rows, strict=True)
     ]
+
+
+def _width(text: str) -> int:
+    """Return how many places of a terminal *text* takes: two for a letter of Chinese, say."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _framed_width(widths: list[int]) -> int:
@@ -332,7 +341,9 @@ def _write_frameless(rows: list[list[Any]], stdout: TextIO) -> None:
     lines = [[" ".join(str(cell).split("\n")) for cell in row] for row in rows]
     widths = _widths(lines)
     for line in lines:
-        cells = [f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)]
+        cells = [
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        ]
         stdout.write("  ".join(cells).rstrip() + "\n")
 
 

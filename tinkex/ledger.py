@@ -47,6 +47,23 @@ class Ledger:
         self._file: IO[bytes] | None = None
         self._failures: IO[bytes] | None = None
 
+    def keep_off(self, prompts: str) -> None:
+        """Refuse to write over what is read, or into the directory that is.
+
+        :param prompts: name of the file or directory.
+        :raises UsageError: one of the files of results is, or would be, among the prompts.
+        """
+        source = Path(os.path.realpath(user_path(prompts)))
+        for path in (self._path, self.failed_path, self._record_path):
+            place = Path(os.path.realpath(path))
+            if place.is_relative_to(source) or (place.exists() and place.samefile(source)):
+                raise UsageError(
+                    f"{path} is among the prompts"
+                    if source.is_dir()
+                    else f"{path} has the prompts",
+                    hint="Put the results somewhere else with --output.",
+                )
+
     def check(self, *, resume: bool, force: bool) -> None:
         """Refuse what :meth:`open` would, without changing anything.
 
@@ -187,9 +204,19 @@ class Ledger:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LocalError(
-                f"another run is writing {self.name}", hint="Wait for it, or choose another file."
-            ) from error
+            raise self._taken() from error
+        # Another run may have put its results into order, and ended, since the file was opened.
+        try:
+            current = os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            current = False
+        if not current:
+            raise self._taken()
+
+    def _taken(self) -> LocalError:
+        return LocalError(
+            f"another run is writing {self.name}", hint="Wait for it, or choose another file."
+        )
 
     def _recorded(self) -> dict[str, Any]:
         try:

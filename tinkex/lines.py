@@ -50,6 +50,8 @@ class Unfinished:
 
 @dataclass
 class _Token:
+    """A word, or an operator, and where it stands."""
+
     text: str
     start: int
     end: int

@@ -183,7 +183,8 @@ def all_keys() -> list[tuple[StoredKey, str]]:
 
 def exposed_files() -> list[str]:
     """Return a warning for each file with keys that others than its owner may read."""
-    paths = {Path(where) if os.sep in where else configfile.config_path() for _, where in _known()}
+    store = KeyStore().path
+    paths = {store if where == str(store) else configfile.config_path() for _, where in _known()}
     return [
         f"{path} can be read by others (mode {mode}); chmod 600 {path}"
         for path in sorted(paths)

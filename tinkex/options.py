@@ -171,11 +171,12 @@ def print_paged(
 
     :param paged: on a terminal that is too short for it, through a pager.
     """
-    from tinkex.terminal import wants_colour
+    from tinkex.terminal import can_move, wants_colour
 
     # Where the standard library draws help in colour (Python 3.14), it does as we say.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
-    if not paged or not stream.isatty():
+    # A pager draws; on a dumb terminal less warns of it, and waits for a key.
+    if not paged or not can_move(stream):
         stream.write(parser.format_help() + more)
         return
     import autopage.argparse
@@ -339,21 +340,35 @@ def number(
     return convert
 
 
-def duration(*, bare: str | None = None) -> Callable[[str], timedelta]:
+def duration(
+    *, bare: str | None = None, least: timedelta = timedelta()
+) -> Callable[[str], timedelta]:
     """Return an argparse type: a span of time such as ``7d``.
 
     :param bare: unit of a number without one, see :func:`tinkex.durations.parse_duration`.
+    :param least: a shorter one is refused.
     """
 
     def convert(text: str) -> timedelta:
         from tinkex.durations import parse_duration
 
         try:
-            return parse_duration(text, bare=bare)
+            span = parse_duration(text, bare=bare)
         except UsageError as error:
             raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
+        if span < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least.total_seconds():g}s")
+        return span
 
     return convert
+
+
+def interval() -> Callable[[str], timedelta]:
+    """Return an argparse type: the time between two requests of a command that asks on and on.
+
+    More than one a second is of no use to anybody, and a burden to the service.
+    """
+    return duration(bare="s", least=timedelta(seconds=1))
 
 
 def moment(text: str) -> datetime:

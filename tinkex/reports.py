@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
-from tinkex.exceptions import LocalError, TinkexError, UsageError
+from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
 
 _HINTS = {
     errno.ENOENT: "Check the name.",
@@ -73,3 +74,34 @@ def asks_for_json(words: Sequence[str]) -> bool:
         or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
         or not {"-fjson", "-f=json", "--format=json"}.isdisjoint(words)
     )
+
+
+@contextmanager
+def signals_first() -> Iterator[None]:
+    """Let what a signal raised come out as itself, whatever became of it on the way.
+
+    It may be raised anywhere: where Python wraps what a class body raises, or just before some
+    cleaning up fails because of it.
+
+    :raises KeyboardInterrupt, Terminated: one of them is behind an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        signal = _signal_behind(error)
+        if signal is None:
+            raise
+        raise signal from None
+
+
+def _signal_behind(error: BaseException) -> BaseException | None:
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, (KeyboardInterrupt, Terminated)):
+            return found
+        if id(found) not in seen:
+            seen.add(id(found))
+            waiting += filter(None, (found.__cause__, found.__context__))
+    return None

@@ -56,14 +56,23 @@ class Prompts:
     :ivar total: how many there are.
     :ivar digest: a fingerprint of their content.
     :ivar needs_tokenizer: whether one of them is more than token ids.
+    :ivar needs_template: whether one of them is messages.
     """
 
-    def __init__(self, read: Callable[[Any], Iterator[PromptRow]], file: IO[bytes] | None) -> None:
+    def __init__(
+        self,
+        read: Callable[[Any], Iterator[PromptRow]],
+        file: IO[bytes] | None,
+        name: str,
+        kind: str,
+    ) -> None:
         self._read = read
         self._file = file
+        self._name = name
+        self._kind = kind
         self.total = 0
         self.digest = ""
-        self.needs_tokenizer = False
+        self.needs_tokenizer = self.needs_template = False
 
     def __enter__(self) -> Prompts:
         return self
@@ -73,31 +82,52 @@ class Prompts:
             self._file.close()
 
     def __iter__(self) -> Iterator[PromptRow]:
-        return self._read(None)
+        """Yield the rows that were checked.
 
-    def check(self, name: str, kind: str) -> None:
+        :raises LocalError: behind the last one: they are not what was checked.
+        """
+        digest = hashlib.sha256(self._kind.encode())
+        try:
+            for row in self._read(digest):
+                if row.index < self.total:
+                    yield row
+        except UsageError as error:  # it was a good row before
+            raise self._changed() from error
+        if digest.hexdigest() != self.digest:
+            raise self._changed()
+
+    def _changed(self) -> LocalError:
+        return LocalError(
+            f"{self._name} changed while it was being sampled",
+            hint="Rows of before and after may stand among the results. Begin anew with a copy "
+            "that stays as it is.",
+        )
+
+    def check(self) -> None:
         """Read everything once.
 
         :raises UsageError: a row is bad, two have the same id, or there are none.
         :raises LocalError: they cannot be read.
         """
-        digest = hashlib.sha256(kind.encode())
+        digest = hashlib.sha256(self._kind.encode())
         seen: set[int] = set()
         for row in self._read(digest):
             # Eight bytes tell apart more ids than anybody has.
             id = row.id.encode("utf-8", "surrogatepass")
             mark = int.from_bytes(hashlib.blake2b(id, digest_size=8).digest())
             if mark in seen:
-                first = next(other for other in self if other.id == row.id)
+                first = next(other for other in self._read(None) if other.id == row.id)
                 raise UsageError(
                     f"two rows have the id {row.id[:80]!r}: {first.where}, and {row.where}",
                     hint="Give every row an id of its own, or none of them any.",
                 )
             seen.add(mark)
             self.total += 1
-            self.needs_tokenizer |= not _is_tokens(row.prompt)
+            if not _is_tokens(row.prompt):
+                self.needs_tokenizer = True
+                self.needs_template |= not isinstance(row.prompt, str)
         if not self.total:
-            raise UsageError(f"there are no prompts in {name}")
+            raise UsageError(f"there are no prompts in {self._name}")
         self.digest = digest.hexdigest()
 
 
@@ -115,18 +145,17 @@ def open_prompts(
     :raises UsageError: see :meth:`Prompts.check`.
     """
     maker = _Maker(params, num_samples)
-    file = None
+    label = "standard input" if name == "-" else name
     if name != "-" and user_path(name).is_dir():
-        path, kind = user_path(name), "directory"
-        prompts = Prompts(lambda digest: _files(path, maker, digest), None)
+        path = user_path(name)
+        prompts = Prompts(lambda digest: _files(path, maker, digest), None, label, "directory")
     else:
         file = _seekable(name, stdin)
         kind = kind or _kind_of(name, file)
-        label = "standard input" if name == "-" else name
         parse = maker.from_json if kind == "jsonl" else maker.from_text
-        prompts = Prompts(lambda digest: _lines(file, label, parse, digest), file)
+        prompts = Prompts(lambda digest: _lines(file, label, parse, digest), file, label, kind)
     try:
-        prompts.check("standard input" if name == "-" else name, kind)
+        prompts.check()
     except BaseException:
         prompts.__exit__()
         raise
@@ -169,8 +198,9 @@ class _Maker:
             params = dataclasses.replace(params, **checked)
         known = {"id", *PROMPTS, *OVERRIDES}
         extra = {name: value for name, value in row.items() if name not in known}
-        for name in extra:
+        for name, value in extra.items():
             _refuse_misspelt(name)
+            _refuse_no_number(name, value)
         return PromptRow(index, _id(row, number), where, prompt, params, num_samples, extra)
 
 
@@ -187,6 +217,8 @@ def _lines(
         if digest is not None:
             digest.update(line)
         where = f"{label}, line {number}"
+        if len(line) == MAX_INPUT and not line.endswith(b"\n"):
+            raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             if not text.strip():
@@ -324,6 +356,10 @@ def _checked(name: str, value: Any) -> Any:
     if name in ("temperature", "top_p"):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UsageError(f"{name!r} must be a number")
+        try:
+            float(value)
+        except OverflowError as error:  # a whole number of hundreds of digits
+            raise UsageError(f"{name!r} is an absurd number") from error
         return value
     return _whole(name, value)
 
@@ -340,3 +376,14 @@ def _refuse_misspelt(name: str) -> None:
     for known in (*PROMPTS, *OVERRIDES):
         if plain == known.replace("_", "").rstrip("s"):
             raise UsageError(f"there is no member {name!r}", hint=f"Did you mean {known!r}?")
+
+
+def _refuse_no_number(name: str, value: Any) -> None:
+    """Refuse what the line of the result could not say again: Python reads and writes NaN."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise UsageError(
+            f"{name[:80]!r} holds NaN or an infinite number, which JSON does not have",
+            hint="Write null in its place.",
+        ) from error

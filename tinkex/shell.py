@@ -16,7 +16,7 @@ from tinkex.commandmanager import CommandManager
 from tinkex.exceptions import RequestShown, TinkexError, Unauthorized, UsageError
 from tinkex.logs import LogHandlers
 from tinkex.options import HelpRequested, print_paged, program_parser
-from tinkex.reports import as_tinkex_error, asks_for_json, tell
+from tinkex.reports import as_tinkex_error, asks_for_json, signals_first, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -224,7 +224,8 @@ class TinkexApp(cliff.app.App):
     def guarded(self, work: Callable[[], int]) -> int:
         """Return what *work* returns; tell any error and return its exit code."""
         try:
-            return work()
+            with signals_first():
+                return work()
         except BrokenPipeError:
             return EXIT_CLOSED_PIPE
         except KeyboardInterrupt:

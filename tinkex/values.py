@@ -53,6 +53,9 @@ def parse(name: str, value: Any) -> Any:
 
     :raises SettingsError: it is malformed.
     """
+    # A command is run here, and may name a file whose name is not UTF-8; all else is sent.
+    if name != "api_key_command":
+        _check_unicode(name, value)
     return _PARSERS[name](value)
 
 
@@ -120,6 +123,16 @@ def _parse_url(value: Any) -> str:
             hint="The key is given by --api-key or TINKER_API_KEY.",
         )
     return text
+
+
+def _check_unicode(name: str, value: Any) -> None:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
+        raise SettingsError(
+            f"the value of {name} is not valid Unicode",
+            hint="Its bytes are not UTF-8: convert them, say with iconv.",
+        ) from error
 
 
 def _parse_tags(value: Any) -> tuple[str, ...]:

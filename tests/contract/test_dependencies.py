@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "tinkex": {
         *("cliff", "stevedore", "requests", "PyYAML", "tokenizers", "rich", "prompt_toolkit"),
-        "Jinja2",
+        *("Jinja2", "urllib3"),
     },
     "tinkex-hello": {"tinkex"},
     "tinkex-http2": {"tinkex", "httpcore", "certifi", "requests", "urllib3"},
@@ -23,6 +25,8 @@ ALLOWED = {
         *("safetensors", "tokenizers", "urllib3", "waitress"),
     },
 }
+#: What comes with a dependency whose job it is, in any version that the dependency wants.
+BROUGHT = {"autopage": "cliff", "huggingface_hub": "tokenizers"}
 #: A list of authorities has no interface that could break: the newest is the best.
 NEWEST = {"certifi"}
 
@@ -56,3 +60,24 @@ def test_two_distributions_never_ask_for_versions_that_exclude_each_other():
     assert {"tinkex", "requests", "tokenizers"} <= set(shared)
     for name, found in shared.items():
         assert len({str(requirement.specifier) for requirement in found}) == 1, name
+
+
+def imported(package: Path) -> set[str]:
+    """Return the names of the foreign packages that the modules of *package* import."""
+    found: set[str] = set()
+    for file in package.rglob("*.py"):
+        if "templates" in file.parts or file.name == "_build.py":  # it runs inside setuptools
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {package.name}
+
+
+def test_what_is_imported_is_asked_for():
+    needed = {requirement.name.lower() for requirement in requirements(ROOT / "setup.cfg")[1]}
+    modules = {"yaml": "pyyaml"} | BROUGHT
+    missing = {name for name in imported(ROOT / "tinkex") if modules.get(name, name) not in needed}
+    assert not missing

@@ -200,7 +200,10 @@ def test_a_module_can_be_imported_first(path: Path):
     assert done.stdout == ""
 
 
-SLOW = ("requests", "urllib3", "http.client", "tokenizers", "rich", "prompt_toolkit", "cmd2")
+SLOW = (
+    *("requests", "urllib3", "http.client", "tokenizers", "rich", "prompt_toolkit", "cmd2"),
+    *("ast", "dis"),  # of inspect, which dataclasses ask for where one has no docstring
+)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +277,43 @@ def test_a_list_imports_only_what_it_uses(listing_server: str):
 
     assert [name for name in UNUSED_BY_A_LIST if name in modules] == []
     assert "requests" in modules
+
+
+#: Modules of tinkex that a list runs; one more is to be meant.
+NEEDED_BY_A_LIST = {
+    *("__main__", "later", "program", "shell", "exceptions", "logs", "reports", "terminal"),
+    *("commandmanager", "discovery", "plugins", "options", "columns", "formatters", "progress"),
+    *("clients", "settings", "configfile", "files", "private", "keys", "pools", "profiles"),
+    *("values", "cachefile", "spool", "remembered", "api", "commands"),
+    *(f"commands.{name}" for name in ("base", "extensions", "checkpoint", "filters", "names")),
+    *(f"commands.{name}" for name in ("paging", "save")),
+    *(f"api.{name}" for name in ("client", "transport", "requesting", "retrying", "answers")),
+    *(f"api.{name}" for name in ("failures", "waiting", "bounded", "network", "addresses")),
+    *(f"api.{name}" for name in ("credentials", "capabilities", "paths", "paging", "reading")),
+    *(f"api.{name}" for name in ("parallel", "checkpoints", "listing", "records", "sessions")),
+}
+#: Distributions that it imports something of.
+USED_BY_A_LIST = {
+    *("cliff", "stevedore", "autopage"),
+    *("requests", "urllib3", "certifi", "charset_normalizer", "idna"),
+}
+#: Parts of the standard library, each of which takes as long as a command of its own.
+HEAVY = (
+    *("asyncio", "concurrent", "configparser", "ctypes", "decimal", "doctest", "html", "pydoc"),
+    *("multiprocessing", "sqlite3", "statistics", "tarfile", "unittest", "xml", "zipimport"),
+)
+
+
+def test_a_list_imports_nothing_that_was_not_meant(listing_server: str):
+    words = ["checkpoint", "list", "-f", "json", "--base-url", listing_server, "--api-key", "tml-x"]
+
+    modules = modules_after(words, 0)
+
+    ours = {name.removeprefix("tinkex.") for name in modules if name.startswith("tinkex.")}
+    assert ours == NEEDED_BY_A_LIST
+    tops = {name.partition(".")[0] for name in modules}
+    assert tops - sys.stdlib_module_names - USED_BY_A_LIST == {"tinkex"}
+    assert tops & set(HEAVY) == set()
 
 
 @pytest.fixture

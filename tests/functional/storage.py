@@ -62,10 +62,12 @@ class Store:
     :ivar files: name → content.
     :ivar faults: one for each request for a file, as long as there are any.
     :ivar validators: files have entity tags and dates.
+    :ivar lengths: answers say how long they are; otherwise the end of the connection is theirs.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar refused: signatures that are no longer good.
     :ivar down: answers to the API are cut off.
     :ivar again: files that archives hold a second time.
+    :ivar kind: the word for sampler checkpoints in lists.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -74,11 +76,13 @@ class Store:
     sent: list[Sent] = field(default_factory=list)
     validators: bool = True
     ranges: bool = True
+    lengths: bool = True
     rate: int = 0
     version: int = 1
     refused: set[str] = field(default_factory=set)
     down: bool = False
     again: tuple[str, ...] = ()
+    kind: str = "sampler"
     go: threading.Event = field(default_factory=threading.Event)
     signatures: int = 0
 
@@ -150,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _checkpoint(self, name: str) -> dict[str, object]:
         path = f"tinker://{RUN}/sampler_weights/{name}"
-        kind = {"checkpoint_id": f"sampler_weights/{name}", "checkpoint_type": "sampler"}
+        kind = {"checkpoint_id": f"sampler_weights/{name}", "checkpoint_type": self.store.kind}
         return {**kind, "tinker_path": path, "time": "2026-01-01T00:00:00Z"}
 
     def _signed(self, name: str) -> str:
@@ -185,7 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
-        self.send_header("Content-Length", str(end - start))
+        if store.lengths:
+            self.send_header("Content-Length", str(end - start))
+        else:
+            self.close_connection = True
         if store.ranges:
             self.send_header("Accept-Ranges", "bytes")
         if store.validators:

@@ -283,3 +283,44 @@ def test_in_the_shell_use_is_for_the_shell(path, tmp_path):
     assert "For this shell only; for new ones too: config set profile skyrl" in done.stderr
     assert yaml.safe_load(path.read_text())["profile"] == "work"
     assert yaml.safe_load(path.read_text())["profiles"]["skyrl"]["timeout"] == "9s"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            "profile remove a --yes --force",
+            "profile: a\nx: &x {base_url: https://a.invalid}\nprofiles:\n  a: *x\n  b: {}\n",
+        ),
+        ("profile add c --use", "? profile\n: ? b\nprofiles: {b: {}}\n"),
+    ],
+)
+def test_two_changes_of_the_file_are_one(config, line, text):
+    """Where one of the two cannot be made, neither is."""
+    path = config(text)
+    assert "the file is as it was" in run(line, code=1).stderr
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("name", ["gpu", "team/gpu"])
+def test_a_file_with_keys_that_others_may_read_is_told(config, name):
+    path = config(f"profiles: {{{name}: {{base_url: https://a.invalid, api_key: tml-a}}}}\n")
+    path.chmod(0o644)
+    assert f"{path} can be read by others (mode 0644)" in run("auth list").stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["config", "set", "project_id", "p\udcff"],
+        ["config", "set", "tags", "a,b\udcff"],
+        ["config", "set", "base_url", "https://a\udcff.invalid"],
+        ["profile", "add", "x", "--tags", "a\udcff"],
+        ["config", "list", "--base-url", "https://a\udcff.invalid"],
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_not_kept(path, words):
+    """Else every command that sends it would fail from then on."""
+    done = run("-q", *words, code=1)
+    assert "is not valid Unicode" in done.stderr
+    assert path.read_text() == TEXT

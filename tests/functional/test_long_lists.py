@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -27,6 +28,10 @@ class Listing:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # the program may have ended meanwhile
+                    super().handle()
 
             def do_GET(self) -> None:
                 query = parse_qs(urlsplit(self.path).query)

@@ -214,6 +214,28 @@ def test_a_full_disk(kind, tinkex, store, download, target):
     check_whole(target, tinkex)
 
 
+@pytest.mark.parametrize("kept", [40, 3000, 120_000])
+@pytest.mark.parametrize("lie", ["no length", "short length"])
+def test_weights_that_lost_their_end_unseen_are_refused(lie, kept, tinkex, store, download, target):
+    tensors = {"__metadata__": {"format": "pt"}}
+    for number in range(50):
+        span = [number * 2000, number * 2000 + 2000]
+        tensors[f"layer.{number}"] = {"dtype": "F16", "shape": [1000], "data_offsets": span}
+    header = json.dumps(tensors).encode()
+    whole = len(header).to_bytes(8, "little") + header + content(100_000)
+    store.files = {SMALL: b"{}", LARGE: whole}
+    tinkex(*download("separate"))
+    target.rename(target.with_name("whole"))
+    if lie == "no length":
+        store.lengths = False
+    store.files = {SMALL: b"{}", LARGE: whole[:kept] if kept < len(whole) else whole + b"more"}
+    done = tinkex(*download("separate"), code=1)
+    assert f"{LARGE} came with {len(store.files[LARGE])} bytes, and is " in done.stderr
+    assert "by its own header" in done.stderr
+    assert not target.exists()
+    assert stages(target) == []
+
+
 def test_without_validators_nothing_is_guessed(tinkex, store, download, target):
     store.validators = False
     store.files = {LARGE: FILES[LARGE]}
@@ -396,7 +418,9 @@ def test_several_at_once_and_a_part_that_fails(tinkex, store, download, target):
     assert [row["status"] for row in verified] == ["ok"] * 4
 
 
-def test_all_of_a_run(tinkex, store, download, target):
+@pytest.mark.parametrize("kind", ["sampler", "sampler_weights"])
+def test_all_of_a_run(kind, tinkex, store, download, target):
+    store.kind = kind
     words = ["checkpoint", "download", "--run-id", RUN, "--output", str(target)]
     lines = tinkex(*words).stdout.splitlines()
     assert f"Downloaded to {target / 'sampler_weights' / 'gz'}" in lines
@@ -420,6 +444,18 @@ def test_all_of_a_run(tinkex, store, download, target):
         "checkpoint", "download", "--run-id", RUN, "--type", "training", "-f", "json", code=1
     )
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("word", ["sampler", "sampler_weights"])
+def test_a_type_is_called_as_in_paths_or_as_in_lists(word, tinkex, store, download, target):
+    words = ["--type", word, "-f", "json"]
+    downloaded = tinkex(
+        "checkpoint", "download", "--run-id", RUN, "--output", str(target), *words
+    ).rows
+    assert downloaded
+    assert all("/sampler_weights/" in row["tinker_path"] for row in downloaded)
+    synced = tinkex("checkpoint", "sync", RUN, str(target), *words).rows
+    assert [row["tinker_path"] for row in synced] == [row["tinker_path"] for row in downloaded]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -493,12 +529,10 @@ def test_sync_fetches_what_is_new(tinkex, store, download, target):
 
 def test_sync_goes_on_after_lost_connections(tinkex, store, download, target):
     store.names = ["tar"]
-    process = start(
-        tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "0.1"]
-    )
+    process = start(tinkex, ["checkpoint", "sync", RUN, str(target), "--watch", "--interval", "1s"])
     until((target / "sampler_weights" / "tar" / LARGE).exists)
     store.down = True
-    time.sleep(0.5)
+    time.sleep(1.5)  # longer than the interval: a look falls into it
     store.names = ["tar", "gz"]
     store.down = False
     until((target / "sampler_weights" / "gz" / LARGE).exists)

@@ -163,3 +163,10 @@ def test_requests_made_side_by_side_are_all_shown_in_order():
     with pytest.raises(RequestShown) as caught:
         together(show, range(20))
     assert caught.value.lines == tuple(f"curl {number}" for number in range(20))
+
+
+def test_a_project_is_named_by_the_same_option_in_every_command():
+    words = ["checkpoint", "copy", "tinker://r/weights/a", "--curl"]
+    shown = {invoke([*words, option, "p-1"]).stdout for option in ("--project", "--project-id")}
+    assert len(shown) == 1
+    assert "p-1" in shown.pop()

@@ -151,3 +151,21 @@ def test_json_row_by_row_is_cliffs_to_the_letter(noindent: bool, count: int, wid
     CliffJSON().emit_list(names, iter(rows), theirs, arguments)
 
     assert ours.getvalue() == theirs.getvalue()
+
+
+def shown(rows, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = _Stream(terminal=True)
+    TableFormatter().emit_list(("name", "status"), rows, stream, options(TableFormatter()))
+    return stream.getvalue()
+
+
+def test_wide_letters_count_as_the_two_places_that_they_take(monkeypatch):
+    names = ["学習率の探索", "sweep lr"]
+    rows = [(name, "active") for name in names]
+    assert "+--------------+--------+" in shown(rows, 25, monkeypatch)  # the frame just fits
+    first, second = shown(rows, 24, monkeypatch).splitlines()[1:]
+    assert first == "学習率の探索  active"
+    assert second == "sweep lr      active"
+    (line,) = shown([("e\u0301tude", "active")], 10, monkeypatch).splitlines()[1:]
+    assert line == "e\u0301tude  active"

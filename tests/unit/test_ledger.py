@@ -160,6 +160,23 @@ def test_two_runs_do_not_write_one_file(out):
     begin(out, resume=True).close()
 
 
+def test_a_file_that_another_run_put_into_order_meanwhile(out, monkeypatch):
+    import fcntl
+
+    lock = fcntl.flock
+
+    def late(file, how) -> None:
+        other = out.with_name("other")
+        other.write_bytes(out.read_bytes())
+        other.replace(out)
+        lock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with pytest.raises(LocalError, match="another run is writing"):
+        begin(out, resume=True)
+    assert indexes(out) == [4, 0, 2]
+
+
 def test_what_cannot_be_a_file_of_results(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TinkexError, match="no regular file"):

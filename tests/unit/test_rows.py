@@ -55,11 +55,16 @@ def test_what_a_row_leaves_out_is_as_for_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "needed"),
-    [({"prompt": "x"}, True), ({"tokens": [1]}, False), ({"messages": [{"role": "user"}]}, True)],
+    ("row", "tokenizer", "template"),
+    [
+        ({"prompt": "x"}, True, False),
+        ({"tokens": [1]}, False, False),
+        ({"messages": [{"role": "user"}]}, True, True),
+    ],
 )
-def test_whether_a_tokenizer_is_needed(tmp_path, row, needed):
-    assert of_jsonl(tmp_path, row).needs_tokenizer is needed
+def test_what_is_needed_of_a_tokenizer(tmp_path, row, tokenizer, template):
+    prompts = of_jsonl(tmp_path, row)
+    assert (prompts.needs_tokenizer, prompts.needs_template) == (tokenizer, template)
 
 
 def test_blank_lines_count_as_lines_only(tmp_path):
@@ -139,6 +144,8 @@ def test_a_named_pipe_can_be_read_twice(tmp_path):
         ("[1]", "not a JSON object"),
         ("3", "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),
+        ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
+        ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
         ("{}", "one of 'prompt', 'tokens' and 'messages' is needed, not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
         ('{"prompt": ""}', "'prompt' must be"),
@@ -158,6 +165,8 @@ def test_a_named_pipe_can_be_read_twice(tmp_path):
         ('{"prompt": "x", "temperature": -1}', "temperature must be"),
         ('{"prompt": "x", "temperature": NaN}', "temperature must be"),
         ('{"prompt": "x", "temperature": "hot"}', "'temperature' must be a number"),
+        ('{"prompt": "x", "temperature": 1' + "0" * 400 + "}", "absurd number"),
+        ('{"prompt": "x", "top_p": 1' + "0" * 400 + "}", "absurd number"),
         ('{"prompt": "x", "top_p": 0}', "top_p must be"),
         ('{"prompt": "x", "top_k": 0}', "top_k must be"),
         ('{"prompt": "x", "stop": 3}', "'stop' must be"),
@@ -235,3 +244,34 @@ def test_the_digest_tells_prompts_apart(tmp_path):
         (tmp_path / "d" / name).write_text(content)
         digests.add(opened(str(tmp_path / "d")).digest)
     assert len(digests) == 6
+
+
+@pytest.mark.parametrize("later", ["a\nb\nc\n", "a\n", "a\nB\n"])
+def test_a_file_that_changes_behind_the_check(tmp_path, later):
+    path = tmp_path / "p.txt"
+    path.write_text("a\nb\n")
+    rows = opened(str(path))
+    assert [row.prompt for row in rows] == ["a", "b"]
+    path.write_text(later)
+    found = []
+    with pytest.raises(TinkexError, match="changed while it was being sampled"):
+        found.extend(row.index for row in rows)
+    assert found in ([], [0], [0, 1])  # never more than were counted
+
+
+def test_a_directory_that_changes_behind_the_check(tmp_path):
+    (tmp_path / "b").write_text("two")
+    rows = opened(str(tmp_path))
+    (tmp_path / "a").write_text("one")
+    with pytest.raises(TinkexError, match="changed while it was being sampled"):
+        list(rows)
+
+
+def test_a_line_that_is_too_long_is_not_two_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinkex.rows.MAX_INPUT", 8)
+    path = tmp_path / "p.txt"
+    path.write_text("1234567\n" * 2)
+    assert [row.prompt for row in opened(str(path))] == ["1234567"] * 2
+    path.write_text("1234567\n123456789\n")
+    with pytest.raises(TinkexError, match="line 2 is longer than 8 bytes"):
+        opened(str(path))

@@ -82,6 +82,12 @@ def test_unknown_commands_and_options(argv, line, hint):
         (["run", "list", "--limit", "3", "--limit", "4"], "--limit is given twice"),
         (["run", "list", "--timeout", "0"], "argument --timeout: not a timeout: '0'"),
         (["run", "list", "-f", "xml"], "invalid choice: 'xml'"),
+        (["run", "watch", "r", "--interval", "0.5"], "argument --interval: must be at least 1s"),
+        (["run", "wait", "r", "--interval", "1ms"], "argument --interval: not a span of time"),
+        (
+            ["checkpoint", "sync", "r", "d", "--watch", "--interval", "0.001"],
+            "argument --interval: must be at least 1s",
+        ),
         (["run", "info"], "the following arguments are required: <run_id>"),
         (["run", "info", "a", "b"], "unexpected argument(s) for run info: b"),
         (["checkpoint", "list"], "Missing --api-key"),
@@ -230,6 +236,29 @@ def test_formats(monkeypatch):
     assert invoke(["version"]).stdout.startswith("tinkex 0.")
     monkeypatch.setenv("TINKEX_FORMAT", "xml")
     assert "no format is called 'xml' (from TINKEX_FORMAT)" in invoke(["version"]).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--input", "-", "--api-key", "-"],
+        ["--input", "-", "-F", "a=@-"],
+        ["-F", "a=@-", "-F", "b=@-"],
+        ["-F", "a=@-", "--api-key", "-"],
+    ],
+)
+def test_standard_input_is_for_one_thing_only(words):
+    done = invoke(["api", "POST", "x", *words, "--base-url", "http://127.0.0.1:9"], stdin="k\n{}")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "standard input can give one of --input, --field and --api-key only" in done.stderr
+
+
+@pytest.mark.parametrize("column", ["origin", "Origin", "ORIGIN", "Origin,value"])
+def test_sort_column_takes_what_column_takes(column):
+    words = ["config", "list", "--sort-column", column, "-f", "value", "-c", "name"]
+    done = invoke(words, environ={"TINKER_TAGS": "x"})
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == "tags"  # of TINKER_TAGS, all others of "default"
 
 
 def test_columns():

@@ -7,6 +7,21 @@ import pytest
 from tinkex.testing import invoke
 
 
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """A user whom the system gives no home directory, in an empty directory."""
+    import pwd
+
+    def nobody(*_: object) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("BASH_COMPLETION_USER_DIR", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -34,15 +49,7 @@ def test_profiles_with_odd_names_and_nothing_inside(config):
     assert invoke(["config", "show", "--profile", "a"]).exit_code == 0
 
 
-def test_user_without_a_home(monkeypatch):
-    import pwd
-
-    def nobody(*_: object) -> None:
-        raise KeyError
-
-    for name in ("HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+def test_user_without_a_home(homeless):
     assert invoke(["config", "show"]).exit_code == 0
 
 
@@ -78,19 +85,55 @@ def test_a_key_that_may_go_to_the_wrong_server_is_told_once_and_only_where_it_go
         assert warning not in invoke(words, environ=environ).stderr
 
 
-def test_a_user_without_a_home_gets_no_directory_named_after_one(monkeypatch, tmp_path):
-    import pwd
-
-    def nobody(*_: object) -> None:
-        raise KeyError
-
-    for name in ("HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
-    monkeypatch.chdir(tmp_path)
-
+def test_a_user_without_a_home_gets_no_directory_named_after_one(homeless, tmp_path):
     done = invoke(["config", "set", "format", "json"])
 
     assert done.exit_code == 1
     assert "this user has no home directory" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_not_installed_for_a_user_without_a_home(shell, homeless, tmp_path):
+    done = invoke(["complete", "--shell", shell, "--install"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("Complete failed. Please check your inputs: no such home directo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, tmp_path):
+    from tinkex.console import FileHistory, history_path
+
+    assert history_path() is None
+    history = FileHistory(history_path())
+    history.append_string("run list")
+    assert history.get_strings() == ["run list"]
+    assert list(FileHistory(history_path()).load_history_strings()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """The current directory is one that somebody has removed."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    yield
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
+    argv = ["run", "--base-model", "m", "--prompt", "x", "--output", "file", "--api-key", "k"]
+    done = invoke(argv)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "the current directory is not there any more\nHint: Go to another" in done.stderr
+
+
+def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere):
+    done = invoke(["doctor", "--base-url", "http://127.0.0.1:9", "--timeout", "2s", "-f", "json"])
+    (disk,) = [row for row in done.rows if row["check"] == "disk here"]
+    assert (disk["status"], disk["detail"]) == (
+        "warning",
+        "the current directory is not there any more",
+    )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +52,25 @@ def test_help_on_a_dumb_terminal_has_no_escapes(monkeypatch):
     monkeypatch.setenv("PAGER", "cat")
     assert "\x1b" not in invoke(["version", "--help"], terminal=True).stdout
     assert "\x1b" not in invoke(["version", "--help"]).stdout
+
+
+def test_help_on_a_dumb_terminal_waits_for_no_key(tmp_path):
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho a pager\n")
+    pager.chmod(0o755)
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "PAGER": str(pager)}
+    shown = {}
+    for terminal in ("xterm", "dumb"):
+        subprocess.run(
+            [sys.executable, "-m", "tinkex", "help", "version"],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            env={**environ, "TERM": terminal},
+            check=True,
+            timeout=30,
+        )
+        shown[terminal] = os.read(ours, 65536)
+    assert b"a pager" in shown["xterm"]
+    assert b"a pager" not in shown["dumb"]
+    assert b"usage: tinkex version" in shown["dumb"]

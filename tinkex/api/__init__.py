@@ -5,7 +5,8 @@
 ...     for run in client.runs.list():
 ...         print(run.training_run_id, run.base_model)
 
-Every call raises a subclass of :class:`tinkex.exceptions.TinkexError` and nothing else.
+Whatever goes wrong is a subclass of :class:`tinkex.exceptions.TinkexError`; only arguments of other
+types than those that are annotated raise what Python makes of them.
 Names are imported when first used, so that ``import tinkex.api`` costs next to nothing.
 """
 

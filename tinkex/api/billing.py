@@ -182,13 +182,15 @@ class Billing:
         """Return what was used from *start* to *end*, widened to full hours.
 
         :param start: aware; a span of more than 14 days is asked for in parts.
-        :param end: aware; by default now.
+        :param end: aware; by default, and at the latest, now.
         :raises UsageError: the span is empty or lies in the future.
         """
         now = datetime.now(UTC)
-        start, end = aligned(start, end or now)
+        start = _utc(start)
         if start > now:
             raise UsageError("the span of time begins in the future")
+        # What is yet to come has used nothing, and would only be asked for in many parts.
+        start, end = aligned(start, now if end is None else min(_utc(end), now))
         parts = windows(start, end)
         deadline = self._transport.deadline("the usage")
         answers: list[Usage] = []
@@ -233,12 +235,19 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
 
     :raises UsageError: *end* is not after *start*.
     """
-    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    start, end = _utc(start), _utc(end)
     if end <= start:
         raise UsageError("the span of time is empty: its end is not after its beginning")
     first = start.replace(minute=0, second=0, microsecond=0)
     last = end.replace(minute=0, second=0, microsecond=0)
     return first, last if last == end else last + _HOUR
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except (OverflowError, ValueError) as error:  # before year 1 or after 9999
+        raise UsageError(f"a time that UTC does not have: {moment}") from error
 
 
 def windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

@@ -15,6 +15,7 @@ from tinkex.api.sessions import Sessions
 from tinkex.api.transport import Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import BadRequest, Forbidden, NotFound, NotOffered
+from tinkex.files import path_of
 
 if TYPE_CHECKING:
     from tinkex.api.download import Download
@@ -245,7 +246,7 @@ class Checkpoints:
         :raises tinkex.exceptions.LocalError: a file is in the way, or cannot be written, or
             another process downloads the same to the same place.
         """
-        return self._fetch(TinkerPath.from_string(path), Path(directory), force, on_progress)
+        return self._fetch(TinkerPath.from_string(path), path_of(directory), force, on_progress)
 
     def download_all(
         self,
@@ -268,7 +269,7 @@ class Checkpoints:
         """
         from tinkex.api import moving
 
-        root = Path(directory)
+        root = path_of(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
         places = [(path, moving.directory_of(root, path, with_run=with_run)) for path in parsed]
         return moving.move(self._fetch, places, on_progress, force=force)
@@ -288,15 +289,17 @@ class Checkpoints:
         :param types: only checkpoints of these types (``training``, ``sampler``); all when empty.
         :param on_progress: see :meth:`download_all`.
         :raises tinkex.exceptions.NotFound: there is no such run.
+        :raises tinkex.exceptions.UsageError: there is no such type.
         """
-        from tinkex.api import moving
+        from tinkex.api import moving, selection
 
-        root = Path(directory)
+        root = path_of(directory)
+        wanted = {selection.type_called(word) for word in types}
         listed = self.list(None, run_id=run_id)
         parsed = [
             TinkerPath.from_string(checkpoint.tinker_path)
             for checkpoint in listed
-            if not types or checkpoint.checkpoint_type in types
+            if not wanted or selection.type_of(checkpoint) in wanted
         ]
         places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
         return moving.move(self._fetch, places, on_progress)
@@ -332,7 +335,9 @@ class Checkpoints:
         deadline = self._transport.deadline(what[1])
         # A repeated request may find its work done by the first: gone, or in that state already.
         settled = frozenset({404, 409} if suffix else {404})
-        request = Request(method, parsed.url + suffix, body, settled=settled, what=what[0])
+        request = Request(
+            method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
+        )
         try:
             self._transport.call(request, deadline)
         except NotFound as missing:

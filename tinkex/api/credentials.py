@@ -49,30 +49,45 @@ class KeyAuth(AuthBase):
         return self._token or self._key
 
     def renew(
-        self, refused: str | None, invalid_token: bool, exchange: Callable[[str], str | None]
+        self,
+        refused: str | None,
+        invalid_token: bool,
+        exchange: Callable[[str], str | None],
+        seconds: float = threading.TIMEOUT_MAX,
     ) -> bool:
         """Get another credential after *refused* was; return whether it is worth trying again.
 
         :param invalid_token: the service said that the token as such is no longer valid.
         :param exchange: asks the service for a token in exchange for a key.
+        :param seconds: how long to wait for another thread that is at it.
+        :raises TimeoutError: it takes longer.
         """
-        with self._lock:
-            if self.current != refused:  # another thread was faster
-                return True
-            key = self._key
-            if key is None:
-                return False
-            if self._settings.api_key_command and not self._settings.api_key:
-                self._key = self._settings.credential()
-            if self._key != key:
-                self._remember(self._key)
-                self._token = None
-                return True
-            if key.startswith(JWT_PREFIX) or (self._token and not invalid_token):
-                return False
-            self._token = exchange(key)
-            self._remember(self._token)
-            return self._token is not None
+        if not self._lock.acquire(timeout=seconds):
+            raise TimeoutError
+        try:
+            return self._renewed(refused, invalid_token, exchange)
+        finally:
+            self._lock.release()
+
+    def _renewed(
+        self, refused: str | None, invalid_token: bool, exchange: Callable[[str], str | None]
+    ) -> bool:
+        if self.current != refused:  # another thread was faster
+            return True
+        key = self._key
+        if key is None:
+            return False
+        if self._settings.api_key_command and not self._settings.api_key:
+            self._key = self._settings.credential()
+        if self._key != key:
+            self._remember(self._key)
+            self._token = None
+            return True
+        if key.startswith(JWT_PREFIX) or (self._token and not invalid_token):
+            return False
+        self._token = exchange(key)
+        self._remember(self._token)
+        return self._token is not None
 
     def hidden(self, text: str, *, shortest: int = 0) -> str:
         """Return *text* without the credentials that have been sent, plain or escaped as in JSON.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from tinkex.api import lockfile, reading, separate
+from tinkex.api import lockfile, reading, separate, weights
 from tinkex.api.addresses import joined
 from tinkex.api.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
 from tinkex.api.copies import NoCopies, copy_of
@@ -75,6 +75,7 @@ def download(
         finally:
             meter.stop()
         with local_errors(directory):
+            weights.check(landing.stage.content, files)
             files.pop(Path(lockfile.NAME), None)  # ours takes the place of anybody's
             known = {relative.as_posix(): file for relative, file in files.items()}
             note = lockfile.write(landing.stage.content, path, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,11 @@ class Landing:
         self._fresh = False
         self._commit: Uncut | None = None
         self._done = False
-        if directory.exists() and not directory.is_dir():
-            raise LocalError(f"{directory} is not a directory", hint="Give --output a directory.")
-        _check_writable(directory)
+        with local_errors(directory):
+            if directory.exists() and not directory.is_dir():
+                hint = "Give --output a directory."
+                raise LocalError(f"{directory} is not a directory", hint=hint)
+            _check_writable(directory)
         for name in USUAL_FILES:
             self.admit(Path(name))
 
@@ -133,7 +135,9 @@ class Landing:
         if relative.parts[0].startswith(PREFIX):  # as if another download had left it
             raise InvalidAnswer(f"the download holds a file with an unsafe name: {relative}")
         target = self.directory / relative
-        if target.is_dir() and not target.is_symlink():
+        with local_errors(self.directory):
+            is_directory = target.is_dir() and not target.is_symlink()
+        if is_directory:
             raise LocalError(f"{target} is a directory", hint="Name another one with --output.")
         if not self._force and os.path.lexists(target):
             raise LocalError(f"{target} already exists", hint=_HINT)
@@ -154,11 +158,21 @@ class Landing:
             # What the note says must be on the disk before it; Ctrl-C ends the wait for a slow one.
             for _ in each(self._sync, files, workers=_SYNCING):
                 pass
-            aside(partial(self._prepare, files), None)
-            self._commit = Uncut(self._put)
-            self._commit.run()
+            with self._alone():
+                aside(partial(self._prepare, files), None)
+                self._commit = Uncut(self._put)
+                self._commit.run()
             for place in {self.directory, self.directory.parent}:
                 aside(partial(placing.sync_directory, place), None)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with nullcontext() if self._fresh else placing.alone(self.directory):
+            try:
+                yield
+            finally:
+                if self._commit is not None:
+                    self._commit.settle()
 
     def _sync(self, relative: Path) -> None:
         path = self.stage.content / relative
@@ -241,6 +255,7 @@ def local_errors(path: Path) -> Iterator[None]:
         inside = PREFIX in str(error.filename or PREFIX)
         where = path if inside else error.filename
         reason = (error.strerror or type(error).__name__).lower()
-        if error.errno == errno.ENAMETOOLONG:
+        ours = error.filename is not None and path.is_relative_to(os.fsdecode(error.filename))
+        if error.errno == errno.ENAMETOOLONG and not ours:
             raise InvalidAnswer("the download holds a file whose name is too long") from error
         raise LocalError(f"cannot write to {where}: {reason}") from error

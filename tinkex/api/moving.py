@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -61,12 +62,11 @@ def move(
 ) -> Iterator[Moved]:
     """Fetch checkpoints, some at a time; yield what came of each, in the order of *places*.
 
-    :param fetch: downloads one into a directory, replacing files or not.
     What is there already is left out; what is there in part is replaced.
 
+    :param fetch: downloads one into a directory, replacing files or not.
     :param force: fetch all of them, and replace files of the same names.
     """
-
     together = _Together(on_progress, len(places))
 
     def work(place: tuple[TinkerPath, Path]) -> Download | None:
@@ -90,7 +90,7 @@ def move(
 def _missing(directories: Iterable[Path]) -> list[Path]:
     """Return which of *directories* and their parents are not there, the deepest first."""
     wanted = {place for directory in directories for place in (directory, *directory.parents)}
-    missing = [place for place in wanted if not place.exists()]
+    missing = [place for place in wanted if not os.path.exists(place)]
     return sorted(missing, key=lambda place: len(place.parts), reverse=True)
 
 

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 #: Pages that are asked for at the same time, at most.
 CONCURRENCY = 8
+#: Pages that are planned at once: a total may be any number.
+_PLANNED = 1000
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ class Walk(Generic[T]):
 
     The list ends with a page that is shorter than asked for; totals are not relied upon, since
     some servers say 0 beyond the end. They only say how many pages are worth asking for at once:
-    while these are on their way something may be added or deleted, so that an item moves from one
-    page to the next; by its *key* it is told once.
+    while these are on their way something may be added or deleted. What is added moves an item
+    from one page to the next; by its *key* it is told once. What is deleted moves one to the page
+    before, which has been read: a total that has shrunk tells, and those items are asked for again.
 
     :param limit: how many items at most; ``None`` for all.
     :param offset: how many to skip.
@@ -107,6 +110,7 @@ class Walk(Generic[T]):
         self._seen: Set[Hashable] = frozenset()
         self._latest: Set[Hashable] = frozenset()
         self._reached = offset
+        self._told = 0  # the total of the latest page
         self._ended = False
         self._first: list[T] | None = None
 
@@ -131,8 +135,9 @@ class Walk(Generic[T]):
         while self._goes_on():
             starts = self._next_starts()
             # One after the other until it is known how many pages there are.
-            asked = in_order(lambda start: (start, *self._ask(self._size(start), start)), starts)
+            asked = in_order(self._ask_at, starts, CONCURRENCY)
             for start, items, told in asked:
+                yield from self._slipped(start, told)
                 yield from self._take(self._size(start), items, told)
                 if not self._goes_on():
                     break
@@ -147,14 +152,37 @@ class Walk(Generic[T]):
         start = self._reached if start is None else start
         return min(self._page_size, self.offset + self._limit - start)
 
+    def _room(self) -> int | None:
+        """Return how many items may still come."""
+        return None if self._limit is None else self._limit - self._count
+
+    def _ask_at(self, start: int) -> tuple[int, list[T], int | None]:
+        return start, *self._ask(self._size(start), start)
+
     def _ask(self, size: int, start: int) -> tuple[list[T], int | None]:
         items, told = self._fetch(size, start)
         return items[:size], told
 
+    def _slipped(self, start: int, told: int | None) -> list[T]:
+        """Return what has moved to before *start*, because something before it was deleted."""
+        lost = self._told - told if told else 0
+        size = min(lost, self._page_size, start - self.offset)
+        if size <= 0:
+            return []
+        items, _ = self._ask(size, start - size)
+        keyed = {self._key(item): item for item in items}
+        new = [item for key, item in keyed.items() if key not in self._seen][: self._room()]
+        self._seen |= keyed.keys()
+        self._latest |= keyed.keys()
+        self._count += len(new)
+        return new
+
     def _take(self, size: int, items: list[T], told: int | None) -> list[T]:
         """Note that a page has come and return those of its items that are new."""
+        if items and told is not None:
+            self._told = told
         keyed = {self._key(item): item for item in items}
-        new = [item for key, item in keyed.items() if key not in self._seen]
+        new = [item for key, item in keyed.items() if key not in self._seen][: self._room()]
         self._seen = self._latest | keyed.keys()
         self._latest = keyed.keys()
         self._count += len(new)
@@ -182,8 +210,7 @@ class Walk(Generic[T]):
         end = self.total
         if self._limit is not None:
             end = min(end, self.offset + self._limit)
-        starts = range(self._reached, end, self._page_size)
-        return list(starts)
+        return list(range(self._reached, end, self._page_size)[:_PLANNED])
 
 
 def total_count(data: Json) -> int | None:

@@ -96,11 +96,11 @@ class Piece:
         if self._span.end is not None:
             size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
-        # Connections of an attempt that failed may bring more for a while: not into this file.
-        self._part.unlink(missing_ok=True)
-        self._part.touch()
         segment = [0, 0, -1 if size is None else size]
         with self._stage.changing(at_once=True) as journal:
+            # Connections of an attempt that failed may bring more for a while: not into this file.
+            self._part.unlink(missing_ok=True)
+            self._part.touch()
             files = journal.setdefault("files", {})
             files.pop(self._name, None)
             if size is not None and validator is not None:
@@ -268,8 +268,9 @@ class Piece:
         with self._stage.changing(at_once=True) as journal:
             entry = journal["files"].get(self._name)
             if entry is not None:
-                entry.update(sha256=sha256, segments=[[0, size, size]])
-        os.replace(self._part, self._ready)
+                entry |= {"sha256": sha256, "segments": [[0, size, size]]}
+        with self._stage.changing():
+            os.replace(self._part, self._ready)
         return LockedFile(size, sha256)
 
 

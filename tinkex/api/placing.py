@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,27 @@ from tinkex.api.stage import PREFIX, Stage, journal_of
 _CLAIMS = (Path("adapter_config.json"), Path(lockfile.NAME))
 #: Member of the stage's journal.
 _ENTRY = "placing"
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: two processes are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep others from moving another checkpoint into *directory*; wait for who is at it.
+
+    Each moves its files one by one: side by side they would leave a mixture.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # not every file system can
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def note(stage: Stage, files: list[Path], old: list[Path]) -> None:

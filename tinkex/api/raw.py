@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from tinkex.api import reading
-from tinkex.api.addresses import same_origin
 from tinkex.api.answers import Answer
 from tinkex.api.requesting import Request
 from tinkex.api.transport import Transport
@@ -18,6 +17,9 @@ from tinkex.exceptions import InvalidAnswer, UsageError
 _SAFE = "/:@!$&'()*+,;=-._~%"
 #: A method as RFC 9110 has it, in upper case.
 _METHOD = re.compile(r"[A-Z]{1,20}")
+#: The name of a header as RFC 9110 has it, and what http.client takes for its value.
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 #: Items that are asked for at once where nobody says how many.
 _PAGE = 100
 _HINT = "Give a path below /api/v1, such as training_runs, or below the base URL: /api/v1/healthz."
@@ -46,6 +48,7 @@ def request(
     if not _METHOD.fullmatch(method):
         raise UsageError(f"not an HTTP method: {method[:40]!r}", hint="GET, POST, PUT, DELETE")
     below, query = _below(transport.base_url, path)
+    _check(headers or {}, params or {})
     call = Request(method, below, body, {**query, **(params or {})}, headers or {})
     deadline = transport.deadline("an answer")
     if not paginate:
@@ -57,14 +60,32 @@ def request(
     raise UsageError("only a GET, or a POST with a JSON object, has pages")
 
 
-def _below(base_url: str, path: str) -> tuple[str, dict[str, str]]:
+def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Refuse what cannot be sent.
+
+    :raises UsageError: as it says.
+    """
+    for name, value in headers.items():
+        if not _HEADER.fullmatch(name):
+            raise UsageError(f"not the name of a header: {name[:40]!r}")
+        if not _VALUE.fullmatch(str(value)):
+            raise UsageError(f"the header {name} holds a character that no header can hold")
+    for name, value in params.items():
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        if any(
+            "\ud800" <= character <= "\udfff" for character in "".join(map(str, [name, *texts]))
+        ):
+            raise UsageError(f"the value of {name[:40]!r} is not valid Unicode")
+
+
+def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
     """Return *path* for :class:`Request`, and its query; it stays below *base_url*.
 
     :raises UsageError: it does not.
     """
     base = urlsplit(base_url)
     if path.startswith(("http://", "https://")):
-        if not same_origin(path, base_url) or not path.startswith(base_url + "/"):
+        if not path.startswith(base_url + "/"):
             raise UsageError(f"not below the base URL {base_url}: {path[:200]!r}", hint=_HINT)
         path = path.removeprefix(base_url)
     elif base.path and path.startswith(base.path + "/"):
@@ -75,13 +96,22 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, str]]:
         raise UsageError(f"not a path of the API: {path[:200]!r}", hint=_HINT)
     if where.startswith("//") or ".." in segments or "." in segments:
         raise UsageError(f"not a path below the base URL: {path[:200]!r}", hint=_HINT)
-    return quote(where, safe=_SAFE), dict(parse_qsl(query, keep_blank_values=True))
+    return quote(where, safe=_SAFE), _query(query)
+
+
+def _query(text: str) -> dict[str, Any]:
+    """Return the names and values of a query; one that is there several times has a list."""
+    found: dict[str, Any] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        found[name] = [*found[name], value] if name in found else [value]
+    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}
 
 
 def _by_offset(transport: Transport, call: Request, deadline: Any) -> Answer:
     """Join the pages of a list with ``limit`` and ``offset``."""
     params = dict(call.params)
-    size = _count(params.setdefault("limit", _PAGE), "limit")
+    size = _count(params.get("limit", _PAGE), "limit") or _PAGE
+    params["limit"] = size
     offset = _count(params.get("offset", 0), "offset")
     whole: dict[str, Any] = {}
     name = ""
@@ -96,7 +126,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Any) -> Answer:
         if found and items and found == items[-len(found) :]:
             break  # the server ignores the offset: going on would never end
         items += found
-        if len(found) < size or _reached(page, offset + len(items)):
+        if not found or _is_last(page, len(found) < size, offset + len(items)):
             break
     return _joined(answer, whole, name, items)
 
@@ -136,10 +166,16 @@ def _list_in(page: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def _reached(page: Mapping[str, Any], end: int) -> bool:
+def _is_last(page: Mapping[str, Any], short: bool, end: int) -> bool:
+    """Tell whether *page*, which ends at *end*, is the last one.
+
+    :param short: it has fewer items than were asked for: some servers give fewer at a time.
+    """
     cursor = page.get("cursor")
     total = cursor.get("total_count") if isinstance(cursor, Mapping) else None
-    return isinstance(total, int) and 0 < total <= end
+    if not isinstance(total, int) or total <= 0:
+        return short
+    return total <= end
 
 
 def _count(value: Any, name: str) -> int:

@@ -23,7 +23,7 @@ class Request:
     :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
     :ivar repeatable: overrides what the method says.
     :ivar final: statuses that are never answered by a repetition: the caller sees to them.
-    :ivar settled: statuses that, after a repetition, mean that an earlier try has done it.
+    :ivar settled: statuses that mean, after a try that the server may have acted on, that it has.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
     """
 

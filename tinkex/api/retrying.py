@@ -33,6 +33,7 @@ _LONGEST_BACKOFF = 10
 class Retrying:
     """The state of one call's repetitions.
 
+    :ivar may_be_done: the server may have acted on an earlier try: it was not merely refused.
     :param repeatable: repeating the call does no harm even if the server has acted on it.
     :param attempts: repetitions after an answer or a lost connection, at most.
     """
@@ -41,6 +42,7 @@ class Retrying:
         self._method = method
         self._repeatable = repeatable
         self.attempts = 0
+        self.may_be_done = False
         self._retry = Retry(
             total=attempts,
             connect=ATTEMPTS_TO_CONNECT,
@@ -63,6 +65,7 @@ class Retrying:
         backoff = self._count(None)
         if backoff is None:
             return None
+        self.may_be_done |= answer.status != 429
         return asked if asked is not None else max(backoff, _FIRST_DELAY)
 
     def after_error(self, error: Exception) -> float | None:
@@ -71,6 +74,7 @@ class Retrying:
         if failures.is_lasting(error) or not (unsent or self._repeatable):
             return None
         backoff = self._count(ConnectTimeoutError() if unsent else HTTPError())
+        self.may_be_done |= not unsent
         return None if backoff is None else max(backoff, _AFTER_LOSS)
 
     def pause_after(self, error: Exception, ours: TinkexError, deadline: Deadline) -> None:

@@ -46,6 +46,9 @@ class SamplingParams:
             raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.top_k != -1 and self.top_k < 1:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
+        stop: object = self.stop
+        if isinstance(stop, str):  # each of its characters would end a sequence
+            raise UsageError("stop takes a list of texts, not one text")
         if not all(self.stop):
             raise UsageError("a stop text must not be empty")
 

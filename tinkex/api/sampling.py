@@ -21,7 +21,6 @@ from tinkex.exceptions import (
     NotFound,
     OperationFailed,
     ServerError,
-    TimedOut,
     TinkexError,
     UsageError,
 )
@@ -168,6 +167,7 @@ class SamplingClient:
         """Sample many prompts side by side; yields results as they complete.
 
         Rows are taken from *rows* as there is room for them, so there may be any number of them.
+        They are taken in the thread that asks for results: rows that come slowly hold these back.
         A row that fails is a result with an error, and the others go on.
 
         :param concurrency: rows under way at once; by default as many as the service takes
@@ -236,8 +236,6 @@ class SamplingClient:
         try:
             answer = self._transport.call(Request("GET", path), deadline)
             name = reading.optional_text(answer.object(), "base_model")
-        except TimedOut:
-            raise
         except APIError:
             name = None
         if name:

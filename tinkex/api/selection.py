@@ -27,6 +27,7 @@ class Selection:
     :ivar before: it was saved before this moment.
     :ivar after: it was saved at this moment or after it.
     :ivar public: whether everybody may use it.
+    :raises UsageError: there is no such type.
     """
 
     run_id: str | None = None
@@ -34,6 +35,10 @@ class Selection:
     before: datetime | None = None
     after: datetime | None = None
     public: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_type is not None:
+            object.__setattr__(self, "checkpoint_type", type_called(self.checkpoint_type))
 
     @property
     def one_run(self) -> str | None:
@@ -54,6 +59,18 @@ class Selection:
 def is_pattern(text: str) -> bool:
     """Tell whether *text* is a pattern rather than an id."""
     return any(character in text for character in "*?[")
+
+
+def type_called(word: str) -> str:
+    """Return the type that *word* means, the service's word or that of paths.
+
+    :raises UsageError: it means none.
+    """
+    if word not in TYPES:
+        raise UsageError(
+            f"no type of checkpoint is called {word!r}", hint="training, sampler or external"
+        )
+    return TYPES[word]
 
 
 def type_of(checkpoint: Checkpoint) -> str:

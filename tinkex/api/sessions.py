@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api import paging, reading
 from tinkex.api.answers import Answer
 from tinkex.api.capabilities import FINISH
+from tinkex.api.parallel import each, together
 from tinkex.api.paths import served
 from tinkex.api.requesting import Request
 from tinkex.api.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.waiting import Deadline
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
+from tinkex.files import path_of
 
 if TYPE_CHECKING:
     from tinkex.api.meter import OnProgress
@@ -30,7 +32,7 @@ _ANSWER = 10.0
 #: Seconds that saying goodbye may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
-#: Sessions that are asked for at the same time.
+#: Sessions that are asked for, or finished, at the same time.
 _CONCURRENCY = 8
 #: Seconds without a successful heartbeat before somebody is told.
 _WORRY = 120.0
@@ -104,7 +106,9 @@ class Session:
                 continue
             failing_since = failing_since or self._transport.deadline("heartbeats", _WORRY)
             if failing_since.elapsed > _WORRY:
-                failing_since.tell(note="the service has not answered for two minutes")
+                # Whatever becomes of the telling, the session has to live on.
+                with suppress(Exception):
+                    failing_since.tell(note="the service has not answered for two minutes")
                 failing_since = None
 
     def _say(self, request: Request, seconds: float) -> Answer | None:
@@ -202,7 +206,6 @@ class Sessions:
     ) -> dict[str, SessionInfo]:
         """Return what belongs to each of *session_ids*; those that are gone are left out."""
         from tinkex.api import pastsessions
-        from tinkex.api.parallel import together
 
         deadline = self._transport.deadline("the sessions")
 
@@ -261,7 +264,7 @@ class Sessions:
         """
         from tinkex.api import traces
 
-        target = target or Path(traces.default_name(session_id))
+        target = path_of(target or traces.default_name(session_id))
         traces.refuse_existing(target, force=force)
         url = self.trace_url(session_id)
         return traces.fetch(
@@ -269,9 +272,15 @@ class Sessions:
         )
 
     def finish_all(self, outcome: Outcome) -> None:
-        """Finish every session that is still open."""
-        while self._open:
-            self._open.pop().finish(outcome)
+        """Finish every session that is still open, side by side: each may take its second."""
+        with self._lock:
+            known, self._open = self._open, []
+        try:
+            for _ in each(lambda session: session.finish(outcome), known, workers=_CONCURRENCY):
+                pass
+        except RuntimeError:  # Python 3.12 starts no thread for what is called at its exit
+            for session in known:
+                session.finish(outcome)
 
 
 def outcome_of(kind: type[BaseException] | None) -> Outcome:

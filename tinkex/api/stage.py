@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tinkex.api.meter import Stopped
 from tinkex.api.paths import TinkerPath
 from tinkex.exceptions import LocalError
 
@@ -48,6 +49,7 @@ class Stage:
         self._path = path
         self._saved = 0.0
         self._guard = threading.Lock()
+        self._closed = False
         self._lock = _locked(self.root, path)
         try:
             self.content.mkdir(exist_ok=True)
@@ -60,7 +62,11 @@ class Stage:
             raise
 
     def close(self, *, keep: bool) -> None:
-        """Let others have it; without *keep*, remove it."""
+        """Let others have it; without *keep*, remove it. Only the first call does anything."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
         if not keep:
             shutil.rmtree(self.root, ignore_errors=True)
         os.close(self._lock)
@@ -86,8 +92,14 @@ class Stage:
 
     @contextmanager
     def changing(self, *, at_once: bool = False) -> Iterator[dict[str, Any]]:
-        """Let one thread change the journal; it is saved now and then, or *at_once*."""
+        """Let one thread change the journal; it is saved now and then, or *at_once*.
+
+        :raises Stopped: the stage is closed: a thread that an attempt has left behind, waiting
+            for the network, must not touch what may be the next attempt's by now.
+        """
         with self._guard:
+            if self._closed:
+                raise Stopped
             yield self.journal
             if at_once or time.monotonic() - self._saved > _INTERVAL:
                 self._save()

@@ -68,6 +68,7 @@ class Stream:
     def __init__(self, storage: Storage, address: Address, span: Span) -> None:
         self._storage, self._address, self._span = storage, address, span
         self._stack = ExitStack()
+        self._is_closed = False
         self._retrying, self._is_tried = storage.retrying(), False
         self.position = span.start
         self.received = 0
@@ -77,6 +78,7 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_closed = True
         self._stack.close()
 
     def readinto(self, room: memoryview) -> int:
@@ -101,7 +103,8 @@ class Stream:
 
     def _resume(self, error: ConnectionFailed) -> None:
         validator, total = self.body.validator, self.body.total
-        if validator is None or total is None:
+        # Who closes it, because another part of the file failed, may do so under a reader's hands.
+        if validator is None or total is None or self._is_closed:
             raise error
         deadline = self._storage.deadline()
         self._is_tried = True

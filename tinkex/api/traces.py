@@ -97,11 +97,15 @@ def fetch(
 def refuse_existing(target: Path, *, force: bool) -> None:
     """Refuse a directory, and a file unless *force* is given.
 
-    :raises LocalError: it is there.
+    :raises LocalError: it is there, or cannot be.
     """
-    if target.is_dir():
+    try:
+        is_there, is_directory = target.exists(), target.is_dir()
+    except OSError as error:
+        raise LocalError(f"cannot write {target}: {error.strerror}") from error
+    if is_directory:
         raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
-    if target.exists() and not force:
+    if is_there and not force:
         raise LocalError(f"{target} exists", hint="Add --force to replace it.")
 
 

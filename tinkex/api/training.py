@@ -127,7 +127,8 @@ class TrainingClient:
 
         :param name: letters, digits, ``_`` and ``-`` are understood by every server.
         :param ttl_seconds: delete it after this time; the service has limits.
-        :raises tinkex.exceptions.Conflict: the name is taken (on some servers).
+        :raises tinkex.exceptions.Conflict: the name is taken. Some servers say so by
+            :class:`~tinkex.exceptions.OperationFailed`.
         """
         return self._save("sampler_weights", "SaveWeightsForSampler", name, ttl_seconds, {})
 
@@ -146,8 +147,8 @@ class TrainingClient:
 
         :param optimizer: load the optimizer's state as well.
         """
-        body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
-        self._run("load_weights", "LoadWeights", body, self._transport.deadline("loading weights"))
+        deadline = self._transport.deadline("loading weights")
+        load_into(self, TinkerPath.from_string(path), deadline, optimizer=optimizer)
 
     def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
         """Save weights as separate files for download, for *ttl_seconds*.
@@ -184,6 +185,14 @@ class TrainingClient:
             # A refused call has not used its number up.
             self._next_seq_id += 1
         return futures.result(self._transport, request_id, request_type, deadline)
+
+
+def load_into(
+    client: TrainingClient, path: TinkerPath, deadline: Deadline, *, optimizer: bool
+) -> None:
+    """Load the weights of a checkpoint as part of another operation."""
+    body = {"path": str(path), "optimizer": optimizer}
+    client._run("load_weights", "LoadWeights", body, deadline)
 
 
 def create_model(

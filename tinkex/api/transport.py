@@ -134,10 +134,10 @@ class Transport:
         :raises tinkex.exceptions.APIError: the service refused.
         :raises tinkex.exceptions.TransportError: there was no usable answer in time.
         """
-        answer, attempts = self._persist(request, deadline)
+        answer, may_be_done = self._persist(request, deadline)
         if answer.ok:
             return answer
-        if attempts and answer.status in request.settled:
+        if may_be_done and answer.status in request.settled:
             return Answer(204, answer.headers)
         raise self.refusal(answer, request.what)
 
@@ -157,7 +157,8 @@ class Transport:
             error.hint = f"The key comes from {self.settings.origins['api_key']}. {error.hint}"
         return error
 
-    def _persist(self, request: Request, deadline: Deadline) -> tuple[Answer, int]:
+    def _persist(self, request: Request, deadline: Deadline) -> tuple[Answer, bool]:
+        """Return the last answer, and whether the server may have acted on an earlier try."""
         retrying = self.retrying(request.method, request.is_repeatable)
         headers = dict(request.headers)
         if request.method == "POST":
@@ -173,7 +174,7 @@ class Transport:
             done = answer.ok or answer.status in request.final
             wait = None if done else retrying.after_answer(answer)
             if wait is None or not deadline.allows(wait):
-                return answer, retrying.attempts
+                return answer, retrying.may_be_done
             deadline.pause(wait, f"HTTP {answer.status}")
 
     def once(
@@ -195,9 +196,18 @@ class Transport:
         if answer.status != 401:
             return answer
         invalid = 'error="invalid_token"' in answer.headers.get("www-authenticate", "")
-        if self.auth.renew(credential, invalid, lambda key: self._token(key, deadline)):
+        if self._renew(credential, invalid, deadline):
             answer = self._exchange(request, deadline, self.auth, headers, read_timeout)
         return answer
+
+    def _renew(self, refused: str | None, invalid_token: bool, deadline: Deadline) -> bool:
+        def exchange(key: str) -> str | None:
+            return self._token(key, deadline)
+
+        try:
+            return self.auth.renew(refused, invalid_token, exchange, deadline.remaining())
+        except TimeoutError:  # another thread is at it, with more time
+            raise deadline.timed_out() from None
 
     def _exchange(
         self,

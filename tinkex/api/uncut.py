@@ -32,7 +32,7 @@ class Uncut:
             raise self._error
 
     def settle(self) -> None:
-        """Return when it is over, or can no longer begin.
+        """Return when it is over, or can no longer begin; it may be asked again.
 
         For a caller of :meth:`run` that a signal tore away before it waited.
         """
@@ -40,6 +40,8 @@ class Uncut:
             self._chance.pop()
         except IndexError:
             self._wait()
+        else:
+            self._over.set()
 
     def _work(self) -> None:
         try:

@@ -13,6 +13,7 @@ from tinkex.api import lockfile, placing
 from tinkex.api.lockfile import LockedFile
 from tinkex.api.stage import PREFIX
 from tinkex.exceptions import LocalError
+from tinkex.files import path_of
 
 Status = Literal["ok", "missing", "changed", "extra", "unfinished"]
 
@@ -47,7 +48,15 @@ def verify(directory: Path | str) -> Iterator[VerifiedFile]:
 
     :raises LocalError: there is none, or a note cannot be read.
     """
-    root = Path(directory)
+    root = path_of(directory)
+    try:
+        return _verified(root)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise LocalError(f"cannot read {error.filename or root}: {reason}") from error
+
+
+def _verified(root: Path) -> Iterator[VerifiedFile]:
     if not root.is_dir():
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
         raise LocalError(what, hint="Name the directory of a downloaded checkpoint.")

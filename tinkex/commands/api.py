@@ -80,6 +80,7 @@ class Api(Command):
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         method, path = _method_and_path(parsed_args)
+        self._check_stdin(parsed_args)
         fields = self._fields(parsed_args)
         body: Any = None
         if parsed_args.input is not None:
@@ -103,6 +104,15 @@ class Api(Command):
         if parsed_args.include:
             self._print_head(answer)
         self._print(answer)
+
+    def _check_stdin(self, parsed_args: argparse.Namespace) -> None:
+        takers = [field.partition("=")[2] == "@-" for field in parsed_args.field]
+        takers += [parsed_args.input == "-", self.app.option("api_key") == "-"]
+        if sum(takers) > 1:  # the second would find nothing
+            raise UsageError(
+                "standard input can give one of --input, --field and --api-key only",
+                hint="Name a file for the others.",
+            )
 
     def _fields(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
         from tinkex import fields

@@ -194,6 +194,9 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             + ("plain" if self.acts else "table on a terminal, plain elsewhere")
             + " [TINKEX_FORMAT]"
         )
+        columns = next(a for a in group._group_actions if a.dest == "columns")
+        columns.metavar = "<column>"
+        columns.help = "only this column; may be repeated, or several with commas between them"
         parser.set_defaults(note=self.status)
         return parser
 
@@ -271,11 +274,15 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def _check_columns_option(self, parsed_args: argparse.Namespace) -> None:
         """Let headings as well as field names choose columns (``-c Path``, ``-c Path,Size``)."""
+        parsed_args.columns = self._field_names(parsed_args.columns)
+
+    def _field_names(self, given: Sequence[str]) -> list[str]:
+        """Return the columns that are *given* by name or heading, some with commas between them."""
         by_heading = {_normal(heading(name)): name for name in self.column_names}
-        parsed_args.columns = [
+        return [
             name if _normal(name) in self.column_names else by_heading.get(_normal(name), name)
-            for given in parsed_args.columns
-            for name in (part.strip() for part in given.split(","))
+            for text in given
+            for name in (part.strip() for part in text.split(","))
         ]
 
     #: Field names of the output, in order; commands with a fixed set declare them.
@@ -314,6 +321,12 @@ class Lister(_Display, cliff.lister.Lister):
             parser.set_defaults(nothing=f"No {noun}s.")
         elif self.acts:  # it says itself what it did
             parser.set_defaults(nothing=None)
+        action = next(a for a in parser._actions if a.dest == "sort_columns")
+        # cliff's text says that columns that there are not are ignored.
+        action.help = (
+            "sort the rows that are shown by this column; as for -c, the first counts most"
+        )
+        action.metavar = "<column>"
         return parser
 
     def produce_output(
@@ -321,6 +334,7 @@ class Lister(_Display, cliff.lister.Lister):
     ) -> int:
         if getattr(parsed_args, "offset", 0):
             parsed_args.nothing = None  # there may be some, before it
+        parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
         known = {_normal(name) for name in column_names}
         for name in parsed_args.sort_columns:
             if _normal(name) not in known:

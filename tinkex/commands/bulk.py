@@ -35,6 +35,8 @@ class BulkChange(Lister):
     #: How many were to be changed; none in a rehearsal.
     _tried = 0
     _failures: Sequence[tuple[str, TinkexError]] = ()
+    #: What made an end of it before all were tried.
+    _interrupt: BaseException | None = None
 
     def change(
         self,
@@ -74,23 +76,41 @@ class BulkChange(Lister):
         from tinkex.api.parallel import each
 
         display, total = self.app.display, len(paths)
+        known: dict[str, TinkexError | None] = {}
+
+        def tried(path: str) -> None:
+            try:
+                do(path, explain=False)
+            except TinkexError as error:
+                known[path] = error
+                raise
+            known[path] = None
+
+        def told(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            if error is None:
+                self.result.append(path)
+            else:
+                failures.append((path, error))
+            return row(path, error)
+
         outcomes = each(
-            lambda path: do(path, explain=False),
+            tried,
             paths,
             workers=CONCURRENCY,
             on_done=lambda count: display.count(self.doing, count, total),
         )
+        had_turn = 0
         try:
             for path, _, error in outcomes:
-                if error is None:
-                    self.result.append(path)
-                else:
-                    failures.append((path, error))
-                yield row(path, error)
-        except (KeyboardInterrupt, Terminated):
-            told = f"At least {len(self.result)} of {total} were {self.done} before that."
-            self.app.warn(told, prefix="")
-            raise
+                had_turn += 1
+                yield told(path, error)
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            # What is known by now is told before the end, and what has not had its turn as well.
+            self._interrupt = interrupt
+            display.clear()
+            for path in paths[had_turn:]:
+                if path in known:
+                    yield told(path, known[path])
         finally:
             display.clear()
             self.changed(self.result)
@@ -98,7 +118,13 @@ class BulkChange(Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        super().produce_output(parsed_args, column_names, data)
+        try:
+            super().produce_output(parsed_args, column_names, data)
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            self._interrupt = interrupt
+        if self._interrupt is not None:
+            self._tell_what_is_left()
+            raise self._interrupt
         failures = self._failures
         # What came of each path is the result, also when one of them could not be changed.
         if failures:
@@ -114,6 +140,11 @@ class BulkChange(Lister):
         if self._tried > 1:
             self.status(f"{len(self.result)} checkpoints {self.done}.")
         return 0
+
+    def _tell_what_is_left(self) -> None:
+        if self._tried > 1:
+            told = f"At least {len(self.result)} of {self._tried} were {self.done} before that"
+            self.app.warn(f"{told}, as told above; up to {CONCURRENCY} more may be.", prefix="")
 
     def line(self, record: Mapping[str, Any]) -> str:
         """Return the plain line of a path that was changed."""

@@ -17,7 +17,7 @@ from tinkex.commands.filters import (
     sorting,
 )
 from tinkex.commands.names import add_path, checkpoint_path, with_run
-from tinkex.commands.run import add_paging, holds_all, tell_rest
+from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.commands.save import SaveCheckpoint
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinkex import completion, lines
 from tinkex.commands.base import Command
+from tinkex.files import user_path
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -79,15 +80,18 @@ def answer(command: Command, line: str) -> str:
 
 
 def place(shell: str) -> Path:
-    """Return the path where *shell* looks for a user's completion of tinkex."""
+    """Return the path where *shell* looks for a user's completion of tinkex.
+
+    :raises LocalError: there is no home directory.
+    """
     environ = os.environ
-    data = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    data = Path(environ.get("XDG_DATA_HOME") or user_path("~/.local/share"))
     if shell == "bash":
         base = environ.get("BASH_COMPLETION_USER_DIR") or data / "bash-completion"
         return Path(base) / "completions" / "tinkex"
     if shell == "zsh":
         return data / "zsh" / "site-functions" / "_tinkex"
-    config = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    config = Path(environ.get("XDG_CONFIG_HOME") or user_path("~/.config"))
     return config / "fish" / "completions" / "tinkex.fish"
 
 

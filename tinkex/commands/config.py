@@ -154,8 +154,7 @@ class SetConfig(_Change):
         profile = self._profile()
         if profile is None:
             profile = FIRST_PROFILE
-            configfile.write_profile(profile, {name: value})
-            configfile.write_default(profile)
+            configfile.write_profile(profile, {name: value}, use=True)
             self.status(f"Made the profile {profile!r}, which is used when none is named.")
         else:
             self._write(profile, name, value)

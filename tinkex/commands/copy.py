@@ -26,7 +26,7 @@ class CopyCheckpoint(ShowOne):
     acts = True
     column_names = ("source_path", "tinker_path")
     examples = (
-        "tinkex checkpoint copy run-123:final --project proj-archive",
+        "tinkex checkpoint copy run-123:final --project-id proj-archive",
         "tinkex checkpoint copy tinker://run-9/sampler_weights/best --source-api-key @other.key",
     )
 
@@ -34,7 +34,9 @@ class CopyCheckpoint(ShowOne):
         parser = super().get_parser(prog_name)
         add_path(parser)
         parser.add_argument(
+            "--project-id",
             "--project",
+            dest="project",
             metavar="<id>",
             type=non_empty,
             help="project that will own the copy (default: the project of the settings; without "

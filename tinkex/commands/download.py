@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands.base import Lister
+from tinkex.commands.filters import add_type, checkpoint_type
 from tinkex.commands.names import add_paths, checkpoint_paths, with_run
 from tinkex.exceptions import Terminated, TinkexError, UsageError
-from tinkex.options import duration
+from tinkex.options import interval
 
 if TYPE_CHECKING:
-    from tinkex.api import Moved, VerifiedFile
+    from tinkex.api import Checkpoint, Moved, VerifiedFile
 
 __all__ = ["DownloadCheckpoint", "SyncCheckpoint", "VerifyCheckpoint"]
 
-#: Types of checkpoints that a service lists.
-_TYPES = ("training", "sampler", "external")
 #: Formats that write every row as soon as it is known.
 _ROW_BY_ROW = ("plain", "value", "csv")
 _KEPT = "What has arrived is kept; the same command goes on from there."
@@ -78,9 +77,7 @@ class DownloadCheckpoint(_Moving):
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="all checkpoints of this training run as well"
         )
-        parser.add_argument(
-            "--type", choices=_TYPES, help="of the run, only the checkpoints of this type"
-        )
+        add_type(parser, "of the run, only the checkpoints of this type")
         parser.add_argument(
             "-o",
             "--output",
@@ -103,7 +100,7 @@ class DownloadCheckpoint(_Moving):
 
         target = user_path(parsed_args.output)
         paths, run_id = parsed_args.tinker_paths, parsed_args.run_id
-        if parsed_args.type and not run_id:
+        if parsed_args.checkpoint_type and not run_id:
             raise UsageError(
                 "--type goes with --run-id", hint="A path names its type: leave --type out."
             )
@@ -117,10 +114,8 @@ class DownloadCheckpoint(_Moving):
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         named = bool(paths)
         if run_id:
-            checkpoints = self.client.checkpoints
-            listed = with_run(self, run_id, lambda run: checkpoints.list(None, run_id=run))
-            wanted = (parsed_args.type,) if parsed_args.type else _TYPES
-            paths = paths + [c.tinker_path for c in listed if c.checkpoint_type in wanted]
+            chosen = with_run(self, run_id, lambda run: self._chosen(run, parsed_args))
+            paths = paths + [checkpoint.tinker_path for checkpoint in chosen]
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         moved = self.client.checkpoints.download_all(
@@ -131,6 +126,12 @@ class DownloadCheckpoint(_Moving):
             on_progress=self.app.display.transfer,
         )
         return self.column_names, self._rows(moved)
+
+    def _chosen(self, run_id: str, parsed_args: argparse.Namespace) -> list[Checkpoint]:
+        from tinkex.api.selection import Selection
+
+        wanted = Selection(checkpoint_type=checkpoint_type(parsed_args))
+        return list(filter(wanted.matches, self.client.checkpoints.list(None, run_id=run_id)))
 
     def _download(self, path: str, target: Any, parsed_args: argparse.Namespace) -> Any:
         try:
@@ -186,16 +187,17 @@ class SyncCheckpoint(_Moving):
             metavar="<dir>",
             help="directory that has, or will have, <kind>/<name> for each checkpoint",
         )
-        parser.add_argument("--type", choices=_TYPES, help="only checkpoints of this type")
+        add_type(parser, "only checkpoints of this type")
         parser.add_argument(
             "--watch", action="store_true", help="go on looking for new ones until Ctrl-C"
         )
         parser.add_argument(
             "--interval",
             metavar="<time>",
-            type=duration(bare="s"),
+            type=interval(),
             default="60s",
-            help="with --watch: time between two looks, such as 30s or 5m (default: 60s)",
+            help="with --watch: time between two looks: seconds, or with a unit: 30s, 5m; at least "
+            "1s (default: 60s)",
         )
         return parser
 
@@ -216,12 +218,14 @@ class SyncCheckpoint(_Moving):
         return self.column_names, self._rows(moved, every=True)
 
     def _look(self, parsed_args: argparse.Namespace) -> Iterator[Moved]:
+        kind = checkpoint_type(parsed_args)
+
         def look(run_id: str) -> Iterator[Moved]:
             parsed_args.run_id = run_id
             return self.client.checkpoints.sync(
                 run_id,
                 self._target,
-                types=(parsed_args.type,) if parsed_args.type else (),
+                types=() if kind is None else (kind,),
                 on_progress=self.app.display.transfer,
             )
 

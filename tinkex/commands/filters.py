@@ -16,6 +16,8 @@ __all__ = [
     "add_filters",
     "add_order",
     "add_scope",
+    "add_type",
+    "checkpoint_type",
     "given_filters",
     "selection",
     "sorting",
@@ -26,7 +28,7 @@ TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sam
 SCOPES = ("owned", "accessible")
 
 
-def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> None:
+def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
     group = parser.add_argument_group("which checkpoints")
     group.add_argument(
@@ -34,41 +36,54 @@ def add_filters(parser: argparse.ArgumentParser, *, visibility: bool = True) -> 
         metavar="<run_id>",
         help="those of this training run; a pattern such as 'nightly*' may match several",
     )
-    group.add_argument(
-        "--type",
-        dest="checkpoint_type",
-        metavar="<type>",
-        choices=TYPE_WORDS,
-        help="those of this type: weights, sampler_weights or external_weights "
-        "(also: training, sampler, external)",
-    )
+    add_type(group, "those of this type")
     group.add_argument(
         "--before", metavar="<time>", type=moment, help="those saved before: 2026-11-01, 7d (ago)"
     )
     group.add_argument(
         "--after", metavar="<time>", type=moment, help="those saved at this time or after it"
     )
-    if visibility:
-        either = group.add_mutually_exclusive_group()
-        either.add_argument(
-            "--public", action="store_true", default=None, help="those that are published"
-        )
-        either.add_argument(
-            "--not-public",
-            dest="public",
-            action="store_false",
-            default=None,
-            help="those that are not published",
-        )
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--public", action="store_true", default=None, help="those that are published"
+    )
+    either.add_argument(
+        "--not-public",
+        dest="public",
+        action="store_false",
+        default=None,
+        help="those that are not published",
+    )
 
 
-def add_scope(parser: argparse.ArgumentParser) -> None:
-    """Add ``--access-scope``."""
+def add_type(parser: argparse._ActionsContainer, meaning: str) -> None:
+    """Add ``--type``; *meaning* begins its help."""
+    parser.add_argument(
+        "--type",
+        dest="checkpoint_type",
+        metavar="<type>",
+        choices=TYPE_WORDS,
+        help=f"{meaning}: weights, sampler_weights or external_weights "
+        "(also: training, sampler, external)",
+    )
+
+
+def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
+    """Return the type that ``--type`` names, in the service's word."""
+    from tinkex.api.selection import TYPES
+
+    return TYPES.get(parsed_args.checkpoint_type)
+
+
+def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add ``--access-scope``; without *default* the service has its own."""
     parser.add_argument(
         "--access-scope",
         metavar="<scope>",
         choices=SCOPES,
-        help="owned, or accessible: all that the key may read (default: the service's)",
+        default=default,
+        help="owned, or accessible: all that the key may read "
+        f"(default: {default or 'the service decides'})",
     )
 
 
@@ -79,7 +94,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
         help="sort the whole list by this field, with :desc the largest or newest first; "
-        "one of: " + ", ".join(fields),
+        "one of: " + ", ".join(fields) + " (default: as the service has it)",
     )
 
 
@@ -97,12 +112,11 @@ def given_filters(parsed_args: argparse.Namespace) -> bool:
 
 def selection(parsed_args: argparse.Namespace, run_id: str | None) -> Selection:
     """Return which checkpoints the options mean, of *run_id* where one is named."""
-    from tinkex.api.selection import TYPES, Selection
+    from tinkex.api.selection import Selection
 
-    kind = parsed_args.checkpoint_type
     return Selection(
         run_id=run_id,
-        checkpoint_type=None if kind is None else TYPES[kind],
+        checkpoint_type=checkpoint_type(parsed_args),
         before=parsed_args.before,
         after=parsed_args.after,
         public=getattr(parsed_args, "public", None),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import shutil
 import textwrap
 
@@ -71,4 +70,6 @@ class Help(Command):
             command = self.app.command_manager.commands[name].load()
         except PluginError as error:
             return f"({error})"
-        return (inspect.getdoc(command) or "").partition("\n")[0].rstrip(".")
+        # As inspect.getdoc() finds it, without the parser and disassembler that it imports.
+        documented = (cls.__doc__ for cls in command.__mro__ if cls.__doc__)
+        return next(documented, "").strip().partition("\n")[0].rstrip(".")

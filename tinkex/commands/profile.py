@@ -160,9 +160,7 @@ class AddProfile(ShowOne):
         values = self._values(parsed_args)
         if name in profiles.names() and values.keys().isdisjoint({"http_pool", "base_url"}):
             values = {**profiles.brought(name), **values}
-        configfile.write_profile(name, values)
-        if parsed_args.use:
-            configfile.write_default(name)
+        configfile.write_profile(name, values, use=parsed_args.use)
         if not ({"api_key", "api_key_command", "http_pool"} & values.keys()):
             self._tell_about_key(name, values)
         shown = {key: _shown(key, value) for key, value in values.items()}
@@ -272,9 +270,7 @@ class RemoveProfile(ShowOne):
             )
         holds = " and the API key in it" if _credential(written[name] or {}) else ""
         self.confirm(f"Remove the profile {name}{holds}?", assume_yes=parsed_args.yes)
-        if str(config.get("profile")) == name:
-            configfile.write_default(None)
-        configfile.write_profile(name, None)
+        configfile.remove_profile(name)
         self.result = name
         return self.column_names, (name, str(configfile.config_path()))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex.columns import Size, Time, plain_text
 from tinkex.commands.bulk import BulkChange, sum_of
 from tinkex.commands.delete import note_on, selected
-from tinkex.commands.filters import TYPE_WORDS
+from tinkex.commands.filters import add_type
 from tinkex.exceptions import TinkexError
 from tinkex.options import duration, integer, number
 
@@ -135,13 +135,7 @@ def _add_scope(parser: argparse.ArgumentParser) -> None:
         help="those of this training run, or of all that fit a pattern such as 'nightly*' "
         "(default: the whole account)",
     )
-    group.add_argument(
-        "--type",
-        dest="checkpoint_type",
-        metavar="<type>",
-        choices=TYPE_WORDS,
-        help="those of this type: weights, sampler_weights or external_weights",
-    )
+    add_type(group, "those of this type")
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,14 @@ from tinkex.columns import Flag, Structure, Time, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.filters import add_order, add_scope, sorting
 from tinkex.commands.names import with_run
-from tinkex.options import integer, non_empty
+from tinkex.commands.paging import add_paging, holds_all, tell_rest
+from tinkex.options import non_empty
 
 if TYPE_CHECKING:
     from tinkex.api import TrainingRun
     from tinkex.api.paging import Page, Walk
 
-__all__ = ["InfoRun", "ListRun", "add_paging", "holds_all", "tell_rest"]
-
+__all__ = ["InfoRun", "ListRun"]
 
 #: What was saved last, of each kind: the path, and when.
 _LAST = (
@@ -26,38 +26,6 @@ _LAST = (
     "last_sampler_checkpoint",
     "last_sampler_checkpoint_time",
 )
-
-
-def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
-    """Add ``--limit`` and ``--offset`` to *parser*."""
-    parser.add_argument(
-        "--limit",
-        metavar="<int>",
-        type=integer(0),
-        default=20,
-        help=f"most {things} to return; 0 means all (default: 20)",
-    )
-    parser.add_argument(
-        "--offset",
-        metavar="<int>",
-        type=integer(0),
-        default=0,
-        help=f"{things} to skip first (default: 0)",
-    )
-
-
-def tell_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
-    """Say on standard error when there is more than was asked for."""
-    if page.offset and not len(page):
-        total = f"{things} that there are" if page.total is None else page.total
-        command.status(f"Nothing to show: --offset {page.offset} skips all {total}.")
-    if page.total is not None and page.offset + len(page) < page.total:
-        command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
-
-
-def holds_all(page: Page[Any] | Walk[Any]) -> bool:
-    """Tell whether *page* surely has everything there is."""
-    return page.offset == 0 and page.total is not None and len(page) >= page.total
 
 
 class ListRun(Lister):

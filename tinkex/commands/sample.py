@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ class Sample(Lister):
 
     acts = True
     operation = "Sampling"
+    #: The result goes to standard output, not to a file.
+    _shown = True
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
     examples = (
         "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
@@ -116,6 +119,7 @@ class Sample(Lister):
         data: Iterable[Sequence[Any]],
     ) -> int:
         self.app.display.clear()
+        self._shown = parsed_args.output is None
         result = io.StringIO()
         if parsed_args.whole_json:
             result.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
@@ -140,7 +144,7 @@ class Sample(Lister):
         text = record["text"]
         if text is None:
             text = f"token ids: {list(sequence.tokens)}"
-        if self.app.stdout.isatty():
+        if self._shown and self.app.stdout.isatty():
             text = printable(text, keep="\n\t")
         average = record["avg_logprob"]
         shown = "n/a" if average is None else f"{average:.3f}"
@@ -227,7 +231,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="<int>",
         type=integer(1, 4096),
         default=1,
-        help="samples to return (default: 1)",
+        help="samples to return, at most 4096 (default: 1)",
     )
     parser.add_argument(
         "--stop",
@@ -238,7 +242,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="stop where this text comes; may be repeated",
     )
     parser.add_argument(
-        "--seed", metavar="<int>", type=integer(0), help="seed, for the same samples again"
+        "--seed",
+        metavar="<int>",
+        type=integer(0),
+        help="seed, for the same samples again (default: another one each time)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -261,6 +268,7 @@ def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
     )
 
 
-def mean(logprobs: Sequence[float] | None) -> float | None:
-    """Return the mean of *logprobs*, or ``None`` if there are none."""
-    return sum(logprobs) / len(logprobs) if logprobs else None
+def mean(logprobs: Sequence[float | None] | None) -> float | None:
+    """Return the mean of those of *logprobs* that are finite, or ``None`` if there are none."""
+    known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
+    return sum(known) / len(known) if known else None

@@ -75,7 +75,7 @@ class SaveCheckpoint(ShowOne):
         parser.add_argument(
             "--output",
             metavar="<path>",
-            help="file for the checkpoint's metadata (JSON); - is standard output",
+            help="file for the checkpoint's metadata (JSON), required; - is standard output",
         )
         parser.add_argument(
             "--name", metavar="<name>", help="name of the checkpoint (default: from the model)"
@@ -84,10 +84,13 @@ class SaveCheckpoint(ShowOne):
             "--rank",
             metavar="<int>",
             type=integer(1, MAX_RANK),
-            help=f"LoRA rank (default: {DEFAULT_RANK})",
+            help=f"LoRA rank, from 1 to {MAX_RANK} (default: {DEFAULT_RANK})",
         )
         parser.add_argument(
-            "--seed", metavar="<int>", type=integer(0), help="seed of the adapter's weights"
+            "--seed",
+            metavar="<int>",
+            type=integer(0),
+            help="seed of the adapter's weights (default: another one each time)",
         )
         for part, words in _PARTS.items():
             parser.add_argument(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, Time, plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.run import add_paging, holds_all, tell_rest
+from tinkex.commands.filters import add_scope
+from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.exceptions import UsageError
 from tinkex.options import integer, non_empty
 
@@ -35,7 +36,7 @@ class ListSession(Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_paging(parser, "sessions")
-        _add_scope(parser)
+        add_scope(parser, "owned")
         parser.add_argument(
             "-l",
             "--long",
@@ -85,7 +86,7 @@ class ShowSession(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         _add_session(parser)
-        _add_scope(parser)
+        add_scope(parser, "owned")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -274,15 +275,6 @@ def _counted(page: Sized) -> str:
 
 def _add_session(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
-
-
-def _add_scope(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--access-scope",
-        choices=("owned", "accessible"),
-        default="owned",
-        help="one's own, or everybody's that one may see (default: owned)",
-    )
 
 
 def _pair(text: str) -> tuple[str, str]:

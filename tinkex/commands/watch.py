@@ -11,7 +11,7 @@ from tinkex.columns import Time, iso, json_text, plain_text
 from tinkex.commands.base import Command, ShowOne
 from tinkex.commands.names import with_run
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
-from tinkex.options import duration
+from tinkex.options import duration, interval
 
 if TYPE_CHECKING:
     from tinkex.api.watching import Change, Condition, Snapshot
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["WaitRun", "WatchRun"]
 
 _INTERVAL = timedelta(seconds=10)
-#: More often is of no use to anybody, and a burden to the service.
-_SHORTEST = timedelta(seconds=1)
+#: Those of run watch, which writes each change as soon as it is seen.
+_FORMATS = ("plain", "json")
 _EVENTS = {
     "run": "last request",
     "request": "request",
@@ -45,9 +45,10 @@ class _Watching:
         parser.add_argument(
             "--interval",
             metavar="<time>",
-            type=duration(bare="s"),
+            type=interval(),
             default=_INTERVAL,
-            help="time between two looks: 10s, 1m (default: 10s)",
+            help="time between two looks: seconds, or with a unit: 30s, 5m; at least 1s "
+            "(default: 10s)",
         )
 
     def snapshots(
@@ -55,8 +56,6 @@ class _Watching:
     ) -> Iterator[Snapshot]:
         from tinkex.api import watching
 
-        if parsed_args.interval < _SHORTEST:
-            raise UsageError("--interval must be at least 1s")
         run_id = with_run(self, parsed_args.run_id, self._known)  # type: ignore[arg-type]
         try:
             yield from watching.snapshots(
@@ -92,25 +91,45 @@ class WatchRun(_Watching, Command):
             "-f",
             "--format",
             dest="formatter",
-            choices=("plain", "json"),
-            help="plain: a line for each change; json: a JSON object on each line",
+            choices=_FORMATS,
+            help="plain: a line for each change; json: a JSON object on each line (default: plain) "
+            "[TINKEX_FORMAT]",
         )
         parser.add_argument(
             "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
         )
         return parser
 
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        parsed_args.formatter = parsed_args.formatter or self._default_format()
+        return super().run(parsed_args)
+
+    def _default_format(self) -> str:
+        """Return the format that stands before the command, or else in the settings."""
+        given = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            given = "json"
+        if given is None:
+            setting = self.app.format_setting
+            return setting if setting in _FORMATS else "plain"
+        if given not in _FORMATS:
+            raise UsageError(
+                f"{self.cmd_name} has no format {given!r}",
+                hint="It has: " + ", ".join(sorted(_FORMATS)) + ".",
+            )
+        return str(given)
+
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         from tinkex.api.watching import changes, check_usable
 
-        chosen = self.app.option("formatter") or ("json" if self.app.option("json") else "plain")
+        write = _as_json if parsed_args.formatter == "json" else _line
         self.result: list[Change] = []
         before = None
         for snapshot in self.snapshots(parsed_args):
             for change in changes(before, snapshot):
                 self.result.append(change)
                 self.app.display.clear()
-                self.app.stdout.write((_as_json if chosen == "json" else _line)(change) + "\n")
+                self.app.stdout.write(write(change) + "\n")
             self.app.stdout.flush()
             check_usable(snapshot)
             before = snapshot

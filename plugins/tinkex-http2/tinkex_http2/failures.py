@@ -71,6 +71,8 @@ def _lost(error: Exception) -> exceptions.ProtocolError:
     text = str(error)
     why: Exception = error
     if isinstance(error, httpcore.RemoteProtocolError):
-        closed = "disconnected" in text or "closed" in text
+        # The events of h2 by which a server ends a stream, or all of a connection.
+        ended = text.startswith(("<StreamReset", "<ConnectionTerminated"))
+        closed = ended or "disconnected" in text or "closed" in text
         why = http.client.RemoteDisconnected(text) if closed else http.client.BadStatusLine(text)
     return exceptions.ProtocolError("Connection aborted.", why)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -116,6 +116,20 @@ def test_answers_of_another_shape(client, server, reply, error):
     server.on("GET", EVENTS, reply)
     with pytest.raises(error):
         client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
+
+
+def test_nothing_of_the_future_is_asked_for(client, server):
+    server.on("GET", EVENTS, {"data": []})
+    start = datetime.now(UTC) - timedelta(hours=1)
+    usage = client.billing.usage(start, datetime.max.replace(tzinfo=UTC))
+    assert usage.end <= datetime.now(UTC) + timedelta(hours=1)
+    assert len(server.seen) == 1
+
+
+def test_a_time_beyond_all_times_is_refused(client):
+    zone = timezone(timedelta(hours=14))
+    with pytest.raises(UsageError, match="a time that UTC does not have"):
+        client.billing.usage(datetime.min.replace(tzinfo=zone))
 
 
 def test_no_permission_and_no_such_endpoint(client, server):

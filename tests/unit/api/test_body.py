@@ -10,6 +10,7 @@ import pytest
 from tests.unit.api.conftest import KEY, POOLS
 from tinkex.api import body
 from tinkex.api.storage import Span, Storage
+from tinkex.api.stream import Address, Stream
 from tinkex.exceptions import ConnectionFailed, TimedOut
 
 CONTENT = random.Random(1).randbytes(3_000_000)
@@ -128,3 +129,14 @@ class TestOverHttp1:
         else:
             assert str(caught.value).endswith("was cut off after 1000 of 3000000 bytes")
         assert KEY not in str(caught.value)
+
+
+def test_a_stream_that_was_closed_makes_no_other_connection(server, storage):
+    server.on("GET", "/file", server.reply(CONTENT, headers={"ETag": '"1"'}))
+    url = f"{server.url}/file"
+    with Stream(storage, Address(lambda: url, lambda: url), Span()) as stream:
+        room = memoryview(bytearray(10))
+        assert stream.readinto(room) == 10
+    with pytest.raises(ConnectionFailed):
+        stream.readinto(room)
+    assert len(server.seen) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from tinkex.exceptions import InvalidAnswer, NotFound, NotOffered, SettingsError, Unauthorized
@@ -30,6 +32,19 @@ CALLS = {
 def change(client, name: str, **more) -> None:
     arguments = (PATH, 3600) if name == "set_ttl" else (PATH,)
     getattr(client.checkpoints, name)(*arguments, **more)
+
+
+@pytest.mark.parametrize("name", ["unpublish", "delete", "set_ttl"])
+@pytest.mark.parametrize("first", ["503", "reset", "429"])
+def test_missing_after_a_refusal_is_missing_and_after_a_loss_it_is_done(
+    server, client, naps, name, first
+):
+    method, suffix = CALLS[name]
+    trouble = server.reply(reset=True) if first == "reset" else server.reply("no", int(first))
+    place = f"training_runs/r/checkpoints/weights/0001{suffix}"
+    server.on(method, place, trouble, server.reply(MISSING, 404))
+    with pytest.raises(NotFound) if first == "429" else nullcontext():
+        change(client, name, explain=False)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -14,6 +14,7 @@ from tinkex.api import lockfile
 from tinkex.api.landing import Landing
 from tinkex.api.paths import TinkerPath
 from tinkex.api.storage import Storage, same_origin
+from tinkex.api.verifying import verify
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
@@ -374,6 +375,38 @@ def test_a_file_in_place_of_the_directory(server, client, target):
         client.checkpoints.download(SAMPLER, target, force=True)
     with pytest.raises(LocalError, match="cannot write to"):
         client.checkpoints.download(SAMPLER, target / "below")
+    assert not server.seen
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
+def test_names_that_no_file_can_have(name, server, client, tmp_path):
+    place = f"{tmp_path}/{name}"
+    calls = (
+        lambda: client.checkpoints.download(SAMPLER, place),
+        lambda: verify(place),
+        lambda: client.sessions.export_trace("s-1", place),
+    )
+    for call in calls:
+        with pytest.raises(LocalError, match=r"too long|name|no directory"):
+            call()
+    assert not server.seen
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_whose_name_is_too_long(there, server, client, target):
+    if there:
+        target.mkdir()
+    urls = {"x" * 300: f"{server.url}/file"}
+    place = f"{PLACE}/external_weights/final"
+    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    server.on("GET", "/file", server.reply(b"x"))
+    with pytest.raises(InvalidAnswer, match="the download holds a file whose name is too long"):
+        client.checkpoints.download("tinker://r:train:0/external_weights/final", target)
+
+
+def test_a_name_that_is_too_long_for_one_of_several(server, client, tmp_path):
+    (moved,) = client.checkpoints.download_all([SAMPLER], tmp_path / ("x" * 300))
+    assert isinstance(moved.error, LocalError)
     assert not server.seen
 
 

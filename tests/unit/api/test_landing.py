@@ -122,10 +122,33 @@ def test_ctrl_c_before_the_work_begins_calls_it_off(target, monkeypatch):
     assert (found["files"], found["lock"]) == ({**OLD, **MINE}, str(driver.OLD))
 
 
+def test_two_checkpoints_that_are_moved_to_one_place_leave_no_mixture(target, monkeypatch):
+    def other() -> None:
+        with Landing(driver.OLD, target, force=True) as landing:
+            landing.commit(driver.fill(landing.stage.content, driver.OLD))
+
+    thread = threading.Thread(target=other)
+    real = os.replace
+
+    def replace(source, goal):
+        if str(goal) == str(target / "adapter_config.json") and not thread.ident:
+            thread.start()  # when the other files of this one are in place
+            thread.join(1)
+        return real(source, goal)
+
+    monkeypatch.setattr(os, "replace", replace)
+    driver.download(target, lambda: None)
+    thread.join()
+    found = driver.state(target)
+    assert (found["files"], found["lock"]) == ({**OLD, **MINE}, str(driver.OLD))
+    assert stages(target) == []
+
+
 def test_work_called_off_never_begins():
     done = []
     work = Uncut(lambda: done.append(True))
     work.settle()
+    work.settle()  # who gives up may ask more than once
     work._work()
     assert done == []
 

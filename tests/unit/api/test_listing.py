@@ -57,6 +57,18 @@ def test_one_page_is_one_request(total, server, client):
     assert len(server.seen) == 1
 
 
+def test_a_total_may_be_any_number(server, client):
+    def serve(seen):
+        start, size = int(seen.query["offset"]), int(seen.query["limit"])
+        found = [run(f"r{n}") for n in range(start, start + size) if n < 300]
+        return server.reply({"training_runs": found, "cursor": {"total_count": 10**18}})
+
+    server.on("GET", "training_runs", serve)
+    page = client.runs.list(None)
+    assert (len(page), page.total) == (300, 300)
+    assert len(server.seen) < 20
+
+
 @pytest.mark.parametrize("limit", [None, 0, 2500])
 @pytest.mark.parametrize("total", [True, False])
 def test_all_pages_are_fetched(limit, total, server, client):
@@ -357,6 +369,31 @@ def test_what_moves_to_the_next_page_meanwhile_is_told_once(total):
         return items, 100 if total else None
 
     assert list(collect(fetch, None, 0, 10)) == list(range(91 if total else 100))
+
+
+@pytest.mark.parametrize("page", [1, 3, 9])
+@pytest.mark.parametrize("gone", [1, 7, 10])
+def test_what_moves_to_the_page_before_meanwhile_is_not_left_out(page, gone):
+    # Before that page is read, some of the first items are deleted.
+    def fetch(size, start):
+        items = list(range(100)) if start + size <= page * 10 else list(range(gone, 100))
+        if lengths and start < max(lengths):  # asked again
+            items = list(range(gone, 100))
+        lengths.add(start)
+        return items[start : start + size], len(items)
+
+    lengths: set[int] = set()
+    assert list(collect(fetch, None, 0, 10)) == list(range(100))
+    lengths.clear()
+    assert list(collect(fetch, 95, 0, 10)) == list(range(95))
+
+
+def test_a_list_that_is_emptied_meanwhile_ends():
+    def fetch(size, start):
+        items = list(range(100)) if start < 30 else list(range(3))
+        return items[start : start + size], len(items)
+
+    assert set(range(30)) <= set(collect(fetch, None, 0, 10)) <= set(range(100))
 
 
 def test_a_list_that_grows_is_followed_to_its_end():

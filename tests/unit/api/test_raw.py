@@ -47,6 +47,8 @@ def test_where_a_path_leads(connect, path, url):
         "https://tinker.test/services/tinker-prod/x",
         f"{BASE}.evil.test/x",
         f"{BASE}evil/x",
+        "http://[::1/x",
+        "http://tinker.test:99999/x",
         "tinker://run/weights/a",
         "file:///etc/passwd",
         "a#b",
@@ -84,16 +86,32 @@ def test_bytes_go_as_they_are_and_nothing_replaces_the_key(client, server):
     assert (seen.headers["x-api-key"], seen.headers["content-type"]) == (KEY, "text/x")
 
 
+@pytest.mark.parametrize(
+    "headers", [{"": "x"}, {"X Y": "x"}, {"X": "a\r\nY: b"}, {"X": "…"}, {"ä": "x"}]
+)
+def test_headers_that_cannot_be_sent(client, server, headers):
+    with pytest.raises(UsageError, match="header"):
+        client.request("GET", "x", headers=headers)
+    assert not server.seen
+
+
+@pytest.mark.parametrize("value", ["\udcff", ["a", "\udcff"]])
+def test_a_query_that_is_no_unicode(client, server, value):
+    with pytest.raises(UsageError, match="Unicode"):
+        client.request("GET", "x", params={"q": value})
+    assert not server.seen
+
+
 def test_errors_are_the_usual_ones(client, server):
     server.on("GET", "x", server.reply({"detail": "no x here"}, 404))
     with pytest.raises(NotFound, match=r"no x here \(HTTP 404\)"):
         client.request("GET", "x")
 
 
-def paged(server, total, *, told=True, ignores_offset=False):
+def paged(server, total, *, told=True, ignores_offset=False, most=1000):
     def reply(seen):
         start = 0 if ignores_offset else int(seen.query["offset"])
-        items = list(range(start, min(start + int(seen.query["limit"]), total)))
+        items = list(range(start, min(start + min(int(seen.query["limit"]), most), total)))
         cursor = {"cursor": {"offset": start, "total_count": total}} if told else {}
         return server.reply({"items": items, "more": 1, **cursor})
 
@@ -112,6 +130,27 @@ def test_pages_begin_where_the_query_says(client, server):
     paged(server, 30)
     answer = client.request("GET", "things?limit=7&offset=10", paginate=True).json()
     assert answer["items"] == list(range(10, 30))
+
+
+def test_a_server_that_gives_fewer_at_a_time_is_asked_on(client, server):
+    paged(server, 30, most=10)
+    answer = client.request("GET", "things?limit=20", paginate=True).json()
+    assert answer["items"] == list(range(30))
+
+
+@pytest.mark.parametrize("total", [0, 150])
+def test_a_limit_of_zero_means_all_as_everywhere(client, server, total):
+    paged(server, total, told=False)
+    answer = client.request("GET", "things?limit=0", paginate=True).json()
+    assert answer["items"] == list(range(total))
+    assert len(server.seen) < 4
+
+
+def test_a_name_may_be_in_the_query_several_times(connect):
+    with responses.RequestsMock() as mock:
+        mock.get(f"{API}/x?tag=a&tag=b&c=1", json={})
+        connect().request("GET", "x?tag=a&c=1&tag=b")
+        assert mock.calls[0].request.url == f"{API}/x?tag=a&tag=b&c=1"
 
 
 def test_a_server_that_ignores_the_offset_does_not_keep_us(client, server):

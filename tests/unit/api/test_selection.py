@@ -30,7 +30,9 @@ def checkpoint(name="a", *, run="run-1", kind="training", day=5, public=False, s
         ({"run_id": "RUN-*"}, False),
         ({"run_id": "run-[2-9]"}, False),
         ({"checkpoint_type": "training"}, True),
+        ({"checkpoint_type": "weights"}, True),
         ({"checkpoint_type": "sampler"}, False),
+        ({"checkpoint_type": "sampler_weights"}, False),
         ({"before": at(5)}, False),
         ({"before": at(6)}, True),
         ({"after": at(5)}, True),
@@ -92,3 +94,23 @@ def test_the_service_decides_on_the_scope_unless_it_is_given(server, client):
     client.runs.list()
     client.runs.select(model="QWEN", access_scope="owned")
     assert [seen.query.get("access_scope") for seen in server.seen] == [None, "owned"]
+
+
+def test_a_type_that_there_is_not():
+    with pytest.raises(UsageError, match="'lora'"):
+        Selection(checkpoint_type="lora")
+
+
+@pytest.mark.parametrize("types", [["sampler"], ["sampler_weights"]])
+def test_a_run_is_synchronised_by_type_whichever_words_its_list_has(
+    types, server, client, tmp_path
+):
+    place = "tinker://r/sampler_weights/a"
+    record = {"checkpoint_type": "sampler_weights", "time": "2026-11-22T12:00:00Z"}
+    listed = {"checkpoints": [{"tinker_path": place, **record}]}
+    server.on("GET", "training_runs/r/checkpoints", listed)
+    moved = list(client.checkpoints.sync("r", tmp_path, types=types))
+    assert [one.tinker_path for one in moved] == [place]
+    assert list(client.checkpoints.sync("r", tmp_path, types=["training"])) == []
+    with pytest.raises(UsageError, match="'lora'"):
+        client.checkpoints.sync("r", tmp_path, types=["lora"])

@@ -81,6 +81,21 @@ def test_only_410_ends_the_heartbeats(status, ends, service, client, monkeypatch
     assert (len(service.requests("session_heartbeat")) == 1) is ends
 
 
+def test_a_listener_that_fails_does_not_end_the_heartbeats(service, client, monkeypatch):
+    monkeypatch.setattr(sessions, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(sessions, "_WORRY", 0.01)
+    service.on("POST", "session_heartbeat", service.reply("x", 500))
+    told = []
+
+    def listen(wait):
+        told.append(wait)
+        raise BrokenPipeError
+
+    client._transport._on_wait = listen
+    client.sessions.create()
+    wait_for(lambda: len(told) >= 2)
+
+
 @pytest.mark.parametrize("status", [404, 405, 500])
 def test_a_server_without_a_word_for_the_end_is_left_alone(status, service, client):
     service.on("POST", "sessions/s-1/finish", service.reply({"detail": "Not Found"}, status))
@@ -102,6 +117,37 @@ def test_the_end_of_a_block_is_told(error, outcome, service, connect):
         pass
     (finish,) = service.requests("sessions/s-1/finish")
     assert finish.body == {"reason": {"type": outcome}}
+
+
+def test_many_sessions_are_finished_side_by_side(service, connect):
+    for number in range(6):
+        service.on("POST", f"sessions/s-{number}/finish", service.reply({}, delay=0.4))
+    names = [{"session_id": f"s-{number}"} for number in range(6)]
+    service.on("POST", "create_session", *names)
+    client = connect(service.url)
+    for _ in names:
+        client.sessions.create()
+    began = time.monotonic()
+    client.close()
+    assert time.monotonic() - began < 1.2
+    assert len([seen for seen in service.seen if seen.path.endswith("/finish")]) == 6
+
+
+def test_sessions_are_finished_where_no_thread_can_be_started(service, connect, monkeypatch):
+    client = connect(service.url)
+    client.sessions.create()
+    wait_for(lambda: service.requests("create_session"))
+    # As Python 3.12 does once the main thread is over.
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if threading.current_thread() is threading.main_thread():
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client.close()
+    assert len(service.requests("sessions/s-1/finish")) == 1
 
 
 def heartbeats() -> int:
@@ -266,6 +312,20 @@ def test_or_in_two(refusal, service, client):
     }
 
 
+def test_the_two_share_one_allowance_of_time(service, connect):
+    service.on("POST", "weights_info", {"base_model": "m"})
+    service.on("POST", "create_model", service.reply({"request_id": "c"}, delay=0.7))
+    results(service, c={"model_id": RUN}, l={"type": "try_again"})
+    refused = service.reply({"detail": "Missing model_id"}, 400)
+    service.on("POST", "load_weights", refused, {"request_id": "l"})
+    began = time.monotonic()
+    with pytest.raises(TimedOut):
+        connect(service.url, timeout=1.0).create_training_client_from_checkpoint(
+            "tinker://r/weights/x"
+        )
+    assert time.monotonic() - began < 1.5
+
+
 # Sampling ------------------------------------------------------------------------------------
 
 SAMPLED = {"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": None}]}
@@ -369,6 +429,7 @@ def test_prompts_that_cannot_be_are_refused_here(tokens, service, client):
         {"top_k": 0},
         {"top_k": -2},
         {"stop": ("a", "")},
+        {"stop": "END"},
     ],
 )
 def test_parameters_out_of_range_are_refused(bad):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 
 import pytest
@@ -162,11 +163,34 @@ def test_a_wait_beyond_the_deadline_is_not_begun(server, client, naps):
 @pytest.mark.parametrize("reply", ["status", "reset"])
 def test_a_post_is_not_repeated(reply, server, client):
     bad = server.reply("x", 503) if reply == "status" else server.reply(reset=True)
-    server.on("POST", "training_runs/r/checkpoints/weights/x/publish", bad)
+    server.on("POST", "create_session", bad)
     with pytest.raises((ServerError, ConnectionFailed)):
-        client.checkpoints.publish("tinker://r/weights/x")
+        client.create_sampling_client(base_model="m")
     assert len(server.seen) == 1
     assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(429, 200), (503, 200), ("reset", 200), (503, 409), ("reset", 409)]
+)
+def test_a_change_of_state_is_repeated(first, second, server, client, naps):
+    path = "training_runs/r/checkpoints/weights/x/publish"
+    bad = server.reply(reset=True) if first == "reset" else server.reply("x", first)
+    server.on("POST", path, bad, server.reply({"detail": "It is public already."}, second))
+    client.checkpoints.publish("tinker://r/weights/x")
+    keys = [seen.headers["x-idempotency-key"] for seen in server.seen]
+    assert (len(keys), len(set(keys))) == (2, 1)
+    server.on("POST", path, server.reply({"detail": "It is public already."}, 409))
+    with pytest.raises(Conflict):  # told, where it was so before
+        client.checkpoints.publish("tinker://r/weights/x")
+
+
+def test_a_change_that_was_merely_refused_has_not_been_done(server, client, naps):
+    path = "training_runs/r/checkpoints/weights/x/publish"
+    done_by_another = server.reply({"detail": "It is public already."}, 409)
+    server.on("POST", path, server.reply("x", 429), done_by_another)
+    with pytest.raises(Conflict):
+        client.checkpoints.publish("tinker://r/weights/x")
 
 
 def test_a_get_survives_a_reset(server, client, waits):
@@ -424,6 +448,22 @@ def test_threads_that_are_refused_together_exchange_once():
     assert not auth.renew("eyJ.1", False, exchange)
     assert auth.renew("eyJ.1", True, exchange)
     assert auth.current == "eyJ.2"
+
+
+def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
+    server.on("GET", PATH, by_key(server, "eyJ.new"))
+    server.on("POST", "client/config", server.reply({"pjwt_auth_enabled": True}, delay=1.5))
+    server.on("POST", "auth/token", {"jwt": "eyJ.new"})
+    patient = threading.Thread(target=client.models.list)
+    patient.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    service = client._transport
+    with pytest.raises(TimedOut):
+        service.call(Request("GET", PATH), service.deadline("a thing", 0.4))
+    assert time.monotonic() - began < 0.9
+    patient.join()
+    assert client.models.list()
 
 
 def test_a_command_is_asked_for_another_key(server, connect, tmp_path):

@@ -1,0 +1,133 @@
+"""Changes of many checkpoints that are interrupted: what was done is told, and is all that is told."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.functional.conftest import Program
+from tests.functional.test_interactive import Terminal
+
+PATHS = [f"tinker://run-{number}:train:0/weights/final" for number in range(500)]
+COMMANDS = {
+    "delete": (["delete", "--yes"], "deleted"),
+    "publish": (["publish"], "published"),
+    "set-ttl": (["set-ttl", "--ttl", "7d"], "set"),
+}
+READERS = {
+    "plain": lambda text: [word for word in text.split() if word.startswith("tinker://")],
+    "json": lambda text: [row["tinker_path"] for row in json.loads(text) if not row["error"]],
+    "csv": lambda text: [
+        row["tinker_path"] for row in csv.DictReader(io.StringIO(text)) if not row["error"]
+    ],
+}
+
+
+class Slow:
+    """A service that takes its time for every change, and refuses those of some runs."""
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+        slow = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionError):  # the program may have ended meanwhile
+                    super().handle()
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                time.sleep(0.1)
+                run = self.path.split("/")[4]
+                refused = "7:" in run
+                if not refused:
+                    slow.changed.add(f"tinker://{run}/weights/final")
+                self.send_response(403 if refused else 200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            do_DELETE = do_PUT = do_POST
+
+            def log_message(self, *args: object) -> None:
+                """Stay silent."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def slow(tinkex: Program) -> Iterator[Slow]:
+    slow = Slow()
+    thread = threading.Thread(target=slow.server.serve_forever, args=(0.02,))
+    thread.start()
+    tinkex.environment |= {"TINKER_BASE_URL": slow.url, "TINKER_API_KEY": "tml-bulk-changes"}
+    yield slow
+    slow.server.shutdown()
+    slow.server.server_close()
+    thread.join()
+
+
+def wait_for(slow: Slow, count: int) -> None:
+    end = time.monotonic() + 20
+    while len(slow.changed) < count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "number"),
+    [
+        *(("delete", form, number) for form in READERS for number in (2, 15)),
+        *((name, form, 2) for name in ("publish", "set-ttl") for form in READERS),
+    ],
+)
+def test_an_interruption_tells_what_was_done(name, form, number, tinkex, slow):
+    words, done = COMMANDS[name]
+    process = subprocess.Popen(
+        [tinkex.path, "checkpoint", *words, *PATHS, "-f", form],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **tinkex.environment},
+    )
+    wait_for(slow, 60)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    told = READERS[form](stdout)
+    assert set(told) <= slow.changed
+    assert len(slow.changed) - len(told) <= 32  # those under way
+    assert f"At least {len(told)} of 500 were {done} before that" in stderr
+
+
+def test_on_a_terminal_as_well(tinkex, slow):
+    terminal = Terminal("checkpoint", "publish", *PATHS, **tinkex.environment)
+    wait_for(slow, 60)
+    terminal.process.send_signal(signal.SIGINT)
+    shown = terminal.expect(r"At least \d+ of 500 were published before that")
+    told = READERS["plain"](shown.partition("At least")[0])
+    assert f"At least {len(set(told) & slow.changed)} of" in shown
+    assert terminal.process.wait(10) == 130
+
+
+def test_one_that_fails_is_told_when_all_were_tried(tinkex, slow):
+    done = tinkex("checkpoint", "publish", *PATHS[:40], "-f", "json", code=1)
+    assert len(slow.changed) == 36
+    assert [row["tinker_path"] for row in done.rows] == PATHS[:40]
+    assert "4 of 40 checkpoints could not be published" in done.stderr
