@@ -203,6 +203,8 @@ def _extract_members(
             tarfile.data_filter(member, str(directory))
             admit(relative)
             known = None
+            with _once(member):  # before anything is noted about it
+                (directory / relative).parent.mkdir(parents=True, exist_ok=True)
             # Headers that hold for all members after them are known to those who read them.
             if not tar.pax_headers:
                 data = base + member.offset_data
@@ -225,7 +227,6 @@ def _next(tar: tarfile.TarFile, source: Forward) -> tarfile.TarInfo | None:
 def _write(source: Forward, member: tarfile.TarInfo, path: Path) -> LockedFile:
     """Write the content of *member*, which comes next."""
     with _once(member), Digest(member.size) as found:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb", buffering=0) as file:
             _copy(source, file, member.size, found)
         source.seek(source.position + _padded(member.size) - member.size)

@@ -142,11 +142,6 @@ class Landing:
         if not self._force and os.path.lexists(target):
             raise LocalError(f"{target} already exists", hint=_HINT)
 
-    def clear(self) -> None:
-        """Forget what has arrived, for another attempt."""
-        with local_errors(self.directory):
-            self.stage.clear()
-
     def commit(self, files: Iterable[Path]) -> None:
         """Move *files* (relative paths) into place; Ctrl-C is heard before or after it.
 

@@ -42,21 +42,24 @@ class Packed:
         """Extract the archive, or what is missing of it, into the stage.
 
         An earlier attempt is gone on with if the archive is not compressed: of a compressed one
-        nothing can be read without all that came before.
+        nothing can be read without all that came before. Where parts do not hold together,
+        another attempt asks for none.
         """
         with local_errors(self._landing.directory):
             mark, entry = self._mark()
-            if mark is not None:
-                try:
+            try:
+                if mark is not None:
+                    validator, total = entry["validator"], entry["total"]
                     if self._is_apart(mark):
-                        mark.known = self._fetch_apart(mark, entry["validator"], entry["total"])
-                    return self._extract(Span(mark.next, None, entry["validator"]), mark)
-                except Changed:
-                    pass
-            self._stage.clear()
-            return self._extract(WHOLE, None)
+                        mark.known = self._fetch_apart(mark, validator, total)
+                    return self._extract(Span(mark.next, None, validator, total), mark)
+                self._stage.clear()
+                return self._extract(WHOLE, None)
+            except Changed:
+                self._stage.clear()
+                return self._extract(WHOLE, None, many=False)
 
-    def _extract(self, span: Span, after: Mark | None) -> Files:
+    def _extract(self, span: Span, after: Mark | None, *, many: bool = True) -> Files:
         with _Source(self._storage, self._address, self._name, self._meter) as source:
             body = source.open(span)
             validator, total = body.validator, body.total
@@ -70,10 +73,10 @@ class Packed:
                     last = mark.end
                     self._note(mark, validator, total)
                 # An archive that ends with it is incomplete, which is found out on the way.
-                if mark.size < LARGE or mark.end >= total or not body.ranged:
+                if not many or mark.size < LARGE or mark.end >= total or not body.ranged:
                     return None
                 known = self._fetch_apart(mark, validator, total)
-                source.open(Span(mark.end, None, validator))
+                source.open(Span(mark.end, None, validator, total))
                 return known
 
             return archive.extract(
@@ -87,7 +90,7 @@ class Packed:
     def _fetch_apart(self, mark: Mark, validator: str, total: int) -> LockedFile:
         """Fetch a large file of the archive as if it were not in one: in ranges, if need be."""
         inside = Inside(self._meter, self._name, total, mark.data)
-        span = Span(mark.data, mark.data + mark.size, validator)
+        span = Span(mark.data, mark.data + mark.size, validator, total)
         place = Path(mark.name)
         return Piece(self._storage, self._stage, self._address, place, inside, span).fetch()
 
@@ -103,7 +106,9 @@ class Packed:
             }
 
     def _is_apart(self, mark: Mark) -> bool:
-        return mark.name in self._stage.journal.get("files", {})
+        """Tell whether the file is fetched by itself: as before, or as nothing of it is here."""
+        known = mark.name in self._stage.journal.get("files", {})
+        return known or not (self._stage.content / mark.name).is_file()
 
     def _mark(self) -> tuple[Mark | None, dict[str, Any]]:
         """Return where an earlier attempt has come to; what lies beyond it is removed."""
@@ -121,9 +126,9 @@ class Packed:
         if sizes != _sizes(content, sizes):
             return None, {}
         if not self._is_apart(mark):
-            if not (content / name).is_file():
-                return None, {}
             mark.have = min((content / name).stat().st_size, size)
+        elif mark.end >= entry["total"]:
+            return None, {}
         return mark, entry
 
 

@@ -62,6 +62,7 @@ class Piece:
     ) -> None:
         self._storage, self._stage, self._address, self._span = storage, stage, address, span
         self._relative, self._name, self._meter = relative, relative.as_posix(), meter
+        self._total = span.total
         self._part = stage.parts / relative
         self._ready = stage.content / relative
 
@@ -91,15 +92,20 @@ class Piece:
 
     def _fetch_from(self, stream: Stream, many: bool) -> LockedFile:
         size, validator = stream.body.total, stream.body.validator
+        self._total = size
         if self._span.end is not None:
             size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
         segment = [0, 0, -1 if size is None else size]
         with self._stage.changing(at_once=True) as journal:
-            self._part.write_bytes(b"")
+            # Connections of an attempt that failed may bring more for a while: not into this file.
+            self._part.unlink(missing_ok=True)
+            self._part.touch()
+            files = journal.setdefault("files", {})
+            files.pop(self._name, None)
             if size is not None and validator is not None:
-                entry = {"size": size, "validator": validator, "sha256": None}
-                journal.setdefault("files", {})[self._name] = {**entry, "segments": [segment]}
+                known = {"size": size, "validator": validator}
+                files[self._name] = {**known, "sha256": None, "segments": [segment]}
         with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
             if not self._receive(stream, segment, file.fileno(), found, many=many):
                 return self._complete(segment[1], found.hexdigest())
@@ -109,6 +115,8 @@ class Piece:
 
     def _go_on(self, known: dict[str, Any]) -> LockedFile:
         size, segments = known["size"], known["segments"]
+        if self._span is WHOLE:
+            self._total = size
         try:
             on_disk = self._part.stat().st_size
         except FileNotFoundError:
@@ -125,6 +133,8 @@ class Piece:
 
     def _confirm(self, known: dict[str, Any]) -> LockedFile:
         """Return what is known about a file that is here, if it is still the same there."""
+        if self._part.is_file():  # a process that was killed did not come to that
+            os.replace(self._part, self._ready)
         same = self._ready.is_file() and self._ready.stat().st_size == known["size"]
         if not same:
             raise Changed
@@ -240,22 +250,27 @@ class Piece:
                     with self._open(segment, validator) as stream:
                         self._receive(stream, segment, file.fileno(), blocks)
 
-        together(work, range(min(RANGES, len(waiting))))
+        try:
+            together(work, range(min(RANGES, len(waiting))))
+        except BaseException:
+            waiting.clear()  # whoever is still at work, or has not begun, takes no more
+            raise
 
     def _open(self, segment: Segment, validator: str | None) -> Stream:
         """Ask for what is missing of *segment*."""
         start = self._span.start
-        span = Span(start + segment[1], start + segment[2], validator)
+        span = Span(start + segment[1], start + segment[2], validator, self._total)
         return Stream(self._storage, self._address, span)
 
     # The end ------------------------------------------------------------------------------
 
     def _complete(self, size: int, sha256: str) -> LockedFile:
         with self._stage.changing(at_once=True) as journal:
-            os.replace(self._part, self._ready)
-            entry = journal.get("files", {}).get(self._name)
+            entry = journal["files"].get(self._name)
             if entry is not None:
                 entry |= {"sha256": sha256, "segments": [[0, size, size]]}
+        with self._stage.changing():
+            os.replace(self._part, self._ready)
         return LockedFile(size, sha256)
 
 

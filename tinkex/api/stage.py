@@ -77,6 +77,7 @@ class Stage:
             shutil.rmtree(directory)
             directory.mkdir()
         self.journal = {"version": _VERSION, "tinker_path": str(self._path)}
+        self.save()  # what arrives from now on must not be taken for what was noted before
 
     def bytes(self) -> int:
         """Return how many bytes of a journalled file are here."""

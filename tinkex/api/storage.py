@@ -39,12 +39,14 @@ class Span:
     :ivar start: the first byte.
     :ivar end: the byte after the last one, or ``None`` for all there are.
     :ivar validator: what :attr:`Body.validator` was: only of the very same file.
+    :ivar total: size of the whole file, if known: only of a file of this size.
     :ivar unless: nothing is asked for if the file still has this validator.
     """
 
     start: int = 0
     end: int | None = None
     validator: str | None = None
+    total: int | None = None
     unless: str | None = None
 
     def headers(self) -> dict[str, str]:

@@ -110,9 +110,7 @@ class Stream:
         self._is_tried = True
         self._retrying.pause_after(_foreign(error), error, deadline)
         self._stack.close()
-        self.body = self._open(Span(self.position, self._span.end, validator))
-        if self.body.total != total:
-            raise Changed
+        self.body = self._open(Span(self.position, self._span.end, validator, total))
 
     def _open(self, span: Span) -> Body:
         url = self._address.url()
@@ -121,7 +119,9 @@ class Stream:
         except _EXPIRED:
             # The signature may have run out, whatever the service said about its life.
             body = self._enter(self._address.renewed(url), span)
-        if body.start != span.start or (span.validator and span.validator != body.validator):
+        same = not span.validator or span.validator == body.validator
+        same = same and (span.total is None or span.total == body.total)
+        if body.start != span.start or not same:
             self._stack.close()
             raise Changed
         return body

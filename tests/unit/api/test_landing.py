@@ -15,7 +15,7 @@ import pytest
 from tests.unit.api import commit_killed as driver
 from tinkex.api import lockfile, placing, verify
 from tinkex.api.landing import Landing, finish
-from tinkex.api.stage import Stage, place_of
+from tinkex.api.stage import Stage, journal_of, place_of
 from tinkex.api.uncut import Uncut
 from tinkex.exceptions import InvalidAnswer, LocalError
 
@@ -225,3 +225,12 @@ def test_a_download_that_was_half_moved_needs_no_network(client, server, target)
     assert done.bytes == sum(map(len, NEW.values()))
     assert driver.state(target)["files"] == {**NEW, **MINE}
     assert not server.seen
+
+
+def test_what_is_forgotten_is_not_found_by_the_next_process(tmp_path):
+    stage = Stage(tmp_path / "stage", driver.NEW)
+    with stage.changing(at_once=True) as journal:
+        journal["archive"] = {"member": ["f", 512, 1]}
+    stage.clear()
+    assert journal_of(stage.root) == {"version": 1, "tinker_path": str(driver.NEW)}
+    stage.close(keep=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,15 @@ TAG = '"1"'
 
 
 @pytest.fixture
-def fetch(server, client, tmp_path):
+def stage(tmp_path):
+    path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
+    stage = Stage(tmp_path / "stage", path)
+    yield stage
+    stage.close(keep=False)
+
+
+@pytest.fixture
+def fetch(server, client, stage):
     """Go on with a file of which *here* is written down and on the disk; return what was asked."""
 
     def answer(seen):
@@ -35,9 +44,9 @@ def fetch(server, client, tmp_path):
 
     server.on("GET", "/f", lambda seen: (answer if "range" in seen.headers else whole)(seen))
 
-    def fetch(segments: list[list[int]], on_disk: int) -> list[tuple[int, int]]:
-        path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
-        stage = Stage(tmp_path / "stage", path)
+    def fetch(
+        segments: list[list[int]], on_disk: int, content: bytes = CONTENT, until: float = 0
+    ) -> list[tuple[int, int]]:
         written = bytearray(on_disk)
         for start, at, end in segments:
             at = end if len(segments) == 1 else at  # more was written than was noted
@@ -49,9 +58,9 @@ def fetch(server, client, tmp_path):
         address = Address(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
         with Storage(client._transport) as storage:
             known = Piece(storage, stage, address, Path("f"), Meter(None)).fetch()
-        assert (stage.content / "f").read_bytes() == CONTENT
-        assert known.sha256 == hashlib.sha256(CONTENT).hexdigest()
-        stage.close(keep=False)
+        time.sleep(until)
+        assert (stage.content / "f").read_bytes() == content
+        assert known.sha256 == hashlib.sha256(content).hexdigest()
         spans = [
             seen.headers.get("range", "bytes=0-").removeprefix("bytes=") for seen in server.seen
         ]
@@ -81,3 +90,38 @@ def test_parts_that_the_disk_has_lost_are_not_believed(fetch):
 
 def test_a_single_part_goes_on_from_what_is_on_the_disk(fetch):
     assert fetch([[0, 5, len(CONTENT)]], 123_456) == [(123_456, len(CONTENT) - 1)]
+
+
+def test_connections_that_still_bring_the_old_file_do_not_write_into_the_new_one(server, fetch):
+    new = CONTENT[::-1]
+    slow = {"ETag": TAG, "Content-Range": f"bytes 0-{PART - 1}/{len(CONTENT)}"}
+
+    def answer(seen):
+        if seen.headers.get("range") == f"bytes=0-{PART - 1}":
+            return server.reply(CONTENT[:PART], 206, slow, pieces=10, linger=0.1)
+        return server.reply(new, headers={"ETag": '"2"'})
+
+    server.on("GET", "/f", answer)
+    asked = fetch(parts(0, 30_000), PART + 30_000, new, until=1.2)
+    assert asked.count((0, -1)) == 1
+
+
+def test_nothing_is_noted_of_a_file_that_cannot_be_known_again(server, fetch, stage):
+    server.on("GET", "/f", server.reply(CONTENT[::-1]))
+    fetch(parts(PART, 30_000), PART + 30_000, CONTENT[::-1])
+    assert not stage.journal["files"]
+
+
+def test_a_file_of_another_size_is_another_file(server, fetch):
+    new = CONTENT[::-1] + b"more"
+
+    def answer(seen):
+        found = server.reply(new, headers={"ETag": TAG})
+        if "range" in seen.headers:
+            place = f"bytes {PART}-{len(CONTENT) - 1}/{len(new)}"
+            headers = {"ETag": TAG, "Content-Range": place}
+            found = server.reply(new[PART : len(CONTENT)], 206, headers)
+        return found
+
+    server.on("GET", "/f", answer)
+    assert (0, -1) in fetch([[0, 5, len(CONTENT)]], PART, new)

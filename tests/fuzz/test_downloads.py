@@ -1,0 +1,232 @@
+"""Archives from storages of every kind of unreliability, interrupted and gone on with.
+
+What lands is exactly what is in an archive; or nothing does, and there is an error of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import random
+import tarfile
+import tempfile
+import threading
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.api import download_killed as driver
+from tinkex.api import ServiceClient, archive, body, lockfile, pieces, waiting
+from tinkex.exceptions import TinkexError
+from tinkex.settings import Settings
+
+LARGE = 9_000
+SIZES = st.sampled_from([0, 1, 511, 512, 513, LARGE - 1, LARGE, LARGE + 1, 10_240, 30_000])
+NAMES = st.sampled_from(["adapter_config.json", "model", "d/x", "d/e/x", "n" * 150, "ß", "./y"])
+#: What becomes of a request for the archive; how much of it comes, in eighths, if it is cut.
+FAULTS = st.sampled_from(
+    [
+        *("good", "good", "cut", "cut", "503", "403", "404", "416", "gone", "changed", "whole"),
+        *("another tag", "weak tag", "no tag", "no ranges", "chunked", "coded"),
+        *("too short", "too long", "wrong start", "less", "wrong total", "no place"),
+    ]
+)
+#: What a storage may be like to the end.
+MANNERS = st.sampled_from(["good", "whole", "another tag", "weak tag", "no tag", "no ranges"])
+
+
+class Stopped(BaseException):
+    """Somebody has pressed Ctrl-C."""
+
+
+class Store:
+    """A storage with one archive; each request meets the next of :attr:`faults`, or :attr:`manner`."""
+
+    def __init__(self) -> None:
+        store = self
+        self.lock = threading.Lock()
+
+        class Handler(_Handler):
+            pass
+
+        Handler.store = store
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def begin(
+        self, sizes: dict[str, int], faults: list[tuple[str, int]], form: int, manner: str
+    ) -> None:
+        self.sizes, self.faults, self.form, self.manner = sizes, deque(faults), form, manner
+        self.version = self.tags = 0
+
+    def files(self, version: int) -> dict[str, bytes]:
+        source = random.Random(version)
+        return {name: source.randbytes(size) for name, size in self.sizes.items()}
+
+    def archive(self) -> bytes:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w", format=self.form) as tar:
+            for name, content in self.files(self.version).items():
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = len(content), 1.5  # a fraction makes a pax header
+                tar.addfile(info, io.BytesIO(content))
+        return packed.getvalue()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    store: Store
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            super().handle()
+
+    def do_GET(self) -> None:
+        store = self.store
+        if self.path.endswith("/archive"):
+            return self._send(200, {}, json.dumps({"url": f"{store.url}/a?signed"}).encode())
+        with store.lock:
+            fault, eighths = store.faults.popleft() if store.faults else (store.manner, 8)
+            store.version += fault == "changed"
+            store.tags += fault == "another tag"
+            other = f"-{store.tags}" * (fault == "another tag")
+            whole = store.archive()
+        if fault.isdecimal():
+            return self._send(int(fault), {}, b"{}")
+        if fault == "gone":
+            eighths = 0
+        tag = f'"{hashlib.md5(whole).hexdigest()}{other}"'
+        headers = {"ETag": "W/" * (fault == "weak tag") + tag, "Accept-Ranges": "bytes"}
+        if fault == "no tag":
+            del headers["ETag"]
+        if fault == "no ranges":
+            del headers["Accept-Ranges"]
+        found, status, asked = whole, 200, self.headers.get("Range")
+        if asked and self.headers.get("If-Range") == tag and fault not in ("whole", "no ranges"):
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last) + 1 if last else len(whole), len(whole))
+            if start >= end:
+                return self._send(416, {}, b"{}")
+            start -= 100 * (fault == "wrong start")
+            end -= (end - start) // 2 * (fault == "less")
+            total = len(whole) + (fault == "wrong total")
+            found, status = whole[start:end], 206
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}" * (fault != "no place")
+        if fault == "coded":
+            found, headers["Content-Encoding"] = gzip.compress(found, 1), "gzip"
+        length = len(found) + {"too short": -100, "too long": 100}.get(fault, 0)
+        stop = len(found) * eighths // 8 if fault in ("cut", "gone") else len(found)
+        return self._send(status, headers, found[:stop], None if fault == "chunked" else length)
+
+    def _send(
+        self, status: int, headers: dict[str, str], content: bytes, length: int | None = -1
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+            content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+        else:
+            self.send_header("Content-Length", str(max(0, length if length >= 0 else len(content))))
+            self.close_connection = length not in (-1, len(content))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture(scope="module")
+def store():
+    store = Store()
+    yield store
+    store.http.shutdown()
+    store.http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Let small files take the ways of large ones, and no time pass between attempts."""
+    for module, values in driver.LOWERED.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(driver.packed, "LARGE", LARGE)
+    for name in ("_PROBE_BYTES", "_MIN_REST", "_PART"):
+        monkeypatch.setattr(pieces, name, 3_000)
+    monkeypatch.setattr(body, "_SIP", 700)
+    monkeypatch.setattr(waiting.Deadline, "pause", lambda *_: None)
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """Return a function that lets the writes after so many raise :class:`Stopped`."""
+    left = [0]
+
+    def counted(write):
+        def writing(*arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Stopped
+            return write(*arguments)
+
+        return writing
+
+    monkeypatch.setattr(pieces, "_write_all", counted(pieces._write_all))
+    monkeypatch.setattr(archive, "write_all", counted(archive.write_all))
+    return lambda writes: left.__setitem__(0, writes)
+
+
+@given(
+    sizes=st.dictionaries(NAMES, SIZES, min_size=1, max_size=5),
+    faults=st.lists(st.tuples(FAULTS, st.integers(0, 7)), max_size=25),
+    stops=st.lists(st.integers(0, 60), max_size=4),
+    form=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
+    manner=MANNERS,
+)
+def test_what_lands_is_what_is_in_an_archive(
+    tried, store, stopping, sizes, faults, stops, form, manner
+):
+    tried()
+    store.begin(sizes, faults, form, manner)
+    settings = Settings(base_url=store.url, timeout=5, api_key="tml-test", allow_http=True)
+    with tempfile.TemporaryDirectory() as home, ServiceClient(settings) as client:
+        target = Path(home) / "target"
+        for writes in (*stops, 1_000_000):
+            stopping(writes)
+            if writes == 1_000_000:
+                store.faults.clear()
+            try:
+                client.checkpoints.download(driver.SAMPLER, target)
+                break
+            except (TinkexError, Stopped):
+                assert writes < 1_000_000
+                assert not target.exists()
+        check(target, [store.files(version) for version in range(store.version + 1)])
+
+
+def check(target: Path, archives: list[dict[str, bytes]]) -> None:
+    found = {
+        file.relative_to(target).as_posix(): file.read_bytes()
+        for file in target.rglob("*")
+        if file.is_file() and file.name != lockfile.NAME
+    }
+    assert found in [
+        {name.removeprefix("./"): content for name, content in files.items()} for files in archives
+    ]
+    lock = lockfile.read(target)
+    assert lock is not None
+    assert lock.files == {
+        name: lockfile.LockedFile(len(content), hashlib.sha256(content).hexdigest())
+        for name, content in found.items()
+    }
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
