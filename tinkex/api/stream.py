@@ -28,7 +28,10 @@ class Changed(InvalidAnswer):
     """The file is not the one that the first part of it came from, or comes only as a whole."""
 
     def __init__(self) -> None:
-        super().__init__("the file has changed while it was being downloaded")
+        super().__init__(
+            "the file has changed while it was being downloaded",
+            hint="Run the same command again: it begins anew.",
+        )
 
 
 class Address:
@@ -94,6 +97,10 @@ class Stream:
                     return 0  # nothing but the end was lost
                 self._resume(error)
                 continue
+            if not count and self._is_short():
+                short = ConnectionFailed("the storage sent less than it was asked for")
+                self._resume(short, at_once=self.body.received > 0)
+                continue
             if count:
                 self.position += count
                 self.received += count
@@ -101,14 +108,19 @@ class Stream:
                     self._retrying, self._is_tried = self._storage.retrying(), False
             return count
 
-    def _resume(self, error: ConnectionFailed) -> None:
+    def _is_short(self) -> bool:
+        """Tell whether a part has ended early, as RFC 9110 (15.3.7) lets a storage do."""
+        end = self._span.end or self.body.total
+        return self.body.validator is not None and end is not None and self.position < end
+
+    def _resume(self, error: ConnectionFailed, *, at_once: bool = False) -> None:
         validator, total = self.body.validator, self.body.total
         # Who closes it, because another part of the file failed, may do so under a reader's hands.
         if validator is None or total is None or self._is_closed:
             raise error
-        deadline = self._storage.deadline()
-        self._is_tried = True
-        self._retrying.pause_after(_foreign(error), error, deadline)
+        if not at_once:
+            self._is_tried = True
+            self._retrying.pause_after(_foreign(error), error, self._storage.deadline())
         self._stack.close()
         self.body = self._open(Span(self.position, self._span.end, validator, total))
 
