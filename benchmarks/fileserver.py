@@ -89,6 +89,8 @@ def main() -> None:
     Handler.root, Handler.rate = options.directory, options.rate * 1024 * 1024
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    # A client may open as many connections at once as it likes.
+    server.socket.listen(1024)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 

@@ -30,6 +30,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # commands connect side by side, and a full queue lets them wait
     upstream = ""
     canary = 0
     context: ssl.SSLContext | None = None

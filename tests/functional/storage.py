@@ -89,8 +89,7 @@ class Store:
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"store": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
+        self.http = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -119,6 +118,11 @@ class Store:
                 archive.addfile(info, io.BytesIO(data))
         packed = buffer.getvalue()
         return packed if name == "tar" else gzip.compress(packed, 1, mtime=0)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # downloads open many connections at once
 
 
 class _Handler(BaseHTTPRequestHandler):

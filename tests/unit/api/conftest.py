@@ -106,6 +106,7 @@ class Server:
 
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128  # the default of 5 lets clients wait that connect at once
 
             def handle_error(self, *args: object) -> None:
                 pass
