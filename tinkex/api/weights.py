@@ -44,9 +44,11 @@ def _size_by_header(file: Path) -> int | None:
     """Return how long *file* says it is, at least; ``None`` if it is of another format."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(_LENGTH), "little")
-        header = stream.read(min(length, _MAX_HEADER))
-    if length > _MAX_HEADER or not header.startswith(b"{"):
-        return None
+        # What is of another format, and so may name any length, is not read into memory.
+        header = stream.read(1)
+        if not 0 < length <= _MAX_HEADER or header != b"{":
+            return None
+        header += stream.read(length - 1)
     if len(header) < length:
         return _LENGTH + length
     try:
