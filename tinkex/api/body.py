@@ -34,7 +34,6 @@ class Body:
 
     :ivar start: position of its first byte within the file.
     :ivar total: size of the whole file in bytes, or ``None``.
-    :ivar received: bytes received so far, as they came over the wire.
     :ivar expected: bytes announced by the server, or ``None``.
     :ivar validator: a strong entity tag or a date by which the file is known again, or ``None``.
     :ivar ranged: the server sends parts of the file on request.

@@ -192,6 +192,20 @@ def server(
 
 
 @pytest.fixture
+def storage(server: Server) -> Iterator[Server]:
+    """Another server: somebody else's storage."""
+    other = type(server)()
+    yield other
+    other.close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where a download goes; it is not there yet."""
+    return tmp_path / "target"
+
+
+@pytest.fixture
 def waits() -> list[Wait]:
     """What the client told while waiting."""
     return []

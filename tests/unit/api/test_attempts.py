@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -20,19 +19,6 @@ TAG = '"one"'
 
 class EnoughError(Exception):
     """Ends an attempt in its middle."""
-
-
-@pytest.fixture
-def storage(server):
-    """Another server: somebody else's storage."""
-    other = type(server)()
-    yield other
-    other.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "target"
 
 
 def offer(server, storage, *names: str) -> None:

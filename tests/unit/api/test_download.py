@@ -50,19 +50,6 @@ def tar(files: dict[str, bytes], *extra: tarfile.TarInfo, form: int = tarfile.PA
     return buffer.getvalue()
 
 
-@pytest.fixture
-def storage(server):
-    """Another server: somebody else's storage."""
-    other = type(server)()
-    yield other
-    other.close()
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "target"
-
-
 def offer(
     server, body: bytes | None, *, at: str = "/files/a.tar", place: str = "sampler_weights/final"
 ):

@@ -32,11 +32,6 @@ def pool(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "target"
-
-
 @pytest.fixture(autouse=True)
 def large(monkeypatch):
     for module, values in driver.LOWERED.items():
