@@ -75,6 +75,7 @@ class Packed:
                 # An archive that ends with it is incomplete, which is found out on the way.
                 if not many or mark.size < LARGE or mark.end >= total or not body.ranged:
                     return None
+                source.close()  # unread, it would go on to fill the buffers on the way
                 known = self._fetch_apart(mark, validator, total)
                 source.open(Span(mark.end, None, validator, total))
                 return known
@@ -148,11 +149,15 @@ class _Source:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go."""
         self._stack.close()
 
     def open(self, span: Span) -> Body:
         """Go on with *span*."""
-        self._stack.close()
+        self.close()
         stream = Stream(self._storage, self._address, span)
         self._stream = self._stack.enter_context(stream)
         self._meter.begin(self._name, stream.body.total, span.start)

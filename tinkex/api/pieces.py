@@ -246,6 +246,7 @@ class Piece:
                         return  # another thread took the last
                     if first is not None and segment is segments[0]:
                         self._receive(first, segment, file.fileno(), blocks)
+                        first.close()  # it was asked for more, and would go on to send that
                         continue
                     with self._open(segment, validator) as stream:
                         self._receive(stream, segment, file.fileno(), blocks)

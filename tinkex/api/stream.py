@@ -81,6 +81,10 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go; nothing more can be read."""
         self._is_closed = True
         self._stack.close()
 
