@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,6 @@ from tinkex.api import lockfile, reading, separate, weights
 from tinkex.api.addresses import joined
 from tinkex.api.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
 from tinkex.api.copies import NoCopies, copy_of
-from tinkex.api.landing import Landing, finish, local_errors
 from tinkex.api.meter import Meter, OnProgress
 from tinkex.api.packed import Packed
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
@@ -21,6 +20,7 @@ from tinkex.api.requesting import Request
 from tinkex.api.retrying import LONGEST_WAIT, retry_after
 from tinkex.api.separate import Files
 from tinkex.api.signing import SignedFiles
+from tinkex.api.staging import StagingDirectory, local_errors
 from tinkex.api.storage import Storage
 from tinkex.api.stream import Address
 from tinkex.api.transport import NoAnswer, Transport
@@ -66,29 +66,18 @@ def download(
 
     Beside the files lands a note of which checkpoint they are (:mod:`tinkex.api.lockfile`).
     """
-    if not transport.shows and str(path) in finish(directory):
-        return _of_note(directory)
     meter = Meter(on_progress)
-    with Landing(path, directory, force=force) as landing, Storage(transport) as storage:
+    with StagingDirectory(path, directory, force=force) as staging, Storage(transport) as storage:
         try:
-            files = _Job(transport, sessions, storage, landing, meter).run(path)
+            files = _Job(transport, sessions, storage, staging, meter).run(path)
         finally:
             meter.stop()
         with local_errors(directory):
-            weights.check(landing.stage.content, files)
+            weights.check(staging.content, files)
             files.pop(Path(lockfile.NAME), None)  # ours takes the place of anybody's
             known = {relative.as_posix(): file for relative, file in files.items()}
-            note = lockfile.write(landing.stage.content, path, known)
-        landing.commit([*files, note])
-    return _finished(directory, known)
-
-
-def _of_note(directory: Path) -> Download:
-    lock = lockfile.read(directory)
-    return _finished(directory, {} if lock is None else lock.files)
-
-
-def _finished(directory: Path, known: Mapping[str, lockfile.LockedFile]) -> Download:
+            note = lockfile.write(staging.content, path, known)
+        staging.install([*files, note])
     sizes = [(name, file.size_bytes) for name, file in sorted(known.items())]
     return Download(directory, sizes, sum(size for _, size in sizes))
 
@@ -99,17 +88,17 @@ class _Job:
         transport: Transport,
         sessions: Sessions,
         storage: Storage,
-        landing: Landing,
+        staging: StagingDirectory,
         meter: Meter,
     ) -> None:
         self._transport = transport
         self._sessions = sessions
         self._storage = storage
-        self._landing = landing
+        self._staging = staging
         self._meter = meter
 
     def run(self, path: TinkerPath) -> Files:
-        """Fetch the files of *path* into the landing's stage."""
+        """Fetch the files of *path* into the staging directory."""
         if path.kind == "external_weights":
             return self._fetch_files(SignedFiles(self._transport, path, keep=True))
         if path.kind != "weights":
@@ -128,11 +117,11 @@ class _Job:
                 raise refused from None
 
     def _fetch_copy(self, path: TinkerPath) -> Files:
-        with copy_of(self._transport, self._sessions, path, self._landing) as signed:
+        with copy_of(self._transport, self._sessions, path, self._staging) as signed:
             return self._fetch_files(signed)
 
     def _fetch_files(self, signed: SignedFiles) -> Files:
-        return separate.fetch(signed, self._storage, self._landing, self._meter)
+        return separate.fetch(signed, self._storage, self._staging, self._meter)
 
     # An archive ---------------------------------------------------------------------------
 
@@ -143,7 +132,7 @@ class _Job:
         first = [url]
         address = Address(lambda: first[0], lambda: self._archive_url(path))
         self._meter.expect([path.name])
-        return Packed(self._storage, self._landing, address, path.name, self._meter).fetch()
+        return Packed(self._storage, self._staging, address, path.name, self._meter).fetch()
 
     def _archive_url(self, path: TinkerPath) -> str:
         """Return the signed address of the archive, once it has been made."""
@@ -200,20 +189,22 @@ class _Job:
         """Copy the directory that a server on this machine names instead of an address."""
         found: Files = {}
         source = self._directory(url)
-        content = self._landing.stage.content
-        with local_errors(self._landing.directory):
+        self._staging.open()
+        content = self._staging.content
+        with local_errors(self._staging.target):
             for file in sorted(source.rglob("*")):
                 if file.is_symlink() or not file.is_file():
                     continue
                 if len(found) == _MAX_FILES:
                     raise InvalidAnswer(f"the checkpoint has more than {_MAX_FILES} files")
                 relative = file.relative_to(source)
-                self._landing.admit(relative)
-                target = content / relative
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target, follow_symlinks=False)
-                size = target.stat().st_size
-                found[relative] = lockfile.LockedFile(size, lockfile.digest(target))
+                self._staging.admit(relative)
+                with file.open("rb") as old, content.open(relative, "wb", make=True) as new:
+                    shutil.copyfileobj(old, new)
+                with content.open(relative, "rb") as copy:
+                    sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+                    size = copy.tell()
+                found[relative] = lockfile.LockedFile(size, sha256)
         return found
 
     def _directory(self, url: str) -> Path:

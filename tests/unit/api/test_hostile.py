@@ -17,6 +17,7 @@ import pytest
 
 from tinkex.api import answers, archive, network, reading
 from tinkex.api.addresses import joined
+from tinkex.api.directory import Directory
 from tinkex.api.parallel import together
 from tinkex.api.records import Checkpoint
 from tinkex.api.samples import SampleResponse
@@ -404,7 +405,7 @@ def test_a_huge_header_is_not_read_into_memory(kind, tmp_path):
     header.type, header.size = kind, 1 << 40
     source = Endless(header.tobuf(tarfile.GNU_FORMAT))
     with pytest.raises(InvalidAnswer, match="header that is too large"):
-        archive.extract(source, tmp_path, lambda relative: None)
+        archive.extract(source, Directory.at(tmp_path), lambda relative: None)
     assert source.taken < 4 * archive.MAX_HEADERS
 
 
@@ -426,7 +427,7 @@ def with_pax(record: bytes) -> bytes:
 )
 def test_numbers_in_headers_that_are_none(record, tmp_path):
     with pytest.raises(InvalidAnswer):
-        archive.extract(io.BytesIO(with_pax(record)), tmp_path, lambda relative: None)
+        archive.extract(io.BytesIO(with_pax(record)), Directory.at(tmp_path), lambda relative: None)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])
