@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinkex import configfile, private, settings
+from tinkex import settings
+from tinkex.config import file, private
+from tinkex.config.keystore import KeyStore, StoredKey, default_path
 from tinkex.exceptions import LocalError, SettingsError, UsageError
-from tinkex.keystore import KeyStore, StoredKey, default_path
 
 URL = "https://other.example"
 
@@ -188,7 +189,7 @@ def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
 
 _ADD = """
 import sys
-from tinkex.keystore import KeyStore, StoredKey
+from tinkex.config.keystore import KeyStore, StoredKey
 for number in range(8):
     KeyStore().add(StoredKey(f"{sys.argv[1]}-{number}", "tml-x" * 20))
 """
@@ -201,8 +202,8 @@ def test_processes_that_write_at_once_lose_nothing(store):
 
 
 _WRITE = """
-from tinkex import configfile
-from tinkex.keystore import KeyStore, StoredKey
+from tinkex.config import file as configfile
+from tinkex.config.keystore import KeyStore, StoredKey
 print("ready", flush=True)
 number = 0
 while True:
@@ -232,8 +233,8 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(home):
             assert stored.key.endswith("x" * 5000)
             assert stored.note == "y" * 5000
             whole += 1
-        if configfile.config_path().exists():
-            tags = yaml.safe_load(configfile.config_path().read_text())["profiles"]["p"]["tags"]
+        if file.config_path().exists():
+            tags = yaml.safe_load(file.config_path().read_text())["profiles"]["p"]["tags"]
             assert len(tags) == 50
             assert len(set(tags)) == 1
     assert whole, "no writer got as far as writing"

@@ -9,13 +9,14 @@ import weakref
 
 import pytest
 
-from tinkex.api import SamplingParams, sessions
-from tinkex.api.samples import SampleResponse
+from tinkex.api import SamplingParams
+from tinkex.api.resources import sessions
+from tinkex.api.sampling.types import SampleResponse
 from tinkex.exceptions import (
     BadRequest,
     Conflict,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     NotFound,
     OperationFailed,
     RateLimited,
@@ -480,5 +481,5 @@ def test_what_is_not_finite_becomes_null():
     ],
 )
 def test_results_of_another_shape_are_invalid_answers(data):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         SampleResponse.from_json(data)
