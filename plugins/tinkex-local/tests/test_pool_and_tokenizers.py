@@ -65,16 +65,13 @@ def test_an_address_that_the_pool_does_not_reach_is_refused(tmp_path):
     assert "--http-pool default" in done.stderr
 
 
-def test_a_short_timeout_shortens_the_poll(session, client, sampling_body):
-    import time
-
+def test_a_short_timeout_shortens_the_poll(session, client, sampling_body, monkeypatch):
+    monkeypatch.setattr("tinkex_local.runner.POLL_SECONDS", 10_000.0)
     body = sampling_body(client.sampler(), params={"max_tokens": 900}, num_samples=50)
     request = client.post("asample", body).json["request_id"]
-    began = time.monotonic()
     url = f"{BASE_URL}/api/v1/retrieve_future"
     told = session.post(url, json={"request_id": request}, timeout=(5, 0.5)).json()
     assert told["type"] == "try_again"
-    assert time.monotonic() - began < 3
 
 
 def test_an_unusable_home_is_told_as_an_error_of_tinkex(tmp_path, monkeypatch):

@@ -27,12 +27,18 @@ BASE = "http://tinker.test/services/tinker-prod"
 API = f"{BASE}/api/v1"
 #: The pool http2 and a server that speaks HTTP/2; without the last word, one that does not.
 HTTP2 = "http2 spoken"
+#: Seconds after which an answer comes that no test waits for.
+NEVER = 10_000.0
 POOLS = ("default", "http2", HTTP2)
 
 
 @dataclass
 class Reply:
-    """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset."""
+    """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset.
+
+    :ivar delay: seconds before it; :data:`NEVER` is the end of the test.
+    :ivar linger: seconds after each piece of the body.
+    """
 
     body: Any = None
     status: int = 200
@@ -78,6 +84,7 @@ class Server:
         self.seen: list[Seen] = []
         self.script: dict[tuple[str, str], list[Reply | Script]] = {}
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -127,11 +134,11 @@ class Server:
         with self._lock:
             self.seen.append(seen)
             replies = self.script.get((seen.method, seen.path))
-            reply = Reply({"detail": "Not Found"}, 404)
+            found: Reply | Script = Reply({"detail": "Not Found"}, 404)
             if replies:
                 found = replies.pop(0) if len(replies) > 1 else replies[0]
-                reply = found if isinstance(found, Reply) else found(seen)
-        time.sleep(reply.delay)
+        reply = found if isinstance(found, Reply) else found(seen)
+        self._closing.wait(reply.delay)
         if reply.reset:
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -141,7 +148,7 @@ class Server:
         if reply.raw is not None:
             handler.wfile.write(reply.raw)
             handler.wfile.flush()
-            time.sleep(reply.linger)
+            self._closing.wait(reply.linger)
             handler.close_connection = True
             return
         body, kind = reply.encoded()
@@ -156,9 +163,10 @@ class Server:
         for start in range(0, len(body), step):
             handler.wfile.write(body[start : start + step])
             handler.wfile.flush()
-            time.sleep(reply.linger)
+            self._closing.wait(reply.linger)
 
     def close(self) -> None:
+        self._closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -216,7 +224,7 @@ def connect(pool: str, waits: list[Wait]) -> Iterator[Callable[..., ServiceClien
     """Return a function that makes a client for an address."""
     made: list[ServiceClient] = []
 
-    def connect(base_url: str = BASE, *, timeout: float = 5.0, **more: Any) -> ServiceClient:
+    def connect(base_url: str = BASE, *, timeout: float = 30.0, **more: Any) -> ServiceClient:
         more = {"api_key": KEY, "allow_http": True, "http_pool": pool.split()[0], **more}
         settings = Settings(base_url=base_url, timeout=timeout, **more)
         made.append(ServiceClient(settings, on_wait=waits.append))

@@ -86,7 +86,7 @@ class H2Server:
             if not event.get("more_body"):
                 break
         reply = self._reply(scope, body)
-        await asyncio.sleep(reply.delay)
+        await asyncio.sleep(min(reply.delay, 3))
         content, kind = reply.encoded()
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), **reply.headers}
         await send(
@@ -100,7 +100,7 @@ class H2Server:
         for start in range(0, len(content), step):
             piece = {"type": "http.response.body", "body": content[start : start + step]}
             await send({**piece, "more_body": True})
-            await asyncio.sleep(reply.linger)
+            await asyncio.sleep(min(reply.linger, 3))
         await send({"type": "http.response.body", "body": b""})
 
     def _reply(self, scope: Any, body: bytes) -> Reply:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.api.conftest import NEVER
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.staging import Landing
@@ -214,16 +215,16 @@ def test_silence_ends_a_download(server, connect, target, tmp_path):
     whole = tar(FILES)
     offer(server, None)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole)
-    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:1000], linger=1.0))
+    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:1000], linger=NEVER))
     with pytest.raises(TimedOut, match="more of the download"):
-        connect(server.url, timeout=0.4).checkpoints.download(SAMPLER, target)
+        connect(server.url, timeout=1.0).checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_download_outlives_the_timeout(server, connect, target):
     offer(server, None)
-    server.on("GET", "/files/a.tar", server.reply(tar(FILES), pieces=8, linger=0.1))
-    connect(server.url, timeout=0.5).checkpoints.download(SAMPLER, target)
+    server.on("GET", "/files/a.tar", server.reply(tar(FILES), pieces=10, linger=0.25))
+    connect(server.url, timeout=2.0).checkpoints.download(SAMPLER, target)
     assert arrived(target) == FILES
 
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 
 import pytest
 
+from tests.unit.api.conftest import NEVER
+from tests.until import until
 from tinkex.api.http import answers, network, schema
 from tinkex.api.http.addresses import joined
 from tinkex.api.http.concurrency import together
@@ -125,7 +127,7 @@ def dripping() -> Iterator[Callable[[bytes, bytes], str]]:
             with suppress(OSError), listener.accept()[0] as peer:
                 peer.recv(65536)
                 peer.sendall(begin)
-                for _ in range(60):
+                while True:
                     peer.sendall(drip)
                     time.sleep(0.05)
 
@@ -158,48 +160,40 @@ GZIP = OK + b"Content-Encoding: gzip\r\nContent-Length: 9999\r\n\r\n\x1f\x8b\x08
     ids=["headers", "status", "continue", "chunk size", "trailers", "gzip header"],
 )
 def test_no_trickle_outlives_the_timeout(begin, drip, dripping, connect):
-    start = time.monotonic()
     with pytest.raises(TimedOut):
         connect(dripping(begin, drip), timeout=0.6).models.list()
-    assert time.monotonic() - start < 1.6
 
 
 def test_a_trickle_of_headers_ends_a_download(dripping, server, connect, tmp_path):
     location = {"Location": dripping(OK, b"X-A: b\r\n") + "/x"}
     server.on("GET", ARCHIVE, server.reply(None, 302, location))
-    start = time.monotonic()
     with pytest.raises(TimedOut):
         connect(server.url, timeout=0.6).checkpoints.download(SAMPLER, tmp_path / "d")
-    assert time.monotonic() - start < 1.6
 
 
-def test_saying_goodbye_takes_a_second_and_less_after_an_interrupt(server, client):
-    for interrupted, most in ((False, 1.4), (True, 0.9)):
+def test_saying_goodbye_waits_for_no_answer(server, client):
+    for interrupted in (False, True):
         sampling(server, [{}])
-        server.on("POST", "sessions/s/finish", server.reply({}, delay=3))
+        server.on("POST", "sessions/s/finish", server.reply({}, delay=NEVER))
         sampler = client.create_sampling_client(base_model="m")
-        start = time.monotonic()
         try:
             with sampler:
                 if interrupted:
                     raise SystemExit(143)
         except SystemExit:
             pass
-        assert time.monotonic() - start < most
     reason = server.requests("sessions/s/finish")[-1].body["reason"]
     assert reason == {"type": "interrupted"}
 
 
 def test_calls_may_share_one_time_allowance(server, connect):
     client = connect(server.url, timeout=1.0)
-    sampling(server, [server.reply({}, delay=5)])
+    sampling(server, [server.reply({}, delay=NEVER)])
     deadline = client.deadline("sampling")
-    start = time.monotonic()
     with client.create_sampling_client(base_model="m", deadline=deadline) as sampler:
         time.sleep(0.7)
         with pytest.raises(TimedOut, match="awaiting sampling"):
             sampler.sample([1], deadline=deadline)
-    assert time.monotonic() - start < 1.4
 
 
 def test_things_done_together_keep_their_order_and_fail_at_once():
@@ -209,16 +203,16 @@ def test_things_done_together_keep_their_order_and_fail_at_once():
 
     assert together(slow, [0, 1, 2]) == [0, 2, 4]
     assert together(slow, []) == []
+    over = threading.Event()
 
     def fail(number: int) -> None:
         if number:
             raise ValueError(number)
-        time.sleep(3)
+        over.wait(60)
 
-    start = time.monotonic()
     with pytest.raises(ValueError, match="1"):
         together(fail, [0, 1])
-    assert time.monotonic() - start < 1
+    over.set()
 
 
 LISTING = """
@@ -241,17 +235,14 @@ def test_an_interrupt_ends_a_listing_of_all_runs_at_once(server):
     server.on("GET", "training_runs", {"training_runs": runs})
     for number in range(3):
         path = f"training_runs/r{number}/checkpoints"
-        server.on("GET", path, server.reply({"checkpoints": []}, delay=5))
+        server.on("GET", path, server.reply({"checkpoints": []}, delay=NEVER))
     child = subprocess.Popen(
         [sys.executable, "-c", LISTING, server.url], stderr=subprocess.PIPE, text=True
     )
-    while len([seen for seen in server.seen if seen.path.endswith("/checkpoints")]) < 3:
-        time.sleep(0.02)
-    start = time.monotonic()
+    until(lambda: sum(seen.path.endswith("/checkpoints") for seen in server.seen) == 3)
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=10)
+    _, told = child.communicate(timeout=60)
     assert (child.returncode, told) == (130, "")
-    assert time.monotonic() - start < 1.5
 
 
 # Values ----------------------------------------------------------------------------------------
@@ -450,10 +441,8 @@ def test_the_copy_of_a_download_is_left_quickly_after_an_interrupt(server, clien
     from tinkex.api.transfer import copies
 
     copy = TinkerPath("r", "external_weights", "x")
-    server.on("DELETE", copy.url, server.reply({}, delay=3))
-    start = time.monotonic()
+    server.on("DELETE", copy.url, server.reply({}, delay=NEVER))
     copies._remove(client._transport, copy, hastily=True)
-    assert time.monotonic() - start < 1
 
 
 def test_a_request_without_a_limit_still_works(server, client):

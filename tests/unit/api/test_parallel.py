@@ -23,19 +23,19 @@ def test_outcomes_come_in_the_order_of_the_things():
 
 
 def test_no_more_than_so_many_at_once():
-    lock, now, most = threading.Lock(), 0, 0
+    lock, meeting, now, most = threading.Lock(), threading.Barrier(4), 0, 0
 
     def do(_: int) -> None:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
-        time.sleep(0.01)
+        meeting.wait(60)  # passes only where four come together
         with lock:
             now -= 1
 
-    list(each(do, range(30), workers=4))
-    assert 2 <= most <= 4
+    list(each(do, range(32), workers=4))
+    assert most == 4
 
 
 def test_a_failure_is_an_outcome_and_stops_nobody():
@@ -56,18 +56,22 @@ def test_a_bug_is_raised():
 
 def test_whoever_stops_early_stops_what_has_not_begun():
     begun: list[int] = []
+    before, go = set(threading.enumerate()), threading.Event()
 
     def do(number: int) -> None:
         begun.append(number)
-        time.sleep(0.05)
         if number == 0:
             raise UsageError("enough")
+        go.wait(60)
 
-    for _, _, error in each(do, range(1000), workers=2):
-        assert error
-        break
-    time.sleep(0.3)
-    assert len(begun) < 10
+    outcomes = each(do, range(1000), workers=2)
+    _, _, error = next(outcomes)
+    assert error
+    outcomes.close()
+    go.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert len(begun) <= 3
 
 
 def test_nothing_to_do():
@@ -76,14 +80,15 @@ def test_nothing_to_do():
 
 def test_results_come_in_order_and_by_the_same_few_threads():
     threads: set[int] = set()
+    meeting = threading.Barrier(5)
 
     def do(number: int) -> int:
         threads.add(threading.get_ident())
-        time.sleep(0.02 if number % 3 == 0 else 0)
+        meeting.wait(60)
         return number * 2
 
     assert list(in_order(do, range(40), workers=5)) == [n * 2 for n in range(40)]
-    assert 2 <= len(threads) <= 5
+    assert len(threads) == 5
 
 
 def test_no_more_results_wait_than_there_are_workers():
@@ -91,7 +96,6 @@ def test_no_more_results_wait_than_there_are_workers():
     results = in_order(lambda n: begun.append(n) or n, range(100), workers=4)
     for number in range(10):
         assert next(results) == number
-        time.sleep(0.05)
         assert len(begun) <= number + 1 + 4
 
 
@@ -110,5 +114,5 @@ def test_threads_end_with_whoever_asked(why):
             list(results)
     results.close()
     for thread in ours:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.unit.api.conftest import HTTP2, POOLS
+from tests.unit.api.conftest import HTTP2, NEVER, POOLS
 from tinkex.api.http import transport
 from tinkex.api.http.auth import KeyAuth
 from tinkex.api.http.requesting import Request
@@ -216,12 +216,10 @@ def closed_port() -> int:
         return int(held.getsockname()[1])
 
 
-def test_a_refused_connection_is_told_within_two_seconds(connect):
+def test_a_refused_connection_is_told_at_once(connect):
     port = closed_port()
-    start = time.monotonic()
     with pytest.raises(ConnectionFailed, match=f"connection refused by 127.0.0.1:{port}") as caught:
         connect(f"http://127.0.0.1:{port}", timeout=120).models.list()
-    assert time.monotonic() - start < 2
     assert KEY not in str(caught.value)
     assert caught.value.category == "server"
 
@@ -290,11 +288,9 @@ def test_an_answer_has_a_limit(server, client, monkeypatch):
 
 
 def test_a_slow_server_ends_with_the_timeout(server, connect):
-    server.on("GET", PATH, server.reply(CAPABILITIES, delay=1.5))
-    start = time.monotonic()
+    server.on("GET", PATH, server.reply(CAPABILITIES, delay=NEVER))
     with pytest.raises(TimedOut, match=r"^Timed out while awaiting the list of models$"):
         connect(server.url, timeout=0.4).models.list()
-    assert time.monotonic() - start < 1
 
 
 def test_a_trickle_does_not_outlive_the_timeout(connect):
@@ -307,7 +303,7 @@ def test_a_trickle_does_not_outlive_the_timeout(connect):
         peer.recv(65536)
         peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         try:
-            for _ in range(40):
+            while True:
                 peer.sendall(b" ")
                 time.sleep(0.05)
         except OSError:
@@ -316,10 +312,8 @@ def test_a_trickle_does_not_outlive_the_timeout(connect):
 
     thread = threading.Thread(target=trickle)
     thread.start()
-    start = time.monotonic()
     with pytest.raises(TimedOut):
         connect(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5).models.list()
-    assert time.monotonic() - start < 1
     thread.join()
     listening.close()
 
@@ -451,17 +445,23 @@ def test_threads_that_are_refused_together_exchange_once():
 
 
 def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(_):
+        asked.set()
+        go.wait(60)
+        return server.reply({"pjwt_auth_enabled": True})
+
     server.on("GET", PATH, by_key(server, "eyJ.new"))
-    server.on("POST", "client/config", server.reply({"pjwt_auth_enabled": True}, delay=1.5))
+    server.on("POST", "client/config", answer)
     server.on("POST", "auth/token", {"jwt": "eyJ.new"})
     patient = threading.Thread(target=client.models.list)
     patient.start()
-    time.sleep(0.3)
-    began = time.monotonic()
+    assert asked.wait(60)
     service = client._transport
     with pytest.raises(TimedOut):
         service.call(Request("GET", PATH), service.deadline("a thing", 0.4))
-    assert time.monotonic() - began < 0.9
+    go.set()
     patient.join()
     assert client.models.list()
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.unit.api.conftest import NEVER
 from tinkex.api.resources import watch
 from tinkex.api.resources.records import Checkpoint
 from tinkex.api.resources.runs import TrainingRun
@@ -211,7 +212,7 @@ def test_the_limit_ends_it(server, client):
 
 def test_the_limit_ends_it_in_the_middle_of_a_look(server, client):
     found, troubles = look(
-        server, [RUN, server.reply(RUN, delay=2)], client, interval=0.01, limit=0.4
+        server, [RUN, server.reply(RUN, delay=NEVER)], client, interval=0.01, limit=1.0
     )
     next(found)
     with pytest.raises(WaitedOut):
