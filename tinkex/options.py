@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        from tinkex.suggestions import mended
+        from tinkex.cli.suggestions import mended
 
         message, hint = mended(message, self._words, self._option_string_actions)
         raise UsageError(message, hint=hint or f"See: {self._help_command()}")
@@ -127,7 +127,7 @@ class Parser(argparse.ArgumentParser):
                 f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
                 hint="Options that all commands take may also stand before it.",
             )
-        from tinkex import suggestions
+        from tinkex.cli import suggestions
 
         if verb:
             raise suggestions.unknown_command([*self.command.split(), extra[0]], self.subcommands)
@@ -147,7 +147,7 @@ class Parser(argparse.ArgumentParser):
         return flags, texts
 
     def _nearest_option(self, option: str) -> str:
-        from tinkex import suggestions
+        from tinkex.cli import suggestions
 
         if not self.command:  # it may be an option of the command that follows
             near = suggestions.option(option, self.option_strings(), at_least=0.75)
@@ -171,7 +171,7 @@ def print_paged(
 
     :param paged: on a terminal that is too short for it, through a pager.
     """
-    from tinkex.terminal import can_move, wants_colour
+    from tinkex.cli.terminal import can_move, wants_colour
 
     # Where the standard library draws help in colour (Python 3.14), it does as we say.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
@@ -289,7 +289,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 def _timeout(text: str) -> str:
     # Checked here so that the error names the option; converted by the settings.
-    from tinkex.values import parse_timeout
+    from tinkex.config.values import parse_timeout
 
     try:
         parse_timeout(text)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import tinkex.api
-from tinkex import configfile, exceptions, plugins, settings, shell, values
+from tinkex import exceptions, plugins, settings
+from tinkex.cli import app as shell
+from tinkex.cli.app import TinkexApp
+from tinkex.config import file, values
 from tinkex.exceptions import TinkexError
-from tinkex.shell import TinkexApp
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "doc" / "source"
@@ -93,7 +95,7 @@ def test_every_setting_is_described():
     text = source("settings")
     names = [
         *values.ENVIRONMENT.values(),
-        configfile.CONFIG_VARIABLE,
+        file.CONFIG_VARIABLE,
         plugins.ONLY,
         "TINKEX_LOCAL_HOME",
         *values.PROFILE_KEYS,

@@ -246,8 +246,8 @@ def invoke_any(run: Callable[..., Any], options: Any, *words: str) -> Any:
 
 def test_downloads_come_the_same_way(servers, monkeypatch):
     """The storage is another host, which asks for the certificate too."""
-    from tinkex.api.storage import Storage
-    from tinkex.api.transport import Transport
+    from tinkex.api.http.transport import Transport
+    from tinkex.api.transfer.storage import Storage
     from tinkex.exceptions import TinkexError
 
     servers.handler.failures = servers.handler.seen = 0
@@ -284,7 +284,7 @@ def test_downloads_come_the_same_way(servers, monkeypatch):
 
 
 def test_completion_offers_the_names(run, monkeypatch):
-    from tinkex.completion import _pools
+    from tinkex.cli.completion import _pools
 
     run({}, "config", "show")
     assert {"office", "default", "local"} <= set(_pools())

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tinkex.adapter import ModelPath, read_model_path
+from tinkex.commands.adapter import ModelPath, read_model_path
 from tinkex.exceptions import LocalError, UsageError
 
 PATH = "tinker://run/sampler_weights/a"

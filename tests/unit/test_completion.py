@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FakePlugins
-from tinkex import completion
-from tinkex.remembered import Remembered
-from tinkex.shell import TinkexApp
+from tinkex.cli import completion
+from tinkex.cli.app import TinkexApp
+from tinkex.cli.remembered import Remembered
+from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.testing import invoke
-from tinkex.values import DEFAULT_BASE_URL
 
 
 def offered(line: str) -> tuple[list[str], str]:
@@ -190,8 +190,8 @@ def test_inside_the_shell(config):
 
 def test_python_does_not_remember_names_for_shells(home: Path):
     code = (
-        "import tinkex, tinkex.shell\n"
-        "app = tinkex.shell.TinkexApp()\n"
+        "import tinkex, tinkex.cli.app\n"
+        "app = tinkex.cli.app.TinkexApp()\n"
         "app.remember('runs', ['a'])\n"
         "app.remembers = False\n"
         "app.remember('runs', ['b'])\n"

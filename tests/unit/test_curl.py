@@ -10,8 +10,8 @@ import pytest
 import requests
 
 import tinkex
-from tinkex.api.curl import command_line
-from tinkex.api.parallel import together
+from tinkex.api.http.concurrency import together
+from tinkex.api.http.curl import command_line
 from tinkex.exceptions import RequestShown
 from tinkex.testing import invoke
 

@@ -11,9 +11,9 @@ from email.utils import formatdate
 import pytest
 
 from tests.unit.api.conftest import NEVER, Server
-from tinkex import checkup
+from tinkex.api.http.findings import Finding
+from tinkex.commands import checkup
 from tinkex.exceptions import SettingsError
-from tinkex.findings import Finding
 from tinkex.settings import Settings
 from tinkex.testing import invoke
 
@@ -171,7 +171,7 @@ def test_the_form_of_a_key(key, status, words):
 
 
 def test_proxies(monkeypatch, server):
-    from tinkex.api.probing import Prober
+    from tinkex.api.http.probe import Prober
 
     settings = Settings(base_url="https://service.test", api_key=CANARY)
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.test:8080")
@@ -184,7 +184,7 @@ def test_proxies(monkeypatch, server):
 
 
 def test_tls_with_a_certificate_that_nobody_signed(server):
-    from tinkex.api.probing import Prober
+    from tinkex.api.http.probe import Prober
 
     settings = Settings(base_url=server.url.replace("http:", "https:"), api_key=CANARY)
     (found,) = Prober(settings, 2).tls()  # the server speaks no TLS at all

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
+from tinkex.commands.fields import assembled, split, typed
 from tinkex.exceptions import LocalError, UsageError
-from tinkex.fields import assembled, split, typed
 
 
 @pytest.mark.parametrize(

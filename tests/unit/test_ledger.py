@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tinkex.commands.ledger import Ledger
 from tinkex.exceptions import LocalError, TinkexError
-from tinkex.ledger import Ledger
 
 MADE_BY = {"prompts": "d1", "temperature": 1.0}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tinkex import settings
+from tinkex.config.pools import PoolOptions, options_of
 from tinkex.exceptions import SettingsError
-from tinkex.pools import PoolOptions, options_of
 
 HERE = Path("/etc/tinkex")
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
+from tinkex.cli.errors import signals_first
 from tinkex.exceptions import LocalError, Terminated
-from tinkex.reports import signals_first
 
 _SCRIPT = """
 import os, signal, sys, time
-from tinkex import program
+from tinkex.cli import program
 
 class Finalised:
     def __del__(self):

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from tests.until import until
-from tinkex import progress
 from tinkex.api import Wait
+from tinkex.cli import progress
 from tinkex.testing import _Stream
 
 WAIT = Wait("sampling", 5.0, queue_state="paused_capacity", reason="busy", retry_in=2)

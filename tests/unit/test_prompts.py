@@ -6,8 +6,8 @@ import io
 
 import pytest
 
+from tinkex.commands.inputs import read_prompt
 from tinkex.exceptions import LocalError, UsageError
-from tinkex.prompts import read_prompt
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import errno
 import pytest
 
 import tinkex
+from tinkex.cli.errors import as_tinkex_error
 from tinkex.exceptions import LocalError
-from tinkex.reports import as_tinkex_error
 from tinkex.testing import invoke
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tinkex.api import SamplingParams
+from tinkex.commands.rows import Prompts, open_prompts
 from tinkex.exceptions import TinkexError
-from tinkex.rows import Prompts, open_prompts
 
 DEFAULTS = SamplingParams(max_tokens=9, temperature=0.5)
 
@@ -268,7 +268,7 @@ def test_a_directory_that_changes_behind_the_check(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_not_two_prompts(tmp_path, monkeypatch):
-    monkeypatch.setattr("tinkex.rows.MAX_INPUT", 8)
+    monkeypatch.setattr("tinkex.commands.rows.MAX_INPUT", 8)
     path = tmp_path / "p.txt"
     path.write_text("1234567\n" * 2)
     assert [row.prompt for row in opened(str(path))] == ["1234567"] * 2

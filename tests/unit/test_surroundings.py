@@ -102,7 +102,7 @@ def test_completion_is_not_installed_for_a_user_without_a_home(shell, homeless, 
 
 
 def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, tmp_path):
-    from tinkex.console import FileHistory, history_path
+    from tinkex.cli.console import FileHistory, history_path
 
     assert history_path() is None
     history = FileHistory(history_path())

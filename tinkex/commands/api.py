@@ -12,7 +12,7 @@ from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api.answers import Answer
+    from tinkex.api.http.answers import Response
 
 
 class Api(Command):
@@ -115,19 +115,19 @@ class Api(Command):
             )
 
     def _fields(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
-        from tinkex import fields
+        from tinkex.commands import fields
 
         typed = [fields.split(field) for field in parsed_args.field]
         raw = [fields.split(field) for field in parsed_args.raw_field]
         pairs = [(key, fields.typed(value, self.app.stdin)) for key, value in typed]
         return fields.assembled([*pairs, *raw])
 
-    def _print_head(self, answer: Answer) -> None:
+    def _print_head(self, answer: Response) -> None:
         lines = [f"HTTP {answer.status}"]
         lines += [f"{name}: {printable(value)}" for name, value in sorted(answer.headers.items())]
         self.app.stdout.write("\n".join(lines) + "\n\n")
 
-    def _print(self, answer: Answer) -> None:
+    def _print(self, answer: Response) -> None:
         """Print the body: JSON for people on a terminal, otherwise byte by byte as it came."""
         if not answer.body:
             return
@@ -179,7 +179,7 @@ def _in_query(name: str, value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value(answer: Answer) -> Any:
+def _value(answer: Response) -> Any:
     """Return the JSON value of the body, its bytes if it is something else, or ``None``."""
     if not answer.body:
         return None

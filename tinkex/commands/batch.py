@@ -18,10 +18,10 @@ from tinkex.exceptions import UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.ledger import Ledger
-    from tinkex.rows import Prompts
+    from tinkex.commands.ledger import Ledger
+    from tinkex.commands.rows import Prompts
 
-#: Most rows under way at once; as tinkex.api.bulk.MOST, which is not to be imported for help.
+#: Maximum number of concurrent requests; as in tinkex.api.sampling.batch, not imported for help.
 MOST = 256
 #: Options that decide about results: a run goes on only with the same.
 _DECISIVE = (
@@ -94,7 +94,7 @@ class BatchRun(Command):
         model_path, base_model = checked_model(self, parsed_args, "run batch")
         self._check(parsed_args)
         from tinkex.commands.batching import Batch
-        from tinkex.rows import open_prompts
+        from tinkex.commands.rows import open_prompts
 
         with ExitStack() as stack:
             prompts = stack.enter_context(
@@ -145,7 +145,7 @@ class BatchRun(Command):
     ) -> Ledger | None:
         if parsed_args.output is None:
             return None
-        from tinkex.ledger import Ledger
+        from tinkex.commands.ledger import Ledger
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.

@@ -29,8 +29,8 @@ from tinkex.exceptions import (
 
 if TYPE_CHECKING:
     from tinkex.api import SampledRow, SampledRows, SampleRow, SamplingClient, Tokenizer
-    from tinkex.ledger import Ledger
-    from tinkex.rows import PromptRow, Prompts
+    from tinkex.commands.ledger import Ledger
+    from tinkex.commands.rows import PromptRow, Prompts
 
 __all__ = ["Batch", "BatchSummary"]
 

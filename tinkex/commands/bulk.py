@@ -27,7 +27,7 @@ class BulkChange(Lister):
     :ivar result: the paths of those that were changed.
     """
 
-    acts = True
+    is_action = True
     #: What is being done: ``Deleting``.
     doing: ClassVar[str]
     #: What has been done: ``deleted``.
@@ -73,7 +73,7 @@ class BulkChange(Lister):
         row: Callable[[str, TinkexError | None], tuple[Any, ...]],
         failures: list[tuple[str, TinkexError]],
     ) -> Iterator[tuple[Any, ...]]:
-        from tinkex.api.parallel import each
+        from tinkex.api.http.concurrency import each
 
         display, total = self.app.display, len(paths)
         known: dict[str, TinkexError | None] = {}
@@ -167,7 +167,7 @@ class BulkChange(Lister):
 
 def sum_of(checkpoints: Sequence[Checkpoint]) -> str:
     """Return ``3 checkpoints, 1.2 GB`` for people; the size only where all sizes are known."""
-    from tinkex.api.selection import total_size
+    from tinkex.api.resources.selection import total_size
     from tinkex.columns import Size
 
     count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"

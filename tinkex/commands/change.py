@@ -106,7 +106,7 @@ class SetTtlCheckpoint(BulkChange):
         return ttl_seconds(parsed_args.ttl)
 
     def line(self, record: Mapping[str, Any]) -> str:
-        from tinkex.api.retention import in_words
+        from tinkex.api.resources.retention import in_words
 
         path, seconds = plain_text(record["tinker_path"]), record["ttl_seconds"]
         if seconds is None:
@@ -120,7 +120,7 @@ def ttl_seconds(span: timedelta) -> int:
 
     :raises UsageError: no service allows it.
     """
-    from tinkex.api.checkpoints import TTL_LIMITS
+    from tinkex.api.resources.checkpoints import TTL_LIMITS
 
     seconds = round(span.total_seconds())
     if not TTL_LIMITS[0] <= seconds <= TTL_LIMITS[1]:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Structure, Time, plain_text
-from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.filters import (
+from tinkex.commands.arguments import (
     add_filters,
     add_order,
     add_scope,
@@ -16,13 +15,14 @@ from tinkex.commands.filters import (
     selection,
     sorting,
 )
+from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.names import add_path, checkpoint_path, with_run
 from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.commands.save import SaveCheckpoint
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint, CheckpointInfo
-    from tinkex.api.paging import Page, Walk
+    from tinkex.api.http.pagination import Page, Walk
 
 __all__ = ["InfoCheckpoint", "ListCheckpoint", "SaveCheckpoint"]
 
@@ -101,7 +101,7 @@ class ListCheckpoint(Lister):
 
         :param whole: nothing was left out, but for what is beyond the limit.
         """
-        from tinkex.remembered import KEPT
+        from tinkex.cli.remembered import KEPT
 
         if found.note:
             self.status(found.note)
@@ -115,7 +115,7 @@ class ListCheckpoint(Lister):
         self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
 
     def _chosen(self, parsed_args: argparse.Namespace) -> Page[Checkpoint]:
-        from tinkex.api.selection import is_pattern
+        from tinkex.api.resources.selection import is_pattern
 
         checkpoints, scope = self.client.checkpoints, parsed_args.access_scope
         limit, offset = parsed_args.limit or None, parsed_args.offset

@@ -23,7 +23,7 @@ TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
 class CopyCheckpoint(ShowOne):
     """Copy a checkpoint: into a project, or from another account into this one."""
 
-    acts = True
+    is_action = True
     column_names = ("source_path", "tinker_path")
     examples = (
         "tinkex checkpoint copy run-123:final --project-id proj-archive",
@@ -74,7 +74,7 @@ class CopyCheckpoint(ShowOne):
         return [f"Copied to {plain_text(record['tinker_path'])}"]
 
     def _token(self, argument: str | None) -> str | None:
-        from tinkex.keys import read_argument
+        from tinkex.config.keys import read_argument
 
         if argument is None:
             return os.environ.get(TOKEN_VARIABLE) or None

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, plain_text
+from tinkex.commands.arguments import add_filters, given_filters, selection
 from tinkex.commands.bulk import BulkChange, sum_of
-from tinkex.commands.filters import add_filters, given_filters, selection
 from tinkex.commands.names import add_paths, checkpoint_paths, with_run
 from tinkex.exceptions import TinkexError, UsageError
 
@@ -110,7 +110,7 @@ class DeleteCheckpoint(BulkChange):
 
     def _found(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
         """Return those of *paths* that are there, as far as the service tells."""
-        from tinkex.api.parallel import each
+        from tinkex.api.http.concurrency import each
         from tinkex.api.paths import TinkerPath
 
         runs = list(dict.fromkeys(TinkerPath.from_string(path).run_id for path in paths))
@@ -127,7 +127,7 @@ def _row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
 
 def selected(command: BulkChange, parsed_args: argparse.Namespace) -> list[Checkpoint]:
     """Return the checkpoints that the filters of the command line choose."""
-    from tinkex.api.selection import is_pattern
+    from tinkex.api.resources.selection import is_pattern
 
     checkpoints = command.client.checkpoints
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, plain_text
+from tinkex.commands.arguments import add_type, checkpoint_type
 from tinkex.commands.base import Lister
-from tinkex.commands.filters import add_type, checkpoint_type
 from tinkex.commands.names import add_paths, checkpoint_paths, with_run
 from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
@@ -28,7 +28,7 @@ _KEPT = "What has arrived is kept; the same command goes on from there."
 class _Moving(Lister):
     """Base of the commands that fetch: rows as they are known, and one error in the end."""
 
-    acts = True
+    is_action = True
     failed_word = "downloaded"
 
     def produce_output(
@@ -128,7 +128,7 @@ class DownloadCheckpoint(_Moving):
         return self.column_names, self._rows(moved)
 
     def _chosen(self, run_id: str, parsed_args: argparse.Namespace) -> list[Checkpoint]:
-        from tinkex.api.selection import Selection
+        from tinkex.api.resources.selection import Selection
 
         wanted = Selection(checkpoint_type=checkpoint_type(parsed_args))
         return list(filter(wanted.matches, self.client.checkpoints.list(None, run_id=run_id)))

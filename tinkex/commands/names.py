@@ -41,8 +41,8 @@ def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) 
     :param kind: ``training`` or ``sampler``: what is wanted where *text* leaves a choice.
     :raises UsageError: *text* names none, or several.
     """
-    from tinkex.api.names import is_path, resolve_checkpoint
     from tinkex.api.paths import TinkerPath
+    from tinkex.api.resources.names import is_path, resolve_checkpoint
 
     if is_path(text):
         return str(TinkerPath.from_string(text))
@@ -63,7 +63,7 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
 
     :raises UsageError: *text* names none, or several.
     """
-    from tinkex.api import names
+    from tinkex.api.resources import names
 
     def told(run_id: str) -> R:
         if run_id != text:

@@ -9,7 +9,7 @@ from tinkex.commands.base import Lister
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.api.paging import Page, Walk
+    from tinkex.api.http.pagination import Page, Walk
 
 __all__ = ["add_paging", "holds_all", "tell_rest"]
 

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Time, plain_text
+from tinkex.commands.arguments import add_type
 from tinkex.commands.bulk import BulkChange, sum_of
 from tinkex.commands.delete import note_on, selected
-from tinkex.commands.filters import add_type
 from tinkex.exceptions import TinkexError
 from tinkex.options import duration, integer, number
 
 if TYPE_CHECKING:
-    from tinkex.api.retention import Decision, Policy
+    from tinkex.api.resources.retention import Decision, Policy
 
 __all__ = ["PruneCheckpoint"]
 
@@ -63,7 +63,7 @@ class PruneCheckpoint(BulkChange):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.api.retention import plan
+        from tinkex.api.resources.retention import plan
 
         policy = _policy(parsed_args)
         policy.check()
@@ -105,7 +105,7 @@ class PruneCheckpoint(BulkChange):
             self.status(f"Nothing to prune: {why.get(count, f'all {count} checkpoints stay')}.")
             return
         self.status(f"To delete: {sum_of(chosen)}. {len(decisions) - len(chosen)} stay.")
-        from tinkex.api.selection import total_size
+        from tinkex.api.resources.selection import total_size
 
         size = total_size(chosen)
         rate = rate if rate is not None else self._billed_rate()
@@ -170,7 +170,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy(parsed_args: argparse.Namespace) -> Policy:
-    from tinkex.api.retention import Policy
+    from tinkex.api.resources.retention import Policy
 
     return Policy(
         keep_last=parsed_args.keep_last,

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text
+from tinkex.commands.arguments import add_order, add_scope, sorting
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.filters import add_order, add_scope, sorting
 from tinkex.commands.names import with_run
 from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
     from tinkex.api import TrainingRun
-    from tinkex.api.paging import Page, Walk
+    from tinkex.api.http.pagination import Page, Walk
 
 __all__ = ["InfoRun", "ListRun"]
 
@@ -102,7 +102,7 @@ class ListRun(Lister):
 
         :param whole: nothing was left out, but for what is beyond the limit.
         """
-        from tinkex.remembered import KEPT
+        from tinkex.cli.remembered import KEPT
 
         latest: list[str] = []
         models: dict[str, None] = {}

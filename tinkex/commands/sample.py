@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Sample(Lister):
     """Sample text from a base model or a checkpoint; below it, manage training runs."""
 
-    acts = True
+    is_action = True
     operation = "Sampling"
     #: The result goes to standard output, not to a file.
     _shown = True
@@ -61,8 +61,8 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.commands.inputs import read_prompt
         from tinkex.files import check_writable
-        from tinkex.prompts import read_prompt
 
         model_path, base_model = checked_model(self, parsed_args, "run")
         if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
@@ -165,7 +165,7 @@ def checked_model(
     check_model_options(parsed_args, name)
     if parsed_args.base_model:
         return None, parsed_args.base_model
-    from tinkex.adapter import read_model_path
+    from tinkex.commands.adapter import read_model_path
 
     model = read_model_path(
         parsed_args.model_path, lambda short: checkpoint_path(command, short, kind="sampler")
@@ -186,7 +186,7 @@ def find_tokenizer(
 
     :raises TinkexError: it is *needed*, and not to be had.
     """
-    from tinkex.api.tokenizer import load_tokenizer
+    from tinkex.api.sampling.tokenizer import load_tokenizer
 
     try:
         return load_tokenizer(name())

@@ -61,7 +61,7 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
 class SaveCheckpoint(ShowOne):
     """Save a checkpoint of a new LoRA adapter, and its metadata to a file."""
 
-    acts = True
+    is_action = True
     operation = "Checkpoint"
     column_names = ("base_model", "model_id", "weights_path", "saved_at", "response")
     examples = (
@@ -137,7 +137,7 @@ class SaveCheckpoint(ShowOne):
     def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
         base_model, rank = parsed_args.base_model, parsed_args.rank
         if parsed_args.model_path:
-            from tinkex.adapter import read_model_path
+            from tinkex.commands.adapter import read_model_path
 
             model = read_model_path(
                 parsed_args.model_path,

@@ -189,7 +189,7 @@ def test_other_addresses_are_refused(session):
 
 @pytest.mark.parametrize("end", [[], [b""], [b"", b""], [b"more"]])
 def test_a_stream_may_end_with_frames_that_hold_nothing(end):
-    class Answer:
+    class Response:
         headers = ((b"Content-Length", b"3"),)
 
         def iter_stream(self) -> Iterator[bytes]:
@@ -199,7 +199,7 @@ def test_a_stream_may_end_with_frames_that_hold_nothing(end):
             pass
 
     told: list[bool] = []
-    body = bodies._Body(Answer(), 5.0, told.append)
+    body = bodies._Body(Response(), 5.0, told.append)
     assert body.read(3) == b"abc"
     body.close()
     assert told == [end != [b"more"]]

@@ -110,7 +110,7 @@ class ResetLocal(ShowOne):
     """Delete all sessions, runs and checkpoints of the embedded service; added models stay."""
 
     operation = "reset"
-    acts = True
+    is_action = True
     column_names: ClassVar = ("home",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -139,7 +139,7 @@ class AddLocalModel(ShowOne):
     """Let the embedded service sample from another onnxruntime-genai model."""
 
     operation = "adding a model"
-    acts = True
+    is_action = True
     column_names: ClassVar = ("model_name", "directory")
     examples = ("tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",)
 
@@ -194,7 +194,7 @@ class RemoveLocalModel(ShowOne):
     """Let the embedded service forget an added model; its files stay."""
 
     operation = "removing a model"
-    acts = True
+    is_action = True
     column_names: ClassVar = ("model_name",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tinkex.api import lockfile
-from tinkex.api.landing import Landing, finish
 from tinkex.api.paths import TinkerPath
-from tinkex.api.placing import unfinished
+from tinkex.api.transfer import manifest
+from tinkex.api.transfer.placing import unfinished
+from tinkex.api.transfer.staging import Landing, finish
 
 NEW = TinkerPath.from_string("tinker://r:train:0/sampler_weights/new")
 OLD = TinkerPath.from_string("tinker://r:train:0/sampler_weights/old")
@@ -35,8 +35,8 @@ def fill(directory: Path, path: TinkerPath) -> list[Path]:
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(content)
-    known = {name: lockfile.LockedFile(len(text), None) for name, text in files.items()}
-    return [*map(Path, files), lockfile.write(directory, path, known)]
+    known = {name: manifest.LockedFile(len(text), None) for name, text in files.items()}
+    return [*map(Path, files), manifest.write(directory, path, known)]
 
 
 def prepare(target: Path, scenario: str) -> None:
@@ -94,7 +94,7 @@ def state(target: Path) -> dict[str, Any]:
         for file in sorted(target.rglob("*"))
         if file.is_file() and ".tinkex-download-" not in str(file)
     }
-    lock = found.pop(lockfile.NAME, None)
+    lock = found.pop(manifest.NAME, None)
     path = json.loads(lock)["tinker_path"] if lock else None
     return {"files": found, "lock": path, "marked": [p for _, p in unfinished(target)]}
 

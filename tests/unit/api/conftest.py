@@ -247,7 +247,7 @@ def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClie
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let every pause pass at once, and return how long each was meant to be."""
     naps: list[float] = []
-    from tinkex.api import waiting
+    from tinkex.api.http import waiting
 
     class Clock:
         offset = 0.0

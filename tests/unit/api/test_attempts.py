@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tinkex.api.paths import TinkerPath
-from tinkex.api.stage import Stage, place_of
+from tinkex.api.transfer.stage import Stage, place_of
 
 PATH = TinkerPath.from_string("tinker://r:train:0/external_weights/files")
 URLS = f"{PATH.url}/external_weights_urls"

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from tests.unit.api.conftest import KEY, NEVER, POOLS
-from tinkex.api import body
-from tinkex.api.storage import Span, Storage
-from tinkex.api.stream import Address, Stream
+from tinkex.api.transfer import body
+from tinkex.api.transfer.storage import Span, Storage
+from tinkex.api.transfer.streams import Address, Stream
 from tinkex.exceptions import ConnectionFailed, TimedOut
 
 CONTENT = random.Random(1).randbytes(3_000_000)

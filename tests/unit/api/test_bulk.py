@@ -10,8 +10,10 @@ import pytest
 
 from tests.unit.api.conftest import NEVER, Reply, Seen, Server
 from tests.until import until
-from tinkex.api import SampleRow, SamplingParams, ServiceClient, backpressure, bulk, waiting
-from tinkex.api.bulk import Level
+from tinkex.api import SampleRow, SamplingParams, ServiceClient
+from tinkex.api.http import waiting
+from tinkex.api.sampling import backpressure, batch
+from tinkex.api.sampling.batch import Level
 from tinkex.exceptions import OperationFailed, RateLimited, TimedOut, UsageError
 
 BUSY = Reply({"detail": "Busy"}, 429)
@@ -67,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the waits after a refusal be short."""
     monkeypatch.setattr(backpressure, "_SMALL_PAUSE", 0.05)
     monkeypatch.setattr(backpressure, "NARROW_SECONDS", 0.3)
-    monkeypatch.setattr("tinkex.api.sampling._RESUBMISSION_DELAY", 0.01)
+    monkeypatch.setattr("tinkex.api.sampling.client._RESUBMISSION_DELAY", 0.01)
 
 
 def threads() -> set[threading.Thread]:
@@ -160,7 +162,7 @@ def test_a_prompt_that_cannot_be_sent_is_a_failure_of_its_row(sampling, prompt):
     assert isinstance(found.error, UsageError)
 
 
-@pytest.mark.parametrize("concurrency", [0, -1, bulk.MOST + 1])
+@pytest.mark.parametrize("concurrency", [0, -1, batch.MOST + 1])
 def test_concurrency_out_of_range(sampling, concurrency):
     with pytest.raises(UsageError, match="concurrency"):
         sampling.sample_many([], concurrency=concurrency)

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api import lockfile
-from tinkex.api.landing import Landing
 from tinkex.api.paths import TinkerPath
-from tinkex.api.storage import Storage, same_origin
-from tinkex.api.verifying import verify
+from tinkex.api.transfer import manifest
+from tinkex.api.transfer.staging import Landing
+from tinkex.api.transfer.storage import Storage, same_origin
+from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     NotFound,
     NotOffered,
@@ -65,7 +65,7 @@ def arrived(target: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(target)): p.read_bytes()
         for p in sorted(target.rglob("*"))
-        if p.is_file() and p.name != lockfile.NAME
+        if p.is_file() and p.name != manifest.NAME
     }
 
 
@@ -182,7 +182,7 @@ def test_an_archive_that_is_never_made_is_told(server, client, target, naps):
 )
 def test_damaged_and_unsafe_archives_leave_nothing(body, server, client, tmp_path, target):
     offer(server, body)
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
@@ -193,7 +193,7 @@ def test_an_archive_cut_between_members_is_incomplete(server, client, tmp_path, 
     end = whole.rindex(b"adapter_model.safetensors") + 512 + -(-300_000 // 512) * 512
     assert whole[end - 1024 : end] == bytes(1024)
     offer(server, whole[:end])
-    with pytest.raises(InvalidAnswer, match="incomplete"):
+    with pytest.raises(InvalidResponse, match="incomplete"):
         client.checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
@@ -281,13 +281,13 @@ def test_a_directory_elsewhere_is_told(server, client, target):
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "gopher://h", "data:,x"])
 def test_other_addresses_are_refused(url, client):
-    with Storage(client._transport) as storage, pytest.raises(InvalidAnswer):
+    with Storage(client._transport) as storage, pytest.raises(InvalidResponse):
         storage.open(url).__enter__()
 
 
 def test_an_encrypted_service_must_not_hand_out_plain_addresses(connect):
     client = connect("https://tinker.test")
-    with Storage(client._transport) as storage, pytest.raises(InvalidAnswer, match="unencrypted"):
+    with Storage(client._transport) as storage, pytest.raises(InvalidResponse, match="unencrypted"):
         storage.open("http://tinker.test/x").__enter__()
 
 
@@ -388,7 +388,7 @@ def test_a_file_whose_name_is_too_long(there, server, client, target):
     place = f"{PLACE}/external_weights/final"
     server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
     server.on("GET", "/file", server.reply(b"x"))
-    with pytest.raises(InvalidAnswer, match="the download holds a file whose name is too long"):
+    with pytest.raises(InvalidResponse, match="the download holds a file whose name is too long"):
         client.checkpoints.download("tinker://r:train:0/external_weights/final", target)
 
 
@@ -542,7 +542,7 @@ def test_a_checkpoint_of_separate_files_is_left_alone(server, storage, client, t
 def test_names_that_leave_the_directory_are_refused(name, server, storage, client, target):
     place = f"{PLACE}/external_weights/mine"
     server.on("GET", f"{place}/external_weights_urls", {"urls": {name: f"{storage.url}/a"}})
-    with pytest.raises(InvalidAnswer, match="unsafe name"):
+    with pytest.raises(InvalidResponse, match="unsafe name"):
         client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
     assert not storage.seen
     assert not target.exists()
@@ -552,5 +552,5 @@ def test_names_that_leave_the_directory_are_refused(name, server, storage, clien
 def test_addresses_of_another_shape(urls, server, client, target):
     place = f"{PLACE}/external_weights/mine"
     server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)

@@ -7,11 +7,11 @@ import struct
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api import futures, protobuf
+from tinkex.api.http import futures, protobuf
 from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
-    InvalidAnswer,
+    InvalidResponse,
     NotFound,
     OperationFailed,
     PaymentRequired,
@@ -134,7 +134,7 @@ def test_a_server_that_does_not_hold_the_question_is_not_flooded(poll, server, n
 
 def test_protobuf_is_read_only_where_it_was_asked_for(poll, server):
     reply = server.reply(b"", headers={"Content-Type": "application/x-protobuf"})
-    with pytest.raises(InvalidAnswer, match="protobuf"):
+    with pytest.raises(InvalidResponse, match="protobuf"):
         poll(reply)
     assert poll(reply, decode=protobuf.sample_response)["sequences"] == []
 
@@ -146,7 +146,7 @@ def test_ids_are_text(given, read):
 
 @pytest.mark.parametrize("given", [None, "", True, 1.5, [], {}])
 def test_other_ids_are_refused(given):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         futures.request_id_of({"request_id": given})
 
 
@@ -226,7 +226,7 @@ def test_a_recorded_body_is_read():
     ],
 )
 def test_malformed_messages_are_invalid_answers(message):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         protobuf.sample_response(message)
 
 
@@ -235,6 +235,6 @@ def test_every_cut_of_a_message_is_an_invalid_answer_or_a_shorter_message():
     for length in range(len(whole)):
         try:
             read = protobuf.sample_response(whole[:length])
-        except InvalidAnswer:
+        except InvalidResponse:
             continue
         assert set(read) == {"sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"}

@@ -17,15 +17,16 @@ import pytest
 
 from tests.unit.api.conftest import NEVER
 from tests.until import until
-from tinkex.api import answers, archive, network, reading
-from tinkex.api.addresses import joined
-from tinkex.api.parallel import together
-from tinkex.api.records import Checkpoint
-from tinkex.api.samples import SampleResponse
+from tinkex.api.http import answers, network, schema
+from tinkex.api.http.addresses import joined
+from tinkex.api.http.concurrency import together
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.sampling.types import SampleResponse
+from tinkex.api.transfer import archive
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     OperationFailed,
     TimedOut,
@@ -252,17 +253,17 @@ RECORD = {"tinker_path": SAMPLER, "time": "2026-01-01T00:00:00Z"}
 
 @pytest.mark.parametrize("when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_times_beyond_the_calendar_are_invalid_answers(when):
-    with pytest.raises(InvalidAnswer, match="no time as 'time'"):
+    with pytest.raises(InvalidResponse, match="no time as 'time'"):
         Checkpoint.from_json({**RECORD, "time": when})
 
 
 def test_absurd_numbers_are_invalid_answers():
-    with pytest.raises(InvalidAnswer, match="absurd number as 'size_bytes'"):
+    with pytest.raises(InvalidResponse, match="absurd number as 'size_bytes'"):
         Checkpoint.from_json({**RECORD, "size_bytes": 10**400})
     assert Checkpoint.from_json({**RECORD, "size_bytes": -5}).size_bytes is None
-    assert reading.optional_int({"n": 2**62}, "n") == 2**62
+    assert schema.optional_int({"n": 2**62}, "n") == 2**62
     sequence = {"tokens": [1], "logprobs": [10**400]}
-    with pytest.raises(InvalidAnswer, match="absurd number in 'logprobs'"):
+    with pytest.raises(InvalidResponse, match="absurd number in 'logprobs'"):
         SampleResponse.from_json({"sequences": [sequence]})
 
 
@@ -274,18 +275,18 @@ def test_malformed_addresses_are_invalid_answers(address, server, client, tmp_pa
     raw = f"HTTP/1.1 302 Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n"
     reply = server.reply(raw=raw.encode("latin-1"))
     server.on("GET", PATH, reply)
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.models.list()
     server.on("GET", ARCHIVE, reply)
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     server.on("GET", ARCHIVE, server.reply(None, 302, {"Location": "/blob"}))
     server.on("GET", "/blob", reply)
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     files = "training_runs/r/checkpoints/external_weights/x/external_weights_urls"
     server.on("GET", files, {"urls": {"a": address}})
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.checkpoints.download("tinker://r/external_weights/x", tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
@@ -298,11 +299,11 @@ def test_addresses_are_joined():
 @pytest.mark.parametrize("bad", ["..", "\ud800", "a\nb"])
 def test_ids_of_a_server_that_cannot_be_are_its_fault(bad, server, client):
     server.on("POST", "create_session", {"session_id": bad})
-    with pytest.raises(InvalidAnswer, match="not an id"):
+    with pytest.raises(InvalidResponse, match="not an id"):
         client.create_sampling_client(base_model="m")
     run = {"training_run_id": bad, "base_model": "m/m", "is_lora": True}
     server.on("GET", "training_runs", {"training_runs": [run]})
-    with pytest.raises(InvalidAnswer, match="not an id"):
+    with pytest.raises(InvalidResponse, match="not an id"):
         client.checkpoints.list()
 
 
@@ -311,14 +312,14 @@ def test_a_path_of_a_server_that_is_none_is_its_fault(server, client):
     server.on("POST", "create_model", {"request_id": "q"})
     server.on("POST", "save_weights_for_sampler", {"request_id": "q"})
     training = client.create_lora_training_client("m")
-    with pytest.raises(InvalidAnswer, match="not a checkpoint path"):
+    with pytest.raises(InvalidResponse, match="not a checkpoint path"):
         training.save_weights_for_sampler("x")
 
 
 def test_answers_are_utf_8():
-    assert answers.Answer(200, {}, b"\xef\xbb\xbf{}").json() == {}
-    with pytest.raises(InvalidAnswer):
-        answers.Answer(200, {}, "{}".encode("utf-16")).json()
+    assert answers.Response(200, {}, b"\xef\xbb\xbf{}").json() == {}
+    with pytest.raises(InvalidResponse):
+        answers.Response(200, {}, "{}".encode("utf-16")).json()
 
 
 def test_details_of_any_depth_and_shape():
@@ -363,13 +364,13 @@ def test_no_other_directory_is_copied(form, server, client, tmp_path):
 
 
 def test_a_copied_directory_has_a_limit(server, client, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinkex.api.download._MAX_FILES", 2)
+    monkeypatch.setattr("tinkex.api.transfer.download._MAX_FILES", 2)
     source = tmp_path / "s"
     source.mkdir()
     for name in ("adapter_config.json", "a", "b"):
         (source / name).write_text("{}")
     offer_directory(server, source.as_uri())
-    with pytest.raises(InvalidAnswer, match="more than 2 files"):
+    with pytest.raises(InvalidResponse, match="more than 2 files"):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
@@ -394,7 +395,7 @@ def test_a_huge_header_is_not_read_into_memory(kind, tmp_path):
     header = tarfile.TarInfo("p")
     header.type, header.size = kind, 1 << 40
     source = Endless(header.tobuf(tarfile.GNU_FORMAT))
-    with pytest.raises(InvalidAnswer, match="header that is too large"):
+    with pytest.raises(InvalidResponse, match="header that is too large"):
         archive.extract(source, tmp_path, lambda relative: None)
     assert source.taken < 4 * archive.MAX_HEADERS
 
@@ -416,13 +417,13 @@ def with_pax(record: bytes) -> bytes:
     ],
 )
 def test_numbers_in_headers_that_are_none(record, tmp_path):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         archive.extract(io.BytesIO(with_pax(record)), tmp_path, lambda relative: None)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])
 def test_names_that_are_no_text_are_unsafe(name):
-    with pytest.raises(InvalidAnswer, match="unsafe name"):
+    with pytest.raises(InvalidResponse, match="unsafe name"):
         archive.safe_relative(name)
 
 
@@ -436,8 +437,8 @@ def test_a_dead_server_is_told_as_such_after_one_more_try(connect, waits, tmp_pa
 
 
 def test_the_copy_of_a_download_is_left_quickly_after_an_interrupt(server, client, monkeypatch):
-    from tinkex.api import copies
     from tinkex.api.paths import TinkerPath
+    from tinkex.api.transfer import copies
 
     copy = TinkerPath("r", "external_weights", "x")
     server.on("DELETE", copy.url, server.reply({}, delay=NEVER))

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api import commit_killed as driver
-from tinkex.api import lockfile, placing, verify
-from tinkex.api.landing import Landing, finish
-from tinkex.api.stage import Stage, journal_of, place_of
-from tinkex.api.uncut import Uncut
-from tinkex.exceptions import InvalidAnswer, LocalError
+from tinkex.api import verify
+from tinkex.api.transfer import manifest, placing
+from tinkex.api.transfer.stage import Stage, journal_of, place_of
+from tinkex.api.transfer.staging import Landing, finish
+from tinkex.api.transfer.uncut import Uncut
+from tinkex.exceptions import InvalidResponse, LocalError
 
 NEW, OLD = driver.FILES["new"], driver.FILES["old"]
 MINE = {"mine": "mine"}
@@ -209,7 +210,7 @@ def test_a_journal_that_leads_elsewhere_is_no_journal(entry, target):
 def test_files_that_pose_as_a_stage_are_refused(target):
     with (
         Landing(driver.NEW, target, force=True) as landing,
-        pytest.raises(InvalidAnswer, match="unsafe"),
+        pytest.raises(InvalidResponse, match="unsafe"),
     ):
         landing.admit(Path(".tinkex-download-0/journal.json"))
 
@@ -217,7 +218,7 @@ def test_files_that_pose_as_a_stage_are_refused(target):
 def test_a_download_that_was_half_moved_needs_no_network(client, server, target):
     stage = Stage(place_of(target, driver.NEW, target), driver.NEW)
     placing.note(stage, driver.fill(stage.content, driver.NEW), [Path("old.bin")])
-    (target / lockfile.NAME).unlink()
+    (target / manifest.NAME).unlink()
     (target / "more").mkdir()
     stage.close(keep=True)
     done = client.checkpoints.download(str(driver.NEW), target)

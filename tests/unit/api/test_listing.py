@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tinkex.api.paging import CONCURRENCY, Page, Walk, collect
-from tinkex.exceptions import InvalidAnswer, NotFound, UsageError
-from tinkex.shell import TinkexApp
+from tinkex.api.http.pagination import CONCURRENCY, Page, Walk, collect
+from tinkex.cli.app import TinkexApp
+from tinkex.exceptions import InvalidResponse, NotFound, UsageError
 
 TIME = "2026-11-22T12:00:00Z"
 
@@ -241,7 +241,7 @@ def test_info_of_nothing_is_not_found(server, client):
 )
 def test_wrong_shapes_are_invalid_answers(record, server, client):
     server.on("GET", "checkpoints", {"checkpoints": [record]})
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.checkpoints.list()
 
 
@@ -412,14 +412,14 @@ def test_a_list_that_grows_is_followed_to_its_end():
 def test_a_failure_is_raised_after_what_came_before_it(where):
     def fetch(size, start):
         if start == where:
-            raise InvalidAnswer("broken")
+            raise InvalidResponse("broken")
         return list(range(start, start + size)), 100
 
     walk = Walk(fetch, None, 0, 10)
     found = []
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         found += walk
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         collect(fetch, None, 0, 10)
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tinkex.api.parallel import each, in_order
+from tinkex.api.http.concurrency import each, in_order
 from tinkex.exceptions import NotFound, UsageError
 
 

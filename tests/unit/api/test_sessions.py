@@ -9,13 +9,15 @@ import weakref
 import pytest
 
 from tests.until import until
-from tinkex.api import SamplingParams, sessions, waiting
-from tinkex.api.samples import SampleResponse
+from tinkex.api import SamplingParams
+from tinkex.api.http import waiting
+from tinkex.api.resources import sessions
+from tinkex.api.sampling.types import SampleResponse
 from tinkex.exceptions import (
     BadRequest,
     Conflict,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     NotFound,
     OperationFailed,
     RateLimited,
@@ -488,5 +490,5 @@ def test_what_is_not_finite_becomes_null():
     ],
 )
 def test_results_of_another_shape_are_invalid_answers(data):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         SampleResponse.from_json(data)

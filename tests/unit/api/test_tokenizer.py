@@ -9,8 +9,13 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 
-from tinkex.api import tokenizer as module
-from tinkex.api.tokenizer import HuggingFaceSource, Repository, load_tokenizer, repository_of
+from tinkex.api.sampling import tokenizer as module
+from tinkex.api.sampling.tokenizer import (
+    HuggingFaceSource,
+    Repository,
+    load_tokenizer,
+    repository_of,
+)
 from tinkex.exceptions import LocalError, SettingsError, TimedOut, UsageError
 from tinkex.plugins import TokenizerSource
 

@@ -10,16 +10,16 @@ import time
 import pytest
 
 from tests.unit.api.conftest import HTTP2, NEVER, POOLS
-from tinkex.api import transport
-from tinkex.api.credentials import KeyAuth
-from tinkex.api.requesting import Request
+from tinkex.api.http import transport
+from tinkex.api.http.auth import KeyAuth
+from tinkex.api.http.requesting import Request
 from tinkex.exceptions import (
     APIError,
     BadRequest,
     Conflict,
     ConnectionFailed,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     NotFound,
     NotOffered,
     PaymentRequired,
@@ -247,7 +247,7 @@ def test_a_post_is_repeated_if_nobody_was_there_to_read_it(connect, waits):
 )
 def test_damaged_answers_are_ours(raw, server, client, naps):
     server.on("GET", PATH, server.reply(raw=raw))
-    with pytest.raises((ConnectionFailed, InvalidAnswer)) as caught:
+    with pytest.raises((ConnectionFailed, InvalidResponse)) as caught:
         client.models.list()
     assert "127.0.0.1" in str(caught.value)
     assert "Error" not in str(caught.value)
@@ -276,14 +276,14 @@ def test_a_damaged_answer_may_come_whole_the_next_time(server, client, naps):
 )
 def test_answers_of_another_shape_are_told(reply, words, server, client):
     server.on("GET", PATH, server.reply(**reply))
-    with pytest.raises(InvalidAnswer, match=words):
+    with pytest.raises(InvalidResponse, match=words):
         client.models.list()
 
 
 def test_an_answer_has_a_limit(server, client, monkeypatch):
     monkeypatch.setattr(transport.answers, "MAX_ANSWER", 1000)
     server.on("GET", PATH, {"supported_models": [{"model_name": "m" * 2000}]})
-    with pytest.raises(InvalidAnswer, match="too large"):
+    with pytest.raises(InvalidResponse, match="too large"):
         client.models.list()
 
 
@@ -321,7 +321,7 @@ def test_a_trickle_does_not_outlive_the_timeout(connect):
 def test_a_redirect_is_not_followed(server, client):
     elsewhere = {"Location": f"http://localhost:{server.url.rpartition(':')[2]}/api/v1/{PATH}"}
     server.on("GET", PATH, server.reply(None, 307, elsewhere), CAPABILITIES)
-    with pytest.raises(InvalidAnswer, match="redirects to localhost") as caught:
+    with pytest.raises(InvalidResponse, match="redirects to localhost") as caught:
         client.models.list()
     assert len(server.seen) == 1
     assert "--base-url" in (caught.value.hint or "")

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api import watching
-from tinkex.api.records import Checkpoint
-from tinkex.api.runs import TrainingRun
-from tinkex.api.watching import Change, Condition, Snapshot, WaitedOut, changes, check_usable
+from tinkex.api.resources import watch
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.runs import TrainingRun
+from tinkex.api.resources.watch import Change, Condition, Snapshot, WaitedOut, changes, check_usable
 from tinkex.exceptions import ConnectionFailed, NotFound, OperationFailed, ServerError, Unauthorized
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -124,7 +124,7 @@ def test_a_corrupted_run_is_a_failure():
 def slept(monkeypatch) -> list[float]:
     """Let every pause between two looks pass at once, and return how long each was meant to be."""
     slept: list[float] = []
-    monkeypatch.setattr(watching, "sleep", slept.append)
+    monkeypatch.setattr(watch, "sleep", slept.append)
     return slept
 
 
@@ -144,7 +144,7 @@ def look(server, replies: list, client, **options):
         troubles.append((type(error), pause))
 
     options = {"interval": 10.0, "on_trouble": trouble, **options}
-    return watching.snapshots(client, "r", **options), troubles
+    return watch.snapshots(client, "r", **options), troubles
 
 
 def test_it_looks_every_so_often(server, client, slept):
