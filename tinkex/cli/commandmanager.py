@@ -54,7 +54,7 @@ def load(entry_point: EntryPoint) -> type[cliff.command.Command]:
 
 
 class CommandManager(cliff.commandmanager.CommandManager):
-    """Names by :mod:`tinkex.discovery`; exact names only; built-in names always win."""
+    """Names by :mod:`tinkex.plugins`; exact names only; built-in names always win."""
 
     commands: dict[str, Any]
 
