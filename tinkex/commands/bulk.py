@@ -73,18 +73,18 @@ class BulkChange(Lister):
         row: Callable[[str, TinkexError | None], tuple[Any, ...]],
         failures: list[tuple[str, TinkexError]],
     ) -> Iterator[tuple[Any, ...]]:
-        from tinkex.api.http.concurrency import each
+        from tinkex.api.http.concurrency import map_ordered
 
         display, total = self.app.display, len(paths)
         known: dict[str, TinkexError | None] = {}
 
-        def tried(path: str) -> None:
+        def tried(path: str) -> TinkexError | None:
             try:
                 do(path, explain=False)
+                known[path] = None
             except TinkexError as error:
                 known[path] = error
-                raise
-            known[path] = None
+            return known[path]
 
         def told(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             if error is None:
@@ -93,7 +93,7 @@ class BulkChange(Lister):
                 failures.append((path, error))
             return row(path, error)
 
-        outcomes = each(
+        outcomes = map_ordered(
             tried,
             paths,
             workers=CONCURRENCY,
@@ -101,7 +101,7 @@ class BulkChange(Lister):
         )
         had_turn = 0
         try:
-            for path, _, error in outcomes:
+            for path, error in zip(paths, outcomes, strict=True):
                 had_turn += 1
                 yield told(path, error)
         except (KeyboardInterrupt, Terminated) as interrupt:

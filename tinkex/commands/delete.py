@@ -110,14 +110,21 @@ class DeleteCheckpoint(BulkChange):
 
     def _found(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
         """Return those of *paths* that are there, as far as the service tells."""
-        from tinkex.api.http.concurrency import each
+        from tinkex.api.http.concurrency import map_ordered
         from tinkex.api.paths import TinkerPath
 
         runs = list(dict.fromkeys(TinkerPath.from_string(path).run_id for path in paths))
         checkpoints = self.client.checkpoints
+
+        def of_run(run_id: str) -> Sequence[Checkpoint]:
+            try:
+                return checkpoints.list(None, run_id=run_id)
+            except TinkexError:
+                return []
+
         found = {}
-        for _, page, _ in each(lambda run: checkpoints.list(None, run_id=run), runs[:_RUNS_ASKED]):
-            found.update({c.tinker_path: c for c in page or ()})
+        for page in map_ordered(of_run, runs[:_RUNS_ASKED]):
+            found.update({c.tinker_path: c for c in page})
         return {path: found[path] for path in paths if path in found}
 
 
