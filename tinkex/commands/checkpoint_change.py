@@ -96,18 +96,18 @@ class BulkChange(Lister):
         row: Callable[[str, TinkexError | None], tuple[Any, ...]],
         failures: list[tuple[str, TinkexError]],
     ) -> Iterator[tuple[Any, ...]]:
-        from tinkex.api.http.concurrency import each
+        from tinkex.api.http.concurrency import map_ordered
 
         display, total = self.app.display, len(paths)
         known: dict[str, TinkexError | None] = {}
 
-        def tried(path: str) -> None:
+        def tried(path: str) -> TinkexError | None:
             try:
                 do(path, explain=False)
+                known[path] = None
             except TinkexError as error:
                 known[path] = error
-                raise
-            known[path] = None
+            return known[path]
 
         def told(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             if error is None:
@@ -116,7 +116,7 @@ class BulkChange(Lister):
                 failures.append((path, error))
             return row(path, error)
 
-        outcomes = each(
+        outcomes = map_ordered(
             tried,
             paths,
             workers=CONCURRENCY,
@@ -124,7 +124,7 @@ class BulkChange(Lister):
         )
         had_turn = 0
         try:
-            for path, _, error in outcomes:
+            for path, error in zip(paths, outcomes, strict=True):
                 had_turn += 1
                 yield told(path, error)
         except (KeyboardInterrupt, Terminated) as interrupt:
@@ -406,14 +406,21 @@ class DeleteCheckpoint(BulkChange):
 
     def _found(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
         """Return those of *paths* that are there, as far as the service tells."""
-        from tinkex.api.http.concurrency import each
+        from tinkex.api.http.concurrency import map_ordered
         from tinkex.api.paths import TinkerPath
 
         runs = list(dict.fromkeys(TinkerPath.from_string(path).run_id for path in paths))
         checkpoints = self.client.checkpoints
+
+        def of_run(run_id: str) -> Sequence[Checkpoint]:
+            try:
+                return checkpoints.list(None, run_id=run_id)
+            except TinkexError:
+                return []
+
         found = {}
-        for _, page, _ in each(lambda run: checkpoints.list(None, run_id=run), runs[:_RUNS_ASKED]):
-            found.update({c.tinker_path: c for c in page or ()})
+        for page in map_ordered(of_run, runs[:_RUNS_ASKED]):
+            found.update({c.tinker_path: c for c in page})
         return {path: found[path] for path in paths if path in found}
 
 
