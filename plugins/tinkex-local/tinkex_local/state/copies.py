@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tinkex_local import bodies, checkpoints, operations, paths, runs, sessions, weights
-from tinkex_local.paths import TinkerPath
 from tinkex_local.problems import bad_request
-from tinkex_local.service import Service
+from tinkex_local.state import checkpoints, operations, paths, runs, sessions, weights
+from tinkex_local.state.paths import TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.wire import bodies
 
 
 def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:

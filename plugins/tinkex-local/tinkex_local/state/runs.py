@@ -7,15 +7,16 @@ import secrets
 import sqlite3
 from typing import Any
 
-from tinkex_local import adapter, bodies, checkpoints, operations, paths, sessions
-from tinkex_local.adapter import AdapterSpec
 from tinkex_local.problems import bad_request, not_found
-from tinkex_local.service import OWNER, Service
-from tinkex_local.times import iso
+from tinkex_local.state import checkpoints, operations, paths, sessions, weights
+from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.times import iso
+from tinkex_local.state.weights import AdapterSpec
+from tinkex_local.wire import bodies
 
 
 def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
-    """Create a run with a fresh adapter.
+    """Create a run with a fresh weights.
 
     :raises Problem: no such session or base model, or the number was used otherwise.
     """
@@ -37,7 +38,7 @@ def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
     run_id = run_id_of(body.session_id, body.model_seq_id)
 
     def action() -> dict[str, Any]:
-        adapter.check(spec, facts)
+        weights.check(spec, facts)
         insert(service, run_id, body.session_id, spec, body.user_metadata)
         return {"model_id": run_id}
 
