@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Structure
 from tinkex.commands.base import ShowOne
+from tinkex.commands.inputs import add_model_options, check_model_options, read_model_path
 from tinkex.commands.names import checkpoint_path
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
@@ -26,36 +27,6 @@ _PARTS = {"mlp": "MLP layers", "attn": "attention layers", "unembed": "unembeddi
 
 #: Characters that every known server takes in a checkpoint's name.
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--base-model`` and ``--model-path``."""
-    parser.add_argument(
-        "--base-model", metavar="<id>", help="base model, such as meta-llama/Llama-3.1-8B"
-    )
-    parser.add_argument(
-        "--model-path",
-        metavar="<path>",
-        help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "a downloaded one's directory, or the metadata file of a saved one",
-    )
-
-
-def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
-    """Refuse none and both of the two.
-
-    :raises UsageError: not exactly one is given.
-    """
-    given = [bool(parsed_args.base_model), bool(parsed_args.model_path)]
-    if all(given):
-        raise UsageError(
-            "--base-model and --model-path exclude each other", hint="Leave one of them out."
-        )
-    if not any(given):
-        raise UsageError(
-            f"--base-model or --model-path is required for {command} command",
-            hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
-        )
 
 
 class SaveCheckpoint(ShowOne):
@@ -137,8 +108,6 @@ class SaveCheckpoint(ShowOne):
     def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
         base_model, rank = parsed_args.base_model, parsed_args.rank
         if parsed_args.model_path:
-            from tinkex.commands.adapter import read_model_path
-
             model = read_model_path(
                 parsed_args.model_path,
                 lambda name: checkpoint_path(self, name, kind="training"),
