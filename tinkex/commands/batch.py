@@ -6,6 +6,7 @@ import argparse
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from tinkex.commands.arguments import add_model_options
 from tinkex.commands.base import Command
 from tinkex.commands.sample import (
     add_sampling_options,
@@ -13,7 +14,6 @@ from tinkex.commands.sample import (
     find_tokenizer,
     sampling_params,
 )
-from tinkex.commands.save import add_model_options
 from tinkex.exceptions import UsageError
 from tinkex.options import integer
 

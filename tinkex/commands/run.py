@@ -7,10 +7,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text
-from tinkex.commands.arguments import add_order, add_scope, sorting
+from tinkex.commands.arguments import (
+    add_order,
+    add_paging,
+    add_scope,
+    holds_all,
+    sorting,
+    tell_rest,
+    with_run,
+)
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.names import with_run
-from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import plain_text, printable
+from tinkex.commands.arguments import add_model_options, check_model_options, checkpoint_path
 from tinkex.commands.base import Command, Lister
-from tinkex.commands.names import checkpoint_path
-from tinkex.commands.save import add_model_options, check_model_options
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
 
