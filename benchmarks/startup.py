@@ -62,7 +62,8 @@ TEXT = """\
 The interpreter, the program and one listing of 20 over plain HTTP on the same machine, {rounds}
 rounds. The last command of the official program makes one request for its list; `run list` makes
 three requests on three connections. The one-line script imports requests and makes one request:
-what a list would cost with nothing of tinkex in it. {installed} distributions are installed; the last two lines
+what a list would cost with nothing of tinkex in it. {installed} distributions are installed; the
+last two lines
 are of the same program with more beside it: 150 of them, and a plugin with a command whose module
 sleeps for half a second when it is imported.
 """
