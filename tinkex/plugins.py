@@ -1,18 +1,25 @@
-"""The entry-point groups of tinkex, and how one entry point is found and loaded.
+"""The entry-point groups of tinkex, and how an entry point is found and loaded.
 
 Listing names imports nothing: a slow or broken plugin costs only those who use it.
+
+:func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
+than a whole command where there are many. stevedore caches the result in a file, which a first
+start, a container and a read-only home do not have, and which may be up to two minutes stale. Here
+only those metadata files are parsed that contain the name of a tinkex group; that takes less time
+than checking whether such a cache is still valid.
 """
 
 from __future__ import annotations
 
 import abc
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tinkex import discovery
 from tinkex.exceptions import PluginError, Terminated
 
 if TYPE_CHECKING:
@@ -49,6 +56,11 @@ GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZ
 
 #: Environment variable: only these distributions are plugins; empty for none at all.
 ONLY = "TINKEX_PLUGINS"
+
+#: The prefix of every group.
+_PREFIX = "tinkex."
+_METADATA = (".dist-info", ".egg-info")
+_log = logging.getLogger("tinkex")
 
 
 class HttpPool(abc.ABC):
@@ -94,10 +106,73 @@ def entry_points(group: str) -> list[EntryPoint]:
 
     Where ``TINKEX_PLUGINS`` is set: the built-in ones and those of the distributions it names.
     """
-    found = discovery.entry_points(group)
+    found = installed(tuple(sys.path)).get(group, [])
     if only() is None:
         return list(found)
     return [ep for ep in found if is_builtin(ep) or not is_left_out(distribution_of(ep))]
+
+
+@lru_cache
+def installed(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """Return the entry points of every tinkex group below the directories *path*, by group.
+
+    As in :mod:`importlib.metadata`, the first distribution of a name on the path is the one that
+    counts, and an entry point knows its distribution: ``dist``. Each path is read once.
+    """
+    groups: dict[str, list[EntryPoint]] = {}
+    for distribution in _distributions(path):
+        try:
+            for entry_point in distribution.entry_points:
+                if entry_point.group.startswith(_PREFIX):
+                    groups.setdefault(entry_point.group, []).append(entry_point)
+        except Exception as error:  # an unreadable file costs its own plugin only
+            where = getattr(distribution, "_path", "a distribution")
+            _log.warning("cannot read the entry points in %s: %s", where, error)
+    return groups
+
+
+def _distributions(path: tuple[str, ...]) -> Iterator[Distribution]:
+    """Yield the distributions of *path* that may have entry points in a tinkex group."""
+    seen: set[str] = set()
+    for entry in path:
+        try:
+            names = sorted(os.listdir(entry or "."))
+        except NotADirectoryError:  # perhaps an archive
+            from importlib.metadata import distributions
+
+            yield from distributions(path=[entry])
+            continue
+        except OSError:
+            continue
+        for name in names:
+            project = _project(entry, name)
+            if project is None or project in seen:
+                continue
+            seen.add(project)
+            directory = os.path.join(entry, name)
+            if _mentions_a_group(directory):
+                from importlib.metadata import Distribution
+
+                yield Distribution.at(directory)
+
+
+def _project(entry: str, name: str) -> str | None:
+    """Return the normalized project name if *name* in *entry* is a metadata directory."""
+    if name.endswith(_METADATA):
+        stem = name.rpartition(".")[0]
+    elif name == "EGG-INFO":
+        stem = os.path.basename(entry)
+    else:
+        return None
+    return stem.partition("-")[0].lower().replace(".", "_")
+
+
+def _mentions_a_group(directory: str) -> bool:
+    try:
+        with open(os.path.join(directory, "entry_points.txt"), "rb") as file:
+            return _PREFIX.encode() in file.read()
+    except OSError:
+        return False
 
 
 def only() -> tuple[str, ...] | None:

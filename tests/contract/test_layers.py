@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: none does; a module imports its own layer and those before it.
 LAYERS = (
     {"exceptions", "columns", "files", "version", "_commit", "_build", "__init__"},
-    {"plugins", "discovery"},
+    {"plugins"},
     {"config"},
     {"durations", "settings"},
     {"api"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
+from tinkex import plugins
 from tinkex.testing import invoke
 
 COMMAND = """
@@ -393,3 +395,44 @@ def test_pools_of_the_file_are_known_too(tmp_path, monkeypatch):
     done = invoke(["--http-pool", "odd", "run", "list"])  # only an installed one can be a driver
     assert "'nix'" in done.stderr
     assert "Known: default, http2, local." in done.stderr
+
+
+class Installed:
+    def __init__(self, origin: object) -> None:
+        self._origin = origin
+
+    def read_text(self, name: str) -> str | None:
+        assert name == "direct_url.json"
+        return None if self._origin is None else json.dumps(self._origin)
+
+
+def test_how_to_install_follows_where_tinkex_came_from(tmp_path, monkeypatch):
+    sources = tmp_path / "my sources"
+    (sources / "plugins" / "tinkex-local").mkdir(parents=True)
+    repository = {
+        "url": "https://git.example/tinkex.git",
+        "vcs_info": {"vcs": "git", "commit_id": "0c77543"},
+    }
+    directory = {"url": sources.as_uri(), "dir_info": {"editable": True}}
+    for origin, command in (
+        (None, "pip install tinkex-local"),
+        (directory, f"pip install '{sources}/plugins/tinkex-local'"),
+        ({**directory, "url": "file:///no/such"}, "pip install tinkex-local"),
+        (
+            repository,
+            "pip install 'tinkex-local @ git+https://git.example/tinkex.git@0c77543"
+            "#subdirectory=plugins/tinkex-local'",
+        ),
+        ({"url": "https://x.example/tinkex.whl", "archive_info": {}}, "pip install tinkex-local"),
+    ):
+        monkeypatch.setattr(plugins, "find_distribution", lambda _, o=origin: Installed(o))
+        assert plugins.how_to_install("tinkex-local") == command
+
+
+def test_a_server_is_not_an_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINKEX_CONFIG", str(tmp_path / "config.yaml"))
+    done = invoke(["profile", "add", "gpu", "--server", "http://gpu-box:8000"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "official, skyrl, tuft" in done.stderr
+    assert "--base-url http://gpu-box:8000" in done.stderr
+    assert not (tmp_path / "config.yaml").exists()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import json_text
+from tinkex.commands.arguments import add_model_options
 from tinkex.commands.base import Command
-from tinkex.commands.inputs import add_model_options
 from tinkex.commands.run import (
     add_sampling_options,
     checked_model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,36 +14,6 @@ from tinkex.files import read_bytes, user_path
 #: Written by PEFT beside every adapter (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
 _EXAMPLE = "For example: --prompt 'Once upon a time', or --prompt-file prompt.txt."
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--base-model`` and ``--model-path``."""
-    parser.add_argument(
-        "--base-model", metavar="<id>", help="base model, such as meta-llama/Llama-3.1-8B"
-    )
-    parser.add_argument(
-        "--model-path",
-        metavar="<path>",
-        help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "a downloaded one's directory, or the metadata file of a saved one",
-    )
-
-
-def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
-    """Refuse none and both of the two.
-
-    :raises UsageError: not exactly one is given.
-    """
-    given = [bool(parsed_args.base_model), bool(parsed_args.model_path)]
-    if all(given):
-        raise UsageError(
-            "--base-model and --model-path exclude each other", hint="Leave one of them out."
-        )
-    if not any(given):
-        raise UsageError(
-            f"--base-model or --model-path is required for {command} command",
-            hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
-        )
 
 
 @dataclass(frozen=True)

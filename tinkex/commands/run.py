@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text, printable
-from tinkex.commands.arguments import add_order, add_scope, sorting
-from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.commands.inputs import (
+from tinkex.commands.arguments import (
     add_model_options,
+    add_order,
+    add_paging,
+    add_scope,
     check_model_options,
-    read_model_path,
-    read_prompt,
+    checkpoint_path,
+    holds_all,
+    sorting,
+    tell_rest,
+    with_run,
 )
-from tinkex.commands.names import checkpoint_path, with_run
-from tinkex.commands.paging import add_paging, holds_all, tell_rest
+from tinkex.commands.base import Command, Lister, ShowOne
+from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from tinkex.commands.fields import assembled, split, typed
+from tinkex.commands.api import build_object, field_value, split_field
 from tinkex.exceptions import LocalError, UsageError
 
 
@@ -29,16 +29,16 @@ from tinkex.exceptions import LocalError, UsageError
     ],
 )
 def test_values(text, value):
-    result = typed(text, None)
+    result = field_value(text, None)
     assert (result, type(result)) == (value, type(value))
 
 
 def test_values_from_files_and_standard_input(tmp_path):
     (tmp_path / "f").write_text("12\n")
-    assert typed(f"@{tmp_path / 'f'}", None) == "12\n"
-    assert typed("@-", io.StringIO("in")) == "in"
+    assert field_value(f"@{tmp_path / 'f'}", None) == "12\n"
+    assert field_value("@-", io.StringIO("in")) == "in"
     with pytest.raises(LocalError):
-        typed("@/no/such", None)
+        field_value("@/no/such", None)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_values_from_files_and_standard_input(tmp_path):
     ],
 )
 def test_nesting(fields, expected):
-    assert assembled(map(split, fields)) == expected
+    assert build_object(map(split_field, fields)) == expected
 
 
 @pytest.mark.parametrize("field", ["", "a", "=1", "[a]=1", "a[=1", "a]=1", "a[b]c=1"])
 def test_what_is_no_field(field):
     with pytest.raises(UsageError, match="not a field"):
-        split(field)
+        split_field(field)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_what_is_no_field(field):
 )
 def test_contradictions(fields):
     with pytest.raises(UsageError):
-        assembled(map(split, fields))
+        build_object(map(split_field, fields))

@@ -1,13 +1,16 @@
-"""What was meant by commands and options that there are not."""
+"""What an error says on standard error, and the hint that follows it."""
 
 from __future__ import annotations
 
-import json
+import errno
 import shlex
 
 import pytest
 
+import tinkex
 from tinkex import plugins
+from tinkex.cli.errors import as_tinkex_error, unwrapped_signals
+from tinkex.exceptions import LocalError, Terminated
 from tinkex.testing import invoke
 
 
@@ -71,18 +74,18 @@ def test_the_option_that_was_meant(typed, meant):
 
 
 @pytest.mark.parametrize("words", [["xyzzy"], ["xyzzy", "qwv"], ["nope"]])
-def test_nothing_near(words):
+def test_no_command_is_similar(words):
     assert "Hint: See: tinkex help\n" in invoke(words).stderr
 
 
 @pytest.mark.parametrize("typed", ["run list --bogus", "run list --until x", "version --sep x"])
-def test_no_option_is_near(typed):
+def test_no_option_is_similar(typed):
     command = typed.partition(" --")[0]
     assert f"Hint: See: tinkex help {command}\n" in invoke(typed.split()).stderr
 
 
 @pytest.mark.parametrize("noun", [[], ["--base-model", "m"]])
-def test_no_option_stands_behind_two_hyphens(noun):
+def test_words_after_two_hyphens_are_arguments(noun):
     done = invoke(["run", "list", "--", "--limit", "3"])
     assert "unexpected argument(s) for run list: --limit 3\n" in done.stderr
     done = invoke(["run", *noun, "--", "--prompt", "x"])
@@ -90,13 +93,13 @@ def test_no_option_stands_behind_two_hyphens(noun):
 
 
 @pytest.mark.parametrize("words", [["run", "hello"], ["run", "Hello there"], ["run", "foo", "-v"]])
-def test_no_verb_is_near(words):
-    assert "Hint: Below 'run' there are: run batch, run info, run list" in invoke(words).stderr
+def test_a_noun_with_an_unknown_verb_lists_its_commands(words):
+    assert "Hint: Subcommands of 'run': run batch, run info, run list" in invoke(words).stderr
 
 
 @pytest.mark.parametrize("typed", ["--limit 3 run list", "--base-model m run", "-c x run list"])
-def test_an_option_of_a_command_does_not_stand_before_it(typed):
-    assert "Hint: Options of a command stand behind it: " in invoke(typed.split()).stderr
+def test_options_of_a_command_follow_it(typed):
+    assert "Hint: Options of a command follow it: " in invoke(typed.split()).stderr
 
 
 @pytest.mark.parametrize(
@@ -112,18 +115,16 @@ def test_an_option_of_a_command_does_not_stand_before_it(typed):
 def test_a_text_without_quotes(words, meant):
     stderr = invoke(words).stderr
     if meant:
-        assert stderr.endswith(f"Hint: A text of several words stands in quotes: {meant}\n")
+        assert stderr.endswith(f"Hint: Quote a text of several words: {meant}\n")
     else:
-        assert "quotes" not in stderr
+        assert "Quote" not in stderr
 
 
 @pytest.mark.parametrize("value", ["-hello", "-v is an option", "--max-tokens=3 is enough"])
 def test_a_value_that_begins_with_a_hyphen(value):
     stderr = invoke(["run", "--prompt", value, "--base-model", "m"]).stderr
     joined = f"--prompt={shlex.quote(value)}"
-    assert stderr.endswith(
-        f"Hint: A value that begins with '-' is joined to its option: {joined}\n"
-    )
+    assert stderr.endswith(f"Hint: Join a value that begins with '-' to its option: {joined}\n")
     assert "expected one argument" in stderr
 
 
@@ -144,7 +145,7 @@ def test_a_value_for_an_option_that_takes_none(words):
     assert "-q takes no value: 'x'\nHint: See: " in invoke(["run", "list", "-q", "x"]).stderr
 
 
-def test_a_noun_alone_tells_its_commands():
+def test_a_noun_alone_lists_its_commands():
     assert "session export-trace, session list" in invoke(["session"]).stderr
     for noun in ("checkpoint", "run"):  # which do something, if they are told what with
         assert f"Other commands: tinkex help {noun}" in invoke([noun]).stderr
@@ -159,7 +160,7 @@ def test_a_noun_alone_tells_its_commands():
         (["--profile", "local", "run", "list"], "tinkex-local"),
     ],
 )
-def test_what_plugins_of_this_project_bring(words, plugin, monkeypatch):
+def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "")
     done = invoke(words)
     assert f"It comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
@@ -167,42 +168,93 @@ def test_what_plugins_of_this_project_bring(words, plugin, monkeypatch):
     assert f"It comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
 
 
-class Installed:
-    def __init__(self, origin: object) -> None:
-        self._origin = origin
-
-    def read_text(self, name: str) -> str | None:
-        assert name == "direct_url.json"
-        return None if self._origin is None else json.dumps(self._origin)
-
-
-def test_how_to_install_follows_where_tinkex_came_from(tmp_path, monkeypatch):
-    sources = tmp_path / "my sources"
-    (sources / "plugins" / "tinkex-local").mkdir(parents=True)
-    repository = {
-        "url": "https://git.example/tinkex.git",
-        "vcs_info": {"vcs": "git", "commit_id": "0c77543"},
-    }
-    directory = {"url": sources.as_uri(), "dir_info": {"editable": True}}
-    for origin, command in (
-        (None, "pip install tinkex-local"),
-        (directory, f"pip install '{sources}/plugins/tinkex-local'"),
-        ({**directory, "url": "file:///no/such"}, "pip install tinkex-local"),
-        (
-            repository,
-            "pip install 'tinkex-local @ git+https://git.example/tinkex.git@0c77543"
-            "#subdirectory=plugins/tinkex-local'",
-        ),
-        ({"url": "https://x.example/tinkex.whl", "archive_info": {}}, "pip install tinkex-local"),
-    ):
-        monkeypatch.setattr(plugins, "find_distribution", lambda _, o=origin: Installed(o))
-        assert plugins.how_to_install("tinkex-local") == command
+@pytest.mark.parametrize(
+    ("name", "what", "hint"),
+    [
+        ("none", "No such file or directory", "Check the name."),
+        ("file/none", "Not a directory", "Check the name."),
+        ("", "is empty", "Give it a name."),
+        (".", "Is a directory", "Name a file in it."),
+        ("x" * 300, "File name too long", "Choose a shorter name."),
+    ],
+)
+def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    words = ["run", "--base-model", "m", "--prompt-file", name]
+    done = invoke(words)
+    assert what in done.stderr
+    assert done.stderr.endswith(f"Hint: {hint}\n")
+    with pytest.raises(LocalError) as caught:
+        tinkex.run(words)
+    assert caught.value.hint == hint
 
 
-def test_a_server_is_not_an_address(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINKEX_CONFIG", str(tmp_path / "config.yaml"))
-    done = invoke(["profile", "add", "gpu", "--server", "http://gpu-box:8000"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "official, skyrl, tuft" in done.stderr
-    assert "--base-url http://gpu-box:8000" in done.stderr
-    assert not (tmp_path / "config.yaml").exists()
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "--base-model", "m", "--prompt", ""], "For example: --prompt 'Once upon"),
+        (["run", "--base-model", "m", "--model-path", "p"], "Leave one of them out."),
+        (["run", "list", "--api-key", "a b"], "It is one word"),
+        (["run", "list", "--api-key", "-"], "The first line of standard input"),
+        (["run", "list", "--base-url", "https://me:secret@host"], "The key is given by --api-key"),
+        (["checkpoint", "download", "x", "--type", "sampler"], "A path names its type"),
+    ],
+)
+def test_hints_say_what_to_type(words, hint):
+    assert f"\nHint: {hint}" in invoke(words).stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x", "a: &b [*b]"]
+)
+def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
+    config(text)
+    done = invoke(["run", "list"])
+    assert "\nHint: Mend it in an editor, or let TINKEX_CONFIG name another file.\n" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["version"], ["plugin", "list"], ["help"], ["--version"]])
+def test_commands_that_a_bug_report_needs_work_whatever_the_settings(words, config, monkeypatch):
+    config("profiles: [")
+    assert invoke(words).exit_code == 0
+    monkeypatch.setenv("TINKER_BASE_URL", "none")
+    assert invoke(words).exit_code == 0
+
+
+def test_hints_by_error_number(tmp_path):
+    words = ["config", "show", "--log-file", str(tmp_path)]
+    assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert as_tinkex_error(full).hint == "Free some space, or choose another directory."
+
+
+def wrapped(signal: BaseException) -> None:
+    """Fail as a class body does that a signal comes into, and once more in telling that."""
+    try:
+        raise RuntimeError("Error calling __set_name__") from signal
+    except RuntimeError as error:
+        raise LocalError("cannot clean up") from error
+
+
+def cleaned_up(signal: BaseException) -> None:
+    """Fail to clean up after a signal."""
+    try:
+        raise signal
+    finally:
+        raise OSError(9, "Bad file descriptor")
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), Terminated(143)])
+@pytest.mark.parametrize("become", [wrapped, cleaned_up])
+def test_the_exception_of_a_signal_is_raised_itself(become, signal):
+    with pytest.raises(type(signal)) as caught, unwrapped_signals():
+        become(signal)
+    assert caught.value is signal
+
+
+def test_errors_without_a_signal_stay_as_they_are():
+    error = LocalError("no")
+    with pytest.raises(LocalError) as caught, unwrapped_signals():
+        raise error from ValueError()
+    assert caught.value is error

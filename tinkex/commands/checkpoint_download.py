@@ -9,9 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, plain_text
-from tinkex.commands.arguments import add_type, checkpoint_type
+from tinkex.commands.arguments import (
+    add_paths,
+    add_type,
+    checkpoint_paths,
+    checkpoint_type,
+    with_run,
+)
 from tinkex.commands.base import Lister
-from tinkex.commands.names import add_paths, checkpoint_paths, with_run
 from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
 

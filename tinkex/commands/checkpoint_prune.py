@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Time, plain_text
 from tinkex.commands.arguments import add_type
-from tinkex.commands.bulk import BulkChange, sum_of
-from tinkex.commands.delete import note_on, selected
+from tinkex.commands.checkpoint_change import BulkChange, note_on, selected, sum_of
 from tinkex.exceptions import TinkexError
 from tinkex.options import duration, integer, number
 
