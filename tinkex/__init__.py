@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tinkex.calling import Result
+    from tinkex.cli.calling import Result
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "run"]
@@ -23,6 +23,6 @@ def run(argv: Sequence[str]) -> Result:
     :returns: the command's name, its typed result, and what it would have printed.
     :raises tinkex.exceptions.TinkexError: the command failed.
     """
-    from tinkex import calling
+    from tinkex.cli import calling
 
     return calling.run(argv)

@@ -60,10 +60,10 @@ def main() -> int:
         gc.set_threshold(100_000, 20, 20)
         # The program tells it in words of its own, once, and also with --quiet.
         warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-        from tinkex import later
+        from tinkex.cli import startup
 
-        later.before_cliff()
-        from tinkex.program import main as run_program
+        startup.before_cliff()
+        from tinkex.cli.program import main as run_program
 
         return _flushed(run_program())
     except KeyboardInterrupt:

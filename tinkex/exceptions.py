@@ -11,7 +11,7 @@
     │   ├── ConnectionFailed      refused, unknown host, reset
     │   ├── TLSError              the certificate does not convince
     │   ├── TimedOut              the time given by --timeout ran out
-    │   └── InvalidAnswer         an answer that is not what the protocol promises
+    │   └── InvalidResponse         an answer that is not what the protocol promises
     ├── APIError              an answer of 400 or above
     │   ├── BadRequest (400, 422) · Unauthorized (401) · PaymentRequired (402)
     │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405)
@@ -35,7 +35,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Forbidden",
-    "InvalidAnswer",
+    "InvalidResponse",
     "LocalError",
     "NotFound",
     "NotOffered",
@@ -151,7 +151,14 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection was refused, reset, or the host is not known."""
+    """The connection was refused, reset, or the host is not known.
+
+    :param unsent: the server cannot have seen the request.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, unsent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.unsent = unsent
 
 
 class TLSError(TransportError):
@@ -166,7 +173,7 @@ class TimedOut(TransportError):
     default_hint = "Allow more time with --timeout (milliseconds, or 30s, 5m)."
 
 
-class InvalidAnswer(TransportError):
+class InvalidResponse(TransportError):
     """The server answered with something that the protocol does not know."""
 
     default_hint = "Is the address that of a Tinker service? See: tinkex config show."

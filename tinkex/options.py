@@ -99,9 +99,9 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        from tinkex.suggestions import mended
+        from tinkex.cli.errors import explain_refusal
 
-        message, hint = mended(message, self._words, self._option_string_actions)
+        message, hint = explain_refusal(message, self._words, self._option_string_actions)
         raise UsageError(message, hint=hint or f"See: {self._help_command()}")
 
     def option_strings(self) -> list[str]:
@@ -127,12 +127,12 @@ class Parser(argparse.ArgumentParser):
                 f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
                 hint="Options that all commands take may also stand before it.",
             )
-        from tinkex import suggestions
+        from tinkex.cli import errors
 
         if verb:
-            raise suggestions.unknown_command([*self.command.split(), extra[0]], self.subcommands)
+            raise errors.unknown_command([*self.command.split(), extra[0]], self.subcommands)
         flags, texts = self._flags_and_texts()
-        message, hint = suggestions.stray(extra, self._words, flags, texts)
+        message, hint = errors.explain_extra_words(extra, self._words, flags, texts)
         what = f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}"
         raise UsageError(message or what, hint=hint or f"See: {self._help_command()}")
 
@@ -147,13 +147,13 @@ class Parser(argparse.ArgumentParser):
         return flags, texts
 
     def _nearest_option(self, option: str) -> str:
-        from tinkex import suggestions
+        from tinkex.cli import errors
 
         if not self.command:  # it may be an option of the command that follows
-            near = suggestions.option(option, self.option_strings(), at_least=0.75)
-            behind = "Options of a command stand behind it: tinkex checkpoint list --limit 5"
+            near = errors.nearest_option(option, self.option_strings(), 0.75)
+            behind = "Options of a command follow it: tinkex checkpoint list --limit 5"
             return f"Did you mean {near}?" if near else behind
-        near = suggestions.option(option, self.option_strings())
+        near = errors.nearest_option(option, self.option_strings())
         return f"Did you mean {near}?" if near else f"See: {self._help_command()}"
 
     def _help_command(self) -> str:
@@ -171,7 +171,7 @@ def print_paged(
 
     :param paged: on a terminal that is too short for it, through a pager.
     """
-    from tinkex.terminal import can_move, wants_colour
+    from tinkex.cli.terminal import can_move, wants_colour
 
     # Where the standard library draws help in colour (Python 3.14), it does as we say.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
@@ -289,7 +289,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 def _timeout(text: str) -> str:
     # Checked here so that the error names the option; converted by the settings.
-    from tinkex.values import parse_timeout
+    from tinkex.config.values import parse_timeout
 
     try:
         parse_timeout(text)

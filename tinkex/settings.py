@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, plugins, pools, profiles
-from tinkex.exceptions import PluginError, SettingsError
-from tinkex.pools import PoolOptions
-from tinkex.values import (
+from tinkex import plugins
+from tinkex.config import file, keys, pools, profiles
+from tinkex.config.pools import PoolOptions
+from tinkex.config.values import (
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
     ENVIRONMENT,
@@ -26,6 +26,7 @@ from tinkex.values import (
     is_loopback,
     parse,
 )
+from tinkex.exceptions import PluginError, SettingsError
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["PoolOptions", "Settings"]
@@ -152,7 +153,7 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    config = configfile.read(configfile.config_path(environ))
+    config = file.read(file.config_path(environ))
     profile, by_flag = _choose_profile(flags, environ, config)
     without_checks = bool(flags.pop("insecure", None))
     layers = [_from_flags(flags, stdin)]
@@ -165,7 +166,7 @@ def resolve(
     if profile:
         values["profile"] = profile
         origins["profile"] = _profile_origin(flags, environ)
-    _find_pool(values, origins, config, configfile.config_path(environ))
+    _find_pool(values, origins, config, file.config_path(environ))
     if without_checks:
         values["pool_options"] = pools.insecure(values["pool_options"])
         origins["http_pool.insecure"] = "--insecure"
@@ -181,7 +182,7 @@ def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = 
     """
     environ = os.environ if environ is None else environ
     flags = {"profile": flag} if flag else {}
-    return _choose_profile(flags, environ, configfile.read(configfile.config_path(environ)))[0]
+    return _choose_profile(flags, environ, file.read(file.config_path(environ)))[0]
 
 
 def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -189,8 +190,8 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    config = configfile.read(configfile.config_path(environ))
-    return sorted({*configfile.profiles_in(config), *profiles.names()})
+    config = file.read(file.config_path(environ))
+    return sorted({*file.profiles_in(config), *profiles.names()})
 
 
 class _Layer:
@@ -229,7 +230,7 @@ def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) 
 
 
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    written = configfile.profiles_in(config)
+    written = file.profiles_in(config)
     values = written[name] or {} if name in written else _implied_profile(name, written)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
@@ -266,7 +267,7 @@ def _profile_origin(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str
     if flags.get("profile"):
         return "--profile"
     variable = ENVIRONMENT["profile"]
-    return variable if environ.get(variable) else str(configfile.config_path(environ))
+    return variable if environ.get(variable) else str(file.config_path(environ))
 
 
 def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -284,7 +285,7 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
             origins[name] = layer.origin(name)
     if not ("api_key" in values or "api_key_command" in values):
         url = values.get("base_url", DEFAULT_BASE_URL)
-        from tinkex.keystore import KeyStore
+        from tinkex.config.keystore import KeyStore
 
         store = KeyStore()
         own = is_of_profile(url, origins.get("base_url"))
@@ -371,7 +372,7 @@ def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    return _pool_names(configfile.read(configfile.config_path(environ)))
+    return _pool_names(file.read(file.config_path(environ)))
 
 
 def _pool_names(config: Mapping[str, Any]) -> list[str]:

@@ -83,7 +83,7 @@ def invoke(
     :param terminal: all three streams claim to be a terminal.
     :param environ: environment variables set for this command alone.
     """
-    from tinkex.shell import TinkexApp
+    from tinkex.cli.app import TinkexApp
 
     stdout, stderr = _Stream(terminal=terminal), _Stream(terminal=terminal)
     with mock.patch.dict(os.environ, environ or {}):

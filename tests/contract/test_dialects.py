@@ -17,7 +17,7 @@ from tests.contract.dialects.scenarios import AS_ANOTHER, DIALECTS, OFFLINE, SCE
 from tests.contract.dialects.skyrl import SkyRL, SkyRLMain
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import listening
-from tinkex.shell import TinkexApp
+from tinkex.cli.app import TinkexApp
 from tinkex.testing import Invocation, invoke, local_service
 
 SCRIPTED: dict[str, type[Account]] = {

@@ -11,7 +11,7 @@ import pytest
 
 from tests.contract.test_official_sdk import SDK, succeeded
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
-from tinkex.shell import TinkexApp
+from tinkex.cli.app import TinkexApp
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "reference" / "official-cli.rst"
 #: Prints every command of the installed official program with its options.

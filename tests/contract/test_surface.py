@@ -178,10 +178,10 @@ def used_of_the_app(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        "from tinkex.commandmanager import CommandManager",
+        "from tinkex.cli.commandmanager import CommandManager",
         "from tinkex.plugins import pick",
-        "import tinkex.shell",
-        "from tinkex.api.transport import Transport",
+        "import tinkex.cli.app",
+        "from tinkex.api.http.transport import Transport",
     ],
 )
 def test_the_finder_of_imports_refuses_what_is_inside(line: str):

@@ -28,7 +28,7 @@ from tests.faults.commands import (
 )
 from tests.faults.faults import ANSWERS, BODIES, FAULTS
 from tests.functional import conftest
-from tinkex.commandmanager import CommandManager
+from tinkex.cli.commandmanager import CommandManager
 from tinkex.testing import Invocation, invoke
 
 #: Seconds that a command may take; it is to end a second later at the latest.

@@ -16,7 +16,7 @@ from tests.faults.commands import COMMANDS
 from tests.faults.test_matrix import GRACE, KEY, LIMIT, assert_told, filled
 from tests.functional.conftest import KEY as SERVED_KEY
 from tests.functional.conftest import MODEL, Program
-from tinkex import remembered
+from tinkex.cli import remembered
 from tinkex.testing import invoke
 
 # ------------------------------------------------------------------ proxies
@@ -24,10 +24,10 @@ from tinkex.testing import invoke
 REPRESENTATIVES = ("checkpoint list", "checkpoint download", "run", "run batch", "auth whoami")
 _SECRET = "proxy-password"
 
-Answer = Callable[[socket.socket], None]
+Response = Callable[[socket.socket], None]
 
 
-def _says(text: str) -> Answer:
+def _says(text: str) -> Response:
     return lambda connection: connection.sendall(text.replace("\n", "\r\n").encode())
 
 
@@ -35,7 +35,7 @@ def _silent(connection: socket.socket) -> None:
     connection.recv(1)  # until the client has had enough
 
 
-PROXIES: dict[str, Answer] = {
+PROXIES: dict[str, Response] = {
     "silent": _silent,
     "closing": lambda connection: None,
     "no-http": _says("\0\1\2 what is this\n\n"),
@@ -51,7 +51,7 @@ PROXIES: dict[str, Answer] = {
 class Proxy:
     """Answers every request in one way, and keeps what it was sent."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         self.seen = b""
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))

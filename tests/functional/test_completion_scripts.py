@@ -15,8 +15,8 @@ import pytest
 
 from tests.functional.conftest import Program
 from tests.functional.test_interactive import Terminal
-from tinkex.remembered import Remembered
-from tinkex.values import DEFAULT_BASE_URL
+from tinkex.cli.remembered import Remembered
+from tinkex.config.values import DEFAULT_BASE_URL
 
 SEEN = "tinker://run-1:train:0/weights/0001"
 

@@ -15,12 +15,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fuzz.test_input import JSON
-from tinkex.api import archive, protobuf, reading
-from tinkex.api.addresses import joined
-from tinkex.api.records import Checkpoint
-from tinkex.api.samples import SampleResponse
+from tinkex.api.http import protobuf, schema
+from tinkex.api.http.addresses import joined
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.sampling.types import SampleResponse
+from tinkex.api.transfer import archive
 from tinkex.columns import printable
-from tinkex.exceptions import InvalidAnswer, TinkexError, from_response
+from tinkex.exceptions import InvalidResponse, TinkexError, from_response
 
 NAMES = ("checkpoint_id", "checkpoint_type", "tinker_path", "time", "size_bytes", "public")
 MEMBERS = st.sampled_from(
@@ -45,7 +46,7 @@ def test_a_checkpoint_is_read_or_refused(tried, value):
     tried()
     try:
         found = Checkpoint.from_json(value)
-    except InvalidAnswer:
+    except InvalidResponse:
         return
     assert found.tinker_path.startswith("tinker://")
     assert found.time.tzinfo is not None
@@ -57,7 +58,7 @@ def test_samples_are_read_or_refused_and_stay_json(tried, value, length):
     tried()
     try:
         response = SampleResponse.from_json(value, length)
-    except InvalidAnswer:
+    except InvalidResponse:
         return
     json.dumps(response.as_dict(), allow_nan=False)
 
@@ -69,7 +70,7 @@ def test_protobuf_is_read_or_refused(tried, message):
     tried()
     try:
         found = protobuf.sample_response(message)
-    except InvalidAnswer:
+    except InvalidResponse:
         return
     assert isinstance(found["sequences"], list)
 
@@ -144,13 +145,13 @@ def test_a_place_to_go_is_an_address_or_refused(tried, place):
 def test_a_member_has_its_type_or_is_refused(tried, data):
     tried()
     for read, kinds in (
-        (reading.optional_text, str),
-        (reading.optional_int, int),
-        (reading.optional_bool, bool),
+        (schema.optional_text, str),
+        (schema.optional_int, int),
+        (schema.optional_bool, bool),
     ):
         try:
             value = read(data, "a")
-        except InvalidAnswer:
+        except InvalidResponse:
             continue
         assert value is None or type(value) is kinds
 

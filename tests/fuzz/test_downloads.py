@@ -23,7 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.api import download_killed as driver
-from tinkex.api import ServiceClient, archive, body, lockfile, pieces, waiting
+from tinkex.api import ServiceClient
+from tinkex.api.http import waiting
+from tinkex.api.transfer import archive, body, manifest, ranges
 from tinkex.exceptions import TinkexError
 from tinkex.settings import Settings
 
@@ -162,7 +164,7 @@ def small(monkeypatch):
             monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(driver.packed, "LARGE", LARGE)
     for name in ("_PROBE_BYTES", "_MIN_REST", "_PART"):
-        monkeypatch.setattr(pieces, name, 3_000)
+        monkeypatch.setattr(ranges, name, 3_000)
     monkeypatch.setattr(body, "_SIP", 700)
     monkeypatch.setattr(waiting.Deadline, "pause", lambda *_: None)
 
@@ -181,7 +183,7 @@ def stopping(monkeypatch):
 
         return writing
 
-    monkeypatch.setattr(pieces, "_write_all", counted(pieces._write_all))
+    monkeypatch.setattr(ranges, "_write_all", counted(ranges._write_all))
     monkeypatch.setattr(archive, "write_all", counted(archive.write_all))
     return lambda writes: left.__setitem__(0, writes)
 
@@ -218,15 +220,15 @@ def check(target: Path, archives: list[dict[str, bytes]]) -> None:
     found = {
         file.relative_to(target).as_posix(): file.read_bytes()
         for file in target.rglob("*")
-        if file.is_file() and file.name != lockfile.NAME
+        if file.is_file() and file.name != manifest.NAME
     }
     assert found in [
         {name.removeprefix("./"): content for name, content in files.items()} for files in archives
     ]
-    lock = lockfile.read(target)
+    lock = manifest.read(target)
     assert lock is not None
     assert lock.files == {
-        name: lockfile.LockedFile(len(content), hashlib.sha256(content).hexdigest())
+        name: manifest.LockedFile(len(content), hashlib.sha256(content).hexdigest())
         for name, content in found.items()
     }
     assert [path.name for path in target.parent.iterdir()] == ["target"]

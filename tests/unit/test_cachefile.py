@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tinkex.cachefile import CacheFile, cache_directory
+from tinkex.cli.cachefile import CacheFile, cache_directory
 
 
 def cache(directory: Path | None, about: str = "http://127.0.0.1:1") -> CacheFile:

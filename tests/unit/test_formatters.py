@@ -6,14 +6,14 @@ import argparse
 
 import pytest
 
-from tinkex.columns import Flag, Size
-from tinkex.formatters import (
+from tinkex.cli.formatters import (
     CSVFormatter,
     JSONFormatter,
     ShellFormatter,
     TableFormatter,
     ValueFormatter,
 )
+from tinkex.columns import Flag, Size
 from tinkex.testing import _Stream
 
 PATH = "tinker://" + "x" * 60

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from tinkex import keys
+from tinkex.config import keys
 from tinkex.exceptions import SettingsError
 
 _ASK = """
 import sys
-from tinkex import keys
+from tinkex.config import keys
 print(keys.from_command("cat; echo tml-from-command"))
 print(sys.stdin.read())
 """

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinkex import configfile, private, settings
+from tinkex import settings
+from tinkex.config import file, private
+from tinkex.config.keystore import KeyStore, StoredKey, default_path
 from tinkex.exceptions import LocalError, SettingsError, UsageError
-from tinkex.keystore import KeyStore, StoredKey, default_path
 
 URL = "https://other.example"
 
@@ -188,7 +190,7 @@ def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
 
 _ADD = """
 import sys
-from tinkex.keystore import KeyStore, StoredKey
+from tinkex.config.keystore import KeyStore, StoredKey
 for number in range(8):
     KeyStore().add(StoredKey(f"{sys.argv[1]}-{number}", "tml-x" * 20))
 """
@@ -201,8 +203,8 @@ def test_processes_that_write_at_once_lose_nothing(store):
 
 
 _WRITE = """
-from tinkex import configfile
-from tinkex.keystore import KeyStore, StoredKey
+from tinkex.config import file as configfile
+from tinkex.config.keystore import KeyStore, StoredKey
 print("ready", flush=True)
 number = 0
 while True:
@@ -214,6 +216,32 @@ while True:
 """
 
 
+_STOP = """
+import os, signal, sys
+from tinkex.config import file as configfile
+from tinkex.config.keystore import KeyStore, StoredKey
+setattr(os, sys.argv[1], lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
+if sys.argv[2] == "key":
+    KeyStore().add(StoredKey("8", "tml-new"))
+else:
+    configfile.write_setting("p", "tags", ["new"])
+"""
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("what", ["key", "setting"])
+def test_a_writer_that_is_killed_at_a_step_leaves_the_old_file(home, what, step):
+    KeyStore().add(key())
+    file.write_setting("p", "tags", ["old"])
+    before = default_path().read_bytes(), file.config_path().read_bytes()
+    killed = subprocess.run([sys.executable, "-c", _STOP, step, what], timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert (default_path().read_bytes(), file.config_path().read_bytes()) == before
+    KeyStore().add(key("8"))  # no lock is left behind, and no half-written key
+    assert len(list(default_path().parent.iterdir())) == 2
+
+
+@pytest.mark.kills
 def test_a_writer_that_is_killed_leaves_a_whole_file(home):
     chance = random.Random(3)
     whole = 0
@@ -232,8 +260,8 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(home):
             assert stored.key.endswith("x" * 5000)
             assert stored.note == "y" * 5000
             whole += 1
-        if configfile.config_path().exists():
-            tags = yaml.safe_load(configfile.config_path().read_text())["profiles"]["p"]["tags"]
+        if file.config_path().exists():
+            tags = yaml.safe_load(file.config_path().read_text())["profiles"]["p"]["tags"]
             assert len(tags) == 50
             assert len(set(tags)) == 1
     assert whole, "no writer got as far as writing"

@@ -31,7 +31,7 @@ def package(tmp_path: Path) -> Path:
     return tmp_path
 
 
-PUT_OFF = "from tinkex.later import put_off\nput_off('parcel', version_in='version')\n"
+PUT_OFF = "from tinkex.cli.startup import put_off\nput_off('parcel', version_in='version')\n"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_package_that_fails_fails_each_time_it_is_used(package: Path):
 @pytest.mark.parametrize("name", ["no_such_package", "json"])
 def test_what_is_missing_or_imported_is_left_alone(name: str):
     done = run(
-        f"import json\nfrom tinkex.later import put_off\nput_off({name!r})\nprint(json.dumps)"
+        f"import json\nfrom tinkex.cli.startup import put_off\nput_off({name!r})\nprint(json.dumps)"
     )
 
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def test_a_package_without_a_version_there_is_imported_as_ever(package: Path):
 
 def test_requests_still_detects_encodings():
     script = (
-        "import sys, tinkex.later\ntinkex.later.before_requests()\nimport requests\n"
+        "import sys, tinkex.cli.startup\ntinkex.cli.startup.before_requests()\nimport requests\n"
         "assert 'charset_normalizer.api' not in sys.modules\n"
         "answer = requests.Response()\n"
         "answer._content = 'été à la plage, où les garçons jouent'.encode('utf-16')\n"
@@ -95,7 +95,7 @@ def test_requests_still_detects_encodings():
 
 def test_requests_still_knows_international_names():
     script = (
-        "import tinkex.later\ntinkex.later.before_requests()\nimport requests\n"
+        "import tinkex.cli.startup\ntinkex.cli.startup.before_requests()\nimport requests\n"
         "print(requests.Request('GET', 'http://bücher.example/').prepare().url)\n"
     )
 
@@ -120,7 +120,7 @@ def module(tmp_path: Path) -> Path:
     ],
 )
 def test_a_module_of_a_package_is_put_off_too(module: Path, use: str, said: list[str]):
-    done = run("from tinkex.later import put_off\nput_off('parcel.inner')\n" + use, module)
+    done = run("from tinkex.cli.startup import put_off\nput_off('parcel.inner')\n" + use, module)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == said
@@ -128,7 +128,7 @@ def test_a_module_of_a_package_is_put_off_too(module: Path, use: str, said: list
 
 def test_what_cliff_brings_still_works_when_it_is_wanted():
     script = (
-        "import sys, tinkex.later\ntinkex.later.before_cliff()\nimport cliff.app, dataclasses\n"
+        "import sys, tinkex.cli.startup\ntinkex.cli.startup.before_cliff()\nimport cliff.app, dataclasses\n"
         "assert not {'ast', 'dis', 'pickle'} & set(sys.modules)\n"
         "import inspect, logging, subprocess, zipfile\n"
         "@dataclasses.dataclass\nclass Pair:\n x: int\n y: int = 2\n"

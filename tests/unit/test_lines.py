@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
+from tinkex.cli.lines import Line, commands, is_continued, parse, unfinished
 from tinkex.exceptions import UsageError
-from tinkex.lines import Line, commands, is_continued, parse, unfinished
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinkex import remembered
-from tinkex.remembered import Remembered
+from tinkex.cli import remembered
+from tinkex.cli.remembered import Remembered
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FakePlugins
-from tinkex.console import FileHistory, holds_secret
+from tinkex.cli.console import FileHistory, holds_secret
 from tinkex.testing import invoke
 
 

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from tinkex import keys, settings, values
+from tinkex import settings
+from tinkex.config import keys, values
 from tinkex.exceptions import LocalError, SettingsError
 
 DEFAULT_BASE_URL = values.DEFAULT_BASE_URL

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinkex import skeleton
+from tinkex.commands import skeleton
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.testing import invoke
 

@@ -7,8 +7,8 @@ import tempfile
 
 import pytest
 
+from tinkex.cli.spool import spooled
 from tinkex.exceptions import LocalError
-from tinkex.spool import spooled
 
 TEXT = "tinker://run/weights/é\n\r\n\udc80\u2028" * 100_000
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from tinkex.progress import Display
-from tinkex.terminal import can_move, wants_colour
+from tinkex.cli.progress import Display
+from tinkex.cli.terminal import can_move, wants_colour
 from tinkex.testing import invoke
 
 

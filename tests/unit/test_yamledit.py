@@ -7,7 +7,7 @@ import random
 import pytest
 import yaml
 
-from tinkex import yamledit
+from tinkex.config import yamledit
 
 TEXT = """\
 # mine

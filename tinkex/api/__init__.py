@@ -16,28 +16,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
-    from tinkex.api.billing import Billing, Usage, UsageEvent
-    from tinkex.api.bulk import SampledRow, SampledRows, SampleRow
-    from tinkex.api.checkpoints import Checkpoint, Checkpoints
     from tinkex.api.client import ServiceClient
-    from tinkex.api.download import Download
-    from tinkex.api.lineage import CheckpointInfo
-    from tinkex.api.meter import Progress
-    from tinkex.api.models import Model, Models
-    from tinkex.api.moving import Moved
-    from tinkex.api.paging import Page
-    from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
+    from tinkex.api.http.pagination import Page
+    from tinkex.api.http.waits import Wait
     from tinkex.api.paths import TinkerPath
-    from tinkex.api.runs import Runs, TrainingRun
-    from tinkex.api.samples import SampledSequence, SampleResponse, SamplingParams
-    from tinkex.api.sampling import SamplingClient
-    from tinkex.api.sessions import Session, Sessions
-    from tinkex.api.tokenizer import Tokenizer, load_tokenizer
-    from tinkex.api.traces import Trace
-    from tinkex.api.training import SavedWeights, TrainingClient
-    from tinkex.api.verifying import VerifiedFile, verify
-    from tinkex.api.waits import Wait
+    from tinkex.api.resources.auth import ApiKey, Auth, Identity, KeyCheck
+    from tinkex.api.resources.billing import Billing, Usage, UsageEvent
+    from tinkex.api.resources.checkpoints import Checkpoint, Checkpoints
+    from tinkex.api.resources.lineage import CheckpointInfo
+    from tinkex.api.resources.models import Model, Models
+    from tinkex.api.resources.pastsessions import SessionInfo, SessionQuery, SessionSummary
+    from tinkex.api.resources.runs import Runs, TrainingRun
+    from tinkex.api.resources.sessions import Session, Sessions
+    from tinkex.api.resources.traces import Trace
+    from tinkex.api.resources.training import SavedWeights, TrainingClient
+    from tinkex.api.sampling.batch import SampledRow, SampledRows, SampleRow
+    from tinkex.api.sampling.client import SamplingClient
+    from tinkex.api.sampling.tokenizer import Tokenizer, load_tokenizer
+    from tinkex.api.sampling.types import SampledSequence, SampleResponse, SamplingParams
+    from tinkex.api.transfer.download import Download
+    from tinkex.api.transfer.moving import Moved
+    from tinkex.api.transfer.progress import Progress
+    from tinkex.api.transfer.verify import VerifiedFile, verify
 
 __all__ = [
     "ApiKey",
@@ -83,46 +83,46 @@ __all__ = [
 ]
 
 _HOME = {
-    "ApiKey": "auth",
-    "Auth": "auth",
-    "Billing": "billing",
-    "Checkpoint": "checkpoints",
-    "CheckpointInfo": "lineage",
-    "Checkpoints": "checkpoints",
-    "Download": "download",
-    "Identity": "auth",
-    "KeyCheck": "auth",
-    "Model": "models",
-    "Models": "models",
-    "Moved": "moving",
-    "Page": "paging",
-    "Progress": "meter",
-    "Runs": "runs",
-    "SampleResponse": "samples",
-    "SampleRow": "bulk",
-    "SampledRow": "bulk",
-    "SampledRows": "bulk",
-    "SampledSequence": "samples",
-    "SamplingClient": "sampling",
-    "SamplingParams": "samples",
-    "SavedWeights": "training",
+    "ApiKey": "resources.auth",
+    "Auth": "resources.auth",
+    "Billing": "resources.billing",
+    "Checkpoint": "resources.checkpoints",
+    "CheckpointInfo": "resources.lineage",
+    "Checkpoints": "resources.checkpoints",
+    "Download": "transfer.download",
+    "Identity": "resources.auth",
+    "KeyCheck": "resources.auth",
+    "Model": "resources.models",
+    "Models": "resources.models",
+    "Moved": "transfer.moving",
+    "Page": "http.pagination",
+    "Progress": "transfer.progress",
+    "Runs": "resources.runs",
+    "SampleResponse": "sampling.types",
+    "SampleRow": "sampling.batch",
+    "SampledRow": "sampling.batch",
+    "SampledRows": "sampling.batch",
+    "SampledSequence": "sampling.types",
+    "SamplingClient": "sampling.client",
+    "SamplingParams": "sampling.types",
+    "SavedWeights": "resources.training",
     "ServiceClient": "client",
-    "Session": "sessions",
-    "SessionInfo": "pastsessions",
-    "SessionQuery": "pastsessions",
-    "SessionSummary": "pastsessions",
-    "Sessions": "sessions",
+    "Session": "resources.sessions",
+    "SessionInfo": "resources.pastsessions",
+    "SessionQuery": "resources.pastsessions",
+    "SessionSummary": "resources.pastsessions",
+    "Sessions": "resources.sessions",
     "TinkerPath": "paths",
-    "Tokenizer": "tokenizer",
-    "Trace": "traces",
-    "TrainingClient": "training",
-    "TrainingRun": "runs",
-    "Usage": "billing",
-    "UsageEvent": "billing",
-    "VerifiedFile": "verifying",
-    "Wait": "waits",
-    "load_tokenizer": "tokenizer",
-    "verify": "verifying",
+    "Tokenizer": "sampling.tokenizer",
+    "Trace": "resources.traces",
+    "TrainingClient": "resources.training",
+    "TrainingRun": "resources.runs",
+    "Usage": "resources.billing",
+    "UsageEvent": "resources.billing",
+    "VerifiedFile": "transfer.verify",
+    "Wait": "http.waits",
+    "load_tokenizer": "sampling.tokenizer",
+    "verify": "transfer.verify",
 }
 
 

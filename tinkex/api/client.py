@@ -7,26 +7,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
-from tinkex.api.capabilities import Capabilities
+from tinkex.api.http.capabilities import Capabilities
+from tinkex.api.http.transport import Transport
+from tinkex.api.http.waiting import Deadline, OnWait
 from tinkex.api.paths import TinkerPath
-from tinkex.api.sessions import Outcome, Sessions, outcome_of
-from tinkex.api.transport import Transport
-from tinkex.api.waiting import Deadline, OnWait
-from tinkex.cachefile import cache_directory
-from tinkex.exceptions import APIError, InvalidAnswer, UsageError
+from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
+from tinkex.cli.cachefile import cache_directory
+from tinkex.exceptions import APIError, InvalidResponse, UsageError
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
 # Training and sampling are imported by those who do them: listing should not pay for them.
 if TYPE_CHECKING:
-    from tinkex.api.answers import Answer
-    from tinkex.api.auth import Auth
-    from tinkex.api.billing import Billing
-    from tinkex.api.checkpoints import Checkpoints
-    from tinkex.api.models import Models
-    from tinkex.api.runs import Runs
-    from tinkex.api.sampling import SamplingClient
-    from tinkex.api.training import TrainingClient
+    from tinkex.api.http.answers import Response
+    from tinkex.api.resources.auth import Auth
+    from tinkex.api.resources.billing import Billing
+    from tinkex.api.resources.checkpoints import Checkpoints
+    from tinkex.api.resources.models import Models
+    from tinkex.api.resources.runs import Runs
+    from tinkex.api.resources.training import TrainingClient
+    from tinkex.api.sampling.client import SamplingClient
 
 
 class ServiceClient:
@@ -80,35 +80,35 @@ class ServiceClient:
     @cached_property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of the account."""
-        from tinkex.api.checkpoints import Checkpoints
+        from tinkex.api.resources.checkpoints import Checkpoints
 
         return Checkpoints(self._transport, self.sessions)
 
     @cached_property
     def runs(self) -> Runs:
         """The training runs of the account."""
-        from tinkex.api.runs import Runs
+        from tinkex.api.resources.runs import Runs
 
         return Runs(self._transport)
 
     @cached_property
     def models(self) -> Models:
         """What the service trains and samples."""
-        from tinkex.api.models import Models
+        from tinkex.api.resources.models import Models
 
         return Models(self._transport)
 
     @cached_property
     def auth(self) -> Auth:
         """Keys and the account they belong to."""
-        from tinkex.api.auth import Auth
+        from tinkex.api.resources.auth import Auth
 
         return Auth(self._transport)
 
     @cached_property
     def billing(self) -> Billing:
         """What was used, and what is stored."""
-        from tinkex.api.billing import Billing
+        from tinkex.api.resources.billing import Billing
 
         return Billing(self._transport)
 
@@ -142,7 +142,7 @@ class ServiceClient:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         paginate: bool = False,
-    ) -> Answer:
+    ) -> Response:
         """Make any request of the service, with the key; return its successful answer.
 
         :param path: below ``/api/v1``; with a leading slash below the base URL.
@@ -151,7 +151,7 @@ class ServiceClient:
         :raises UsageError: the path leads elsewhere.
         :raises tinkex.exceptions.APIError: the service refused.
         """
-        from tinkex.api import raw
+        from tinkex.api.resources import raw
 
         return raw.request(
             self._transport,
@@ -180,7 +180,7 @@ class ServiceClient:
         :param seed: makes the initial values repeatable.
         :raises UsageError: the service does not have the model, or a value is out of range.
         """
-        from tinkex.api import training
+        from tinkex.api.resources import training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
@@ -201,8 +201,8 @@ class ServiceClient:
 
         :param optimizer: load the optimizer's state as well.
         """
-        from tinkex.api import training
-        from tinkex.api.lineage import lineage_of
+        from tinkex.api.resources import training
+        from tinkex.api.resources.lineage import lineage_of
 
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline("the training run to be created")
@@ -241,7 +241,7 @@ class ServiceClient:
         :param model_path: ``tinker://`` path of a sampler checkpoint.
         :param deadline: see :meth:`deadline`.
         """
-        from tinkex.api.sampling import SamplingClient
+        from tinkex.api.sampling.client import SamplingClient
 
         if (base_model is None) == (model_path is None):
             raise UsageError("give either a base model or a model path")
@@ -257,11 +257,11 @@ class ServiceClient:
 
         Some servers would train the model that they have under whatever name they are given.
         """
-        from tinkex.api.models import list_models
+        from tinkex.api.resources.models import list_models
 
         try:
             offered = [model.model_name for model in list_models(self._transport, deadline)]
-        except (APIError, InvalidAnswer):
+        except (APIError, InvalidResponse):
             return
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):

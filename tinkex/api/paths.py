@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from tinkex.exceptions import InvalidAnswer, UsageError
+from tinkex.exceptions import InvalidResponse, UsageError
 
 SCHEME = "tinker://"
 #: Middle part of a path → ``checkpoint_type`` of the service.
@@ -97,12 +97,12 @@ def segment(text: str) -> str:
 def served(text: str) -> str:
     """Return the id *text* of a server as one segment of a URL.
 
-    :raises InvalidAnswer: it cannot be one.
+    :raises InvalidResponse: it cannot be one.
     """
     try:
         return segment(text)
     except UsageError as error:
-        raise InvalidAnswer(f"the server's answer cannot be right: {error}") from error
+        raise InvalidResponse(f"the server's answer cannot be right: {error}") from error
 
 
 def _is_segment(text: str) -> bool:

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tinkex import keys
 from tinkex.columns import Flag, plain_text
 from tinkex.commands.base import Lister, ShowOne
+from tinkex.config import keys
 from tinkex.exceptions import Forbidden, SettingsError, TinkexError, Unauthorized, UsageError
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
     from tinkex.api import ApiKey
-    from tinkex.keystore import StoredKey
+    from tinkex.config.keystore import StoredKey
     from tinkex.settings import Settings
 
 
 class LoginAuth(ShowOne):
     """Ask for an API key, have the service check it, and store it."""
 
-    acts = True
+    is_action = True
     column_names = ("name", "key_id", "key", "organization", "email", "base_url", "stored_in")
     examples = (
         "tinkex auth login",
@@ -52,7 +52,7 @@ class LoginAuth(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import login
+        from tinkex.commands import login
 
         place = login.place_for(self.settings, in_profile=parsed_args.in_profile)
         key, source = self._key(parsed_args, place)
@@ -118,8 +118,8 @@ class LoginAuth(ShowOne):
         return keys.checked(keys.ask(f"API key for {place.base_url}: ")), "what was typed"
 
     def _page(self, name: str | None) -> str | None:
-        from tinkex.api.auth import new_key_page
-        from tinkex.login import name_of_machine
+        from tinkex.api.resources.auth import new_key_page
+        from tinkex.commands.login import name_of_machine
 
         return new_key_page(self.settings, name or name_of_machine())
 
@@ -133,8 +133,8 @@ class LoginAuth(ShowOne):
 class LogoutAuth(Lister):
     """Forget stored keys; they stay valid with the service."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "key_id", "stored_in")
     examples = ("tinkex auth logout", "tinkex auth logout laptop", "tinkex auth logout --all")
 
@@ -162,8 +162,9 @@ class LogoutAuth(Lister):
         return self.column_names, rows
 
     def _forget(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
-        from tinkex import configfile, login
-        from tinkex.keystore import KeyStore
+        from tinkex.commands import login
+        from tinkex.config import file
+        from tinkex.config.keystore import KeyStore
 
         store = KeyStore()
         if parsed_args.all:
@@ -174,7 +175,7 @@ class LogoutAuth(Lister):
             settings = self.settings
             profile = login.profile_of_key(settings)
             if profile is not None:
-                configfile.write_setting(profile, "api_key", None)
+                file.write_setting(profile, "api_key", None)
                 return [(profile, None, f"profile {profile}")]
             chosen = [login.key_in_force(settings, store)]
         for key in chosen:
@@ -187,8 +188,8 @@ class LogoutAuth(Lister):
 
     def _revoke(self, key: StoredKey) -> None:
         """Delete on the server what an old official login made for itself: nobody else has it."""
-        from tinkex import login
-        from tinkex.api.auth import key_page
+        from tinkex.api.resources.auth import key_page
+        from tinkex.commands import login
 
         if key.kind != "generated":
             if key.base_url is None and key.key_id.isdecimal():
@@ -215,7 +216,7 @@ class LogoutAuth(Lister):
 class ListAuth(Lister):
     """List the stored keys: those of the official login's file and those in profiles."""
 
-    mends = True
+    tolerates_bad_settings = True
     column_names = (
         "name",
         "key_id",
@@ -231,7 +232,7 @@ class ListAuth(Lister):
     examples = ("tinkex auth list", "tinkex auth list -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import login
+        from tinkex.commands import login
 
         settings = self._settings_if_any()
         self.result = known = login.all_keys()
@@ -266,8 +267,8 @@ class ListAuth(Lister):
 class SwitchAuth(ShowOne):
     """Use another of the keys in the file of the official login."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "key_id", "organization", "email", "stored_in")
     examples = ("tinkex auth switch laptop", "tinkex auth switch 7")
 
@@ -279,7 +280,7 @@ class SwitchAuth(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.keystore import KeyStore
+        from tinkex.config.keystore import KeyStore
 
         store = KeyStore()
         key = store.find(parsed_args.name)
@@ -324,7 +325,7 @@ class StatusAuth(ShowOne):
     examples = ("tinkex auth status", "tinkex --profile skyrl auth status -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import login
+        from tinkex.commands import login
 
         settings = self.settings
         for warning in login.exposed_files():

@@ -20,8 +20,8 @@ import cliff.lister
 import cliff.show
 
 from tinkex import plugins
+from tinkex.cli.extensions import Extension, Formatters, NamedHook
 from tinkex.columns import heading, plain_text
-from tinkex.commands.extensions import Extension, Formatters, NamedHook
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from tinkex.api import Progress, ServiceClient
+    from tinkex.cli.app import TinkexApp
     from tinkex.settings import Settings
-    from tinkex.shell import TinkexApp
 
 __all__ = ["Command", "Lister", "ShowOne"]
 
@@ -170,15 +170,15 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     """Formats: which there are, which is the default, and ``--json``."""
 
     #: It does something (saves, deletes, …): its default format is plain everywhere.
-    acts: ClassVar[bool] = False
+    is_action: ClassVar[bool] = False
     #: It mends settings, and so runs also where they have a fault.
-    mends: ClassVar[bool] = False
+    tolerates_bad_settings: ClassVar[bool] = False
 
     @property
     def formatter_default(self) -> str:
         """Format when neither option, environment nor profile names one."""
         stdout = getattr(self.app, "stdout", None)
-        return "table" if not self.acts and stdout and stdout.isatty() else "plain"
+        return "table" if not self.is_action and stdout and stdout.isatty() else "plain"
 
     def _load_formatter_plugins(self) -> Any:
         return Formatters(self.formatter_namespace, self.app)
@@ -191,7 +191,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         formats.default = None
         formats.help = (
             "output format; by default "
-            + ("plain" if self.acts else "table on a terminal, plain elsewhere")
+            + ("plain" if self.is_action else "table on a terminal, plain elsewhere")
             + " [TINKEX_FORMAT]"
         )
         columns = next(a for a in group._group_actions if a.dest == "columns")
@@ -247,7 +247,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         try:
             wanted = self.settings.format
         except SettingsError:
-            if not self.mends:
+            if not self.tolerates_bad_settings:
                 raise
             return self.formatter_default
         if wanted in offered:
@@ -319,7 +319,7 @@ class Lister(_Display, cliff.lister.Lister):
         noun, _, verb = (self.cmd_name or "").rpartition(" ")
         if verb == "list":
             parser.set_defaults(nothing=f"No {noun}s.")
-        elif self.acts:  # it says itself what it did
+        elif self.is_action:  # it says itself what it did
             parser.set_defaults(nothing=None)
         action = next(a for a in parser._actions if a.dest == "sort_columns")
         # cliff's text says that columns that there are not are ignored.
@@ -344,7 +344,7 @@ class Lister(_Display, cliff.lister.Lister):
                 )
         if not self._streams:
             return super().produce_output(parsed_args, column_names, data)
-        from tinkex.spool import spooled
+        from tinkex.cli.spool import spooled
 
         stdout = self.app.stdout
         try:
@@ -382,7 +382,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
 
     def _link(self, word: str, *page: str) -> None:
         """Let *word* be a link to a page of the service's web console, if it has one."""
-        from tinkex.api.addresses import console_page
+        from tinkex.api.http.addresses import console_page
 
         if address := console_page(self.settings.base_url, *page):
             self._links = {**self._links, word: address}

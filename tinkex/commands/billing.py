@@ -13,7 +13,7 @@ from tinkex.exceptions import UsageError
 from tinkex.options import moment, non_empty, number
 
 if TYPE_CHECKING:
-    from tinkex.api.billing import Usage
+    from tinkex.api.resources.billing import Usage
 
 _DIMENSIONS = ("day", "run", "session", "model", "user", "project", "type", "event")
 #: The column of each dimension.
@@ -181,7 +181,7 @@ class UsageBilling(_WithCsv):
         return self._tallies(usage, parsed_args.by)
 
     def _tallies(self, usage: Usage, by: str) -> Any:
-        from tinkex.api.tallies import tallies
+        from tinkex.api.resources.tallies import tallies
 
         runs_of = {}
         if by == "run":

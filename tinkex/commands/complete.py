@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from tinkex import completion, lines
+from tinkex.cli import completion, lines
 from tinkex.commands.base import Command
 from tinkex.files import user_path
 

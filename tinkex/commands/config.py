@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from tinkex.cli.extensions import Formatters
 from tinkex.columns import Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.extensions import Formatters
 from tinkex.exceptions import UsageError
 
 #: The profile that a setting is written to where none is in force.
@@ -24,7 +24,7 @@ class ShowConfig(Lister):
     examples = ("tinkex config show", "tinkex --profile local config show -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import pools
+        from tinkex.config import pools
         from tinkex.settings import effective
 
         found = self.result = self.settings
@@ -44,8 +44,8 @@ class ListConfig(Lister):
     examples = ("tinkex config list", "tinkex config list -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.config.values import DESCRIPTIONS, ENVIRONMENT
         from tinkex.settings import effective
-        from tinkex.values import DESCRIPTIONS, ENVIRONMENT
 
         self.result = self.settings
         rows = [
@@ -56,10 +56,10 @@ class ListConfig(Lister):
 
 
 class _OneSetting(ShowOne):
-    acts = True
+    is_action = True
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        from tinkex.values import DESCRIPTIONS
+        from tinkex.config.values import DESCRIPTIONS
 
         parser = super().get_parser(prog_name)
         parser.add_argument(
@@ -90,7 +90,7 @@ class GetConfig(_OneSetting):
 
 
 class _Change(_OneSetting):
-    mends = True
+    tolerates_bad_settings = True
     column_names = ("name", "value", "profile", "file")
 
     def _profile(self) -> str | None:
@@ -105,8 +105,8 @@ class _Change(_OneSetting):
         return name
 
     def _row(self, name: str, value: Any, profile: str | None) -> Any:
-        from tinkex import keys
-        from tinkex.configfile import config_path
+        from tinkex.config import keys
+        from tinkex.config.file import config_path
 
         self.result = value
         if name == "api_key" and value:
@@ -116,7 +116,7 @@ class _Change(_OneSetting):
         return self.column_names, (name, Structure(value), profile, str(config_path()))
 
     def _tell_if_overruled(self, name: str) -> None:
-        from tinkex.values import ENVIRONMENT
+        from tinkex.config.values import ENVIRONMENT
 
         variable = ENVIRONMENT.get(name, "")
         if os.environ.get(variable):
@@ -142,19 +142,20 @@ class SetConfig(_Change):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, settings
+        from tinkex import settings
+        from tinkex.config import file
 
         name = parsed_args.name
         if name == "profile":
             settings.resolve({"profile": parsed_args.value})  # it must be usable
-            configfile.write_default(parsed_args.value)
+            file.write_default(parsed_args.value)
             self._tell_if_overruled(name)
             return self._row(name, parsed_args.value, None)
         value = self._value(name, parsed_args.value)
         profile = self._profile()
         if profile is None:
             profile = FIRST_PROFILE
-            configfile.write_profile(profile, {name: value}, use=True)
+            file.write_profile(profile, {name: value}, use=True)
             self.status(f"Made the profile {profile!r}, which is used when none is named.")
         else:
             self._write(profile, name, value)
@@ -162,9 +163,9 @@ class SetConfig(_Change):
         return self._row(name, value, profile)
 
     def _write(self, profile: str, name: str, value: Any) -> None:
-        from tinkex import configfile, profiles
+        from tinkex.config import file, profiles
 
-        written = configfile.profiles_in(configfile.read(configfile.config_path()))
+        written = file.profiles_in(file.read(file.config_path()))
         other = {"api_key": "api_key_command", "api_key_command": "api_key"}.get(name)
         if other and other in (written.get(profile) or {}):
             raise UsageError(
@@ -173,9 +174,9 @@ class SetConfig(_Change):
             )
         if profile not in written and profile in profiles.names():
             # Once it is written, it is what is written and no more.
-            configfile.write_profile(profile, {**profiles.brought(profile), name: value})
+            file.write_profile(profile, {**profiles.brought(profile), name: value})
         else:
-            configfile.write_setting(profile, name, value)
+            file.write_setting(profile, name, value)
 
     def _value(self, name: str, text: str) -> Any:
         return checked_value(name, text, self.app.stdin)
@@ -191,19 +192,19 @@ class UnsetConfig(_Change):
     examples = ("tinkex config unset format", "tinkex config unset profile")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile
+        from tinkex.config import file
 
         name = parsed_args.name
-        config = configfile.read(configfile.config_path())
+        config = file.read(file.config_path())
         profile = None if name == "profile" else self._profile()
-        written = config if name == "profile" else configfile.profiles_in(config).get(profile or "")
+        written = config if name == "profile" else file.profiles_in(config).get(profile or "")
         if not isinstance(written, Mapping) or written.get(name) is None:
             where = f"profile {profile}" if profile else "the configuration file"
             raise UsageError(f"{where} does not set {name}", hint="See: tinkex config show")
         if name == "profile":
-            configfile.write_default(None)
+            file.write_default(None)
         else:
-            configfile.write_setting(str(profile), name, None)
+            file.write_setting(str(profile), name, None)
         self._tell_if_overruled(name)
         return self._row(name, None, profile)
 
@@ -218,7 +219,8 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     :raises SettingsError: it is malformed.
     :raises UsageError: it names a format or a driver that there is not.
     """
-    from tinkex import keys, settings, values
+    from tinkex import settings
+    from tinkex.config import keys, values
 
     if name == "api_key":
         return keys.checked(keys.read_argument(text, stdin))

@@ -23,7 +23,7 @@ class Doctor(Lister):
     """Examine settings, key, network, service, tokenizers and disk; say what to do."""
 
     notes = "Nothing is created or changed. The exit code is 1 if a check fails."
-    acts = True  # a table has no room for whole sentences
+    is_action = True  # a table has no room for whole sentences
     column_names = ("check", "status", "detail", "hint")
     examples = (
         "tinkex doctor",
@@ -49,7 +49,7 @@ class Doctor(Lister):
         return code or int(failed)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import checkup
+        from tinkex.commands import checkup
         from tinkex.files import check_writable
 
         if parsed_args.bundle:
@@ -73,7 +73,7 @@ class Doctor(Lister):
         return float(settings.timeout)
 
     def _write(self, name: str) -> None:
-        from tinkex.bundle import report
+        from tinkex.commands.bundle import report
         from tinkex.files import write_atomically
 
         state = self._settings_or_error()
@@ -99,7 +99,7 @@ class Doctor(Lister):
         import shutil
         import textwrap
 
-        from tinkex.terminal import wants_colour
+        from tinkex.cli.terminal import wants_colour
 
         status, check = plain_text(record["status"]), plain_text(record["check"])
         width = max(shutil.get_terminal_size().columns, 40)

@@ -6,10 +6,10 @@ import argparse
 import shutil
 import textwrap
 
+from tinkex.cli.errors import unknown_command
 from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
 from tinkex.options import print_paged
-from tinkex.suggestions import unknown_command
 
 _IN_SHELL = """
 in this shell:

@@ -13,13 +13,13 @@ from tinkex.exceptions import UsageError
 from tinkex.files import user_path
 
 if TYPE_CHECKING:
-    from tinkex.skeleton import Names
+    from tinkex.commands.skeleton import Names
 
 
 class NewPlugin(ShowOne):
     """Write the skeleton of a plugin: a command, a format, a hook, and tests that pass."""
 
-    acts = True
+    is_action = True
     column_names = ("distribution", "package", "directory", "command", "format")
     examples = (
         "tinkex plugin new tinkex-stats",
@@ -37,7 +37,7 @@ class NewPlugin(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import skeleton
+        from tinkex.commands import skeleton
 
         names = skeleton.names_for(parsed_args.name)
         self._check_free(names)

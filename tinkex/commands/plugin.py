@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from cliff.columns import FormattableColumn
 
-from tinkex import commandmanager, plugins
+from tinkex import plugins
+from tinkex.cli import commandmanager
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import PluginError
 from tinkex.options import Parser
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class ListPlugin(Lister):
     """List every entry point that tinkex uses, and why one does not load."""
 
-    mends = True  # the fault may be a plugin's
+    tolerates_bad_settings = True  # the fault may be a plugin's
     column_names = ("group", "name", "distribution", "version", "error")
     droppable = ("version",)
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")

@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex import keys
 from tinkex.columns import Flag, Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
+from tinkex.config import keys
+from tinkex.config.values import DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
 from tinkex.exceptions import SettingsError, UsageError
-from tinkex.values import DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
 
 #: What a profile may say, in the order in which it is shown.
 _SETTINGS = tuple(name for name in DESCRIPTIONS if name != "profile")
@@ -24,7 +24,7 @@ _GLOBAL = ("base_url", "api_key", "timeout", "http_pool")
 class ListProfile(Lister):
     """List all profiles, those that plugins bring included."""
 
-    mends = True
+    tolerates_bad_settings = True
     column_names = ("name", "active", "base_url", "http_pool", "credential", "format")
     plain_columns = ("name", "active", "base_url", "http_pool")
     droppable = ("format", "http_pool", "credential")
@@ -58,7 +58,7 @@ class ListProfile(Lister):
 class ShowProfile(ShowOne):
     """Show what one profile says, its key masked."""
 
-    mends = True
+    tolerates_bad_settings = True
     column_names = ("name", "active", *_SETTINGS, "http_pool_options")
     examples = ("tinkex profile show", "tinkex profile show skyrl -f yaml")
 
@@ -100,8 +100,8 @@ class ShowProfile(ShowOne):
 class AddProfile(ShowOne):
     """Write a new profile."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "active", *_SETTINGS)
     examples = (
         "tinkex profile add skyrl --server skyrl",
@@ -143,7 +143,7 @@ class AddProfile(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, profiles
+        from tinkex.config import file, profiles
 
         name = parsed_args.name
         if not re.fullmatch(r"\w[\w.@-]*", name):
@@ -151,7 +151,7 @@ class AddProfile(ShowOne):
                 f"not a name for a profile: {name[:40]!r}",
                 hint="Use letters, digits, '-', '_', '.' and '@'.",
             )
-        written = configfile.profiles_in(configfile.read(configfile.config_path()))
+        written = file.profiles_in(file.read(file.config_path()))
         if name in written and not parsed_args.force:
             raise UsageError(
                 f"there is a profile called {name!r} already",
@@ -160,7 +160,7 @@ class AddProfile(ShowOne):
         values = self._values(parsed_args)
         if name in profiles.names() and values.keys().isdisjoint({"http_pool", "base_url"}):
             values = {**profiles.brought(name), **values}
-        configfile.write_profile(name, values, use=parsed_args.use)
+        file.write_profile(name, values, use=parsed_args.use)
         if not ({"api_key", "api_key_command", "http_pool"} & values.keys()):
             self._tell_about_key(name, values)
         shown = {key: _shown(key, value) for key, value in values.items()}
@@ -209,8 +209,8 @@ class AddProfile(ShowOne):
 class UseProfile(ShowOne):
     """Use a profile from now on when none is named."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "file")
     examples = ("tinkex profile use work",)
 
@@ -220,14 +220,15 @@ class UseProfile(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, settings
+        from tinkex import settings
+        from tinkex.config import file
 
         settings.resolve({"profile": parsed_args.name})  # it must be usable
-        configfile.write_default(parsed_args.name)
+        file.write_default(parsed_args.name)
         self.result = parsed_args.name
         if os.environ.get("TINKEX_PROFILE"):
             self.status("TINKEX_PROFILE is set, and comes first.")
-        return self.column_names, (parsed_args.name, str(configfile.config_path()))
+        return self.column_names, (parsed_args.name, str(file.config_path()))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Using the profile {plain_text(record['name'])}"]
@@ -236,8 +237,8 @@ class UseProfile(ShowOne):
 class RemoveProfile(ShowOne):
     """Remove a profile, and the key in it, from the configuration file."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "file")
     examples = ("tinkex profile remove skyrl --yes",)
 
@@ -251,12 +252,13 @@ class RemoveProfile(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, settings
+        from tinkex import settings
+        from tinkex.config import file
 
         name = parsed_args.name
         _known(name)
-        config = configfile.read(configfile.config_path())
-        written = configfile.profiles_in(config)
+        config = file.read(file.config_path())
+        written = file.profiles_in(config)
         if name not in written:
             raise UsageError(
                 f"the profile {name!r} is not written anywhere: it comes with a plugin",
@@ -270,9 +272,9 @@ class RemoveProfile(ShowOne):
             )
         holds = " and the API key in it" if _credential(written[name] or {}) else ""
         self.confirm(f"Remove the profile {name}{holds}?", assume_yes=parsed_args.yes)
-        configfile.remove_profile(name)
+        file.remove_profile(name)
         self.result = name
-        return self.column_names, (name, str(configfile.config_path()))
+        return self.column_names, (name, str(file.config_path()))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Removed the profile {plain_text(record['name'])}"]
@@ -289,17 +291,17 @@ def _server(text: str) -> str:
 
 def _pool_options(values: Mapping[str, Any]) -> Any:
     """Return what the file says about the HTTP pool that a profile names."""
-    from tinkex import configfile, pools
+    from tinkex.config import file, pools
 
     name = str(values.get("http_pool", pools.DEFAULT_DRIVER))
-    return pools.named_in(configfile.read(configfile.config_path())).get(name)
+    return pools.named_in(file.read(file.config_path())).get(name)
 
 
 def _all() -> dict[str, Mapping[str, Any]]:
     """Return every profile by name, those that plugins bring included."""
-    from tinkex import configfile, profiles
+    from tinkex.config import file, profiles
 
-    written = configfile.profiles_in(configfile.read(configfile.config_path()))
+    written = file.profiles_in(file.read(file.config_path()))
     found = {**profiles.all_brought(), **written}
     return {name: _mapping(name, found[name]) for name in sorted(found)}
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, Time, plain_text
+from tinkex.commands.arguments import add_paging, add_scope, holds_all, tell_rest
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.filters import add_scope
-from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.exceptions import UsageError
 from tinkex.options import integer, non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api.pastsessions import SessionSummary
+    from tinkex.api.resources.pastsessions import SessionSummary
 
 _STATUSES = ("active", "cancelled", "failed", "finished", "success", "errored", "interrupted")
 
@@ -219,7 +218,7 @@ class ExportTraceSession(ShowOne):
     notes = "https://ui.perfetto.dev shows it."
 
     operation = "Trace export"
-    acts = True
+    is_action = True
     column_names = ("session_id", "url", "destination", "file_size_bytes")
     examples = (
         "tinkex session export-trace SESSION_ID",

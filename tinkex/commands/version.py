@@ -14,8 +14,8 @@ from tinkex.version import commit, line
 class Version(ShowOne):
     """Show the version and the commit it was built from."""
 
-    acts = True
-    mends = True  # whoever reports a fault is asked for it first
+    is_action = True
+    tolerates_bad_settings = True  # whoever reports a fault is asked for it first
     column_names = ("version", "commit")
     examples = ("tinkex version --json",)
 

@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Time, iso, json_text, plain_text
+from tinkex.commands.arguments import with_run
 from tinkex.commands.base import Command, ShowOne
-from tinkex.commands.names import with_run
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
 from tinkex.options import duration, interval
 
 if TYPE_CHECKING:
-    from tinkex.api.watching import Change, Condition, Snapshot
+    from tinkex.api.resources.watch import Change, Condition, Snapshot
 
 __all__ = ["WaitRun", "WatchRun"]
 
@@ -54,11 +54,11 @@ class _Watching:
     def snapshots(
         self, parsed_args: argparse.Namespace, limit: timedelta | None = None
     ) -> Iterator[Snapshot]:
-        from tinkex.api import watching
+        from tinkex.api.resources import watch
 
         run_id = with_run(self, parsed_args.run_id, self._known)  # type: ignore[arg-type]
         try:
-            yield from watching.snapshots(
+            yield from watch.snapshots(
                 self.client,
                 run_id,
                 interval=parsed_args.interval.total_seconds(),
@@ -120,7 +120,7 @@ class WatchRun(_Watching, Command):
         return str(given)
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        from tinkex.api.watching import changes, check_usable
+        from tinkex.api.resources.watch import changes, check_usable
 
         write = _as_json if parsed_args.formatter == "json" else _line
         self.result: list[Change] = []
@@ -138,7 +138,7 @@ class WatchRun(_Watching, Command):
 class WaitRun(_Watching, ShowOne):
     """Wait until a training run has saved a checkpoint, or has been idle for a while."""
 
-    acts = True
+    is_action = True
     column_names = ("training_run_id", "condition", "subject", "last_request_time")
     examples = (
         "tinkex run wait run-123 --until checkpoint:final --max-wait 2h",
@@ -165,7 +165,7 @@ class WaitRun(_Watching, ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.api.watching import WaitedOut
+        from tinkex.api.resources.watch import WaitedOut
 
         wanted = {text: _condition(text) for text in parsed_args.until or ["idle:10m"]}
         try:
@@ -187,7 +187,7 @@ class WaitRun(_Watching, ShowOne):
         self, parsed_args: argparse.Namespace, wanted: dict[str, Condition]
     ) -> tuple[str, str, Snapshot]:
         """Return the condition that was met, what met it, and how the run was then."""
-        from tinkex.api.watching import changes, check_usable
+        from tinkex.api.resources.watch import changes, check_usable
 
         first: Snapshot | None = None
         before: Snapshot | None = None
@@ -216,7 +216,7 @@ def _as_json(change: Change) -> str:
 
 
 def _condition(text: str) -> Condition:
-    from tinkex.api.watching import Condition
+    from tinkex.api.resources.watch import Condition
     from tinkex.durations import parse_duration
 
     kind, _, value = text.partition(":")

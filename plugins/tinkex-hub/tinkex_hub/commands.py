@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class PushHfCheckpoint(ShowOne):
     """Upload a checkpoint to the Hugging Face Hub as a PEFT adapter."""
 
-    acts = True
+    is_action = True
     column_names = (
         "tinker_path", "repo_id", "revision", "public", "url", "commit", "pull_request", "files",
     )  # fmt: skip

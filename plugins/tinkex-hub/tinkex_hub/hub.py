@@ -15,7 +15,7 @@ from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     NotFound,
     PluginError,
@@ -202,7 +202,7 @@ def translated(error: BaseException, host: str, repo: str | None) -> TinkexError
             hint = "Is HF_ENDPOINT right, and is there a way to the hub?"
             return ConnectionFailed(f"no usable answer of {host}: {_words(cause)}", hint=hint)
     if isinstance(error, _MISREAD):
-        return InvalidAnswer(
+        return InvalidResponse(
             f"the answer of {host} is not that of a hub", hint="Is HF_ENDPOINT right?"
         )
     if isinstance(error, OSError):

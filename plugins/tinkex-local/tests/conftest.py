@@ -19,7 +19,7 @@ BASE_MODEL = "tinkex/baker-street-2M"
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -39,7 +39,7 @@ class Client:
 
     def request(
         self, method: str, target: str, body: Any = None, raw: bytes | None = None, **headers: str
-    ) -> Answer:
+    ) -> Response:
         parts = urlsplit(target)
         path = parts.path if parts.path.startswith("/") else f"/api/v1/{parts.path}"
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
@@ -67,18 +67,18 @@ class Client:
         finally:
             if hasattr(result, "close"):
                 result.close()
-        return Answer(int(seen[0][0][:3]), dict(seen[0][1]), content)
+        return Response(int(seen[0][0][:3]), dict(seen[0][1]), content)
 
-    def get(self, target: str, **headers: str) -> Answer:
+    def get(self, target: str, **headers: str) -> Response:
         return self.request("GET", target, **headers)
 
-    def post(self, target: str, body: Any = None, **headers: str) -> Answer:
+    def post(self, target: str, body: Any = None, **headers: str) -> Response:
         return self.request("POST", target, {} if body is None else body, **headers)
 
-    def put(self, target: str, body: Any) -> Answer:
+    def put(self, target: str, body: Any) -> Response:
         return self.request("PUT", target, body)
 
-    def delete(self, target: str) -> Answer:
+    def delete(self, target: str) -> Response:
         return self.request("DELETE", target)
 
     # What a client does with these calls.

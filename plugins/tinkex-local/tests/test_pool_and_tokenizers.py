@@ -12,10 +12,10 @@ from tinkex.exceptions import LocalError
 from tinkex.settings import Settings
 from tinkex.testing import invoke, local_service
 from tinkex_local.pool import BASE_URL, LocalPool
-from tinkex_local.registry import DEFAULT_MODEL, Registry
-from tinkex_local.store import FILE, Store
+from tinkex_local.state.models import DEFAULT_MODEL, Registry
+from tinkex_local.state.store import FILE, Store
 from tinkex_local.tokenizers import LocalSource
-from tinkex_local.wsgi import WsgiAdapter
+from tinkex_local.wire.wsgi import WsgiAdapter
 
 
 @pytest.fixture
@@ -65,16 +65,13 @@ def test_an_address_that_the_pool_does_not_reach_is_refused(tmp_path):
     assert "--http-pool default" in done.stderr
 
 
-def test_a_short_timeout_shortens_the_poll(session, client, sampling_body):
-    import time
-
+def test_a_short_timeout_shortens_the_poll(session, client, sampling_body, monkeypatch):
+    monkeypatch.setattr("tinkex_local.engines.runner.POLL_SECONDS", 10_000.0)
     body = sampling_body(client.sampler(), params={"max_tokens": 900}, num_samples=50)
     request = client.post("asample", body).json["request_id"]
-    began = time.monotonic()
     url = f"{BASE_URL}/api/v1/retrieve_future"
     told = session.post(url, json={"request_id": request}, timeout=(5, 0.5)).json()
     assert told["type"] == "try_again"
-    assert time.monotonic() - began < 3
 
 
 def test_an_unusable_home_is_told_as_an_error_of_tinkex(tmp_path, monkeypatch):
@@ -118,7 +115,7 @@ def test_the_entry_points_are_ours():
     ("module", "heavy"),
     [
         ("tinkex_local.pool", {"bottle", "numpy", "msgspec", "sqlite3", "waitress", "requests"}),
-        ("tinkex_local.wsgi", {"bottle", "numpy", "msgspec", "sqlite3", "waitress"}),
+        ("tinkex_local.wire.wsgi", {"bottle", "numpy", "msgspec", "sqlite3", "waitress"}),
         ("tinkex_local.commands", {"bottle", "numpy", "msgspec", "requests", "sqlite3"}),
         ("tinkex_local.app", {"numpy", "onnxruntime_genai", "tokenizers", "safetensors"}),
     ],

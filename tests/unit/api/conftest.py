@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -19,20 +19,20 @@ import pytest
 from tinkex.api import ServiceClient, Wait
 from tinkex.settings import Settings
 
-if TYPE_CHECKING:
-    from tests.unit.api.h2server import H2Server
-
 KEY = "tml-test-key-0123456789"
 BASE = "http://tinker.test/services/tinker-prod"
 API = f"{BASE}/api/v1"
-#: The pool http2 and a server that speaks HTTP/2; without the last word, one that does not.
-HTTP2 = "http2 spoken"
-POOLS = ("default", "http2", HTTP2)
+#: Seconds after which an answer comes that no test waits for.
+NEVER = 10_000.0
 
 
 @dataclass
 class Reply:
-    """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset."""
+    """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset.
+
+    :ivar delay: seconds before it; :data:`NEVER` is the end of the test.
+    :ivar linger: seconds after each piece of the body.
+    """
 
     body: Any = None
     status: int = 200
@@ -78,6 +78,7 @@ class Server:
         self.seen: list[Seen] = []
         self.script: dict[tuple[str, str], list[Reply | Script]] = {}
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -127,11 +128,11 @@ class Server:
         with self._lock:
             self.seen.append(seen)
             replies = self.script.get((seen.method, seen.path))
-            reply = Reply({"detail": "Not Found"}, 404)
+            found: Reply | Script = Reply({"detail": "Not Found"}, 404)
             if replies:
                 found = replies.pop(0) if len(replies) > 1 else replies[0]
-                reply = found if isinstance(found, Reply) else found(seen)
-        time.sleep(reply.delay)
+        reply = found if isinstance(found, Reply) else found(seen)
+        self._closing.wait(reply.delay)
         if reply.reset:
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -141,7 +142,7 @@ class Server:
         if reply.raw is not None:
             handler.wfile.write(reply.raw)
             handler.wfile.flush()
-            time.sleep(reply.linger)
+            self._closing.wait(reply.linger)
             handler.close_connection = True
             return
         body, kind = reply.encoded()
@@ -156,9 +157,10 @@ class Server:
         for start in range(0, len(body), step):
             handler.wfile.write(body[start : start + step])
             handler.wfile.flush()
-            time.sleep(reply.linger)
+            self._closing.wait(reply.linger)
 
     def close(self) -> None:
+        self._closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -171,30 +173,16 @@ def no_ca_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pool() -> str:
-    """The HTTP pool that carries requests; modules that hold for all pools have more of them."""
-    return "default"
-
-
-@pytest.fixture
-def server(
-    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Server | H2Server]:
-    if pool != HTTP2:
-        server: Server | H2Server = Server()
-    else:
-        from tests.unit.api.h2server import H2Server
-
-        server = H2Server(tmp_path)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.authority))
+def server() -> Iterator[Server]:
+    server = Server()
     yield server
     server.close()
 
 
 @pytest.fixture
-def storage(server: Server) -> Iterator[Server]:
+def storage() -> Iterator[Server]:
     """Another server: somebody else's storage."""
-    other = type(server)()
+    other = Server()
     yield other
     other.close()
 
@@ -212,12 +200,12 @@ def waits() -> list[Wait]:
 
 
 @pytest.fixture
-def connect(pool: str, waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
+def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
     """Return a function that makes a client for an address."""
     made: list[ServiceClient] = []
 
-    def connect(base_url: str = BASE, *, timeout: float = 5.0, **more: Any) -> ServiceClient:
-        more = {"api_key": KEY, "allow_http": True, "http_pool": pool.split()[0], **more}
+    def connect(base_url: str = BASE, *, timeout: float = 30.0, **more: Any) -> ServiceClient:
+        more = {"api_key": KEY, "allow_http": True, **more}
         settings = Settings(base_url=base_url, timeout=timeout, **more)
         made.append(ServiceClient(settings, on_wait=waits.append))
         return made[-1]
@@ -239,7 +227,7 @@ def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClie
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let every pause pass at once, and return how long each was meant to be."""
     naps: list[float] = []
-    from tinkex.api import waiting
+    from tinkex.api.http import waiting
 
     class Clock:
         offset = 0.0

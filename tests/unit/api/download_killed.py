@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.api.install_killed import KILLED
-from tinkex.api import ServiceClient, digests, packed, pieces, staging
-from tinkex.api.storage import Span, Storage
+from tinkex.api import ServiceClient
+from tinkex.api.transfer import digests, packed, ranges, staging
+from tinkex.api.transfer.storage import Span, Storage
 from tinkex.settings import Settings
 
 SAMPLER = "tinker://r:train:0/sampler_weights/final"
@@ -29,7 +30,7 @@ STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 #: What lets files of 100 KB take the ways of those of 100 MB, over several connections.
 LOWERED = {
     packed: {"LARGE": SIZE, "_WORTH": 1000},
-    pieces: {
+    ranges: {
         "_PROBE_BYTES": 20_000,
         "_PROBE_SECONDS": 0.0,
         "_BUSY": 100.0,

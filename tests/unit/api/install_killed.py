@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tinkex.api import lockfile
-from tinkex.api.directory import Directory
 from tinkex.api.paths import TinkerPath
-from tinkex.api.staging import StagingDirectory
+from tinkex.api.transfer import manifest
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.staging import StagingDirectory
 
 NEW = TinkerPath.from_string("tinker://r:train:0/sampler_weights/new")
 OLD = TinkerPath.from_string("tinker://r:train:0/sampler_weights/old")
@@ -35,8 +35,8 @@ def fill(directory: Directory, path: TinkerPath) -> list[Path]:
     for name, content in files.items():
         with directory.open(name, "wb", make=True) as file:
             file.write(content.encode())
-    known = {name: lockfile.LockedFile(len(text), None) for name, text in files.items()}
-    return [*map(Path, files), lockfile.write(directory, path, known)]
+    known = {name: manifest.LockedFile(len(text), None) for name, text in files.items()}
+    return [*map(Path, files), manifest.write(directory, path, known)]
 
 
 def prepare(target: Path, scenario: str) -> None:
@@ -98,7 +98,7 @@ def state(target: Path) -> dict[str, Any]:
         for file in sorted(target.rglob("*"))
         if file.is_file() and ".tinkex-download-" not in str(file)
     }
-    lock = found.pop(lockfile.NAME, None)
+    lock = found.pop(manifest.NAME, None)
     return {"files": found, "lock": json.loads(lock)["tinker_path"] if lock else None}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.api.test_staging import interrupted
 from tinkex.api.paths import TinkerPath
-from tinkex.api.staging import StagingDirectory
+from tinkex.api.transfer.staging import StagingDirectory
 
 PATH = TinkerPath.from_string("tinker://r:train:0/external_weights/files")
 URLS = f"{PATH.url}/external_weights_urls"

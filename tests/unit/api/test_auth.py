@@ -9,7 +9,7 @@ import pytest
 import responses
 
 from tinkex.api import ApiKey, Identity, ServiceClient
-from tinkex.exceptions import Forbidden, InvalidAnswer, NotOffered, Unauthorized
+from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered, Unauthorized
 
 BASE = "https://host.example/base"
 API = f"{BASE}/api/v1"
@@ -61,7 +61,7 @@ def test_the_key_is_described(service, client):
 )
 def test_a_description_of_another_shape_is_refused(service, client, body):
     service.get(f"{API}/auth/apikey/me", json=body)
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.auth.key()
 
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from tinkex.api import billing
-from tinkex.api.billing import Usage, UsageEvent, aligned, windows
-from tinkex.api.tallies import DIMENSIONS, tallies
-from tinkex.exceptions import Forbidden, InvalidAnswer, NotOffered, UsageError
+from tinkex.api.resources import billing
+from tinkex.api.resources.billing import Usage, UsageEvent, aligned, windows
+from tinkex.api.resources.tallies import DIMENSIONS, tallies
+from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered, UsageError
 
 EVENTS = "billing/usage/events"
 
@@ -104,12 +104,12 @@ def test_a_span_in_the_future_is_refused_before_anything_is_asked(client, server
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        ({"data": 3}, InvalidAnswer),
-        ({"data": [{"event_info": {"type": "training"}}]}, InvalidAnswer),
-        ({"data": [event("2026-01-01T00", info={"token_count": "x"})]}, InvalidAnswer),
-        ({"data": [event("2026-01-01T00", cost="dear")]}, InvalidAnswer),
-        ({"data": [event("2026-01-01T00", cost=float("1e300"))]}, InvalidAnswer),
-        ({"data": [], "sessions": {"s": 3}}, InvalidAnswer),
+        ({"data": 3}, InvalidResponse),
+        ({"data": [{"event_info": {"type": "training"}}]}, InvalidResponse),
+        ({"data": [event("2026-01-01T00", info={"token_count": "x"})]}, InvalidResponse),
+        ({"data": [event("2026-01-01T00", cost="dear")]}, InvalidResponse),
+        ({"data": [event("2026-01-01T00", cost=float("1e300"))]}, InvalidResponse),
+        ({"data": [], "sessions": {"s": 3}}, InvalidResponse),
     ],
 )
 def test_answers_of_another_shape(client, server, reply, error):

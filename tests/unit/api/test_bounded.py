@@ -11,8 +11,8 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from tinkex.api import bounded
-from tinkex.api.bounded import BoundedAdapter
+from tinkex.api.http import adapter as bounded
+from tinkex.api.http.adapter import BoundedAdapter
 
 PROXY = {"http": "http://127.0.0.1:9", "https": "http://127.0.0.1:9"}
 

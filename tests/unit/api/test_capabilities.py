@@ -17,7 +17,7 @@ from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import Scripted, Seen, detail, listening
 from tinkex.api import ServiceClient
-from tinkex.api.capabilities import ACCOUNT_LIST, EXPIRY, FINISH, KEPT, Capabilities
+from tinkex.api.http.capabilities import ACCOUNT_LIST, EXPIRY, FINISH, KEPT, Capabilities
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
 

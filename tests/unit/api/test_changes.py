@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from tinkex.exceptions import InvalidAnswer, NotFound, NotOffered, SettingsError, Unauthorized
+from tinkex.exceptions import InvalidResponse, NotFound, NotOffered, SettingsError, Unauthorized
 
 TIME = "2026-11-22T12:00:00Z"
 MISSING = {"detail": "Unknown checkpoint"}
@@ -143,8 +143,8 @@ def test_every_try_of_a_copy_has_the_same_idempotency_key(server, client):
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (({"tinker_path": "nix"}, 200), InvalidAnswer),
-        (({}, 200), InvalidAnswer),
+        (({"tinker_path": "nix"}, 200), InvalidResponse),
+        (({}, 200), InvalidResponse),
         (({"detail": "Not Found"}, 404), NotOffered),
         (({"detail": "no"}, 401), Unauthorized),
     ],

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tinkex.api import Tokenizer
-from tinkex.api.chat import ChatTemplate
+from tinkex.api.sampling.chat import ChatTemplate
 from tinkex.exceptions import LocalError, UsageError
 
 HI = [{"role": "user", "content": "Hi"}]

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tinkex.api import lockfile
-from tinkex.api.storage import Storage, same_origin
-from tinkex.api.verifying import verify
+from tests.unit.api.conftest import NEVER
+from tinkex.api.transfer import manifest
+from tinkex.api.transfer.storage import Storage, same_origin
+from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     NotFound,
     NotOffered,
@@ -62,7 +63,7 @@ def arrived(target: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(target)): p.read_bytes()
         for p in sorted(target.rglob("*"))
-        if p.is_file() and p.name != lockfile.NAME
+        if p.is_file() and p.name != manifest.NAME
     }
 
 
@@ -179,7 +180,7 @@ def test_an_archive_that_is_never_made_is_told(server, client, target, naps):
 )
 def test_damaged_and_unsafe_archives_leave_nothing(body, server, client, tmp_path, target):
     offer(server, body)
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
@@ -190,7 +191,7 @@ def test_an_archive_cut_between_members_is_incomplete(server, client, tmp_path, 
     end = whole.rindex(b"adapter_model.safetensors") + 512 + -(-300_000 // 512) * 512
     assert whole[end - 1024 : end] == bytes(1024)
     offer(server, whole[:end])
-    with pytest.raises(InvalidAnswer, match="incomplete"):
+    with pytest.raises(InvalidResponse, match="incomplete"):
         client.checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
@@ -212,16 +213,16 @@ def test_silence_ends_a_download(server, connect, target, tmp_path):
     whole = tar(FILES)
     offer(server, None)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole)
-    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:1000], linger=1.0))
+    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:1000], linger=NEVER))
     with pytest.raises(TimedOut, match="more of the download"):
-        connect(server.url, timeout=0.4).checkpoints.download(SAMPLER, target)
+        connect(server.url, timeout=1.0).checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_download_outlives_the_timeout(server, connect, target):
     offer(server, None)
-    server.on("GET", "/files/a.tar", server.reply(tar(FILES), pieces=8, linger=0.1))
-    connect(server.url, timeout=0.5).checkpoints.download(SAMPLER, target)
+    server.on("GET", "/files/a.tar", server.reply(tar(FILES), pieces=10, linger=0.25))
+    connect(server.url, timeout=2.0).checkpoints.download(SAMPLER, target)
     assert arrived(target) == FILES
 
 
@@ -278,13 +279,13 @@ def test_a_directory_elsewhere_is_told(server, client, target):
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "gopher://h", "data:,x"])
 def test_other_addresses_are_refused(url, client):
-    with Storage(client._transport) as storage, pytest.raises(InvalidAnswer):
+    with Storage(client._transport) as storage, pytest.raises(InvalidResponse):
         storage.open(url).__enter__()
 
 
 def test_an_encrypted_service_must_not_hand_out_plain_addresses(connect):
     client = connect("https://tinker.test")
-    with Storage(client._transport) as storage, pytest.raises(InvalidAnswer, match="unencrypted"):
+    with Storage(client._transport) as storage, pytest.raises(InvalidResponse, match="unencrypted"):
         storage.open("http://tinker.test/x").__enter__()
 
 
@@ -385,7 +386,7 @@ def test_a_file_whose_name_is_too_long(there, server, client, target):
     place = f"{PLACE}/external_weights/final"
     server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
     server.on("GET", "/file", server.reply(b"x"))
-    with pytest.raises(InvalidAnswer, match="the download holds a file whose name is too long"):
+    with pytest.raises(InvalidResponse, match="the download holds a file whose name is too long"):
         client.checkpoints.download("tinker://r:train:0/external_weights/final", target)
 
 
@@ -532,7 +533,7 @@ def test_a_checkpoint_of_separate_files_is_left_alone(server, storage, client, t
 def test_names_that_leave_the_directory_are_refused(name, server, storage, client, target):
     place = f"{PLACE}/external_weights/mine"
     server.on("GET", f"{place}/external_weights_urls", {"urls": {name: f"{storage.url}/a"}})
-    with pytest.raises(InvalidAnswer, match="unsafe name"):
+    with pytest.raises(InvalidResponse, match="unsafe name"):
         client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
     assert not storage.seen
     assert not target.exists()
@@ -542,5 +543,5 @@ def test_names_that_leave_the_directory_are_refused(name, server, storage, clien
 def test_addresses_of_another_shape(urls, server, client, target):
     place = f"{PLACE}/external_weights/mine"
     server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)

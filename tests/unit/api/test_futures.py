@@ -6,11 +6,12 @@ import struct
 
 import pytest
 
-from tinkex.api import futures, protobuf
+from tests.unit.api.conftest import NEVER
+from tinkex.api.http import futures, protobuf
 from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
-    InvalidAnswer,
+    InvalidResponse,
     NotFound,
     OperationFailed,
     PaymentRequired,
@@ -26,7 +27,7 @@ TRY_AGAIN = {"type": "try_again", "request_id": "7", "queue_state": "active"}
 def poll(server, connect):
     """Return a function that polls through a list of replies."""
 
-    def poll(*replies, timeout=5.0, decode=None):
+    def poll(*replies, timeout=30.0, decode=None):
         server.on("POST", "retrieve_future", *replies)
         service = connect(server.url, timeout=timeout)._transport
         deadline = service.deadline("sampling")
@@ -51,9 +52,9 @@ def test_it_is_asked_until_the_result_is_there(not_yet, poll, server, naps):
 
 
 def test_408_408_and_a_slow_answer_mean_again(poll, server, waits, naps, monkeypatch):
-    monkeypatch.setattr(futures, "POLL_TIMEOUT", 0.1)
+    monkeypatch.setattr(futures, "POLL_TIMEOUT", 0.3)
     ended = server.reply({"detail": "x", "queue_state": "paused_rate_limit"}, 408)
-    slow = [server.reply(DONE, delay=0.2)] * (futures.MAX_FAILURES + 1)
+    slow = [server.reply(DONE, delay=NEVER)] * (futures.MAX_FAILURES + 1)
     assert poll(ended, server.reply("Timeout", 408), *slow, DONE) == DONE
     assert waits[0].queue_state == "paused_rate_limit"
     assert [w.retry_in for w in waits] == [None] * (2 + len(slow))
@@ -125,7 +126,7 @@ def test_the_deadline_bounds_it(poll):
         poll(TRY_AGAIN, timeout=0.3)
 
 
-def test_a_server_that_does_not_hold_the_question_is_not_flooded(poll, server):
+def test_a_server_that_does_not_hold_the_question_is_not_flooded(poll, server, naps):
     with pytest.raises(TimedOut):
         poll(TRY_AGAIN, timeout=0.6)
     assert len(server.seen) < 8
@@ -133,7 +134,7 @@ def test_a_server_that_does_not_hold_the_question_is_not_flooded(poll, server):
 
 def test_protobuf_is_read_only_where_it_was_asked_for(poll, server):
     reply = server.reply(b"", headers={"Content-Type": "application/x-protobuf"})
-    with pytest.raises(InvalidAnswer, match="protobuf"):
+    with pytest.raises(InvalidResponse, match="protobuf"):
         poll(reply)
     assert poll(reply, decode=protobuf.sample_response)["sequences"] == []
 
@@ -145,7 +146,7 @@ def test_ids_are_text(given, read):
 
 @pytest.mark.parametrize("given", [None, "", True, 1.5, [], {}])
 def test_other_ids_are_refused(given):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         futures.request_id_of({"request_id": given})
 
 
@@ -225,7 +226,7 @@ def test_a_recorded_body_is_read():
     ],
 )
 def test_malformed_messages_are_invalid_answers(message):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         protobuf.sample_response(message)
 
 
@@ -234,6 +235,6 @@ def test_every_cut_of_a_message_is_an_invalid_answer_or_a_shorter_message():
     for length in range(len(whole)):
         try:
             read = protobuf.sample_response(whole[:length])
-        except InvalidAnswer:
+        except InvalidResponse:
             continue
         assert set(read) == {"sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"}

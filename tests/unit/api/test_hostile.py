@@ -15,30 +15,24 @@ from contextlib import suppress
 
 import pytest
 
-from tinkex.api import answers, archive, network, reading
-from tinkex.api.addresses import joined
-from tinkex.api.directory import Directory
-from tinkex.api.parallel import together
-from tinkex.api.records import Checkpoint
-from tinkex.api.samples import SampleResponse
+from tests.unit.api.conftest import NEVER
+from tests.until import until
+from tinkex.api.http import answers, network, schema
+from tinkex.api.http.addresses import joined
+from tinkex.api.http.concurrency import together
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.sampling.types import SampleResponse
+from tinkex.api.transfer import archive
+from tinkex.api.transfer.directory import Directory
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     OperationFailed,
     TimedOut,
     detail_of,
 )
-
-
-@pytest.fixture(params=["default", "http2"])
-def pool(request: pytest.FixtureRequest) -> str:
-    """Each pool has to pass; most of the harm is that of HTTP/1.1."""
-    if request.param != "default":
-        pytest.importorskip("tinkex_http2")
-    return str(request.param)
-
 
 KEY = "tml-test-key-0123456789"
 ESCAPED = "".join(f"\\u{ord(c):04X}" for c in KEY)
@@ -125,7 +119,7 @@ def dripping() -> Iterator[Callable[[bytes, bytes], str]]:
             with suppress(OSError), listener.accept()[0] as peer:
                 peer.recv(65536)
                 peer.sendall(begin)
-                for _ in range(60):
+                while True:
                     peer.sendall(drip)
                     time.sleep(0.05)
 
@@ -158,48 +152,40 @@ GZIP = OK + b"Content-Encoding: gzip\r\nContent-Length: 9999\r\n\r\n\x1f\x8b\x08
     ids=["headers", "status", "continue", "chunk size", "trailers", "gzip header"],
 )
 def test_no_trickle_outlives_the_timeout(begin, drip, dripping, connect):
-    start = time.monotonic()
     with pytest.raises(TimedOut):
         connect(dripping(begin, drip), timeout=0.6).models.list()
-    assert time.monotonic() - start < 1.6
 
 
 def test_a_trickle_of_headers_ends_a_download(dripping, server, connect, tmp_path):
     location = {"Location": dripping(OK, b"X-A: b\r\n") + "/x"}
     server.on("GET", ARCHIVE, server.reply(None, 302, location))
-    start = time.monotonic()
     with pytest.raises(TimedOut):
         connect(server.url, timeout=0.6).checkpoints.download(SAMPLER, tmp_path / "d")
-    assert time.monotonic() - start < 1.6
 
 
-def test_saying_goodbye_takes_a_second_and_less_after_an_interrupt(server, client):
-    for interrupted, most in ((False, 1.4), (True, 0.9)):
+def test_saying_goodbye_waits_for_no_answer(server, client):
+    for interrupted in (False, True):
         sampling(server, [{}])
-        server.on("POST", "sessions/s/finish", server.reply({}, delay=3))
+        server.on("POST", "sessions/s/finish", server.reply({}, delay=NEVER))
         sampler = client.create_sampling_client(base_model="m")
-        start = time.monotonic()
         try:
             with sampler:
                 if interrupted:
                     raise SystemExit(143)
         except SystemExit:
             pass
-        assert time.monotonic() - start < most
     reason = server.requests("sessions/s/finish")[-1].body["reason"]
     assert reason == {"type": "interrupted"}
 
 
 def test_calls_may_share_one_time_allowance(server, connect):
     client = connect(server.url, timeout=1.0)
-    sampling(server, [server.reply({}, delay=5)])
+    sampling(server, [server.reply({}, delay=NEVER)])
     deadline = client.deadline("sampling")
-    start = time.monotonic()
     with client.create_sampling_client(base_model="m", deadline=deadline) as sampler:
         time.sleep(0.7)
         with pytest.raises(TimedOut, match="awaiting sampling"):
             sampler.sample([1], deadline=deadline)
-    assert time.monotonic() - start < 1.4
 
 
 def test_things_done_together_keep_their_order_and_fail_at_once():
@@ -209,16 +195,16 @@ def test_things_done_together_keep_their_order_and_fail_at_once():
 
     assert together(slow, [0, 1, 2]) == [0, 2, 4]
     assert together(slow, []) == []
+    over = threading.Event()
 
     def fail(number: int) -> None:
         if number:
             raise ValueError(number)
-        time.sleep(3)
+        over.wait(60)
 
-    start = time.monotonic()
     with pytest.raises(ValueError, match="1"):
         together(fail, [0, 1])
-    assert time.monotonic() - start < 1
+    over.set()
 
 
 LISTING = """
@@ -241,17 +227,14 @@ def test_an_interrupt_ends_a_listing_of_all_runs_at_once(server):
     server.on("GET", "training_runs", {"training_runs": runs})
     for number in range(3):
         path = f"training_runs/r{number}/checkpoints"
-        server.on("GET", path, server.reply({"checkpoints": []}, delay=5))
+        server.on("GET", path, server.reply({"checkpoints": []}, delay=NEVER))
     child = subprocess.Popen(
         [sys.executable, "-c", LISTING, server.url], stderr=subprocess.PIPE, text=True
     )
-    while len([seen for seen in server.seen if seen.path.endswith("/checkpoints")]) < 3:
-        time.sleep(0.02)
-    start = time.monotonic()
+    until(lambda: sum(seen.path.endswith("/checkpoints") for seen in server.seen) == 3)
     child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=10)
+    _, told = child.communicate(timeout=60)
     assert (child.returncode, told) == (130, "")
-    assert time.monotonic() - start < 1.5
 
 
 # Values ----------------------------------------------------------------------------------------
@@ -262,17 +245,17 @@ RECORD = {"tinker_path": SAMPLER, "time": "2026-01-01T00:00:00Z"}
 
 @pytest.mark.parametrize("when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_times_beyond_the_calendar_are_invalid_answers(when):
-    with pytest.raises(InvalidAnswer, match="no time as 'time'"):
+    with pytest.raises(InvalidResponse, match="no time as 'time'"):
         Checkpoint.from_json({**RECORD, "time": when})
 
 
 def test_absurd_numbers_are_invalid_answers():
-    with pytest.raises(InvalidAnswer, match="absurd number as 'size_bytes'"):
+    with pytest.raises(InvalidResponse, match="absurd number as 'size_bytes'"):
         Checkpoint.from_json({**RECORD, "size_bytes": 10**400})
     assert Checkpoint.from_json({**RECORD, "size_bytes": -5}).size_bytes is None
-    assert reading.optional_int({"n": 2**62}, "n") == 2**62
+    assert schema.optional_int({"n": 2**62}, "n") == 2**62
     sequence = {"tokens": [1], "logprobs": [10**400]}
-    with pytest.raises(InvalidAnswer, match="absurd number in 'logprobs'"):
+    with pytest.raises(InvalidResponse, match="absurd number in 'logprobs'"):
         SampleResponse.from_json({"sequences": [sequence]})
 
 
@@ -284,18 +267,18 @@ def test_malformed_addresses_are_invalid_answers(address, server, client, tmp_pa
     raw = f"HTTP/1.1 302 Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n"
     reply = server.reply(raw=raw.encode("latin-1"))
     server.on("GET", PATH, reply)
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.models.list()
     server.on("GET", ARCHIVE, reply)
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     server.on("GET", ARCHIVE, server.reply(None, 302, {"Location": "/blob"}))
     server.on("GET", "/blob", reply)
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     files = "training_runs/r/checkpoints/external_weights/x/external_weights_urls"
     server.on("GET", files, {"urls": {"a": address}})
-    with pytest.raises(InvalidAnswer, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed address"):
         client.checkpoints.download("tinker://r/external_weights/x", tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
@@ -308,11 +291,11 @@ def test_addresses_are_joined():
 @pytest.mark.parametrize("bad", ["..", "\ud800", "a\nb"])
 def test_ids_of_a_server_that_cannot_be_are_its_fault(bad, server, client):
     server.on("POST", "create_session", {"session_id": bad})
-    with pytest.raises(InvalidAnswer, match="not an id"):
+    with pytest.raises(InvalidResponse, match="not an id"):
         client.create_sampling_client(base_model="m")
     run = {"training_run_id": bad, "base_model": "m/m", "is_lora": True}
     server.on("GET", "training_runs", {"training_runs": [run]})
-    with pytest.raises(InvalidAnswer, match="not an id"):
+    with pytest.raises(InvalidResponse, match="not an id"):
         client.checkpoints.list()
 
 
@@ -321,14 +304,14 @@ def test_a_path_of_a_server_that_is_none_is_its_fault(server, client):
     server.on("POST", "create_model", {"request_id": "q"})
     server.on("POST", "save_weights_for_sampler", {"request_id": "q"})
     training = client.create_lora_training_client("m")
-    with pytest.raises(InvalidAnswer, match="not a checkpoint path"):
+    with pytest.raises(InvalidResponse, match="not a checkpoint path"):
         training.save_weights_for_sampler("x")
 
 
 def test_answers_are_utf_8():
-    assert answers.Answer(200, {}, b"\xef\xbb\xbf{}").json() == {}
-    with pytest.raises(InvalidAnswer):
-        answers.Answer(200, {}, "{}".encode("utf-16")).json()
+    assert answers.Response(200, {}, b"\xef\xbb\xbf{}").json() == {}
+    with pytest.raises(InvalidResponse):
+        answers.Response(200, {}, "{}".encode("utf-16")).json()
 
 
 def test_details_of_any_depth_and_shape():
@@ -373,13 +356,13 @@ def test_no_other_directory_is_copied(form, server, client, tmp_path):
 
 
 def test_a_copied_directory_has_a_limit(server, client, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinkex.api.download._MAX_FILES", 2)
+    monkeypatch.setattr("tinkex.api.transfer.download._MAX_FILES", 2)
     source = tmp_path / "s"
     source.mkdir()
     for name in ("adapter_config.json", "a", "b"):
         (source / name).write_text("{}")
     offer_directory(server, source.as_uri())
-    with pytest.raises(InvalidAnswer, match="more than 2 files"):
+    with pytest.raises(InvalidResponse, match="more than 2 files"):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
@@ -404,7 +387,7 @@ def test_a_huge_header_is_not_read_into_memory(kind, tmp_path):
     header = tarfile.TarInfo("p")
     header.type, header.size = kind, 1 << 40
     source = Endless(header.tobuf(tarfile.GNU_FORMAT))
-    with pytest.raises(InvalidAnswer, match="header that is too large"):
+    with pytest.raises(InvalidResponse, match="header that is too large"):
         archive.extract(source, Directory.at(tmp_path), lambda relative: None)
     assert source.taken < 4 * archive.MAX_HEADERS
 
@@ -426,13 +409,13 @@ def with_pax(record: bytes) -> bytes:
     ],
 )
 def test_numbers_in_headers_that_are_none(record, tmp_path):
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         archive.extract(io.BytesIO(with_pax(record)), Directory.at(tmp_path), lambda relative: None)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])
 def test_names_that_are_no_text_are_unsafe(name):
-    with pytest.raises(InvalidAnswer, match="unsafe name"):
+    with pytest.raises(InvalidResponse, match="unsafe name"):
         archive.safe_relative(name)
 
 
@@ -446,14 +429,12 @@ def test_a_dead_server_is_told_as_such_after_one_more_try(connect, waits, tmp_pa
 
 
 def test_the_copy_of_a_download_is_left_quickly_after_an_interrupt(server, client, monkeypatch):
-    from tinkex.api import copies
     from tinkex.api.paths import TinkerPath
+    from tinkex.api.transfer import copies
 
     copy = TinkerPath("r", "external_weights", "x")
-    server.on("DELETE", copy.url, server.reply({}, delay=3))
-    start = time.monotonic()
+    server.on("DELETE", copy.url, server.reply({}, delay=NEVER))
     copies._remove(client._transport, copy, hastily=True)
-    assert time.monotonic() - start < 1
 
 
 def test_a_request_without_a_limit_still_works(server, client):

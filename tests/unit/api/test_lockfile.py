@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from tinkex.api import lockfile
-from tinkex.api.directory import Directory
-from tinkex.api.lockfile import LockedFile
 from tinkex.api.paths import TinkerPath
+from tinkex.api.transfer import manifest
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.manifest import LockedFile
 from tinkex.exceptions import LocalError
 
 PATH = TinkerPath.from_string("tinker://run:train:0/weights/a")
@@ -20,7 +20,7 @@ def test_note(tmp_path):
     (tmp_path / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "org/model", "r": 8, "other": 1}'
     )
-    assert str(lockfile.write(Directory.at(tmp_path), PATH, FILES)) == "tinkex.lock.json"
+    assert str(manifest.write(Directory.at(tmp_path), PATH, FILES)) == "tinkex.lock.json"
     assert json.loads((tmp_path / "tinkex.lock.json").read_text()) == {
         "version": 1,
         "tinker_path": "tinker://run:train:0/weights/a",
@@ -32,7 +32,7 @@ def test_note(tmp_path):
             {"name": "b", "size_bytes": 2, "sha256": "ab"},
         ],
     }
-    assert lockfile.read(tmp_path) == lockfile.Lock(str(PATH), FILES)
+    assert manifest.read(tmp_path) == manifest.Lock(str(PATH), FILES)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_note(tmp_path):
 def test_nothing_is_claimed_that_the_files_do_not_say(tmp_path, config):
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(config)
-    lockfile.write(Directory.at(tmp_path), PATH, {})
+    manifest.write(Directory.at(tmp_path), PATH, {})
     note = json.loads((tmp_path / "tinkex.lock.json").read_text())
     assert (note["base_model"], note["lora_rank"], note["files"]) == (None, None, [])
 
@@ -63,12 +63,12 @@ def test_nothing_is_claimed_that_the_files_do_not_say(tmp_path, config):
 def test_damaged_notes_are_refused(tmp_path, text):
     (tmp_path / "tinkex.lock.json").write_text(text)
     with pytest.raises(LocalError, match="is damaged"):
-        lockfile.read(tmp_path)
-    assert not lockfile.holds(tmp_path, PATH)
+        manifest.read(tmp_path)
+    assert not manifest.holds(tmp_path, PATH)
 
 
 def test_a_note_without_digests_is_read(tmp_path):
     text = '{"tinker_path": "x", "files": [{"name": "a", "size_bytes": 1}]}'
     (tmp_path / "tinkex.lock.json").write_text(text)
-    assert lockfile.read(tmp_path).files == {"a": LockedFile(1, None)}
-    assert lockfile.read(tmp_path / "nothing") is None
+    assert manifest.read(tmp_path).files == {"a": LockedFile(1, None)}
+    assert manifest.read(tmp_path / "nothing") is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinkex.api.names import AmbiguousName, resolve_checkpoint, resolve_run, with_run
+from tinkex.api.resources.names import AmbiguousName, resolve_checkpoint, resolve_run, with_run
 from tinkex.exceptions import NotFound, ServerError, UsageError
 
 FIRST = "3f9a77c0-0000:train:0"

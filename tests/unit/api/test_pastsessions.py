@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tinkex.api import SessionQuery
-from tinkex.api.traces import default_name
+from tinkex.api.resources.traces import default_name
 from tinkex.exceptions import (
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     NotFound,
     NotOffered,
@@ -48,7 +48,7 @@ def test_one_session_with_and_without_optional_members(client, server):
     assert session.training_run_ids == ("s-1:train:0",)
     assert (session.display_name, session.user_metadata) == (None, {"a": "b"})
     server.on("GET", "sessions/s-2", {})
-    with pytest.raises(InvalidAnswer, match="training_run_ids"):
+    with pytest.raises(InvalidResponse, match="training_run_ids"):
         client.sessions.get("s-2")
 
 
@@ -184,7 +184,7 @@ def test_states(client, server, status, expected):
 )
 def test_searches_of_another_shape(client, server, answer):
     server.on("POST", "sessions/search", answer)
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.sessions.search()
 
 
@@ -234,14 +234,14 @@ def test_a_trace_that_takes_too_long(connect, server, naps):
 )
 def test_traces_of_another_shape(client, server, answer):
     trace(server, answer)
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.sessions.trace_url("s-1")
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "data:,x"])
 def test_addresses_that_are_no_web_addresses_are_refused(client, server, url, tmp_path):
     trace(server, {"status": "ready", "url": url})
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.sessions.export_trace("s-1", tmp_path / "t")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tinkex.api.meter import Meter
 from tinkex.api.paths import TinkerPath
-from tinkex.api.pieces import Piece
-from tinkex.api.staging import StagingDirectory
-from tinkex.api.storage import Storage
-from tinkex.api.stream import Address
+from tinkex.api.transfer.progress import Meter
+from tinkex.api.transfer.ranges import Piece
+from tinkex.api.transfer.staging import StagingDirectory
+from tinkex.api.transfer.storage import Storage
+from tinkex.api.transfer.streams import Address
 
 CONTENT = random.Random(2).randbytes(1_000_000)
 PART = 100_000

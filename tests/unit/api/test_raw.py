@@ -6,7 +6,7 @@ import pytest
 import responses
 
 from tests.unit.api.conftest import API, BASE, KEY
-from tinkex.exceptions import InvalidAnswer, NotFound, UsageError
+from tinkex.exceptions import InvalidResponse, NotFound, UsageError
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_pages_by_cursor_are_joined(client, server):
 @pytest.mark.parametrize("answer", [{"a": 1}, {"a": [], "b": []}, [1], "x"])
 def test_what_has_no_pages(client, server, answer):
     server.on("GET", "x", server.reply(answer))
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidResponse):
         client.request("GET", "x", paginate=True)
 
 

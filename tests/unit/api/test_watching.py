@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tinkex.api import watching
-from tinkex.api.records import Checkpoint
-from tinkex.api.runs import TrainingRun
-from tinkex.api.watching import Change, Condition, Snapshot, WaitedOut, changes, check_usable
+from tests.unit.api.conftest import NEVER
+from tinkex.api.resources import watch
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.runs import TrainingRun
+from tinkex.api.resources.watch import Change, Condition, Snapshot, WaitedOut, changes, check_usable
 from tinkex.exceptions import ConnectionFailed, NotFound, OperationFailed, ServerError, Unauthorized
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -123,7 +124,7 @@ def test_a_corrupted_run_is_a_failure():
 def slept(monkeypatch) -> list[float]:
     """Let every pause between two looks pass at once, and return how long each was meant to be."""
     slept: list[float] = []
-    monkeypatch.setattr(watching, "sleep", slept.append)
+    monkeypatch.setattr(watch, "sleep", slept.append)
     return slept
 
 
@@ -143,7 +144,7 @@ def look(server, replies: list, client, **options):
         troubles.append((type(error), pause))
 
     options = {"interval": 10.0, "on_trouble": trouble, **options}
-    return watching.snapshots(client, "r", **options), troubles
+    return watch.snapshots(client, "r", **options), troubles
 
 
 def test_it_looks_every_so_often(server, client, slept):
@@ -211,7 +212,7 @@ def test_the_limit_ends_it(server, client):
 
 def test_the_limit_ends_it_in_the_middle_of_a_look(server, client):
     found, troubles = look(
-        server, [RUN, server.reply(RUN, delay=2)], client, interval=0.01, limit=0.4
+        server, [RUN, server.reply(RUN, delay=NEVER)], client, interval=0.01, limit=1.0
     )
     next(found)
     with pytest.raises(WaitedOut):

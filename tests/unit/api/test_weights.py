@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tinkex.api import weights
-from tinkex.api.directory import Directory
-from tinkex.exceptions import InvalidAnswer
+from tinkex.api.transfer import weights
+from tinkex.api.transfer.directory import Directory
+from tinkex.exceptions import InvalidResponse
 
 NAME = Path("adapter_model.safetensors")
 
@@ -56,7 +56,7 @@ def test_what_is_whole_or_of_another_format_passes(content, tmp_path):
 )
 def test_what_is_of_another_length_than_it_says_is_refused(content, tmp_path):
     (tmp_path / NAME).write_bytes(content)
-    with pytest.raises(InvalidAnswer, match="long by its own header"):
+    with pytest.raises(InvalidResponse, match="long by its own header"):
         weights.check(Directory.at(tmp_path), [NAME])
 
 

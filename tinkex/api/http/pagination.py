@@ -1,0 +1,168 @@
+"""Lists in pages: one page, or a walk through all pages with several requests at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, overload
+
+from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.schema import Json, optional_int, optional_mapping
+from tinkex.exceptions import UsageError
+
+T = TypeVar("T")
+
+#: Maximum number of pages requested at the same time.
+CONCURRENCY = 8
+
+
+@dataclass(frozen=True)
+class Page(Sequence[T], Generic[T]):
+    """Part of a list; a sequence of its items.
+
+    :ivar items: the items, in the server's order.
+    :ivar total: number of items in the whole list, or ``None`` if unknown.
+    :ivar offset: number of items skipped.
+    :ivar note: how the list was obtained, where that matters to its reader.
+    """
+
+    items: list[T] = field(default_factory=list)
+    total: int | None = None
+    offset: int = 0
+    note: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        return self.items[index]
+
+
+#: Fetches one page: ``(limit, offset)`` → its items, and the total if the server reports it.
+Fetch = Callable[[int, int], tuple[list[T], int | None]]
+
+
+def positive_limit(limit: int | None, offset: int) -> int | None:
+    """Return *limit* with 0 as ``None`` (all).
+
+    :raises UsageError: a number below zero.
+    """
+    if offset < 0 or (limit is not None and limit < 0):
+        raise UsageError("a limit or an offset cannot be below zero")
+    return limit or None
+
+
+class Walk(Generic[T]):
+    """The items of a list in the server's order, fetched while they are iterated over, once.
+
+    After the first page, the others are fetched concurrently where the server reports the total.
+    The total only says how many pages to expect: some servers report 0 beyond the end, so a list
+    ends with a page that is shorter than requested. Items that are added during the walk move
+    others to the next page; an item that the page before has had, by its *key*, is dropped.
+
+    :param limit: maximum number of items; ``None`` for all.
+    :param offset: number of items to skip.
+    :param key: identifies an item; the item itself by default.
+
+    :ivar total: number of items in the whole list as far as known; final at the end of the walk.
+    :ivar offset: number of items skipped.
+    :ivar note: see :class:`Page`.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch[T],
+        limit: int | None,
+        offset: int,
+        page_size: int,
+        key: Callable[[T], Hashable] = lambda item: item,
+    ) -> None:
+        self.total: int | None = None
+        self.offset = offset
+        self.note: str | None = None
+        self._fetch = fetch
+        self._end = None if limit is None else offset + limit
+        self._page_size = page_size
+        self._key = key
+        self._reached = offset
+        self._previous: Set[Hashable] = frozenset()
+        self._first: list[T] | None = None
+        self._count = 0
+        self._ended = False
+
+    def first(self) -> list[T]:
+        """Return the items of the first page, which is fetched once."""
+        if self._first is None:
+            self._first = self._take(*self._fetched(self.offset))
+        return self._first
+
+    def page(self) -> Page[T]:
+        """Walk to the end and return all items."""
+        found = list(self)
+        return Page(found, self.total, self.offset)
+
+    def __len__(self) -> int:
+        """Return the number of items so far."""
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self.first()
+        self._first = []
+        while starts := self._starts():
+            pages = map_ordered(self._fetched, starts, workers=CONCURRENCY, window=CONCURRENCY)
+            for page in pages:
+                yield from self._take(*page)
+                if self._ended:
+                    break
+
+    def _starts(self) -> Sequence[int]:
+        """Return the offsets of the pages to fetch next."""
+        if self._ended:
+            return []
+        if self.total is None:
+            return [self._reached]
+        end = self.total if self._end is None else min(self.total, self._end)
+        return range(self._reached, end, self._page_size)
+
+    def _fetched(self, start: int) -> tuple[int, list[T], int | None]:
+        """Return the number of items requested at *start*, those received, and the total."""
+        size = self._page_size if self._end is None else min(self._page_size, self._end - start)
+        items, total = self._fetch(size, start)
+        return size, items[:size], total
+
+    def _take(self, size: int, items: list[T], total: int | None) -> list[T]:
+        """Record that the page after the last has been received and return its new items."""
+        keyed = {self._key(item): item for item in items}
+        new = [item for key, item in keyed.items() if key not in self._previous]
+        self._previous = keyed.keys()
+        is_first = self._reached == self.offset
+        self._reached += len(items)
+        self._count += len(new)
+        if total and total >= self._reached:
+            self.total = total
+        is_last = len(items) < size
+        if is_last and is_first and items and self.total and self.total > self._reached:
+            # The server's pages are smaller than requested.
+            self._page_size, is_last = len(items), False
+        if is_last and (items or not self.offset):
+            self.total = self._reached
+        self._ended = (
+            is_last
+            or not new  # the server ignores the offset: the walk would never end
+            or self._reached == self._end
+            or self._reached == self.total
+        )
+        return new
+
+
+def total_count(data: Json) -> int | None:
+    """Return the total that the cursor of a list reports, or ``None``."""
+    cursor = optional_mapping(data, "cursor")
+    return optional_int(cursor, "total_count") if cursor else None

@@ -1,0 +1,113 @@
+"""Reading JSON objects of the service into typed values.
+
+A missing or null optional member is its default; a member of another type than the protocol
+gives it is an :class:`~tinkex.exceptions.InvalidResponse` that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from tinkex.exceptions import InvalidResponse
+
+Json = Mapping[str, Any]
+
+#: No size, count or rank comes near.
+_TOO_LARGE = 2**63
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise the error for an answer that is not what the protocol promises."""
+    raise InvalidResponse(f"the server's answer has {what}")
+
+
+def mapping(value: Any, name: str) -> Json:
+    """Return *value*, which must be a JSON object."""
+    if not isinstance(value, Mapping):
+        refuse(f"no object where {name!r} should be")
+    return value
+
+
+def optional_mapping(data: Json, name: str) -> Json | None:
+    """Return the object *name* of *data*, or ``None``."""
+    value = data.get(name)
+    return None if value is None else mapping(value, name)
+
+
+def items(data: Json, name: str) -> list[Any]:
+    """Return the list *name* of *data*, which must be there."""
+    value = data.get(name)
+    if not isinstance(value, list):
+        refuse(f"no list of {name!r}")
+    return value
+
+
+def text(data: Json, name: str) -> str:
+    """Return the text *name* of *data*, which must be there and not be empty."""
+    value = optional_text(data, name)
+    if not value:
+        refuse(f"no {name!r}")
+    return value
+
+
+def optional_text(data: Json, name: str) -> str | None:
+    """Return the text *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    refuse(f"no text as {name!r}")
+
+
+def optional_int(data: Json, name: str) -> int | None:
+    """Return the whole number *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        if value is not None and abs(value) >= _TOO_LARGE:
+            refuse(f"an absurd number as {name!r}")
+        return value
+    refuse(f"no whole number as {name!r}")
+
+
+def optional_number(data: Json, name: str) -> float | None:
+    """Return the number *name* of *data*, which is finite, or ``None``."""
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
+        return float(value)
+    refuse(f"no number as {name!r}")
+
+
+def optional_bool(data: Json, name: str) -> bool | None:
+    """Return the truth value *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    refuse(f"neither true nor false as {name!r}")
+
+
+def time(data: Json, name: str) -> datetime:
+    """Return the time *name* of *data*, which must be there, in UTC."""
+    value = optional_time(data, name)
+    if value is None:
+        refuse(f"no {name!r}")
+    return value
+
+
+def optional_time(data: Json, name: str) -> datetime | None:
+    """Return the time *name* of *data* in UTC, or ``None``.
+
+    Some servers leave the zone out; they mean UTC.
+    """
+    value = optional_text(data, name)
+    if not value:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
+        refuse(f"no time as {name!r}")

@@ -1,0 +1,182 @@
+"""Whose key it is, and whether the service takes it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from tinkex.api.http import schema
+from tinkex.api.http.auth import JWT_PREFIX
+from tinkex.api.http.requesting import Request
+from tinkex.api.http.transport import Transport
+from tinkex.api.http.waiting import Deadline
+from tinkex.api.resources.models import list_models
+from tinkex.config.values import DEFAULT_BASE_URL
+from tinkex.exceptions import NotOffered
+from tinkex.settings import Settings
+
+#: Where the official service makes, shows and revokes keys.
+_KEYS_PAGE = "https://tinker.thinkingmachines.ai/keys"
+#: Claims of a token that are taken for an organization have this before them.
+_ORGANIZATION = "tml:organization:"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What a service tells about a key; never the key itself.
+
+    :ivar key_id: its id with the service.
+    :ivar organization: name of the organization that pays.
+    :ivar email: address of the person it was made for.
+    """
+
+    key_id: str
+    name: str = ""
+    note: str | None = None
+    organization: str | None = None
+    email: str | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> ApiKey:
+        """Read the answer of ``auth/apikey/me``."""
+        key = schema.mapping(data, "the key")
+        number = key.get("key_id")
+        key_id = number if isinstance(number, str) else schema.optional_int(key, "key_id")
+        if key_id in (None, ""):
+            schema.refuse("no 'key_id'")
+        details = schema.optional_mapping(key, "details") or {}
+        organization = schema.optional_mapping(details, "org_details") or {}
+        user = schema.optional_mapping(details, "user_details") or {}
+        return cls(
+            str(key_id),
+            schema.optional_text(key, "name") or "",
+            schema.optional_text(key, "note"),
+            schema.optional_text(organization, "name"),
+            schema.optional_text(user, "email"),
+        )
+
+
+@dataclass(frozen=True)
+class KeyCheck:
+    """The service has answered and taken the key.
+
+    :ivar api_key: what it told about the key, or ``None`` where it has nothing to tell.
+    :ivar seconds: time of the answer, the connection included.
+    """
+
+    api_key: ApiKey | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the service takes the holder of the key for; what it does not tell is ``None``.
+
+    :ivar user_urn: the user, ``tml:user:…`` with the official service.
+    :ivar org_urn: the organization, ``tml:organization:…``.
+    """
+
+    email: str | None = None
+    organization: str | None = None
+    user_urn: str | None = None
+    org_urn: str | None = None
+    key_id: str | None = None
+    key_name: str | None = None
+
+
+def new_key_page(settings: Settings, name: str) -> str | None:
+    """Return the address where a person makes a key called *name*, if that is known."""
+    official = settings.base_url == DEFAULT_BASE_URL
+    return f"{_KEYS_PAGE}?new_key=true&key_name={quote(name, safe='')}" if official else None
+
+
+def key_page(key_id: str) -> str:
+    """Return the address where a person can revoke a key of the official service."""
+    return f"{_KEYS_PAGE}/{quote(key_id, safe='')}"
+
+
+class Auth:
+    """The key of this client, as the service sees it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def key(self) -> ApiKey:
+        """Return what the service tells about the key.
+
+        :raises NotOffered: it has nothing to tell.
+        """
+        return self._key(self._transport.deadline("an answer about the key"))
+
+    def check(self) -> KeyCheck:
+        """Ask whether the service answers and takes the key.
+
+        A server without information about keys is asked for something that needs one.
+
+        :raises Unauthorized: it does not take the key.
+        """
+        deadline = self._transport.deadline("an answer of the service")
+        began = time.monotonic()
+        key: ApiKey | None = None
+        try:
+            if self._transport.auth.current is None:
+                list_models(self._transport, deadline)
+            else:
+                key = self._key(deadline)
+        except NotOffered:  # a server without such information, or a token in the place of a key
+            began = time.monotonic()
+            runs = Request("GET", "training_runs", params={"limit": 1, "offset": 0})
+            self._transport.call(runs, deadline).object()
+        return KeyCheck(key, time.monotonic() - began)
+
+    def identity(self) -> Identity:
+        """Return who the holder of the key is: from the key's own record, and from a token.
+
+        :raises NotOffered: the service tells neither.
+        """
+        deadline = self._transport.deadline("an answer about the key")
+        missing: NotOffered | None = None
+        try:
+            key = self._key(deadline)
+        except NotOffered as error:
+            key, missing = ApiKey(""), error
+        claims = _claims(self._transport.token(deadline))
+        if missing is not None and not claims:
+            raise missing
+        organization = claims.get("org_id")
+        return Identity(
+            email=key.email or claims.get("email"),
+            organization=key.organization,
+            user_urn=claims.get("sub"),
+            org_urn=organization and _ORGANIZATION + organization,
+            key_id=key.key_id or None,
+            key_name=key.name or None,
+        )
+
+    def revoke(self) -> None:
+        """Delete the key itself on the server: nobody can use it any more."""
+        deadline = self._transport.deadline("the key to be revoked")
+        request = Request("DELETE", "auth/apikey/me", what="revoking a key")
+        self._transport.call(request, deadline)
+
+    def _key(self, deadline: Deadline) -> ApiKey:
+        if (self._transport.auth.current or "").startswith(JWT_PREFIX):
+            raise NotOffered("the credential is a token, not a key", status=404)
+        request = Request("GET", "auth/apikey/me", what="information about keys")
+        return ApiKey.from_json(self._transport.call(request, deadline).object())
+
+
+def _claims(token: str | None) -> Mapping[str, str]:
+    """Return the claims of *token* that are texts. Nothing rests on them: they are not verified."""
+    try:
+        payload = (token or "").split(".")[1]
+        decoded = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return {k: v for k, v in decoded.items() if isinstance(v, str) and v}
+    except (IndexError, ValueError, AttributeError, binascii.Error, RecursionError):
+        return {}

@@ -1,0 +1,197 @@
+"""Training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tinkex.api.http import pagination, schema
+from tinkex.api.http.answers import Response
+from tinkex.api.http.pagination import Page, Walk
+from tinkex.api.http.requesting import Request
+from tinkex.api.http.transport import Transport
+from tinkex.api.http.waiting import Deadline
+from tinkex.api.paths import run_url
+from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.selection import ordered
+from tinkex.exceptions import NotFound, NotOffered
+
+#: Runs that are asked for at once.
+PAGE_SIZE = 100
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run.
+
+    :ivar training_run_id: its id, opaque.
+    :ivar base_model: name of the model that is adapted.
+    :ivar model_owner: who it belongs to, in the service's words; may be empty.
+    :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
+    :ivar lora_rank: rank of the adapter.
+    :ivar corrupted: the run cannot be continued.
+    :ivar last_request_time: when it was last worked on, UTC.
+    :ivar last_checkpoint: its newest training checkpoint.
+    :ivar last_sampler_checkpoint: its newest sampler checkpoint.
+    :ivar user_metadata: what its maker attached.
+    """
+
+    training_run_id: str
+    base_model: str
+    model_owner: str = ""
+    is_lora: bool = True
+    lora_rank: int | None = None
+    corrupted: bool = False
+    last_request_time: datetime | None = None
+    last_checkpoint: Checkpoint | None = None
+    last_sampler_checkpoint: Checkpoint | None = None
+    user_metadata: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> TrainingRun:
+        """Read one run.
+
+        :raises tinkex.exceptions.InvalidResponse: *data* is not one.
+        """
+        run = schema.mapping(data, "training_runs")
+        is_lora = schema.optional_bool(run, "is_lora")
+        return cls(
+            training_run_id=schema.text(run, "training_run_id"),
+            base_model=schema.text(run, "base_model"),
+            model_owner=schema.optional_text(run, "model_owner") or "",
+            is_lora=True if is_lora is None else is_lora,
+            lora_rank=schema.optional_int(run, "lora_rank"),
+            corrupted=bool(schema.optional_bool(run, "corrupted")),
+            last_request_time=schema.optional_time(run, "last_request_time"),
+            last_checkpoint=_checkpoint(run, "last_checkpoint"),
+            last_sampler_checkpoint=_checkpoint(run, "last_sampler_checkpoint"),
+            user_metadata=schema.optional_mapping(run, "user_metadata"),
+        )
+
+
+def _checkpoint(run: schema.Json, name: str) -> Checkpoint | None:
+    value = run.get(name)
+    return None if value is None else Checkpoint.from_json(value)
+
+
+class Runs:
+    """The training runs of the account."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(
+        self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
+    ) -> Page[TrainingRun]:
+        """Return runs in the service's order.
+
+        :param limit: how many at most; ``None`` and 0 mean all.
+        :param offset: how many to skip.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
+        """
+        return self.walk(limit, offset, access_scope=access_scope).page()
+
+    def walk(
+        self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
+    ) -> Walk[TrainingRun]:
+        """Return what :meth:`list` does, page by page.
+
+        Pages are fetched while it is walked through: an error may come at any step, and memory
+        stays flat.
+        """
+        limit = pagination.positive_limit(limit, offset)
+        deadline = self._transport.deadline("the list of runs")
+        return _walk(self._transport, deadline, limit, offset, access_scope)
+
+    def select(
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        model: str | None = None,
+        sort: str | None = None,
+        descending: bool = False,
+        access_scope: str | None = None,
+    ) -> Page[TrainingRun]:
+        """Return runs chosen and sorted here, out of the whole list.
+
+        :param limit: how many at most; ``None`` and 0 mean all.
+        :param offset: how many of those chosen to skip.
+        :param model: part of the base model's name, in any case.
+        :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
+        :param access_scope: see :meth:`list`.
+        """
+        limit = pagination.positive_limit(limit, offset)
+        part = (model or "").casefold()
+        found = [
+            run
+            for run in self.list(None, access_scope=access_scope)
+            if part in run.base_model.casefold()
+        ]
+        if sort is not None:
+            found = ordered(found, sort, descending=descending)
+        end = None if limit is None else offset + limit
+        return Page(found[offset:end], len(found), offset)
+
+    def get(self, run_id: str) -> TrainingRun:
+        """Return one run.
+
+        :raises tinkex.exceptions.NotFound: there is none of that id.
+        """
+        return get_run(self._transport, run_id, self._transport.deadline("the run"))
+
+
+def list_runs(
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int = 0,
+    access_scope: str | None = None,
+) -> Page[TrainingRun]:
+    """Return *limit* runs (``None``: all) as part of another operation."""
+    return _walk(transport, deadline, limit, offset, access_scope).page()
+
+
+def _walk(
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int,
+    access_scope: str | None,
+) -> Walk[TrainingRun]:
+    scope = {"access_scope": access_scope} if access_scope else {}
+
+    def fetch(size: int, start: int) -> tuple[list[TrainingRun], int | None]:
+        params = {"limit": size, "offset": start, **scope}
+        request = Request("GET", "training_runs", params=params, what="listing runs")
+        data = transport.call(request, deadline).object()
+        runs = [TrainingRun.from_json(run) for run in schema.items(data, "training_runs")]
+        return runs, pagination.total_count(data)
+
+    return Walk(fetch, limit, offset, PAGE_SIZE, lambda run: run.training_run_id)
+
+
+def get_run(transport: Transport, run_id: str, deadline: Deadline) -> TrainingRun:
+    """Return the run *run_id* as part of another operation."""
+    return TrainingRun.from_json(ask_for_run(transport, run_id, deadline).object())
+
+
+def ask_for_run(transport: Transport, run_id: str, deadline: Deadline) -> Response:
+    """Return what the service answers about the run *run_id*."""
+    try:
+        return transport.call(Request("GET", run_url(run_id)), deadline)
+    except NotOffered as error:
+        raise no_such_run(run_id, error) from error
+
+
+def no_such_run(run_id: str, error: NotOffered) -> NotFound:
+    """Return the error for a 404 without a word, where every server has the address."""
+    return NotFound(
+        f"no training run is called {run_id!r}",
+        status=error.status or 404,
+        request_id=error.request_id,
+        body=error.body,
+        hint="See 'tinkex run list'.",
+    )

@@ -1,0 +1,263 @@
+"""Training clients: a model under training, and saving and loading its weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinkex.api.http import futures, schema
+from tinkex.api.http.capabilities import CREATE_BY_LOADING
+from tinkex.api.http.requesting import Request
+from tinkex.api.http.transport import Transport
+from tinkex.api.http.waiting import Deadline
+from tinkex.api.paths import TinkerPath, segment
+from tinkex.api.resources.lineage import Lineage
+from tinkex.api.resources.records import read_path
+from tinkex.api.resources.sessions import Session, outcome_of
+from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
+
+#: What servers answer that cannot make a run by loading a checkpoint.
+NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
+#: What their words have in common that load into an existing model only.
+_WANTS_MODEL = "model_id"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The shape of the adapter to train.
+
+    :ivar rank: rank of the low-rank matrices.
+    :ivar seed: makes the initial values repeatable.
+    :ivar train_mlp: adapt the feed-forward layers.
+    :ivar train_attn: adapt the attention layers.
+    :ivar train_unembed: adapt the output layer.
+    """
+
+    rank: int = 32
+    seed: int | None = None
+    train_mlp: bool = True
+    train_attn: bool = True
+    train_unembed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"rank must be at least 1, not {self.rank}")
+        if not (self.train_mlp or self.train_attn or self.train_unembed):
+            raise UsageError("nothing is left to train")
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON form; what has its default value is left out."""
+        body: dict[str, Any] = {"rank": self.rank}
+        if self.seed is not None:
+            body["seed"] = self.seed
+        for name in ("train_mlp", "train_attn", "train_unembed"):
+            if not getattr(self, name):
+                body[name] = False
+        return body
+
+
+def shape_of(lineage: Lineage) -> LoraConfig:
+    """Return the shape of a saved adapter; what the service does not tell has the default."""
+    told: dict[str, Any] = {
+        "rank": lineage.lora_rank,
+        "train_mlp": lineage.train_mlp,
+        "train_attn": lineage.train_attn,
+        "train_unembed": lineage.train_unembed,
+    }
+    return LoraConfig(**{name: value for name, value in told.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """A checkpoint just saved.
+
+    :ivar model_id: the model it was saved from.
+    :ivar path: its ``tinker://`` path in full form.
+    :ivar response: the service's result as received.
+    """
+
+    model_id: str
+    path: str
+    response: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainingClient:
+    """A model under training; a context manager that finishes its session.
+
+    Made by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
+    after the other: the service wants their numbers in order.
+
+    :ivar model_id: the service's id, which is that of the training run as well.
+    :ivar base_model: name of the model that is adapted, ``None`` if unknown.
+    :ivar lora_rank: rank of the adapter, ``None`` if unknown.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        model_id: str,
+        base_model: str | None,
+        lora_rank: int | None,
+    ) -> None:
+        self.model_id = model_id
+        self.base_model = base_model
+        self.lora_rank = lora_rank
+        self._transport = transport
+        self._session = session
+        self._next_seq_id = 1
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> TrainingClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._session.finish(outcome_of(kind))
+
+    def close(self) -> None:
+        """Finish the session; the saved checkpoints stay."""
+        self._session.finish()
+
+    def save_weights_for_sampler(
+        self, name: str, *, ttl_seconds: int | None = None
+    ) -> SavedWeights:
+        """Save a checkpoint to sample from.
+
+        :param name: letters, digits, ``_`` and ``-`` are understood by every server.
+        :param ttl_seconds: delete it after this time; the service has limits.
+        :raises tinkex.exceptions.Conflict: the name is taken. Some servers say so by
+            :class:`~tinkex.exceptions.OperationFailed`.
+        """
+        return self._save("sampler_weights", "SaveWeightsForSampler", name, ttl_seconds, {})
+
+    def save_state(
+        self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False
+    ) -> SavedWeights:
+        """Save a checkpoint to go on training from.
+
+        :param overwrite: an existing checkpoint of the name may be replaced.
+        """
+        extra = {"overwrite": True} if overwrite else {}
+        return self._save("weights", "SaveWeights", name, ttl_seconds, extra)
+
+    def load_state(self, path: str, *, optimizer: bool = False) -> None:
+        """Load the weights of a training checkpoint into this model.
+
+        :param optimizer: load the optimizer's state as well.
+        """
+        deadline = self._transport.deadline("loading weights")
+        load_into(self, TinkerPath.from_string(path), deadline, optimizer=optimizer)
+
+    def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
+        """Save weights as separate files for download, for *ttl_seconds*.
+
+        :raises tinkex.exceptions.NotOffered: the service does not know how.
+        """
+        body = {"path": name, "ttl_seconds": ttl_seconds}
+        result = self._run("save_weights_external", "SaveWeightsExternal", body, deadline)
+        return read_path(schema.text(result, "path"))
+
+    def _save(
+        self, kind: str, request_type: str, name: str, ttl: int | None, extra: Mapping[str, Any]
+    ) -> SavedWeights:
+        segment(name)  # refuses what cannot be a name
+        if "/" in name:
+            raise UsageError(f"the name of a checkpoint holds no slash: {name!r}")
+        body: dict[str, Any] = {"path": name, **extra}
+        if ttl is not None:
+            body["ttl_seconds"] = ttl
+        endpoint = "save_weights" if kind == "weights" else "save_weights_for_sampler"
+        deadline = self._transport.deadline("the checkpoint to be saved")
+        result = self._run(endpoint, request_type, body, deadline)
+        path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
+        return SavedWeights(self.model_id, str(read_path(path)), result)
+
+    def _run(
+        self, endpoint: str, request_type: str, body: Mapping[str, Any], deadline: Deadline
+    ) -> dict[str, Any]:
+        with self._lock:
+            numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
+            what = endpoint.replace("_", " ")
+            request = Request("POST", endpoint, numbered, what=what)
+            request_id = futures.submitted(self._transport.call(request, deadline))
+            # A refused call has not used its number up.
+            self._next_seq_id += 1
+        return futures.result(self._transport, request_id, request_type, deadline)
+
+
+def load_into(
+    client: TrainingClient, path: TinkerPath, deadline: Deadline, *, optimizer: bool
+) -> None:
+    """Load the weights of a checkpoint as part of another operation."""
+    body = {"path": str(path), "optimizer": optimizer}
+    client._run("load_weights", "LoadWeights", body, deadline)
+
+
+def create_model(
+    transport: Transport,
+    session: Session,
+    base_model: str,
+    lora: LoraConfig,
+    user_metadata: Mapping[str, Any] | None,
+    deadline: Deadline,
+) -> TrainingClient:
+    """Start a training run on *base_model*."""
+    body: dict[str, Any] = {
+        "session_id": session.session_id,
+        "model_seq_id": session.model_seq_id,
+        "base_model": base_model,
+        "lora_config": lora.body(),
+    }
+    if user_metadata:
+        body["user_metadata"] = dict(user_metadata)
+    accepted = transport.call(Request("POST", "create_model", body, what="training"), deadline)
+    session.model_accepted()
+    model_id = _await_model(transport, accepted.object(), "CreateModel", deadline)
+    return TrainingClient(transport, session, model_id, base_model, lora.rank)
+
+
+def create_by_loading(
+    transport: Transport,
+    session: Session,
+    path: TinkerPath,
+    deadline: Deadline,
+    *,
+    optimizer: bool = False,
+    user_metadata: Mapping[str, Any] | None = None,
+) -> TrainingClient:
+    """Start a training run from a checkpoint, in one call.
+
+    :raises BadRequest, NotFound, NotOffered: one of :data:`NO_DIRECT_LOAD`; either the service
+        cannot do this, or there is no such checkpoint.
+    """
+    body: dict[str, Any] = {
+        "path": str(path),
+        "optimizer": optimizer,
+        "session_id": session.session_id,
+        "model_seq_id": session.model_seq_id,
+    }
+    if user_metadata:
+        body["user_metadata"] = dict(user_metadata)
+    request = Request("POST", "load_weights", body, what="loading")
+    try:
+        accepted = transport.call(request, deadline)
+    except BadRequest as error:
+        # That is about the call, not about this checkpoint.
+        if _WANTS_MODEL in error.message:
+            transport.capabilities.missing(CREATE_BY_LOADING)
+        raise
+    transport.capabilities.offered(CREATE_BY_LOADING)
+    session.model_accepted()
+    model_id = _await_model(transport, accepted.object(), "LoadWeights", deadline)
+    return TrainingClient(transport, session, model_id, None, None)
+
+
+def _await_model(
+    transport: Transport, accepted: dict[str, Any], kind: str, deadline: Deadline
+) -> str:
+    request_id = futures.request_id_of(accepted)
+    result = futures.result(transport, request_id, kind, deadline)
+    early = schema.optional_text(accepted, "model_id")
+    return schema.optional_text(result, "model_id") or early or schema.refuse("no 'model_id'")

@@ -1,0 +1,1 @@
+"""What the person sees: the application, its shell, formats, errors and completion."""

@@ -1,0 +1,355 @@
+"""The output formats that are ours: ``plain``, and cliff's table, value and shell for our values.
+
+They are registered in ``tinkex.formatters.list`` and ``tinkex.formatters.show`` beside cliff's own
+classes, so that nothing of ours appears in other cliff programs of the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO, cast
+
+from cliff.columns import FormattableColumn
+from cliff.formatters import base
+from cliff.formatters.commaseparated import CSVLister
+from cliff.formatters.json_format import JSONFormatter as _JSONFormatter
+from cliff.formatters.shell import ShellFormatter as _ShellFormatter
+from cliff.formatters.value import ValueFormatter as _ValueFormatter
+
+from tinkex.cli.terminal import LinkingStream, can_link
+from tinkex.columns import WHOLE, heading, plain_text, printable
+from tinkex.exceptions import SettingsError
+
+
+class PlainFormatter(base.ListFormatter, base.SingleFormatter):
+    """The lines a person reads and ``cut`` understands: no header, no frame, nothing cut off.
+
+    Commands choose their lines (``plain_row``, ``plain_lines``); with ``-c``, the chosen columns
+    are written, separated by tabs.
+    """
+
+    def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
+        """Add nothing: plain has no options."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        plain_row = None if parsed_args.columns else getattr(parsed_args, "plain_row", None)
+        for row in data:
+            if plain_row:
+                line = plain_row(dict(zip(column_names, row, strict=True)))
+            else:
+                line = "\t".join(map(plain_text, row))
+            if line is not None:
+                stdout.write(line + "\n")
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        plain_lines = None if parsed_args.columns else getattr(parsed_args, "plain_lines", None)
+        if plain_lines:
+            lines = plain_lines(dict(zip(column_names, data, strict=True)))
+        else:
+            lines = map(plain_text, data)
+        for line in lines:
+            stdout.write(line + "\n")
+
+
+class TableFormatter(base.ListFormatter, base.SingleFormatter):
+    """cliff's table with headings in words; ids and paths stay whole at every width.
+
+    On a terminal too narrow for all columns those that the command names least important are
+    left out (and said so on standard error); what is still too wide is written without a frame,
+    so that only the long lines run over the edge.
+    """
+
+    def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options of cliff's table, whose module would import prettytable."""
+        group = parser.add_argument_group("table formatter")
+        group.add_argument(
+            "--max-width",
+            metavar="<integer>",
+            default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
+            type=int,
+            help="maximum display width, <1 to disable [CLIFF_MAX_TERM_WIDTH]",
+        )
+        group.add_argument(
+            "--fit-width",
+            action="store_true",
+            default=bool(_whole_number("CLIFF_FIT_WIDTH")),
+            help="fit the table to the display width [CLIFF_FIT_WIDTH=1]",
+        )
+        group.add_argument(
+            "--print-empty", action="store_true", help="print the frame of an empty table"
+        )
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        rows = [[_cell(value) for value in row] for row in data]
+        if not rows and not parsed_args.print_empty:  # cliff would write an empty line
+            nothing = getattr(parsed_args, "nothing", "There are none.")
+            if nothing and (note := getattr(parsed_args, "note", None)):
+                note(nothing)
+            return
+        kept = self._fitting(list(column_names), rows, stdout, parsed_args)
+        names = [column_names[i] for i in kept]
+        rows = [[row[i] for i in kept] for row in rows]
+        headings = [heading(name) for name in names]
+        if self._too_wide([headings, *rows], stdout, parsed_args):
+            _write_frameless([headings, *rows], stdout)
+        else:
+            self._cliff().emit_list(headings, rows, stdout, parsed_args)
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        links = getattr(parsed_args, "links", None)
+        if links and can_link(stdout):
+            stdout = cast(TextIO, LinkingStream(stdout, links))
+        names = [heading(name) for name in column_names]
+        values = [_cell(value) for value in data]
+        rows = [["Field", "Value"], *map(list, zip(names, values, strict=True))]
+        if self._too_wide(rows, stdout, parsed_args):
+            _write_frameless(rows[1:], stdout)
+        else:
+            self._cliff().emit_one(names, values, stdout, parsed_args)
+
+    @staticmethod
+    def _cliff() -> Any:
+        from cliff.formatters import table  # imports prettytable: only when a table is wanted
+
+        class Whole(table.TableFormatter):
+            @staticmethod
+            def _assign_max_widths(
+                x: Any, max_width: int, min_width: int = 0, fit_width: bool = False
+            ) -> None:
+                table.TableFormatter._assign_max_widths(x, max_width, min_width, fit_width)
+                for name in {heading(name) for name in WHOLE} & set(x.max_width):
+                    del x.max_width[name]
+                if x.field_names == ["Field", "Value"]:
+                    _keep_whole_words(x)
+
+        return Whole()
+
+    @staticmethod
+    def _too_wide(rows: list[list[Any]], stdout: TextIO, parsed_args: argparse.Namespace) -> bool:
+        width = _terminal_width(stdout)
+        if not width or parsed_args.max_width or parsed_args.fit_width:
+            return False
+        return _framed_width(_widths(rows)) > width
+
+    @staticmethod
+    def _fitting(
+        names: list[str], rows: list[list[Any]], stdout: TextIO, parsed_args: argparse.Namespace
+    ) -> list[int]:
+        """Return the indexes of the columns that the terminal has room for."""
+        kept = list(range(len(names)))
+        width = _terminal_width(stdout)
+        if not width or parsed_args.columns or parsed_args.max_width:
+            return kept
+        needed = _widths([[heading(name) for name in names], *rows])
+        for name in getattr(parsed_args, "droppable", ()):
+            if _framed_width([needed[i] for i in kept]) <= width:
+                break
+            if name in names:
+                kept.remove(names.index(name))
+        hidden = [names[i] for i in range(len(names)) if i not in kept]
+        note = getattr(parsed_args, "note", None)
+        if hidden and note:
+            some = ", ".join(hidden[:2] if len(hidden) > 4 else hidden)
+            more = f" and {len(hidden) - 2} more columns" if len(hidden) > 4 else ""
+            note(f"Not shown for lack of room: {some}{more} (-f json has all).")
+        return kept
+
+
+class JSONFormatter(_JSONFormatter):
+    """cliff's JSON, to the letter, written row by row."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        to_json = _to_json(indented=not parsed_args.noindent)
+        before, between, after = ("", ", ", "") if parsed_args.noindent else ("\n  ", ",\n  ", "\n")
+        stdout.write("[")
+        separator = before
+        for row in data:
+            cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row]
+            stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
+            separator = between
+        stdout.write(("" if separator is before else after) + "]\n")
+
+
+def _to_json(*, indented: bool) -> Callable[[dict[str, Any]], str]:
+    """Return what makes JSON of one row."""
+    import json
+
+    if not indented:
+        return json.dumps
+    # The encoder in C knows no indentation; but most rows hold nothing that has lines of its own.
+    flat = json.JSONEncoder(separators=(",\n    ", ": ")).encode
+
+    def to_json(row: dict[str, Any]) -> str:
+        if any(cell and isinstance(cell, (dict, list, tuple)) for cell in row.values()):
+            return json.dumps(row, indent=2).replace("\n", "\n  ")
+        return f"{{\n    {flat(row)[1:-1]}\n  }}" if row else "{}"
+
+    return to_json
+
+
+class ValueFormatter(_ValueFormatter):
+    """cliff's value format with ``true``, ``false`` and ``null`` as in JSON."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        rows = ([_word(value) for value in row] for row in data)
+        super().emit_list(column_names, rows, stdout, parsed_args)
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        super().emit_one(column_names, [_word(v) for v in data], stdout, parsed_args)
+
+
+class CSVFormatter(CSVLister):
+    """cliff's CSV with ``true`` and ``false``; an empty cell is nothing."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        rows = ([_word(value, null="") for value in row] for row in data)
+        super().emit_list(column_names, rows, stdout, parsed_args)
+
+
+class ShellFormatter(_ShellFormatter):
+    """cliff's shell assignments, single-quoted so that ``eval`` runs nothing of a value."""
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        import shlex
+
+        wanted = [name.lower() for name in parsed_args.variables]
+        for name, value in zip(column_names, data, strict=True):
+            key = name.lower().replace("-", "_").replace(" ", "_")
+            if not wanted or key in wanted:
+                text = str(_word(value, null=""))
+                stdout.write(f"{parsed_args.prefix}{key}={shlex.quote(text)}\n")
+
+
+def _whole_number(variable: str) -> int:
+    try:
+        return int(os.environ.get(variable, 0))
+    except ValueError as error:
+        raise SettingsError(
+            "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
+        ) from error
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, FormattableColumn):
+        value = value.human_readable()
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(value, keep="\n") if isinstance(value, str) else value
+
+
+def _word(value: Any, null: str = "null") -> Any:
+    """Return *value* as formats without types of their own write it."""
+    if isinstance(value, FormattableColumn):
+        value = value.machine_readable()
+    if value is None:
+        return null
+    if isinstance(value, (bool, dict, list)):
+        return plain_text(value)
+    # Line breaks stay: a sampled text has them.
+    return printable(value, keep="\n\t") if isinstance(value, str) else value
+
+
+def _terminal_width(stdout: TextIO) -> int | None:
+    if not stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+def _widths(rows: list[list[Any]]) -> list[int]:
+    """Return the width of each column of *rows*."""
+    return [
+        max(_width(line) for cell in column for line in str(cell).split("\n"))
+        for column in zip(*rows, strict=True)
+    ]
+
+
+def _width(text: str) -> int:
+    """Return how many places of a terminal *text* takes: two for a letter of Chinese, say."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _framed_width(widths: list[int]) -> int:
+    # "| a | b |": two blanks and a bar a column, and one bar more.
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def _write_frameless(rows: list[list[Any]], stdout: TextIO) -> None:
+    lines = [[" ".join(str(cell).split("\n")) for cell in row] for row in rows]
+    widths = _widths(lines)
+    for line in lines:
+        cells = [
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        ]
+        stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _keep_whole_words(table: Any) -> None:
+    """Widen the value column of *table* to its longest word: a path is one word."""
+    width = table.max_width.get("Value")
+    if width:
+        words = [word for row in table.rows for word in str(row[1]).split()]
+        table.max_width["Value"] = max([width, *map(len, words)])
