@@ -195,7 +195,14 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection failed."""
+    """The connection failed.
+
+    :param unsent: the server cannot have seen the request.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, unsent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.unsent = unsent
 
 
 class Unreachable(ConnectionFailed):
