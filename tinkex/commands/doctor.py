@@ -102,7 +102,7 @@ class Doctor(Lister):
         import shutil
         import textwrap
 
-        from tinkex.cli.terminal import wants_colour
+        from tinkex.cli.formatters import wants_colour
 
         status, check = plain_text(record["status"]), plain_text(record["check"])
         width = max(shutil.get_terminal_size().columns, 40)
