@@ -113,7 +113,7 @@ def run_checks(
     :param timeout: seconds after which a check that has not ended counts as failed.
     :param pool: see :class:`tinkex.api.http.probe.Prober`; with one, only requests are made.
     """
-    from tinkex.api.http.concurrency import together
+    from tinkex.api.http.concurrency import map_ordered
 
     checks: dict[str, Check] = {}
     if isinstance(settings, TinkexError):
@@ -129,17 +129,19 @@ def run_checks(
         checks |= Prober(settings, timeout, pool).checks()
     if pool is None:
         checks |= {"tokenizer": _tokenizer, "hub": _hub, "disk": _disk}
-    results = together(lambda name: _run(name, checks[name], timeout), list(checks))
+    results = map_ordered(
+        lambda name: _run(name, checks[name], timeout), checks, workers=len(checks)
+    )
     return [result for each in results for result in each]
 
 
 def _run(name: str, check: Check, timeout: float) -> list[Finding]:
     """Return the results of one check; a broken one does not affect the others."""
-    from tinkex.api.http.concurrency import aside
+    from tinkex.api.http.concurrency import run_in_thread
 
     try:
         # A check has time limits of its own, which end first and say more.
-        return aside(check, timeout + 0.5)
+        return run_in_thread(check, timeout + 0.5)
     except TimeoutError:
         late = f"no result within {timeout:g} s"
         return [_result(name, "fail", late, "Allow more with --timeout.")]
