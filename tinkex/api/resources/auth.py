@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
 from tinkex.api.resources.models import list_models
+from tinkex.config.credentials import jwt_claims
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
@@ -174,9 +172,4 @@ class Auth:
 
 def _claims(token: str | None) -> Mapping[str, str]:
     """Return the claims of *token* that are texts. Nothing rests on them: they are not verified."""
-    try:
-        payload = (token or "").split(".")[1]
-        decoded = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return {k: v for k, v in decoded.items() if isinstance(v, str) and v}
-    except (IndexError, ValueError, AttributeError, binascii.Error, RecursionError):
-        return {}
+    return {k: v for k, v in jwt_claims(token or "").items() if isinstance(v, str) and v}
