@@ -23,10 +23,7 @@ from tinkex.commands.arguments import (
     with_run,
 )
 from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.commands.inputs import (
-    read_model_path,
-    read_prompt,
-)
+from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
 
