@@ -294,4 +294,3 @@ class ServiceClient:
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",
             )
-

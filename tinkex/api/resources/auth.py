@@ -172,4 +172,3 @@ class Auth:
             raise NotOffered("the credential is a token, not a key", status=404)
         request = Request("GET", "auth/apikey/me", what="information about keys")
         return ApiKey.from_json(self._transport.call(request, deadline).object())
-

@@ -369,14 +369,10 @@ class Checkpoints:
                 missing.hint = self._suggestion(parsed, deadline) or missing.hint
             raise
 
-    def _copied(
-        self, body: dict[str, object], headers: dict[str, str], deadline: Deadline
-    ) -> str:
+    def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
         # Retries carry the same idempotency key, so they make no second copy.
         what = "copies of checkpoints"
-        request = Request(
-            "POST", "copy_weights", body, headers=headers, repeatable=True, what=what
-        )
+        request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
         return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
 

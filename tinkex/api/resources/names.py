@@ -167,7 +167,7 @@ class _Search:
         return run_id, label or None, found
 
     def _split(self, text: str) -> tuple[str, str]:
-        """Return the run at the beginning of *text* and the checkpoint's name after it, or ``""``."""
+        """Return the run that *text* begins with, and the checkpoint's name or ``""``."""
         head, _, label = text.rpartition(":")
         ids = [run.training_run_id for run in self._runs()]
         if head and not _is_numbered(head, label) and not _matching(text, ids):
@@ -201,9 +201,7 @@ def _parsed(text: str, what: str) -> _Name:
     run, latest, kind, back = match.groups() if match else ("", None, None, None)
     if not (run or latest) or not text.isprintable() or not _SLASHES.fullmatch(run):
         hint = _FORMS if what == "checkpoint" else None
-        raise InvalidName(
-            f"not a {_KINDS_OF_NAME[what]}: {shown(text)}", resource=what, hint=hint
-        )
+        raise InvalidName(f"not a {_KINDS_OF_NAME[what]}: {shown(text)}", resource=what, hint=hint)
     if kind is not None and kind not in TYPES:
         raise UsageError(
             f"no type of checkpoint is called {shown(kind)}",
@@ -284,4 +282,3 @@ def _too_few(count: int, what: str, back: int) -> str:
     if not count:
         return f"there are no {what}"
     return f"there are only {count} {what}, so there is no ~{back}"
-

@@ -1,4 +1,4 @@
-"""Sessions of the API, which training and sampling belong to: open one, list them, fetch a trace."""
+"""Sessions, which training and sampling belong to: open them, list them, download a trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.http.waiting import Deadline
 from tinkex.api.paths import segment, segment_from_server
-from tinkex.exceptions import LocalError, NotFound, NotOffered, OperationFailed, TargetExists, TinkexError
+from tinkex.exceptions import (
+    LocalError,
+    NotFound,
+    NotOffered,
+    OperationFailed,
+    TargetExists,
+    TinkexError,
+)
 from tinkex.files import path_of, replacing
 
 # Most commands open no session; a list should not pay for what only a search or a trace needs.

@@ -13,7 +13,7 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.retry import LONGEST_WAIT
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
-from tinkex.api.paths import TinkerPath, served
+from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
 from tinkex.api.sampling.types import SampleResponse, SamplingParams
