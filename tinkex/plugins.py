@@ -15,10 +15,11 @@ import abc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tinkex.exceptions import PluginError, Terminated
 
@@ -40,6 +41,10 @@ __all__ = [
     "SHOW_FORMATTERS",
     "TOKENIZERS",
     "HttpPool",
+    "HttpRequest",
+    "HttpResponse",
+    "Sender",
+    "Timeouts",
     "TokenizerSource",
 ]
 
@@ -63,16 +68,93 @@ _METADATA = (".dist-info", ".egg-info")
 _log = logging.getLogger("tinkex")
 
 
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request as an HTTP pool sends it.
+
+    :ivar url: absolute, ASCII, percent-encoded.
+    :ivar headers: all of them, but for those that the pool has to add (``Host``, ``Content-Length``,
+        ``Accept-Encoding``).
+    :ivar body: ``None`` for a request without a body.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long an HTTP pool may wait, in seconds.
+
+    :ivar connect: until the connection is made.
+    :ivar read: until the headers of the response are complete, connecting included, and then for
+        each chunk of its body, however slowly the bytes trickle in.
+    """
+
+    connect: float
+    read: float
+
+
+class HttpResponse(Protocol):
+    """The response to an :class:`HttpRequest`: its headers, and a body still to be read."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by their names in lower case; repeated ones are joined by ``", "``."""
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body, its content coding removed, in the pieces in which it arrives.
+
+        The connection is reusable once the iterator is exhausted.
+
+        :param size: maximum number of bytes of a piece; none is empty.
+        :raises ConnectionFailed: the body ends before its announced length.
+        :raises TimedOut: nothing arrives within the read timeout.
+        :raises InvalidResponse: the body is malformed.
+        """
+
+    def close(self) -> None:
+        """Drop what has not been read, and the connection with it; may be called twice."""
+
+
+class Sender(Protocol):
+    """What carries requests: made by :meth:`HttpPool.build`, used by several threads at once."""
+
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
+        """Send *request* to the host of its URL and return the response, whatever its status.
+
+        Sends it once: retries, redirects and the total time are the caller's business.
+
+        :raises ConnectionFailed: there is no response; ``unsent`` says whether the server cannot
+            have seen the request.
+        :raises TimedOut: the headers of the response did not arrive in time.
+        :raises TLSError: the certificate is not trusted, or there is no TLS.
+        :raises InvalidResponse: the response is not HTTP.
+        :raises SettingsError: the URL, the proxy or a file of the options is unusable.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
 class HttpPool(abc.ABC):
     """A way to carry requests, chosen by ``--http-pool NAME`` (group ``tinkex.http_pools``).
 
     The entry point names a subclass; it is created without arguments.
     """
 
-    #: Where requests go when nobody set a base URL; ``None`` means the official service.
+    #: Address of the service if no base URL is set; ``None``: the official service.
     base_url: ClassVar[str | None] = None
-    #: Whether a request without an API key makes sense.
+    #: Whether requests need an API key.
     needs_api_key: ClassVar[bool] = True
+    #: Whether requests are shown instead of being sent, so that nothing may be changed.
+    is_dry_run: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, settings: Settings, *, size: int) -> requests.adapters.BaseAdapter:

@@ -365,12 +365,12 @@ def test_profiles_that_plugins_bring(fake_plugins, tmp_path, monkeypatch):
     assert done.stdout == "http://127.0.0.1:9\n"
     rows = invoke(["profile", "list", "-f", "json"]).rows
     assert {"corp", "local"} <= {row["name"] for row in rows}
-    assert {"wrong", "gone", "http2"}.isdisjoint({row["name"] for row in rows})
+    assert {"wrong", "gone", "default"}.isdisjoint({row["name"] for row in rows})
     for name, what in (
         ("wrong", "no mapping of settings"),
         ("gone", "p-profiles does not load"),
         ("misspelt", "unknown setting 'base_ulr'"),
-        ("http2", "no profile is called 'http2'"),
+        ("default", "no profile is called 'default'"),
     ):
         done = invoke(["--profile", name, "run", "list"])
         assert (done.exit_code, done.stdout) == (1, "")
@@ -391,10 +391,10 @@ def test_pools_of_the_file_are_known_too(tmp_path, monkeypatch):
     monkeypatch.setenv("TINKEX_CONFIG", str(config))
     done = invoke(["--http-pool", "ofice", "run", "list"])
     assert "no HTTP pool is called 'ofice' (from --http-pool)" in done.stderr
-    assert "Known: default, http2, local, odd, office." in done.stderr
+    assert "Known: default, local, odd, office." in done.stderr
     done = invoke(["--http-pool", "odd", "run", "list"])  # only an installed one can be a driver
     assert "'nix'" in done.stderr
-    assert "Known: default, http2, local." in done.stderr
+    assert "Known: default, local." in done.stderr
 
 
 class Installed:
