@@ -151,7 +151,14 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection was refused, reset, or the host is not known."""
+    """The connection was refused, reset, or the host is not known.
+
+    :param unsent: the server cannot have seen the request.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, unsent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.unsent = unsent
 
 
 class TLSError(TransportError):

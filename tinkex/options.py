@@ -99,9 +99,9 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        from tinkex.cli.suggestions import mended
+        from tinkex.cli.errors import explain_refusal
 
-        message, hint = mended(message, self._words, self._option_string_actions)
+        message, hint = explain_refusal(message, self._words, self._option_string_actions)
         raise UsageError(message, hint=hint or f"See: {self._help_command()}")
 
     def option_strings(self) -> list[str]:
@@ -127,12 +127,12 @@ class Parser(argparse.ArgumentParser):
                 f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
                 hint="Options that all commands take may also stand before it.",
             )
-        from tinkex.cli import suggestions
+        from tinkex.cli import errors
 
         if verb:
-            raise suggestions.unknown_command([*self.command.split(), extra[0]], self.subcommands)
+            raise errors.unknown_command([*self.command.split(), extra[0]], self.subcommands)
         flags, texts = self._flags_and_texts()
-        message, hint = suggestions.stray(extra, self._words, flags, texts)
+        message, hint = errors.explain_extra_words(extra, self._words, flags, texts)
         what = f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}"
         raise UsageError(message or what, hint=hint or f"See: {self._help_command()}")
 
@@ -147,13 +147,13 @@ class Parser(argparse.ArgumentParser):
         return flags, texts
 
     def _nearest_option(self, option: str) -> str:
-        from tinkex.cli import suggestions
+        from tinkex.cli import errors
 
         if not self.command:  # it may be an option of the command that follows
-            near = suggestions.option(option, self.option_strings(), at_least=0.75)
-            behind = "Options of a command stand behind it: tinkex checkpoint list --limit 5"
+            near = errors.nearest_option(option, self.option_strings(), 0.75)
+            behind = "Options of a command follow it: tinkex checkpoint list --limit 5"
             return f"Did you mean {near}?" if near else behind
-        near = suggestions.option(option, self.option_strings())
+        near = errors.nearest_option(option, self.option_strings())
         return f"Did you mean {near}?" if near else f"See: {self._help_command()}"
 
     def _help_command(self) -> str:

@@ -1,18 +1,26 @@
-"""The entry-point groups of tinkex, and how one entry point is found and loaded.
+"""The entry-point groups of tinkex, and how an entry point is found and loaded.
 
 Listing names imports nothing: a slow or broken plugin costs only those who use it.
+
+:func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
+than a whole command where there are many. stevedore caches the result in a file, which a first
+start, a container and a read-only home do not have, and which may be up to two minutes stale. Here
+only those metadata files are parsed that contain the name of a tinkex group; that takes less time
+than checking whether such a cache is still valid.
 """
 
 from __future__ import annotations
 
 import abc
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from tinkex import discovery
 from tinkex.exceptions import PluginError, Terminated
 
 if TYPE_CHECKING:
@@ -33,6 +41,10 @@ __all__ = [
     "SHOW_FORMATTERS",
     "TOKENIZERS",
     "HttpPool",
+    "HttpRequest",
+    "HttpResponse",
+    "Sender",
+    "Timeouts",
     "TokenizerSource",
 ]
 
@@ -50,6 +62,86 @@ GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZ
 #: Environment variable: only these distributions are plugins; empty for none at all.
 ONLY = "TINKEX_PLUGINS"
 
+#: The prefix of every group.
+_PREFIX = "tinkex."
+_METADATA = (".dist-info", ".egg-info")
+_log = logging.getLogger("tinkex")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request as an HTTP pool sends it.
+
+    :ivar url: absolute, ASCII, percent-encoded.
+    :ivar headers: all of them, but for those that the pool has to add (``Host``, ``Content-Length``,
+        ``Accept-Encoding``).
+    :ivar body: ``None`` for a request without a body.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long an HTTP pool may wait, in seconds.
+
+    :ivar connect: until the connection is made.
+    :ivar read: until the headers of the response are complete, connecting included, and then for
+        each chunk of its body, however slowly the bytes trickle in.
+    """
+
+    connect: float
+    read: float
+
+
+class HttpResponse(Protocol):
+    """The response to an :class:`HttpRequest`: its headers, and a body still to be read."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by their names in lower case; repeated ones are joined by ``", "``."""
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body, its content coding removed, in the pieces in which it arrives.
+
+        The connection is reusable once the iterator is exhausted.
+
+        :param size: maximum number of bytes of a piece; none is empty.
+        :raises ConnectionFailed: the body ends before its announced length.
+        :raises TimedOut: nothing arrives within the read timeout.
+        :raises InvalidResponse: the body is malformed.
+        """
+
+    def close(self) -> None:
+        """Drop what has not been read, and the connection with it; may be called twice."""
+
+
+class Sender(Protocol):
+    """What carries requests: made by :meth:`HttpPool.build`, used by several threads at once."""
+
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
+        """Send *request* to the host of its URL and return the response, whatever its status.
+
+        Sends it once: retries, redirects and the total time are the caller's business.
+
+        :raises ConnectionFailed: there is no response; ``unsent`` says whether the server cannot
+            have seen the request.
+        :raises TimedOut: the headers of the response did not arrive in time.
+        :raises TLSError: the certificate is not trusted, or there is no TLS.
+        :raises InvalidResponse: the response is not HTTP.
+        :raises SettingsError: the URL, the proxy or a file of the options is unusable.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
 
 class HttpPool(abc.ABC):
     """A way to carry requests, chosen by ``--http-pool NAME`` (group ``tinkex.http_pools``).
@@ -57,10 +149,12 @@ class HttpPool(abc.ABC):
     The entry point names a subclass; it is created without arguments.
     """
 
-    #: Where requests go when nobody set a base URL; ``None`` means the official service.
+    #: Address of the service if no base URL is set; ``None``: the official service.
     base_url: ClassVar[str | None] = None
-    #: Whether a request without an API key makes sense.
+    #: Whether requests need an API key.
     needs_api_key: ClassVar[bool] = True
+    #: Whether requests are shown instead of being sent, so that nothing may be changed.
+    is_dry_run: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, settings: Settings, *, size: int) -> requests.adapters.BaseAdapter:
@@ -94,10 +188,73 @@ def entry_points(group: str) -> list[EntryPoint]:
 
     Where ``TINKEX_PLUGINS`` is set: the built-in ones and those of the distributions it names.
     """
-    found = discovery.entry_points(group)
+    found = installed(tuple(sys.path)).get(group, [])
     if only() is None:
         return list(found)
     return [ep for ep in found if is_builtin(ep) or not is_left_out(distribution_of(ep))]
+
+
+@lru_cache
+def installed(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """Return the entry points of every tinkex group below the directories *path*, by group.
+
+    As in :mod:`importlib.metadata`, the first distribution of a name on the path is the one that
+    counts, and an entry point knows its distribution: ``dist``. Each path is read once.
+    """
+    groups: dict[str, list[EntryPoint]] = {}
+    for distribution in _distributions(path):
+        try:
+            for entry_point in distribution.entry_points:
+                if entry_point.group.startswith(_PREFIX):
+                    groups.setdefault(entry_point.group, []).append(entry_point)
+        except Exception as error:  # an unreadable file costs its own plugin only
+            where = getattr(distribution, "_path", "a distribution")
+            _log.warning("cannot read the entry points in %s: %s", where, error)
+    return groups
+
+
+def _distributions(path: tuple[str, ...]) -> Iterator[Distribution]:
+    """Yield the distributions of *path* that may have entry points in a tinkex group."""
+    seen: set[str] = set()
+    for entry in path:
+        try:
+            names = sorted(os.listdir(entry or "."))
+        except NotADirectoryError:  # perhaps an archive
+            from importlib.metadata import distributions
+
+            yield from distributions(path=[entry])
+            continue
+        except OSError:
+            continue
+        for name in names:
+            project = _project(entry, name)
+            if project is None or project in seen:
+                continue
+            seen.add(project)
+            directory = os.path.join(entry, name)
+            if _mentions_a_group(directory):
+                from importlib.metadata import Distribution
+
+                yield Distribution.at(directory)
+
+
+def _project(entry: str, name: str) -> str | None:
+    """Return the normalized project name if *name* in *entry* is a metadata directory."""
+    if name.endswith(_METADATA):
+        stem = name.rpartition(".")[0]
+    elif name == "EGG-INFO":
+        stem = os.path.basename(entry)
+    else:
+        return None
+    return stem.partition("-")[0].lower().replace(".", "_")
+
+
+def _mentions_a_group(directory: str) -> bool:
+    try:
+        with open(os.path.join(directory, "entry_points.txt"), "rb") as file:
+            return _PREFIX.encode() in file.read()
+    except OSError:
+        return False
 
 
 def only() -> tuple[str, ...] | None:

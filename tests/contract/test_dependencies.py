@@ -18,7 +18,6 @@ ALLOWED = {
         *("Jinja2", "urllib3"),
     },
     "tinkex-hello": {"tinkex"},
-    "tinkex-http2": {"tinkex", "httpcore", "certifi", "requests", "urllib3"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "requests"),

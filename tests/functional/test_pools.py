@@ -123,30 +123,24 @@ def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return call
 
 
-DRIVERS = ("default", "http2")
-
-
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_an_authority_of_ones_own(run, servers, driver):
-    options = {"driver": driver, "ca_bundle": str(servers.directory / "ca.pem"), "size": 2}
+def test_an_authority_of_ones_own(run, servers):
+    options = {"ca_bundle": str(servers.directory / "ca.pem"), "size": 2}
     done = run(options)
     assert json.loads(done.stdout)[0]["training_run_id"] == "run-1"
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_another_authority_is_told(run, servers, driver):
-    options = {"driver": driver, "ca_bundle": str(servers.directory / "stranger.pem")}
+def test_another_authority_is_told(run, servers):
+    options = {"ca_bundle": str(servers.directory / "stranger.pem")}
     done = run(options, code=1)
     assert "could not be verified" in done.stderr
     assert "ca_bundle" in done.stderr
     assert servers.handler.seen == 0
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("files", [("client.pem", "client.key"), ("both.pem", None)])
-def test_a_client_certificate(run, servers, driver, files):
-    options = {"driver": driver, "ca_bundle": str(servers.directory / "ca.pem")}
+def test_a_client_certificate(run, servers, files):
+    options = {"ca_bundle": str(servers.directory / "ca.pem")}
     run(options, url=servers.strict_url, code=1)
     options["client_cert"] = str(servers.directory / files[0])
     if files[1]:
@@ -154,13 +148,12 @@ def test_a_client_certificate(run, servers, driver, files):
     assert "run-1" in run(options, url=servers.strict_url).stdout
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_without_checks_is_loud(run, driver):
+def test_without_checks_is_loud(run):
     flag = ("run", "list", "-f", "json", "--quiet", "--insecure", "--http-pool", "office")
     pool = ("run", "list", "-f", "json", "--quiet", "--http-pool", "office")
     for words, options, origin in (
-        (flag, {"driver": driver}, "--insecure"),
-        (pool, {"driver": driver, "insecure": True}, "http_pools.office"),
+        (flag, {}, "--insecure"),
+        (pool, {"insecure": True}, "http_pools.office"),
     ):
         done = run(options, *words)
         assert "run-1" in done.stdout

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 import tinkex
-from tinkex.api.http.concurrency import together
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.curl import command_line
 from tinkex.exceptions import RequestShown
 from tinkex.testing import invoke
@@ -161,7 +161,7 @@ def test_requests_made_side_by_side_are_all_shown_in_order():
         raise RequestShown(f"curl {number}")
 
     with pytest.raises(RequestShown) as caught:
-        together(show, range(20))
+        list(map_ordered(show, range(20)))
     assert caught.value.lines == tuple(f"curl {number}" for number in range(20))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinkex import discovery
-from tinkex.discovery import entry_points
+from tinkex import plugins
+from tinkex.plugins import entry_points
 
 GROUP = "tinkex.commands"
 
@@ -17,7 +17,7 @@ GROUP = "tinkex.commands"
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the only directory of the search path."""
-    monkeypatch.setattr(discovery, "_found", {})
+    plugins.installed.cache_clear()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     return tmp_path
 
@@ -122,8 +122,6 @@ def test_the_path_is_looked_at_once(place: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_caller_may_change_the_list(place: Path):
-    from tinkex import plugins
-
     install(place, "one-1.0.dist-info", command("one"))
     plugins.entry_points(GROUP).clear()
 
@@ -134,10 +132,10 @@ def test_it_finds_what_importlib_finds(monkeypatch: pytest.MonkeyPatch):
     from importlib.metadata import entry_points as all_entry_points
 
     monkeypatch.undo()
-    monkeypatch.setattr(discovery, "_found", {})
+    plugins.installed.cache_clear()
 
     for group in all_entry_points().groups:
-        if not group.startswith(discovery.PREFIX):
+        if not group.startswith("tinkex."):
             continue
         theirs = {(ep.name, ep.value) for ep in all_entry_points(group=group)}
         assert {(ep.name, ep.value) for ep in entry_points(group)} == theirs

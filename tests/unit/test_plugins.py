@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
+from tinkex import plugins
 from tinkex.testing import invoke
 
 COMMAND = """
@@ -363,12 +365,12 @@ def test_profiles_that_plugins_bring(fake_plugins, tmp_path, monkeypatch):
     assert done.stdout == "http://127.0.0.1:9\n"
     rows = invoke(["profile", "list", "-f", "json"]).rows
     assert {"corp", "local"} <= {row["name"] for row in rows}
-    assert {"wrong", "gone", "http2"}.isdisjoint({row["name"] for row in rows})
+    assert {"wrong", "gone", "default"}.isdisjoint({row["name"] for row in rows})
     for name, what in (
         ("wrong", "no mapping of settings"),
         ("gone", "p-profiles does not load"),
         ("misspelt", "unknown setting 'base_ulr'"),
-        ("http2", "no profile is called 'http2'"),
+        ("default", "no profile is called 'default'"),
     ):
         done = invoke(["--profile", name, "run", "list"])
         assert (done.exit_code, done.stdout) == (1, "")
@@ -389,7 +391,48 @@ def test_pools_of_the_file_are_known_too(tmp_path, monkeypatch):
     monkeypatch.setenv("TINKEX_CONFIG", str(config))
     done = invoke(["--http-pool", "ofice", "run", "list"])
     assert "no HTTP pool is called 'ofice' (from --http-pool)" in done.stderr
-    assert "Known: default, http2, local, odd, office." in done.stderr
+    assert "Known: default, local, odd, office." in done.stderr
     done = invoke(["--http-pool", "odd", "run", "list"])  # only an installed one can be a driver
     assert "'nix'" in done.stderr
-    assert "Known: default, http2, local." in done.stderr
+    assert "Known: default, local." in done.stderr
+
+
+class Installed:
+    def __init__(self, origin: object) -> None:
+        self._origin = origin
+
+    def read_text(self, name: str) -> str | None:
+        assert name == "direct_url.json"
+        return None if self._origin is None else json.dumps(self._origin)
+
+
+def test_how_to_install_follows_where_tinkex_came_from(tmp_path, monkeypatch):
+    sources = tmp_path / "my sources"
+    (sources / "plugins" / "tinkex-local").mkdir(parents=True)
+    repository = {
+        "url": "https://git.example/tinkex.git",
+        "vcs_info": {"vcs": "git", "commit_id": "0c77543"},
+    }
+    directory = {"url": sources.as_uri(), "dir_info": {"editable": True}}
+    for origin, command in (
+        (None, "pip install tinkex-local"),
+        (directory, f"pip install '{sources}/plugins/tinkex-local'"),
+        ({**directory, "url": "file:///no/such"}, "pip install tinkex-local"),
+        (
+            repository,
+            "pip install 'tinkex-local @ git+https://git.example/tinkex.git@0c77543"
+            "#subdirectory=plugins/tinkex-local'",
+        ),
+        ({"url": "https://x.example/tinkex.whl", "archive_info": {}}, "pip install tinkex-local"),
+    ):
+        monkeypatch.setattr(plugins, "find_distribution", lambda _, o=origin: Installed(o))
+        assert plugins.how_to_install("tinkex-local") == command
+
+
+def test_a_server_is_not_an_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINKEX_CONFIG", str(tmp_path / "config.yaml"))
+    done = invoke(["profile", "add", "gpu", "--server", "http://gpu-box:8000"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "official, skyrl, tuft" in done.stderr
+    assert "--base-url http://gpu-box:8000" in done.stderr
+    assert not (tmp_path / "config.yaml").exists()

@@ -14,16 +14,16 @@ HERE = Path("/etc/tinkex")
 
 
 def found(values, name="office"):
-    return options_of(name, {"http_pools": {name: values}}, HERE, {"default", "http2"})
+    return options_of(name, {"http_pools": {name: values}}, HERE, {"default", "local"})
 
 
 @pytest.mark.parametrize(
     ("name", "values", "expected"),
     [
         ("office", None, PoolOptions("default")),
-        ("http2", {"size": 3}, PoolOptions("http2", size=3)),
+        ("local", {"size": 3}, PoolOptions("local", size=3)),
         ("default", {"retries": 0}, PoolOptions("default", retries=0)),
-        ("office", {"driver": "http2", "insecure": True}, PoolOptions("http2", insecure=True)),
+        ("office", {"driver": "local", "insecure": True}, PoolOptions("local", insecure=True)),
         ("office", {"ca_bundle": "ca.pem"}, PoolOptions("default", ca_bundle="/etc/tinkex/ca.pem")),
         ("office", {"ca_bundle": "/ca.pem"}, PoolOptions("default", ca_bundle="/ca.pem")),
         ("office", {"size": None}, PoolOptions("default")),

@@ -5,9 +5,6 @@ import sys
 
 import pytest
 
-from tinkex.cli.errors import signals_first
-from tinkex.exceptions import LocalError, Terminated
-
 _SCRIPT = """
 import os, signal, sys, time
 from tinkex.cli import program
@@ -49,34 +46,3 @@ def test_other_errors_of_finalisers_are_shown():
     )
     assert done.returncode == 0
     assert "ValueError: odd" in done.stderr
-
-
-def wrapped(signal: BaseException) -> None:
-    """Fail as a class body does that a signal comes into, and once more in telling that."""
-    try:
-        raise RuntimeError("Error calling __set_name__") from signal
-    except RuntimeError as error:
-        raise LocalError("cannot clean up") from error
-
-
-def cleaned_up(signal: BaseException) -> None:
-    """Fail to clean up after a signal."""
-    try:
-        raise signal
-    finally:
-        raise OSError(9, "Bad file descriptor")
-
-
-@pytest.mark.parametrize("signal", [KeyboardInterrupt(), Terminated(143)])
-@pytest.mark.parametrize("become", [wrapped, cleaned_up])
-def test_what_a_signal_raised_comes_out_as_itself(become, signal):
-    with pytest.raises(type(signal)) as caught, signals_first():
-        become(signal)
-    assert caught.value is signal
-
-
-def test_errors_without_a_signal_stay_as_they_are():
-    error = LocalError("no")
-    with pytest.raises(LocalError) as caught, signals_first():
-        raise error from ValueError()
-    assert caught.value is error

@@ -127,7 +127,7 @@ def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
     argv = ["run", "--base-model", "m", "--prompt", "x", "--output", "file", "--api-key", "k"]
     done = invoke(argv)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "the current directory is not there any more\nHint: Go to another" in done.stderr
+    assert "the current directory no longer exists\nHint: Change to another one" in done.stderr
 
 
 def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere):

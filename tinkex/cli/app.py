@@ -13,7 +13,7 @@ import cliff.command
 
 from tinkex import __version__
 from tinkex.cli.commandmanager import CommandManager
-from tinkex.cli.errors import as_tinkex_error, asks_for_json, signals_first, tell
+from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
 from tinkex.cli.logs import LogHandlers
 from tinkex.exceptions import RequestShown, TinkexError, Unauthorized, UsageError
 from tinkex.options import HelpRequested, print_paged, program_parser
@@ -224,7 +224,7 @@ class TinkexApp(cliff.app.App):
     def guarded(self, work: Callable[[], int]) -> int:
         """Return what *work* returns; tell any error and return its exit code."""
         try:
-            with signals_first():
+            with unwrapped_signals():
                 return work()
         except BrokenPipeError:
             return EXIT_CLOSED_PIPE
@@ -382,7 +382,7 @@ class TinkexApp(cliff.app.App):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
-        tell(known, self.operation_name(), self.stderr, as_json=self._wants_json())
+        print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
     def _general_hint(self, error: TinkexError) -> str:
         if error.category == "server":
@@ -395,7 +395,7 @@ class TinkexApp(cliff.app.App):
         if chosen or self._parsed is not None:
             whole = bool(getattr(self._parsed, "whole_json", False))
             return chosen == "json" or whole or (chosen is None and self.format_setting == "json")
-        return asks_for_json(self.words) or self.format_setting == "json"
+        return wants_json(self.words) or self.format_setting == "json"
 
 
 _HELP = ("-h", "--help")

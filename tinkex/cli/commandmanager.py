@@ -54,7 +54,7 @@ def load(entry_point: EntryPoint) -> type[cliff.command.Command]:
 
 
 class CommandManager(cliff.commandmanager.CommandManager):
-    """Names by :mod:`tinkex.discovery`; exact names only; built-in names always win."""
+    """Names by :mod:`tinkex.plugins`; exact names only; built-in names always win."""
 
     commands: dict[str, Any]
 
@@ -86,7 +86,7 @@ class CommandManager(cliff.commandmanager.CommandManager):
             if name in self.commands:
                 return self.commands[name].load(), name, argv[end:]
         words = argv[: self._get_last_possible_command_index(argv)][:3]
-        from tinkex.cli.suggestions import unknown_command
+        from tinkex.cli.errors import unknown_command
 
         raise unknown_command(words or argv[:1], self.commands)
 

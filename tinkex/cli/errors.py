@@ -1,55 +1,110 @@
-"""How an error is told on standard error: one sentence and one hint, or one JSON object."""
+"""Errors on standard error: one sentence and one hint, which names what the user may have meant."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+import itertools
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from tinkex import plugins
 from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
 
-_HINTS = {
+#: Class of an error without a hint of its own → what to type next. A subclass comes first.
+HINTS: Mapping[type[TinkexError], str] = {}
+
+_HINTS_BY_ERRNO = {
     errno.ENOENT: "Check the name.",
     errno.ENOTDIR: "Check the name.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EISDIR: "Name a file in it.",
     errno.EACCES: "Check the permissions.",
     errno.EPERM: "Check the permissions.",
-    errno.EROFS: "Choose a place that can be written to.",
-    errno.ENOSPC: "Free some space, or choose another place.",
-    errno.EDQUOT: "Free some space, or choose another place.",
+    errno.EROFS: "Choose a directory that is writable.",
+    errno.ENOSPC: "Free some space, or choose another directory.",
+    errno.EDQUOT: "Free some space, or choose another directory.",
 }
+
+#: Word of other programs → what it is called here: the first one that exists is suggested.
+FOREIGN: Mapping[str, Sequence[str]] = {
+    # options
+    "-V": ("--version",),
+    "-k": ("--insecure",),
+    "-n": ("--limit",),
+    "-o": ("--output", "-f"),
+    "--all": ("--limit 0",),
+    "--csv": ("-f csv",),
+    "--endpoint": ("--base-url",),
+    "--host": ("--base-url",),
+    "--no-verify": ("--insecure",),
+    "--output": ("-f",),
+    "--output-format": ("-f",),
+    "--plain": ("-f plain",),
+    "--server": ("--base-url",),
+    "--table": ("-f table",),
+    "--token": ("--api-key",),
+    "--tsv": ("-f plain",),
+    "--yaml": ("-f yaml",),
+    # whole commands
+    "chat": ("run",),
+    "complete": ("run",),
+    "completion": ("complete",),
+    "cost": ("billing usage",),
+    "generate": ("run",),
+    "sample": ("run",),
+    "save": ("checkpoint",),
+    "serve": ("local serve",),
+    "shell": ("help",),
+    # verbs
+    **dict.fromkeys(("info", "show", "get", "view", "describe", "inspect"), ("info", "show")),
+    **dict.fromkeys(
+        ("delete", "remove", "unset", "rm", "del", "destroy", "uninstall"),
+        ("delete", "remove", "unset"),
+    ),
+    **dict.fromkeys(("add", "new", "create", "init"), ("add", "new")),
+    **dict.fromkeys(("pull", "fetch"), ("download",)),
+    **dict.fromkeys(("push", "upload"), ("push-hf",)),
+    **dict.fromkeys(("use", "switch", "select", "activate"), ("use", "switch")),
+    **dict.fromkeys(("follow", "tail", "logs"), ("watch",)),
+    "cp": ("copy",),
+    "edit": ("set",),
+    "ls": ("list",),
+}
+#: Commands of this project's plugins, which may not be installed → the plugin.
+_PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 
 
 def as_tinkex_error(error: Exception) -> TinkexError:
-    """Return *error* if it is ours, else one of ours that says as much as can be said."""
+    """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint."""
     if isinstance(error, TinkexError):
         if error.hint == LocalError.default_hint:
-            error.hint = _hint_about(error.__cause__) or error.hint
+            error.hint = _hint_by_errno(error.__cause__) or error.hint
+        if error.hint is None:
+            error.hint = next((hint for cls, hint in HINTS.items() if isinstance(error, cls)), None)
         return error
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:
             return LocalError(
-                "the current directory is not there any more", hint="Go to another one with cd."
+                "the current directory no longer exists", hint="Change to another one with cd."
             )
-        # Everything else but the standard streams has a name.
+        # Only errors of the standard streams have no file name.
         where = f"{error.filename}: " if error.filename else "cannot write the output: "
-        return LocalError(f"{where}{error.strerror}", hint=_hint_about(error))
+        return LocalError(f"{where}{error.strerror}", hint=_hint_by_errno(error))
     what = " ".join(str(error).split())[:200]
     return UsageError(
         f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
-        hint="Run it again with --debug, and report what that prints to its maintainers.",
+        hint="Run it again with --debug, and report its output to the maintainers.",
         whole_line=True,
     )
 
 
-def _hint_about(error: BaseException | None) -> str | None:
-    """Return what to do about an *error* of the system, if that is known."""
-    return _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+def _hint_by_errno(error: BaseException | None) -> str | None:
+    return _HINTS_BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
-def tell(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -> None:
+def print_error(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -> None:
     """Write *error* to *stream*.
 
     :param operation: the subject of the sentence, such as ``Checkpoint list``.
@@ -66,24 +121,23 @@ def tell(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -
     stream.flush()
 
 
-def asks_for_json(words: Sequence[str]) -> bool:
-    """Tell whether the words of a line that cannot be parsed ask for JSON."""
-    pairs = zip(words, [*words, ""][1:], strict=True)
+def wants_json(words: Sequence[str]) -> bool:
+    """Return whether a command line asks for JSON, even one that cannot be parsed."""
     return (
-        "--json" in words
-        or any(f"{word} {after}" in ("-f json", "--format json") for word, after in pairs)
-        or not {"-fjson", "-f=json", "--format=json"}.isdisjoint(words)
+        not {"--json", "-fjson", "-f=json", "--format=json"}.isdisjoint(words)
+        or ("-f", "json") in itertools.pairwise(words)
+        or ("--format", "json") in itertools.pairwise(words)
     )
 
 
 @contextmanager
-def signals_first() -> Iterator[None]:
-    """Let what a signal raised come out as itself, whatever became of it on the way.
+def unwrapped_signals() -> Iterator[None]:
+    """Raise the exception of a signal itself where an error was made of it.
 
-    It may be raised anywhere: where Python wraps what a class body raises, or just before some
-    cleaning up fails because of it.
+    A signal handler may raise anywhere: where Python wraps what a class body raises, or just
+    before some cleaning up fails because of it.
 
-    :raises KeyboardInterrupt, Terminated: one of them is behind an error.
+    :raises KeyboardInterrupt, Terminated: one of them is the cause or context of an error.
     """
     try:
         yield
@@ -105,3 +159,132 @@ def _signal_behind(error: BaseException) -> BaseException | None:
             seen.add(id(found))
             waiting += filter(None, (found.__cause__, found.__context__))
     return None
+
+
+# ---------------------------------------------------------------------- what the user meant
+
+
+def nearest(typed: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the one of *known* that *typed* abbreviates or misspells, or ``None``.
+
+    :param cutoff: how similar the two must be, from 0 to 1.
+    """
+    import difflib
+
+    known = list(known)
+    begun = [name for name in known if len(typed) > 1 and name.startswith(typed)]
+    if len(begun) == 1:
+        return begun[0]
+    return next(iter(difflib.get_close_matches(typed, known, 1, cutoff)), None)
+
+
+def nearest_option(typed: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """Return the option of *known* that *typed* most likely means, perhaps with a value."""
+    for meant in FOREIGN.get(typed, ()):
+        if meant.partition(" ")[0] in known:
+            return meant
+    long = [name.removeprefix("--") for name in known if name.startswith("--")]
+    words = set(typed.strip("-").split("-"))
+    for name in long:
+        if words <= set(name.split("-")):  # --url for --base-url
+            return f"--{name}"
+    near = nearest(typed.strip("-"), long, cutoff)
+    return f"--{near}" if near else None
+
+
+def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
+    """Return the error for *words*, which name no command; the hint names the nearest one."""
+    typed = " ".join(words)
+    known = sorted(known)
+    below = [name for name in known if name.startswith(words[0] + " ")]
+    near = _nearest_command(words, known, below)
+    plugin = next(
+        (of for name, of in _PLUGIN_COMMANDS.items() if f"{typed} ".startswith(f"{name} ")), None
+    )
+    if plugin:
+        hint = f"It comes with {plugin}. {plugins.how_to_get(plugin)}"
+    elif near:
+        hint = f"Did you mean 'tinkex {near}'?"
+    elif below:
+        hint = f"Subcommands of '{words[0]}': " + ", ".join(below) + "."
+    else:
+        hint = "See: tinkex help"
+    return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
+
+
+def _nearest_command(words: Sequence[str], known: list[str], below: list[str]) -> str | None:
+    if below and len(words) == 1:  # only a noun: no verb to compare
+        return None
+    noun = words[0] if below else nearest(words[0], {name.split()[0] for name in known}, 0.8)
+    verb = words[1] if len(words) > 1 else "list"
+    candidates = list(FOREIGN.get(words[0], ())) if not below else []
+    if noun and (len(words) > 1 or words[0] == noun + "s"):  # checkpoints
+        candidates += [f"{noun} {meant}" for meant in (verb, *FOREIGN.get(verb, ()))]
+    for name in candidates:
+        if name in known:
+            return name
+    if not below:
+        return nearest(" ".join(words), known)
+    # Compared without the noun: it would make any two verbs look alike.
+    near = nearest(" ".join(words[1:]), [name.partition(" ")[2] for name in below])
+    return near and f"{noun} {near}"
+
+
+# ---------------------------------------------------------------------- what argparse refused
+
+
+def explain_refusal(
+    message: str, words: Sequence[str], known: Collection[str]
+) -> tuple[str, str | None]:
+    """Return a *message* of argparse about *words* in plain words, and a hint or ``None``."""
+    about = re.fullmatch(r"argument (\S+): (expected one|ignored explicit) argument.*", message)
+    names = about[1].split("/") if about else []
+    missing = about is not None and about[2] == "expected one"
+    for word, after in itertools.pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        if name not in names:
+            continue
+        if equals and not missing:
+            return f"{name} takes no value: {value!r}", _opposite(name, known)
+        if missing and after[:1] == "-" and (" " in after or after.partition("=")[0] not in known):
+            joined = f"{names[-1]}={'KEY' if _is_secret(names[-1]) else _quoted(after)}"
+            return message, f"Join a value that begins with '-' to its option: {joined}"
+    return message, None
+
+
+def explain_extra_words(
+    extra: Sequence[str], words: Sequence[str], flags: Collection[str], texts: Collection[str]
+) -> tuple[str, str | None]:
+    """Return a message, or ``""``, and a hint, or ``None``, about words that no argument takes.
+
+    :param extra: these words.
+    :param words: all words of the command line.
+    :param flags: options that take no value.
+    :param texts: options that take any text.
+    """
+    at = words.index(extra[0])
+    before = words[at - 1] if at else ""
+    if before in flags:
+        return f"{before} takes no value: {extra[0]!r}", _opposite(before, flags)
+    name, joined, value = before.partition("=")
+    if not joined:
+        name, value = words[at - 2] if at > 1 else "", before
+    if name not in texts or _is_secret(name):
+        return "", None
+    text = " ".join([value, *itertools.takewhile(lambda word: word in extra, words[at:])])
+    return "", f"Quote a text of several words: {name} {_quoted(text)}"
+
+
+def _is_secret(option: str) -> bool:
+    return option.endswith("key")
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _opposite(option: str, known: Collection[str]) -> str | None:
+    opposite = f"--{option[5:]}" if option.startswith("--no-") else f"--no-{option[2:]}"
+    return f"Its opposite is {opposite}." if opposite in known else None

@@ -6,7 +6,7 @@ import argparse
 import shutil
 import textwrap
 
-from tinkex.cli.suggestions import unknown_command
+from tinkex.cli.errors import unknown_command
 from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
 from tinkex.options import print_paged

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Size, Structure, Time, plain_text
-from tinkex.commands.arguments import add_scope
+from tinkex.commands.arguments import add_paging, add_scope, holds_all, tell_rest
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.paging import add_paging, holds_all, tell_rest
 from tinkex.exceptions import UsageError
 from tinkex.options import integer, non_empty
 

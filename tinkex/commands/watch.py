@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Time, iso, json_text, plain_text
+from tinkex.commands.arguments import with_run
 from tinkex.commands.base import Command, ShowOne
-from tinkex.commands.names import with_run
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
 from tinkex.options import duration, interval
 

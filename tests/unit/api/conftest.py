@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -19,17 +19,11 @@ import pytest
 from tinkex.api import ServiceClient, Wait
 from tinkex.settings import Settings
 
-if TYPE_CHECKING:
-    from tests.unit.api.h2server import H2Server
-
 KEY = "tml-test-key-0123456789"
 BASE = "http://tinker.test/services/tinker-prod"
 API = f"{BASE}/api/v1"
-#: The pool http2 and a server that speaks HTTP/2; without the last word, one that does not.
-HTTP2 = "http2 spoken"
 #: Seconds after which an answer comes that no test waits for.
 NEVER = 10_000.0
-POOLS = ("default", "http2", HTTP2)
 
 
 @dataclass
@@ -179,30 +173,16 @@ def no_ca_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pool() -> str:
-    """The HTTP pool that carries requests; modules that hold for all pools have more of them."""
-    return "default"
-
-
-@pytest.fixture
-def server(
-    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Server | H2Server]:
-    if pool != HTTP2:
-        server: Server | H2Server = Server()
-    else:
-        from tests.unit.api.h2server import H2Server
-
-        server = H2Server(tmp_path)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.authority))
+def server() -> Iterator[Server]:
+    server = Server()
     yield server
     server.close()
 
 
 @pytest.fixture
-def storage(server: Server) -> Iterator[Server]:
+def storage() -> Iterator[Server]:
     """Another server: somebody else's storage."""
-    other = type(server)()
+    other = Server()
     yield other
     other.close()
 
@@ -220,12 +200,12 @@ def waits() -> list[Wait]:
 
 
 @pytest.fixture
-def connect(pool: str, waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
+def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
     """Return a function that makes a client for an address."""
     made: list[ServiceClient] = []
 
     def connect(base_url: str = BASE, *, timeout: float = 30.0, **more: Any) -> ServiceClient:
-        more = {"api_key": KEY, "allow_http": True, "http_pool": pool.split()[0], **more}
+        more = {"api_key": KEY, "allow_http": True, **more}
         settings = Settings(base_url=base_url, timeout=timeout, **more)
         made.append(ServiceClient(settings, on_wait=waits.append))
         return made[-1]

@@ -7,20 +7,13 @@ import random
 
 import pytest
 
-from tests.unit.api.conftest import KEY, NEVER, POOLS
+from tests.unit.api.conftest import KEY, NEVER
 from tinkex.api.transfer import body
 from tinkex.api.transfer.storage import Span, Storage
 from tinkex.api.transfer.streams import Address, Stream
 from tinkex.exceptions import ConnectionFailed, TimedOut
 
 CONTENT = random.Random(1).randbytes(3_000_000)
-
-
-@pytest.fixture(params=POOLS)
-def pool(request: pytest.FixtureRequest) -> str:
-    if request.param != "default":
-        pytest.importorskip("tinkex_http2")
-    return str(request.param)
 
 
 @pytest.fixture
@@ -84,10 +77,6 @@ def test_a_body_with_a_coding_is_decoded_and_counted_as_it_came(server, storage)
 
 class TestOverHttp1:
     """What other framings there are is a matter of HTTP/1.1."""
-
-    @pytest.fixture(params=["default"])
-    def pool(self, request: pytest.FixtureRequest) -> str:
-        return str(request.param)
 
     @pytest.mark.usefixtures("pace")
     def test_chunks(self, server, storage):

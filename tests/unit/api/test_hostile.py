@@ -33,15 +33,6 @@ from tinkex.exceptions import (
     detail_of,
 )
 
-
-@pytest.fixture(params=["default", "http2"])
-def pool(request: pytest.FixtureRequest) -> str:
-    """Each pool has to pass; most of the harm is that of HTTP/1.1."""
-    if request.param != "default":
-        pytest.importorskip("tinkex_http2")
-    return str(request.param)
-
-
 KEY = "tml-test-key-0123456789"
 ESCAPED = "".join(f"\\u{ord(c):04X}" for c in KEY)
 PATH = "get_server_capabilities"

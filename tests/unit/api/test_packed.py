@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api import download_killed as driver
-from tests.unit.api.conftest import POOLS
 from tests.unit.api.test_download import SAMPLER, arrived, leftovers, offer, tar
 from tinkex.api import verify
 from tinkex.exceptions import Unauthorized
@@ -25,11 +24,6 @@ FILES = {
     "more/model": random.Random(4).randbytes(SIZE),
 }
 AT = "/files/a.tar"
-
-
-@pytest.fixture(params=POOLS)
-def pool(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +116,6 @@ def test_a_large_file_that_was_not_to_be_had_loses_nothing_of_those_before(serve
     assert spans[-1] == f"bytes={second + SIZE + -SIZE % tarfile.BLOCKSIZE}-"
 
 
-@pytest.mark.parametrize("pool", ["default"])
 def test_a_download_killed_at_any_step_is_gone_on_with(server, tmp_path):
     body = tar(FILES)
     offer(server, None, at=AT)

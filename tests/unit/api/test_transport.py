@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.unit.api.conftest import HTTP2, NEVER, POOLS
+from tests.unit.api.conftest import NEVER
 from tinkex.api.http import transport
 from tinkex.api.http.auth import KeyAuth
 from tinkex.api.http.requesting import Request
@@ -32,15 +32,6 @@ from tinkex.exceptions import (
     UsageError,
 )
 from tinkex.settings import Settings
-
-
-@pytest.fixture(params=POOLS)
-def pool(request: pytest.FixtureRequest) -> str:
-    """Each pool has to pass."""
-    if request.param != "default":
-        pytest.importorskip("tinkex_http2")
-    return str(request.param)
-
 
 KEY = "tml-test-key-0123456789"
 CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
@@ -340,9 +331,7 @@ def test_a_path_that_is_not_there_is_not_offered(server, client):
         client.models.list()
 
 
-def test_tls_to_a_server_without_is_told(pool, server, connect):
-    if pool == HTTP2:
-        pytest.skip("this server has TLS")
+def test_tls_to_a_server_without_is_told(server, connect):
     with pytest.raises(TLSError, match=r"no TLS connection to 127.0.0.1"):
         connect(server.url.replace("http:", "https:")).models.list()
 
@@ -362,9 +351,7 @@ def test_a_broken_proxy_is_named(server, connect, monkeypatch):
     assert connect(server.url).models.list()
 
 
-def test_a_proxy_is_used(pool, server, connect, monkeypatch):
-    if pool == HTTP2:
-        pytest.skip("this server is no proxy")
+def test_a_proxy_is_used(server, connect, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", server.url)
     server.on("GET", "http://tinker.test/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
     server.on("GET", "/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)

@@ -24,7 +24,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError
 
-from tinkex.api.http.concurrency import aside
+from tinkex.api.http.concurrency import run_in_thread
 from tinkex.config.values import is_loopback
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _looked_up(connection: HTTPConnection, connect: Callable[[], socket.socket])
     if limit is None or is_loopback(f"//{connection.host}"):
         return connect()
     try:
-        return aside(connect, limit.left())
+        return run_in_thread(connect, limit.left())
     except TimeoutError as error:
         raise ConnectTimeoutError(connection, f"{connection.host} cannot be reached") from error
 

@@ -1,16 +1,149 @@
-"""Work in threads that keep nobody from leaving: Ctrl-C ends the wait, and the program, at once."""
+"""Threads for blocking calls: the caller stays interruptible, and the program can always exit.
+
+Every thread is a daemon, and the caller waits on a queue, so that Ctrl-C, SIGTERM and the end of
+the program never wait for a call that is still running.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import length_hint
+from typing import Generic, TypeVar
 
 from tinkex.exceptions import RequestShown, TinkexError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def map_ordered(
+    do: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int = 8,
+    window: int = 1000,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[R]:
+    """Yield ``do(item)`` for each of *items*, in their order, with several calls at a time.
+
+    Items are taken from *items* as workers become free, by one worker at a time. The first
+    exception of any call is raised at once, even while earlier items are still running; a caller
+    that needs all outcomes returns the exception as the result. After an exception, or once the
+    iterator is closed, no further item is started, and results of running calls are dropped.
+
+    :param workers: maximum number of concurrent calls.
+    :param window: maximum number of items started but not yet yielded; it bounds memory.
+    :param on_done: called with the number of finished items, in the thread that iterates.
+    :raises Exception: whatever *do* or *items* raised first.
+    :raises RequestShown: with the lines of all items, once all have been shown.
+    """
+    pool = _Pool(do, items, window)
+    running = min(workers, length_hint(items, workers))
+    try:
+        for _ in range(running):
+            threading.Thread(target=pool.work, daemon=True).start()
+        yield from pool.results(running, on_done)
+    finally:
+        pool.stop(running)
+
+
+class _Pool(Generic[T, R]):
+    """The workers of one :func:`map_ordered`, and the queue of what they finished."""
+
+    def __init__(self, do: Callable[[T], R], items: Iterable[T], window: int) -> None:
+        self._do = do
+        self._items = enumerate(items)
+        self._taking = threading.Lock()
+        self._room = threading.Semaphore(window)
+        self._stopped = False
+        #: Index, result and exception of an item; ``None`` for a worker that has ended.
+        self._done: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
+        self._done = queue.SimpleQueue()
+
+    def work(self) -> None:
+        """Work on one item after the other; the target of each thread."""
+        index = -1
+        try:
+            while self._room.acquire():
+                with self._taking:
+                    if self._stopped:
+                        return
+                    try:
+                        index, item = next(self._items)
+                    except StopIteration:
+                        return
+                try:
+                    self._done.put((index, self._do(item), None))
+                except RequestShown as shown:  # takes no time, and all of them are of interest
+                    self._done.put((index, None, shown))
+        except BaseException as error:  # raised again in the thread that iterates
+            self._done.put((index, None, error))
+        finally:
+            self._room.release()
+            self._done.put(None)
+
+    def results(self, running: int, on_done: Callable[[int], None] | None) -> Iterator[R]:
+        """Yield the results in order until all *running* workers have ended."""
+        early: dict[int, R] = {}
+        shown: dict[int, RequestShown] = {}
+        finished = position = 0
+        while running:
+            outcome = self._done.get()
+            if outcome is None:
+                running -= 1
+                continue
+            index, result, error = outcome
+            if isinstance(error, RequestShown):
+                shown[index] = error
+                self._room.release()
+                continue
+            if error is not None:
+                raise error
+            finished += 1
+            if on_done is not None:
+                on_done(finished)
+            early[index] = result  # type: ignore[assignment]
+            while position in early:
+                self._room.release()
+                yield early.pop(position)
+                position += 1
+        if shown:
+            raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
+
+    def stop(self, running: int) -> None:
+        """Start no further item, and end the *running* workers that wait for room."""
+        self._stopped = True
+        self._room.release(max(1, running))
+
+
+def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
+    """Return ``do()``, called in a thread, so that signals are handled while it runs.
+
+    :param timeout: seconds to wait; ``None`` for no limit.
+    :raises TimeoutError: *timeout* has passed; the call goes on, and its outcome is dropped.
+    :raises Exception: whatever *do* raised.
+    """
+    done: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((do(), None))
+        except BaseException as error:  # raised again in the calling thread
+            done.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = done.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+# Used until the rooms transfer and sampling have moved to the two functions above.
 
 
 def together(do: Callable[[T], R], things: Sequence[T]) -> list[R]:

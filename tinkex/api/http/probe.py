@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from tinkex.api.http import errors, findings, network, schema
 from tinkex.api.http.answers import Response
-from tinkex.api.http.concurrency import together
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.findings import Finding
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import PROTOCOL_VERSION, NoResponse, Transport
@@ -162,7 +163,7 @@ class Prober:
         except TinkexError:  # told by another check
             transport = self._transport(with_key=False)
         with closing(transport):
-            found = together(lambda request: self._endpoint(transport, request), _probes())
+            found = list(map_ordered(partial(self._endpoint, transport), _probes()))
         if all(finding.status == "skipped" for finding in found):
             return [Finding("endpoints", "skipped", found[0].detail)]
         return found

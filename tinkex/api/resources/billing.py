@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tinkex.api.http import schema
-from tinkex.api.http.concurrency import together
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
@@ -193,7 +193,6 @@ class Billing:
         start, end = aligned(start, now if end is None else min(_utc(end), now))
         parts = windows(start, end)
         deadline = self._transport.deadline("the usage")
-        answers: list[Usage] = []
 
         def ask(window: tuple[datetime, datetime]) -> Usage:
             first, last = window
@@ -201,8 +200,7 @@ class Billing:
             request = Request("GET", "billing/usage/events", params=params, what="billing usage")
             return _usage(self._ask(request, deadline), first, last)
 
-        for at in range(0, len(parts), _CONCURRENCY):
-            answers += together(ask, parts[at : at + _CONCURRENCY])
+        answers = list(map_ordered(ask, parts, workers=_CONCURRENCY))
         return _joined(answers, start, end)
 
     def storage(self, project_id: str | None = None) -> CheckpointStorage:

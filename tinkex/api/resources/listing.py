@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinkex.api.http import pagination, schema
 from tinkex.api.http.capabilities import ACCOUNT_LIST
-from tinkex.api.http.concurrency import together
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
@@ -93,30 +93,23 @@ def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
 def _of_all_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
-    from tinkex.api.resources.runs import list_runs
+    from tinkex.api.resources.runs import TrainingRun, list_runs
+
+    def of_listed(run: TrainingRun) -> list[Checkpoint]:
+        served(run.training_run_id)
+        try:
+            return of_run(transport, run.training_run_id, deadline)
+        except NotFound:
+            return []  # deleted in the meantime
 
     end = None if limit is None else offset + limit
     runs = list_runs(transport, deadline, None).items
     found: list[Checkpoint] = []
     asked = 0
-    for batch in _batches([run.training_run_id for run in runs]):
-        for records in together(lambda run: _of_listed_run(transport, run, deadline), batch):
-            found += records
-        asked += len(batch)
+    for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):
+        found += records
+        asked += 1
         if end is not None and len(found) >= end:
             break
     total = len(found) if asked == len(runs) else None
     return Page(found[offset:end], total, offset, note)
-
-
-def _of_listed_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    served(run_id)
-    try:
-        return of_run(transport, run_id, deadline)
-    except NotFound:
-        return []  # it has gone meanwhile
-
-
-def _batches(run_ids: list[str]) -> list[list[str]]:
-    starts = range(0, len(run_ids), _CONCURRENCY)
-    return [run_ids[start : start + _CONCURRENCY] for start in starts]

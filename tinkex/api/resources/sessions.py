@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tinkex.api.http import pagination, schema
 from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
-from tinkex.api.http.concurrency import each, together
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.http.waiting import Deadline
@@ -183,7 +183,7 @@ class Sessions:
         """
         from tinkex.api.resources import pastsessions
 
-        limit = pagination.checked(limit, offset)
+        limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of sessions")
         return pastsessions.list_sessions(
             self._transport, deadline, limit, offset, accessible=accessible
@@ -218,11 +218,8 @@ class Sessions:
             except (NotFound, NotOffered):
                 return None
 
-        found: dict[str, SessionInfo] = {}
-        for start in range(0, len(session_ids), _CONCURRENCY):
-            batch = together(get, session_ids[start : start + _CONCURRENCY])
-            found |= {session.session_id: session for session in batch if session is not None}
-        return found
+        found = map_ordered(get, session_ids, workers=_CONCURRENCY)
+        return {session.session_id: session for session in found if session is not None}
 
     def search(
         self, query: SessionQuery | None = None, limit: int | None = 20
@@ -234,7 +231,7 @@ class Sessions:
         """
         from tinkex.api.resources import pastsessions
 
-        limit = pagination.checked(limit, 0)
+        limit = pagination.positive_limit(limit, 0)
         deadline = self._transport.deadline("the search")
         query = query or pastsessions.SessionQuery()
         return pastsessions.search_sessions(self._transport, deadline, query, limit)
@@ -276,8 +273,7 @@ class Sessions:
         with self._lock:
             known, self._open = self._open, []
         try:
-            for _ in each(lambda session: session.finish(outcome), known, workers=_CONCURRENCY):
-                pass
+            list(map_ordered(lambda session: session.finish(outcome), known))
         except RuntimeError:  # Python 3.12 starts no thread for what is called at its exit
             for session in known:
                 session.finish(outcome)

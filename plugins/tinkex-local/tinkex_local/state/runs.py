@@ -1,0 +1,217 @@
+"""Training runs: a base model and an adapter, which this service can save but not train."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from typing import Any
+
+from tinkex_local.problems import bad_request, not_found
+from tinkex_local.state import adapter, checkpoints, operations, paths, sessions
+from tinkex_local.state.adapter import AdapterSpec
+from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.times import iso
+from tinkex_local.wire import bodies
+
+
+def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
+    """Create a run with a fresh adapter.
+
+    :raises Problem: no such session or base model, or the number was used otherwise.
+    """
+    scope = models_of(body.session_id)
+    before = operations.earlier(service, scope, body.model_seq_id, body)
+    if before is not None:
+        return {"request_id": before, "model_id": run_id_of(body.session_id, body.model_seq_id)}
+    sessions.require_open(service, body.session_id)
+    facts = service.facts(body.base_model)
+    lora = body.lora_config or bodies.LoraConfig()
+    spec = AdapterSpec(
+        base_model=body.base_model,
+        rank=lora.rank,
+        seed=secrets.randbits(62) if lora.seed is None else lora.seed,
+        train_attn=lora.train_attn,
+        train_mlp=lora.train_mlp,
+        train_unembed=lora.train_unembed,
+    )
+    run_id = run_id_of(body.session_id, body.model_seq_id)
+
+    def action() -> dict[str, Any]:
+        adapter.check(spec, facts)
+        insert(service, run_id, body.session_id, spec, body.user_metadata)
+        return {"model_id": run_id}
+
+    request_id = operations.perform(service, "create_model", scope, body.model_seq_id, body, action)
+    return {"request_id": request_id, "model_id": run_id}
+
+
+def find(service: Service, run_id: str) -> sqlite3.Row:
+    """Return the row of a run.
+
+    :raises Problem: there is none.
+    """
+    row = service.store.row("SELECT * FROM runs WHERE id = ?", run_id)
+    if row is None:
+        raise not_found("training run", run_id)
+    return row
+
+
+def usable(service: Service, model_id: str) -> sqlite3.Row:
+    """Return the row of a run that was not unloaded.
+
+    :raises Problem: there is none, or it was unloaded.
+    """
+    row = service.store.row("SELECT * FROM runs WHERE id = ?", model_id)
+    if row is None:
+        raise not_found("model", model_id)
+    if row["unloaded"] is not None:
+        raise bad_request(f"The model {model_id!r} was unloaded")
+    return row
+
+
+def spec_of(row: sqlite3.Row) -> AdapterSpec:
+    """Return what determines the adapter of a run."""
+    return AdapterSpec(
+        base_model=row["base_model"],
+        rank=row["rank"],
+        seed=row["seed"],
+        train_attn=bool(row["train_attn"]),
+        train_mlp=bool(row["train_mlp"]),
+        train_unembed=bool(row["train_unembed"]),
+    )
+
+
+def insert(
+    service: Service,
+    run_id: str,
+    session_id: str,
+    spec: AdapterSpec,
+    user_metadata: dict[str, Any] | None,
+    *,
+    weights: str | None = None,
+) -> None:
+    """Note a new run.
+
+    :param weights: internal id of a directory with its tensors; ``None`` means fresh ones.
+    """
+    now = service.clock()
+    service.store.insert(
+        "runs",
+        id=run_id,
+        session_id=session_id,
+        base_model=spec.base_model,
+        rank=spec.rank,
+        seed=spec.seed,
+        train_attn=int(spec.train_attn),
+        train_mlp=int(spec.train_mlp),
+        train_unembed=int(spec.train_unembed),
+        user_metadata=None if user_metadata is None else json.dumps(user_metadata),
+        created=now,
+        last_request=now,
+        weights=weights,
+    )
+
+
+def info(service: Service, model_id: str) -> dict[str, Any]:
+    """Return what ``get_info`` tells about a run.
+
+    :raises Problem: there is no such run, or its model has gone.
+    """
+    row = usable(service, model_id)
+    model = service.model(row["base_model"])
+    return {
+        "type": "get_info",
+        "model_id": model_id,
+        "model_name": model.name,
+        "is_lora": True,
+        "lora_rank": row["rank"],
+        "model_data": {
+            "model_name": model.name,
+            "arch": service.facts(model.name).model_type,
+            # A client on this machine loads it from there; no hub has such a name.
+            "tokenizer_id": str(model.directory),
+        },
+    }
+
+
+def unload(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
+    """End a run; its checkpoints stay.
+
+    :raises Problem: there is no such run, or it was unloaded before.
+    """
+    usable(service, body.model_id)
+
+    def action() -> dict[str, Any]:
+        end(service, body.model_id)
+        return {"model_id": body.model_id}
+
+    scope = scope_of(body.model_id)
+    return {"request_id": operations.perform(service, "unload_model", scope, None, body, action)}
+
+
+def end(service: Service, run_id: str) -> None:
+    """Note that a run takes no more requests; its checkpoints stay."""
+    service.store.write("UPDATE runs SET unloaded = ? WHERE id = ?", service.clock(), run_id)
+
+
+def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:
+    """Return a page of the runs, the newest first."""
+    rows = service.store.rows(
+        "SELECT * FROM runs ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?", limit, offset
+    )
+    total = service.store.scalar("SELECT count(*) FROM runs")
+    return {
+        "training_runs": [as_dict(service, row) for row in rows],
+        "cursor": {"offset": offset, "limit": limit, "total_count": total},
+    }
+
+
+def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
+    """Return a run as the protocol shows it."""
+    metadata = row["user_metadata"]
+    return {
+        "training_run_id": row["id"],
+        "base_model": row["base_model"],
+        "model_owner": OWNER,
+        "is_lora": True,
+        "corrupted": False,
+        "lora_rank": row["rank"],
+        "last_request_time": iso(row["last_request"]),
+        "last_checkpoint": checkpoints.latest(service, row["id"], paths.TRAINING),
+        "last_sampler_checkpoint": checkpoints.latest(service, row["id"], paths.SAMPLER),
+        "user_metadata": None if metadata is None else json.loads(metadata),
+    }
+
+
+def weights_info(service: Service, text: str) -> dict[str, Any]:
+    """Return what is needed to load the checkpoint at the path *text*.
+
+    :raises Problem: it is no path, or nothing is there.
+    """
+    path = paths.parse(text)
+    checkpoints.find(service, path)
+    spec = spec_of(find(service, path.run_id))
+    return {
+        "base_model": spec.base_model,
+        "is_lora": True,
+        "lora_rank": spec.rank,
+        "train_attn": spec.train_attn,
+        "train_mlp": spec.train_mlp,
+        "train_unembed": spec.train_unembed,
+    }
+
+
+def run_id_of(session_id: str, number: int) -> str:
+    """Return the id of the run that a session makes under *number*."""
+    return f"{session_id}:train:{number}"
+
+
+def scope_of(model_id: str) -> str:
+    """Return what the training sequence numbers of a run count in."""
+    return f"run {model_id}"
+
+
+def models_of(session_id: str) -> str:
+    """Return what the model sequence numbers of a session count in."""
+    return f"models of {session_id}"

@@ -1,0 +1,303 @@
+"""Saving the adapter of a run as a checkpoint, loading one back, and copying one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tinkex_local.problems import OperationError, bad_request
+from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sampling, sessions
+from tinkex_local.state.paths import TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.wire import bodies
+
+_Action = Callable[[Path], dict[str, Any]]
+
+
+def save(service: Service, body: bodies.SaveWeights) -> dict[str, Any]:
+    """Save a run as a training checkpoint.
+
+    :raises Problem: there is no such run, or the sequence number does not fit.
+    """
+    path = TinkerPath(body.model_id, paths.TRAINING, body.path or _unnamed())
+    return _save_named(service, "save_weights", body, path, overwrite=body.overwrite)
+
+
+def save_external(service: Service, body: bodies.SaveWeightsExternal) -> dict[str, Any]:
+    """Save a run as files to be fetched from signed addresses.
+
+    :raises Problem: encryption is asked for, or as for :func:`save`.
+    """
+    if body.age_encryption_recipients:
+        raise bad_request("This service does not encrypt exports")
+    path = TinkerPath(body.model_id, paths.EXTERNAL, body.path)
+    return _save_named(service, "save_weights_external", body, path)
+
+
+def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> dict[str, Any]:
+    """Save a run for sampling: under a name, or straight into a sampling session.
+
+    :raises Problem: neither or both are asked for, or as for :func:`save`.
+    """
+    if (body.path is None) == (body.sampling_session_seq_id is None):
+        raise bad_request("Give either path or sampling_session_seq_id")
+    kind = "save_weights_for_sampler"
+    if body.path is not None:
+        path = TinkerPath(body.model_id, paths.SAMPLER, body.path)
+        return _save_named(service, kind, body, path)
+    row = runs.usable(service, body.model_id)
+    path = TinkerPath(body.model_id, paths.SAMPLER, _unnamed())
+
+    def action(staged: Path) -> dict[str, Any]:
+        number = body.sampling_session_seq_id or 0
+        sampling.require_free(service, row["session_id"], number)
+        identifier, size = checkpoints.adopt(
+            service,
+            staged,
+            path,
+            ttl=body.ttl_seconds,
+            user_metadata=body.user_metadata,
+            listed=False,
+        )
+        sampler = sampling.insert_sampler(
+            service,
+            row["session_id"],
+            number,
+            body.digest(),
+            base_model=row["base_model"],
+            checkpoint_id=identifier,
+        )
+        return {"path": None, "sampling_session_id": sampler, "size_bytes": size}
+
+    return _perform(service, kind, body, row, action)
+
+
+def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
+    """Load a training checkpoint into a run, or into a new run of a session.
+
+    :raises Problem: the checkpoint or the run is not there, or they do not fit.
+    """
+    path = paths.parse(body.path)
+    if path.kind != paths.TRAINING:
+        raise bad_request(f"{path} is not a training checkpoint: only …/{paths.TRAINING}/… loads")
+    if body.model_id is not None and body.session_id is None and body.model_seq_id is None:
+        return _load_into(service, body, path)
+    if body.model_id is None and body.session_id is not None and body.model_seq_id is not None:
+        return _create_from(service, body, path)
+    raise bad_request("Give either model_id and seq_id, or session_id and model_seq_id")
+
+
+def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:
+    model_id = body.model_id or ""
+    row = runs.usable(service, model_id)
+    before = operations.earlier(service, runs.scope_of(model_id), body.seq_id, body)
+    if before is not None:
+        return {"request_id": before, "model_id": model_id}
+    source, spec = runs.spec_of(_source(service, body, path)), runs.spec_of(row)
+    if (source.base_model, source.rank, source.target_modules) != (
+        spec.base_model,
+        spec.rank,
+        spec.target_modules,
+    ):
+        raise bad_request(
+            f"{path} does not fit: base model, rank and trained modules must be those of "
+            f"the model {model_id}"
+        )
+
+    replaced: list[str] = []
+
+    def action(staged: Path) -> dict[str, Any]:
+        identifier, _ = checkpoints.take(service, staged)
+        # Asked here: another load may have come between.
+        replaced.extend(filter(None, [runs.find(service, model_id)["weights"]]))
+        service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
+        return {"path": str(path), "model_id": model_id}
+
+    answer = _perform(service, "load_weights", body, row, action, write=_copier(service, path))
+    checkpoints.discard(service, replaced)
+    return answer
+
+
+def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:
+    session_id, number = body.session_id or "", body.model_seq_id or 0
+    scope, run_id = runs.models_of(session_id), runs.run_id_of(session_id, number)
+    before = operations.earlier(service, scope, number, body)
+    if before is not None:
+        return {"request_id": before, "model_id": run_id}
+    sessions.require_open(service, session_id)
+    spec = runs.spec_of(_source(service, body, path))
+
+    def action(staged: Path) -> dict[str, Any]:
+        sessions.require_open(service, session_id)
+        identifier, _ = checkpoints.take(service, staged)
+        runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
+        return {"path": str(path), "model_id": run_id}
+
+    with_files = _WithFiles(service, _copier(service, path), action)
+    try:
+        request_id = operations.perform(
+            service, "load_weights", scope, number, body, with_files.action
+        )
+    finally:
+        with_files.clean()
+    return {"request_id": request_id, "model_id": run_id}
+
+
+def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sqlite3.Row:
+    checkpoints.find(service, path)
+    source = runs.find(service, path.run_id)
+    if body.base_model not in (None, source["base_model"]):
+        raise bad_request(f"{path} belongs to {source['base_model']}, not to {body.base_model}")
+    return source
+
+
+def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
+    identifier = checkpoints.find(service, path)["id"]
+    return partial(_copy, checkpoints.directory_of(service, identifier))
+
+
+def _copy(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)
+
+
+def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
+    """Copy a checkpoint into a new run of a session; asked twice, it is copied once.
+
+    :raises Problem: the original or the session is not there, the number was used otherwise, or
+        a project is named, which this service does not have.
+    """
+    if body.destination_project_id is not None:
+        raise bad_request("This service has no projects: give session_id and model_seq_id")
+    if body.session_id is None or body.model_seq_id is None:
+        raise bad_request("Give destination_project_id, or session_id and model_seq_id")
+    source = paths.parse(body.source_path)
+    session_id, number = body.session_id, body.model_seq_id
+    run_id = runs.run_id_of(session_id, number)
+    target = TinkerPath(run_id, source.kind, source.name)
+    scope = runs.models_of(session_id)
+    if operations.earlier(service, scope, number, body) is None:
+        sessions.require_open(service, session_id)
+        row = checkpoints.find(service, source)
+        spec = runs.spec_of(runs.find(service, source.run_id))
+
+        def action(staged: Path) -> dict[str, Any]:
+            sessions.require_open(service, session_id)
+            runs.insert(service, run_id, session_id, spec, None)
+            runs.end(service, run_id)  # nothing more can be saved from it
+            checkpoints.adopt(
+                service, staged, target, ttl=body.ttl_seconds, user_metadata=_metadata(row)
+            )
+            return {"tinker_path": str(target)}
+
+        with_files = _WithFiles(service, _copier(service, source), action)
+        try:
+            operations.perform(service, "copy_weights", scope, number, body, with_files.action)
+        finally:
+            with_files.clean()
+    return {"tinker_path": str(target)}
+
+
+_NamedSave = bodies.SaveWeights | bodies.SaveWeightsForSampler | bodies.SaveWeightsExternal
+
+
+def _save_named(
+    service: Service, kind: str, body: _NamedSave, path: TinkerPath, *, overwrite: bool = False
+) -> dict[str, Any]:
+    row = runs.usable(service, body.model_id)
+    replaced: list[str] = []
+
+    def action(staged: Path) -> dict[str, Any]:
+        replaced.extend(checkpoints.make_room(service, path, overwrite=overwrite))
+        _, size = checkpoints.adopt(
+            service, staged, path, ttl=body.ttl_seconds, user_metadata=body.user_metadata
+        )
+        return {"path": str(path), "size_bytes": size}
+
+    answer = _perform(service, kind, body, row, action)
+    checkpoints.discard(service, replaced)
+    return answer
+
+
+class _WithFiles:
+    """Files written before a transaction, and what is to be done with them inside it."""
+
+    def __init__(self, service: Service, write: Callable[[Path], None], action: _Action) -> None:
+        self._action = action
+        self._staged: Path | None = None
+        self._failure: OperationError | None = None
+        try:
+            self._staged = checkpoints.stage(service, write)
+        except OperationError as error:
+            self._failure = error
+
+    def action(self) -> dict[str, Any]:
+        if self._staged is None:
+            assert self._failure is not None
+            raise self._failure
+        return self._action(self._staged)
+
+    def clean(self) -> None:
+        """Remove the files if nobody took them."""
+        if self._staged is not None:
+            shutil.rmtree(self._staged, ignore_errors=True)
+
+
+def _perform(
+    service: Service,
+    kind: str,
+    body: _NamedSave | bodies.LoadWeights,
+    row: sqlite3.Row,
+    action: _Action,
+    *,
+    write: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
+    scope = runs.scope_of(row["id"])
+    before = operations.earlier(service, scope, body.seq_id, body)
+    if before is not None:
+        return {"request_id": before, "model_id": row["id"]}
+    operations.require_order(service, scope, body.seq_id)
+    began = service.clock()  # writing the files is the most of it
+    with_files = _WithFiles(service, write or _writer(service, row), action)
+
+    def adopt() -> dict[str, Any]:
+        runs.usable(service, row["id"])  # a reset may have come while the files were written
+        return with_files.action()
+
+    try:
+        request_id = operations.perform(
+            service,
+            kind,
+            scope,
+            body.seq_id,
+            body,
+            adopt,
+            ordered=True,
+            began=began,
+        )
+    finally:
+        with_files.clean()
+    service.store.write("UPDATE runs SET last_request = ? WHERE id = ?", service.clock(), row["id"])
+    return {"request_id": request_id, "model_id": row["id"]}
+
+
+def _writer(service: Service, row: sqlite3.Row) -> Callable[[Path], None]:
+    """Return what writes the present adapter of a run into a directory."""
+    if row["weights"] is None:
+        facts = service.facts(row["base_model"])
+        return lambda target: adapter.write(target, runs.spec_of(row), facts)
+    return partial(_copy, checkpoints.directory_of(service, row["weights"]))
+
+
+def _unnamed() -> str:
+    return f"unnamed-{uuid.uuid4().hex[:12]}"
+
+
+def _metadata(row: Any) -> dict[str, Any] | None:
+    return None if row["user_metadata"] is None else json.loads(row["user_metadata"])

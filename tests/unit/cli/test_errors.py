@@ -1,0 +1,260 @@
+"""What an error says on standard error, and the hint that follows it."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+
+import pytest
+
+import tinkex
+from tinkex import plugins
+from tinkex.cli.errors import as_tinkex_error, unwrapped_signals
+from tinkex.exceptions import LocalError, Terminated
+from tinkex.testing import invoke
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("checkpoints", "checkpoint list"),
+        ("checkpoints list", "checkpoint list"),
+        ("checkpoints ls", "checkpoint list"),
+        ("checkpoint ls", "checkpoint list"),
+        ("checkpoint show x", "checkpoint info"),
+        ("checkpoint rm x", "checkpoint delete"),
+        ("checkpoint cp x", "checkpoint copy"),
+        ("checkpoint lst --limit 3", "checkpoint list"),
+        ("checkpont list", "checkpoint list"),
+        ("runs", "run list"),
+        ("run get x", "run info"),
+        ("run tail x", "run watch"),
+        ("models", "model list"),
+        ("profile create x", "profile add"),
+        ("profile delete x", "profile remove"),
+        ("auth use x", "auth switch"),
+        ("session view x", "session show"),
+        ("plugins", "plugin list"),
+        ("whoami", "auth whoami"),
+        ("login", "auth login"),
+        ("sample", "run"),
+        ("save", "checkpoint"),
+    ],
+)
+def test_the_command_that_was_meant(typed, meant):
+    done = invoke(typed.split())
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == [f"Hint: Did you mean 'tinkex {meant}'?"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("-V", "--version"),
+        ("run list --url x", "--base-url"),
+        ("run list --endpoint x", "--base-url"),
+        ("run list --key x", "--api-key"),
+        ("run list --all", "--limit 0"),
+        ("run list --yaml", "-f yaml"),
+        ("run list -o json", "-f"),
+        ("run list --output json", "-f"),
+        ("checkpoint list --run x", "--run-id"),
+        ("checkpoint -o x", "--output"),
+        ("run --model x", "--base-model"),
+        ("run --max-token 3", "--max-tokens"),
+        ("run --temp 3", "--temperature"),
+        ("run --tempurature 3", "--temperature"),
+        ("--quite run list", "--quiet"),
+    ],
+)
+def test_the_option_that_was_meant(typed, meant):
+    done = invoke(typed.split())
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == [f"Hint: Did you mean {meant}?"]
+
+
+@pytest.mark.parametrize("words", [["xyzzy"], ["xyzzy", "qwv"], ["nope"]])
+def test_no_command_is_similar(words):
+    assert "Hint: See: tinkex help\n" in invoke(words).stderr
+
+
+@pytest.mark.parametrize("typed", ["run list --bogus", "run list --until x", "version --sep x"])
+def test_no_option_is_similar(typed):
+    command = typed.partition(" --")[0]
+    assert f"Hint: See: tinkex help {command}\n" in invoke(typed.split()).stderr
+
+
+@pytest.mark.parametrize("noun", [[], ["--base-model", "m"]])
+def test_words_after_two_hyphens_are_arguments(noun):
+    done = invoke(["run", "list", "--", "--limit", "3"])
+    assert "unexpected argument(s) for run list: --limit 3\n" in done.stderr
+    done = invoke(["run", *noun, "--", "--prompt", "x"])
+    assert "unexpected argument(s) for run: --prompt x\n" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["run", "hello"], ["run", "Hello there"], ["run", "foo", "-v"]])
+def test_a_noun_with_an_unknown_verb_lists_its_commands(words):
+    assert "Hint: Subcommands of 'run': run batch, run info, run list" in invoke(words).stderr
+
+
+@pytest.mark.parametrize("typed", ["--limit 3 run list", "--base-model m run", "-c x run list"])
+def test_options_of_a_command_follow_it(typed):
+    assert "Hint: Options of a command follow it: " in invoke(typed.split()).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["run", "--prompt", "Hello", "there", "dear"], "--prompt 'Hello there dear'"),
+        (["run", "--prompt=Hello", "there", "-q"], "--prompt 'Hello there'"),
+        (["run", "--prompt", "It's", "me", "--rank"], None),
+        (["session", "search", "--limit", "3", "a", "b"], None),
+        (["run", "--max-tokens", "3", "there"], None),
+    ],
+)
+def test_a_text_without_quotes(words, meant):
+    stderr = invoke(words).stderr
+    if meant:
+        assert stderr.endswith(f"Hint: Quote a text of several words: {meant}\n")
+    else:
+        assert "Quote" not in stderr
+
+
+@pytest.mark.parametrize("value", ["-hello", "-v is an option", "--max-tokens=3 is enough"])
+def test_a_value_that_begins_with_a_hyphen(value):
+    stderr = invoke(["run", "--prompt", value, "--base-model", "m"]).stderr
+    joined = f"--prompt={shlex.quote(value)}"
+    assert stderr.endswith(f"Hint: Join a value that begins with '-' to its option: {joined}\n")
+    assert "expected one argument" in stderr
+
+
+def test_a_key_is_not_shown():
+    assert invoke(["run", "list", "--api-key", "-secret"]).stderr.endswith(" --api-key=KEY\n")
+    assert "secret" not in invoke(["run", "list", "--api-key", "secret", "x"]).stderr
+
+
+@pytest.mark.parametrize("words", [["--prompt", "--max-tokens", "3"], ["--prompt"]])
+def test_a_value_that_is_missing(words):
+    assert invoke(["run", *words]).stderr.endswith("Hint: See: tinkex help run\n")
+
+
+@pytest.mark.parametrize("words", [["--train-mlp=false"], ["--train-mlp", "false"]])
+def test_a_value_for_an_option_that_takes_none(words):
+    stderr = invoke(["checkpoint", *words, "--output", "x"]).stderr
+    assert "--train-mlp takes no value: 'false'\nHint: Its opposite is --no-train-mlp.\n" in stderr
+    assert "-q takes no value: 'x'\nHint: See: " in invoke(["run", "list", "-q", "x"]).stderr
+
+
+def test_a_noun_alone_lists_its_commands():
+    assert "session export-trace, session list" in invoke(["session"]).stderr
+    for noun in ("checkpoint", "run"):  # which do something, if they are told what with
+        assert f"Other commands: tinkex help {noun}" in invoke([noun]).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "plugin"),
+    [
+        (["local"], "tinkex-local"),
+        (["local", "serve"], "tinkex-local"),
+        (["checkpoint", "push-hf", "x"], "tinkex-hub"),
+        (["--profile", "local", "run", "list"], "tinkex-local"),
+    ],
+)
+def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
+    monkeypatch.setenv("TINKEX_PLUGINS", "")
+    done = invoke(words)
+    assert f"It comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
+    monkeypatch.setattr(plugins, "find_distribution", lambda name: None)
+    assert f"It comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "hint"),
+    [
+        ("none", "No such file or directory", "Check the name."),
+        ("file/none", "Not a directory", "Check the name."),
+        ("", "is empty", "Give it a name."),
+        (".", "Is a directory", "Name a file in it."),
+        ("x" * 300, "File name too long", "Choose a shorter name."),
+    ],
+)
+def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    words = ["run", "--base-model", "m", "--prompt-file", name]
+    done = invoke(words)
+    assert what in done.stderr
+    assert done.stderr.endswith(f"Hint: {hint}\n")
+    with pytest.raises(LocalError) as caught:
+        tinkex.run(words)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "--base-model", "m", "--prompt", ""], "For example: --prompt 'Once upon"),
+        (["run", "--base-model", "m", "--model-path", "p"], "Leave one of them out."),
+        (["run", "list", "--api-key", "a b"], "It is one word"),
+        (["run", "list", "--api-key", "-"], "The first line of standard input"),
+        (["run", "list", "--base-url", "https://me:secret@host"], "The key is given by --api-key"),
+        (["checkpoint", "download", "x", "--type", "sampler"], "A path names its type"),
+    ],
+)
+def test_hints_say_what_to_type(words, hint):
+    assert f"\nHint: {hint}" in invoke(words).stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x", "a: &b [*b]"]
+)
+def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
+    config(text)
+    done = invoke(["run", "list"])
+    assert "\nHint: Mend it in an editor, or let TINKEX_CONFIG name another file.\n" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["version"], ["plugin", "list"], ["help"], ["--version"]])
+def test_commands_that_a_bug_report_needs_work_whatever_the_settings(words, config, monkeypatch):
+    config("profiles: [")
+    assert invoke(words).exit_code == 0
+    monkeypatch.setenv("TINKER_BASE_URL", "none")
+    assert invoke(words).exit_code == 0
+
+
+def test_hints_by_error_number(tmp_path):
+    words = ["config", "show", "--log-file", str(tmp_path)]
+    assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert as_tinkex_error(full).hint == "Free some space, or choose another directory."
+
+
+def wrapped(signal: BaseException) -> None:
+    """Fail as a class body does that a signal comes into, and once more in telling that."""
+    try:
+        raise RuntimeError("Error calling __set_name__") from signal
+    except RuntimeError as error:
+        raise LocalError("cannot clean up") from error
+
+
+def cleaned_up(signal: BaseException) -> None:
+    """Fail to clean up after a signal."""
+    try:
+        raise signal
+    finally:
+        raise OSError(9, "Bad file descriptor")
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), Terminated(143)])
+@pytest.mark.parametrize("become", [wrapped, cleaned_up])
+def test_the_exception_of_a_signal_is_raised_itself(become, signal):
+    with pytest.raises(type(signal)) as caught, unwrapped_signals():
+        become(signal)
+    assert caught.value is signal
+
+
+def test_errors_without_a_signal_stay_as_they_are():
+    error = LocalError("no")
+    with pytest.raises(LocalError) as caught, unwrapped_signals():
+        raise error from ValueError()
+    assert caught.value is error
