@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.faults.faults import ANSWERS, FAULTS
-from tests.faults.test_matrix import CONNECTIONS, GRACE, KEY, LIMIT
+from tests.faults.test_matrix import CONNECTIONS, KEY, LIMIT
 from tinkex.testing import invoke
 
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -45,24 +44,14 @@ def test_a_hub_that_fails_is_told(fault, faulty, saved, tmp_path, monkeypatch, h
         "unknown-host": "https://no-such-host.invalid",
         "not-tls": f"https://127.0.0.1:{faulty.ports['http']}",
     }
-    began = time.monotonic()
     done = invoke(
         [
-            *(
-                "checkpoint",
-                "push-hf",
-                saved[0],
-                "--repo",
-                "ada/mine",
-                "--hf-token",
-                f"@{_token(home)}",
-            ),
-            *("--base-url", faulty.upstream, "--api-key", "tml-functional-test"),
-            *("--timeout", f"{LIMIT:g}s"),
+            *("checkpoint", "push-hf", saved[0], "--repo", "ada/mine"),
+            *("--hf-token", f"@{_token(home)}", "--base-url", faulty.upstream),
+            *("--api-key", "tml-functional-test", "--timeout", f"{LIMIT:g}s"),
         ],
         environ={"HF_ENDPOINT": address.get(fault) or faulty.url(fault)},
     )
-    took = time.monotonic() - began
     assert done.exit_code == 1, done
     assert done.stdout == ""
     assert TOKEN not in done.stderr
@@ -73,7 +62,6 @@ def test_a_hub_that_fails_is_told(fault, faulty, saved, tmp_path, monkeypatch, h
     assert lines[-2].startswith("Checkpoint push-hf failed"), done
     assert lines[-1].startswith("Hint: "), done
     assert list(tmp_path.iterdir()) == []
-    assert took < LIMIT + 1 + GRACE, took
 
 
 def _token(home: Path) -> Path:
