@@ -215,7 +215,7 @@ def test_save_from_what_was_saved_before(served, saved, tmp_path):
     served("checkpoint", "download", saved["weights_path"], "--output", str(target))
     for source in (target, tmp_path / "saved.json"):
         done = served("checkpoint", "--model-path", str(source), "--output", str(output))
-        assert "starting anew" in done.stderr
+        assert "starting fresh" in done.stderr
         assert json.loads(output.read_text())["base_model"] == MODEL
     shown = served("checkpoint", "--model-path", str(target), "--output", str(output), "--json")
     rank = served("checkpoint", "info", shown.rows["weights_path"], "-f", "json").rows["lora_rank"]
