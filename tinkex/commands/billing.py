@@ -171,10 +171,10 @@ class UsageBilling(_CsvLister):
         if parsed_args.by == "event":
             self.presentation.droppable = _EVENT_DROPPABLE
             return _EVENT_COLUMNS, [cells(event, _EVENT_COLUMNS) for event in usage.events]
-        return self._tallies(usage, parsed_args.by)
+        return self._summaries(usage, parsed_args.by)
 
-    def _tallies(self, usage: Usage, by: str) -> Any:
-        from tinkex.api.resources.tallies import tallies
+    def _summaries(self, usage: Usage, by: str) -> Any:
+        from tinkex.api.resources.billing import summarize
 
         runs_of = {}
         if by == "run":
@@ -189,7 +189,7 @@ class UsageBilling(_CsvLister):
                 Dollars(round(tally.cost_usd, 6)),
                 tally.unpriced,
             )
-            for tally in tallies(usage, by, runs_of)
+            for tally in summarize(usage, by, runs_of)
         ]
         return (_KEY_COLUMNS.get(by, by), *_SUMS), rows
 

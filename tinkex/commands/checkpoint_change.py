@@ -131,7 +131,7 @@ class BulkChange(Lister):
 
     def _failed(self) -> TinkexError:
         path, first = next(iter(self._failures.items()))
-        hint = self.client.checkpoints.nearest(path) if isinstance(first, NotFound) else None
+        hint = self.client.checkpoints.suggest(path) if isinstance(first, NotFound) else None
         return TinkexError(
             f"{len(self._failures)} of {self._tried} checkpoints could not be {self.done}",
             hint=hint or hint_for(first),
@@ -235,7 +235,7 @@ class SetTtlCheckpoint(BulkChange):
         return self.column_names, self.change(paths, change, row)
 
     def line(self, record: Mapping[str, Any]) -> str:
-        from tinkex.api.resources.retention import in_words
+        from tinkex.api.resources.selection import in_words
 
         path, seconds = plain_text(record["tinker_path"]), record["ttl_seconds"]
         if seconds is None:
@@ -297,7 +297,7 @@ class CopyCheckpoint(ShowOne):
         return [f"Copied to {plain_text(record['tinker_path'])}"]
 
     def _token(self, argument: str | None) -> str | None:
-        from tinkex.config.keys import read_argument
+        from tinkex.config.credentials import read_argument
 
         if argument is None:
             return os.environ.get(TOKEN_VARIABLE) or None

@@ -23,7 +23,7 @@ from tinkex.options import duration, integer, number
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint
-    from tinkex.api.resources.retention import Decision
+    from tinkex.api.resources.selection import Decision
 
 __all__ = ["DeleteCheckpoint", "PruneCheckpoint"]
 
@@ -137,7 +137,7 @@ class DeleteCheckpoint(_Deletion):
             raise TinkexError(
                 f"{len(missing)} of {len(paths)} checkpoints do not exist: {missing[0]}"
                 + (" and others" if len(missing) > 1 else ""),
-                hint=self.client.checkpoints.nearest(missing[0]),
+                hint=self.client.checkpoints.suggest(missing[0]),
             )
         self.result = []
         if known:
@@ -200,7 +200,7 @@ class PruneCheckpoint(_Deletion):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.api.resources.retention import Policy, plan
+        from tinkex.api.resources.selection import Policy, plan
 
         policy = Policy(
             keep_last=parsed_args.keep_last,
@@ -247,7 +247,7 @@ class PruneCheckpoint(_Deletion):
             return
         self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)
-        rate = rate if rate is not None else self.client.checkpoints.storage_rate()
+        rate = rate if rate is not None else self.client.billing.storage_rate()
         if size is not None and rate is not None:
             saved = size / _GIGABYTE * rate
             amount = f"about ${saved:,.2f}" if saved >= 0.005 or not saved else "less than $0.01"
