@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Flag, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.config import keys
@@ -335,8 +336,8 @@ class StatusAuth(ShowOne):
         try:
             self.result = check = self.client.auth.check()
         except TinkexError as error:
-            if origin and settings.needs_api_key and "comes from" not in (error.hint or ""):
-                error.hint = f"The key comes from {origin}. {error.hint or ''}".rstrip()
+            if origin and settings.needs_api_key and not getattr(error, "key_origin", None):
+                error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
             raise
         key = check.api_key
         return self.column_names, (

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -47,7 +47,7 @@ def report(found: Sequence[Finding], settings: Settings | None) -> str:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "plugins": sorted({f"{d.name} {d.version}" for _, d in plugins.claims()}),
-        "findings": [asdict(finding) for finding in found],
+        "findings": [asdict(replace(finding, error=None)) for finding in found],
         "settings": [
             {"name": name, "value": value, "origin": origin}
             for name, value, origin in told

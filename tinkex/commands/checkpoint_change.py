@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands.arguments import (
     add_filters,
@@ -152,7 +153,7 @@ class BulkChange(Lister):
         # What came of each path is the result, also when one of them could not be changed.
         if failures:
             path, first = failures[0]
-            hint = first.hint
+            hint = hint_for(first)
             if isinstance(first, NotFound):
                 hint = self.client.checkpoints.nearest(path) or hint
             raise TinkexError(

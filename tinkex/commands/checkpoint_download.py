@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands.arguments import (
     add_paths,
@@ -49,7 +50,7 @@ class _Moving(Lister):
             raise TinkexError(
                 f"{len(self._failures)} of {self._tried} checkpoints could not be "
                 f"{self.failed_word}",
-                hint=self._failures[0].hint,
+                hint=hint_for(self._failures[0]),
                 category=self._failures[0].category,
             )
         return 0

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import plain_text
 from tinkex.commands.base import Lister
 from tinkex.exceptions import SettingsError, TinkexError
@@ -59,7 +60,9 @@ class Doctor(Lister):
         self.app.display.expect("the results")
         found = checkup.examine(state, self._seconds(settings), self.app.pool)
         self.result = found
-        return self.column_names, [(f.check, f.status, f.detail, f.hint) for f in found]
+        return self.column_names, [
+            (f.check, f.status, f.detail, (f.error and hint_for(f.error)) or f.hint) for f in found
+        ]
 
     def _settings_or_error(self) -> Settings | TinkexError:
         try:
