@@ -33,7 +33,7 @@ options and commands: the command line adds a hint for each class.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 #: What plugins may use, see the page "Plugin API".
@@ -449,3 +449,13 @@ def _seconds(value: str | None) -> float | None:
     except ValueError:
         return None
     return seconds if seconds is not None and 0 <= seconds < 86400 else None
+
+
+def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:
+    """Return ``a, b and 3 more`` for a message.
+
+    :param most: maximum number of names shown.
+    :param total: how many there are, if more than *names*.
+    """
+    more = (total or len(names)) - len(names[:most])
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

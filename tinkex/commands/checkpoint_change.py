@@ -155,7 +155,7 @@ class BulkChange(Lister):
             path, first = failures[0]
             hint = hint_for(first)
             if isinstance(first, NotFound):
-                hint = self.client.checkpoints.nearest(path) or hint
+                hint = self.client.checkpoints.suggest(path) or hint
             raise TinkexError(
                 f"{len(failures)} of {self._tried} checkpoints could not be {self.done}",
                 hint=hint,
@@ -289,7 +289,7 @@ class SetTtlCheckpoint(BulkChange):
         return ttl_seconds(parsed_args.ttl)
 
     def line(self, record: Mapping[str, Any]) -> str:
-        from tinkex.api.resources.retention import in_words
+        from tinkex.api.resources.selection import in_words
 
         path, seconds = plain_text(record["tinker_path"]), record["ttl_seconds"]
         if seconds is None:
@@ -394,7 +394,7 @@ class DeleteCheckpoint(BulkChange):
             known = self._found(paths)
         missing = [path for path in paths if path not in known]
         if missing:
-            nearest = self.client.checkpoints.nearest
+            nearest = self.client.checkpoints.suggest
             raise TinkexError(
                 f"{len(missing)} of {len(paths)} checkpoints are not there: {missing[0]}"
                 + (" and others" if len(missing) > 1 else ""),

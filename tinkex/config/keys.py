@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TextIO
+from typing import Any, TextIO
 
 from tinkex.exceptions import LocalError, SettingsError, UsageError
 from tinkex.files import user_path
@@ -108,19 +108,26 @@ def from_command(command: str) -> str:
     return key
 
 
-def is_expired(key: str) -> bool:
-    """Tell whether *key* is a token (JWT) whose time is over; others never are."""
+def jwt_claims(token: str) -> dict[str, Any]:
+    """Return the claims of the JSON Web Token *token*, unverified; empty if it is none."""
     import base64
     import json
+
+    try:
+        _, payload, _ = token.split(".")
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def is_expired(key: str) -> bool:
+    """Return whether *key* is a token (JWT) that has expired."""
     import time
 
-    parts = key.split(".")
-    if not key.startswith("eyJ") or len(parts) != 3:
-        return False
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        return float(claims["exp"]) < time.time()
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return key.startswith("eyJ") and float(jwt_claims(key)["exp"]) < time.time()
+    except (ValueError, KeyError, TypeError):
         return False
 
 

@@ -20,7 +20,7 @@ from tests.until import until
 from tinkex.api.http import answers, network, schema
 from tinkex.api.http.addresses import joined
 from tinkex.api.http.concurrency import together
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.api.transfer import archive
 from tinkex.exceptions import (
