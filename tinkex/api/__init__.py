@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tinkex.api.resources.session_info import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.resources.sessions import Session, Sessions, Trace
     from tinkex.api.resources.training import SavedWeights, TrainingClient
-    from tinkex.api.sampling.batch import SampledRow, SampledRows, SampleRow
+    from tinkex.api.sampling.batch import SampledRow, SampleRow
     from tinkex.api.sampling.client import SamplingClient
     from tinkex.api.sampling.tokenizer import Tokenizer, load_tokenizer
     from tinkex.api.sampling.types import SampledSequence, SampleResponse, SamplingParams
@@ -57,7 +57,6 @@ __all__ = [
     "SampleResponse",
     "SampleRow",
     "SampledRow",
-    "SampledRows",
     "SampledSequence",
     "SamplingClient",
     "SamplingParams",
@@ -100,7 +99,6 @@ _HOME = {
     "SampleResponse": "sampling.types",
     "SampleRow": "sampling.batch",
     "SampledRow": "sampling.batch",
-    "SampledRows": "sampling.batch",
     "SampledSequence": "sampling.types",
     "SamplingClient": "sampling.client",
     "SamplingParams": "sampling.types",

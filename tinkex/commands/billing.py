@@ -176,7 +176,7 @@ class UsageBilling(_WithCsv):
             self.write_csv(parsed_args.sessions_csv, _session_rows(usage))
         self.status(_total(usage))
         if parsed_args.by == "event":
-            parsed_args.droppable = _EVENT_DROPPABLE
+            self.presentation.droppable = _EVENT_DROPPABLE
             return _EVENT_COLUMNS, [_event_row(event) for event in usage.events]
         return self._summaries(usage, parsed_args.by)
 

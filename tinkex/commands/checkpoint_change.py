@@ -513,7 +513,7 @@ class CopyCheckpoint(ShowOne):
         return [f"Copied to {plain_text(record['tinker_path'])}"]
 
     def _token(self, argument: str | None) -> str | None:
-        from tinkex.config.keys import read_argument
+        from tinkex.config.credentials import read_argument
 
         if argument is None:
             return os.environ.get(TOKEN_VARIABLE) or None

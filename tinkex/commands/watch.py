@@ -214,7 +214,7 @@ def _as_json(change: Change) -> str:
 
 def _condition(text: str) -> Condition:
     from tinkex.api.resources.watch import Condition
-    from tinkex.durations import parse_duration
+    from tinkex.options import parse_duration
 
     kind, _, value = text.partition(":")
     if kind == "checkpoint" and (value or ":" not in text):

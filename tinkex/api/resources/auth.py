@@ -13,7 +13,7 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
 from tinkex.api.resources.models import list_models
-from tinkex.config.keys import jwt_claims
+from tinkex.config.credentials import jwt_claims
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
