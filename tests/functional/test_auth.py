@@ -213,7 +213,7 @@ def test_a_damaged_file_is_told_and_kept(credentials, argv):
     credentials.write_text("{")
     done = invoke(["auth", *argv])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "cannot be understood" in done.stderr
+    assert "cannot parse" in done.stderr
     assert credentials.read_text() == "{"
 
 

@@ -220,7 +220,7 @@ def test_set_ttl_and_remove(program, run, client):
         (["--ttl", "59m"], "at least 1 hour"),
         (["--ttl", "3599"], "at least 1 hour"),
         (["--ttl", "11y"], "at most 10 years"),
-        (["--ttl", "soon"], "not a span of time"),
+        (["--ttl", "soon"], "not a duration"),
         (["--ttl", "-5"], "--ttl"),
     ],
 )
@@ -278,7 +278,7 @@ def test_prune_of_a_pattern_leaves_other_runs_alone(program, run, client):
         ([], "nothing says which checkpoints may go"),
         (["--include-newest"], "nothing says which checkpoints may go"),
         (["--keep-last", "0"], "must be at least 1"),
-        (["--older-than", "7"], "not a span of time"),
+        (["--older-than", "7"], "not a duration"),
         (["--keep-last", "1", "--type", "lora"], "invalid choice"),
         (["--keep-last", "1", "--rate", "-1"], "must be at least 0"),
         (["--keep-last", "1", "--run-id", "zzz"], "zzz"),

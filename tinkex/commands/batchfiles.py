@@ -27,7 +27,14 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from tinkex.commands.inputs import prompt_in
 from tinkex.exceptions import LocalError, TinkexError, UsageError
-from tinkex.files import MAX_INPUT, check_writable, replacing, user_path, write_atomically
+from tinkex.files import (
+    MAX_INPUT,
+    acquire_lock,
+    check_writable,
+    replacing,
+    user_path,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from tinkex.api import SamplingParams
@@ -501,14 +508,10 @@ class ResultsFile:
         return self._path.stat().st_size == 0 and not self._record_path.exists()
 
     def _lock(self, file: IO[bytes]) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows: two runs may write one file there
-            return
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another run may have sorted the file, and ended, since it was opened.
-            if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+        # Another run may have sorted the file, and ended, since it was opened.
+        with contextlib.suppress(FileNotFoundError):
+            found = self._path.stat() if acquire_lock(file) else None
+            if found is not None and os.path.samestat(os.fstat(file.fileno()), found):
                 return
         raise LocalError(
             f"another run is writing {self.name}", hint="Wait for it, or choose another file."

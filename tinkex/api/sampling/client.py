@@ -18,8 +18,8 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.retry import LONGEST_WAIT
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
-from tinkex.api.paths import TinkerPath, served
-from tinkex.api.resources import lineage
+from tinkex.api.paths import TinkerPath, segment_from_server
+from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
 from tinkex.api.sampling.types import SampleResponse, SamplingParams, are_token_ids
 from tinkex.exceptions import (
@@ -248,7 +248,7 @@ class SamplingClient:
             return self._next_seq_id - 1
 
     def _request_base_model(self, deadline: Deadline) -> str:
-        path = f"samplers/{served(self.sampling_session_id)}"
+        path = f"samplers/{segment_from_server(self.sampling_session_id)}"
         try:
             found = self._transport.call(Request("GET", path), deadline).object()
             name = schema.optional_text(found, "base_model")
@@ -258,7 +258,7 @@ class SamplingClient:
             return name
         if self.model_path is None:
             schema.refuse("no 'base_model'")
-        return lineage.base_model_of(self._transport, self.model_path, deadline)
+        return checkpoint_info.base_model_of(self._transport, self.model_path, deadline)
 
 
 def _requested_pause(error: APIError) -> float | None:
