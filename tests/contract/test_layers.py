@@ -25,7 +25,7 @@ LAYERS = (
     {"exceptions", "columns", "files", "version", "_commit", "_build", "__init__"},
     {"plugins"},
     {"config"},
-    {"durations", "settings"},
+    {"settings"},
     {"api"},
     {"cli", "options"},
     {"commands"},

@@ -15,7 +15,7 @@ LIST = ["checkpoint", "list", "--api-key", "tml-dummy", "--base-url"]
 def test_the_program_asks_once_for_what_is_not_there(tinkex: Program, home: Path):
     server = SkyRL()
     with listening(server) as url:
-        first, second = tinkex(*LIST, url), tinkex(*LIST, url)
+        first, second = tinkex.process(*LIST, url), tinkex.process(*LIST, url)
     assert first == second
     assert len(first.stdout.splitlines()) == 2
     assert len(server.requests("GET", "checkpoints")) == 1

@@ -83,7 +83,7 @@ def test_unknown_commands_and_options(argv, line, hint):
         (["run", "list", "--timeout", "0"], "argument --timeout: not a timeout: '0'"),
         (["run", "list", "-f", "xml"], "invalid choice: 'xml'"),
         (["run", "watch", "r", "--interval", "0.5"], "argument --interval: must be at least 1s"),
-        (["run", "wait", "r", "--interval", "1ms"], "argument --interval: not a span of time"),
+        (["run", "wait", "r", "--interval", "1ms"], "argument --interval: not a duration"),
         (
             ["checkpoint", "sync", "r", "d", "--watch", "--interval", "0.001"],
             "argument --interval: must be at least 1s",
@@ -304,7 +304,7 @@ def test_quiet_says_nothing_but_errors():
 def test_options_inside_the_name_of_a_command():
     done = invoke(["checkpoint", "--api-key", "k", "list"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "options stand after the whole command: tinkex checkpoint list" in done.stderr
+    assert "options follow the whole command: tinkex checkpoint list" in done.stderr
 
 
 def test_json_before_the_command_is_json_behind_it():

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from cliff.columns import FormattableColumn
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.config import credentials, file
@@ -293,8 +294,8 @@ class StatusAuth(ShowOne):
             try:
                 self.result = check = self.client.auth.check()
             except TinkexError as error:
-                if origin and settings.needs_api_key and "comes from" not in (error.hint or ""):
-                    error.hint = f"The key comes from {origin}. {error.hint or ''}".rstrip()
+                if origin and settings.needs_api_key and not getattr(error, "key_origin", None):
+                    error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
                 raise
             key, seconds = check.api_key, check.seconds
         return self.column_names, (

@@ -176,12 +176,12 @@ class UsageBilling(_WithCsv):
             self.write_csv(parsed_args.sessions_csv, _session_rows(usage))
         self.status(_total(usage))
         if parsed_args.by == "event":
-            parsed_args.droppable = _EVENT_DROPPABLE
+            self.presentation.droppable = _EVENT_DROPPABLE
             return _EVENT_COLUMNS, [_event_row(event) for event in usage.events]
-        return self._tallies(usage, parsed_args.by)
+        return self._summaries(usage, parsed_args.by)
 
-    def _tallies(self, usage: Usage, by: str) -> Any:
-        from tinkex.api.resources.tallies import tallies
+    def _summaries(self, usage: Usage, by: str) -> Any:
+        from tinkex.api.resources.billing import summarize
 
         runs_of = {}
         if by == "run":
@@ -190,13 +190,13 @@ class UsageBilling(_WithCsv):
             runs_of = {name: session.training_run_ids for name, session in known.items()}
         rows = [
             (
-                tally.key,
-                *(getattr(tally, name) for name in _SUMS[:5]),
-                round(tally.gigabyte_hours, 6),
-                Dollars(round(tally.cost_usd, 6)),
-                tally.unpriced,
+                summary.key,
+                *(getattr(summary, name) for name in _SUMS[:5]),
+                round(summary.gigabyte_hours, 6),
+                Dollars(round(summary.cost_usd, 6)),
+                summary.unpriced,
             )
-            for tally in tallies(usage, by, runs_of)
+            for summary in summarize(usage, by, runs_of)
         ]
         return (_KEY_COLUMNS.get(by, by), *_SUMS), rows
 

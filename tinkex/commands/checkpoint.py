@@ -97,9 +97,9 @@ class ListCheckpoint(Lister):
             return self._whole(parsed_args, self._chosen(parsed_args))
         asked = (parsed_args.limit or None, parsed_args.offset)
         scope = parsed_args.access_scope
-        if self.may_stream(parsed_args):
+        if not self.app.keeps_result:
             walk = self.client.checkpoints.walk(*asked, access_scope=scope)
-            return self.column_names, self.streamed(self._rows(walk, whole=True))
+            return self.column_names, self._rows(walk, whole=True)
         page = self.client.checkpoints.list(*asked, access_scope=scope)
         return self._whole(parsed_args, page)
 
@@ -175,8 +175,8 @@ class InfoCheckpoint(ShowOne):
         info = self.client.checkpoints.info(checkpoint_path(self, parsed_args.tinker_path))
         self.result = info
         if info.run_id:
-            self._link(info.run_id, "training_runs", info.run_id)
-            self._link(info.tinker_path, "checkpoints", info.run_id, info.checkpoint_id)
+            self.add_link(info.run_id, "training_runs", info.run_id)
+            self.add_link(info.tinker_path, "checkpoints", info.run_id, info.checkpoint_id)
         return self.column_names, (
             info.base_model,
             Flag(info.is_lora),

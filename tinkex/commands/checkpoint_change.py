@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands.arguments import (
     add_filters,
@@ -152,9 +153,9 @@ class BulkChange(Lister):
         # What came of each path is the result, also when one of them could not be changed.
         if failures:
             path, first = failures[0]
-            hint = first.hint
+            hint = hint_for(first)
             if isinstance(first, NotFound):
-                hint = self.client.checkpoints.nearest(path) or hint
+                hint = self.client.checkpoints.suggest(path) or hint
             raise TinkexError(
                 f"{len(failures)} of {self._tried} checkpoints could not be {self.done}",
                 hint=hint,
@@ -288,7 +289,7 @@ class SetTtlCheckpoint(BulkChange):
         return ttl_seconds(parsed_args.ttl)
 
     def line(self, record: Mapping[str, Any]) -> str:
-        from tinkex.api.resources.retention import in_words
+        from tinkex.api.resources.selection import in_words
 
         path, seconds = plain_text(record["tinker_path"]), record["ttl_seconds"]
         if seconds is None:
@@ -393,7 +394,7 @@ class DeleteCheckpoint(BulkChange):
             known = self._found(paths)
         missing = [path for path in paths if path not in known]
         if missing:
-            nearest = self.client.checkpoints.nearest
+            nearest = self.client.checkpoints.suggest
             raise TinkexError(
                 f"{len(missing)} of {len(paths)} checkpoints are not there: {missing[0]}"
                 + (" and others" if len(missing) > 1 else ""),

@@ -14,7 +14,7 @@ from tinkex.exceptions import TinkexError
 from tinkex.options import duration, integer, number
 
 if TYPE_CHECKING:
-    from tinkex.api.resources.retention import Decision, Policy
+    from tinkex.api.resources.selection import Decision, Policy
 
 __all__ = ["PruneCheckpoint"]
 
@@ -62,7 +62,7 @@ class PruneCheckpoint(BulkChange):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.api.resources.retention import plan
+        from tinkex.api.resources.selection import plan
 
         policy = _policy(parsed_args)
         policy.check()
@@ -115,7 +115,7 @@ class PruneCheckpoint(BulkChange):
 
     def _billed_rate(self) -> float | None:
         """Return what the service bills for storage, if it tells."""
-        return self.client.checkpoints.storage_rate()
+        return self.client.billing.storage_rate()
 
     def _ask(self, going: Sequence[Decision], *, assume_yes: bool) -> None:
         chosen = [decision.checkpoint for decision in going]
@@ -169,7 +169,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy(parsed_args: argparse.Namespace) -> Policy:
-    from tinkex.api.resources.retention import Policy
+    from tinkex.api.resources.selection import Policy
 
     return Policy(
         keep_last=parsed_args.keep_last,

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
+from tinkex.cli.errors import hint_for
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, plain_text
 from tinkex.commands.base import Lister
 from tinkex.config import credentials
@@ -32,6 +34,7 @@ _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
 _TIMEOUT = 15.0
 #: Bytes of free space below which a disk gets a warning.
 _LOW_SPACE = 1_000_000_000
+_AGAIN = "Try again later; if it persists, contact the operator of the service."
 #: Checks that need settings.
 _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
@@ -67,14 +70,16 @@ class Doctor(Lister):
             settings = error
         self.app.display.expect("the results")
         self.result = found = run_checks(settings, timeout, self.app.pool)
-        return self.column_names, [(f.check, f.status, f.detail, f.hint) for f in found]
+        return self.column_names, [
+            (f.check, f.status, f.detail, (f.error and hint_for(f.error)) or f.hint) for f in found
+        ]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         """Return a line of four fields; on a terminal, text in columns with the hint below."""
         stream = self.app.stdout
         if not stream.isatty():
             return super().plain_row(record)
-        from tinkex.cli.terminal import wants_colour
+        from tinkex.cli.formatters import wants_colour
 
         status, check = plain_text(record["status"]), plain_text(record["check"])
         width = max(shutil.get_terminal_size().columns, 40)
@@ -159,9 +164,7 @@ def _result(check: str, status: Status, detail: str, hint: str | None = None) ->
 
 
 def _failed(check: str, error: TinkexError) -> Finding:
-    from tinkex.api.http.findings import from_error
-
-    return from_error(check, error)
+    return _result(check, "fail", str(error), hint_for(error) or _AGAIN)
 
 
 def _skipped(check: str) -> Check:

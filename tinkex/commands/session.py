@@ -13,7 +13,7 @@ from tinkex.exceptions import UsageError
 from tinkex.options import integer, non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api.resources.pastsessions import SessionSummary
+    from tinkex.api.resources.session_info import SessionSummary
 
 _STATUSES = ("active", "cancelled", "failed", "finished", "success", "errored", "interrupted")
 

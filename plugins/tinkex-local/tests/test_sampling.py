@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tinkex_local.app import create_app
 from tinkex_local.engines import runner as runners
 from tinkex_local.serve import CONNECTIONS, THREADS
-from tinkex_local.state.weights import TENSORS
+from tinkex_local.state.adapter import TENSORS
 
 BASE_MODEL = "tinkex/baker-street-2M"
 

@@ -8,15 +8,15 @@ import sqlite3
 from typing import Any
 
 from tinkex_local.problems import bad_request, not_found
-from tinkex_local.state import checkpoints, operations, paths, sessions, weights
+from tinkex_local.state import adapter, checkpoints, operations, paths, sessions
+from tinkex_local.state.adapter import AdapterSpec
 from tinkex_local.state.service import OWNER, Service
 from tinkex_local.state.times import iso
-from tinkex_local.state.weights import AdapterSpec
 from tinkex_local.wire import bodies
 
 
 def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
-    """Create a run with a fresh weights.
+    """Create a run with a fresh adapter.
 
     :raises Problem: no such session or base model, or the number was used otherwise.
     """
@@ -38,7 +38,7 @@ def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
     run_id = run_id_of(body.session_id, body.model_seq_id)
 
     def action() -> dict[str, Any]:
-        weights.check(spec, facts)
+        adapter.check(spec, facts)
         insert(service, run_id, body.session_id, spec, body.user_metadata)
         return {"model_id": run_id}
 

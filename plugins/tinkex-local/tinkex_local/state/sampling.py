@@ -9,7 +9,7 @@ from typing import Any
 
 from tinkex_local.engines import SampleSpec
 from tinkex_local.problems import OperationError, Problem, bad_request, conflict, not_found
-from tinkex_local.state import checkpoints, operations, paths, runs, sessions, weights
+from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sessions
 from tinkex_local.state.models import ModelFacts
 from tinkex_local.state.service import Service
 from tinkex_local.wire import bodies
@@ -158,7 +158,7 @@ def require_applicable(service: Service, checkpoint_id: str | None) -> None:
     if not alive:
         raise OperationError("The checkpoint of this sampling session no longer exists")
     try:
-        identity = weights.is_identity(directory)
+        identity = adapter.is_identity(directory)
     except OSError as error:
         raise OperationError(f"The checkpoint cannot be read: {error}", "server") from error
     if not identity:

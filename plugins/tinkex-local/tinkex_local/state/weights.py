@@ -1,21 +1,18 @@
-"""Saving the adapter of a run as a checkpoint, and loading one back."""
+"""Saving the adapter of a run as a checkpoint, loading one back, and copying one."""
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tinkex_local.problems import OperationError, bad_request
-from tinkex_local.state import checkpoints, operations, paths, runs, sampling, sessions
-from tinkex_local.state.models import ModelFacts
+from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sampling, sessions
 from tinkex_local.state.paths import TinkerPath
 from tinkex_local.state.service import Service
 from tinkex_local.wire import bodies
@@ -122,7 +119,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
 
-    answer = _perform(service, "load_weights", body, row, action, write=copier(service, path))
+    answer = _perform(service, "load_weights", body, row, action, write=_copier(service, path))
     checkpoints.discard(service, replaced)
     return answer
 
@@ -142,7 +139,7 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
         runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
         return {"path": str(path), "model_id": run_id}
 
-    with_files = WithFiles(service, copier(service, path), action)
+    with_files = _WithFiles(service, _copier(service, path), action)
     try:
         request_id = operations.perform(
             service, "load_weights", scope, number, body, with_files.action
@@ -160,7 +157,7 @@ def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sql
     return source
 
 
-def copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
+def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
     identifier = checkpoints.find(service, path)["id"]
     return partial(_copy, checkpoints.directory_of(service, identifier))
 
@@ -168,6 +165,43 @@ def copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
 def _copy(source: Path, target: Path) -> None:
     for file in source.iterdir():
         shutil.copyfile(file, target / file.name)
+
+
+def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
+    """Copy a checkpoint into a new run of a session; asked twice, it is copied once.
+
+    :raises Problem: the original or the session is not there, the number was used otherwise, or
+        a project is named, which this service does not have.
+    """
+    if body.destination_project_id is not None:
+        raise bad_request("This service has no projects: give session_id and model_seq_id")
+    if body.session_id is None or body.model_seq_id is None:
+        raise bad_request("Give destination_project_id, or session_id and model_seq_id")
+    source = paths.parse(body.source_path)
+    session_id, number = body.session_id, body.model_seq_id
+    run_id = runs.run_id_of(session_id, number)
+    target = TinkerPath(run_id, source.kind, source.name)
+    scope = runs.models_of(session_id)
+    if operations.earlier(service, scope, number, body) is None:
+        sessions.require_open(service, session_id)
+        row = checkpoints.find(service, source)
+        spec = runs.spec_of(runs.find(service, source.run_id))
+
+        def action(staged: Path) -> dict[str, Any]:
+            sessions.require_open(service, session_id)
+            runs.insert(service, run_id, session_id, spec, None)
+            runs.end(service, run_id)  # nothing more can be saved from it
+            checkpoints.adopt(
+                service, staged, target, ttl=body.ttl_seconds, user_metadata=_metadata(row)
+            )
+            return {"tinker_path": str(target)}
+
+        with_files = _WithFiles(service, _copier(service, source), action)
+        try:
+            operations.perform(service, "copy_weights", scope, number, body, with_files.action)
+        finally:
+            with_files.clean()
+    return {"tinker_path": str(target)}
 
 
 _NamedSave = bodies.SaveWeights | bodies.SaveWeightsForSampler | bodies.SaveWeightsExternal
@@ -191,7 +225,7 @@ def _save_named(
     return answer
 
 
-class WithFiles:
+class _WithFiles:
     """Files written before a transaction, and what is to be done with them inside it."""
 
     def __init__(self, service: Service, write: Callable[[Path], None], action: _Action) -> None:
@@ -230,7 +264,7 @@ def _perform(
         return {"request_id": before, "model_id": row["id"]}
     operations.require_order(service, scope, body.seq_id)
     began = service.clock()  # writing the files is the most of it
-    with_files = WithFiles(service, write or _writer(service, row), action)
+    with_files = _WithFiles(service, write or _writer(service, row), action)
 
     def adopt() -> dict[str, Any]:
         runs.usable(service, row["id"])  # a reset may have come while the files were written
@@ -257,7 +291,7 @@ def _writer(service: Service, row: sqlite3.Row) -> Callable[[Path], None]:
     """Return what writes the present adapter of a run into a directory."""
     if row["weights"] is None:
         facts = service.facts(row["base_model"])
-        return lambda target: write(target, runs.spec_of(row), facts)
+        return lambda target: adapter.write(target, runs.spec_of(row), facts)
     return partial(_copy, checkpoints.directory_of(service, row["weights"]))
 
 
@@ -265,143 +299,5 @@ def _unnamed() -> str:
     return f"unnamed-{uuid.uuid4().hex[:12]}"
 
 
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
-#: Fixed, as the hosted service has it: the strength of an adapter does not change with its rank.
-ALPHA = 32
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-UNEMBED = ("lm_head",)
-#: Architectures whose modules have these names; others fuse or rename them.
-ARCHITECTURES = frozenset(
-    {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
-)
-
-
-@dataclass(frozen=True)
-class AdapterSpec:
-    """Everything that determines a fresh adapter.
-
-    :ivar rank: of the two factors.
-    :ivar seed: of the random numbers in the first factor.
-    """
-
-    base_model: str
-    rank: int
-    seed: int
-    train_attn: bool = True
-    train_mlp: bool = True
-    train_unembed: bool = True
-
-    @property
-    def target_modules(self) -> list[str]:
-        """Names of the adapted modules, sorted."""
-        chosen: tuple[str, ...] = ()
-        chosen += ATTENTION if self.train_attn else ()
-        chosen += MLP if self.train_mlp else ()
-        chosen += UNEMBED if self.train_unembed else ()
-        return sorted(chosen)
-
-
-def check(spec: AdapterSpec, facts: ModelFacts) -> None:
-    """Check that an adapter of *spec* can be made for the model.
-
-    :raises OperationError: it cannot; the message says why.
-    """
-    if not spec.target_modules:
-        raise OperationError("lora_config trains nothing: attn, mlp and unembed are all false")
-    if facts.model_type not in ARCHITECTURES:
-        raise OperationError(
-            f"adapters for models of type {facts.model_type!r} are not known to this service"
-        )
-    if spec.train_mlp and facts.intermediate is None:
-        raise OperationError(
-            f"the MLP width of {spec.base_model} is not known: put the model's config.json "
-            "into its directory, or set train_mlp to false"
-        )
-
-
-def shapes(spec: AdapterSpec, facts: ModelFacts) -> Iterator[tuple[str, int, int]]:
-    """Yield ``(module, inputs, outputs)`` of every adapted module, in PEFT's spelling."""
-    hidden, wide = facts.hidden, facts.intermediate or 0
-    queries, keys = facts.heads * facts.head_size, facts.key_value_heads * facts.head_size
-    sizes = {
-        "self_attn.q_proj": (hidden, queries),
-        "self_attn.k_proj": (hidden, keys),
-        "self_attn.v_proj": (hidden, keys),
-        "self_attn.o_proj": (queries, hidden),
-        "mlp.gate_proj": (hidden, wide),
-        "mlp.up_proj": (hidden, wide),
-        "mlp.down_proj": (wide, hidden),
-    }
-    chosen = set(spec.target_modules)
-    for layer in range(facts.layers):
-        for module, (inputs, outputs) in sizes.items():
-            if module.partition(".")[2] in chosen:
-                yield f"base_model.model.model.layers.{layer}.{module}", inputs, outputs
-    if "lm_head" in chosen:
-        yield "base_model.model.lm_head", hidden, facts.vocabulary
-
-
-def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
-    """Write a fresh adapter into *directory*: A random from the seed, B zero.
-
-    :raises OSError: the files cannot be written.
-    """
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    random = np.random.default_rng(spec.seed % 2**64)
-    tensors = {}
-    for module, inputs, outputs in shapes(spec, facts):
-        # PEFT's own initialisation: kaiming-uniform with a = sqrt(5).
-        bound = 1 / math.sqrt(inputs)
-        first = random.uniform(-bound, bound, (spec.rank, inputs))
-        tensors[f"{module}.lora_A.weight"] = first.astype(np.float32)
-        tensors[f"{module}.lora_B.weight"] = np.zeros((outputs, spec.rank), np.float32)
-    try:
-        save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps what the system said
-        raise OSError(str(error)) from error
-    config = json.dumps(_config(spec), indent=2, sort_keys=True) + "\n"
-    (directory / CONFIG).write_text(config, encoding="utf-8")
-
-
-def is_identity(directory: Path) -> bool:
-    """Tell whether the adapter changes nothing: every second factor is zero.
-
-    :raises OSError: the adapter cannot be read.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(directory / TENSORS, framework="numpy") as file:
-            names = [name for name in file.keys() if ".lora_B." in name]  # noqa: SIM118
-            return not any(file.get_tensor(name).any() for name in names)
-    except SafetensorError as error:
-        raise OSError(f"{directory / TENSORS} is damaged: {error}") from error
-
-
-def _config(spec: AdapterSpec) -> dict[str, object]:
-    return {
-        "alpha_pattern": {},
-        "auto_mapping": None,
-        "base_model_name_or_path": spec.base_model,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": ALPHA,
-        "lora_dropout": 0.0,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": spec.rank,
-        "rank_pattern": {},
-        "revision": None,
-        "target_modules": spec.target_modules,
-        "task_type": "CAUSAL_LM",
-        "use_dora": False,
-        "use_rslora": False,
-    }
+def _metadata(row: Any) -> dict[str, Any] | None:
+    return None if row["user_metadata"] is None else json.loads(row["user_metadata"])

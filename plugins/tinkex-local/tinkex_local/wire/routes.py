@@ -10,7 +10,6 @@ from tinkex_local.engines.runner import POLL_SECONDS, Runner
 from tinkex_local.problems import Problem, bad_request, not_found
 from tinkex_local.state import (
     checkpoints,
-    copies,
     paths,
     runs,
     sampling,
@@ -205,7 +204,7 @@ def _add_listings(app: Routes, service: Service) -> None:
 def _add_changes(app: Routes, service: Service) -> None:
     @app.post("copy_weights")
     def copy_weights() -> Any:
-        return copies.copy(service, body_as(bodies.CopyWeights))
+        return weights.copy(service, body_as(bodies.CopyWeights))
 
     @app.delete(_CHECKPOINT)
     def delete(run_id: str, kind: str, name: str) -> Any:
