@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
 from tinkex.cli.errors import hint_for
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, plain_text
 from tinkex.commands.base import Lister
 from tinkex.config import credentials
@@ -33,6 +34,7 @@ _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
 _TIMEOUT = 15.0
 #: Bytes of free space below which a disk gets a warning.
 _LOW_SPACE = 1_000_000_000
+_AGAIN = "Try again later; if it persists, contact the operator of the service."
 #: Checks that need settings.
 _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
@@ -162,9 +164,7 @@ def _result(check: str, status: Status, detail: str, hint: str | None = None) ->
 
 
 def _failed(check: str, error: TinkexError) -> Finding:
-    from tinkex.api.http.findings import from_error
-
-    return from_error(check, error)
+    return _result(check, "fail", str(error), hint_for(error) or _AGAIN)
 
 
 def _skipped(check: str) -> Check:
