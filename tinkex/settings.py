@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 from tinkex import plugins
 from tinkex.config import file, keys, pools, profiles
-from tinkex.config.pools import PoolOptions
 from tinkex.config.values import (
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
@@ -27,6 +26,7 @@ from tinkex.config.values import (
     parse,
 )
 from tinkex.exceptions import PluginError, SettingsError
+from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["PoolOptions", "Settings"]
@@ -56,7 +56,7 @@ class Settings:
     :ivar allow_http: a key may travel over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
     :ivar origins: setting name → where its value came from, in words.
-    :ivar pool_options: size, repetitions and TLS of the HTTP pool.
+    :ivar pool_options: TLS options of the HTTP pool.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -91,7 +91,7 @@ class Settings:
                 hint="Behind a proxy that signs by itself, trust its authority: ca_bundle. "
                 "If you do mean it, name the address with --base-url.",
             )
-        self.pool_options.check_files()
+        pools.check_files(self.pool_options)
 
     def credential(self) -> str | None:
         """Return the API key to send, or ``None`` where none is needed.

@@ -382,7 +382,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
 
     def _link(self, word: str, *page: str) -> None:
         """Let *word* be a link to a page of the service's web console, if it has one."""
-        from tinkex.api.http.addresses import console_page
+        from tinkex.api.paths import console_page
 
         if address := console_page(self.settings.base_url, *page):
             self._links = {**self._links, word: address}
