@@ -140,11 +140,7 @@ def test_the_api_neither_knows_the_command_line_nor_prints(path: Path):
 
 @pytest.mark.parametrize(
     "path",
-    [
-        p
-        for p in sorted((PACKAGE / "commands").glob("*.py"))
-        if p.stem not in ("adapter", "checkup")
-    ],
+    [p for p in sorted((PACKAGE / "commands").glob("*.py")) if p.stem != "checkup"],
     ids=dotted,
 )
 def test_commands_import_no_api_module_before_they_run(path: Path):

@@ -26,6 +26,7 @@ from tinkex.commands.arguments import (
     with_run,
 )
 from tinkex.commands.base import Lister, ShowOne
+from tinkex.commands.inputs import read_model_path
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
@@ -291,8 +292,6 @@ class SaveCheckpoint(ShowOne):
     def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
         base_model, rank = parsed_args.base_model, parsed_args.rank
         if parsed_args.model_path:
-            from tinkex.commands.adapter import read_model_path
-
             model = read_model_path(
                 parsed_args.model_path,
                 lambda name: checkpoint_path(self, name, kind="training"),

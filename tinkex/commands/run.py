@@ -1,29 +1,37 @@
-"""Training runs."""
+"""Sample text, and show training runs."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Flag, Structure, Time, plain_text
+from tinkex.columns import Flag, Structure, Time, plain_text, printable
 from tinkex.commands.arguments import (
+    add_model_options,
     add_order,
     add_paging,
     add_scope,
+    check_model_options,
+    checkpoint_path,
     holds_all,
     sorting,
     tell_rest,
     with_run,
 )
-from tinkex.commands.base import Lister, ShowOne
-from tinkex.options import non_empty
+from tinkex.commands.base import Command, Lister, ShowOne
+from tinkex.commands.inputs import read_model_path, read_prompt
+from tinkex.exceptions import TinkexError, UsageError
+from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
-    from tinkex.api import TrainingRun
+    from tinkex.api import SampledSequence, SampleResponse, SamplingParams, Tokenizer, TrainingRun
     from tinkex.api.http.pagination import Page, Walk
 
-__all__ = ["InfoRun", "ListRun"]
+__all__ = ["InfoRun", "ListRun", "Sample"]
 
 #: What was saved last, of each kind: the path, and when.
 _LAST = (
@@ -32,6 +40,257 @@ _LAST = (
     "last_sampler_checkpoint",
     "last_sampler_checkpoint_time",
 )
+
+
+class Sample(Lister):
+    """Sample text from a base model or a checkpoint; below it, manage training runs."""
+
+    is_action = True
+    operation = "Sampling"
+    #: The result goes to standard output, not to a file.
+    _shown = True
+    column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
+    examples = (
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
+        "tinkex run --model-path tinker://run-123/sampler_weights/final --prompt-file prompt.txt",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add_model_options(parser)
+        parser.add_argument("--prompt", metavar="<text>", help="the prompt itself")
+        parser.add_argument(
+            "--prompt-file",
+            metavar="<path>",
+            help='file with the prompt: text, a JSON array of token ids, or {"tokens": [...]}; '
+            "- is standard input",
+        )
+        add_sampling_options(parser)
+        parser.add_argument(
+            "--output",
+            metavar="<path>",
+            help="write the result to this file, not standard output; - is standard output",
+        )
+        return parser
+
+    def _add_json_option(self, group: Any) -> None:
+        group.add_argument(
+            "--json",
+            action="store_true",
+            dest="whole_json",
+            help="the whole response as JSON, with token ids and logprobs",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import check_writable
+
+        model_path, base_model = checked_model(self, parsed_args, "run")
+        if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
+            raise UsageError(
+                "standard input can give the key or the prompt, not both",
+                hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+            )
+        prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+        if parsed_args.output == "-":
+            parsed_args.output = None
+        if parsed_args.output is not None:
+            check_writable(parsed_args.output)
+        # One allowance for all of it; a missing key shows before anything else is said.
+        deadline = self.client.deadline("sampling")
+        self.status("Starting sampling...")
+        with self.client.create_sampling_client(
+            base_model=base_model, model_path=model_path, deadline=deadline
+        ) as sampling:
+            if parsed_args.whole_json and not isinstance(prompt, str):
+                tokenizer = None  # only token ids go in and out
+            else:
+                tokenizer = find_tokenizer(
+                    self,
+                    lambda: parsed_args.tokenizer or sampling.find_base_model(deadline),
+                    needed=isinstance(prompt, str) or bool(parsed_args.tokenizer),
+                )
+            if isinstance(prompt, str):
+                assert tokenizer is not None
+                tokens = tokenizer.encode(prompt, timeout=deadline.remaining())
+            else:
+                tokens = prompt
+            self.result = sampling.sample(
+                tokens,
+                sampling_params(parsed_args),
+                num_samples=parsed_args.num_samples,
+                deadline=deadline,
+            )
+        response: SampleResponse = self.result
+        return self.column_names, [
+            (
+                index,
+                tokenizer.decode(sequence.tokens) if tokenizer else None,
+                sequence.stop_reason,
+                mean(sequence.logprobs),
+                len(sequence.tokens),
+            )
+            for index, sequence in enumerate(response.sequences, 1)
+        ]
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+    ) -> int:
+        self.app.display.clear()
+        self._shown = parsed_args.output is None
+        result = io.StringIO()
+        if parsed_args.whole_json:
+            result.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
+        else:
+            names, selector = self._generate_columns_and_selector(parsed_args, column_names)
+            rows = [list(self._compress_iterable(r, selector)) for r in data] if selector else data
+            self.formatter.emit_list(names, rows, result, parsed_args)
+        if parsed_args.output is not None:
+            from tinkex.files import write_atomically
+
+            write_atomically(parsed_args.output, result.getvalue())
+            self.status(f"Output written to {parsed_args.output}")
+        else:
+            self.app.stdout.write(result.getvalue())
+            self.app.stdout.flush()
+        self.status(f"Sampling complete ({len(self.result.sequences)} sequences)")
+        return 0
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        index = record["sample"]
+        sequence: SampledSequence = self.result.sequences[index - 1]
+        text = record["text"]
+        if text is None:
+            text = f"token ids: {list(sequence.tokens)}"
+        if self._shown and self.app.stdout.isatty():
+            text = printable(text, keep="\n\t")
+        average = record["avg_logprob"]
+        shown = "n/a" if average is None else f"{average:.3f}"
+        gap = "" if index == len(self.result.sequences) else "\n"
+        return (
+            f"Sample {index}:\n{text}\n"
+            f"stop_reason={plain_text(record['stop_reason'])} | avg_logprob={shown}{gap}"
+        )
+
+
+def checked_model(
+    command: Command | Lister, parsed_args: argparse.Namespace, name: str
+) -> tuple[str | None, str | None]:
+    """Return the checkpoint's path or the base model to sample; one of the two is ``None``.
+
+    :raises UsageError: not exactly one is given, or it cannot be sampled.
+    """
+    check_model_options(parsed_args, name)
+    if parsed_args.base_model:
+        return None, parsed_args.base_model
+    model = read_model_path(
+        parsed_args.model_path, lambda short: checkpoint_path(command, short, kind="sampler")
+    )
+    if not model.tinker_path:
+        raise UsageError(
+            f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "
+            "service cannot read files here",
+            hint=f"To sample its base model: --base-model {model.base_model}",
+        )
+    return model.tinker_path, None
+
+
+def find_tokenizer(
+    command: Command | Lister, name: Callable[[], str], *, needed: bool
+) -> Tokenizer | None:
+    """Return the tokenizer called *name*, or ``None`` where it can be done without.
+
+    :raises TinkexError: it is *needed*, and not to be had.
+    """
+    from tinkex.api.sampling.tokenizer import load_tokenizer
+
+    try:
+        return load_tokenizer(name())
+    except TinkexError as error:
+        if needed:
+            raise
+        command.status(f"Showing token ids: {error}.")
+        return None
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how tokens are drawn, and ``--tokenizer``."""
+    parser.add_argument(
+        "--max-tokens",
+        metavar="<int>",
+        type=integer(1),
+        help="most tokens to generate (default: 256)",
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="<float>",
+        type=number(0),
+        default=1.0,
+        help="sampling temperature; 0 always takes the likeliest token (default: 1.0)",
+    )
+    parser.add_argument(
+        "--top-k",
+        metavar="<int>",
+        type=top_k,
+        default=-1,
+        help="sample among the k likeliest tokens; -1 is off (default: -1)",
+    )
+    parser.add_argument(
+        "--top-p",
+        metavar="<float>",
+        type=number(0, 1, above=True),
+        default=1.0,
+        help="sample among the likeliest tokens of this total probability (default: 1.0)",
+    )
+    parser.add_argument(
+        "--num-samples",
+        metavar="<int>",
+        type=integer(1, 4096),
+        default=1,
+        help="samples to return, at most 4096 (default: 1)",
+    )
+    parser.add_argument(
+        "--stop",
+        metavar="<text>",
+        type=non_empty,
+        action="append",
+        default=[],
+        help="stop where this text comes; may be repeated",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="<int>",
+        type=integer(0),
+        help="seed, for the same samples again (default: another one each time)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="<name>",
+        help="model name or local directory of the tokenizer (default: the base model's)",
+    )
+
+
+def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
+    """Return what the options say about how tokens are drawn."""
+    from tinkex.api import SamplingParams
+
+    return SamplingParams(
+        max_tokens=parsed_args.max_tokens,
+        temperature=parsed_args.temperature,
+        top_k=parsed_args.top_k,
+        top_p=parsed_args.top_p,
+        seed=parsed_args.seed,
+        stop=tuple(parsed_args.stop),
+    )
+
+
+def mean(logprobs: Sequence[float | None] | None) -> float | None:
+    """Return the mean of those of *logprobs* that are finite, or ``None`` if there are none."""
+    known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
+    return sum(known) / len(known) if known else None
 
 
 class ListRun(Lister):

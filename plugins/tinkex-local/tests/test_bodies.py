@@ -8,7 +8,7 @@ import sys
 #: A kind of body that holds others, for the first time in a process, by many threads at once.
 _FIRST_READ = """
 import sys, threading
-from tinkex_local import bodies
+from tinkex_local.wire import bodies
 from tinkex_local.problems import Problem
 
 sys.setswitchinterval(1e-6)

@@ -6,8 +6,8 @@ import tarfile
 
 import pytest
 
-from tinkex_local import checkpoints
-from tinkex_local.checkpoints import ABANDONED
+from tinkex_local.state import checkpoints
+from tinkex_local.state.checkpoints import ABANDONED
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_only_exports_have_addresses_of_files(client, url):
 
 
 def test_a_deletion_during_a_download_does_not_cut_it(client, app, url):
-    from tinkex_local.archive import Archive
+    from tinkex_local.state.archive import Archive
 
     (directory,) = app.service.checkpoints.iterdir()
     archive = Archive(directory, 0)

@@ -13,8 +13,8 @@ import pytest
 import tinkex
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 from tinkex_local.home import occupied
-from tinkex_local.registry import DEFAULT_MODEL, built_in
-from tinkex_local.store import FILE, Store
+from tinkex_local.state.models import DEFAULT_MODEL, built_in
+from tinkex_local.state.store import FILE, Store
 
 MODEL = built_in(DEFAULT_MODEL).directory
 

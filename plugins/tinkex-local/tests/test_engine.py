@@ -11,9 +11,8 @@ from tokenizers import Tokenizer
 
 from tinkex_local import engines
 from tinkex_local.engines import SampleSpec
-from tinkex_local.engines.logits import best, choose, log_softmax
-from tinkex_local.engines.onnx import PIECE
-from tinkex_local.registry import DEFAULT_MODEL, built_in
+from tinkex_local.engines.onnx import PIECE, best, choose, log_softmax
+from tinkex_local.state.models import DEFAULT_MODEL, built_in
 
 MODEL = built_in(DEFAULT_MODEL)
 

@@ -12,10 +12,10 @@ from tinkex.exceptions import LocalError
 from tinkex.settings import Settings
 from tinkex.testing import invoke, local_service
 from tinkex_local.pool import BASE_URL, LocalPool
-from tinkex_local.registry import DEFAULT_MODEL, Registry
-from tinkex_local.store import FILE, Store
+from tinkex_local.state.models import DEFAULT_MODEL, Registry
+from tinkex_local.state.store import FILE, Store
 from tinkex_local.tokenizers import LocalSource
-from tinkex_local.wsgi import WsgiAdapter
+from tinkex_local.wire.wsgi import WsgiAdapter
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_address_that_the_pool_does_not_reach_is_refused(tmp_path):
 
 
 def test_a_short_timeout_shortens_the_poll(session, client, sampling_body, monkeypatch):
-    monkeypatch.setattr("tinkex_local.runner.POLL_SECONDS", 10_000.0)
+    monkeypatch.setattr("tinkex_local.engines.runner.POLL_SECONDS", 10_000.0)
     body = sampling_body(client.sampler(), params={"max_tokens": 900}, num_samples=50)
     request = client.post("asample", body).json["request_id"]
     url = f"{BASE_URL}/api/v1/retrieve_future"
@@ -115,7 +115,7 @@ def test_the_entry_points_are_ours():
     ("module", "heavy"),
     [
         ("tinkex_local.pool", {"bottle", "numpy", "msgspec", "sqlite3", "waitress", "requests"}),
-        ("tinkex_local.wsgi", {"bottle", "numpy", "msgspec", "sqlite3", "waitress"}),
+        ("tinkex_local.wire.wsgi", {"bottle", "numpy", "msgspec", "sqlite3", "waitress"}),
         ("tinkex_local.commands", {"bottle", "numpy", "msgspec", "requests", "sqlite3"}),
         ("tinkex_local.app", {"numpy", "onnxruntime_genai", "tokenizers", "safetensors"}),
     ],

@@ -26,7 +26,8 @@ import sys
 from pathlib import Path
 from tinkex_local.app import create_app
 from tinkex_local.serve import CONNECTIONS, _connections
-from tinkex_local import bodies, runs, sessions, weights
+from tinkex_local.state import runs, sessions, weights
+from tinkex_local.wire import bodies
 service = create_app(Path(sys.argv[1])).service
 session = sessions.create(service, bodies.CreateSession(tags=[], sdk_version="0"))["session_id"]
 lora = bodies.LoraConfig(rank=64)
@@ -46,7 +47,8 @@ import sys
 from pathlib import Path
 from tinkex_local.app import create_app
 from tinkex_local.serve import CONNECTIONS, _connections
-from tinkex_local import bodies, runs, sessions, weights
+from tinkex_local.state import runs, sessions, weights
+from tinkex_local.wire import bodies
 app = create_app(Path(sys.argv[1]))
 service = app.service
 session = sessions.create(service, bodies.CreateSession(tags=[], sdk_version="0"))["session_id"]

@@ -8,10 +8,10 @@ import threading
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tinkex_local import runner as runners
-from tinkex_local.adapter import TENSORS
 from tinkex_local.app import create_app
+from tinkex_local.engines import runner as runners
 from tinkex_local.serve import CONNECTIONS, THREADS
+from tinkex_local.state.adapter import TENSORS
 
 BASE_MODEL = "tinkex/baker-street-2M"
 
@@ -108,7 +108,7 @@ def test_what_is_no_sample_stays_json(client):
 def test_a_large_result_may_be_announced_first(client, sampling_body, monkeypatch):
     request = client.post("asample", sampling_body(client.sampler())).json["request_id"]
     client.retrieve(request)
-    monkeypatch.setattr("tinkex_local.web.work.INLINE", 10)
+    monkeypatch.setattr("tinkex_local.wire.routes.INLINE", 10)
     body = {"request_id": request, "allow_metadata_only": True}
     announced = client.post("retrieve_future", body).json
     assert announced["status"] == "complete_metadata"
@@ -248,7 +248,7 @@ def test_a_repeated_submission_is_the_same_request(client, sampling_body):
 
 
 def test_too_many_unfetched_requests_are_told_to_wait(client, sampling_body, monkeypatch):
-    monkeypatch.setattr("tinkex_local.sampling.MAX_PENDING", 1)
+    monkeypatch.setattr("tinkex_local.state.sampling.MAX_PENDING", 1)
     sampler = client.sampler()
     first = client.post("asample", sampling_body(sampler, 0)).json
     assert client.post("asample", sampling_body(sampler, 1)).status == 429

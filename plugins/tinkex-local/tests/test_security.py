@@ -6,9 +6,9 @@ import logging
 import pytest
 
 from tinkex_local.app import create_app
-from tinkex_local.bodies import METADATA_LEVELS
 from tinkex_local.serve import _OwnMachineOnly, is_loopback
-from tinkex_local.web.wire import MAX_BODY
+from tinkex_local.wire.bodies import METADATA_LEVELS
+from tinkex_local.wire.http import MAX_BODY
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_an_encoded_body_is_415(client):
 
 
 def test_a_fault_of_ours_is_a_500_without_a_traceback(client, monkeypatch, caplog):
-    monkeypatch.setattr("tinkex_local.runs.listing", lambda *args: 1 / 0)
+    monkeypatch.setattr("tinkex_local.state.runs.listing", lambda *args: 1 / 0)
     for level in (logging.WARNING, logging.DEBUG):  # what a terminal shows, and with --debug
         caplog.clear()
         caplog.set_level(level, "tinkex")

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from tinkex_local.app import create_app
-from tinkex_local.store import FILE, Store, reason
+from tinkex_local.state.store import FILE, Store, reason
 
 #: The state is closed while threads read, as at the end of a program that was interrupted.
 _CLOSE = """
 import sys, threading, time
 from pathlib import Path
-from tinkex_local.store import Store
+from tinkex_local.state.store import Store
 
 for pause in range(20):
     store = Store(Path(sys.argv[1]))

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tinkex_local.app import create_app
-from tinkex_local.perfetto import Slice, Track, trace
+from tinkex_local.state.traces import Slice, Track, encoded
 
 BEGIN, END = 1, 2
 
@@ -133,7 +133,7 @@ def test_what_overlaps_is_drawn_side_by_side():
             Slice("e", 5.0, 4.0, {"big": 2**63, "minus": -1, "text": "\ud800"}),
         ),
     )
-    tracks = read(trace("t", [Track("x", slices), Track("empty", ())]))
+    tracks = read(encoded("t", [Track("x", slices), Track("empty", ())]))
     assert [(name, [s[0] for s in slices]) for name, _, slices in tracks.values()] == [
         ("t", []),
         ("x", ["a", "d", "e"]),

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinkex_local import checkpoints
-from tinkex_local.paths import parse
-from tinkex_local.registry import built_in
-from tinkex_local.reset import reset
+from tinkex_local.state import checkpoints
+from tinkex_local.state.models import built_in
+from tinkex_local.state.paths import parse
+from tinkex_local.state.reset import reset
 
 BASE_MODEL = "tinkex/baker-street-2M"
 PREFIX = "base_model.model.model.layers"
@@ -166,7 +166,8 @@ SAVE_WITH_LITTLE_ROOM = """
 import resource, sys
 from pathlib import Path
 from tinkex_local.app import create_app
-from tinkex_local import bodies, operations, weights
+from tinkex_local.state import operations, weights
+from tinkex_local.wire import bodies
 service = create_app(Path(sys.argv[1])).service
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 answer = weights.save(service, bodies.SaveWeights(model_id=sys.argv[2], path="a"))

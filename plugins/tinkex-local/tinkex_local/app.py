@@ -9,17 +9,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex_local import checkpoints, operations
+from tinkex.exceptions import LocalError
 from tinkex_local.access import Access
 from tinkex_local.engines import DEFAULT
-from tinkex_local.modelfiles import ModelError
+from tinkex_local.engines.runner import MAX_POLLS, Runner
+from tinkex_local.home import HOME_VARIABLE, default_home
 from tinkex_local.problems import Problem, log
-from tinkex_local.runner import MAX_POLLS, Runner
-from tinkex_local.service import Service
-from tinkex_local.web import PREFIX, shelf, wire, work
+from tinkex_local.state import checkpoints, operations
+from tinkex_local.state.models import ModelError
+from tinkex_local.state.service import Service
+from tinkex_local.state.store import StateError, is_damaged, reason
+from tinkex_local.wire import PREFIX, http, routes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 
 #: Seconds between two looks for what has expired.
 TIDY_SECONDS = 3600.0
@@ -70,11 +74,11 @@ class App:
     def _check_key(self, environ: WSGIEnvironment) -> None:
         # Noted here, told by the routes, which know how to answer.
         path = environ.get("PATH_INFO", "")
-        if path == _OPEN or path.startswith(f"{PREFIX}/{shelf.SIGNED}/"):
+        if path == _OPEN or path.startswith(f"{PREFIX}/{routes.SIGNED}/"):
             return
         refusal = self._access.refusal(environ.get("HTTP_X_API_KEY"))
         if refusal is not None:
-            environ[wire.REFUSAL] = refusal
+            environ[http.REFUSAL] = refusal
 
 
 def create_app(
@@ -97,16 +101,15 @@ def create_app(
     return App(service, Runner(service, engine), api_key)
 
 
-def _routes(service: Service, runner: Runner, access: Access) -> wire.Routes:
-    routes = wire.Routes(PREFIX, service.home)
-    _add_basics(routes, service)
-    _add_access(routes, access)
-    work.add(routes, service, runner)
-    shelf.add(routes, service)
-    return routes
+def _routes(service: Service, runner: Runner, access: Access) -> http.Routes:
+    app = http.Routes(PREFIX, service.home)
+    _add_basics(app, service)
+    _add_access(app, access)
+    routes.add(app, service, runner)
+    return app
 
 
-def _add_basics(app: wire.Routes, service: Service) -> None:
+def _add_basics(app: http.Routes, service: Service) -> None:
     @app.get("healthz")
     def healthz() -> Any:
         return {"status": "ok"}
@@ -134,7 +137,7 @@ def _add_basics(app: wire.Routes, service: Service) -> None:
         return {"supported_models": models}
 
 
-def _add_access(app: wire.Routes, access: Access) -> None:
+def _add_access(app: http.Routes, access: Access) -> None:
     @app.post("client/config")
     def client_config() -> Any:
         # Each result that the SDK waits for is a connection and a thread here.
@@ -157,3 +160,32 @@ def _add_access(app: wire.Routes, access: Access) -> None:
     @app.delete("auth/apikey/me")
     def revoke() -> Any:
         raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")
+
+
+_ELSEWHERE = f"{HOME_VARIABLE} names another directory."
+
+
+def open_default(api_key: str | None = None) -> App:
+    """Return the service over the state in the default home directory.
+
+    :param api_key: as for :func:`tinkex_local.app.create_app`.
+    :raises LocalError: the directory or the state file cannot be used.
+    """
+    home = default_home()
+    try:
+        return create_app(home, api_key)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise LocalError(f"cannot use {home}: {why}", hint=_ELSEWHERE) from error
+    except (StateError, sqlite3.Error) as error:
+        raise unusable(error) from error
+
+
+def unusable(error: StateError | sqlite3.Error) -> LocalError:
+    """Return the error that says why the state cannot be used; damage alone asks for a reset."""
+    if isinstance(error, StateError):
+        words = str(error)
+    else:
+        words = f"cannot use the state: {reason(error, default_home())}"
+    again = "'tinkex local reset' begins anew; " if is_damaged(error) else ""
+    return LocalError(words, hint=again + _ELSEWHERE)

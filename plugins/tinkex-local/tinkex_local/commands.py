@@ -14,7 +14,7 @@ from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex_local.service import Service
+    from tinkex_local.state.service import Service
 
 
 class ServeLocal(Command):
@@ -86,8 +86,8 @@ class InfoLocal(ShowOne):
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        from tinkex_local import checkpoints
         from tinkex_local.home import occupied
+        from tinkex_local.state import checkpoints
 
         with _service() as service:
             sessions, runs = (
@@ -120,7 +120,7 @@ class ResetLocal(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local.home import default_home
-        from tinkex_local.reset import reset
+        from tinkex_local.state.reset import reset
 
         home = default_home()
         self.confirm(
@@ -175,7 +175,7 @@ class ListLocalModel(Lister):
     plain_columns: ClassVar = ("model_name", "directory")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        from tinkex_local.modelfiles import ModelError
+        from tinkex_local.state.models import ModelError
 
         rows = []
         with _service() as service:
@@ -223,7 +223,7 @@ def _service() -> Iterator[Service]:
 def _app(key: str | None) -> Iterator[Any]:
     import sqlite3
 
-    from tinkex_local.opening import open_default, unusable
+    from tinkex_local.app import open_default, unusable
 
     app = open_default(key)
     try:
@@ -239,9 +239,9 @@ def _told(what: str) -> Iterator[None]:
     """Turn what may go wrong with *what* into an error that is told."""
     import sqlite3
 
-    from tinkex_local.modelfiles import ModelError
-    from tinkex_local.opening import unusable
-    from tinkex_local.store import StateError
+    from tinkex_local.app import unusable
+    from tinkex_local.state.models import ModelError
+    from tinkex_local.state.store import StateError
 
     try:
         yield

@@ -34,6 +34,6 @@ class LocalPool(HttpPool):
                 hint="Leave --base-url out, or choose another way to it: --http-pool default.",
             )
         # Settings and completion ask a pool what it is without ever sending a request.
-        from tinkex_local.wsgi import WsgiAdapter
+        from tinkex_local.wire.wsgi import WsgiAdapter
 
         return WsgiAdapter()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import waitress
 
-from tinkex_local.runner import MAX_POLLS
-from tinkex_local.web.wire import MAX_BODY
+from tinkex_local.engines.runner import MAX_POLLS
+from tinkex_local.wire.http import MAX_BODY
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

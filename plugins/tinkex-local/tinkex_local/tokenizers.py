@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tinkex.plugins import TokenizerSource
 from tinkex_local.home import default_home
-from tinkex_local.registry import Registry, built_in
-from tinkex_local.store import FILE, StateError, Store
+from tinkex_local.state.models import Registry, built_in
+from tinkex_local.state.store import FILE, StateError, Store
 
 
 class LocalSource(TokenizerSource):

@@ -1,4 +1,4 @@
-"""Pages of lists, fetched side by side once it is known how many there are."""
+"""Lists in pages: one page, or a walk through all pages with several requests at a time."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, overload
 
-from tinkex.api.http.concurrency import in_order
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.schema import Json, optional_int, optional_mapping
 from tinkex.exceptions import UsageError
 
 T = TypeVar("T")
 
-#: Pages that are asked for at the same time, at most.
+#: Maximum number of pages requested at the same time.
 CONCURRENCY = 8
-#: Pages that are planned at once: a total may be any number.
-_PLANNED = 1000
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class Page(Sequence[T], Generic[T]):
     """Part of a list; a sequence of its items.
 
     :ivar items: the items, in the server's order.
-    :ivar total: how many there are in all, or ``None`` if nobody knows.
-    :ivar offset: how many were skipped.
-    :ivar note: how the list came about, if that matters to its reader.
+    :ivar total: number of items in the whole list, or ``None`` if unknown.
+    :ivar offset: number of items skipped.
+    :ivar note: how the list was obtained, where that matters to its reader.
     """
 
     items: list[T] = field(default_factory=list)
@@ -47,11 +45,11 @@ class Page(Sequence[T], Generic[T]):
         return self.items[index]
 
 
-#: Asks for one page: ``(limit, offset)`` → its items and the total, if the server told.
+#: Fetches one page: ``(limit, offset)`` → its items, and the total if the server reports it.
 Fetch = Callable[[int, int], tuple[list[T], int | None]]
 
 
-def checked(limit: int | None, offset: int) -> int | None:
+def positive_limit(limit: int | None, offset: int) -> int | None:
     """Return *limit* with 0 as ``None`` (all).
 
     :raises UsageError: a number below zero.
@@ -61,32 +59,20 @@ def checked(limit: int | None, offset: int) -> int | None:
     return limit or None
 
 
-def collect(
-    fetch: Fetch[T],
-    limit: int | None,
-    offset: int,
-    page_size: int,
-    key: Callable[[T], Hashable] | None = None,
-) -> Page[T]:
-    """Ask for pages until *limit* items are there or the list ends; see :class:`Walk`."""
-    return Walk(fetch, limit, offset, page_size, key).page()
-
-
 class Walk(Generic[T]):
-    """The items of a list, page by page, each once, in the server's order; to be walked once.
+    """The items of a list in the server's order, fetched while they are iterated over, once.
 
-    The list ends with a page that is shorter than asked for; totals are not relied upon, since
-    some servers say 0 beyond the end. They only say how many pages are worth asking for at once:
-    while these are on their way something may be added or deleted. What is added moves an item
-    from one page to the next; by its *key* it is told once. What is deleted moves one to the page
-    before, which has been read: a total that has shrunk tells, and those items are asked for again.
+    After the first page, the others are fetched concurrently where the server reports the total.
+    The total only says how many pages to expect: some servers report 0 beyond the end, so a list
+    ends with a page that is shorter than requested. Items that are added during the walk move
+    others to the next page; an item that the page before has had, by its *key*, is dropped.
 
-    :param limit: how many items at most; ``None`` for all.
-    :param offset: how many to skip.
-    :param key: what an item is known by; itself, unless told.
+    :param limit: maximum number of items; ``None`` for all.
+    :param offset: number of items to skip.
+    :param key: identifies an item; the item itself by default.
 
-    :ivar total: how many there are in all as far as is known; final when the walk has ended.
-    :ivar offset: how many are skipped.
+    :ivar total: number of items in the whole list as far as known; final at the end of the walk.
+    :ivar offset: number of items skipped.
     :ivar note: see :class:`Page`.
     """
 
@@ -96,28 +82,25 @@ class Walk(Generic[T]):
         limit: int | None,
         offset: int,
         page_size: int,
-        key: Callable[[T], Hashable] | None = None,
+        key: Callable[[T], Hashable] = lambda item: item,
     ) -> None:
         self.total: int | None = None
         self.offset = offset
         self.note: str | None = None
-        self._count = 0
         self._fetch = fetch
-        self._limit = limit
+        self._end = None if limit is None else offset + limit
         self._page_size = page_size
-        self._key = key or (lambda item: item)
-        #: Keys of this page and the one before: what moves, moves to a neighbour.
-        self._seen: Set[Hashable] = frozenset()
-        self._latest: Set[Hashable] = frozenset()
+        self._key = key
         self._reached = offset
-        self._told = 0  # the total of the latest page
-        self._ended = False
+        self._previous: Set[Hashable] = frozenset()
         self._first: list[T] | None = None
+        self._count = 0
+        self._ended = False
 
     def first(self) -> list[T]:
         """Return the items of the first page, which is fetched once."""
         if self._first is None:
-            self._first = self._take(self._size(), *self._ask(self._size(), self.offset))
+            self._first = self._take(*self._fetched(self.offset))
         return self._first
 
     def page(self) -> Page[T]:
@@ -126,94 +109,60 @@ class Walk(Generic[T]):
         return Page(found, self.total, self.offset)
 
     def __len__(self) -> int:
-        """Return how many items have come so far."""
+        """Return the number of items so far."""
         return self._count
 
     def __iter__(self) -> Iterator[T]:
         yield from self.first()
         self._first = []
-        while self._goes_on():
-            starts = self._next_starts()
-            # One after the other until it is known how many pages there are.
-            asked = in_order(self._ask_at, starts, CONCURRENCY)
-            for start, items, told in asked:
-                yield from self._slipped(start, told)
-                yield from self._take(self._size(start), items, told)
-                if not self._goes_on():
+        while starts := self._starts():
+            pages = map_ordered(self._fetched, starts, workers=CONCURRENCY, window=CONCURRENCY)
+            for page in pages:
+                yield from self._take(*page)
+                if self._ended:
                     break
 
-    def _goes_on(self) -> bool:
-        return not self._ended
-
-    def _size(self, start: int | None = None) -> int:
-        """Return how many items the page at *start* is to have."""
-        if self._limit is None:
-            return self._page_size
-        start = self._reached if start is None else start
-        return min(self._page_size, self.offset + self._limit - start)
-
-    def _room(self) -> int | None:
-        """Return how many items may still come."""
-        return None if self._limit is None else self._limit - self._count
-
-    def _ask_at(self, start: int) -> tuple[int, list[T], int | None]:
-        return start, *self._ask(self._size(start), start)
-
-    def _ask(self, size: int, start: int) -> tuple[list[T], int | None]:
-        items, told = self._fetch(size, start)
-        return items[:size], told
-
-    def _slipped(self, start: int, told: int | None) -> list[T]:
-        """Return what has moved to before *start*, because something before it was deleted."""
-        lost = self._told - told if told else 0
-        size = min(lost, self._page_size, start - self.offset)
-        if size <= 0:
+    def _starts(self) -> Sequence[int]:
+        """Return the offsets of the pages to fetch next."""
+        if self._ended:
             return []
-        items, _ = self._ask(size, start - size)
-        keyed = {self._key(item): item for item in items}
-        new = [item for key, item in keyed.items() if key not in self._seen][: self._room()]
-        self._seen |= keyed.keys()
-        self._latest |= keyed.keys()
-        self._count += len(new)
-        return new
-
-    def _take(self, size: int, items: list[T], told: int | None) -> list[T]:
-        """Note that a page has come and return those of its items that are new."""
-        if items and told is not None:
-            self._told = told
-        keyed = {self._key(item): item for item in items}
-        new = [item for key, item in keyed.items() if key not in self._seen][: self._room()]
-        self._seen = self._latest | keyed.keys()
-        self._latest = keyed.keys()
-        self._count += len(new)
-        if items and not new:
-            self._ended = True  # the server ignores the offset: going on would never end
-            return []
-        self._reached += len(items)
-        if told is not None and (items or told) and told >= self._reached:
-            self.total = told
-        short = len(items) < size
-        if short and items and self._first is None and self.total and self.total > self._reached:
-            # The server gives fewer at a time than it was asked for, and has more.
-            self._page_size, short = len(items), False
-        if short:
-            self.total = self._reached if items or not self.offset else self.total
-        enough = self._limit is not None and self._reached >= self.offset + self._limit
-        last = self.total is not None and self.total <= self._reached
-        self._ended = short or enough or last
-        return new
-
-    def _next_starts(self) -> list[int]:
-        """Return where the pages begin that are to be fetched side by side."""
         if self.total is None:
             return [self._reached]
-        end = self.total
-        if self._limit is not None:
-            end = min(end, self.offset + self._limit)
-        return list(range(self._reached, end, self._page_size)[:_PLANNED])
+        end = self.total if self._end is None else min(self.total, self._end)
+        return range(self._reached, end, self._page_size)
+
+    def _fetched(self, start: int) -> tuple[int, list[T], int | None]:
+        """Return the number of items requested at *start*, those received, and the total."""
+        size = self._page_size if self._end is None else min(self._page_size, self._end - start)
+        items, total = self._fetch(size, start)
+        return size, items[:size], total
+
+    def _take(self, size: int, items: list[T], total: int | None) -> list[T]:
+        """Record that the page after the last has been received and return its new items."""
+        keyed = {self._key(item): item for item in items}
+        new = [item for key, item in keyed.items() if key not in self._previous]
+        self._previous = keyed.keys()
+        is_first = self._reached == self.offset
+        self._reached += len(items)
+        self._count += len(new)
+        if total and total >= self._reached:
+            self.total = total
+        is_last = len(items) < size
+        if is_last and is_first and items and self.total and self.total > self._reached:
+            # The server's pages are smaller than requested.
+            self._page_size, is_last = len(items), False
+        if is_last and (items or not self.offset):
+            self.total = self._reached
+        self._ended = (
+            is_last
+            or not new  # the server ignores the offset: the walk would never end
+            or self._reached == self._end
+            or self._reached == self.total
+        )
+        return new
 
 
 def total_count(data: Json) -> int | None:
-    """Return the total that a listing's cursor tells, or ``None``."""
+    """Return the total that the cursor of a list reports, or ``None``."""
     cursor = optional_mapping(data, "cursor")
     return optional_int(cursor, "total_count") if cursor else None

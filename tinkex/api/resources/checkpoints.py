@@ -76,7 +76,7 @@ class Checkpoints:
         The first page has been fetched, the others are while they are walked through: an error
         may come in the middle, and memory stays flat.
         """
-        limit = pagination.checked(limit, offset)
+        limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")
         if run_id is None:
             return listing.of_account(self._transport, deadline, limit, offset, access_scope)
@@ -102,7 +102,7 @@ class Checkpoints:
         :param access_scope: see :meth:`list`.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
-        limit = pagination.checked(limit, offset)
+        limit = pagination.positive_limit(limit, offset)
         everything = self.list(None, run_id=wanted.one_run, access_scope=access_scope)
         found = [checkpoint for checkpoint in everything if wanted.matches(checkpoint)]
         if sort is not None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.pagination import Page
+from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
@@ -176,7 +176,7 @@ def list_sessions(
         data = transport.call(request, deadline).object()
         return _ids(data, "sessions"), pagination.total_count(data)
 
-    return pagination.collect(fetch, limit, offset, PAGE_SIZE)
+    return Walk(fetch, limit, offset, PAGE_SIZE).page()
 
 
 def get_session(

@@ -101,7 +101,7 @@ class Runs:
         Pages are fetched while it is walked through: an error may come at any step, and memory
         stays flat.
         """
-        limit = pagination.checked(limit, offset)
+        limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
         return _walk(self._transport, deadline, limit, offset, access_scope)
 
@@ -123,7 +123,7 @@ class Runs:
         :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
         :param access_scope: see :meth:`list`.
         """
-        limit = pagination.checked(limit, offset)
+        limit = pagination.positive_limit(limit, offset)
         part = (model or "").casefold()
         found = [
             run

@@ -183,7 +183,7 @@ class Sessions:
         """
         from tinkex.api.resources import pastsessions
 
-        limit = pagination.checked(limit, offset)
+        limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of sessions")
         return pastsessions.list_sessions(
             self._transport, deadline, limit, offset, accessible=accessible
@@ -231,7 +231,7 @@ class Sessions:
         """
         from tinkex.api.resources import pastsessions
 
-        limit = pagination.checked(limit, 0)
+        limit = pagination.positive_limit(limit, 0)
         deadline = self._transport.deadline("the search")
         query = query or pastsessions.SessionQuery()
         return pastsessions.search_sessions(self._transport, deadline, query, limit)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api.http import futures, protobuf, schema
@@ -14,7 +16,6 @@ from tinkex.api.http.waiting import Deadline
 from tinkex.api.paths import TinkerPath, served
 from tinkex.api.resources import lineage
 from tinkex.api.resources.sessions import Session, outcome_of
-from tinkex.api.sampling.backpressure import Backpressure, pause_after_refusal
 from tinkex.api.sampling.types import SampleResponse, SamplingParams
 from tinkex.exceptions import (
     APIError,
@@ -38,6 +39,14 @@ _BUSY = frozenset({429})
 _RESUBMISSIONS = 2
 #: Seconds before it is; twice as long the next time.
 _RESUBMISSION_DELAY = 0.5
+#: Samples being handed in at once: normally, and for a while after a refusal.
+USUAL, NARROW = 400, 10
+#: Seconds, after the wait that follows a refusal, for which few are handed in.
+NARROW_SECONDS = 10.0
+#: Bytes that a token is reckoned with, and up to which a request counts as small.
+_TOKEN_BYTES, _SMALL = 10, 128 * 1024
+#: Seconds to hold back after a refusal, for small requests and for others.
+_SMALL_PAUSE, _LARGE_PAUSE = 1.0, 5.0
 
 
 class SamplingClient:
@@ -48,7 +57,7 @@ class SamplingClient:
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the checkpoint drawn from, or ``None`` for a base model.
     :ivar backpressure: what all samples of this client heed, see
-        :class:`tinkex.api.sampling.backpressure.Backpressure`.
+        :class:`Backpressure`.
     :ivar resubmissions: samples asked for again because the service lost or failed them.
     """
 
@@ -266,3 +275,68 @@ def _why_again(error: TinkexError) -> str | None:
     if isinstance(error, ServerError):
         return f"HTTP {error.status}"
     return None
+
+
+def pause_after_refusal(prompt_tokens: int) -> float:
+    """Return the seconds to hold back when a prompt of so many tokens was refused."""
+    return _SMALL_PAUSE if prompt_tokens * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
+
+
+class Backpressure:
+    """A gate through which samples are handed in.
+
+    :ivar refusals: answers of 429 so far.
+    :ivar spells: times that the service began to refuse: refusals while everybody holds back
+        already belong to the same one.
+    """
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.spells = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._closed_until = 0.0
+        self._narrow_until = 0.0
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether everybody waits at the moment."""
+        return time.monotonic() < self._closed_until
+
+    @contextmanager
+    def passing(self, deadline: Deadline) -> Iterator[None]:
+        """Wait for the gate; who is inside the block is handing a sample in.
+
+        :raises tinkex.exceptions.TimedOut: the gate stays shut for longer than *deadline*.
+        """
+        self._enter(deadline)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify()
+
+    def refused(self, pause: float) -> None:
+        """Shut the gate for *pause* seconds, and open it only a little after that."""
+        now = time.monotonic()
+        with self._changed:
+            self.refusals += 1
+            if now >= self._narrow_until:
+                self.spells += 1
+            self._closed_until = max(self._closed_until, now + pause)
+            self._narrow_until = self._closed_until + NARROW_SECONDS
+
+    def _enter(self, deadline: Deadline) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                shut = self._closed_until - now
+                narrow = self._narrow_until - now
+                if shut <= 0 and self._inside < (NARROW if narrow > 0 else USUAL):
+                    self._inside += 1
+                    return
+                wait = shut if shut > 0 else narrow if narrow > 0 else None
+                left = deadline.remaining()
+                self._changed.wait(left if wait is None else min(wait, left))
+                deadline.excuse(time.monotonic() - now)

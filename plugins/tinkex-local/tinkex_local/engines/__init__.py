@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tinkex_local.registry import LocalModel
+from tinkex_local.state.models import LocalModel
 
 GROUP = "tinkex_local.engines"
 DEFAULT = "onnx"

@@ -1,45 +1,160 @@
-"""Routes of runs and checkpoints: everything that is shown, shared and fetched."""
+"""The routes of the service: what each request does with the state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from tinkex_local import bodies, checkpoints, copying, paths, runs, sessions, timeline, usage
-from tinkex_local.archive import Archive, gzipped
-from tinkex_local.paths import TinkerPath
+from tinkex_local.access import SIGNATURE_LIFETIME
+from tinkex_local.engines.runner import POLL_SECONDS, Runner
 from tinkex_local.problems import Problem, bad_request, not_found
-from tinkex_local.service import Service
-from tinkex_local.signing import LIFETIME
-from tinkex_local.times import http_date, iso
-from tinkex_local.web import PREFIX
-from tinkex_local.web.wire import (
+from tinkex_local.state import (
+    checkpoints,
+    paths,
+    runs,
+    sampling,
+    sessions,
+    traces,
+    usage,
+    weights,
+)
+from tinkex_local.state.archive import Archive, gzipped
+from tinkex_local.state.paths import TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.state.times import PATIENCE, http_date, iso
+from tinkex_local.wire import PREFIX, bodies, protobuf
+from tinkex_local.wire.http import (
     Routes,
     answer,
     body_as,
     check_scope,
     environ,
     file_of,
+    header,
     own_url,
     page,
     query_values,
     raw,
 )
 
-_KINDS = "|".join(paths.TYPES)
-_CHECKPOINT = f"training_runs/<run_id>/checkpoints/<kind:re:{_KINDS}>/<name>"
-#: Signed addresses; they need no key.
-SIGNED = "signed"
-_FORMATS = {"tar": "application/x-tar", "tar.gz": "application/gzip"}
+#: Bytes of a result above which a client that allows it is told the size first.
+INLINE = 1024 * 1024
 
 
-def add(app: Routes, service: Service) -> None:
+def add(app: Routes, service: Service, runner: Runner) -> None:
     """Add the routes to *app*."""
+    _add_sessions(app, service)
+    _add_models(app, service)
+    _add_sampling(app, service, runner)
     _add_listings(app, service)
     _add_changes(app, service)
     _add_addresses(app, service)
     _add_downloads(app, service)
     _add_traces(app, service)
+
+
+def _add_sessions(app: Routes, service: Service) -> None:
+    @app.post("create_session")
+    def create_session() -> Any:
+        return sessions.create(service, body_as(bodies.CreateSession))
+
+    @app.post("session_heartbeat")
+    def session_heartbeat() -> Any:
+        return sessions.heartbeat(service, body_as(bodies.SessionHeartbeat).session_id)
+
+    @app.post("sessions/<session_id>/finish")
+    def finish_session(session_id: str) -> Any:
+        sessions.finish(service, session_id, body_as(bodies.FinishSession))
+
+    @app.get("sessions")
+    def list_sessions() -> Any:
+        return sessions.listing(service, *page(20, 1000))
+
+    @app.post("sessions/search")
+    def search_sessions() -> Any:
+        return sessions.search(service, body_as(bodies.SearchSessions))
+
+    @app.get("sessions/<session_id>")
+    def get_session(session_id: str) -> Any:
+        return sessions.info(service, session_id)
+
+
+def _add_models(app: Routes, service: Service) -> None:
+    @app.post("create_model")
+    def create_model() -> Any:
+        return runs.create(service, body_as(bodies.CreateModel))
+
+    @app.post("get_info")
+    def get_info() -> Any:
+        return runs.info(service, body_as(bodies.ModelOnly).model_id)
+
+    @app.post("unload_model")
+    def unload_model() -> Any:
+        return runs.unload(service, body_as(bodies.ModelOnly))
+
+    @app.post("save_weights")
+    def save_weights() -> Any:
+        return weights.save(service, body_as(bodies.SaveWeights))
+
+    @app.post("save_weights_for_sampler")
+    def save_weights_for_sampler() -> Any:
+        return weights.save_for_sampler(service, body_as(bodies.SaveWeightsForSampler))
+
+    @app.post("save_weights_external")
+    def save_weights_external() -> Any:
+        return weights.save_external(service, body_as(bodies.SaveWeightsExternal))
+
+    @app.post("load_weights")
+    def load_weights() -> Any:
+        return weights.load(service, body_as(bodies.LoadWeights))
+
+    for name in ("forward", "forward_backward", "optim_step"):
+        app.post(name)(_no_training)
+
+
+def _add_sampling(app: Routes, service: Service, runner: Runner) -> None:
+    @app.post("create_sampling_session")
+    def create_sampling_session() -> Any:
+        return sampling.create_session(service, body_as(bodies.CreateSamplingSession))
+
+    @app.get("samplers/<sampler_id>")
+    def get_sampler(sampler_id: str) -> Any:
+        return sampling.info(service, sampler_id)
+
+    @app.post("asample")
+    def asample() -> Any:
+        return sampling.submit(service, body_as(bodies.Sample))
+
+    @app.post("retrieve_future")
+    def retrieve_future() -> Any:
+        body = body_as(bodies.RetrieveFuture)
+        patience = float(environ().get(PATIENCE, POLL_SECONDS))
+        outcome = runner.retrieve(body.request_id, patience)
+        response = _encoded(outcome, header("Accept"))
+        size = len(response.body)
+        if body.allow_metadata_only and size > INLINE:
+            return {"status": "complete_metadata", "response_payload_size": size}
+        return response
+
+
+def _encoded(outcome: dict[str, Any], accept: str) -> Any:
+    if outcome.get("type") == "sample" and protobuf.CONTENT_TYPE in accept:
+        return raw(protobuf.sample_response(outcome), protobuf.CONTENT_TYPE)
+    return answer(outcome)
+
+
+def _no_training() -> Any:
+    raise bad_request(
+        "This service does not train: it saves, shows, serves and samples. Use a Tinker server "
+        "with a training backend for forward_backward and optim_step"
+    )
+
+
+_KINDS = "|".join(paths.TYPES)
+_CHECKPOINT = f"training_runs/<run_id>/checkpoints/<kind:re:{_KINDS}>/<name>"
+#: Signed addresses; they need no key.
+SIGNED = "signed"
+_FORMATS = {"tar": "application/x-tar", "tar.gz": "application/gzip"}
 
 
 def _add_listings(app: Routes, service: Service) -> None:
@@ -89,7 +204,7 @@ def _add_listings(app: Routes, service: Service) -> None:
 def _add_changes(app: Routes, service: Service) -> None:
     @app.post("copy_weights")
     def copy_weights() -> Any:
-        return copying.copy(service, body_as(bodies.CopyWeights))
+        return weights.copy(service, body_as(bodies.CopyWeights))
 
     @app.delete(_CHECKPOINT)
     def delete(run_id: str, kind: str, name: str) -> Any:
@@ -111,7 +226,7 @@ def _add_changes(app: Routes, service: Service) -> None:
 
 def _add_addresses(app: Routes, service: Service) -> None:
     def signed(path: str) -> tuple[str, int]:
-        expires = int(service.clock()) + LIFETIME
+        expires = int(service.clock()) + SIGNATURE_LIFETIME
         return own_url() + service.signer.sign(f"{PREFIX}/{path}", expires), expires
 
     @app.get(f"{_CHECKPOINT}/archive")
@@ -174,13 +289,13 @@ def _add_traces(app: Routes, service: Service) -> None:
         # made when it is fetched.
         sessions.find(service, session_id)
         path = f"{PREFIX}/{SIGNED}/sessions/{session_id}/trace.pftrace"
-        signed = service.signer.sign(path, int(service.clock()) + timeline.LIFETIME)
+        signed = service.signer.sign(path, int(service.clock()) + traces.LIFETIME)
         return {"status": "ready", "url": own_url() + signed, "error": None}
 
     @app.get(f"{SIGNED}/sessions/<session_id>/trace.pftrace")
     def download_trace(session_id: str) -> Any:
         _check_signature(service)
-        content = timeline.trace(service, session_id)
+        content = traces.trace(service, session_id)
         return raw(content, "application/octet-stream")
 
 

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from tinkex_local.bodies import Body
 from tinkex_local.problems import OperationError, conflict, not_found
-from tinkex_local.service import Service
+from tinkex_local.state.service import Service
+from tinkex_local.wire.bodies import Body
 
 #: Seconds that results are kept.
 KEEP = 7 * 86400

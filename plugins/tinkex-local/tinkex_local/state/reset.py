@@ -6,10 +6,10 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from tinkex_local import checkpoints
 from tinkex_local import home as homes
-from tinkex_local.service import Service
-from tinkex_local.store import FILE, StateError, is_damaged
+from tinkex_local.state import checkpoints
+from tinkex_local.state.service import Service
+from tinkex_local.state.store import FILE, StateError, is_damaged
 
 
 def reset(home: Path) -> None:

@@ -12,7 +12,8 @@ from tests.unit.api.conftest import NEVER, Reply, Seen, Server
 from tests.until import until
 from tinkex.api import SampleRow, SamplingParams, ServiceClient
 from tinkex.api.http import waiting
-from tinkex.api.sampling import backpressure, batch
+from tinkex.api.sampling import batch
+from tinkex.api.sampling import client as backpressure
 from tinkex.api.sampling.batch import Level
 from tinkex.exceptions import OperationFailed, RateLimited, TimedOut, UsageError
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tinkex_local.problems import Problem, bad_request
-from tinkex_local.service import OWNER, Service
-from tinkex_local.times import iso
+from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.times import iso
 
 _HOUR = 3600
 #: Seconds of the longest window.

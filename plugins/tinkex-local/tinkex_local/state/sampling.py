@@ -7,11 +7,12 @@ import secrets
 import sqlite3
 from typing import Any
 
-from tinkex_local import adapter, bodies, checkpoints, operations, paths, runs, sessions
 from tinkex_local.engines import SampleSpec
-from tinkex_local.modelfiles import ModelFacts
 from tinkex_local.problems import OperationError, Problem, bad_request, conflict, not_found
-from tinkex_local.service import Service
+from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sessions
+from tinkex_local.state.models import ModelFacts
+from tinkex_local.state.service import Service
+from tinkex_local.wire import bodies
 
 #: Requests that may wait for their result; more are told to come again later.
 MAX_PENDING = 4096

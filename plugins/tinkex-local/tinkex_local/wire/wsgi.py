@@ -15,7 +15,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPHeaderDict, HTTPResponse
 
 from tinkex_local.pool import BASE_URL
-from tinkex_local.times import PATIENCE
+from tinkex_local.state.times import PATIENCE
 
 if TYPE_CHECKING:
     from tinkex_local.app import App
@@ -89,7 +89,7 @@ class WsgiAdapter(BaseAdapter):
     def _application(self) -> App:
         with self._guard:
             if self._app is None:
-                from tinkex_local.opening import open_default
+                from tinkex_local.app import open_default
 
                 self._app = open_default()
             return self._app

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tinkex_local.paths import TYPES, TinkerPath
 from tinkex_local.problems import OperationError, conflict, not_found
-from tinkex_local.service import Service
-from tinkex_local.times import iso
+from tinkex_local.state.paths import TYPES, TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.state.times import iso
 
 _TEMPORARY = ".tmp-"
 #: Seconds after which an unfinished directory belongs to no living process.

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tinkex_local import home as homes
-from tinkex_local.modelfiles import ModelError, ModelFacts
+from tinkex_local.access import Signer
 from tinkex_local.problems import Problem, bad_request
-from tinkex_local.registry import LocalModel, Registry
-from tinkex_local.signing import Signer
-from tinkex_local.store import FILE, Store
+from tinkex_local.state.models import LocalModel, ModelError, ModelFacts, Registry
+from tinkex_local.state.store import FILE, Store
 
 #: Shown as the owner of every run.
 OWNER = "local"

@@ -1,4 +1,7 @@
-"""LoRA adapters as PEFT stores them: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+"""The files of an adapter in PEFT's layout: shapes, a fresh one, whether one changes anything.
+
+The names and the configuration are those that PEFT writes for a LoRA adapter of a causal model.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinkex_local.modelfiles import ModelFacts
 from tinkex_local.problems import OperationError
+from tinkex_local.state.models import ModelFacts
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"

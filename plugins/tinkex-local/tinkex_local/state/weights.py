@@ -1,7 +1,8 @@
-"""Saving the adapter of a run as a checkpoint, and loading one back."""
+"""Saving the adapter of a run as a checkpoint, loading one back, and copying one."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import uuid
@@ -10,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinkex_local import adapter, bodies, checkpoints, operations, paths, runs, sampling, sessions
-from tinkex_local.paths import TinkerPath
 from tinkex_local.problems import OperationError, bad_request
-from tinkex_local.service import Service
+from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sampling, sessions
+from tinkex_local.state.paths import TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.wire import bodies
 
 _Action = Callable[[Path], dict[str, Any]]
 
@@ -117,7 +119,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
 
-    answer = _perform(service, "load_weights", body, row, action, write=copier(service, path))
+    answer = _perform(service, "load_weights", body, row, action, write=_copier(service, path))
     checkpoints.discard(service, replaced)
     return answer
 
@@ -137,7 +139,7 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
         runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
         return {"path": str(path), "model_id": run_id}
 
-    with_files = WithFiles(service, copier(service, path), action)
+    with_files = _WithFiles(service, _copier(service, path), action)
     try:
         request_id = operations.perform(
             service, "load_weights", scope, number, body, with_files.action
@@ -155,7 +157,7 @@ def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sql
     return source
 
 
-def copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
+def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
     identifier = checkpoints.find(service, path)["id"]
     return partial(_copy, checkpoints.directory_of(service, identifier))
 
@@ -163,6 +165,43 @@ def copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
 def _copy(source: Path, target: Path) -> None:
     for file in source.iterdir():
         shutil.copyfile(file, target / file.name)
+
+
+def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
+    """Copy a checkpoint into a new run of a session; asked twice, it is copied once.
+
+    :raises Problem: the original or the session is not there, the number was used otherwise, or
+        a project is named, which this service does not have.
+    """
+    if body.destination_project_id is not None:
+        raise bad_request("This service has no projects: give session_id and model_seq_id")
+    if body.session_id is None or body.model_seq_id is None:
+        raise bad_request("Give destination_project_id, or session_id and model_seq_id")
+    source = paths.parse(body.source_path)
+    session_id, number = body.session_id, body.model_seq_id
+    run_id = runs.run_id_of(session_id, number)
+    target = TinkerPath(run_id, source.kind, source.name)
+    scope = runs.models_of(session_id)
+    if operations.earlier(service, scope, number, body) is None:
+        sessions.require_open(service, session_id)
+        row = checkpoints.find(service, source)
+        spec = runs.spec_of(runs.find(service, source.run_id))
+
+        def action(staged: Path) -> dict[str, Any]:
+            sessions.require_open(service, session_id)
+            runs.insert(service, run_id, session_id, spec, None)
+            runs.end(service, run_id)  # nothing more can be saved from it
+            checkpoints.adopt(
+                service, staged, target, ttl=body.ttl_seconds, user_metadata=_metadata(row)
+            )
+            return {"tinker_path": str(target)}
+
+        with_files = _WithFiles(service, _copier(service, source), action)
+        try:
+            operations.perform(service, "copy_weights", scope, number, body, with_files.action)
+        finally:
+            with_files.clean()
+    return {"tinker_path": str(target)}
 
 
 _NamedSave = bodies.SaveWeights | bodies.SaveWeightsForSampler | bodies.SaveWeightsExternal
@@ -186,7 +225,7 @@ def _save_named(
     return answer
 
 
-class WithFiles:
+class _WithFiles:
     """Files written before a transaction, and what is to be done with them inside it."""
 
     def __init__(self, service: Service, write: Callable[[Path], None], action: _Action) -> None:
@@ -225,7 +264,7 @@ def _perform(
         return {"request_id": before, "model_id": row["id"]}
     operations.require_order(service, scope, body.seq_id)
     began = service.clock()  # writing the files is the most of it
-    with_files = WithFiles(service, write or _writer(service, row), action)
+    with_files = _WithFiles(service, write or _writer(service, row), action)
 
     def adopt() -> dict[str, Any]:
         runs.usable(service, row["id"])  # a reset may have come while the files were written
@@ -258,3 +297,7 @@ def _writer(service: Service, row: sqlite3.Row) -> Callable[[Path], None]:
 
 def _unnamed() -> str:
     return f"unnamed-{uuid.uuid4().hex[:12]}"
+
+
+def _metadata(row: Any) -> dict[str, Any] | None:
+    return None if row["user_metadata"] is None else json.loads(row["user_metadata"])

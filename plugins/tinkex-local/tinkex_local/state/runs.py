@@ -7,11 +7,12 @@ import secrets
 import sqlite3
 from typing import Any
 
-from tinkex_local import adapter, bodies, checkpoints, operations, paths, sessions
-from tinkex_local.adapter import AdapterSpec
 from tinkex_local.problems import bad_request, not_found
-from tinkex_local.service import OWNER, Service
-from tinkex_local.times import iso
+from tinkex_local.state import adapter, checkpoints, operations, paths, sessions
+from tinkex_local.state.adapter import AdapterSpec
+from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.times import iso
+from tinkex_local.wire import bodies
 
 
 def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl
 
 import bottle
 
-from tinkex_local import bodies
 from tinkex_local.access import EXPIRED
 from tinkex_local.problems import Problem, note_fault
-from tinkex_local.store import is_damaged, reason
+from tinkex_local.state.store import is_damaged, reason
+from tinkex_local.wire import bodies
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -15,10 +15,11 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from tinkex_local import engines, operations, sampling
-from tinkex_local.modelfiles import ModelError
+from tinkex_local import engines
 from tinkex_local.problems import OperationError, note_fault
-from tinkex_local.service import Service
+from tinkex_local.state import operations, sampling
+from tinkex_local.state.models import ModelError
+from tinkex_local.state.service import Service
 
 #: Longest time that one poll takes, in seconds; clients read for 45.
 POLL_SECONDS = 20.0
