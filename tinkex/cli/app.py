@@ -132,7 +132,7 @@ class TinkexApp(cliff.app.App):
         if self.option("curl"):
             return clients.showing(settings)
         if self._clients is None:
-            self._clients = clients.Clients(self._on_wait, remembers=self.remembers)
+            self._clients = clients.Clients(self._on_wait)
         if settings not in self._warned and (warning := stray_key(settings)):
             self._warned.add(settings)
             self.warn(warning)

@@ -10,7 +10,7 @@ from tinkex.api import ServiceClient
 if TYPE_CHECKING:
     import logging
 
-    from tinkex.api.http.waiting import OnWait
+    from tinkex.api.http.retry import OnWait
     from tinkex.settings import Settings
 
 
@@ -18,20 +18,16 @@ class Clients:
     """A client for each set of settings, kept for the next lines of a shell or script.
 
     :param on_wait: is called whenever a client waits for its service.
-    :param remembers: what a server lacks is remembered for other processes.
     """
 
-    def __init__(self, on_wait: OnWait, *, remembers: bool) -> None:
+    def __init__(self, on_wait: OnWait) -> None:
         self._on_wait = on_wait
-        self._remembers = remembers
         self._open: dict[Settings, ServiceClient] = {}
 
     def of(self, settings: Settings) -> ServiceClient:
         """Return the client with *settings*."""
         if settings not in self._open:
-            self._open[settings] = ServiceClient(
-                settings, on_wait=self._on_wait, remembers=self._remembers
-            )
+            self._open[settings] = ServiceClient(settings, on_wait=self._on_wait)
         return self._open[settings]
 
     def close(self, log: logging.Logger) -> None:

@@ -18,7 +18,7 @@ from tinkex.exceptions import TinkexError
 from tinkex.version import line
 
 if TYPE_CHECKING:
-    from tinkex.api.http.findings import Finding
+    from tinkex.api.http.probe import CheckResult
     from tinkex.settings import Settings
 
 HIDDEN = "…"
@@ -35,7 +35,7 @@ _CREDENTIAL = re.compile(r"(?:tml-|eyJ|hf_|sk-)[\w.=…-]+|(?<=://)[^/@\s]+@")
 _PACKAGES = ("cliff", "stevedore", "requests", "urllib3", "tokenizers", "rich", "huggingface_hub")
 
 
-def report(found: Sequence[Finding], settings: Settings | None) -> str:
+def report(found: Sequence[CheckResult], settings: Settings | None) -> str:
     """Return the report as JSON text."""
     from tinkex.settings import effective
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinkex.api.http.findings import Finding, Status, from_error
+from tinkex.api.http.probe import CheckResult, Status
 from tinkex.columns import Size
 from tinkex.config import keys
 from tinkex.exceptions import RequestShown, TinkexError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
-Check = Callable[[], list[Finding]]
+Check = Callable[[], list[CheckResult]]
 
 #: Bytes of free space below which it is told.
 _LITTLE = 1_000_000_000
@@ -30,7 +30,7 @@ _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
 def examine(
     settings: Settings | TinkexError, seconds: float, pool: HttpPool | None = None
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Return all findings, in the order of a request's way; a broken check costs only itself.
 
     :param settings: the effective settings, or why there are none.
@@ -40,7 +40,7 @@ def examine(
     checks: dict[str, Check] = {}
     if isinstance(settings, TinkexError):
         error = settings
-        checks["settings"] = lambda: [from_error("settings", error)]
+        checks["settings"] = lambda: [CheckResult.from_error("settings", error)]
         for name in _NETWORK:
             checks[name] = _skipped(name)
     else:
@@ -56,8 +56,8 @@ def examine(
     return _side_by_side(checks, seconds)
 
 
-def _side_by_side(checks: Mapping[str, Check], seconds: float) -> list[Finding]:
-    done: queue.SimpleQueue[tuple[str, list[Finding] | RequestShown]] = queue.SimpleQueue()
+def _side_by_side(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]:
+    done: queue.SimpleQueue[tuple[str, list[CheckResult] | RequestShown]] = queue.SimpleQueue()
 
     def work(name: str, check: Check) -> None:
         try:
@@ -65,14 +65,14 @@ def _side_by_side(checks: Mapping[str, Check], seconds: float) -> list[Finding]:
         except RequestShown as shown:
             done.put((name, shown))
         except TinkexError as error:
-            done.put((name, [from_error(name, error)]))
+            done.put((name, [CheckResult.from_error(name, error)]))
         except Exception as error:  # one check must not end the others
             detail = f"the check itself failed: {type(error).__name__}: {error}"
-            done.put((name, [Finding(name, "fail", detail, "Report it with --debug.")]))
+            done.put((name, [CheckResult(name, "fail", detail, "Report it with --debug.")]))
 
     for name, check in checks.items():
         threading.Thread(target=work, args=(name, check), daemon=True).start()
-    found: dict[str, list[Finding] | RequestShown] = {}
+    found: dict[str, list[CheckResult] | RequestShown] = {}
     # Their own time limits come first, so that they can say more than that.
     end = time.monotonic() + seconds + 0.5
     while len(found) < len(checks):
@@ -87,7 +87,7 @@ def _side_by_side(checks: Mapping[str, Check], seconds: float) -> list[Finding]:
     late = f"no result within {seconds:g} s"
     findings = []
     for name in checks:
-        result = found.get(name, [Finding(name, "fail", late, "Allow more with --timeout.")])
+        result = found.get(name, [CheckResult(name, "fail", late, "Allow more with --timeout.")])
         findings += result if isinstance(result, list) else []
     return findings
 
@@ -97,10 +97,10 @@ def _lines(shown: object) -> tuple[str, ...]:
 
 
 def _skipped(name: str) -> Check:
-    return lambda: [Finding(name, "skipped", "needs settings that can be read")]
+    return lambda: [CheckResult(name, "skipped", "needs settings that can be read")]
 
 
-def _settings(settings: Settings) -> Finding:
+def _settings(settings: Settings) -> CheckResult:
     from tinkex.config.file import config_path
 
     def told(name: str, value: object) -> str:
@@ -114,39 +114,39 @@ def _settings(settings: Settings) -> Finding:
         told("http_pool", settings.http_pool),
         str(path) if path.exists() else f"no {path}",
     ]
-    return Finding("settings", "ok", "; ".join(parts))
+    return CheckResult("settings", "ok", "; ".join(parts))
 
 
-def _key(settings: Settings) -> Finding:
+def _key(settings: Settings) -> CheckResult:
     if not settings.needs_api_key:
-        return Finding("key", "ok", "none is needed")
+        return CheckResult("key", "ok", "none is needed")
     try:
         key = settings.credential() or ""
     except TinkexError as error:
-        return from_error("key", error)
+        return CheckResult.from_error("key", error)
     from tinkex.settings import stray_key
 
     name = "api_key" if settings.api_key else "api_key_command"
     origin = settings.origins.get(name, "default")
     detail = f"{keys.mask(key)} from {origin}, {len(key)} characters"
     if keys.is_expired(key):
-        return Finding(
+        return CheckResult(
             "key", "fail", f"{detail}: the token has expired", "Get a new one from where it came."
         )
     warning = settings.key_warning() or stray_key(settings)
     if warning:
-        return Finding("key", "warning", detail, warning)
-    return Finding("key", "ok", detail)
+        return CheckResult("key", "warning", detail, warning)
+    return CheckResult("key", "ok", detail)
 
 
-def _tokenizer() -> list[Finding]:
+def _tokenizer() -> list[CheckResult]:
     from importlib.util import find_spec
 
     from tinkex import plugins
 
     if find_spec("tokenizers") is None:
         hint = "Install it: pip install tokenizers"
-        return [Finding("tokenizer", "fail", "the package tokenizers is missing", hint)]
+        return [CheckResult("tokenizer", "fail", "the package tokenizers is missing", hint)]
     names = sorted(ep.name for ep in plugins.entry_points(plugins.TOKENIZERS))
     broken = []
     for name in names:
@@ -155,54 +155,56 @@ def _tokenizer() -> list[Finding]:
         except TinkexError as error:
             broken.append(f"{name}: {error}")
     if broken:
-        return [Finding("tokenizer", "warning", "; ".join(broken), "See: tinkex plugin list")]
+        return [CheckResult("tokenizer", "warning", "; ".join(broken), "See: tinkex plugin list")]
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     count = sum(1 for _ in cache.glob("models--*/snapshots/*/tokenizer.json"))
     detail = f"sources: {', '.join(names)}; {count} tokenizers in {cache}"
-    return [Finding("tokenizer", "ok", detail)]
+    return [CheckResult("tokenizer", "ok", detail)]
 
 
-def _hub() -> list[Finding]:
+def _hub() -> list[CheckResult]:
     from tinkex.api.sampling.tokenizer import hub_state
 
     address, problem, has_token = hub_state()
     token = "with a token" if has_token else "without a token"
     if problem is None:
-        return [Finding("hub", "ok", f"{address} answers ({token})")]
+        return [CheckResult("hub", "ok", f"{address} answers ({token})")]
     hint = "Needed only for tokenizers that are not in the cache; HF_ENDPOINT names a mirror."
     status: Status = "skipped" if problem == "HF_HUB_OFFLINE is set" else "warning"
-    return [Finding("hub", status, f"{address}: {problem}", hint)]
+    return [CheckResult("hub", status, f"{address}: {problem}", hint)]
 
 
-def _disk() -> list[Finding]:
+def _disk() -> list[CheckResult]:
     from tinkex.cli.cachefile import cache_directory
 
     try:
         found = [_room("disk here", Path.cwd())]
     except FileNotFoundError:
         gone, hint = "the current directory is not there any more", "Go to another one with cd."
-        found = [Finding("disk here", "warning", gone, hint)]
+        found = [CheckResult("disk here", "warning", gone, hint)]
     name = "disk for temporary files"
     try:
         found.append(_room(name, Path(tempfile.gettempdir())))
     except OSError:  # nothing can be written in any of them
         hint = "Make room, or name a directory with TMPDIR."
-        found.append(Finding(name, "warning", "there is no directory that takes one", hint))
+        found.append(CheckResult(name, "warning", "there is no directory that takes one", hint))
     cache = cache_directory("completion")
     return found if cache is None else [*found, _room("disk for the cache", cache)]
 
 
-def _room(name: str, path: Path) -> Finding:
+def _room(name: str, path: Path) -> CheckResult:
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        return Finding(name, "warning", f"{existing}: {error.strerror}")
+        return CheckResult(name, "warning", f"{existing}: {error.strerror}")
     detail = f"{Size(free).human_readable()} free in {existing}"
     if not os.access(existing, os.W_OK):
-        return Finding(name, "warning", f"{existing} is not writable", "Work somewhere else.")
+        return CheckResult(name, "warning", f"{existing} is not writable", "Work somewhere else.")
     if free < _LITTLE:
-        return Finding(name, "warning", detail, "Make room, or name another place with --output.")
-    return Finding(name, "ok", detail)
+        return CheckResult(
+            name, "warning", detail, "Make room, or name another place with --output."
+        )
+    return CheckResult(name, "ok", detail)

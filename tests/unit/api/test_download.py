@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api.conftest import NEVER
+from tinkex.api.http.transport import same_origin
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.staging import Landing
-from tinkex.api.transfer.storage import Storage, same_origin
+from tinkex.api.transfer.storage import Storage
 from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
     APIError,

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.api.conftest import NEVER
 from tinkex.api.http import transport
 from tinkex.api.http.auth import KeyAuth
-from tinkex.api.http.requesting import Request
+from tinkex.api.http.transport import Request
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -216,7 +216,7 @@ def test_a_refused_connection_is_told_at_once(connect):
 
 
 def test_an_unknown_host_is_named(connect):
-    with pytest.raises(ConnectionFailed, match=r"no host is known as nowhere.invalid"):
+    with pytest.raises(ConnectionFailed, match=r"cannot resolve nowhere.invalid"):
         connect("http://nowhere.invalid", timeout=20).models.list()
 
 
@@ -272,7 +272,7 @@ def test_answers_of_another_shape_are_told(reply, words, server, client):
 
 
 def test_an_answer_has_a_limit(server, client, monkeypatch):
-    monkeypatch.setattr(transport.answers, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(transport, "MAX_RESPONSE", 1000)
     server.on("GET", PATH, {"supported_models": [{"model_name": "m" * 2000}]})
     with pytest.raises(InvalidResponse, match="too large"):
         client.models.list()

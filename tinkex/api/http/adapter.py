@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.certs import where
 from requests.structures import CaseInsensitiveDict
-from requests.utils import get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tinkex import plugins
@@ -187,7 +186,7 @@ def _authorities() -> str:
     import ssl
 
     directory = ssl.get_default_verify_paths().capath
-    return directory if directory and _is_hashed(directory) else where()
+    return directory if directory and _is_hashed(directory) else DEFAULT_CA_BUNDLE_PATH
 
 
 def _is_hashed(directory: str) -> bool:
@@ -248,7 +247,7 @@ class DeadlineAdapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         """Return the connection pool for a request."""
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if pool.ConnectionCls in _BOUNDED:
             pool.ConnectionCls = _BOUNDED[pool.ConnectionCls]
         return pool
@@ -374,7 +373,7 @@ def _connection_error(causes: list[BaseException], host: str) -> TinkexError | N
             why = errors.because(causes)
             return ConnectionFailed(f"cannot connect to {host}{why}", hint=errors.URL_HINT)
         if isinstance(cause, urllib3.exceptions.ConnectTimeoutError):
-            return ConnectionFailed(f"{host} does not respond", hint=errors.URL_HINT)
+            return ConnectionFailed(f"{host} does not answer", hint=errors.URL_HINT)
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
     return None

@@ -1,4 +1,4 @@
-"""Errors of sockets and TLS as errors of tinkex: one sentence that names the host, never the key."""
+"""Errors of sockets and TLS as errors of tinkex: one sentence that names the host."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class _Poll:
             return self._transport.once(request, self._deadline, read_timeout=POLL_TIMEOUT)
         except TimedOut:
             self._deadline.remaining()  # it is not the whole operation that has timed out
-            self._deadline.tell()
+            self._deadline.report()
         except ConnectionFailed as error:
             self._count(error, str(error), None)
         return None
@@ -155,7 +155,7 @@ class _Poll:
 
     def _tell_queue(self, value: dict[str, Any]) -> None:
         state, reason = value.get("queue_state"), value.get("queue_state_reason")
-        self._deadline.tell(
+        self._deadline.report(
             queue_state=state if isinstance(state, str) else None,
             reason=reason if isinstance(reason, str) else None,
         )

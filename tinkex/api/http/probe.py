@@ -12,17 +12,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_INSECURE_HINTING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from tinkex.api.http import adapter, errors, schema
-from tinkex.api.http.concurrency import together
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.transport import HEADERS, PROTOCOL_VERSION, Request, Response, Transport
 from tinkex.exceptions import NotOffered, TinkexError
 from tinkex.plugins import HttpPool, HttpRequest, PoolOptions, Timeouts
 from tinkex.settings import DEFAULT_POOL
 
-if TYPE_INSECURE_HINTING:
+if TYPE_CHECKING:
     from tinkex.settings import Settings
 
 #: ``fail`` makes the whole examination fail; ``absent`` is an endpoint that a server lacks.
@@ -135,7 +135,11 @@ class Prober:
         except OSError as error:
             return [CheckResult.from_error("tls", errors.from_system(error, url))]
         if self._settings.pool_options.insecure:
-            return [CheckResult("tls", "warning", f"{version}, certificates are not checked", _INSECURE_HINT)]
+            return [
+                CheckResult(
+                    "tls", "warning", f"{version}, certificates are not checked", _INSECURE_HINT
+                )
+            ]
         return [_judged(version, certificate)]
 
     def service(self) -> list[CheckResult]:
@@ -169,7 +173,9 @@ class Prober:
                 response = transport.once(request, transport.deadline("a response", self._seconds))
                 if not response.ok:
                     return [CheckResult.from_error("access", transport.refusal(response))]
-                schema.items(response.object(), "training_runs")  # another service would not have it
+                schema.items(
+                    response.object(), "training_runs"
+                )  # another service would not have it
         except TinkexError as error:
             return [CheckResult.from_error("access", error)]
         who = "the key is accepted" if self._settings.needs_api_key else "no key is needed"

@@ -113,7 +113,7 @@ class Deadline:
         time.sleep(max(0.0, min(seconds, self.remaining())))
         self.remaining()
 
-    def tell(
+    def report(
         self,
         *,
         reason: str | None = None,
@@ -123,16 +123,14 @@ class Deadline:
     ) -> None:
         """Report a :class:`~tinkex.api.Wait` to the ``on_wait`` of the client."""
         if self._on_wait is not None:
-            self._on_wait(
-                Wait(self.operation, self.elapsed, queue_state, reason, retry_in, note)
-            )
+            self._on_wait(Wait(self.operation, self.elapsed, queue_state, reason, retry_in, note))
 
     def pause(self, seconds: float, reason: str) -> None:
         """Report that the next try comes in *seconds* and why, then wait.
 
         :raises TimedOut: the time is up.
         """
-        self.tell(reason=reason, retry_in=seconds)
+        self.report(reason=reason, retry_in=seconds)
         self.sleep(seconds)
 
 
@@ -196,8 +194,8 @@ class Retrying:
             return None
         if self._attempts == 1:
             return first
-        backoff = _FIRST_DELAY * 2 ** (self._attempts - 1) + random.random() * _JITTER
-        return min(backoff, _LONGEST_BACKOFF)
+        backoff = _FIRST_DELAY * 2.0 ** (self._attempts - 1)
+        return min(backoff + random.uniform(0, _JITTER), _LONGEST_BACKOFF)  # noqa: S311
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

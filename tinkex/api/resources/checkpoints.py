@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.api.http import pagination
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources import listing
 from tinkex.api.resources.records import Checkpoint

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tinkex.api.http import schema
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.records import read_path
 from tinkex.api.resources.sessions import Sessions, outcome_of

@@ -9,9 +9,8 @@ from typing import Any
 
 from tinkex.api.http import pagination, schema
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import segment
 from tinkex.exceptions import NotFound, UsageError
 

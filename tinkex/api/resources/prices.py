@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.resources import billing
 from tinkex.exceptions import TinkexError
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.answers import Response
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.exceptions import InvalidResponse, UsageError
 
 #: What may stand in a path unescaped; everything else is percent-encoded.
@@ -118,7 +117,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Any) -> Response:
     items: list[Any] = []
     while True:
         params["offset"] = offset + len(items)
-        answer = transport.call(call.but(params=params), deadline)
+        answer = transport.call(dataclasses.replace(call, params=params), deadline)
         page = answer.object()
         name = name or _list_in(page)
         found = schema.items(page, name)
@@ -138,7 +137,7 @@ def _by_cursor(transport: Transport, call: Request, deadline: Any) -> Response:
     name = ""
     items: list[Any] = []
     while True:
-        answer = transport.call(call.but(body=body), deadline)
+        answer = transport.call(dataclasses.replace(call, body=body), deadline)
         page = answer.object()
         name = name or _list_in(page)
         items += schema.items(page, name)

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import PROTOCOL_VERSION, Request, Response, Transport
 from tinkex.api.paths import served
 from tinkex.exceptions import NotFound, NotOffered, TinkexError
 from tinkex.files import path_of
@@ -108,7 +106,7 @@ class Session:
             if failing_since.elapsed > _WORRY:
                 # Whatever becomes of the telling, the session has to live on.
                 with suppress(Exception):
-                    failing_since.tell(note="the service has not answered for two minutes")
+                    failing_since.report(note="the service has not answered for two minutes")
                 failing_since = None
 
     def _say(self, request: Request, seconds: float) -> Response | None:
@@ -154,7 +152,7 @@ class Sessions:
         for name in ("info_message", "warning_message", "error_message"):
             message = answer.get(name)
             if message and isinstance(message, str):
-                deadline.tell(note=message)
+                deadline.report(note=message)
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
             self._open = [known for known in self._open if not known.is_over]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources import listing
 from tinkex.api.resources.records import Checkpoint

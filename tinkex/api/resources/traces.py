@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinkex.api.http import schema
-from tinkex.api.http.addresses import joined
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport, join_url
 from tinkex.api.paths import segment
 from tinkex.api.transfer.progress import OnProgress, Progress
 from tinkex.api.transfer.storage import Storage
@@ -53,7 +51,7 @@ def trace_url(transport: Transport, deadline: Deadline, session_id: str) -> str:
             raise
         status = schema.optional_text(data, "status")
         if status == "ready":
-            return joined("", schema.text(data, "url"))
+            return join_url("", schema.text(data, "url"))
         if status == "failed":
             why = schema.optional_text(data, "error") or "the service does not say why"
             raise OperationFailed(f"the trace could not be built: {why}")

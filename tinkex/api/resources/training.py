@@ -9,9 +9,8 @@ from typing import Any
 
 from tinkex.api.http import futures, schema
 from tinkex.api.http.capabilities import CREATE_BY_LOADING
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.resources.lineage import Lineage
 from tinkex.api.resources.records import read_path

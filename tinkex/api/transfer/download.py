@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.addresses import joined
 from tinkex.api.http.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.retry import LONGEST_WAIT, retry_after
-from tinkex.api.http.transport import NoResponse, Transport
+from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
+from tinkex.api.http.transport import Request, Transport, join_url
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
 from tinkex.api.transfer import manifest, separate, weights
 from tinkex.api.transfer.copies import NoCopies, copy_of
@@ -26,10 +24,10 @@ from tinkex.api.transfer.staging import Landing, finish, local_errors
 from tinkex.api.transfer.storage import Storage
 from tinkex.api.transfer.streams import Address
 from tinkex.config.values import is_loopback
-from tinkex.exceptions import InvalidResponse, LocalError, NotOffered
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, LocalError, NotOffered, TimedOut
 
 if TYPE_CHECKING:
-    from tinkex.api.http.answers import Response
+    from tinkex.api.http.transport import Response
     from tinkex.api.resources.sessions import Sessions
 
 #: What is in every directory that holds a checkpoint, and how many files there may be.
@@ -174,16 +172,16 @@ class _Job:
         look = _FIRST_LOOK
         # Every answer is looked at here: a redirect is what is hoped for, 503 means "not yet".
         request = Request("GET", url, what="archives", repeatable=False)
-        retrying = self._transport.retrying("GET", repeatable=True)
+        retrying = Retrying(repeatable=True)
         while True:
             try:
                 answer = self._transport.once(request, deadline)
-            except NoResponse as failure:
-                retrying.pause_after(failure.original, failure.error, deadline)
+            except (ConnectionFailed, TimedOut) as error:
+                retrying.pause_after(error, deadline)
                 continue
             if answer.status not in _IN_THE_MAKING:
                 return self._location(answer, url)
-            asked = retry_after(answer)
+            asked = retry_after(answer.headers)
             wait = asked if asked is not None and asked <= LONGEST_WAIT else look
             if not deadline.allows(wait):
                 raise self._transport.refusal(answer)
@@ -192,10 +190,10 @@ class _Job:
 
     def _location(self, answer: Response, path: str) -> str:
         if 300 <= answer.status < 400 and answer.headers.get("location"):
-            return joined(self._transport.url(path), answer.headers["location"])
+            return join_url(self._transport.url(path), answer.headers["location"])
         if not answer.ok:
             raise self._transport.refusal(answer, "archives")
-        return joined(self._transport.url(path), schema.text(answer.object(), "url"))
+        return join_url(self._transport.url(path), schema.text(answer.object(), "url"))
 
     def _copy_directory(self, url: str) -> Files:
         """Copy the directory that a server on this machine names instead of an address."""

@@ -6,27 +6,22 @@ that it belongs to, also across redirects.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import requests
-
-from tinkex.api.http import errors, network
-from tinkex.api.http.adapter import limited
-from tinkex.api.http.addresses import joined, same_origin
+from tinkex.api.http import errors
 from tinkex.api.http.retry import Retrying
-from tinkex.api.http.transport import CONNECT_TIMEOUT, new_session
+from tinkex.api.http.transport import CONNECT_TIMEOUT, join_url
 from tinkex.api.transfer.body import Body
-from tinkex.exceptions import InvalidResponse
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, TimedOut
+from tinkex.plugins import HttpResponse, Timeouts
 
 if TYPE_CHECKING:
-    from tinkex.api.http.answers import Response
-    from tinkex.api.http.transport import Transport
-    from tinkex.api.http.waiting import Deadline
+    from tinkex.api.http.retry import Deadline
+    from tinkex.api.http.transport import Response, Transport
 
 _REDIRECTS = 5
 _SCHEMES = ("http", "https")
@@ -74,19 +69,16 @@ class Storage:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._making = threading.Lock()
-        self._session: requests.Session | None = None
 
     def __enter__(self) -> Storage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._session is not None:
-            self._session.close()
+        """Nothing to close: the connections are those of the transport."""
 
     def retrying(self) -> Retrying:
         """Start counting the repetitions of one download."""
-        return self._transport.retrying("GET", repeatable=True)
+        return Retrying(repeatable=True)
 
     def deadline(self) -> Deadline:
         """Start the time allowance of one silence."""
@@ -104,17 +96,16 @@ class Storage:
         deadline = self.deadline()
         retrying = self.retrying()
         hops = 0
-        url = joined("", url)
+        url = join_url("", url)
         while hops <= _REDIRECTS:
             self._refuse_unsafe(url)
-            with limited(deadline.remaining()) as limit:
-                response, answer = self._ask(url, span, retrying, deadline)
+            response, answer = self._ask(url, span, retrying, deadline)
             if response is not None:
-                with response:
-                    yield Body(response, url, limit, deadline.seconds)
+                with closing(response):
+                    yield Body(response, url)
                 return
             if answer and 300 <= answer.status < 400 and answer.headers.get("location"):
-                url = joined(url, answer.headers["location"])
+                url = join_url(url, answer.headers["location"])
                 hops += 1
             elif answer:
                 self._wait_or_raise(answer, retrying, deadline)
@@ -122,56 +113,29 @@ class Storage:
 
     def _ask(
         self, url: str, span: Span, retrying: Retrying, deadline: Deadline
-    ) -> tuple[requests.Response | None, Response | None]:
+    ) -> tuple[HttpResponse | None, Response | None]:
         """Return the file, still to be read, or another answer; neither if there was none."""
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **span.headers()}
+        connect = min(CONNECT_TIMEOUT, deadline.remaining())
+        timeouts = Timeouts(connect, self._transport.settings.timeout)
         try:
-            response = self._get(url, span, deadline)
-            if response.status_code in ((200, 206) if span.start or span.end else (200,)):
+            response = self._transport.open(url, headers, timeouts)
+            if response.status in ((200, 206) if span.start or span.end else (200,)):
                 return response, None
             return None, self._transport.read(response, deadline)
-        except errors.FOREIGN as error:
-            retrying.pause_after(error, errors.translated(error, url), deadline)
+        except (ConnectionFailed, TimedOut) as error:
+            retrying.pause_after(error, deadline)
             return None, None
 
     def _wait_or_raise(self, answer: Response, retrying: Retrying, deadline: Deadline) -> None:
         if answer.ok:
             raise InvalidResponse(f"the storage answered HTTP {answer.status} instead of a file")
-        wait = retrying.after_answer(answer)
+        wait = retrying.after_response(answer.status, answer.headers)
         if wait is None or not deadline.allows(wait):
             error = answer.error()
             error.message = f"the storage refused the download: {error.message}"
             raise error
         deadline.pause(wait, f"HTTP {answer.status}")
-
-    def _get(self, url: str, span: Span, deadline: Deadline) -> requests.Response:
-        transport = self._transport
-        timeout = (min(CONNECT_TIMEOUT, deadline.remaining()), transport.settings.timeout)
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **span.headers()}
-        if same_origin(url, transport.base_url):
-            session, auth = transport.session, transport.auth
-            proxies: dict[str, str] | None = None
-        else:
-            session, auth = self._bare(), None
-            proxies = network.proxies_for(url)
-        if url.startswith("https:") and session is self._session and session.verify is True:
-            session.verify = network.trusted(transport.settings.pool_options)
-        return session.get(
-            url,
-            headers=headers,
-            auth=auth,
-            proxies=proxies,
-            timeout=timeout,
-            allow_redirects=False,
-            stream=True,
-        )
-
-    def _bare(self) -> requests.Session:
-        with self._making:
-            if self._session is None:
-                session = new_session("", self._transport.settings.pool_options)
-                session.proxies = {}  # each address has its own
-                self._session = session
-            return self._session
 
     def _refuse_unsafe(self, url: str) -> None:
         scheme = urlsplit(url).scheme

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from urllib3.exceptions import HTTPError
-
 from tinkex.api.transfer.body import Body
 from tinkex.api.transfer.storage import Span, Storage
 from tinkex.exceptions import (
@@ -95,6 +93,8 @@ class Stream:
         """
         while True:
             try:
+                if self._is_closed:
+                    raise ConnectionFailed("the download was closed")
                 count = self.body.readinto(room)
             except ConnectionFailed as error:
                 if self.position == (self._span.end or self.body.total):
@@ -124,7 +124,7 @@ class Stream:
             raise error
         if not at_once:
             self._is_tried = True
-            self._retrying.pause_after(_foreign(error), error, self._storage.deadline())
+            self._retrying.pause_after(error, self._storage.deadline())
         self._stack.close()
         self.body = self._open(Span(self.position, self._span.end, validator, total))
 
@@ -149,8 +149,3 @@ class Stream:
             if error.status == _UNSATISFIABLE:
                 raise Changed from error
             raise
-
-
-def _foreign(error: ConnectionFailed) -> Exception:
-    cause = error.__cause__
-    return cause if isinstance(cause, Exception) else HTTPError()
