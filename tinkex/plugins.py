@@ -130,8 +130,8 @@ class Sender(Protocol):
 
         Sends it once: retries, redirects and the total time are the caller's business.
 
-        :raises ConnectionFailed: there is no response; ``unsent`` says whether the server cannot
-            have seen the request.
+        :raises Unreachable: no connection could be made; the server has not seen the request.
+        :raises ConnectionFailed: the connection broke before the headers of the response.
         :raises TimedOut: the headers of the response did not arrive in time.
         :raises TLSError: the certificate is not trusted, or there is no TLS.
         :raises InvalidResponse: the response is not HTTP.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tinkex import plugins
-from tinkex.config import file, keys, pools, profiles
+from tinkex.config import credentials, file, pools
 from tinkex.config.values import (
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
@@ -105,17 +105,17 @@ class Settings:
             return None
         key = self.api_key
         if not key and self.api_key_command:
-            key = keys.from_command(self.api_key_command)
+            key = credentials.from_command(self.api_key_command)
         if not key:
             raise SettingsError("Missing --api-key", hint=self._how_to_get_a_key())
         self._refuse_plain_http()
-        return keys.checked(key)
+        return credentials.checked(key)
 
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
             return f"Give the profile one: tinkex --profile {self.profile} auth login."
         hint = "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
-        if "local" in profiles.names():
+        if "local" in file.plugin_profile_names():
             return f"{hint}--profile local."
         return f"{hint}--profile local, of tinkex-local. {plugins.how_to_get('tinkex-local')}"
 
@@ -191,7 +191,7 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
     :raises SettingsError: the configuration file cannot be read.
     """
     config = file.read(file.config_path(environ))
-    return sorted({*file.profiles_in(config), *profiles.names()})
+    return sorted({*file.profiles_in(config), *file.plugin_profile_names()})
 
 
 class _Layer:
@@ -205,7 +205,7 @@ class _Layer:
 def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
     values = {name: value for name, value in flags.items() if name != "profile"}
     if "api_key" in values:
-        values["api_key"] = keys.read_argument(values["api_key"], stdin)
+        values["api_key"] = credentials.read_argument(values["api_key"], stdin)
     return _Layer(values, lambda name: "--" + name.replace("_", "-"))
 
 
@@ -245,9 +245,9 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
 
 def _implied_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
     # Installing tinkex-local is enough for `--profile local`.
-    implied = profiles.names()
+    implied = file.plugin_profile_names()
     if name in implied:
-        return profiles.brought(name)
+        return file.plugin_profile(name)
     hint = "Known: " + (", ".join(sorted({*map(str, written), *implied})) or "none") + "."
     if name == "local":
         hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
@@ -285,7 +285,7 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
             origins[name] = layer.origin(name)
     if not ("api_key" in values or "api_key_command" in values):
         url = values.get("base_url", DEFAULT_BASE_URL)
-        from tinkex.config.keystore import KeyStore
+        from tinkex.config.credentials import KeyStore
 
         store = KeyStore()
         own = is_of_profile(url, origins.get("base_url"))
@@ -392,10 +392,10 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     for name in DESCRIPTIONS:
         value = getattr(settings, name)
         if name == "api_key" and value:
-            value = keys.mask(value)
+            value = credentials.mask(value)
         if name == "timeout":
             value = f"{value:g}s"
         if name == "api_key_command" and value:
-            value = keys.mask_inside(value)
+            value = credentials.mask_inside(value)
         origin = settings.origins.get(name, "default")
         yield name, list(value) if isinstance(value, tuple) else value, origin

@@ -20,6 +20,7 @@ import pytest
 
 from tests.functional.conftest import KEY, MODEL
 
+pytestmark = pytest.mark.kills
 #: Prompts of the batch.
 ROWS = 12
 PROGRAM = Path(sys.executable).parent / "tinkex"
@@ -71,17 +72,14 @@ def downloaded(place: Place) -> None:
         json.loads((directory / "adapter_config.json").read_text())
 
 
-def downloaded_or_marked(place: Place) -> None:
-    """The directory is as above, or no adapter for anybody, and marked for whoever comes next."""
+def downloaded_or_unloadable(place: Place) -> None:
+    """The directory is as above, or no adapter for anybody, until the same is run again."""
     directory = place.directory / "adapter"
     if directory.exists() and not (directory / "tinkex.lock.json").exists():
         names = {path.name for path in directory.iterdir()}
         if names & {"adapter_model.safetensors", "adapter_config.json"}:
-            (journal,) = directory.glob(".tinkex-download-*/journal.json")
-            entry = json.loads(journal.read_text())["placing"]
-            assert "adapter_config.json" not in names or set(entry["files"]) - names == {
-                "tinkex.lock.json"
-            }
+            assert list(directory.glob(".tinkex-download-*/state.json"))
+            assert "adapter_config.json" not in names or "adapter_model.safetensors" in names
             return
     downloaded(place)
 
@@ -162,7 +160,7 @@ class Victim:
 
     :ivar before: prepares its directory.
     :ivar check: raises if what is there afterwards is neither the state before nor that after.
-    :ivar killed: the same after ``kill -9``, if more is allowed then, which the next run mends.
+    :ivar killed: the same after a kill or a signal, if the same command has to finish the work.
     """
 
     argv: tuple[str, ...]
@@ -197,7 +195,7 @@ VICTIMS = {
         downloaded,
         keep_old_adapter,
         finished=downloaded_whole,
-        killed=downloaded_or_marked,
+        killed=downloaded_or_unloadable,
     ),
     "sync": Victim(("checkpoint", "sync", "{run}", "all"), synced),
     "batch": Victim(
@@ -310,7 +308,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
         process = start(victim, place)
         time.sleep(chance.uniform(0, lasts * 1.1))
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         try:
             (victim.killed or victim.check)(place)
             if not victim.once or not (place.directory / victim.once).exists():
@@ -322,9 +320,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", VICTIMS)
-def test_a_signal_at_any_moment_ends_it_within_a_second(
-    name, number, places, request, record_property
-):
+def test_a_signal_at_any_moment_ends_it(name, number, places, request, record_property):
     victim = VICTIMS[name]
     lasts, lines = whole_run(victim, places(victim))
     chance = random.Random(seed := random.randrange(10**6))
@@ -335,12 +331,10 @@ def test_a_signal_at_any_moment_ends_it_within_a_second(
         running(process)
         time.sleep(chance.uniform(0, lasts))
         process.send_signal(number)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=20)
-        assert time.monotonic() - began < 1.5, seed
+        stdout, stderr = process.communicate(timeout=60)
         assert process.returncode in (0, 128 + number, -number), (seed, stderr)
         assert "Traceback" not in stderr or process.returncode == -number, (seed, stderr)
-        victim.check(place)
+        (victim.killed or victim.check)(place)
         # A result that has been printed stays, whatever comes after it; a part of one never is.
         assert stdout.count("\n") in ((0, lines) if process.returncode else (lines,)), (
             seed,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
+import signal
 import threading
-import time
 
 import pytest
 
@@ -56,38 +55,36 @@ def left(client, run: str) -> list[str]:
 
 def test_names_mean_the_checkpoint_that_they_say(program, run):
     for name in (f"{run}:step-5", f"{run[:13]}:step-5", f"{run}@latest:sampler", f"{run[:13]}~1"):
-        done = program("checkpoint", "info", name, "-f", "json")
+        done = program(f"checkpoint info {name} -f json")
         assert done.rows["tinker_path"] == f"tinker://{run}/sampler_weights/step-5", name
-    done = program("checkpoint", "info", f"{run[:13]}:step-5")
+    done = program(f"checkpoint info {run[:13]}:step-5")
     assert f"{run[:13]}:step-5 is tinker://{run}/sampler_weights/step-5\n" in done.stderr
 
 
 def test_runs_can_be_named_by_their_beginning(program, run):
-    assert program("run", "info", run[:13]).stdout.startswith(f"{run} ({MODEL})\n")
-    listed = program("checkpoint", "list", "--run-id", run[:13], "--type", "training")
+    assert program(f"run info {run[:13]}").stdout.startswith(f"{run} ({MODEL})\n")
+    listed = program(f"checkpoint list --run-id {run[:13]} --type training")
     assert listed.stdout.split() == ["weights/final", f"tinker://{run}/weights/final"]
 
 
 def test_a_name_can_be_sampled_and_downloaded_and_continued(program, run, tmp_path):
-    sampled = program(
-        "run", "--model-path", f"{run}@latest", "--prompt", "x", "--max-tokens", "2", "--json"
-    )
+    sampled = program(f"run --model-path {run}@latest --prompt x --max-tokens 2 --json")
     assert sampled.rows["sequences"]
-    program("checkpoint", "download", f"{run}:step-1", "--output", str(tmp_path / "d"))
+    program(f"checkpoint download {run}:step-1 --output {tmp_path / 'd'}")
     assert (tmp_path / "d" / "adapter_config.json").exists()
     saved = tmp_path / "s.json"
-    program("checkpoint", "--model-path", f"{run}@latest", "--output", str(saved))
+    program(f"checkpoint --model-path {run}@latest --output {saved}")
     assert json.loads(saved.read_text())["base_model"] == MODEL
 
 
 def test_a_file_that_is_missing_is_not_taken_for_a_name(program, tmp_path):
     for path in ("missing", "./missing", "adapter.json", str(tmp_path / "no")):
-        done = program("run", "--model-path", path, "--prompt", "x", code=1)
+        done = program(f"run --model-path {path} --prompt x", code=1)
         assert "names nothing that is here" in done.stderr
 
 
 def test_ambiguous_names_change_nothing(program, run, client):
-    done = program("checkpoint", "delete", run, code=1)
+    done = program(f"checkpoint delete {run}", code=1)
     assert f"the run {run} has 7 checkpoints" in done.stderr
     assert len(left(client, run)) == 7
 
@@ -99,7 +96,7 @@ def test_list_by_type_time_visibility_and_order(program, run, client):
     client.checkpoints.publish(f"tinker://{run}/sampler_weights/step-2")
 
     def listed(*options: str) -> list[str]:
-        done = program("checkpoint", "list", "--run-id", run, *options)
+        done = program(f"checkpoint list --run-id {run}", *options)
         return [line.rpartition("/")[2] for line in done.stdout.splitlines()]
 
     assert listed("--public") == ["step-2"]
@@ -113,23 +110,23 @@ def test_list_by_type_time_visibility_and_order(program, run, client):
 
 
 def test_list_tells_how_many_fit(program, run):
-    done = program("checkpoint", "list", "--run-id", run, "--type", "sampler", "--limit", "2")
+    done = program(f"checkpoint list --run-id {run} --type sampler --limit 2")
     assert "2 of 6 checkpoints shown" in done.stderr
 
 
 @pytest.mark.parametrize("noun", ["checkpoint", "run"])
 def test_access_scope(program, run, noun):
     for scope in ("owned", "accessible"):
-        assert run in program(noun, "list", "--limit", "0", "--access-scope", scope).stdout
-    done = program(noun, "list", "--access-scope", "mine", code=1)
+        assert run in program(f"{noun} list --limit 0 --access-scope {scope}").stdout
+    done = program(f"{noun} list --access-scope mine", code=1)
     assert "invalid choice" in done.stderr
 
 
 def test_list_of_runs_by_model_and_order(program, run):
-    found = program("run", "list", "--limit", "0", "--model", "BAKER", "-f", "json").rows
+    found = program("run list --limit 0 --model BAKER -f json").rows
     assert run in [row["training_run_id"] for row in found]
-    assert program("run", "list", "--model", "no-such").stdout == ""
-    first = program("run", "list", "--sort", "last_request_time:desc", "--limit", "1")
+    assert program("run list --model no-such").stdout == ""
+    first = program("run list --sort last_request_time:desc --limit 1")
     assert first.stdout.startswith(run)
 
 
@@ -137,57 +134,50 @@ def test_list_of_runs_by_model_and_order(program, run):
 
 
 def test_delete_by_filters_needs_yes_without_a_terminal(program, run, client):
-    done = program("checkpoint", "delete", "--run-id", run, "--type", "sampler", code=1)
+    done = program(f"checkpoint delete --run-id {run} --type sampler", code=1)
     assert (done.stdout, "--yes" in done.stderr) == ("", True)
     assert len(left(client, run)) == 7
-    done = program("checkpoint", "delete", "--run-id", run, "--type", "sampler", "--yes")
+    done = program(f"checkpoint delete --run-id {run} --type sampler --yes")
     assert names(done) == [f"step-{n}" for n in range(6)]
     assert "6 checkpoints deleted." in done.stderr
     assert left(client, run) == ["final"]
 
 
 def test_delete_of_nothing_that_fits_is_no_failure(program, run):
-    done = program("checkpoint", "delete", "--run-id", run, "--public", "-f", "json")
+    done = program(f"checkpoint delete --run-id {run} --public -f json")
     assert done.rows == []
 
 
 def test_delete_rehearsed(program, run, client):
-    done = program("checkpoint", "delete", "--run-id", f"{run[:13]}*", "--dry-run")
+    done = program("checkpoint delete --run-id", f"{run[:13]}*", "--dry-run")
     assert done.stdout.count("Would delete tinker://") == 7
     assert "Would delete 7 checkpoints, " in done.stderr
-    done = program("checkpoint", "delete", f"tinker://{run}/weights/nix", "--dry-run", code=1)
-    assert "not there" in done.stderr
+    done = program(f"checkpoint delete tinker://{run}/weights/nix --dry-run", code=1)
+    assert "do not exist" in done.stderr
     assert len(left(client, run)) == 7
 
 
 @pytest.mark.parametrize("words", [[], ["tinker://a/weights/b", "--public"]])
 def test_delete_of_paths_or_filters_not_both_nor_neither(program, words):
-    done = program("checkpoint", "delete", *words, code=1)
-    assert "give either checkpoint paths or options" in done.stderr
+    done = program("checkpoint delete", *words, code=1)
+    assert "use either checkpoint paths or filters" in done.stderr
 
 
 def test_delete_asks_on_a_terminal_and_tells_the_size(program, run, client):
-    answered = on_terminal(program, ["checkpoint", "delete", f"{run}:final"], "n\n")
+    answered = on_terminal(program, ["checkpoint", "delete", f"{run}:final"], "n\n", 1)
     assert "Delete 1 checkpoint, " in answered
     assert answered.endswith("Cancelled: nothing was changed.\n")
     assert "final" in left(client, run)
-    on_terminal(program, ["checkpoint", "delete", f"{run}:final"], "y\n")
+    on_terminal(program, ["checkpoint", "delete", f"{run}:final"], "y\n", 0)
     assert "final" not in left(client, run)
 
 
-def on_terminal(program, words: list[str], answer: str) -> str:
+def on_terminal(program, words: list[str], answer: str, code: int) -> str:
     """Run a command with a terminal for standard input; return what it wrote to stderr."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, answer.encode())
-        done = subprocess.run(
-            [program.path, *words],
-            stdin=theirs,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, **program.environment},
-        )
+        done = program.process(*words, stdin=theirs, code=code)
     finally:
         os.close(ours)
         os.close(theirs)
@@ -199,26 +189,26 @@ def on_terminal(program, words: list[str], answer: str) -> str:
 
 def test_publish_several_tries_all(program, run, client):
     missing = f"tinker://{run}/sampler_weights/nix"
-    done = program("checkpoint", "publish", f"{run}:step-1", missing, f"{run}:step-2", code=1)
+    done = program(f"checkpoint publish {run}:step-1 {missing} {run}:step-2", code=1)
     assert names(done) == ["step-1", "step-2"]
     assert f"Not published: {missing}" in done.stderr
     assert "1 of 3 checkpoints could not be published" in done.stderr
     assert "In this run there are: " in done.stderr
-    done = program("checkpoint", "unpublish", f"{run}:step-1", f"{run}:step-2", "--json")
+    done = program(f"checkpoint unpublish {run}:step-1 {run}:step-2 --json")
     assert [row["public"] for row in done.rows] == [False, False]
     assert not any(c.public for c in client.checkpoints.list(0, run_id=run))
 
 
 def test_set_ttl_and_remove(program, run, client):
     path = f"tinker://{run}/weights/final"
-    done = program("checkpoint", "set-ttl", path, "--ttl", "7d")
+    done = program(f"checkpoint set-ttl {path} --ttl 7d")
     assert done.stdout.startswith(f"{path} expires 20")
     assert done.stdout.endswith("Z (in 7d)\n")
     expires = client.checkpoints.find(path).expires_at
     assert (expires - client.checkpoints.find(path).time).total_seconds() > 7 * 86400 - 120
-    row = program("checkpoint", "set-ttl", path, "--ttl", "7200", "-f", "json").rows[0]
+    row = program(f"checkpoint set-ttl {path} --ttl 7200 -f json").rows[0]
     assert row["ttl_seconds"] == 7200
-    assert program("checkpoint", "set-ttl", path, "--remove").stdout == f"{path} does not expire\n"
+    assert program(f"checkpoint set-ttl {path} --remove").stdout == f"{path} does not expire\n"
     assert client.checkpoints.find(path).expires_at is None
 
 
@@ -230,12 +220,12 @@ def test_set_ttl_and_remove(program, run, client):
         (["--ttl", "59m"], "at least 1 hour"),
         (["--ttl", "3599"], "at least 1 hour"),
         (["--ttl", "11y"], "at most 10 years"),
-        (["--ttl", "soon"], "not a span of time"),
+        (["--ttl", "soon"], "not a duration"),
         (["--ttl", "-5"], "--ttl"),
     ],
 )
 def test_set_ttl_within_limits_only(program, options, said):
-    done = program("checkpoint", "set-ttl", "tinker://a/weights/b", *options, code=1)
+    done = program("checkpoint set-ttl tinker://a/weights/b", *options, code=1)
     assert (done.stdout, said in done.stderr) == ("", True), done.stderr
 
 
@@ -244,9 +234,7 @@ def test_set_ttl_within_limits_only(program, options, said):
 
 def test_prune_rehearsed_tells_why(program, run, client):
     client.checkpoints.publish(f"tinker://{run}/sampler_weights/step-0")
-    done = program(
-        "checkpoint", "prune", "--run-id", run, "--keep-last", "2", "--dry-run", "--rate", "0.5"
-    )
+    done = program(f"checkpoint prune --run-id {run} --keep-last 2 --dry-run --rate 0.5")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [(r[0], r[1].rpartition("/")[2], r[2]) for r in rows] == [
         ("keep", "step-5", "newest of its run and type"),
@@ -258,7 +246,7 @@ def test_prune_rehearsed_tells_why(program, run, client):
         ("keep", "final", "newest of its run and type"),
     ]
     assert "To delete: 3 checkpoints, " in done.stderr
-    assert "4 stay." in done.stderr
+    assert "4 are kept." in done.stderr
     assert "at $0.5 a gigabyte" in done.stderr
     assert len(left(client, run)) == 7
 
@@ -272,14 +260,14 @@ def test_prune_does_what_it_said(program, run, client):
     assert left(client, run) == ["final", "step-0", "step-2", "step-4", "step-5"]
     again = program(*words, "--yes")
     assert again.stdout == ""
-    assert "Nothing to prune: all 5 checkpoints stay." in again.stderr
+    assert "Nothing to prune: all 5 checkpoints are kept." in again.stderr
 
 
 def test_prune_of_a_pattern_leaves_other_runs_alone(program, run, client):
     other = client.create_lora_training_client(MODEL, rank=1)
     for name in "ab":
         other.save_weights_for_sampler(name)
-    program("checkpoint", "prune", "--run-id", f"{run[:20]}*", "--keep-last", "1", "--yes")
+    program("checkpoint prune --run-id", f"{run[:20]}*", "--keep-last", "1", "--yes")
     assert left(client, run) == ["final", "step-5"]
     assert left(client, str(other.model_id)) == ["a", "b"]
 
@@ -287,17 +275,17 @@ def test_prune_of_a_pattern_leaves_other_runs_alone(program, run, client):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "nothing says which checkpoints may go"),
-        (["--include-newest"], "nothing says which checkpoints may go"),
+        ([], "no rule says which checkpoints to delete"),
+        (["--include-newest"], "no rule says which checkpoints to delete"),
         (["--keep-last", "0"], "must be at least 1"),
-        (["--older-than", "7"], "not a span of time"),
+        (["--older-than", "7"], "not a duration"),
         (["--keep-last", "1", "--type", "lora"], "invalid choice"),
         (["--keep-last", "1", "--rate", "-1"], "must be at least 0"),
         (["--keep-last", "1", "--run-id", "zzz"], "zzz"),
     ],
 )
 def test_prune_refuses(program, options, said):
-    done = program("checkpoint", "prune", *options, "--yes", code=1)
+    done = program("checkpoint prune", *options, "--yes", code=1)
     assert (done.stdout, said in done.stderr) == ("", True), done.stderr
 
 
@@ -305,7 +293,7 @@ def test_prune_refuses(program, options, said):
 
 
 def test_copy(program, run, client):
-    done = program("checkpoint", "copy", f"{run}:step-1", "--ttl", "1d", "-f", "json")
+    done = program(f"checkpoint copy {run}:step-1 --ttl 1d -f json")
     copied = client.checkpoints.find(done.rows["tinker_path"])
     assert copied.run_id != run
     assert copied.checkpoint_id == "sampler_weights/step-1"
@@ -334,9 +322,9 @@ def test_copy_takes_no_key_on_the_command_line(program, run, tmp_path):
 
 
 def test_wait_for_a_checkpoint_that_is_there(program, run):
-    done = program("run", "wait", run, "--until", "checkpoint:final", "--until", "idle:9d")
+    done = program(f"run wait {run} --until checkpoint:final --until idle:9d")
     assert done.stdout == f"tinker://{run}/weights/final\n"
-    row = program("run", "wait", run, "--until", "checkpoint:step-*", "-f", "json").rows
+    row = program(f"run wait {run} --until 'checkpoint:step-*' -f json").rows
     assert row["condition"] == "checkpoint:step-*"
 
 
@@ -355,8 +343,7 @@ def test_wait_for_a_checkpoint_that_is_saved_meanwhile(program, client):
     thread = threading.Thread(target=save)
     thread.start()
     done = program(
-        "run", "wait", str(training.model_id), "--until", "checkpoint",
-        "--interval", "1s", "--max-wait", "50s",
+        f"run wait {training.model_id} --until checkpoint --interval 1s --max-wait 50s",
     )  # fmt: skip
     done_waiting.set()
     thread.join()
@@ -365,32 +352,22 @@ def test_wait_for_a_checkpoint_that_is_saved_meanwhile(program, client):
 
 
 def test_wait_gives_up(program, run):
-    began = time.monotonic()
     done = program(
-        "run", "wait", run, "--until", "checkpoint:never", "--max-wait", "1s", "--interval", "1",
+        f"run wait {run} --until checkpoint:never --max-wait 1s --interval 1",
         code=1,
     )  # fmt: skip
-    assert time.monotonic() - began < 20
     assert "Timed out while awaiting checkpoint:never" in done.stderr
     assert "--max-wait" in done.stderr
 
 
 @pytest.mark.parametrize("condition", ["nix", "checkpoint:", "idle", "idle:", "idle:x", "idle:0s"])
 def test_wait_for_what_is_no_condition(program, condition):
-    done = program("run", "wait", "r", "--until", condition, code=1)
+    done = program(f"run wait r --until {condition}", code=1)
     assert (done.stdout, "Hint: Give" in done.stderr) == ("", True), done.stderr
 
 
 def test_watch_shows_changes_as_lines_and_ends_with_ctrl_c(program, run, client):
-    import signal
-
-    process = subprocess.Popen(
-        [program.path, "run", "watch", run, "--interval", "1s", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **program.environment},
-    )
+    process = program.start(f"run watch {run} --interval 1s --json")
     assert process.stdout is not None
     first = [json.loads(process.stdout.readline()) for _ in range(8)]
     assert sorted({line["event"] for line in first}) == ["checkpoint", "run"]
@@ -398,14 +375,14 @@ def test_watch_shows_changes_as_lines_and_ends_with_ctrl_c(program, run, client)
     change = json.loads(process.stdout.readline())
     assert (change["event"], change["subject"]) == ("removed", f"tinker://{run}/weights/final")
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.endswith("Run watch interrupted.\n")
 
 
 def test_watch_survives_a_lost_connection_and_tells_of_corruption(program, server_that_breaks):
     done = program(
-        "run", "watch", "r", "--interval", "1s", "--base-url", server_that_breaks, "--timeout", "5s",
+        f"run watch r --interval 1s --base-url {server_that_breaks} --timeout 5s",
         code=1,
     )  # fmt: skip
     assert "\tcorrupted\tr\n" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,7 @@ EIGHT = range(8)
 
 def together(program: Program, *command_lines: tuple[str, ...], cwd: Path) -> None:
     """Run all at once; each has to succeed."""
-    processes = [
-        subprocess.Popen(
-            [program.path, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=cwd,
-            env={**os.environ, **program.environment},
-        )
-        for words in command_lines
-    ]
+    processes = [program.start(*words, cwd=cwd) for words in command_lines]
     for process, words in zip(processes, command_lines, strict=True):
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, (words, stderr)
@@ -68,7 +56,7 @@ def test_four_checkpoints_in_one_embedded_service(served, tmp_path):
     save = ("checkpoint", "--base-model", MODEL, "--rank", "1", "--output")
     together(served, *((*save, f"{n}.json") for n in range(4)), cwd=tmp_path)
     paths = {json.loads((tmp_path / f"{n}.json").read_text())["weights_path"] for n in range(4)}
-    listed = served("checkpoint", "list", "-f", "json").rows
+    listed = served("checkpoint list -f json").rows
     assert {row["tinker_path"] for row in listed} == paths
     assert len(paths) == 4
 

@@ -298,7 +298,7 @@ def test_in_the_shell_use_is_for_the_shell(path, tmp_path):
 def test_two_changes_of_the_file_are_one(config, line, text):
     """Where one of the two cannot be made, neither is."""
     path = config(text)
-    assert "the file is as it was" in run(line, code=1).stderr
+    assert "the file is unchanged" in run(line, code=1).stderr
     assert path.read_text() == text
 
 

@@ -47,7 +47,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, pattern: str, timeout: float = 20) -> str:
+    def expect(self, pattern: str, timeout: float = 60) -> str:
         """Wait until *pattern* is shown; return what was shown up to there, and drop it."""
         until = time.monotonic() + timeout
         while not (match := re.search(pattern, self._seen)):
@@ -72,7 +72,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Return the exit code."""
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -196,9 +196,9 @@ def test_ctrl_c_ends_a_command_that_waits_for_the_network(open_terminal, silent_
     terminal = open_terminal("--base-url", url, TINKER_API_KEY="tml-a")
     terminal.expect("tinkex>")
     terminal.type("run list\r")
-    assert asked.wait(20)
+    assert asked.wait(60)
     terminal.type(CTRL_C)
-    terminal.expect("Run list interrupted", timeout=5)
+    terminal.expect("Run list interrupted")
     terminal.expect("tinkex>")
     terminal.run("version", r"tinkex 0\.")
 
@@ -209,7 +209,7 @@ def test_ctrl_c_ends_a_command_of_a_pipe(open_terminal):
     terminal.type("version | (cat; sleep 60)\r")
     terminal.expect(r"tinkex 0\.[^\n]*\n")
     terminal.type(CTRL_C)
-    terminal.expect("tinkex>", timeout=5)
+    terminal.expect("tinkex>")
     terminal.run("version", r"tinkex 0\.")
 
 
@@ -279,7 +279,7 @@ def test_a_script_runs_against_the_service(served, tmp_path):
         "checkpoint info tinker://no/weights/such\n"
         "version\n"
     )
-    done = served(stdin=script, code=1)
+    done = served("", stdin=script, code=1)
     assert (tmp_path / "a b.json").is_file()
     assert done.stdout.splitlines()[-1].startswith("tinker://")
     done = served("--keep-going", stdin=script, code=1)

@@ -15,9 +15,9 @@ import pytest
 
 from tests.functional.gate import Gate
 from tests.functional.storage import ARCHIVES, RUN, Fault, Store
-from tests.functional.test_batch import indexes, stub, token_rows, wait_for_lines
-from tests.functional.test_batch import start as begin
-from tests.functional.test_moving import FILES, HALF, KEPT, LARGE, arrived, stages, start, until
+from tests.functional.test_batch import TO_FILE, indexes, stub, token_rows, wait_for_lines
+from tests.functional.test_moving import FILES, HALF, KEPT, LARGE, arrived, stages
+from tests.until import until
 
 #: Names of the checkpoint that is here already, and of the one that comes.
 OLD, NEW = "gz", "tar"
@@ -63,7 +63,7 @@ def whole(tinkex, store, target, sync) -> Callable[[], None]:
         for name in (OLD, NEW):
             assert arrived(target / "sampler_weights" / name) == FILES
         assert not list(target.rglob(".tinkex-*"))
-        tinkex("checkpoint", "verify", str(target))
+        tinkex(f"checkpoint verify {target}")
         store.received()
         assert (tinkex(*sync).stdout, store.received()) == ("", 0)
 
@@ -103,7 +103,7 @@ def here(target: Path) -> int:
 
 def test_sync_that_is_killed_goes_on(tinkex, store, target, sync, goes_on):
     store.faults = [Fault(hold=HALF)]
-    process = start(tinkex, sync)
+    process = tinkex.start(*sync)
     until(lambda: any(sent.bytes >= HALF for sent in store.sent))
     until(lambda: here(target) > HALF - SLACK)
     process.kill()
@@ -112,9 +112,19 @@ def test_sync_that_is_killed_goes_on(tinkex, store, target, sync, goes_on):
     goes_on()
 
 
-def test_sync_mends_a_cut_in_flight(tinkex, store, target, sync, whole):
-    store.faults = [Fault(cut=HALF), Fault(cut=HALF // 2)]
+@pytest.mark.parametrize(
+    ("faults", "signatures"),
+    [
+        ([Fault(cut=HALF), Fault(cut=HALF // 2)], 1),
+        ([Fault(503), Fault(cut=HALF), Fault(503)], 1),
+        ([Fault(403), Fault(cut=HALF), Fault(403)], 2),
+    ],
+    ids=["cut", "outage", "address that runs out"],
+)
+def test_sync_mends_trouble_in_flight(faults, signatures, tinkex, store, sync, whole):
+    store.faults = faults
     tinkex(*sync)
+    assert len({sent.signature for sent in store.sent}) == signatures
     assert store.received() == len(store.body(NEW))
     whole()
 
@@ -127,25 +137,8 @@ def test_sync_goes_on_when_the_network_is_back(tinkex, store, target, sync, goes
     goes_on()
 
 
-def test_sync_waits_for_an_outage(tinkex, store, target, sync, whole):
-    store.faults = [Fault(503), Fault(cut=HALF), Fault(503)]
-    tinkex(*sync)
-    assert store.received() == len(store.body(NEW))
-    whole()
-
-
-def test_sync_renews_an_address_that_has_run_out(tinkex, store, target, sync, whole):
-    store.faults = [Fault(403), Fault(cut=HALF), Fault(403)]
-    tinkex(*sync)
-    assert len({sent.signature for sent in store.sent}) == 2
-    assert store.received() == len(store.body(NEW))
-    whole()
-
-
 def test_sync_on_a_full_disk_goes_on(tinkex, store, target, sync, goes_on):
-    process = start(tinkex, sync, preexec_fn=limit_files)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 1
+    stderr = tinkex.process(*sync, preexec_fn=limit_files, code=1).stderr
     assert "Not fetched: " in stderr
     assert "cannot write to" in stderr
     assert KEPT in stderr
@@ -160,21 +153,19 @@ def test_a_packed_archive_on_a_full_disk(tinkex, store, target):
     words = ["checkpoint", "download", ARCHIVES["tar.gz"], "--output", str(target), "--force"]
     target.mkdir()
     (target / LARGE).write_text("old")
-    process = start(tinkex, words, preexec_fn=limit_files)
-    stdout, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (1, "")
-    assert "cannot write to" in stderr
+    done = tinkex.process(*words, preexec_fn=limit_files, code=1)
+    assert done.stdout == ""
+    assert "cannot write to" in done.stderr
     assert (target / LARGE).read_text() == "old"
     tinkex(*words)
     assert arrived(target) == FILES
     assert stages(target) == []
-    tinkex("checkpoint", "verify", str(target))
+    tinkex(f"checkpoint verify {target}")
 
 
 # ---------------------------------------------------------------- a batch
 
 ROWS = 400
-BATCH = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl")
 
 
 @pytest.fixture
@@ -189,14 +180,14 @@ def batch(tmp_path: Path) -> Iterator[tuple]:
 def interrupted_batch(batch: tuple, place: Path, act: Callable[[Gate], None], seconds: float):
     """Let *act* trouble a batch in its middle for some *seconds*; return the finished process."""
     program, gate = batch
-    process = begin(program, *BATCH, "--concurrency", "8", cwd=place)
+    process = program.start(f"{TO_FILE} --concurrency 8", cwd=place)
     wait_for_lines(place / "out.jsonl", 60)
     act(gate)
     time.sleep(seconds)
     assert gate.turned_away
     if seconds:
         gate.mend()
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert stdout == ""
     return process.returncode, stderr
 
@@ -224,7 +215,7 @@ def test_a_batch_whose_key_has_run_out_goes_on_with_another(batch, tmp_path):
     assert "To go on:" in stderr
     program, gate = batch
     gate.mend()
-    done = program(*BATCH, "--resume", cwd=tmp_path)
+    done = program(f"{TO_FILE} --resume", cwd=tmp_path)
     assert f"{len(before)} done before" in done.stderr
     assert (tmp_path / "out.jsonl").read_text().splitlines()[: len(before)] == before
     assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(ROWS))

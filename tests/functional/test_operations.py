@@ -14,33 +14,33 @@ MODEL = "tinkex/baker-street-2M"
 
 
 def test_models(served):
-    assert served("model", "list").stdout == f"{MODEL}\n"
-    (row,) = served("model", "list", "BAKER", "-f", "json").rows
+    assert served("model list").stdout == f"{MODEL}\n"
+    (row,) = served("model list BAKER -f json").rows
     assert row == {
         "model_name": MODEL,
         "max_context_length": 1024,
         "trainable": False,
         "sampleable": True,
     }
-    done = served("model", "list", "gpt-9", code=1)
+    done = served("model list gpt-9", code=1)
     assert "no model name contains 'gpt-9'" in done.stderr
     assert done.stdout == ""
 
 
 def test_sessions_of_a_checkpoint(served, saved):
     session = saved["model_id"].partition(":")[0]
-    ids = served("session", "list", "--limit", "0").stdout.split()
+    ids = served("session list --limit 0").stdout.split()
     assert session in ids
-    rows = served("session", "list", "--long", "--limit", "0", "-f", "json").rows
+    rows = served("session list --long --limit 0 -f json").rows
     row = next(row for row in rows if row["session_id"] == session)
     assert row["training_run_ids"] == [saved["model_id"]]
-    shown = served("session", "show", session)
+    shown = served(f"session show {session}")
     assert shown.stdout.splitlines()[:2] == [session, f"Run: {saved['model_id']}"]
-    (found,) = served("session", "search", "--session-id", session, "-f", "json").rows
+    (found,) = served(f"session search --session-id {session} -f json").rows
     assert found["status"] == "success"
     assert found["checkpoints_count"] == 1
     assert found["checkpoint_storage_bytes"] > 1000
-    assert served("session", "search", "--session-id", session, "--status", "active").stdout == ""
+    assert served(f"session search --session-id {session} --status active").stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -80,57 +80,57 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 
 def test_usage_by_every_dimension(served, saved, tmp_path):
-    served("run", "--base-model", MODEL, "--prompt", "Hello", "--max-tokens", "4")
+    served(f"run --base-model {MODEL} --prompt Hello --max-tokens 4")
     run = saved["model_id"]
-    rows = served("billing", "usage", "--by", "run", "-f", "json").rows
+    rows = served("billing usage --by run -f json").rows
     assert next(row for row in rows if row["training_run_id"] == run)["checkpoints"] == 1
-    (row,) = served("billing", "usage", "--since", "20d", "--by", "model", "-f", "json").rows
+    (row,) = served("billing usage --since 20d --by model -f json").rows
     assert row["base_model"] == MODEL
     assert row["prefill_tokens"] > 0 < row["sampled_tokens"]
     for by in ("day", "session", "user", "project", "type"):
-        found = served("billing", "usage", "--by", by, "-f", "json").rows
+        found = served(f"billing usage --by {by} -f json").rows
         assert sum(each["sampled_tokens"] for each in found) == row["sampled_tokens"], by
-    done = served("billing", "usage")
+    done = served("billing usage")
     assert "Total: $0.00 from " in done.stderr
-    events = list(csv.DictReader(io.StringIO(served("billing", "usage", "--csv", "-").stdout)))
+    events = list(csv.DictReader(io.StringIO(served("billing usage --csv -").stdout)))
     assert {event["type"] for event in events} >= {"sampling_prefill", "checkpoint"}
     files = [str(tmp_path / "u.csv"), str(tmp_path / "s.csv")]
-    served("billing", "usage", "--csv", files[0], "--sessions-csv", files[1])
+    served(f"billing usage --csv {files[0]} --sessions-csv {files[1]}")
     assert rows_of(files[0]) == events
     sessions = {row["session_id"] for row in rows_of(files[1])}
     assert sessions == {event["session_id"] for event in events}
 
 
 def test_storage(served, saved):
-    (row,) = served("billing", "storage", "-f", "json").rows
+    (row,) = served("billing storage -f json").rows
     assert row["size_bytes"] > 1000
     assert row["checkpoint_count"] >= 1
-    assert served("billing", "storage", "--project-id", "other").stdout == ""
-    text = served("billing", "storage", "--csv", "-").stdout
+    assert served("billing storage --project-id other").stdout == ""
+    text = served("billing storage --csv -").stdout
     assert next(csv.DictReader(io.StringIO(text)))["size_bytes"] == str(row["size_bytes"])
 
 
 def test_raw_requests(served, saved):
-    done = served("api", "GET", "training_runs", "--field", "limit=1")
+    done = served("api GET training_runs --field limit=1")
     assert len(json.loads(done.stdout)["training_runs"]) == 1
     assert done.stdout.endswith("\n")
-    assert json.loads(served("api", "/api/v1/healthz").stdout) == {"status": "ok"}
-    whole = json.loads(served("api", "training_runs?limit=1", "--paginate").stdout)
+    assert json.loads(served("api /api/v1/healthz").stdout) == {"status": "ok"}
+    whole = json.loads(served("api 'training_runs?limit=1' --paginate").stdout)
     assert "cursor" not in whole
     assert saved["model_id"] in {run["training_run_id"] for run in whole["training_runs"]}
-    found = served("api", "POST", "sessions/search", "-F", "limit=1", "--paginate").stdout
+    found = served("api POST sessions/search -F limit=1 --paginate").stdout
     assert json.loads(found)["sessions"]
     path = saved["weights_path"]
     body = json.dumps({"tinker_path": path})
     for words in (["--input", "-"], ["--raw-field", f"tinker_path={path}"]):
-        info = served("api", "POST", "weights_info", *words, stdin=body).stdout
+        info = served("api POST weights_info", *words, stdin=body).stdout
         assert json.loads(info)["base_model"] == MODEL
-    head = served("api", "--include", "GET", "healthz").stdout.splitlines()
+    head = served("api --include GET healthz").stdout.splitlines()
     assert head[0] == "HTTP 200"
     run, kind, name = path.removeprefix("tinker://").split("/")
     where = f"training_runs/{run}/checkpoints/{kind}/{name}"
-    assert served("api", "DELETE", where).stdout == ""
-    assert "Unknown checkpoint" in served("api", "DELETE", where, code=1).stderr
+    assert served(f"api DELETE {where}").stdout == ""
+    assert "Unknown checkpoint" in served(f"api DELETE {where}", code=1).stderr
 
 
 def test_bytes_come_as_they_are(service, tinkex, tmp_path):
@@ -170,7 +170,7 @@ def test_bytes_come_as_they_are(service, tinkex, tmp_path):
 
 
 def test_doctor_on_a_service_that_is_well(served):
-    done = served("doctor", "-f", "json")
+    done = served("doctor -f json")
     states = {row["check"]: row["status"] for row in done.rows}
     assert states["service"] == states["access"] == "ok"
     assert states["POST sessions/search"] == "ok"
@@ -179,7 +179,7 @@ def test_doctor_on_a_service_that_is_well(served):
 
 
 def test_doctor_with_a_wrong_key(service, tinkex):
-    done = tinkex("doctor", "--base-url", service.url, "--api-key", "wrong-key-0123456", code=1)
+    done = tinkex(f"doctor --base-url {service.url} --api-key wrong-key-0123456", code=1)
     lines = {line.split("\t")[0]: line.split("\t") for line in done.stdout.splitlines()}
     assert lines["access"][1] == "fail"
     assert lines["access"][3]
@@ -189,6 +189,6 @@ def test_doctor_with_a_wrong_key(service, tinkex):
 
 
 def test_curl_of_what_would_delete_deletes_nothing(served, saved):
-    done = served("checkpoint", "delete", saved["weights_path"], "--curl")
+    done = served(f"checkpoint delete {saved['weights_path']} --curl")
     assert done.stdout.startswith("curl --request DELETE ")
-    assert served("checkpoint", "info", saved["weights_path"]).stdout
+    assert served(f"checkpoint info {saved['weights_path']}").stdout

@@ -5,18 +5,18 @@ Ctrl-C at every command is in test_faults, both signals at those that write in t
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.functional.conftest import KEY, Program, Service
 from tests.functional.test_interactive import Terminal
+from tests.until import until
 
 WATCHING = {
     "run watch": ("run", "watch", "{run}"),
@@ -31,11 +31,10 @@ BEGUN: dict[str, Callable[[Path], object]] = {
 }
 
 
-def ended(process: subprocess.Popen[bytes], number: int) -> tuple[int, float]:
-    """Send *number*; return the exit code and the seconds until the end."""
+def ended(process: subprocess.Popen[Any], number: int) -> int:
+    """Send *number*; return the exit code. Nothing that is signalled here would end by itself."""
     process.send_signal(number)
-    began = time.monotonic()
-    return process.wait(20), time.monotonic() - began
+    return process.wait(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -44,26 +43,15 @@ def ended(process: subprocess.Popen[bytes], number: int) -> tuple[int, float]:
 def test_watching_ends_at_once(name, number, served: Program, saved, tmp_path):
     words = [saved["model_id"] if word == "{run}" else word for word in WATCHING[name]]
     with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(
-            [served.path, *words, "--log-file", "log"],
-            stdout=out,
-            stderr=subprocess.PIPE,
-            cwd=tmp_path,
-            env={**os.environ, **served.environment},
-        )
+        process = served.start(*words, "--log-file", "log", stdout=out, cwd=tmp_path)
     try:
-        end = time.monotonic() + 30
-        while not ((tmp_path / "log").exists() and BEGUN[name](tmp_path)):
-            assert time.monotonic() < end
-            assert process.poll() is None
-            time.sleep(0.02)
-        code, seconds = ended(process, number)
+        until(lambda: (tmp_path / "log").exists() and BEGUN[name](tmp_path))
+        code = ended(process, number)
     finally:
         process.kill()
         _, stderr = process.communicate()
     assert code == 128 + number
-    assert seconds < 1.5
-    assert b"Traceback" not in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.fixture
@@ -88,12 +76,9 @@ def terminal(home: Path, service: Service) -> Iterator[type[Terminal]]:
 def test_the_prompt_of_a_login(terminal, number, home):
     shown = terminal("auth", "login")
     shown.expect("key")
-    end = time.monotonic() + 10
-    while shown.echoes and time.monotonic() < end:
-        time.sleep(0.01)
-    code, seconds = ended(shown.process, number)
+    until(lambda: not shown.echoes)
+    code = ended(shown.process, number)
     assert code == 128 + number
-    assert seconds < 1.5
     assert shown.echoes, "what is typed afterwards would stay invisible"
     assert not (home / ".tinker" / "credentials.json").exists()
 
@@ -101,9 +86,8 @@ def test_the_prompt_of_a_login(terminal, number, home):
 def test_the_shell_between_two_lines(terminal):
     shown = terminal()
     shown.expect("tinkex>")
-    code, seconds = ended(shown.process, signal.SIGTERM)
+    code = ended(shown.process, signal.SIGTERM)
     assert code == 143
-    assert seconds < 1.5
     assert shown.echoes
 
 
@@ -112,9 +96,8 @@ def test_the_shell_while_a_command_runs(terminal, saved_on_service):
     shown.expect("tinkex>")
     shown.type(f"run watch {saved_on_service}\r")
     shown.expect("saved")
-    code, seconds = ended(shown.process, signal.SIGTERM)
+    code = ended(shown.process, signal.SIGTERM)
     assert code == 143
-    assert seconds < 1.5
 
 
 @pytest.fixture
@@ -122,4 +105,4 @@ def saved_on_service(service: Service, tmp_path: Path) -> str:
     program = Program({"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY})
     words = ("checkpoint", "--base-model", "tinkex/baker-street-2M", "--rank", "1")
     program(*words, "--output", str(tmp_path / "saved.json"))
-    return str(program("run", "list", "--limit", "1", "-f", "json").rows[0]["training_run_id"])
+    return str(program("run list --limit 1 -f json").rows[0]["training_run_id"])

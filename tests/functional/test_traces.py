@@ -29,17 +29,17 @@ def session_of(saved: dict[str, Any]) -> str:
 
 def test_a_trace_becomes_a_file(served, saved, tmp_path):
     session = session_of(saved)
-    done = served("session", "export-trace", session, cwd=tmp_path)
+    done = served(f"session export-trace {session}", cwd=tmp_path)
     file = tmp_path / f"{session}.pftrace"
     content = file.read_bytes()
     assert content[:1] == PACKET
     assert saved["weights_path"].encode() in content
     assert done.stdout == f"Saved {len(content)} B to {session}.pftrace\n"
-    again = served("session", "export-trace", session, cwd=tmp_path, code=1)
+    again = served(f"session export-trace {session}", cwd=tmp_path, code=1)
     assert f"{session}.pftrace exists" in again.stderr
     assert "--force" in again.stderr
     named = tmp_path / "new" / "sweep.pftrace"
-    (row,) = [served("session", "export-trace", session, "--output", str(named), "--json").rows]
+    (row,) = [served(f"session export-trace {session} --output {named} --json").rows]
     assert row == {
         "session_id": session,
         "url": None,
@@ -50,7 +50,7 @@ def test_a_trace_becomes_a_file(served, saved, tmp_path):
 
 
 def test_a_session_that_is_not_there(served, tmp_path):
-    done = served("session", "export-trace", "nope", "--output", "x", cwd=tmp_path, code=1)
+    done = served("session export-trace nope --output x", cwd=tmp_path, code=1)
     assert "'nope'" in done.stderr
     assert done.stderr.endswith("Hint: See 'tinkex session list'.\n")
     assert not (tmp_path / "x").exists()
@@ -58,14 +58,14 @@ def test_a_session_that_is_not_there(served, tmp_path):
 
 def test_only_the_address(served, saved, tmp_path):
     session = session_of(saved)
-    done = served("session", "export-trace", session, "--url-only", cwd=tmp_path)
+    done = served(f"session export-trace {session} --url-only", cwd=tmp_path)
     (url,) = done.stdout.splitlines()
     assert list(tmp_path.glob("*.pftrace")) == []
     if "TINKER_BASE_URL" in served.environment:  # embedded, nobody else can fetch it
         assert url.startswith(served.environment["TINKER_BASE_URL"])
         with urllib.request.urlopen(url) as response:
             assert response.read(1) == PACKET
-    both = served("session", "export-trace", session, "--url-only", "--output", "x", code=1)
+    both = served(f"session export-trace {session} --url-only --output x", code=1)
     assert "Leave out --output" in both.stderr
 
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_built_or_takes_too_long(building, tmp_path):
     program, service = building
     session = new_session(program)
     service.answers[:] = [{"status": "failed", "error": "too old"}]
-    done = program("session", "export-trace", session, cwd=tmp_path, code=1)
+    done = program(f"session export-trace {session}", cwd=tmp_path, code=1)
     assert "the trace could not be built: too old" in done.stderr
     service.answers[:] = [{"status": "pending"}] * 9
     words = ("session", "export-trace", session, "--timeout", "1s")

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Flag, plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.config import keys
+from tinkex.config import credentials
 from tinkex.exceptions import Forbidden, SettingsError, TinkexError, Unauthorized, UsageError
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
     from tinkex.api import ApiKey
-    from tinkex.config.keystore import StoredKey
+    from tinkex.config.credentials import StoredKey
     from tinkex.settings import Settings
 
 
@@ -74,7 +75,7 @@ class LoginAuth(ShowOne):
         return self.column_names, (
             stored.name,
             stored.key_id,
-            keys.mask(key),
+            credentials.mask(key),
             stored.organization,
             stored.email,
             trial.base_url,
@@ -103,9 +104,9 @@ class LoginAuth(ShowOne):
         # A key that the interactive shell was started with is not meant to be stored.
         on_this_line = hasattr(parsed_args, "api_key") or not self.app.interactive_mode
         if on_this_line and self.settings.origins.get("api_key") == "--api-key":
-            return keys.checked(self.settings.api_key or ""), "--api-key"
+            return credentials.checked(self.settings.api_key or ""), "--api-key"
         if parsed_args.with_token:
-            return keys.checked(keys.read_argument("-", stdin)), "standard input"
+            return credentials.checked(credentials.read_argument("-", stdin)), "standard input"
         if not stdin or not stdin.isatty():
             raise UsageError(
                 "there is no terminal to ask for the key on",
@@ -115,7 +116,9 @@ class LoginAuth(ShowOne):
         if page:
             self.status(f"Make a key here: {page}")
         self.app.display.clear()
-        return keys.checked(keys.ask(f"API key for {place.base_url}: ")), "what was typed"
+        return credentials.checked(
+            credentials.ask(f"API key for {place.base_url}: ")
+        ), "what was typed"
 
     def _page(self, name: str | None) -> str | None:
         from tinkex.api.resources.auth import new_key_page
@@ -164,7 +167,7 @@ class LogoutAuth(Lister):
     def _forget(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
         from tinkex.commands import login
         from tinkex.config import file
-        from tinkex.config.keystore import KeyStore
+        from tinkex.config.credentials import KeyStore
 
         store = KeyStore()
         if parsed_args.all:
@@ -246,7 +249,7 @@ class ListAuth(Lister):
                 key.name,
                 key.key_id,
                 Flag(bool(settings and settings.api_key == key.key and where == origin)),
-                keys.mask(key.key),
+                credentials.mask(key.key),
                 key.organization,
                 key.email,
                 key.base_url,
@@ -280,7 +283,7 @@ class SwitchAuth(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.config.keystore import KeyStore
+        from tinkex.config.credentials import KeyStore
 
         store = KeyStore()
         key = store.find(parsed_args.name)
@@ -335,14 +338,14 @@ class StatusAuth(ShowOne):
         try:
             self.result = check = self.client.auth.check()
         except TinkexError as error:
-            if origin and settings.needs_api_key and "comes from" not in (error.hint or ""):
-                error.hint = f"The key comes from {origin}. {error.hint or ''}".rstrip()
+            if origin and settings.needs_api_key and not getattr(error, "key_origin", None):
+                error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
             raise
         key = check.api_key
         return self.column_names, (
             settings.base_url,
             settings.profile,
-            keys.mask(settings.api_key or ""),
+            credentials.mask(settings.api_key or ""),
             origin if settings.needs_api_key else "none is needed",
             key and key.name,
             key and key.organization,

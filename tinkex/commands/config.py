@@ -105,14 +105,14 @@ class _Change(_OneSetting):
         return name
 
     def _row(self, name: str, value: Any, profile: str | None) -> Any:
-        from tinkex.config import keys
+        from tinkex.config import credentials
         from tinkex.config.file import config_path
 
         self.result = value
         if name == "api_key" and value:
-            value = keys.mask(value)
+            value = credentials.mask(value)
         if name == "api_key_command" and value:
-            value = keys.mask_inside(value)
+            value = credentials.mask_inside(value)
         return self.column_names, (name, Structure(value), profile, str(config_path()))
 
     def _tell_if_overruled(self, name: str) -> None:
@@ -148,7 +148,7 @@ class SetConfig(_Change):
         name = parsed_args.name
         if name == "profile":
             settings.resolve({"profile": parsed_args.value})  # it must be usable
-            file.write_default(parsed_args.value)
+            file.write_default_profile(parsed_args.value)
             self._tell_if_overruled(name)
             return self._row(name, parsed_args.value, None)
         value = self._value(name, parsed_args.value)
@@ -163,7 +163,7 @@ class SetConfig(_Change):
         return self._row(name, value, profile)
 
     def _write(self, profile: str, name: str, value: Any) -> None:
-        from tinkex.config import file, profiles
+        from tinkex.config import file
 
         written = file.profiles_in(file.read(file.config_path()))
         other = {"api_key": "api_key_command", "api_key_command": "api_key"}.get(name)
@@ -172,9 +172,9 @@ class SetConfig(_Change):
                 f"profile {profile} has {other}, which is the same setting",
                 hint=f"First: tinkex --profile {profile} config unset {other}",
             )
-        if profile not in written and profile in profiles.names():
+        if profile not in written and profile in file.plugin_profile_names():
             # Once it is written, it is what is written and no more.
-            file.write_profile(profile, {**profiles.brought(profile), name: value})
+            file.write_profile(profile, {**file.plugin_profile(profile), name: value})
         else:
             file.write_setting(profile, name, value)
 
@@ -202,7 +202,7 @@ class UnsetConfig(_Change):
             where = f"profile {profile}" if profile else "the configuration file"
             raise UsageError(f"{where} does not set {name}", hint="See: tinkex config show")
         if name == "profile":
-            file.write_default(None)
+            file.write_default_profile(None)
         else:
             file.write_setting(str(profile), name, None)
         self._tell_if_overruled(name)
@@ -220,10 +220,10 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     :raises UsageError: it names a format or a driver that there is not.
     """
     from tinkex import settings
-    from tinkex.config import keys, values
+    from tinkex.config import credentials, values
 
     if name == "api_key":
-        return keys.checked(keys.read_argument(text, stdin))
+        return credentials.checked(credentials.read_argument(text, stdin))
     value = values.from_text(name, text)
     pools = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in pools:

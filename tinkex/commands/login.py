@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tinkex.config import file, private
-from tinkex.config.keystore import KeyStore, StoredKey
+from tinkex import files
+from tinkex.config import file
+from tinkex.config.credentials import KeyStore, StoredKey
 from tinkex.config.values import DEFAULT_BASE_URL, ENVIRONMENT
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
@@ -45,7 +46,7 @@ class Place:
 
     def exposed(self) -> str | None:
         """Return the mode of the file if others may read it."""
-        return private.exposed(self._file())
+        return files.exposed_mode(self._file())
 
     def store(self, key: StoredKey) -> StoredKey:
         """Store *key*, and return it as it is stored."""
@@ -188,7 +189,7 @@ def exposed_files() -> list[str]:
     return [
         f"{path} can be read by others (mode {mode}); chmod 600 {path}"
         for path in sorted(paths)
-        if (mode := private.exposed(path))
+        if (mode := files.exposed_mode(path))
     ]
 
 

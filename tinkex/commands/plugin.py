@@ -31,7 +31,6 @@ class ListPlugin(Lister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.set_defaults(nothing=None)  # said in all formats below
         parser.add_argument(
             "--all", action="store_true", help="also what tinkex itself brings, not only plugins"
         )
@@ -50,7 +49,7 @@ class ListPlugin(Lister):
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         if not rows:
             self.status("No plugins are installed.")
-            parsed_args.note = None  # a table need not say it again
+            self.presentation.empty = ""  # a table need not repeat it
         unknown = plugins.unknown_in_only()
         if unknown:
             self.app.warn(f"{plugins.ONLY} names what is not installed: {', '.join(unknown)}")

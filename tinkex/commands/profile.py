@@ -11,7 +11,7 @@ from typing import Any
 from tinkex.columns import Flag, Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
-from tinkex.config import keys
+from tinkex.config import credentials
 from tinkex.config.values import DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
 from tinkex.exceptions import SettingsError, UsageError
 
@@ -143,7 +143,7 @@ class AddProfile(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.config import file, profiles
+        from tinkex.config import file
 
         name = parsed_args.name
         if not re.fullmatch(r"\w[\w.@-]*", name):
@@ -158,8 +158,10 @@ class AddProfile(ShowOne):
                 hint="Change it with 'tinkex config set', or replace it with --force.",
             )
         values = self._values(parsed_args)
-        if name in profiles.names() and values.keys().isdisjoint({"http_pool", "base_url"}):
-            values = {**profiles.brought(name), **values}
+        if name in file.plugin_profile_names() and values.keys().isdisjoint(
+            {"http_pool", "base_url"}
+        ):
+            values = {**file.plugin_profile(name), **values}
         file.write_profile(name, values, use=parsed_args.use)
         if not ({"api_key", "api_key_command", "http_pool"} & values.keys()):
             self._tell_about_key(name, values)
@@ -224,7 +226,7 @@ class UseProfile(ShowOne):
         from tinkex.config import file
 
         settings.resolve({"profile": parsed_args.name})  # it must be usable
-        file.write_default(parsed_args.name)
+        file.write_default_profile(parsed_args.name)
         self.result = parsed_args.name
         if os.environ.get("TINKEX_PROFILE"):
             self.status("TINKEX_PROFILE is set, and comes first.")
@@ -299,10 +301,10 @@ def _pool_options(values: Mapping[str, Any]) -> Any:
 
 def _all() -> dict[str, Mapping[str, Any]]:
     """Return every profile by name, those that plugins bring included."""
-    from tinkex.config import file, profiles
+    from tinkex.config import file
 
     written = file.profiles_in(file.read(file.config_path()))
-    found = {**profiles.all_brought(), **written}
+    found = {**file.plugin_profiles(), **written}
     return {name: _mapping(name, found[name]) for name in sorted(found)}
 
 
@@ -324,12 +326,12 @@ def _mapping(name: str, values: Any) -> Mapping[str, Any]:
 
 def _credential(values: Mapping[str, Any]) -> str | None:
     if values.get("api_key"):
-        return keys.mask(str(values["api_key"]))
+        return credentials.mask(str(values["api_key"]))
     return "command" if values.get("api_key_command") else None
 
 
 def _shown(name: str, value: Any) -> Any:
     """Return *value* so that it can be shown."""
     if name == "api_key" and value:
-        return keys.mask(str(value))
-    return keys.mask_inside(str(value)) if name == "api_key_command" and value else value
+        return credentials.mask(str(value))
+    return credentials.mask_inside(str(value)) if name == "api_key_command" and value else value

@@ -20,16 +20,17 @@ from tests.until import until
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import together
 from tinkex.api.http.transport import Response, join_url
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.api.transfer import archive
+from tinkex.api.transfer.directory import Directory
 from tinkex.exceptions import (
     APIError,
-    ConnectionFailed,
     InvalidResponse,
     LocalError,
     OperationFailed,
     TimedOut,
+    Unreachable,
     detail_of,
 )
 
@@ -379,7 +380,7 @@ def test_a_huge_header_is_not_read_into_memory(kind, tmp_path):
     header.type, header.size = kind, 1 << 40
     source = Endless(header.tobuf(tarfile.GNU_FORMAT))
     with pytest.raises(InvalidResponse, match="header that is too large"):
-        archive.extract(source, tmp_path, lambda relative: None)
+        archive.extract(source, Directory.at(tmp_path), lambda relative: None)
     assert source.taken < 4 * archive.MAX_HEADERS
 
 
@@ -401,7 +402,7 @@ def with_pax(record: bytes) -> bytes:
 )
 def test_numbers_in_headers_that_are_none(record, tmp_path):
     with pytest.raises(InvalidResponse):
-        archive.extract(io.BytesIO(with_pax(record)), tmp_path, lambda relative: None)
+        archive.extract(io.BytesIO(with_pax(record)), Directory.at(tmp_path), lambda relative: None)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])
@@ -413,9 +414,8 @@ def test_names_that_are_no_text_are_unsafe(name):
 def test_a_dead_server_is_told_as_such_after_one_more_try(connect, waits, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(ConnectionFailed, match="refused") as caught:
+    with pytest.raises(Unreachable, match="refused"):
         connect(f"http://127.0.0.1:{port}").checkpoints.download(SAMPLER, tmp_path / "d")
-    assert (caught.value.category, bool(caught.value.hint)) == ("server", True)
     assert len(waits) == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.api.conftest import NEVER
 from tinkex.api.resources import watch
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.runs import TrainingRun
 from tinkex.api.resources.watch import Change, Condition, Snapshot, WaitedOut, changes, check_usable
 from tinkex.exceptions import ConnectionFailed, NotFound, OperationFailed, ServerError, Unauthorized

@@ -29,7 +29,13 @@ from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.config.pools import CA_VARIABLES
 from tinkex.config.values import is_loopback
-from tinkex.exceptions import ConnectionFailed, InvalidResponse, SettingsError, TinkexError
+from tinkex.exceptions import (
+    ConnectionFailed,
+    InvalidResponse,
+    SettingsError,
+    TinkexError,
+    Unreachable,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -330,7 +336,7 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 def translated(error: Exception, url: str) -> TinkexError:
     """Return the error of tinkex for *error*, which a request to *url* raised."""
     causes, host = errors.chain(error), errors.host_of(url)
-    ours = (
+    return (
         _settings_error(causes, host)
         or errors.tls_error(causes, host)
         or _proxy_error(causes, host)
@@ -339,9 +345,6 @@ def translated(error: Exception, url: str) -> TinkexError:
         or _response_error(causes, host)
         or errors.lost(causes, host)
     )
-    if isinstance(ours, ConnectionFailed):
-        ours.unsent = any(isinstance(c, urllib3.exceptions.ConnectTimeoutError) for c in causes)
-    return ours
 
 
 def _settings_error(causes: list[BaseException], host: str) -> TinkexError | None:
@@ -356,24 +359,25 @@ def _settings_error(causes: list[BaseException], host: str) -> TinkexError | Non
                 hint="Install it: pip install 'requests[socks]'",
             )
         if isinstance(cause, of_url):
-            return SettingsError(f"not a usable address: {host}", hint=errors.URL_HINT)
+            return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
     return None
 
 
 def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
     if not any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return None
-    why = errors.because(causes)
-    return ConnectionFailed(f"the HTTP proxy on the way to {host} failed{why}", hint=_PROXY_HINT)
+    message = f"the HTTP proxy on the way to {host} failed{errors.because(causes)}"
+    if any(isinstance(cause, urllib3.exceptions.ConnectTimeoutError) for cause in causes):
+        return Unreachable(message, hint=_PROXY_HINT)
+    return ConnectionFailed(message, hint=_PROXY_HINT)
 
 
 def _connection_error(causes: list[BaseException], host: str) -> TinkexError | None:
     for cause in causes:
         if isinstance(cause, urllib3.exceptions.NewConnectionError):
-            why = errors.because(causes)
-            return ConnectionFailed(f"cannot connect to {host}{why}", hint=errors.URL_HINT)
+            return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
         if isinstance(cause, urllib3.exceptions.ConnectTimeoutError):
-            return ConnectionFailed(f"{host} does not answer", hint=errors.URL_HINT)
+            return Unreachable(f"{host} does not answer")
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
     return None

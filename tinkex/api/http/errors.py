@@ -8,9 +8,15 @@ import ssl
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from tinkex.exceptions import ConnectionFailed, SettingsError, TimedOut, TinkexError, TLSError
+from tinkex.exceptions import (
+    ConnectionFailed,
+    SettingsError,
+    TimedOut,
+    TinkexError,
+    TLSError,
+    Unreachable,
+)
 
-URL_HINT = "Is the address right? See 'tinkex config show'."
 _CA_HINT = (
     "If a proxy or a private authority signs it, set REQUESTS_CA_BUNDLE, or ca_bundle of an "
     "HTTP pool, to its certificate."
@@ -60,19 +66,18 @@ def tls_error(causes: Sequence[BaseException], host: str) -> TinkexError | None:
             return SettingsError("the file with CA certificates does not exist", hint=_CA_HINT)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").replace("_", " ").lower()
-            hint = _CA_HINT if "no certificate" in reason else URL_HINT
+            hint = _CA_HINT if "no certificate" in reason else None
             return TLSError(f"no TLS connection to {host}: {reason}", hint=hint)
     return None
 
 
-def connection_error(causes: Sequence[BaseException], host: str) -> ConnectionFailed | None:
+def connection_error(causes: Sequence[BaseException], host: str) -> Unreachable | None:
     """Return the error for a host that is unknown or refuses the connection."""
     for cause in causes:
         if isinstance(cause, socket.gaierror):
-            return ConnectionFailed(f"cannot resolve {host}", hint=URL_HINT, unsent=True)
+            return Unreachable(f"cannot resolve {host}")
         if isinstance(cause, ConnectionRefusedError):
-            message = f"connection refused by {host}"
-            return ConnectionFailed(message, hint=URL_HINT, unsent=True)
+            return Unreachable(f"connection refused by {host}")
     return None
 
 

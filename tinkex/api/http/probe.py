@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +32,7 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 _SKEW_WARNING, _SKEW_WRONG = 30, 300
 #: Days before the end of a certificate at which warnings begin.
 _SOON = 14
-_INSECURE_HINT = "Leave out --insecure, or remove 'insecure: true' from the HTTP pool."
+_INSECURE_HINT = "Turn the option 'insecure' off."
 _RETRY_HINT = "Try again in a while; if it stays, ask the operator of the service."
 _CLOCK_HINT = "Set the clock of this machine (timedatectl set-ntp true): signatures depend on it."
 
@@ -44,18 +44,20 @@ class CheckResult:
     :ivar check: what was checked.
     :ivar status: see :data:`Status`.
     :ivar detail: what was found.
-    :ivar hint: what to type or do about it.
+    :ivar hint: what to do about it.
+    :ivar error: the error that was raised.
     """
 
     check: str
     status: Status
     detail: str
     hint: str | None = None
+    error: TinkexError | None = field(default=None, compare=False)
 
     @classmethod
     def from_error(cls, check: str, error: TinkexError) -> CheckResult:
         """Return the result of a check that failed with *error*."""
-        return cls(check, "fail", str(error), error.hint or _RETRY_HINT)
+        return cls(check, "fail", str(error), error.hint or _RETRY_HINT, error)
 
 
 class Prober:
@@ -112,7 +114,7 @@ class Prober:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "not a name"
-            hint = "Is the name right, and is there a network? See 'tinkex config show'."
+            hint = "Check the name and the network connection."
             return [CheckResult("dns", "fail", f"cannot resolve {self._host}: {why}", hint)]
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         took = (time.monotonic() - start) * 1000

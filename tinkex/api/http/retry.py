@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tinkex.exceptions import ConnectionFailed, TimedOut
+from tinkex.exceptions import ConnectionFailed, TimedOut, Unreachable
 
 #: Methods whose repetition has no further effect.
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
@@ -167,7 +167,7 @@ class Retrying:
 
     def after_error(self, error: ConnectionFailed | TimedOut) -> float | None:
         """Return the seconds until the call that *error* ended is sent again, or ``None``."""
-        unsent = isinstance(error, ConnectionFailed) and error.unsent
+        unsent = isinstance(error, Unreachable)
         if not (unsent or self._repeatable):
             return None
         if unsent:

@@ -44,6 +44,14 @@ def items(data: Json, name: str) -> list[Any]:
     return value
 
 
+def texts(data: Json, name: str) -> list[str]:
+    """Return the list of texts *name* of *data*, which must be there."""
+    value = items(data, name)
+    if not all(isinstance(item, str) for item in value):
+        refuse(f"no list of ids as {name!r}")
+    return value
+
+
 def text(data: Json, name: str) -> str:
     """Return the text *name* of *data*, which must be there and not be empty."""
     value = optional_text(data, name)

@@ -27,6 +27,7 @@ from tinkex.exceptions import (
     ConnectionFailed,
     InvalidResponse,
     NotOffered,
+    Redirected,
     SettingsError,
     TimedOut,
     TinkexError,
@@ -171,11 +172,8 @@ class Response:
     def _not_json(self) -> InvalidResponse:
         kind = "" if not self.body.strip() else self.content_type or "something"
         form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
-        # Another program at this address is far more likely than a broken service.
-        wrong_address = kind == "text/html"
         error = InvalidResponse(
-            f"the server answered with {form} instead of JSON (HTTP {self.status})",
-            hint="Is the base URL right? See 'tinkex config show'." if wrong_address else None,
+            f"the server answered with {form} instead of JSON (HTTP {self.status})"
         )
         error.request_id = self.request_id
         return error
@@ -263,17 +261,18 @@ class Transport:
         :param what: as :attr:`Request.what`.
         """
         if 300 <= response.status < 400:
-            target = errors.host_of(join_url(self.base_url, response.headers.get("location", "")))
-            return InvalidResponse(
+            url = join_url(self.base_url, response.headers.get("location", ""))
+            target = errors.host_of(url)
+            return Redirected(
                 f"{errors.host_of(self.base_url)} redirects to {target}, "
                 "and the API key does not go along",
-                hint="Set --base-url to the address that it redirects to.",
+                location=f"{urlsplit(url).scheme}://{target}",
             )
         error = response.error()
         if isinstance(error, NotOffered) and what:
             error.message = f"this server does not offer {what}"
         if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
-            error.hint = f"The key comes from {self.settings.origins['api_key']}. {error.hint}"
+            error.key_origin = self.settings.origins["api_key"]
         return error
 
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
@@ -464,9 +463,8 @@ def _ascii_base(url: str) -> str:
     try:
         return _ascii(url)
     except ValueError as error:
-        raise SettingsError(
-            f"not a usable address: {errors.host_of(url)}", hint=errors.URL_HINT
-        ) from error
+        host = errors.host_of(url)
+        raise SettingsError(f"not a usable address: {host}", hint="Check the base URL.") from error
 
 
 def _ascii(url: str) -> str:

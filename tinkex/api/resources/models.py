@@ -1,4 +1,4 @@
-"""Base models that a service offers."""
+"""Base models of a service."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tinkex.api.http.transport import Request, Transport
 class Model:
     """A base model.
 
-    :ivar model_name: its name, as ``--base-model`` takes it.
-    :ivar max_context_length: most tokens of prompt and answer together, if told.
-    :ivar trainable: whether it can be trained, if told.
-    :ivar sampleable: whether it can be sampled from, if told.
+    :ivar model_name: its name.
+    :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
+    :ivar trainable: whether it can be trained, if reported.
+    :ivar sampleable: whether it can be sampled from, if reported.
     """
 
     model_name: str
@@ -27,7 +27,7 @@ class Model:
 
     @classmethod
     def from_json(cls, data: Any) -> Model | None:
-        """Read one model; ``None`` for one without a name, which nobody could ask for."""
+        """Return the model that *data* describes, or ``None`` if it has no name."""
         if isinstance(data, str):
             return cls(data)
         model = schema.mapping(data, "supported_models")
@@ -36,7 +36,7 @@ class Model:
             return None
         trainable = schema.optional_bool(model, "trainable")
         sampleable = schema.optional_bool(model, "sampleable")
-        # Some servers name what a model can do in a list instead.
+        # Some servers list the capabilities of a model instead.
         can = model.get("capabilities")
         if isinstance(can, list):
             trainable = "training" in can if trainable is None else trainable

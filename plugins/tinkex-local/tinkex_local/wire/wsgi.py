@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from tinkex.exceptions import ConnectionFailed
+from tinkex.exceptions import Unreachable
 from tinkex_local.pool import BASE_URL
 from tinkex_local.state.times import PATIENCE
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class WsgiSender:
-    """Answers requests by calling the service; opens its state for the first one.
+    """Sends requests to the service in this process; the first one opens its state.
 
     :param app: the application; by default the one over the default home directory.
     """
@@ -33,11 +33,11 @@ class WsgiSender:
         """Return the response of the service.
 
         :raises LocalError: the state cannot be opened.
-        :raises ConnectionFailed: the request is for another host.
+        :raises Unreachable: the request is for another host.
         """
         if not request.url.startswith(BASE_URL + "/"):
             host = urlsplit(request.url).hostname
-            raise ConnectionFailed(f"{host} is not served by the local HTTP pool", unsent=True)
+            raise Unreachable(f"{host} is not served by the local HTTP pool")
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
