@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api.conftest import NEVER
+from tinkex.api.http.transport import same_origin
 from tinkex.api.transfer import manifest
-from tinkex.api.transfer.storage import Storage, same_origin
+from tinkex.api.transfer.storage import Storage
 from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
     APIError,
