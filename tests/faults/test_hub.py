@@ -46,17 +46,9 @@ def test_a_hub_that_fails_is_reported(fault, faulty, saved, tmp_path, monkeypatc
     }
     done = invoke(
         [
-            *(
-                "checkpoint",
-                "push-hf",
-                saved[0],
-                "--repo",
-                "ada/mine",
-                "--hf-token",
-                f"@{_token(home)}",
-            ),
-            *("--base-url", faulty.upstream, "--api-key", "tml-functional-test"),
-            *("--timeout", f"{LIMIT:g}s"),
+            *("checkpoint", "push-hf", saved[0], "--repo", "ada/mine"),
+            *("--hf-token", f"@{_token(home)}", "--base-url", faulty.upstream),
+            *("--api-key", "tml-functional-test", "--timeout", f"{LIMIT:g}s"),
         ],
         environ={"HF_ENDPOINT": address.get(fault) or faulty.url(fault)},
     )

@@ -214,6 +214,8 @@ def test_global_options_before_and_after_the_command():
             "name": "base_url",
             "value": "http://127.0.0.1:1",
             "origin": "--base-url",
+            "variable": "TINKER_BASE_URL",
+            "description": "address of the service",
         }
 
 
@@ -230,7 +232,8 @@ def test_formats(monkeypatch):
     assert invoke(["config", "show"], terminal=True).stdout.startswith("+--")
     assert invoke(["version", "-f", "value", "-c", "version"]).stdout == f"{tinkex.__version__}\n"
     monkeypatch.setenv("TINKEX_FORMAT", "yaml")
-    assert invoke(["config", "show"], terminal=True).stdout.startswith("- name: profile")
+    shown = invoke(["config", "show"], terminal=True).stdout
+    assert shown.startswith("- description: default profile")
     assert invoke(["config", "show", "-f", "csv"]).stdout.startswith('"name","value"')
     monkeypatch.setenv("TINKEX_FORMAT", "csv")  # which one object has not
     assert invoke(["version"]).stdout.startswith("tinkex 0.")
@@ -240,7 +243,7 @@ def test_formats(monkeypatch):
 
 @pytest.mark.parametrize("column", ["origin", "Origin", "ORIGIN", "Origin,value"])
 def test_sort_column_takes_what_column_takes(column):
-    words = ["config", "list", "--sort-column", column, "-f", "value", "-c", "name"]
+    words = ["config", "show", "--sort-column", column, "-f", "value", "-c", "name"]
     done = invoke(words, environ={"TINKER_TAGS": "x"})
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.split()[0] == "tags"  # of TINKER_TAGS, all others of "default"

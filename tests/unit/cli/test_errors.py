@@ -197,7 +197,7 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
         (["run", "--base-model", "m", "--model-path", "p"], "Leave one of them out."),
         (["run", "list", "--api-key", "a b"], "A key is one word"),
         (["run", "list", "--api-key", "-"], "The first line of standard input"),
-        (["run", "list", "--base-url", "https://me:secret@host"], "The key is given by --api-key"),
+        (["run", "list", "--base-url", "https://me:secret@host"], "Give the key with --api-key"),
         (["checkpoint", "download", "x", "--type", "sampler"], "A path names its type"),
     ],
 )

@@ -79,26 +79,7 @@ class UsageEvent:
         """
         event = schema.mapping(data, "data")
         info = schema.optional_mapping(event, "event_info") or {}
-        rates = "effective_rate_usd_per_million_tokens", "effective_rate_usd_per_gigabyte_month"
-        return cls(
-            bucket_start=schema.time(event, "bucket_start"),
-            bucket_end=schema.time(event, "bucket_end"),
-            type=schema.text(info, "type"),
-            base_model=schema.optional_text(event, "base_model"),
-            user_id=schema.optional_text(event, "user_id"),
-            user_name=schema.optional_text(event, "user_name"),
-            session_id=schema.optional_text(event, "session_id"),
-            project_id=schema.optional_text(event, "project_id"),
-            token_count=schema.optional_int(info, "token_count") or 0,
-            cached=bool(schema.optional_bool(info, "cached")),
-            count=schema.optional_int(info, "count") or 0,
-            gigabyte_hours=schema.optional_number(info, "gigabyte_hours") or 0.0,
-            free=bool(schema.optional_bool(info, "free")),
-            estimated_cost_usd=schema.optional_number(event, "estimated_cost_usd"),
-            effective_rate_usd_per_million_tokens=schema.optional_number(event, rates[0]),
-            effective_rate_usd_per_gigabyte_month=schema.optional_number(event, rates[1]),
-            raw=event,
-        )
+        return schema.read(cls, {**event, **info}, "data", raw=event)
 
 
 @dataclass(frozen=True)
@@ -134,32 +115,14 @@ class Usage:
 class StoredCheckpoints:
     """Checkpoints of one project and owner in storage now."""
 
-    project_id: str | None
-    org_user_urn: str | None
-    user_email: str | None
-    user_name: str | None
-    checkpoint_count: int
-    size_bytes: int
-    size_gigabytes: float | None
-    estimated_monthly_cost_usd: float | None
-
-    @classmethod
-    def from_json(cls, data: Any) -> StoredCheckpoints:
-        """Return the row that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
-        row = schema.mapping(data, "data")
-        return cls(
-            project_id=schema.optional_text(row, "project_id"),
-            org_user_urn=schema.optional_text(row, "org_user_urn"),
-            user_email=schema.optional_text(row, "user_email"),
-            user_name=schema.optional_text(row, "user_name"),
-            checkpoint_count=schema.optional_int(row, "checkpoint_count") or 0,
-            size_bytes=schema.optional_int(row, "size_bytes") or 0,
-            size_gigabytes=schema.optional_number(row, "size_gigabytes"),
-            estimated_monthly_cost_usd=schema.optional_number(row, "estimated_monthly_cost_usd"),
-        )
+    project_id: str | None = None
+    org_user_urn: str | None = None
+    user_email: str | None = None
+    user_name: str | None = None
+    checkpoint_count: int = 0
+    size_bytes: int = 0
+    size_gigabytes: float | None = None
+    estimated_monthly_cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -214,8 +177,8 @@ class Billing:
         request = Request("GET", _STORAGE, params=params, what="the storage of checkpoints")
         deadline = self._transport.deadline("the storage of checkpoints")
         data = self._ask(request, deadline)
-        rows = tuple(StoredCheckpoints.from_json(row) for row in schema.items(data, "data"))
-        return CheckpointStorage(_rate(data), rows)
+        rows = [schema.read(StoredCheckpoints, row, "data") for row in schema.items(data, "data")]
+        return CheckpointStorage(_rate(data), tuple(rows))
 
     def storage_rate(self) -> float | None:
         """Return the price of storage in US dollars per gigabyte and month, or ``None``.

@@ -56,24 +56,11 @@ class TrainingRun:
         :raises tinkex.exceptions.InvalidResponse: *data* has another form.
         """
         run = schema.mapping(data, "training_runs")
-        is_lora = schema.optional_bool(run, "is_lora")
-        return cls(
-            training_run_id=schema.text(run, "training_run_id"),
-            base_model=schema.text(run, "base_model"),
-            model_owner=schema.optional_text(run, "model_owner") or "",
-            is_lora=True if is_lora is None else is_lora,
-            lora_rank=schema.optional_int(run, "lora_rank"),
-            corrupted=bool(schema.optional_bool(run, "corrupted")),
-            last_request_time=schema.optional_time(run, "last_request_time"),
-            last_checkpoint=_checkpoint(run, "last_checkpoint"),
-            last_sampler_checkpoint=_checkpoint(run, "last_sampler_checkpoint"),
-            user_metadata=schema.optional_mapping(run, "user_metadata"),
-        )
-
-
-def _checkpoint(run: schema.Json, name: str) -> Checkpoint | None:
-    value = run.get(name)
-    return None if value is None else Checkpoint.from_json(value)
+        last = {
+            name: None if run.get(name) is None else Checkpoint.from_json(run[name])
+            for name in ("last_checkpoint", "last_sampler_checkpoint")
+        }
+        return schema.read(cls, run, "training_runs", **last)
 
 
 class Runs:
