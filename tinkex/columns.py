@@ -1,11 +1,13 @@
-"""Columns that look one way to a person and another to a program.
+"""Column types and presentation: what people see where programs get raw values.
 
-Tables get ``human_readable``; JSON, YAML, CSV and the like get the raw value.
+Tables show ``human_readable``; JSON, YAML, CSV and similar formats write the raw value.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +17,7 @@ from cliff.columns import FormattableColumn
 __all__ = [
     "Dollars",
     "Flag",
+    "Presentation",
     "Size",
     "Structure",
     "Time",
@@ -23,7 +26,7 @@ __all__ = [
     "printable",
 ]
 
-#: Table headings that are not simply the field name in words.
+#: Table headings that differ from the field name in words.
 HEADINGS = {
     "api_key": "API key",
     "api_key_command": "API key command",
@@ -74,7 +77,7 @@ HEADINGS = {
     "url": "URL",
 }
 
-#: Columns whose values are copied and pasted: never wrapped, never cut.
+#: Columns whose values people copy: never wrapped or truncated.
 WHOLE = frozenset(
     {
         "checkpoint_id",
@@ -90,9 +93,32 @@ WHOLE = frozenset(
     }
 )
 
+
+@dataclass
+class Presentation:
+    """How the formats plain and table show the result of a command.
+
+    A formatter finds it as ``parsed_args.presentation``.
+
+    :ivar plain_row: returns the plain line of a row, given as a mapping; ``None`` omits the row.
+    :ivar plain_lines: returns the plain lines of one object, given as a mapping.
+    :ivar droppable: columns that a narrow table may hide, the least important first.
+    :ivar links: words of a table → addresses they link to.
+    :ivar empty: status line in place of a table without rows.
+    :ivar notes: status lines that the formatter adds for the command to print.
+    """
+
+    plain_row: Callable[[Mapping[str, Any]], str | None] | None = None
+    plain_lines: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+    droppable: Sequence[str] = ()
+    links: dict[str, str] = field(default_factory=dict)
+    empty: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-#: Control characters, separators of lines, changes of direction, and halves of surrogate pairs.
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Control characters, line separators, bidirectional controls and lone surrogates.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def heading(name: str) -> str:
@@ -102,22 +128,22 @@ def heading(name: str) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return *text* with all replaced that steers a terminal, so that no server can do that.
+    """Return *text* with every character replaced that controls a terminal.
 
-    That is less than ``str.isprintable`` refuses: no-break spaces, joiners, and letters younger
-    than this Python's tables are text like any other.
+    ``str.isprintable`` refuses more: no-break spaces, joiners, and letters that are newer than the
+    tables of this Python.
 
-    :param keep: control characters that may stay, such as ``"\\n\\t"``.
+    :param keep: control characters to keep, such as ``"\\n\\t"``.
     """
     if text.isprintable():
         return text
-    return _STEERING.sub(lambda found: found[0] if found[0] in keep else _REPLACEMENT, text)
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _REPLACEMENT, text)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return *value* as JSON: letters as they are, what steers a terminal escaped.
+    """Return *value* as JSON with letters unescaped and terminal controls escaped.
 
-    JSON itself asks for escapes below U+0020 only; terminals obey some characters above, too.
+    JSON requires escapes below U+0020 only; terminals obey some characters above it too.
     """
     import json
 
@@ -128,7 +154,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """Return *value* as one field of a line: raw, ``true``/``false``, empty for nothing."""
+    """Return *value* as one field of a plain line: raw, ``true``/``false``, empty for null."""
     if isinstance(value, FormattableColumn):
         value = value.machine_readable()
     if value is None:
@@ -141,7 +167,7 @@ def plain_text(value: Any) -> str:
 
 
 class Size(FormattableColumn[int | None]):
-    """A number of bytes: ``1.2 GB`` for people (powers of 1000, as object stores count)."""
+    """A number of bytes: ``1.2 GB`` for people, in powers of 1000 as object stores count."""
 
     def human_readable(self) -> str:
         if self._value is None:
@@ -162,12 +188,12 @@ class Dollars(FormattableColumn[float | None]):
     def human_readable(self) -> str:
         if self._value is None:
             return ""
-        # Tokens are cheap: an amount below a cent is not nothing.
+        # Tokens are cheap: an amount below a cent must not look like zero.
         return f"${self._value:,.4f}" if 0 < self._value < 0.01 else f"${self._value:,.2f}"
 
 
 class Time(FormattableColumn[Any]):
-    """A moment: ``3 hours ago`` for people, ISO-8601 UTC with ``Z`` for programs."""
+    """A point in time: ``3 hours ago`` for people, ISO 8601 in UTC with ``Z`` for programs."""
 
     _value: datetime | None
 
@@ -194,13 +220,33 @@ class Structure(FormattableColumn[Any]):
         return plain_text(self._value)
 
 
+def cells(record: object, names: Iterable[str]) -> tuple[Any, ...]:
+    """Return the attributes *names* of *record* as columns that suit their types and names."""
+    return tuple(_cell(name, getattr(record, name)) for name in names)
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return Flag(value)
+    if isinstance(value, datetime):
+        return Time(value)
+    if isinstance(value, Sequence):
+        return Structure(list(value))
+    if isinstance(value, Mapping):
+        return Structure(value)
+    column = Size if name.endswith("_bytes") else Dollars if "cost_usd" in name else None
+    return value if column is None else column(value)
+
+
 def iso(moment: datetime) -> str:
-    """Return *moment* as ISO-8601 in UTC with ``Z``, to the second unless it is finer."""
+    """Return *moment* as ISO 8601 in UTC with ``Z``; with a fraction of a second if it has one."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def relative(moment: datetime, now: datetime) -> str:
-    """Return *moment* as seen from *now*: ``3 hours ago``, ``in 2 days``."""
+    """Return *moment* relative to *now*: ``3 hours ago``, ``in 2 days``."""
     seconds = (now - moment).total_seconds()
     amount = abs(seconds)
     if amount < 45:

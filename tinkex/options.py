@@ -1,10 +1,11 @@
-"""The argument parser of every command, the global options, and the types of option values."""
+"""The argument parser of every command, the global options, and types of option values."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TextIO
 
 from tinkex.exceptions import SettingsError, UsageError
@@ -12,9 +13,22 @@ from tinkex.exceptions import SettingsError, UsageError
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["integer", "non_empty", "number"]
 
+#: Seconds of each unit. A month has no fixed length, and ``m`` is a minute.
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_NUMBER = r"\d{1,12}(?:\.\d{1,6})?"
+_PART = rf"({_NUMBER})\s*([smhdwy])"
+_DURATION = re.compile(rf"(?:{_PART}\s*)+", re.ASCII | re.IGNORECASE)
+#: A longer duration could lead to dates that Python does not have.
+_LONGEST = timedelta(days=100 * 365)
+_DURATION_HINT = "Give a number with a unit: 90s, 45m, 12h, 7d, 2w, 1y; or several: 1h30m."
+_MOMENT_HINT = (
+    "Give a date (2026-11-01), a time (2026-11-01T15:30, in UTC unless it has an offset), "
+    "how long ago (30d, 12h), today, yesterday or now."
+)
+
 
 class HelpRequested(Exception):
-    """``--help`` was given; the help of the parser that saw it is wanted."""
+    """``--help`` was given; *parser* has the help to print."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__(parser.prog)
@@ -22,7 +36,7 @@ class HelpRequested(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Fill sentences, and keep the line breaks of paragraphs that have indented lines: examples."""
+    """Wrap paragraphs, except those with indented lines, such as examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         import textwrap
@@ -62,11 +76,11 @@ class _Help(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raise :class:`UsageError` instead of exiting, and say which option was meant.
+    """Raise :class:`UsageError` instead of exiting, with a hint at what was meant.
 
     :param command: the command's name (``checkpoint list``), or ``''`` for the program itself.
     :param subcommands: full names of the commands below this one.
-    :param help_action: what ``--help`` does; by default it raises :class:`HelpRequested`.
+    :param help_action: the action of ``--help``; by default it raises :class:`HelpRequested`.
     """
 
     def __init__(
@@ -124,8 +138,8 @@ class Parser(argparse.ArgumentParser):
             )
         if f"{self.command} {extra[0]}" in self.subcommands:
             raise UsageError(
-                f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
-                hint="Options that all commands take may also stand before it.",
+                f"options follow the whole command: tinkex {self.command} {extra[0]} …",
+                hint="Global options may also precede it.",
             )
         from tinkex.cli import errors
 
@@ -169,14 +183,14 @@ def print_paged(
 ) -> None:
     """Write the help of *parser* and *more* to *stream*.
 
-    :param paged: on a terminal that is too short for it, through a pager.
+    :param paged: use a pager on a terminal that is too short for it.
     """
-    from tinkex.cli.terminal import can_move, wants_colour
+    from tinkex.cli.formatters import can_redraw, wants_colour
 
-    # Where the standard library draws help in colour (Python 3.14), it does as we say.
+    # Python 3.14 colours help; by our rules.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
-    # A pager draws; on a dumb terminal less warns of it, and waits for a key.
-    if not paged or not can_move(stream):
+    # On a dumb terminal less prints a warning and waits for a key.
+    if not paged or not can_redraw(stream):
         stream.write(parser.format_help() + more)
         return
     import autopage.argparse
@@ -187,20 +201,20 @@ def print_paged(
 
 
 def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a whole command line, which leaves what follows the command alone."""
+    """Return the parser of a command line; it leaves the words after the global options alone."""
     usage = f"{prog} [global options] <command> [options]\n       {prog} help <command>"
     # The program's own help lists the commands, so it is a command.
     parser = Parser(prog=prog, description=description, usage=usage, help_action="store_true")
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     parser.add_argument(
-        "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
+        "-f", "--format", dest="formatter", metavar="<format>", help="output format"
     )
-    parser.add_argument("--json", action="store_true", help="as after the command")
+    parser.add_argument("--json", action="store_true", help="same as -f json")
     add_global_options(parser, after_command=False)
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="with a script on standard input: go on after a line that fails",
+        help="continue a script on standard input after a line that fails",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -209,8 +223,8 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
 def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
     """Add the options that every command takes.
 
-    :param after_command: this is a command's parser: an option not given there must not
-        overwrite the one given before the command.
+    :param after_command: *parser* is that of a command: an option that is not given after the
+        command must not overwrite one that is given before it.
     """
     default: Any = argparse.SUPPRESS if after_command else None
     group = parser.add_argument_group("global options")
@@ -231,7 +245,7 @@ def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) 
         metavar="<ms>",
         default=default,
         type=_timeout,
-        help="longest wait for the service: milliseconds, or with a unit: 30s, 2m "
+        help="maximum time to wait for the service: milliseconds, or with a unit: 30s, 2m "
         "(default: 120000)",
     )
     group.add_argument(
@@ -250,7 +264,7 @@ def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) 
         "--insecure",
         action="store_true",
         default=argparse.SUPPRESS if after_command else None,
-        help="do not check certificates: anyone on the way can read the key; warns each time",
+        help="do not check certificates: anyone on the way can read the key (warns each time)",
     )
     _add_diagnostic_options(group, after_command=after_command)
 
@@ -271,16 +285,16 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
         "--quiet",
         action="store_true",
         default=default(False),
-        help="no status lines on standard error",
+        help="print no status lines on standard error",
     )
     group.add_argument(
-        "--log-file", metavar="<file>", default=default(None), help="write a log to this file"
+        "--log-file", metavar="<file>", default=default(None), help="write the log to this file"
     )
     group.add_argument(
         "--curl",
         action="store_true",
         default=default(False),
-        help="print the first request as a curl command, without the key, and send nothing",
+        help="print the first request as a curl command without the key; send nothing",
     )
     group.add_argument(
         "--debug", action="store_true", default=default(False), help="show tracebacks of errors"
@@ -288,7 +302,7 @@ def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
 
 
 def _timeout(text: str) -> str:
-    # Checked here so that the error names the option; converted by the settings.
+    # The settings convert it; checked here so that the error names the option.
     from tinkex.config.values import parse_timeout
 
     try:
@@ -343,46 +357,91 @@ def number(
 def duration(
     *, bare: str | None = None, least: timedelta = timedelta()
 ) -> Callable[[str], timedelta]:
-    """Return an argparse type: a span of time such as ``7d``.
+    """Return an argparse type: a duration such as ``7d``.
 
-    :param bare: unit of a number without one, see :func:`tinkex.durations.parse_duration`.
+    :param bare: unit of a number without one, see :func:`parse_duration`.
     :param least: a shorter one is refused.
     """
 
     def convert(text: str) -> timedelta:
-        from tinkex.durations import parse_duration
-
         try:
-            span = parse_duration(text, bare=bare)
+            length = parse_duration(text, bare=bare)
         except UsageError as error:
             raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
-        if span < least:
+        if length < least:
             raise argparse.ArgumentTypeError(f"must be at least {least.total_seconds():g}s")
-        return span
+        return length
 
     return convert
 
 
 def interval() -> Callable[[str], timedelta]:
-    """Return an argparse type: the time between two requests of a command that asks on and on.
-
-    More than one a second is of no use to anybody, and a burden to the service.
-    """
+    """Return an argparse type: a polling interval, of one second or more."""
     return duration(bare="s", least=timedelta(seconds=1))
 
 
 def moment(text: str) -> datetime:
     """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (ago), in UTC."""
-    from tinkex.durations import parse_moment
-
     try:
         return parse_moment(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
 
 
+def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
+    """Return the duration *text*: ``90s``, ``7d``, ``1h30m``, ``1.5d``.
+
+    :param bare: unit (``s``, ``m``, ``h``, ``d``, ``w``, ``y``) of a number without one; without
+        *bare*, such a number is refused.
+    :raises UsageError: not a duration, zero, or longer than a hundred years.
+    """
+    words = text.strip()
+    if bare is not None and re.fullmatch(_NUMBER, words, re.ASCII):
+        words += bare
+    length = _duration(words)
+    if length is None:
+        raise UsageError(f"not a duration: {text[:40]!r}", hint=_DURATION_HINT)
+    if not timedelta() < length <= _LONGEST:
+        raise UsageError(f"duration out of range: {text[:40]!r}", hint=_DURATION_HINT)
+    return length
+
+
+def parse_moment(text: str, now: datetime | None = None) -> datetime:
+    """Return the moment *text* in UTC.
+
+    :param text: an ISO 8601 date (midnight UTC) or time (UTC unless it has an offset), a duration
+        (that long before *now*; ``ago`` may follow), ``now``, ``today`` or ``yesterday``.
+    :param now: the present, with a time zone; by default that of the clock.
+    :raises UsageError: not a moment, or outside the years 1 to 9999.
+    """
+    now = (now or datetime.now(UTC)).astimezone(UTC)
+    words = " ".join(text.split()).lower()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    named = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
+    if words in named:
+        return named[words]
+    length = _duration(words.removesuffix(" ago"))
+    try:
+        if length is not None and length <= _LONGEST:
+            return now - length
+        found = datetime.fromisoformat(text.strip())
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f"not a date or time: {text[:40]!r}", hint=_MOMENT_HINT) from None
+
+
+def _duration(words: str) -> timedelta | None:
+    """Return the sum of the parts of *words*, or ``None`` if they are no duration."""
+    if not _DURATION.fullmatch(words):
+        return None
+    parts = re.findall(_PART, words, re.ASCII | re.IGNORECASE)
+    seconds = sum(float(count) * _UNITS[unit.lower()] for count, unit in parts)
+    # Callers refuse what is too long; a timedelta could not hold it.
+    return timedelta(seconds=min(seconds, _LONGEST.total_seconds() * 2))
+
+
 def top_k(text: str) -> int:
-    """Return the argparse value of ``--top-k``: −1 (off) or a count of at least 1."""
+    """Return the argparse value of ``--top-k``: -1 (off) or at least 1."""
     value = integer(-1)(text)
     if value == 0:
         raise argparse.ArgumentTypeError("must be -1 (off) or at least 1, not 0")

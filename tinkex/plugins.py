@@ -73,8 +73,8 @@ class HttpRequest:
     """A request as an HTTP pool sends it.
 
     :ivar url: absolute, ASCII, percent-encoded.
-    :ivar headers: all of them, but for those that the pool has to add (``Host``, ``Content-Length``,
-        ``Accept-Encoding``).
+    :ivar headers: all of them, but for those that the pool has to add (``Host``,
+        ``Content-Length``, ``Accept-Encoding``).
     :ivar body: ``None`` for a request without a body.
     """
 

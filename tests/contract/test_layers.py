@@ -25,7 +25,7 @@ LAYERS = (
     {"exceptions", "columns", "files", "version", "_commit", "_build", "__init__"},
     {"plugins"},
     {"config"},
-    {"durations", "settings"},
+    {"settings"},
     {"api"},
     {"cli", "options"},
     {"commands"},
@@ -138,11 +138,7 @@ def test_the_api_neither_knows_the_command_line_nor_prints(path: Path):
     assert streams == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [p for p in sorted((PACKAGE / "commands").glob("*.py")) if p.stem != "checkup"],
-    ids=dotted,
-)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=dotted)
 def test_commands_import_no_api_module_before_they_run(path: Path):
     found = imports_of(path, lazy=False)
 

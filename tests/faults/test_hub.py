@@ -1,4 +1,4 @@
-"""``checkpoint push-hf`` and a Hub that fails: told, and the token is written nowhere."""
+"""``checkpoint push-hf`` and a Hub that fails: it ends with an error, and the token stays secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ constants = pytest.importorskip("huggingface_hub.constants")
 TOKEN = "hf_canaryCanaryCanary0123"
 #: huggingface_hub bounds the silence of a server, not how long it takes in all.
 ENDLESS = ("dripping", "huge")
-#: Faults that a client of the Hub meets; those of futures and of our own protocol are not its.
+#: Faults that a client of the Hub meets; not those of futures and of our own protocol.
 ALL = [
     *(name for name in CONNECTIONS if not name.startswith("tls-")),
     *(
@@ -25,7 +25,7 @@ ALL = [
     ),
     *(f"status-{status}-json" for status in (400, 401, 403, 404, 409, 410, 413, 429, 500, 503)),
 ]
-#: Tried in every run; the others with ``--all-faults``.
+#: Tested in every run; the others with ``--all-faults``.
 QUICK = ("refused", "silent", "close-before", "not-http", "html-502", *list(ANSWERS)[:6])
 
 
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("fault", ALL if thorough else QUICK)
 
 
-def test_a_hub_that_fails_is_told(fault, faulty, saved, tmp_path, monkeypatch, home):
+def test_a_hub_that_fails_is_reported(fault, faulty, saved, tmp_path, monkeypatch, home):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.chdir(tmp_path)
     address = {

@@ -248,7 +248,6 @@ def test_files_of_any_name_in_any_locale(odd):
     run("checkpoint", "download", path, "--output", "{}/adapter")
     assert "adapter_model.safetensors" in run("checkpoint", "verify", "{}/adapter", "-f", "json")
     run("billing", "storage", "--csv", "{}/storage.csv", "--log-file", "{}/log.txt")
-    run("doctor", "--bundle", "{}/report.json")
     run("config", "set", "timeout", "60s")
     assert "60s" in (place / "tinkex" / "config.yaml").read_text(encoding="utf-8")
     run("plugin", "new", "tinkex-odd", "--directory", "{}/plugin")

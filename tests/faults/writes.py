@@ -267,13 +267,6 @@ WRITERS: dict[str, Writer] = {
         holds("work/storage.csv", ","),
         old("storage.csv"),
     ),
-    "doctor": Writer(
-        "report",
-        ("doctor", "--bundle", "report.json"),
-        holds_json("work/report.json", "findings"),
-        old("report.json"),
-        prints=True,
-    ),
     "complete": Writer(
         "completion script",
         ("complete", "--shell", "fish", "--install"),
@@ -293,7 +286,7 @@ WRITERS: dict[str, Writer] = {
         (),
         holds("work/list.txt", "timeout"),
         both(some_settings, old("list.txt")),
-        stdin="config list > list.txt\n",
+        stdin="config show > list.txt\n",
         where="",
     ),
     "run list (caches)": Writer(

@@ -281,7 +281,7 @@ def test_a_file_in_parts_is_gone_on_with(kind, tinkex, throttled, download, targ
     process.kill()
     process.communicate(timeout=60)
     (stage,) = stages(target)
-    entry = json.loads((stage / "journal.json").read_text())["files"][LARGE]
+    entry = json.loads((stage / "state.json").read_text())["files"][LARGE]
     have = sum(at - begin for begin, at, _ in entry["segments"])
     assert have > MIB
     assert len(entry["segments"]) > 4

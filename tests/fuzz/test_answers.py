@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.fuzz.test_input import JSON
 from tinkex.api.http import protobuf, schema
 from tinkex.api.http.addresses import joined
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.api.transfer import archive
 from tinkex.columns import printable

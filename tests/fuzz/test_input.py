@@ -17,7 +17,7 @@ from tinkex.api.paths import TinkerPath
 from tinkex.cli.lines import parse, unfinished
 from tinkex.columns import Size, iso, printable, relative
 from tinkex.commands.inputs import read_model_path, read_prompt
-from tinkex.config.keys import checked, read_argument
+from tinkex.config.credentials import checked, read_argument
 from tinkex.config.values import parse_timeout
 from tinkex.exceptions import TinkexError, UsageError
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tinkex import settings
-from tinkex.config import keys, values
+from tinkex.config import credentials, values
 from tinkex.exceptions import LocalError, SettingsError
 
 DEFAULT_BASE_URL = values.DEFAULT_BASE_URL
@@ -281,7 +281,7 @@ def test_effective_masks_the_key():
 
 
 def test_short_secrets_are_masked_whole():
-    assert keys.mask("short-key") == "…"
+    assert credentials.mask("short-key") == "…"
 
 
 @pytest.mark.parametrize(("key", "warns"), [("tml-x", False), ("eyJx", False), ("sk-x", True)])

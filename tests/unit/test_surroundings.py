@@ -135,5 +135,5 @@ def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere)
     (disk,) = [row for row in done.rows if row["check"] == "disk here"]
     assert (disk["status"], disk["detail"]) == (
         "warning",
-        "the current directory is not there any more",
+        "the current directory no longer exists",
     )

@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from tinkex.api.paths import TinkerPath
     from tinkex.api.resources.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.resources.billing import Billing, Usage, UsageEvent
-    from tinkex.api.resources.checkpoints import Checkpoint, Checkpoints
-    from tinkex.api.resources.lineage import CheckpointInfo
+    from tinkex.api.resources.checkpoint_info import Checkpoint, CheckpointInfo
+    from tinkex.api.resources.checkpoints import Checkpoints
     from tinkex.api.resources.models import Model, Models
-    from tinkex.api.resources.pastsessions import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.resources.runs import Runs, TrainingRun
-    from tinkex.api.resources.sessions import Session, Sessions
-    from tinkex.api.resources.traces import Trace
+    from tinkex.api.resources.session_info import SessionInfo, SessionQuery, SessionSummary
+    from tinkex.api.resources.sessions import Session, Sessions, Trace
     from tinkex.api.resources.training import SavedWeights, TrainingClient
-    from tinkex.api.sampling.batch import SampledRow, SampledRows, SampleRow
+    from tinkex.api.sampling.batch import SampledRow, SampleRow
     from tinkex.api.sampling.client import SamplingClient
     from tinkex.api.sampling.tokenizer import Tokenizer, load_tokenizer
     from tinkex.api.sampling.types import SampledSequence, SampleResponse, SamplingParams
@@ -58,7 +57,6 @@ __all__ = [
     "SampleResponse",
     "SampleRow",
     "SampledRow",
-    "SampledRows",
     "SampledSequence",
     "SamplingClient",
     "SamplingParams",
@@ -86,8 +84,8 @@ _HOME = {
     "ApiKey": "resources.auth",
     "Auth": "resources.auth",
     "Billing": "resources.billing",
-    "Checkpoint": "resources.checkpoints",
-    "CheckpointInfo": "resources.lineage",
+    "Checkpoint": "resources.checkpoint_info",
+    "CheckpointInfo": "resources.checkpoint_info",
     "Checkpoints": "resources.checkpoints",
     "Download": "transfer.download",
     "Identity": "resources.auth",
@@ -101,20 +99,19 @@ _HOME = {
     "SampleResponse": "sampling.types",
     "SampleRow": "sampling.batch",
     "SampledRow": "sampling.batch",
-    "SampledRows": "sampling.batch",
     "SampledSequence": "sampling.types",
     "SamplingClient": "sampling.client",
     "SamplingParams": "sampling.types",
     "SavedWeights": "resources.training",
     "ServiceClient": "client",
     "Session": "resources.sessions",
-    "SessionInfo": "resources.pastsessions",
-    "SessionQuery": "resources.pastsessions",
-    "SessionSummary": "resources.pastsessions",
+    "SessionInfo": "resources.session_info",
+    "SessionQuery": "resources.session_info",
+    "SessionSummary": "resources.session_info",
     "Sessions": "resources.sessions",
     "TinkerPath": "paths",
     "Tokenizer": "sampling.tokenizer",
-    "Trace": "resources.traces",
+    "Trace": "resources.sessions",
     "TrainingClient": "resources.training",
     "TrainingRun": "resources.runs",
     "Usage": "resources.billing",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from tinkex.api.http.waiting import Deadline, OnWait
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
 from tinkex.cli.cachefile import cache_directory
-from tinkex.exceptions import APIError, InvalidResponse, UsageError
+from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tinkex.api.resources.models import Models
     from tinkex.api.resources.runs import Runs
     from tinkex.api.resources.training import TrainingClient
+    from tinkex.api.resources.watch import Snapshot
     from tinkex.api.sampling.client import SamplingClient
 
 
@@ -163,6 +164,30 @@ class ServiceClient:
             paginate=paginate,
         )
 
+    def watch(
+        self,
+        run_id: str,
+        *,
+        interval: float,
+        limit: float | None = None,
+        on_trouble: Callable[[TinkexError, float], None],
+        on_pause: Callable[[], None] = lambda: None,
+    ) -> Iterator[Snapshot]:
+        """Yield a snapshot of a training run now, and then one every *interval* seconds.
+
+        See :func:`tinkex.api.resources.watch.snapshots`.
+        """
+        from tinkex.api.resources import watch
+
+        return watch.snapshots(
+            self._transport,
+            run_id,
+            interval=interval,
+            limit=limit,
+            on_trouble=on_trouble,
+            on_pause=on_pause,
+        )
+
     def create_lora_training_client(
         self,
         base_model: str,
@@ -202,7 +227,7 @@ class ServiceClient:
         :param optimizer: load the optimizer's state as well.
         """
         from tinkex.api.resources import training
-        from tinkex.api.resources.lineage import lineage_of
+        from tinkex.api.resources.checkpoint_info import lineage_of
 
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline("the training run to be created")
@@ -267,11 +292,5 @@ class ServiceClient:
         if offered and names.isdisjoint(offered):
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
-                hint=f"It offers {_some(offered)}.",
+                hint=f"It offers {a_few(offered, 6)}.",
             )
-
-
-def _some(names: list[str]) -> str:
-    shown = names[:6]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more

@@ -310,7 +310,7 @@ class TinkexApp(cliff.app.App):
             options = self._shell_options = copy.copy(self.options)
             options.keep_going = False
             if options.api_key == "-":  # the first line is the key, once
-                from tinkex.config.keys import read_argument
+                from tinkex.config.credentials import read_argument
 
                 options.api_key = read_argument(options.api_key, self.stdin)
         return Repl(self).loop(keep_going=keep_going)

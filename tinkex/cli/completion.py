@@ -254,7 +254,7 @@ def _pools() -> list[str]:
 
 def _stored_keys() -> list[str]:
     """Return the names of the stored keys; the id of one that has no name of its own."""
-    from tinkex.config.keystore import KeyStore
+    from tinkex.config.credentials import KeyStore
 
     known = KeyStore().all()
     names = [key.name for key in known]

@@ -5,15 +5,54 @@ from __future__ import annotations
 import errno
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
-from tinkex import plugins
+from tinkex import exceptions, plugins
 from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
 
-#: Class of an error without a hint of its own → what to type next. A subclass comes first.
-HINTS: Mapping[type[TinkexError], str] = {}
+_TOKENIZER = "Name another one or a local directory with --tokenizer"
+
+
+def _hint_for_name(error: exceptions.InvalidName) -> str:
+    return f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
+
+
+def _hint_for_resource(error: exceptions.APIError) -> str | None:
+    return f"See 'tinkex {error.resource} list'." if error.resource else None
+
+
+def _hint_for_key(error: exceptions.Unauthorized) -> str:
+    origin = f"The key comes from {error.key_origin}. " if error.key_origin else ""
+    return f"{origin}Check it with 'tinkex auth status'; --api-key or TINKER_API_KEY sets another."
+
+
+#: Class of an error → what to type next, or a function of the error that returns it. The entry of
+#: the nearest class counts, and an error's own hint comes before it; a name's is part of it.
+HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
+    exceptions.InvalidName: _hint_for_name,
+    exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
+    exceptions.TargetInUse: "Wait for it, or name another place with --output.",
+    exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
+    exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
+    LocalError: "Check the name, the permissions and the free space.",
+    exceptions.Unreachable: "Is the address right? See 'tinkex config show'.",
+    exceptions.TLSError: "Is the address right? See 'tinkex config show'.",
+    exceptions.TimedOut: "Allow more time with --timeout (milliseconds, or 30s, 5m).",
+    exceptions.InvalidResponse: "Is it the address of a Tinker service? See 'tinkex config show'.",
+    exceptions.Redirected: lambda error: f"Set --base-url to {error.location} to use that server.",
+    exceptions.BadRequest: _hint_for_resource,
+    exceptions.Unauthorized: _hint_for_key,
+    exceptions.PaymentRequired: "See the billing page of the service's console.",
+    exceptions.Forbidden: "Check which account the key belongs to: tinkex auth whoami.",
+    exceptions.NotFound: lambda error: (
+        _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
+    ),
+    exceptions.NotOffered: "Check which server this is: tinkex config show.",
+    exceptions.Conflict: "See the present state with 'tinkex checkpoint info'.",
+    exceptions.RateLimited: "Wait a while, or send fewer requests at once.",
+}
 
 _HINTS_BY_ERRNO = {
     errno.ENOENT: "Check the name.",
@@ -58,7 +97,9 @@ FOREIGN: Mapping[str, Sequence[str]] = {
     "serve": ("local serve",),
     "shell": ("help",),
     # verbs
-    **dict.fromkeys(("info", "show", "get", "view", "describe", "inspect"), ("info", "show")),
+    **dict.fromkeys(
+        ("info", "show", "get", "view", "describe", "inspect"), ("info", "show", "list")
+    ),
     **dict.fromkeys(
         ("delete", "remove", "unset", "rm", "del", "destroy", "uninstall"),
         ("delete", "remove", "unset"),
@@ -70,7 +111,7 @@ FOREIGN: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("follow", "tail", "logs"), ("watch",)),
     "cp": ("copy",),
     "edit": ("set",),
-    "ls": ("list",),
+    **dict.fromkeys(("list", "ls"), ("list", "show", "status")),
 }
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
@@ -79,10 +120,7 @@ _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 def as_tinkex_error(error: Exception) -> TinkexError:
     """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint."""
     if isinstance(error, TinkexError):
-        if error.hint == LocalError.default_hint:
-            error.hint = _hint_by_errno(error.__cause__) or error.hint
-        if error.hint is None:
-            error.hint = next((hint for cls, hint in HINTS.items() if isinstance(error, cls)), None)
+        error.hint = hint_for(error)
         return error
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:
@@ -98,6 +136,16 @@ def as_tinkex_error(error: Exception) -> TinkexError:
         hint="Run it again with --debug, and report its output to the maintainers.",
         whole_line=True,
     )
+
+
+def hint_for(error: TinkexError) -> str | None:
+    """Return what to type or do next about *error*, or ``None`` if that depends on the command."""
+    if error.hint is not None and not isinstance(error, exceptions.InvalidName):
+        return error.hint
+    if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
+        return hint
+    found = next((HINTS[cls] for cls in type(error).__mro__ if cls in HINTS), None)
+    return found(error) if callable(found) else found
 
 
 def _hint_by_errno(error: BaseException | None) -> str | None:

@@ -1,14 +1,16 @@
-"""The output formats that are ours: ``plain``, and cliff's table, value and shell for our values.
+"""Output formats: plain, and cliff's table, JSON, CSV, value and shell for the values of tinkex.
 
-They are registered in ``tinkex.formatters.list`` and ``tinkex.formatters.show`` beside cliff's own
-classes, so that nothing of ours appears in other cliff programs of the environment.
+They are registered in ``tinkex.formatters.list`` and ``tinkex.formatters.show`` next to cliff's own
+classes, so that other cliff programs in the same environment do not see them.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from cliff.columns import FormattableColumn
@@ -18,16 +20,18 @@ from cliff.formatters.json_format import JSONFormatter as _JSONFormatter
 from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
-from tinkex.cli.terminal import LinkingStream, can_link
-from tinkex.columns import WHOLE, heading, plain_text, printable
-from tinkex.exceptions import SettingsError
+from tinkex.columns import WHOLE, Presentation, heading, plain_text, printable
+from tinkex.exceptions import LocalError, SettingsError
+
+#: Characters of output that are kept in memory: most lists are shorter and need no file.
+_IN_MEMORY = 1024 * 1024
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
-    """The lines a person reads and ``cut`` understands: no header, no frame, nothing cut off.
+    """Lines for people and for ``cut``: no header, no frame, nothing truncated.
 
-    Commands choose their lines (``plain_row``, ``plain_lines``); with ``-c``, the chosen columns
-    are written, separated by tabs.
+    The :class:`~tinkex.columns.Presentation` of the command makes the lines; with ``-c`` they are
+    the chosen columns, separated by tabs.
     """
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,7 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
-        plain_row = None if parsed_args.columns else getattr(parsed_args, "plain_row", None)
+        plain_row = None if parsed_args.columns else _presentation(parsed_args).plain_row
         for row in data:
             if plain_row:
                 line = plain_row(dict(zip(column_names, row, strict=True)))
@@ -56,25 +60,24 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
-        plain_lines = None if parsed_args.columns else getattr(parsed_args, "plain_lines", None)
+        plain_lines = None if parsed_args.columns else _presentation(parsed_args).plain_lines
         if plain_lines:
             lines = plain_lines(dict(zip(column_names, data, strict=True)))
         else:
-            lines = map(plain_text, data)
+            lines = [plain_text(value) for value in data]
         for line in lines:
             stdout.write(line + "\n")
 
 
 class TableFormatter(base.ListFormatter, base.SingleFormatter):
-    """cliff's table with headings in words; ids and paths stay whole at every width.
+    """cliff's table with headings in words; ids and paths are whole at every width.
 
-    On a terminal too narrow for all columns those that the command names least important are
-    left out (and said so on standard error); what is still too wide is written without a frame,
-    so that only the long lines run over the edge.
+    On a narrow terminal the droppable columns of the presentation are hidden; a table that is still
+    too wide is written without a frame, so that only its long lines wrap.
     """
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options of cliff's table, whose module would import prettytable."""
+        """Add the options of cliff's table without importing its module, and so prettytable."""
         group = parser.add_argument_group("table formatter")
         group.add_argument(
             "--max-width",
@@ -102,9 +105,8 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     ) -> None:
         rows = [[_cell(value) for value in row] for row in data]
         if not rows and not parsed_args.print_empty:  # cliff would write an empty line
-            nothing = getattr(parsed_args, "nothing", "There are none.")
-            if nothing and (note := getattr(parsed_args, "note", None)):
-                note(nothing)
+            presentation = _presentation(parsed_args)
+            presentation.notes += filter(None, [presentation.empty])
             return
         kept = self._fitting(list(column_names), rows, stdout, parsed_args)
         names = [column_names[i] for i in kept]
@@ -122,7 +124,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         stdout: TextIO,
         parsed_args: argparse.Namespace,
     ) -> None:
-        links = getattr(parsed_args, "links", None)
+        links = _presentation(parsed_args).links
         if links and can_link(stdout):
             stdout = cast(TextIO, LinkingStream(stdout, links))
         names = [heading(name) for name in column_names]
@@ -135,7 +137,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
 
     @staticmethod
     def _cliff() -> Any:
-        from cliff.formatters import table  # imports prettytable: only when a table is wanted
+        from cliff.formatters import table  # imports prettytable, which is slow
 
         class Whole(table.TableFormatter):
             @staticmethod
@@ -161,28 +163,30 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     def _fitting(
         names: list[str], rows: list[list[Any]], stdout: TextIO, parsed_args: argparse.Namespace
     ) -> list[int]:
-        """Return the indexes of the columns that the terminal has room for."""
+        """Return the indexes of the columns that fit the terminal."""
         kept = list(range(len(names)))
+        presentation = _presentation(parsed_args)
         width = _terminal_width(stdout)
         if not width or parsed_args.columns or parsed_args.max_width:
             return kept
         needed = _widths([[heading(name) for name in names], *rows])
-        for name in getattr(parsed_args, "droppable", ()):
+        for name in presentation.droppable:
             if _framed_width([needed[i] for i in kept]) <= width:
                 break
             if name in names:
                 kept.remove(names.index(name))
         hidden = [names[i] for i in range(len(names)) if i not in kept]
-        note = getattr(parsed_args, "note", None)
-        if hidden and note:
+        if hidden:
             some = ", ".join(hidden[:2] if len(hidden) > 4 else hidden)
             more = f" and {len(hidden) - 2} more columns" if len(hidden) > 4 else ""
-            note(f"Not shown for lack of room: {some}{more} (-f json has all).")
+            presentation.notes.append(
+                f"Hidden (terminal too narrow): {some}{more}; -f json has all columns."
+            )
         return kept
 
 
 class JSONFormatter(_JSONFormatter):
-    """cliff's JSON, to the letter, written row by row."""
+    """The same JSON as cliff's, written row by row."""
 
     def emit_list(
         self,
@@ -203,12 +207,12 @@ class JSONFormatter(_JSONFormatter):
 
 
 def _to_json(*, indented: bool) -> Callable[[dict[str, Any]], str]:
-    """Return what makes JSON of one row."""
+    """Return the function that encodes one row."""
     import json
 
     if not indented:
         return json.dumps
-    # The encoder in C knows no indentation; but most rows hold nothing that has lines of its own.
+    # The encoder in C cannot indent, but a row without nested values needs only a separator.
     flat = json.JSONEncoder(separators=(",\n    ", ": ")).encode
 
     def to_json(row: dict[str, Any]) -> str:
@@ -243,7 +247,7 @@ class ValueFormatter(_ValueFormatter):
 
 
 class CSVFormatter(CSVLister):
-    """cliff's CSV with ``true`` and ``false``; an empty cell is nothing."""
+    """cliff's CSV with ``true`` and ``false``; null is an empty cell."""
 
     def emit_list(
         self,
@@ -257,7 +261,7 @@ class CSVFormatter(CSVLister):
 
 
 class ShellFormatter(_ShellFormatter):
-    """cliff's shell assignments, single-quoted so that ``eval`` runs nothing of a value."""
+    """cliff's shell assignments, quoted so that ``eval`` cannot run a part of a value."""
 
     def emit_one(
         self,
@@ -296,7 +300,7 @@ def _cell(value: Any) -> Any:
 
 
 def _word(value: Any, null: str = "null") -> Any:
-    """Return *value* as formats without types of their own write it."""
+    """Return *value* as formats without types write it."""
     if isinstance(value, FormattableColumn):
         value = value.machine_readable()
     if value is None:
@@ -324,16 +328,16 @@ def _widths(rows: list[list[Any]]) -> list[int]:
 
 
 def _width(text: str) -> int:
-    """Return how many places of a terminal *text* takes: two for a letter of Chinese, say."""
+    """Return how many columns of a terminal *text* takes: two for a Chinese letter, say."""
     if text.isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width
+    from wcwidth import wcswidth
 
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return max(0, wcswidth(text))
 
 
 def _framed_width(widths: list[int]) -> int:
-    # "| a | b |": two blanks and a bar a column, and one bar more.
+    # "| a | b |": each column adds two blanks and a bar; one more bar closes the line.
     return sum(widths) + 3 * len(widths) + 1
 
 
@@ -353,3 +357,88 @@ def _keep_whole_words(table: Any) -> None:
     if width:
         words = [word for row in table.rows for word in str(row[1]).split()]
         table.max_width["Value"] = max([width, *map(len, words)])
+
+
+def _presentation(parsed_args: argparse.Namespace) -> Presentation:
+    return getattr(parsed_args, "presentation", None) or Presentation()
+
+
+@contextmanager
+def spooled(stdout: TextIO) -> Iterator[TextIO]:
+    """Yield a stream whose text is written to *stdout* when the block ends without an error.
+
+    A long text is in a temporary file without a name, so that memory stays flat.
+
+    :raises LocalError: the temporary file cannot be written.
+    """
+    import shutil
+    import tempfile
+
+    # Line breaks and surrogates are read back as they were written.
+    spool = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - closing may fail, see below
+        _IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline=""
+    )
+    try:
+        try:
+            yield cast(TextIO, spool)
+            spool.seek(0)
+        except OSError as error:
+            raise LocalError(
+                f"cannot write the rows to a temporary file: {error.strerror}",
+                hint="Free some space there, set TMPDIR to another directory, or use --limit.",
+            ) from error
+        shutil.copyfileobj(spool, stdout)
+    finally:
+        with suppress(OSError):  # on a full disk, writing the buffer fails once more
+            spool.close()
+
+
+# ---------------------------------------------------------------------- terminals
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Return whether a line on *stream* can be overwritten, by a progress bar for example."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Return whether to write colour to *stream*.
+
+    A non-empty ``NO_COLOR`` means no, wherever the output goes; else a ``CLICOLOR_FORCE`` that is
+    neither empty nor ``0`` means yes; else a terminal that is not dumb does.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    return can_redraw(stream)
+
+
+def can_link(stream: TextIO) -> bool:
+    """Return whether words on *stream* can be links: a terminal, and no ``NO_COLOR``."""
+    return can_redraw(stream) and not os.environ.get("NO_COLOR")
+
+
+class LinkingStream:
+    """Write to *stream*, with each word of *links* as a hyperlink to its address (OSC 8).
+
+    Links are added to text that has been laid out, so that they do not count as width.
+    https://gist.github.com/egmontkob/eb114294efbcd5adb1944c9f3cb5feda
+    """
+
+    def __init__(self, stream: TextIO, links: Mapping[str, str]) -> None:
+        self._stream = stream
+        self._links = links
+        words = "|".join(map(re.escape, links))
+        # An id that is part of a path is no word.
+        self._pattern = re.compile(rf"(?<![\w/:-])(?:{words})(?![\w/:-])")
+
+    def write(self, text: str) -> int:
+        """Write *text*; no id may be split between two calls."""
+        return self._stream.write(self._pattern.sub(self._linked, text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _linked(self, match: re.Match[str]) -> str:
+        return f"\x1b]8;;{self._links[match[0]]}\x1b\\{match[0]}\x1b]8;;\x1b\\"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tinkex.cli.terminal import can_move, wants_colour
+from tinkex.cli.formatters import can_redraw, wants_colour
 from tinkex.columns import printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Display:
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream = stream
         self._quiet = quiet
-        self._enabled = not quiet and can_move(stream)
+        self._enabled = not quiet and can_redraw(stream)
         self._lock = threading.RLock()
         self._waiting: _Waiting | None = None
         self._bar: Any = None

@@ -10,8 +10,8 @@ cliff application. ``self.client`` is the service, ``self.settings`` the effecti
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cliff.command
@@ -21,7 +21,7 @@ import cliff.show
 
 from tinkex import plugins
 from tinkex.cli.extensions import Extension, Formatters, NamedHook
-from tinkex.columns import heading, plain_text
+from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
@@ -167,7 +167,12 @@ class Command(_Bound):
 
 
 class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
-    """Formats: which there are, which is the default, and ``--json``."""
+    """The formats of a command, its default format, and ``--json``."""
+
+    @functools.cached_property
+    def presentation(self) -> Presentation:
+        """How the formats for people show the result; ``take_action`` may change it."""
+        return Presentation()
 
     #: It does something (saves, deletes, …): its default format is plain everywhere.
     is_action: ClassVar[bool] = False
@@ -197,7 +202,6 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         columns = next(a for a in group._group_actions if a.dest == "columns")
         columns.metavar = "<column>"
         columns.help = "only this column; may be repeated, or several with commas between them"
-        parser.set_defaults(note=self.status)
         return parser
 
     def _add_json_option(self, group: Any) -> None:
@@ -217,8 +221,16 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        """Write the result, then what the format has to say about it.
+
+        The format finds :attr:`presentation` in *parsed_args*.
+        """
         self.app.display.clear()
-        return super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
+        parsed_args.presentation = self.presentation
+        code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
+        for note in self.presentation.notes:
+            self.status(note)
+        return code
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the defaults of a plugin's format that no word of the command line names."""
@@ -297,30 +309,19 @@ class Lister(_Display, cliff.lister.Lister):
     #: Columns that a table may leave out on a narrow terminal, the least important first.
     droppable: ClassVar[Sequence[str]] = ()
 
-    _streams = False
-
     @property
     def formatter_namespace(self) -> str:
         return plugins.LIST_FORMATTERS
 
-    def may_stream(self, parsed_args: argparse.Namespace) -> bool:
-        """Tell whether rows may be written one by one, since nobody needs all of them at once."""
-        whole = self.app.keeps_result or parsed_args.formatter == "table"
-        return not whole and not parsed_args.sort_columns
-
-    def streamed(self, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-        """Return *rows*, to be written as they come; none is shown before the last has come."""
-        self._streams = True
-        return rows
+    @functools.cached_property
+    def presentation(self) -> Presentation:
+        """How the formats for people show the rows; ``take_action`` may change it."""
+        noun, _, verb = (self.cmd_name or "").rpartition(" ")
+        empty = f"No {noun}s." if verb == "list" else "" if self.is_action else "There are none."
+        return Presentation(plain_row=self.plain_row, droppable=self.droppable, empty=empty)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.set_defaults(plain_row=self.plain_row, droppable=self.droppable)
-        noun, _, verb = (self.cmd_name or "").rpartition(" ")
-        if verb == "list":
-            parser.set_defaults(nothing=f"No {noun}s.")
-        elif self.is_action:  # it says itself what it did
-            parser.set_defaults(nothing=None)
         action = next(a for a in parser._actions if a.dest == "sort_columns")
         # cliff's text says that columns that there are not are ignored.
         action.help = (
@@ -332,8 +333,9 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        """Write rows as *data* yields them; where one fails, a list writes none of them."""
         if getattr(parsed_args, "offset", 0):
-            parsed_args.nothing = None  # there may be some, before it
+            self.presentation.empty = ""  # there may be some before it
         parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
         known = {_normal(name) for name in column_names}
         for name in parsed_args.sort_columns:
@@ -342,9 +344,11 @@ class Lister(_Display, cliff.lister.Lister):
                     f"no column is called {name!r}",
                     hint="Columns: " + ", ".join(column_names) + ".",
                 )
-        if not self._streams:
+        if parsed_args.formatter == "table":  # needs all rows before it writes any
+            data = list(data)
+        if self.is_action or not isinstance(data, Iterator):
             return super().produce_output(parsed_args, column_names, data)
-        from tinkex.cli.spool import spooled
+        from tinkex.cli.formatters import spooled
 
         stdout = self.app.stdout
         try:
@@ -362,30 +366,21 @@ class Lister(_Display, cliff.lister.Lister):
 class ShowOne(_Display, cliff.show.ShowOne):
     """A command whose result is one object."""
 
-    #: Words of a table that are links, on terminals that have them → where they lead.
-    _links: Mapping[str, str] = MappingProxyType({})
-
     @property
     def formatter_namespace(self) -> str:
         return plugins.SHOW_FORMATTERS
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.set_defaults(plain_lines=self.plain_lines)
-        return parser
+    @functools.cached_property
+    def presentation(self) -> Presentation:
+        """How the formats for people show the object; ``take_action`` may change it."""
+        return Presentation(plain_lines=self.plain_lines)
 
-    def produce_output(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
-    ) -> int:
-        parsed_args.links = self._links
-        return super().produce_output(parsed_args, column_names, data)
-
-    def _link(self, word: str, *page: str) -> None:
-        """Let *word* be a link to a page of the service's web console, if it has one."""
+    def add_link(self, word: str, *page: str) -> None:
+        """Make *word* in a table a link to a page of the service's web console, if it has one."""
         from tinkex.api.http.addresses import console_page
 
         if address := console_page(self.settings.base_url, *page):
-            self._links = {**self._links, word: address}
+            self.presentation.links[word] = address
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         """Return the lines of the object in the plain format: ``Heading: value``."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands.arguments import (
     add_paths,
@@ -49,7 +49,7 @@ class _Moving(Lister):
             raise TinkexError(
                 f"{len(self._failures)} of {self._tried} checkpoints could not be "
                 f"{self.failed_word}",
-                hint=self._failures[0].hint,
+                hint=hint_for(self._failures[0]),
                 category=self._failures[0].category,
             )
         return 0
@@ -82,7 +82,7 @@ class DownloadCheckpoint(_Moving):
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="all checkpoints of this training run as well"
         )
-        add_type(parser, "of the run, only the checkpoints of this type")
+        add_type(parser)
         parser.add_argument(
             "-o",
             "--output",
@@ -192,7 +192,7 @@ class SyncCheckpoint(_Moving):
             metavar="<dir>",
             help="directory that has, or will have, <kind>/<name> for each checkpoint",
         )
-        add_type(parser, "only checkpoints of this type")
+        add_type(parser)
         parser.add_argument(
             "--watch", action="store_true", help="go on looking for new ones until Ctrl-C"
         )
@@ -327,15 +327,7 @@ class VerifyCheckpoint(Lister):
         if bad:
             raise TinkexError(
                 f"{len(bad)} of {len(self.result)} files are not as they were downloaded",
-                hint=_mending(bad),
+                hint="Download the checkpoint again with --force.",
             )
         self.status(f"{len(self.result)} files verified.")
         return 0
-
-
-def _mending(bad: list[VerifiedFile]) -> str:
-    begun = next((one for one in bad if one.status == "unfinished"), None)
-    if begun is None:
-        return "Download the checkpoint again with --force."
-    words = ["tinkex", "checkpoint", "download", begun.tinker_path, "--output", str(begun.file)]
-    return f"All its files are here; put them in place: {shlex.join(words)}"

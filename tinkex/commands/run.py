@@ -18,8 +18,8 @@ from tinkex.commands.arguments import (
     check_model_options,
     checkpoint_path,
     holds_all,
+    print_rest,
     sorting,
-    tell_rest,
     with_run,
 )
 from tinkex.commands.base import Command, Lister, ShowOne
@@ -351,9 +351,9 @@ class ListRun(Lister):
                 access_scope=scope,
             )
             return self._whole(chosen, whole=not parsed_args.model)
-        if self.may_stream(parsed_args):
+        if not self.app.keeps_result:
             walk = runs.walk(limit, offset, access_scope=scope)
-            return self.column_names, self.streamed(self._rows(walk, whole=True))
+            return self.column_names, self._rows(walk, whole=True)
         return self._whole(runs.list(limit, offset, access_scope=scope), whole=True)
 
     def _whole(self, page: Page[TrainingRun], *, whole: bool) -> Any:
@@ -376,7 +376,7 @@ class ListRun(Lister):
                 latest.append(run.training_run_id)
                 models[run.base_model] = None
             yield self._row(run)
-        tell_rest(self, found, "runs")
+        print_rest(self, found, "runs")
         self.app.remember("runs", latest, whole=whole and holds_all(found))
         self.app.remember("models", models)
 
@@ -421,7 +421,7 @@ class InfoRun(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         run = with_run(self, parsed_args.run_id, self.client.runs.get)
         self.result = run
-        self._link(run.training_run_id, "training_runs", run.training_run_id)
+        self.add_link(run.training_run_id, "training_runs", run.training_run_id)
         return self.column_names, (
             run.training_run_id,
             run.base_model,

@@ -54,12 +54,9 @@ class _Watching:
     def snapshots(
         self, parsed_args: argparse.Namespace, limit: timedelta | None = None
     ) -> Iterator[Snapshot]:
-        from tinkex.api.resources import watch
-
         run_id = with_run(self, parsed_args.run_id, self._known)  # type: ignore[arg-type]
         try:
-            yield from watch.snapshots(
-                self.client,
+            yield from self.client.watch(
                 run_id,
                 interval=parsed_args.interval.total_seconds(),
                 limit=None if limit is None else limit.total_seconds(),
@@ -217,7 +214,7 @@ def _as_json(change: Change) -> str:
 
 def _condition(text: str) -> Condition:
     from tinkex.api.resources.watch import Condition
-    from tinkex.durations import parse_duration
+    from tinkex.options import parse_duration
 
     kind, _, value = text.partition(":")
     if kind == "checkpoint" and (value or ":" not in text):

@@ -1,20 +1,37 @@
-"""The configuration file: where it is, what it says, and changes of it."""
+"""The configuration file: where it is, what it says, and changes that keep its layout.
+
+Profiles of plugins are here too: they exist without being written into the file.
+
+PyYAML writes a file from scratch, without comments, order or layout. But its parser knows where
+each value is in the text, so that one value can be replaced, added or removed in place. Every
+change is read back and compared with what was intended; where they differ (anchors, merge keys, an
+unforeseen layout) nothing is changed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinkex.config import private
-from tinkex.exceptions import SettingsError
-from tinkex.files import user_path
+from tinkex import plugins
+from tinkex.exceptions import PluginError, SettingsError
+from tinkex.files import locked, user_path, write_private, xdg_directory
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
-#: Where a value stands, as a key of each mapping on the way, and what it shall be; None removes it.
+#: The key of each mapping down to a value, and its new value; None removes it.
 _Change = tuple[list[str], Any]
-_MEND = f"Mend it in an editor, or let {CONFIG_VARIABLE} name another file."
+_FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
+_NO_LIMIT = 10**9
+
+
+class NotEditable(Exception):
+    """The text has a layout that cannot be changed without losing something."""
+
+
+# Reading --------------------------------------------------------------------------------------
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -22,101 +39,20 @@ def config_path(environ: Mapping[str, str] | None = None) -> Path:
     environ = os.environ if environ is None else environ
     if environ.get(CONFIG_VARIABLE):
         return user_path(environ[CONFIG_VARIABLE])
-    base = environ.get("XDG_CONFIG_HOME")
-    # Unlike Path.home(), expanduser() does not fail for a user without a home.
-    return Path(base or os.path.expanduser("~/.config"), "tinkex", "config.yaml")
+    return xdg_directory("config", environ) / "tinkex" / "config.yaml"
 
 
 def read(path: Path) -> Mapping[str, Any]:
-    """Return what the configuration file *path* says; nothing where there is none.
+    """Return the content of the configuration file *path*; empty if there is no such file.
 
-    :raises SettingsError: it cannot be read, or is no configuration file.
+    :raises SettingsError: it cannot be read, or is not a configuration file.
     """
-    return _content(_text(path), path)
+    return _parse(_text(path), path)
 
 
 def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the profiles that *config*, the content of a configuration file, has written out."""
+    """Return the profiles that *config*, the content of a configuration file, defines."""
     return {str(name): values for name, values in (config.get("profiles") or {}).items()}
-
-
-def write_default(name: str | None, environ: Mapping[str, str] | None = None) -> None:
-    """Make *name* the profile that is used when none is named; ``None`` for none.
-
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
-    """
-    _change(config_path(environ), ["profile"], name)
-
-
-def write_profile(
-    name: str,
-    values: Mapping[str, Any],
-    environ: Mapping[str, str] | None = None,
-    *,
-    use: bool = False,
-) -> None:
-    """Write the profile *name* with *values* in the place of what it was.
-
-    :param use: also make it the profile that is used when none is named, in the same step.
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
-    """
-    changes: list[_Change] = [(["profiles", name], dict(values))]
-    _change_all(config_path(environ), [*changes, *([(["profile"], name)] if use else [])])
-
-
-def remove_profile(name: str, environ: Mapping[str, str] | None = None) -> None:
-    """Remove the profile *name*; if it is used when none is named, none is from then on.
-
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
-    """
-    path = config_path(environ)
-    changes: list[_Change] = [(["profiles", name], None)]
-    is_default = str(read(path).get("profile")) == name
-    _change_all(path, [*changes, *([(["profile"], None)] if is_default else [])])
-
-
-def write_setting(
-    profile: str, name: str, value: Any, environ: Mapping[str, str] | None = None
-) -> None:
-    """Write one setting of *profile*, which is created if need be; ``None`` removes it.
-
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
-    """
-    _change(config_path(environ), ["profiles", profile, name], value)
-
-
-def _change(path: Path, where: list[str], value: Any) -> None:
-    _change_all(path, [(where, value)])
-
-
-def _change_all(path: Path, changes: Sequence[_Change]) -> None:
-    """Make all of *changes*, or none."""
-    with private.locked(path):
-        before = text = _text(path)
-        _content(text, path)  # what is damaged stays as it is
-        for where, value in changes:
-            text = _changed(text, where, value, path)
-        if before or text:  # also what stays as it is: nobody else may read it afterwards
-            private.write(path, text)
-
-
-def _changed(text: str, where: list[str], value: Any, path: Path) -> str:
-    from tinkex.config import yamledit
-
-    try:
-        drops = value is None
-        return yamledit.drop(text, where) if drops else yamledit.put(text, where, value)
-    except KeyError:
-        return text
-    except yamledit.NotEditable as error:
-        raise SettingsError(
-            f"{path} is laid out in a way that cannot be changed without losing something",
-            hint=f"Change {': '.join(where)} in an editor; the file is as it was.",
-        ) from error
 
 
 def _text(path: Path) -> str:
@@ -125,32 +61,332 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {_reason(error)}", hint=_MEND) from error
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise SettingsError(f"cannot read {path}: {reason}", hint=_FIX) from error
 
 
-def _content(text: str, path: Path) -> Mapping[str, Any]:
+def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if not text.strip():
-        return {}  # most have no such file: nothing to import for it
+        return {}  # most users have no such file: nothing to import for it
     import json
 
     import yaml
 
     try:
         config = yaml.safe_load(text)
-        json.dumps(config, default=str, skipkeys=True)  # fails where a value holds itself
+        json.dumps(config, default=str, skipkeys=True)  # fails where a value contains itself
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        # Dates out of range, endless nesting, values that are not what their tag says.
-        raise SettingsError(f"{path} is not valid YAML", hint=_MEND) from error
+        # Dates out of range, endless nesting, values that do not match their tag.
+        raise SettingsError(f"{path} is not valid YAML", hint=_FIX) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path} is not valid YAML{where}", hint=_MEND) from error
+        raise SettingsError(f"{path} is not valid YAML{where}", hint=_FIX) from error
     if config is None:
         return {}
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
-        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_MEND)
+        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_FIX)
     return config
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "not UTF-8 text"
+# Profiles of plugins --------------------------------------------------------------------------
+
+
+def plugin_profile_names() -> set[str]:
+    """Return the names of the profiles that plugins provide, without importing any."""
+    return {ep.name for ep in plugins.entry_points(plugins.PROFILES)}
+
+
+def plugin_profile(name: str) -> dict[str, Any]:
+    """Return the settings of the profile *name* of a plugin.
+
+    :raises SettingsError: the plugin does not load, or returns no settings.
+    """
+    try:
+        values = plugins.load_driver(plugins.PROFILES, name)
+    except PluginError as error:
+        raise SettingsError(str(error), hint=error.hint) from error
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"the plugin of the profile {name!r} gives no mapping of settings")
+    return dict(values)
+
+
+def plugin_profiles() -> dict[str, dict[str, Any]]:
+    """Return the settings of every usable profile that a plugin provides, by name."""
+    found = {}
+    for name in plugin_profile_names():
+        with contextlib.suppress(SettingsError):  # reported on use, and by 'plugin list'
+            found[name] = plugin_profile(name)
+    return found
+
+
+# Changes of the file --------------------------------------------------------------------------
+
+
+def write_default_profile(name: str | None) -> None:
+    """Make *name* the default profile; ``None`` removes the default.
+
+    :raises SettingsError: the file cannot be read or changed.
+    :raises LocalError: it cannot be written.
+    """
+    _change(config_path(), (["profile"], name))
+
+
+def write_profile(name: str, values: Mapping[str, Any], *, use: bool = False) -> None:
+    """Write the profile *name*, replacing its earlier settings by *values*.
+
+    :param use: also make it the default profile, in the same step.
+    :raises SettingsError: the file cannot be read or changed.
+    :raises LocalError: it cannot be written.
+    """
+    changes: list[_Change] = [(["profiles", name], dict(values))]
+    _change(config_path(), *changes, *([(["profile"], name)] if use else []))
+
+
+def remove_profile(name: str) -> None:
+    """Remove the profile *name*; if it is the default, no other takes its place.
+
+    :raises SettingsError: the file cannot be read or changed.
+    :raises LocalError: it cannot be written.
+    """
+    path = config_path()
+    changes: list[_Change] = [(["profiles", name], None)]
+    is_default = str(read(path).get("profile")) == name
+    _change(path, *changes, *([(["profile"], None)] if is_default else []))
+
+
+def write_setting(profile: str, name: str, value: Any) -> None:
+    """Write one setting of *profile*, which is created if need be; ``None`` removes it.
+
+    :raises SettingsError: the file cannot be read or changed.
+    :raises LocalError: it cannot be written.
+    """
+    _change(config_path(), (["profiles", profile, name], value))
+
+
+def _change(path: Path, *changes: _Change) -> None:
+    """Make all of *changes*, or none."""
+    with locked(path):
+        before = text = _text(path)
+        _parse(text, path)  # a damaged file is not touched
+        for where, value in changes:
+            text = _changed(text, where, value, path)
+        if before or text:  # also an unchanged one: it is private from now on
+            write_private(path, text)
+
+
+def _changed(text: str, where: list[str], value: Any, path: Path) -> str:
+    try:
+        return remove_value(text, where) if value is None else set_value(text, where, value)
+    except KeyError:
+        return text
+    except NotEditable as error:
+        raise SettingsError(
+            f"{path} has a layout that cannot be changed without losing something",
+            hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
+        ) from error
+
+
+# Changes of a text ----------------------------------------------------------------------------
+
+
+def set_value(text: str, path: Sequence[str], value: Any) -> str:
+    """Return the YAML *text* with *value* at *path*, the key of each mapping on the way down.
+
+    :raises NotEditable: see above.
+    """
+    expected = at = _load_unshared(text)
+    for key in path[:-1]:
+        at = _mapping_below(at, key)
+    at[_actual_key(at, path[-1])] = value
+    return _verified(_set(text, list(path), value), expected)
+
+
+def remove_value(text: str, path: Sequence[str]) -> str:
+    """Return the YAML *text* without the value at *path*.
+
+    :raises NotEditable: see above.
+    :raises KeyError: it has no such value.
+    """
+    expected = at = _load_unshared(text)
+    for key in path[:-1]:
+        at = at.get(_actual_key(at, key)) or {}
+    del at[_actual_key(at, path[-1])]
+    return _verified(_remove(text, list(path)), expected)
+
+
+def _load_unshared(text: str) -> dict[Any, Any]:
+    """Return the content of *text*, each alias with a value of its own, so that a change is local.
+
+    :raises NotEditable: a value contains itself.
+    """
+    import yaml
+
+    try:
+        content: dict[Any, Any] = _unshared(yaml.safe_load(text) or {})
+    except RecursionError as error:
+        raise NotEditable from error
+    return content
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(below) for key, below in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _mapping_below(mapping: dict[Any, Any], key: str) -> dict[Any, Any]:
+    actual = _actual_key(mapping, key)
+    if not isinstance(mapping.get(actual), dict):
+        mapping[actual] = {}
+    below: dict[Any, Any] = mapping[actual]
+    return below
+
+
+def _actual_key(mapping: dict[Any, Any], key: str) -> Any:
+    """Return *key* as *mapping* has it: ``7`` is a number there."""
+    return next((actual for actual in mapping if str(actual) == key), key)
+
+
+def _verified(text: str, expected: Any) -> str:
+    import yaml
+
+    try:
+        found = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise NotEditable from error
+    # A mapping without its last member may be written as nothing at all.
+    if _empty_for_none(found) != _empty_for_none(expected):
+        raise NotEditable
+    return text
+
+
+def _empty_for_none(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: {} if below is None else _empty_for_none(below) for key, below in value.items()}
+
+
+def _set(text: str, path: list[str], value: Any) -> str:
+    node = _compose(text)
+    if node is None:
+        return _with_newline(text) + _block({path[0]: _nested(path[1:], value)}, 0)
+    depth = 0
+    while True:
+        key, below = _entry(node, path[depth])
+        if key is None:
+            return _add(text, node, path[depth], _nested(path[depth + 1 :], value))
+        depth += 1
+        if depth == len(path) or below.id != "mapping":
+            return _replace(text, node, key, below, _nested(path[depth:], value))
+        node = below
+
+
+def _remove(text: str, path: list[str]) -> str:
+    node = _compose(text)
+    for name in path[:-1]:
+        _, node = _entry(node, name)
+    key, value = _entry(node, path[-1])
+    begin, end = key.start_mark.index, _end(value)
+    if node.flow_style:
+        after = text[end:].lstrip()
+        if after.startswith(","):
+            end = len(text) - len(after) + 1
+            end += len(text[end:]) - len(text[end:].lstrip(" "))
+        elif text[:begin].rstrip().endswith(","):
+            begin = len(text[:begin].rstrip()) - 1
+        return text[:begin] + text[end:]
+    line = text.rfind("\n", 0, begin) + 1
+    return text[:line] + text[_line_end(text, end) :]
+
+
+def _compose(text: str) -> Any:
+    import yaml
+
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _entry(node: Any, name: str) -> tuple[Any, Any]:
+    """Return the nodes of the key *name* and of its value, (None, None) if there is no such key."""
+    if node.id != "mapping":
+        raise NotEditable
+    return next(((k, v) for k, v in node.value if k.value == name), (None, None))
+
+
+def _add(text: str, node: Any, name: str, value: Any) -> str:
+    """Add an entry as the last one of the mapping *node*."""
+    if node.flow_style:
+        at = node.end_mark.index - 1  # before the brace
+        kept = text[:at].rstrip()
+        comma = "" if kept.endswith(("{", ",")) else ","
+        space = "" if kept.endswith("{") else " "
+        return f"{kept}{comma}{space}{_flow({name: value})}{text[at:]}"
+    at = _line_end(text, _end(node))
+    return _with_newline(text[:at]) + _block({name: value}, node.start_mark.column) + text[at:]
+
+
+def _replace(text: str, parent: Any, key: Any, old: Any, value: Any) -> str:
+    """Write *value* in place of the node *old*."""
+    begin, end = old.start_mark.index, _end(old)
+    if begin < key.end_mark.index:  # an alias: its text is elsewhere
+        raise NotEditable
+    if isinstance(value, dict) and not parent.flow_style:
+        indent = parent.start_mark.column + 2
+        head = text[:begin].rstrip(" ") + text[end : _line_end(text, end)]
+        return _with_newline(head) + _block(value, indent) + text[_line_end(text, end) :]
+    written = _flow([value])[1:-1] if not isinstance(value, dict) else "{" + _flow(value) + "}"
+    if old.id != "scalar" and not old.flow_style:  # it begins on the next line
+        colon = text.index(":", key.end_mark.index) + 1
+        rest = text[colon : _line_end(text, colon)]
+        return f"{text[:colon]} {written}{rest}{text[_line_end(text, end) :]}"
+    if old.id == "scalar" and old.style in ("|", ">"):
+        return text[:begin] + written + "\n" + text[end:]
+    space = "" if text[begin - 1 : begin].isspace() else " "
+    return text[:begin] + space + written + text[end:]
+
+
+def _end(node: Any) -> int:
+    """Return where the text of *node* ends; a block ends where its last value does."""
+    while node.id != "scalar" and not node.flow_style and node.value:
+        last = node.value[-1]
+        node = last[1] if isinstance(last, tuple) else last
+    end: int = node.end_mark.index
+    return end
+
+
+def _flow(value: Any) -> str:
+    """Return *value* on one line: a mapping without its braces, anything else as it is."""
+    text = _dump(value, flow=True).rstrip("\n")
+    return text[1:-1] if isinstance(value, dict) else text
+
+
+def _block(value: dict[str, Any], indent: int) -> str:
+    lines = _dump(value, flow=False).splitlines(keepends=True)
+    return "".join(" " * indent + line for line in lines)
+
+
+def _dump(value: Any, *, flow: bool) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(
+        value, default_flow_style=flow, width=_NO_LIMIT, allow_unicode=True, sort_keys=False
+    )
+    return text
+
+
+def _with_newline(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _line_end(text: str, at: int) -> int:
+    """Return where the line with the character before *at* ends, its line break included."""
+    if text[at - 1 : at] == "\n":  # of a block text
+        return at
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end + 1

@@ -1,7 +1,7 @@
 """Downloads an archive and is killed at every single step of it: run by ``test_packed.py``.
 
 ``python -m tests.unit.api.download_killed URL DIRECTORY`` prints a JSON object for each step: how many bytes of
-the large files its journal knew when it was killed, and what the next process made of that.
+the large files its state knew when it was killed, and what the next process made of that.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.unit.api.commit_killed import KILLED
+from tests.unit.api.install_killed import KILLED
 from tinkex.api import ServiceClient
-from tinkex.api.transfer import digests, packed, ranges, stage
-from tinkex.api.transfer.stage import journal_of
+from tinkex.api.transfer import digests, packed, ranges, staging
 from tinkex.api.transfer.storage import Span, Storage
 from tinkex.settings import Settings
 
@@ -42,7 +41,7 @@ LOWERED = {
         "RANGES": 3,
     },
     digests: {"BLOCK": 20_000, "_WORTH": 10_000},
-    stage: {"_INTERVAL": 0.01},
+    staging: {"_INTERVAL": 0.01},
 }
 
 
@@ -69,7 +68,7 @@ def forked(url: str, target: Path, step: int | None) -> bool:
                 os._exit(KILLED)
 
     def watch(event: str, details: tuple[Any, ...]) -> None:
-        if event in STEPS or (event == "open" and details[1] in ("w", "x", "xb")):
+        if event in STEPS or (event == "open" and details[2] & os.O_CREAT):
             count()
 
     write, ask = os.pwrite, Storage._ask
@@ -93,8 +92,9 @@ def forked(url: str, target: Path, step: int | None) -> bool:
 
 
 def known(home: Path) -> int:
-    """Return how many bytes of large files the journal in *home* knows."""
-    files = [journal_of(root).get("files", {}) for root in home.glob(".tinkex-download-*")]
+    """Return how many bytes of large files the state in *home* knows."""
+    states = [json.loads(p.read_text()) for p in home.glob(".tinkex-download-*/state.json")]
+    files = [state.get("files", {}) for state in states]
     entries = [entry for found in files for entry in found.values()]
     return sum(at - start for entry in entries for start, at, _ in entry["segments"])
 

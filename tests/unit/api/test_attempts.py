@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 
+from tests.unit.api.test_staging import interrupted
 from tinkex.api.paths import TinkerPath
-from tinkex.api.transfer.stage import Stage, place_of
+from tinkex.api.transfer.staging import StagingDirectory
 
 PATH = TinkerPath.from_string("tinker://r:train:0/external_weights/files")
 URLS = f"{PATH.url}/external_weights_urls"
@@ -44,12 +45,12 @@ def test_ranges_that_had_not_begun_cost_nothing_of_the_others(server, storage, c
     # Killed when the first of five ranges was here, and half of the second.
     segments = [[start, start, end] for start, end in pairwise(edges)]
     segments[0][1], segments[1][1] = 200_000, 300_000
-    stage = Stage(place_of(target.parent, PATH, target), PATH)
-    (stage.parts / LARGE).write_bytes(CONTENT[:300_000])
     entry = {"size": len(CONTENT), "validator": TAG, "sha256": None, "segments": segments}
-    stage.journal["files"] = {LARGE: entry}
-    stage.save()
-    stage.close(keep=True)
+    with interrupted(StagingDirectory(PATH, target)) as staging:
+        staging.open()
+        with staging.parts.open(LARGE, "xb") as file:
+            file.write(CONTENT[:300_000])
+        staging.state["files"] = {LARGE: entry}
     client.checkpoints.download(str(PATH), target)
     asked = sorted(seen.headers["range"] for seen in storage.seen)
     assert asked == [

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
-from tinkex.api.transfer.staging import Landing
 from tinkex.api.transfer.storage import Storage, same_origin
 from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
@@ -420,13 +418,6 @@ def test_an_interrupt_leaves_nothing(server, client, target, tmp_path):
     offer(server, tar(FILES))
     with pytest.raises(KeyboardInterrupt):
         client.checkpoints.download(SAMPLER, target / "a" / "b", on_progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_landing_without_a_commit_removes_what_it_made(tmp_path):
-    path = TinkerPath.from_string(SAMPLER)
-    with pytest.raises(FileNotFoundError), Landing(path, tmp_path / "a" / "b") as landing:
-        (landing.stage.content / "no such directory" / "x").write_text("x")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,9 +20,10 @@ from tests.until import until
 from tinkex.api.http import answers, network, schema
 from tinkex.api.http.addresses import joined
 from tinkex.api.http.concurrency import together
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.api.transfer import archive
+from tinkex.api.transfer.directory import Directory
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
@@ -387,7 +388,7 @@ def test_a_huge_header_is_not_read_into_memory(kind, tmp_path):
     header.type, header.size = kind, 1 << 40
     source = Endless(header.tobuf(tarfile.GNU_FORMAT))
     with pytest.raises(InvalidResponse, match="header that is too large"):
-        archive.extract(source, tmp_path, lambda relative: None)
+        archive.extract(source, Directory.at(tmp_path), lambda relative: None)
     assert source.taken < 4 * archive.MAX_HEADERS
 
 
@@ -409,7 +410,7 @@ def with_pax(record: bytes) -> bytes:
 )
 def test_numbers_in_headers_that_are_none(record, tmp_path):
     with pytest.raises(InvalidResponse):
-        archive.extract(io.BytesIO(with_pax(record)), tmp_path, lambda relative: None)
+        archive.extract(io.BytesIO(with_pax(record)), Directory.at(tmp_path), lambda relative: None)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])

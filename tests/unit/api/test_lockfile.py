@@ -8,6 +8,7 @@ import pytest
 
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
+from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import LockedFile
 from tinkex.exceptions import LocalError
 
@@ -19,7 +20,7 @@ def test_note(tmp_path):
     (tmp_path / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "org/model", "r": 8, "other": 1}'
     )
-    assert str(manifest.write(tmp_path, PATH, FILES)) == "tinkex.lock.json"
+    assert str(manifest.write(Directory.at(tmp_path), PATH, FILES)) == "tinkex.lock.json"
     assert json.loads((tmp_path / "tinkex.lock.json").read_text()) == {
         "version": 1,
         "tinker_path": "tinker://run:train:0/weights/a",
@@ -40,7 +41,7 @@ def test_note(tmp_path):
 def test_nothing_is_claimed_that_the_files_do_not_say(tmp_path, config):
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(config)
-    manifest.write(tmp_path, PATH, {})
+    manifest.write(Directory.at(tmp_path), PATH, {})
     note = json.loads((tmp_path / "tinkex.lock.json").read_text())
     assert (note["base_model"], note["lora_rank"], note["files"]) == (None, None, [])
 
@@ -64,7 +65,6 @@ def test_damaged_notes_are_refused(tmp_path, text):
     with pytest.raises(LocalError, match="is damaged"):
         manifest.read(tmp_path)
     assert not manifest.holds(tmp_path, PATH)
-    assert manifest.names(tmp_path) == []
 
 
 def test_a_note_without_digests_is_read(tmp_path):

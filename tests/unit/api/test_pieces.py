@@ -12,7 +12,7 @@ import pytest
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer.progress import Meter
 from tinkex.api.transfer.ranges import Piece
-from tinkex.api.transfer.stage import Stage
+from tinkex.api.transfer.staging import StagingDirectory
 from tinkex.api.transfer.storage import Storage
 from tinkex.api.transfer.streams import Address
 
@@ -22,15 +22,15 @@ TAG = '"1"'
 
 
 @pytest.fixture
-def stage(tmp_path):
+def staging(tmp_path):
     path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
-    stage = Stage(tmp_path / "stage", path)
-    yield stage
-    stage.close(keep=False)
+    with StagingDirectory(path, tmp_path / "target") as staging:
+        staging.open()
+        yield staging
 
 
 @pytest.fixture
-def fetch(server, client, stage):
+def fetch(server, client, staging):
     """Go on with a file of which *here* is written down and on the disk; return what was asked."""
 
     def answer(seen):
@@ -51,15 +51,17 @@ def fetch(server, client, stage):
         for start, at, end in segments:
             at = end if len(segments) == 1 else at  # more was written than was noted
             written[start : min(at, on_disk)] = CONTENT[start : min(at, on_disk)]
-        (stage.parts / "f").write_bytes(written)
-        stage.journal["files"] = {
+        with staging.parts.open("f", "wb") as file:
+            file.write(written)
+        staging.state["files"] = {
             "f": {"size": len(CONTENT), "validator": TAG, "sha256": None, "segments": segments}
         }
         address = Address(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
         with Storage(client._transport) as storage:
-            known = Piece(storage, stage, address, Path("f"), Meter(None)).fetch()
+            known = Piece(storage, staging, address, Path("f"), Meter(None)).fetch()
         time.sleep(until)
-        assert (stage.content / "f").read_bytes() == content
+        with staging.content.open("f", "rb") as file:
+            assert file.read() == content
         assert known.sha256 == hashlib.sha256(content).hexdigest()
         spans = [
             seen.headers.get("range", "bytes=0-").removeprefix("bytes=") for seen in server.seen
@@ -106,10 +108,10 @@ def test_connections_that_still_bring_the_old_file_do_not_write_into_the_new_one
     assert asked.count((0, -1)) == 1
 
 
-def test_nothing_is_noted_of_a_file_that_cannot_be_known_again(server, fetch, stage):
+def test_nothing_is_noted_of_a_file_that_cannot_be_known_again(server, fetch, staging):
     server.on("GET", "/f", server.reply(CONTENT[::-1]))
     fetch(parts(PART, 30_000), PART + 30_000, CONTENT[::-1])
-    assert not stage.journal["files"]
+    assert not staging.state["files"]
 
 
 def test_a_file_of_another_size_is_another_file(server, fetch):

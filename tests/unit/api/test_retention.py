@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tinkex.api.resources.records import Checkpoint
-from tinkex.api.resources.retention import Policy, in_words, plan, step_of
+from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.api.resources.selection import Policy, in_words, plan, step_of
 from tinkex.exceptions import UsageError
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

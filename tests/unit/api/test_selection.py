@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import Selection, ordered, total_size
 from tinkex.exceptions import UsageError
 

@@ -8,6 +8,8 @@ import io
 import random
 import time
 import zlib
+from functools import partial
+from io import FileIO
 
 import pytest
 
@@ -168,7 +170,7 @@ def test_a_sum_that_trails_a_growing_file(tmp_path):
     path.write_bytes(bytes(len(NOISE)))
     begun = hashlib.sha256(b"before")
     with (
-        Trailing(path, lambda: reached[0], begun) as trailing,
+        Trailing(partial(FileIO, path), lambda: reached[0], begun) as trailing,
         path.open("r+b", buffering=0) as file,
     ):
         for at in range(0, len(NOISE), 50_000):
@@ -180,7 +182,10 @@ def test_a_sum_that_trails_a_growing_file(tmp_path):
 
 
 def test_a_sum_of_a_file_that_is_not_there(tmp_path):
-    with Trailing(tmp_path / "none", lambda: 1) as trailing, pytest.raises(FileNotFoundError):
+    with (
+        Trailing(partial(FileIO, tmp_path / "none"), lambda: 1) as trailing,
+        pytest.raises(FileNotFoundError),
+    ):
         trailing.hexdigest()
 
 
@@ -188,7 +193,7 @@ def test_a_sum_of_a_file_that_somebody_cuts(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(NOISE)
     with (
-        Trailing(path, lambda: len(NOISE) + 1) as trailing,
+        Trailing(partial(FileIO, path), lambda: len(NOISE) + 1) as trailing,
         pytest.raises(OSError, match="lost what was written"),
     ):
         trailing.hexdigest()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.api.conftest import NEVER
 from tinkex.api.resources import watch
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.runs import TrainingRun
 from tinkex.api.resources.watch import Change, Condition, Snapshot, WaitedOut, changes, check_usable
 from tinkex.exceptions import ConnectionFailed, NotFound, OperationFailed, ServerError, Unauthorized
@@ -144,7 +144,7 @@ def look(server, replies: list, client, **options):
         troubles.append((type(error), pause))
 
     options = {"interval": 10.0, "on_trouble": trouble, **options}
-    return watch.snapshots(client, "r", **options), troubles
+    return client.watch("r", **options), troubles
 
 
 def test_it_looks_every_so_often(server, client, slept):

@@ -39,22 +39,31 @@ def map_ordered(
     :raises Exception: whatever *do* or *items* raised first.
     :raises RequestShown: with the lines of all items, once all have been shown.
     """
-    pool = _Pool(do, items, window)
-    running = min(workers, length_hint(items, workers))
-    try:
-        for _ in range(running):
-            threading.Thread(target=pool.work, daemon=True).start()
-        yield from pool.results(running, on_done)
-    finally:
-        pool.stop(running)
+    if not length_hint(items, 1):
+        return iter(())
+    return _Pool(do, items, workers, window).results(on_done, ordered=True)
+
+
+def map_unordered(
+    do: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int = 8,
+    window: int = 1000,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[R]:
+    """Yield ``do(item)`` for each of *items* as the calls finish; see :func:`map_ordered`."""
+    return _Pool(do, items, workers, window).results(on_done, ordered=False)
 
 
 class _Pool(Generic[T, R]):
-    """The workers of one :func:`map_ordered`, and the queue of what they finished."""
+    """The workers of one call of :func:`map_ordered`, and the queue of what they finished."""
 
-    def __init__(self, do: Callable[[T], R], items: Iterable[T], window: int) -> None:
+    def __init__(self, do: Callable[[T], R], items: Iterable[T], workers: int, window: int) -> None:
         self._do = do
         self._items = enumerate(items)
+        self._workers = workers
+        self._started = 0
         self._taking = threading.Lock()
         self._room = threading.Semaphore(window)
         self._stopped = False
@@ -62,7 +71,10 @@ class _Pool(Generic[T, R]):
         self._done: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
         self._done = queue.SimpleQueue()
 
-    def work(self) -> None:
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name="tinkex-worker", daemon=True).start()
+
+    def _work(self) -> None:
         """Work on one item after the other; the target of each thread."""
         index = -1
         try:
@@ -74,6 +86,10 @@ class _Pool(Generic[T, R]):
                         index, item = next(self._items)
                     except StopIteration:
                         return
+                    needs_worker = self._started < self._workers
+                    self._started += needs_worker
+                if needs_worker:  # for the next item: there is never more than one idle worker
+                    self._start()
                 try:
                     self._done.put((index, self._do(item), None))
                 except RequestShown as shown:  # takes no time, and all of them are of interest
@@ -84,38 +100,39 @@ class _Pool(Generic[T, R]):
             self._room.release()
             self._done.put(None)
 
-    def results(self, running: int, on_done: Callable[[int], None] | None) -> Iterator[R]:
-        """Yield the results in order until all *running* workers have ended."""
+    def results(self, on_done: Callable[[int], None] | None, *, ordered: bool) -> Iterator[R]:
+        """Start the workers, and yield results until all of them have ended."""
         early: dict[int, R] = {}
         shown: dict[int, RequestShown] = {}
-        finished = position = 0
-        while running:
-            outcome = self._done.get()
-            if outcome is None:
-                running -= 1
-                continue
-            index, result, error = outcome
-            if isinstance(error, RequestShown):
-                shown[index] = error
-                self._room.release()
-                continue
-            if error is not None:
-                raise error
-            finished += 1
-            if on_done is not None:
-                on_done(finished)
-            early[index] = result  # type: ignore[assignment]
-            while position in early:
-                self._room.release()
-                yield early.pop(position)
-                position += 1
+        finished = position = ended = 0
+        try:
+            self._started = 1
+            self._start()
+            while ended < self._started:
+                outcome = self._done.get()
+                if outcome is None:
+                    ended += 1
+                    continue
+                index, result, error = outcome
+                if isinstance(error, RequestShown):
+                    shown[index] = error
+                    self._room.release()
+                    continue
+                if error is not None:
+                    raise error
+                early[index if ordered else finished] = result  # type: ignore[assignment]
+                finished += 1
+                if on_done is not None:
+                    on_done(finished)
+                while position in early:
+                    self._room.release()
+                    yield early.pop(position)
+                    position += 1
+        finally:  # start no further item, and end the workers that wait for room
+            self._stopped = True
+            self._room.release(self._workers)
         if shown:
             raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
-
-    def stop(self, running: int) -> None:
-        """Start no further item, and end the *running* workers that wait for room."""
-        self._stopped = True
-        self._room.release(max(1, running))
 
 
 def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tinkex.exceptions import TinkexError
@@ -22,14 +22,16 @@ class Finding:
     :ivar status: how it is.
     :ivar detail: what was seen.
     :ivar hint: what to type or do about it.
+    :ivar error: the error that was raised.
     """
 
     check: str
     status: Status
     detail: str
     hint: str | None = None
+    error: TinkexError | None = field(default=None, compare=False)
 
 
 def from_error(check: str, error: TinkexError, status: Status = "fail") -> Finding:
     """Return the finding that *error* is."""
-    return Finding(check, status, str(error), error.hint or _AGAIN)
+    return Finding(check, status, str(error), error.hint or _AGAIN, error)

@@ -154,7 +154,7 @@ class Transport:
         if isinstance(error, NotOffered) and what:
             error.message = f"this server does not offer {what}"
         if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
-            error.hint = f"The key comes from {self.settings.origins['api_key']}. {error.hint}"
+            error.key_origin = self.settings.origins["api_key"]
         return error
 
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:

@@ -1,12 +1,8 @@
-"""Whose key it is, and whether the service takes it."""
+"""The API key: whose it is, whether the service accepts it, and revoking it."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -17,23 +13,24 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
 from tinkex.api.resources.models import list_models
+from tinkex.config.credentials import jwt_claims
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
 
-#: Where the official service makes, shows and revokes keys.
+#: Page of the official service to create, show and revoke keys.
 _KEYS_PAGE = "https://tinker.thinkingmachines.ai/keys"
-#: Claims of a token that are taken for an organization have this before them.
+#: Prefix of an organization's URN; tokens have the id without it.
 _ORGANIZATION = "tml:organization:"
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a service tells about a key; never the key itself.
+    """What a service reports about a key; never the key itself.
 
-    :ivar key_id: its id with the service.
+    :ivar key_id: the service's id of the key.
     :ivar organization: name of the organization that pays.
-    :ivar email: address of the person it was made for.
+    :ivar email: address of the key's user.
     """
 
     key_id: str
@@ -44,7 +41,7 @@ class ApiKey:
 
     @classmethod
     def from_json(cls, data: Any) -> ApiKey:
-        """Read the answer of ``auth/apikey/me``."""
+        """Return the key that a response of ``auth/apikey/me`` describes."""
         key = schema.mapping(data, "the key")
         number = key.get("key_id")
         key_id = number if isinstance(number, str) else schema.optional_int(key, "key_id")
@@ -53,21 +50,22 @@ class ApiKey:
         details = schema.optional_mapping(key, "details") or {}
         organization = schema.optional_mapping(details, "org_details") or {}
         user = schema.optional_mapping(details, "user_details") or {}
-        return cls(
-            str(key_id),
-            schema.optional_text(key, "name") or "",
-            schema.optional_text(key, "note"),
-            schema.optional_text(organization, "name"),
-            schema.optional_text(user, "email"),
+        return schema.read(
+            cls,
+            key,
+            "the key",
+            key_id=str(key_id),
+            organization=schema.optional_text(organization, "name"),
+            email=schema.optional_text(user, "email"),
         )
 
 
 @dataclass(frozen=True)
 class KeyCheck:
-    """The service has answered and taken the key.
+    """The service has responded and accepted the key.
 
-    :ivar api_key: what it told about the key, or ``None`` where it has nothing to tell.
-    :ivar seconds: time of the answer, the connection included.
+    :ivar api_key: what it reports about the key, or ``None`` if it does not offer that.
+    :ivar seconds: response time, including the connection.
     """
 
     api_key: ApiKey | None
@@ -76,7 +74,7 @@ class KeyCheck:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the service takes the holder of the key for; what it does not tell is ``None``.
+    """Who the key belongs to; ``None`` where the service does not report it.
 
     :ivar user_urn: the user, ``tml:user:…`` with the official service.
     :ivar org_urn: the organization, ``tml:organization:…``.
@@ -91,13 +89,13 @@ class Identity:
 
 
 def new_key_page(settings: Settings, name: str) -> str | None:
-    """Return the address where a person makes a key called *name*, if that is known."""
+    """Return the URL of the page to create a key called *name*, if known."""
     official = settings.base_url == DEFAULT_BASE_URL
     return f"{_KEYS_PAGE}?new_key=true&key_name={quote(name, safe='')}" if official else None
 
 
 def key_page(key_id: str) -> str:
-    """Return the address where a person can revoke a key of the official service."""
+    """Return the URL of the page to revoke a key of the official service."""
     return f"{_KEYS_PAGE}/{quote(key_id, safe='')}"
 
 
@@ -108,18 +106,18 @@ class Auth:
         self._transport = transport
 
     def key(self) -> ApiKey:
-        """Return what the service tells about the key.
+        """Return what the service reports about the key.
 
-        :raises NotOffered: it has nothing to tell.
+        :raises NotOffered: the service does not offer that.
         """
         return self._key(self._transport.deadline("an answer about the key"))
 
     def check(self) -> KeyCheck:
-        """Ask whether the service answers and takes the key.
+        """Check that the service responds and accepts the key.
 
-        A server without information about keys is asked for something that needs one.
+        A server without information about keys gets a request for a list instead.
 
-        :raises Unauthorized: it does not take the key.
+        :raises Unauthorized: it does not accept the key.
         """
         deadline = self._transport.deadline("an answer of the service")
         began = time.monotonic()
@@ -129,16 +127,16 @@ class Auth:
                 list_models(self._transport, deadline)
             else:
                 key = self._key(deadline)
-        except NotOffered:  # a server without such information, or a token in the place of a key
+        except NotOffered:  # a server without such information, or a token instead of a key
             began = time.monotonic()
             runs = Request("GET", "training_runs", params={"limit": 1, "offset": 0})
             self._transport.call(runs, deadline).object()
         return KeyCheck(key, time.monotonic() - began)
 
     def identity(self) -> Identity:
-        """Return who the holder of the key is: from the key's own record, and from a token.
+        """Return who the key belongs to, from the key's record and from a token.
 
-        :raises NotOffered: the service tells neither.
+        :raises NotOffered: the service offers neither.
         """
         deadline = self._transport.deadline("an answer about the key")
         missing: NotOffered | None = None
@@ -146,7 +144,12 @@ class Auth:
             key = self._key(deadline)
         except NotOffered as error:
             key, missing = ApiKey(""), error
-        claims = _claims(self._transport.token(deadline))
+        # Nothing depends on the claims: they are not verified.
+        claims = {
+            name: value
+            for name, value in jwt_claims(self._transport.token(deadline) or "").items()
+            if isinstance(value, str) and value
+        }
         if missing is not None and not claims:
             raise missing
         organization = claims.get("org_id")
@@ -160,7 +163,7 @@ class Auth:
         )
 
     def revoke(self) -> None:
-        """Delete the key itself on the server: nobody can use it any more."""
+        """Delete the key on the server, for every user of it."""
         deadline = self._transport.deadline("the key to be revoked")
         request = Request("DELETE", "auth/apikey/me", what="revoking a key")
         self._transport.call(request, deadline)
@@ -170,13 +173,3 @@ class Auth:
             raise NotOffered("the credential is a token, not a key", status=404)
         request = Request("GET", "auth/apikey/me", what="information about keys")
         return ApiKey.from_json(self._transport.call(request, deadline).object())
-
-
-def _claims(token: str | None) -> Mapping[str, str]:
-    """Return the claims of *token* that are texts. Nothing rests on them: they are not verified."""
-    try:
-        payload = (token or "").split(".")[1]
-        decoded = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return {k: v for k, v in decoded.items() if isinstance(v, str) and v}
-    except (IndexError, ValueError, AttributeError, binascii.Error, RecursionError):
-        return {}

@@ -1,13 +1,13 @@
-"""What was used and what it cost: events by the hour, and the storage of the moment.
+"""Usage and its cost: events by the hour, sums of them, and current storage.
 
-All amounts are gross estimates in US dollars, before credits; they are no invoice.
+All amounts are gross estimates in US dollars before credits, not an invoice.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,33 +17,35 @@ from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
-from tinkex.exceptions import Forbidden, UsageError
+from tinkex.exceptions import Forbidden, TinkexError, UsageError
 
-#: Longest window that the service answers for at once.
+#: Longest time span of one request.
 WINDOW = timedelta(days=14)
-#: Endpoint that tells the storage of the moment and its price.
-STORAGE = "billing/usage/checkpoints/current"
-#: Windows that are asked for at the same time.
+#: Endpoint that reports current storage and its price.
+_STORAGE = "billing/usage/checkpoints/current"
+#: Time spans requested at the same time.
 _CONCURRENCY = 4
 _HOUR = timedelta(hours=1)
-#: Kinds of usage that have a price.
+#: Seconds that asking for the price may take where the caller can do without it.
+_PATIENCE = 5.0
+#: Types of usage that have a price.
 _PRICED = frozenset({"training", "sampling_prefill", "sampling_sample", "storage"})
 
 
 @dataclass(frozen=True)
 class UsageEvent:
-    """The usage of one kind in one hour.
+    """The usage of one type in one hour.
 
     :ivar bucket_start: beginning of the hour, UTC; *bucket_end* is after its end.
     :ivar type: ``training``, ``sampling_prefill``, ``sampling_sample``, ``checkpoint``,
-        ``storage``, or a kind that came later.
-    :ivar token_count: tokens, for the kinds that have some.
+        ``storage``, or a type added later.
+    :ivar token_count: tokens, for the types that have tokens.
     :ivar cached: whether prefill tokens came from the cache.
     :ivar count: checkpoint operations.
     :ivar gigabyte_hours: storage used.
     :ivar free: whether the storage costs nothing.
-    :ivar estimated_cost_usd: its price, or ``None`` while nobody knows it.
-    :ivar raw: the event as the service tells it.
+    :ivar estimated_cost_usd: its price, or ``None`` while unknown.
+    :ivar raw: the event as received.
     """
 
     bucket_start: datetime
@@ -71,44 +73,25 @@ class UsageEvent:
 
     @classmethod
     def from_json(cls, data: Any) -> UsageEvent:
-        """Read one event.
+        """Return the event that *data* describes.
 
-        :raises tinkex.exceptions.InvalidResponse: *data* is not one.
+        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
         """
         event = schema.mapping(data, "data")
         info = schema.optional_mapping(event, "event_info") or {}
-        rates = "effective_rate_usd_per_million_tokens", "effective_rate_usd_per_gigabyte_month"
-        return cls(
-            bucket_start=schema.time(event, "bucket_start"),
-            bucket_end=schema.time(event, "bucket_end"),
-            type=schema.text(info, "type"),
-            base_model=schema.optional_text(event, "base_model"),
-            user_id=schema.optional_text(event, "user_id"),
-            user_name=schema.optional_text(event, "user_name"),
-            session_id=schema.optional_text(event, "session_id"),
-            project_id=schema.optional_text(event, "project_id"),
-            token_count=schema.optional_int(info, "token_count") or 0,
-            cached=bool(schema.optional_bool(info, "cached")),
-            count=schema.optional_int(info, "count") or 0,
-            gigabyte_hours=schema.optional_number(info, "gigabyte_hours") or 0.0,
-            free=bool(schema.optional_bool(info, "free")),
-            estimated_cost_usd=schema.optional_number(event, "estimated_cost_usd"),
-            effective_rate_usd_per_million_tokens=schema.optional_number(event, rates[0]),
-            effective_rate_usd_per_gigabyte_month=schema.optional_number(event, rates[1]),
-            raw=event,
-        )
+        return schema.read(cls, {**event, **info}, "data", raw=event)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What was used in a span of time.
+    """Usage in a time span.
 
     :ivar start: its beginning, a full hour UTC.
     :ivar end: its end, a full hour UTC.
     :ivar events: in the order of time.
-    :ivar sessions: session id → the metadata that its maker attached, or ``None``.
-    :ivar cost_data_through: prices of events before it follow invoices, later ones the published
-        rates; ``None`` when no day is complete.
+    :ivar sessions: session id → the metadata attached by its creator, or ``None``.
+    :ivar cost_data_through: prices of earlier events follow invoices, prices of later ones the
+        published rates; ``None`` when no day is complete.
     """
 
     start: datetime
@@ -119,52 +102,34 @@ class Usage:
 
     @property
     def cost_usd(self) -> float:
-        """What the events cost that have a price."""
+        """Sum of the known prices."""
         return math.fsum(event.estimated_cost_usd or 0.0 for event in self.events)
 
     @property
     def unpriced(self) -> int:
-        """How many events have no price yet."""
+        """Number of events without a price yet."""
         return sum(event.is_unpriced for event in self.events)
 
 
 @dataclass(frozen=True)
 class StoredCheckpoints:
-    """Checkpoints of one project and owner that occupy storage now."""
+    """Checkpoints of one project and owner in storage now."""
 
-    project_id: str | None
-    org_user_urn: str | None
-    user_email: str | None
-    user_name: str | None
-    checkpoint_count: int
-    size_bytes: int
-    size_gigabytes: float | None
-    estimated_monthly_cost_usd: float | None
-
-    @classmethod
-    def from_json(cls, data: Any) -> StoredCheckpoints:
-        """Read one row.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* is not one.
-        """
-        row = schema.mapping(data, "data")
-        return cls(
-            project_id=schema.optional_text(row, "project_id"),
-            org_user_urn=schema.optional_text(row, "org_user_urn"),
-            user_email=schema.optional_text(row, "user_email"),
-            user_name=schema.optional_text(row, "user_name"),
-            checkpoint_count=schema.optional_int(row, "checkpoint_count") or 0,
-            size_bytes=schema.optional_int(row, "size_bytes") or 0,
-            size_gigabytes=schema.optional_number(row, "size_gigabytes"),
-            estimated_monthly_cost_usd=schema.optional_number(row, "estimated_monthly_cost_usd"),
-        )
+    project_id: str | None = None
+    org_user_urn: str | None = None
+    user_email: str | None = None
+    user_name: str | None = None
+    checkpoint_count: int = 0
+    size_bytes: int = 0
+    size_gigabytes: float | None = None
+    estimated_monthly_cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
 class CheckpointStorage:
-    """What the checkpoints of the moment occupy.
+    """Storage occupied by checkpoints now.
 
-    :ivar rate: US dollars for a gigabyte in a month of 720 hours, if known.
+    :ivar rate: US dollars per gigabyte and month of 720 hours, if known.
     :ivar rows: by project and owner.
     """
 
@@ -173,15 +138,15 @@ class CheckpointStorage:
 
 
 class Billing:
-    """What the organization used; needs the permission to see its billing."""
+    """Usage of the organization; the key's user needs the permission to see its billing."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def usage(self, start: datetime, end: datetime | None = None) -> Usage:
-        """Return what was used from *start* to *end*, widened to full hours.
+        """Return the usage from *start* to *end*, widened to full hours.
 
-        :param start: aware; a span of more than 14 days is asked for in parts.
+        :param start: aware; a span of more than 14 days takes several requests.
         :param end: aware; by default, and at the latest, now.
         :raises UsageError: the span is empty or lies in the future.
         """
@@ -189,7 +154,7 @@ class Billing:
         start = _utc(start)
         if start > now:
             raise UsageError("the span of time begins in the future")
-        # What is yet to come has used nothing, and would only be asked for in many parts.
+        # The future has no usage, and would only take many requests.
         start, end = aligned(start, now if end is None else min(_utc(end), now))
         parts = windows(start, end)
         deadline = self._transport.deadline("the usage")
@@ -204,16 +169,31 @@ class Billing:
         return _joined(answers, start, end)
 
     def storage(self, project_id: str | None = None) -> CheckpointStorage:
-        """Return what checkpoints occupy now.
+        """Return the storage occupied by checkpoints now.
 
         :param project_id: only those of this project.
         """
         params = {"project_id": project_id} if project_id else {}
-        request = Request("GET", STORAGE, params=params, what="the storage of checkpoints")
+        request = Request("GET", _STORAGE, params=params, what="the storage of checkpoints")
         deadline = self._transport.deadline("the storage of checkpoints")
         data = self._ask(request, deadline)
-        rows = tuple(StoredCheckpoints.from_json(row) for row in schema.items(data, "data"))
-        return CheckpointStorage(storage_rate(data), rows)
+        rows = [schema.read(StoredCheckpoints, row, "data") for row in schema.items(data, "data")]
+        return CheckpointStorage(_rate(data), tuple(rows))
+
+    def storage_rate(self) -> float | None:
+        """Return the price of storage in US dollars per gigabyte and month, or ``None``.
+
+        Never raises: only some services bill, and only some keys may see bills.
+        """
+        patience = min(_PATIENCE, self._transport.settings.timeout)
+        deadline = self._transport.deadline("the price of storage", patience)
+        # Not retried: most servers do not bill, and report that in many ways.
+        request = Request("GET", _STORAGE, repeatable=False)
+        try:
+            rate = _rate(self._transport.call(request, deadline).object())
+        except TinkexError:
+            return None
+        return rate if rate is not None and rate >= 0 else None
 
     def _ask(self, request: Request, deadline: Deadline) -> schema.Json:
         try:
@@ -223,13 +203,12 @@ class Billing:
             raise
 
 
-def storage_rate(data: schema.Json) -> float | None:
-    """Return the price of a gigabyte in a month that an answer of :data:`STORAGE` tells."""
+def _rate(data: schema.Json) -> float | None:
     return schema.optional_number(data, "effective_rate_usd_per_gigabyte_month")
 
 
 def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
-    """Return the span of full UTC hours that holds everything from *start* to *end*.
+    """Return the smallest span of full UTC hours that covers *start* to *end*.
 
     :raises UsageError: *end* is not after *start*.
     """
@@ -249,7 +228,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-    """Return *start* to *end* in parts that the service answers for."""
+    """Return *start* to *end* in spans of at most :data:`WINDOW`."""
     count = math.ceil((end - start) / WINDOW)
     edges = [start + n * WINDOW for n in range(count)] + [end]
     return list(itertools.pairwise(edges))
@@ -278,3 +257,89 @@ def _joined(parts: Iterable[Usage], start: datetime, end: datetime) -> Usage:
         known = (through, part.cost_data_through)
         through = max((t for t in known if t is not None), default=None)
     return Usage(start, end, tuple(events), sessions, through)
+
+
+@dataclass(frozen=True)
+class UsageSummary:
+    """Sums over a group of usage events.
+
+    :ivar key: the day, session or the like of the group; ``None`` where not reported.
+    :ivar training_tokens: tokens of forward and backward passes.
+    :ivar prefill_tokens: tokens of prompts, including those from the cache.
+    :ivar cached_tokens: prompt tokens from the cache.
+    :ivar sampled_tokens: generated tokens.
+    :ivar checkpoints: checkpoint operations.
+    :ivar gigabyte_hours: storage.
+    :ivar cost_usd: sum of the known prices, in US dollars.
+    :ivar unpriced: number of events without a price yet.
+    """
+
+    key: str | None
+    training_tokens: int
+    prefill_tokens: int
+    cached_tokens: int
+    sampled_tokens: int
+    checkpoints: int
+    gigabyte_hours: float
+    cost_usd: float
+    unpriced: int
+
+
+_KEYS: Mapping[str, Callable[[UsageEvent], str | None]] = {
+    "day": lambda event: event.bucket_start.date().isoformat(),
+    "session": lambda event: event.session_id,
+    "model": lambda event: event.base_model,
+    "user": lambda event: event.user_name or event.user_id,
+    "project": lambda event: event.project_id,
+    "type": lambda event: event.type,
+}
+#: What usage can be summarized by.
+DIMENSIONS = (*_KEYS, "run")
+
+
+def summarize(
+    usage: Usage, by: str, runs_of: Mapping[str, Sequence[str]] | None = None
+) -> list[UsageSummary]:
+    """Return *usage* in groups: days in order, everything else by price, the highest first.
+
+    :param by: ``day``, ``session``, ``model``, ``user``, ``project``, ``type`` or ``run``.
+    :param runs_of: session id → its training runs, for ``run``, since events belong to sessions.
+        Runs of the same session share a group; a session without runs is a group of its own.
+    :raises UsageError: no such dimension.
+    """
+    key_of = _KEYS.get(by) or (_run_key(runs_of or {}) if by == "run" else None)
+    if key_of is None:
+        raise UsageError(f"usage cannot be summarized by {by!r}", hint=", ".join(DIMENSIONS))
+    groups: dict[str | None, list[UsageEvent]] = {}
+    for event in usage.events:
+        groups.setdefault(key_of(event), []).append(event)
+    found = [_summary(key, events) for key, events in groups.items()]
+    if by == "day":
+        return sorted(found, key=lambda summary: summary.key or "")
+    return sorted(found, key=lambda summary: (-summary.cost_usd, summary.key or ""))
+
+
+def _run_key(runs_of: Mapping[str, Sequence[str]]) -> Callable[[UsageEvent], str | None]:
+    def key(event: UsageEvent) -> str | None:
+        if event.session_id is None:
+            return None
+        return ", ".join(runs_of.get(event.session_id, ())) or f"session {event.session_id}"
+
+    return key
+
+
+def _summary(key: str | None, events: Sequence[UsageEvent]) -> UsageSummary:
+    def tokens(kind: str, wanted: Iterable[bool] = (True, False)) -> int:
+        return sum(e.token_count for e in events if e.type == kind and e.cached in wanted)
+
+    return UsageSummary(
+        key=key,
+        training_tokens=tokens("training"),
+        prefill_tokens=tokens("sampling_prefill"),
+        cached_tokens=tokens("sampling_prefill", (True,)),
+        sampled_tokens=tokens("sampling_sample"),
+        checkpoints=sum(event.count for event in events),
+        gigabyte_hours=math.fsum(event.gigabyte_hours for event in events),
+        cost_usd=math.fsum(event.estimated_cost_usd or 0.0 for event in events),
+        unpriced=sum(event.is_unpriced for event in events),
+    )

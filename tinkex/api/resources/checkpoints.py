@@ -1,36 +1,65 @@
-"""Checkpoints: listing, describing, sharing, deleting and downloading them."""
+"""The checkpoints of the account: list, describe, publish, copy, delete and download them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex.api.http import pagination
+from tinkex.api.http import pagination, schema
+from tinkex.api.http.capabilities import ACCOUNT_LIST
+from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
-from tinkex.api.paths import TinkerPath
-from tinkex.api.resources import listing
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.paths import TinkerPath, run_url, segment_from_server
+from tinkex.api.resources.checkpoint_info import (
+    Checkpoint,
+    CheckpointInfo,
+    Lineage,
+    lineage_of,
+    weights_info,
+)
+from tinkex.api.resources.runs import TrainingRun, list_runs, no_such_run
 from tinkex.api.resources.sessions import Sessions
-from tinkex.exceptions import BadRequest, Forbidden, NotFound, NotOffered
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    Forbidden,
+    InvalidResponse,
+    NotFound,
+    NotOffered,
+    SettingsError,
+    TinkexError,
+    a_few,
+)
 from tinkex.files import path_of
 
 if TYPE_CHECKING:
-    from tinkex.api.resources.lineage import CheckpointInfo
     from tinkex.api.resources.selection import Selection
     from tinkex.api.transfer.download import Download
     from tinkex.api.transfer.moving import Moved
     from tinkex.api.transfer.progress import OnProgress, Progress
 
-__all__ = ["Checkpoint", "Checkpoints"]
-
-#: What TuFT says of every path that is to be unpublished: its route takes "publish" for the name.
-_MISREAD = "Invalid checkpoint reference"
-#: Seconds that a checkpoint may be given to live: an hour to ten years.
+#: Seconds that a checkpoint may be given until it expires: an hour to ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
+NOT_OFFERED = "This server has no list over all runs; each run was asked."
+INCOMPLETE = "This server's list over all runs has no sampler checkpoints; each run was asked."
+
+#: Checkpoints per page.
+_PAGE_SIZE = 1000
+#: Runs listed at the same time.
+_CONCURRENCY = 8
+#: Seconds that a suggestion may take; the error itself is known already.
+_PATIENCE = 5.0
+#: Names that a suggestion shows.
+_SHOWN = 3
+#: TuFT's answer to every request to unpublish: its route takes "publish" for the name.
+_MISREAD = "Invalid checkpoint reference"
+#: Carries the access token of the account that owns the original of a copy.
+_TOKEN_HEADER = "X-Tinker-Weights-Access-Token"  # noqa: S105 - a name, not a token
 
 
 class Checkpoints:
@@ -50,14 +79,14 @@ class Checkpoints:
     ) -> Page[Checkpoint]:
         """Return checkpoints in the service's order.
 
-        Some servers have no list over all runs, or one that leaves sampler checkpoints out;
-        then the runs are asked one by one, and the page's ``note`` says so.
+        Some servers have no list over all runs, or one without sampler checkpoints; then each
+        run is listed, and the page's ``note`` says so.
 
-        :param limit: how many at most; ``None`` and 0 mean all.
-        :param offset: how many to skip.
+        :param limit: maximum number of checkpoints; ``None`` and 0 mean all.
+        :param offset: number of checkpoints to skip.
         :param run_id: only those of one training run.
-        :param access_scope: ``owned``, or ``accessible`` for all that the key may read; a list of
-            one run knows no difference.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read; without
+            effect on the list of one run.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         found = self.walk(limit, offset, run_id, access_scope=access_scope)
@@ -73,14 +102,14 @@ class Checkpoints:
     ) -> Walk[Checkpoint] | Page[Checkpoint]:
         """Return what :meth:`list` does, page by page where the service has pages.
 
-        The first page has been fetched, the others are while they are walked through: an error
-        may come in the middle, and memory stays flat.
+        The first page has been fetched, the others are fetched during the iteration, which may
+        therefore raise; memory stays flat.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")
         if run_id is None:
-            return listing.of_account(self._transport, deadline, limit, offset, access_scope)
-        found = listing.of_run(self._transport, run_id, deadline)
+            return walk_account(self._transport, deadline, limit, offset, access_scope)
+        found = list_of_run(self._transport, run_id, deadline)
         end = None if limit is None else offset + limit
         return Page(found[offset:end], len(found), offset)
 
@@ -94,10 +123,10 @@ class Checkpoints:
         descending: bool = False,
         access_scope: str | None = None,
     ) -> Page[Checkpoint]:
-        """Return the checkpoints that are *wanted*, chosen here out of the whole list.
+        """Return the checkpoints that match *wanted*, chosen here out of the whole list.
 
-        :param limit: how many at most; ``None`` and 0 mean all.
-        :param offset: how many of those wanted to skip.
+        :param limit: maximum number of checkpoints; ``None`` and 0 mean all.
+        :param offset: number of matching checkpoints to skip.
         :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
         :param access_scope: see :meth:`list`.
         :raises tinkex.exceptions.NotFound: there is no such run.
@@ -115,39 +144,45 @@ class Checkpoints:
     def find(self, path: str) -> Checkpoint:
         """Return the checkpoint *path*.
 
-        :raises tinkex.exceptions.NotFound: there is none; the hint names what its run has.
+        :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others of its run.
         """
         deadline = self._transport.deadline("the checkpoint")
         return self._find(TinkerPath.from_string(path), deadline)
 
     def info(self, path: str) -> CheckpointInfo:
-        """Return all that the service knows about the checkpoint *path*.
+        """Return everything that the service reports about the checkpoint *path*.
 
-        Also works for a checkpoint of somebody else, who has published it.
+        Also works for a published checkpoint of another account.
 
-        :raises tinkex.exceptions.NotFound: there is none.
+        :raises tinkex.exceptions.NotFound: it does not exist.
         """
-        from tinkex.api.resources import lineage
-
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
         try:
             found = self._find(parsed, deadline)
         except (NotFound, Forbidden) as missing:
-            return lineage.info_of_unlisted(self._transport, parsed, missing, deadline)
-        return lineage.info_of(self._transport, parsed, found, deadline)
+            try:
+                lineage = weights_info(self._transport, parsed, deadline)
+            except (APIError, InvalidResponse):
+                raise missing from None
+            return CheckpointInfo.of(parsed, None, lineage)
+        try:
+            lineage = lineage_of(self._transport, parsed, deadline)
+        except APIError:
+            lineage = Lineage()
+        return CheckpointInfo.of(parsed, found, lineage)
 
     def publish(self, path: str, *, explain: bool = True) -> None:
-        """Let everybody use the checkpoint *path*.
+        """Make the checkpoint *path* public.
 
-        :param explain: if there is none, ask what its run has instead, for the hint.
+        :param explain: if it does not exist, list others of its run in the hint.
         :raises tinkex.exceptions.Conflict: it is public already.
         """
         what = ("publishing", "the checkpoint to be published")
         self._change("POST", path, "/publish", what, explain=explain)
 
     def unpublish(self, path: str, *, explain: bool = True) -> None:
-        """Take the checkpoint *path* back from the public.
+        """Make the checkpoint *path* private again.
 
         :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.Conflict: it is not public.
@@ -166,20 +201,20 @@ class Checkpoints:
             ) from error
 
     def delete(self, path: str, *, explain: bool = True) -> None:
-        """Delete the checkpoint *path* for good.
+        """Delete the checkpoint *path*; this cannot be undone.
 
         :param explain: see :meth:`publish`.
-        :raises tinkex.exceptions.NotFound: there is none.
+        :raises tinkex.exceptions.NotFound: it does not exist.
         """
         what = ("deleting checkpoints", "the checkpoint to be deleted")
         self._change("DELETE", path, "", what, explain=explain)
 
     def set_ttl(self, path: str, seconds: int | None, *, explain: bool = True) -> None:
-        """Let the checkpoint *path* be deleted after *seconds*, or never (``None``).
+        """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
 
         :param explain: see :meth:`publish`.
-        :raises tinkex.exceptions.BadRequest: the time is outside of what the service allows,
-            which is an hour to ten years.
+        :raises tinkex.exceptions.BadRequest: *seconds* is outside of the service's limits, an
+            hour to ten years.
         """
         what = ("expiry of checkpoints", "the expiry to be set")
         self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds}, explain=explain)
@@ -192,39 +227,33 @@ class Checkpoints:
         ttl_seconds: int | None = None,
         access_token: str | None = None,
     ) -> str:
-        """Copy the checkpoint *path*, which keeps its kind and name, and return the copy's path.
+        """Copy the checkpoint *path*, keeping its kind and name, and return the copy's path.
 
-        :param project_id: the project that will own it; without one it goes into a new run of a
-            new session, which cannot be trained on.
-        :param ttl_seconds: how long the copy lives; the expiry of the original does not matter.
+        :param project_id: the project to own the copy; by default it goes into a new run of a
+            new session, which cannot be trained further.
+        :param ttl_seconds: seconds until the copy expires, whatever the original's expiry.
         :param access_token: key of the account that may read the original, if it is another.
         """
-        from tinkex.api.resources import copying
+        body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
+        deadline = self._transport.deadline("the checkpoint to be copied")
+        if ttl_seconds is not None:
+            body["ttl_seconds"] = ttl_seconds
+        headers = {_TOKEN_HEADER: _checked_token(access_token)} if access_token else {}
+        if project_id:
+            return self._copied(body | {"destination_project_id": project_id}, headers, deadline)
+        with self._sessions.begun(deadline) as session:
+            body |= {"session_id": session.session_id, "model_seq_id": session.model_seq_id}
+            copy = self._copied(body, headers, deadline)
+        session.finish()
+        return copy
 
-        return copying.copy(
-            self._transport,
-            self._sessions,
-            TinkerPath.from_string(path),
-            project_id=project_id,
-            ttl_seconds=ttl_seconds,
-            access_token=access_token,
-        )
+    def suggest(self, path: str) -> str | None:
+        """Return a hint for *path*, which does not exist, listing others of its run; never raises.
 
-    def storage_rate(self) -> float | None:
-        """Return what a gigabyte of storage costs for a month in US dollars, if the service tells.
-
-        Never raises: only some services bill, and only some keys may see bills.
+        :returns: ``None`` if the service does not list the run.
         """
-        from tinkex.api.resources import prices
-
-        return prices.storage_rate(self._transport)
-
-    def nearest(self, path: str) -> str | None:
-        """Return a hint about *path*, which is not there: what its run has; never raises."""
-        deadline = self._transport.deadline("what else the run has")
-        from tinkex.api.resources import siblings
-
-        return siblings.hint_about(self._transport, TinkerPath.from_string(path), deadline)
+        deadline = self._transport.deadline("other checkpoints of the run")
+        return self._suggestion(TinkerPath.from_string(path), deadline)
 
     def download(
         self,
@@ -236,16 +265,15 @@ class Checkpoints:
     ) -> Download:
         """Download the files of the checkpoint *path* into *directory*.
 
-        All files are complete and in place when this returns, or nothing has changed. What an
-        interrupted download has brought is kept in a hidden directory, from which the next
-        call with the same arguments goes on. The timeout bounds the time without a single byte,
-        not the whole download.
+        When this returns, all files are complete and in place; if it raises, *directory* has not
+        changed, and the next call with the same arguments resumes the download. The timeout
+        bounds the time without a single byte, not the whole download.
 
-        :param directory: is created if need be; its other files stay.
+        :param directory: created if necessary; its other files stay.
         :param force: replace files of the same names, once the new ones are complete.
-        :param on_progress: is called after every block received, by one thread at a time.
-        :raises tinkex.exceptions.LocalError: a file is in the way, or cannot be written, or
-            another process downloads the same to the same place.
+        :param on_progress: called after every block received, by one thread at a time.
+        :raises tinkex.exceptions.LocalError: a file exists or cannot be written, or another
+            process downloads the same checkpoint to the same place.
         """
         return self._fetch(TinkerPath.from_string(path), path_of(directory), force, on_progress)
 
@@ -260,13 +288,13 @@ class Checkpoints:
     ) -> Iterator[Moved]:
         """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
 
-        All are tried; what came of each is yielded in their order. What is there in its full size
-        is left alone; what is there in part is replaced.
+        Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
+        are skipped, incomplete ones replaced.
 
-        :param force: fetch them all, and replace files of the same names.
+        :param force: download all of them, and replace files of the same names.
         :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
-        :param on_progress: is called after every block received, with the bytes of all.
-        :raises UsageError: one of *paths* is no path.
+        :param on_progress: called after every block received, with the bytes of all.
+        :raises UsageError: one of *paths* is malformed.
         """
         from tinkex.api.transfer import moving
 
@@ -283,9 +311,9 @@ class Checkpoints:
         types: Collection[str] = (),
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Moved]:
-        """Download what is new of the run *run_id*, each into ``<kind>/<name>`` below *directory*.
+        """Download new checkpoints of the run *run_id* into ``<kind>/<name>`` below *directory*.
 
-        What is there in its full size is left alone; what is there in part is replaced.
+        Complete downloads are skipped, incomplete ones replaced.
 
         :param types: only checkpoints of these types (``training``, ``sampler``); all when empty.
         :param on_progress: see :meth:`download_all`.
@@ -293,18 +321,14 @@ class Checkpoints:
         :raises tinkex.exceptions.UsageError: there is no such type.
         """
         from tinkex.api.resources import selection
-        from tinkex.api.transfer import moving
 
-        root = path_of(directory)
         wanted = {selection.type_called(word) for word in types}
-        listed = self.list(None, run_id=run_id)
-        parsed = [
-            TinkerPath.from_string(checkpoint.tinker_path)
-            for checkpoint in listed
+        paths = [
+            checkpoint.tinker_path
+            for checkpoint in self.list(None, run_id=run_id)
             if not wanted or selection.type_of(checkpoint) in wanted
         ]
-        places = [(path, moving.directory_of(root, path, with_run=False)) for path in parsed]
-        return moving.move(self._fetch, places, on_progress)
+        return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
 
     def _fetch(
         self, path: TinkerPath, directory: Path, force: bool, on_progress: OnProgress | None
@@ -314,12 +338,10 @@ class Checkpoints:
         return download(self._transport, self._sessions, path, directory, force, on_progress)
 
     def _find(self, path: TinkerPath, deadline: Deadline) -> Checkpoint:
-        found = {c.tinker_path: c for c in listing.of_run(self._transport, path.run_id, deadline)}
+        found = {c.tinker_path: c for c in list_of_run(self._transport, path.run_id, deadline)}
         if str(path) in found:
             return found[str(path)]
-        from tinkex.api.resources import siblings
-
-        hint = siblings.hint_from(path, found.values())
+        hint = suggestion(path, found.values())
         raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
 
     def _change(
@@ -332,10 +354,10 @@ class Checkpoints:
         *,
         explain: bool,
     ) -> None:
-        """Ask for a change; *what* names the ability and what is waited for."""
+        """Request a change; *what* is the name of the ability and what the deadline is for."""
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline(what[1])
-        # A repeated request may find its work done by the first: gone, or in that state already.
+        # A retry may find that the first try has succeeded: deleted, or in that state already.
         settled = frozenset({404, 409} if suffix else {404})
         request = Request(
             method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
@@ -344,8 +366,138 @@ class Checkpoints:
             self._transport.call(request, deadline)
         except NotFound as missing:
             if explain:
-                from tinkex.api.resources import siblings
-
-                hint = siblings.hint_about(self._transport, parsed, deadline)
-                missing.hint = hint or missing.hint
+                missing.hint = self._suggestion(parsed, deadline) or missing.hint
             raise
+
+    def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
+        # Retries carry the same idempotency key, so they make no second copy.
+        what = "copies of checkpoints"
+        request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
+        answer = self._transport.call(request, deadline).object()
+        return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
+
+    def _suggestion(self, path: TinkerPath, deadline: Deadline) -> str | None:
+        try:
+            patience = min(_PATIENCE, deadline.remaining())
+            short = self._transport.deadline("other checkpoints of the run", patience)
+            return suggestion(path, list_of_run(self._transport, path.run_id, short))
+        except NotFound:
+            return f"There is no training run {path.run_id}."
+        except TinkexError:
+            return None
+
+
+def _checked_token(token: str) -> str:
+    if not token.isascii() or any(c.isspace() or not c.isprintable() for c in token):
+        raise SettingsError("the access token holds a space, a line break or a non-ASCII character")
+    return token
+
+
+def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
+    """Return a hint for *path*, which is not among *found*, the checkpoints of its run."""
+    others = [TinkerPath.from_string(checkpoint.tinker_path) for checkpoint in found]
+    if not others:
+        return f"The run {path.run_id} has no checkpoints."
+    same_name = next((other for other in others if other.name == path.name), None)
+    if same_name:
+        return f"Did you mean {same_name}?"
+    # Of two kinds with one name, the same kind is meant.
+    others.sort(key=lambda other: other.kind != path.kind)
+    near = closest(path.name, [other.name for other in others])
+    by_name = {other.name: str(other) for other in reversed(others)}
+    return f"In this run there are: {a_few([by_name[name] for name in near], total=len(others))}."
+
+
+def closest(name: str, names: Iterable[str]) -> list[str]:
+    """Return a few of *names*, those most like *name* first."""
+    different = list(dict.fromkeys(names))
+    alike = difflib.get_close_matches(name, different, n=_SHOWN, cutoff=0.5)
+    return (alike + [other for other in different if other not in alike])[:_SHOWN]
+
+
+def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    """Return all checkpoints of the run *run_id*.
+
+    :raises NotFound: there is no such run.
+    """
+    request = Request("GET", f"{run_url(run_id)}/checkpoints")
+    try:
+        data = transport.call(request, deadline).object()
+    except NotOffered as error:
+        raise no_such_run(run_id, error) from error
+    return [Checkpoint.from_json(record) for record in schema.items(data, "checkpoints")]
+
+
+def walk_account(
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int,
+    access_scope: str | None = None,
+) -> Walk[Checkpoint] | Page[Checkpoint]:
+    """Return *limit* checkpoints (``None``: all) of the account: a page, or a walk.
+
+    The first page has been fetched: it shows which kind of list the server has.
+    """
+    scope = {"access_scope": access_scope} if access_scope else {}
+
+    def fetch(size: int, start: int) -> tuple[list[Checkpoint], int | None]:
+        params = {"limit": size, "offset": start, **scope}
+        request = Request("GET", "checkpoints", params=params, what="a list over all runs")
+        data = transport.call(request, deadline).object()
+        records = [Checkpoint.from_json(item) for item in schema.items(data, "checkpoints")]
+        return records, pagination.total_count(data)
+
+    known = transport.capabilities
+    if known.lacks(ACCOUNT_LIST):
+        return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
+    walk = Walk(fetch, limit, offset, _PAGE_SIZE, lambda checkpoint: checkpoint.tinker_path)
+    try:
+        # A page beyond the end shows nothing about the list.
+        seen = walk.first() or (fetch(1, 0)[0] if offset else [])
+    except NotOffered:
+        page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
+        known.missing(ACCOUNT_LIST)
+        return page
+    known.offered(ACCOUNT_LIST)
+    if _lacks_samplers(seen) and _has_samplers(transport, deadline):
+        return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
+    return walk
+
+
+def _lacks_samplers(seen: list[Checkpoint]) -> bool:
+    """Return whether a list over all runs looks like one that never has sampler checkpoints.
+
+    Servers with such lists also leave the kind out of ``checkpoint_id``; a list with ids in full
+    form is complete, which saves a request.
+    """
+    return all(c.checkpoint_type == "training" and "/" not in c.checkpoint_id for c in seen)
+
+
+def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
+    runs = list_runs(transport, deadline, 100)
+    return any(run.last_sampler_checkpoint is not None for run in runs)
+
+
+def _page_of_runs(
+    transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
+) -> Page[Checkpoint]:
+    """Return what :func:`walk_account` does by listing one run after the other."""
+
+    def of_listed(run: TrainingRun) -> list[Checkpoint]:
+        segment_from_server(run.training_run_id)
+        try:
+            return list_of_run(transport, run.training_run_id, deadline)
+        except NotFound:
+            return []  # deleted in the meantime
+
+    end = None if limit is None else offset + limit
+    runs = list_runs(transport, deadline, None)
+    found: list[Checkpoint] = []
+    asked = 0
+    for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):
+        found += records
+        asked += 1
+        if end is not None and len(found) >= end:
+            break
+    return Page(found[offset:end], len(found) if asked == len(runs) else None, offset, note)

@@ -1,4 +1,4 @@
-"""Base models that a service offers."""
+"""Base models of a service."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tinkex.api.http.waiting import Deadline
 class Model:
     """A base model.
 
-    :ivar model_name: its name, as ``--base-model`` takes it.
-    :ivar max_context_length: most tokens of prompt and answer together, if told.
-    :ivar trainable: whether it can be trained, if told.
-    :ivar sampleable: whether it can be sampled from, if told.
+    :ivar model_name: its name.
+    :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
+    :ivar trainable: whether it can be trained, if reported.
+    :ivar sampleable: whether it can be sampled from, if reported.
     """
 
     model_name: str
@@ -28,22 +28,17 @@ class Model:
 
     @classmethod
     def from_json(cls, data: Any) -> Model | None:
-        """Read one model; ``None`` for one without a name, which nobody could ask for."""
+        """Return the model that *data* describes, or ``None`` if it has no name."""
         if isinstance(data, str):
             return cls(data)
         model = schema.mapping(data, "supported_models")
-        name = schema.optional_text(model, "model_name")
-        if not name:
+        if not schema.optional_text(model, "model_name"):
             return None
-        trainable = schema.optional_bool(model, "trainable")
-        sampleable = schema.optional_bool(model, "sampleable")
-        # Some servers name what a model can do in a list instead.
-        can = model.get("capabilities")
+        can = model.get("capabilities")  # some servers have a list instead of the two members
         if isinstance(can, list):
-            trainable = "training" in can if trainable is None else trainable
-            sampleable = "sampling" in can if sampleable is None else sampleable
-        length = schema.optional_int(model, "max_context_length")
-        return cls(name, length, trainable, sampleable)
+            known = {"trainable": "training" in can, "sampleable": "sampling" in can}
+            model = known | {name: value for name, value in model.items() if value is not None}
+        return schema.read(cls, model, "supported_models")
 
 
 class Models:

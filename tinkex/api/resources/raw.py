@@ -1,4 +1,4 @@
-"""Any request of the API, for what has no method of its own here."""
+"""Requests to any endpoint of the API, also to those without a method here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.exceptions import InvalidResponse, UsageError
 
-#: What may stand in a path unescaped; everything else is percent-encoded.
+#: Characters of a path that are not percent-encoded.
 _SAFE = "/:@!$&'()*+,;=-._~%"
-#: A method as RFC 9110 has it, in upper case.
+#: A method as in RFC 9110, in upper case.
 _METHOD = re.compile(r"[A-Z]{1,20}")
-#: The name of a header as RFC 9110 has it, and what http.client takes for its value.
+#: The name of a header as in RFC 9110, and the values that http.client accepts.
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-#: Items that are asked for at once where nobody says how many.
+#: Default items per page.
 _PAGE = 100
 _HINT = "Give a path below /api/v1, such as training_runs, or below the base URL: /api/v1/healthz."
 
@@ -35,13 +35,13 @@ def request(
     headers: Mapping[str, str] | None = None,
     paginate: bool = False,
 ) -> Response:
-    """Make any request of the service, with the key, and return its successful answer.
+    """Send any request to the service, with the key, and return its successful response.
 
-    :param path: below ``/api/v1``; with a leading slash below the base URL; or an address below
-        the base URL. It may hold a query.
-    :param body: is sent as JSON; bytes as they are.
-    :param paginate: go on until the end of a list and return all of its pages as one.
-    :raises UsageError: the path leads elsewhere, or nothing of that kind has pages.
+    :param path: below ``/api/v1``; with a leading slash below the base URL; or a URL below the
+        base URL. It may have a query.
+    :param body: sent as JSON; bytes are sent unchanged.
+    :param paginate: request all pages of a list and return them as one.
+    :raises UsageError: *path* is not below the base URL, or such a request has no pages.
     :raises tinkex.exceptions.APIError: the service refused.
     """
     method = method.upper()
@@ -61,15 +61,15 @@ def request(
 
 
 def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Refuse what cannot be sent.
+    """Refuse headers and parameters that cannot be sent.
 
-    :raises UsageError: as it says.
+    :raises UsageError: one of them cannot.
     """
     for name, value in headers.items():
         if not _HEADER.fullmatch(name):
-            raise UsageError(f"not the name of a header: {name[:40]!r}")
+            raise UsageError(f"not a header name: {name[:40]!r}")
         if not _VALUE.fullmatch(str(value)):
-            raise UsageError(f"the header {name} holds a character that no header can hold")
+            raise UsageError(f"the header {name} has a character that is not allowed in headers")
     for name, value in params.items():
         texts = value if isinstance(value, (list, tuple)) else [value]
         if any(
@@ -79,9 +79,9 @@ def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
 
 
 def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
-    """Return *path* for :class:`Request`, and its query; it stays below *base_url*.
+    """Return *path* for :class:`Request`, and its query.
 
-    :raises UsageError: it does not.
+    :raises UsageError: it is not below *base_url*.
     """
     base = urlsplit(base_url)
     if path.startswith(("http://", "https://")):
@@ -100,7 +100,7 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _query(text: str) -> dict[str, Any]:
-    """Return the names and values of a query; one that is there several times has a list."""
+    """Return the names and values of a query; a repeated name has a list of values."""
     found: dict[str, Any] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         found[name] = [*found[name], value] if name in found else [value]
@@ -124,7 +124,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Any) -> Response:
         found = schema.items(page, name)
         whole = whole or page
         if found and items and found == items[-len(found) :]:
-            break  # the server ignores the offset: going on would never end
+            break  # the server ignores the offset: the loop would never end
         items += found
         if not found or _is_last(page, len(found) < size, offset + len(items)):
             break
@@ -132,7 +132,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Any) -> Response:
 
 
 def _by_cursor(transport: Transport, call: Request, deadline: Any) -> Response:
-    """Join the pages of a search that names its next page."""
+    """Join the pages of a search that returns a cursor for its next page."""
     body = dict(call.body or {})
     whole: dict[str, Any] = {}
     name = ""
@@ -161,15 +161,16 @@ def _list_in(page: Mapping[str, Any]) -> str:
     names = [name for name, value in page.items() if isinstance(value, list)]
     if len(names) != 1:
         raise InvalidResponse(
-            "the answer is no page of a list", hint="Leave out --paginate to see what it is."
+            "the response is not a page of a list",
+            hint="Request it without pagination to see what it is.",
         )
     return names[0]
 
 
 def _is_last(page: Mapping[str, Any], short: bool, end: int) -> bool:
-    """Tell whether *page*, which ends at *end*, is the last one.
+    """Return whether *page*, which ends at *end*, is the last one.
 
-    :param short: it has fewer items than were asked for: some servers give fewer at a time.
+    :param short: it has fewer items than requested; the pages of some servers are smaller.
     """
     cursor = page.get("cursor")
     total = cursor.get("total_count") if isinstance(cursor, Mapping) else None
@@ -181,5 +182,5 @@ def _is_last(page: Mapping[str, Any], short: bool, end: int) -> bool:
 def _count(value: Any, name: str) -> int:
     text = str(value)
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise UsageError(f"{name} is no whole number: {text[:40]!r}")
+        raise UsageError(f"{name} is not a whole number: {text[:40]!r}")
     return int(text)

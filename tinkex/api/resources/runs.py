@@ -14,12 +14,12 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
 from tinkex.api.paths import run_url
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
 from tinkex.exceptions import NotFound, NotOffered
 
-#: Runs that are asked for at once.
-PAGE_SIZE = 100
+#: Runs per page.
+_PAGE_SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class TrainingRun:
     """A training run.
 
     :ivar training_run_id: its id, opaque.
-    :ivar base_model: name of the model that is adapted.
-    :ivar model_owner: who it belongs to, in the service's words; may be empty.
+    :ivar base_model: name of the base model.
+    :ivar model_owner: its owner, in the service's words; may be empty.
     :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
     :ivar lora_rank: rank of the adapter.
-    :ivar corrupted: the run cannot be continued.
-    :ivar last_request_time: when it was last worked on, UTC.
+    :ivar corrupted: whether it cannot be continued.
+    :ivar last_request_time: time of the last request, UTC.
     :ivar last_checkpoint: its newest training checkpoint.
     :ivar last_sampler_checkpoint: its newest sampler checkpoint.
-    :ivar user_metadata: what its maker attached.
+    :ivar user_metadata: metadata attached by its creator.
     """
 
     training_run_id: str
@@ -51,29 +51,16 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
-        """Read one run.
+        """Return the run that *data* describes.
 
-        :raises tinkex.exceptions.InvalidResponse: *data* is not one.
+        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
         """
         run = schema.mapping(data, "training_runs")
-        is_lora = schema.optional_bool(run, "is_lora")
-        return cls(
-            training_run_id=schema.text(run, "training_run_id"),
-            base_model=schema.text(run, "base_model"),
-            model_owner=schema.optional_text(run, "model_owner") or "",
-            is_lora=True if is_lora is None else is_lora,
-            lora_rank=schema.optional_int(run, "lora_rank"),
-            corrupted=bool(schema.optional_bool(run, "corrupted")),
-            last_request_time=schema.optional_time(run, "last_request_time"),
-            last_checkpoint=_checkpoint(run, "last_checkpoint"),
-            last_sampler_checkpoint=_checkpoint(run, "last_sampler_checkpoint"),
-            user_metadata=schema.optional_mapping(run, "user_metadata"),
-        )
-
-
-def _checkpoint(run: schema.Json, name: str) -> Checkpoint | None:
-    value = run.get(name)
-    return None if value is None else Checkpoint.from_json(value)
+        last = {
+            name: None if run.get(name) is None else Checkpoint.from_json(run[name])
+            for name in ("last_checkpoint", "last_sampler_checkpoint")
+        }
+        return schema.read(cls, run, "training_runs", **last)
 
 
 class Runs:
@@ -87,8 +74,8 @@ class Runs:
     ) -> Page[TrainingRun]:
         """Return runs in the service's order.
 
-        :param limit: how many at most; ``None`` and 0 mean all.
-        :param offset: how many to skip.
+        :param limit: maximum number of runs; ``None`` and 0 mean all.
+        :param offset: number of runs to skip.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
         return self.walk(limit, offset, access_scope=access_scope).page()
@@ -98,8 +85,7 @@ class Runs:
     ) -> Walk[TrainingRun]:
         """Return what :meth:`list` does, page by page.
 
-        Pages are fetched while it is walked through: an error may come at any step, and memory
-        stays flat.
+        Pages are fetched during the iteration, which may therefore raise; memory stays flat.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
@@ -115,10 +101,10 @@ class Runs:
         descending: bool = False,
         access_scope: str | None = None,
     ) -> Page[TrainingRun]:
-        """Return runs chosen and sorted here, out of the whole list.
+        """Return runs filtered and sorted here, out of the whole list.
 
-        :param limit: how many at most; ``None`` and 0 mean all.
-        :param offset: how many of those chosen to skip.
+        :param limit: maximum number of runs; ``None`` and 0 mean all.
+        :param offset: number of matching runs to skip.
         :param model: part of the base model's name, in any case.
         :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
         :param access_scope: see :meth:`list`.
@@ -140,7 +126,8 @@ class Runs:
 
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
-        return get_run(self._transport, run_id, self._transport.deadline("the run"))
+        answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
+        return TrainingRun.from_json(answer.object())
 
 
 def list_runs(
@@ -170,16 +157,14 @@ def _walk(
         runs = [TrainingRun.from_json(run) for run in schema.items(data, "training_runs")]
         return runs, pagination.total_count(data)
 
-    return Walk(fetch, limit, offset, PAGE_SIZE, lambda run: run.training_run_id)
+    return Walk(fetch, limit, offset, _PAGE_SIZE, lambda run: run.training_run_id)
 
 
-def get_run(transport: Transport, run_id: str, deadline: Deadline) -> TrainingRun:
-    """Return the run *run_id* as part of another operation."""
-    return TrainingRun.from_json(ask_for_run(transport, run_id, deadline).object())
+def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Response:
+    """Return the service's response about the run *run_id*.
 
-
-def ask_for_run(transport: Transport, run_id: str, deadline: Deadline) -> Response:
-    """Return what the service answers about the run *run_id*."""
+    :raises NotFound: there is no such run.
+    """
     try:
         return transport.call(Request("GET", run_url(run_id)), deadline)
     except NotOffered as error:
@@ -187,11 +172,12 @@ def ask_for_run(transport: Transport, run_id: str, deadline: Deadline) -> Respon
 
 
 def no_such_run(run_id: str, error: NotOffered) -> NotFound:
-    """Return the error for a 404 without a word, where every server has the address."""
-    return NotFound(
+    """Return the error for a 404 without a message from an endpoint that every server has."""
+    missing = NotFound(
         f"no training run is called {run_id!r}",
         status=error.status or 404,
         request_id=error.request_id,
         body=error.body,
-        hint="See 'tinkex run list'.",
     )
+    missing.resource = "run"
+    return missing

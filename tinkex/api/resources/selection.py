@@ -1,32 +1,41 @@
-"""Which checkpoints of an account are meant: by run, kind, age and visibility; and their order."""
+"""Which checkpoints are meant by filters, in which order, and which a retention policy deletes.
+
+A retention plan is made without any request. The checkpoints of one run and one type are a
+*group*; the rules hold for each group on its own, so that many sampler checkpoints do not displace
+training checkpoints.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from tinkex.api.paths import KINDS
-from tinkex.api.resources.records import Checkpoint
+from tinkex.api.paths import KINDS, TinkerPath
+from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.exceptions import UsageError
 
 T = TypeVar("T")
 
-#: Words for a kind of checkpoint, the service's and those of paths → the service's.
+#: Words for a type of checkpoint, the service's and those of paths → the service's.
 TYPES = {**KINDS, **{word: word for word in KINDS.values()}}
+
+_STEP = re.compile(r"(\d+)\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is asked of a checkpoint; ``None`` asks nothing.
+    """Conditions that a checkpoint must meet; ``None`` is no condition.
 
     :ivar run_id: id of its run, or a pattern with ``*``, ``?`` or ``[…]``.
     :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
-    :ivar before: it was saved before this moment.
-    :ivar after: it was saved at this moment or after it.
-    :ivar public: whether everybody may use it.
+    :ivar before: saved before this time.
+    :ivar after: saved at this time or later.
+    :ivar public: whether everyone may use it.
     :raises UsageError: there is no such type.
     """
 
@@ -42,11 +51,11 @@ class Selection:
 
     @property
     def one_run(self) -> str | None:
-        """The id of the only run that is meant, unless it is a pattern."""
+        """The id of the only run selected; ``None`` if it may be several."""
         return None if self.run_id is None or is_pattern(self.run_id) else self.run_id
 
     def matches(self, checkpoint: Checkpoint) -> bool:
-        """Tell whether *checkpoint* is meant."""
+        """Return whether *checkpoint* meets all conditions."""
         return (
             (self.run_id is None or fnmatch.fnmatchcase(checkpoint.run_id, self.run_id))
             and self.checkpoint_type in (None, type_of(checkpoint))
@@ -57,14 +66,14 @@ class Selection:
 
 
 def is_pattern(text: str) -> bool:
-    """Tell whether *text* is a pattern rather than an id."""
+    """Return whether *text* is a pattern rather than an id."""
     return any(character in text for character in "*?[")
 
 
 def type_called(word: str) -> str:
-    """Return the type that *word* means, the service's word or that of paths.
+    """Return the type called *word*, by the service or in paths.
 
-    :raises UsageError: it means none.
+    :raises UsageError: there is no such type.
     """
     if word not in TYPES:
         raise UsageError(
@@ -74,12 +83,12 @@ def type_called(word: str) -> str:
 
 
 def type_of(checkpoint: Checkpoint) -> str:
-    """Return the kind of *checkpoint* in the service's words, whichever words its list has."""
+    """Return the type of *checkpoint* in the service's words, whichever words its list has."""
     return TYPES.get(checkpoint.checkpoint_type, checkpoint.checkpoint_type)
 
 
 def ordered(things: Iterable[T], field: str, *, descending: bool = False) -> list[T]:
-    """Return *things* by their attribute *field*; those without a value come last.
+    """Return *things* sorted by their attribute *field*; those without a value come last.
 
     :raises UsageError: they have no such attribute, or its values cannot be compared.
     """
@@ -97,7 +106,125 @@ def ordered(things: Iterable[T], field: str, *, descending: bool = False) -> lis
 
 
 def total_size(checkpoints: Sequence[Checkpoint]) -> int | None:
-    """Return how many bytes *checkpoints* take together; ``None`` if the size of one is unknown."""
+    """Return the total bytes of *checkpoints*; ``None`` if one size is unknown."""
     sizes = [checkpoint.size_bytes for checkpoint in checkpoints]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Retention rules. A checkpoint is deleted only if none of the given rules keeps it.
+
+    :ivar keep_last: keep this many of the newest of each group.
+    :ivar keep_every: keep those whose step is a multiple of this, and those without a step.
+    :ivar older_than: keep those that are not older than this.
+    :ivar include_published: also delete published checkpoints.
+    :ivar include_newest: also delete the newest of a group.
+    """
+
+    keep_last: int | None = None
+    keep_every: int | None = None
+    older_than: timedelta | None = None
+    include_published: bool = False
+    include_newest: bool = False
+
+    def check(self) -> None:
+        """Refuse a policy without rules or with impossible ones.
+
+        :raises UsageError: no rule is given, or a number is below 1.
+        """
+        rules = (self.keep_last, self.keep_every, self.older_than)
+        if all(rule is None for rule in rules):
+            raise UsageError("nothing says which checkpoints may go")
+        if any(number is not None and number < 1 for number in (self.keep_last, self.keep_every)):
+            raise UsageError("at least 1 must be kept")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a plan does with one checkpoint.
+
+    :ivar goes: whether it is deleted.
+    :ivar reason: why it is deleted or kept, in a few words.
+    """
+
+    checkpoint: Checkpoint
+    goes: bool
+    reason: str
+
+
+def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> list[Decision]:
+    """Return a decision for each of *checkpoints*: group by group, the newest first.
+
+    The newest is the one saved last; of several saved at the same time, the one with the larger
+    step.
+
+    :param now: the time that ages are computed for.
+    :raises UsageError: see :meth:`Policy.check`.
+    """
+    policy.check()
+    groups: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
+    for checkpoint in checkpoints:
+        groups[checkpoint.run_id, type_of(checkpoint)].append(checkpoint)
+    decisions = []
+    for key in sorted(groups):
+        newest_first = sorted(groups[key], key=_age_key, reverse=True)
+        for place, checkpoint in enumerate(newest_first):
+            why = _kept_because(checkpoint, place, policy, now)
+            decisions.append(Decision(checkpoint, why is None, why or _gone_because(policy)))
+    return decisions
+
+
+def step_of(checkpoint: Checkpoint) -> int | None:
+    """Return the step of *checkpoint*: the digits at the end of its name, or ``None``.
+
+    ``0100``, ``step-0100`` and ``epoch2_step100`` are all step 100; ``final`` has none.
+    """
+    found = _STEP.search(TinkerPath.from_string(checkpoint.tinker_path).name)
+    # Python refuses to convert thousands of digits, and a name may be that long.
+    return int(found[1][-18:]) if found else None
+
+
+def _age_key(checkpoint: Checkpoint) -> tuple[datetime, int, str]:
+    step = step_of(checkpoint)
+    return checkpoint.time, -1 if step is None else step, checkpoint.tinker_path
+
+
+def _kept_because(checkpoint: Checkpoint, place: int, policy: Policy, now: datetime) -> str | None:
+    """Return why *checkpoint*, in *place* from the newest of its group, is kept; or ``None``."""
+    if checkpoint.public and not policy.include_published:
+        return "published"
+    if place == 0 and not policy.include_newest:
+        return "newest of its run and type"
+    if policy.keep_last is not None and place < policy.keep_last:
+        return f"among the last {policy.keep_last}"
+    if policy.older_than is not None and now - checkpoint.time <= policy.older_than:
+        return f"not older than {in_words(policy.older_than)}"
+    if policy.keep_every is None:
+        return None
+    step = step_of(checkpoint)
+    if step is None:
+        return "no step in its name"
+    return f"step {step}" if step % policy.keep_every == 0 else None
+
+
+def _gone_because(policy: Policy) -> str:
+    reasons = []
+    if policy.older_than is not None:
+        reasons.append(f"older than {in_words(policy.older_than)}")
+    if policy.keep_last is not None:
+        reasons.append(f"not among the last {policy.keep_last}")
+    if policy.keep_every is not None:
+        reasons.append(f"step not a multiple of {policy.keep_every}")
+    return ", ".join(reasons)
+
+
+def in_words(span: timedelta) -> str:
+    """Return *span* as it is typed: ``7d``, ``1h30m``."""
+    seconds = round(span.total_seconds())
+    words = ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        words += f"{count}{unit}" if count else ""
+    return words or "0s"

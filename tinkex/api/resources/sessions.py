@@ -1,10 +1,12 @@
-"""API sessions: what training and sampling belong to, kept alive by a heartbeat; and old ones."""
+"""Sessions, which training and sampling belong to: open them, list them, download a trace."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,30 +14,41 @@ from tinkex.api.http import pagination, schema
 from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.http.waiting import Deadline
-from tinkex.api.paths import served
-from tinkex.exceptions import NotFound, NotOffered, TinkexError
-from tinkex.files import path_of
+from tinkex.api.paths import segment, segment_from_server
+from tinkex.exceptions import (
+    LocalError,
+    NotFound,
+    NotOffered,
+    OperationFailed,
+    TargetExists,
+    TinkexError,
+)
+from tinkex.files import path_of, replacing
 
+# Most commands open no session; a list should not pay for what only a search or a trace needs.
 if TYPE_CHECKING:
-    from tinkex.api.http.pagination import Page
-    from tinkex.api.resources.pastsessions import SessionInfo, SessionQuery, SessionSummary
-    from tinkex.api.resources.traces import Trace
+    from tinkex.api.resources.session_info import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.transfer.progress import OnProgress
 
 #: Seconds between two heartbeats.
 HEARTBEAT = 10.0
 #: Seconds that one may take.
-_ANSWER = 10.0
-#: Seconds that saying goodbye may take, and after Ctrl-C.
+_HEARTBEAT_TIMEOUT = 10.0
+#: Seconds that finishing a session may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
-#: Sessions that are asked for, or finished, at the same time.
-_CONCURRENCY = 8
-#: Seconds without a successful heartbeat before somebody is told.
+#: Seconds without a successful heartbeat before the caller is notified.
 _WORRY = 120.0
+#: Session ids per page, and sessions per page of a search.
+_PAGE_SIZE = 100
+_SEARCH_PAGE_SIZE = 200
+#: Seconds between two polls for a trace: at first, and, doubling, at most, which is what the
+#: official SDK always waits. The trace of a short session is not worth five seconds.
+FIRST_INTERVAL, INTERVAL = 0.5, 5.0
 
 Outcome = Literal["success", "errored", "interrupted"]
 
@@ -48,9 +61,9 @@ class Session:
 
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.session_id = session_id
-        self._segment = served(session_id)
+        self._segment = segment_from_server(session_id)
         self._transport = transport
-        self._over = threading.Event()
+        self._finished = threading.Event()
         self._lock = threading.Lock()
         self._models = 0
         self._samplers = 0
@@ -58,12 +71,12 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was finished here."""
-        return self._over.is_set()
+        """Whether :meth:`finish` has been called."""
+        return self._finished.is_set()
 
     @property
     def model_seq_id(self) -> int:
-        """The number of the next model; advance it with :meth:`model_accepted`."""
+        """The number of the next model; advanced by :meth:`model_accepted`."""
         return self._models
 
     def model_accepted(self) -> None:
@@ -71,34 +84,34 @@ class Session:
         self._models += 1
 
     def next_sampler(self) -> int:
-        """Return the number for another sampling session."""
+        """Return the number of another sampling session."""
         with self._lock:
             self._samplers += 1
             return self._samplers - 1
 
     def finish(self, outcome: Outcome = "success") -> None:
-        """Tell the service that the session is over; servers without a word for it ignore it.
+        """Report to the service that the session has ended, once.
 
-        Never raises and never takes long.
+        Never raises, and takes a second at most; without effect on servers that do not offer it.
         """
         with self._lock:
-            if self._over.is_set():
+            if self._finished.is_set():
                 return
-            self._over.set()
+            self._finished.set()
         known = self._transport.capabilities
         if known.lacks(FINISH):
             return
         path = f"sessions/{self._segment}/finish"
         seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
-        answer = self._say(Request("POST", path, {"reason": {"type": outcome}}), seconds)
+        answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
         if answer is not None and not answer.ok and isinstance(answer.error(), NotOffered):
             known.missing(FINISH)
 
     def _beat(self) -> None:
         failing_since: Deadline | None = None
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
-        while not self._over.wait(HEARTBEAT):
-            answer = self._say(request, _ANSWER)
+        while not self._finished.wait(HEARTBEAT):
+            answer = self._send(request, _HEARTBEAT_TIMEOUT)
             if answer is not None and answer.status == 410:
                 return  # the service has closed the session
             if answer is not None and answer.ok:
@@ -106,22 +119,35 @@ class Session:
                 continue
             failing_since = failing_since or self._transport.deadline("heartbeats", _WORRY)
             if failing_since.elapsed > _WORRY:
-                # Whatever becomes of the telling, the session has to live on.
+                # Whatever the listener raises, the session must stay alive.
                 with suppress(Exception):
                     failing_since.tell(note="the service has not answered for two minutes")
                 failing_since = None
 
-    def _say(self, request: Request, seconds: float) -> Response | None:
-        """Send *request* once and return the answer, or ``None`` if there was none."""
+    def _send(self, request: Request, seconds: float) -> Response | None:
+        """Send *request* once and return the response, or ``None`` without one."""
         try:
-            deadline = Deadline("an answer", seconds)
-            return self._transport.once(request, deadline)
+            return self._transport.once(request, Deadline("an answer", seconds))
         except TinkexError:
             return None
 
 
+@dataclass(frozen=True)
+class Trace:
+    """A trace that was downloaded.
+
+    :ivar session_id: the session it is of.
+    :ivar path: the file.
+    :ivar size_bytes: its length.
+    """
+
+    session_id: str
+    path: Path
+    size_bytes: int
+
+
 class Sessions:
-    """The sessions of a client."""
+    """The sessions of a client, and those of the account."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -135,11 +161,11 @@ class Sessions:
         user_metadata: Mapping[str, Any] | None = None,
         deadline: Deadline | None = None,
     ) -> Session:
-        """Open a session; messages of the service go to ``on_wait`` as notes.
+        """Open a session; messages of the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; those of the settings by default.
-        :param user_metadata: anything to find the session by.
-        :param deadline: the operation that the session is opened for.
+        :param user_metadata: metadata to find the session by.
+        :param deadline: deadline of the operation that the session is opened for.
         """
         settings = self._transport.settings
         body: dict[str, Any] = {
@@ -165,7 +191,7 @@ class Sessions:
     def begun(
         self, deadline: Deadline, *, user_metadata: Mapping[str, Any] | None = None
     ) -> Iterator[Session]:
-        """Open a session for what the block makes; it is finished only if the block fails."""
+        """Open a session for what the block creates; it is finished only if the block fails."""
         session = self.create(user_metadata=user_metadata, deadline=deadline)
         try:
             yield session
@@ -178,73 +204,95 @@ class Sessions:
     ) -> Page[str]:
         """Return the ids of sessions, the newest first.
 
-        :param limit: how many at most; ``None`` and 0 mean all.
-        :param accessible: also those of others that the key may see.
+        :param limit: maximum number of ids; ``None`` and 0 mean all.
+        :param accessible: also sessions of others that the key may read.
         """
-        from tinkex.api.resources import pastsessions
+        deadline = self._transport.deadline("the list of sessions")
+
+        def fetch(size: int, start: int) -> tuple[list[str], int | None]:
+            params = {"limit": size, "offset": start, **_scope(accessible)}
+            request = Request("GET", "sessions", params=params, what="a list of sessions")
+            data = self._transport.call(request, deadline).object()
+            return schema.texts(data, "sessions"), pagination.total_count(data)
 
         limit = pagination.positive_limit(limit, offset)
-        deadline = self._transport.deadline("the list of sessions")
-        return pastsessions.list_sessions(
-            self._transport, deadline, limit, offset, accessible=accessible
-        )
+        return Walk(fetch, limit, offset, _PAGE_SIZE).page()
 
     def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
-        """Return what belongs to one session.
+        """Return one session.
 
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
-        from tinkex.api.resources import pastsessions
-
-        deadline = self._transport.deadline("the session")
-        return pastsessions.get_session(
-            self._transport, deadline, session_id, accessible=accessible
-        )
+        return self._get(session_id, accessible, self._transport.deadline("the session"))
 
     def get_many(
         self, session_ids: Sequence[str], *, accessible: bool = False
     ) -> dict[str, SessionInfo]:
-        """Return what belongs to each of *session_ids*; those that are gone are left out."""
-        from tinkex.api.resources import pastsessions
-
+        """Return each of *session_ids* by its id; those that no longer exist are left out."""
         deadline = self._transport.deadline("the sessions")
 
         def get(session_id: str) -> SessionInfo | None:
-            served(session_id)
+            segment_from_server(session_id)
             try:
-                return pastsessions.get_session(
-                    self._transport, deadline, session_id, accessible=accessible
-                )
+                return self._get(session_id, accessible, deadline)
             except (NotFound, NotOffered):
                 return None
 
-        found = map_ordered(get, session_ids, workers=_CONCURRENCY)
+        found = map_ordered(get, session_ids)
         return {session.session_id: session for session in found if session is not None}
 
     def search(
         self, query: SessionQuery | None = None, limit: int | None = 20
     ) -> Page[SessionSummary]:
-        """Return the sessions that *query* matches, the newest first.
+        """Return the sessions that match *query*, the newest first.
 
-        :param query: what to look for; by default all of one's own.
-        :param limit: how many at most; ``None`` and 0 mean all.
+        :param query: conditions; by default all sessions of the caller.
+        :param limit: maximum number of sessions; ``None`` and 0 mean all.
         """
-        from tinkex.api.resources import pastsessions
+        from tinkex.api.resources.session_info import SessionQuery, SessionSummary
 
         limit = pagination.positive_limit(limit, 0)
         deadline = self._transport.deadline("the search")
-        query = query or pastsessions.SessionQuery()
-        return pastsessions.search_sessions(self._transport, deadline, query, limit)
+        body = (query or SessionQuery()).body()
+        what = "a search for sessions"
+        found: list[SessionSummary] = []
+        cursor: Any = None
+        while True:
+            size = _SEARCH_PAGE_SIZE
+            size = size if limit is None else min(size, limit - len(found))
+            page = {**body, "limit": size, **({"cursor": cursor} if cursor else {})}
+            # The POST only reads, so it may be retried.
+            request = Request("POST", "sessions/search", page, repeatable=True, what=what)
+            data = self._transport.call(request, deadline).object()
+            found += map(SessionSummary.from_json, schema.items(data, "sessions"))
+            before, cursor = cursor, schema.optional_mapping(data, "next_cursor")
+            if not cursor or cursor == before or (limit is not None and len(found) >= limit):
+                return Page(found[:limit], None if cursor else len(found))
 
     def trace_url(self, session_id: str) -> str:
         """Wait until the service has built the trace of a session; return its signed address.
 
-        :raises tinkex.exceptions.OperationFailed: it could not be built.
+        :raises tinkex.exceptions.OperationFailed: the service could not build it.
+        :raises tinkex.exceptions.TimedOut: it is not ready in time.
         """
-        from tinkex.api.resources import traces
+        from tinkex.api.http.addresses import joined
 
         deadline = self._transport.deadline("the trace")
-        return traces.trace_url(self._transport, deadline, session_id)
+        path = f"sessions/{segment(session_id)}/trace_export"
+        request = Request("GET", path, what="traces of sessions, or has no session of this id")
+        interval = FIRST_INTERVAL
+        while True:
+            data = self._call(request, deadline).object()
+            status = schema.optional_text(data, "status")
+            if status == "ready":
+                return joined("", schema.text(data, "url"))
+            if status == "failed":
+                why = schema.optional_text(data, "error") or "the service does not say why"
+                raise OperationFailed(f"the trace could not be built: {why}")
+            if status != "pending":
+                schema.refuse(f"no status of a trace: {status!r}")
+            deadline.pause(interval, "the service builds it")
+            interval = min(2 * interval, INTERVAL)
 
     def export_trace(
         self,
@@ -254,29 +302,79 @@ class Sessions:
         force: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Trace:
-        """Fetch the timeline of a session as a Perfetto trace (https://ui.perfetto.dev).
+        """Download the timeline of a session as a Perfetto trace (https://ui.perfetto.dev).
+
+        The file has all of it afterwards, or what it had before.
 
         :param target: the file; by default ``<session id>.pftrace`` in the current directory.
-        :param force: replace a file that is there.
+        :param force: replace an existing file.
+        :raises tinkex.exceptions.LocalError: it exists, or cannot be written.
         """
-        from tinkex.api.resources import traces
-
-        target = path_of(target or traces.default_name(session_id))
-        traces.refuse_existing(target, force=force)
-        url = self.trace_url(session_id)
-        return traces.fetch(
-            self._transport, url, session_id, target, force=force, on_progress=on_progress
-        )
+        target = path_of(target or default_name(session_id))
+        try:
+            _refuse_existing(target, force=force)
+            size = self._download(self.trace_url(session_id), target, on_progress)
+        except OSError as error:
+            raise LocalError(f"cannot write {target}: {error.strerror}") from error
+        return Trace(session_id, target, size)
 
     def finish_all(self, outcome: Outcome) -> None:
-        """Finish every session that is still open, side by side: each may take its second."""
+        """Finish every open session, concurrently: each may take its second."""
         with self._lock:
             known, self._open = self._open, []
+        finish = partial(Session.finish, outcome=outcome)
         try:
-            list(map_ordered(lambda session: session.finish(outcome), known))
-        except RuntimeError:  # Python 3.12 starts no thread for what is called at its exit
+            list(map_ordered(finish, known))
+        except RuntimeError:  # Python 3.12 starts no thread while it exits
             for session in known:
                 session.finish(outcome)
+
+    def _get(self, session_id: str, accessible: bool, deadline: Deadline) -> SessionInfo:
+        from tinkex.api.resources.session_info import SessionInfo
+
+        path = f"sessions/{segment(session_id)}"
+        what = "sessions, or has none of this id"
+        request = Request("GET", path, params=_scope(accessible), what=what)
+        return SessionInfo.from_json(session_id, self._call(request, deadline).object())
+
+    def _call(self, request: Request, deadline: Deadline) -> Response:
+        """Send *request*, which is about one session."""
+        try:
+            return self._transport.call(request, deadline)
+        except NotFound as error:
+            error.resource = "session"
+            raise
+
+    def _download(self, url: str, target: Path, on_progress: OnProgress | None) -> int:
+        from tinkex.api.transfer.progress import Progress
+        from tinkex.api.transfer.storage import Storage
+
+        with (
+            replacing(target) as stream,
+            Storage(self._transport) as storage,
+            storage.open(url) as body,
+        ):
+            while block := body.read():
+                stream.write(block)
+                if on_progress is not None:
+                    on_progress(Progress(body.received, body.expected, target.name))
+            return stream.tell()
+
+
+def _scope(accessible: bool) -> dict[str, str]:
+    return {"access_scope": "accessible"} if accessible else {}
+
+
+def _refuse_existing(target: Path, *, force: bool) -> None:
+    if target.is_dir():
+        raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
+    if target.exists() and not force:
+        raise TargetExists(f"{target} exists")
+
+
+def default_name(session_id: str) -> str:
+    """Return the name of the file for a session's trace."""
+    return "".join(c if c.isalnum() or c in "._:-" else "_" for c in session_id) + ".pftrace"
 
 
 def outcome_of(kind: type[BaseException] | None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Training clients: a model under training, and saving and loading its weights."""
+"""Training clients: start a training run, save and load its weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
 from tinkex.api.paths import TinkerPath, segment
-from tinkex.api.resources.lineage import Lineage
-from tinkex.api.resources.records import read_path
+from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, outcome_of
 from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
 
-#: What servers answer that cannot make a run by loading a checkpoint.
+#: Errors of servers that cannot start a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
-#: What their words have in common that load into an existing model only.
+#: Part of the message of servers that load into an existing model only.
 _WANTS_MODEL = "model_id"
 
 
@@ -29,7 +28,7 @@ class LoraConfig:
     """The shape of the adapter to train.
 
     :ivar rank: rank of the low-rank matrices.
-    :ivar seed: makes the initial values repeatable.
+    :ivar seed: makes the initial values reproducible.
     :ivar train_mlp: adapt the feed-forward layers.
     :ivar train_attn: adapt the attention layers.
     :ivar train_unembed: adapt the output layer.
@@ -45,10 +44,10 @@ class LoraConfig:
         if self.rank < 1:
             raise UsageError(f"rank must be at least 1, not {self.rank}")
         if not (self.train_mlp or self.train_attn or self.train_unembed):
-            raise UsageError("nothing is left to train")
+            raise UsageError("no layers are left to train")
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON form; what has its default value is left out."""
+        """Return the JSON form, without members of default value."""
         body: dict[str, Any] = {"rank": self.rank}
         if self.seed is not None:
             body["seed"] = self.seed
@@ -59,14 +58,14 @@ class LoraConfig:
 
 
 def shape_of(lineage: Lineage) -> LoraConfig:
-    """Return the shape of a saved adapter; what the service does not tell has the default."""
-    told: dict[str, Any] = {
+    """Return the shape of a saved adapter, with defaults for what the service does not report."""
+    known: dict[str, Any] = {
         "rank": lineage.lora_rank,
         "train_mlp": lineage.train_mlp,
         "train_attn": lineage.train_attn,
         "train_unembed": lineage.train_unembed,
     }
-    return LoraConfig(**{name: value for name, value in told.items() if value is not None})
+    return LoraConfig(**{name: value for name, value in known.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class SavedWeights:
 
     :ivar model_id: the model it was saved from.
     :ivar path: its ``tinker://`` path in full form.
-    :ivar response: the service's result as received.
+    :ivar response: the service's response as received.
     """
 
     model_id: str
@@ -84,13 +83,13 @@ class SavedWeights:
 
 
 class TrainingClient:
-    """A model under training; a context manager that finishes its session.
+    """A model in training; a context manager that finishes its session.
 
-    Made by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
-    after the other: the service wants their numbers in order.
+    Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
+    at a time: the service expects their numbers in order.
 
-    :ivar model_id: the service's id, which is that of the training run as well.
-    :ivar base_model: name of the model that is adapted, ``None`` if unknown.
+    :ivar model_id: the service's id, also that of the training run.
+    :ivar base_model: name of the base model, ``None`` if unknown.
     :ivar lora_rank: rank of the adapter, ``None`` if unknown.
     """
 
@@ -125,9 +124,9 @@ class TrainingClient:
     ) -> SavedWeights:
         """Save a checkpoint to sample from.
 
-        :param name: letters, digits, ``_`` and ``-`` are understood by every server.
-        :param ttl_seconds: delete it after this time; the service has limits.
-        :raises tinkex.exceptions.Conflict: the name is taken. Some servers say so by
+        :param name: every server accepts letters, digits, ``_`` and ``-``.
+        :param ttl_seconds: seconds until it expires, within the service's limits.
+        :raises tinkex.exceptions.Conflict: the name is taken; some servers report that as
             :class:`~tinkex.exceptions.OperationFailed`.
         """
         return self._save("sampler_weights", "SaveWeightsForSampler", name, ttl_seconds, {})
@@ -135,9 +134,9 @@ class TrainingClient:
     def save_state(
         self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False
     ) -> SavedWeights:
-        """Save a checkpoint to go on training from.
+        """Save a checkpoint to continue training from.
 
-        :param overwrite: an existing checkpoint of the name may be replaced.
+        :param overwrite: allow replacing an existing checkpoint of the name.
         """
         extra = {"overwrite": True} if overwrite else {}
         return self._save("weights", "SaveWeights", name, ttl_seconds, extra)
@@ -153,18 +152,18 @@ class TrainingClient:
     def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
         """Save weights as separate files for download, for *ttl_seconds*.
 
-        :raises tinkex.exceptions.NotOffered: the service does not know how.
+        :raises tinkex.exceptions.NotOffered: the service does not offer this.
         """
         body = {"path": name, "ttl_seconds": ttl_seconds}
         result = self._run("save_weights_external", "SaveWeightsExternal", body, deadline)
-        return read_path(schema.text(result, "path"))
+        return TinkerPath.from_server(schema.text(result, "path"))
 
     def _save(
         self, kind: str, request_type: str, name: str, ttl: int | None, extra: Mapping[str, Any]
     ) -> SavedWeights:
-        segment(name)  # refuses what cannot be a name
+        segment(name)  # refuses impossible names
         if "/" in name:
-            raise UsageError(f"the name of a checkpoint holds no slash: {name!r}")
+            raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
         body: dict[str, Any] = {"path": name, **extra}
         if ttl is not None:
             body["ttl_seconds"] = ttl
@@ -172,7 +171,7 @@ class TrainingClient:
         deadline = self._transport.deadline("the checkpoint to be saved")
         result = self._run(endpoint, request_type, body, deadline)
         path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
-        return SavedWeights(self.model_id, str(read_path(path)), result)
+        return SavedWeights(self.model_id, str(TinkerPath.from_server(path)), result)
 
     def _run(
         self, endpoint: str, request_type: str, body: Mapping[str, Any], deadline: Deadline
@@ -182,7 +181,7 @@ class TrainingClient:
             what = endpoint.replace("_", " ")
             request = Request("POST", endpoint, numbered, what=what)
             request_id = futures.submitted(self._transport.call(request, deadline))
-            # A refused call has not used its number up.
+            # The number of a refused call is used for the next one.
             self._next_seq_id += 1
         return futures.result(self._transport, request_id, request_type, deadline)
 
@@ -230,7 +229,7 @@ def create_by_loading(
     """Start a training run from a checkpoint, in one call.
 
     :raises BadRequest, NotFound, NotOffered: one of :data:`NO_DIRECT_LOAD`; either the service
-        cannot do this, or there is no such checkpoint.
+        does not offer this, or there is no such checkpoint.
     """
     body: dict[str, Any] = {
         "path": str(path),
@@ -244,7 +243,7 @@ def create_by_loading(
     try:
         accepted = transport.call(request, deadline)
     except BadRequest as error:
-        # That is about the call, not about this checkpoint.
+        # The message is about the call, not about this checkpoint.
         if _WANTS_MODEL in error.message:
             transport.capabilities.missing(CREATE_BY_LOADING)
         raise

@@ -1,4 +1,4 @@
-"""What happens to a training run, seen by asking again and again."""
+"""Follow a training run by polling: snapshots, the changes between them, conditions to wait for."""
 
 from __future__ import annotations
 
@@ -7,32 +7,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import sleep
-from typing import TYPE_CHECKING
 
+from tinkex.api.http.transport import Transport
 from tinkex.api.paths import TinkerPath
-from tinkex.api.resources import listing
-from tinkex.api.resources.records import Checkpoint
-from tinkex.api.resources.runs import TrainingRun, ask_for_run
+from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.api.resources.checkpoints import list_of_run
+from tinkex.api.resources.runs import TrainingRun, request_run
 from tinkex.exceptions import OperationFailed, TimedOut, TinkexError
 
-if TYPE_CHECKING:
-    from tinkex.api.client import ServiceClient
-
-#: Longest pause in seconds after connections were lost, unless the interval is longer.
+#: Longest pause in seconds after failed polls, unless the interval is longer.
 LONGEST_PAUSE = 60.0
-_FOR_EVER = timedelta(days=36500).total_seconds()
+_FOREVER = timedelta(days=36500).total_seconds()
 
 
 class WaitedOut(TimedOut):
-    """What was waited for has not happened in the time that was given for it."""
+    """The condition was not met within the time limit."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run and its checkpoints as they were at one moment.
+    """A run and its checkpoints at one time.
 
     :ivar checkpoints: path → checkpoint, in the service's order.
-    :ivar at: the moment, by the service's clock if it tells the time.
+    :ivar at: the time, by the service's clock if it reports it.
     """
 
     run: TrainingRun
@@ -42,10 +39,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Change:
-    """Something that has become different.
+    """A difference between two snapshots.
 
-    :ivar time: when, as far as the service tells; else when it was seen.
-    :ivar event: ``run`` (how it was at first), ``checkpoint``, ``removed``, ``published``,
+    :ivar time: when it happened if the service reports that, else when it was seen.
+    :ivar event: ``run`` (the first snapshot), ``checkpoint``, ``removed``, ``published``,
         ``unpublished``, ``request``, ``corrupted``.
     :ivar subject: the path of a checkpoint, or the id of the run.
     """
@@ -57,36 +54,35 @@ class Change:
 
 @dataclass(frozen=True)
 class Condition:
-    """What is waited for.
+    """A condition to wait for.
 
     :ivar checkpoint: name of a checkpoint, ``kind/name``, or a pattern; ``*`` alone means any
-        that was not there at first.
-    :ivar idle: no request for this long.
+        that the first snapshot does not have.
+    :ivar idle: time without a request.
     """
 
     checkpoint: str | None = None
     idle: timedelta | None = None
 
     def met(self, first: Snapshot, now: Snapshot) -> str | None:
-        """Return what fulfils the condition: a path, or the id of the run; else ``None``."""
+        """Return what meets the condition: a path, or the id of the run; else ``None``."""
         if self.checkpoint is not None:
-            there = now.checkpoints
-            if self.checkpoint == "*":
-                there = {p: c for p, c in there.items() if p not in first.checkpoints}
-            return next((path for path in there if self._names(path)), None)
+            known = first.checkpoints if self.checkpoint == "*" else {}
+            paths = (path for path in now.checkpoints if path not in known)
+            return next((path for path in paths if self._matches(path)), None)
         last = now.run.last_request_time
         if self.idle is not None and last is not None and now.at - last >= self.idle:
             return now.run.training_run_id
         return None
 
-    def _names(self, path: str) -> bool:
+    def _matches(self, path: str) -> bool:
         parsed = TinkerPath.from_string(path)
         pattern = self.checkpoint or ""
         return any(fnmatch.fnmatchcase(n, pattern) for n in (parsed.name, parsed.checkpoint_id))
 
 
 def snapshots(
-    client: ServiceClient,
+    transport: Transport,
     run_id: str,
     *,
     interval: float,
@@ -94,19 +90,19 @@ def snapshots(
     on_trouble: Callable[[TinkexError, float], None],
     on_pause: Callable[[], None] = lambda: None,
 ) -> Iterator[Snapshot]:
-    """Yield how the run is, now and then every *interval* seconds.
+    """Yield a snapshot of the run now, and then one every *interval* seconds.
 
-    Once it was seen, errors that may pass are told and waited out, longer from time to time.
+    After the first one, transient errors are passed to *on_trouble* and retried, with growing
+    pauses.
 
-    :param interval: seconds between two looks.
-    :param limit: seconds in all; ``None`` means without end.
-    :param on_trouble: is called with an error and the seconds until the next look.
-    :param on_pause: is called before each pause.
+    :param interval: polling interval in seconds.
+    :param limit: seconds in all; ``None`` for no limit.
+    :param on_trouble: called with an error and the seconds until the next poll.
+    :param on_pause: called before each pause.
     :raises WaitedOut: *limit* has passed.
-    :raises tinkex.exceptions.TinkexError: the first look failed, or an error that does not pass.
+    :raises tinkex.exceptions.TinkexError: the first poll failed, or a poll with a permanent error.
     """
-    transport = client._transport
-    whole = transport.deadline("the run", limit or _FOR_EVER)
+    whole = transport.deadline("the run", limit or _FOREVER)
     seen, lost = False, 0
     while True:
         pause = interval
@@ -114,9 +110,9 @@ def snapshots(
         if left <= 0:
             raise WaitedOut("the time to wait is over")
         try:
-            snapshot = _look(client, run_id, min(transport.settings.timeout, left))
+            snapshot = _poll(transport, run_id, min(transport.settings.timeout, left))
         except TinkexError as error:
-            if whole.elapsed >= whole.seconds:  # the look had less time than it needed
+            if whole.elapsed >= whole.seconds:  # the poll had less time than it needed
                 continue
             if not seen or error.category != "server":
                 raise
@@ -131,9 +127,9 @@ def snapshots(
 
 
 def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:
-    """Return what has changed since *before*, the earliest first.
+    """Return the changes since *before*, the earliest first.
 
-    :param before: ``None`` means that all there is has changed.
+    :param before: ``None`` for the first snapshot: everything is new.
     """
     run = now.run
     subject, last = run.training_run_id, run.last_request_time or now.at
@@ -156,23 +152,23 @@ def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:
 
 
 def check_usable(snapshot: Snapshot) -> None:
-    """Refuse a run that cannot go on.
+    """Refuse a corrupted run.
 
-    :raises OperationFailed: it is corrupted.
+    :raises OperationFailed: the run is corrupted.
     """
     if snapshot.run.corrupted:
         raise OperationFailed(
-            f"the training run {snapshot.run.training_run_id} is corrupted and cannot go on",
+            f"the training run {snapshot.run.training_run_id} is corrupted and cannot continue",
             hint="Its checkpoints can still be used: start a new run from the last good one.",
             category="user",
         )
 
 
-def _look(client: ServiceClient, run_id: str, seconds: float) -> Snapshot:
-    deadline = client._transport.deadline("the run", seconds)
-    answer = ask_for_run(client._transport, run_id, deadline)
+def _poll(transport: Transport, run_id: str, seconds: float) -> Snapshot:
+    deadline = transport.deadline("the run", seconds)
+    answer = request_run(transport, run_id, deadline)
     run = TrainingRun.from_json(answer.object())
-    found = listing.of_run(client._transport, run_id, deadline)
-    # The times of requests are the service's: a wrong clock here must not end a wait.
+    found = list_of_run(transport, run_id, deadline)
+    # Request times are the service's: a wrong clock here must not end a wait.
     at = answer.date or datetime.now(UTC)
     return Snapshot(run, {c.tinker_path: c for c in found}, at)

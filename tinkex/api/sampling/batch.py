@@ -1,18 +1,17 @@
-"""Sampling many prompts side by side: threads, how many of them, and results as they come.
+"""Sample many prompts concurrently.
 
-A sample waits for its result in a request of its own, so each that is under way has a thread.
+A sample waits for its result in a request that the service holds open, so each has a thread.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.api.http.concurrency import map_ordered, map_unordered
 from tinkex.api.sampling.types import SampleResponse, SamplingParams
 from tinkex.exceptions import TinkexError, UsageError
 
@@ -20,19 +19,19 @@ if TYPE_CHECKING:
     from tinkex.api.sampling.client import SamplingClient
     from tinkex.api.sampling.tokenizer import Tokenizer
 
-#: Most rows under way at once; there are as many pooled connections.
-MOST = 256
-#: Rows under way at once in the beginning, unless a number is given.
+#: Maximum number of concurrent samples; there are as many pooled connections.
+MAX_CONCURRENCY = 256
+#: Concurrent samples at the start, unless a number is given.
 _FIRST = 32
-#: How much faster twice as many rows must come for it to stay so.
+#: Factor by which the rate must grow for a doubled concurrency to be kept.
 _GAIN = 1.1
-#: Seconds to leave the number alone after twice as many did not help, or the service refused.
+#: Seconds to keep a concurrency after a refusal, or after doubling it did not help.
 _REST = 20.0
-#: Seconds over which a rate is taken at the least.
+#: Minimum number of seconds over which a rate is measured.
 _WINDOW = 0.25
-#: Seconds that one row may wait for a busy service, besides the time of the settings.
+#: Seconds that a sample may wait for a busy service, in addition to the timeout of the settings.
 PATIENCE = 3600.0
-#: Rows taken ahead of the oldest unfinished one, for each under way, to keep an order.
+#: Samples taken ahead of the oldest unfinished one, times the concurrency, to keep the order.
 _AHEAD = 4
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -42,11 +41,11 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 class SampleRow:
     """One of many prompts.
 
-    :ivar prompt: token ids, or a text, or messages (``{"role": …, "content": …}``); the last two
-        need a tokenizer.
-    :ivar params: how tokens are drawn.
-    :ivar num_samples: continuations.
-    :ivar key: anything; it comes back with the result.
+    :ivar prompt: token ids, a text, or messages (``{"role": …, "content": …}``); texts and
+        messages need a tokenizer.
+    :ivar params: the sampling parameters.
+    :ivar num_samples: number of sequences to generate.
+    :ivar key: any object; it is returned with the result.
     """
 
     prompt: Prompt
@@ -57,9 +56,9 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class SampledRow:
-    """What became of one prompt; one of *response* and *error* is ``None``.
+    """The result of one prompt; either *response* or *error* is ``None``.
 
-    :ivar index: the row's place among all, from 0.
+    :ivar index: position of the row, from 0.
     :ivar row: the row itself.
     """
 
@@ -69,132 +68,56 @@ class SampledRow:
     error: TinkexError | None = None
 
 
-class SampledRows(Iterator[SampledRow]):
-    """Results as they complete; made by :meth:`tinkex.api.SamplingClient.sample_many`.
+def check_concurrency(concurrency: int | None) -> None:
+    """Check a fixed concurrency; ``None`` stands for one that adapts.
 
-    :ivar under_way: rows handed to the service whose result has not been yielded.
+    :raises UsageError: it is out of range.
     """
-
-    def __init__(
-        self,
-        client: SamplingClient,
-        rows: Iterable[SampleRow],
-        concurrency: int | None,
-        *,
-        ordered: bool,
-        tokenizer: Tokenizer | None,
-    ) -> None:
-        if concurrency is not None and not 1 <= concurrency <= MOST:
-            raise UsageError(f"the concurrency must be from 1 to {MOST}, not {concurrency}")
-        self._client = client
-        self._rows = enumerate(rows)
-        self._ordered = ordered
-        self._tokenizer = tokenizer
-        self._level = Level(concurrency)
-        self._todo: queue.SimpleQueue[tuple[int, SampleRow] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[SampledRow | BaseException | None] = queue.SimpleQueue()
-        self._threads = 0
-        self._exhausted = False
-        self._failure: BaseException | None = None
-        self._stopped_at: float | None = None
-        self._early: dict[int, SampledRow] = {}
-        self._next = 0
-        self.under_way = 0
-        # Threads that wait for rows end also when nobody wants the other results any more.
-        self._dismiss = weakref.finalize(self, self._todo.put, None)
-
-    @property
-    def concurrency(self) -> int:
-        """Rows that may be under way at once, at the moment."""
-        return self._level.limit
-
-    def __iter__(self) -> SampledRows:
-        return self
-
-    def __next__(self) -> SampledRow:
-        while True:
-            self._hand_out()
-            if self._ordered and self._next in self._early:
-                self._next += 1
-                return self._early.pop(self._next - 1)
-            if not self.under_way:
-                self._dismiss()
-                if self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    raise failure
-                raise StopIteration
-            found = self._wait()
-            if found is not None and not self._ordered:
-                return found
-            if found is not None:
-                self._early[found.index] = found
-
-    def stop(self, patience: float) -> None:
-        """Take no more rows, and give those under way *patience* seconds; a signal handler may.
-
-        The results that come in time are still yielded. In an order, those with a gap before
-        them are not.
-        """
-        self._exhausted = True
-        self._stopped_at = time.monotonic() + patience
-        self._done.put(None)
-
-    def _wait(self) -> SampledRow | None:
-        left = None if self._stopped_at is None else self._stopped_at - time.monotonic()
-        try:
-            found = self._done.get(timeout=None if left is None else max(0.0, left))
-        except queue.Empty:
-            self.under_way = 0  # they have had their time
-            return None
-        if found is None:
-            return None
-        self.under_way -= 1
-        if isinstance(found, BaseException):
-            self._exhausted, self._failure = True, self._failure or found
-            return None
-        self._level.completed(self._client.backpressure.spells, time.monotonic())
-        return found
-
-    def _hand_out(self) -> None:
-        while not self._exhausted and self.under_way < self._level.limit:
-            held = self.under_way + len(self._early)
-            if self._ordered and held >= self._level.limit * _AHEAD:
-                return
-            try:
-                index, row = next(self._rows)
-            except StopIteration:
-                self._exhausted = True
-                return
-            except Exception as error:  # what is under way is finished first
-                self._exhausted, self._failure = True, error
-                return
-            if self._threads <= self.under_way:
-                self._threads += 1
-                work = (self._todo, self._done, self._client, self._tokenizer)
-                threading.Thread(target=_work, args=work, name="tinkex-sample", daemon=True).start()
-            self.under_way += 1
-            self._todo.put((index, row))
+    if concurrency is not None and not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise UsageError(f"the concurrency must be from 1 to {MAX_CONCURRENCY}, not {concurrency}")
 
 
-def _work(
-    todo: queue.SimpleQueue[tuple[int, SampleRow] | None],
-    done: queue.SimpleQueue[SampledRow | BaseException | None],
+def sample_rows(
     client: SamplingClient,
+    rows: Iterable[SampleRow],
+    concurrency: int | None,
+    *,
+    ordered: bool,
     tokenizer: Tokenizer | None,
-) -> None:
-    """Sample one row after the other; it knows nothing of who wants them, and so keeps nobody."""
-    while (found := todo.get()) is not None:
-        index, row = found
+) -> Generator[SampledRow, None, None]:
+    """Yield the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`."""
+    limit = ConcurrencyLimit(concurrency)
+    failures: list[Exception] = []
+
+    def admitted() -> Iterator[tuple[int, SampleRow]]:
         try:
-            done.put(SampledRow(index, row, response=_sampled(client, tokenizer, row)))
+            yield from enumerate(limit.admit(rows))
+        except Exception as error:  # raised after the results of the rows before
+            failures.append(error)
+
+    def sample(numbered: tuple[int, SampleRow]) -> SampledRow:
+        index, row = numbered
+        try:
+            return SampledRow(index, row, response=_sample(client, tokenizer, row))
         except TinkexError as error:
-            done.put(SampledRow(index, row, error=error))
-        except BaseException as error:  # it is raised again where the rows are wanted
-            done.put(error)
-    todo.put(None)  # for the next thread
+            return SampledRow(index, row, error=error)
+
+    most = concurrency or MAX_CONCURRENCY
+    try:
+        yield from (map_ordered if ordered else map_unordered)(
+            sample,
+            admitted(),
+            workers=most,
+            window=most * _AHEAD,
+            on_done=lambda _: limit.finished(client.backpressure.spells, time.monotonic()),
+        )
+    finally:
+        limit.close()
+    if failures:
+        raise failures[0]
 
 
-def _sampled(client: SamplingClient, tokenizer: Tokenizer | None, row: SampleRow) -> SampleResponse:
+def _sample(client: SamplingClient, tokenizer: Tokenizer | None, row: SampleRow) -> SampleResponse:
     deadline = client.deadline(patience=PATIENCE)
     tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
     return client.sample(tokens, row.params, row.num_samples, deadline=deadline)
@@ -210,18 +133,22 @@ def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequ
     return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
 
 
-class Level:
-    """How many rows are under way at once: a fixed number, or found out.
+class ConcurrencyLimit:
+    """The number of concurrent samples: fixed, or adapted to the rate of results.
 
-    Twice as many are tried, and kept if the rows come clearly faster; after a refusal it is half
-    as many. So it settles where the service, or this machine, can do no more.
+    A doubled number is kept if results then come clearly faster; a refusal halves it. So it
+    settles where the service, or this machine, can do no more.
 
-    :param fixed: the number, or ``None``.
+    :param fixed: the number, or ``None`` to adapt it.
+    :ivar value: the current number.
     """
 
     def __init__(self, fixed: int | None) -> None:
-        self.limit = fixed or _FIRST
+        self.value = fixed or _FIRST
         self._fixed = fixed is not None
+        self._running = 0
+        self._closed = False
+        self._changed = threading.Condition()
         self._spells = 0
         self._before = 0  # the number before the trial of twice as many; 0 if there is none
         self._rate = 0.0
@@ -229,35 +156,63 @@ class Level:
         self._count = 0
         self._since: float | None = None
 
-    def completed(self, spells: int, now: float) -> None:
-        """Count a completed row.
+    def admit(self, rows: Iterable[SampleRow]) -> Iterator[SampleRow]:
+        """Yield *rows*, each as soon as there is room for it."""
+        remaining = iter(rows)
+        while self._wait_for_room():
+            try:
+                row = next(remaining)
+            except StopIteration:
+                return
+            yield row
 
-        :param spells: how often the service has begun to refuse.
+    def close(self) -> None:
+        """Admit no more rows."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def finished(self, spells: int, now: float) -> None:
+        """Make room after a row is finished, and adapt the number.
+
+        :param spells: how many times the service has begun to refuse samples.
+        :param now: the time, in seconds of a monotonic clock.
         """
-        if self._fixed:
-            return
+        with self._changed:
+            self._running -= 1
+            if not self._fixed:
+                self._adapt(spells, now)
+            self._changed.notify()
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._running < self.value)
+            self._running += 1
+            return not self._closed
+
+    def _adapt(self, spells: int, now: float) -> None:
         if spells > self._spells:
             self._spells = spells
-            self._settle(max(1, (self._before or self.limit) // 2), now)
+            self._settle(max(1, (self._before or self.value) // 2), now)
             return
         if self._since is None:
             self._since = now
         self._count += 1
         took = now - self._since
-        if self._count >= self.limit and took >= _WINDOW:
+        if self._count >= self.value and took >= _WINDOW:
             self._judge(self._count / took, now)
             self._count, self._since = 0, now
 
     def _judge(self, rate: float, now: float) -> None:
         if self._before and rate < self._rate * _GAIN:
             self._settle(self._before, now)
-        elif now >= self._rest_until and self.limit < MOST:
-            self._before, self._rate = self.limit, rate
-            self.limit = min(MOST, self.limit * 2)
+        elif now >= self._rest_until and self.value < MAX_CONCURRENCY:
+            self._before, self._rate = self.value, rate
+            self.value = min(MAX_CONCURRENCY, self.value * 2)
         else:
             self._before = 0
 
-    def _settle(self, limit: int, now: float) -> None:
-        self.limit, self._before = limit, 0
+    def _settle(self, value: int, now: float) -> None:
+        self.value, self._before = value, 0
         self._rest_until = now + _REST
         self._count, self._since = 0, now

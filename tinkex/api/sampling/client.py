@@ -1,10 +1,15 @@
-"""Sampling clients: drawing continuations from a model or a checkpoint."""
+"""The sampling client: samples of a base model or a checkpoint, with back-pressure.
+
+A service that is too busy answers 429 when a sample is submitted. As in the official SDK (0.38,
+``internal_client_holder``) this is not a failure: every sample of the client waits a moment, the
+refused one is sent again unchanged, and for some seconds only a few are submitted at a time.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +18,10 @@ from tinkex.api.http.requesting import Request
 from tinkex.api.http.retry import LONGEST_WAIT
 from tinkex.api.http.transport import Transport
 from tinkex.api.http.waiting import Deadline
-from tinkex.api.paths import TinkerPath, served
-from tinkex.api.resources import lineage
+from tinkex.api.paths import TinkerPath, segment_from_server
+from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
-from tinkex.api.sampling.types import SampleResponse, SamplingParams
+from tinkex.api.sampling.types import SampleResponse, SamplingParams, are_token_ids
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -28,37 +33,36 @@ from tinkex.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from tinkex.api.sampling.batch import SampledRows, SampleRow
+    from tinkex.api.sampling.batch import SampledRow, SampleRow
     from tinkex.api.sampling.tokenizer import Tokenizer
 
-#: Asks the service to say 429 instead of queueing.
+#: Asks the service to answer 429 instead of queueing.
 _BACKPRESSURE = {"X-Tinker-Sampling-Backpressure": "1"}
-#: Statuses of a refused sample that are looked at here, not repeated below.
+#: Statuses of a refused sample, which this module handles instead of the transport.
 _BUSY = frozenset({429})
-#: Times that a sample is asked for again that the service has lost or failed to compute.
+#: Maximum number of times a sample is resubmitted that the service lost or failed to compute.
 _RESUBMISSIONS = 2
-#: Seconds before it is; twice as long the next time.
+#: Seconds before the first resubmission; doubled for the next.
 _RESUBMISSION_DELAY = 0.5
-#: Samples being handed in at once: normally, and for a while after a refusal.
+#: Maximum number of concurrent submissions: normally, and for a while after a refusal.
 USUAL, NARROW = 400, 10
-#: Seconds, after the wait that follows a refusal, for which few are handed in.
+#: Seconds for which the lower maximum holds, after the pause that follows a refusal.
 NARROW_SECONDS = 10.0
-#: Bytes that a token is reckoned with, and up to which a request counts as small.
+#: Estimated bytes of a token in a request, and the largest size of a small request.
 _TOKEN_BYTES, _SMALL = 10, 128 * 1024
-#: Seconds to hold back after a refusal, for small requests and for others.
+#: Seconds of the pause after a refused small request, and after any other.
 _SMALL_PAUSE, _LARGE_PAUSE = 1.0, 5.0
 
 
 class SamplingClient:
-    """Draws from one model; a context manager that finishes its session.
+    """Samples one model; a context manager that finishes its session.
 
-    Made by :meth:`tinkex.api.ServiceClient.create_sampling_client`. Threads may share it.
+    Created by :meth:`tinkex.api.ServiceClient.create_sampling_client`. Threads may share it.
 
     :ivar sampling_session_id: the service's id.
-    :ivar model_path: the checkpoint drawn from, or ``None`` for a base model.
-    :ivar backpressure: what all samples of this client heed, see
-        :class:`Backpressure`.
-    :ivar resubmissions: samples asked for again because the service lost or failed them.
+    :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
+    :ivar backpressure: the :class:`Backpressure` that all samples of this client share.
+    :ivar resubmissions: number of samples submitted again because the service lost or failed them.
     """
 
     def __init__(
@@ -80,12 +84,12 @@ class SamplingClient:
             body["base_model"] = base_model
         request = Request("POST", "create_sampling_session", body, what="sampling")
         try:
-            answer = transport.call(request, deadline).object()
+            created = transport.call(request, deadline).object()
         except (BadRequest, NotFound) as error:
             if model_path is None:
-                error.hint = "See which models there are: tinkex model list"
+                error.resource = "model"
             raise
-        self.sampling_session_id = schema.text(answer, "sampling_session_id")
+        self.sampling_session_id = schema.text(created, "sampling_session_id")
         self.model_path = model_path
         self._transport = transport
         self._session = session
@@ -107,21 +111,21 @@ class SamplingClient:
 
     @property
     def base_model(self) -> str:
-        """Name of the base model, asked of the service when first needed.
+        """Name of the base model; requested on first use.
 
-        :raises tinkex.exceptions.TinkexError: the service does not tell.
+        :raises tinkex.exceptions.TinkexError: the service does not report it.
         """
         return self.find_base_model()
 
     def find_base_model(self, deadline: Deadline | None = None) -> str:
-        """Return the name of the base model, asked of the service when first needed.
+        """Return the name of the base model; requested on first use.
 
         :param deadline: see :meth:`sample`.
-        :raises tinkex.exceptions.TinkexError: the service does not tell.
+        :raises tinkex.exceptions.TinkexError: the service does not report it.
         """
         if self._base_model is None:
             deadline = deadline or self._transport.deadline("the name of the base model")
-            self._base_model = self._ask_base_model(deadline)
+            self._base_model = self._request_base_model(deadline)
         return self._base_model
 
     def sample(
@@ -134,17 +138,18 @@ class SamplingClient:
     ) -> SampleResponse:
         """Return *num_samples* continuations of the prompt *tokens*.
 
-        :param deadline: what is left of a larger operation's time; see
+        :param deadline: the deadline of a larger operation; see
             :meth:`tinkex.api.ServiceClient.deadline`.
-        :raises tinkex.exceptions.OperationFailed: the service could not do it.
-        :raises tinkex.exceptions.TimedOut: it took longer than the settings allow.
+        :raises tinkex.exceptions.UsageError: the prompt is empty or contains an invalid token id.
+        :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
+        :raises tinkex.exceptions.TimedOut: it took longer than the timeout of the settings.
         """
         if num_samples < 1:
             raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
         if not tokens:
             raise UsageError("the prompt is empty")
-        if not _are_token_ids(tokens):
-            raise UsageError("the prompt holds something that is no token id")
+        if not are_token_ids(tokens):
+            raise UsageError("the prompt contains an invalid token id")
         prompt = {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]}
         body = {
             "sampling_session_id": self.sampling_session_id,
@@ -154,15 +159,15 @@ class SamplingClient:
         }
         deadline = deadline or self._transport.deadline("sampling")
         response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
-        # Protobuf that was cut between two fields reads as if it were whole.
+        # Protobuf that was cut between two fields parses without an error.
         if len(response.sequences) < num_samples:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
         return response
 
     def deadline(self, *, patience: float = 0.0) -> Deadline:
-        """Start the time allowance of one sample, that of the settings.
+        """Start the deadline of one sample: the timeout of the settings.
 
-        :param patience: seconds that waiting for a busy service may add to it.
+        :param patience: maximum number of seconds that a busy service may add to it.
         """
         return self._transport.deadline("sampling", patience=patience)
 
@@ -173,45 +178,46 @@ class SamplingClient:
         concurrency: int | None = None,
         ordered: bool = False,
         tokenizer: Tokenizer | None = None,
-    ) -> SampledRows:
-        """Sample many prompts side by side; yields results as they complete.
+    ) -> Generator[SampledRow, None, None]:
+        """Sample many prompts concurrently; yield results as they complete.
 
-        Rows are taken from *rows* as there is room for them, so there may be any number of them.
-        They are taken in the thread that asks for results: rows that come slowly hold these back.
-        A row that fails is a result with an error, and the others go on.
+        Rows are taken from *rows* as there is room for them, in other threads but one at a time;
+        so there may be any number of them. A row that fails yields a result with an error, and
+        the others continue. Closing the generator starts no further rows.
 
-        :param concurrency: rows under way at once; by default as many as the service takes
-            without complaint, at most ``tinkex.api.sampling.batch.MOST``.
-        :param ordered: yield results in the order of *rows*; those that come early are held.
+        :param concurrency: number of concurrent samples; by default it adapts to the service, up to
+            ``tinkex.api.sampling.batch.MAX_CONCURRENCY``.
+        :param ordered: yield results in the order of *rows*; early ones are held back.
         :param tokenizer: for prompts that are text or messages; see
             :func:`tinkex.api.load_tokenizer`.
         :raises UsageError: *concurrency* is out of range.
         """
-        from tinkex.api.sampling.batch import SampledRows
+        from tinkex.api.sampling.batch import check_concurrency, sample_rows
 
-        return SampledRows(self, rows, concurrency, ordered=ordered, tokenizer=tokenizer)
+        check_concurrency(concurrency)
+        return sample_rows(self, rows, concurrency, ordered=ordered, tokenizer=tokenizer)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
-            # Whatever happens after acceptance, another try has another number.
+            # After acceptance, whatever happens, another attempt needs another number.
             request_id = self._submit({**body, "seq_id": self._number()}, size, deadline)
             try:
                 return futures.result(
                     self._transport, request_id, "Sample", deadline, protobuf.sample_response
                 )
             except TinkexError as error:
-                why = _why_again(error)
+                reason = _resubmission_reason(error)
                 delay = _RESUBMISSION_DELAY * 2**resubmission
-                if why is None or resubmission == _RESUBMISSIONS or not deadline.allows(delay):
+                if reason is None or resubmission == _RESUBMISSIONS or not deadline.allows(delay):
                     raise
                 with self._lock:
                     self.resubmissions += 1
-                deadline.pause(delay, f"{why}; asking again")
+                deadline.pause(delay, f"{reason}; submitting it again")
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> str:
-        """Hand the sample in, as often as the service is too busy to take it."""
-        # Its number makes it the same sample however often it is sent.
+        """Submit the sample, again after each refusal; return the id of its operation."""
+        # The number makes it the same sample however many times it is sent.
         request = Request(
             "POST",
             "asample",
@@ -224,13 +230,13 @@ class SamplingClient:
         while True:
             try:
                 with self.backpressure.passing(deadline):
-                    answer = self._transport.call(request, deadline)
-                return futures.submitted(answer)
+                    response = self._transport.call(request, deadline)
+                return futures.submitted(response)
             except APIError as error:
                 if error.status != 429:
                     raise
-                pause = _asked_pause(error) or pause_after_refusal(size)
-                # All samples of this client hold back, not only the one that was told.
+                pause = _requested_pause(error) or pause_after_refusal(size)
+                # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
@@ -241,33 +247,27 @@ class SamplingClient:
             self._next_seq_id += 1
             return self._next_seq_id - 1
 
-    def _ask_base_model(self, deadline: Deadline) -> str:
-        path = f"samplers/{served(self.sampling_session_id)}"
+    def _request_base_model(self, deadline: Deadline) -> str:
+        path = f"samplers/{segment_from_server(self.sampling_session_id)}"
         try:
-            answer = self._transport.call(Request("GET", path), deadline)
-            name = schema.optional_text(answer.object(), "base_model")
+            found = self._transport.call(Request("GET", path), deadline).object()
+            name = schema.optional_text(found, "base_model")
         except APIError:
             name = None
         if name:
             return name
         if self.model_path is None:
             schema.refuse("no 'base_model'")
-        return lineage.base_model_of(self._transport, self.model_path, deadline)
+        return checkpoint_info.base_model_of(self._transport, self.model_path, deadline)
 
 
-def _are_token_ids(tokens: Sequence[int]) -> bool:
-    if set(map(type, tokens)) == {int}:  # as good as always, and ten times as quick
-        return min(tokens) >= 0
-    return all(isinstance(token, int) and token >= 0 for token in tokens)
+def _requested_pause(error: APIError) -> float | None:
+    pause = getattr(error, "retry_after", None)
+    return float(pause) if pause is not None and 0 < pause <= LONGEST_WAIT else None
 
 
-def _asked_pause(error: APIError) -> float | None:
-    asked = getattr(error, "retry_after", None)
-    return float(asked) if asked is not None and 0 < asked <= LONGEST_WAIT else None
-
-
-def _why_again(error: TinkexError) -> str | None:
-    """Return why an accepted sample that failed with *error* is worth another try, or ``None``."""
+def _resubmission_reason(error: TinkexError) -> str | None:
+    """Return why to resubmit an accepted sample that failed with *error*; ``None``: do not."""
     if isinstance(error, NotFound) and error.status == 410:
         return "the service has lost the request"
     if isinstance(error, OperationFailed) and error.category == "server":
@@ -278,16 +278,16 @@ def _why_again(error: TinkexError) -> str | None:
 
 
 def pause_after_refusal(prompt_tokens: int) -> float:
-    """Return the seconds to hold back when a prompt of so many tokens was refused."""
+    """Return the seconds to wait after a prompt of *prompt_tokens* tokens was refused."""
     return _SMALL_PAUSE if prompt_tokens * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
 
 
 class Backpressure:
-    """A gate through which samples are handed in.
+    """The gate that every submission of a sampling client passes.
 
-    :ivar refusals: answers of 429 so far.
-    :ivar spells: times that the service began to refuse: refusals while everybody holds back
-        already belong to the same one.
+    :ivar refusals: number of refused submissions (429).
+    :ivar spells: number of times the service began to refuse; refusals until submissions are back
+        to normal belong to the same spell.
     """
 
     def __init__(self) -> None:
@@ -300,12 +300,12 @@ class Backpressure:
 
     @property
     def is_shut(self) -> bool:
-        """Whether everybody waits at the moment."""
+        """Whether all submissions are paused at the moment."""
         return time.monotonic() < self._closed_until
 
     @contextmanager
     def passing(self, deadline: Deadline) -> Iterator[None]:
-        """Wait for the gate; who is inside the block is handing a sample in.
+        """Wait for the gate; the block submits one sample.
 
         :raises tinkex.exceptions.TimedOut: the gate stays shut for longer than *deadline*.
         """
@@ -318,7 +318,7 @@ class Backpressure:
                 self._changed.notify()
 
     def refused(self, pause: float) -> None:
-        """Shut the gate for *pause* seconds, and open it only a little after that."""
+        """Shut the gate for *pause* seconds, then let only a few pass for a while."""
         now = time.monotonic()
         with self._changed:
             self.refusals += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import IO, Protocol, cast
 
 from tinkex.api.transfer.body import Readable
 from tinkex.api.transfer.digests import Digest
+from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import LockedFile
 from tinkex.api.transfer.unpacking import GZIP_MAGIC, Forward, Gunzipped, Peeked
 from tinkex.exceptions import InvalidResponse
@@ -25,6 +25,8 @@ _DAMAGED = (
     *(tarfile.TarError, EOFError, zlib.error),
     *(ValueError, OverflowError, MemoryError),
 )
+#: A directory that does not exist.
+_NOWHERE = "/nonexistent"
 #: Two empty blocks end an archive.
 _END = 2 * tarfile.BLOCKSIZE
 
@@ -84,7 +86,7 @@ def _padded(size: int) -> int:
 
 def extract(
     source: Readable,
-    directory: Path,
+    directory: Directory,
     admit: Admit,
     *,
     after: Mark | None = None,
@@ -132,10 +134,9 @@ def extract(
     return found
 
 
-def _finish(source: Readable, directory: Path, mark: Mark) -> LockedFile:
+def _finish(source: Readable, directory: Directory, mark: Mark) -> LockedFile:
     """Write the rest of a member whose beginning is here."""
-    path = directory / mark.name
-    with Digest(mark.size) as found, open(path, "r+b", buffering=0) as file:
+    with Digest(mark.size) as found, directory.open(mark.name, "r+b") as file:
         file.truncate(mark.have)
         while found.take(file, mark.have):
             pass
@@ -178,7 +179,7 @@ class Admit(Protocol):
 
 def _extract_members(
     source: Forward,
-    directory: Path,
+    directory: Directory,
     admit: Admit,
     found: dict[Path, LockedFile],
     base: int,
@@ -191,28 +192,27 @@ def _extract_members(
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
                     with _once(member):
-                        below = directory / safe_relative(member.name)
-                        below.mkdir(parents=True, exist_ok=True)
+                        directory.make_parents(safe_relative(member.name) / "file")
                 continue
             if not member.isreg() or member.issparse():
                 raise InvalidResponse(
                     f"the archive holds something that is no file: {member.name[:200]!r}"
                 )
             relative = safe_relative(member.name)
-            # The library's own judgement, beside ours.
-            tarfile.data_filter(member, str(directory))
+            # The library's own judgement, in addition; links that are in a directory are not asked.
+            tarfile.data_filter(member, _NOWHERE)
             admit(relative)
             known = None
             with _once(member):  # before anything is noted about it
-                (directory / relative).parent.mkdir(parents=True, exist_ok=True)
+                directory.make_parents(relative)
             # Headers that hold for all members after them are known to those who read them.
             if not tar.pax_headers:
                 data = base + member.offset_data
                 with _once(member):
-                    if os.path.lexists(directory / relative):
+                    if directory.stat(relative) is not None:
                         raise FileExistsError
                     known = on_member(Mark(relative.as_posix(), data, member.size, 0, found))
-            found[relative] = known or _write(source, member, directory / relative)
+            found[relative] = known or _write(source, member, directory, relative)
         return tar.offset
 
 
@@ -224,10 +224,12 @@ def _next(tar: tarfile.TarFile, source: Forward) -> tarfile.TarInfo | None:
     return member
 
 
-def _write(source: Forward, member: tarfile.TarInfo, path: Path) -> LockedFile:
+def _write(
+    source: Forward, member: tarfile.TarInfo, directory: Directory, relative: Path
+) -> LockedFile:
     """Write the content of *member*, which comes next."""
     with _once(member), Digest(member.size) as found:
-        with open(path, "xb", buffering=0) as file:
+        with directory.open(relative, "xb") as file:
             _copy(source, file, member.size, found)
         source.seek(source.position + _padded(member.size) - member.size)
         return LockedFile(member.size, found.hexdigest())

@@ -13,7 +13,7 @@ from tinkex.api.paths import TinkerPath
 from tinkex.api.resources import training
 from tinkex.api.resources.sessions import Sessions, outcome_of
 from tinkex.api.transfer.signing import COPY_TTL, SignedFiles
-from tinkex.api.transfer.staging import Landing
+from tinkex.api.transfer.staging import StagingDirectory
 from tinkex.exceptions import (
     BadRequest,
     Forbidden,
@@ -38,7 +38,7 @@ class NoCopies(Exception):
 
 @contextmanager
 def copy_of(
-    transport: Transport, sessions: Sessions, path: TinkerPath, landing: Landing
+    transport: Transport, sessions: Sessions, path: TinkerPath, staging: StagingDirectory
 ) -> Iterator[SignedFiles]:
     """Yield the files of a copy of *path*: that of an earlier attempt, or a new one.
 
@@ -47,9 +47,9 @@ def copy_of(
 
     :raises NoCopies: there is no such thing.
     """
-    kept = _kept_copy(transport, landing)
+    kept = _kept_copy(transport, staging)
     if kept is not None:
-        with _removed(transport, kept[0], landing):
+        with _removed(transport, kept[0], staging):
             yield kept[1]
         return
     deadline = transport.deadline("the checkpoint to be prepared")
@@ -57,9 +57,10 @@ def copy_of(
     kind: type[BaseException] | None = None
     try:
         copy = _make(transport, session, path, deadline)
-        with landing.stage.changing(at_once=True) as journal:
-            journal["copy"] = str(copy)
-        with _removed(transport, copy, landing):
+        staging.open()
+        with staging.changing(at_once=True) as state:
+            state["copy"] = str(copy)
+        with _removed(transport, copy, staging):
             yield SignedFiles(transport, copy, keep=False)
     except BaseException as error:
         kind = None if isinstance(error, NoCopies) else type(error)
@@ -68,12 +69,16 @@ def copy_of(
         session.finish(outcome_of(kind))
 
 
-def _kept_copy(transport: Transport, landing: Landing) -> tuple[TinkerPath, SignedFiles] | None:
-    text = landing.journal().get("copy")
+def _kept_copy(
+    transport: Transport, staging: StagingDirectory
+) -> tuple[TinkerPath, SignedFiles] | None:
+    text = staging.state.get("copy")
     if not text:
         return None
     try:
         copy = TinkerPath.from_string(text)
+        if (copy.kind, copy.name) != ("external_weights", _NAME):
+            return None  # only what a download has made may be deleted after it
         signed = SignedFiles(transport, copy, keep=False)
         signed.urls()
     except _GONE:
@@ -82,11 +87,11 @@ def _kept_copy(transport: Transport, landing: Landing) -> tuple[TinkerPath, Sign
 
 
 @contextmanager
-def _removed(transport: Transport, copy: TinkerPath, landing: Landing) -> Iterator[None]:
+def _removed(transport: Transport, copy: TinkerPath, staging: StagingDirectory) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not landing.keeps(error):
+        if not staging.keeps(error):
             _remove(transport, copy, hastily=not isinstance(error, Exception))
         raise
     _remove(transport, copy, hastily=False)

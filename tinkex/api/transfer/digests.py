@@ -8,7 +8,6 @@ import queue
 import threading
 from collections.abc import Callable
 from io import FileIO
-from pathlib import Path
 from typing import Protocol
 
 from tinkex.api.transfer.body import BLOCK, Readable
@@ -126,7 +125,7 @@ class Trailing:
 
     A thread reads after them, so that little is left to do when the last one is here.
 
-    :param path: the file.
+    :param open_file: opens the file.
     :param reached: returns how far the file has no gap, in bytes.
     :param begun: the sum of what stands before *position*; it is gone on with.
     :param position: where to begin.
@@ -134,12 +133,12 @@ class Trailing:
 
     def __init__(
         self,
-        path: Path,
+        open_file: Callable[[], FileIO],
         reached: Callable[[], int],
         begun: Sum | None = None,
         position: int = 0,
     ) -> None:
-        self._path, self._reached = path, reached
+        self._open_file, self._reached = open_file, reached
         self._sum = begun or hashlib.sha256()
         self._position = position
         self._whole = threading.Event()
@@ -168,7 +167,7 @@ class Trailing:
 
     def _work(self) -> None:
         try:
-            with open(self._path, "rb", buffering=0) as file:
+            with self._open_file() as file:
                 file.seek(self._position)
                 self._follow(file)
         except OSError as error:  # it is raised again where somebody waits
@@ -182,7 +181,7 @@ class Trailing:
             if left > 0:
                 count = file.readinto(room[:left])
                 if not count:
-                    raise OSError(errno.EIO, "has lost what was written to it", str(self._path))
+                    raise OSError(errno.EIO, "has lost what was written to it")
                 self._sum.update(room[:count])
                 self._position += count
             elif is_whole:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from tinkex.api.transfer.packed import Packed
 from tinkex.api.transfer.progress import Meter, OnProgress
 from tinkex.api.transfer.separate import Files
 from tinkex.api.transfer.signing import SignedFiles
-from tinkex.api.transfer.staging import Landing, finish, local_errors
+from tinkex.api.transfer.staging import StagingDirectory, local_errors
 from tinkex.api.transfer.storage import Storage
 from tinkex.api.transfer.streams import Address
 from tinkex.config.values import is_loopback
@@ -67,29 +67,18 @@ def download(
 
     A note of the checkpoint lands beside the files (:mod:`~tinkex.api.transfer.manifest`).
     """
-    if not transport.is_dry_run and str(path) in finish(directory):
-        return _of_note(directory)
     meter = Meter(on_progress)
-    with Landing(path, directory, force=force) as landing, Storage(transport) as storage:
+    with StagingDirectory(path, directory, force=force) as staging, Storage(transport) as storage:
         try:
-            files = _Job(transport, sessions, storage, landing, meter).run(path)
+            files = _Job(transport, sessions, storage, staging, meter).run(path)
         finally:
             meter.stop()
         with local_errors(directory):
-            weights.check(landing.stage.content, files)
+            weights.check(staging.content, files)
             files.pop(Path(manifest.NAME), None)  # ours takes the place of anybody's
             known = {relative.as_posix(): file for relative, file in files.items()}
-            note = manifest.write(landing.stage.content, path, known)
-        landing.commit([*files, note])
-    return _finished(directory, known)
-
-
-def _of_note(directory: Path) -> Download:
-    lock = manifest.read(directory)
-    return _finished(directory, {} if lock is None else lock.files)
-
-
-def _finished(directory: Path, known: Mapping[str, manifest.LockedFile]) -> Download:
+            note = manifest.write(staging.content, path, known)
+        staging.install([*files, note])
     sizes = [(name, file.size_bytes) for name, file in sorted(known.items())]
     return Download(directory, sizes, sum(size for _, size in sizes))
 
@@ -100,17 +89,17 @@ class _Job:
         transport: Transport,
         sessions: Sessions,
         storage: Storage,
-        landing: Landing,
+        staging: StagingDirectory,
         meter: Meter,
     ) -> None:
         self._transport = transport
         self._sessions = sessions
         self._storage = storage
-        self._landing = landing
+        self._staging = staging
         self._meter = meter
 
     def run(self, path: TinkerPath) -> Files:
-        """Fetch the files of *path* into the landing's stage."""
+        """Fetch the files of *path* into the staging directory."""
         if path.kind == "external_weights":
             return self._fetch_files(SignedFiles(self._transport, path, keep=True))
         if path.kind != "weights":
@@ -129,11 +118,11 @@ class _Job:
                 raise refused from None
 
     def _fetch_copy(self, path: TinkerPath) -> Files:
-        with copy_of(self._transport, self._sessions, path, self._landing) as signed:
+        with copy_of(self._transport, self._sessions, path, self._staging) as signed:
             return self._fetch_files(signed)
 
     def _fetch_files(self, signed: SignedFiles) -> Files:
-        return separate.fetch(signed, self._storage, self._landing, self._meter)
+        return separate.fetch(signed, self._storage, self._staging, self._meter)
 
     # An archive ---------------------------------------------------------------------------
 
@@ -144,7 +133,7 @@ class _Job:
         first = [url]
         address = Address(lambda: first[0], lambda: self._archive_url(path))
         self._meter.expect([path.name])
-        return Packed(self._storage, self._landing, address, path.name, self._meter).fetch()
+        return Packed(self._storage, self._staging, address, path.name, self._meter).fetch()
 
     def _archive_url(self, path: TinkerPath) -> str:
         """Return the signed address of the archive, once it has been made."""
@@ -201,20 +190,22 @@ class _Job:
         """Copy the directory that a server on this machine names instead of an address."""
         found: Files = {}
         source = self._directory(url)
-        content = self._landing.stage.content
-        with local_errors(self._landing.directory):
+        self._staging.open()
+        content = self._staging.content
+        with local_errors(self._staging.target):
             for file in sorted(source.rglob("*")):
                 if file.is_symlink() or not file.is_file():
                     continue
                 if len(found) == _MAX_FILES:
                     raise InvalidResponse(f"the checkpoint has more than {_MAX_FILES} files")
                 relative = file.relative_to(source)
-                self._landing.admit(relative)
-                target = content / relative
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target, follow_symlinks=False)
-                size = target.stat().st_size
-                found[relative] = manifest.LockedFile(size, manifest.digest(target))
+                self._staging.admit(relative)
+                with file.open("rb") as old, content.open(relative, "wb", make=True) as new:
+                    shutil.copyfileobj(old, new)
+                with content.open(relative, "rb") as copy:
+                    sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+                    size = copy.tell()
+                found[relative] = manifest.LockedFile(size, sha256)
         return found
 
     def _directory(self, url: str) -> Path:

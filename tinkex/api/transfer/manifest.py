@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinkex.api.paths import TinkerPath
+from tinkex.api.transfer.directory import Directory
 from tinkex.exceptions import LocalError
 
 NAME = "tinkex.lock.json"
@@ -18,7 +19,6 @@ VERSION = 1
 
 #: Written by PEFT beside every adapter (``peft.LoraConfig``).
 _ADAPTER_CONFIG = "adapter_config.json"
-_BLOCK = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Lock:
     files: Mapping[str, LockedFile]
 
 
-def write(directory: Path, path: TinkerPath, files: Mapping[str, LockedFile]) -> Path:
+class Damaged(ValueError):
+    """What should be a note is none."""
+
+
+def write(directory: Directory, path: TinkerPath, files: Mapping[str, LockedFile]) -> Path:
     """Write the note about the *files* of *path* in *directory*; return its relative path.
 
     Base model and rank are those of the adapter's own configuration, so that nothing is claimed
@@ -53,7 +57,7 @@ def write(directory: Path, path: TinkerPath, files: Mapping[str, LockedFile]) ->
 
     :param files: by relative name.
     """
-    config = _adapter_config(directory / _ADAPTER_CONFIG)
+    config = _adapter_config(directory)
     base_model, rank = config.get("base_model_name_or_path"), config.get("r")
     note = {
         "version": VERSION,
@@ -63,7 +67,8 @@ def write(directory: Path, path: TinkerPath, files: Mapping[str, LockedFile]) ->
         "lora_rank": rank if type(rank) is int else None,
         "files": [{"name": name, **vars(file)} for name, file in sorted(files.items())],
     }
-    (directory / NAME).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    with directory.open(NAME, "wb") as file:
+        file.write(json.dumps(note, indent=2).encode() + b"\n")
     return Path(NAME)
 
 
@@ -74,24 +79,15 @@ def read(directory: Path) -> Lock | None:
     """
     place = directory / NAME
     try:
-        return _parsed(json.loads(place.read_text(encoding="utf-8")))
+        return parsed(place.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise LocalError(f"cannot read {place}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except Damaged as error:
         raise LocalError(
             f"{place} is damaged", hint="Download the checkpoint again with --force."
         ) from error
-
-
-def names(directory: Path) -> list[Path]:
-    """Return the files that the note in *directory* has; none if it cannot be read."""
-    try:
-        lock = read(directory)
-    except LocalError:
-        return []
-    return [] if lock is None else [Path(name) for name in lock.files]
 
 
 def holds(directory: Path, path: TinkerPath) -> bool:
@@ -113,11 +109,8 @@ def holds(directory: Path, path: TinkerPath) -> bool:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of the file *path*, hexadecimal."""
-    found = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_below(name: Any) -> bool:
@@ -126,6 +119,17 @@ def is_below(name: Any) -> bool:
         return False
     relative = Path(name)
     return bool(relative.parts) and not relative.is_absolute() and ".." not in relative.parts
+
+
+def parsed(content: bytes) -> Lock:
+    """Return what the *content* of a note says.
+
+    :raises Damaged: it says nothing.
+    """
+    try:
+        return _parsed(json.loads(content))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged from error
 
 
 def _parsed(note: Any) -> Lock:
@@ -142,9 +146,10 @@ def _parsed(note: Any) -> Lock:
     return Lock(note["tinker_path"], files)
 
 
-def _adapter_config(path: Path) -> dict[str, Any]:
+def _adapter_config(directory: Directory) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with directory.open(_ADAPTER_CONFIG, "rb") as file:
+            value = json.loads(file.read())
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from tinkex.api.transfer import archive
@@ -14,7 +14,7 @@ from tinkex.api.transfer.manifest import LockedFile
 from tinkex.api.transfer.progress import Inside, Meter
 from tinkex.api.transfer.ranges import LARGE, Piece
 from tinkex.api.transfer.separate import Files
-from tinkex.api.transfer.staging import Landing, local_errors
+from tinkex.api.transfer.staging import StagingDirectory, local_errors
 from tinkex.api.transfer.storage import WHOLE, Span, Storage
 from tinkex.api.transfer.streams import Address, Changed, Stream
 
@@ -26,26 +26,31 @@ class Packed:
     """An archive under way.
 
     :param storage: where it comes from.
-    :param landing: where its files go.
+    :param staging: where its files go.
     :param address: its signed address.
     :param name: what it is called in progress reports.
     """
 
     def __init__(
-        self, storage: Storage, landing: Landing, address: Address, name: str, meter: Meter
+        self,
+        storage: Storage,
+        staging: StagingDirectory,
+        address: Address,
+        name: str,
+        meter: Meter,
     ) -> None:
-        self._storage, self._landing, self._address = storage, landing, address
+        self._storage, self._staging, self._address = storage, staging, address
         self._name, self._meter = name, meter
-        self._stage = landing.stage
 
     def fetch(self) -> Files:
-        """Extract the archive, or what is missing of it, into the stage.
+        """Extract the archive, or what is missing of it, into the staging directory.
 
         An earlier attempt is gone on with if the archive is not compressed: of a compressed one
         nothing can be read without all that came before. Where parts do not hold together,
         another attempt asks for none.
         """
-        with local_errors(self._landing.directory):
+        with local_errors(self._staging.target):
+            self._staging.open()
             mark, entry = self._mark()
             try:
                 if mark is not None:
@@ -53,10 +58,10 @@ class Packed:
                     if self._is_apart(mark):
                         mark.known = self._fetch_apart(mark, validator, total)
                     return self._extract(Span(mark.next, None, validator, total), mark)
-                self._stage.clear()
+                self._staging.clear()
                 return self._extract(WHOLE, None)
             except Changed:
-                self._stage.clear()
+                self._staging.clear()
                 return self._extract(WHOLE, None, many=False)
 
     def _extract(self, span: Span, after: Mark | None, *, many: bool = True) -> Files:
@@ -82,8 +87,8 @@ class Packed:
 
             return archive.extract(
                 source,
-                self._stage.content,
-                self._landing.admit,
+                self._staging.content,
+                self._staging.admit,
                 after=after,
                 on_member=on_member,
             )
@@ -93,13 +98,13 @@ class Packed:
         inside = Inside(self._meter, self._name, total, mark.data)
         span = Span(mark.data, mark.data + mark.size, validator, total)
         place = Path(mark.name)
-        return Piece(self._storage, self._stage, self._address, place, inside, span).fetch()
+        return Piece(self._storage, self._staging, self._address, place, inside, span).fetch()
 
     # What an earlier attempt has left --------------------------------------------------------
 
     def _note(self, mark: Mark, validator: str, total: int) -> None:
-        with self._stage.changing(at_once=True) as journal:
-            journal["archive"] = {
+        with self._staging.changing(at_once=True) as state:
+            state["archive"] = {
                 "validator": validator,
                 "total": total,
                 "member": [mark.name, mark.data, mark.size],
@@ -108,33 +113,28 @@ class Packed:
 
     def _is_apart(self, mark: Mark) -> bool:
         """Tell whether the file is fetched by itself: as before, or as nothing of it is here."""
-        known = mark.name in self._stage.journal.get("files", {})
-        return known or not (self._stage.content / mark.name).is_file()
+        known = mark.name in self._staging.state.get("files", {})
+        return known or self._staging.content.stat(mark.name) is None
 
     def _mark(self) -> tuple[Mark | None, dict[str, Any]]:
         """Return where an earlier attempt has come to; what lies beyond it is removed."""
-        entry = self._stage.journal.get("archive")
+        entry = self._staging.state.get("archive")
         if entry is None:
             return None, {}
         name, data, size = entry["member"]
         files = {Path(n): LockedFile(s, sha256) for n, s, sha256 in entry["files"]}
-        content = self._stage.content
-        for file in [path for path in content.rglob("*") if path.is_file()]:
-            if file.relative_to(content) not in {*files, Path(name)}:
-                file.unlink()
+        content = self._staging.content
+        here = {p: known.st_size for p, known in content.entries() if S_ISREG(known.st_mode)}
+        for relative in here.keys() - {*files, Path(name)}:
+            content.remove(relative)
         mark = Mark(name, data, size, 0, files)
-        sizes = {path: known.size_bytes for path, known in files.items()}
-        if sizes != _sizes(content, sizes):
+        if any(here.get(path) != known.size_bytes for path, known in files.items()):
             return None, {}
         if not self._is_apart(mark):
-            mark.have = min((content / name).stat().st_size, size)
+            mark.have = min(here[Path(name)], size)
         elif mark.end >= entry["total"]:
             return None, {}
         return mark, entry
-
-
-def _sizes(directory: Path, files: Iterable[Path]) -> dict[Path, int]:
-    return {p: (directory / p).stat().st_size for p in files if (directory / p).is_file()}
 
 
 class _Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tinkex.api.transfer.body import BLOCK
 from tinkex.api.transfer.digests import Blocks, Digest, Sum, Trailing, Unsummed
 from tinkex.api.transfer.manifest import LockedFile
 from tinkex.api.transfer.progress import Counter
-from tinkex.api.transfer.stage import Stage
+from tinkex.api.transfer.staging import StagingDirectory
 from tinkex.api.transfer.storage import WHOLE, Span, Storage
 from tinkex.api.transfer.streams import Address, Changed, Stream
 from tinkex.exceptions import APIError, ConnectionFailed
@@ -45,7 +46,7 @@ class Piece:
     """A file under way.
 
     :param storage: where it comes from.
-    :param stage: where it goes.
+    :param staging: where it goes.
     :param address: its signed address.
     :param relative: its name in the checkpoint.
     :param span: where it is, if what is at the address holds more than this file.
@@ -54,17 +55,16 @@ class Piece:
     def __init__(
         self,
         storage: Storage,
-        stage: Stage,
+        staging: StagingDirectory,
         address: Address,
         relative: Path,
         meter: Counter,
         span: Span = WHOLE,
     ) -> None:
-        self._storage, self._stage, self._address, self._span = storage, stage, address, span
+        self._storage, self._staging = storage, staging
+        self._address, self._span = address, span
         self._relative, self._name, self._meter = relative, relative.as_posix(), meter
         self._total = span.total
-        self._part = stage.parts / relative
-        self._ready = stage.content / relative
 
     def fetch(self) -> LockedFile:
         """Fetch what is missing and return what is known about the whole.
@@ -72,9 +72,7 @@ class Piece:
         :raises tinkex.exceptions.TinkexError: it cannot be had.
         :raises OSError: it cannot be written.
         """
-        self._part.parent.mkdir(parents=True, exist_ok=True)
-        self._ready.parent.mkdir(parents=True, exist_ok=True)
-        known = self._stage.journal.get("files", {}).get(self._name)
+        known = self._staging.state.get("files", {}).get(self._name)
         try:
             if known is None:
                 return self._fetch_anew()
@@ -97,16 +95,16 @@ class Piece:
             size = self._span.end - self._span.start
         self._meter.begin(self._name, size)
         segment = [0, 0, -1 if size is None else size]
-        with self._stage.changing(at_once=True) as journal:
+        with self._staging.changing(at_once=True) as state:
             # Connections of an attempt that failed may bring more for a while: not into this file.
-            self._part.unlink(missing_ok=True)
-            self._part.touch()
-            files = journal.setdefault("files", {})
+            self._staging.parts.remove(self._relative)
+            self._staging.parts.open(self._relative, "xb", make=True).close()
+            files = state.setdefault("files", {})
             files.pop(self._name, None)
             if size is not None and validator is not None:
                 known = {"size": size, "validator": validator}
                 files[self._name] = {**known, "sha256": None, "segments": [segment]}
-        with Digest(size) as found, open(self._part, "r+b", buffering=0) as file:
+        with Digest(size) as found, self._open_part() as file:
             if not self._receive(stream, segment, file.fileno(), found, many=many):
                 return self._complete(segment[1], found.hexdigest())
             segments, at = self._split(segment), segment[1]
@@ -117,10 +115,10 @@ class Piece:
         size, segments = known["size"], known["segments"]
         if self._span is WHOLE:
             self._total = size
-        try:
-            on_disk = self._part.stat().st_size
-        except FileNotFoundError:
-            raise Changed from None
+        part = self._staging.parts.stat(self._relative)
+        if part is None:
+            raise Changed
+        on_disk = part.st_size
         if len(segments) == 1:
             segments[0][1] = min(on_disk, size)  # more than was noted may have been written
         elif on_disk < max((at for start, at, _ in segments if at > start), default=0):
@@ -133,10 +131,11 @@ class Piece:
 
     def _confirm(self, known: dict[str, Any]) -> LockedFile:
         """Return what is known about a file that is here, if it is still the same there."""
-        if self._part.is_file():  # a process that was killed did not come to that
-            os.replace(self._part, self._ready)
-        same = self._ready.is_file() and self._ready.stat().st_size == known["size"]
-        if not same:
+        parts, content = self._staging.parts, self._staging.content
+        if parts.stat(self._relative) is not None:  # a killed process did not come to that
+            parts.replace(self._relative, content, self._relative)
+        ready = content.stat(self._relative)
+        if ready is None or ready.st_size != known["size"]:
             raise Changed
         try:
             with Stream(self._storage, self._address, Span(unless=known["validator"])) as stream:
@@ -149,6 +148,9 @@ class Piece:
                 raise
         self._meter.begin(self._name, known["size"], known["size"])
         return LockedFile(known["size"], known["sha256"])
+
+    def _open_part(self) -> FileIO:
+        return self._staging.parts.open(self._relative, "r+b")
 
     # The bytes ----------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class Piece:
             if not block:
                 break
             _write_all(file, block, segment[1])
-            with self._stage.changing():
+            with self._staging.changing():
                 segment[1] += len(block)
             self._meter.add(self._name, len(block))
             if probe is not None and probe.is_over(stream):
@@ -188,10 +190,10 @@ class Piece:
         start, end = segment[1], segment[2]
         count = max(RANGES, min((end - start) // _PART, _MOST_PARTS))
         edges = [start + (end - start) * n // count for n in range(count + 1)]
-        with self._stage.changing(at_once=True) as journal:
+        with self._staging.changing(at_once=True) as state:
             segment[2] = edges[1]
             segments = [segment, *([at, at, to] for at, to in pairwise(edges[1:]))]
-            journal["files"][self._name]["segments"] = segments
+            state["files"][self._name]["segments"] = segments
         return segments
 
     def _fetch_segments(
@@ -211,7 +213,7 @@ class Piece:
         def reached() -> int:
             return next((at for _, at, end in segments if at < end), segments[-1][2])
 
-        with Trailing(self._part, reached, begun, position) as trailing:
+        with Trailing(self._open_part, reached, begun, position) as trailing:
             if len(segments) == 1:
                 self._fetch_alone(segments, validator)
             else:
@@ -225,7 +227,7 @@ class Piece:
             return
         with (
             self._open(segment, validator) as stream,
-            open(self._part, "r+b", buffering=0) as file,
+            self._open_part() as file,
         ):
             if self._receive(stream, segment, file.fileno(), Unsummed(), many=True):
                 segments[:] = self._split(segment)
@@ -238,7 +240,7 @@ class Piece:
         def work(_: int) -> None:
             blocks = Unsummed()
             # A descriptor for each, as each may end at another time.
-            with open(self._part, "r+b", buffering=0) as file:
+            with self._open_part() as file:
                 while waiting:
                     try:
                         segment = waiting.popleft()
@@ -266,12 +268,12 @@ class Piece:
     # The end ------------------------------------------------------------------------------
 
     def _complete(self, size: int, sha256: str) -> LockedFile:
-        with self._stage.changing(at_once=True) as journal:
-            entry = journal["files"].get(self._name)
+        with self._staging.changing(at_once=True) as state:
+            entry = state["files"].get(self._name)
             if entry is not None:
                 entry |= {"sha256": sha256, "segments": [[0, size, size]]}
-        with self._stage.changing():
-            os.replace(self._part, self._ready)
+        with self._staging.changing():
+            self._staging.parts.replace(self._relative, self._staging.content, self._relative)
         return LockedFile(size, sha256)
 
 

@@ -13,7 +13,7 @@ from tinkex.api.transfer.manifest import LockedFile
 from tinkex.api.transfer.progress import Meter
 from tinkex.api.transfer.ranges import Piece
 from tinkex.api.transfer.signing import SignedFiles
-from tinkex.api.transfer.staging import Landing, local_errors
+from tinkex.api.transfer.staging import StagingDirectory, local_errors
 from tinkex.api.transfer.storage import Storage
 from tinkex.api.transfer.streams import Address
 from tinkex.exceptions import InvalidResponse
@@ -22,16 +22,16 @@ from tinkex.exceptions import InvalidResponse
 _CONCURRENCY = 4
 
 
-def fetch(signed: SignedFiles, storage: Storage, landing: Landing, meter: Meter) -> Files:
-    """Fetch the files that *signed* has addresses of into the stage of *landing*."""
+def fetch(signed: SignedFiles, storage: Storage, staging: StagingDirectory, meter: Meter) -> Files:
+    """Fetch the files that *signed* has addresses of into *staging*."""
     guard = Lock()
     wanted = {archive.safe_relative(name): name for name in sorted(signed.urls())}
     if not wanted:
         raise InvalidResponse("the checkpoint has no files")
     for relative in wanted:
-        landing.admit(relative)
+        staging.admit(relative)
     meter.expect([relative.as_posix() for relative in wanted])
-    stage = landing.stage
+    staging.open()
 
     def look_up(name: str, *, anew: bool) -> str:
         with guard:
@@ -55,8 +55,8 @@ def fetch(signed: SignedFiles, storage: Storage, landing: Landing, meter: Meter)
     def fetch_one(relative: Path) -> LockedFile:
         name = wanted[relative]
         address = Address(partial(look_up, name, anew=False), partial(look_up, name, anew=True))
-        with local_errors(landing.directory):
-            return Piece(storage, stage, address, relative, meter).fetch()
+        with local_errors(staging.target):
+            return Piece(storage, staging, address, relative, meter).fetch()
 
     together(work, range(min(_CONCURRENCY, len(wanted))))
     return found

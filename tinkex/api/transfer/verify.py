@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from tinkex.api.transfer import manifest, placing
+from tinkex.api.transfer import manifest
 from tinkex.api.transfer.manifest import LockedFile
-from tinkex.api.transfer.stage import PREFIX
+from tinkex.api.transfer.staging import PREFIX
 from tinkex.exceptions import LocalError
 from tinkex.files import path_of
 
-Status = Literal["ok", "missing", "changed", "extra", "unfinished"]
+Status = Literal["ok", "missing", "changed", "extra"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,8 @@ class VerifiedFile:
     :ivar tinker_path: the checkpoint that it belongs to.
     :ivar file: where it is.
     :ivar size_bytes: its size now; ``None`` if it is missing.
-    :ivar status: ``ok``, ``missing``, ``changed``, ``extra`` for one that the download did not
-        bring, or ``unfinished`` for a directory that a download had begun to move its files into
-        when it was killed: they may be of two checkpoints.
+    :ivar status: ``ok``, ``missing``, ``changed``, or ``extra`` for one that the download did not
+        bring.
     :ivar reason: what is wrong, in words.
     """
 
@@ -61,35 +59,14 @@ def _verified(root: Path) -> Iterator[VerifiedFile]:
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
         raise LocalError(what, hint="Name the directory of a downloaded checkpoint.")
     places = [root] if (root / manifest.NAME).is_file() else _below(root)
-    begun = _unfinished(root, places)
-    if not places and not begun:
+    if not places:
         raise LocalError(
             f"no downloaded checkpoint in {root}: there is no {manifest.NAME}",
             hint="Name a directory that 'tinkex checkpoint download' has filled.",
         )
     # Every note is read before the first file is.
     locks = [(place, lock) for place in places if (lock := manifest.read(place)) is not None]
-    return chain(_checked(locks), begun)
-
-
-def _unfinished(root: Path, places: list[Path]) -> list[VerifiedFile]:
-    """Return the directories from *root* on that have no note because a move was cut in two."""
-    if root in places:
-        return []
-    folders = [Path(folder) for folder, _, _ in _walk(root)]
-    reason = "the download was killed while it moved its files here; begin it again to finish"
-    return [
-        VerifiedFile(path, folder, None, "unfinished", reason)
-        for folder in folders
-        if folder not in places
-        for _, path in placing.unfinished(folder)
-    ]
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
-        yield folder, folders, files
+    return _checked(locks)
 
 
 def _checked(locks: list[tuple[Path, manifest.Lock]]) -> Iterator[VerifiedFile]:
@@ -103,7 +80,8 @@ def _checked(locks: list[tuple[Path, manifest.Lock]]) -> Iterator[VerifiedFile]:
 
 def _below(root: Path) -> list[Path]:
     found = []
-    for folder, _, files in _walk(root):
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
         if manifest.NAME in files:
             found.append(Path(folder))
     return found

@@ -9,10 +9,13 @@ with the offsets of every tensor, and the tensors up to the end of the file).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from tinkex.api.transfer.directory import Directory
 from tinkex.exceptions import InvalidResponse
 
 _SUFFIX = ".safetensors"
@@ -21,7 +24,7 @@ _LENGTH = 8
 _MAX_HEADER = 100_000_000
 
 
-def check(directory: Path, files: Iterable[Path]) -> None:
+def check(directory: Directory, files: Iterable[Path]) -> None:
     """Check those of *files*, relative to *directory*, that hold weights.
 
     What is not in the format is nobody's to judge here.
@@ -32,23 +35,23 @@ def check(directory: Path, files: Iterable[Path]) -> None:
     for relative in files:
         if relative.suffix != _SUFFIX:
             continue
-        size = (directory / relative).stat().st_size
-        wanted = _size_by_header(directory / relative)
+        with directory.open(relative, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            wanted = _size_by_header(file)
         if wanted is not None and wanted != size:
             raise InvalidResponse(
                 f"{relative} came with {size} bytes, and is {wanted} long by its own header"
             )
 
 
-def _size_by_header(file: Path) -> int | None:
+def _size_by_header(file: FileIO) -> int | None:
     """Return how long *file* says it is, at least; ``None`` if it is of another format."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(_LENGTH), "little")
-        # What is of another format, and so may name any length, is not read into memory.
-        header = stream.read(1)
-        if not 0 < length <= _MAX_HEADER or header != b"{":
-            return None
-        header += stream.read(length - 1)
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    # What is of another format, and so may name any length, is not read into memory.
+    header = file.read(1)
+    if not 0 < length <= _MAX_HEADER or header != b"{":
+        return None
+    header += file.read(length - 1)
     if len(header) < length:
         return _LENGTH + length
     try:

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from tinkex.api.http.concurrency import map_ordered, run_in_thread
+from tests.until import until
+from tinkex.api.http.concurrency import map_ordered, map_unordered, run_in_thread
 from tinkex.exceptions import NotFound
 
 #: Seconds after which a test that hangs is ended.
@@ -50,6 +51,36 @@ def test_the_result_of_a_later_item_waits_for_an_earlier_one():
         return number
 
     assert list(map_ordered(do, range(10), workers=2)) == list(range(10))
+
+
+def test_unordered_results_come_as_they_are_finished():
+    last = threading.Event()
+
+    def do(number: int) -> int:
+        if number == 9:
+            last.set()
+        elif number == 0:
+            assert last.wait(GUARD)
+        return number
+
+    found = list(map_unordered(do, iter(range(10)), workers=2))
+
+    assert found.index(9) < found.index(0)
+    assert sorted(found) == list(range(10))
+
+
+def test_a_worker_is_started_only_for_an_item():
+    before, begin = set(threading.enumerate()), threading.Event()
+
+    def items():
+        yield 1
+        assert begin.wait(GUARD)
+
+    results = map_unordered(str, items(), workers=200)
+    assert next(results) == "1"
+    assert len(set(threading.enumerate()) - before) <= 2
+    begin.set()
+    assert list(results) == []
 
 
 def test_items_are_taken_only_within_the_window():
@@ -111,9 +142,7 @@ def test_workers_end_with_the_iterator(end):
         with pytest.raises(ZeroDivisionError):
             list(results)
     results.close()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(GUARD)
-        assert not thread.is_alive()
+    until(lambda: not set(threading.enumerate()) - before)
     assert len(begun) < 1000
 
 
@@ -130,7 +159,8 @@ def test_a_call_in_a_thread_returns_raises_or_is_given_up():
 
 SCRIPT = """
 import sys, threading
-from tinkex.api.http.concurrency import map_ordered, run_in_thread
+from tests.until import until
+from tinkex.api.http.concurrency import map_ordered, map_unordered, run_in_thread
 def block(_=None):
     print(end="started\\n", flush=True)
     threading.Event().wait()

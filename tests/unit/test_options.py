@@ -1,15 +1,20 @@
-"""Spans of time and moments as people type them."""
+"""Durations, moments and other option values, and help on terminals."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from tinkex import options
-from tinkex.durations import parse_duration, parse_moment
 from tinkex.exceptions import UsageError
+from tinkex.options import parse_duration, parse_moment
+from tinkex.testing import invoke
 
 NOW = datetime(2026, 11, 22, 15, 30, 20, 5, tzinfo=UTC)
 
@@ -30,7 +35,7 @@ NOW = datetime(2026, 11, 22, 15, 30, 20, 5, tzinfo=UTC)
         ("100y", timedelta(days=36500)),
     ],
 )
-def test_a_span(text: str, expected: timedelta):
+def test_a_duration(text: str, expected: timedelta):
     assert parse_duration(text) == expected
 
 
@@ -52,7 +57,7 @@ def test_a_span(text: str, expected: timedelta):
         "P7D",
     ],
 )
-def test_what_is_no_span_is_refused_with_an_example(text: str):
+def test_other_texts_are_refused_with_an_example(text: str):
     with pytest.raises(UsageError) as caught:
         parse_duration(text)
 
@@ -86,13 +91,13 @@ def test_a_moment(text: str, expected: datetime):
     assert parse_moment(text, NOW) == expected
 
 
-def test_the_day_is_that_of_utc():
+def test_today_is_the_day_in_utc():
     evening_in_new_york = datetime(2026, 11, 21, 22, tzinfo=timezone(timedelta(hours=-5)))
 
     assert parse_moment("today", evening_in_new_york) == datetime(2026, 11, 22, tzinfo=UTC)
 
 
-def test_without_a_present_the_clock_is_asked():
+def test_now_is_that_of_the_clock():
     assert abs(parse_moment("now") - datetime.now(UTC)) < timedelta(minutes=1)
 
 
@@ -100,14 +105,14 @@ def test_without_a_present_the_clock_is_asked():
     "text",
     ["", "tomorrow?", "2026-13-01", "2026-02-30", "last week", "5000y", "0001-01-01T00:00+10:00"],
 )
-def test_what_is_no_moment_is_refused_with_examples(text: str):
+def test_other_texts_are_no_moments(text: str):
     with pytest.raises(UsageError) as caught:
         parse_moment(text, NOW)
 
     assert "2026-11-01" in (caught.value.hint or "")
 
 
-def test_argparse_names_the_option_and_gives_the_example():
+def test_an_error_names_the_option_and_gives_an_example():
     parser = options.Parser(prog="tinkex x", command="x")
     parser.add_argument("--ttl", type=options.duration(bare="s"))
     parser.add_argument("--since", type=options.moment)
@@ -118,3 +123,32 @@ def test_argparse_names_the_option_and_gives_the_example():
         with pytest.raises(UsageError, match=rf"{words[0]}.*Give") as caught:
             parser.parse_args(words)
         assert not isinstance(caught.value, argparse.ArgumentTypeError)
+
+
+def test_help_on_a_dumb_terminal_has_no_escapes(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("PAGER", "cat")
+    assert "\x1b" not in invoke(["version", "--help"], terminal=True).stdout
+    assert "\x1b" not in invoke(["version", "--help"]).stdout
+
+
+def test_help_on_a_dumb_terminal_waits_for_no_key(tmp_path):
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho a pager\n")
+    pager.chmod(0o755)
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "PAGER": str(pager)}
+    shown = {}
+    for terminal in ("xterm", "dumb"):
+        subprocess.run(
+            [sys.executable, "-m", "tinkex", "help", "version"],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            env={**environ, "TERM": terminal},
+            check=True,
+            timeout=30,
+        )
+        shown[terminal] = os.read(ours, 65536)
+    assert b"a pager" in shown["xterm"]
+    assert b"a pager" not in shown["dumb"]
+    assert b"usage: tinkex version" in shown["dumb"]

@@ -7,7 +7,7 @@ import random
 import pytest
 import yaml
 
-from tinkex.config import yamledit
+from tinkex.config import file
 
 TEXT = """\
 # mine
@@ -46,7 +46,7 @@ profiles:
     ],
 )
 def test_only_the_value_changes(path, value, old, new):
-    assert yamledit.put(TEXT, path, value) == TEXT.replace(old, new)
+    assert file.set_value(TEXT, path, value) == TEXT.replace(old, new)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_only_the_value_changes(path, value, old, new):
     ],
 )
 def test_only_the_entry_goes(path, old, new):
-    assert yamledit.drop(TEXT, path) == TEXT.replace(old, new)
+    assert file.remove_value(TEXT, path) == TEXT.replace(old, new)
 
 
 @pytest.mark.parametrize("path", [["nope"], ["profiles", "x"], ["profiles", "work", "tags"]])
 @pytest.mark.parametrize("text", [TEXT, "", "profiles:\n", "profiles:\n  work:\n"])
 def test_what_is_not_there_cannot_go(text, path):
     with pytest.raises(KeyError):
-        yamledit.drop(text, path)
+        file.remove_value(text, path)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_every_layout_takes_every_change(text):
             key = 7 if key == "7" and 7 in at else key
             at[key] = at = at.get(key) or {}
         at[path[-1]] = value
-        assert yaml.safe_load(yamledit.put(text, path, value)) == meant
+        assert yaml.safe_load(file.set_value(text, path, value)) == meant
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_every_layout_takes_every_change(text):
     ],
 )
 def test_what_is_shared_is_not_changed_by_halves(text):
-    with pytest.raises(yamledit.NotEditable):
-        yamledit.put(text, ["profiles", "a", "format"], "table")
+    with pytest.raises(file.NotEditable):
+        file.set_value(text, ["profiles", "a", "format"], "table")
 
 
 def test_any_row_of_changes_comes_to_what_was_meant():
@@ -129,18 +129,18 @@ def test_any_row_of_changes_comes_to_what_was_meant():
             name, key = chance.choice(["work", "skyrl", "n"]), chance.choice(["format", "tags"])
             change = chance.randrange(4)
             if change == 0:
-                text = yamledit.put(text, ["profiles", name, key], "v")
+                text = file.set_value(text, ["profiles", name, key], "v")
                 if meant["profiles"].get(name) is None:
                     meant["profiles"][name] = {}
                 meant["profiles"][name][key] = "v"
             elif change == 1 and key in (meant["profiles"].get(name) or {}):
-                text = yamledit.drop(text, ["profiles", name, key])
+                text = file.remove_value(text, ["profiles", name, key])
                 del meant["profiles"][name][key]
             elif change == 2 and name in meant["profiles"]:
-                text = yamledit.drop(text, ["profiles", name])
+                text = file.remove_value(text, ["profiles", name])
                 del meant["profiles"][name]
             elif change == 3:
-                text = yamledit.put(text, ["profile"], name)
+                text = file.set_value(text, ["profile"], name)
                 meant["profile"] = name
             found = yaml.safe_load(text)
             assert {k: v or {} for k, v in found["profiles"].items()} == meant["profiles"]

@@ -1,4 +1,4 @@
-"""Stored keys: the file of the official login, changed so that nothing in it is lost."""
+"""API keys: where they come from, and the file of the official login, which loses nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tinkex import settings
-from tinkex.config import file, private
-from tinkex.config.keystore import KeyStore, StoredKey, default_path
+from tinkex import files, settings
+from tinkex.config import credentials, file
+from tinkex.config.credentials import KeyStore, StoredKey
 from tinkex.exceptions import LocalError, SettingsError, UsageError
 
 URL = "https://other.example"
@@ -83,11 +83,11 @@ def test_other_keys_and_unknown_members_stay(store):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"keys": []}', '{"version": 2}', "[" * 9999, "\xff"]
 )
-def test_a_file_that_is_not_understood_is_never_written_over(store, text):
+def test_a_file_that_cannot_be_parsed_is_never_written_over(store, text):
     store.path.parent.mkdir()
     store.path.write_text(text, encoding="latin-1")
     for change in (lambda: store.add(key()), lambda: store.remove("7"), store.all):
-        with pytest.raises(SettingsError, match="cannot be understood"):
+        with pytest.raises(SettingsError, match="cannot parse"):
             change()
     assert store.path.read_text(encoding="latin-1") == text
     assert store.for_address(URL, only_its_own=False) is None
@@ -144,9 +144,9 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
 
 
 def test_a_lock_that_is_never_released_is_told(store, monkeypatch):
-    monkeypatch.setattr(private, "PATIENCE", 0.1)
+    monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
     with (
-        private.locked(store.path),
+        files.locked(store.path),
         pytest.raises(LocalError, match="another tinkex process"),
     ):
         store.add(key())
@@ -162,11 +162,11 @@ def test_a_directory_that_cannot_be_written_to(store):
 
 def test_a_file_for_all_eyes_is_noticed(store):
     store.add(key())
-    assert private.exposed(store.path) is None
+    assert files.exposed_mode(store.path) is None
     store.path.chmod(0o644)
-    assert private.exposed(store.path) == "0644"
+    assert files.exposed_mode(store.path) == "0644"
     store.add(key("8"))
-    assert private.exposed(store.path) is None
+    assert files.exposed_mode(store.path) is None
 
 
 def test_half_a_character_from_a_server_does_not_spoil_the_file(store):
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
 
 _ADD = """
 import sys
-from tinkex.config.keystore import KeyStore, StoredKey
+from tinkex.config.credentials import KeyStore, StoredKey
 for number in range(8):
     KeyStore().add(StoredKey(f"{sys.argv[1]}-{number}", "tml-x" * 20))
 """
@@ -204,7 +204,7 @@ def test_processes_that_write_at_once_lose_nothing(store):
 
 _WRITE = """
 from tinkex.config import file as configfile
-from tinkex.config.keystore import KeyStore, StoredKey
+from tinkex.config.credentials import KeyStore, StoredKey
 print("ready", flush=True)
 number = 0
 while True:
@@ -219,7 +219,7 @@ while True:
 _STOP = """
 import os, signal, sys
 from tinkex.config import file as configfile
-from tinkex.config.keystore import KeyStore, StoredKey
+from tinkex.config.credentials import KeyStore, StoredKey
 setattr(os, sys.argv[1], lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
 if sys.argv[2] == "key":
     KeyStore().add(StoredKey("8", "tml-new"))
@@ -233,12 +233,12 @@ else:
 def test_a_writer_that_is_killed_at_a_step_leaves_the_old_file(home, what, step):
     KeyStore().add(key())
     file.write_setting("p", "tags", ["old"])
-    before = default_path().read_bytes(), file.config_path().read_bytes()
+    before = KeyStore().path.read_bytes(), file.config_path().read_bytes()
     killed = subprocess.run([sys.executable, "-c", _STOP, step, what], timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    assert (default_path().read_bytes(), file.config_path().read_bytes()) == before
+    assert (KeyStore().path.read_bytes(), file.config_path().read_bytes()) == before
     KeyStore().add(key("8"))  # no lock is left behind, and no half-written key
-    assert len(list(default_path().parent.iterdir())) == 2
+    assert len(list(KeyStore().path.parent.iterdir())) == 2
 
 
 @pytest.mark.kills
@@ -255,7 +255,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(home):
         writer.kill()
         writer.wait(30)
         writer.stdout.close()
-        if default_path().exists():
+        if KeyStore().path.exists():
             (stored,) = KeyStore().all()
             assert stored.key.endswith("x" * 5000)
             assert stored.note == "y" * 5000
@@ -266,5 +266,41 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(home):
             assert len(set(tags)) == 1
     assert whole, "no writer got as far as writing"
     KeyStore().add(key())  # no lock is left behind, and no half-written key
-    names = sorted(path.name for path in default_path().parent.iterdir())
+    names = sorted(path.name for path in KeyStore().path.parent.iterdir())
     assert names == [".credentials.json.lock", "credentials.json"]
+
+
+_ASK = """
+import sys
+from tinkex.config import credentials
+print(credentials.from_command("cat; echo tml-from-command"))
+print(sys.stdin.read())
+"""
+
+
+def test_a_credential_command_does_not_eat_what_was_piped_to_the_program():
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK],
+        input="a prompt",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stdout.splitlines() == ["tml-from-command", "a prompt"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("exit 3", "ended with status 3"),
+        ("true", "printed nothing"),
+        ("sleep 20", "did not end within 2 s"),
+    ],
+)
+def test_a_credential_command_that_gives_no_key(command, message, monkeypatch):
+    monkeypatch.setattr(credentials, "CREDENTIAL_COMMAND_TIMEOUT", 2 if "sleep" in command else 60)
+
+    with pytest.raises(SettingsError, match=message):
+        credentials.from_command(command)

@@ -1,10 +1,9 @@
-"""The examination: each fault is found, told with what to type, and hides no other."""
+"""doctor: each fault is found, reported with what to type, and hides no other."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
 import time
 from email.utils import formatdate
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.unit.api.conftest import NEVER, Server
 from tinkex.api.http.findings import Finding
-from tinkex.commands import checkup
+from tinkex.commands import doctor
 from tinkex.exceptions import SettingsError
 from tinkex.settings import Settings
 from tinkex.testing import invoke
@@ -32,7 +31,7 @@ def server():
 
 def examined(server, **more) -> dict[str, Finding]:
     settings = Settings(base_url=server.url, api_key=CANARY, **more)
-    return {finding.check: finding for finding in checkup.examine(settings, 5)}
+    return {finding.check: finding for finding in doctor.run_checks(settings, 5)}
 
 
 def test_a_healthy_service(server):
@@ -123,7 +122,7 @@ def test_nobody_answers_offline_and_without_a_key():
 def test_a_check_that_does_not_end_costs_only_itself(server):
     server.on("GET", "training_runs", server.reply({}, delay=NEVER))
     settings = Settings(base_url=server.url, api_key=CANARY)
-    found = {finding.check: finding for finding in checkup.examine(settings, 1)}
+    found = {finding.check: finding for finding in doctor.run_checks(settings, 1)}
     assert found["access"].status == "fail"
     assert found["service"].status == "ok"
 
@@ -132,14 +131,14 @@ def test_a_check_that_is_broken_costs_only_itself(monkeypatch, server):
     def broken():
         raise ZeroDivisionError("x")
 
-    monkeypatch.setattr(checkup, "_disk", broken)
+    monkeypatch.setattr(doctor, "_disk", broken)
     found = examined(server)
     assert found["disk"].status == "fail"
     assert found["service"].status == "ok"
 
 
 def test_settings_that_cannot_be_read():
-    found = checkup.examine(SettingsError("bad file", hint="Mend it."), 2)
+    found = doctor.run_checks(SettingsError("bad file", hint="Mend it."), 2)
     by_name = {finding.check: finding for finding in found}
     assert by_name["settings"] == Finding("settings", "fail", "bad file", "Mend it.")
     assert {by_name[name].status for name in NETWORK} == {"skipped"}
@@ -165,7 +164,7 @@ def test_the_command_tells_of_settings_that_cannot_be_read(config):
 )
 def test_the_form_of_a_key(key, status, words):
     settings = Settings(api_key=key, origins={"api_key": "unknown"})
-    found = checkup._key(settings)
+    found = doctor._key(settings)
     assert (found.status, words in found.detail) == (status, True)
     assert key not in found.detail
 
@@ -192,57 +191,8 @@ def test_tls_with_a_certificate_that_nobody_signed(server):
     assert "Traceback" not in found.detail
 
 
-# ---------------------------------------------------------------------- the report
-
-
-def test_the_report_holds_no_secret(server, tmp_path, monkeypatch, home):
-    for name in ("TINKER_API_KEY", "HF_TOKEN", "CLOUDFLARE_ACCESS_CLIENT_SECRET"):
-        monkeypatch.setenv(name, f"{CANARY}-{name}")
-    monkeypatch.setenv("TINKER_CREDENTIAL_CMD", f"echo {CANARY}-cmd")
-    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{CANARY}@proxy.test:1")
-    monkeypatch.setenv("TINKER_TAGS", f"a,{CANARY}-tag")
-    store = home / ".tinker" / "credentials.json"
-    store.parent.mkdir()
-    store.write_text(json.dumps({"default": "1", "keys": {"1": {"key": f"plain{CANARY[4:]}"}}}))
-    echo = {"detail": f"no such key {CANARY}-TINKER_API_KEY or plain{CANARY[4:]}"}
-    server.on("GET", "training_runs", server.reply(echo, 401))
-    file = tmp_path / "new" / "report.json"
-    done = invoke(["doctor", "--bundle", str(file), "--base-url", server.url, "--timeout", "3s"])
-    text = file.read_text()
-    assert "canary" not in text
-    assert "0123456789abcdef" not in text
-    assert f"{CANARY}-" not in done.stdout + done.stderr
-    assert str(home) not in text
-    report = json.loads(text)
-    assert report["environment"]["HF_TOKEN"] == "(set)"
-    assert {row["check"] for row in report["findings"]} >= NETWORK - {"endpoints"}
-    assert {row["name"] for row in report["settings"]} >= {"base_url", "timeout"}
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [p.name for p in file.parent.iterdir()] == ["report.json"]
-
-
-def test_the_report_replaces_a_file_that_others_may_read(server, tmp_path):
-    file = tmp_path / "report.json"
-    file.write_text("old")
-    file.chmod(0o644)
-    invoke(["doctor", "--bundle", str(file), "--base-url", server.url, "--api-key", CANARY])
-    assert json.loads(file.read_text())["findings"]
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize("where", ["directory", "file/below"])
-def test_a_report_that_cannot_be_written_is_told_before_the_examination(where, tmp_path, server):
-    (tmp_path / "directory").mkdir()
-    (tmp_path / "file").write_text("")
-    name = str(tmp_path / where)
-    done = invoke(["doctor", "--bundle", name, "--base-url", server.url, "--api-key", CANARY])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "cannot write" in done.stderr
-    assert server.seen == []
-
-
 def test_a_directory_that_nobody_may_write_to(tmp_path):
     tmp_path.chmod(0o555)
-    found = checkup._room("disk", tmp_path / "x")
+    found = doctor._space("disk", tmp_path / "x")
     tmp_path.chmod(0o755)
     assert found.status == ("ok" if os.geteuid() == 0 else "warning")

@@ -1,7 +1,7 @@
-"""Commits a landing and is killed at every single step of it: run by ``test_landing.py``.
+"""Installs a download and is killed at every single step of it: run by ``test_staging.py``.
 
-``python commit_killed.py DIRECTORY SCENARIO`` prints a JSON object for each step: what the killed
-process left, and what those who came after it made of that.
+``python install_killed.py DIRECTORY SCENARIO`` prints a JSON object for each step: what the killed
+process left, and what the next attempt, without and with a kill of its own, made of that.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
-from tinkex.api.transfer.placing import unfinished
-from tinkex.api.transfer.staging import Landing, finish
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.staging import StagingDirectory
 
 NEW = TinkerPath.from_string("tinker://r:train:0/sampler_weights/new")
 OLD = TinkerPath.from_string("tinker://r:train:0/sampler_weights/old")
@@ -30,11 +30,11 @@ STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 KILLED = 77
 
 
-def fill(directory: Path, path: TinkerPath) -> list[Path]:
+def fill(directory: Directory, path: TinkerPath) -> list[Path]:
     files = FILES[path.name]
     for name, content in files.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(content)
+        with directory.open(name, "wb", make=True) as file:
+            file.write(content.encode())
     known = {name: manifest.LockedFile(len(text), None) for name, text in files.items()}
     return [*map(Path, files), manifest.write(directory, path, known)]
 
@@ -46,14 +46,18 @@ def prepare(target: Path, scenario: str) -> None:
         target.mkdir()
         (target / "mine").write_text("mine")
     if scenario == "another":
-        fill(target, OLD)
+        directory = Directory.at(target)
+        fill(directory, OLD)
+        directory.close()
 
 
-def download(target: Path, before_commit: Callable[[], None]) -> None:
-    with Landing(NEW, target, force=True) as landing:
-        files = fill(landing.stage.content, NEW)
-        before_commit()
-        landing.commit(files)
+def download(target: Path, scenario: str, before: Callable[[], None] = lambda: None) -> None:
+    """Install the new checkpoint; *before* is called when its files have arrived."""
+    with StagingDirectory(NEW, target, force=scenario == "another") as staging:
+        staging.open()
+        files = fill(staging.content, NEW)
+        before()
+        staging.install(files)
 
 
 def killed(step: int, work: Callable[[Callable[[], None]], None]) -> bool:
@@ -95,35 +99,25 @@ def state(target: Path) -> dict[str, Any]:
         if file.is_file() and ".tinkex-download-" not in str(file)
     }
     lock = found.pop(manifest.NAME, None)
-    path = json.loads(lock)["tinker_path"] if lock else None
-    return {"files": found, "lock": path, "marked": [p for _, p in unfinished(target)]}
-
-
-def finished(count: Callable[[], None], target: Path) -> None:
-    count()
-    finish(target)
+    return {"files": found, "lock": json.loads(lock)["tinker_path"] if lock else None}
 
 
 def run(target: Path, scenario: str) -> Iterator[dict[str, Any]]:
+    def again(count: Callable[[], None]) -> None:
+        download(target, scenario, count)
+
     for step in range(200):
         prepare(target, scenario)
-        if not killed(step, lambda count: download(target, count)):
-            yield {"left": state(target), "after": []}
+        if not killed(step, again):
+            yield {"left": state(target), "after": None}
             return
-        left, after = state(target), []
-        kept = target.parent.with_name("kept")
-        shutil.rmtree(kept, ignore_errors=True)
-        target.parent.rename(kept)
-        for second in range(200 if left["marked"] else 0):
-            # The first to come after it is killed as well, the second is not.
-            shutil.rmtree(target.parent, ignore_errors=True)
-            shutil.copytree(kept, target.parent)
-            whole = not killed(second, lambda count: finished(count, target))
-            finish(target)
-            after.append(state(target))
-            if whole:
-                break
-        yield {"left": left, "after": after}
+        left = state(target)
+        # The same command again, killed as well, and again. A new target appears in one step, and
+        # is in the way then.
+        for next_step in (step % 5, 1000):
+            if scenario != "nothing" or not target.exists():
+                killed(next_step, again)
+        yield {"left": left, "after": state(target)}
 
 
 if __name__ == "__main__":
