@@ -51,10 +51,7 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
-        """Return the run that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the run that *data* describes."""
         run = schema.mapping(data, "training_runs")
         last = {
             name: None if run.get(name) is None else Checkpoint.from_json(run[name])
