@@ -1,10 +1,10 @@
-"""Where each setting comes from: flag, environment, profile, default — in that order.
+"""The effective settings: each comes from an option, the environment, a profile or the default.
 
-A profile named *by flag* is as explicit as a flag, so its values win over the environment:
-``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor follow a forgotten
-``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the file itself comes after
-the environment; but where such a profile says which server it is, the key that it has for that
-server stands before one of the environment.
+That is the order of precedence. A profile named *by option* is as explicit as an option, so its
+values precede the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another
+server, nor follow a forgotten ``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the
+configuration file comes after the environment; but if such a profile names its server, its key for
+that server precedes one of the environment.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tinkex import plugins
 from tinkex.config import credentials, file, pools
 from tinkex.config.pools import PoolOptions
 from tinkex.config.values import (
+    CREDENTIAL,
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
     ENVIRONMENT,
@@ -34,9 +35,7 @@ __all__ = ["PoolOptions", "Settings"]
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = pools.DEFAULT_DRIVER
-#: Two ways to say one thing: the first source that has either decides both.
-_CREDENTIAL = ("api_key", "api_key_command")
-#: How the origin of a value begins that a profile has set.
+#: Prefix of the origin of a value that comes from a profile.
 PROFILE_ORIGIN = "profile "
 
 
@@ -44,18 +43,18 @@ PROFILE_ORIGIN = "profile "
 class Settings:
     """The effective settings of one invocation.
 
-    :ivar profile: name of the profile in force, or ``None``.
+    :ivar profile: name of the active profile, or ``None``.
     :ivar base_url: address of the service, without a trailing slash; may have a path.
-    :ivar timeout: seconds that one operation may wait for the service; a command that needs
-        several (create a run, then save) allows each as much.
-    :ivar http_pool: name of the HTTP pool that carries requests: an installed driver, or one that
+    :ivar timeout: seconds that one operation may wait for the service; each operation of a
+        command (create a run, then save) has as much.
+    :ivar http_pool: name of the HTTP pool that sends requests: an installed driver, or one that
         the configuration file names.
     :ivar format: output format set by environment or profile, or ``None``.
     :ivar project_id: project that new sessions belong to, or ``None``.
     :ivar tags: tags of new sessions.
-    :ivar allow_http: a key may travel over plain http to another machine.
+    :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
-    :ivar origins: setting name → where its value came from, in words.
+    :ivar origins: setting name → where its value comes from, in words.
     :ivar pool_options: size, repetitions and TLS of the HTTP pool.
     """
 
@@ -79,26 +78,26 @@ class Settings:
         return self.pool_options.driver or self.http_pool
 
     def check_pool(self) -> None:
-        """Refuse options of the HTTP pool that cannot be used.
+        """Check the options of the HTTP pool.
 
         :raises SettingsError: a file is missing or unusable, or certificates of the official
-            service would not be checked although nobody has named its address.
+            service would not be checked although its address was not given explicitly.
         """
         official = self.base_url == DEFAULT_BASE_URL and "base_url" not in self.origins
         if self.pool_options.insecure and official:
             raise SettingsError(
                 "certificate checks stay on for the official service",
-                hint="Behind a proxy that signs by itself, trust its authority: ca_bundle. "
-                "If you do mean it, name the address with --base-url.",
+                hint="For a proxy with its own certificates, set ca_bundle to its authority. "
+                "To turn them off all the same, give the address with --base-url.",
             )
         self.pool_options.check_files()
 
     def credential(self) -> str | None:
         """Return the API key to send, or ``None`` where none is needed.
 
-        Runs the credential command when that is where the key comes from.
+        Runs the credential command if there is one and no key is given.
 
-        :raises SettingsError: there is no key, the command failed, or the key would travel
+        :raises SettingsError: there is no key, the command failed, or the key would be sent
             unencrypted to another machine.
         """
         if not self.needs_api_key:
@@ -124,12 +123,12 @@ class Settings:
             return
         if not is_loopback(self.base_url):
             raise SettingsError(
-                f"the API key would travel unencrypted to {self.base_url}",
+                f"the API key would be sent unencrypted to {self.base_url}",
                 hint="Use https, or set allow_http: true in a profile.",
             )
 
     def key_warning(self) -> str | None:
-        """Return a hint when the key looks wrong for the official service, else ``None``."""
+        """Return a warning if the key looks wrong for the official service, else ``None``."""
         key = self.api_key
         official = self.base_url == DEFAULT_BASE_URL
         if not key or not official or key.startswith(("tml-", "eyJ")):
@@ -144,10 +143,10 @@ def resolve(
 ) -> Settings:
     """Return the effective settings.
 
-    :param flags: options given on the command line (absent or ``None`` means not given):
+    :param flags: options of the command line (absent or ``None`` if not given):
         ``api_key``, ``base_url``, ``timeout``, ``profile``, ``http_pool``, ``insecure``.
     :param environ: the environment; ``os.environ`` by default.
-    :param stdin: where ``--api-key -`` is read from.
+    :param stdin: the stream that ``--api-key -`` is read from.
     :raises SettingsError: a value is malformed, the configuration file cannot be read, or the
         profile does not exist.
     """
@@ -175,9 +174,9 @@ def resolve(
 
 
 def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the name of the profile in force, which need not exist.
+    """Return the name of the active profile, which need not exist.
 
-    :param flag: the profile named by an option.
+    :param flag: the profile that an option names.
     :raises SettingsError: the configuration file cannot be read.
     """
     environ = os.environ if environ is None else environ
@@ -186,7 +185,7 @@ def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = 
 
 
 def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the names of all profiles, those that plugins bring included.
+    """Return the names of all profiles, those of plugins included.
 
     :raises SettingsError: the configuration file cannot be read.
     """
@@ -195,7 +194,7 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 class _Layer:
-    """Settings of one source: name → value, and name → where from."""
+    """The settings of one source, and the origin of each in words."""
 
     def __init__(self, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
         self.values = values
@@ -219,19 +218,19 @@ def _from_environ(environ: Mapping[str, str]) -> _Layer:
 
 
 def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) -> _Layer:
-    """Return *environment* without its key if *profile* has a server of its own and its key."""
+    """Return *environment* without its key if *profile* has its own server and key."""
     own = profile.values.get("base_url") not in (None, DEFAULT_BASE_URL)
-    if has_address or not own or "base_url" in environment.values:  # an option, a variable
+    if has_address or not own or "base_url" in environment.values:  # option or variable
         return environment
-    if not any(profile.values.get(name) for name in _CREDENTIAL):
+    if not any(profile.values.get(name) for name in CREDENTIAL):
         return environment
-    kept = {name: value for name, value in environment.values.items() if name not in _CREDENTIAL}
+    kept = {name: value for name, value in environment.values.items() if name not in CREDENTIAL}
     return _Layer(kept, environment.origin)
 
 
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
     written = file.profiles_in(config)
-    values = written[name] or {} if name in written else _implied_profile(name, written)
+    values = written[name] or {} if name in written else _plugin_profile(name, written)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
     for key in values:
@@ -243,12 +242,11 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
     return _Layer(values, lambda _: f"{PROFILE_ORIGIN}{name}")
 
 
-def _implied_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
-    # Installing tinkex-local is enough for `--profile local`.
-    implied = file.plugin_profile_names()
-    if name in implied:
+def _plugin_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
+    provided = file.plugin_profile_names()
+    if name in provided:
         return file.plugin_profile(name)
-    hint = "Known: " + (", ".join(sorted({*map(str, written), *implied})) or "none") + "."
+    hint = "Known: " + (", ".join(sorted({*written, *provided})) or "none") + "."
     if name == "local":
         hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
     raise SettingsError(f"no profile is called {name!r}", hint=hint)
@@ -274,20 +272,17 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
-        # The first source that names a credential, as a key or as a command, decides both.
-        has_credential = "api_key" in values or "api_key_command" in values
+        has_credential = not values.keys().isdisjoint(CREDENTIAL)
         for name, value in layer.values.items():
             if name in values or value is None:
                 continue
-            if has_credential and name in _CREDENTIAL:
+            if has_credential and name in CREDENTIAL:
                 continue
             values[name] = _parse(name, value, layer.origin(name))
             origins[name] = layer.origin(name)
-    if not ("api_key" in values or "api_key_command" in values):
+    if values.keys().isdisjoint(CREDENTIAL):
         url = values.get("base_url", DEFAULT_BASE_URL)
-        from tinkex.config.credentials import KeyStore
-
-        store = KeyStore()
+        store = credentials.KeyStore()
         own = is_of_profile(url, origins.get("base_url"))
         stored = store.for_address(url, only_its_own=own)
         if stored:
@@ -296,9 +291,9 @@ def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def stray_key(settings: Settings) -> str | None:
-    """Return a warning if a hosted key of the environment goes to the server of a profile.
+    """Return a warning if a key of the official service may be sent to the wrong server.
 
-    That is one on another machine, for which the profile has no key.
+    The key comes from the environment, the server from a profile that has no key for it.
     """
     origin = settings.origins.get("api_key")
     official = settings.needs_api_key and (settings.api_key or "").startswith("tml-")
@@ -308,14 +303,15 @@ def stray_key(settings: Settings) -> str | None:
         return None
     return (
         f"{origin} goes to {settings.base_url}, the server of profile {settings.profile}; if it is "
-        f"a key for another, give the profile one: tinkex --profile {settings.profile} auth login"
+        "a key for another server, give the profile its own: "
+        f"tinkex --profile {settings.profile} auth login"
     )
 
 
 def is_of_profile(base_url: str, origin: str | None) -> bool:
-    """Tell whether a profile says that the service is another than the official one.
+    """Return whether a profile names a server other than the official one.
 
-    A key of the official service is never sent there by itself.
+    A key of the official service is sent there only if the user gives it explicitly.
     """
     return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
 
@@ -323,7 +319,7 @@ def is_of_profile(base_url: str, origin: str | None) -> bool:
 def _apply_pool(
     values: dict[str, Any], origins: dict[str, str], layers: list[_Layer], config: Mapping[str, Any]
 ) -> None:
-    """Let the chosen pool say where requests go and whether they need a key."""
+    """Take from the pool the address of its service, and whether it needs a key."""
     name = values["pool_options"].driver
     if name == DEFAULT_POOL:
         return
@@ -332,7 +328,7 @@ def _apply_pool(
     except PluginError as error:
         raise _unknown_pool(error, values, origins, config) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
-    # A pool with an address of its own is the server; only a flag may point elsewhere.
+    # A pool with its own address is the server; only an option precedes it.
     if pool.base_url and "base_url" not in layers[0].values:
         values["base_url"] = pool.base_url
         origins["base_url"] = f"HTTP pool {name}"
@@ -341,7 +337,7 @@ def _apply_pool(
 def _find_pool(
     values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
 ) -> None:
-    """Let the configuration file say what is behind the name of the pool."""
+    """Look the pool up in the configuration file."""
     name = values.get("http_pool", DEFAULT_POOL)
     asked = plugins.entry_points(plugins.HTTP_POOLS) if config.get(pools.SECTION) else []
     drivers = {ep.name for ep in asked}
@@ -368,7 +364,7 @@ def _unknown_pool(
 
 
 def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return what may be named as HTTP pool: installed drivers and those of the file.
+    """Return the names of all HTTP pools: installed drivers and pools of the file.
 
     :raises SettingsError: the configuration file cannot be read.
     """
@@ -390,12 +386,8 @@ def _parse(name: str, value: Any, origin: str) -> Any:
 def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Yield ``(name, value, origin)`` of every setting, secrets masked."""
     for name in DESCRIPTIONS:
-        value = getattr(settings, name)
-        if name == "api_key" and value:
-            value = credentials.mask(value)
+        value = credentials.masked(name, getattr(settings, name))
         if name == "timeout":
             value = f"{value:g}s"
-        if name == "api_key_command" and value:
-            value = credentials.mask_inside(value)
         origin = settings.origins.get(name, "default")
         yield name, list(value) if isinstance(value, tuple) else value, origin

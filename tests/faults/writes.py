@@ -286,7 +286,7 @@ WRITERS: dict[str, Writer] = {
         (),
         holds("work/list.txt", "timeout"),
         both(some_settings, old("list.txt")),
-        stdin="config list > list.txt\n",
+        stdin="config show > list.txt\n",
         where="",
     ),
     "run list (caches)": Writer(

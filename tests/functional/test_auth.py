@@ -34,9 +34,9 @@ def test_login_use_and_logout(at, service, credentials):
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
     at("run list -f json")  # the service takes it
 
-    (row,) = at("auth list -f json").rows
-    assert (row["name"], row["in_use"], row["base_url"]) == ("here", True, service.url)
     status = at("auth status -f json").rows
+    (row,) = status["stored_keys"]
+    assert (row["name"], row["in_use"], row["base_url"]) == ("here", True, service.url)
     assert status["key_origin"] == str(credentials)
     assert status["key_name"] == "local"
     assert status["latency_ms"] >= 0
@@ -96,7 +96,7 @@ def test_a_key_that_is_refused_is_not_stored(at, credentials):
         ("", [], "there is no terminal to ask for the key on"),
         ("a b\n", ["--with-token"], "holds a space"),
         (KEY, ["--with-token", "--name", ""], "must not be empty"),
-        (KEY, ["--with-token", "--in-profile"], "no profile in force"),
+        (KEY, ["--with-token", "--in-profile"], "no active profile"),
         (KEY, ["--with-token", "--profile", "local"], "is used without a key"),
     ],
 )
@@ -183,10 +183,14 @@ def test_switch_and_logout_by_name(credentials):
     )
     assert invoke(["auth", "switch", "b"]).stdout == "Using the key 'b'\n"
     assert json.loads(credentials.read_text())["default"] == "8"
-    rows = invoke(["auth", "list", "-f", "json"]).rows
+    status = invoke(["auth", "status", "--offline", "-f", "json"]).rows
+    rows = status["stored_keys"]
     assert [(row["name"], row["in_use"]) for row in rows] == [("a", False), ("b", True)]
+    assert status["latency_ms"] is None
+    lines = invoke(["auth", "status", "--offline"]).stdout.splitlines()
+    assert lines[-1] == f"Stored key: b (in use): tml-…6789, id 8, in {credentials}"
     done = invoke(["auth", "switch", "b"], environ={"TINKER_API_KEY": "x"})
-    assert "TINKER_API_KEY says which key is used here" in done.stderr
+    assert "The key in use comes from TINKER_API_KEY" in done.stderr
     done = invoke(["auth", "logout", "7"])
     assert done.stdout == f"Removed the key 'a' from {credentials}\n"
     assert "The key stays valid; revoke it at https://" in done.stderr
@@ -206,7 +210,7 @@ def test_a_key_that_the_old_login_made_is_deleted_on_the_server(at, credentials)
 
 @pytest.mark.parametrize(
     "argv",
-    [["switch", "7"], ["logout", "--all"], ["logout", "7"], ["logout"], ["list"]],
+    [["switch", "7"], ["logout", "--all"], ["logout", "7"], ["logout"], ["status", "--offline"]],
 )
 def test_a_damaged_file_is_told_and_kept(credentials, argv):
     credentials.parent.mkdir()
@@ -220,8 +224,8 @@ def test_a_damaged_file_is_told_and_kept(credentials, argv):
 def test_a_file_for_all_eyes_is_told(at, credentials):
     at("auth login --with-token", stdin=KEY)
     credentials.chmod(0o640)
-    for argv in (["auth", "status"], ["auth", "list"]):
-        assert f"chmod 600 {credentials}" in at(*argv).stderr
+    for line in ("auth status", "auth status --offline"):
+        assert f"chmod 600 {credentials}" in at(line).stderr
     assert "no longer" in at("auth login --with-token", stdin=KEY).stderr
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
 
@@ -233,19 +237,16 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
     runs = [
         invoke(["profile", "add", "p", "--base-url", service.url, "--api-key", KEY, *watched]),
         invoke(["auth", "login", "--with-token", *watched], stdin=KEY, environ=at),
-        *(
-            invoke(["auth", verb, *watched], environ=at)
-            for verb in ("status", "whoami", "list", "logout")
-        ),
+        *(invoke(["auth", verb, *watched], environ=at) for verb in ("status", "whoami", "logout")),
         *(
             invoke(["--profile", "p", *words, *watched])
             for words in (
-                ["config", "list"],
+                ["config", "show"],
                 ["config", "get", "api_key", "-f", "json"],
                 ["config", "set", "api_key", KEY],
                 ["profile", "list", "-f", "json"],
-                ["profile", "show", "-f", "yaml"],
-                ["auth", "list", "-f", "csv"],
+                ["profile", "list", "-f", "csv"],
+                ["auth", "status", "--offline", "-f", "yaml"],
             )
         ),
     ]

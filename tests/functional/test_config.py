@@ -34,7 +34,8 @@ def run(line: str, *more: str, code: int = 0, **options):
 
 
 def test_every_setting_is_listed_with_what_it_is_for(path):
-    rows = run("config list -f json").rows
+    rows = run("config show -f json").rows
+    rows = [row for row in rows if not row["name"].startswith("http_pool.")]
     assert len(rows) == 10
     found = {row["name"]: row for row in rows}
     assert found["project_id"]["value"] == "p1"
@@ -128,7 +129,7 @@ def test_a_key_can_come_from_a_pipe(path):
 def test_the_first_setting_makes_a_profile(home):
     path = home / ".config" / "tinkex" / "config.yaml"
     done = run("config set format json")
-    assert "Made the profile 'default'" in done.stderr
+    assert "Created the profile 'default'" in done.stderr
     assert path.read_text() == "profiles:\n  default:\n    format: json\nprofile: default\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -136,7 +137,7 @@ def test_the_first_setting_makes_a_profile(home):
 
 def test_a_profile_that_comes_with_a_pool_keeps_its_pool(home):
     run("config set format json --profile local")
-    rows = run("config list --profile local").rows
+    rows = run("config show --profile local").rows
     assert {row["name"]: row["value"] for row in rows}["http_pool"] == "local"
 
 
@@ -148,7 +149,7 @@ def test_a_misspelt_profile_is_not_made(path):
 
 def test_the_environment_that_comes_first_is_told(path):
     done = run("config set format table", environ={"TINKEX_FORMAT": "yaml"})
-    assert "TINKEX_FORMAT is set, and comes first" in done.stderr
+    assert "TINKEX_FORMAT is set, and takes precedence" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "profiles: [1]", "a: 1\n---\nb: 2\n"])
@@ -190,19 +191,24 @@ def test_profiles_are_listed_with_their_keys_masked(path):
     rows = run("profile list -f json").rows
     found = {row["name"]: row for row in rows}
     assert found["work"]["active"] is True
-    assert found["work"]["credential"] == "tml-…6789"
-    assert found["skyrl"]["credential"] == "command"
+    assert found["work"]["api_key"] == "tml-…6789"
+    assert found["work"]["project_id"] == "p1"
+    assert found["skyrl"]["base_url"] == "http://127.0.0.1:8000"
+    assert found["skyrl"]["api_key_command"] == "echo tml-…6789"
     assert found["local"]["http_pool"] == "local"
+    assert "work\ttrue\thttps://" in run("profile list").stdout
 
 
-def test_show_says_what_is_written(path):
-    shown = run("profile show skyrl -f json").rows
-    assert shown["base_url"] == "http://127.0.0.1:8000"
-    assert shown["api_key_command"] == "echo tml-…6789"
-    assert run("profile show").stdout == (
-        "Name: work\nActive: true\nAPI key: tml-…6789\nProject: p1\n"
-    )
-    assert "local, skyrl, work." in run("profile show nope", code=1).stderr
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("config list", "config show"),
+        ("profile show", "profile list"),
+        ("auth list", "auth status"),
+    ],
+)
+def test_a_verb_of_another_noun_gets_a_hint(old, new):
+    assert f"Hint: Did you mean 'tinkex {new}'?" in run(old, code=1).stderr
 
 
 def test_add_use_and_remove(path):
@@ -233,7 +239,7 @@ def test_add_use_and_remove(path):
         "api_key": "tml-dummy",
     }
     assert run("profile use gpu -f plain").stdout == "Using the profile gpu\n"
-    assert "is in force" in run("profile remove gpu --yes", code=1).stderr
+    assert "is active" in run("profile remove gpu --yes", code=1).stderr
     assert "--yes" in run("profile remove gpu --force", code=1).stderr
     run("profile remove gpu --force --yes")
     assert path.read_text() == TEXT.replace("profile: work\n", "")
@@ -252,13 +258,13 @@ def test_remove_asks_on_a_terminal(path):
     [
         ("profile add -", "not a name"),
         ("profile add a:b", "not a name"),
-        ("profile add x --api-key k --api-key-command c", "not both"),
+        ("profile add x --api-key k --api-key-command c", "use either"),
         ("profile add x --http-pool nope", "no HTTP pool"),
         ("profile add x --server nope", "choose from"),
         ("profile add x --base-url nope", "not a base URL"),
         ("profile use nope", "no profile is called"),
         ("profile remove nope", "no profile is called"),
-        ("profile remove local", "it comes with a plugin"),
+        ("profile remove local", "a plugin provides it"),
     ],
 )
 def test_mistakes_about_profiles(path, line, what):
@@ -306,7 +312,7 @@ def test_two_changes_of_the_file_are_one(config, line, text):
 def test_a_file_with_keys_that_others_may_read_is_told(config, name):
     path = config(f"profiles: {{{name}: {{base_url: https://a.invalid, api_key: tml-a}}}}\n")
     path.chmod(0o644)
-    assert f"{path} can be read by others (mode 0644)" in run("auth list").stderr
+    assert f"{path} can be read by others (mode 0644)" in run("auth status --offline").stderr
 
 
 @pytest.mark.parametrize(
@@ -316,7 +322,7 @@ def test_a_file_with_keys_that_others_may_read_is_told(config, name):
         ["config", "set", "tags", "a,b\udcff"],
         ["config", "set", "base_url", "https://a\udcff.invalid"],
         ["profile", "add", "x", "--tags", "a\udcff"],
-        ["config", "list", "--base-url", "https://a\udcff.invalid"],
+        ["config", "show", "--base-url", "https://a\udcff.invalid"],
     ],
 )
 def test_a_value_that_cannot_be_sent_is_not_kept(path, words):

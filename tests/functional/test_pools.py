@@ -287,9 +287,6 @@ def test_a_profile_shows_the_options_of_its_pool(tmp_path, monkeypatch):
     path = tmp_path / "config.yaml"
     monkeypatch.setenv("TINKEX_CONFIG", str(path))
     path.write_text("http_pools: {office: {size: 8}}\nprofiles: {p: {http_pool: office}, q: {}}\n")
-    shown = json.loads(invoke(["profile", "show", "p", "-f", "json"]).stdout)
-    assert shown["http_pool_options"] == {"size": 8}
-    assert (
-        json.loads(invoke(["profile", "show", "q", "-f", "json"]).stdout)["http_pool_options"]
-        is None
-    )
+    rows = {row["name"]: row for row in invoke(["profile", "list", "-f", "json"]).rows}
+    assert rows["p"]["http_pool_options"] == {"size": 8}
+    assert rows["q"]["http_pool_options"] is None

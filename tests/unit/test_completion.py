@@ -101,7 +101,7 @@ def test_files(line, kind):
         ("tinkex checkpoint prune --keep-", ["--keep-every", "--keep-last"]),
         ("tinkex run wait r --until ", ["checkpoint", "checkpoint:", "idle:10m"]),
         ("tinkex run watch r --format ", ["json", "plain"]),
-        ("tinkex config list --sort-column d", ["description"]),
+        ("tinkex config show --sort-column d", ["description"]),
     ],
 )
 def test_values(line, words):

@@ -193,7 +193,7 @@ def test_plugin_list_tells_distribution_version_and_error(fake_plugins):
         "error": None,
     }
     assert rows["p-bad"]["error"] == "ImportError: gone"
-    assert "tinkex has one of this name" in rows["p-shadow"]["error"]
+    assert "tinkex has one of the same name" in rows["p-shadow"]["error"]
     assert "tinkex" not in rows
     everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
     assert {row["error"] for row in everything if row["distribution"] == "tinkex"} == {None}
@@ -259,7 +259,7 @@ def test_plugin_list_tells_what_was_left_out_and_what_is_not_there(fake_plugins,
     errors = {row["distribution"]: row["error"] for row in done.rows}
     assert errors["p-one"] is None
     assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
-    assert done.stderr == ("Warning: TINKEX_PLUGINS names what is not installed: p-nix, q-nix\n")
+    assert done.stderr == ("Warning: TINKEX_PLUGINS names unknown distributions: p-nix, q-nix\n")
     assert invoke(["version"]).stderr == ""
 
 

@@ -97,7 +97,9 @@ FOREIGN: Mapping[str, Sequence[str]] = {
     "serve": ("local serve",),
     "shell": ("help",),
     # verbs
-    **dict.fromkeys(("info", "show", "get", "view", "describe", "inspect"), ("info", "show")),
+    **dict.fromkeys(
+        ("info", "show", "get", "view", "describe", "inspect"), ("info", "show", "list")
+    ),
     **dict.fromkeys(
         ("delete", "remove", "unset", "rm", "del", "destroy", "uninstall"),
         ("delete", "remove", "unset"),
@@ -109,7 +111,7 @@ FOREIGN: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("follow", "tail", "logs"), ("watch",)),
     "cp": ("copy",),
     "edit": ("set",),
-    "ls": ("list",),
+    **dict.fromkeys(("list", "ls"), ("list", "show", "status")),
 }
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}

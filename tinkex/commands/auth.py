@@ -1,27 +1,39 @@
-"""API keys: storing them, choosing among them, and asking the service about them."""
+"""API keys: storing them, choosing one of them, and asking the service about them.
+
+The file of the official login holds keys of the official service. A profile that names a server of
+its own holds its key itself, so that neither key is ever sent to the other server.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import socket
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from cliff.columns import FormattableColumn
 
 from tinkex.cli.errors import hint_for
-from tinkex.columns import Flag, plain_text
+from tinkex.columns import plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.config import credentials
+from tinkex.config import credentials, file
+from tinkex.config.credentials import KeyStore, StoredKey
+from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, ENVIRONMENT
 from tinkex.exceptions import Forbidden, SettingsError, TinkexError, Unauthorized, UsageError
+from tinkex.files import exposed_mode
 from tinkex.options import non_empty
+from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
 
 if TYPE_CHECKING:
     from tinkex.api import ApiKey
-    from tinkex.config.credentials import StoredKey
-    from tinkex.settings import Settings
 
 
 class LoginAuth(ShowOne):
-    """Ask for an API key, have the service check it, and store it."""
+    """Ask for an API key, check it with the service, and store it."""
 
     is_action = True
     column_names = ("name", "key_id", "key", "organization", "email", "base_url", "stored_in")
@@ -34,43 +46,37 @@ class LoginAuth(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "--with-token",
-            action="store_true",
-            help="read the key from standard input, without a question",
+            "--with-token", action="store_true", help="read the key from standard input"
         )
         parser.add_argument(
             "--name",
             metavar="<text>",
             type=non_empty,
-            help="name to store the key under (default: the name it has with the service)",
+            help="name to store the key under (default: its name at the service)",
         )
         parser.add_argument(
             "--in-profile",
             action="store_true",
-            help="store the key in the profile in force; it is stored there anyhow if the profile "
-            "names a server of its own",
+            help="store the key in the active profile (default if the profile names a server)",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.commands import login
-
-        place = login.place_for(self.settings, in_profile=parsed_args.in_profile)
-        key, source = self._key(parsed_args, place)
-        trial = login.with_key(self.settings, key, source)
+        location = _location_for(self.settings, in_profile=parsed_args.in_profile)
+        key, source = self._key(parsed_args, location)
+        trial = _with_key(self.settings, key, source)
         warning = trial.key_warning()
         if warning:
             self.status(warning)
         found = self._checked(trial)
         if found is None:
-            self.status("This server offers no information about keys; it answers with this one.")
-        stored = login.stored_key(trial, key, found, parsed_args.name)
-        exposed = place.exposed()
-        stored = place.store(stored)
-        if exposed:
-            self.app.warn(f"{place} could be read by others (mode {exposed}); no longer.")
-        if place.profile is None and stored.base_url is not None:
-            self._tell_about_address(stored)
+            self.status("This server offers no information about keys; it accepts this one.")
+        mode = location.exposed_mode()
+        stored = location.store(_stored_key(trial, key, found, parsed_args.name))
+        if mode:
+            self.app.warn(f"{location} could be read by others (mode {mode}); no longer.")
+        if location.profile is None and stored.base_url is not None:
+            self._explain_address(stored)
         self.result = stored
         return self.column_names, (
             stored.name,
@@ -79,26 +85,26 @@ class LoginAuth(ShowOne):
             stored.organization,
             stored.email,
             trial.base_url,
-            str(place),
+            str(location),
         )
 
     def _checked(self, trial: Settings) -> ApiKey | None:
-        """Return what the service tells about the key of *trial*, which it takes."""
+        """Return what the service reports about the key of *trial*, which it accepts."""
         try:
             return self.app.client_for(trial).auth.check().api_key
         except (Unauthorized, Forbidden) as error:
             error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
             raise
 
-    def _tell_about_address(self, stored: StoredKey) -> None:
+    def _explain_address(self, stored: StoredKey) -> None:
         self.status(f"tinkex sends this key to {stored.base_url} only.")
         if stored.is_default:
             self.status(
-                "The official command line sends it wherever it is pointed; a profile keeps it "
-                f"from there: tinkex profile add NAME --base-url {stored.base_url}"
+                "The official command line sends it to any server; a profile prevents that: "
+                f"tinkex profile add NAME --base-url {stored.base_url}"
             )
 
-    def _key(self, parsed_args: argparse.Namespace, place: Any) -> tuple[str, str]:
+    def _key(self, parsed_args: argparse.Namespace, location: _Location) -> tuple[str, str]:
         """Return the key and where it comes from."""
         stdin = self.app.stdin
         # A key that the interactive shell was started with is not meant to be stored.
@@ -106,25 +112,21 @@ class LoginAuth(ShowOne):
         if on_this_line and self.settings.origins.get("api_key") == "--api-key":
             return credentials.checked(self.settings.api_key or ""), "--api-key"
         if parsed_args.with_token:
-            return credentials.checked(credentials.read_argument("-", stdin)), "standard input"
+            key = credentials.read_argument("-", stdin)
+            return credentials.checked(key), "standard input"
         if not stdin or not stdin.isatty():
             raise UsageError(
                 "there is no terminal to ask for the key on",
                 hint="Give it on standard input: … | tinkex auth login --with-token",
             )
-        page = self._page(parsed_args.name)
-        if page:
-            self.status(f"Make a key here: {page}")
-        self.app.display.clear()
-        return credentials.checked(
-            credentials.ask(f"API key for {place.base_url}: ")
-        ), "what was typed"
-
-    def _page(self, name: str | None) -> str | None:
         from tinkex.api.resources.auth import new_key_page
-        from tinkex.commands.login import name_of_machine
 
-        return new_key_page(self.settings, name or name_of_machine())
+        page = new_key_page(self.settings, parsed_args.name or _machine_name())
+        if page:
+            self.status(f"Create a key here: {page}")
+        self.app.display.clear()
+        key = credentials.ask(f"API key for {location.base_url}: ")
+        return credentials.checked(key), "the terminal"
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         who = f" as {record['email']}" if record["email"] else ""
@@ -134,7 +136,7 @@ class LoginAuth(ShowOne):
 
 
 class LogoutAuth(Lister):
-    """Forget stored keys; they stay valid with the service."""
+    """Remove stored keys; they stay valid at the service."""
 
     is_action = True
     tolerates_bad_settings = True
@@ -147,28 +149,26 @@ class LogoutAuth(Lister):
             "name",
             metavar="<key_name>",
             nargs="?",
-            help="name or id of a stored key (default: the stored key that is in use)",
+            help="name or id of a stored key (default: the stored key in use)",
         )
         parser.add_argument(
             "--all",
             action="store_true",
-            help="forget all keys in the file of the official login; profiles keep theirs",
+            help="remove all keys in the file of the official login; profiles keep theirs",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if parsed_args.all and parsed_args.name is not None:
-            raise UsageError("give the name of a key or --all, not both")
-        rows = self._forget(parsed_args)
+            raise UsageError("use either the name of a key or --all")
+        rows = self._remove(parsed_args)
         self.result = [row[0] or row[1] for row in rows]
-        self._tell_what_remains()
+        for name in CREDENTIAL:
+            if os.environ.get(ENVIRONMENT[name]):
+                self.status(f"{ENVIRONMENT[name]} is still set, and is used.")
         return self.column_names, rows
 
-    def _forget(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
-        from tinkex.commands import login
-        from tinkex.config import file
-        from tinkex.config.credentials import KeyStore
-
+    def _remove(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
         store = KeyStore()
         if parsed_args.all:
             chosen = store.all()
@@ -176,11 +176,11 @@ class LogoutAuth(Lister):
             chosen = [store.find(parsed_args.name)]
         else:
             settings = self.settings
-            profile = login.profile_of_key(settings)
-            if profile is not None:
+            if settings.origins.get("api_key", "").startswith(PROFILE_ORIGIN):
+                profile = str(settings.profile)
                 file.write_setting(profile, "api_key", None)
                 return [(profile, None, f"profile {profile}")]
-            chosen = [login.key_in_force(settings, store)]
+            chosen = [_stored_key_in_use(settings, store)]
         for key in chosen:
             self._revoke(key)
         if chosen:
@@ -190,81 +190,22 @@ class LogoutAuth(Lister):
         return [(key.name, key.key_id, str(store.path)) for key in chosen]
 
     def _revoke(self, key: StoredKey) -> None:
-        """Delete on the server what an old official login made for itself: nobody else has it."""
+        """Delete a key on the server if an old official login created it: no one else has it."""
         from tinkex.api.resources.auth import key_page
-        from tinkex.commands import login
 
         if key.kind != "generated":
             if key.base_url is None and key.key_id.isdecimal():
                 self.status(f"The key stays valid; revoke it at {key_page(key.key_id)}")
             return
         try:
-            settings = login.with_key(self.settings, key.key, f"the stored key {key.name}")
+            settings = _with_key(self.settings, key.key, f"the stored key {key.name}")
             self.app.client_for(settings).auth.revoke()
         except TinkexError as error:
             self.app.warn(f"could not delete the key {key.name!r} on the server: {error}")
 
-    def _tell_what_remains(self) -> None:
-        import os
-
-        for variable in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"):
-            if os.environ.get(variable):
-                self.status(f"{variable} is still set, and is used.")
-
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         name = plain_text(record["name"]) or plain_text(record["key_id"])
         return f"Removed the key {name!r} from {plain_text(record['stored_in'])}"
-
-
-class ListAuth(Lister):
-    """List the stored keys: those of the official login's file and those in profiles."""
-
-    tolerates_bad_settings = True
-    column_names = (
-        "name",
-        "key_id",
-        "in_use",
-        "key",
-        "organization",
-        "email",
-        "base_url",
-        "stored_in",
-    )
-    plain_columns = ("name", "key_id", "in_use", "key", "base_url", "stored_in")
-    droppable = ("email", "organization", "base_url", "key_id")
-    examples = ("tinkex auth list", "tinkex auth list -f json")
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.commands import login
-
-        settings = self._settings_if_any()
-        self.result = known = login.all_keys()
-        for warning in login.exposed_files():
-            self.app.warn(warning)
-        origin = settings.origins.get("api_key") if settings else None
-        if origin in ("TINKER_API_KEY", "--api-key"):
-            self.status(f"{origin} is given, and is used instead of a stored key.")
-        rows = [
-            (
-                key.name,
-                key.key_id,
-                Flag(bool(settings and settings.api_key == key.key and where == origin)),
-                credentials.mask(key.key),
-                key.organization,
-                key.email,
-                key.base_url,
-                where,
-            )
-            for key, where in known
-        ]
-        return self.column_names, rows
-
-    def _settings_if_any(self) -> Settings | None:
-        try:
-            return self.settings
-        except SettingsError as error:
-            self.app.warn(f"{error}")
-            return None
 
 
 class SwitchAuth(ShowOne):
@@ -278,13 +219,13 @@ class SwitchAuth(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "name", metavar="<key_name>", help="name or id of a stored key; see 'tinkex auth list'"
+            "name",
+            metavar="<key_name>",
+            help="name or id of a stored key; see 'tinkex auth status --offline'",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.config.credentials import KeyStore
-
         store = KeyStore()
         key = store.find(parsed_args.name)
         if key.base_url is not None:
@@ -295,9 +236,9 @@ class SwitchAuth(ShowOne):
         store.set_default(key.key_id)
         self.result = replace(key, is_default=True)
         try:
-            origin = self.settings.origins.get("api_key")
+            origin = self.settings.origins.get("api_key") or "the profile"
             if origin != str(store.path):
-                self.status(f"{origin or 'the profile'} says which key is used here, not the file.")
+                self.status(f"The key in use comes from {origin}, not from the file.")
         except SettingsError as error:
             self.app.warn(f"{error}")
         return self.column_names, (
@@ -313,7 +254,7 @@ class SwitchAuth(ShowOne):
 
 
 class StatusAuth(ShowOne):
-    """Show which key is used, where it comes from, and whether the service takes it."""
+    """Show the key in use, whether the service accepts it, and all stored keys."""
 
     column_names = (
         "base_url",
@@ -324,24 +265,39 @@ class StatusAuth(ShowOne):
         "organization",
         "email",
         "latency_ms",
+        "stored_keys",
     )
-    examples = ("tinkex auth status", "tinkex --profile skyrl auth status -f json")
+    examples = ("tinkex auth status", "tinkex auth status --offline -f json")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "--offline", action="store_true", help="show what is stored; send no request"
+        )
+        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.commands import login
-
         settings = self.settings
-        for warning in login.exposed_files():
-            self.app.warn(warning)
-        origins = settings.origins
-        origin = origins.get("api_key") or origins.get("api_key_command")
         try:
-            self.result = check = self.client.auth.check()
-        except TinkexError as error:
-            if origin and settings.needs_api_key and not getattr(error, "key_origin", None):
-                error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
-            raise
-        key = check.api_key
+            stored = _all_keys()
+        except SettingsError as error:
+            if parsed_args.offline:
+                raise
+            self.app.warn(f"{error}")
+            stored = []
+        for warning in _exposed_files(stored):
+            self.app.warn(warning)
+        origin = next((o for name in CREDENTIAL if (o := settings.origins.get(name))), None)
+        key: ApiKey | None = None
+        seconds = None
+        if not parsed_args.offline:
+            try:
+                self.result = check = self.client.auth.check()
+            except TinkexError as error:
+                if origin and settings.needs_api_key and not getattr(error, "key_origin", None):
+                    error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
+                raise
+            key, seconds = check.api_key, check.seconds
         return self.column_names, (
             settings.base_url,
             settings.profile,
@@ -350,27 +306,215 @@ class StatusAuth(ShowOne):
             key and key.name,
             key and key.organization,
             key and key.email,
-            round(check.seconds * 1000),
+            None if seconds is None else round(seconds * 1000),
+            StoredKeys([_described(key, where, settings) for key, where in stored]),
         )
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
+        shown = {k: v for k, v in record.items() if plain_text(v) and k != "stored_keys"}
+        lines = record["stored_keys"].human_readable().splitlines()
+        return [*super().plain_lines(shown), *(f"Stored key: {line}" for line in lines)]
 
 
 class WhoamiAuth(ShowOne):
-    """Show whose key is used: the user and the organization."""
+    """Show the user and the organization of the key in use."""
 
     column_names = ("email", "organization", "user_urn", "org_urn", "key_name", "key_id")
     examples = ("tinkex auth whoami", "tinkex auth whoami -f json -c email")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        if not self.settings.needs_api_key:
-            raise UsageError(
-                f"{self.settings.base_url} is used without a key",
-                hint="Name the service that is meant: --profile or --base-url.",
-            )
+        _require_keys(self.settings)
         self.result = who = self.client.auth.identity()
         return self.column_names, tuple(getattr(who, name) for name in self.column_names)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
+
+
+class StoredKeys(FormattableColumn[list[dict[str, Any]]]):
+    """Stored keys: a line for each for people, objects for programs."""
+
+    def human_readable(self) -> str:
+        return "\n".join(
+            f"{plain_text(key['name'] or key['key_id'])}{' (in use)' if key['in_use'] else ''}: "
+            f"{key['key']}"
+            + (f" for {plain_text(key['base_url'])}" if key["base_url"] else "")
+            + (f", id {plain_text(key['key_id'])}" if key["key_id"] else "")
+            + f", in {plain_text(key['stored_in'])}"
+            for key in self._value
+        )
+
+
+# Where keys are stored ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where a key is stored.
+
+    :ivar profile: the profile that holds it; ``None`` for the file of the official login.
+    :ivar base_url: address of the service that the key is for.
+    """
+
+    profile: str | None
+    base_url: str
+
+    def __str__(self) -> str:
+        if self.profile is not None:
+            return f"profile {self.profile} ({file.config_path()})"
+        return str(KeyStore().path)
+
+    def exposed_mode(self) -> str | None:
+        """Return the mode of the file if others can read it."""
+        return exposed_mode(KeyStore().path if self.profile is None else file.config_path())
+
+    def store(self, key: StoredKey) -> StoredKey:
+        """Store *key*, and return it as it is stored."""
+        if self.profile is not None:
+            file.write_setting(self.profile, "api_key", key.key)
+            return key
+        store = KeyStore()
+        others = [known for known in store.all() if known.key_id != key.key_id]
+        # The official program sends the default key to any server.
+        keep_default = key.base_url is not None and any(known.is_default for known in others)
+        key = replace(key, is_default=not keep_default)
+        store.add(key)
+        return key
+
+
+def _location_for(settings: Settings, *, in_profile: bool = False) -> _Location:
+    """Return where to store a key for the service of *settings*.
+
+    :param in_profile: store it in the active profile, whatever its server.
+    :raises UsageError: no key is needed, or a stored one would not be used.
+    """
+    _require_keys(settings)
+    if in_profile and settings.profile is None:
+        raise UsageError(
+            "there is no active profile to store the key in",
+            hint="Name it: tinkex --profile NAME auth login --in-profile",
+        )
+    own = is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    _refuse_if_unused(settings, into_profile=in_profile or own)
+    return _Location(settings.profile if in_profile or own else None, settings.base_url)
+
+
+def _require_keys(settings: Settings) -> None:
+    if not settings.needs_api_key:
+        raise UsageError(
+            f"{settings.base_url} is used without a key",
+            hint="Choose another service with --profile or --base-url.",
+        )
+
+
+def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
+    """Refuse to store a key while another source takes precedence."""
+    named = settings.origins.get("profile") == "--profile"
+    # A profile with a server and a key for it does not take one from the environment.
+    precedes = named or is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    for name in CREDENTIAL:
+        variable = ENVIRONMENT[name]
+        if os.environ.get(variable) and not (into_profile and precedes):
+            raise UsageError(
+                f"{variable} is set, and would be used instead of a stored key",
+                hint=f"First: unset {variable}",
+            )
+        origin = settings.origins.get(name, "")
+        replaces = into_profile and name == "api_key"
+        if origin.startswith(PROFILE_ORIGIN) and not replaces:
+            raise UsageError(
+                f"{origin} has {name}, which would be used instead of a stored key",
+                hint=f"First: tinkex --profile {settings.profile} config unset {name}",
+            )
+
+
+def _with_key(settings: Settings, key: str, source: str) -> Settings:
+    """Return *settings* with *key*, which comes from *source*, instead of theirs."""
+    origins: Mapping[str, str] = {**settings.origins, "api_key": source}
+    return replace(settings, api_key=key, api_key_command=None, origins=origins)
+
+
+def _stored_key(settings: Settings, key: str, found: ApiKey | None, name: str | None) -> StoredKey:
+    """Return the record to store for *key*.
+
+    :param found: what the service reported about it.
+    :param name: the user's name for it.
+    """
+    key_id = found.key_id if found else hashlib.sha256(key.encode()).hexdigest()[:8]
+    official = settings.base_url == DEFAULT_BASE_URL
+    if not official:  # two services may both have a key 1
+        key_id = f"{urlsplit(settings.base_url).netloc}:{key_id}"
+    elif not found:
+        key_id = f"local:{key_id}"
+    return StoredKey(
+        key_id=key_id,
+        key=key,
+        name=name or (found.name if found else "") or _machine_name(),
+        note=found.note if found else None,
+        organization=found.organization if found else None,
+        email=found.email if found else None,
+        base_url=None if official else settings.base_url,
+        is_default=True,
+    )
+
+
+def _machine_name() -> str:
+    """Return the name of a key created for this machine."""
+    return f"tinkex-{socket.gethostname().partition('.')[0] or 'unknown'}"
+
+
+def _stored_key_in_use(settings: Settings, store: KeyStore) -> StoredKey:
+    """Return the key of *store* that *settings* use, or would use without the environment.
+
+    :raises SettingsError: there is none, or the file cannot be parsed.
+    """
+    store.all()  # reports a damaged file
+    own = is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    key = store.for_address(settings.base_url, only_its_own=own)
+    if key is None:
+        raise SettingsError(
+            f"no key is stored for {settings.base_url}",
+            hint="See the stored keys: tinkex auth status --offline",
+        )
+    return key
+
+
+def _all_keys() -> list[tuple[StoredKey, str]]:
+    """Return every stored key and where it is stored: a file or a profile.
+
+    :raises SettingsError: a file cannot be read or parsed.
+    """
+    store = KeyStore()
+    found = [(key, str(store.path)) for key in store.all()]
+    for name, values in file.profiles_in(file.read(file.config_path())).items():
+        key = values.get("api_key") if isinstance(values, Mapping) else None
+        if key:
+            url = values.get("base_url")
+            stored = StoredKey("", str(key), name, base_url=url and str(url))
+            found.append((stored, f"{PROFILE_ORIGIN}{name}"))
+    return found
+
+
+def _described(key: StoredKey, stored_in: str, settings: Settings) -> dict[str, Any]:
+    origin = settings.origins.get("api_key")
+    return {
+        "name": key.name,
+        "key_id": key.key_id or None,
+        "in_use": settings.api_key == key.key and stored_in == origin,
+        "key": credentials.mask(key.key),
+        "organization": key.organization,
+        "email": key.email,
+        "base_url": key.base_url,
+        "stored_in": stored_in,
+    }
+
+
+def _exposed_files(stored: list[tuple[StoredKey, str]]) -> list[str]:
+    """Return a warning for each file with keys that others than its owner can read."""
+    store = KeyStore().path
+    paths = {store if where == str(store) else file.config_path() for _, where in stored}
+    return [
+        f"{path} can be read by others (mode {mode}); chmod 600 {path}"
+        for path in sorted(paths)
+        if (mode := exposed_mode(path))
+    ]

@@ -82,7 +82,7 @@ class DownloadCheckpoint(_Moving):
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="all checkpoints of this training run as well"
         )
-        add_type(parser, "of the run, only the checkpoints of this type")
+        add_type(parser)
         parser.add_argument(
             "-o",
             "--output",
@@ -192,7 +192,7 @@ class SyncCheckpoint(_Moving):
             metavar="<dir>",
             help="directory that has, or will have, <kind>/<name> for each checkpoint",
         )
-        add_type(parser, "only checkpoints of this type")
+        add_type(parser)
         parser.add_argument(
             "--watch", action="store_true", help="go on looking for new ones until Ctrl-C"
         )

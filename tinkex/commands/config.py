@@ -7,50 +7,34 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from tinkex import settings
 from tinkex.cli.extensions import Formatters
 from tinkex.columns import Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
+from tinkex.config import credentials, file, pools, values
+from tinkex.config.values import CREDENTIAL, DESCRIPTIONS, ENVIRONMENT
 from tinkex.exceptions import UsageError
 
-#: The profile that a setting is written to where none is in force.
+#: The profile that a setting is written to if none is active.
 FIRST_PROFILE = "default"
 
 
 class ShowConfig(Lister):
-    """Show every effective setting and where it comes from, the key masked."""
+    """Show every setting: its value, where it comes from, and what it is for; the key masked."""
 
     operation = "Config show"
-    column_names = ("name", "value", "origin")
+    column_names = ("name", "value", "origin", "variable", "description")
+    plain_columns = ("name", "value", "origin")
+    droppable = ("variable", "description", "origin")
     examples = ("tinkex config show", "tinkex --profile local config show -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.config import pools
-        from tinkex.settings import effective
-
         found = self.result = self.settings
         options = pools.effective(found.pool_options, found.origins)
+        descriptions = DESCRIPTIONS | values.POOL_DESCRIPTIONS
         rows = [
-            (name, Structure(value), origin)
-            for name, value, origin in (*effective(found), *options)
-        ]
-        return self.column_names, rows
-
-
-class ListConfig(Lister):
-    """List every setting that can be set: its value, where it comes from, and what it is for."""
-
-    column_names = ("name", "value", "origin", "variable", "description")
-    droppable = ("variable", "description", "origin")
-    examples = ("tinkex config list", "tinkex config list -f json")
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.config.values import DESCRIPTIONS, ENVIRONMENT
-        from tinkex.settings import effective
-
-        self.result = self.settings
-        rows = [
-            (name, Structure(value), origin, ENVIRONMENT.get(name), DESCRIPTIONS[name])
-            for name, value, origin in effective(self.settings)
+            (name, Structure(value), origin, ENVIRONMENT.get(name), descriptions.get(name))
+            for name, value, origin in (*settings.effective(found), *options)
         ]
         return self.column_names, rows
 
@@ -59,8 +43,6 @@ class _OneSetting(ShowOne):
     is_action = True
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        from tinkex.config.values import DESCRIPTIONS
-
         parser = super().get_parser(prog_name)
         parser.add_argument(
             "name",
@@ -72,18 +54,15 @@ class _OneSetting(ShowOne):
 
 
 class GetConfig(_OneSetting):
-    """Print the effective value of one setting, a key masked."""
+    """Print the effective value of one setting; a key is masked."""
 
     column_names = ("name", "value", "origin")
     examples = ("tinkex config get base_url", "tinkex --profile skyrl config get timeout")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.settings import effective
-
-        found = {name: (value, origin) for name, value, origin in effective(self.settings)}
-        value, origin = found[parsed_args.name]
-        self.result = value
-        return self.column_names, (parsed_args.name, Structure(value), origin)
+        found = {name: rest for name, *rest in settings.effective(self.settings)}
+        self.result, origin = found[parsed_args.name]
+        return self.column_names, (parsed_args.name, Structure(self.result), origin)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [plain_text(record["value"])]
@@ -94,37 +73,28 @@ class _Change(_OneSetting):
     column_names = ("name", "value", "profile", "file")
 
     def _profile(self) -> str | None:
-        """Return the profile in force, which must exist."""
-        from tinkex import settings
-
+        """Return the active profile, which must exist."""
         name = settings.chosen_profile(self.app.option("profile"))
         if name is not None and name not in settings.profile_names():
             raise UsageError(
-                f"no profile is called {name!r}", hint=f"Make it: tinkex profile add {name}"
+                f"no profile is called {name!r}", hint=f"Create it: tinkex profile add {name}"
             )
         return name
 
-    def _row(self, name: str, value: Any, profile: str | None) -> Any:
-        from tinkex.config import credentials
-        from tinkex.config.file import config_path
-
-        self.result = value
-        if name == "api_key" and value:
-            value = credentials.mask(value)
-        if name == "api_key_command" and value:
-            value = credentials.mask_inside(value)
-        return self.column_names, (name, Structure(value), profile, str(config_path()))
-
-    def _tell_if_overruled(self, name: str) -> None:
-        from tinkex.config.values import ENVIRONMENT
-
+    def _changed(self, name: str, value: Any, profile: str | None) -> Any:
+        """Return the row of a changed setting; warn if the environment overrides it."""
         variable = ENVIRONMENT.get(name, "")
         if os.environ.get(variable):
-            self.status(f"{variable} is set, and comes first unless --profile names the profile.")
+            self.status(
+                f"{variable} is set, and takes precedence unless --profile names the profile."
+            )
+        self.result = value
+        shown = Structure(credentials.masked(name, value))
+        return self.column_names, (name, shown, profile, str(file.config_path()))
 
 
 class SetConfig(_Change):
-    """Write a setting to the profile in force, or to the one that --profile names."""
+    """Write a setting to the active profile, or to the one that --profile names."""
 
     examples = (
         "tinkex config set format table",
@@ -142,44 +112,34 @@ class SetConfig(_Change):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import settings
-        from tinkex.config import file
-
         name = parsed_args.name
         if name == "profile":
             settings.resolve({"profile": parsed_args.value})  # it must be usable
             file.write_default_profile(parsed_args.value)
-            self._tell_if_overruled(name)
-            return self._row(name, parsed_args.value, None)
-        value = self._value(name, parsed_args.value)
+            return self._changed(name, parsed_args.value, None)
+        value = checked_value(name, parsed_args.value, self.app.stdin)
         profile = self._profile()
         if profile is None:
             profile = FIRST_PROFILE
             file.write_profile(profile, {name: value}, use=True)
-            self.status(f"Made the profile {profile!r}, which is used when none is named.")
+            self.status(f"Created the profile {profile!r}; it is the default.")
         else:
             self._write(profile, name, value)
-        self._tell_if_overruled(name)
-        return self._row(name, value, profile)
+        return self._changed(name, value, profile)
 
     def _write(self, profile: str, name: str, value: Any) -> None:
-        from tinkex.config import file
-
         written = file.profiles_in(file.read(file.config_path()))
-        other = {"api_key": "api_key_command", "api_key_command": "api_key"}.get(name)
+        other = next((o for o in CREDENTIAL if name in CREDENTIAL and o != name), None)
         if other and other in (written.get(profile) or {}):
             raise UsageError(
                 f"profile {profile} has {other}, which is the same setting",
                 hint=f"First: tinkex --profile {profile} config unset {other}",
             )
         if profile not in written and profile in file.plugin_profile_names():
-            # Once it is written, it is what is written and no more.
+            # A profile in the file replaces that of the plugin, and so starts with its settings.
             file.write_profile(profile, {**file.plugin_profile(profile), name: value})
         else:
             file.write_setting(profile, name, value)
-
-    def _value(self, name: str, text: str) -> Any:
-        return checked_value(name, text, self.app.stdin)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         where = f" in profile {record['profile']}" if record["profile"] else ""
@@ -187,13 +147,11 @@ class SetConfig(_Change):
 
 
 class UnsetConfig(_Change):
-    """Remove a setting from the profile in force, or from the one that --profile names."""
+    """Remove a setting from the active profile, or from the one that --profile names."""
 
     examples = ("tinkex config unset format", "tinkex config unset profile")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.config import file
-
         name = parsed_args.name
         config = file.read(file.config_path())
         profile = None if name == "profile" else self._profile()
@@ -205,8 +163,7 @@ class UnsetConfig(_Change):
             file.write_default_profile(None)
         else:
             file.write_setting(str(profile), name, None)
-        self._tell_if_overruled(name)
-        return self._row(name, None, profile)
+        return self._changed(name, None, profile)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         where = f" from profile {record['profile']}" if record["profile"] else ""
@@ -217,18 +174,15 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     """Return *text* as the configuration file holds the setting *name*.
 
     :raises SettingsError: it is malformed.
-    :raises UsageError: it names a format or a driver that there is not.
+    :raises UsageError: it names a format or an HTTP pool that does not exist.
     """
-    from tinkex import settings
-    from tinkex.config import credentials, values
-
     if name == "api_key":
         return credentials.checked(credentials.read_argument(text, stdin))
     value = values.from_text(name, text)
-    pools = settings.pool_names() if name == "http_pool" else []
-    if name == "http_pool" and value not in pools:
+    known = settings.pool_names() if name == "http_pool" else []
+    if name == "http_pool" and value not in known:
         raise UsageError(
-            f"no HTTP pool is called {value!r}", hint="Known: " + ", ".join(pools) + "."
+            f"no HTTP pool is called {value!r}", hint="Known: " + ", ".join(known) + "."
         )
     if name == "format" and not Formatters.known(value):
         raise UsageError(

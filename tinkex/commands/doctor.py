@@ -33,6 +33,7 @@ _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
 _TIMEOUT = 15.0
 #: Bytes of free space below which a disk gets a warning.
 _LOW_SPACE = 1_000_000_000
+_AGAIN = "Try again later; if it persists, contact the operator of the service."
 #: Checks that need settings.
 _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
@@ -162,9 +163,7 @@ def _result(check: str, status: Status, detail: str, hint: str | None = None) ->
 
 
 def _failed(check: str, error: TinkexError) -> Finding:
-    from tinkex.api.http.findings import from_error
-
-    return from_error(check, error)
+    return _result(check, "fail", str(error), hint_for(error) or _AGAIN)
 
 
 def _skipped(check: str) -> Check:

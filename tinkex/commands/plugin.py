@@ -1,48 +1,64 @@
-"""What is installed, and what each plugin adds."""
+"""Plugins: what is installed, what each one adds, and the skeleton of a new one.
+
+The files of the skeleton are package data (``templates/plugin``), each with the text that it has in
+the plugin except for ``${name}`` and the like.
+"""
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import importlib.resources
+import importlib.util
 import inspect
+import keyword
+import os
+import re
+import shlex
+import string
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliff.columns import FormattableColumn
 
 from tinkex import plugins
 from tinkex.cli import commandmanager
+from tinkex.cli.errors import nearest
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.exceptions import PluginError
+from tinkex.exceptions import LocalError, PluginError, UsageError
+from tinkex.files import user_path
 from tinkex.options import Parser
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 
-class ListPlugin(Lister):
-    """List every entry point that tinkex uses, and why one does not load."""
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_TEMPLATE = ".in"
 
-    tolerates_bad_settings = True  # the fault may be a plugin's
+
+class ListPlugin(Lister):
+    """List the entry points of plugins, and why one does not load."""
+
+    tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("group", "name", "distribution", "version", "error")
     droppable = ("version",)
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "--all", action="store_true", help="also what tinkex itself brings, not only plugins"
-        )
+        parser.add_argument("--all", action="store_true", help="include those of tinkex itself")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        trouble = _Trouble()
+        usage = _Usage()
         rows = []
-        for entry_point, distribution in trouble.claims:
+        for entry_point, distribution in usage.claims:
             if plugins.is_builtin(entry_point) and not parsed_args.all:
                 continue
-            error = trouble.of(entry_point, distribution)
+            error = usage.problem(entry_point, distribution)
             key = (entry_point.group, entry_point.name)
             rows.append((*key, distribution.name, distribution.version, error))
         rows.sort(key=str)
@@ -52,12 +68,12 @@ class ListPlugin(Lister):
             self.presentation.empty = ""  # a table need not repeat it
         unknown = plugins.unknown_in_only()
         if unknown:
-            self.app.warn(f"{plugins.ONLY} names what is not installed: {', '.join(unknown)}")
+            self.app.warn(f"{plugins.ONLY} names unknown distributions: {', '.join(unknown)}")
         return self.column_names, rows
 
 
 class ShowPlugin(ShowOne):
-    """Show what one plugin adds to tinkex: commands, options, hooks, formats and drivers."""
+    """Show what a plugin adds to tinkex: commands, options, hooks, formats and drivers."""
 
     column_names = (
         "distribution",
@@ -76,19 +92,19 @@ class ShowPlugin(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "name", metavar="<distribution>", help="name that pip installed the plugin by"
+            "name", metavar="<distribution>", help="name of the distribution, as pip knows it"
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         distribution = _installed(parsed_args.name)
-        trouble = _Trouble()
+        usage = _Usage()
         found = [
-            ep for ep, owner in trouble.claims if plugins.same_name(owner.name, distribution.name)
+            ep for ep, owner in usage.claims if plugins.same_name(owner.name, distribution.name)
         ]
         if not found:
             raise PluginError(f"{distribution.name} is installed, but adds nothing to tinkex")
-        self.result = _contents(distribution, found, trouble)
+        self.result = _contents(distribution, found, usage)
         values = [Lines(v) if isinstance(v, list) else v for v in self.result.values()]
         return self.column_names, values
 
@@ -101,6 +117,66 @@ class ShowPlugin(ShowOne):
                 lines += [f"{name.replace('_', ' ').replace('http', 'HTTP')}:"]
                 lines += [f"  {text}" for text in texts]
         return lines
+
+
+class NewPlugin(ShowOne):
+    """Write the skeleton of a plugin: a command, a format, a hook, and tests that pass."""
+
+    is_action = True
+    column_names = ("distribution", "package", "directory", "command", "format")
+    examples = (
+        "tinkex plugin new tinkex-stats",
+        "tinkex plugin new tinkex-stats --directory ~/src/stats",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="<name>", help="name of the distribution: tinkex-stats")
+        parser.add_argument(
+            "--directory",
+            metavar="<dir>",
+            help="new or empty directory to write to (default: the name, in this directory)",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        names = names_for(parsed_args.name)
+        self._check_free(names["noun"])
+        directory = user_path(parsed_args.directory or names["name"])
+        write_files(skeleton(names), directory)
+        self.result = {
+            "distribution": names["name"],
+            "package": names["package"],
+            "directory": str(directory),
+            "command": f"{names['noun']} hello",
+            "format": names["noun"],
+        }
+        return self.column_names, tuple(self.result.values())
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        code = super().produce_output(parsed_args, column_names, data)
+        self.app.stdout.flush()  # so that the next step is the last line
+        where = shlex.quote(self.result["directory"])
+        self.status(f"Next: cd {where} && pip install -e '.[test]' && python -m pytest")
+        return code
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Plugin {record['distribution']} written to {record['directory']}"]
+
+    def _check_free(self, noun: str) -> None:
+        groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        formats = {ep.name for group in groups for ep in plugins.entry_points(group)}
+        taken = None
+        if f"{noun} hello" in self.app.command_manager.commands:
+            taken = f"the command '{noun} hello'"
+        elif noun in formats:
+            taken = f"the format '{noun}'"
+        if taken:
+            raise UsageError(
+                f"{taken} already exists", hint="Choose another name; see: tinkex plugin list --all"
+            )
 
 
 class Lines(FormattableColumn[list[Any]]):
@@ -123,11 +199,11 @@ def _line(member: Mapping[str, Any]) -> str:
     return " ".join([name, *member["options"]])
 
 
-class _Trouble:
-    """What keeps each entry point from being used."""
+class _Usage:
+    """Which entry points are used, and what prevents the use of the others."""
 
     def __init__(self) -> None:
-        #: Every entry point of ours with its distribution.
+        #: Every entry point of a tinkex group with its distribution.
         self.claims: Sequence[tuple[EntryPoint, Distribution]] = list(plugins.claims())
         used = [
             ep
@@ -137,19 +213,18 @@ class _Trouble:
         self._count = Counter((ep.group, ep.name) for ep in used)
         self._builtin = {(ep.group, ep.name) for ep in used if plugins.is_builtin(ep)}
 
-    def of(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
-        """Return why *entry_point* is not used, or ``None``; imports it to know."""
+    def problem(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
+        """Return why *entry_point* is not used, or ``None``; imports it to find out."""
         key = (entry_point.group, entry_point.name)
         if not plugins.is_builtin(entry_point):
             if plugins.is_left_out(distribution.name):
                 return f"not used: {plugins.ONLY} does not name {distribution.name}"
             if key in self._builtin:
-                return "not used: tinkex has one of this name"
-            # Any number of hooks may listen to one command.
+                return "not used: tinkex has one of the same name"
+            # A command may have any number of hooks.
             if self._count[key] > 1 and not _is_hook(entry_point.group):
-                others = {owner.name for ep, owner in self.claims if (ep.group, ep.name) == key} - {
-                    distribution.name
-                }
+                others = {owner.name for ep, owner in self.claims if (ep.group, ep.name) == key}
+                others.discard(distribution.name)
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
             if entry_point.group == plugins.COMMANDS:
@@ -165,19 +240,18 @@ class _Trouble:
 def _installed(name: str) -> Distribution:
     distribution = plugins.find_distribution(name)
     if distribution is None:
-        known = sorted({owner.name for _, owner in plugins.claims()})
-        near = difflib.get_close_matches(name, known, n=1)
+        near = nearest(name, {owner.name for _, owner in plugins.claims()})
         raise PluginError(
             f"no distribution is called {name!r}",
-            hint=f"Did you mean {near[0]}?" if near else "See: tinkex plugin list",
+            hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
         )
     return distribution
 
 
 def _contents(
-    distribution: Distribution, entry_points: Sequence[EntryPoint], trouble: _Trouble
+    distribution: Distribution, entry_points: Sequence[EntryPoint], usage: _Usage
 ) -> dict[str, Any]:
-    errors = {ep: text for ep in entry_points if (text := trouble.of(ep, distribution))}
+    errors = {ep: text for ep in entry_points if (text := usage.problem(ep, distribution))}
     usable = sorted((ep for ep in entry_points if ep not in errors), key=lambda ep: ep.name)
 
     def described(describe: Callable[[EntryPoint], Any], wanted: Callable[[str], bool]) -> Any:
@@ -236,7 +310,7 @@ def _formats(entry_points: Sequence[EntryPoint]) -> list[dict[str, Any]]:
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the arguments that are not in every command: options and names of positionals."""
+    """Yield the options and positionals that not every command has."""
     shared = {"global options", "output formatters"}
     elsewhere = {
         action
@@ -251,3 +325,85 @@ def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _is_hook(group: str) -> bool:
     return group.startswith(plugins.HOOKS + ".")
+
+
+# The skeleton of a plugin -----------------------------------------------------------------------
+
+
+def names_for(name: str) -> dict[str, str]:
+    """Return what the templates may refer to, made from the name of a distribution.
+
+    ``name`` is the distribution, ``package`` the Python package, ``noun`` the first word of its
+    commands and the name of its format, ``Noun`` and ``identifier`` the noun in Python names.
+
+    :raises UsageError: it is not a valid name, or its package would hide another one.
+    """
+    package, noun = name.replace("-", "_"), name.removeprefix("tinkex-")
+    if not _NAME.fullmatch(name) or len(name) > 60 or not noun[0].isalpha():
+        raise UsageError(
+            f"not a name for a plugin: {name[:80]!r}",
+            hint="Lower-case letters, digits and single hyphens, a letter first: tinkex-stats.",
+        )
+    if keyword.iskeyword(package) or package in sys.stdlib_module_names or package == "tinkex":
+        raise UsageError(
+            f"a package called {package!r} would hide one of Python or tinkex",
+            hint=f"Call the plugin tinkex-{name}, for instance.",
+        )
+    if importlib.util.find_spec(package) is not None:
+        raise UsageError(
+            f"there already is a package called {package!r} here",
+            hint="Choose another name, or see: tinkex plugin list",
+        )
+    return {
+        "name": name,
+        "package": package,
+        "noun": noun,
+        "Noun": "".join(word.capitalize() for word in noun.split("-")),
+        "identifier": noun.replace("-", "_"),
+    }
+
+
+def skeleton(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of every file of the skeleton by its path."""
+    root = importlib.resources.files("tinkex") / "templates" / "plugin"
+    found = {}
+    for path, text in _templates(root, ""):
+        folder, _, file = path.removesuffix(_TEMPLATE).rpartition("/")
+        folder = names["package"] if folder == "package" else folder
+        file = ".gitignore" if file == "gitignore" else file  # a template must be visible
+        found[f"{folder}/{file}".lstrip("/")] = string.Template(text).substitute(names)
+    return found
+
+
+def _templates(directory: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for entry in sorted(directory.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _templates(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(_TEMPLATE):
+            yield f"{prefix}{entry.name}", entry.read_text(encoding="utf-8")
+
+
+def write_files(texts: Mapping[str, str], directory: Path) -> None:
+    """Write *texts* (path → content) into *directory*, which is new or empty.
+
+    :raises LocalError: it is not empty, or a file cannot be written; then nothing is left of them.
+    """
+    created: list[Path] = []
+    try:
+        if directory.is_dir() and any(directory.iterdir()):
+            raise LocalError(f"{directory} is not empty", hint="Choose another with --directory.")
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise LocalError(f"{directory} is a file", hint="Choose another with --directory.")
+        for name, text in texts.items():
+            path = directory / name
+            for parent in reversed([p for p in path.parents if not p.exists()]):
+                parent.mkdir()
+                created.append(parent)
+            created.append(path)
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except BaseException as error:
+        for path in reversed(created):
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise LocalError(f"cannot write {directory}: {error.strerror}") from error
+        raise

@@ -164,9 +164,13 @@ def mask(secret: str) -> str:
     return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""
 
 
-def mask_inside(text: str) -> str:
-    """Return *text* with everything masked that looks like a key of the official service."""
-    return re.sub(r"(?:tml-|eyJ)[\w.=-]+", lambda found: mask(found[0]), text)
+def masked(setting: str, value: Any) -> Any:
+    """Return the *value* of a setting as it may be shown: without any part of it that is a key."""
+    if setting == "api_key" and value:
+        return mask(str(value))
+    if setting == "api_key_command" and value:
+        return re.sub(rf"(?:tml-|{JWT_PREFIX})[\w.=-]+", lambda found: mask(found[0]), str(value))
+    return value
 
 
 # Where keys are stored ------------------------------------------------------------------------

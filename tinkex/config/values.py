@@ -1,4 +1,4 @@
-"""The settings that a person can set: what each is for, and how its value is read."""
+"""The settings: what each is for, and how its value is parsed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from tinkex.exceptions import SettingsError
 
-#: Setting → environment variable.
+#: Name of a setting → its environment variable.
 ENVIRONMENT = {
     "profile": "TINKEX_PROFILE",
     "api_key": "TINKER_API_KEY",
@@ -20,25 +20,35 @@ ENVIRONMENT = {
     "project_id": "TINKER_PROJECT_ID",
     "tags": "TINKER_TAGS",
 }
-#: Every setting, in the order in which they are listed, with what it is for.
+#: Name of a setting → what it is for, in the order in which they are shown.
 DESCRIPTIONS = {
-    "profile": "profile that is used when none is named",
+    "profile": "default profile",
     "base_url": "address of the service",
-    "api_key": "API key, written out in the configuration file",
+    "api_key": "API key",
     "api_key_command": "command that prints the API key",
-    "timeout": "longest wait for the service (milliseconds, or 30s, 2m)",
-    "http_pool": "HTTP pool that carries the requests",
+    "timeout": "time limit for the service (milliseconds, or 30s, 2m)",
+    "http_pool": "HTTP pool that sends the requests",
     "format": "output format",
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
-    "allow_http": "a key may travel over plain http to another machine (true or false)",
+    "allow_http": "send the key over plain http to another machine (true or false)",
 }
-#: What a profile may say.
+#: The same for the options of an HTTP pool.
+POOL_DESCRIPTIONS = {
+    "http_pool.driver": "installed HTTP pool behind the name",
+    "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
+    "http_pool.client_cert": "client certificate in PEM",
+    "http_pool.client_key": "key of the client certificate, if it is in another file",
+    "http_pool.insecure": "do not check certificates (true or false)",
+}
+#: Two ways to give the key: the first source that has either of them decides both.
+CREDENTIAL = ("api_key", "api_key_command")
+#: Settings that a profile may have.
 PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"}
 
 #: The official service (https://tinker-docs.thinkingmachines.ai).
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-#: What a profile says for a server that is known by name: the ports are those of its manual.
+#: Settings for servers that are known by name; the ports are the defaults in their manuals.
 SERVERS = {
     "official": {"base_url": DEFAULT_BASE_URL},
     "skyrl": {"base_url": "http://127.0.0.1:8000", "api_key": "tml-dummy"},
@@ -49,18 +59,18 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
 
 
 def parse(name: str, value: Any) -> Any:
-    """Return what *value* means as the setting *name*.
+    """Return the parsed *value* of the setting *name*.
 
     :raises SettingsError: it is malformed.
     """
-    # A command is run here, and may name a file whose name is not UTF-8; all else is sent.
+    # A command runs here, and may contain a file name that is not UTF-8; the others are sent.
     if name != "api_key_command":
         _check_unicode(name, value)
     return _PARSERS[name](value)
 
 
 def from_text(name: str, text: str) -> Any:
-    """Return *text*, typed by a person, as a configuration file holds the setting *name*.
+    """Return *text*, typed by the user, as a configuration file holds the setting *name*.
 
     :raises SettingsError: it is malformed.
     """
@@ -76,7 +86,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def parse_timeout(text: str | int | float) -> float:
-    """Return the seconds that *text* means: ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
+    """Return a timeout in seconds: *text* is ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
 
     :raises SettingsError: not a timeout: malformed, zero, or more than 30 days.
     """
@@ -91,7 +101,7 @@ def parse_timeout(text: str | int | float) -> float:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether *url* names this machine."""
+    """Return whether *url* is an address of this machine."""
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""
@@ -120,7 +130,7 @@ def _parse_url(value: Any) -> str:
     if parts.username or parts.password:
         raise SettingsError(
             "the base URL must not hold a user name or password",
-            hint="The key is given by --api-key or TINKER_API_KEY.",
+            hint="Give the key with --api-key or TINKER_API_KEY.",
         )
     return text
 
@@ -131,7 +141,7 @@ def _check_unicode(name: str, value: Any) -> None:
     except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
         raise SettingsError(
             f"the value of {name} is not valid Unicode",
-            hint="Its bytes are not UTF-8: convert them, say with iconv.",
+            hint="Its bytes are not UTF-8; convert them, for instance with iconv.",
         ) from error
 
 
@@ -152,14 +162,14 @@ def _parse_text(value: Any) -> str:
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value).strip()
     # The value is not repeated: it may be a key in the wrong place.
-    raise SettingsError(f"a text is wanted here, not a {type(value).__name__}")
+    raise SettingsError(f"expected a text, not a {type(value).__name__}")
 
 
 def _parse_pool(value: Any) -> str:
     if isinstance(value, dict):
         raise SettingsError(
             "http_pool is a name, not a mapping",
-            hint="Write the options under http_pools at the top of the file, and their name here.",
+            hint="Put the options under http_pools at the top level, and their name here.",
         )
     return _parse_text(value)
 

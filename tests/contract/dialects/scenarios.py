@@ -44,13 +44,11 @@ def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict
 
 #: Commands that ask no server.
 OFFLINE = {
-    "auth list": "reads the stored keys",
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
     "checkpoint verify": "reads downloaded files",
     "complete": "asks only for Tab, in the background",
     "config get": "reads settings",
-    "config list": "reads settings",
     "config set": "writes the configuration file",
     "config show": "reads settings",
     "config unset": "writes the configuration file",
@@ -67,7 +65,6 @@ OFFLINE = {
     "profile add": "writes the configuration file",
     "profile list": "reads settings",
     "profile remove": "writes the configuration file",
-    "profile show": "reads settings",
     "profile use": "writes the configuration file",
     "version": "knows it",
 }

@@ -195,9 +195,9 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
     [
         (["run", "--base-model", "m", "--prompt", ""], "For example: --prompt 'Once upon"),
         (["run", "--base-model", "m", "--model-path", "p"], "Leave one of them out."),
-        (["run", "list", "--api-key", "a b"], "It is one word"),
+        (["run", "list", "--api-key", "a b"], "A key is one word"),
         (["run", "list", "--api-key", "-"], "The first line of standard input"),
-        (["run", "list", "--base-url", "https://me:secret@host"], "The key is given by --api-key"),
+        (["run", "list", "--base-url", "https://me:secret@host"], "Give the key with --api-key"),
         (["checkpoint", "download", "x", "--type", "sampler"], "A path names its type"),
     ],
 )
@@ -211,7 +211,7 @@ def test_hints_say_what_to_type(words, hint):
 def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
     config(text)
     done = invoke(["run", "list"])
-    assert "\nHint: Mend it in an editor, or let TINKEX_CONFIG name another file.\n" in done.stderr
+    assert "\nHint: Fix it in an editor, or set TINKEX_CONFIG to another file.\n" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["version"], ["plugin", "list"], ["help"], ["--version"]])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tinkex.commands import skeleton
+from tinkex.commands.plugin import names_for, skeleton, write_files
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.testing import invoke
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_names(name, package, noun, class_noun):
-    names = skeleton.names_for(name)
-    assert (names.package, names.noun, names.values["Noun"]) == (package, noun, class_noun)
+    names = names_for(name)
+    assert (names["package"], names["noun"], names["Noun"]) == (package, noun, class_noun)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,9 @@ def test_what_is_there_is_never_touched(cwd):
 
 
 @pytest.mark.parametrize("target", ["new", "a/b/new", "empty"])
-@pytest.mark.parametrize("when", ["write_text", "rename"])
-def test_a_failure_in_the_middle_leaves_nothing(target, when, cwd, monkeypatch):
+def test_a_failure_in_the_middle_leaves_nothing(target, cwd, monkeypatch):
     (cwd / "empty").mkdir()
-    texts = skeleton.files(skeleton.names_for("tinkex-x"))
-    real, left = getattr(Path, when), [3 if when == "write_text" or target == "empty" else 0]
+    real, left = Path.write_text, [3]
 
     def failing(self, *args, **kwargs):
         left[0] -= 1
@@ -124,13 +122,12 @@ def test_a_failure_in_the_middle_leaves_nothing(target, when, cwd, monkeypatch):
             raise OSError(28, "No space left on device")
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(Path, when, failing)
+    monkeypatch.setattr(Path, "write_text", failing)
     with pytest.raises(LocalError, match="No space left"):
-        skeleton.write(texts, cwd / target)
-    monkeypatch.undo()
+        write_files(skeleton(names_for("tinkex-x")), cwd / target)
     assert [p.name for p in cwd.rglob("*")] == ["empty"]
 
 
 def test_a_package_of_the_same_name_is_told():
     with pytest.raises(UsageError, match="already is a package"):
-        skeleton.names_for("requests")
+        names_for("requests")
