@@ -44,7 +44,8 @@ class SessionInfo:
         """Return the session *session_id* that *data* describes."""
         session = schema.mapping(data, "session")
         ids = {
-            name: tuple(schema.texts(session, name)) for name in ("training_run_ids", "sampler_ids")
+            name: tuple(map(schema.identifier, schema.items(session, name)))
+            for name in ("training_run_ids", "sampler_ids")
         }
         return schema.read(cls, session, "session", session_id=session_id, **ids)
 
