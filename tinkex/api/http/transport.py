@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit, urlunsplit
 
-from tinkex import __version__, plugins
+from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
 from tinkex.api.http.capabilities import Capabilities
@@ -36,6 +36,7 @@ from tinkex.exceptions import (
     from_response,
 )
 from tinkex.plugins import HttpRequest, HttpResponse, Timeouts
+from tinkex.version import __version__
 
 if TYPE_CHECKING:
     from tinkex.settings import Settings
