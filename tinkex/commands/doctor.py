@@ -101,9 +101,9 @@ class Doctor(Lister):
             )
         return "\n".join(lines)
 
-    def _default_format(self) -> str:
+    def default_format(self) -> str:
         try:
-            return super()._default_format()
+            return super().default_format()
         except SettingsError:  # this is the command that reports them
             return self.formatter_default
 
