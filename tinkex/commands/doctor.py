@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
 from tinkex.cli.errors import hint_for
-from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, plain_text
 from tinkex.commands.base import Lister
 from tinkex.config import credentials
