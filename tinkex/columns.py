@@ -6,7 +6,7 @@ Tables show ``human_readable``; JSON, YAML, CSV and similar formats write the ra
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -218,6 +218,26 @@ class Structure(FormattableColumn[Any]):
 
     def human_readable(self) -> str:
         return plain_text(self._value)
+
+
+def cells(record: object, names: Iterable[str]) -> tuple[Any, ...]:
+    """Return the attributes *names* of *record* as columns that suit their types and names."""
+    return tuple(_cell(name, getattr(record, name)) for name in names)
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return Flag(value)
+    if isinstance(value, datetime):
+        return Time(value)
+    if isinstance(value, Sequence):
+        return Structure(list(value))
+    if isinstance(value, Mapping):
+        return Structure(value)
+    column = Size if name.endswith("_bytes") else Dollars if "cost_usd" in name else None
+    return value if column is None else column(value)
 
 
 def iso(moment: datetime) -> str:

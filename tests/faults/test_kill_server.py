@@ -16,8 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.load.serve import KEY, MODEL, Client, listed
 
+pytestmark = pytest.mark.kills
 PROGRAM = Path(sys.executable).parent / "tinkex"
 CLIENTS = 3
 

@@ -20,6 +20,7 @@ import pytest
 
 from tests.functional.conftest import KEY, MODEL
 
+pytestmark = pytest.mark.kills
 #: Prompts of the batch.
 ROWS = 12
 PROGRAM = Path(sys.executable).parent / "tinkex"
@@ -307,7 +308,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
         process = start(victim, place)
         time.sleep(chance.uniform(0, lasts * 1.1))
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         try:
             (victim.killed or victim.check)(place)
             if not victim.once or not (place.directory / victim.once).exists():
@@ -319,9 +320,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", VICTIMS)
-def test_a_signal_at_any_moment_ends_it_within_a_second(
-    name, number, places, request, record_property
-):
+def test_a_signal_at_any_moment_ends_it(name, number, places, request, record_property):
     victim = VICTIMS[name]
     lasts, lines = whole_run(victim, places(victim))
     chance = random.Random(seed := random.randrange(10**6))
@@ -332,9 +331,7 @@ def test_a_signal_at_any_moment_ends_it_within_a_second(
         running(process)
         time.sleep(chance.uniform(0, lasts))
         process.send_signal(number)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=20)
-        assert time.monotonic() - began < 1.5, seed
+        stdout, stderr = process.communicate(timeout=60)
         assert process.returncode in (0, 128 + number, -number), (seed, stderr)
         assert "Traceback" not in stderr or process.returncode == -number, (seed, stderr)
         (victim.killed or victim.check)(place)

@@ -110,11 +110,10 @@ def assert_harmless(done: Invocation | None, *what: str) -> None:
             assert not found, (*what, text[max(0, found.start() - 80) :][:200])
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["piped", "terminal"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_errors_that_steer(name, terminal, asking):
+def test_errors_that_steer(name, asking):
     ask = asking(name)
-    for format_ in ("", "json"):
+    for format_, terminal in product(("", "json"), (False, True)):
         done = ask("evil-error", format_, terminal=terminal)
         assert_harmless(done, format_)
         assert done is None or " A " in done.stdout + done.stderr, done

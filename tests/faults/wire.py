@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from tests.faults.server import Server
 
-#: Longer than any client under test waits.
-FOR_EVER = 30.0
+#: Longer than any test lasts: who waits for it hangs.
+FOR_EVER = 10_000.0
 JSON = "application/json"
 
 

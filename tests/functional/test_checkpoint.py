@@ -204,7 +204,7 @@ def test_save_from_what_was_saved_before(served, saved, tmp_path):
     served(f"checkpoint download {saved['weights_path']} --output {target}")
     for source in (target, tmp_path / "saved.json"):
         done = served(f"checkpoint --model-path {source} --output {output}")
-        assert "starting anew" in done.stderr
+        assert "starting fresh" in done.stderr
         assert json.loads(output.read_text())["base_model"] == MODEL
     shown = served(f"checkpoint --model-path {target} --output {output} --json")
     rank = served(f"checkpoint info {shown.rows['weights_path']} -f json").rows["lora_rank"]

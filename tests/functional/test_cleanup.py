@@ -153,14 +153,14 @@ def test_delete_rehearsed(program, run, client):
     assert done.stdout.count("Would delete tinker://") == 7
     assert "Would delete 7 checkpoints, " in done.stderr
     done = program(f"checkpoint delete tinker://{run}/weights/nix --dry-run", code=1)
-    assert "not there" in done.stderr
+    assert "do not exist" in done.stderr
     assert len(left(client, run)) == 7
 
 
 @pytest.mark.parametrize("words", [[], ["tinker://a/weights/b", "--public"]])
 def test_delete_of_paths_or_filters_not_both_nor_neither(program, words):
     done = program("checkpoint delete", *words, code=1)
-    assert "give either checkpoint paths or options" in done.stderr
+    assert "use either checkpoint paths or filters" in done.stderr
 
 
 def test_delete_asks_on_a_terminal_and_tells_the_size(program, run, client):
@@ -246,7 +246,7 @@ def test_prune_rehearsed_tells_why(program, run, client):
         ("keep", "final", "newest of its run and type"),
     ]
     assert "To delete: 3 checkpoints, " in done.stderr
-    assert "4 stay." in done.stderr
+    assert "4 are kept." in done.stderr
     assert "at $0.5 a gigabyte" in done.stderr
     assert len(left(client, run)) == 7
 
@@ -260,7 +260,7 @@ def test_prune_does_what_it_said(program, run, client):
     assert left(client, run) == ["final", "step-0", "step-2", "step-4", "step-5"]
     again = program(*words, "--yes")
     assert again.stdout == ""
-    assert "Nothing to prune: all 5 checkpoints stay." in again.stderr
+    assert "Nothing to prune: all 5 checkpoints are kept." in again.stderr
 
 
 def test_prune_of_a_pattern_leaves_other_runs_alone(program, run, client):
@@ -275,8 +275,8 @@ def test_prune_of_a_pattern_leaves_other_runs_alone(program, run, client):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "nothing says which checkpoints may go"),
-        (["--include-newest"], "nothing says which checkpoints may go"),
+        ([], "no rule says which checkpoints to delete"),
+        (["--include-newest"], "no rule says which checkpoints to delete"),
         (["--keep-last", "0"], "must be at least 1"),
         (["--older-than", "7"], "not a duration"),
         (["--keep-last", "1", "--type", "lora"], "invalid choice"),

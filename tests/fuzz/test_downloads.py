@@ -200,7 +200,7 @@ def test_what_lands_is_what_is_in_an_archive(
 ):
     tried()
     store.begin(sizes, faults, form, manner)
-    settings = Settings(base_url=store.url, timeout=5, api_key="tml-test", allow_http=True)
+    settings = Settings(base_url=store.url, timeout=60, api_key="tml-test", allow_http=True)
     with tempfile.TemporaryDirectory() as home, ServiceClient(settings) as client:
         target = Path(home) / "target"
         for writes in (*stops, 1_000_000):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     AnyCommand = Command | Lister | ShowOne
 
 __all__ = [
-    "SCOPES",
     "add_filters",
+    "add_limit",
     "add_model_options",
     "add_order",
     "add_paging",
@@ -32,42 +32,44 @@ __all__ = [
     "checkpoint_type",
     "given_filters",
     "holds_all",
+    "print_rest",
     "selection",
     "sorting",
-    "tell_rest",
     "with_run",
 ]
 
 R = TypeVar("R")
 
-#: Words for a kind of checkpoint: those of paths, and the service's own.
+#: Types of checkpoints: the words of paths, then those of the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
-SCOPES = ("owned", "accessible")
 _PATH_HELP = "checkpoint: tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
 
-def add_path(parser: argparse.ArgumentParser, name: str = "tinker_path") -> None:
-    """Add an argument that names one checkpoint."""
-    parser.add_argument(name, metavar="<tinker_path>", help=_PATH_HELP)
+# ------------------------------------------------------------------ checkpoints and runs
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``tinker_path``, which names one checkpoint."""
+    parser.add_argument("tinker_path", metavar="<tinker_path>", help=_PATH_HELP)
 
 
 def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add an argument ``tinker_paths`` that names any number of checkpoints."""
+    """Add the argument ``tinker_paths``, which names several checkpoints."""
     parser.add_argument(
         "tinker_paths",
         metavar="<tinker_path>",
         nargs="*" if optional else "+",
-        help=f"{_PATH_HELP}; several may be given, and all are tried",
+        help=f"{_PATH_HELP}; may be repeated",
     )
 
 
 def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
-    """Return the path of the checkpoint that *text* names, and say it where it is not *text*.
+    """Return the full path of the checkpoint that *text* names; print it if it differs.
 
-    A full path costs no request, and needs no key.
+    A full path needs no request and no key.
 
-    :param kind: ``training`` or ``sampler``: what is wanted where *text* leaves a choice.
-    :raises UsageError: *text* names none, or several.
+    :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
+    :raises UsageError: *text* names no checkpoint, or several.
     """
     from tinkex.api.paths import TinkerPath
     from tinkex.api.resources.names import is_path, resolve_checkpoint
@@ -80,80 +82,111 @@ def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) 
 
 
 def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
-    """Return the paths that *texts* name, each once; all are read before anything is done."""
+    """Return the full paths that *texts* name, without duplicates.
+
+    :raises UsageError: one of *texts* names no checkpoint, or several.
+    """
     return list(dict.fromkeys([checkpoint_path(command, text) for text in texts]))
 
 
 def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
-    """Return what *do* makes of the run that *text* names; say its id where it is not *text*.
+    """Return ``do(run_id)`` for the run that *text* names; print the id if it differs.
 
-    A full id costs no further request.
+    A full id needs no further request.
 
-    :raises UsageError: *text* names none, or several.
+    :raises UsageError: *text* names no run, or several.
     """
     from tinkex.api.resources import names
 
-    def told(run_id: str) -> R:
+    def announce(run_id: str) -> R:
         if run_id != text:
             command.status(f"{text} is {run_id}")
         return do(run_id)
 
-    return names.with_run(command.client, text, told)
+    return names.with_run(command.client, text, announce)
+
+
+# ------------------------------------------------------------------ filters and order
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
-    group = parser.add_argument_group("which checkpoints")
+    group = parser.add_argument_group("filters")
     group.add_argument(
         "--run-id",
         metavar="<run_id>",
-        help="those of this training run; a pattern such as 'nightly*' may match several",
+        help="only checkpoints of this training run, or of all that match a pattern: 'nightly*'",
     )
-    add_type(group, "those of this type")
+    add_type(group)
     group.add_argument(
-        "--before", metavar="<time>", type=moment, help="those saved before: 2026-11-01, 7d (ago)"
+        "--before",
+        metavar="<time>",
+        type=moment,
+        help="only checkpoints saved before this time: 2026-11-01, 7d (ago)",
     )
     group.add_argument(
-        "--after", metavar="<time>", type=moment, help="those saved at this time or after it"
+        "--after",
+        metavar="<time>",
+        type=moment,
+        help="only checkpoints saved at this time or later",
     )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
-        "--public", action="store_true", default=None, help="those that are published"
+        "--public", action="store_true", default=None, help="only published checkpoints"
     )
     either.add_argument(
         "--not-public",
         dest="public",
         action="store_false",
         default=None,
-        help="those that are not published",
+        help="only checkpoints that are not published",
     )
 
 
-def add_type(parser: argparse._ActionsContainer, meaning: str) -> None:
-    """Add ``--type``; *meaning* begins its help."""
+def add_type(parser: argparse._ActionsContainer) -> None:
+    """Add ``--type``."""
     parser.add_argument(
         "--type",
         dest="checkpoint_type",
         metavar="<type>",
         choices=TYPE_WORDS,
-        help=f"{meaning}: weights, sampler_weights or external_weights "
+        help="only checkpoints of this type: weights, sampler_weights or external_weights "
         "(also: training, sampler, external)",
     )
 
 
 def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
-    """Return the type that ``--type`` names, in the service's word."""
+    """Return the value of ``--type`` in the service's words."""
     from tinkex.api.resources.selection import TYPES
 
     return TYPES.get(parsed_args.checkpoint_type)
 
 
+def given_filters(parsed_args: argparse.Namespace) -> bool:
+    """Return whether any filter is given."""
+    names = ("run_id", "checkpoint_type", "before", "after", "public")
+    return any(getattr(parsed_args, name, None) is not None for name in names)
+
+
+def selection(parsed_args: argparse.Namespace, run_id: str | None) -> Selection:
+    """Return the filters as a selection among the checkpoints of *run_id*, or of all runs."""
+    from tinkex.api.resources.selection import Selection
+
+    return Selection(
+        run_id=run_id,
+        checkpoint_type=checkpoint_type(parsed_args),
+        before=getattr(parsed_args, "before", None),
+        after=getattr(parsed_args, "after", None),
+        public=getattr(parsed_args, "public", None),
+    )
+
+
 def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add ``--access-scope``; without *default* the service has its own."""
+    """Add ``--access-scope``; without *default* the service decides."""
     parser.add_argument(
         "--access-scope",
         metavar="<scope>",
-        choices=SCOPES,
+        choices=("owned", "accessible"),
         default=default,
         help="owned, or accessible: all that the key may read "
         f"(default: {default or 'the service decides'})",
@@ -166,66 +199,58 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         "--sort",
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
-        help="sort the whole list by this field, with :desc the largest or newest first; "
-        "one of: " + ", ".join(fields) + " (default: as the service has it)",
+        help="sort the whole list by this field; with :desc, the largest or newest first; "
+        "one of: " + ", ".join(fields) + " (default: the order of the service)",
     )
 
 
 def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``--sort`` says, as the arguments of ``select``."""
+    """Return the value of ``--sort`` as keyword arguments of ``select``."""
     field, _, order = (parsed_args.sort or "").partition(":")
     return {"sort": field or None, "descending": order == "desc"}
 
 
-def given_filters(parsed_args: argparse.Namespace) -> bool:
-    """Tell whether any option says which checkpoints are meant."""
-    names = ("run_id", "checkpoint_type", "before", "after", "public")
-    return any(getattr(parsed_args, name, None) is not None for name in names)
-
-
-def selection(parsed_args: argparse.Namespace, run_id: str | None) -> Selection:
-    """Return which checkpoints the options mean, of *run_id* where one is named."""
-    from tinkex.api.resources.selection import Selection
-
-    return Selection(
-        run_id=run_id,
-        checkpoint_type=checkpoint_type(parsed_args),
-        before=parsed_args.before,
-        after=parsed_args.after,
-        public=getattr(parsed_args, "public", None),
-    )
+# ------------------------------------------------------------------ pages
 
 
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
-    """Add ``--limit`` and ``--offset`` to *parser*."""
-    parser.add_argument(
-        "--limit",
-        metavar="<int>",
-        type=integer(0),
-        default=20,
-        help=f"most {things} to return; 0 means all (default: 20)",
-    )
+    """Add ``--limit`` and ``--offset``."""
+    add_limit(parser, things)
     parser.add_argument(
         "--offset",
         metavar="<int>",
         type=integer(0),
         default=0,
-        help=f"{things} to skip first (default: 0)",
+        help=f"number of {things} to skip (default: 0)",
     )
 
 
-def tell_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
-    """Say on standard error when there is more than was asked for."""
+def add_limit(parser: argparse.ArgumentParser, things: str) -> None:
+    """Add ``--limit``."""
+    parser.add_argument(
+        "--limit",
+        metavar="<int>",
+        type=integer(0),
+        default=20,
+        help=f"maximum number of {things} to return; 0: all (default: 20)",
+    )
+
+
+def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
+    """Print on standard error how many *things* are not shown, if any."""
     if page.offset and not len(page):
-        total = f"{things} that there are" if page.total is None else page.total
+        total = things if page.total is None else page.total
         command.status(f"Nothing to show: --offset {page.offset} skips all {total}.")
     if page.total is not None and page.offset + len(page) < page.total:
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
 
 
 def holds_all(page: Page[Any] | Walk[Any]) -> bool:
-    """Tell whether *page* surely has everything there is."""
+    """Return whether *page* is known to hold the whole list."""
     return page.offset == 0 and page.total is not None and len(page) >= page.total
+
+
+# ------------------------------------------------------------------ models
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -237,21 +262,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path",
         metavar="<path>",
         help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "a downloaded one's directory, or the metadata file of a saved one",
+        "the directory of a downloaded one, or the metadata file of a saved one",
     )
 
 
 def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
-    """Refuse none and both of the two.
+    """Check that exactly one of ``--base-model`` and ``--model-path`` is given.
 
-    :raises UsageError: not exactly one is given.
+    :raises UsageError: none or both are given.
     """
-    given = [bool(parsed_args.base_model), bool(parsed_args.model_path)]
-    if all(given):
-        raise UsageError(
-            "--base-model and --model-path exclude each other", hint="Leave one of them out."
-        )
-    if not any(given):
+    if parsed_args.base_model and parsed_args.model_path:
+        raise UsageError("use either --base-model or --model-path", hint="Leave one of them out.")
+    if not parsed_args.base_model and not parsed_args.model_path:
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
             hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",

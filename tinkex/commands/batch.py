@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,28 +35,26 @@ from tinkex.exceptions import (
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.api import SampledRow, SampledRows, SampleRow, SamplingClient, Tokenizer
-    from tinkex.commands.batchfiles import Ledger, PromptRow, Prompts
+    from tinkex.api import SampledRow, SampleRow, SamplingClient, Tokenizer
+    from tinkex.commands.batchfiles import PromptRow, PromptSource, ResultsFile
 
 __all__ = ["BatchRun", "BatchSummary"]
 
-#: Maximum number of concurrent requests; as in tinkex.api.sampling.batch, not imported for help.
-MOST = 256
-#: Options that decide about results: a run goes on only with the same.
+#: As in tinkex.api.sampling.batch, which is not imported for help.
+MAX_CONCURRENCY = 256
+#: Options that the results depend on: a batch is resumed only with the same.
 _DECISIVE = (
     *("base_model", "model_path", "max_tokens", "temperature", "top_k", "top_p", "seed"),
     *("stop", "num_samples", "tokenizer", "with_tokens"),
 )
-#: Seconds that rows under way have left after Ctrl-C.
-DRAIN = 5.0
-#: Rows that fail one after the other, by no fault of theirs, before the run is given up.
-GIVE_UP = 20
-#: Seconds between two changes of the bar.
-_TICK = 0.1
-#: Errors that every other row would meet as well.
-_HOPELESS = (Unauthorized, PaymentRequired, NotOffered, TLSError, SettingsError)
-#: Options that a command line for going on must not have: a key, and what would begin anew.
+#: Options that the command line to resume must not have, and the number of words after each.
 _LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
+#: Consecutive rows that fail through the service before the batch ends.
+_GIVE_UP = 20
+#: Errors that every other row would meet as well.
+_FATAL = (Unauthorized, PaymentRequired, NotOffered, TLSError, SettingsError)
+#: Minimum number of seconds between two updates of the progress bar.
+_TICK = 0.1
 
 
 class BatchRun(Command):
@@ -80,43 +76,19 @@ class BatchRun(Command):
             "file; - is standard input",
         )
         add_model_options(parser)
-        parser.add_argument(
-            "--output",
-            metavar="<path>",
-            help="file for the results (default, or -: standard output, without --resume)",
-        )
-        parser.add_argument(
-            "--resume", action="store_true", help="go on with the file of an earlier run"
-        )
-        parser.add_argument("--force", action="store_true", help="replace the file")
+        _add_output_options(parser)
         parser.add_argument(
             "--concurrency",
             metavar="<int>",
             type=_concurrency,
             default=None,
-            help=f"rows under way at once, at most {MOST}, or auto: as many as the service takes "
+            help=f"concurrent requests, at most {MAX_CONCURRENCY}, or auto: adapt to the service "
             "(default: auto)",
-        )
-        parser.add_argument(
-            "--ordered", action="store_true", help="put the results into the order of the prompts"
         )
         parser.add_argument(
             "--input-format",
             choices=("jsonl", "text"),
-            help="what a file holds (default: by its name, else by its first line)",
-        )
-        parser.add_argument(
-            "-f",
-            "--format",
-            dest="formatter",
-            choices=("json",),
-            help="results are JSON lines, whether this is given or not",
-        )
-        parser.add_argument(
-            "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
-        )
-        parser.add_argument(
-            "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
+            help="format of the file (default: by its name, else by its first line)",
         )
         add_sampling_options(parser)
         return parser
@@ -124,11 +96,11 @@ class BatchRun(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")
         self._check(parsed_args)
-        from tinkex.commands.batchfiles import open_prompts
+        from tinkex.commands.batchfiles import PromptSource
 
         with ExitStack() as stack:
             prompts = stack.enter_context(
-                open_prompts(
+                PromptSource(
                     parsed_args.prompts,
                     self.app.stdin,
                     sampling_params(parsed_args),
@@ -136,7 +108,7 @@ class BatchRun(Command):
                     parsed_args.input_format,
                 )
             )
-            ledger = self._ledger(parsed_args, prompts, model_path)
+            file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
                 self.client.create_sampling_client(
@@ -149,11 +121,11 @@ class BatchRun(Command):
                 needed=prompts.needs_tokenizer or bool(parsed_args.tokenizer),
             )
             if tokenizer is not None and prompts.needs_template:
-                _ = tokenizer.template  # that there is none is told once, not for each row
-            if ledger is not None:
-                stack.callback(ledger.close)
-                ledger.open(resume=parsed_args.resume)
-            batch = Batch(self, parsed_args, prompts, sampling, tokenizer, ledger)
+                _ = tokenizer.template  # a missing template is reported once, not for each row
+            if file is not None:
+                stack.callback(file.close)
+                file.open(resume=parsed_args.resume)
+            batch = _Batch(self, parsed_args, prompts, sampling, tokenizer, file)
             self.result = batch.summary
             return batch.run()
 
@@ -163,43 +135,39 @@ class BatchRun(Command):
         if parsed_args.prompts == "-" and self.app.option("api_key") == "-":
             raise UsageError("standard input can give the key or the prompts, not both")
         if parsed_args.resume and parsed_args.force:
-            raise UsageError("--resume and --force exclude each other")
+            raise UsageError("use either --resume or --force")
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):
             option = "--resume" if parsed_args.resume else "--force"
             raise UsageError(
                 f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
             )
 
-    def _ledger(
-        self, parsed_args: argparse.Namespace, prompts: Prompts, model_path: str | None
-    ) -> Ledger | None:
+    def _results_file(
+        self, parsed_args: argparse.Namespace, prompts: PromptSource, model_path: str | None
+    ) -> ResultsFile | None:
         if parsed_args.output is None:
             return None
-        from tinkex.commands.batchfiles import Ledger
+        from tinkex.commands.batchfiles import ResultsFile
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
         made_by |= {"prompts": prompts.digest, "model_path": model_path}
-        ledger = Ledger(parsed_args.output, made_by, prompts.total)
+        file = ResultsFile(parsed_args.output, made_by, prompts.total)
         if parsed_args.prompts != "-":
-            ledger.keep_off(parsed_args.prompts)
-        ledger.check(resume=parsed_args.resume, force=parsed_args.force)
-        return ledger
-
-
-def _concurrency(text: str) -> int | None:
-    return None if text == "auto" else integer(1, MOST)(text)
+            file.check_apart_from(parsed_args.prompts)
+        file.check(resume=parsed_args.resume, force=parsed_args.force)
+        return file
 
 
 @dataclass
 class BatchSummary:
-    """What a run over many prompts came to.
+    """The outcome of a batch.
 
-    :ivar rows: prompts in all.
-    :ivar completed: sampled by this run.
-    :ivar skipped: there from an earlier one.
-    :ivar tokens: generated by this run.
-    :ivar retries: refusals and samples asked for again.
+    :ivar rows: number of prompts.
+    :ivar completed: rows sampled by this run.
+    :ivar skipped: rows sampled by an earlier run.
+    :ivar tokens: tokens generated by this run.
+    :ivar retries: refused and resubmitted samples.
     """
 
     rows: int = 0
@@ -211,99 +179,87 @@ class BatchSummary:
     seconds: float = 0.0
 
 
-class Batch:
-    """One run over all rows that are still to be done."""
+class _Batch:
+    """One run over all rows without a result."""
 
     def __init__(
         self,
         command: Command,
         options: argparse.Namespace,
-        prompts: Prompts,
+        prompts: PromptSource,
         sampling: SamplingClient,
         tokenizer: Tokenizer | None,
-        ledger: Ledger | None,
+        file: ResultsFile | None,
     ) -> None:
         self._command = command
         self._options = options
         self._prompts = prompts
         self._sampling = sampling
         self._tokenizer = tokenizer
-        self._ledger = ledger
-        self._interrupted = self._prompts_lost = False
-        self._failures_in_a_row = 0
+        self._file = file
+        self._started = self._consecutive_failures = 0
         self._drawn = 0.0
         self._began = time.monotonic()
-        skipped = ledger.done if ledger else 0
-        self.summary = BatchSummary(rows=prompts.total, skipped=skipped)
+        self.summary = BatchSummary(rows=prompts.total, skipped=file.done if file else 0)
 
     def run(self) -> int:
-        """Sample, write, and return the exit code."""
-        # On the way to a file the order does not matter: it is put right in the end, so that no
-        # finished row waits in memory for another.
-        ordered = self._options.ordered and self._ledger is None
+        """Sample the rows, write the results, and return the exit code."""
+        try:
+            failure = self._sample_all()
+        except (Terminated, KeyboardInterrupt) as interruption:
+            self._report(interruption)
+            raise
+        if self._file is not None and self._options.ordered and failure is None:
+            self._file.sort()
+        self._report(failure)
+        if failure is not None:
+            raise failure
+        return 1 if self.summary.failed else 0
+
+    def _sample_all(self) -> TinkexError | None:
+        """Write all results; return the error that ended the batch early."""
+        # A file is sorted at the end, so that no finished row waits in memory for another.
         results = self._sampling.sample_many(
             self._rows(),
             concurrency=self._options.concurrency,
-            ordered=ordered,
+            ordered=self._options.ordered and self._file is None,
             tokenizer=self._tokenizer,
         )
-        try:
-            with _ctrl_c(lambda: self._interrupt(results)):
-                hopeless = self._take_all(results)
-        except (Terminated, KeyboardInterrupt):  # at once: what is under way is lost
-            self._interrupted = True
-            self._close_summary()
-            self._tell(None)
-            raise
-        self._close_summary()
-        whole = not self._interrupted and hopeless is None
-        if self._ledger is not None and self._options.ordered and whole:
-            self._ledger.sort()
-        self._tell(hopeless)
-        if self._interrupted:
-            raise KeyboardInterrupt
-        if hopeless is not None:
-            raise hopeless
-        return 1 if self.summary.failed else 0
-
-    def _take_all(self, results: SampledRows) -> TinkexError | None:
-        """Write all results; return the error that made an end of it before all were there."""
-        hopeless: TinkexError | None = None
-        self._draw(results)
-        try:
-            for result in results:
-                hopeless = self._take(result) or hopeless
-                if hopeless is not None:
-                    results.stop(DRAIN)
-                self._draw(results)
-        except TinkexError as error:  # there is nowhere to put results, or no more of the prompts
-            return error
-        return hopeless
+        with closing(results):
+            self._show_progress()
+            try:
+                for result in results:
+                    self._take(result)
+                    self._show_progress()
+            except TinkexError as error:
+                return error
+        return None
 
     def _rows(self) -> Iterator[SampleRow]:
         from tinkex.api import SampleRow
 
-        try:
-            for row in self._prompts:
-                if self._ledger is None or row.index not in self._ledger:
-                    yield SampleRow(row.prompt, row.params, row.num_samples, key=row)
-        except TinkexError:  # they are no more what they were when they were checked
-            self._prompts_lost = True
-            raise
+        for row in self._prompts:
+            if self._file is None or row.index not in self._file:
+                self._started += 1
+                yield SampleRow(row.prompt, row.params, row.num_samples, key=row)
 
-    def _take(self, result: SampledRow) -> TinkexError | None:
-        """Write one result; return its error if that is the end of the whole run."""
+    def _take(self, result: SampledRow) -> None:
+        """Write one result.
+
+        :raises TinkexError: it cannot be written, or the row's error ends the whole batch.
+        """
         row: PromptRow = result.row.key
-        if result.error is not None:
-            return self._fail(row, result.error)
-        assert result.response is not None
-        self._failures_in_a_row = 0
+        if result.response is None:
+            assert result.error is not None
+            self._take_failed(row, result.error)
+            return
+        self._consecutive_failures = 0
         record: dict[str, Any] = {"id": row.id, "index": row.index}
         record["sequences"] = [self._sequence(s.as_dict()) for s in result.response.sequences]
         if row.extra:
             record["extra"] = row.extra
-        if self._ledger is not None:
-            self._ledger.write(row.index, record)
+        if self._file is not None:
+            self._file.write(row.index, record)
         else:
             stdout = self._command.app.stdout
             if stdout.isatty():
@@ -312,96 +268,115 @@ class Batch:
             stdout.flush()
         self.summary.completed += 1
         self.summary.tokens += sum(len(s.tokens) for s in result.response.sequences)
-        return None
 
-    def _sequence(self, whole: dict[str, Any]) -> dict[str, Any]:
+    def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
+        self.summary.failed += 1
+        if self._file is not None:
+            failure = error.as_dict(self._command.operation_name())
+            self._file.write_failed({"id": row.id, "index": row.index, "error": failure})
+        else:
+            self._command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
+        # Single rows fail now and then; a service that does not work fails all of them.
+        is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
+        self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
+        if isinstance(error, _FATAL) or self._consecutive_failures >= _GIVE_UP:
+            raise error
+
+    def _sequence(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         tokens, logprobs = whole["tokens"], whole["logprobs"]
-        known = [x for x in logprobs or () if x is not None]
-        found: dict[str, Any] = {
+        sequence: dict[str, Any] = {
             "text": self._tokenizer.decode(tokens) if self._tokenizer else None,
             "stop_reason": whole["stop_reason"],
-            "avg_logprob": mean(known),
+            "avg_logprob": mean(logprobs),
             "token_count": len(tokens),
         }
         if self._options.with_tokens or self._tokenizer is None:
-            found |= {"tokens": tokens, "logprobs": logprobs}
-        return found
+            sequence |= {"tokens": tokens, "logprobs": logprobs}
+        return sequence
 
-    def _fail(self, row: PromptRow, error: TinkexError) -> TinkexError | None:
-        self.summary.failed += 1
-        if self._ledger is not None:
-            told = error.as_dict(self._command.operation_name())
-            self._ledger.fail({"id": row.id, "index": row.index, "error": told})
-        else:
-            self._command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
-        if isinstance(error, _HOPELESS):
-            return error
-        # Rows fail one by one; a service that fails, or is gone, fails all of them.
-        at_fault = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
-        self._failures_in_a_row = self._failures_in_a_row + 1 if at_fault else 0
-        return error if self._failures_in_a_row >= GIVE_UP else None
-
-    def _interrupt(self, results: SampledRows) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted = True
-        results.stop(DRAIN)
-
-    def _draw(self, results: SampledRows) -> None:
+    def _show_progress(self) -> None:
         now = time.monotonic()
         if now - self._drawn < _TICK:
             return
         self._drawn = now
+        summary = self.summary
         took = max(now - self._began, 0.001)
-        note = f"{self.summary.completed / took:.1f} rows/s, {self.summary.tokens / took:.0f} tok/s"
-        if self.summary.failed:
-            note += f", {self.summary.failed} failed"
-        if self._interrupted:
-            note += f", waiting for {results.under_way} under way"
-        elif self._sampling.backpressure.is_shut:
+        note = f"{summary.completed / took:.1f} rows/s, {summary.tokens / took:.0f} tok/s"
+        if summary.failed:
+            note += f", {summary.failed} failed"
+        if self._sampling.backpressure.is_shut:
             note += ", the service is busy"
         else:
-            note += f", {results.under_way} at once"
-        done = self.summary.completed + self.summary.skipped + self.summary.failed
-        self._command.app.display.count(note, done, self.summary.rows)
+            note += f", {self._started - summary.completed - summary.failed} concurrent"
+        done = summary.completed + summary.skipped + summary.failed
+        self._command.app.display.count(note, done, summary.rows)
 
-    def _close_summary(self) -> None:
+    def _report(self, end: BaseException | None) -> None:
+        """Report the outcome, and how to resume a batch that is not complete.
+
+        :param end: what ended the batch early.
+        """
+        from tinkex.commands.batchfiles import PromptsChanged
+
         self._command.app.display.clear()
-        self.summary.seconds = round(time.monotonic() - self._began, 3)
-        self.summary.retries = self._sampling.backpressure.refusals + self._sampling.resubmissions
-
-    def _tell(self, hopeless: TinkexError | None) -> None:
-        say, summary = self._command.status, self.summary
-        seconds = max(summary.seconds, 0.001)
+        say, summary, file = self._command.status, self.summary, self._file
+        summary.seconds = round(time.monotonic() - self._began, 3)
+        summary.retries = self._sampling.backpressure.refusals + self._sampling.resubmissions
         say(
             f"{summary.completed} of {summary.rows} rows sampled in {summary.seconds:.1f} s: "
-            f"{summary.tokens} tokens ({summary.tokens / seconds:.0f}/s), "
+            f"{summary.tokens} tokens ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
             f"{summary.retries} retries, {summary.failed} failed"
-            + (f", {summary.skipped} done before" if summary.skipped else "")
-            + "."
+            + (f", {summary.skipped} done before." if summary.skipped else ".")
         )
-        if self._ledger is None:
+        if file is None:
             return
         if summary.skipped == summary.rows:
-            say(f"Nothing was left to do: {self._ledger.name} has all rows")
+            say(f"Nothing was left to do: {file.name} has all rows")
             return
         if summary.failed:
-            say(f"Rows that failed: {self._ledger.failed_path}")
-        if self._prompts_lost:
-            say(f"{self._ledger.done} rows are in {self._ledger.name}")
-        elif self._interrupted or hopeless is not None or summary.failed:
-            say(f"{self._ledger.done} rows are in {self._ledger.name}. To go on:")
-            say(f"  {self._command_line()}")
+            say(f"Rows that failed: {file.failed_path}")
+        if isinstance(end, PromptsChanged):  # --resume would refuse them
+            say(f"{file.done} rows are in {file.name}")
+        elif end is not None or summary.failed:
+            words = _without(self._command.app.words, _LEFT_OUT)
+            say(f"{file.done} rows are in {file.name}. To resume:")
+            say(f"  {shlex.join([self._command.app.NAME, *words, '--resume'])}")
         else:
-            say(f"Results written to {self._ledger.name}")
-
-    def _command_line(self) -> str:
-        words = _without(self._command.app.words, _LEFT_OUT)
-        return shlex.join([self._command.app.NAME, *words, "--resume"])
+            say(f"Results written to {file.name}")
 
 
-def _without(words: tuple[str, ...], options: dict[str, int]) -> list[str]:
-    """Return *words* without some options and as many words after each as it takes."""
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        metavar="<path>",
+        help="file for the results (default, or -: standard output, without --resume)",
+    )
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--ordered", action="store_true", help="sort the results by the order of the prompts"
+    )
+    parser.add_argument(
+        "-f",
+        "--format",
+        dest="formatter",
+        choices=("json",),
+        help="output format; always JSON lines",
+    )
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
+    )
+    parser.add_argument(
+        "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
+    )
+
+
+def _concurrency(text: str) -> int | None:
+    return None if text == "auto" else integer(1, MAX_CONCURRENCY)(text)
+
+
+def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Return *words* without *options* and the words after each that belong to it."""
     kept: list[str] = []
     skip = 0
     for word in words:
@@ -413,16 +388,3 @@ def _without(words: tuple[str, ...], options: dict[str, int]) -> list[str]:
         else:
             kept.append(word)
     return kept
-
-
-@contextmanager
-def _ctrl_c(act: Callable[[], None]) -> Iterator[None]:
-    """Call *act* at Ctrl-C instead of leaving at once, where this thread may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: act())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

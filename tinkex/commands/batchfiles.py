@@ -1,12 +1,12 @@
-"""The files of a batch: prompts that are read, and results that are written.
+"""The files of a batch: the prompts that it reads and the results that it writes.
 
-Prompts are rows of JSONL, lines of text, or the files of a directory. Everything is read twice:
-once to check it before anything is sampled, and once row by row while sampling, so that memory
+Prompts are lines of JSONL, lines of text, or the files of a directory. They are read twice: once
+to check all of them before anything is sampled, and once row by row while sampling, so that memory
 does not grow with the number of rows.
 
-Each result is one line, written at once. Beside ``OUT.jsonl`` lie ``OUT.batch.json``, which says
-how the results were made, and ``OUT.failed.jsonl`` with the rows that failed. A run that was cut
-off goes on where it was: rows with a whole line are done, and a torn last line is not one.
+Each result is one line, written at once. Next to ``OUT.jsonl`` are ``OUT.batch.json``, which
+records how the results were made, and ``OUT.failed.jsonl`` with the rows that failed. To resume,
+rows with a complete line count as done; an incomplete last line is dropped.
 """
 
 from __future__ import annotations
@@ -14,41 +14,56 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from tinkex.commands.inputs import prompt_in
 from tinkex.exceptions import LocalError, TinkexError, UsageError
-from tinkex.files import MAX_INPUT, check_writable, replacing, user_path, write_atomically
+from tinkex.files import (
+    MAX_INPUT,
+    acquire_lock,
+    check_writable,
+    replacing,
+    user_path,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from tinkex.api import SamplingParams
 
-#: The members of a row that hold the prompt; exactly one of them is there.
-PROMPTS = ("prompt", "tokens", "messages")
-#: The members that say how this row is sampled: as the options of those names.
-OVERRIDES = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed", "num_samples")
+__all__ = ["PromptRow", "PromptSource", "PromptsChanged", "ResultsFile"]
+
+#: Members of a JSONL row that hold the prompt; exactly one of them is required.
+_PROMPTS = ("prompt", "tokens", "messages")
+#: Members that override the options of the same names for one row.
+_OVERRIDES = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed", "num_samples")
 _MAX_SAMPLES = 4096
-_BLOCK = 1024 * 1024
 _VERSION = 1
+#: Start of the line of a row that has no result.
 _NOWHERE = 2**64 - 1
+
+
+class PromptsChanged(LocalError):
+    """The prompts are not those that were checked before sampling."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptRow:
-    """One prompt of many.
+    """One prompt of a batch.
 
-    :ivar index: its place among all, from 0.
-    :ivar id: given in the row, or the number of its line, or the name of its file.
+    :ivar index: position among all prompts, from 0.
+    :ivar id: the ``id`` of the row, or the number of its line, or the name of its file.
     :ivar where: for messages: ``prompts.jsonl, line 7``.
     :ivar prompt: a text, token ids, or messages.
-    :ivar extra: members of the row that mean nothing here.
+    :ivar extra: members of the row without a meaning here.
     """
 
     index: int
@@ -60,208 +75,178 @@ class PromptRow:
     extra: dict[str, Any]
 
 
-class Prompts:
-    """All prompts of one source, checked; a context manager that closes it.
+class PromptSource:
+    """The checked prompts of a file, a directory or standard input.
 
-    :ivar total: how many there are.
-    :ivar digest: a fingerprint of their content.
-    :ivar needs_tokenizer: whether one of them is more than token ids.
-    :ivar needs_template: whether one of them is messages.
+    A context manager that closes it.
+
+    :param name: file or directory; ``-`` is *stdin*.
+    :param params: sampling parameters of rows that do not override them.
+    :param kind: ``jsonl`` or ``text``; by default derived from the name or the first line.
+    :ivar total: number of prompts.
+    :ivar digest: hash of their content.
+    :ivar needs_tokenizer: whether a prompt is not token ids.
+    :ivar needs_template: whether a prompt is messages.
+    :raises UsageError: a row is invalid, two have the same id, or there are none.
+    :raises LocalError: they cannot be read.
     """
 
     def __init__(
         self,
-        read: Callable[[Any], Iterator[PromptRow]],
-        file: IO[bytes] | None,
         name: str,
-        kind: str,
+        stdin: TextIO | None,
+        params: SamplingParams,
+        num_samples: int,
+        kind: str | None = None,
     ) -> None:
-        self._read = read
-        self._file = file
-        self._name = name
-        self._kind = kind
+        self._name = "standard input" if name == "-" else name
+        self._params = params
+        self._num_samples = num_samples
+        self._file: IO[bytes] | None = None
+        if name != "-" and user_path(name).is_dir():
+            self._kind = "directory"
+        else:
+            self._file = _seekable(name, stdin)
+            self._kind = kind or _kind_of(name, self._file)
         self.total = 0
-        self.digest = ""
         self.needs_tokenizer = self.needs_template = False
+        try:
+            self.digest = self._check()
+        except BaseException:
+            self.close()
+            raise
 
-    def __enter__(self) -> Prompts:
+    def __enter__(self) -> PromptSource:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def __iter__(self) -> Iterator[PromptRow]:
-        """Yield the rows that were checked.
+        """Yield the checked rows.
 
-        :raises LocalError: behind the last one: they are not what was checked.
+        :raises PromptsChanged: after the last row: they are not those that were checked.
         """
-        digest = hashlib.sha256(self._kind.encode())
+        digest = hashlib.sha256()
         try:
-            for row in self._read(digest):
+            for row in self._rows(digest):
                 if row.index < self.total:
                     yield row
-        except UsageError as error:  # it was a good row before
+        except UsageError as error:  # the row was valid before
             raise self._changed() from error
         if digest.hexdigest() != self.digest:
             raise self._changed()
 
-    def _changed(self) -> LocalError:
-        return LocalError(
+    def _changed(self) -> PromptsChanged:
+        return PromptsChanged(
             f"{self._name} changed while it was being sampled",
-            hint="Rows of before and after may stand among the results. Begin anew with a copy "
-            "that stays as it is.",
+            hint="The results may mix rows of before and after. Start over with a copy that "
+            "does not change.",
         )
 
-    def check(self) -> None:
-        """Read everything once.
+    def _check(self) -> str:
+        """Read everything once; return the digest."""
+        from tinkex.api.sampling.types import are_token_ids
 
-        :raises UsageError: a row is bad, two have the same id, or there are none.
-        :raises LocalError: they cannot be read.
-        """
-        digest = hashlib.sha256(self._kind.encode())
+        digest = hashlib.sha256()
         seen: set[int] = set()
-        for row in self._read(digest):
-            # Eight bytes tell apart more ids than anybody has.
+        for row in self._rows(digest):
+            # Eight bytes distinguish more ids than any file has.
             id = row.id.encode("utf-8", "surrogatepass")
             mark = int.from_bytes(hashlib.blake2b(id, digest_size=8).digest())
             if mark in seen:
-                first = next(other for other in self._read(None) if other.id == row.id)
+                first = next(r for r in self._rows(hashlib.sha256()) if r.id == row.id)
                 raise UsageError(
                     f"two rows have the id {row.id[:80]!r}: {first.where}, and {row.where}",
-                    hint="Give every row an id of its own, or none of them any.",
+                    hint="Give every row its own id, or none of them one.",
                 )
             seen.add(mark)
             self.total += 1
-            if not _is_tokens(row.prompt):
+            if not are_token_ids(row.prompt):
                 self.needs_tokenizer = True
                 self.needs_template |= not isinstance(row.prompt, str)
         if not self.total:
             raise UsageError(f"there are no prompts in {self._name}")
-        self.digest = digest.hexdigest()
+        return digest.hexdigest()
 
+    def _rows(self, digest: hashlib._Hash) -> Iterator[PromptRow]:
+        digest.update(self._kind.encode())
+        texts = self._lines(digest) if self._file else self._files(digest)
+        for index, (id, where, text) in enumerate(texts):
+            try:
+                if self._kind == "jsonl":
+                    row = self._from_json(index, id, where, text)
+                else:
+                    prompt = prompt_in(text) if self._kind == "directory" else text
+                    if not prompt:
+                        raise UsageError("the prompt is empty")
+                    params, num_samples = self._params, self._num_samples
+                    row = PromptRow(index, id, where, prompt, params, num_samples, {})
+            except TinkexError as error:
+                raise UsageError(f"{where}: {error}", hint=error.hint) from error
+            yield row
 
-def open_prompts(
-    name: str,
-    stdin: TextIO | None,
-    params: SamplingParams,
-    num_samples: int,
-    kind: str | None = None,
-) -> Prompts:
-    """Check and return the prompts that *name* means: a file, a directory, or ``-``.
+    def _lines(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, str]]:
+        """Yield the number, the place and the text of each line that is not blank."""
+        assert self._file is not None
+        self._file.seek(0)
+        number = 0
+        while line := self._file.readline(MAX_INPUT):
+            number += 1
+            digest.update(line)
+            where = f"{self._name}, line {number}"
+            if len(line) == MAX_INPUT and not line.endswith(b"\n"):
+                raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
+            text = _decoded(line, where, "utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            if text.strip():
+                yield str(number), where, text
 
-    :param params: how tokens are drawn where a row does not say otherwise.
-    :param kind: ``jsonl`` or ``text``; by default told from the name or the first line.
-    :raises UsageError: see :meth:`Prompts.check`.
-    """
-    maker = _Maker(params, num_samples)
-    label = "standard input" if name == "-" else name
-    if name != "-" and user_path(name).is_dir():
-        path = user_path(name)
-        prompts = Prompts(lambda digest: _files(path, maker, digest), None, label, "directory")
-    else:
-        file = _seekable(name, stdin)
-        kind = kind or _kind_of(name, file)
-        parse = maker.from_json if kind == "jsonl" else maker.from_text
-        prompts = Prompts(lambda digest: _lines(file, label, parse, digest), file, label, kind)
-    try:
-        prompts.check()
-    except BaseException:
-        prompts.__exit__()
-        raise
-    return prompts
+    def _files(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, str]]:
+        """Yield the name, the path and the text of each file in the directory."""
+        directory = user_path(self._name)
+        for path in _below(directory):
+            name = path.relative_to(directory).as_posix()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise LocalError(f"cannot read {path}: {error.strerror}") from error
+            digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
+            yield name, str(path), _decoded(content, str(path), "utf-8-sig")
 
-
-class _Maker:
-    """Makes rows out of what is read."""
-
-    def __init__(self, params: SamplingParams, num_samples: int) -> None:
-        self._params = params
-        self._num_samples = num_samples
-
-    def from_text(self, index: int, number: int, where: str, text: str) -> PromptRow:
-        return self._plain(index, str(number), where, text)
-
-    def from_file(self, index: int, name: str, where: str, text: str) -> PromptRow:
-        prompt = prompt_in(text)
-        if not prompt:
-            raise UsageError("the prompt is empty")
-        return self._plain(index, name, where, prompt)
-
-    def _plain(self, index: int, id: str, where: str, prompt: Any) -> PromptRow:
-        return PromptRow(index, id, where, prompt, self._params, self._num_samples, {})
-
-    def from_json(self, index: int, number: int, where: str, text: str) -> PromptRow:
+    def _from_json(self, index: int, number: str, where: str, text: str) -> PromptRow:
         row = _object(text)
-        given = [name for name in PROMPTS if row.get(name) is not None]
+        given = [name for name in _PROMPTS if row.get(name) is not None]
         if len(given) != 1:
             found = " and ".join(map(repr, given)) or "none"
             raise UsageError(f"one of 'prompt', 'tokens' and 'messages' is needed, not {found}")
         prompt = _checked_prompt(given[0], row[given[0]])
-        changes = {name: row[name] for name in OVERRIDES if row.get(name) is not None}
-        num_samples = _whole("num_samples", changes.pop("num_samples", self._num_samples))
-        if not 1 <= num_samples <= _MAX_SAMPLES:
-            raise UsageError(f"num_samples must be from 1 to {_MAX_SAMPLES}, not {num_samples}")
-        params = self._params
-        if changes:
-            checked = {name: _checked(name, value) for name, value in changes.items()}
-            params = dataclasses.replace(params, **checked)
-        known = {"id", *PROMPTS, *OVERRIDES}
-        extra = {name: value for name, value in row.items() if name not in known}
+        changes = {name: row[name] for name in _OVERRIDES if row.get(name) is not None}
+        num_samples = changes.pop("num_samples", self._num_samples)
+        if type(num_samples) is not int or not 1 <= num_samples <= _MAX_SAMPLES:
+            raise UsageError(f"num_samples must be from 1 to {_MAX_SAMPLES}, not {num_samples!r}")
+        if isinstance(changes.get("stop"), str):
+            changes["stop"] = [changes["stop"]]
+        params = dataclasses.replace(self._params, **changes) if changes else self._params
+        extra = {n: v for n, v in row.items() if n not in ("id", *_PROMPTS, *_OVERRIDES)}
         for name, value in extra.items():
-            _refuse_misspelt(name)
-            _refuse_no_number(name, value)
+            _check_extra(name, value)
         return PromptRow(index, _id(row, number), where, prompt, params, num_samples, extra)
 
 
-def _lines(
-    file: IO[bytes],
-    label: str,
-    parse: Callable[[int, int, str, str], PromptRow],
-    digest: Any,
-) -> Iterator[PromptRow]:
-    file.seek(0)
-    index = number = 0
-    while line := file.readline(MAX_INPUT):
-        number += 1
-        if digest is not None:
-            digest.update(line)
-        where = f"{label}, line {number}"
-        if len(line) == MAX_INPUT and not line.endswith(b"\n"):
-            raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            if not text.strip():
-                continue
-            row = parse(index, number, where, text)
-        except UnicodeDecodeError as error:
-            raise LocalError(f"{where} is not UTF-8 text", hint="Convert it with iconv.") from error
-        except TinkexError as error:
-            raise UsageError(f"{where}: {error}", hint=error.hint) from error
-        yield row
-        index += 1
-
-
-def _files(directory: Path, maker: _Maker, digest: Any) -> Iterator[PromptRow]:
-    for index, path in enumerate(_below(directory)):
-        name = path.relative_to(directory).as_posix()
-        try:
-            content = path.read_bytes()
-            text = content.decode("utf-8-sig")
-            row = maker.from_file(index, name, str(path), text)
-        except UnicodeDecodeError as error:
-            raise LocalError(f"{path} is not UTF-8 text", hint="Convert it with iconv.") from error
-        except OSError as error:
-            raise LocalError(f"cannot read {path}: {error.strerror}") from error
-        except TinkexError as error:
-            raise UsageError(f"{path}: {error}", hint=error.hint) from error
-        if digest is not None:
-            digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
-        yield row
+def _decoded(content: bytes, where: str, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise LocalError(f"{where} is not UTF-8 text", hint="Convert it with iconv.") from error
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    """Yield the files below *directory* in the order of their names, hidden ones left out."""
+    """Yield the files below *directory* by name, without hidden ones."""
 
     def refuse(error: OSError) -> None:
         raise LocalError(f"cannot read {error.filename}: {error.strerror}") from error
@@ -275,34 +260,24 @@ def _below(directory: Path) -> Iterator[Path]:
 
 
 def _seekable(name: str, stdin: TextIO | None) -> IO[bytes]:
-    """Open *name*; what can be read only once is copied to a temporary file first."""
+    """Open *name*; a stream that cannot be read twice is copied to a temporary file first."""
     try:
         if name != "-":
-            file = user_path(name).open("rb")
+            file: IO[bytes] = user_path(name).open("rb")
             if file.seekable():
                 return file
-            with file:
-                return _copied(file)
-        if stdin is None:
+        elif stdin is None:
             raise LocalError("cannot read standard input: it is closed")
-        binary = getattr(stdin, "buffer", None)
-        return _copied(binary) if binary else _copied_text(stdin)
+        else:
+            file = stdin.buffer if hasattr(stdin, "buffer") else io.BytesIO(stdin.read().encode())
+        copy: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned
+        shutil.copyfileobj(file, copy)
+        if name != "-":
+            file.close()
+        return copy
     except OSError as error:
         where = "standard input" if name == "-" else name
         raise LocalError(f"cannot read {where}: {error.strerror}") from error
-
-
-def _copied(source: IO[bytes]) -> IO[bytes]:
-    copy: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - it is returned
-    while block := source.read(_BLOCK):
-        copy.write(block)
-    return copy
-
-
-def _copied_text(source: TextIO) -> IO[bytes]:
-    copy: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - it is returned
-    copy.write(source.read().encode())
-    return copy
 
 
 def _kind_of(name: str, file: IO[bytes]) -> str:
@@ -328,10 +303,10 @@ def _object(text: str) -> dict[str, Any]:
     return row
 
 
-def _id(row: dict[str, Any], number: int) -> str:
+def _id(row: dict[str, Any], number: str) -> str:
     value = row.get("id")
     if value is None:
-        return str(number)
+        return number
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise UsageError("'id' must be a text or a whole number")
     return str(value)
@@ -342,7 +317,9 @@ def _checked_prompt(kind: str, value: Any) -> Any:
         if not isinstance(value, str) or not value:
             raise UsageError("'prompt' must be a text that is not empty")
     elif kind == "tokens":
-        if not isinstance(value, list) or not value or not _is_tokens(value):
+        from tinkex.api.sampling.types import are_token_ids
+
+        if not value or not are_token_ids(value):
             raise UsageError("'tokens' must be a list of token ids, from 0 to 2147483647")
     else:
         from tinkex.api.sampling.chat import check_messages
@@ -351,47 +328,17 @@ def _checked_prompt(kind: str, value: Any) -> Any:
     return value
 
 
-def _is_tokens(value: Any) -> bool:
-    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
-        return False
-    return not value or (min(value) >= 0 and max(value) < 2**31)
+def _check_extra(name: str, value: Any) -> None:
+    """Check a member that is only returned with the result.
 
-
-def _checked(name: str, value: Any) -> Any:
-    if name == "stop":
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UsageError("'stop' must be a text or a list of texts")
-        return tuple(texts)
-    if name in ("temperature", "top_p"):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError(f"{name!r} must be a number")
-        try:
-            float(value)
-        except OverflowError as error:  # a whole number of hundreds of digits
-            raise UsageError(f"{name!r} is an absurd number") from error
-        return value
-    return _whole(name, value)
-
-
-def _whole(name: str, value: Any) -> int:
-    if type(value) is not int:
-        raise UsageError(f"{name!r} must be a whole number")
-    return value
-
-
-def _refuse_misspelt(name: str) -> None:
-    """Refuse what was surely meant to say how the row is sampled: it would be ignored."""
+    :raises UsageError: its name is a misspelt override, or its value is not valid JSON.
+    """
     plain = name.lower().replace("-", "").replace("_", "").rstrip("s")
-    for known in (*PROMPTS, *OVERRIDES):
+    for known in (*_PROMPTS, *_OVERRIDES):
         if plain == known.replace("_", "").rstrip("s"):
             raise UsageError(f"there is no member {name!r}", hint=f"Did you mean {known!r}?")
-
-
-def _refuse_no_number(name: str, value: Any) -> None:
-    """Refuse what the line of the result could not say again: Python reads and writes NaN."""
     try:
-        json.dumps(value, allow_nan=False)
+        json.dumps(value, allow_nan=False)  # Python's parser accepts NaN
     except ValueError as error:
         raise UsageError(
             f"{name[:80]!r} holds NaN or an infinite number, which JSON does not have",
@@ -399,13 +346,13 @@ def _refuse_no_number(name: str, value: Any) -> None:
         ) from error
 
 
-class Ledger:
-    """Lines of results, each of one row of *total*.
+class ResultsFile:
+    """The results of a batch, one line each, and the files next to it.
 
     :param output: name of the file.
-    :param made_by: what decides about results; a run goes on only with the same.
-    :param total: rows in all.
-    :ivar done: how many rows have their line.
+    :param made_by: the options that the results depend on; a batch is resumed only with the same.
+    :param total: number of rows in all.
+    :ivar done: number of rows with a line.
     :ivar failed_path: file for the rows that failed.
     """
 
@@ -423,99 +370,98 @@ class Ledger:
         self._file: IO[bytes] | None = None
         self._failures: IO[bytes] | None = None
 
-    def keep_off(self, prompts: str) -> None:
-        """Refuse to write over what is read, or into the directory that is.
+    def check_apart_from(self, prompts: str) -> None:
+        """Check that no file of the results is one of the prompts.
 
-        :param prompts: name of the file or directory.
-        :raises UsageError: one of the files of results is, or would be, among the prompts.
+        :param prompts: name of a file or directory.
+        :raises UsageError: one is, or would be in the directory.
         """
         source = Path(os.path.realpath(user_path(prompts)))
         for path in (self._path, self.failed_path, self._record_path):
             place = Path(os.path.realpath(path))
             if place.is_relative_to(source) or (place.exists() and place.samefile(source)):
+                is_in = "is among the prompts" if source.is_dir() else "has the prompts"
                 raise UsageError(
-                    f"{path} is among the prompts"
-                    if source.is_dir()
-                    else f"{path} has the prompts",
-                    hint="Put the results somewhere else with --output.",
+                    f"{path} {is_in}", hint="Put the results somewhere else with --output."
                 )
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse what :meth:`open` would, without changing anything.
+        """Raise what :meth:`open` would, without changing anything.
 
-        :raises UsageError: the file is there and neither is to be gone on with nor replaced, or it
-            was made in another way.
+        :raises UsageError: the file exists, and may be neither resumed nor replaced, or it was
+            made with other options or prompts.
         """
         if not self._path.exists():
             return
         if not self._path.is_file():
             raise UsageError(
                 f"{self.name} is no regular file",
-                hint="Results go to standard output where there is no --output.",
+                hint="Leave --output out to write results to standard output.",
             )
         if force or self._is_blank():
             return
         if not resume:
             raise UsageError(
                 f"{self.name} exists already",
-                hint="To go on with it: --resume; to begin anew: --force.",
+                hint="To resume it: --resume; to start over: --force.",
             )
         before = self._recorded()
-        changed = [name for name in self._made_by if before.get(name) != self._made_by[name]]
-        if changed:
-            raise UsageError(
-                f"{self.name} was made with {_told(changed[0], before, self._made_by)}",
-                hint="Give the prompts and options of the first run, or begin anew with --force.",
-            )
+        for name, now in self._made_by.items():
+            if before.get(name) != now:
+                option = f"--{name.replace('_', '-')} {json.dumps(before.get(name))}"
+                made_with = f"{option}, and now it is {json.dumps(now)}"
+                raise UsageError(
+                    f"{self.name} was made with "
+                    + ("other prompts" if name == "prompts" else made_with),
+                    hint="Use the prompts and options of the first run, or start over with "
+                    "--force.",
+                )
 
     def open(self, *, resume: bool) -> None:
-        """Begin to write; the rows that are there already are counted in ``done``.
+        """Open the file for writing; ``done`` counts the rows that it has.
 
-        :param resume: keep them; otherwise the file is emptied.
+        :param resume: keep its rows; otherwise it is emptied.
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
+        resume = resume and self._path.exists() and not self._is_blank()
         try:
-            self._open(going_on=resume and self._path.exists() and not self._is_blank())
-        except BaseException as error:
-            self.close()
-            if isinstance(error, OSError):
-                message = f"cannot write {self.name}: {error.strerror}"
-                raise LocalError(message) from error
-            raise
-
-    def _is_blank(self) -> bool:
-        """Tell whether a run ended, or its disk was full, before it had begun with the file."""
-        return self._path.stat().st_size == 0 and not self._record_path.exists()
-
-    def _open(self, *, going_on: bool) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab", buffering=0)
-        self._lock()
-        if going_on:
-            self._take_stock()
-        else:
-            self._file.truncate(0)
-            record = {"version": _VERSION, "made_by": self._made_by}
-            write_atomically(str(self._record_path), json.dumps(record, indent=2) + "\n")
-        self.failed_path.unlink(missing_ok=True)  # what failed is tried again
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+            self._lock(self._file)
+            if resume:
+                self._read_done(self._file)
+            else:
+                self._file.truncate(0)
+                record = {"version": _VERSION, "made_by": self._made_by}
+                write_atomically(str(self._record_path), json.dumps(record, indent=2) + "\n")
+            self.failed_path.unlink(missing_ok=True)  # failed rows are sampled again
+        except OSError as error:
+            raise LocalError(f"cannot write {self.name}: {error.strerror}") from error
 
     def __contains__(self, index: int) -> bool:
-        """Tell whether the row *index* has its line."""
+        """Return whether the row *index* has its line."""
         return self._starts[index] != _NOWHERE
 
     def write(self, index: int, record: Mapping[str, Any]) -> None:
-        """Write the line of the row *index*: whole, or not at all.
+        """Write the line of the row *index*: completely, or not at all.
 
         :raises LocalError: it cannot be written.
         """
         assert self._file is not None
         line = _line(record)
-        self._append(self._file, line, self.name, self._end)
+        try:
+            _write_all(self._file, line)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._end)
+            raise LocalError(
+                f"cannot write {self.name}: {error.strerror}", hint="Its lines are complete."
+            ) from error
         self._starts[index] = self._end
         self._end += len(line)
         self.done += 1
 
-    def fail(self, record: Mapping[str, Any]) -> None:
+    def write_failed(self, record: Mapping[str, Any]) -> None:
         """Write the line of a row that failed.
 
         :raises LocalError: it cannot be written.
@@ -523,17 +469,16 @@ class Ledger:
         try:
             if self._failures is None:
                 self._failures = self.failed_path.open("wb", buffering=0)
-            self._append(self._failures, _line(record), str(self.failed_path), None)
+            _write_all(self._failures, _line(record))
         except OSError as error:
             raise LocalError(f"cannot write {self.failed_path}: {error.strerror}") from error
         self.failed += 1
 
     def sort(self) -> None:
-        """Put the lines into the order of their rows; the file changes in one step.
+        """Sort the lines by row; the file is replaced in one step.
 
-        :raises LocalError: there is no room for a second copy; the file is as it was.
+        :raises LocalError: there is no space for a second copy; the file is unchanged.
         """
-        assert self._file is not None
         starts = [start for start in self._starts if start != _NOWHERE]
         if all(one < other for one, other in pairwise(starts)):
             return
@@ -545,12 +490,12 @@ class Ledger:
                     ordered.write(lines.readline())
         except OSError as error:
             raise LocalError(
-                f"cannot put {self.name} into order: {error.strerror}",
-                hint="It holds all results, in the order in which they were completed.",
+                f"cannot sort {self.name}: {error.strerror}",
+                hint="It has all results, in the order in which they were completed.",
             ) from error
 
     def close(self) -> None:
-        """Let the system put everything on the disk, and let go of the files."""
+        """Flush everything to the disk, and close the files."""
         for file in (self._file, self._failures):
             if file is not None:
                 with contextlib.suppress(OSError):
@@ -558,61 +503,41 @@ class Ledger:
                 file.close()
         self._file = self._failures = None
 
-    def _append(self, file: IO[bytes], line: bytes, name: str, end: int | None) -> None:
-        rest = memoryview(line)
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-        except OSError as error:
-            if end is not None:
-                with contextlib.suppress(OSError):
-                    file.truncate(end)
-            raise LocalError(
-                f"cannot write {name}: {error.strerror}", hint="What it holds is whole."
-            ) from error
+    def _is_blank(self) -> bool:
+        """Return whether a run ended, or its disk was full, before it wrote anything."""
+        return self._path.stat().st_size == 0 and not self._record_path.exists()
 
-    def _lock(self) -> None:
-        assert self._file is not None
-        try:
-            import fcntl
-        except ImportError:  # another system: nothing keeps two runs from one file there
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise self._taken() from error
-        # Another run may have put its results into order, and ended, since the file was opened.
-        try:
-            current = os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            current = False
-        if not current:
-            raise self._taken()
-
-    def _taken(self) -> LocalError:
-        return LocalError(
+    def _lock(self, file: IO[bytes]) -> None:
+        # Another run may have sorted the file, and ended, since it was opened.
+        with contextlib.suppress(FileNotFoundError):
+            found = self._path.stat() if acquire_lock(file) else None
+            if found is not None and os.path.samestat(os.fstat(file.fileno()), found):
+                return
+        raise LocalError(
             f"another run is writing {self.name}", hint="Wait for it, or choose another file."
         )
 
     def _recorded(self) -> dict[str, Any]:
+        """Return the options that the results were made with."""
+        made_by = None
         try:
             made_by = json.loads(self._record_path.read_bytes())["made_by"]
         except FileNotFoundError:
-            made_by = None
+            pass
         except OSError as error:
             raise LocalError(f"cannot read {self._record_path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError):
-            made_by = None
+            pass
         if not isinstance(made_by, dict):
             raise UsageError(
-                f"nothing tells how {self.name} was made: {self._record_path} is missing or broken",
-                hint="To begin anew: --force.",
+                f"it is not known how {self.name} was made: {self._record_path} is missing or "
+                "not valid",
+                hint="To start over: --force.",
             )
         return made_by
 
-    def _take_stock(self) -> None:
-        """Find out which rows have their line, and cut a torn last line off."""
-        assert self._file is not None
+    def _read_done(self, file: IO[bytes]) -> None:
+        """Find out which rows have their line, and drop an incomplete last line."""
         with self._path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
@@ -621,19 +546,25 @@ class Ledger:
                 if index is None or not index < len(self._starts):
                     raise LocalError(
                         f"{self.name}, line {number} is no result of this run",
-                        hint="Take it out, or begin anew with --force.",
+                        hint="Remove it, or start over with --force.",
                     )
                 if index not in self:
                     self._starts[index] = self._end
                     self.done += 1
                 self._end += len(line)
-        self._file.truncate(self._end)
+        file.truncate(self._end)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # Half a surrogate pair can only be written as an escape, which is that of JSON as well.
+    # Half a surrogate pair has no encoding; its escape is valid JSON.
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _write_all(file: IO[bytes], line: bytes) -> None:
+    rest = memoryview(line)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _index(line: bytes) -> int | None:
@@ -642,11 +573,3 @@ def _index(line: bytes) -> int | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return value if type(value) is int and value >= 0 else None
-
-
-def _told(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    if name == "prompts":
-        return "other prompts"
-    option = "--" + name.replace("_", "-")
-    then = before.get(name)
-    return f"{option} {json.dumps(then)}, and now it is {json.dumps(now[name])}"

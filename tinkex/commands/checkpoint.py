@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Flag, Size, Structure, Time, plain_text
+from tinkex.columns import Structure, cells, iso, plain_text
 from tinkex.commands.arguments import (
     add_filters,
     add_model_options,
@@ -20,25 +21,20 @@ from tinkex.commands.arguments import (
     checkpoint_path,
     given_filters,
     holds_all,
+    print_rest,
     selection,
     sorting,
-    tell_rest,
     with_run,
 )
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.inputs import read_model_path
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, CheckpointInfo, SavedWeights, TrainingClient
+    from tinkex.api import Checkpoint, SavedWeights, TrainingClient
     from tinkex.api.http.pagination import Page, Walk
 
-__all__ = [
-    "InfoCheckpoint",
-    "ListCheckpoint",
-    "SaveCheckpoint",
-]
+__all__ = ["InfoCheckpoint", "ListCheckpoint", "SaveCheckpoint"]
 
 _FIELDS = (
     "checkpoint_id",
@@ -50,23 +46,17 @@ _FIELDS = (
     "tinker_path",
 )
 
-
-def _values(checkpoint: Checkpoint | CheckpointInfo) -> tuple[Any, ...]:
-    return (
-        checkpoint.checkpoint_id,
-        checkpoint.checkpoint_type,
-        Size(checkpoint.size_bytes),
-        Flag(checkpoint.public),
-        Time(checkpoint.time),
-        Time(checkpoint.expires_at),
-        checkpoint.tinker_path,
-    )
+#: The default of the official SDK, too.
+DEFAULT_RANK = 32
+MAX_RANK = 65536
+#: Parts of a model that can be trained: option → words.
+_PARTS = {"mlp": "MLP layers", "attn": "attention layers", "unembed": "unembedding layer"}
 
 
 class ListCheckpoint(Lister):
-    """List checkpoints: all, or those that the options choose."""
+    """List checkpoints."""
 
-    column_names = (*_FIELDS[:-1], "user_metadata", _FIELDS[-1])  # the path stays the last
+    column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
     droppable = (
         "user_metadata",
@@ -93,27 +83,25 @@ class ListCheckpoint(Lister):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        if given_filters(parsed_args) or parsed_args.sort:
-            return self._whole(parsed_args, self._chosen(parsed_args))
-        asked = (parsed_args.limit or None, parsed_args.offset)
-        scope = parsed_args.access_scope
-        if not self.app.keeps_result:
-            walk = self.client.checkpoints.walk(*asked, access_scope=scope)
+        scope, filtered = parsed_args.access_scope, given_filters(parsed_args)
+        limit, offset = parsed_args.limit or None, parsed_args.offset
+        found: Page[Checkpoint] | Walk[Checkpoint]
+        if filtered or parsed_args.sort:
+            found = self._select(parsed_args, limit, offset)
+        elif self.app.keeps_result:
+            found = self.client.checkpoints.list(limit, offset, access_scope=scope)
+        else:  # page by page
+            walk = self.client.checkpoints.walk(limit, offset, access_scope=scope)
             return self.column_names, self._rows(walk, whole=True)
-        page = self.client.checkpoints.list(*asked, access_scope=scope)
-        return self._whole(parsed_args, page)
-
-    def _whole(self, parsed_args: argparse.Namespace, page: Page[Checkpoint]) -> Any:
-        self.result = page
-        whole = not given_filters(parsed_args)
-        return self.column_names, list(self._rows(page, whole=whole))
+        self.result = found
+        return self.column_names, list(self._rows(found, whole=not filtered))
 
     def _rows(
         self, found: Walk[Checkpoint] | Page[Checkpoint], *, whole: bool
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, and say what there is to say when the last has come.
+        """Yield the rows; then print how many are not shown.
 
-        :param whole: nothing was left out, but for what is beyond the limit.
+        :param whole: no filter leaves any out.
         """
         from tinkex.cli.remembered import KEPT
 
@@ -123,32 +111,28 @@ class ListCheckpoint(Lister):
         for checkpoint in found:
             if len(latest) < KEPT:
                 latest.append(checkpoint.tinker_path)
-            *values, path = _values(checkpoint)
-            yield (*values, Structure(checkpoint.user_metadata), path)
-        tell_rest(self, found, "checkpoints")
+            yield cells(checkpoint, self.column_names)
+        print_rest(self, found, "checkpoints")
         self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
 
-    def _chosen(self, parsed_args: argparse.Namespace) -> Page[Checkpoint]:
+    def _select(
+        self, parsed_args: argparse.Namespace, limit: int | None, offset: int
+    ) -> Page[Checkpoint]:
         from tinkex.api.resources.selection import is_pattern
 
         checkpoints, scope = self.client.checkpoints, parsed_args.access_scope
-        limit, offset = parsed_args.limit or None, parsed_args.offset
+        order = sorting(parsed_args)
 
         def of(run_id: str | None) -> Page[Checkpoint]:
-            return checkpoints.select(
-                selection(parsed_args, run_id),
-                limit,
-                offset,
-                **sorting(parsed_args),
-                access_scope=scope,
-            )
+            wanted = selection(parsed_args, run_id)
+            return checkpoints.select(wanted, limit, offset, access_scope=scope, **order)
 
         run_id = parsed_args.run_id
         return of(run_id) if run_id is None or is_pattern(run_id) else with_run(self, run_id, of)
 
 
 class InfoCheckpoint(ShowOne):
-    """Show one checkpoint and the LoRA configuration of its weights."""
+    """Show a checkpoint and its LoRA configuration."""
 
     column_names = (
         "base_model",
@@ -172,49 +156,22 @@ class InfoCheckpoint(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        info = self.client.checkpoints.info(checkpoint_path(self, parsed_args.tinker_path))
-        self.result = info
+        path = checkpoint_path(self, parsed_args.tinker_path)
+        self.result = info = self.client.checkpoints.info(path)
         if info.run_id:
             self.add_link(info.run_id, "training_runs", info.run_id)
             self.add_link(info.tinker_path, "checkpoints", info.run_id, info.checkpoint_id)
-        return self.column_names, (
-            info.base_model,
-            Flag(info.is_lora),
-            info.lora_rank,
-            Flag(info.train_attn),
-            Flag(info.train_mlp),
-            Flag(info.train_unembed),
-            info.run_id,
-            *_values(info),
-            Structure(info.user_metadata),
-        )
+        return self.column_names, cells(info, self.column_names)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        lines = [
-            f"Base model: {plain_text(record.get('base_model'))}",
-            f"LoRA: {plain_text(record.get('is_lora'))}",
-        ]
-        rest = {
-            name: value
-            for name, value in record.items()
-            if name not in ("base_model", "is_lora") and plain_text(value)
-        }
-        return lines + super().plain_lines(rest)
-
-
-#: The guide's default, which is the official SDK's as well.
-DEFAULT_RANK = 32
-MAX_RANK = 65536
-
-#: Parts of a model that can be trained: option → words.
-_PARTS = {"mlp": "MLP layers", "attn": "attention layers", "unembed": "unembedding layer"}
-
-#: Characters that every known server takes in a checkpoint's name.
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+        known = {name: value for name, value in record.items() if plain_text(value)}
+        base_model, is_lora = known.pop("base_model", None), known.pop("is_lora", None)
+        lines = [f"Base model: {plain_text(base_model)}", f"LoRA: {plain_text(is_lora)}"]
+        return lines + super().plain_lines(known)
 
 
 class SaveCheckpoint(ShowOne):
-    """Save a checkpoint of a new LoRA adapter, and its metadata to a file."""
+    """Save a checkpoint of a new LoRA adapter, and write its metadata to a file."""
 
     is_action = True
     operation = "Checkpoint"
@@ -230,10 +187,12 @@ class SaveCheckpoint(ShowOne):
         parser.add_argument(
             "--output",
             metavar="<path>",
-            help="file for the checkpoint's metadata (JSON), required; - is standard output",
+            help="file for the metadata of the checkpoint (JSON), required; -: standard output",
         )
         parser.add_argument(
-            "--name", metavar="<name>", help="name of the checkpoint (default: from the model)"
+            "--name",
+            metavar="<name>",
+            help="name of the checkpoint (default: derived from the base model)",
         )
         parser.add_argument(
             "--rank",
@@ -245,7 +204,7 @@ class SaveCheckpoint(ShowOne):
             "--seed",
             metavar="<int>",
             type=integer(0),
-            help="seed of the adapter's weights (default: another one each time)",
+            help="random seed of the initial weights (default: a new one each time)",
         )
         for part, words in _PARTS.items():
             parser.add_argument(
@@ -260,111 +219,104 @@ class SaveCheckpoint(ShowOne):
         from tinkex.files import check_writable
 
         check_model_options(parsed_args, "checkpoint")
-        if parsed_args.output is None:
+        self._output = output = parsed_args.output
+        if output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
                 hint="It names the file for the metadata: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
-        if parsed_args.output != "-":
-            check_writable(parsed_args.output)
-        self._output = parsed_args.output
+        if output != "-":
+            check_writable(output)
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
-            self.result = self._metadata(training, saved)
+            self.result = _metadata(training, saved)
         self.app.remember("checkpoints", [saved.path])
         self.app.remember("models", [training.base_model])
-        self._write(parsed_args.output)
+        if output != "-":  # the result is shown there
+            self._write(output)
         *values, response = self.result.values()
         return self.column_names, (*values, Structure(response))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         if self._output == "-":
-            return self._text.splitlines()
+            return json.dumps(self.result, indent=2).splitlines()
         return [f"Checkpoint saved to {self._output}"]
-
-    @property
-    def _text(self) -> str:
-        import json
-
-        return json.dumps(self.result, indent=2) + "\n"
 
     def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
         base_model, rank = parsed_args.base_model, parsed_args.rank
         if parsed_args.model_path:
+            from tinkex.commands.inputs import read_model_path
+
             model = read_model_path(
                 parsed_args.model_path,
                 lambda name: checkpoint_path(self, name, kind="training"),
             )
-            if model.base_model is None or _is_trainable(model.tinker_path):
-                return self._continued(parsed_args, str(model.tinker_path))
+            if model.base_model is None or "/weights/" in (model.tinker_path or ""):
+                return self._resumed(parsed_args, str(model.tinker_path))
             base_model, rank = model.base_model, rank or model.lora_rank
-            self.status(f"No training state is known here: starting anew from {base_model}.")
+            self.status(f"No training state found; starting fresh from {base_model}.")
         return self.client.create_lora_training_client(
             base_model,
             rank=rank or DEFAULT_RANK,
             seed=parsed_args.seed,
-            train_mlp=parsed_args.train_mlp,
-            train_attn=parsed_args.train_attn,
-            train_unembed=parsed_args.train_unembed,
+            **{f"train_{part}": getattr(parsed_args, f"train_{part}") for part in _PARTS},
         )
 
-    def _continued(self, parsed_args: argparse.Namespace, path: str) -> TrainingClient:
+    def _resumed(self, parsed_args: argparse.Namespace, path: str) -> TrainingClient:
         """Load the training checkpoint *path* into a new run."""
         from tinkex.api.paths import TinkerPath
 
         if TinkerPath.from_string(path).kind != "weights":
             raise UsageError(
-                f"{path} has no training state to go on from",
-                hint="Only tinker://RUN/weights/NAME has. To begin anew: --base-model.",
+                f"{path} has no training state to resume from",
+                hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",
             )
         fixed = {"--rank": parsed_args.rank, "--seed": parsed_args.seed}
         fixed |= {f"--no-train-{p}": not getattr(parsed_args, f"train_{p}") or None for p in _PARTS}
         given = [option for option, value in fixed.items() if value is not None]
         if given:
-            raise UsageError(f"a checkpoint keeps its configuration: leave {', '.join(given)} out")
+            raise UsageError(
+                f"{', '.join(given)} cannot change the configuration of a checkpoint",
+                hint="Leave it out, or start over with --base-model.",
+            )
         return self.client.create_training_client_from_checkpoint(path)
-
-    @staticmethod
-    def _metadata(training: TrainingClient, saved: SavedWeights) -> dict[str, Any]:
-        now = datetime.now(UTC).replace(microsecond=0)
-        return {
-            "base_model": training.base_model,
-            "model_id": saved.model_id,
-            "weights_path": saved.path,
-            "saved_at": now.isoformat().replace("+00:00", "Z"),
-            "response": {"model_id": saved.model_id, "path": saved.path},
-        }
 
     def _write(self, output: str) -> None:
         from tinkex.files import write_atomically
 
-        if output == "-":  # shown as the result
-            return
         try:
-            write_atomically(output, self._text)
+            write_atomically(output, json.dumps(self.result, indent=2) + "\n")
         except LocalError as error:
+            path = self.result["weights_path"]
             raise LocalError(
-                f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
-                hint="Free some space or choose another --output; see it with 'tinkex checkpoint "
-                f"info {self.result['weights_path']}'.",
+                f"{error}; the checkpoint itself is saved: {path}",
+                hint="Free some space or choose another --output; the checkpoint is shown by "
+                f"'tinkex checkpoint info {path}'.",
             ) from error
 
 
-def _is_trainable(path: str | None) -> bool:
-    return path is not None and "/weights/" in path
+def _metadata(training: TrainingClient, saved: SavedWeights) -> dict[str, Any]:
+    return {
+        "base_model": training.base_model,
+        "model_id": saved.model_id,
+        "weights_path": saved.path,
+        "saved_at": iso(datetime.now(UTC).replace(microsecond=0)),
+        "response": {"model_id": saved.model_id, "path": saved.path},
+    }
 
 
 def _checked_name(name: str | None) -> str | None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}", name):
         raise UsageError(
             f"not a checkpoint name: {name[:80]!r}",
-            hint="Letters, digits, '_', '-' and '.', at most 255, not beginning with '-' or '.'.",
+            hint="Letters, digits, '_', '-' and '.', at most 255, not starting with '-' or '.'.",
         )
     return name
 
 
 def _default_name(base_model: str | None) -> str:
     last = (base_model or "").rstrip("/").rsplit("/", 1)[-1]
-    slug = _UNSAFE.sub("-", last).strip("-").lower()
+    # Only characters that every known server accepts.
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-").lower()
     return f"checkpoint-{slug}"[:255].rstrip("-")

@@ -1,4 +1,4 @@
-"""Change checkpoints: publish, unpublish, set-ttl, delete and copy."""
+"""Change checkpoints: publish, unpublish, set-ttl and copy, and the base of all bulk changes."""
 
 from __future__ import annotations
 
@@ -6,172 +6,140 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from tinkex.cli.errors import hint_for
-from tinkex.columns import Flag, Size, Time, plain_text
-from tinkex.commands.arguments import (
-    add_filters,
-    add_path,
-    add_paths,
-    checkpoint_path,
-    checkpoint_paths,
-    given_filters,
-    selection,
-    with_run,
-)
+from tinkex.columns import Flag, Time, plain_text
+from tinkex.commands.arguments import add_path, add_paths, checkpoint_path, checkpoint_paths
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
 from tinkex.options import duration, non_empty
 
-if TYPE_CHECKING:
-    from tinkex.api import Checkpoint
-
 __all__ = [
     "BulkChange",
     "CopyCheckpoint",
-    "DeleteCheckpoint",
     "PublishCheckpoint",
     "SetTtlCheckpoint",
     "UnpublishCheckpoint",
-    "note_on",
-    "selected",
-    "sum_of",
 ]
 
-#: Changes under way at once; as many as the official command line has.
+#: Maximum number of concurrent changes, as in the official command line.
 CONCURRENCY = 32
-#: Paths that a question lists.
-LISTED = 20
+#: Environment variable with the key of the account that a copied checkpoint belongs to.
+TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
+
+#: Changes one path; takes ``explain`` as the methods of :class:`tinkex.api.Checkpoints` do.
+Change = Callable[..., None]
+#: Returns the row of a path and the error that its change raised, if any.
+Row = Callable[[str, TinkexError | None], tuple[Any, ...]]
 
 
 class BulkChange(Lister):
-    """A command that changes checkpoints; the rows are one outcome for each, in their order.
+    """A command that changes checkpoints: each is tried, and has a row with its outcome.
 
-    :ivar result: the paths of those that were changed.
+    :ivar result: the paths of the changed checkpoints.
     """
 
     is_action = True
-    #: What is being done: ``Deleting``.
+    #: What is in progress: ``Deleting``.
     doing: ClassVar[str]
-    #: What has been done: ``deleted``.
+    #: What is finished: ``deleted``.
     done: ClassVar[str]
-    #: How many were to be changed; none in a rehearsal.
     _tried = 0
-    _failures: Sequence[tuple[str, TinkexError]] = ()
-    #: What made an end of it before all were tried.
+    _failures: Mapping[str, TinkexError] = MappingProxyType({})
+    #: The signal that stopped the command before all were tried.
     _interrupt: BaseException | None = None
 
-    def change(
-        self,
-        paths: Sequence[str],
-        do: Callable[..., None],
-        row: Callable[[str, TinkexError | None], tuple[Any, ...]],
-    ) -> Iterable[tuple[Any, ...]]:
-        """Return the rows of what becomes of *paths*.
+    def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
+        """Change *paths* concurrently and return their rows, in order.
 
-        :param do: changes one path; takes ``explain`` as the methods of
-            :class:`tinkex.api.Checkpoints` do. The failure of the only path is raised.
-        :param row: makes the row of a path out of its error.
+        :raises TinkexError: *paths* is a single path, and its change failed.
         """
-        self.result = []
-        failures: list[tuple[str, TinkexError]] = []
-        self._failures = failures
-        self._tried = len(paths)
+        self.result, self._tried = [], len(paths)
         if len(paths) == 1:
-            do(paths[0])
+            change(paths[0])
             self.result.append(paths[0])
             self.changed(self.result)
             return [row(paths[0], None)]
-        rows = self._rows(paths, do, row, failures)
-        # A bar and lines cannot be drawn at once: the lines come when all is done.
+        rows = self._rows(paths, change, row)
+        # A progress bar and rows cannot be drawn at once: the rows come at the end.
         return list(rows) if self.app.display.draws else rows
 
     def changed(self, paths: list[str]) -> None:
-        """Be told of the *paths* that were changed, at the end."""
+        """Called at the end with the *paths* of the changed checkpoints."""
 
-    def _rows(
-        self,
-        paths: Sequence[str],
-        do: Callable[..., None],
-        row: Callable[[str, TinkexError | None], tuple[Any, ...]],
-        failures: list[tuple[str, TinkexError]],
-    ) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, paths: Sequence[str], change: Change, row: Row) -> Iterator[tuple[Any, ...]]:
         from tinkex.api.http.concurrency import map_ordered
 
-        display, total = self.app.display, len(paths)
-        known: dict[str, TinkexError | None] = {}
+        outcomes: dict[str, TinkexError | None] = {}
+        self._failures = failures = dict[str, TinkexError]()
 
-        def tried(path: str) -> TinkexError | None:
+        def attempt(path: str) -> None:
             try:
-                do(path, explain=False)
-                known[path] = None
+                change(path, explain=False)
             except TinkexError as error:
-                known[path] = error
-            return known[path]
+                outcomes[path] = error
+            else:
+                outcomes[path] = None
 
-        def told(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+        def count(finished: int) -> None:
+            self.app.display.count(self.doing, finished, len(paths))
+
+        def finish(path: str) -> tuple[Any, ...]:
+            error = outcomes.pop(path)
             if error is None:
                 self.result.append(path)
             else:
-                failures.append((path, error))
+                failures[path] = error
             return row(path, error)
 
-        outcomes = map_ordered(
-            tried,
-            paths,
-            workers=CONCURRENCY,
-            on_done=lambda count: display.count(self.doing, count, total),
-        )
-        had_turn = 0
+        attempts = map_ordered(attempt, paths, workers=CONCURRENCY, on_done=count)
         try:
-            for path, error in zip(paths, outcomes, strict=True):
-                had_turn += 1
-                yield told(path, error)
+            for path, _ in zip(paths, attempts, strict=True):
+                yield finish(path)
         except (KeyboardInterrupt, Terminated) as interrupt:
-            # What is known by now is told before the end, and what has not had its turn as well.
             self._interrupt = interrupt
-            display.clear()
-            for path in paths[had_turn:]:
-                if path in known:
-                    yield told(path, known[path])
+            self.app.display.clear()
+            for path in [path for path in paths if path in outcomes]:  # finished out of order
+                yield finish(path)
         finally:
-            display.clear()
+            self.app.display.clear()
             self.changed(self.result)
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        """Write the rows, then raise one error if any change failed."""
         try:
             super().produce_output(parsed_args, column_names, data)
         except (KeyboardInterrupt, Terminated) as interrupt:
             self._interrupt = interrupt
         if self._interrupt is not None:
-            self._tell_what_is_left()
+            if self._tried > 1:
+                self.app.warn(
+                    f"At least {len(self.result)} of {self._tried} were {self.done} before that, "
+                    f"as listed above; up to {CONCURRENCY} more may be.",
+                    prefix="",
+                )
             raise self._interrupt
-        failures = self._failures
-        # What came of each path is the result, also when one of them could not be changed.
-        if failures:
-            path, first = failures[0]
-            hint = hint_for(first)
-            if isinstance(first, NotFound):
-                hint = self.client.checkpoints.suggest(path) or hint
-            raise TinkexError(
-                f"{len(failures)} of {self._tried} checkpoints could not be {self.done}",
-                hint=hint,
-                category=first.category,
-            )
+        if self._failures:
+            raise self._failed()
         if self._tried > 1:
             self.status(f"{len(self.result)} checkpoints {self.done}.")
         return 0
 
-    def _tell_what_is_left(self) -> None:
-        if self._tried > 1:
-            told = f"At least {len(self.result)} of {self._tried} were {self.done} before that"
-            self.app.warn(f"{told}, as told above; up to {CONCURRENCY} more may be.", prefix="")
+    def _failed(self) -> TinkexError:
+        path, first = next(iter(self._failures.items()))
+        hint = self.client.checkpoints.suggest(path) if isinstance(first, NotFound) else None
+        return TinkexError(
+            f"{len(self._failures)} of {self._tried} checkpoints could not be {self.done}",
+            hint=hint or hint_for(first),
+            category=first.category,
+        )
 
     def line(self, record: Mapping[str, Any]) -> str:
-        """Return the plain line of a path that was changed."""
+        """Return the plain line of a changed checkpoint."""
         return f"{self.done.capitalize()} {plain_text(record['tinker_path'])}"
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
@@ -180,23 +148,6 @@ class BulkChange(Lister):
             self.app.warn(f"{path}: {record['error']}", prefix=f"Not {self.done}: ")
             return None
         return self.line(record)
-
-    def list_for_question(self, paths: Sequence[str], notes: Mapping[str, str] = {}) -> str:
-        """Return *paths* as the lines of a question, a note behind each that has one."""
-        lines = [f"  {path}{notes.get(path, '')}" for path in paths[:LISTED]]
-        if len(paths) > LISTED:
-            lines.append(f"  … and {len(paths) - LISTED} more")
-        return "\n".join(lines)
-
-
-def sum_of(checkpoints: Sequence[Checkpoint]) -> str:
-    """Return ``3 checkpoints, 1.2 GB`` for people; the size only where all sizes are known."""
-    from tinkex.api.resources.selection import total_size
-    from tinkex.columns import Size
-
-    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
-    size = total_size(checkpoints)
-    return count if size is None else f"{count}, {Size(size).human_readable()}"
 
 
 class _Visibility(BulkChange):
@@ -213,16 +164,17 @@ class _Visibility(BulkChange):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
         checkpoints = self.client.checkpoints
-        do = checkpoints.publish if self.public else checkpoints.unpublish
-        return self.column_names, self.change(paths, do, self._row)
+        change = checkpoints.publish if self.public else checkpoints.unpublish
 
-    def _row(self, path: str, error: TinkexError | None) -> tuple[Any, ...]:
-        # Nobody knows how visible a checkpoint is that could not be changed.
-        return (path, Flag(None if error else self.public), error and str(error))
+        def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            # After a failure, its visibility is unknown.
+            return (path, Flag(None if error else self.public), error and str(error))
+
+        return self.column_names, self.change(paths, change, row)
 
 
 class PublishCheckpoint(_Visibility):
-    """Make checkpoints readable by everybody who knows their paths."""
+    """Make checkpoints public: readable by everyone who knows the path."""
 
     public = True
     doing, done = "Publishing", "published"
@@ -233,7 +185,7 @@ class PublishCheckpoint(_Visibility):
 
 
 class UnpublishCheckpoint(_Visibility):
-    """Take public access to checkpoints away."""
+    """Make checkpoints private again."""
 
     public = False
     doing, done = "Unpublishing", "unpublished"
@@ -241,7 +193,7 @@ class UnpublishCheckpoint(_Visibility):
 
 
 class SetTtlCheckpoint(BulkChange):
-    """Let checkpoints be deleted by the service after a time, or never."""
+    """Set or remove the expiry time of checkpoints."""
 
     column_names = ("tinker_path", "ttl_seconds", "expires_at", "error")
     doing, done = "Setting", "set"
@@ -258,18 +210,20 @@ class SetTtlCheckpoint(BulkChange):
             "--ttl",
             metavar="<time>",
             type=duration(bare="s"),
-            help="time to live from now on: seconds, or with a unit: 12h, 7d, 1y; "
-            "from 1 hour to 10 years",
+            help="time to live from now on, from 1 hour to 10 years: seconds, or 12h, 7d, 1y; "
+            "the service deletes the checkpoint afterwards",
         )
-        what.add_argument("--remove", action="store_true", help="let them live for ever")
+        what.add_argument("--remove", action="store_true", help="never expire")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        seconds = self._seconds(parsed_args)
+        if not parsed_args.remove and parsed_args.ttl is None:
+            raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
+        seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
         checkpoints = self.client.checkpoints
 
-        def do(path: str, *, explain: bool = True) -> None:
+        def change(path: str, *, explain: bool = True) -> None:
             checkpoints.set_ttl(path, seconds, explain=explain)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
@@ -278,15 +232,7 @@ class SetTtlCheckpoint(BulkChange):
                 expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
             return (path, None if error else seconds, Time(expires), error and str(error))
 
-        return self.column_names, self.change(paths, do, row)
-
-    @staticmethod
-    def _seconds(parsed_args: argparse.Namespace) -> int | None:
-        if parsed_args.remove:
-            return None
-        if parsed_args.ttl is None:
-            raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
-        return ttl_seconds(parsed_args.ttl)
+        return self.column_names, self.change(paths, change, row)
 
     def line(self, record: Mapping[str, Any]) -> str:
         from tinkex.api.resources.selection import in_words
@@ -298,169 +244,8 @@ class SetTtlCheckpoint(BulkChange):
         return f"{path} expires {plain_text(record['expires_at'])} (in {span})"
 
 
-def ttl_seconds(span: timedelta) -> int:
-    """Return the time to live *span* in seconds.
-
-    :raises UsageError: no service allows it.
-    """
-    from tinkex.api.resources.checkpoints import TTL_LIMITS
-
-    seconds = round(span.total_seconds())
-    if not TTL_LIMITS[0] <= seconds <= TTL_LIMITS[1]:
-        raise UsageError(
-            "a time to live is at least 1 hour and at most 10 years",
-            hint="A number without a unit is seconds; with one: 12h, 7d, 1y.",
-        )
-    return seconds
-
-
-#: Runs that are asked how large their checkpoints are, for a question.
-_RUNS_ASKED = 32
-
-
-class DeleteCheckpoint(BulkChange):
-    """Delete checkpoints for good; on a terminal it asks first."""
-
-    column_names = ("tinker_path", "deleted", "error")
-    doing, done = "Deleting", "deleted"
-    examples = (
-        "tinkex checkpoint delete tinker://run-old/weights/0001",
-        "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
-        "tinkex checkpoint delete --type weights --before 30d --dry-run",
-        "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
-    )
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        add_paths(parser, optional=True)
-        add_filters(parser)
-        parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-        parser.add_argument(
-            "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
-        )
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
-            raise UsageError(
-                "give either checkpoint paths or options that choose them",
-                hint="For example: tinkex checkpoint delete --run-id RUN --before 30d --dry-run.",
-            )
-        # Every name is read before anything is deleted.
-        paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        self.client  # noqa: B018 - a missing key shows before the question
-        known = None
-        if not paths:
-            known = {c.tinker_path: c for c in selected(self, parsed_args)}
-            if not known:
-                self.status("No checkpoint fits these options: nothing to delete.")
-        if parsed_args.dry_run:
-            return self.column_names, self._rehearsed(paths, known)
-        self._ask(paths, known, assume_yes=parsed_args.yes)
-        delete = self.client.checkpoints.delete
-        return self.column_names, self.change(list(known or paths), delete, _row)
-
-    def changed(self, paths: list[str]) -> None:
-        self.app.forget("checkpoints", paths)
-
-    def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        if not record["error"] and not record["deleted"].machine_readable():
-            return f"Would delete {plain_text(record['tinker_path'])}"
-        return super().plain_row(record)
-
-    def _ask(
-        self, paths: list[str], known: dict[str, Checkpoint] | None, *, assume_yes: bool
-    ) -> None:
-        """Ask whether to go on: a person always, a script only about what it has not named."""
-        on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
-        if assume_yes or not (known or (paths and on_terminal)):
-            return
-        if self.app.option("curl"):  # which shows the deletion, and does not do it
-            return
-        if known is None:
-            known = self._found(paths)
-        listed = self.list_for_question(
-            paths or list(known), {path: note_on(c) for path, c in known.items()}
-        )
-        what = sum_of(list(known.values())) if len(known) >= len(paths) else None
-        what = what or f"{len(paths)} checkpoint(s)"
-        self.confirm(f"This cannot be undone:\n{listed}\nDelete {what}?")
-
-    def _rehearsed(
-        self, paths: list[str], known: dict[str, Checkpoint] | None
-    ) -> list[tuple[Any, ...]]:
-        """Return the rows of what would be deleted."""
-        if known is None:
-            known = self._found(paths)
-        missing = [path for path in paths if path not in known]
-        if missing:
-            nearest = self.client.checkpoints.suggest
-            raise TinkexError(
-                f"{len(missing)} of {len(paths)} checkpoints are not there: {missing[0]}"
-                + (" and others" if len(missing) > 1 else ""),
-                hint=nearest(missing[0]),
-            )
-        self.result = []
-        if known:
-            self.status(f"Would delete {sum_of(list(known.values()))}; nothing was changed.")
-        return [(path, Flag(False), None) for path in paths or known]
-
-    def _found(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
-        """Return those of *paths* that are there, as far as the service tells."""
-        from tinkex.api.http.concurrency import map_ordered
-        from tinkex.api.paths import TinkerPath
-
-        runs = list(dict.fromkeys(TinkerPath.from_string(path).run_id for path in paths))
-        checkpoints = self.client.checkpoints
-
-        def of_run(run_id: str) -> Sequence[Checkpoint]:
-            try:
-                return checkpoints.list(None, run_id=run_id)
-            except TinkexError:
-                return []
-
-        found = {}
-        for page in map_ordered(of_run, runs[:_RUNS_ASKED]):
-            found.update({c.tinker_path: c for c in page})
-        return {path: found[path] for path in paths if path in found}
-
-
-def _row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
-    return (path, Flag(error is None), error and str(error))
-
-
-def selected(command: BulkChange, parsed_args: argparse.Namespace) -> list[Checkpoint]:
-    """Return the checkpoints that the filters of the command line choose."""
-    from tinkex.api.resources.selection import is_pattern
-
-    checkpoints = command.client.checkpoints
-
-    def of(run_id: str | None) -> list[Checkpoint]:
-        page = checkpoints.select(selection(parsed_args, run_id))
-        if page.note:
-            command.status(page.note)
-        return list(page)
-
-    run_id = parsed_args.run_id
-    if run_id is None or is_pattern(run_id):
-        return of(run_id)
-    return with_run(command, run_id, of)
-
-
-def note_on(checkpoint: Checkpoint) -> str:
-    """Return what a question says behind the path of *checkpoint*."""
-    size = Size(checkpoint.size_bytes).human_readable()
-    notes = [size, "published" if checkpoint.public else ""]
-    told = ", ".join(filter(None, notes))
-    return f"  ({told})" if told else ""
-
-
-#: Holds the key of the account that a copied checkpoint belongs to.
-TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
-
-
 class CopyCheckpoint(ShowOne):
-    """Copy a checkpoint: into a project, or from another account into this one."""
+    """Copy a checkpoint into a project, or from another account into this one."""
 
     is_action = True
     column_names = ("source_path", "tinker_path")
@@ -478,34 +263,33 @@ class CopyCheckpoint(ShowOne):
             dest="project",
             metavar="<id>",
             type=non_empty,
-            help="project that will own the copy (default: the project of the settings; without "
-            "one, a new training run of its own)",
+            help="project of the copy (default: the project of the settings; without one, a new "
+            "training run)",
         )
         parser.add_argument(
             "--ttl",
             metavar="<time>",
             type=duration(bare="s"),
-            help="time to live of the copy: seconds, or 12h, 7d, 1y (default: for ever)",
+            help="time to live of the copy: seconds, or 12h, 7d, 1y (default: never expires)",
         )
         parser.add_argument(
             "--source-api-key",
             metavar="<file>",
             help="@FILE with the key of the account that may read the original, or - for standard "
-            f"input; a key itself is not taken here [{TOKEN_VARIABLE}]",
+            f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        seconds = None if parsed_args.ttl is None else ttl_seconds(parsed_args.ttl)
+        seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)
         token = self._token(parsed_args.source_api_key)
         source = checkpoint_path(self, parsed_args.tinker_path)
-        copied = self.client.checkpoints.copy(
+        self.result = copied = self.client.checkpoints.copy(
             source,
             project_id=parsed_args.project or self.settings.project_id,
             ttl_seconds=seconds,
             access_token=token,
         )
-        self.result = copied
         self.app.remember("checkpoints", [copied])
         return self.column_names, (source, copied)
 
@@ -519,9 +303,25 @@ class CopyCheckpoint(ShowOne):
             return os.environ.get(TOKEN_VARIABLE) or None
         if argument != "-" and not argument.startswith("@"):
             raise UsageError(
-                "a key on the command line can be read by everybody on this machine",
-                hint=f"Give --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
+                "every user of this machine can read a key on the command line",
+                hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
             )
         if argument == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can give one key only")
+            raise UsageError("standard input can hold only one key")
         return read_argument(argument, self.app.stdin)
+
+
+def _ttl_seconds(span: timedelta) -> int:
+    """Return the time to live *span* in seconds.
+
+    :raises UsageError: the service does not allow it.
+    """
+    from tinkex.api.resources.checkpoints import TTL_LIMITS
+
+    seconds = round(span.total_seconds())
+    if not TTL_LIMITS[0] <= seconds <= TTL_LIMITS[1]:
+        raise UsageError(
+            "the time to live must be at least 1 hour and at most 10 years",
+            hint="A number without a unit is in seconds; with a unit: 12h, 7d, 1y.",
+        )
+    return seconds

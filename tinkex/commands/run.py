@@ -18,8 +18,8 @@ from tinkex.commands.arguments import (
     check_model_options,
     checkpoint_path,
     holds_all,
+    print_rest,
     sorting,
-    tell_rest,
     with_run,
 )
 from tinkex.commands.base import Command, Lister, ShowOne
@@ -140,6 +140,7 @@ class Sample(Lister):
         data: Iterable[Sequence[Any]],
     ) -> int:
         self.app.display.clear()
+        parsed_args.presentation = self.presentation
         self._shown = parsed_args.output is None
         result = io.StringIO()
         if parsed_args.whole_json:
@@ -376,7 +377,7 @@ class ListRun(Lister):
                 latest.append(run.training_run_id)
                 models[run.base_model] = None
             yield self._row(run)
-        tell_rest(self, found, "runs")
+        print_rest(self, found, "runs")
         self.app.remember("runs", latest, whole=whole and holds_all(found))
         self.app.remember("models", models)
 

@@ -1,4 +1,4 @@
-"""Names, cards and the look at what was downloaded."""
+"""Names, model cards and checks of adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from tinkex.api import TinkerPath
 from tinkex.exceptions import UsageError
-from tinkex_hub import adapter, card, names
+from tinkex_hub import adapter, card, commands
 
 PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
 
@@ -25,11 +25,11 @@ PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
     ],
 )
 def test_default_repository(base: str | None, repo: str) -> None:
-    assert names.default_repo(PATH, base) == repo
+    assert commands.default_repo(PATH, base) == repo
 
 
 def test_default_branch() -> None:
-    assert names.default_revision(PATH) == "weights-step.10"
+    assert commands.default_revision(PATH) == "weights-step.10"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_path_in_a_card(text: str, path: str | None) -> None:
 
 @pytest.mark.parametrize("base", ["Qwen/Qwen3-8B", "a: b # c", '"quoted"', "line\nbreak", None])
 def test_a_card_is_read_back(base: str | None) -> None:
-    text = card.written(PATH, "ada/mine", base, None)
+    text = card.build(PATH, "ada/mine", base, None)
 
     head = yaml.safe_load(text.split("---\n")[1])
     assert head.get("base_model") == base
@@ -69,7 +69,7 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path, files: list[str]) -> None
     for name in files:
         (tmp_path / name).write_text("{}")
 
-    with pytest.raises(UsageError, match="no PEFT adapter"):
+    with pytest.raises(UsageError, match="not a PEFT adapter"):
         adapter.check(tmp_path)
 
 
@@ -97,5 +97,5 @@ def test_the_base_model_is_filled_in(
 def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
 
-    with pytest.raises(UsageError, match="no JSON object"):
+    with pytest.raises(UsageError, match="not a JSON object"):
         adapter.fill_base_model(tmp_path, "m")

@@ -115,7 +115,7 @@ def test_what_is_uploaded_can_be_chosen(push: Any, words: list[str], kept: set[s
 def test_patterns_that_leave_nothing(push: Any) -> None:
     done = push("--repo", "ada/mine", "--allow-pattern", "*.gguf")
 
-    refused(done, "the patterns leave no file to upload")
+    refused(done, "no file matches the patterns")
     assert push.hub.repos == {}
 
 
@@ -173,15 +173,15 @@ def test_where_the_token_comes_from(push: Any, way: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "environ", "clause"),
     [
-        ([], {"HF_TOKEN": "hf_bad"}, "does not take the Hugging Face token (HTTP 401)"),
+        ([], {"HF_TOKEN": "hf_bad"}, "does not accept the Hugging Face token (HTTP 401)"),
         ([], {"HF_TOKEN": ""}, "there is no Hugging Face token"),
         (["--hf-token", "-"], {}, "no Hugging Face token in standard input"),
         (["--hf-token", "@/no/such"], {}, "cannot read the token from /no/such: No such file"),
         (["--repo", "else/thing"], {}, "no repository else/thing, and ada cannot create it"),
         (["--repo", "club/thing"], {}, "the token is not allowed to write to club/thing"),
-        (["--repo", "a/b/c"], {}, "not a name that the hub takes"),
+        (["--repo", "a/b/c"], {}, "not a valid name on the hub"),
         (["--repo", ""], {}, "--repo"),
-        (["--create-pr", "--revision", "dev"], {}, "a pull request is against main"),
+        (["--create-pr", "--revision", "dev"], {}, "a pull request is always against main"),
     ],
 )
 def test_what_cannot_work(
@@ -230,7 +230,7 @@ def test_no_hub_at_all(push: Any) -> None:
         push.hub.url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         done = push("--repo", "ada/mine")
 
-    refused(done, "no usable answer of 127.0.0.1:", server=True)
+    refused(done, "no usable response from 127.0.0.1:", server=True)
 
 
 def test_a_storage_that_fails_in_the_middle(push: Any) -> None:

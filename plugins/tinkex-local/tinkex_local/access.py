@@ -1,4 +1,4 @@
-"""Who may use the service: whoever has the key of ``local serve --api-key``, or a token for it."""
+"""Access to the service: the key of ``local serve --api-key``, or a token for it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 #: Seconds that a token works.
 TOKEN_LIFETIME = 3600
-#: The refusal that a client may answer with a new token and the same request.
+#: The refusal after which a client may repeat the request with a new token.
 EXPIRED = "The token has expired"
-#: The one key that there is, as the protocol describes keys.
+#: The only key, in the protocol's terms.
 KEY_ID = 1
 EMAIL = "local@localhost"
 ORGANIZATION = "tinkex-local"
@@ -25,7 +25,7 @@ _HEADER = {"alg": "HS256", "typ": "JWT"}
 class Access:
     """Compares keys, and makes and checks tokens.
 
-    :param api_key: what clients must send; ``None`` lets everybody in.
+    :param api_key: what clients must send; ``None`` needs no key.
     :param clock: the present in seconds since the epoch.
     """
 
@@ -35,7 +35,7 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody is let in."""
+        """Whether requests need no key."""
         return self._key is None
 
     def refusal(self, given: str | None) -> str | None:
@@ -49,7 +49,7 @@ class Access:
         return self._fault_of_token(given)
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``auth/apikey/me`` tells."""
+        """Return the response of ``auth/apikey/me``."""
         details = {"org_details": {"name": ORGANIZATION}, "user_details": {"email": EMAIL}}
         return {"key_id": KEY_ID, "name": "local", "note": "local serve --api-key"} | {
             "details": details
@@ -109,7 +109,7 @@ class Signer:
         return f"{quote(path, safe='/:')}?expires={expires}&signature={self._mac(path, expires)}"
 
     def valid(self, path: str, expires: str, signature: str, now: float) -> bool:
-        """Tell whether the signature belongs to *path* and has not expired at *now*."""
+        """Return whether the signature belongs to *path* and has not expired at *now*."""
         if not (expires.isascii() and expires.isdecimal() and len(expires) < 16):
             return False
         expected = self._mac(path, int(expires))

@@ -72,7 +72,7 @@ class App:
         operations.forget_old(self.service)
 
     def _check_key(self, environ: WSGIEnvironment) -> None:
-        # Noted here, told by the routes, which know how to answer.
+        # The routes report it, in the protocol's form.
         path = environ.get("PATH_INFO", "")
         if path == _OPEN or path.startswith(f"{PREFIX}/{routes.SIGNED}/"):
             return
@@ -91,7 +91,7 @@ def create_app(
     """Return the service over the state in *home*.
 
     :param home: directory of the state, created when missing.
-    :param api_key: what clients must send as ``X-API-Key``; ``None`` lets everybody in.
+    :param api_key: what clients must send as ``X-API-Key``; ``None`` needs no key.
     :param engine: name of the driver that computes.
     :param clock: the present in seconds since the epoch.
     :raises OSError: the directory cannot be used.
@@ -110,21 +110,21 @@ def _routes(service: Service, runner: Runner, access: Access) -> http.Routes:
 
 
 def _add_basics(app: http.Routes, service: Service) -> None:
-    @app.get("healthz")
+    @app.on("GET", "healthz")
     def healthz() -> Any:
         return {"status": "ok"}
 
-    @app.post("telemetry")
+    @app.on("POST", "telemetry")
     def telemetry() -> Any:
         return {"status": "accepted"}  # and dropped, unread
 
-    @app.get("get_server_capabilities")
+    @app.on("GET", "get_server_capabilities")
     def get_server_capabilities() -> Any:
         models = []
         for model in service.models.all():
             try:
                 context = model.facts.context_length
-            except ModelError:  # its directory has gone; ``local model list`` tells
+            except ModelError:  # its directory has gone; ``local model list`` reports it
                 continue
             models.append(
                 {
@@ -138,7 +138,7 @@ def _add_basics(app: http.Routes, service: Service) -> None:
 
 
 def _add_access(app: http.Routes, access: Access) -> None:
-    @app.post("client/config")
+    @app.on("POST", "client/config")
     def client_config() -> Any:
         # Each result that the SDK waits for is a connection and a thread here.
         return {
@@ -146,18 +146,18 @@ def _add_access(app: http.Routes, access: Access) -> None:
             "sample_max_concurrent_requests": MAX_POLLS // 2,
         }
 
-    if access.is_open:  # without keys there is nothing to tell about them
+    if access.is_open:  # without a key there is nothing to describe
         return
 
-    @app.post("auth/token")
+    @app.on("POST", "auth/token")
     def token() -> Any:
         return {"jwt": access.token()}
 
-    @app.get("auth/apikey/me")
+    @app.on("GET", "auth/apikey/me")
     def apikey_me() -> Any:
         return access.describe()
 
-    @app.delete("auth/apikey/me")
+    @app.on("DELETE", "auth/apikey/me")
     def revoke() -> Any:
         raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")
 
@@ -187,5 +187,5 @@ def unusable(error: StateError | sqlite3.Error) -> LocalError:
         words = str(error)
     else:
         words = f"cannot use the state: {reason(error, default_home())}"
-    again = "'tinkex local reset' begins anew; " if is_damaged(error) else ""
+    again = "'tinkex local reset' starts over; " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)

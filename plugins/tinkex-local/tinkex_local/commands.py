@@ -50,7 +50,7 @@ class ServeLocal(Command):
         key = self._key()
         if key is None and not is_loopback(parsed_args.host):
             raise UsageError(
-                f"{parsed_args.host} can be reached by other machines, and there is no --api-key",
+                f"{parsed_args.host} can be reached by other machines, and --api-key is missing",
                 hint="Choose a key that clients must send: --api-key KEY, or @FILE, or -.",
             )
         with _app(key) as app:
@@ -80,7 +80,7 @@ class ServeLocal(Command):
 
 
 class InfoLocal(ShowOne):
-    """Show where the embedded service keeps its state, and how much of it there is."""
+    """Show the state of the embedded service: its directory, contents and size."""
 
     operation = "showing the local service"
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
@@ -126,7 +126,7 @@ class ResetLocal(ShowOne):
         self.confirm(
             f"Delete every session, run and checkpoint in {home}?", assume_yes=parsed_args.yes
         )
-        with _told(str(home)):
+        with _reported(str(home)):
             reset(home)
         self.result = home
         return self.column_names, (str(home),)
@@ -136,7 +136,7 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Let the embedded service sample from another onnxruntime-genai model."""
+    """Add an onnxruntime-genai model to the embedded service."""
 
     operation = "adding a model"
     is_action = True
@@ -150,7 +150,7 @@ class AddLocalModel(ShowOne):
             "directory",
             metavar="<dir>",
             help="directory with genai_config.json, the ONNX files and tokenizer.json; a "
-            "config.json beside them tells the shapes of adapters; it is used where it is",
+            "config.json next to them gives the shapes of adapters; the directory is not copied",
         )
         return parser
 
@@ -158,7 +158,7 @@ class AddLocalModel(ShowOne):
         from tinkex.files import user_path
 
         directory = user_path(parsed_args.directory)
-        with _service() as service, _told(parsed_args.directory):
+        with _service() as service, _reported(parsed_args.directory):
             model = service.models.add(parsed_args.name, directory, service.clock())
             self.result = model.name
         return self.column_names, (model.name, str(model.directory))
@@ -168,7 +168,7 @@ class AddLocalModel(ShowOne):
 
 
 class ListLocalModel(Lister):
-    """List the models that the embedded service samples from."""
+    """List the models of the embedded service."""
 
     operation = "listing local models"
     column_names: ClassVar = ("model_name", "context_length", "directory")
@@ -191,7 +191,7 @@ class ListLocalModel(Lister):
 
 
 class RemoveLocalModel(ShowOne):
-    """Let the embedded service forget an added model; its files stay."""
+    """Remove an added model from the embedded service; its files stay."""
 
     operation = "removing a model"
     is_action = True
@@ -203,7 +203,7 @@ class RemoveLocalModel(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with _service() as service, _told(parsed_args.name):
+        with _service() as service, _reported(parsed_args.name):
             service.models.remove(parsed_args.name)
             self.result = parsed_args.name
         return self.column_names, (parsed_args.name,)
@@ -235,8 +235,8 @@ def _app(key: str | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn what may go wrong with *what* into an error that is told."""
+def _reported(what: str) -> Iterator[None]:
+    """Turn errors about *what* into errors of tinkex."""
     import sqlite3
 
     from tinkex_local.app import unusable

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from tinkex_local.app import App
 
-#: Requests answered at once: all that wait for results, and others beside them.
+#: Concurrent requests: all that wait for results, and some others.
 THREADS = MAX_POLLS + 32
-#: Open connections. A client has one for each result that it waits for; whoever opens more than
-#: this and says nothing keeps others out for as long as waitress is patient, two minutes.
+#: Open connections. A client has one for each result that it waits for; one that opens more
+#: and sends nothing keeps others out for two minutes, until waitress closes idle connections.
 CONNECTIONS = 768
 
 
@@ -61,12 +61,12 @@ class Server:
         self.url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
 
     def run(self, announce: Callable[[], None]) -> int:
-        """Answer requests until SIGTERM or SIGINT; return the number of the signal, or 0.
+        """Serve requests until SIGTERM or SIGINT; return the number of the signal, or 0.
 
-        Requests under way are answered; long polls end at once.
+        Requests in progress are finished; long polls end at once.
 
-        :param announce: tells whoever waits for it that the service is there; a signal that
-            comes from then on ends it as well.
+        :param announce: reports that the service accepts connections; a signal from then on
+            ends it.
         """
         received: list[int] = []
 
@@ -80,7 +80,7 @@ class Server:
         signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         before = {number: signal.signal(number, stop) for number in signals}
         try:
-            with contextlib.suppress(SystemExit):  # before waitress is there to take it
+            with contextlib.suppress(SystemExit):  # before waitress catches it
                 announce()
                 self._server.run()
         finally:
@@ -111,7 +111,7 @@ def _connections() -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether *host* names this machine only."""
+    """Return whether *host* names this machine only."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -125,7 +125,7 @@ class _OwnMachineOnly:
     """Lets in only requests that were meant for this machine.
 
     A web page can make a browser on this machine send requests to a loopback address, under a
-    host name of its own. Such a request has that name in ``Host``, or names its page's origin.
+    host name that it chooses. Such a request has that name in ``Host``, or an ``Origin``.
     """
 
     def __init__(self, app: WSGIApplication) -> None:

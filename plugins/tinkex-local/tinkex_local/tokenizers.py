@@ -23,7 +23,7 @@ class LocalSource(TokenizerSource):
             try:
                 with contextlib.closing(Store(state)) as store:
                     known = Registry(store).find(model)
-            except (StateError, sqlite3.Error):  # the service itself will tell
+            except (StateError, sqlite3.Error):  # the service itself reports it
                 return None
         if known is None or not (known.directory / "tokenizer.json").is_file():
             return None

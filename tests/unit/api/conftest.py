@@ -213,7 +213,7 @@ def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
     yield connect
     for client in made:
         for session in client.sessions._open:
-            session._over.set()  # no farewell, and no heartbeats during other tests
+            session._finished.set()  # no farewell, and no heartbeats during other tests
         client.close()
 
 

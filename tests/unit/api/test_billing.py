@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from tinkex.api.resources import billing
-from tinkex.api.resources.billing import Usage, UsageEvent, aligned, windows
-from tinkex.api.resources.tallies import DIMENSIONS, tallies
+from tinkex.api.resources.billing import DIMENSIONS, Usage, UsageEvent, aligned, summarize, windows
 from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered, UsageError
 
 EVENTS = "billing/usage/events"
@@ -169,7 +168,7 @@ def test_total_and_what_has_no_price_yet(usage):
 
 
 def test_by_day_is_in_order_with_every_quantity(usage):
-    one, two = tallies(usage, "day")
+    one, two = summarize(usage, "day")
     assert (one.key, two.key) == ("2026-01-01", "2026-01-02")
     assert (one.prefill_tokens, one.cached_tokens, one.sampled_tokens) == (2000, 1000, 1000)
     assert (one.checkpoints, one.gigabyte_hours, one.unpriced) == (2, 2.0, 1)
@@ -178,7 +177,7 @@ def test_by_day_is_in_order_with_every_quantity(usage):
 
 @pytest.mark.parametrize("by", DIMENSIONS)
 def test_nothing_gets_lost_whatever_it_is_added_up_by(usage, by):
-    found = tallies(usage, by)
+    found = summarize(usage, by)
     assert sum(tally.cost_usd for tally in found) == pytest.approx(usage.cost_usd)
     assert sum(tally.unpriced for tally in found) == usage.unpriced
     if by != "day":
@@ -186,13 +185,13 @@ def test_nothing_gets_lost_whatever_it_is_added_up_by(usage, by):
 
 
 def test_by_run_goes_by_the_sessions(usage):
-    found = tallies(usage, "run", {"s-1": ["s-1:train:0", "s-1:train:1"], "s-2": []})
+    found = summarize(usage, "run", {"s-1": ["s-1:train:0", "s-1:train:1"], "s-2": []})
     assert {tally.key for tally in found} == {None, "s-1:train:0, s-1:train:1", "session s-2"}
 
 
 def test_an_unknown_dimension(usage):
     with pytest.raises(UsageError, match="colour"):
-        tallies(usage, "colour")
+        summarize(usage, "colour")
 
 
 def test_storage(client, server):

@@ -184,5 +184,5 @@ def test_a_token_that_no_header_can_carry(client, server, token):
 )
 def test_the_price_of_storage_is_told_or_unknown(server, client, reply, rate):
     server.on("GET", "billing/usage/checkpoints/current", server.reply(*reply))
-    assert client.checkpoints.storage_rate() == rate
+    assert client.billing.storage_rate() == rate
     assert len(server.seen) == 1

@@ -132,7 +132,7 @@ def test_ambiguous_names_list_the_candidates(account, text, words):
         ("tinkr://a/weights/b", "not a checkpoint path or name"),
         ("tinker:/a/weights/b", "not a checkpoint path or name"),
         ("a\nb", "not a checkpoint path or name"),
-        ("@latest:nix", "no kind of checkpoint is called 'nix'"),
+        ("@latest:nix", "no type of checkpoint is called 'nix'"),
         ("zzz", "no training run's id begins with 'zzz'"),
         ("zzz:final", "no training run's id begins with 'zzz'"),
         ("..", "no training run's id begins with '..'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tinkex.api import SessionQuery
-from tinkex.api.resources.traces import default_name
+from tinkex.api.resources.sessions import default_name
 from tinkex.exceptions import (
     InvalidResponse,
     LocalError,

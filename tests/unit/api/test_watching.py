@@ -144,7 +144,7 @@ def look(server, replies: list, client, **options):
         troubles.append((type(error), pause))
 
     options = {"interval": 10.0, "on_trouble": trouble, **options}
-    return watch.snapshots(client, "r", **options), troubles
+    return client.watch("r", **options), troubles
 
 
 def test_it_looks_every_so_often(server, client, slept):

@@ -1,4 +1,4 @@
-"""Fields of a request as people type them."""
+"""``api``: fields of a request, and standard input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tinkex.commands.api import build_object, field_value, split_field
 from tinkex.exceptions import LocalError, UsageError
+from tinkex.testing import invoke
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,20 @@ def test_what_is_no_field(field):
 def test_contradictions(fields):
     with pytest.raises(UsageError):
         build_object(map(split_field, fields))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--input", "-", "--api-key", "-"],
+        ["--input", "-", "-F", "a=@-"],
+        ["-F", "a=@-", "-F", "b=@-"],
+        ["-F", "a=@-", "--api-key", "-"],
+    ],
+)
+def test_standard_input_has_one_reader(words):
+    done = invoke(["api", "POST", "x", *words, "--base-url", "http://127.0.0.1:9"], stdin="k\n{}")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert (
+        "only one of --input, --field and --api-key can be read from standard input" in done.stderr
+    )

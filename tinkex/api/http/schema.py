@@ -6,13 +6,16 @@ gives it is an :class:`~tinkex.exceptions.InvalidResponse` that names it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
 
 from tinkex.exceptions import InvalidResponse
 
 Json = Mapping[str, Any]
+T = TypeVar("T")
 
 #: No size, count or rank comes near.
 _TOO_LARGE = 2**63
@@ -44,11 +47,10 @@ def items(data: Json, name: str) -> list[Any]:
     return value
 
 
-def texts(data: Json, name: str) -> list[str]:
-    """Return the list of texts *name* of *data*, which must be there."""
-    value = items(data, name)
-    if not all(isinstance(item, str) for item in value):
-        refuse(f"no list of ids as {name!r}")
+def identifier(value: Any) -> str:
+    """Return *value*, which must be text."""
+    if not isinstance(value, str):
+        refuse("no text as an id")
     return value
 
 
@@ -119,3 +121,42 @@ def optional_time(data: Json, name: str) -> datetime | None:
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
         refuse(f"no time as {name!r}")
+
+
+def read(cls: type[T], data: Any, name: str, **given: Any) -> T:
+    """Return the dataclass *cls* with the members of the JSON object *data*.
+
+    Each field is read by its annotation; one with a default may be missing or null.
+
+    :param name: what *data* is, for the error message.
+    :param given: fields that are not read.
+    """
+    record = mapping(data, name)
+    for field, reader, is_required in _plan(cls):  # type: ignore[arg-type]
+        if field not in given:
+            value = reader(record, field)
+            if is_required and value in (None, ""):
+                refuse(f"no {field!r}")
+            if value is not None:
+                given[field] = value
+    return cls(**given)
+
+
+_READERS: Mapping[str, Callable[[Json, str], Any]] = {
+    "str": optional_text,
+    "int": optional_int,
+    "float": optional_number,
+    "bool": optional_bool,
+    "datetime": optional_time,
+    "Mapping[str, Any]": optional_mapping,
+}
+
+
+@lru_cache
+def _plan(cls: Any) -> list[tuple[str, Callable[[Json, str], Any], bool]]:
+    """Return name, reader and whether it is required, of each field that can be read."""
+    return [
+        (field.name, reader, field.default is MISSING and field.default_factory is MISSING)
+        for field in fields(cls)
+        if (reader := _READERS.get(str(field.type).removesuffix(" | None")))
+    ]

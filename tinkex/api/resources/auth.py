@@ -50,12 +50,13 @@ class ApiKey:
         details = schema.optional_mapping(key, "details") or {}
         organization = schema.optional_mapping(details, "org_details") or {}
         user = schema.optional_mapping(details, "user_details") or {}
-        return cls(
-            str(key_id),
-            schema.optional_text(key, "name") or "",
-            schema.optional_text(key, "note"),
-            schema.optional_text(organization, "name"),
-            schema.optional_text(user, "email"),
+        return schema.read(
+            cls,
+            key,
+            "the key",
+            key_id=str(key_id),
+            organization=schema.optional_text(organization, "name"),
+            email=schema.optional_text(user, "email"),
         )
 
 

@@ -42,22 +42,19 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, data: Any) -> Checkpoint:
-        """Return the checkpoint that *data* describes.
-
-        :raises InvalidResponse: *data* has another form.
-        """
+        """Return the checkpoint that *data* describes."""
         record = schema.mapping(data, "checkpoints")
         path = TinkerPath.from_server(schema.text(record, "tinker_path"))
         size = schema.optional_int(record, "size_bytes")
-        return cls(
-            checkpoint_id=schema.optional_text(record, "checkpoint_id") or path.checkpoint_id,
-            checkpoint_type=schema.optional_text(record, "checkpoint_type") or path.checkpoint_type,
+        text = schema.optional_text
+        return schema.read(
+            cls,
+            record,
+            "checkpoints",
+            checkpoint_id=text(record, "checkpoint_id") or path.checkpoint_id,
+            checkpoint_type=text(record, "checkpoint_type") or path.checkpoint_type,
             tinker_path=str(path),
-            time=schema.time(record, "time"),
-            size_bytes=size if size is not None and size >= 0 else None,
-            public=bool(schema.optional_bool(record, "public")),
-            expires_at=schema.optional_time(record, "expires_at"),
-            user_metadata=schema.optional_mapping(record, "user_metadata"),
+            size_bytes=None if size is None or size < 0 else size,
             run_id=path.run_id,
         )
 
@@ -72,18 +69,6 @@ class Lineage:
     train_mlp: bool | None = None
     train_attn: bool | None = None
     train_unembed: bool | None = None
-
-    @classmethod
-    def from_json(cls, data: schema.Json) -> Lineage:
-        """Return the lineage in the description of a checkpoint or of a training run."""
-        return cls(
-            base_model=schema.optional_text(data, "base_model"),
-            is_lora=schema.optional_bool(data, "is_lora"),
-            lora_rank=schema.optional_int(data, "lora_rank"),
-            train_mlp=schema.optional_bool(data, "train_mlp"),
-            train_attn=schema.optional_bool(data, "train_attn"),
-            train_unembed=schema.optional_bool(data, "train_unembed"),
-        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +110,7 @@ def weights_info(transport: Transport, path: TinkerPath, deadline: Deadline) -> 
     """Return the lineage of *path* by the endpoint that also knows other accounts' checkpoints."""
     # The POST only reads, yet it is not retried: servers answer 500 for a path they do not know.
     request = Request("POST", "weights_info", {"tinker_path": str(path)}, what="weights_info")
-    return Lineage.from_json(transport.call(request, deadline).object())
+    return schema.read(Lineage, transport.call(request, deadline).object(), "weights_info")
 
 
 def lineage_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
@@ -144,7 +129,7 @@ def lineage_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> Li
             run = transport.call(Request("GET", run_url(path.run_id)), deadline).object()
         except APIError:
             raise error from None
-        return Lineage.from_json({"is_lora": True, **run})
+        return schema.read(Lineage, {"is_lora": True, **run}, "training_runs")
 
 
 def base_model_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> str:

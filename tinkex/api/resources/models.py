@@ -32,18 +32,13 @@ class Model:
         if isinstance(data, str):
             return cls(data)
         model = schema.mapping(data, "supported_models")
-        name = schema.optional_text(model, "model_name")
-        if not name:
+        if not schema.optional_text(model, "model_name"):
             return None
-        trainable = schema.optional_bool(model, "trainable")
-        sampleable = schema.optional_bool(model, "sampleable")
-        # Some servers list the capabilities of a model instead.
-        can = model.get("capabilities")
+        can = model.get("capabilities")  # some servers have a list instead of the two members
         if isinstance(can, list):
-            trainable = "training" in can if trainable is None else trainable
-            sampleable = "sampling" in can if sampleable is None else sampleable
-        length = schema.optional_int(model, "max_context_length")
-        return cls(name, length, trainable, sampleable)
+            known = {"trainable": "training" in can, "sampleable": "sampling" in can}
+            model = known | {name: value for name, value in model.items() if value is not None}
+        return schema.read(cls, model, "supported_models")
 
 
 class Models:

@@ -140,8 +140,8 @@ class _Search:
     def checkpoint(self, kind: str | None) -> str:
         name = self._name
         if not name.run:
-            found = list(self._account.checkpoints.walk(None))
-            return _counted(found, name, name.kind or kind, "checkpoints")
+            everything = self._account.checkpoints.list(None)
+            return _counted(everything, name, name.kind or kind, "checkpoints")
         run_id, label, found = self._checkpoints(name.run)
         if label is not None:
             if name.latest:

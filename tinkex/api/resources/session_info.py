@@ -41,18 +41,13 @@ class SessionInfo:
 
     @classmethod
     def from_json(cls, session_id: str, data: Any) -> SessionInfo:
-        """Return the session *session_id* that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the session *session_id* that *data* describes."""
         session = schema.mapping(data, "session")
-        return cls(
-            session_id,
-            schema.optional_text(session, "display_name"),
-            tuple(schema.texts(session, "training_run_ids")),
-            tuple(schema.texts(session, "sampler_ids")),
-            schema.optional_mapping(session, "user_metadata"),
-        )
+        ids = {
+            name: tuple(map(schema.identifier, schema.items(session, name)))
+            for name in ("training_run_ids", "sampler_ids")
+        }
+        return schema.read(cls, session, "session", session_id=session_id, **ids)
 
 
 @dataclass(frozen=True)
@@ -85,24 +80,10 @@ class SessionSummary:
 
     @classmethod
     def from_json(cls, data: Any) -> SessionSummary:
-        """Return the session that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the session that *data* describes."""
         session = schema.mapping(data, "sessions")
         status, message = _status(schema.optional_mapping(session, "status"))
-        return cls(
-            session_id=schema.text(session, "session_id"),
-            created_at=schema.time(session, "created_at"),
-            owner=schema.optional_text(session, "owner"),
-            project_id=schema.optional_text(session, "project_id"),
-            status=status,
-            message=message,
-            checkpoints_count=schema.optional_int(session, "checkpoints_count") or 0,
-            checkpoint_storage_bytes=schema.optional_int(session, "checkpoint_storage_bytes"),
-            display_name=schema.optional_text(session, "display_name"),
-            user_metadata=schema.optional_mapping(session, "user_metadata"),
-        )
+        return schema.read(cls, session, "sessions", status=status, message=message)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is asked of a model, and what it answers."""
+"""Sampling parameters, and the sequences that a model returns."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ from tinkex.api.http import schema
 from tinkex.api.http.schema import Json
 from tinkex.exceptions import UsageError
 
-#: Tokens generated when nobody says how many; some servers insist on a number.
+#: Maximum number of generated tokens by default; some servers require one.
 DEFAULT_MAX_TOKENS = 256
 
 Topk = tuple[tuple[tuple[int, float], ...] | None, ...]
 
 
+def are_token_ids(tokens: object) -> bool:
+    """Return whether *tokens* is a sequence of whole numbers from 0 to 2147483647."""
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
+        return False
+    if set(map(type, tokens)) == {int}:  # the usual case, and ten times as fast
+        return bool(min(tokens) >= 0 and max(tokens) < 2**31)
+    return all(_is_whole(token) and 0 <= token < 2**31 for token in tokens)
+
+
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn.
+    """The parameters of sampling.
 
-    :ivar max_tokens: most tokens to generate; ``None`` means :data:`DEFAULT_MAX_TOKENS`.
+    :ivar max_tokens: maximum number of tokens to generate; ``None``: :data:`DEFAULT_MAX_TOKENS`.
     :ivar temperature: 0 always takes the most likely token.
-    :ivar top_k: draw from this many most likely tokens; -1 means from all.
-    :ivar top_p: draw from the most likely tokens of this total probability, up to 1.
+    :ivar top_k: sample from this many most likely tokens; -1 for all.
+    :ivar top_p: sample from the most likely tokens of this total probability, up to 1.
     :ivar seed: makes the result repeatable, where the server supports it.
     :ivar stop: texts that end a sequence.
-    :raises UsageError: a value is out of range.
+    :raises UsageError: a value is of another type or out of range.
     """
 
     max_tokens: int | None = None
@@ -35,25 +44,33 @@ class SamplingParams:
     top_k: int = -1
     top_p: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and not _is_whole(value):
+                raise UsageError(f"{name} must be a whole number")
+        for name in ("temperature", "top_p"):
+            if not _is_finite(getattr(self, name)):
+                raise UsageError(f"{name} must be a number")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+        if self.temperature < 0:
             raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.top_k != -1 and self.top_k < 1:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
-        if isinstance(stop, str):  # each of its characters would end a sequence
-            raise UsageError("stop takes a list of texts, not one text")
-        if not all(self.stop):
+        if not isinstance(stop, (list, tuple)):  # each character of a text would end a sequence
+            raise UsageError("stop must be a list of texts")
+        if not all(isinstance(text, str) and text for text in stop):
             raise UsageError("a stop text must not be empty")
+        object.__setattr__(self, "stop", tuple(stop))
 
     def body(self) -> dict[str, Any]:
-        """Return the form that every server accepts: ``stop`` a list, unset members left out."""
+        """Return the JSON object that every server accepts: ``stop`` a list, no unset members."""
         body: dict[str, Any] = {
             "max_tokens": self.max_tokens or DEFAULT_MAX_TOKENS,
             "temperature": self.temperature,
@@ -72,7 +89,7 @@ class SampledSequence:
     """One continuation of the prompt.
 
     :ivar tokens: the generated token ids; the end-of-text token may be among them.
-    :ivar logprobs: the natural logarithm of each token's probability, if the server tells.
+    :ivar logprobs: the natural logarithm of each token's probability, if the server reports it.
     :ivar stop_reason: ``stop`` (end of text or a stop text) or ``length``.
     """
 
@@ -82,14 +99,14 @@ class SampledSequence:
 
     @classmethod
     def from_json(cls, data: Any) -> SampledSequence:
-        """Read one sequence.
+        """Return the sequence that *data* describes.
 
-        :raises tinkex.exceptions.InvalidResponse: *data* is not one.
+        :raises tinkex.exceptions.InvalidResponse: it does not describe one.
         """
         sequence = schema.mapping(data, "sequences")
         tokens = schema.items(sequence, "tokens")
         if not set(map(type, tokens)) <= {int}:
-            schema.refuse("something that is no token among 'tokens'")
+            schema.refuse("an invalid token id in 'tokens'")
         logprobs = None
         if sequence.get("logprobs") is not None:
             logprobs = _numbers(schema.items(sequence, "logprobs"), "logprobs")
@@ -97,7 +114,7 @@ class SampledSequence:
         return cls(tuple(tokens), logprobs, stop_reason)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sequence as JSON has it."""
+        """Return the sequence as a JSON object."""
         return {
             "tokens": list(self.tokens),
             "logprobs": None if self.logprobs is None else _all_finite(self.logprobs),
@@ -109,9 +126,11 @@ class SampledSequence:
 class SampleResponse:
     """All continuations of one prompt.
 
-    :ivar sequences: one for each sample asked for.
-    :ivar prompt_logprobs: for each token of the prompt, if asked for; the first is unknown.
-    :ivar topk_prompt_logprobs: for each token of the prompt, the most likely tokens instead.
+    :ivar sequences: one for each requested sample.
+    :ivar prompt_logprobs: the logprob of each token of the prompt, if requested; the first is
+        unknown.
+    :ivar topk_prompt_logprobs: for each token of the prompt, the most likely tokens and their
+        logprobs.
     """
 
     sequences: tuple[SampledSequence, ...]
@@ -121,11 +140,11 @@ class SampleResponse:
 
     @classmethod
     def from_json(cls, data: Json, prompt_length: int | None = None) -> SampleResponse:
-        """Read a result of sampling.
+        """Return the result that *data* describes.
 
-        :param prompt_length: tokens in the prompt; some servers leave the first one's unknown
-            logprob out, which is put back.
-        :raises tinkex.exceptions.InvalidResponse: *data* is not one.
+        :param prompt_length: number of tokens in the prompt; some servers omit the unknown logprob
+            of the first one, which is restored.
+        :raises tinkex.exceptions.InvalidResponse: it does not describe one.
         """
         sequences = tuple(map(SampledSequence.from_json, schema.items(data, "sequences")))
         logprobs: tuple[float | None, ...] | None = None
@@ -137,7 +156,7 @@ class SampleResponse:
         return cls(sequences, logprobs, _read_topk(data))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the response as JSON has it; what is not finite becomes null."""
+        """Return the response as a JSON object; numbers that are not finite become null."""
         prompt = self.prompt_logprobs
         topk = self.topk_prompt_logprobs
         return {
@@ -174,17 +193,17 @@ def _number(value: Any, name: str) -> float:
     try:
         return float(value)
     except OverflowError:  # a whole number of hundreds of digits
-        schema.refuse(f"an absurd number in {name!r}")
+        schema.refuse(f"a number out of range in {name!r}")
 
 
 def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
-    if set(map(type, values)) <= {float}:  # thousands in each sample: not one by one
+    if set(map(type, values)) <= {float}:  # each sample may have thousands
         return tuple(values)
     return tuple(_number(value, name) for value in values)
 
 
 def _all_finite(values: Sequence[float | None]) -> list[float | None]:
-    """Return *values* with null in place of those that JSON has no number for."""
+    """Return *values* with null for those that are not finite, which JSON does not have."""
     try:
         if all(map(math.isfinite, values)):  # type: ignore[arg-type]
             return list(values)
@@ -195,3 +214,14 @@ def _all_finite(values: Sequence[float | None]) -> list[float | None]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):  # no number; one of hundreds of digits
+        return False

@@ -54,7 +54,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The answer to a :class:`SampleSpec`; entries of the prompt not asked for are ``None``."""
+    """The result of a :class:`SampleSpec`; prompt tokens that were not scored are ``None``."""
 
     sequences: list[Sequence]
     prompt_logprobs: list[float | None] | None = None

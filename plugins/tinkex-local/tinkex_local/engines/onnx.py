@@ -126,7 +126,7 @@ class _Reader:
         return self._after_prompt
 
     def read_again(self) -> None:
-        """Read the whole prompt anew, in the usual pieces."""
+        """Read the whole prompt again, in pieces."""
         self._restart(len(self._prompt))
 
     def _restart(self, count: int) -> None:
@@ -136,7 +136,7 @@ class _Reader:
 
 
 class _Stops:
-    """Tells when a sequence is over."""
+    """Detects the end of a sequence."""
 
     def __init__(self, spec: SampleSpec, eos: frozenset[int], decoder: Any) -> None:
         self._ids = eos | spec.stop_tokens
@@ -146,7 +146,7 @@ class _Stops:
         self._window = max((len(text.encode()) for text in self._strings), default=0) + 8
 
     def reached(self, tokens: list[int]) -> bool:
-        """Tell whether the last of *tokens* ends the sequence."""
+        """Return whether the last of *tokens* ends the sequence."""
         if tokens[-1] in self._ids:
             return True
         if not self._strings:

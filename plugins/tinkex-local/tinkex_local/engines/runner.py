@@ -1,10 +1,10 @@
 """Computes sampling requests inside the polls that ask for their results.
 
 There is no worker thread. A poll runs its request for at most the length of a long poll; if that
-was not enough the half-finished work stays in memory and the next poll goes on with it. Polls
-of several requests take turns at the engine, and a poll that waits for room computes what is
-before it. Nothing is lost with the process: a request that
-nobody finished starts again from its stored seed and gives the same result.
+was not enough, the unfinished work stays in memory and the next poll resumes it. Polls of several
+requests take turns at the engine, and a poll that waits for room computes other requests. Nothing
+is lost with the process: an unfinished request starts over from its stored seed and gives the same
+result.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tinkex_local.state.service import Service
 
 #: Longest time that one poll takes, in seconds; clients read for 45.
 POLL_SECONDS = 20.0
-#: Polls that are held for so long at once. More would occupy every thread of a server, and then
-#: nobody's session is kept alive.
+#: Polls that are held for that long at once. More would occupy every thread of a server, so that
+#: no heartbeat could be received.
 MAX_POLLS = 64
 #: Longest time that further polls take, in seconds.
 CROWDED_SECONDS = 0.5
@@ -34,7 +34,7 @@ MAX_JOBS = 8
 IDLE_SECONDS = 30.0
 #: Seconds that one request keeps the engine before another has its turn.
 TURN_SECONDS = 0.1
-#: Seconds that a poll goes on with another request while its own waits.
+#: Seconds that a poll computes another request while its own waits.
 HELP_SECONDS = 0.5
 
 CAPACITY = "Other requests are being computed; this one waits for its turn"
@@ -101,8 +101,8 @@ class Runner:
     def _enter(self, request_id: str, row: dict[str, Any], deadline: float) -> _Job | None:
         """Return the job of a request, if there is room for it before *deadline*.
 
-        A poll that has to wait goes on with what nobody computes just then: the clients whose
-        requests these are may be waiting behind it for a thread of the server.
+        A poll that has to wait computes a request that no other poll computes: the clients of those
+        requests may be waiting behind it for a thread of the server.
         """
         while True:
             with self._changed:
@@ -164,7 +164,7 @@ class Runner:
         return self._engine
 
     def _advance(self, request_id: str, job: _Job, deadline: float) -> dict[str, Any] | None:
-        """Compute until the outcome is there or *deadline*; holds the job's lock."""
+        """Compute until the outcome is known or *deadline*; the caller holds the job's lock."""
         row = operations.find(self._service, request_id)  # another poll may have finished it
         if row["state"] != "pending":
             return operations.outcome(row)

@@ -119,7 +119,7 @@ def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
 
 
 def is_identity(directory: Path) -> bool:
-    """Tell whether the adapter changes nothing: every second factor is zero.
+    """Return whether the adapter changes nothing: every second factor is zero.
 
     :raises OSError: the adapter cannot be read.
     """

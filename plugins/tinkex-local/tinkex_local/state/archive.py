@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 BLOCK = 256 * 1024
 _RECORD = 512
-#: An empty member that tells a complete checkpoint, as the hosted service has it.
+#: An empty member that marks a complete checkpoint, as the hosted service has it.
 MARKER = "checkpoint_complete"
 
 

@@ -58,7 +58,7 @@ def make_room(service: Service, path: TinkerPath, *, overwrite: bool = False) ->
     if row is None:
         return []
     if not overwrite and not _expired(service, row):
-        raise OperationError(f"There is a checkpoint {path} already")
+        raise OperationError(f"A checkpoint {path} exists already")
     service.store.write("DELETE FROM checkpoints WHERE id = ?", row["id"])
     return [row["id"]]
 
@@ -109,7 +109,7 @@ def take(service: Service, staged: Path) -> tuple[str, int]:
 def find(service: Service, path: TinkerPath) -> sqlite3.Row:
     """Return the row of a checkpoint.
 
-    :raises Problem: there is none, or it has expired.
+    :raises Problem: it does not exist, or it has expired.
     """
     row = _row(service, path)
     if row is None or not row["listed"] or _expired(service, row):
@@ -138,7 +138,7 @@ def listing(
 
 
 def count(service: Service, run_id: str | None = None) -> int:
-    """Return how many checkpoints there are to be listed."""
+    """Return the number of listed checkpoints."""
     where, values = _visible(service, run_id)
     return int(service.store.scalar(f"SELECT count(*) FROM checkpoints WHERE {where}", *values))  # noqa: S608
 
@@ -174,7 +174,7 @@ def as_dict(row: sqlite3.Row) -> dict[str, Any]:
 def delete(service: Service, path: TinkerPath) -> None:
     """Delete a checkpoint for good.
 
-    :raises Problem: there is none.
+    :raises Problem: it does not exist.
     """
     with service.store.transaction():
         row = find(service, path)
@@ -185,7 +185,7 @@ def delete(service: Service, path: TinkerPath) -> None:
 def set_public(service: Service, path: TinkerPath, public: bool) -> None:
     """Publish or unpublish a checkpoint.
 
-    :raises Problem: there is none, or it is so already.
+    :raises Problem: it does not exist, or it is so already.
     """
     with service.store.transaction():
         row = find(service, path)
@@ -199,7 +199,7 @@ def set_public(service: Service, path: TinkerPath, public: bool) -> None:
 def set_ttl(service: Service, path: TinkerPath, seconds: int | None) -> None:
     """Let a checkpoint expire in *seconds*, or never.
 
-    :raises Problem: there is none.
+    :raises Problem: it does not exist.
     """
     expires = None if seconds is None else service.clock() + seconds
     with service.store.transaction():

@@ -84,7 +84,7 @@ class Registry:
         model = LocalModel(name, directory, now)
         with self._store.transaction():
             if self.find(name):
-                raise ModelError(f"there is a model called {name!r} already")
+                raise ModelError(f"a model called {name!r} exists already")
             self._store.insert("models", name=name, directory=str(directory), added=now)
         return model
 
@@ -111,9 +111,9 @@ class ModelError(Exception):
 class ModelFacts:
     """Sizes and special tokens of one model.
 
-    :ivar context_length: tokens of prompt and answer together.
+    :ivar context_length: tokens of prompt and completion together.
     :ivar eos: ids of the tokens that end a text.
-    :ivar intermediate: width of the MLP; ``None`` when no ``config.json`` tells it.
+    :ivar intermediate: width of the MLP; ``None`` without a ``config.json``.
     """
 
     model_type: str
@@ -205,7 +205,7 @@ def _generation_eos(directory: Path) -> frozenset[int]:
 
 
 def _intermediate(directory: Path) -> int | None:
-    # genai_config.json does not tell the width of the MLP; the original config.json does.
+    # Only the original config.json has the width of the MLP.
     path = directory / "config.json"
     values = _read_json(path) if path.is_file() else {}
     known = values.get("intermediate_size") is not None

@@ -81,7 +81,7 @@ def perform(
 
     :param action: returns the result, or raises :class:`OperationError` having changed nothing.
     :param ordered: a number lower than one seen before in *scope* is refused.
-    :param began: when the work for it was begun, if that was before this call.
+    :param began: when the work started, if before this call.
     :raises Problem: the sequence number does not fit.
     """
     began = service.clock() if began is None else began
@@ -106,7 +106,7 @@ def failure(error: OperationError) -> dict[str, Any]:
 def finish(
     service: Service, request_id: str, state: str, outcome: dict[str, Any], *, began: float
 ) -> None:
-    """Note the outcome of a request that was pending, and when the work for it was begun."""
+    """Note the outcome of a request that was pending, and when the work started."""
     service.store.write(
         "UPDATE operations SET state = ?, result = ?, began = ?, finished = ? WHERE request_id = ?",
         state,

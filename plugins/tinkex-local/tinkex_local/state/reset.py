@@ -1,4 +1,4 @@
-"""Begins anew."""
+"""Resets the state."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def _empty(home: Path) -> None:
         with service.store.transaction():
             for table in ("sessions", "runs", "checkpoints", "samplers", "operations"):
                 service.store.write(f"DELETE FROM {table}")  # noqa: S608 - from the line above
-            # What is being written now is for a run that there is no longer, and will fail.
+            # A save in progress is for a run that no longer exists, and will fail.
             names = [path.name for path in service.checkpoints.iterdir()]
         checkpoints.discard(service, names)

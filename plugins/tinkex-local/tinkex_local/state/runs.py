@@ -49,7 +49,7 @@ def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
 def find(service: Service, run_id: str) -> sqlite3.Row:
     """Return the row of a run.
 
-    :raises Problem: there is none.
+    :raises Problem: it does not exist.
     """
     row = service.store.row("SELECT * FROM runs WHERE id = ?", run_id)
     if row is None:
@@ -60,7 +60,7 @@ def find(service: Service, run_id: str) -> sqlite3.Row:
 def usable(service: Service, model_id: str) -> sqlite3.Row:
     """Return the row of a run that was not unloaded.
 
-    :raises Problem: there is none, or it was unloaded.
+    :raises Problem: it does not exist, or it was unloaded.
     """
     row = service.store.row("SELECT * FROM runs WHERE id = ?", model_id)
     if row is None:
@@ -113,16 +113,16 @@ def insert(
     )
 
 
-def info(service: Service, model_id: str) -> dict[str, Any]:
-    """Return what ``get_info`` tells about a run.
+def info(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
+    """Return the response of ``get_info`` for a run.
 
-    :raises Problem: there is no such run, or its model has gone.
+    :raises Problem: the run does not exist, or its model has gone.
     """
-    row = usable(service, model_id)
+    row = usable(service, body.model_id)
     model = service.model(row["base_model"])
     return {
         "type": "get_info",
-        "model_id": model_id,
+        "model_id": body.model_id,
         "model_name": model.name,
         "is_lora": True,
         "lora_rank": row["rank"],
@@ -138,7 +138,7 @@ def info(service: Service, model_id: str) -> dict[str, Any]:
 def unload(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
     """End a run; its checkpoints stay.
 
-    :raises Problem: there is no such run, or it was unloaded before.
+    :raises Problem: the run does not exist, or it was unloaded before.
     """
     usable(service, body.model_id)
 
@@ -184,12 +184,12 @@ def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def weights_info(service: Service, text: str) -> dict[str, Any]:
-    """Return what is needed to load the checkpoint at the path *text*.
+def weights_info(service: Service, body: bodies.WeightsInfo) -> dict[str, Any]:
+    """Return what is needed to load a checkpoint.
 
-    :raises Problem: it is no path, or nothing is there.
+    :raises Problem: its path is invalid, or it does not exist.
     """
-    path = paths.parse(text)
+    path = paths.parse(body.tinker_path)
     checkpoints.find(service, path)
     spec = spec_of(find(service, path.run_id))
     return {

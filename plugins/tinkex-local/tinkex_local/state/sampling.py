@@ -14,9 +14,9 @@ from tinkex_local.state.models import ModelFacts
 from tinkex_local.state.service import Service
 from tinkex_local.wire import bodies
 
-#: Requests that may wait for their result; more are told to come again later.
+#: Maximum number of pending requests; more get a 429.
 MAX_PENDING = 4096
-#: Seconds after which a request whose result nobody fetched no longer counts.
+#: Seconds after which a request whose result was never fetched no longer counts.
 PENDING_SECONDS = 3600
 
 
@@ -82,9 +82,9 @@ def insert_sampler(
 
 
 def info(service: Service, sampler_id: str) -> dict[str, Any]:
-    """Return what ``GET samplers/…`` tells.
+    """Return the response of ``GET samplers/…``.
 
-    :raises Problem: there is no such sampling session.
+    :raises Problem: the sampling session does not exist.
     """
     row = _find(service, sampler_id)
     return {
@@ -190,7 +190,7 @@ def _spec(body: bodies.Sample, facts: ModelFacts) -> SampleSpec:
     if room < 1:
         raise bad_request(
             f"The prompt has {len(tokens)} tokens; the context of the model is "
-            f"{facts.context_length}, prompt and answer together"
+            f"{facts.context_length}, prompt and completion together"
         )
     if body.topk_sample_logprobs or body.prompt_alt_tokens_k or body.target_prompt_logprobs:
         raise bad_request(

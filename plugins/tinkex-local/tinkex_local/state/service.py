@@ -1,4 +1,4 @@
-"""What every part of the service works with: one installation, opened."""
+"""One installation, opened: state, models, clock and signer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Service:
     def model(self, name: str) -> LocalModel:
         """Return the model called *name*.
 
-        :raises Problem: there is none.
+        :raises Problem: it does not exist.
         """
         model = self.models.find(name)
         if model is None:
@@ -54,7 +54,7 @@ class Service:
     def facts(self, name: str) -> ModelFacts:
         """Return what the files of the model called *name* say.
 
-        :raises Problem: there is no such model, or its directory has gone.
+        :raises Problem: the model does not exist, or its directory has gone.
         """
         model = self.model(name)
         try:

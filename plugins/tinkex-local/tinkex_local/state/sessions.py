@@ -34,23 +34,22 @@ def create(service: Service, body: bodies.CreateSession) -> dict[str, Any]:
     }
 
 
-def heartbeat(service: Service, session_id: str) -> dict[str, Any]:
+def heartbeat(service: Service, body: bodies.SessionHeartbeat) -> dict[str, Any]:
     """Note that the client of a session is alive.
 
-    :raises Problem: there is no such session (404), or it was finished (410).
+    :raises Problem: the session does not exist (404), or it was finished (410).
     """
-    if find(service, session_id)["finished"] is not None:
-        raise Problem(410, f"Session {session_id!r} is finished")
-    service.store.write(
-        "UPDATE sessions SET heartbeat = ? WHERE id = ?", service.clock(), session_id
-    )
+    if find(service, body.session_id)["finished"] is not None:
+        raise Problem(410, f"Session {body.session_id!r} is finished")
+    query = "UPDATE sessions SET heartbeat = ? WHERE id = ?"
+    service.store.write(query, service.clock(), body.session_id)
     return {"type": "session_heartbeat"}
 
 
 def finish(service: Service, session_id: str, body: bodies.FinishSession) -> None:
     """Close a session; the first call decides the reason.
 
-    :raises Problem: there is no such session.
+    :raises Problem: the session does not exist.
     """
     find(service, session_id)
     service.store.write(
@@ -64,7 +63,7 @@ def finish(service: Service, session_id: str, body: bodies.FinishSession) -> Non
 def find(service: Service, session_id: str) -> sqlite3.Row:
     """Return the row of a session.
 
-    :raises Problem: there is none.
+    :raises Problem: it does not exist.
     """
     row = service.store.row("SELECT * FROM sessions WHERE id = ?", session_id)
     if row is None:
@@ -92,7 +91,7 @@ def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:
 def info(service: Service, session_id: str) -> dict[str, Any]:
     """Return what belongs to a session.
 
-    :raises Problem: there is none.
+    :raises Problem: it does not exist.
     """
     session = find(service, session_id)
     metadata = session["user_metadata"]
@@ -118,7 +117,7 @@ def _dumped(value: Any) -> str | None:
     return None if value is None else json.dumps(value)
 
 
-#: Seconds without a heartbeat after which nobody knows whether a session still runs.
+#: Seconds without a heartbeat after which a session no longer counts as active.
 ALIVE_SECONDS = 300.0
 
 _SESSIONS = "SELECT * FROM sessions ORDER BY created DESC, rowid DESC"
@@ -133,7 +132,7 @@ WHERE runs.session_id = ? AND listed AND (expires IS NULL OR expires > ?)
 def search(service: Service, body: bodies.SearchSessions) -> dict[str, Any]:
     """Return a page of the sessions that match.
 
-    :raises Problem: the cursor is none of ours.
+    :raises Problem: the cursor is unknown.
     """
     rows = iter(service.store.rows(_SESSIONS))
     if body.cursor is not None:
@@ -163,7 +162,7 @@ def _matches(row: sqlite3.Row, body: bodies.SearchSessions, now: float) -> bool:
     if body.owner.type == "user" and OWNER not in (body.owner.owner_urns or []):
         return False
     if body.project_ids is not None and OWNER not in body.project_ids:
-        return False  # the one project that there is
+        return False  # the only project
     by_id = body.session_id is not None and row["id"] == body.session_id
     by_name = body.display_name is not None and _has_words(row["display_name"], body.display_name)
     if (body.session_id or body.display_name) and not (by_id or by_name):

@@ -18,7 +18,7 @@ from typing import Any
 FILE = "state.sqlite3"
 #: Seconds to wait for another process's transaction.
 BUSY_TIMEOUT = 30.0
-#: Connections that are kept open while nobody uses them.
+#: Maximum number of idle connections.
 IDLE = 16
 
 _VERSION = 2
@@ -63,7 +63,7 @@ class StateError(Exception):
 
 
 def is_damaged(error: BaseException | None) -> bool:
-    """Tell whether *error* means that the file is no database any more.
+    """Return whether *error* means that the file is no longer a database.
 
     A full disk or a lock, in contrast, passes, and nothing may be removed because of it.
     """
@@ -93,7 +93,7 @@ class Store:
     """Connections to the state file, each lent to one thread at a time.
 
     SQLite crashes where a connection is closed that another thread is using, so only those are
-    closed that nobody uses; the others when they are given back.
+    closed that are idle; the others when they are returned.
 
     :param path: the SQLite file, created when missing.
     :raises StateError: it is no database, or was written by a newer version.
@@ -159,7 +159,7 @@ class Store:
                 self._local.connection = None
 
     def close(self) -> None:
-        """Close every connection: now, or when whoever is using it has done."""
+        """Close every connection, those in use when they are returned."""
         with self._guard:
             idle, self._idle = self._idle, []
             self._closings += 1
@@ -168,7 +168,7 @@ class Store:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend this thread a connection: that of its transaction, or one that nobody uses."""
+        """Lend this thread a connection: that of its transaction, or an idle one."""
         own: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if own is not None:
             yield own

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import formatdate
 
-#: Key in the WSGI environment: seconds a caller waits for an answer, when less than a long poll.
+#: Key in the WSGI environment: seconds a caller waits for a response, if less than a long poll.
 PATIENCE = "tinkex_local.patience"
 
 

@@ -21,7 +21,7 @@ def trace(service: Service, session_id: str) -> bytes:
     Operations are kept for a week (:data:`tinkex_local.state.operations.KEEP`); after that only the
     session itself is left of it.
 
-    :raises Problem: there is no such session.
+    :raises Problem: the session does not exist.
     """
     session = sessions.find(service, session_id)
     members = sessions.info(service, session_id)
@@ -88,7 +88,7 @@ class Slice:
     :ivar name: what it was.
     :ivar begin: seconds since the epoch.
     :ivar end: seconds since the epoch, not before *begin*.
-    :ivar notes: what else there is to say of it.
+    :ivar notes: further facts, shown with the slice.
     """
 
     name: str

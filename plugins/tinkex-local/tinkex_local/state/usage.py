@@ -1,4 +1,4 @@
-"""What was used, told as billing does; here nothing costs anything.
+"""Usage as billing reports it; here nothing costs anything.
 
 Tokens come from the sampling requests that are still kept, checkpoints from those that exist.
 """
@@ -74,7 +74,7 @@ def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
 def storage(service: Service, project_id: str | None = None) -> dict[str, Any]:
     """Return what the checkpoints occupy now.
 
-    :param project_id: only those of this project; there is one.
+    :param project_id: only those of this project.
     """
     row = service.store.row(
         "SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM checkpoints "

@@ -23,7 +23,7 @@ _Action = Callable[[Path], dict[str, Any]]
 def save(service: Service, body: bodies.SaveWeights) -> dict[str, Any]:
     """Save a run as a training checkpoint.
 
-    :raises Problem: there is no such run, or the sequence number does not fit.
+    :raises Problem: the run does not exist, or the sequence number does not fit.
     """
     path = TinkerPath(body.model_id, paths.TRAINING, body.path or _unnamed())
     return _save_named(service, "save_weights", body, path, overwrite=body.overwrite)
@@ -244,7 +244,7 @@ class _WithFiles:
         return self._action(self._staged)
 
     def clean(self) -> None:
-        """Remove the files if nobody took them."""
+        """Remove the files if they were not adopted."""
         if self._staged is not None:
             shutil.rmtree(self._staged, ignore_errors=True)
 

@@ -116,8 +116,8 @@ def file_of(directory: Path, name: str) -> Any:
 
 
 def problem(error: Problem) -> Any:
-    """Return the response that tells *error*."""
-    # Clients that retry 409 by habit are told that it would not help.
+    """Return the response that reports *error*."""
+    # Clients that retry 409 by habit learn that it would not help.
     headers = {"X-Should-Retry": "false"} if error.status == 409 else {}
     return answer({"detail": error.detail}, error.status, headers)
 
@@ -125,7 +125,7 @@ def problem(error: Problem) -> Any:
 class Routes:
     """A WSGI application made of routes below one prefix.
 
-    Handlers return a dictionary (told as JSON), ``None`` (no content) or a response.
+    Handlers return a dictionary (sent as JSON), ``None`` (no content) or a response.
 
     :param home: the directory of the state, to say why it cannot be used.
     """
@@ -141,27 +141,12 @@ class Routes:
         result: Iterable[bytes] = self._app(environ, start)
         return result
 
-    def get(self, path: str) -> Callable[[_Handler], _Handler]:
-        """Return a decorator: the function answers GET and HEAD of *path*."""
-        return self._on("GET", path)
+    def on(self, method: str, path: str) -> Callable[[_Handler], _Handler]:
+        """Return a decorator for the handler of *method* and *path*."""
 
-    def post(self, path: str) -> Callable[[_Handler], _Handler]:
-        """Return a decorator: the function answers POST of *path*."""
-        return self._on("POST", path)
-
-    def put(self, path: str) -> Callable[[_Handler], _Handler]:
-        """Return a decorator: the function answers PUT of *path*."""
-        return self._on("PUT", path)
-
-    def delete(self, path: str) -> Callable[[_Handler], _Handler]:
-        """Return a decorator: the function answers DELETE of *path*."""
-        return self._on("DELETE", path)
-
-    def _on(self, method: str, path: str) -> Callable[[_Handler], _Handler]:
         def add(handler: _Handler) -> _Handler:
-            self._app.route(
-                f"{self._prefix}/{path}", method, callback=_guarded(handler, self._home)
-            )
+            callback = _guarded(handler, self._home)
+            self._app.route(f"{self._prefix}/{path}", method, callback=callback)
             return handler
 
         return add
@@ -178,14 +163,14 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
         except bottle.HTTPResponse:
             raise
         except sqlite3.OperationalError as error:
-            # The client is told, who may be a command in this process: nothing to log twice.
+            # The client reports it, often a command in this process: no need to log it twice.
             return problem(Problem(503, f"The state cannot be used now: {reason(error, home)}"))
-        except OSError as error:  # somebody has removed files, or the disk fails
+        except OSError as error:  # files were removed, or the disk fails
             words = f"Files of the state cannot be used: {error.strerror or error}"
             return problem(Problem(500, words))
         except Exception as error:
             if is_damaged(error):
-                again = "'tinkex local reset' begins anew"
+                again = "'tinkex local reset' starts over"
                 return problem(Problem(500, f"The state is damaged ({error}); {again}"))
             note_fault(bottle.request.path, error)
             return problem(Problem(500, "Internal error"))
@@ -197,7 +182,7 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
 
 
 def _on_error(error: Any) -> Any:
-    """Tell the errors that bottle finds itself: no such route, wrong method."""
+    """Return the response for errors that bottle finds: unknown route, wrong method."""
     if error.exception is not None:
         note_fault(bottle.request.path, error.exception)
     detail = HTTPStatus(error.status_code).phrase

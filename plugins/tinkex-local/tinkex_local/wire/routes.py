@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinkex_local.access import SIGNATURE_LIFETIME
@@ -37,14 +37,14 @@ from tinkex_local.wire.http import (
     raw,
 )
 
-#: Bytes of a result above which a client that allows it is told the size first.
+#: Bytes of a result above which a client that allows it gets the size first.
 INLINE = 1024 * 1024
 
 
 def add(app: Routes, service: Service, runner: Runner) -> None:
     """Add the routes to *app*."""
+    _add_posts(app, service)
     _add_sessions(app, service)
-    _add_models(app, service)
     _add_sampling(app, service, runner)
     _add_listings(app, service)
     _add_changes(app, service)
@@ -53,84 +53,59 @@ def add(app: Routes, service: Service, runner: Runner) -> None:
     _add_traces(app, service)
 
 
+#: Path → what a POST of this body does.
+_POSTS: dict[str, tuple[Callable[[Service, Any], Any], type[bodies.Body]]] = {
+    "create_session": (sessions.create, bodies.CreateSession),
+    "session_heartbeat": (sessions.heartbeat, bodies.SessionHeartbeat),
+    "sessions/search": (sessions.search, bodies.SearchSessions),
+    "create_model": (runs.create, bodies.CreateModel),
+    "get_info": (runs.info, bodies.ModelOnly),
+    "unload_model": (runs.unload, bodies.ModelOnly),
+    "weights_info": (runs.weights_info, bodies.WeightsInfo),
+    "save_weights": (weights.save, bodies.SaveWeights),
+    "save_weights_for_sampler": (weights.save_for_sampler, bodies.SaveWeightsForSampler),
+    "save_weights_external": (weights.save_external, bodies.SaveWeightsExternal),
+    "load_weights": (weights.load, bodies.LoadWeights),
+    "copy_weights": (weights.copy, bodies.CopyWeights),
+    "create_sampling_session": (sampling.create_session, bodies.CreateSamplingSession),
+    "asample": (sampling.submit, bodies.Sample),
+}
+
+
+def _add_posts(app: Routes, service: Service) -> None:
+    def handler(do: Callable[[Service, Any], Any], kind: type[bodies.Body]) -> Callable[[], Any]:
+        return lambda: do(service, body_as(kind))
+
+    for path, (do, kind) in _POSTS.items():
+        app.on("POST", path)(handler(do, kind))
+    for name in ("forward", "forward_backward", "optim_step"):
+        app.on("POST", name)(_no_training)
+
+
 def _add_sessions(app: Routes, service: Service) -> None:
-    @app.post("create_session")
-    def create_session() -> Any:
-        return sessions.create(service, body_as(bodies.CreateSession))
-
-    @app.post("session_heartbeat")
-    def session_heartbeat() -> Any:
-        return sessions.heartbeat(service, body_as(bodies.SessionHeartbeat).session_id)
-
-    @app.post("sessions/<session_id>/finish")
-    def finish_session(session_id: str) -> Any:
-        sessions.finish(service, session_id, body_as(bodies.FinishSession))
-
-    @app.get("sessions")
+    @app.on("GET", "sessions")
     def list_sessions() -> Any:
         return sessions.listing(service, *page(20, 1000))
 
-    @app.post("sessions/search")
-    def search_sessions() -> Any:
-        return sessions.search(service, body_as(bodies.SearchSessions))
-
-    @app.get("sessions/<session_id>")
+    @app.on("GET", "sessions/<session_id>")
     def get_session(session_id: str) -> Any:
         return sessions.info(service, session_id)
 
-
-def _add_models(app: Routes, service: Service) -> None:
-    @app.post("create_model")
-    def create_model() -> Any:
-        return runs.create(service, body_as(bodies.CreateModel))
-
-    @app.post("get_info")
-    def get_info() -> Any:
-        return runs.info(service, body_as(bodies.ModelOnly).model_id)
-
-    @app.post("unload_model")
-    def unload_model() -> Any:
-        return runs.unload(service, body_as(bodies.ModelOnly))
-
-    @app.post("save_weights")
-    def save_weights() -> Any:
-        return weights.save(service, body_as(bodies.SaveWeights))
-
-    @app.post("save_weights_for_sampler")
-    def save_weights_for_sampler() -> Any:
-        return weights.save_for_sampler(service, body_as(bodies.SaveWeightsForSampler))
-
-    @app.post("save_weights_external")
-    def save_weights_external() -> Any:
-        return weights.save_external(service, body_as(bodies.SaveWeightsExternal))
-
-    @app.post("load_weights")
-    def load_weights() -> Any:
-        return weights.load(service, body_as(bodies.LoadWeights))
-
-    for name in ("forward", "forward_backward", "optim_step"):
-        app.post(name)(_no_training)
+    @app.on("POST", "sessions/<session_id>/finish")
+    def finish_session(session_id: str) -> Any:
+        sessions.finish(service, session_id, body_as(bodies.FinishSession))
 
 
 def _add_sampling(app: Routes, service: Service, runner: Runner) -> None:
-    @app.post("create_sampling_session")
-    def create_sampling_session() -> Any:
-        return sampling.create_session(service, body_as(bodies.CreateSamplingSession))
-
-    @app.get("samplers/<sampler_id>")
+    @app.on("GET", "samplers/<sampler_id>")
     def get_sampler(sampler_id: str) -> Any:
         return sampling.info(service, sampler_id)
 
-    @app.post("asample")
-    def asample() -> Any:
-        return sampling.submit(service, body_as(bodies.Sample))
-
-    @app.post("retrieve_future")
+    @app.on("POST", "retrieve_future")
     def retrieve_future() -> Any:
         body = body_as(bodies.RetrieveFuture)
         patience = float(environ().get(PATIENCE, POLL_SECONDS))
-        outcome = runner.retrieve(body.request_id, patience)
-        response = _encoded(outcome, header("Accept"))
+        response = _encoded(runner.retrieve(body.request_id, patience), header("Accept"))
         size = len(response.body)
         if body.allow_metadata_only and size > INLINE:
             return {"status": "complete_metadata", "response_payload_size": size}
@@ -158,67 +133,55 @@ _FORMATS = {"tar": "application/x-tar", "tar.gz": "application/gzip"}
 
 
 def _add_listings(app: Routes, service: Service) -> None:
-    @app.get("training_runs")
+    @app.on("GET", "training_runs")
     def list_runs() -> Any:
         check_scope()
         return runs.listing(service, *page(20, 1000))
 
-    @app.get("training_runs/<run_id>")
+    @app.on("GET", "training_runs/<run_id>")
     def get_run(run_id: str) -> Any:
         check_scope()
         return runs.as_dict(service, runs.find(service, run_id))
 
-    @app.get("training_runs/<run_id>/checkpoints")
+    @app.on("GET", "training_runs/<run_id>/checkpoints")
     def list_run_checkpoints(run_id: str) -> Any:
         runs.find(service, run_id)
         found = checkpoints.listing(service, run_id=run_id)
         cursor = {"offset": 0, "limit": len(found), "total_count": len(found)}
         return {"checkpoints": found, "cursor": cursor}
 
-    @app.get("billing/usage/events")
+    @app.on("GET", "billing/usage/events")
     def billing_events() -> Any:
         return usage.events(service, query_values())
 
-    @app.get("billing/usage/checkpoints/current")
+    @app.on("GET", "billing/usage/checkpoints/current")
     def billing_storage() -> Any:
         return usage.storage(service, query_values().get("project_id"))
 
-    @app.get("checkpoints")
+    @app.on("GET", "checkpoints")
     def list_checkpoints() -> Any:
         check_scope()
         limit, offset = page(100, 1000)
-        return {
-            "checkpoints": checkpoints.listing(service, limit=limit, offset=offset),
-            "cursor": {
-                "offset": offset,
-                "limit": limit,
-                "total_count": checkpoints.count(service),
-            },
-        }
-
-    @app.post("weights_info")
-    def weights_info() -> Any:
-        return runs.weights_info(service, body_as(bodies.WeightsInfo).tinker_path)
+        found = checkpoints.listing(service, limit=limit, offset=offset)
+        total = checkpoints.count(service)
+        cursor = {"offset": offset, "limit": limit, "total_count": total}
+        return {"checkpoints": found, "cursor": cursor}
 
 
 def _add_changes(app: Routes, service: Service) -> None:
-    @app.post("copy_weights")
-    def copy_weights() -> Any:
-        return weights.copy(service, body_as(bodies.CopyWeights))
-
-    @app.delete(_CHECKPOINT)
+    @app.on("DELETE", _CHECKPOINT)
     def delete(run_id: str, kind: str, name: str) -> Any:
         checkpoints.delete(service, TinkerPath(run_id, kind, name))
 
-    @app.post(f"{_CHECKPOINT}/publish")
+    @app.on("POST", f"{_CHECKPOINT}/publish")
     def publish(run_id: str, kind: str, name: str) -> Any:
         checkpoints.set_public(service, TinkerPath(run_id, kind, name), True)
 
-    @app.delete(f"{_CHECKPOINT}/publish")
+    @app.on("DELETE", f"{_CHECKPOINT}/publish")
     def unpublish(run_id: str, kind: str, name: str) -> Any:
         checkpoints.set_public(service, TinkerPath(run_id, kind, name), False)
 
-    @app.put(f"{_CHECKPOINT}/ttl")
+    @app.on("PUT", f"{_CHECKPOINT}/ttl")
     def set_ttl(run_id: str, kind: str, name: str) -> Any:
         path = TinkerPath(run_id, kind, name)
         checkpoints.set_ttl(service, path, body_as(bodies.Ttl).ttl_seconds)
@@ -229,21 +192,18 @@ def _add_addresses(app: Routes, service: Service) -> None:
         expires = int(service.clock()) + SIGNATURE_LIFETIME
         return own_url() + service.signer.sign(f"{PREFIX}/{path}", expires), expires
 
-    @app.get(f"{_CHECKPOINT}/archive")
+    @app.on("GET", f"{_CHECKPOINT}/archive")
     def archive(run_id: str, kind: str, name: str) -> Any:
         path = TinkerPath(run_id, kind, name)
         checkpoints.find(service, path)
         suffix = query_values().get("format", "tar")
         if suffix not in _FORMATS:
-            raise bad_request(f"Unknown archive format; there are: {', '.join(_FORMATS)}")
+            raise bad_request(f"Unknown archive format; known: {', '.join(_FORMATS)}")
         url, expires = signed(f"{SIGNED}/{run_id}/{kind}/{name}/archive.{suffix}")
-        return answer(
-            {"url": url, "expires": iso(expires)},
-            302,
-            {"Location": url, "Expires": http_date(expires)},
-        )
+        headers = {"Location": url, "Expires": http_date(expires)}
+        return answer({"url": url, "expires": iso(expires)}, 302, headers)
 
-    @app.get(f"{_CHECKPOINT}/external_weights_urls")
+    @app.on("GET", f"{_CHECKPOINT}/external_weights_urls")
     def external_weights_urls(run_id: str, kind: str, name: str) -> Any:
         path = TinkerPath(run_id, kind, name)
         row = checkpoints.find(service, path)
@@ -261,19 +221,17 @@ def _add_addresses(app: Routes, service: Service) -> None:
 def _add_downloads(app: Routes, service: Service) -> None:
     base = f"{SIGNED}/<run_id>/<kind:re:{_KINDS}>/<name>"
 
-    @app.get(f"{base}/archive.<suffix>")
+    @app.on("GET", f"{base}/archive.<suffix>")
     def download_archive(run_id: str, kind: str, name: str, suffix: str) -> Any:
         row = _signed_for(service, TinkerPath(run_id, kind, name))
         packed = Archive(checkpoints.directory_of(service, row["id"]), row["created"])
-        headers = {
-            "Content-Disposition": f'attachment; filename="{name}.{suffix}"',
-        }
+        headers = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'}
         if suffix == "tar":
             headers["Content-Length"] = str(packed.length)
         body = _Stream(packed, gzip=suffix != "tar")
         return raw(body, _FORMATS[suffix], headers=headers)
 
-    @app.get(f"{base}/files/<file>")
+    @app.on("GET", f"{base}/files/<file>")
     def download_file(run_id: str, kind: str, name: str, file: str) -> Any:
         row = _signed_for(service, TinkerPath(run_id, kind, name))
         root = checkpoints.directory_of(service, row["id"])
@@ -283,16 +241,15 @@ def _add_downloads(app: Routes, service: Service) -> None:
 
 
 def _add_traces(app: Routes, service: Service) -> None:
-    @app.get("sessions/<session_id>/trace_export")
+    @app.on("GET", "sessions/<session_id>/trace_export")
     def trace_export(session_id: str) -> Any:
-        # A week of operations is read in a moment, so there is nothing to wait for: the trace is
-        # made when it is fetched.
+        # A week of operations is read in a moment, so the trace is made when it is fetched.
         sessions.find(service, session_id)
         path = f"{PREFIX}/{SIGNED}/sessions/{session_id}/trace.pftrace"
         signed = service.signer.sign(path, int(service.clock()) + traces.LIFETIME)
         return {"status": "ready", "url": own_url() + signed, "error": None}
 
-    @app.get(f"{SIGNED}/sessions/<session_id>/trace.pftrace")
+    @app.on("GET", f"{SIGNED}/sessions/<session_id>/trace.pftrace")
     def download_trace(session_id: str) -> Any:
         _check_signature(service)
         content = traces.trace(service, session_id)

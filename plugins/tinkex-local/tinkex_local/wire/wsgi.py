@@ -24,7 +24,7 @@ BUFFER = 256 * 1024
 
 
 class WsgiAdapter(BaseAdapter):
-    """Answers requests by calling the service; opens its state on the first one.
+    """Sends requests to the service in this process; the first one opens its state.
 
     :param app: the application; by default the one over the default home directory.
     """
