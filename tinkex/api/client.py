@@ -249,7 +249,7 @@ class ServiceClient:
                 client = training.create_model(
                     self._transport, session, lineage.base_model, lora, user_metadata, deadline
                 )
-                training.load_into(client, parsed, deadline, optimizer=optimizer)
+                client.load_state(path, optimizer=optimizer, deadline=deadline)
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 

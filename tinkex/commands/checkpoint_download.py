@@ -22,7 +22,7 @@ from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
 
 if TYPE_CHECKING:
-    from tinkex.api import Moved, VerifiedFile
+    from tinkex.api import DownloadResult, VerifiedFile
 
 __all__ = ["DownloadCheckpoint", "SyncCheckpoint", "VerifyCheckpoint"]
 
@@ -53,7 +53,7 @@ class _Fetching(Lister):
             )
         return 0
 
-    def watched(self, results: Iterable[Moved]) -> Iterator[Moved]:
+    def watched(self, results: Iterable[DownloadResult]) -> Iterator[DownloadResult]:
         """Yield *results*, counting failures and keeping the progress line out of the way."""
         for result in results:
             self._tried += 1
@@ -153,7 +153,7 @@ class DownloadCheckpoint(_Fetching):
         files = Structure([name for name, _ in done.files])
         return path, parsed_args.output, files, Size(done.bytes), None
 
-    def _rows(self, results: Iterator[Moved]) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, results: Iterator[DownloadResult]) -> Iterator[tuple[Any, ...]]:
         self.result = []
         for result in self.watched(results):
             self.result.append(result)
@@ -215,17 +215,17 @@ class SyncCheckpoint(_Fetching):
                 hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
             )
         self._target = user_path(parsed_args.directory)
-        self.result: list[Moved] = []
+        self.result: list[DownloadResult] = []
         # A wrong run or key fails before anything is written.
         results = self._poll(parsed_args)
         if parsed_args.watch:
             return self.column_names, self._watch(parsed_args, results)
         return self.column_names, self._rows(results, every=True)
 
-    def _poll(self, parsed_args: argparse.Namespace) -> Iterator[Moved]:
+    def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = checkpoint_type(parsed_args)
 
-        def poll(run_id: str) -> Iterator[Moved]:
+        def poll(run_id: str) -> Iterator[DownloadResult]:
             parsed_args.run_id = run_id  # resolved once
             return self.client.checkpoints.sync(
                 run_id,
@@ -237,7 +237,7 @@ class SyncCheckpoint(_Fetching):
         return with_run(self, parsed_args.run_id, poll)
 
     def _watch(
-        self, parsed_args: argparse.Namespace, results: Iterator[Moved]
+        self, parsed_args: argparse.Namespace, results: Iterator[DownloadResult]
     ) -> Iterator[tuple[Any, ...]]:
         seconds = parsed_args.interval.total_seconds()
         while True:
@@ -253,7 +253,7 @@ class SyncCheckpoint(_Fetching):
                 time.sleep(seconds)
                 results = iter(())
 
-    def _rows(self, results: Iterator[Moved], *, every: bool) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, results: Iterator[DownloadResult], *, every: bool) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of one poll; without *every*, only of new and failed checkpoints."""
         fetched = present = 0
         for result in self.watched(results):

@@ -42,10 +42,7 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, data: Any) -> Checkpoint:
-        """Return the checkpoint that *data* describes.
-
-        :raises InvalidResponse: *data* has another form.
-        """
+        """Return the checkpoint that *data* describes."""
         record = schema.mapping(data, "checkpoints")
         path = TinkerPath.from_server(schema.text(record, "tinker_path"))
         size = schema.optional_int(record, "size_bytes")

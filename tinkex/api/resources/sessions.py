@@ -14,7 +14,7 @@ from tinkex.api.http import pagination, schema
 from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.pagination import Page, Walk
+from tinkex.api.http.pagination import Page
 from tinkex.api.http.requesting import Request
 from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
 from tinkex.api.http.waiting import Deadline
@@ -207,16 +207,15 @@ class Sessions:
         :param limit: maximum number of ids; ``None`` and 0 mean all.
         :param accessible: also sessions of others that the key may read.
         """
-        deadline = self._transport.deadline("the list of sessions")
-
-        def fetch(size: int, start: int) -> tuple[list[str], int | None]:
-            params = {"limit": size, "offset": start, **_scope(accessible)}
-            request = Request("GET", "sessions", params=params, what="a list of sessions")
-            data = self._transport.call(request, deadline).object()
-            return schema.texts(data, "sessions"), pagination.total_count(data)
-
-        limit = pagination.positive_limit(limit, offset)
-        return Walk(fetch, limit, offset, _PAGE_SIZE).page()
+        return pagination.walk(
+            self._transport,
+            Request("GET", "sessions", params=_scope(accessible), what="a list of sessions"),
+            schema.identifier,
+            self._transport.deadline("the list of sessions"),
+            limit=pagination.positive_limit(limit, offset),
+            offset=offset,
+            page_size=_PAGE_SIZE,
+        ).page()
 
     def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
         """Return one session.
@@ -347,13 +346,9 @@ class Sessions:
 
     def _download(self, url: str, target: Path, on_progress: OnProgress | None) -> int:
         from tinkex.api.transfer.progress import Progress
-        from tinkex.api.transfer.storage import Storage
+        from tinkex.api.transfer.streams import open_signed
 
-        with (
-            replacing(target) as stream,
-            Storage(self._transport) as storage,
-            storage.open(url) as body,
-        ):
+        with replacing(target) as stream, open_signed(self._transport, url) as body:
             while block := body.read():
                 stream.write(block)
                 if on_progress is not None:
