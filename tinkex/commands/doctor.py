@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,30 +81,25 @@ class Doctor(Lister):
             return super().plain_row(record)
         from tinkex.cli.formatters import wants_colour
 
-        status, check = plain_text(record["status"]), plain_text(record["check"])
-        width = max(shutil.get_terminal_size().columns, 40)
-        margin = " " * 10
-        text = textwrap.fill(
-            f"{check}: {plain_text(record['detail'])}",
+        check, status, detail, hint = (plain_text(record[name]) for name in self.column_names)
+        width, margin = max(shutil.get_terminal_size().columns, 40), " " * 10
+        fill = textwrap.TextWrapper(
             width,
             initial_indent=margin,
             subsequent_indent=margin,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).fill
         colour = _COLOURS.get(status) if wants_colour(stream) else None
         shown = f"\x1b[{colour}m{status:<8}\x1b[0m" if colour else f"{status:<8}"
-        lines = [f"{shown}  {text[10:]}"]
-        if record["hint"] and status in ("fail", "warning"):
-            hint = f"-> {plain_text(record['hint'])}"
-            lines.append(
-                textwrap.fill(hint, width, initial_indent=margin, subsequent_indent=margin + "   ")
-            )
+        lines = [f"{shown}  {fill(f'{check}: {detail}')[10:]}"]
+        if hint and status in ("fail", "warning"):
+            lines.append(fill(f"-> {hint}"))
         return "\n".join(lines)
 
-    def _default_format(self) -> str:
+    def default_format(self) -> str:
         try:
-            return super()._default_format()
+            return super().default_format()
         except SettingsError:  # this is the command that reports them
             return self.formatter_default
 
@@ -240,26 +236,24 @@ def _hub() -> list[CheckResult]:
 
 
 def _disk() -> list[CheckResult]:
-    try:
-        found = [_space("disk here", Path.cwd())]
-    except FileNotFoundError:
-        gone, hint = "the current directory no longer exists", "Go to another one with cd."
-        found = [_result("disk here", "warning", gone, hint)]
-    name = "disk for temporary files"
-    try:
-        found.append(_space(name, Path(tempfile.gettempdir())))
-    except OSError:  # none of the usual directories can be written to
-        hint = "Free some space, or set TMPDIR to another directory."
-        found.append(_result(name, "warning", "no directory accepts temporary files", hint))
-    return [*found, _space("disk for the cache", xdg_directory("cache") / "tinkex")]
+    found = []
+    for name, place, hint in (
+        ("disk here", Path.cwd, "Change to another directory with cd."),
+        ("disk for temporary files", tempfile.gettempdir, "Set TMPDIR to another directory."),
+        ("disk for the cache", partial(xdg_directory, "cache"), ""),
+    ):
+        try:
+            found.append(_space(name, Path(place())))
+        except OSError as error:  # gettempdir() says itself that no directory is writable
+            gone = name == "disk here" and isinstance(error, FileNotFoundError)
+            problem = "the current directory no longer exists" if gone else str(error.strerror)
+            found.append(_result(name, "warning", problem, hint))
+    return found
 
 
 def _space(name: str, path: Path) -> CheckResult:
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
-    try:
-        free = shutil.disk_usage(existing).free
-    except OSError as error:
-        return _result(name, "warning", f"{existing}: {error.strerror}")
+    free = shutil.disk_usage(existing).free
     detail = f"{Size(free).human_readable()} free in {existing}"
     if not os.access(existing, os.W_OK):
         return _result(name, "warning", f"{existing} is not writable", "Use another directory.")
