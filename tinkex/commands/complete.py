@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tinkex.cli import completion, lines
+from tinkex.cli import completion
+from tinkex.cli.repl import unfinished
 from tinkex.commands.base import Command
 from tinkex.files import user_path
 
@@ -69,14 +70,14 @@ class Complete(Command):
 def answer(command: Command, line: str) -> str:
     """Return what may stand at the end of *line*: ``files``, ``directories`` or ``words``, then
     a word on each line, with a tab and a note where there is one."""
-    unfinished = lines.unfinished(line)
-    words = unfinished.words
+    typed = unfinished(line)
+    words = typed.words
     while words and re.match(r"\w+=", words[0]):  # settings of the environment
         words = words[1:]
-    if not words or unfinished.after:
+    if not words or typed.after:
         return "files\n"
     app: Any = command.app
-    offer = completion.offer(app, words[1:], unfinished.current)
+    offer = completion.offer(app, words[1:], typed.current)
     told = [f"{value}\t{note}" if note else value for value, note in offer.values]
     return "\n".join([offer.files or "words", *told, ""])
 
