@@ -382,7 +382,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
 
     def add_link(self, word: str, *page: str) -> None:
         """Make *word* in a table a link to a page of the service's web console, if it has one."""
-        from tinkex.api.http.addresses import console_page
+        from tinkex.api.paths import console_page
 
         if address := console_page(self.settings.base_url, *page):
             self.presentation.links[word] = address
