@@ -104,7 +104,7 @@ def test_installing_twice_changes_nothing(tinkex: Program, home: Path):
     before = path.stat()
     again = tinkex("complete --install")
     assert again.stdout == first.stdout
-    assert "there already" in again.stderr
+    assert "Already installed." in again.stderr
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert stat.S_IMODE(before.st_mode) == 0o644
     assert [p.name for p in path.parent.iterdir()] == ["tinkex"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
 from tinkex.exceptions import LocalError, TinkexError
-from tinkex.files import is_private, private_directory, replacing, xdg_directory
+from tinkex.files import private_directory, replacing, why_not_private, xdg_directory
 
 if TYPE_CHECKING:
     from tinkex.cli.app import TinkexApp
@@ -325,9 +325,7 @@ class Cache:
         """
         content = self._read()
         before = content.get(kind, (0, []))[1]
-        merged = dict.fromkeys(filter(None, names)) | (
-            {} if whole else dict.fromkeys(before)
-        )
+        merged = dict.fromkeys(filter(None, names)) | ({} if whole else dict.fromkeys(before))
         latest = list(merged)[:KEPT]
         if latest != before or not self.is_fresh(kind):
             self._write(content | {kind: (time.time(), latest)})
@@ -349,7 +347,7 @@ class Cache:
         """Return kind → time and names; without those that are too old, or of the future."""
         now = time.time()
         try:
-            if not is_private(self.path.parent.lstat()):
+            if why_not_private(self.path.parent.lstat()):
                 return {}
             with self.path.open("rb") as file:
                 content = json.loads(file.read(_MAX_FILE))
