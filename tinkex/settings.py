@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 from tinkex import plugins
 from tinkex.config import credentials, file, pools
-from tinkex.config.pools import PoolOptions
 from tinkex.config.values import (
     CREDENTIAL,
     DEFAULT_BASE_URL,
@@ -28,6 +27,7 @@ from tinkex.config.values import (
     parse,
 )
 from tinkex.exceptions import PluginError, SettingsError
+from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["PoolOptions", "Settings"]
@@ -57,7 +57,7 @@ class Settings:
     :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
     :ivar origins: setting name → where its value comes from, in words.
-    :ivar pool_options: size, repetitions and TLS of the HTTP pool.
+    :ivar pool_options: TLS options of the HTTP pool.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -92,7 +92,7 @@ class Settings:
                 hint="For a proxy with its own certificates, set ca_bundle to its authority. "
                 "To turn them off all the same, give the address with --base-url.",
             )
-        self.pool_options.check_files()
+        pools.check_files(self.pool_options)
 
     def credential(self) -> str | None:
         """Return the API key to send, or ``None`` where none is needed.

@@ -22,11 +22,11 @@ from tinkex.exceptions import SettingsError, TinkexError
 from tinkex.files import xdg_directory
 
 if TYPE_CHECKING:
-    from tinkex.api.http.findings import Finding, Status
+    from tinkex.api.http.probe import CheckResult, Status
     from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
-Check = Callable[[], "list[Finding]"]
+Check = Callable[[], "list[CheckResult]"]
 
 #: SGR codes.
 _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
@@ -97,16 +97,16 @@ class Doctor(Lister):
             lines.append(fill(f"-> {hint}"))
         return "\n".join(lines)
 
-    def _default_format(self) -> str:
+    def default_format(self) -> str:
         try:
-            return super()._default_format()
+            return super().default_format()
         except SettingsError:  # this is the command that reports them
             return self.formatter_default
 
 
 def run_checks(
     settings: Settings | TinkexError, timeout: float, pool: HttpPool | None = None
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Return the results of all checks, in the order of a request's way; they run concurrently.
 
     :param settings: the effective settings, or why there are none.
@@ -135,7 +135,7 @@ def run_checks(
     return [result for each in results for result in each]
 
 
-def _run(name: str, check: Check, timeout: float) -> list[Finding]:
+def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
     """Return the results of one check; a broken one does not affect the others."""
     from tinkex.api.http.concurrency import run_in_thread
 
@@ -152,13 +152,13 @@ def _run(name: str, check: Check, timeout: float) -> list[Finding]:
         return [_result(name, "fail", detail, "Report it with --debug.")]
 
 
-def _result(check: str, status: Status, detail: str, hint: str | None = None) -> Finding:
-    from tinkex.api.http.findings import Finding
+def _result(check: str, status: Status, detail: str, hint: str | None = None) -> CheckResult:
+    from tinkex.api.http.probe import CheckResult
 
-    return Finding(check, status, detail, hint)
+    return CheckResult(check, status, detail, hint)
 
 
-def _failed(check: str, error: TinkexError) -> Finding:
+def _failed(check: str, error: TinkexError) -> CheckResult:
     return _result(check, "fail", str(error), hint_for(error) or _AGAIN)
 
 
@@ -166,7 +166,7 @@ def _skipped(check: str) -> Check:
     return lambda: [_result(check, "skipped", "needs settings that can be read")]
 
 
-def _settings(settings: Settings) -> Finding:
+def _settings(settings: Settings) -> CheckResult:
     def described(name: str, value: object) -> str:
         return f"{name} {value} ({settings.origins.get(name, 'default')})"
 
@@ -181,7 +181,7 @@ def _settings(settings: Settings) -> Finding:
     return _result("settings", "ok", "; ".join(parts))
 
 
-def _key(settings: Settings) -> Finding:
+def _key(settings: Settings) -> CheckResult:
     from tinkex.settings import stray_key
 
     if not settings.needs_api_key:
@@ -200,7 +200,7 @@ def _key(settings: Settings) -> Finding:
     return _result("key", "warning" if warning else "ok", detail, warning)
 
 
-def _tokenizer() -> list[Finding]:
+def _tokenizer() -> list[CheckResult]:
     from importlib.util import find_spec
 
     if find_spec("tokenizers") is None:
@@ -223,7 +223,7 @@ def _tokenizer() -> list[Finding]:
     return [_result("tokenizer", "ok", detail)]
 
 
-def _hub() -> list[Finding]:
+def _hub() -> list[CheckResult]:
     from tinkex.api.sampling.tokenizer import hub_state
 
     address, problem, has_token = hub_state()
@@ -235,7 +235,7 @@ def _hub() -> list[Finding]:
     return [_result("hub", status, f"{address}: {problem}", hint)]
 
 
-def _disk() -> list[Finding]:
+def _disk() -> list[CheckResult]:
     found = []
     for name, place, hint in (
         ("disk here", Path.cwd, "Change to another directory with cd."),
@@ -251,7 +251,7 @@ def _disk() -> list[Finding]:
     return found
 
 
-def _space(name: str, path: Path) -> Finding:
+def _space(name: str, path: Path) -> CheckResult:
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
     free = shutil.disk_usage(existing).free
     detail = f"{Size(free).human_readable()} free in {existing}"
