@@ -13,7 +13,7 @@ class ChangedHook(CommandHook):
 
     def get_parser(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parser.add_argument(
-            "--changed", action="store_true", help="show only settings that differ from their defaults"
+            "--changed", action="store_true", help="leave out settings with their default value"
         )
         return parser
 
