@@ -196,18 +196,14 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection failed.
-
-    :param unsent: the server cannot have seen the request.
-    """
-
-    def __init__(self, message: str, *, hint: str | None = None, unsent: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.unsent = unsent
+    """The connection failed."""
 
 
 class Unreachable(ConnectionFailed):
-    """No connection could be made: the host is unknown, refuses, or does not respond."""
+    """No connection could be made: the host is unknown, refuses, or does not respond.
+
+    The server has not seen the request, so any request may be sent again.
+    """
 
 
 class TLSError(TransportError):
