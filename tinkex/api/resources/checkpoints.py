@@ -328,7 +328,7 @@ class Checkpoints:
         paths = [
             checkpoint.tinker_path
             for checkpoint in self.list(None, run_id=run_id)
-            if not wanted or selection.type_of(checkpoint) in wanted
+            if not wanted or checkpoint.checkpoint_type in wanted
         ]
         return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
 

@@ -22,7 +22,7 @@ from tinkex.api.paths import KINDS, SCHEME, TinkerPath, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.checkpoints import Checkpoints, closest
 from tinkex.api.resources.runs import Runs, TrainingRun
-from tinkex.api.resources.selection import TYPES, type_of
+from tinkex.api.resources.selection import TYPES
 from tinkex.exceptions import (
     BadRequest,
     InvalidName,
@@ -222,7 +222,7 @@ def _matching(text: str, ids: Sequence[str]) -> list[str]:
 
 def _counted(found: Sequence[Checkpoint], name: _Name, kind: str | None, what: str) -> str:
     """Return the newest of *found*, or the one ``~N`` before it."""
-    fitting = _newest_first(c for c in found if kind in (None, type_of(c)))
+    fitting = _newest_first(c for c in found if kind in (None, c.checkpoint_type))
     back = name.back or 0
     if back >= len(fitting):
         raise InvalidName(_too_few(len(fitting), f"{kind + ' ' if kind else ''}{what}", back))
@@ -258,7 +258,7 @@ def _labelled(
 
 
 def _only(found: Sequence[Checkpoint], run_id: str, kind: str | None) -> str:
-    fitting = [c.tinker_path for c in _newest_first(found) if kind in (None, type_of(c))]
+    fitting = [c.tinker_path for c in _newest_first(found) if kind in (None, c.checkpoint_type)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
