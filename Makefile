@@ -40,11 +40,6 @@ METADATA := Makefile setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg plu
 GIT_HEAD := $(wildcard .git/HEAD .git/logs/HEAD)
 
 PIP := -m pip --disable-pip-version-check
-# pip's own output is a screenful for each package: the names alone show how far it is. Its warnings
-# are about the machine; its errors stay.
-PACKAGES_ONLY := 2> >(grep -v ^WARNING >&2) | awk '/^ *Collecting /{ sub(/[][<>=!~;].*/, "", $$2); \
-    printf "%s%s", n++ ? " " : "    ", $$2; fflush() } \
-    /^Installing collected/{ printf "\n    installing them\n"; fflush() }'
 VENV := .venv/bin/python
 # Tests and tools leave nothing in the cache of the user.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
@@ -65,10 +60,20 @@ define new_venv
 	@$(1)/bin/python $(PIP) -qq install --upgrade pip 'setuptools>=77'
 endef
 
+# $(1) directory, $(2) what to install. pip's own output is a screenful for each package: the names
+# alone show how far it is, and what it complained about is shown where it failed.
+define install
+	@$(1)/bin/python $(PIP) install $(2) 2> $(1)/errors | awk '\
+	    /^ *Collecting /{ sub(/[][<>=!~;].*/, "", $$2); printf "%s%s", n++ ? " " : "    ", $$2; fflush() } \
+	    /^Installing collected/{ print n ? "\n    installing them" : "    installing"; fflush() }' \
+	    || { cat $(1)/errors >&2; exit 1; }
+endef
+
 # For development and tests: editable, so that sources are used as they are.
+EDITABLE := -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin))
 .venv/.stamp: $(METADATA)
 	$(call new_venv,.venv,tinkex and its plugins and tools for development (about 95 packages and a minute))
-	@$(VENV) $(PIP) install -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin)) $(PACKAGES_ONLY)
+	$(call install,.venv,$(EDITABLE))
 	@rm -rf .venv/cache
 	@touch $@
 
@@ -76,14 +81,14 @@ endef
 .venv-demo/.stamp: $(METADATA) $(SOURCES) $(GIT_HEAD)
 	$(call new_venv,.venv-demo,tinkex and tinkex-local as a user installs them (about 50 packages and half a minute))
 	@rm -rf build $(addsuffix /build,$(PLUGINS))  # setuptools would pack files that are gone
-	@.venv-demo/bin/python $(PIP) install . plugins/tinkex-local $(PACKAGES_ONLY)
+	$(call install,.venv-demo,. plugins/tinkex-local)
 	@rm -rf build $(addsuffix /build,$(PLUGINS))
 	@touch $@
 
 # The official SDK and command line, which the local service and the measurements are held against.
 .venv-sdk/.stamp: Makefile
 	$(call new_venv,.venv-sdk,the official SDK to compare with (about 45 packages and half a minute))
-	@.venv-sdk/bin/python $(PIP) install 'tinker==0.38.*' $(PACKAGES_ONLY)
+	$(call install,.venv-sdk,'tinker==0.38.*')
 	@touch $@
 
 # --------------------------------------------------------------- targets

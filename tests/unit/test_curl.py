@@ -104,7 +104,7 @@ def test_a_question_of_a_plugin_is_asked_with_curl_too(fake_plugins, tmp_path):
 
 def test_a_command_that_sends_nothing_says_so():
     done = invoke(["config", "show", "--curl"])
-    assert (done.exit_code, "No request is sent" in done.stderr) == (0, True)
+    assert (done.exit_code, "This command sends no request" in done.stderr) == (0, True)
 
 
 def test_from_python_the_lines_are_the_result():

@@ -21,7 +21,7 @@ from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, Moved, VerifiedFile
+    from tinkex.api import Checkpoint, DownloadResult, VerifiedFile
 
 __all__ = ["DownloadCheckpoint", "SyncCheckpoint", "VerifyCheckpoint"]
 
@@ -54,7 +54,7 @@ class _Moving(Lister):
             )
         return 0
 
-    def _told(self, moved: Iterable[Moved]) -> Iterator[Moved]:
+    def _told(self, moved: Iterable[DownloadResult]) -> Iterator[DownloadResult]:
         """Yield *moved*, the line of progress out of the way, and count what failed."""
         for one in moved:
             self._tried += 1
@@ -150,7 +150,7 @@ class DownloadCheckpoint(_Moving):
         files = Structure([name for name, _ in done.files])
         return path, parsed_args.output, files, Size(done.bytes), None
 
-    def _rows(self, moved: Iterator[Moved]) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, moved: Iterator[DownloadResult]) -> Iterator[tuple[Any, ...]]:
         self.result = []
         for one in self._told(moved):
             self.result.append(one)
@@ -215,17 +215,17 @@ class SyncCheckpoint(_Moving):
                 hint="It writes rows as they come: " + ", ".join(_ROW_BY_ROW) + ".",
             )
         self._target = user_path(parsed_args.directory)
-        self.result: list[Moved] = []
+        self.result: list[DownloadResult] = []
         # What is wrong with the run or the key is told before anything is written.
         moved = self._look(parsed_args)
         if parsed_args.watch:
             return self.column_names, self._watch(parsed_args, moved)
         return self.column_names, self._rows(moved, every=True)
 
-    def _look(self, parsed_args: argparse.Namespace) -> Iterator[Moved]:
+    def _look(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = checkpoint_type(parsed_args)
 
-        def look(run_id: str) -> Iterator[Moved]:
+        def look(run_id: str) -> Iterator[DownloadResult]:
             parsed_args.run_id = run_id
             return self.client.checkpoints.sync(
                 run_id,
@@ -237,7 +237,7 @@ class SyncCheckpoint(_Moving):
         return with_run(self, parsed_args.run_id, look)
 
     def _watch(
-        self, parsed_args: argparse.Namespace, moved: Iterator[Moved]
+        self, parsed_args: argparse.Namespace, moved: Iterator[DownloadResult]
     ) -> Iterator[tuple[Any, ...]]:
         seconds = parsed_args.interval.total_seconds()
         while True:
@@ -253,7 +253,7 @@ class SyncCheckpoint(_Moving):
                 time.sleep(seconds)
                 moved = iter(())
 
-    def _rows(self, moved: Iterator[Moved], *, every: bool) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, moved: Iterator[DownloadResult], *, every: bool) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of one look; *every* one, or those only that something came of."""
         fetched = present = 0
         for one in self._told(moved):

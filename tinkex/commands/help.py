@@ -47,7 +47,7 @@ class Help(Command):
             if rest:
                 raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
-            parser = command.get_parser(self.app._prog(found))
+            parser = command.get_parser(self.app.prog(found))
             print_paged(parser, self.app.stdout, paged=paged)
         return 0
 

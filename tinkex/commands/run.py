@@ -140,6 +140,7 @@ class Sample(Lister):
         data: Iterable[Sequence[Any]],
     ) -> int:
         self.app.display.clear()
+        parsed_args.presentation = self.presentation
         self._shown = parsed_args.output is None
         result = io.StringIO()
         if parsed_args.whole_json:

@@ -313,7 +313,7 @@ def test_a_list_that_breaks_off_shows_nothing(noun, form, server):
     server.on("GET", path, whole, server.reply({"detail": "Gone."}, 400))
     out, err = io.StringIO(), io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=out, stderr=err)
-    app.remembers = False
+    app.uses_cache = False
     words = ["--base-url", server.url, "--api-key", "tml-x", noun, "list", "--limit", "0"]
 
     assert app.run([*words, "-f", form]) == 1

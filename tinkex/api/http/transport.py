@@ -12,7 +12,7 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.auth import AuthBase
 
-from tinkex import __version__, plugins
+from tinkex import plugins
 from tinkex.api.http import answers, errors, network
 from tinkex.api.http.adapter import BoundedAdapter, limited
 from tinkex.api.http.addresses import joined
@@ -32,6 +32,7 @@ from tinkex.exceptions import (
     TinkexError,
     Unauthorized,
 )
+from tinkex.version import __version__
 
 if TYPE_CHECKING:
     from tinkex.api.http.waits import Wait

@@ -40,8 +40,7 @@ from tinkex.files import path_of
 
 if TYPE_CHECKING:
     from tinkex.api.resources.selection import Selection
-    from tinkex.api.transfer.download import Download
-    from tinkex.api.transfer.moving import Moved
+    from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import OnProgress, Progress
 
 #: Seconds that a checkpoint may be given until it expires: an hour to ten years.
@@ -287,7 +286,7 @@ class Checkpoints:
         force: bool = False,
         with_run: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
-    ) -> Iterator[Moved]:
+    ) -> Iterator[DownloadResult]:
         """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
 
         Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
@@ -298,12 +297,12 @@ class Checkpoints:
         :param on_progress: called after every block received, with the bytes of all.
         :raises UsageError: one of *paths* is malformed.
         """
-        from tinkex.api.transfer import moving
+        from tinkex.api.transfer.download import directory_of, download_many
 
         root = path_of(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
-        places = [(path, moving.directory_of(root, path, with_run=with_run)) for path in parsed]
-        return moving.move(self._fetch, places, on_progress, force=force)
+        places = [(path, directory_of(root, path, with_run=with_run)) for path in parsed]
+        return download_many(self._fetch, places, on_progress, force=force)
 
     def sync(
         self,
@@ -312,7 +311,7 @@ class Checkpoints:
         *,
         types: Collection[str] = (),
         on_progress: Callable[[Progress], None] | None = None,
-    ) -> Iterator[Moved]:
+    ) -> Iterator[DownloadResult]:
         """Download new checkpoints of the run *run_id* into ``<kind>/<name>`` below *directory*.
 
         Complete downloads are skipped, incomplete ones replaced.

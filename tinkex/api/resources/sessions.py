@@ -346,13 +346,9 @@ class Sessions:
 
     def _download(self, url: str, target: Path, on_progress: OnProgress | None) -> int:
         from tinkex.api.transfer.progress import Progress
-        from tinkex.api.transfer.storage import Storage
+        from tinkex.api.transfer.streams import open_signed
 
-        with (
-            replacing(target) as stream,
-            Storage(self._transport) as storage,
-            storage.open(url) as body,
-        ):
+        with replacing(target) as stream, open_signed(self._transport, url) as body:
             while block := body.read():
                 stream.write(block)
                 if on_progress is not None:
