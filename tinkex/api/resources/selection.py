@@ -129,7 +129,7 @@ class Policy:
         """
         rules = (self.keep_last, self.keep_every, self.older_than)
         if all(rule is None for rule in rules):
-            raise UsageError("nothing says which checkpoints may go")
+            raise UsageError("no rule says which checkpoints to delete")
         if any(number is not None and number < 1 for number in (self.keep_last, self.keep_every)):
             raise UsageError("at least 1 must be kept")
 
