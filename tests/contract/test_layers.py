@@ -32,7 +32,7 @@ LAYERS = (
     {"testing", "__main__"},
 )
 #: Modules that still point upwards.
-UPWARDS = {"tinkex.api.http.capabilities", "tinkex.cli.commandmanager", "tinkex.api.client"}
+UPWARDS = {"tinkex.api.http.capabilities", "tinkex.api.client"}
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 

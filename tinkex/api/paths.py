@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
 
 T = TypeVar("T")
@@ -15,6 +16,10 @@ SCHEME = "tinker://"
 #: Middle part of a path → ``checkpoint_type`` of the service.
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 SAMPLER_KIND = "sampler_weights"
+
+
+#: The web console of the official service; no other server is known to have one.
+_CONSOLE = "https://tinker.thinkingmachines.ai"
 
 
 @dataclass(frozen=True)
@@ -125,3 +130,14 @@ def shown(text: object) -> str:
     """Return *text* quoted and shortened for a message."""
     line = str(text).encode("utf-8", "replace").decode()
     return repr(line if len(line) <= 200 else line[:199] + "…")
+
+
+def console_page(base_url: str, *parts: str) -> str | None:
+    """Return a page of the service's web console, or ``None`` if the service has no console.
+
+    :param base_url: the service; only the official one has a console.
+    :param parts: ``training_runs`` and a run, or ``checkpoints``, a run and a checkpoint's id.
+    """
+    if urlsplit(base_url)[:2] != urlsplit(DEFAULT_BASE_URL)[:2]:
+        return None
+    return "/".join([_CONSOLE, *(quote(part, safe="") for part in parts)])

@@ -125,7 +125,7 @@ class TinkexApp(cliff.app.App):
             if warning := stray_key(settings):
                 self.warn(warning)
             self._clients[settings] = ServiceClient(
-                settings, on_wait=lambda wait: self.display.wait(wait), remembers=self.uses_cache
+                settings, on_wait=lambda wait: self.display.wait(wait)
             )
         self.display.expect("the service")
         return self._clients[settings]

@@ -74,7 +74,7 @@ class Sample(Lister):
         )
         return parser
 
-    def _add_json_option(self, group: Any) -> None:
+    def add_json_option(self, group: Any) -> None:
         group.add_argument(
             "--json",
             action="store_true",

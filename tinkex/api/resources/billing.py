@@ -14,9 +14,8 @@ from typing import Any
 
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.exceptions import Forbidden, TinkexError, UsageError
 
 #: Longest time span of one request.

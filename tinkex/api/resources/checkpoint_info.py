@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import schema
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import KINDS, TinkerPath, run_url
 from tinkex.exceptions import APIError, InvalidResponse, RateLimited, Unauthorized
 

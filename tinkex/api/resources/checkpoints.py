@@ -12,9 +12,8 @@ from tinkex.api.http import pagination, schema
 from tinkex.api.http.capabilities import ACCOUNT_LIST
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, run_url, segment_from_server
 from tinkex.api.resources.checkpoint_info import (
     Checkpoint,

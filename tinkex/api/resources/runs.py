@@ -8,11 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import run_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import PROTOCOL_VERSION, Request, Response, Transport
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
     LocalError,
@@ -121,7 +119,7 @@ class Session:
                 # Whatever the listener raises, the session must stay alive.
                 with suppress(Exception):
                     deadline = self._transport.deadline("heartbeats", _WORRY)
-                    deadline.tell(note="the service has not answered for two minutes")
+                    deadline.report(note="the service has not answered for two minutes")
                 last = time.monotonic()
 
     def _send(self, request: Request, seconds: float) -> Response | None:
@@ -180,7 +178,7 @@ class Sessions:
         for name in ("info_message", "warning_message", "error_message"):
             message = answer.get(name)
             if message and isinstance(message, str):
-                deadline.tell(note=message)
+                deadline.report(note=message)
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
             self._open = [known for known in self._open if not known.is_over]
@@ -274,7 +272,7 @@ class Sessions:
         :raises tinkex.exceptions.OperationFailed: the service could not build it.
         :raises tinkex.exceptions.TimedOut: it is not ready in time.
         """
-        from tinkex.api.http.addresses import joined
+        from tinkex.api.http.transport import join_url
 
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
@@ -284,7 +282,7 @@ class Sessions:
             data = self._call(request, deadline).object()
             status = schema.optional_text(data, "status")
             if status == "ready":
-                return joined("", schema.text(data, "url"))
+                return join_url("", schema.text(data, "url"))
             if status == "failed":
                 why = schema.optional_text(data, "error") or "the service does not say why"
                 raise OperationFailed(f"the trace could not be built: {why}")

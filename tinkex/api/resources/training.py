@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinkex.api.http import futures, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import CREATE_BY_LOADING
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, outcome_of
