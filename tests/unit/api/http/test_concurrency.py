@@ -137,11 +137,12 @@ def test_workers_end_with_the_iterator(end):
         return 1 / (3 - number) if end == "failed" else number
 
     results = map_ordered(do, range(1000), workers=4, window=4)
-    next(results)
     if end == "failed":
         with pytest.raises(ZeroDivisionError):
             list(results)
-    results.close()
+    else:
+        next(results)
+        results.close()
     until(lambda: not set(threading.enumerate()) - before)
     assert len(begun) < 1000
 
