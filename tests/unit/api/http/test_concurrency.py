@@ -159,10 +159,11 @@ def test_a_call_in_a_thread_returns_raises_or_is_given_up():
 
 
 SCRIPT = """
-import sys, threading
+import sys, threading, time
 from tests.until import until
 from tinkex.api.http.concurrency import map_ordered, map_unordered, run_in_thread
 def block(_=None):
+    time.sleep(0.5)  # until the main thread has started the threads and waits
     print(end="started\\n", flush=True)
     threading.Event().wait()
 try:
