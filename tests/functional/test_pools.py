@@ -228,7 +228,7 @@ def invoke_any(run: Callable[..., Any], options: Any, *words: str) -> Any:
 def test_downloads_come_the_same_way(servers, monkeypatch):
     """The storage is another host, which asks for the certificate too."""
     from tinkex.api.http.transport import Transport
-    from tinkex.api.transfer.storage import Storage
+    from tinkex.api.transfer.streams import open_signed
     from tinkex.exceptions import TinkexError
 
     servers.handler.seen = 0
@@ -242,13 +242,13 @@ def test_downloads_come_the_same_way(servers, monkeypatch):
     ):
         settings = Settings(base_url=servers.url, api_key=KEY, pool_options=options, timeout=10.0)
         transport = Transport(settings)
-        with Storage(transport) as storage:
-            if trusted:
-                with storage.open(f"{servers.strict_url}/archive") as body:
-                    assert b"run-1" in body.read()
-            else:
-                with pytest.raises(TinkexError), storage.open(f"{servers.strict_url}/archive"):
-                    pass
+        url = f"{servers.strict_url}/archive"
+        if trusted:
+            with open_signed(transport, url) as body:
+                assert b"run-1" in body.read()
+        else:
+            with pytest.raises(TinkexError), open_signed(transport, url):
+                pass
         transport.close()
     assert servers.handler.seen == 2
 

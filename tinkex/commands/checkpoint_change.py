@@ -217,7 +217,7 @@ class SetTtlCheckpoint(BulkChange):
             help="time to live from now on, from 1 hour to 10 years: seconds, or 12h, 7d, 1y; "
             "the service deletes the checkpoint afterwards",
         )
-        what.add_argument("--remove", action="store_true", help="never expire")
+        what.add_argument("--remove", action="store_true", help="remove the expiry time")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
