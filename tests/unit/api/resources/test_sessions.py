@@ -163,17 +163,6 @@ def test_a_session_is_finished_when_its_client_cannot_be_created(endpoint, start
     ]
 
 
-def test_a_session_that_is_over_is_not_kept(service, client):
-    session = client.sessions.create()
-    session.finish()
-    known = weakref.ref(session)
-    del session
-
-    client.sessions.create()
-
-    until(lambda: gc.collect() is not None and known() is None)
-
-
 def test_project_and_tags_come_from_the_settings(service, connect):
     client = connect(service.url, project_id="p1", tags=("a", "b"))
     client.sessions.create(user_metadata={"k": "v"})
