@@ -44,10 +44,9 @@ def test_missing_after_a_refusal_is_missing_and_after_a_loss_it_is_done(
     place = f"training_runs/r/checkpoints/weights/0001{suffix}"
     server.on(method, place, trouble, server.reply(MISSING, 404))
     with pytest.raises(NotFound) if first == "429" else nullcontext():
-        change(client, name, explain=False)
+        change(client, name)
 
 
-@pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
     ("there", "hint"),
     [
@@ -65,39 +64,31 @@ def test_missing_after_a_refusal_is_missing_and_after_a_loss_it_is_done(
         ([], "The run r has no checkpoints."),
     ],
 )
-def test_what_is_missing_is_answered_with_what_is_there(server, client, name, there, hint):
+def test_the_hint_about_a_missing_checkpoint_lists_others_of_its_run(server, client, there, hint):
+    server.on("GET", "training_runs/r/checkpoints", listed(*there))
+    assert client.checkpoints.suggest(PATH) == hint
+
+
+def test_the_hint_about_a_missing_run(server, client):
+    server.on("GET", "training_runs/r/checkpoints", server.reply({"detail": "Unknown run"}, 404))
+    assert client.checkpoints.suggest(PATH) == "There is no training run r."
+
+
+@pytest.mark.parametrize("fault", [(500, "x"), (200, "text"), (200, {"checkpoints": 3})])
+def test_there_is_no_hint_where_the_run_cannot_be_listed(server, client, fault, naps):
+    status, body = fault
+    server.on("GET", "training_runs/r/checkpoints", server.reply(body, status))
+    assert client.checkpoints.suggest(PATH) is None
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_change_of_a_missing_checkpoint_is_one_request(server, client, name):
     method, suffix = CALLS[name]
     server.on(
         method, f"training_runs/r/checkpoints/weights/0001{suffix}", server.reply(MISSING, 404)
     )
-    server.on("GET", "training_runs/r/checkpoints", listed(*there))
-    with pytest.raises(NotFound) as raised:
-        change(client, name)
-    assert raised.value.hint == hint
-
-
-def test_no_such_run_either(server, client):
-    server.on("DELETE", "training_runs/r/checkpoints/weights/0001", server.reply(MISSING, 404))
-    server.on("GET", "training_runs/r/checkpoints", server.reply({"detail": "Unknown run"}, 404))
-    with pytest.raises(NotFound) as raised:
-        client.checkpoints.delete(PATH)
-    assert raised.value.hint.startswith("There is no training run r")
-
-
-@pytest.mark.parametrize("fault", [(500, "x"), (200, "text"), (200, {"checkpoints": 3})])
-def test_the_error_itself_stays_when_there_is_no_hint(server, client, fault, naps):
-    status, body = fault
-    server.on("DELETE", "training_runs/r/checkpoints/weights/0001", server.reply(MISSING, 404))
-    server.on("GET", "training_runs/r/checkpoints", server.reply(body, status))
-    with pytest.raises(NotFound) as raised:
-        client.checkpoints.delete(PATH)
-    assert raised.value.hint is None
-
-
-def test_nothing_is_asked_for_a_hint_that_nobody_wants(server, client):
-    server.on("DELETE", "training_runs/r/checkpoints/weights/0001", server.reply(MISSING, 404))
     with pytest.raises(NotFound):
-        client.checkpoints.delete(PATH, explain=False)
+        change(client, name)
     assert len(server.seen) == 1
 
 

@@ -47,7 +47,9 @@ def test_selection(wanted, fits):
 
 
 def test_a_list_that_calls_types_as_paths_do_is_understood():
-    assert Selection(checkpoint_type="training").matches(checkpoint(kind="weights"))
+    record = {"tinker_path": "tinker://r/weights/a", "time": "2026-11-22T12:00:00Z"}
+    found = Checkpoint.from_json({**record, "checkpoint_type": "weights"})
+    assert found.checkpoint_type == "training"
 
 
 def test_a_pattern_is_no_run():

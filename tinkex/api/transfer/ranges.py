@@ -30,6 +30,8 @@ _FAST = 256 * 1024 * 1024
 _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
 #: Size in bytes of the ranges that connections take one after the other, and their maximum number.
 _PART, _MAX_PARTS = 32 * 1024 * 1024, 1000
+#: Size in bytes of a file that is worth a write of the state.
+_WORTH = 1024 * 1024
 _NOT_MODIFIED = 304
 
 
@@ -64,6 +66,8 @@ class FileDownload:
         """
         known = self._staging.files.get(self._name)
         try:
+            if known is not None:
+                self._compare_with_disk(known)
             if known is None or not known.received:
                 self._start()
             elif known.received == known.size:
@@ -74,6 +78,18 @@ class FileDownload:
             # Where parts do not fit together, the file is fetched as a whole.
             self._start(may_split=False)
 
+    def _compare_with_disk(self, known: PartialFile) -> None:
+        status = self._staging.root.stat(self._name)
+        if status is None or status.st_size > known.size:
+            raise Changed
+        segments = known.segments
+        if len(segments) == 1:  # more may have been written than was noted
+            segments[0].position = status.st_size
+        elif status.st_size < max(
+            (s.position for s in segments if s.position > s.start), default=0
+        ):
+            raise Changed
+
     def _start(self, *, may_split: bool = True) -> None:
         with ResumingReader(self._transport, self._url) as reader:
             self._receive_from(reader, may_split)
@@ -83,7 +99,9 @@ class FileDownload:
         size, tag = reader.body.total, reader.body.tag
         segment = Segment(0, 0, -1 if size is None else size)
         root, files = self._staging.root, self._staging.files
-        with self._staging.changing(at_once=self._name in files):
+        # A new small file may be forgotten: writing the state for each would take quadratic time.
+        at_once = self._name in files or (size or 0) >= _WORTH
+        with self._staging.changing(at_once=at_once):
             # Connections of a failed attempt may still write to the old file.
             root.remove(self._name)
             root.open(self._name, "xb", make=True).close()
@@ -96,27 +114,16 @@ class FileDownload:
                 self._split(files[self._name], reader)
 
     def _resume(self, known: PartialFile) -> None:
-        status = self._staging.root.stat(self._name)
-        if status is None:
-            raise Changed
-        segments = known.segments
-        if len(segments) == 1:  # more may have been written than was noted
-            segments[0].position = min(status.st_size, known.size)
-        elif status.st_size < max(s.position for s in segments if s.position > s.start):
-            raise Changed
         self._announce(known.size, known.received)
-        if len(segments) > 1:
+        if len(known.segments) > 1:
             self._fetch_segments(known, None)
-        elif segments[0].position < known.size:
-            with self._open_range(segments[0], known) as reader, self._open_file() as file:
-                if self._receive(reader, segments[0], file, may_split=True):
-                    self._split(known, reader)
+            return
+        with self._open_range(known.segments[0], known) as reader, self._open_file() as file:
+            if self._receive(reader, known.segments[0], file, may_split=True):
+                self._split(known, reader)
 
     def _confirm(self, known: PartialFile) -> None:
         """Keep a complete file if it is still the same version at the storage."""
-        status = self._staging.root.stat(self._name)
-        if status is None or status.st_size != known.size:
-            raise Changed
         try:
             span = Span(unless=known.tag)
             with ResumingReader(self._transport, self._url, span) as reader:

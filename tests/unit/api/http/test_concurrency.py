@@ -137,11 +137,12 @@ def test_workers_end_with_the_iterator(end):
         return 1 / (3 - number) if end == "failed" else number
 
     results = map_ordered(do, range(1000), workers=4, window=4)
-    next(results)
     if end == "failed":
         with pytest.raises(ZeroDivisionError):
             list(results)
-    results.close()
+    else:
+        next(results)
+        results.close()
     until(lambda: not set(threading.enumerate()) - before)
     assert len(begun) < 1000
 
@@ -158,10 +159,11 @@ def test_a_call_in_a_thread_returns_raises_or_is_given_up():
 
 
 SCRIPT = """
-import sys, threading
+import sys, threading, time
 from tests.until import until
 from tinkex.api.http.concurrency import map_ordered, map_unordered, run_in_thread
 def block(_=None):
+    time.sleep(0.5)  # until the main thread has started the threads and waits
     print(end="started\\n", flush=True)
     threading.Event().wait()
 try:
