@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from tinkex.api.http import schema
 from tinkex.api.http.auth import JWT_PREFIX
@@ -13,12 +12,8 @@ from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.resources.models import list_models
 from tinkex.config.credentials import jwt_claims
-from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import NotOffered
-from tinkex.settings import Settings
 
-#: Page of the official service to create, show and revoke keys.
-_KEYS_PAGE = "https://tinker.thinkingmachines.ai/keys"
 #: Prefix of an organization's URN; tokens have the id without it.
 _ORGANIZATION = "tml:organization:"
 
@@ -85,17 +80,6 @@ class Identity:
     org_urn: str | None = None
     key_id: str | None = None
     key_name: str | None = None
-
-
-def new_key_page(settings: Settings, name: str) -> str | None:
-    """Return the URL of the page to create a key called *name*, if known."""
-    official = settings.base_url == DEFAULT_BASE_URL
-    return f"{_KEYS_PAGE}?new_key=true&key_name={quote(name, safe='')}" if official else None
-
-
-def key_page(key_id: str) -> str:
-    """Return the URL of the page to revoke a key of the official service."""
-    return f"{_KEYS_PAGE}/{quote(key_id, safe='')}"
 
 
 class Auth:
