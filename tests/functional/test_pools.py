@@ -15,7 +15,8 @@ import pytest
 import trustme
 import yaml
 
-from tinkex.settings import PoolOptions, Settings
+from tinkex.plugins import PoolOptions
+from tinkex.settings import Settings
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
