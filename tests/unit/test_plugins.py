@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from tinkex import plugins
+from tinkex.plugins import entry_points
 from tinkex.testing import invoke
+
+GROUP = "tinkex.commands"
 
 COMMAND = """
 from tinkex.commands.base import Lister
@@ -46,6 +51,12 @@ class Hook(CommandHook):
         rows = list(rows)
         return names, rows * (2 if parsed_args.twice else 1)
 """
+CLASH = f"""{COMMAND}
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--timeout", help="clashes with a global option")
+        return parser
+"""
 
 
 def test_command_formatter_and_hook(fake_plugins, monkeypatch):
@@ -75,31 +86,25 @@ def test_a_format_may_be_named_in_every_way_that_options_have(fake_plugins, word
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "what"),
     [
-        "raise ImportError('no such thing')",
-        "import sys; sys.exit(9)",
-        "def broken(:",
-        "",
-        "Hello = 3",
+        ("raise ImportError('no such thing')", "no such thing"),
+        ("import sys; sys.exit(9)", "SystemExit"),
+        ("def broken(:", "SyntaxError"),
+        ("", "has no attribute 'Hello'"),
+        ("Hello = 3", "is not a Command, Lister or ShowOne"),
+        ("from cliff.command import Command as Hello", "is not a Command, Lister or ShowOne"),
+        (CLASH, "--timeout"),
     ],
 )
-def test_broken_command_costs_others_nothing_and_its_users_one_line(fake_plugins, code):
+def test_a_broken_command_costs_others_nothing_and_its_users_one_line(fake_plugins, code, what):
     fake_plugins.add("p-broken", "[tinkex.commands]\nbad = p_broken:Hello\n", code)
     assert invoke(["version"]).stderr == ""
     assert invoke(["help"]).exit_code == 0
     done = invoke(["bad"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "p-broken" in done.stderr.splitlines()[0]
+    assert what in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
-
-
-def test_plain_cliff_command_is_no_tinkex_command(fake_plugins):
-    code = "from cliff.command import Command\nclass Hello(Command):\n    'Greet.'\n    take_action = print\n"
-    fake_plugins.add("p-plain", "[tinkex.commands]\nbad = p_plain:Hello\n", code)
-    done = invoke(["bad", "--nope"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "p-plain is not a Command, Lister or ShowOne" in done.stderr
 
 
 def test_what_a_plugin_prints_when_imported_is_no_result(fake_plugins):
@@ -110,21 +115,54 @@ def test_what_a_plugin_prints_when_imported_is_no_result(fake_plugins):
     assert "loud" not in invoke(["help"]).stdout
 
 
-def test_hook_whose_options_break_costs_one_warning(fake_plugins):
-    code = HOOK.replace("return parser", "raise RuntimeError('no')", 1)
-    fake_plugins.add("p-hook", "[tinkex.hooks.config_show]\nh = p_hook:Hook\n", code)
-    done = invoke(["config", "show", "--json"])
-    assert "p-hook" in done.stderr
-
-
-@pytest.mark.parametrize("end", ["raise RuntimeError('no')", "return None", "return 3"])
-def test_hook_whose_help_breaks_costs_one_warning(fake_plugins, end):
-    code = HOOK.replace('return "The hook was here."', end)
-    fake_plugins.add("p-hook", "[tinkex.hooks.config_get]\nh = p_hook:Hook\n", code)
+@pytest.mark.parametrize(
+    ("old", "new", "warnings"),
+    [
+        ("from cliff", "raise OSError('x')\nfrom cliff", 1),
+        ("class Hook(", "import sys; sys.exit(3)\nclass Hook(", 1),
+        ("    def get_parser(", "    def __init__(self, command): 1 / 0\n    def get_parser(", 1),
+        ("    def get_parser(", "    def __init__(self, command): exit(3)\n    def get_parser(", 1),
+        ("return parser", "raise RuntimeError('no')", 1),
+        ('return "The hook was here."', "raise RuntimeError('no')", 1),
+        ('return "The hook was here."', "return None", 0),
+        ('return "The hook was here."', "return 3", 0),
+    ],
+)
+def test_a_hook_that_does_not_load_costs_one_warning(fake_plugins, old, new, warnings):
+    fake_plugins.add(
+        "p-hook", "[tinkex.hooks.config_get]\nh = p_hook:Hook\n", HOOK.replace(old, new)
+    )
     for words in (["config", "get", "timeout"], ["config", "get", "--help"]):
         done = invoke(words)
         assert done.exit_code == 0
-        assert done.stderr.count("p-hook") == end.startswith("raise")
+        assert done.stdout
+        assert done.stderr.count("\n") == done.stderr.count("p-hook") == warnings
+
+
+@pytest.mark.parametrize("command", [["config", "show"], ["version"]])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("error", ["ValueError", "UsageError"])
+def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, when, error):
+    code = "from tinkex.exceptions import UsageError\n" + HOOK.replace(
+        f"def {when}(self, parsed_args",
+        f"def {when}(self, *args): raise {error}('not today')\n    def x(self, parsed_args",
+    )
+    entry = f"[tinkex.hooks.{'_'.join(command)}]\nh = p_hook:Hook\n"
+    fake_plugins.add("p-hook", entry, code)
+    done = invoke(command)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "not today" in done.stderr
+    assert ("the hook 'h' of plugin p-hook failed" in done.stderr) is (error == "ValueError")
+    assert ("TINKEX_PLUGINS" in done.stderr) is (error == "ValueError")
+
+
+def test_a_hook_that_does_nothing_changes_nothing(fake_plugins):
+    plain = invoke(["config", "show"]).stdout
+    code = HOOK.replace("return parsed_args", "pass").replace(
+        "return names, rows *", "return None #"
+    )
+    fake_plugins.add("p-hook", "[tinkex.hooks.config_show]\nh = p_hook:Hook\n", code)
+    assert invoke(["config", "show"]).stdout == plain
 
 
 def test_pool_that_does_not_start_is_named(fake_plugins):
@@ -144,17 +182,6 @@ def test_what_a_command_returns(fake_plugins, value, code):
     )
     fake_plugins.add("p-code", "[tinkex.commands]\ngreet = p_code:C\n", source)
     assert invoke(["greet"]).exit_code == code
-
-
-def test_broken_hook_costs_one_warning(fake_plugins):
-    fake_plugins.add(
-        "p-hook", "[tinkex.hooks.config_show]\nh = p_hook:Hook\n", "raise OSError('x')"
-    )
-    done = invoke(["config", "show"])
-    assert done.exit_code == 0
-    assert done.stdout.startswith("profile")
-    assert done.stderr.count("\n") == 1
-    assert "p-hook" in done.stderr
 
 
 def test_broken_formatter_is_told_when_used(fake_plugins):
@@ -178,42 +205,6 @@ def test_two_plugins_with_one_name_are_told_apart(fake_plugins):
     assert done.exit_code == 1
     assert "two plugins claim the command 'greet': p-one and p-two" in done.stderr
     assert invoke(["version"]).exit_code == 0
-
-
-def test_plugin_list_tells_distribution_version_and_error(fake_plugins):
-    fake_plugins.add("p-good", "[tinkex.commands]\ngreet = p_good:Hello\n", COMMAND, version="2.5")
-    fake_plugins.add("p-bad", "[tinkex.commands]\nbad = p_bad:Hello\n", "raise ImportError('gone')")
-    fake_plugins.add("p-shadow", "[tinkex.commands]\nversion = p_shadow:Hello\n", COMMAND)
-    rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
-    assert rows["p-good"] == {
-        "group": "tinkex.commands",
-        "name": "greet",
-        "distribution": "p-good",
-        "version": "2.5",
-        "error": None,
-    }
-    assert rows["p-bad"]["error"] == "ImportError: gone"
-    assert "tinkex has one of the same name" in rows["p-shadow"]["error"]
-    assert "tinkex" not in rows
-    everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
-    assert {row["error"] for row in everything if row["distribution"] == "tinkex"} == {None}
-
-
-def test_option_that_clashes_with_a_global_one_is_told(fake_plugins):
-    code = (
-        COMMAND
-        + """
-    def get_parser(self, prog_name):
-        parser = super().get_parser(prog_name)
-        parser.add_argument("--timeout", help="clashes")
-        return parser
-"""
-    )
-    fake_plugins.add("p-clash", "[tinkex.commands]\ngreet = p_clash:Hello\n", code)
-    done = invoke(["greet"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "--timeout" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):
@@ -249,98 +240,6 @@ def test_the_local_profile_says_why_it_is_not_there(monkeypatch):
     done = invoke(["--profile", "local", "run", "list"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert "TINKEX_PLUGINS does not name tinkex-local." in done.stderr
-
-
-def test_plugin_list_tells_what_was_left_out_and_what_is_not_there(fake_plugins, monkeypatch):
-    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
-    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", "1/0")
-    monkeypatch.setenv("TINKEX_PLUGINS", "p.one,p-nix,q-nix")
-    done = invoke(["plugin", "list", "-f", "json"])
-    errors = {row["distribution"]: row["error"] for row in done.rows}
-    assert errors["p-one"] is None
-    assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
-    assert done.stderr == ("Warning: TINKEX_PLUGINS names unknown distributions: p-nix, q-nix\n")
-    assert invoke(["version"]).stderr == ""
-
-
-def test_plugin_list_names_the_other_claimant(fake_plugins):
-    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
-    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", COMMAND)
-    rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
-    assert rows["p-one"]["error"] == "claimed by more than one plugin: also by p-two"
-
-
-EVERYTHING = """
-[tinkex.commands]
-greet_hello = p_all:Hello
-greet_bad = p_gone:Hello
-greet_clash = p_all:Clash
-[tinkex.formatters.list]
-shout = p_all:Shout
-[tinkex.hooks.plugin_list]
-h = p_all:Hook
-[tinkex.http_pools]
-pipe = p_all:Pool
-[tinkex.tokenizers]
-shelf = p_all:Shelf
-"""
-CLASH = """
-class Clash(Hello):
-    "Clash."
-    def get_parser(self, prog_name):
-        parser = super().get_parser(prog_name)
-        parser.add_argument("--timeout")
-        return parser
-
-class Pool: pass
-class Shelf: pass
-"""
-
-
-def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
-    fake_plugins.add("p-all", EVERYTHING, COMMAND + FORMATTER + HOOK + CLASH, version="3.1")
-    fake_plugins.add("p-other", "[tinkex.hooks.greet_hello]\nh = p_other:Hook\n", HOOK)
-    shown = invoke(["plugin", "show", "P_All", "-f", "json"]).rows
-    errors = {member["name"]: member["error"] for member in shown.pop("errors")}
-    assert shown == {
-        "distribution": "p-all",
-        "version": "3.1",
-        "summary": None,
-        "commands": [{"name": "greet hello", "summary": "Greet.", "options": []}],
-        "hooks": [{"name": "h", "command": "plugin list", "options": ["--twice"]}],
-        "formats": [{"name": "shout", "kinds": ["lists"]}],
-        "http_pools": ["pipe"],
-        "tokenizers": ["shelf"],
-        "profiles": [],
-    }
-    assert errors == {
-        "greet_bad": "ModuleNotFoundError: No module named 'p_gone'",
-        "greet_clash": "ArgumentError: argument --timeout: conflicting option string: --timeout",
-    }
-    plain = invoke(["plugin", "show", "p-all"]).stdout.splitlines()
-    assert plain[:3] == ["p-all 3.1", "commands:", "  greet hello"]
-    assert "  h (on plugin list) --twice" in plain
-    assert "HTTP pools:" in plain
-
-
-def test_plugin_show_of_what_is_no_plugin(fake_plugins):
-    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
-    done = invoke(["plugin", "show", "p-oen"])
-    assert (done.stdout, done.exit_code) == ("", 1)
-    assert "no distribution is called 'p-oen'" in done.stderr
-    assert "Hint: Did you mean p-one?" in done.stderr
-    assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
-    assert invoke(["plugin", "show", ""]).exit_code == 1
-
-
-def test_a_hook_that_raises_or_exits_when_made_costs_one_warning(fake_plugins):
-    for name, code in (("p-raise", "raise ValueError('x')"), ("p-exit", "raise SystemExit(3)")):
-        hook = HOOK + f"\n    def __init__(self, command):\n        {code}\n"
-        module = name.replace("-", "_")
-        fake_plugins.add(name, f"[tinkex.hooks.config_show]\n{name} = {module}:Hook\n", hook)
-    done = invoke(["config", "show", "-f", "json"])
-    assert done.exit_code == 0
-    assert sorted(line.split()[6] for line in done.stderr.splitlines()) == ["p-exit", "p-raise"]
 
 
 PROFILES = """
@@ -429,10 +328,131 @@ def test_how_to_install_follows_where_tinkex_came_from(tmp_path, monkeypatch):
         assert plugins.how_to_install("tinkex-local") == command
 
 
-def test_a_server_is_not_an_address(tmp_path, monkeypatch):
-    monkeypatch.setenv("TINKEX_CONFIG", str(tmp_path / "config.yaml"))
-    done = invoke(["profile", "add", "gpu", "--server", "http://gpu-box:8000"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "official, skyrl, tuft" in done.stderr
-    assert "--base-url http://gpu-box:8000" in done.stderr
-    assert not (tmp_path / "config.yaml").exists()
+# ---------------------------------------------------------------------- finding entry points
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the only directory of the search path."""
+    plugins.installed.cache_clear()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    return tmp_path
+
+
+def install(place: Path, name: str, text: str | bytes) -> None:
+    metadata = place / name
+    metadata.mkdir(parents=True)
+    project = name.partition("-")[0].partition(".")[0]
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project}\nVersion: 1\n")
+    content = text if isinstance(text, bytes) else text.encode()
+    (metadata / "entry_points.txt").write_bytes(content)
+
+
+def command(name: str) -> str:
+    return f"[{GROUP}]\n{name} = {name}:Command\n"
+
+
+def found(group: str = GROUP) -> list[str]:
+    return sorted(entry_point.name for entry_point in entry_points(group))
+
+
+@pytest.mark.parametrize("name", ["one-1.0.dist-info", "one.egg-info", "one-1-py3.11.egg-info"])
+def test_every_form_of_metadata_is_read(place: Path, name: str):
+    install(place, name, command("one"))
+
+    assert found() == ["one"]
+
+
+def test_an_entry_point_says_whose_it_is(place: Path):
+    install(place, "one-1.0.dist-info", command("a"))
+
+    (entry_point,) = entry_points(GROUP)
+
+    assert (entry_point.group, entry_point.value) == (GROUP, "a:Command")
+    assert entry_point.dist is not None
+    assert entry_point.dist.name == "one"
+
+
+def test_an_egg_is_read(place: Path, monkeypatch: pytest.MonkeyPatch):
+    egg = place / "one-1.0-py3.11.egg"
+    install(egg, "EGG-INFO", command("one"))
+    monkeypatch.setattr(sys, "path", [str(egg)])
+
+    assert found() == ["one"]
+
+
+def test_an_archive_on_the_path_is_read(place: Path, monkeypatch: pytest.MonkeyPatch):
+    archive = place / "all.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("one-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: one\n")
+        file.writestr("one-1.0.dist-info/entry_points.txt", command("one"))
+    monkeypatch.setattr(sys, "path", [str(archive)])
+
+    assert found() == ["one"]
+
+
+@pytest.mark.parametrize("first", [command("new"), "[console_scripts]\nx = x:main\n"])
+def test_the_first_distribution_of_a_name_counts(
+    place: Path, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    install(place / "before", "My_Plugin-2.dist-info", first)
+    install(place / "after", "my.plugin-1.dist-info", command("old"))
+    monkeypatch.setattr(sys, "path", [str(place / "before"), str(place / "after")])
+
+    assert found() == (["new"] if "new" in first else [])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"[tinkex.commands]\n\xff\xfe = x:Y\n", b"[tinkex.commands]\nno equals sign\n"],
+)
+def test_a_broken_file_costs_its_own_plugin_only(place: Path, broken: bytes):
+    install(place, "bad-1.dist-info", broken)
+    install(place, "good-1.dist-info", command("good"))
+
+    assert "good" in found()
+
+
+def test_what_is_no_directory_or_no_metadata_is_passed_over(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (place / "one-1.0.dist-info").write_text("a file")
+    (place / "two-1.0.dist-info").mkdir()
+    (place / "three").mkdir()
+    (place / "no.zip").write_text("no archive")
+    missing = [str(place / "missing"), str(place / "no.zip"), "", str(place)]
+    monkeypatch.setattr(sys, "path", missing)
+    monkeypatch.chdir(place)
+
+    assert found() == []
+
+
+def test_the_path_is_looked_at_once(place: Path, monkeypatch: pytest.MonkeyPatch):
+    install(place, "one-1.0.dist-info", command("one"))
+    assert found() == ["one"]
+    install(place, "two-1.0.dist-info", command("two"))
+
+    assert found() == ["one"]
+
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place / "more")])
+    assert found() == ["one", "two"]
+
+
+def test_a_caller_may_change_the_list(place: Path):
+    install(place, "one-1.0.dist-info", command("one"))
+    plugins.entry_points(GROUP).clear()
+
+    assert found() == ["one"]
+
+
+def test_it_finds_what_importlib_finds(monkeypatch: pytest.MonkeyPatch):
+    from importlib.metadata import entry_points as all_entry_points
+
+    monkeypatch.undo()
+    plugins.installed.cache_clear()
+
+    for group in all_entry_points().groups:
+        if not group.startswith("tinkex."):
+            continue
+        theirs = {(ep.name, ep.value) for ep in all_entry_points(group=group)}
+        assert {(ep.name, ep.value) for ep in entry_points(group)} == theirs
