@@ -14,7 +14,8 @@ import trustme
 import yaml
 
 from tests.serving import Reply, Request, serving
-from tinkex.settings import PoolOptions, Settings
+from tinkex.plugins import PoolOptions
+from tinkex.settings import Settings
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
