@@ -125,24 +125,14 @@ class _Download:
         """Fetch the files in the way that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
-        if self._path.kind != "weights":
-            return self._fetch_archive()
-        if not self._transport.capabilities.lacks(CREATE_BY_LOADING):
-            try:
-                return self._fetch_copy()
-            except NoCopiesError:
-                return self._fetch_archive()
-        try:
-            return self._fetch_archive()
-        except NotOffered as refused:
-            try:
-                return self._fetch_copy()
-            except NoCopiesError:
-                raise refused from None
-
-    def _fetch_copy(self) -> Files:
-        with export_copy(self._transport, self._sessions, self._path, self._staging) as signed:
-            return self._fetch_files(signed)
+        can_copy = not self._transport.capabilities.lacks(CREATE_BY_LOADING)
+        if self._path.kind == "weights" and can_copy:
+            with (
+                suppress(NoCopiesError),
+                export_copy(self._transport, self._sessions, self._path, self._staging) as signed,
+            ):
+                return self._fetch_files(signed)
+        return self._fetch_archive()
 
     # Separate files -------------------------------------------------------------------------
 
@@ -189,9 +179,9 @@ class _Download:
         self._tracker.expect([label])
         staging.open()
         with local_errors(staging.target):
+            staging.clear_content()
             renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
             self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
-            staging.clear_content()
             with staging.root.open(_ARCHIVE, "rb") as file:
                 return archive.extract(
                     file, staging.content, admit=staging.admit, check_space=staging.check_space

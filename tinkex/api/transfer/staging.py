@@ -343,11 +343,14 @@ class StagingDirectory:
 
         :raises LocalError: they cannot be moved.
         """
-        names = sorted(set(files))
+        names = set(files)
         assert self._home is not None
         with local_errors(self.target):
+            for relative, found in list(self.content.entries()):
+                if relative not in names and not stat.S_ISDIR(found.st_mode):
+                    self.content.remove(relative)  # of an attempt that went another way
             # Everything is on the disk before the target is touched; Ctrl-C ends a long wait.
-            for _ in map_ordered(self.content.sync_file, names, workers=_SYNCING):
+            for _ in map_ordered(self.content.sync_file, sorted(names), workers=_SYNCING):
                 pass
             run_in_thread(self.content.sync)
             if self._is_new:
@@ -365,24 +368,24 @@ class StagingDirectory:
                 raise
             raise TargetExists(f"{self.target} was created during the download") from error
 
-    def _install_in(self, target: Directory, names: list[Path]) -> None:
+    def _install_in(self, target: Directory, names: set[Path]) -> None:
         # A descriptor of its own, closed at the end, keeps other downloads out of the target.
         lock = os.open(".", os.O_RDONLY, dir_fd=target.fileno())
         try:
             acquire_lock(lock, timeout=None)
-            for relative in names:
+            for relative in sorted(names):
                 if self._exists(relative) and not (self._force or self._is_same(target, relative)):
                     raise TargetExists(f"{self.target / relative} already exists")
                 target.make_parents(relative)
             if self._force:
                 self._remove_old(target, names)
-            for relative in (*(name for name in names if name not in _LAST), *_LAST):
+            for relative in (*sorted(names.difference(_LAST)), *_LAST):
                 if relative in names:
                     self.content.replace(relative, target, relative)
         finally:
             os.close(lock)
 
-    def _remove_old(self, target: Directory, names: list[Path]) -> None:
+    def _remove_old(self, target: Directory, names: set[Path]) -> None:
         """Remove what makes the target loadable, and files that the new checkpoint lacks."""
         known = _manifest_in(target)
         old = set() if known is None else {Path(name) for name in known.files}
@@ -392,7 +395,7 @@ class StagingDirectory:
         for relative in sorted(old.difference(names)):
             with suppress(OSError):
                 target.remove(relative)
-        # That of the same checkpoint tells a later attempt that these files may be replaced.
+        # By that of the same checkpoint, a later attempt knows that it may replace these files.
         if known is not None and known.tinker_path != str(self._path):
             target.remove(lock_file)
 
@@ -433,7 +436,7 @@ def _trusted(home: Directory, name: str, where: Path) -> tuple[Directory, bool, 
     """Create or enter the staging directory *name* in *home*.
 
     Some file systems show every directory as another user's or as open to all. A planted one
-    cannot be told apart there, so a new one with a new name is created each time.
+    looks the same there, so a new one with a new name is created each time.
 
     :param where: its path, for messages.
     :returns: the directory, whether it is private, and its name.

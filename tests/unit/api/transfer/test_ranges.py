@@ -1,4 +1,4 @@
-"""A file in ranges that is gone on with: what is here is not fetched again."""
+"""A file in ranges that is resumed: what has arrived is not fetched again."""
 
 from __future__ import annotations
 

@@ -469,6 +469,17 @@ def test_what_is_not_installed_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_an_attempt_in_another_way_has_left_is_not_installed(target):
+    with interrupted(StagingDirectory(driver.NEW, target)) as found:
+        found.open()
+        found.content.open("stale", "wb").close()
+        with found.changing(at_once=True):
+            found.files["archive"] = staging.PartialFile(9, "x", [staging.Segment(0, 4, 9)])
+    assert (stages(target)[0] / "content" / "stale").exists()
+    driver.download(target, "nothing")
+    assert driver.state(target)["files"] == NEW
+
+
 # Installing ------------------------------------------------------------------------------------
 
 
