@@ -135,8 +135,9 @@ GZIP = OK + b"Content-Encoding: gzip\r\nContent-Length: 9999\r\n\r\n\x1f\x8b\x08
         (CHUNKED, b"0"),
         (CHUNKED + b"2\r\n{}\r\n0\r\n", b"A: b\r\n"),
         (GZIP, b"c"),
+        (OK + b"Content-Length: 1000000\r\n\r\n", b" "),
     ],
-    ids=["headers", "status", "continue", "chunk size", "trailers", "gzip header"],
+    ids=["headers", "status", "continue", "chunk size", "trailers", "gzip header", "body"],
 )
 def test_no_trickle_outlives_the_timeout(begin, drip, dripping, connect):
     with pytest.raises(TimedOut):
