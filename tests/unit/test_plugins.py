@@ -203,7 +203,7 @@ def test_two_plugins_with_one_name_are_told_apart(fake_plugins):
     fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", COMMAND)
     done = invoke(["greet"])
     assert done.exit_code == 1
-    assert "two plugins claim the command 'greet': p-one and p-two" in done.stderr
+    assert "two plugins define the command 'greet': p-one and p-two" in done.stderr
     assert invoke(["version"]).exit_code == 0
 
 
@@ -220,7 +220,7 @@ def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "p-one,p-hook")
     assert invoke(["greet", "--twice"]).stdout == "hello\nhello\n"
     monkeypatch.delenv("TINKEX_PLUGINS")
-    assert "two plugins claim" in invoke(["greet"]).stderr
+    assert "two plugins define" in invoke(["greet"]).stderr
 
 
 @pytest.mark.parametrize("value", ["", " , "])
