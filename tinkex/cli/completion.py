@@ -216,20 +216,13 @@ class _CommandLine:
             _ask(kind, effective, cache)
         return cache.names(kind)
 
-    def _flags(self) -> dict[str, str]:
+    def _flags(self) -> dict[str, Any]:
         """Return the settings that are options of this line, or of the shell it is typed in."""
-        flags = {}
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         for name in ("profile", "base_url", "http_pool"):
-            option = "--" + name.replace("_", "-")
             value = getattr(self._app.shell_options, name, None)
-            for word, after in zip(self._words, [*self._words, ""][1:], strict=True):
-                if word == option:
-                    value = after
-                elif word.startswith(option + "="):
-                    value = word.partition("=")[2]
-            if value:
-                flags[name] = value
-        return flags
+            parser.add_argument("--" + name.replace("_", "-"), default=value)
+        return vars(parser.parse_known_args(self._words)[0])
 
 
 def _profiles() -> list[str]:

@@ -3,8 +3,8 @@
 cliff's own shell is built on cmd2, whose present version breaks it (quotes are lost, the exit code
 is always 1); this one splits lines as a POSIX shell does and runs them through the application.
 Quotes and backslashes work as there; ``|``, ``>`` and ``>>`` are operators only outside of quotes,
-``#`` begins a comment, and a backslash at the end of a line joins the next one to it. Neither
-variables nor patterns of file names are expanded.
+``#`` begins a comment, and a backslash or an open quote at the end of a line continues it on the
+next one. Neither variables nor patterns of file names are expanded.
 """
 
 from __future__ import annotations
@@ -158,25 +158,13 @@ def _unreadable(why: str, text: str) -> UsageError:
     )
 
 
-def split_commands(text: str) -> Iterator[str]:
-    """Yield the command lines in *text*, which was pasted and may have several."""
-    begin = end = 0
-    for token in tokenize(text):
-        gap = text[end : token.start]
-        # A backslash at the end of a comment is part of it.
-        if "\n" in (gap if "#" in gap else gap.replace("\\\n", "")):
-            yield text[begin : token.start]
-            begin = token.start
-        end = token.end
-    yield text[begin:]
-
-
-def is_continued(text: str) -> bool:
-    """Return whether *text* ends with a backslash that joins the next line to it."""
+def continuation(text: str) -> str:
+    """Return what continues *text* on the next line: ``\\``, an open quote, or ``""``."""
     *_, last = [None, *tokenize(text)]
+    if last is None or last.end < len(text):
+        return ""
     backslashes = len(text) - len(text.rstrip("\\"))
-    inside = last is not None and last.end == len(text) and last.quote != "'"
-    return inside and backslashes % 2 == 1
+    return "\\" if backslashes % 2 and last.quote != "'" else last.quote
 
 
 @dataclass(frozen=True)
@@ -367,7 +355,7 @@ class Repl:
             try:
                 text = session.prompt(self._prompt())
                 save_line(history, text)
-                for command in split_commands(text):
+                for command in _joined(text.splitlines()):  # several, if they were pasted
                     if command.strip() in LEAVE:
                         return 0
                     self.run_line(command)
@@ -385,12 +373,12 @@ class Repl:
 
 
 def _joined(script: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of *script*, with those joined that end with a backslash."""
+    """Yield the lines of *script*, each with the lines that continue it."""
     whole = ""
     for number, text in enumerate(script):
         # Some editors begin a file with a byte order mark.
         whole += (text if number else text.removeprefix("\ufeff")).rstrip("\r\n")
-        if is_continued(whole):
+        if continuation(whole):
             whole += "\n"
         else:
             yield whole
@@ -440,7 +428,8 @@ def _prompt_session(app: TinkexApp, lines: list[str]) -> Any:
         completer=LineCompleter(),
         complete_while_typing=False,
         history=InMemoryHistory(lines),
-        multiline=Condition(lambda: is_continued(session.default_buffer.text)),
+        # Enter in an open quote submits the line: the quote may be a mistake.
+        multiline=Condition(lambda: continuation(session.default_buffer.text) == "\\"),
     )
     return session
 

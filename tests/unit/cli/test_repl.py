@@ -11,12 +11,11 @@ import pytest
 from tests.conftest import FakePlugins
 from tinkex.cli.repl import (
     Line,
+    continuation,
     holds_secret,
-    is_continued,
     load_history,
     parse,
     save_line,
-    split_commands,
     unfinished,
 )
 from tinkex.exceptions import UsageError
@@ -73,35 +72,18 @@ def test_operators_work_outside_of_quotes(text, line):
 )
 def test_a_backslash_joins_the_next_line(text, words):
     assert parse(text) == Line(words)
-    assert list(split_commands(text)) == [text]
 
 
 @pytest.mark.parametrize(
-    ("text", "continued"),
+    ("text", "by"),
     [
-        *[("run \\", True), ("run a\\", True), ('run "a\\', True), ("\\", True)],
-        *[
-            ("run", False),
-            ("run \\\\", False),
-            ("run 'a\\", False),
-            ("run # \\", False),
-            ("", False),
-        ],
+        *[("run \\", "\\"), ("run a\\", "\\"), ('run "a\\', "\\"), ("\\", "\\")],
+        *[("run 'a", "'"), ("run 'a\\", "'"), ('run "a', '"')],
+        *[("run", ""), ("run \\\\", ""), ("run # \\", ""), ("run # don't", ""), ("", "")],
     ],
 )
-def test_a_backslash_continues_a_line(text, continued):
-    assert is_continued(text) is continued
-
-
-def test_several_commands_in_one_text():
-    text = "# all\nversion # one \\\ntinkex run list \\\n --json\n\n model list | head \\\n -1\n"
-    found = [parse(command) for command in split_commands(text)]
-    assert [line.words for line in found if line.words] == [
-        ["version"],
-        ["tinkex", "run", "list", "--json"],
-        ["model", "list"],
-    ]
-    assert found[-1].pipe == "head \\\n -1"
+def test_a_backslash_or_an_open_quote_continues_a_line(text, by):
+    assert continuation(text) == by
 
 
 @pytest.mark.parametrize(
@@ -157,6 +139,7 @@ def test_lines_of_a_script_as_editors_write_them():
         "tinkex version \\\n  --json \\\n  -c version",
         "version \\\r\n  --json\r\n",
         "version \\",
+        "version -c 'version\n' --json",
     ):
         done = script(text)
         assert (done.exit_code, done.stderr) == (0, ""), done

@@ -20,12 +20,7 @@ _ORGANIZATION = "tml:organization:"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a service reports about a key; never the key itself.
-
-    :ivar key_id: the service's id of the key.
-    :ivar organization: name of the organization that pays.
-    :ivar email: address of the key's user.
-    """
+    """What a service reports about a key, its organization and user; never the key itself."""
 
     key_id: str
     name: str = ""
@@ -68,11 +63,7 @@ class KeyCheck:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the key belongs to; ``None`` where the service does not report it.
-
-    :ivar user_urn: the user, ``tml:user:…`` with the official service.
-    :ivar org_urn: the organization, ``tml:organization:…``.
-    """
+    """Who the key belongs to; ``None`` where the service does not report it."""
 
     email: str | None = None
     organization: str | None = None
@@ -87,13 +78,6 @@ class Auth:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-
-    def key(self) -> ApiKey:
-        """Return what the service reports about the key.
-
-        :raises NotOffered: the service does not offer that.
-        """
-        return self._key(self._transport.deadline("an answer about the key"))
 
     def check(self) -> KeyCheck:
         """Check that the service responds and accepts the key.

@@ -20,13 +20,9 @@ class Checkpoint:
 
     :ivar checkpoint_id: the service's id within the run; its form differs between servers.
     :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
-    :ivar tinker_path: the full path, unique in the service.
     :ivar time: when it was saved, UTC.
-    :ivar size_bytes: its size, if reported.
     :ivar public: whether everyone may use it.
     :ivar expires_at: when the service will delete it, UTC; ``None`` means never.
-    :ivar user_metadata: metadata attached by its creator.
-    :ivar run_id: the training run that it belongs to.
     """
 
     checkpoint_id: str

@@ -33,10 +33,8 @@ class Selection:
     """Conditions that a checkpoint must meet; ``None`` is no condition.
 
     :ivar run_id: id of its run, or a pattern with ``*``, ``?`` or ``[…]``.
-    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
     :ivar before: saved before this time.
     :ivar after: saved at this time or later.
-    :ivar public: whether everyone may use it.
     :raises UsageError: there is no such type.
     """
 
@@ -114,6 +112,7 @@ class Policy:
     :ivar older_than: keep those that are not older than this.
     :ivar include_published: also delete published checkpoints.
     :ivar include_newest: also delete the newest of a group.
+    :raises UsageError: no rule is given, or a number is below 1.
     """
 
     keep_last: int | None = None
@@ -122,11 +121,7 @@ class Policy:
     include_published: bool = False
     include_newest: bool = False
 
-    def check(self) -> None:
-        """Refuse a policy without rules or with impossible ones.
-
-        :raises UsageError: no rule is given, or a number is below 1.
-        """
+    def __post_init__(self) -> None:
         rules = (self.keep_last, self.keep_every, self.older_than)
         if all(rule is None for rule in rules):
             raise UsageError("no rule says which checkpoints to delete")
@@ -136,11 +131,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a plan does with one checkpoint.
-
-    :ivar goes: whether it is deleted.
-    :ivar reason: why it is deleted or kept, in a few words.
-    """
+    """What a plan does with one checkpoint: whether it is deleted, and why, in a few words."""
 
     checkpoint: Checkpoint
     goes: bool
@@ -154,9 +145,7 @@ def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> li
     step.
 
     :param now: the time that ages are computed for.
-    :raises UsageError: see :meth:`Policy.check`.
     """
-    policy.check()
     groups: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
         groups[checkpoint.run_id, checkpoint.checkpoint_type].append(checkpoint)

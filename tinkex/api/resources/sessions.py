@@ -53,10 +53,7 @@ Outcome = Literal["success", "errored", "interrupted"]
 
 
 class Session:
-    """An open session of the service; a thread sends its heartbeats until :meth:`finish`.
-
-    :ivar session_id: the service's id.
-    """
+    """An open session of the service; a thread sends its heartbeats until :meth:`finish`."""
 
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.session_id = session_id
@@ -132,12 +129,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace that was downloaded.
-
-    :ivar session_id: the session it is of.
-    :ivar path: the file.
-    :ivar size_bytes: its length.
-    """
+    """A downloaded trace of a session."""
 
     session_id: str
     path: Path
@@ -162,7 +154,6 @@ class Sessions:
         """Open a session; messages of the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; those of the settings by default.
-        :param user_metadata: metadata to find the session by.
         :param deadline: deadline of the operation that the session is opened for.
         """
         settings = self._transport.settings
