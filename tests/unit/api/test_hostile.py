@@ -16,7 +16,6 @@ import pytest
 from tests.unit.api.conftest import NEVER
 from tests.until import until
 from tinkex.api.http import schema
-from tinkex.api.http.concurrency import together
 from tinkex.api.http.transport import Response, join_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
@@ -174,25 +173,6 @@ def test_calls_may_share_one_time_allowance(server, connect):
         time.sleep(0.7)
         with pytest.raises(TimedOut, match="awaiting sampling"):
             sampler.sample([1], deadline=deadline)
-
-
-def test_things_done_together_keep_their_order_and_fail_at_once():
-    def slow(number: int) -> int:
-        time.sleep(0.05 * (3 - number))
-        return number * 2
-
-    assert together(slow, [0, 1, 2]) == [0, 2, 4]
-    assert together(slow, []) == []
-    over = threading.Event()
-
-    def fail(number: int) -> None:
-        if number:
-            raise ValueError(number)
-        over.wait(60)
-
-    with pytest.raises(ValueError, match="1"):
-        together(fail, [0, 1])
-    over.set()
 
 
 LISTING = """

@@ -179,8 +179,6 @@ def ranged(server, body: bytes, tag: str = '"1"'):
 
     def answer(seen):
         headers = {"ETag": tag, "Accept-Ranges": "bytes"}
-        if seen.headers.get("if-none-match") == tag:
-            return server.reply(None, 304, headers)
         if "range" not in seen.headers:
             return server.reply(body, headers=headers)
         first, last = seen.headers["range"].removeprefix("bytes=").split("-")
@@ -192,11 +190,7 @@ def ranged(server, body: bytes, tag: str = '"1"'):
 
 
 def asked(server) -> list[str]:
-    return [
-        seen.headers.get("range", "all")
-        for seen in server.requests(AT)
-        if "if-none-match" not in seen.headers
-    ]
+    return [seen.headers.get("range", "all") for seen in server.requests(AT)]
 
 
 def covered(spans: list[str], size: int) -> int:
@@ -286,7 +280,7 @@ def test_an_archive_killed_at_any_step_is_resumed(pack, stride, server, tmp_path
             if not was_installed:
                 assert left == ["target"]
                 if known:
-                    assert covered(asked(server), len(body)) <= len(body) - known
+                    assert covered(asked(server), len(body)) <= max(1, len(body) - known)
             print(file=process.stdin, flush=True)
             steps += 1
     assert process.returncode == 0
@@ -303,7 +297,8 @@ def test_what_is_extracted_is_not_fetched_again(server, client, target, monkeypa
     server.seen.clear()
     client.checkpoints.download(SAMPLER, target)
     check(target)
-    assert asked(server) == []
+    last = len(tar(FILES)) - 1
+    assert asked(server) == [f"bytes={last}-{last}"]
 
 
 def interrupt(*_):
