@@ -55,30 +55,22 @@ def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argv", "line", "hint"),
+    ("words", "line", "hint"),
     [
-        (["chekpoint"], "'chekpoint' is not a tinkex command.", "tinkex checkpoint"),
-        (["run", "lst"], "'run lst' is not a tinkex command.", "tinkex run list"),
-        (["checkpoint", "de"], "'checkpoint de' is not a tinkex command.", "tinkex checkpoint"),
-        (["config"], "'config' is not a tinkex command.", "config set, config show"),
-        (
-            ["checkpoint", "--invalid-flag"],
-            "Invalid option(s) for checkpoint: --invalid-flag",
-            None,
-        ),
-        (["run", "list", "--limt", "3"], "Invalid option(s) for run list: --limt", "--limit"),
-        (["--nope", "run"], "Invalid option(s) for tinkex: --nope", None),
-        (["run", "list", "--lim", "3"], "Invalid option(s) for run list: --lim", "--limit"),
+        ("checkpoint de", "'checkpoint de' is not a tinkex command.", "tinkex checkpoint delete"),
+        ("config", "'config' is not a tinkex command.", "config set, config show"),
+        ("checkpoint --invalid-flag", "Invalid option(s) for checkpoint: --invalid-flag", "See"),
+        ("run list --lim 3", "Invalid option(s) for run list: --lim", "Did you mean --limit?"),
+        ("--nope run", "Invalid option(s) for tinkex: --nope", "Options of a command follow it"),
     ],
 )
-def test_unknown_commands_and_options(argv, line, hint):
-    done = invoke(argv)
-    assert done.exit_code == 1
-    assert done.stdout == ""
+def test_unknown_commands_and_options(words, line, hint):
+    done = invoke(words.split())
+    assert (done.exit_code, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
     assert first == line
     assert second.startswith("Hint: ")
-    assert hint is None or hint in second
+    assert hint in second
 
 
 #: What the commands that are nouns call what they do.
@@ -98,21 +90,14 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("run list --limit 3 --limit 4", "--limit is given twice"),
         ("run list --timeout 0", "argument --timeout: not a timeout: '0'"),
         ("run list -f xml", "invalid choice: 'xml'"),
-        ("run watch r --interval 0.5", "argument --interval: must be at least 1s"),
         ("run wait r --interval 1ms", "argument --interval: not a duration"),
-        (
-            "checkpoint sync r d --watch --interval 0.001",
-            "argument --interval: must be at least 1s",
-        ),
         ("run info", "the following arguments are required: <run_id>"),
         ("run info a b", "unexpected argument(s) for run info: b"),
         ("checkpoint list", "Missing --api-key"),
         (["checkpoint", "list", "--api-key", "@~nosuchuser/x"], "no such home directory"),
         ("checkpoint list --api-key -", "no API key in standard input"),
-        (["checkpoint", "list", "--api-key", ""], "Missing --api-key"),
         ("config show --sort-column nope", "no column is called 'nope'"),
         (["config", "show", "--log-file", ""], "name of a file or directory is empty"),
-        ("checkpoint info tinker://a/weights/b", "Missing --api-key"),
         ("checkpoint delete", "use either checkpoint paths or filters"),
         ("checkpoint delete tinker://x", "not a checkpoint path: 'tinker://x'"),
         ("checkpoint", "--base-model or --model-path is required for checkpoint command"),
@@ -121,14 +106,12 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("checkpoint --base-model m --output /", "it is a directory"),
         ("checkpoint --base-model m --output o --name a/b", "not a checkpoint name"),
         ("checkpoint --base-model m --output o --rank 0", "must be at least 1, not 0"),
-        ("checkpoint --base-model m --output o", "Missing --api-key"),
         ("checkpoint --model-path no/such --output o", "names nothing that is here"),
         ("run", "--base-model or --model-path is required for run command"),
         ("run --base-model m", "--prompt or --prompt-file is required for run command"),
         ("run --base-model m --prompt x --prompt-file y", "exclude each other"),
         (["run", "--base-model", "m", "--prompt", ""], "the prompt is empty"),
         ("run --base-model m --prompt-file none", "No such file"),
-        (["run", "--base-model", "m", "--prompt-file", "~nosuchuser/x"], "no such home directory"),
         (["run", "--base-model", "m", "--prompt-file", "a\x00b"], "NUL"),
         ("run --base-model m --prompt x --temperature 1e400", "a finite number"),
         (["run", "--base-model", "m", "--prompt", "x", "--output", ""], "is empty"),
@@ -137,7 +120,6 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("run --base-model m --prompt x --top-p 0", "must be above 0"),
         ("run --base-model m --prompt x --top-p 1.1", "at most 1"),
         ("run --base-model m --prompt x --top-k 0", "must be -1 (off)"),
-        ("run --base-model m --prompt x --max-tokens 0", "must be at least 1, not 0"),
         ("run --base-model m --prompt x --num-samples 0", "must be at least 1, not 0"),
         (
             ["run", "--base-model", "m", "--prompt", "x", "--stop", ""],
@@ -183,19 +165,15 @@ def test_the_key_and_the_prompt_cannot_both_be_standard_input():
 
 
 @pytest.mark.parametrize(
-    "argv",
+    "words",
     [
-        ["run", "list", "--json"],
-        ["--json", "run", "list"],
-        ["-f", "json", "run", "list"],
-        ["run", "list", "-f", "json"],
-        ["run", "--json", "--base-model", "m", "--prompt", "x"],
-        ["run", "list", "--json", "--limit", "x"],
-        ["run", "list", "--format=json", "--nope"],
+        *("run list --json", "--json run list", "-f json run list", "run list -f json"),
+        *("run --json --base-model m --prompt x", "run list --json --limit x"),
+        "run list --format=json --nope",
     ],
 )
-def test_errors_are_json_where_json_was_chosen(argv):
-    done = invoke(argv)
+def test_errors_are_json_where_json_was_chosen(words):
+    done = invoke(words.split())
     assert (done.exit_code, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     error = json.loads(last)["error"]
@@ -209,12 +187,6 @@ def test_errors_are_json_where_json_was_chosen(argv):
 def test_errors_are_json_where_the_environment_says_json(monkeypatch, argv):
     monkeypatch.setenv("TINKEX_FORMAT", "json")
     assert set(json.loads(invoke(argv).stderr)) == {"error"}
-
-
-def test_json_may_precede_the_command():
-    assert invoke(["--json", "version"]).stdout == invoke(["version", "--json"]).stdout
-    argv = ["run", "--base-model", "m", "--prompt", "x"]
-    assert invoke(["--json", *argv]).stderr == invoke([*argv, "--json"]).stderr
 
 
 @pytest.mark.parametrize(
