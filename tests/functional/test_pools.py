@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,9 @@ import pytest
 import trustme
 import yaml
 
-from tinkex.settings import PoolOptions, Settings
+from tests.serving import Reply, Request, serving
+from tinkex.plugins import PoolOptions
+from tinkex.settings import Settings
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -23,36 +23,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 KEY = "tml-pools-0123456789abcdef"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Lists one run and counts requests."""
+class Runs:
+    """Lists one run, and counts requests."""
 
-    protocol_version = "HTTP/1.1"
-    seen = 0
+    def __init__(self) -> None:
+        self.seen = 0
 
-    def do_GET(self) -> None:
-        cls = type(self)
-        cls.seen += 1
+    def __call__(self, request: Request) -> Reply:
+        self.seen += 1
         runs = [{"training_run_id": "run-1", "base_model": "m", "model_owner": "me"}]
         cursor = {"offset": 0, "limit": 20, "total_count": 1}
-        return self._answer(200, {"training_runs": runs, "cursor": cursor}, {})
-
-    def _answer(self, status: int, value: Any, headers: dict[str, str]) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        pass  # clients that do not trust it hang up
+        return Reply({"training_runs": runs, "cursor": cursor})
 
 
 @dataclass(frozen=True)
@@ -62,7 +43,7 @@ class Servers:
     directory: Path
     url: str
     strict_url: str
-    handler: type[_Handler]
+    handler: Runs
 
 
 @pytest.fixture(scope="module")
@@ -77,25 +58,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     client.private_key_and_cert_chain_pem.write_to_path(directory / "both.pem")
     stranger.issue_cert("x@example.org").private_key_pem.write_to_path(directory / "other.key")
     (directory / "no.pem").write_text("nothing of the kind\n")
-    handler = type("Handler", (_Handler,), {})
-    running = []
+    contexts = []
     for strict in (False, True):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ours.issue_cert("127.0.0.1").configure_cert(context)
+        contexts.append(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        ours.issue_cert("127.0.0.1").configure_cert(contexts[-1])
         if strict:
-            context.verify_mode = ssl.CERT_REQUIRED
-            ours.configure_trust(context)
-        server = _Quiet(("127.0.0.1", 0), handler)
-        server.socket = context.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        running.append(server)
-    urls = [f"https://127.0.0.1:{server.server_port}" for server in running]
-    yield Servers(directory, *urls, handler)
-    for server in running:
-        server.shutdown()
-        server.server_close()
+            contexts[-1].verify_mode = ssl.CERT_REQUIRED
+            ours.configure_trust(contexts[-1])
+    runs = Runs()
+    with serving(runs, contexts[0]) as url, serving(runs, contexts[1]) as strict_url:
+        yield Servers(directory, url, strict_url, runs)
 
 
 @pytest.fixture
@@ -228,7 +200,7 @@ def invoke_any(run: Callable[..., Any], options: Any, *words: str) -> Any:
 def test_downloads_come_the_same_way(servers, monkeypatch):
     """The storage is another host, which asks for the certificate too."""
     from tinkex.api.http.transport import Transport
-    from tinkex.api.transfer.storage import Storage
+    from tinkex.api.transfer.streams import open_signed
     from tinkex.exceptions import TinkexError
 
     servers.handler.seen = 0
@@ -242,13 +214,13 @@ def test_downloads_come_the_same_way(servers, monkeypatch):
     ):
         settings = Settings(base_url=servers.url, api_key=KEY, pool_options=options, timeout=10.0)
         transport = Transport(settings)
-        with Storage(transport) as storage:
-            if trusted:
-                with storage.open(f"{servers.strict_url}/archive") as body:
-                    assert b"run-1" in body.read()
-            else:
-                with pytest.raises(TinkexError), storage.open(f"{servers.strict_url}/archive"):
-                    pass
+        url = f"{servers.strict_url}/archive"
+        if trusted:
+            with open_signed(transport, url) as body:
+                assert b"run-1" in body.read()
+        else:
+            with pytest.raises(TinkexError), open_signed(transport, url):
+                pass
         transport.close()
     assert servers.handler.seen == 2
 

@@ -101,7 +101,7 @@ class ListCheckpoint(Lister):
 
         :param whole: no filter leaves any out.
         """
-        from tinkex.cli.remembered import KEPT
+        from tinkex.cli.completion import KEPT
 
         if found.note:
             self.status(found.note)
