@@ -24,7 +24,6 @@ from tinkex.options import interval
 if TYPE_CHECKING:
     from tinkex.api import DownloadResult, VerifiedFile
 
-__all__ = ["DownloadCheckpoint", "SyncCheckpoint", "VerifyCheckpoint"]
 
 #: Formats that write every row at once.
 _STREAMED = ("plain", "value", "csv")
