@@ -121,7 +121,7 @@ def test_faults_of_the_command_line(argv, what):
         (["--base-model", "m", "--output", "o", "--name", "a/b"], "not a checkpoint name"),
         (["--base-model", "m", "--output", "o", "--rank", "0"], "must be at least 1, not 0"),
         (["--base-model", "m", "--output", "o"], "Missing --api-key"),
-        (["--model-path", "no/such", "--output", "o"], "names nothing that is here"),
+        (["--model-path", "no/such", "--output", "o"], "does not exist"),
     ],
 )
 def test_faults_of_save(argv, what, tmp_path, monkeypatch):
@@ -139,7 +139,10 @@ def test_faults_of_save(argv, what, tmp_path, monkeypatch):
     [
         ([], "--base-model or --model-path is required for run command"),
         (["--base-model", "m"], "--prompt or --prompt-file is required for run command"),
-        (["--base-model", "m", "--prompt", "x", "--prompt-file", "y"], "exclude each other"),
+        (
+            ["--base-model", "m", "--prompt", "x", "--prompt-file", "y"],
+            "use either --prompt or --prompt-file",
+        ),
         (["--base-model", "m", "--prompt", ""], "the prompt is empty"),
         (["--base-model", "m", "--prompt-file", "none"], "No such file"),
         (["--base-model", "m", "--prompt-file", "~nosuchuser/x"], "no such home directory"),
