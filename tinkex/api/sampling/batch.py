@@ -68,6 +68,8 @@ def _results(
             return SampledRow(index, row, response=sample(row))
         except TinkexError as error:
             return SampledRow(index, row, error=error)
+        finally:
+            limit.release()
 
     most = concurrency or MAX_CONCURRENCY
     try:
@@ -76,7 +78,7 @@ def _results(
             admitted(),
             workers=most,
             window=most * _AHEAD,
-            on_done=lambda _: limit.finished(spells(), time.monotonic()),
+            on_done=lambda _: limit.received(spells(), time.monotonic()),
         )
     finally:
         limit.close()
@@ -97,15 +99,15 @@ class ConcurrencyLimit:
     def __init__(self, fixed: int | None) -> None:
         self.value = fixed or _FIRST
         self._fixed = fixed is not None
-        self._running = 0
+        self._running = self._unread = 0
         self._closed = False
         self._changed = threading.Condition()
         self._spells = 0
         self._before = 0  # the number before the trial of twice as many; 0 if there is none
         self._rate = 0.0
         self._rest_until = 0.0
-        self._count = 0
-        self._since: float | None = None
+        self._count = -self.value  # of finished rows; those before 0 only fill the pipeline
+        self._since = 0.0
 
     def admit(self, rows: Iterable[SampleRow]) -> Iterator[SampleRow]:
         """Yield *rows*, each as soon as there is room for it."""
@@ -123,22 +125,32 @@ class ConcurrencyLimit:
             self._closed = True
             self._changed.notify_all()
 
-    def finished(self, spells: int, now: float) -> None:
-        """Make room after a row is finished, and adapt the number.
+    def release(self) -> None:
+        """Make room after a row was sampled."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
+
+    def received(self, spells: int, now: float) -> None:
+        """Make room after a result was received, and adapt the number.
 
         :param spells: how many times the service has begun to refuse samples.
         :param now: the time, in seconds of a monotonic clock.
         """
         with self._changed:
-            self._running -= 1
+            self._unread -= 1
             if not self._fixed:
                 self._adapt(spells, now)
             self._changed.notify()
 
+    def _has_room(self) -> bool:
+        return self._closed or (self._running < self.value and self._unread < 2 * self.value)
+
     def _wait_for_room(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._running < self.value)
+            self._changed.wait_for(self._has_room)
             self._running += 1
+            self._unread += 1
             return not self._closed
 
     def _adapt(self, spells: int, now: float) -> None:
@@ -146,13 +158,13 @@ class ConcurrencyLimit:
             self._spells = spells
             self._settle(max(1, (self._before or self.value) // 2), now)
             return
-        if self._since is None:
-            self._since = now
         self._count += 1
+        if self._count <= 0:
+            self._since = now
         took = now - self._since
         if self._count >= self.value and took >= _WINDOW:
             self._judge(self._count / took, now)
-            self._count, self._since = 0, now
+            self._count = -self.value
 
     def _judge(self, rate: float, now: float) -> None:
         if self._before and rate < self._rate * _GAIN:
@@ -166,4 +178,4 @@ class ConcurrencyLimit:
     def _settle(self, value: int, now: float) -> None:
         self.value, self._before = value, 0
         self._rest_until = now + _REST
-        self._count, self._since = 0, now
+        self._count = -value
