@@ -144,7 +144,7 @@ fuzz: .venv/.stamp
 
 # Sixty-four clients at once on the local service for a minute; writes their waits.
 test-load: .venv/.stamp
-	@$(CACHE) $(VENV) tests/load/serve.py --write doc/source/explanation/load.csv
+	@$(CACHE) $(VENV) benchmarks/serve_load.py --write doc/source/explanation/load.csv
 
 # Every command that writes, killed and interrupted at random moments; writes how often.
 KILLS ?= 200

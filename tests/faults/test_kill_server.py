@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.serve import KEY, MODEL, Client, listed
+from benchmarks.serve_load import KEY, MODEL, Client, listed
 
 pytestmark = pytest.mark.kills
 PROGRAM = Path(sys.executable).parent / "tinkex"

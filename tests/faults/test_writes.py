@@ -8,12 +8,10 @@ each file that a command writes, and then mounted read-only.
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import tinkex_local
 from tests.faults import table
 from tests.faults.writes import WRITERS, Spot, Writer
 from tests.functional.conftest import KEY
+from tests.serving import Reply, Request, serving
 from tinkex.testing import Invocation
 
 MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
@@ -110,19 +109,11 @@ def powerless() -> Iterator[Elsewhere]:
     process.close()
 
 
-class _Traces(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        url = f"http://127.0.0.1:{self.server.server_address[1]}/trace"
-        body = b"perfetto" * 5000
-        if "/api/" in self.path:
-            body = json.dumps({"status": "ready", "url": url}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def trace(request: Request) -> Reply:
+    if "/api/" in request.path:
+        url = f"http://{request.headers['host']}/trace"
+        return Reply({"status": "ready", "url": url})
+    return Reply(b"perfetto" * 5000)
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +122,9 @@ def place(service, tmp_path_factory, elsewhere) -> Iterator[Place]:
     spot = Spot(tmp_path_factory.mktemp("before")).make(saver := WRITERS["checkpoint"])
     done = elsewhere(saver, spot, Place({"service": service.url}, ""), again=False)
     assert done.exit_code == 0, done
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Traces)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = {"service": service.url, "traces": f"http://127.0.0.1:{server.server_address[1]}"}
-    yield Place(urls, json.loads(spot.text("work/saved.json"))["weights_path"])
-    server.shutdown()
-    server.server_close()
+    with serving(trace) as url:
+        urls = {"service": service.url, "traces": url}
+        yield Place(urls, json.loads(spot.text("work/saved.json"))["weights_path"])
 
 
 # ------------------------------------------------------------------ what came of it

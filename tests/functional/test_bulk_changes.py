@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests.functional.conftest import Program
 from tests.functional.test_interactive import Terminal
+from tests.serving import Reply, Request, serving
 from tests.until import until
 
 PATHS = [f"tinker://run-{number}:train:0/weights/final" for number in range(500)]
@@ -38,51 +36,22 @@ class Slow:
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
-        slow = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle(self) -> None:
-                with contextlib.suppress(ConnectionError):  # the program may have ended meanwhile
-                    super().handle()
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                time.sleep(0.1)
-                run = self.path.split("/")[4]
-                refused = "7:" in run
-                if not refused:
-                    slow.changed.add(f"tinker://{run}/weights/final")
-                self.send_response(403 if refused else 200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            do_DELETE = do_PUT = do_POST
-
-            def log_message(self, *args: object) -> None:
-                """Stay silent."""
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128  # changes are made side by side
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    def answer(self, request: Request) -> Reply:
+        time.sleep(0.1)
+        run = request.path.split("/")[4]
+        if "7:" in run:
+            return Reply({}, 403)
+        self.changed.add(f"tinker://{run}/weights/final")
+        return Reply({})
 
 
 @pytest.fixture
 def slow(tinkex: Program) -> Iterator[Slow]:
     slow = Slow()
-    thread = threading.Thread(target=slow.server.serve_forever, args=(0.02,))
-    thread.start()
-    tinkex.environment |= {"TINKER_BASE_URL": slow.url, "TINKER_API_KEY": "tml-bulk-changes"}
-    yield slow
-    slow.server.shutdown()
-    slow.server.server_close()
-    thread.join()
+    with serving(slow.answer) as url:
+        tinkex.environment |= {"TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-bulk-changes"}
+        yield slow
 
 
 @pytest.mark.parametrize(

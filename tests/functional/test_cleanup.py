@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ import threading
 import pytest
 
 from tests.functional.conftest import KEY, MODEL
+from tests.serving import Reply, Request, serving
 from tinkex.api import ServiceClient
 from tinkex.settings import Settings
 
@@ -394,32 +396,14 @@ def test_watch_survives_a_lost_connection_and_tells_of_corruption(program, serve
 @pytest.fixture
 def server_that_breaks():
     """A service that answers, fails, and then has a corrupted run."""
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    polls = itertools.count(1)
 
-    looks = [0]
+    def answer(request: Request) -> Reply:
+        if request.path.endswith("/checkpoints"):
+            return Reply({"checkpoints": []})
+        poll = next(polls)
+        run = {"training_run_id": "r", "base_model": "m", "corrupted": poll > 3}
+        return Reply(run, 500 if poll == 3 else 200, {"X-Should-Retry": "false"})
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body: object = {"checkpoints": []}
-            status = 200
-            if not self.path.endswith("/checkpoints"):
-                looks[0] += 1
-                body = {"training_run_id": "r", "base_model": "m", "corrupted": looks[0] > 3}
-                status = 500 if looks[0] == 3 else 200
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("X-Should-Retry", "false")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(answer) as url:
+        yield url

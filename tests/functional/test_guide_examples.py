@@ -6,14 +6,12 @@ stand-in for where it is not.
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.serving import Reply, serving
 from tinkex import __version__
 from tinkex.api import ServiceClient
 
@@ -369,28 +368,9 @@ def test_a_mistake_is_told_in_the_guides_words(tinkex, tmp_path, words: list[str
     assert not (tmp_path / "c.json").exists()
 
 
-class _Failing(http.server.BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.send_response(500)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_GET = do_POST
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 def test_a_failing_server_is_told_in_the_guides_words(tinkex):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            done = sample(tinkex, url)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(lambda _: Reply(status=500)) as url:
+        done = sample(tinkex, url)
 
     assert done.stdout == ""
     assert done.stderr.splitlines()[1].startswith(

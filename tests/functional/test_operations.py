@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from tests.serving import Reply, serving
 from tinkex.testing import invoke, local_service
 
 MODEL = "tinkex/baker-street-2M"
@@ -133,39 +134,10 @@ def test_raw_requests(served, saved):
     assert "Unknown checkpoint" in served(f"api DELETE {where}", code=1).stderr
 
 
-def test_bytes_come_as_they_are(service, tinkex, tmp_path):
-    import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
+def test_bytes_come_as_they_are(tinkex, tmp_path):
     content = bytes(range(256))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/octet-stream")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        import os
-        import subprocess
-
-        with (tmp_path / "out").open("wb") as out:
-            url = f"http://127.0.0.1:{server.server_port}"
-            subprocess.run(
-                [tinkex.path, "api", "GET", "x", "--base-url", url, "--api-key", "k"],
-                stdout=out,
-                check=True,
-                timeout=60,
-                env={**os.environ, **tinkex.environment},
-            )
-        thread.join(10)
+    with serving(lambda _: Reply(content)) as url, (tmp_path / "out").open("wb") as out:
+        tinkex.process(f"api GET x --base-url {url} --api-key k", stdout=out)
     assert (tmp_path / "out").read_bytes() == content
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,9 @@ import pytest
 import trustme
 import yaml
 
-from tinkex.settings import PoolOptions, Settings
+from tests.serving import Reply, Request, serving
+from tinkex.plugins import PoolOptions
+from tinkex.settings import Settings
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -23,40 +23,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 KEY = "tml-pools-0123456789abcdef"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Lists one run, hands out the address of its archive; counts failures to come."""
+class Runs:
+    """Lists one run, and counts requests."""
 
-    protocol_version = "HTTP/1.1"
-    failures = 0
-    seen = 0
+    def __init__(self) -> None:
+        self.seen = 0
 
-    def do_GET(self) -> None:
-        cls = type(self)
-        cls.seen += 1
-        if cls.failures:
-            cls.failures -= 1
-            return self._answer(503, {"detail": "busy"}, {"Retry-After": "0"})
+    def __call__(self, request: Request) -> Reply:
+        self.seen += 1
         runs = [{"training_run_id": "run-1", "base_model": "m", "model_owner": "me"}]
         cursor = {"offset": 0, "limit": 20, "total_count": 1}
-        return self._answer(200, {"training_runs": runs, "cursor": cursor}, {})
-
-    def _answer(self, status: int, value: Any, headers: dict[str, str]) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        pass  # clients that do not trust it hang up
+        return Reply({"training_runs": runs, "cursor": cursor})
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class Servers:
     directory: Path
     url: str
     strict_url: str
-    handler: type[_Handler]
+    handler: Runs
 
 
 @pytest.fixture(scope="module")
@@ -81,31 +58,22 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     client.private_key_and_cert_chain_pem.write_to_path(directory / "both.pem")
     stranger.issue_cert("x@example.org").private_key_pem.write_to_path(directory / "other.key")
     (directory / "no.pem").write_text("nothing of the kind\n")
-    handler = type("Handler", (_Handler,), {})
-    running = []
+    contexts = []
     for strict in (False, True):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ours.issue_cert("127.0.0.1").configure_cert(context)
+        contexts.append(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        ours.issue_cert("127.0.0.1").configure_cert(contexts[-1])
         if strict:
-            context.verify_mode = ssl.CERT_REQUIRED
-            ours.configure_trust(context)
-        server = _Quiet(("127.0.0.1", 0), handler)
-        server.socket = context.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        running.append(server)
-    urls = [f"https://127.0.0.1:{server.server_port}" for server in running]
-    yield Servers(directory, *urls, handler)
-    for server in running:
-        server.shutdown()
-        server.server_close()
+            contexts[-1].verify_mode = ssl.CERT_REQUIRED
+            ours.configure_trust(contexts[-1])
+    runs = Runs()
+    with serving(runs, contexts[0]) as url, serving(runs, contexts[1]) as strict_url:
+        yield Servers(directory, url, strict_url, runs)
 
 
 @pytest.fixture
 def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that lists runs with one pool, ``office``, of the given options."""
-    servers.handler.failures = servers.handler.seen = 0
+    servers.handler.seen = 0
     path = tmp_path / "config.yaml"
     monkeypatch.setenv("TINKEX_CONFIG", str(path))
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
@@ -124,7 +92,7 @@ def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def test_an_authority_of_ones_own(run, servers):
-    options = {"ca_bundle": str(servers.directory / "ca.pem"), "size": 2}
+    options = {"ca_bundle": str(servers.directory / "ca.pem")}
     done = run(options)
     assert json.loads(done.stdout)[0]["training_run_id"] == "run-1"
     assert done.stderr == ""
@@ -176,13 +144,6 @@ def test_the_official_service_by_default_is_never_without_checks(run, monkeypatc
     assert "certificate checks stay on for the official service" in done.stderr
 
 
-@pytest.mark.parametrize(("retries", "code", "asked"), [(0, 1, 1), (1, 1, 2), (2, 0, 3)])
-def test_retries(run, servers, retries, code, asked):
-    servers.handler.failures = 2
-    run({"ca_bundle": str(servers.directory / "ca.pem"), "retries": retries}, code=code)
-    assert servers.handler.seen == asked
-
-
 @pytest.mark.parametrize(
     ("options", "what"),
     [
@@ -204,13 +165,12 @@ def test_files_that_cannot_be_used(run, servers, options, what):
 def test_show_tells_options_and_where_from(run, servers):
     authority = str(servers.directory / "ca.pem")
     words = ("config", "show", "-f", "json", "--http-pool", "office")
-    done = run({"ca_bundle": authority, "retries": 9}, *words)
+    done = run({"ca_bundle": authority}, *words)
     found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(done.stdout)}
     assert found["http_pool"] == ("office", "--http-pool")
     assert found["http_pool.driver"] == ("default", "http_pools.office")
-    assert found["http_pool.retries"] == (9, "http_pools.office")
     assert found["http_pool.ca_bundle"] == (authority, "http_pools.office")
-    assert found["http_pool.size"] == (256, "default")
+    assert found["http_pool.insecure"] == (False, "default")
 
 
 def test_curl_says_the_same(run, servers):
@@ -240,10 +200,10 @@ def invoke_any(run: Callable[..., Any], options: Any, *words: str) -> Any:
 def test_downloads_come_the_same_way(servers, monkeypatch):
     """The storage is another host, which asks for the certificate too."""
     from tinkex.api.http.transport import Transport
-    from tinkex.api.transfer.storage import Storage
+    from tinkex.api.transfer.streams import open_signed
     from tinkex.exceptions import TinkexError
 
-    servers.handler.failures = servers.handler.seen = 0
+    servers.handler.seen = 0
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     authority, both = (str(servers.directory / name) for name in ("ca.pem", "both.pem"))
     for options, trusted in (
@@ -254,25 +214,14 @@ def test_downloads_come_the_same_way(servers, monkeypatch):
     ):
         settings = Settings(base_url=servers.url, api_key=KEY, pool_options=options, timeout=10.0)
         transport = Transport(settings)
-        with Storage(transport) as storage:
-            if trusted:
-                with storage.open(f"{servers.strict_url}/archive") as body:
-                    assert b"run-1" in body.read()
-            else:
-                with pytest.raises(TinkexError), storage.open(f"{servers.strict_url}/archive"):
-                    pass
+        url = f"{servers.strict_url}/archive"
+        if trusted:
+            with open_signed(transport, url) as body:
+                assert b"run-1" in body.read()
+        else:
+            with pytest.raises(TinkexError), open_signed(transport, url):
+                pass
         transport.close()
-    assert servers.handler.seen == 2
-    servers.handler.failures, servers.handler.seen = 2, 0
-    options = PoolOptions(ca_bundle=authority, client_cert=both, retries=1)
-    transport = Transport(Settings(base_url=servers.url, api_key=KEY, pool_options=options))
-    with (
-        Storage(transport) as storage,
-        pytest.raises(TinkexError, match="refused the download"),
-        storage.open(f"{servers.strict_url}/archive"),
-    ):
-        pass
-    transport.close()
     assert servers.handler.seen == 2
 
 
@@ -286,7 +235,9 @@ def test_completion_offers_the_names(run, monkeypatch):
 def test_a_profile_shows_the_options_of_its_pool(tmp_path, monkeypatch):
     path = tmp_path / "config.yaml"
     monkeypatch.setenv("TINKEX_CONFIG", str(path))
-    path.write_text("http_pools: {office: {size: 8}}\nprofiles: {p: {http_pool: office}, q: {}}\n")
+    path.write_text(
+        "http_pools: {office: {insecure: true}}\nprofiles: {p: {http_pool: office}, q: {}}\n"
+    )
     rows = {row["name"]: row for row in invoke(["profile", "list", "-f", "json"]).rows}
-    assert rows["p"]["http_pool_options"] == {"size": 8}
+    assert rows["p"]["http_pool_options"] == {"insecure": True}
     assert rows["q"]["http_pool_options"] is None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinkex.api.client import ServiceClient
     from tinkex.api.http.pagination import Page
-    from tinkex.api.http.waits import Wait
+    from tinkex.api.http.retry import Wait
     from tinkex.api.paths import TinkerPath
     from tinkex.api.resources.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.resources.billing import Billing, Usage, UsageEvent
@@ -121,7 +121,7 @@ _HOME = {
     "Usage": "resources.billing",
     "UsageEvent": "resources.billing",
     "VerifiedFile": "transfer.verify",
-    "Wait": "http.waits",
+    "Wait": "http.retry",
     "load_tokenizer": "sampling.tokenizer",
     "verify": "transfer.verify",
 }

@@ -101,7 +101,7 @@ class Sample(Lister):
         )
         return parser
 
-    def _add_json_option(self, group: Any) -> None:
+    def add_json_option(self, group: Any) -> None:
         group.add_argument(
             "--json",
             action="store_true",
@@ -326,7 +326,7 @@ class ListRun(Lister):
 
         :param is_whole: only the limit leaves out runs.
         """
-        from tinkex.cli.remembered import KEPT
+        from tinkex.cli.completion import KEPT
 
         latest: list[str] = []
         models: dict[str, None] = {}

@@ -203,7 +203,7 @@ class Official(Account):
 
     def result(self, operation: Operation, seen: Seen) -> Reply:
         if operation.kind == "Sample" and PROTOBUF in seen.headers["accept"]:
-            return Reply(sample_message(operation.result), content_type=PROTOBUF)
+            return Reply(sample_message(operation.result), headers={"Content-Type": PROTOBUF})
         return Reply(operation.result)
 
 

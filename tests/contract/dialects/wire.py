@@ -7,32 +7,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-JSON = "application/json"
+from tests.serving import Reply, Request, serving
+
 Handler = Callable[..., Any]
-
-
-@dataclass
-class Reply:
-    """An answer: JSON, unless the body is bytes or text already; ``None`` is an empty body."""
-
-    body: Any = None
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content_type: str | None = None
-
-    def encoded(self) -> tuple[bytes, str]:
-        if self.body is None:
-            return b"", self.content_type or ""
-        if isinstance(self.body, bytes):
-            return self.body, self.content_type or "application/octet-stream"
-        if isinstance(self.body, str):
-            return self.body.encode(), self.content_type or "text/plain; charset=utf-8"
-        return json.dumps(self.body).encode(), self.content_type or JSON
 
 
 class Refusal(Exception):
@@ -151,46 +132,11 @@ class Scripted:
 def listening(dialect: Scripted) -> Iterator[str]:
     """Let *dialect* answer on a loopback port for as long as the block runs; yields its URL."""
 
-    class Http(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
+    def answer(request: Request) -> Reply:
+        path = request.path.removeprefix(f"{dialect.base}/api/v1/")
+        seen = Seen(request.method, path, request.query, request.headers, request.body)
+        return dialect.answer(seen)
 
-        def _serve(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = urlsplit(self.path)
-            path = parts.path.removeprefix(f"{dialect.base}/api/v1/")
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            query = dict(parse_qsl(parts.query))
-            reply = dialect.answer(Seen(self.command, path, query, headers, raw))
-            body, kind = reply.encoded()
-            self.send_response(reply.status)
-            for name, value in {"Content-Type": kind, **reply.headers}.items():
-                if value:
-                    self.send_header(name, value)
-            if reply.status != 204:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(b"" if reply.status == 204 else body)
-            self.wfile.flush()
-
-        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass
-
-    server = Quiet(("127.0.0.1", 0), Http)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    dialect.url = f"http://127.0.0.1:{server.server_port}{dialect.base}"
-    try:
+    with serving(answer) as url:
+        dialect.url = f"{url}{dialect.base}"
         yield dialect.url
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

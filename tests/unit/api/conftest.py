@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from tests import serving
 from tinkex.api import ServiceClient, Wait
 from tinkex.settings import Settings
 
@@ -27,30 +27,18 @@ NEVER = 10_000.0
 
 
 @dataclass
-class Reply:
+class Reply(serving.Reply):
     """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset.
 
     :ivar delay: seconds before it; :data:`NEVER` is the end of the test.
     :ivar linger: seconds after each piece of the body.
     """
 
-    body: Any = None
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     delay: float = 0.0
     reset: bool = False
     linger: float = 0.0
     pieces: int = 1
-
-    def encoded(self) -> tuple[bytes, str]:
-        if isinstance(self.body, bytes):
-            return self.body, "application/octet-stream"
-        if isinstance(self.body, str):
-            return self.body.encode(), "text/plain"
-        return (
-            (b"", "") if self.body is None else (json.dumps(self.body).encode(), "application/json")
-        )
 
 
 @dataclass
@@ -59,8 +47,8 @@ class Seen:
 
     method: str
     path: str
-    query: dict[str, str]
-    headers: dict[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
     body: Any
     at: float
     port: int
@@ -79,43 +67,8 @@ class Server:
         self.script: dict[tuple[str, str], list[Reply | Script]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                parts = urlsplit(self.path)
-                seen = Seen(
-                    self.command,
-                    parts.path.removeprefix("/api/v1/"),
-                    dict(parse_qsl(parts.query)),
-                    {k.lower(): v for k, v in self.headers.items()},
-                    json.loads(body) if body else None,
-                    time.monotonic(),
-                    self.client_address[1],
-                )
-                server.answer(seen, self)
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128  # the default of 5 lets clients wait that connect at once
-
-            def handle_error(self, *args: object) -> None:
-                pass
-
-        self._http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
+        self._open = contextlib.ExitStack()
+        self.url = self._open.enter_context(serving.serving(self._answer))
 
     def on(self, method: str, path: str, *replies: Reply | Script | Any) -> None:
         known = [r if isinstance(r, Reply) or callable(r) else Reply(r) for r in replies]
@@ -124,46 +77,42 @@ class Server:
     def requests(self, path: str, method: str | None = None) -> list[Seen]:
         return [s for s in self.seen if s.path == path and method in (None, s.method)]
 
-    def answer(self, seen: Seen, handler: BaseHTTPRequestHandler) -> None:
+    def _answer(self, request: serving.Request) -> None:
+        seen = Seen(
+            request.method,
+            request.path.removeprefix("/api/v1/"),
+            request.query,
+            request.headers,
+            request.json,
+            time.monotonic(),
+            request.handler.client_address[1],
+        )
         with self._lock:
             self.seen.append(seen)
             replies = self.script.get((seen.method, seen.path))
             found: Reply | Script = Reply({"detail": "Not Found"}, 404)
             if replies:
                 found = replies.pop(0) if len(replies) > 1 else replies[0]
-        reply = found if isinstance(found, Reply) else found(seen)
+        self._send(found if isinstance(found, Reply) else found(seen), request.handler)
+
+    def _send(self, reply: Reply, handler: BaseHTTPRequestHandler) -> None:
         self._closing.wait(reply.delay)
         if reply.reset:
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             handler.connection.close()
-            handler.close_connection = True
-            return
-        if reply.raw is not None:
-            handler.wfile.write(reply.raw)
-            handler.wfile.flush()
-            self._closing.wait(reply.linger)
-            handler.close_connection = True
-            return
-        body, kind = reply.encoded()
-        handler.send_response(reply.status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)), **reply.headers}
-        for name, value in headers.items():
-            if value:
-                handler.send_header(name, value)
-        handler.end_headers()
-        body = b"" if seen.method == "HEAD" else body
+        body = reply.send(handler) if reply.raw is None and not reply.reset else reply.raw or b""
         step = -(-len(body) // reply.pieces) or 1
-        for start in range(0, len(body), step):
+        for start in range(0, 0 if reply.reset else len(body), step):
             handler.wfile.write(body[start : start + step])
             handler.wfile.flush()
             self._closing.wait(reply.linger)
+        if reply.reset or reply.raw is not None:
+            handler.close_connection = True
 
     def close(self) -> None:
         self._closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        self._open.close()
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +176,7 @@ def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClie
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let every pause pass at once, and return how long each was meant to be."""
     naps: list[float] = []
-    from tinkex.api.http import waiting
+    from tinkex.api.http import retry
 
     class Clock:
         offset = 0.0
@@ -239,5 +188,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         def monotonic(self) -> float:
             return time.monotonic() + Clock.offset
 
-    monkeypatch.setattr(waiting, "time", Clock())
+        def time(self) -> float:
+            return time.time() + Clock.offset
+
+    monkeypatch.setattr(retry, "time", Clock())
     return naps

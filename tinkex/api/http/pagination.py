@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
 from typing import Any, Generic, TypeVar
 
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.exceptions import UsageError
 
 T = TypeVar("T")
@@ -182,7 +182,7 @@ def walk(
 
     def fetch(size: int, start: int) -> tuple[list[T], int | None]:
         params = {**request.params, "limit": size, "offset": start}
-        data = transport.call(request.but(params=params), deadline).object()
+        data = transport.call(dataclasses.replace(request, params=params), deadline).object()
         return [read(item) for item in schema.items(data, request.path)], total_count(data)
 
     return Walk(fetch, limit, offset, page_size, key)

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinkex.api.http import schema
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 
 
 @dataclass(frozen=True)
 class Model:
     """A base model.
 
-    :ivar model_name: its name.
     :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
     :ivar trainable: whether it can be trained, if reported.
     :ivar sampleable: whether it can be sampled from, if reported.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.pagination import total_count
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.exceptions import InvalidResponse, UsageError
 
 #: Characters of a path that are not percent-encoded.
@@ -110,7 +109,7 @@ def _by_offset(transport: Transport, call: Request, deadline: Deadline) -> Itera
     before: list[Any] = []
     while True:
         params = {**call.params, "limit": size, "offset": offset}
-        answer = transport.call(call.but(params=params), deadline)
+        answer = transport.call(dataclasses.replace(call, params=params), deadline)
         page = answer.object()
         found = page[_list_in(page)]
         if found and found == before:
@@ -127,7 +126,7 @@ def _by_cursor(transport: Transport, call: Request, deadline: Deadline) -> Itera
     """Yield the pages of a search that returns a cursor for its next page."""
     body = dict(call.body or {})
     while True:
-        answer = transport.call(call.but(body=body), deadline)
+        answer = transport.call(dataclasses.replace(call, body=body), deadline)
         yield answer
         cursor = answer.object().get("next_cursor")
         if not cursor or cursor == body.get("cursor"):

@@ -8,11 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import run_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
@@ -26,16 +24,11 @@ _PAGE_SIZE = 100
 class TrainingRun:
     """A training run.
 
-    :ivar training_run_id: its id, opaque.
-    :ivar base_model: name of the base model.
     :ivar model_owner: its owner, in the service's words; may be empty.
     :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
-    :ivar lora_rank: rank of the adapter.
     :ivar corrupted: whether it cannot be continued.
-    :ivar last_request_time: time of the last request, UTC.
+    :ivar last_request_time: UTC.
     :ivar last_checkpoint: its newest training checkpoint.
-    :ivar last_sampler_checkpoint: its newest sampler checkpoint.
-    :ivar user_metadata: metadata attached by its creator.
     """
 
     training_run_id: str

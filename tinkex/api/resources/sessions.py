@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import PROTOCOL_VERSION, Request, Response, Transport
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
     LocalError,
@@ -54,10 +53,7 @@ Outcome = Literal["success", "errored", "interrupted"]
 
 
 class Session:
-    """An open session of the service; a thread sends its heartbeats until :meth:`finish`.
-
-    :ivar session_id: the service's id.
-    """
+    """An open session of the service; a thread sends its heartbeats until :meth:`finish`."""
 
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.session_id = session_id
@@ -108,21 +104,20 @@ class Session:
             known.missing(FINISH)
 
     def _beat(self) -> None:
-        failing_since: Deadline | None = None
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
+        last = time.monotonic()
         while not self._finished.wait(HEARTBEAT):
             answer = self._send(request, _HEARTBEAT_TIMEOUT)
             if answer is not None and answer.status == 410:
                 return  # the service has closed the session
             if answer is not None and answer.ok:
-                failing_since = None
-                continue
-            failing_since = failing_since or self._transport.deadline("heartbeats", _WORRY)
-            if failing_since.elapsed > _WORRY:
+                last = time.monotonic()
+            elif time.monotonic() - last > _WORRY:
                 # Whatever the listener raises, the session must stay alive.
                 with suppress(Exception):
-                    failing_since.tell(note="the service has not answered for two minutes")
-                failing_since = None
+                    deadline = self._transport.deadline("heartbeats", _WORRY)
+                    deadline.report(note="the service has not answered for two minutes")
+                last = time.monotonic()
 
     def _send(self, request: Request, seconds: float) -> Response | None:
         """Send *request* once and return the response, or ``None`` without one."""
@@ -134,12 +129,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace that was downloaded.
-
-    :ivar session_id: the session it is of.
-    :ivar path: the file.
-    :ivar size_bytes: its length.
-    """
+    """A downloaded trace of a session."""
 
     session_id: str
     path: Path
@@ -164,7 +154,6 @@ class Sessions:
         """Open a session; messages of the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; those of the settings by default.
-        :param user_metadata: metadata to find the session by.
         :param deadline: deadline of the operation that the session is opened for.
         """
         settings = self._transport.settings
@@ -180,7 +169,7 @@ class Sessions:
         for name in ("info_message", "warning_message", "error_message"):
             message = answer.get(name)
             if message and isinstance(message, str):
-                deadline.tell(note=message)
+                deadline.report(note=message)
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
             self._open = [known for known in self._open if not known.is_over]
@@ -274,7 +263,7 @@ class Sessions:
         :raises tinkex.exceptions.OperationFailed: the service could not build it.
         :raises tinkex.exceptions.TimedOut: it is not ready in time.
         """
-        from tinkex.api.http.addresses import joined
+        from tinkex.api.http.transport import join_url
 
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
@@ -284,7 +273,7 @@ class Sessions:
             data = self._call(request, deadline).object()
             status = schema.optional_text(data, "status")
             if status == "ready":
-                return joined("", schema.text(data, "url"))
+                return join_url("", schema.text(data, "url"))
             if status == "failed":
                 why = schema.optional_text(data, "error") or "the service does not say why"
                 raise OperationFailed(f"the trace could not be built: {why}")

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinkex.api.http import futures, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import CREATE_BY_LOADING
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, outcome_of
@@ -28,10 +26,7 @@ _WANTS_MODEL = "model_id"
 class LoraConfig:
     """The shape of the adapter to train.
 
-    :ivar rank: rank of the low-rank matrices.
     :ivar seed: makes the initial values reproducible.
-    :ivar train_mlp: adapt the feed-forward layers.
-    :ivar train_attn: adapt the attention layers.
     :ivar train_unembed: adapt the output layer.
     """
 
@@ -63,12 +58,7 @@ def shape_of(lineage: Lineage) -> LoraConfig:
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """A checkpoint just saved.
-
-    :ivar model_id: the model it was saved from.
-    :ivar path: its ``tinker://`` path in full form.
-    :ivar response: the service's response as received.
-    """
+    """A checkpoint just saved; *response* is the service's response as received."""
 
     model_id: str
     path: str

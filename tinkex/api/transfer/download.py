@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.addresses import joined
 from tinkex.api.http.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.retry import LONGEST_WAIT, retry_after
-from tinkex.api.http.transport import NoResponse, Transport
+from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
+from tinkex.api.http.transport import Request, Transport, join_url
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
 from tinkex.api.transfer import archive, manifest
 from tinkex.api.transfer.manifest import ManifestFile
@@ -34,18 +32,20 @@ from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     APIError,
     BadRequest,
+    ConnectionFailed,
     Forbidden,
     InvalidResponse,
     LocalError,
     NotFound,
     NotOffered,
+    TimedOut,
     TinkexError,
     UsageError,
 )
 
 if TYPE_CHECKING:
-    from tinkex.api.http.answers import Response
-    from tinkex.api.http.waiting import Deadline
+    from tinkex.api.http.retry import Deadline
+    from tinkex.api.http.transport import Response
     from tinkex.api.resources.sessions import Sessions
 
 #: Checkpoints, and files of each, that are fetched at the same time.
@@ -229,16 +229,16 @@ class _Download:
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
         request = Request("GET", path, what="archives", repeatable=False)
-        retrying = transport.retrying("GET", repeatable=True)
+        retrying = Retrying(repeatable=True)
         while True:
             try:
                 response = transport.once(request, deadline)
-            except NoResponse as failure:
-                retrying.pause_after(failure.original, failure.error, deadline)
+            except (ConnectionFailed, TimedOut) as error:
+                retrying.pause_after(error, deadline)
                 continue
             if response.status not in _NOT_READY:
                 return self._location(response, path)
-            asked = retry_after(response)
+            asked = retry_after(response.headers)
             wait = asked if asked is not None and asked <= LONGEST_WAIT else interval
             if not deadline.allows(wait):
                 raise transport.refusal(response)
@@ -248,10 +248,10 @@ class _Download:
     def _location(self, response: Response, path: str) -> str:
         base = self._transport.url(path)
         if 300 <= response.status < 400 and response.headers.get("location"):
-            return joined(base, response.headers["location"])
+            return join_url(base, response.headers["location"])
         if not response.ok:
             raise self._transport.refusal(response, "archives")
-        return joined(base, schema.text(response.object(), "url"))
+        return join_url(base, schema.text(response.object(), "url"))
 
     # A directory ----------------------------------------------------------------------------
 
@@ -430,7 +430,7 @@ def _make_copy(
 ) -> TinkerPath:
     from tinkex.api.resources import training
 
-    metadata = {"created_by": "tinkex checkpoint download"}
+    metadata = {"created_by": "tinkex"}
     try:
         client = training.create_by_loading(
             transport, session, path, deadline, user_metadata=metadata

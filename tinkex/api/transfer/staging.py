@@ -42,7 +42,7 @@ from tinkex.exceptions import (
     TargetInUse,
     TinkexError,
 )
-from tinkex.files import acquire_lock, is_private
+from tinkex.files import acquire_lock, why_not_private
 
 #: Prefix of the directory's name; a digest of the checkpoint and the target follows.
 PREFIX = ".tinkex-download-"
@@ -436,7 +436,7 @@ def _trusted(
         is_made = home.make(name, 0o700)
         try:
             root = home.enter(name)
-            reason = _why_not_private(root)
+            reason = why_not_private(os.fstat(root.fileno()))
             if reason is not None and not is_made:
                 root.close()
                 root, name = _another(home, name, where, reason)
@@ -464,19 +464,11 @@ def _another(home: Directory, name: str, where: Path, reason: str) -> tuple[Dire
     name = f"{name}-{secrets.token_hex(6)}"
     home.make(name, 0o700)
     root = home.enter(name)
-    if _why_not_private(root) is not None:
+    if why_not_private(os.fstat(root.fileno())) is not None:
         return root, name
     root.close()
     home.remove_empty(name)
     raise _refused(where, reason)
-
-
-def _why_not_private(root: Directory) -> str | None:
-    found = os.fstat(root.fileno())
-    if is_private(found):
-        return None
-    is_ours = found.st_uid == os.geteuid()
-    return "it is open to other users" if is_ours else "it belongs to another user"
 
 
 def _check_content(root: Directory, where: Path) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tinkex.api.http import errors
-from tinkex.api.transfer._shim import CONNECT_TIMEOUT, Response, Retrying, join_url, open_, read_
+from tinkex.api.http.retry import Retrying
+from tinkex.api.http.transport import CONNECT_TIMEOUT, join_url
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -29,7 +30,7 @@ from tinkex.plugins import HttpResponse, Timeouts
 
 if TYPE_CHECKING:
     from tinkex.api.http.retry import Deadline
-    from tinkex.api.http.transport import Transport
+    from tinkex.api.http.transport import Response, Transport
 
 #: Maximum number of bytes read at a time; a killed program loses no more than that.
 BLOCK = 256 * 1024
@@ -57,14 +58,12 @@ class Span:
     :ivar end: the byte after the last one, or ``None`` for all of the rest.
     :ivar tag: only of the version with this :attr:`BodyReader.tag`.
     :ivar total: only of a file of this size, if given.
-    :ivar unless: nothing, if the file still has this tag.
     """
 
     start: int = 0
     end: int | None = None
     tag: str | None = None
     total: int | None = None
-    unless: str | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the request headers for it (RFC 9110, 13.1 and 14.2)."""
@@ -74,9 +73,6 @@ class Span:
             headers["Range"] = f"bytes={self.start}-{last}"
             if self.tag:
                 headers["If-Range"] = self.tag
-        if self.unless:
-            is_tag = self.unless.startswith('"')
-            headers["If-None-Match" if is_tag else "If-Modified-Since"] = self.unless
         return headers
 
 
@@ -102,10 +98,10 @@ def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[
         try:
             seconds = deadline.remaining()
             timeouts = Timeouts(min(CONNECT_TIMEOUT, seconds), seconds)
-            response = open_(transport, url, span.headers(), timeouts)
+            response = transport.open(url, span.headers(), timeouts)
             refusal = None
             if response.status not in expected:
-                refusal = read_(transport, response, deadline)
+                refusal = transport.read(response, deadline)
         except (ConnectionFailed, TimedOut) as error:
             retrying.pause_after(error, deadline)
             continue

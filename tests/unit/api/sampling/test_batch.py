@@ -10,7 +10,7 @@ import pytest
 from tests.unit.api.conftest import NEVER, Reply
 from tests.until import until
 from tinkex.api import SampleRow, SamplingParams
-from tinkex.api.http import waiting
+from tinkex.api.http import retry
 from tinkex.api.sampling import client as client_module
 from tinkex.api.sampling.batch import MAX_CONCURRENCY, ConcurrencyLimit
 from tinkex.exceptions import OperationFailed, UsageError
@@ -151,10 +151,10 @@ def test_closing_does_not_wait_for_running_samples(sampling, sampler, server):
 def test_rows_are_patient_with_a_busy_service(sampler, sampling, naps, monkeypatch):
     class Skipping(threading.Condition):
         def wait(self, timeout=None):
-            waiting.time.sleep(timeout)
+            retry.time.sleep(timeout)
 
     sampler.refuse = 100
-    monkeypatch.setattr(client_module, "time", waiting.time)
+    monkeypatch.setattr(client_module, "time", retry.time)
     monkeypatch.setattr(sampling.backpressure, "_changed", Skipping())
     found = list(sampling.sample_many(rows(1), concurrency=1))
 

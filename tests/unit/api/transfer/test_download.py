@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api.http.addresses import same_origin
+from tinkex.api.http.transport import same_origin
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.streams import open_signed
 from tinkex.api.transfer.verify import verify

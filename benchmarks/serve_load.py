@@ -1,7 +1,7 @@
-"""Many clients at once on ``tinkex local serve``: nothing lost, no internal error, how long each took.
+"""Many clients at once on ``tinkex local serve``: nothing lost, no internal error, each latency.
 
-Run as a program it starts the service in a process of its own, lets ``--clients`` threads make mixed
-calls for ``--seconds``, checks every answer, and writes a table of latencies. The clients use
+Run as a program it starts the service in a process of its own, lets ``--clients`` threads make
+mixed calls for ``--seconds``, checks every answer, and writes a table of latencies. The clients use
 ``http.client``: nothing of tinkex is on their side.
 """
 
