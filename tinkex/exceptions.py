@@ -32,6 +32,7 @@ options and commands: the command line adds a hint for each class.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -195,18 +196,14 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection failed.
-
-    :param unsent: the server cannot have seen the request.
-    """
-
-    def __init__(self, message: str, *, hint: str | None = None, unsent: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.unsent = unsent
+    """The connection failed."""
 
 
 class Unreachable(ConnectionFailed):
-    """No connection could be made: the host is unknown, refuses, or does not respond."""
+    """No connection could be made: the host is unknown, refuses, or does not respond.
+
+    The server has not seen the request, so any request may be sent again.
+    """
 
 
 class TLSError(TransportError):
@@ -333,8 +330,11 @@ _BY_STATUS: dict[int, type[APIError]] = {
     403: Forbidden,
     404: NotFound,
     405: NotOffered,
+    406: BadRequest,
     409: Conflict,
     410: NotFound,
+    413: BadRequest,
+    415: BadRequest,
     422: BadRequest,
     429: RateLimited,
 }
@@ -359,16 +359,21 @@ def from_response(
     headers = {key.lower(): value for key, value in (headers or {}).items()}
     decoded = _decode(body, content_type)
     detail = detail_of(decoded)
-    cls = _class_for(status, detail)
-    error = cls(
-        detail or _stock_phrase(status),
+    # A server without the route responds with its framework's stock phrase or nothing;
+    # a 404 about a missing resource names it.
+    no_route = status == 404 and detail.lower() in ("", "not found")
+    cls = ServerError if status >= 500 else _BY_STATUS.get(status, APIError)
+    error = (NotOffered if no_route else cls)(
+        detail or _phrase(status),
         status=status,
         request_id=headers.get("x-request-id") or headers.get("cf-ray"),
         body=decoded,
         category="server" if status >= 500 or status in _TRANSIENT else "user",
     )
     if isinstance(error, RateLimited):
-        error.retry_after = _seconds(headers.get("retry-after"))
+        with contextlib.suppress(ValueError):
+            seconds = float(headers.get("retry-after", ""))
+            error.retry_after = seconds if 0 <= seconds < 86400 else None
     return error
 
 
@@ -378,77 +383,42 @@ def detail_of(body: Any) -> str:
     Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``,
     ``{"error": …}``, ``{"message": …}`` and plain text; HTML yields nothing.
     """
-    try:
-        return _detail(body)
-    except RecursionError:  # no server sends that on purpose
-        return ""
-
-
-def _detail(body: Any) -> str:
-    if isinstance(body, Mapping):
-        for key in ("detail", "error", "message"):
-            if body.get(key):
-                return _detail(body[key])
-        return ""
+    for _ in range(8):  # {"error": {"message": …}}
+        if isinstance(body, Mapping):
+            body = next(filter(None, map(body.get, ("detail", "error", "message"))), None)
     if isinstance(body, list):
-        return _one_line("; ".join(filter(None, map(_validation_item, body))))
-    if isinstance(body, str):
-        return "" if body.lstrip().startswith("<") else _one_line(body)
-    return ""
+        body = "; ".join(filter(None, map(_validation_item, body)))
+    if not isinstance(body, str) or body.lstrip().startswith("<"):
+        return ""
+    text = " ".join("".join(c if c.isprintable() else " " for c in body).split())
+    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
 
 
 def _validation_item(item: Any) -> str:
     if not isinstance(item, Mapping):
-        return _detail(item)
+        return item if isinstance(item, str) else ""
     loc = item.get("loc")
     parts = [str(p) for p in loc if isinstance(p, (str, int))] if isinstance(loc, list) else []
     where = ".".join(part for part in parts if part != "body")
-    what = _detail(item.get("msg")) or _detail(item.get("detail"))
-    return f"{where}: {what}" if where and what else where or what
-
-
-def _one_line(text: str) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
+    what = item.get("msg") or item.get("detail")
+    return ": ".join(filter(None, (where, what if isinstance(what, str) else "")))
 
 
 def _decode(body: bytes | str, content_type: str) -> Any:
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     if "json" in content_type or text[:1] in ("{", "["):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
     return text
 
 
-def _class_for(status: int, detail: str) -> type[APIError]:
-    # A server without the route responds with its framework's stock phrase or nothing;
-    # a 404 about a missing resource names it.
-    if status == 404 and detail.lower() in ("", "not found"):
-        return NotOffered
-    if status >= 500:
-        return ServerError
-    return _BY_STATUS.get(status, BadRequest if status in (406, 413, 415) else APIError)
-
-
-def _stock_phrase(status: int) -> str:
+def _phrase(status: int) -> str:
     from http import HTTPStatus
 
-    if status >= 500:
-        return "API request failed"
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "API request failed"
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        seconds = float(value) if value is not None else None
-    except ValueError:
-        return None
-    return seconds if seconds is not None and 0 <= seconds < 86400 else None
+    with contextlib.suppress(ValueError):
+        if status < 500:
+            return HTTPStatus(status).phrase
+    return "API request failed"
 
 
 def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:

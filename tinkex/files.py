@@ -31,9 +31,6 @@ _XDG = {
 }
 
 
-# Paths ----------------------------------------------------------------------------------------
-
-
 def user_path(name: str) -> Path:
     """Return the path that a user means by *name*; ``~`` is a home directory.
 
@@ -41,10 +38,8 @@ def user_path(name: str) -> Path:
     """
     if not name:
         raise LocalError("the name of a file or directory is empty", hint="Give it a name.")
-    if "\0" in name:
-        raise LocalError("the name of a file or directory holds a NUL character")
     try:
-        return Path(name).expanduser()
+        return path_of(name).expanduser()
     except RuntimeError as error:
         raise LocalError(f"no such home directory: {name}", hint="Check the name.") from error
 
@@ -77,38 +72,33 @@ def xdg_directory(kind: str, environ: Mapping[str, str] | None = None) -> Path:
     return Path(environ.get(variable) or os.path.expanduser(default))
 
 
-# Private directories and files ----------------------------------------------------------------
-
-
 def private_directory(path: Path) -> Path:
     """Create the directory *path* with mode 0700, or check that it is private; return it.
 
-    Another user may have created it first, in a place where both can write. So an existing one is
-    accepted only if it is a directory, not a symbolic link, and no other user can access it.
-    Parents that do not exist are created.
+    Another user may have created it first, in a place where both can write.
 
-    :raises LocalError: it cannot be created, or is not private.
+    :raises LocalError: it cannot be created, is a symbolic link, or others can access it.
     """
     _check_home(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        found = path.lstat()
+        reason = why_not_private(path.lstat())
     except OSError as error:
         raise LocalError(f"cannot create {path}: {error.strerror}") from error
-    if not is_private(found):
-        raise LocalError(
-            f"{path} is not a private directory of this user",
-            hint=f"Remove it, or close it to others: chmod 700 {path}",
-        )
+    if reason:
+        raise LocalError(f"cannot use {path}: {reason}", hint="Move it away.")
     return path
 
 
-def is_private(found: os.stat_result) -> bool:
-    """Return whether *found*, from ``lstat``, is a directory that only this user can access."""
-    is_ours = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
-    return stat.S_ISDIR(found.st_mode) and is_ours and not found.st_mode & 0o077
+def why_not_private(found: os.stat_result) -> str | None:
+    """Return why *found*, from ``lstat``, is not a directory of this user only, or ``None``."""
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is not a directory"
+    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        return "it belongs to another user"
+    return "it is open to other users" if found.st_mode & 0o077 else None
 
 
 def exposed_mode(path: Path) -> str | None:
@@ -129,7 +119,6 @@ def write_private(path: Path, text: str) -> None:
     """
     target = Path(os.path.realpath(path))
     try:
-        _make_private(target.parent)
         prefix = f".{target.name}{PREFIX}"
         for left in target.parent.glob(f"{prefix}*"):  # by a writer that was killed
             left.unlink(missing_ok=True)
@@ -139,21 +128,11 @@ def write_private(path: Path, text: str) -> None:
         raise LocalError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _make_private(directory: Path) -> None:
-    # An existing one is used as it is: a user may keep it in a repository of settings.
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-
-
 def _check_home(path: Path) -> None:
     if path.parts[:1] == ("~",):
         raise LocalError(
             f"cannot write {path}: this user has no home directory", hint="Set HOME to one."
         )
-
-
-# Locks ----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -167,7 +146,7 @@ def locked(path: Path) -> Iterator[None]:
     _check_home(path)
     lock = path.with_name(f".{path.name}.lock")
     try:
-        _make_private(path.parent)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A symbolic link is not followed: another user may have planted it.
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)
     except OSError as error:
@@ -204,9 +183,6 @@ def acquire_lock(file: int | IO[bytes], *, timeout: float | None = 0.0) -> bool:
         except OSError:
             return True
         time.sleep(0.02)
-
-
-# Reading and writing --------------------------------------------------------------------------
 
 
 def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes:

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
     from pathlib import Path
 
-    import requests.adapters
-
-    from tinkex.settings import Settings
-
 #: What plugins may use, see the page "Plugin API".
 __all__ = [
     "COMMANDS",
@@ -43,9 +39,12 @@ __all__ = [
     "HttpPool",
     "HttpRequest",
     "HttpResponse",
+    "PoolOptions",
+    "PoolSettings",
     "Sender",
     "Timeouts",
     "TokenizerSource",
+    "load_driver",
 ]
 
 COMMANDS = "tinkex.commands"
@@ -73,8 +72,8 @@ class HttpRequest:
     """A request as an HTTP pool sends it.
 
     :ivar url: absolute, ASCII, percent-encoded.
-    :ivar headers: all of them, but for those that the pool has to add (``Host``,
-        ``Content-Length``, ``Accept-Encoding``).
+    :ivar headers: all but those that the pool has to add: ``Host``, ``Content-Length`` and, if it
+        can decode any, ``Accept-Encoding``.
     :ivar body: ``None`` for a request without a body.
     """
 
@@ -131,8 +130,8 @@ class Sender(Protocol):
 
         Sends it once: retries, redirects and the total time are the caller's business.
 
-        :raises ConnectionFailed: there is no response; ``unsent`` says whether the server cannot
-            have seen the request.
+        :raises Unreachable: no connection could be made; the server has not seen the request.
+        :raises ConnectionFailed: the connection broke before the headers of the response.
         :raises TimedOut: the headers of the response did not arrive in time.
         :raises TLSError: the certificate is not trusted, or there is no TLS.
         :raises InvalidResponse: the response is not HTTP.
@@ -141,6 +140,40 @@ class Sender(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """The options of an HTTP pool; they apply to the service and to the storage of downloads.
+
+    :ivar driver: name of the installed HTTP pool, or ``None``: the one that the settings name.
+    :ivar ca_bundle: path of the certificate authorities to trust, a file or a hashed directory.
+    :ivar client_cert: path of the client certificate in PEM.
+    :ivar client_key: path of its key, if that is in a file of its own.
+    :ivar insecure: certificates are not verified.
+    """
+
+    driver: str | None = None
+    ca_bundle: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    insecure: bool = False
+
+
+class PoolSettings(Protocol):
+    """The settings that concern an HTTP pool; :class:`tinkex.settings.Settings` has them."""
+
+    @property
+    def base_url(self) -> str:
+        """Address of the service, without a trailing slash."""
+
+    @property
+    def http_pool(self) -> str:
+        """The name by which the pool was chosen."""
+
+    @property
+    def pool_options(self) -> PoolOptions:
+        """TLS options."""
 
 
 class HttpPool(abc.ABC):
@@ -157,14 +190,10 @@ class HttpPool(abc.ABC):
     is_dry_run: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def build(self, settings: Settings, *, size: int) -> requests.adapters.BaseAdapter:
-        """Return the transport adapter, mounted for every URL of the session.
+    def build(self, settings: PoolSettings) -> Sender:
+        """Return what sends the requests of one client.
 
-        It must neither retry nor follow redirects: the session above it does both. The ``raw`` of
-        its responses must read as urllib3's does (``read``, ``read1``, ``tell``), also in parts.
-
-        :param settings: the effective settings.
-        :param size: how many requests may be under way at once.
+        :raises SettingsError: *settings* do not suit the pool.
         """
 
 

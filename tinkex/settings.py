@@ -10,14 +10,13 @@ that server precedes one of the environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from tinkex import plugins
 from tinkex.config import credentials, file, pools
-from tinkex.config.pools import PoolOptions
 from tinkex.config.values import (
     CREDENTIAL,
     DEFAULT_BASE_URL,
@@ -28,6 +27,7 @@ from tinkex.config.values import (
     parse,
 )
 from tinkex.exceptions import PluginError, SettingsError
+from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["PoolOptions", "Settings"]
@@ -37,6 +37,8 @@ DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = pools.DEFAULT_DRIVER
 #: Prefix of the origin of a value that comes from a profile.
 PROFILE_ORIGIN = "profile "
+#: The settings of one source: name → value, and its origin in words.
+_Source = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Settings:
     :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
     :ivar origins: setting name → where its value comes from, in words.
-    :ivar pool_options: size, repetitions and TLS of the HTTP pool.
+    :ivar pool_options: TLS options of the HTTP pool.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -90,7 +92,7 @@ class Settings:
                 hint="For a proxy with its own certificates, set ca_bundle to its authority. "
                 "To turn them off all the same, give the address with --base-url.",
             )
-        self.pool_options.check_files()
+        pools.check_files(self.pool_options)
 
     def credential(self) -> str | None:
         """Return the API key to send, or ``None`` where none is needed.
@@ -152,24 +154,28 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    config = file.read(file.config_path(environ))
-    profile, by_flag = _choose_profile(flags, environ, config)
-    without_checks = bool(flags.pop("insecure", None))
-    layers = [_from_flags(flags, stdin)]
-    named = [_from_profile(profile, config)] if profile else []
+    path = file.config_path(environ)
+    config = file.read(path)
+    profile, origin = _active_profile(flags.pop("profile", None), environ, config, path)
+    insecure = bool(flags.pop("insecure", False))
+    options = _from_options(flags, stdin)
     environment = _from_environ(environ)
-    if named and not by_flag:
-        environment = _without_other_key(environment, named[0], "base_url" in flags)
-    layers += [*named, environment] if by_flag else [environment, *named]
-    values, origins = _merge(layers)
-    if profile:
-        values["profile"] = profile
-        origins["profile"] = _profile_origin(flags, environ)
-    _find_pool(values, origins, config, file.config_path(environ))
-    if without_checks:
+    named = {} if profile is None else _from_profile(profile, config)
+    if origin == "--profile":
+        sources = [options, named, environment]
+    else:
+        if "base_url" not in options | environment and _has_own_key(named):
+            environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
+        sources = [options, environment, named]
+    values, origins = _merge(sources)
+    if profile is not None:
+        values["profile"], origins["profile"] = profile, origin
+    _add_stored_key(values, origins)
+    _add_pool_options(values, origins, config, path)
+    if insecure:
         values["pool_options"] = pools.insecure(values["pool_options"])
         origins["http_pool.insecure"] = "--insecure"
-    _apply_pool(values, origins, layers, config)
+    _add_driver(values, origins, config)
     return Settings(**values, origins=origins)
 
 
@@ -180,8 +186,8 @@ def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = 
     :raises SettingsError: the configuration file cannot be read.
     """
     environ = os.environ if environ is None else environ
-    flags = {"profile": flag} if flag else {}
-    return _choose_profile(flags, environ, file.read(file.config_path(environ)))[0]
+    path = file.config_path(environ)
+    return _active_profile(flag, environ, file.read(path), path)[0]
 
 
 def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -193,101 +199,22 @@ def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
     return sorted({*file.profiles_in(config), *file.plugin_profile_names()})
 
 
-class _Layer:
-    """The settings of one source, and the origin of each in words."""
+def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the names of all HTTP pools: installed drivers and pools of the file.
 
-    def __init__(self, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
-        self.values = values
-        self.origin = origin
-
-
-def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
-    values = {name: value for name, value in flags.items() if name != "profile"}
-    if "api_key" in values:
-        values["api_key"] = credentials.read_argument(values["api_key"], stdin)
-    return _Layer(values, lambda name: "--" + name.replace("_", "-"))
+    :raises SettingsError: the configuration file cannot be read.
+    """
+    return _pool_names(file.read(file.config_path(environ)))
 
 
-def _from_environ(environ: Mapping[str, str]) -> _Layer:
-    values = {
-        name: environ[variable]
-        for name, variable in ENVIRONMENT.items()
-        if environ.get(variable) and name != "profile"
-    }
-    return _Layer(values, lambda name: ENVIRONMENT[name])
-
-
-def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) -> _Layer:
-    """Return *environment* without its key if *profile* has its own server and key."""
-    own = profile.values.get("base_url") not in (None, DEFAULT_BASE_URL)
-    if has_address or not own or "base_url" in environment.values:  # option or variable
-        return environment
-    if not any(profile.values.get(name) for name in CREDENTIAL):
-        return environment
-    kept = {name: value for name, value in environment.values.items() if name not in CREDENTIAL}
-    return _Layer(kept, environment.origin)
-
-
-def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    written = file.profiles_in(config)
-    values = written[name] or {} if name in written else _plugin_profile(name, written)
-    if not isinstance(values, Mapping):
-        raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
-    for key in values:
-        if key not in PROFILE_KEYS:
-            raise SettingsError(
-                f"profile {name!r} has an unknown setting {str(key)!r}",
-                hint="Known: " + ", ".join(sorted(PROFILE_KEYS)) + ".",
-            )
-    return _Layer(values, lambda _: f"{PROFILE_ORIGIN}{name}")
-
-
-def _plugin_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
-    provided = file.plugin_profile_names()
-    if name in provided:
-        return file.plugin_profile(name)
-    hint = "Known: " + (", ".join(sorted({*written, *provided})) or "none") + "."
-    if name == "local":
-        hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
-    raise SettingsError(f"no profile is called {name!r}", hint=hint)
-
-
-def _choose_profile(
-    flags: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any]
-) -> tuple[str | None, bool]:
-    if flags.get("profile"):
-        return str(flags["profile"]), True
-    chosen = environ.get(ENVIRONMENT["profile"]) or config.get("profile")
-    return (None if chosen in (None, "") else str(chosen)), False
-
-
-def _profile_origin(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    if flags.get("profile"):
-        return "--profile"
-    variable = ENVIRONMENT["profile"]
-    return variable if environ.get(variable) else str(file.config_path(environ))
-
-
-def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for layer in layers:
-        has_credential = not values.keys().isdisjoint(CREDENTIAL)
-        for name, value in layer.values.items():
-            if name in values or value is None:
-                continue
-            if has_credential and name in CREDENTIAL:
-                continue
-            values[name] = _parse(name, value, layer.origin(name))
-            origins[name] = layer.origin(name)
-    if values.keys().isdisjoint(CREDENTIAL):
-        url = values.get("base_url", DEFAULT_BASE_URL)
-        store = credentials.KeyStore()
-        own = is_of_profile(url, origins.get("base_url"))
-        stored = store.for_address(url, only_its_own=own)
-        if stored:
-            values["api_key"], origins["api_key"] = stored.key, str(store.path)
-    return values, origins
+def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield ``(name, value, origin)`` of every setting, secrets masked."""
+    for name in DESCRIPTIONS:
+        value = credentials.masked(name, getattr(settings, name))
+        if name == "timeout":
+            value = f"{value:g}s"
+        origin = settings.origins.get(name, "default")
+        yield name, list(value) if isinstance(value, tuple) else value, origin
 
 
 def stray_key(settings: Settings) -> str | None:
@@ -316,78 +243,123 @@ def is_of_profile(base_url: str, origin: str | None) -> bool:
     return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
 
 
-def _apply_pool(
-    values: dict[str, Any], origins: dict[str, str], layers: list[_Layer], config: Mapping[str, Any]
+def _active_profile(
+    flag: Any, environ: Mapping[str, str], config: Mapping[str, Any], path: Path
+) -> tuple[str | None, str]:
+    """Return the name of the active profile, and the origin of that choice."""
+    variable = ENVIRONMENT["profile"]
+    for name, origin in (
+        (flag, "--profile"),
+        (environ.get(variable), variable),
+        (config.get("profile"), str(path)),
+    ):
+        if name not in (None, ""):
+            return str(name), origin
+    return None, ""
+
+
+def _from_options(flags: Mapping[str, Any], stdin: TextIO | None) -> _Source:
+    values = dict(flags)
+    if "api_key" in values:
+        values["api_key"] = credentials.read_argument(values["api_key"], stdin)
+    return {name: (value, f"--{name.replace('_', '-')}") for name, value in values.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> _Source:
+    return {
+        name: (environ[variable], variable)
+        for name, variable in ENVIRONMENT.items()
+        if environ.get(variable) and name != "profile"
+    }
+
+
+def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
+    written, provided = file.profiles_in(config), file.plugin_profile_names()
+    if name not in {*written, *provided}:
+        hint = "Known: " + (", ".join(sorted({*written, *provided})) or "none") + "."
+        if name == "local":
+            hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
+        raise SettingsError(f"no profile is called {name!r}", hint=hint)
+    values = written[name] or {} if name in written else file.plugin_profile(name)
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
+    for key in values:
+        if key not in PROFILE_KEYS:
+            raise SettingsError(
+                f"profile {name!r} has an unknown setting {str(key)!r}",
+                hint="Known: " + ", ".join(sorted(PROFILE_KEYS)) + ".",
+            )
+    return {key: (value, f"{PROFILE_ORIGIN}{name}") for key, value in values.items()}
+
+
+def _has_own_key(profile: _Source) -> bool:
+    """Return whether *profile* has both its own server and a key for it."""
+    server, _ = profile.get("base_url", (None, ""))
+    has_key = any(profile.get(name, (None, ""))[0] for name in CREDENTIAL)
+    return has_key and server not in (None, DEFAULT_BASE_URL)
+
+
+def _merge(sources: list[_Source]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the value and the origin of each setting that one of *sources* has."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source in sources:
+        has_credential = not values.keys().isdisjoint(CREDENTIAL)
+        for name, (value, origin) in source.items():
+            if value is None or name in values or (has_credential and name in CREDENTIAL):
+                continue
+            try:
+                values[name] = parse(name, value)
+            except SettingsError as error:
+                raise SettingsError(f"{error} (from {origin})", hint=error.hint) from error
+            origins[name] = origin
+    return values, origins
+
+
+def _add_stored_key(values: dict[str, Any], origins: dict[str, str]) -> None:
+    if values.keys().isdisjoint(CREDENTIAL):
+        url = values.get("base_url", DEFAULT_BASE_URL)
+        store = credentials.KeyStore()
+        own = is_of_profile(url, origins.get("base_url"))
+        if stored := store.for_address(url, only_its_own=own):
+            values["api_key"], origins["api_key"] = stored.key, str(store.path)
+
+
+def _add_pool_options(
+    values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
 ) -> None:
-    """Take from the pool the address of its service, and whether it needs a key."""
+    """Add the options that the configuration file has for the pool."""
+    name = values.get("http_pool", DEFAULT_POOL)
+    named = pools.named_in(config)
+    drivers = {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} if named else set()
+    values["pool_options"], given = pools.options_of(name, config, path.parent, drivers)
+    section = f"{pools.SECTION}.{name}"
+    origins |= {f"http_pool.{member}": section for member in given}
+    if name in named or "http_pool" in origins:
+        origins.setdefault("http_pool.driver", section if name in named else origins["http_pool"])
+
+
+def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any]) -> None:
+    """Add what the driver of the pool says: the address of its service, and whether to send a key.
+
+    :raises SettingsError: there is no such driver, or it does not load.
+    """
     name = values["pool_options"].driver
     if name == DEFAULT_POOL:
         return
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
-        raise _unknown_pool(error, values, origins, config) from error
+        origin, hint = origins["http_pool.driver"], error.hint
+        if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
+            hint = "Known: " + ", ".join(_pool_names(config)) + "."
+        raise SettingsError(f"{error} (from {origin})", hint=hint) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # A pool with its own address is the server; only an option precedes it.
-    if pool.base_url and "base_url" not in layers[0].values:
-        values["base_url"] = pool.base_url
-        origins["base_url"] = f"HTTP pool {name}"
-
-
-def _find_pool(
-    values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
-) -> None:
-    """Look the pool up in the configuration file."""
-    name = values.get("http_pool", DEFAULT_POOL)
-    asked = plugins.entry_points(plugins.HTTP_POOLS) if config.get(pools.SECTION) else []
-    drivers = {ep.name for ep in asked}
-    options, given = pools.options_of(name, config, path.parent, drivers)
-    values["pool_options"] = options
-    origins |= {f"http_pool.{member}": f"{pools.SECTION}.{name}" for member in given}
-    if name in pools.named_in(config) and "driver" not in given:
-        origins["http_pool.driver"] = f"{pools.SECTION}.{name}"
-    elif name not in pools.named_in(config) and "http_pool" in origins:
-        origins["http_pool.driver"] = origins["http_pool"]
-
-
-def _unknown_pool(
-    error: PluginError,
-    values: Mapping[str, Any],
-    origins: Mapping[str, str],
-    config: Mapping[str, Any],
-) -> SettingsError:
-    origin = origins.get("http_pool.driver") or origins["http_pool"]
-    hint = error.hint
-    if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
-        hint = "Known: " + ", ".join(_pool_names(config)) + "."
-    return SettingsError(f"{error} (from {origin})", hint=hint)
-
-
-def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the names of all HTTP pools: installed drivers and pools of the file.
-
-    :raises SettingsError: the configuration file cannot be read.
-    """
-    return _pool_names(file.read(file.config_path(environ)))
+    if pool.base_url and origins.get("base_url") != "--base-url":
+        values["base_url"], origins["base_url"] = pool.base_url, f"HTTP pool {name}"
 
 
 def _pool_names(config: Mapping[str, Any]) -> list[str]:
     installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
     return sorted({*installed, *pools.named_in(config)})
-
-
-def _parse(name: str, value: Any, origin: str) -> Any:
-    try:
-        return parse(name, value)
-    except SettingsError as error:
-        raise SettingsError(f"{error} (from {origin})", hint=error.hint) from error
-
-
-def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
-    """Yield ``(name, value, origin)`` of every setting, secrets masked."""
-    for name in DESCRIPTIONS:
-        value = credentials.masked(name, getattr(settings, name))
-        if name == "timeout":
-            value = f"{value:g}s"
-        origin = settings.origins.get(name, "default")
-        yield name, list(value) if isinstance(value, tuple) else value, origin

@@ -88,7 +88,7 @@ def invoke(
     stdout, stderr = _Stream(terminal=terminal), _Stream(terminal=terminal)
     with mock.patch.dict(os.environ, environ or {}):
         app = TinkexApp(_Stream(stdin, terminal=terminal), stdout, stderr)
-        app.remembers = False  # a test leaves nothing in the cache of who runs it
+        app.uses_cache = False
         code = app.run(list(argv))
     return Invocation(stdout.getvalue(), stderr.getvalue(), code)
 

@@ -20,8 +20,8 @@ ALLOWED = {
     "tinkex-hello": {"tinkex"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-local": {
-        *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "requests"),
-        *("safetensors", "tokenizers", "urllib3", "waitress"),
+        *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
+        *("tokenizers", "waitress"),
     },
 }
 #: What comes with a dependency whose job it is, in any version that the dependency wants.
@@ -56,7 +56,7 @@ def test_two_distributions_never_ask_for_versions_that_exclude_each_other():
         for requirement in requirements(file)[1]:
             wanted.setdefault(requirement.name.lower(), []).append(requirement)
     shared = {name: found for name, found in wanted.items() if len(found) > 1}
-    assert {"tinkex", "requests", "tokenizers"} <= set(shared)
+    assert {"tinkex", "tokenizers"} <= set(shared)
     for name, found in shared.items():
         assert len({str(requirement.specifier) for requirement in found}) == 1, name
 

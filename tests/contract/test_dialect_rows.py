@@ -286,7 +286,7 @@ def test_unknown_things(server, connect):
 
 
 def _answer_of(client: ServiceClient, path: str) -> Any:
-    from tinkex.api.http.requesting import Request
+    from tinkex.api.http.transport import Request
 
     return client._transport.once(Request("GET", path), client.deadline("an answer"))
 

@@ -164,7 +164,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path):
 def test_the_wheel_has_every_entry_point_and_the_console_script(wheel: Path):
     found = declared(metadata(wheel, "entry_points.txt"))
 
-    assert ("console_scripts", "tinkex", "tinkex.__main__:start") in found
+    assert ("console_scripts", "tinkex", "tinkex.__main__:main") in found
     assert found == declared_in_sources(ROOT / "setup.cfg")
 
 

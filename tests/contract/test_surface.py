@@ -32,6 +32,7 @@ MODULES = (
     "tinkex",
     "tinkex.api",
     "tinkex.columns",
+    "tinkex.commands.arguments",
     "tinkex.commands.base",
     "tinkex.exceptions",
     "tinkex.files",

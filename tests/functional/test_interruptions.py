@@ -80,7 +80,7 @@ def goes_on(tinkex, store, target, sync, whole) -> Callable[[], None]:
         store.faults = []
         store.received()
         done = tinkex(*sync)
-        assert "1 fetched, 1 there already" in done.stderr
+        assert "1 fetched, 1 already present" in done.stderr
         assert 0 < store.received() <= len(store.body(NEW)) - HALF + SLACK
         whole()
 
@@ -132,14 +132,14 @@ def test_sync_mends_trouble_in_flight(faults, signatures, tinkex, store, sync, w
 def test_sync_goes_on_when_the_network_is_back(tinkex, store, target, sync, goes_on):
     store.faults = [Fault(cut=HALF), *[Fault(cut=0)] * 20]
     done = tinkex(*sync, "--timeout", "1500", code=1)
-    assert "Not fetched: " in done.stderr
+    assert "Not downloaded: " in done.stderr
     assert KEPT in done.stderr
     goes_on()
 
 
 def test_sync_on_a_full_disk_goes_on(tinkex, store, target, sync, goes_on):
     stderr = tinkex.process(*sync, preexec_fn=limit_files, code=1).stderr
-    assert "Not fetched: " in stderr
+    assert "Not downloaded: " in stderr
     assert "cannot write to" in stderr
     assert KEPT in stderr
     goes_on()
@@ -212,7 +212,7 @@ def test_a_batch_whose_key_has_run_out_goes_on_with_another(batch, tmp_path):
     before = (tmp_path / "out.jsonl").read_text().splitlines()
     assert code == 1
     assert 60 <= len(before) < ROWS
-    assert "To go on:" in stderr
+    assert "To resume:" in stderr
     program, gate = batch
     gate.mend()
     done = program(f"{TO_FILE} --resume", cwd=tmp_path)

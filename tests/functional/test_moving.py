@@ -20,7 +20,7 @@ SMALL, LARGE = "adapter_config.json", "adapter_model.safetensors"
 FILES = {SMALL: b'{"r": 8}', LARGE: content(3_000_000)}
 HALF = 1_500_000
 KINDS = {"separate": SEPARATE, **ARCHIVES}
-KEPT = "the same command goes on from there"
+KEPT = "What has arrived is kept"
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ def test_all_of_a_run(kind, tinkex, store, download, target):
     store.received()
     done = tinkex(*words)
     assert (done.stdout, store.received()) == ("", 0)
-    assert f"0 downloaded, {len(lines)} there already" in done.stderr
+    assert f"0 downloaded, {len(lines)} already present" in done.stderr
     assert tinkex(f"checkpoint sync {RUN} {target}").stdout == ""
     (target / "sampler_weights" / "gz" / SMALL).unlink()
     rows = tinkex(*words, "-f", "json").rows
@@ -452,7 +452,7 @@ def test_verify(tinkex, store, download, target):
         "mine": "extra",
     }
     assert json.loads(done.stderr)["error"]["message"].endswith(
-        "2 of 3 files are not as they were downloaded"
+        "2 of 3 files differ from what was downloaded"
     )
 
 
@@ -477,7 +477,7 @@ def test_sync_fetches_what_is_new(tinkex, store, download, target):
     assert store.received() > 0
     done = tinkex(*words)
     assert (done.stdout, store.received()) == ("", 0)
-    assert "0 fetched, 1 there already" in done.stderr
+    assert "0 fetched, 1 already present" in done.stderr
     (target / "sampler_weights" / "tar" / SMALL).unlink()
     store.names = ["tar", "gz"]
     rows = tinkex(*words, "-f", "json").rows

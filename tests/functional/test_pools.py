@@ -23,16 +23,12 @@ KEY = "tml-pools-0123456789abcdef"
 
 
 class Runs:
-    """Lists one run; counts requests, and failures to come."""
+    """Lists one run and counts requests."""
 
-    def __init__(self) -> None:
-        self.failures = self.seen = 0
+    seen = 0
 
     def __call__(self, request: Request) -> Reply:
         self.seen += 1
-        if self.failures:
-            self.failures -= 1
-            return Reply({"detail": "busy"}, 503, {"Retry-After": "0"})
         runs = [{"training_run_id": "run-1", "base_model": "m", "model_owner": "me"}]
         cursor = {"offset": 0, "limit": 20, "total_count": 1}
         return Reply({"training_runs": runs, "cursor": cursor})
@@ -75,7 +71,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 @pytest.fixture
 def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that lists runs with one pool, ``office``, of the given options."""
-    servers.handler.failures = servers.handler.seen = 0
+    servers.handler.seen = 0
     path = tmp_path / "config.yaml"
     monkeypatch.setenv("TINKEX_CONFIG", str(path))
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
@@ -94,7 +90,7 @@ def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def test_an_authority_of_ones_own(run, servers):
-    options = {"ca_bundle": str(servers.directory / "ca.pem"), "size": 2}
+    options = {"ca_bundle": str(servers.directory / "ca.pem")}
     done = run(options)
     assert json.loads(done.stdout)[0]["training_run_id"] == "run-1"
     assert done.stderr == ""
@@ -146,13 +142,6 @@ def test_the_official_service_by_default_is_never_without_checks(run, monkeypatc
     assert "certificate checks stay on for the official service" in done.stderr
 
 
-@pytest.mark.parametrize(("retries", "code", "asked"), [(0, 1, 1), (1, 1, 2), (2, 0, 3)])
-def test_retries(run, servers, retries, code, asked):
-    servers.handler.failures = 2
-    run({"ca_bundle": str(servers.directory / "ca.pem"), "retries": retries}, code=code)
-    assert servers.handler.seen == asked
-
-
 @pytest.mark.parametrize(
     ("options", "what"),
     [
@@ -174,13 +163,12 @@ def test_files_that_cannot_be_used(run, servers, options, what):
 def test_show_tells_options_and_where_from(run, servers):
     authority = str(servers.directory / "ca.pem")
     words = ("config", "show", "-f", "json", "--http-pool", "office")
-    done = run({"ca_bundle": authority, "retries": 9}, *words)
+    done = run({"ca_bundle": authority}, *words)
     found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(done.stdout)}
     assert found["http_pool"] == ("office", "--http-pool")
     assert found["http_pool.driver"] == ("default", "http_pools.office")
-    assert found["http_pool.retries"] == (9, "http_pools.office")
     assert found["http_pool.ca_bundle"] == (authority, "http_pools.office")
-    assert found["http_pool.size"] == (256, "default")
+    assert found["http_pool.insecure"] == (False, "default")
 
 
 def test_curl_says_the_same(run, servers):
@@ -213,7 +201,7 @@ def test_downloads_come_the_same_way(servers, monkeypatch):
     from tinkex.api.transfer.storage import Storage
     from tinkex.exceptions import TinkexError
 
-    servers.handler.failures = servers.handler.seen = 0
+    servers.handler.seen = 0
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     authority, both = (str(servers.directory / name) for name in ("ca.pem", "both.pem"))
     for options, trusted in (
@@ -233,17 +221,6 @@ def test_downloads_come_the_same_way(servers, monkeypatch):
                     pass
         transport.close()
     assert servers.handler.seen == 2
-    servers.handler.failures, servers.handler.seen = 2, 0
-    options = PoolOptions(ca_bundle=authority, client_cert=both, retries=1)
-    transport = Transport(Settings(base_url=servers.url, api_key=KEY, pool_options=options))
-    with (
-        Storage(transport) as storage,
-        pytest.raises(TinkexError, match="refused the download"),
-        storage.open(f"{servers.strict_url}/archive"),
-    ):
-        pass
-    transport.close()
-    assert servers.handler.seen == 2
 
 
 def test_completion_offers_the_names(run, monkeypatch):
@@ -256,7 +233,9 @@ def test_completion_offers_the_names(run, monkeypatch):
 def test_a_profile_shows_the_options_of_its_pool(tmp_path, monkeypatch):
     path = tmp_path / "config.yaml"
     monkeypatch.setenv("TINKEX_CONFIG", str(path))
-    path.write_text("http_pools: {office: {size: 8}}\nprofiles: {p: {http_pool: office}, q: {}}\n")
+    path.write_text(
+        "http_pools: {office: {insecure: true}}\nprofiles: {p: {http_pool: office}, q: {}}\n"
+    )
     rows = {row["name"]: row for row in invoke(["profile", "list", "-f", "json"]).rows}
-    assert rows["p"]["http_pool_options"] == {"size": 8}
+    assert rows["p"]["http_pool_options"] == {"insecure": True}
     assert rows["q"]["http_pool_options"] is None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.test_input import JSON
 from tinkex.api.http import protobuf, schema
-from tinkex.api.http.addresses import joined
+from tinkex.api.http.transport import join_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.api.transfer import archive
@@ -133,7 +133,7 @@ def test_any_error_body_becomes_one_sentence(tried, status, body, kind):
 def test_a_place_to_go_is_an_address_or_refused(tried, place):
     tried()
     try:
-        address = joined("https://tinker.example/services/x/", place)
+        address = join_url("https://tinker.example/services/x/", place)
     except TinkexError:
         return
     # Other schemes are refused where they would be fetched.

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from tests.unit.api import download_killed as driver
 from tinkex.api import ServiceClient
-from tinkex.api.http import waiting
+from tinkex.api.http import retry
 from tinkex.api.transfer import archive, body, manifest, ranges
 from tinkex.exceptions import TinkexError
 from tinkex.settings import Settings
@@ -166,7 +166,7 @@ def small(monkeypatch):
     for name in ("_PROBE_BYTES", "_MIN_REST", "_PART"):
         monkeypatch.setattr(ranges, name, 3_000)
     monkeypatch.setattr(body, "_SIP", 700)
-    monkeypatch.setattr(waiting.Deadline, "pause", lambda *_: None)
+    monkeypatch.setattr(retry.Deadline, "pause", lambda *_: None)
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_python_does_not_remember_names_for_shells(home: Path):
         "import tinkex, tinkex.cli.app\n"
         "app = tinkex.cli.app.TinkexApp()\n"
         "app.remember('runs', ['a'])\n"
-        "app.remembers = False\n"
+        "app.uses_cache = False\n"
         "app.remember('runs', ['b'])\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,12 +7,12 @@ import shlex
 import subprocess
 
 import pytest
-import requests
 
 import tinkex
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.curl import command_line
 from tinkex.exceptions import RequestShown
+from tinkex.plugins import HttpRequest
 from tinkex.testing import invoke
 
 CANARY = "tml-canary-0123456789abcdef"
@@ -104,7 +104,7 @@ def test_a_question_of_a_plugin_is_asked_with_curl_too(fake_plugins, tmp_path):
 
 def test_a_command_that_sends_nothing_says_so():
     done = invoke(["config", "show", "--curl"])
-    assert (done.exit_code, "No request is sent" in done.stderr) == (0, True)
+    assert (done.exit_code, "This command sends no request" in done.stderr) == (0, True)
 
 
 def test_from_python_the_lines_are_the_result():
@@ -128,12 +128,8 @@ def test_a_shell_hands_curl_exactly_the_request(body, tmp_path):
     curl = tmp_path / "curl"
     curl.write_text('#!/bin/sh\nfor a; do printf "%s\\0" "$a"; done > args\ncat > stdin\n')
     curl.chmod(0o755)
-    request = requests.Request(
-        "PUT",
-        "https://h.test/a?x[]=1&y='z'",
-        headers={"X-API-Key": CANARY, "X-Odd": "a'b $c"},
-        data=body,
-    ).prepare()
+    headers = {"X-API-Key": CANARY, "X-Odd": "a'b $c"}
+    request = HttpRequest("PUT", "https://h.test/a?x[]=1&y='z'", headers, body)
     line = command_line(request)
     assert CANARY not in line
     subprocess.run(

@@ -387,7 +387,7 @@ def test_profiles_that_plugins_bring(fake_plugins, tmp_path, monkeypatch):
 
 def test_pools_of_the_file_are_known_too(tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
-    config.write_text("http_pools: {office: {size: 2}, odd: {driver: nix}}\n")
+    config.write_text("http_pools: {office: {insecure: true}, odd: {driver: nix}}\n")
     monkeypatch.setenv("TINKEX_CONFIG", str(config))
     done = invoke(["--http-pool", "ofice", "run", "list"])
     assert "no HTTP pool is called 'ofice' (from --http-pool)" in done.stderr

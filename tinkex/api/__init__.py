@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinkex.api.client import ServiceClient
     from tinkex.api.http.pagination import Page
-    from tinkex.api.http.waits import Wait
+    from tinkex.api.http.retry import Wait
     from tinkex.api.paths import TinkerPath
     from tinkex.api.resources.auth import ApiKey, Auth, Identity, KeyCheck
     from tinkex.api.resources.billing import Billing, Usage, UsageEvent
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from tinkex.api.sampling.client import SamplingClient
     from tinkex.api.sampling.tokenizer import Tokenizer, load_tokenizer
     from tinkex.api.sampling.types import SampledSequence, SampleResponse, SamplingParams
-    from tinkex.api.transfer.download import Download
-    from tinkex.api.transfer.moving import Moved
+    from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import Progress
     from tinkex.api.transfer.verify import VerifiedFile, verify
 
@@ -46,11 +45,11 @@ __all__ = [
     "CheckpointInfo",
     "Checkpoints",
     "Download",
+    "DownloadResult",
     "Identity",
     "KeyCheck",
     "Model",
     "Models",
-    "Moved",
     "Page",
     "Progress",
     "Runs",
@@ -88,11 +87,11 @@ _HOME = {
     "CheckpointInfo": "resources.checkpoint_info",
     "Checkpoints": "resources.checkpoints",
     "Download": "transfer.download",
+    "DownloadResult": "transfer.download",
     "Identity": "resources.auth",
     "KeyCheck": "resources.auth",
     "Model": "resources.models",
     "Models": "resources.models",
-    "Moved": "transfer.moving",
     "Page": "http.pagination",
     "Progress": "transfer.progress",
     "Runs": "resources.runs",
@@ -117,7 +116,7 @@ _HOME = {
     "Usage": "resources.billing",
     "UsageEvent": "resources.billing",
     "VerifiedFile": "transfer.verify",
-    "Wait": "http.waits",
+    "Wait": "http.retry",
     "load_tokenizer": "sampling.tokenizer",
     "verify": "transfer.verify",
 }

@@ -7,19 +7,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
-from tinkex.api.http.capabilities import Capabilities
+from tinkex.api.http.retry import Deadline, OnWait
 from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline, OnWait
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
-from tinkex.cli.cachefile import cache_directory
 from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
 # Training and sampling are imported by those who do them: listing should not pay for them.
 if TYPE_CHECKING:
-    from tinkex.api.http.answers import Response
+    from tinkex.api.http.transport import Response
     from tinkex.api.resources.auth import Auth
     from tinkex.api.resources.billing import Billing
     from tinkex.api.resources.checkpoints import Checkpoints
@@ -41,7 +39,6 @@ class ServiceClient:
     :param http_pool: name of the driver that carries requests.
     :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
     :param pool: carries the requests in place of the driver that the settings name.
-    :param remembers: keep for a day, in a file of this user's cache, what the service lacks.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
@@ -57,7 +54,6 @@ class ServiceClient:
         http_pool: str | None = None,
         on_wait: OnWait | None = None,
         pool: HttpPool | None = None,
-        remembers: bool = False,
     ) -> None:
         flags = {
             "api_key": api_key,
@@ -71,9 +67,6 @@ class ServiceClient:
             raise UsageError("give settings or single arguments, not both")
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
-        if remembers:
-            directory = cache_directory("servers")
-            self._transport.capabilities = Capabilities(settings.base_url, directory)
         self.sessions = Sessions(self._transport)
 
     # Each resource is imported by those who use it: a list should not pay for the others.
@@ -249,7 +242,7 @@ class ServiceClient:
                 client = training.create_model(
                     self._transport, session, lineage.base_model, lora, user_metadata, deadline
                 )
-                training.load_into(client, parsed, deadline, optimizer=optimizer)
+                client.load_state(path, optimizer=optimizer, deadline=deadline)
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 

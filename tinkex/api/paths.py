@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
 
 SCHEME = "tinker://"
@@ -12,6 +13,8 @@ SCHEME = "tinker://"
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 SAMPLER_KIND = "sampler_weights"
 
+#: The web console of the official service; no other server is known to have one.
+_CONSOLE = "https://tinker.thinkingmachines.ai"
 _EXAMPLE = "It looks like tinker://RUN_ID/sampler_weights/NAME."
 
 
@@ -125,3 +128,14 @@ def shown(text: object) -> str:
     """Return *text* quoted and shortened for a message."""
     line = str(text).encode("utf-8", "replace").decode()
     return repr(line if len(line) <= 200 else line[:199] + "…")
+
+
+def console_page(base_url: str, *parts: str) -> str | None:
+    """Return a page of the service's web console, or ``None`` if the service has no console.
+
+    :param base_url: the service; only the official one has a console.
+    :param parts: ``training_runs`` and a run, or ``checkpoints``, a run and a checkpoint's id.
+    """
+    if urlsplit(base_url)[:2] != urlsplit(DEFAULT_BASE_URL)[:2]:
+        return None
+    return "/".join([_CONSOLE, *(quote(part, safe="") for part in parts)])

@@ -1,28 +1,29 @@
-"""The application: one command line in, one exit code out, errors told in one place."""
+"""The application: runs one command line and returns its exit code; prints errors in one place."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 import cliff.app
 import cliff.command
 
-from tinkex import __version__
 from tinkex.cli.commandmanager import CommandManager
 from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
-from tinkex.cli.logs import LogHandlers
-from tinkex.exceptions import RequestShown, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import LocalError, RequestShown, TinkexError, Unauthorized, UsageError
 from tinkex.options import HelpRequested, print_paged, program_parser
+from tinkex.version import __version__
 
 if TYPE_CHECKING:
     import argparse
 
-    from tinkex.api import ServiceClient, Wait
-    from tinkex.cli.clients import Clients
+    from tinkex.api import ServiceClient
     from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
@@ -33,7 +34,7 @@ EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
-#: Options that are settings (see :mod:`tinkex.settings`).
+#: Global options that are settings (see :mod:`tinkex.settings`).
 _SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool", "insecure")
 
 
@@ -64,22 +65,19 @@ class TinkexApp(cliff.app.App):
         #: The words of the command line being run.
         self.words: tuple[str, ...] = ()
         self.command: Any = None
-        self._settings: Settings | None = None
-        self._settings_asked = False
-        self._clients: Clients | None = None
-        self._logs = LogHandlers(self.LOG)
-        self._parsed: argparse.Namespace | None = None
-        self._display: Any = None
-        #: Global options the interactive shell was started with: they hold for each of its lines.
-        self._shell_options: argparse.Namespace | None = None
-        #: Settings whose key was said to go astray, perhaps.
-        self._warned: set[Settings] = set()
-        #: Nothing but this program runs in the process.
-        self.owns_process = False
-        #: What commands print is remembered for completion, what a server lacks for other commands.
-        self.remembers = True
-        #: Somebody wants the typed result of the command, not only its output.
+        #: Global options the interactive shell was started with: each of its lines inherits them.
+        self.shell_options: argparse.Namespace | None = None
+        #: Names that commands print are kept for completion, and what a server lacks for later.
+        self.uses_cache = True
+        #: The caller wants the typed result of the command, not only its output.
         self.keeps_result = False
+        self._parsed: argparse.Namespace | None = None
+        self._settings: Settings | None = None
+        self._settings_failed = False
+        self._display: Any = None
+        #: One for each set of settings, for the next lines of the shell too.
+        self._clients: dict[Settings, ServiceClient] = {}
+        self._log_handlers: list[logging.Handler] = []
 
     # ------------------------------------------------------------------ what commands use
 
@@ -90,30 +88,25 @@ class TinkexApp(cliff.app.App):
             from tinkex import settings
 
             flags = {name: self.option(name) for name in _SETTING_OPTIONS}
-            self._settings_asked = True
+            self._settings_failed = True
             self._settings = settings.resolve(flags, stdin=self.stdin)
+            self._settings_failed = False
             if self._settings.pool_options.insecure:
-                self._warn_of_insecurity(self._settings)
+                origin = self._settings.origins.get("http_pool.insecure")
+                self.warn(
+                    f"certificates are not checked ({origin}): anyone between here and "
+                    f"{self._settings.base_url} can read the API key and change what is sent.",
+                    prefix="WARNING: ",
+                )
         return self._settings
-
-    def _warn_of_insecurity(self, effective: Settings) -> None:
-        origin = effective.origins.get("http_pool.insecure")
-        self.warn(
-            f"certificates are not checked ({origin}): anyone between here and "
-            f"{effective.base_url} can read the API key and change what is sent.",
-            prefix="WARNING: ",
-        )
 
     @property
     def format_setting(self) -> str | None:
-        """Format of environment or profile; ``None`` also where the settings have a fault."""
-        # Global options may stand behind the command: not before the line is parsed.
-        if self._settings is None and not self._settings_asked:
-            try:
+        """The format of environment or profile; ``None`` also if the settings are invalid."""
+        if not self._settings_failed:
+            with contextlib.suppress(Exception):  # reported when the settings are needed
                 return self.settings.format
-            except Exception:
-                return None  # it will be told when the settings are needed
-        return self._settings.format if self._settings is not None else None
+        return None
 
     @property
     def client(self) -> ServiceClient:
@@ -121,28 +114,34 @@ class TinkexApp(cliff.app.App):
         return self.client_for(self.settings)
 
     def client_for(self, settings: Settings) -> ServiceClient:
-        """Return the client, and so the pool of connections, for one set of settings."""
-        if self.owns_process:
-            from tinkex.cli import startup
-
-            startup.before_requests()
-        from tinkex.cli import clients
-        from tinkex.settings import stray_key
+        """Return the client, and so the connection pool, for one set of settings."""
+        from tinkex.api import ServiceClient
 
         if self.option("curl"):
-            return clients.showing(settings)
-        if self._clients is None:
-            self._clients = clients.Clients(self._on_wait, remembers=self.remembers)
-        if settings not in self._warned and (warning := stray_key(settings)):
-            self._warned.add(settings)
-            self.warn(warning)
-        client = self._clients.of(settings)
+            return self._curl_client(settings)
+        if settings not in self._clients:
+            from tinkex.settings import stray_key
+
+            if warning := stray_key(settings):
+                self.warn(warning)
+            self._clients[settings] = ServiceClient(
+                settings, on_wait=lambda wait: self.display.wait(wait)
+            )
         self.display.expect("the service")
-        return client
+        return self._clients[settings]
+
+    @staticmethod
+    def _curl_client(settings: Settings) -> ServiceClient:
+        """Return a client that sends nothing, and so needs no key."""
+        from tinkex.api import ServiceClient
+        from tinkex.api.http.curl import KEY_VARIABLE, CurlPool
+
+        keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
+        return ServiceClient(keyless, pool=CurlPool())
 
     @property
     def pool(self) -> HttpPool | None:
-        """What carries requests in place of the driver of the settings: with ``--curl``."""
+        """The HTTP pool to use in place of that of the settings: with ``--curl``."""
         if not self.option("curl"):
             return None
         from tinkex.api.http.curl import CurlPool
@@ -151,78 +150,89 @@ class TinkexApp(cliff.app.App):
 
     @property
     def profile(self) -> str | None:
-        """Name of the profile in force between the lines of the interactive shell."""
+        """Name of the profile in use between the lines of the interactive shell."""
         from tinkex.settings import chosen_profile
 
-        return chosen_profile(getattr(self._shell_options, "profile", None))
+        return chosen_profile(getattr(self.shell_options, "profile", None))
 
     def use_profile(self, name: str) -> None:
-        """Let the following lines of the interactive shell use the profile *name*.
+        """Use the profile *name* for the following lines of the interactive shell.
 
         :raises SettingsError: there is no such profile.
         """
         from tinkex import settings
 
         settings.resolve({"profile": name})
-        options = self._shell_options
+        options = self.shell_options
         assert options is not None, "only inside the interactive shell"
         options.profile = name
         # A key or an address that the shell was started with belongs to another server.
         options.api_key = options.base_url = options.http_pool = options.insecure = None
 
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
-        """Remember *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
+        """Keep *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
 
-        :param whole: these are all there are; others are forgotten.
+        :param whole: these are all that exist; others are dropped.
         """
-        if self.remembers:
+        if self.uses_cache:
             from tinkex.cli.remembered import Remembered
 
             Remembered.of(self.settings).add(kind, values, whole=whole)
 
     def forget(self, kind: str, values: Iterable[str]) -> None:
-        """Let completion offer *values* no longer."""
-        if self.remembers:
+        """Drop *values* from completion."""
+        if self.uses_cache:
             from tinkex.cli.remembered import Remembered
 
             Remembered.of(self.settings).drop(kind, values)
 
     def status(self, text: str) -> None:
-        """Say *text* on standard error, unless ``--quiet``.
+        """Print *text* on standard error, unless ``--quiet``.
 
-        A program that wants JSON reads standard error for one thing only: an error as JSON.
+        A program that asks for JSON finds nothing but an error as JSON on standard error.
         """
         if self.option("quiet") or (self._wants_json() and not self.stderr.isatty()):
             return
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Say *text* on standard error, also with ``--quiet``."""
+        """Print *text* on standard error, also with ``--quiet``."""
         from tinkex.columns import printable
 
         self.display.clear()
-        # A standard error that takes nothing must not keep a command from its work.
+        # A standard error that cannot be written must not stop a command.
         with contextlib.suppress(OSError):
             self.stderr.write(f"{prefix}{printable(text)}\n")
             self.stderr.flush()
 
     @property
     def display(self) -> Any:
-        """Progress and waits on standard error (nothing where it is no terminal)."""
+        """Progress and waits on standard error; draws nothing if that is no terminal."""
         if self._display is None:
             from tinkex.cli.progress import Display
 
             self._display = Display(self.stderr, quiet=bool(self.option("quiet")))
         return self._display
 
+    def option(self, name: str) -> Any:
+        """Return the value of a global option, given before or after the command."""
+        for namespace in (self._parsed, getattr(self, "options", None)):
+            if namespace is not None and hasattr(namespace, name):
+                return getattr(namespace, name)
+        return None
+
+    def prog(self, name: str) -> str:
+        """Return what to type for the command *name*, as its usage line shows it."""
+        return name if self.interactive_mode else f"{self.NAME} {name}"
+
     # ------------------------------------------------------------------ one command line
 
     def run(self, argv: list[str]) -> int:
-        """Run one command line and return its exit code; every error is told here."""
+        """Run one command line and return its exit code; print any error."""
         return self.guarded(lambda: self.execute(argv))
 
     def guarded(self, work: Callable[[], int]) -> int:
-        """Return what *work* returns; tell any error and return its exit code."""
+        """Return what *work* returns; print any error and return its exit code."""
         try:
             with unwrapped_signals():
                 return work()
@@ -236,17 +246,17 @@ class TinkexApp(cliff.app.App):
             self._report(error)
             return EXIT_FAILURE
         finally:
-            self.finish()
+            if not self.interactive_mode:
+                self.close()
 
     def execute(self, argv: Sequence[str]) -> int:
-        """Run one command line; errors are raised.
+        """Run one command line and return its exit code.
 
-        :raises TinkexError: whatever went wrong.
+        :raises TinkexError: the command failed.
         """
+        self.reset()
         self.words = tuple(argv)
-        self.command = self._parsed = self._settings = self._display = None
-        self._settings_asked = False
-        inherited = copy.copy(self._shell_options) if self.interactive_mode else None
+        inherited = copy.copy(self.shell_options) if self.interactive_mode else None
         self.options = self.parser.parse_args(list(argv), inherited)
         words = self.options.words
         if words[:1] == ["--"]:
@@ -266,13 +276,12 @@ class TinkexApp(cliff.app.App):
         return self.run_subcommand(words)
 
     def run_subcommand(self, argv: list[str]) -> int:
-        noun = argv[0]
-        if noun not in self.command_manager.commands and len(argv) > 1 and argv[1] in _HELP:
-            argv = ["help", noun]
+        if argv[0] not in self.command_manager.commands and argv[1:2] in (["-h"], ["--help"]):
+            argv = ["help", argv[0]]
         try:
             factory, name, rest = self.command_manager.find_command(argv)
             self.command = factory(self, self.options, name)
-            parser = self.command.get_parser(self._prog(name))
+            parser = self.command.get_parser(self.prog(name))
             self._parsed = parser.parse_args(rest)
             self.configure_logging()
             self.prepare_to_run_command(self.command)
@@ -282,7 +291,7 @@ class TinkexApp(cliff.app.App):
                 code = self._show(shown)
             else:
                 if self.option("curl"):
-                    self.status("No request is sent by this command.")
+                    self.status("This command sends no request.")
             self.stdout.flush()
             return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
@@ -296,18 +305,18 @@ class TinkexApp(cliff.app.App):
         self.command.result = list(shown.lines)
         self.display.clear()
         self.stdout.write("".join(f"{line}\n" for line in shown.lines))
-        self.status("Not sent. Whatever the command sends next depends on the answer.")
+        self.status("Not sent. Any further request depends on the response.")
         if not self.settings.needs_api_key:
-            self.status(f"curl cannot reach what the HTTP pool {self.settings.http_pool} carries.")
+            self.status(f"curl cannot reach the server of the HTTP pool {self.settings.http_pool}.")
         return EXIT_OK
 
     def interact(self) -> int:  # type: ignore[override]
-        """Read command lines: from a person, or from a script on standard input."""
+        """Read command lines from a terminal, or from a script on standard input."""
         from tinkex.cli.repl import Repl
 
         keep_going = bool(self.options.keep_going)
         if not self.interactive_mode:
-            options = self._shell_options = copy.copy(self.options)
+            options = self.shell_options = copy.copy(self.options)
             options.keep_going = False
             if options.api_key == "-":  # the first line is the key, once
                 from tinkex.config.credentials import read_argument
@@ -315,26 +324,23 @@ class TinkexApp(cliff.app.App):
                 options.api_key = read_argument(options.api_key, self.stdin)
         return Repl(self).loop(keep_going=keep_going)
 
-    def forget_line(self) -> None:
-        """Forget the last command line, so that no error is told in its name."""
+    def reset(self) -> None:
+        """Forget the previous command line, so that no error names its command."""
         self.words = ()
         self.command = self._parsed = self._settings = self._display = None
-        self._settings_asked = False
-        if self._shell_options is not None:
-            self.options = copy.copy(self._shell_options)
-
-    def finish(self) -> None:
-        """Close connections and log handlers."""
-        if not self.interactive_mode:
-            self.close()
+        self._settings_failed = False
+        if self.shell_options is not None:
+            self.options = copy.copy(self.shell_options)
 
     def close(self) -> None:
-        """Close every client and remove our log handlers."""
-        if self._clients is not None:
-            self._clients.close(self.LOG)
-        self._logs.remove()
-
-    # ------------------------------------------------------------------ inside
+        """Close all clients and remove the log handlers."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            try:
+                client.close()
+            except Exception as error:
+                self.LOG.debug("closing failed: %s", error)
+        self._remove_log_handlers()
 
     def build_option_parser(
         self,
@@ -344,58 +350,141 @@ class TinkexApp(cliff.app.App):
     ) -> argparse.ArgumentParser:
         return program_parser(self.NAME, description)
 
+    # ------------------------------------------------------------------ logging
+
     def configure_logging(self) -> None:
-        """Send log records to standard error and the log file, by ``-v`` and ``--log-file``."""
-        self._logs.install(
-            self.stderr,
-            verbose=bool(self.option("debug") or self.option("verbose")),
-            quiet=bool(self.option("quiet")),
-            file=self.option("log_file"),
-        )
+        """Write log records to standard error and the log file, by ``-v`` and ``--log-file``."""
+        self._remove_log_handlers()
+        verbose = self.option("debug") or self.option("verbose")
+        level = logging.DEBUG if verbose else logging.WARNING
+        console = logging.StreamHandler(self.stderr)
+        console.setLevel(logging.ERROR if self.option("quiet") else level)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        self._log_handlers = [console]
+        if (path := self.option("log_file")) is not None:
+            self._log_handlers.append(_log_file(path))
+            level = logging.DEBUG
+        for handler in self._log_handlers:
+            self.LOG.addHandler(handler)
+        self.LOG.setLevel(level)
 
-    def option(self, name: str) -> Any:
-        """Return a global option's value, wherever on the line it stood."""
-        for namespace in (self._parsed, getattr(self, "options", None)):
-            if namespace is not None and hasattr(namespace, name):
-                return getattr(namespace, name)
-        return None
+    def _remove_log_handlers(self) -> None:
+        handlers, self._log_handlers = self._log_handlers, []
+        for handler in handlers:
+            self.LOG.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                with contextlib.suppress(OSError):
+                    handler.close()
+        self.LOG.setLevel(logging.NOTSET)
 
-    def _prog(self, name: str) -> str:
-        return name if self.interactive_mode else f"{self.NAME} {name}"
-
-    def _on_wait(self, wait: Wait) -> None:
-        self.display.wait(wait)
+    # ------------------------------------------------------------------ errors
 
     def operation_name(self) -> str:
         """Return the subject of an error sentence about the command line being run."""
         return self.command.operation_name() if self.command is not None else "Command"
 
     def _report(self, error: Exception) -> None:
-        """Tell *error* on standard error: one sentence, one hint; as JSON where that is wanted."""
+        """Print *error* on standard error: one sentence and one hint, or JSON."""
         self.display.clear()
         known = as_tinkex_error(error)
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
-        if known.hint is None:
-            known.hint = self._general_hint(known)
+        if known.hint is None and known.category == "server":
+            known.hint = "Try again later; if it persists, report it with the time and request id."
+        elif known.hint is None:
+            name = getattr(self.command, "cmd_name", None)
+            known.hint = f"See: tinkex help {name or ''}".rstrip()
         if self.option("debug"):
             import traceback
 
             traceback.print_exception(error, file=self.stderr)
         print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
-    def _general_hint(self, error: TinkexError) -> str:
-        if error.category == "server":
-            return "Try again in a while; if it stays, report it with the time and request id."
-        name = getattr(self.command, "cmd_name", None)
-        return f"See: tinkex help {name or ''}".rstrip()
-
     def _wants_json(self) -> bool:
         chosen = self.option("formatter") or ("json" if self.option("json") else None)
-        if chosen or self._parsed is not None:
-            whole = bool(getattr(self._parsed, "whole_json", False))
-            return chosen == "json" or whole or (chosen is None and self.format_setting == "json")
-        return wants_json(self.words) or self.format_setting == "json"
+        if self._parsed is None and not chosen:
+            return wants_json(self.words) or self.format_setting == "json"
+        if chosen == "json" or getattr(self._parsed, "whole_json", False):
+            return True
+        return chosen is None and self.format_setting == "json"
 
 
-_HELP = ("-h", "--help")
+class _LogFile(logging.FileHandler):
+    """Stop logging after a record that cannot be written, instead of a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self.setLevel(logging.CRITICAL + 1)
+
+
+def _log_file(path: str) -> logging.Handler:
+    from tinkex.files import user_path
+
+    try:
+        handler = _LogFile(user_path(path), encoding="utf-8")
+    except OSError as error:
+        raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    return handler
+
+
+# ---------------------------------------------------------------------- command lines from Python
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a command run from Python.
+
+    :ivar command: the command's name, such as ``checkpoint list``.
+    :ivar value: its typed result: a page of checkpoints, a sample response, a metadata dict, …
+    :ivar stdout: what the command line would have printed.
+    """
+
+    command: str
+    value: Any
+    stdout: str
+
+
+def run(argv: Sequence[str]) -> Result:
+    """Run one command line from Python; see :func:`tinkex.run`.
+
+    :raises TinkexError: the command failed.
+    """
+    stdout = io.StringIO()
+    app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
+    app.uses_cache, app.keeps_result = False, True
+    try:
+        code = app.execute(_words(argv))
+        if code:
+            raise TinkexError(f"{app.operation_name()} ended with status {code}")
+    except Exception as error:
+        known = as_tinkex_error(error)
+        if known is error:
+            raise
+        raise known from error
+    finally:
+        app.close()
+    command = app.command
+    name = command.cmd_name if command is not None else "help"
+    return Result(name, getattr(command, "result", None), stdout.getvalue())
+
+
+def _words(argv: Iterable[Any]) -> list[str]:
+    """Return the words of a command line; paths are words too.
+
+    :raises UsageError: *argv* is no list of words.
+    """
+    if isinstance(argv, (str, bytes)):
+        raise UsageError(
+            "a command line is a list of words, not one text",
+            hint="For example: ['run', 'list'], or the result of shlex.split.",
+        )
+    words = []
+    for word in argv:
+        try:
+            words.append(os.fsdecode(word))
+        except TypeError as error:
+            raise UsageError(
+                f"a word of a command line is a text, not {type(word).__name__}",
+                hint="Write numbers as texts: ['run', 'list', '--limit', '5'].",
+            ) from error
+    return words

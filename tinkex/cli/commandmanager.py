@@ -1,65 +1,34 @@
-"""Finds commands by entry points, importing only the one that runs.
+"""Commands, formats and hooks by entry points; only those that are used are imported.
 
-cliff's own manager imports every command at every start, hides the errors of those that fail,
-and takes unique prefixes for names (``checkpoint de`` would delete).
+cliff's and stevedore's managers import all entry points of a group at every start and hide the
+errors of those that fail; cliff's takes unique prefixes for names (``checkpoint de`` would delete).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import cliff.command
 import cliff.commandmanager
 
 from tinkex import plugins
-from tinkex.commands import base
-from tinkex.exceptions import PluginError
+from tinkex.exceptions import PluginError, TinkexError
 
 if TYPE_CHECKING:
+    import argparse
     from importlib.metadata import EntryPoint
 
 
-_KINDS = (base.Command, base.Lister, base.ShowOne)
-
-
-class LazyCommand:
-    """An entry point whose import is guarded: what cliff's manager keeps for each name."""
-
-    def __init__(self, entry_point: EntryPoint) -> None:
-        self.entry_point = entry_point
-        self.name = entry_point.name
-        self.value = entry_point.value
-
-    def load(self) -> type[cliff.command.Command]:
-        """Return the command class.
-
-        :raises PluginError: two plugins claim the name, the import fails, or it is no command.
-        """
-        return load(plugins.pick(plugins.COMMANDS, self.name))
-
-
-def load(entry_point: EntryPoint) -> type[cliff.command.Command]:
-    """Return the command class that *entry_point* names.
-
-    :raises PluginError: the import fails, or it is no command of tinkex.
-    """
-    command = plugins.load(entry_point)
-    if not (isinstance(command, type) and issubclass(command, _KINDS)):
-        owner = plugins.distribution_of(entry_point)
-        raise PluginError(
-            f"{entry_point.value} of plugin {owner} is not a Command, Lister or ShowOne of "
-            "tinkex.commands.base"
-        )
-    return command
-
-
 class CommandManager(cliff.commandmanager.CommandManager):
-    """Names by :mod:`tinkex.plugins`; exact names only; built-in names always win."""
+    """The names of all commands; exact names only, and built-in names win."""
 
     commands: dict[str, Any]
 
     def __init__(self) -> None:
-        # cliff looks hooks up in "<namespace>.<command>"; the commands are in a group beside it.
+        # cliff looks hooks up in "<namespace>.<command>"; commands have another group.
         super().__init__(plugins.HOOKS)
 
     def _load_commands(self) -> None:
@@ -81,15 +50,138 @@ class CommandManager(cliff.commandmanager.CommandManager):
         :raises UsageError: no command has this name.
         :raises PluginError: the command does not load.
         """
-        for end in range(self._get_last_possible_command_index(argv), 0, -1):
+        last = self._get_last_possible_command_index(argv)
+        for end in range(last, 0, -1):
             name = " ".join(argv[:end])
             if name in self.commands:
                 return self.commands[name].load(), name, argv[end:]
-        words = argv[: self._get_last_possible_command_index(argv)][:3]
         from tinkex.cli.errors import unknown_command
 
-        raise unknown_command(words or argv[:1], self.commands)
+        raise unknown_command(argv[:last][:3] or argv[:1], self.commands)
 
     def below(self, noun: str) -> list[str]:
-        """Return the names of the commands below *noun*, which may itself be none."""
+        """Return the names of the subcommands of *noun*, which need not be a command itself."""
         return sorted(name for name in self.commands if name.startswith(noun + " "))
+
+
+class LazyCommand:
+    """What cliff's manager keeps for each name: an entry point that is imported by :meth:`load`."""
+
+    def __init__(self, entry_point: EntryPoint) -> None:
+        self.entry_point = entry_point
+        self.name = entry_point.name
+        self.value = entry_point.value
+
+    def load(self) -> type[cliff.command.Command]:
+        """Return the command class.
+
+        :raises PluginError: two plugins claim the name, the import fails, or it is no command.
+        """
+        return load_command(plugins.pick(plugins.COMMANDS, self.name))
+
+
+def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
+    """Return the command class that *entry_point* names.
+
+    :raises PluginError: the import fails, or it is no command of tinkex.
+    """
+    command: type[cliff.command.Command] = plugins.load(entry_point)
+    is_command = isinstance(command, type) and issubclass(command, cliff.command.Command)
+    if not is_command or not hasattr(command, "operation_name"):  # cliff's own have none
+        owner = plugins.distribution_of(entry_point)
+        raise PluginError(
+            f"{entry_point.value} of plugin {owner} is not a Command, Lister or ShowOne of "
+            "tinkex.commands.base"
+        )
+    return command
+
+
+class Formatters:
+    """The formats of one kind of command, in the place of stevedore's manager.
+
+    Built-in formats are imported at once; a plugin's format only if a word of the command line
+    names it, because then its options may be on the line too, or if a setting chooses it.
+    """
+
+    def __init__(self, group: str, words: Iterable[str] = ()) -> None:
+        self._group = group
+        self._entry_points = {ep.name: ep for ep in plugins.entry_points(group)}
+        # Possible values of -f: -f X, -fX, --format=X.
+        self._named = {text for w in words for text in (w, w[2:], w.removeprefix("--format="))}
+        self._loaded: dict[str, Any] = {}
+
+    @staticmethod
+    def known(name: str) -> bool:
+        """Return whether any kind of command has a format of this name."""
+        groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        return any(ep.name == name for group in groups for ep in plugins.entry_points(group))
+
+    def names(self) -> list[str]:
+        return list(self._entry_points)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an object with ``obj`` and ``entry_point``.
+
+        :raises PluginError: the format does not load.
+        """
+        if name not in self._loaded:
+            formatter = plugins.load_driver(self._group, name)
+            self._loaded[name] = SimpleNamespace(
+                obj=formatter, entry_point=self._entry_points[name]
+            )
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[Any]:
+        for name, entry_point in self._entry_points.items():
+            if plugins.is_builtin(entry_point) or name in self._named:
+                try:
+                    yield self[name]
+                except PluginError:
+                    continue  # reported when the format is used
+
+
+def load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Any:
+    """Return an object with the hook as ``obj``, and ``entry_point``.
+
+    :raises PluginError: the import fails.
+    """
+    hook = _Hook(plugins.load(entry_point)(command=command), entry_point)
+    return SimpleNamespace(obj=hook, entry_point=entry_point)
+
+
+class _Hook:
+    """A cliff hook whose errors name its plugin."""
+
+    def __init__(self, hook: Any, entry_point: EntryPoint) -> None:
+        self._hook, self._entry_point = hook, entry_point
+        self.get_parser, self.get_epilog = hook.get_parser, hook.get_epilog
+
+    def before(self, parsed_args: argparse.Namespace) -> Any:
+        """Call the hook with the arguments.
+
+        :raises PluginError: it failed.
+        """
+        with self._errors_named():
+            return self._hook.before(parsed_args)
+
+    def after(self, parsed_args: argparse.Namespace, result: Any) -> Any:
+        """Call the hook with the result.
+
+        :raises PluginError: it failed.
+        """
+        with self._errors_named():
+            return self._hook.after(parsed_args, result)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (TinkexError, BrokenPipeError):  # the hook means to end the command
+            raise
+        except Exception as error:
+            owner = plugins.distribution_of(self._entry_point)
+            raise PluginError(
+                f"the hook {self._entry_point.name!r} of plugin {owner} failed "
+                f"({type(error).__name__}: {error})",
+                hint=f"To run without it, list the other plugins in {plugins.ONLY}.",
+            ) from error

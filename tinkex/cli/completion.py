@@ -225,7 +225,7 @@ class _Line:
 
     def _flags(self) -> dict[str, str]:
         """Return the settings that are options of this line, or of the shell it is typed in."""
-        shell = getattr(self._app, "_shell_options", None)
+        shell = self._app.shell_options
         flags = {}
         for name in ("profile", "base_url", "http_pool"):
             option = "--" + name.replace("_", "-")

@@ -57,7 +57,7 @@ class Repl:
 
     def run_line(self, text: str) -> int:
         """Run one line; return its exit code."""
-        self._app.forget_line()
+        self._app.reset()
         try:
             return self._app.guarded(lambda: self._run(lines.parse(text)))
         except SystemExit as error:  # of a plugin: it ends its command, not the shell

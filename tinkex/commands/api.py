@@ -16,7 +16,7 @@ from tinkex.files import read_bytes
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api.http.answers import Response
+    from tinkex.api.http.transport import Response
 
 
 __all__ = ["Api", "build_object", "field_value", "split_field"]

@@ -16,25 +16,17 @@ if TYPE_CHECKING:
 
     AnyCommand = Command | Lister | ShowOne
 
+#: What plugins may use, see the page "Plugin API".
 __all__ = [
-    "add_filters",
     "add_limit",
     "add_model_options",
-    "add_order",
     "add_paging",
     "add_path",
     "add_paths",
     "add_scope",
-    "add_type",
-    "check_model_options",
     "checkpoint_path",
     "checkpoint_paths",
-    "checkpoint_type",
-    "given_filters",
-    "holds_all",
     "print_rest",
-    "selection",
-    "sorting",
     "with_run",
 ]
 

@@ -10,8 +10,8 @@ import argparse
 import hashlib
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -29,7 +29,7 @@ from tinkex.options import non_empty
 from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
 
 if TYPE_CHECKING:
-    from tinkex.api import ApiKey
+    from tinkex.api import ApiKey, KeyCheck
 
 
 class LoginAuth(ShowOne):
@@ -62,50 +62,35 @@ class LoginAuth(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        location = _location_for(self.settings, in_profile=parsed_args.in_profile)
-        key, source = self._key(parsed_args, location)
+        from tinkex.api.resources.auth import new_key_page
+
+        profile = _profile_to_store_in(self.settings, in_profile=parsed_args.in_profile)
+        name = parsed_args.name
+        page = new_key_page(self.settings, name or _machine_name())
+        key, source = self._key(parsed_args, page)
         trial = _with_key(self.settings, key, source)
-        warning = trial.key_warning()
-        if warning:
+        if warning := trial.key_warning():
             self.status(warning)
         found = self._checked(trial)
-        if found is None:
-            self.status("This server offers no information about keys; it accepts this one.")
-        mode = location.exposed_mode()
-        stored = location.store(_stored_key(trial, key, found, parsed_args.name))
+        stored = _stored_key(trial, key, found, name)
+        path = KeyStore().path if profile is None else file.config_path()
+        where = str(path) if profile is None else f"profile {profile} ({path})"
+        mode = exposed_mode(path)
+        if profile is None:
+            self._store(stored)
+        else:
+            file.write_setting(profile, "api_key", key)
         if mode:
-            self.app.warn(f"{location} could be read by others (mode {mode}); no longer.")
-        if location.profile is None and stored.base_url is not None:
-            self._explain_address(stored)
+            self.app.warn(f"{where} could be read by others (mode {mode}); no longer.")
         self.result = stored
-        return self.column_names, (
-            stored.name,
-            stored.key_id,
-            credentials.mask(key),
-            stored.organization,
-            stored.email,
-            trial.base_url,
-            str(location),
-        )
+        shown = (stored.name, stored.key_id, credentials.mask(key), stored.organization)
+        return self.column_names, (*shown, stored.email, trial.base_url, where)
 
-    def _checked(self, trial: Settings) -> ApiKey | None:
-        """Return what the service reports about the key of *trial*, which it accepts."""
-        try:
-            return self.app.client_for(trial).auth.check().api_key
-        except (Unauthorized, Forbidden) as error:
-            error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
-            raise
+    def _key(self, parsed_args: argparse.Namespace, page: str | None) -> tuple[str, str]:
+        """Return the key and where it comes from.
 
-    def _explain_address(self, stored: StoredKey) -> None:
-        self.status(f"tinkex sends this key to {stored.base_url} only.")
-        if stored.is_default:
-            self.status(
-                "The official command line sends it to any server; a profile prevents that: "
-                f"tinkex profile add NAME --base-url {stored.base_url}"
-            )
-
-    def _key(self, parsed_args: argparse.Namespace, location: _Location) -> tuple[str, str]:
-        """Return the key and where it comes from."""
+        :param page: where to create a key, if that is known.
+        """
         stdin = self.app.stdin
         # A key that the interactive shell was started with is not meant to be stored.
         on_this_line = hasattr(parsed_args, "api_key") or not self.app.interactive_mode
@@ -119,14 +104,37 @@ class LoginAuth(ShowOne):
                 "there is no terminal to ask for the key on",
                 hint="Give it on standard input: … | tinkex auth login --with-token",
             )
-        from tinkex.api.resources.auth import new_key_page
-
-        page = new_key_page(self.settings, parsed_args.name or _machine_name())
         if page:
             self.status(f"Create a key here: {page}")
         self.app.display.clear()
-        key = credentials.ask(f"API key for {location.base_url}: ")
+        key = credentials.ask(f"API key for {self.settings.base_url}: ")
         return credentials.checked(key), "the terminal"
+
+    def _checked(self, trial: Settings) -> ApiKey | None:
+        """Return what the service reports about the key of *trial*, which it accepts."""
+        try:
+            found = self.app.client_for(trial).auth.check().api_key
+        except (Unauthorized, Forbidden) as error:
+            error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
+            raise
+        if found is None:
+            self.status("This server offers no information about keys; it accepts this one.")
+        return found
+
+    def _store(self, key: StoredKey) -> None:
+        """Store *key* in the file of the official login."""
+        store = KeyStore()
+        if key.base_url is not None:
+            self.status(f"tinkex sends this key to {key.base_url} only.")
+            # The official program sends the default key to any server.
+            if any(other.is_default and other.key_id != key.key_id for other in store.all()):
+                key = replace(key, is_default=False)
+            else:
+                self.status(
+                    "The official command line sends it to any server; a profile prevents that: "
+                    f"tinkex profile add NAME --base-url {key.base_url}"
+                )
+        store.add(key)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         who = f" as {record['email']}" if record["email"] else ""
@@ -169,6 +177,8 @@ class LogoutAuth(Lister):
         return self.column_names, rows
 
     def _remove(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
+        from tinkex.api.resources.auth import key_page
+
         store = KeyStore()
         if parsed_args.all:
             chosen = store.all()
@@ -181,27 +191,14 @@ class LogoutAuth(Lister):
                 file.write_setting(profile, "api_key", None)
                 return [(profile, None, f"profile {profile}")]
             chosen = [_stored_key_in_use(settings, store)]
-        for key in chosen:
-            self._revoke(key)
         if chosen:
             store.remove(*(key.key_id for key in chosen))
         else:
             self.status("There is no stored key.")
-        return [(key.name, key.key_id, str(store.path)) for key in chosen]
-
-    def _revoke(self, key: StoredKey) -> None:
-        """Delete a key on the server if an old official login created it: no one else has it."""
-        from tinkex.api.resources.auth import key_page
-
-        if key.kind != "generated":
+        for key in chosen:
             if key.base_url is None and key.key_id.isdecimal():
                 self.status(f"The key stays valid; revoke it at {key_page(key.key_id)}")
-            return
-        try:
-            settings = _with_key(self.settings, key.key, f"the stored key {key.name}")
-            self.app.client_for(settings).auth.revoke()
-        except TinkexError as error:
-            self.app.warn(f"could not delete the key {key.name!r} on the server: {error}")
+        return [(key.name, key.key_id, str(store.path)) for key in chosen]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         name = plain_text(record["name"]) or plain_text(record["key_id"])
@@ -241,13 +238,8 @@ class SwitchAuth(ShowOne):
                 self.status(f"The key in use comes from {origin}, not from the file.")
         except SettingsError as error:
             self.app.warn(f"{error}")
-        return self.column_names, (
-            key.name,
-            key.key_id,
-            key.organization,
-            key.email,
-            str(store.path),
-        )
+        values = (getattr(key, name) for name in self.column_names[:-1])
+        return self.column_names, (*values, str(store.path))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Using the key {plain_text(record['name'] or record['key_id'])!r}"]
@@ -278,26 +270,20 @@ class StatusAuth(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         settings = self.settings
+        origin = next((o for name in CREDENTIAL if (o := settings.origins.get(name))), None)
+        stored: list[dict[str, Any]] = []
         try:
-            stored = _all_keys()
+            stored += _stored_keys(settings)
         except SettingsError as error:
             if parsed_args.offline:
                 raise
             self.app.warn(f"{error}")
-            stored = []
-        for warning in _exposed_files(stored):
-            self.app.warn(warning)
-        origin = next((o for name in CREDENTIAL if (o := settings.origins.get(name))), None)
-        key: ApiKey | None = None
-        seconds = None
-        if not parsed_args.offline:
-            try:
-                self.result = check = self.client.auth.check()
-            except TinkexError as error:
-                if origin and settings.needs_api_key and not getattr(error, "key_origin", None):
-                    error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
-                raise
-            key, seconds = check.api_key, check.seconds
+        config, store = file.config_path(), KeyStore().path
+        for path in {store if key["stored_in"] == str(store) else config for key in stored}:
+            if mode := exposed_mode(path):
+                self.app.warn(f"{path} can be read by others (mode {mode}); chmod 600 {path}")
+        check = None if parsed_args.offline else self._check(origin)
+        key = check and check.api_key
         return self.column_names, (
             settings.base_url,
             settings.profile,
@@ -306,9 +292,20 @@ class StatusAuth(ShowOne):
             key and key.name,
             key and key.organization,
             key and key.email,
-            None if seconds is None else round(seconds * 1000),
-            StoredKeys([_described(key, where, settings) for key, where in stored]),
+            check and round(check.seconds * 1000),
+            StoredKeys(stored),
         )
+
+    def _check(self, origin: str | None) -> KeyCheck:
+        """Ask the service about the key, which comes from *origin*."""
+        try:
+            self.result = check = self.client.auth.check()
+        except TinkexError as error:
+            known = getattr(error, "key_origin", None) or not self.settings.needs_api_key
+            if origin and not known:
+                error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
+            raise
+        return check
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         shown = {k: v for k, v in record.items() if plain_text(v) and k != "stored_keys"}
@@ -337,55 +334,15 @@ class StoredKeys(FormattableColumn[list[dict[str, Any]]]):
     def human_readable(self) -> str:
         return "\n".join(
             f"{plain_text(key['name'] or key['key_id'])}{' (in use)' if key['in_use'] else ''}: "
-            f"{key['key']}"
-            + (f" for {plain_text(key['base_url'])}" if key["base_url"] else "")
-            + (f", id {plain_text(key['key_id'])}" if key["key_id"] else "")
-            + f", in {plain_text(key['stored_in'])}"
+            f"{key['key']}, in {plain_text(key['stored_in'])}"
             for key in self._value
         )
 
 
-# Where keys are stored ------------------------------------------------------------------------
+def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:
+    """Return the profile to store a key in, ``None`` for the file of the official login.
 
-
-@dataclass(frozen=True)
-class _Location:
-    """Where a key is stored.
-
-    :ivar profile: the profile that holds it; ``None`` for the file of the official login.
-    :ivar base_url: address of the service that the key is for.
-    """
-
-    profile: str | None
-    base_url: str
-
-    def __str__(self) -> str:
-        if self.profile is not None:
-            return f"profile {self.profile} ({file.config_path()})"
-        return str(KeyStore().path)
-
-    def exposed_mode(self) -> str | None:
-        """Return the mode of the file if others can read it."""
-        return exposed_mode(KeyStore().path if self.profile is None else file.config_path())
-
-    def store(self, key: StoredKey) -> StoredKey:
-        """Store *key*, and return it as it is stored."""
-        if self.profile is not None:
-            file.write_setting(self.profile, "api_key", key.key)
-            return key
-        store = KeyStore()
-        others = [known for known in store.all() if known.key_id != key.key_id]
-        # The official program sends the default key to any server.
-        keep_default = key.base_url is not None and any(known.is_default for known in others)
-        key = replace(key, is_default=not keep_default)
-        store.add(key)
-        return key
-
-
-def _location_for(settings: Settings, *, in_profile: bool = False) -> _Location:
-    """Return where to store a key for the service of *settings*.
-
-    :param in_profile: store it in the active profile, whatever its server.
+    :param in_profile: the active profile, whatever its server.
     :raises UsageError: no key is needed, or a stored one would not be used.
     """
     _require_keys(settings)
@@ -396,7 +353,7 @@ def _location_for(settings: Settings, *, in_profile: bool = False) -> _Location:
         )
     own = is_of_profile(settings.base_url, settings.origins.get("base_url"))
     _refuse_if_unused(settings, into_profile=in_profile or own)
-    return _Location(settings.profile if in_profile or own else None, settings.base_url)
+    return settings.profile if in_profile or own else None
 
 
 def _require_keys(settings: Settings) -> None:
@@ -479,42 +436,25 @@ def _stored_key_in_use(settings: Settings, store: KeyStore) -> StoredKey:
     return key
 
 
-def _all_keys() -> list[tuple[StoredKey, str]]:
-    """Return every stored key and where it is stored: a file or a profile.
+def _stored_keys(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yield every stored key and where it is: in a file or a profile; the key is masked.
 
     :raises SettingsError: a file cannot be read or parsed.
     """
     store = KeyStore()
     found = [(key, str(store.path)) for key in store.all()]
     for name, values in file.profiles_in(file.read(file.config_path())).items():
-        key = values.get("api_key") if isinstance(values, Mapping) else None
-        if key:
-            url = values.get("base_url")
-            stored = StoredKey("", str(key), name, base_url=url and str(url))
-            found.append((stored, f"{PROFILE_ORIGIN}{name}"))
-    return found
-
-
-def _described(key: StoredKey, stored_in: str, settings: Settings) -> dict[str, Any]:
-    origin = settings.origins.get("api_key")
-    return {
-        "name": key.name,
-        "key_id": key.key_id or None,
-        "in_use": settings.api_key == key.key and stored_in == origin,
-        "key": credentials.mask(key.key),
-        "organization": key.organization,
-        "email": key.email,
-        "base_url": key.base_url,
-        "stored_in": stored_in,
-    }
-
-
-def _exposed_files(stored: list[tuple[StoredKey, str]]) -> list[str]:
-    """Return a warning for each file with keys that others than its owner can read."""
-    store = KeyStore().path
-    paths = {store if where == str(store) else file.config_path() for _, where in stored}
-    return [
-        f"{path} can be read by others (mode {mode}); chmod 600 {path}"
-        for path in sorted(paths)
-        if (mode := exposed_mode(path))
-    ]
+        if isinstance(values, Mapping) and values.get("api_key"):
+            key = StoredKey("", str(values["api_key"]), name, base_url=values.get("base_url"))
+            found.append((key, f"{PROFILE_ORIGIN}{name}"))
+    for key, stored_in in found:
+        yield {
+            "name": key.name,
+            "key_id": key.key_id or None,
+            "in_use": (settings.api_key, settings.origins.get("api_key")) == (key.key, stored_in),
+            "key": credentials.mask(key.key),
+            "organization": key.organization,
+            "email": key.email,
+            "base_url": key.base_url,
+            "stored_in": stored_in,
+        }

@@ -1,18 +1,17 @@
-"""What every command is made of: cliff's three kinds of command, bound to tinkex.
+"""The bases of all commands: cliff's three kinds of command, bound to tinkex.
 
-A command — ours or a plugin's — subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
-has a one-line docstring (its help), and implements ``get_parser`` and ``take_action`` as in any
-cliff application. ``self.client`` is the service, ``self.settings`` the effective settings,
-``self.status`` says something on standard error. Failures are raised as
-:class:`~tinkex.exceptions.TinkexError`.
+A command of tinkex or of a plugin subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
+has a docstring of one line (its help), and implements ``get_parser`` and ``take_action`` as in any
+cliff application. Failures are raised as :class:`~tinkex.exceptions.TinkexError`.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TextIO
 
 import cliff.command
 import cliff.display
@@ -20,7 +19,7 @@ import cliff.lister
 import cliff.show
 
 from tinkex import plugins
-from tinkex.cli.extensions import Extension, Formatters, NamedHook
+from tinkex.cli.commandmanager import CommandManager, Formatters, load_hook
 from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
@@ -29,23 +28,56 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from tinkex.api import Progress, ServiceClient
-    from tinkex.cli.app import TinkexApp
+    from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
 __all__ = ["Command", "Lister", "ShowOne"]
 
 
-class _Bound(cliff.command.Command):
-    """Stands between cliff's display classes and cliff's own command in ``Lister.__mro__``."""
+class Application(Protocol):
+    """What commands use of the application; plugins use the streams only."""
 
-    app: TinkexApp
-    # An option spelt twice is a mistake of the author, to be seen at once, not to be dropped.
+    NAME: str
+    LOG: logging.Logger
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    parser: argparse.ArgumentParser
+    command_manager: CommandManager
+    interactive_mode: bool
+    words: tuple[str, ...]
+    keeps_result: bool
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def format_setting(self) -> str | None: ...
+    @property
+    def client(self) -> ServiceClient: ...
+    @property
+    def pool(self) -> HttpPool | None: ...
+    @property
+    def display(self) -> Any: ...
+    def client_for(self, settings: Settings) -> ServiceClient: ...
+    def option(self, name: str) -> Any: ...
+    def prog(self, name: str) -> str: ...
+    def status(self, text: str) -> None: ...
+    def warn(self, text: str, *, prefix: str = "Warning: ") -> None: ...
+    def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None: ...
+    def forget(self, kind: str, values: Iterable[str]) -> None: ...
+
+
+class _Bound(cliff.command.Command):
+    """Comes between cliff's display classes and cliff's own command in ``Lister.__mro__``."""
+
+    app: Application  # type: ignore[assignment]
+    # Fail where an option is defined twice, instead of replacing the first.
     conflict_handler = "error"
-    #: The noun in "<operation> failed"; by default the command's name.
+    #: The subject of "… failed"; by default the command's name.
     operation: ClassVar[str] = ""
-    #: Shown at the end of the help.
+    #: Command lines, shown at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
-    #: What else there is to know, shown in the help before the examples.
+    #: A text before the examples in the help.
     notes: ClassVar[str] = ""
 
     #: What :func:`tinkex.run` returns as the command's typed result.
@@ -62,25 +94,25 @@ class _Bound(cliff.command.Command):
         return self.app.settings
 
     def status(self, text: str) -> None:
-        """Say *text* on standard error, unless ``--quiet``."""
+        """Print *text* on standard error, unless ``--quiet``."""
         self.app.status(text)
 
     def show_transfer(self, progress: Progress) -> None:
-        """Show on a terminal how far a download is; to be given as ``on_progress``."""
+        """Show the progress of a download on a terminal; pass this as ``on_progress``."""
         self.app.display.transfer(progress)
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
 
-        :raises UsageError: the answer is no, or there is no terminal to ask on.
+        :raises UsageError: the answer is no, or standard input is not a terminal.
         """
-        # Not so with --curl: whether the command sends anything is not known here.
+        # Also with --curl: whether the command sends anything is not known here.
         if assume_yes:
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
                 "this needs a confirmation, and standard input is not a terminal",
-                hint="Add --yes to go on without a question.",
+                hint="Add --yes to confirm it.",
             )
         self.app.display.clear()
         self.app.stderr.write(f"{question} [y/N] ")
@@ -97,24 +129,18 @@ class _Bound(cliff.command.Command):
         text = self._description or type(self).__doc__ or ""
         if "\n" not in text and text:
             return text
-        import inspect  # with what it imports 5 ms, and most commands have one line
+        import inspect  # slow, and most commands have one line
 
         return inspect.cleandoc(text) or inspect.getdoc(type(self)) or ""
 
     def get_epilog(self) -> str:
-        # cliff's own looks the plugin's name up in all installed distributions (11–90 ms).
+        # cliff's own searches all installed distributions for the plugin's name (11–90 ms).
         parts = [self._epilog or "", self.notes]
         if self.examples:
             parts.append("examples:\n" + "\n".join(f"  {line}" for line in self.examples))
-        below = self._subcommands()
-        if below:
+        if below := self._subcommands():
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        for hook in self._hooks:
-            try:
-                if hook.obj:
-                    parts.append(str(hook.obj.get_epilog() or ""))
-            except Exception as error:
-                self._hook_failed(hook.entry_point, error)
+        self._with_hooks(lambda hook: parts.append(str(hook.get_epilog() or "")))
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -127,84 +153,84 @@ class _Bound(cliff.command.Command):
             subcommands=self._subcommands(),
         )
         add_global_options(parser, after_command=True)
-        for hook in self._hooks:
-            try:
-                if hook.obj:
-                    hook.obj.get_parser(parser)
-            except Exception as error:
-                self._hook_failed(hook.entry_point, error)
+        self._with_hooks(lambda hook: hook.get_parser(parser))
         return parser
 
     def _subcommands(self) -> list[str]:
         if not self.cmd_name or self.app is None:  # Sphinx builds parsers without an application
             return []
-        names = self.app.command_manager.get_command_names()
-        return sorted(name for name in names if name.startswith(f"{self.cmd_name} "))
+        return self.app.command_manager.below(self.cmd_name)
 
     def _load_hooks(self) -> None:
-        hooks: list[Any] = []
-        self._hooks = hooks
+        self._hooks: list[Any] = []
         if not self.cmd_name or self.app is None:
             return
         group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
         for entry_point in plugins.entry_points(group):
             try:
-                hook = NamedHook(plugins.load(entry_point)(command=self), entry_point)
-                hooks.append(Extension(hook, entry_point))
+                self._hooks.append(load_hook(entry_point, self))
             except (Exception, SystemExit) as error:
-                self._hook_failed(entry_point, error.__cause__ or error)
+                self._warn_of_hook(entry_point, error.__cause__ or error)
 
-    def _hook_failed(self, entry_point: EntryPoint, error: BaseException) -> None:
+    def _with_hooks(self, call: Callable[[Any], object]) -> None:
+        for hook in self._hooks:
+            try:
+                call(hook.obj)
+            except Exception as error:
+                self._warn_of_hook(hook.entry_point, error)
+
+    def _warn_of_hook(self, entry_point: EntryPoint, error: BaseException) -> None:
         owner = plugins.distribution_of(entry_point)
         self.app.warn(
             f"the hook {entry_point.name!r} of plugin {owner} does not load "
-            f"({type(error).__name__}: {error}); going on without it"
+            f"({type(error).__name__}: {error}); running without it"
         )
 
 
 class Command(_Bound):
-    """A command whose result is not rows: it writes to ``self.app.stdout`` itself."""
+    """A command that writes to ``self.app.stdout`` itself."""
 
 
 class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
-    """The formats of a command, its default format, and ``--json``."""
+    """A command with output formats: its default format, ``--json`` and ``-c``."""
+
+    #: It changes something (saves, deletes, …): its default format is plain everywhere.
+    is_action: ClassVar[bool] = False
+    #: It repairs or shows settings, and so runs with invalid ones too.
+    tolerates_bad_settings: ClassVar[bool] = False
+    #: Field names of the output, in order, if they are always the same.
+    column_names: ClassVar[Sequence[str]] = ()
 
     @functools.cached_property
     def presentation(self) -> Presentation:
         """How the formats for people show the result; ``take_action`` may change it."""
         return Presentation()
 
-    #: It does something (saves, deletes, …): its default format is plain everywhere.
-    is_action: ClassVar[bool] = False
-    #: It mends settings, and so runs also where they have a fault.
-    tolerates_bad_settings: ClassVar[bool] = False
-
     @property
     def formatter_default(self) -> str:
-        """Format when neither option, environment nor profile names one."""
+        """Format if no option, environment variable or profile names one."""
         stdout = getattr(self.app, "stdout", None)
         return "table" if not self.is_action and stdout and stdout.isatty() else "plain"
 
     def _load_formatter_plugins(self) -> Any:
-        return Formatters(self.formatter_namespace, self.app)
+        return Formatters(self.formatter_namespace, getattr(self.app, "words", ()))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        group = next(g for g in parser._action_groups if g.title == "output formatters")
-        self._add_json_option(group)
-        formats = next(a for a in group._group_actions if a.dest == "formatter")
-        formats.default = None
-        formats.help = (
-            "output format; by default "
-            + ("plain" if self.is_action else "table on a terminal, plain elsewhere")
-            + " [TINKEX_FORMAT]"
+        group = self._formatter_group
+        self.add_json_option(group)
+        formats, columns = (
+            next(a for a in group._group_actions if a.dest == dest)
+            for dest in ("formatter", "columns")
         )
-        columns = next(a for a in group._group_actions if a.dest == "columns")
+        formats.default = None
+        default = "plain" if self.is_action else "table on a terminal, plain elsewhere"
+        formats.help = f"output format; by default {default} [TINKEX_FORMAT]"
         columns.metavar = "<column>"
-        columns.help = "only this column; may be repeated, or several with commas between them"
+        columns.help = "print only this column; repeat it, or separate several by commas"
         return parser
 
-    def _add_json_option(self, group: Any) -> None:
+    def add_json_option(self, group: Any) -> None:
         group.add_argument(
             "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
         )
@@ -213,9 +239,9 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         if getattr(self.app_args, "json", False) and "whole_json" in parsed_args:
             parsed_args.whole_json = True
         if parsed_args.formatter is None:
-            parsed_args.formatter = self._default_format()
+            parsed_args.formatter = self.default_format()
         self._add_defaults(parsed_args)
-        self._check_columns_option(parsed_args)
+        parsed_args.columns = self._field_names(parsed_args.columns)
         return super().run(parsed_args)
 
     def produce_output(
@@ -225,6 +251,13 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
         The format finds :attr:`presentation` in *parsed_args*.
         """
+        known = {_normal(name) for name in column_names}
+        for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
+            if _normal(name) not in known:
+                raise UsageError(
+                    f"no column is called {name!r}",
+                    hint="Columns: " + ", ".join(column_names) + ".",
+                )
         self.app.display.clear()
         parsed_args.presentation = self.presentation
         code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
@@ -233,19 +266,18 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         return code
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
-        """Add the defaults of a plugin's format that no word of the command line names."""
-        if plugins.is_builtin(self._formatter_plugins[parsed_args.formatter].entry_point):
-            return  # those of our formats are always there
+        """Add the defaults of a plugin's format that a setting chose, not the command line."""
+        format = self._formatter_plugins[parsed_args.formatter]
+        if plugins.is_builtin(format.entry_point):
+            return  # the parser has them
         parser = argparse.ArgumentParser(add_help=False)
-        formatter = self._formatter_plugins[parsed_args.formatter].obj
-        assert formatter is not None
-        formatter.add_argument_group(parser)
+        format.obj.add_argument_group(parser)  # type: ignore[union-attr]
         for name, value in vars(parser.parse_args([])).items():
             if name not in parsed_args:
                 setattr(parsed_args, name, value)
 
-    def _default_format(self) -> str:
-        offered = self._formatter_plugins.names()
+    def default_format(self) -> str:
+        offered = sorted(self._formatter_plugins.names())
         before_command = getattr(self.app_args, "formatter", None)
         if getattr(self.app_args, "json", False):
             before_command = "json"
@@ -253,7 +285,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             if before_command not in offered:
                 raise UsageError(
                     f"{self.cmd_name} has no format {before_command!r}",
-                    hint="It has: " + ", ".join(sorted(offered)) + ".",
+                    hint="Formats: " + ", ".join(offered) + ".",
                 )
             return str(before_command)
         try:
@@ -262,43 +294,22 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             if not self.tolerates_bad_settings:
                 raise
             return self.formatter_default
-        if wanted in offered:
-            return str(wanted)
-        if wanted and not Formatters.known(wanted):
+        if wanted and wanted not in offered and not Formatters.known(wanted):
             origin = self.settings.origins.get("format")
             raise SettingsError(
                 f"no format is called {wanted!r} (from {origin})",
-                hint="Known: " + ", ".join(sorted(offered)) + ".",
+                hint="Formats: " + ", ".join(offered) + ".",
             )
-        return self.formatter_default
-
-    def _generate_columns_and_selector(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str]
-    ) -> Any:
-        known = {_normal(name): name for name in column_names}
-        for name in parsed_args.columns:
-            if _normal(name) not in known:
-                raise UsageError(
-                    f"no column is called {name!r}",
-                    hint="Columns: " + ", ".join(column_names) + ".",
-                )
-        return super()._generate_columns_and_selector(parsed_args, column_names)
-
-    def _check_columns_option(self, parsed_args: argparse.Namespace) -> None:
-        """Let headings as well as field names choose columns (``-c Path``, ``-c Path,Size``)."""
-        parsed_args.columns = self._field_names(parsed_args.columns)
+        return str(wanted) if wanted in offered else self.formatter_default
 
     def _field_names(self, given: Sequence[str]) -> list[str]:
-        """Return the columns that are *given* by name or heading, some with commas between them."""
+        """Return field names for names or headings, some of which are separated by commas."""
         by_heading = {_normal(heading(name)): name for name in self.column_names}
+        names = [part.strip() for text in given for part in text.split(",")]
         return [
             name if _normal(name) in self.column_names else by_heading.get(_normal(name), name)
-            for text in given
-            for name in (part.strip() for part in text.split(","))
+            for name in names
         ]
-
-    #: Field names of the output, in order; commands with a fixed set declare them.
-    column_names: ClassVar[Sequence[str]] = ()
 
 
 class Lister(_Display, cliff.lister.Lister):
@@ -306,7 +317,7 @@ class Lister(_Display, cliff.lister.Lister):
 
     #: Columns of a plain line, separated by tabs; all when empty.
     plain_columns: ClassVar[Sequence[str]] = ()
-    #: Columns that a table may leave out on a narrow terminal, the least important first.
+    #: Columns that a table may hide on a narrow terminal, the least important first.
     droppable: ClassVar[Sequence[str]] = ()
 
     @property
@@ -322,13 +333,15 @@ class Lister(_Display, cliff.lister.Lister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        action = next(a for a in parser._actions if a.dest == "sort_columns")
-        # cliff's text says that columns that there are not are ignored.
-        action.help = (
-            "sort the rows that are shown by this column; as for -c, the first counts most"
-        )
-        action.metavar = "<column>"
+        sort = next(a for a in self._formatter_group._group_actions if a.dest == "sort_columns")
+        # cliff's text says that unknown columns are ignored.
+        sort.help = "sort the printed rows by this column; of several, the first counts most"
+        sort.metavar = "<column>"
         return parser
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
+        return super().run(parsed_args)
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -336,14 +349,6 @@ class Lister(_Display, cliff.lister.Lister):
         """Write rows as *data* yields them; where one fails, a list writes none of them."""
         if getattr(parsed_args, "offset", 0):
             self.presentation.empty = ""  # there may be some before it
-        parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
-        known = {_normal(name) for name in column_names}
-        for name in parsed_args.sort_columns:
-            if _normal(name) not in known:
-                raise UsageError(
-                    f"no column is called {name!r}",
-                    hint="Columns: " + ", ".join(column_names) + ".",
-                )
         if parsed_args.formatter == "table":  # needs all rows before it writes any
             data = list(data)
         if self.is_action or not isinstance(data, Iterator):
@@ -358,7 +363,7 @@ class Lister(_Display, cliff.lister.Lister):
             self.app.stdout = stdout
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        """Return the line of one row in the plain format; ``None`` leaves the row out."""
+        """Return the line of one row in the plain format; ``None`` omits the row."""
         names = self.plain_columns or tuple(record)
         return "\t".join(plain_text(record.get(name)) for name in names)
 
@@ -377,7 +382,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
 
     def add_link(self, word: str, *page: str) -> None:
         """Make *word* in a table a link to a page of the service's web console, if it has one."""
-        from tinkex.api.http.addresses import console_page
+        from tinkex.api.paths import console_page
 
         if address := console_page(self.settings.base_url, *page):
             self.presentation.links[word] = address

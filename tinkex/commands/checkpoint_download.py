@@ -1,10 +1,11 @@
-"""Checkpoints brought home: download, verify, sync."""
+"""Download checkpoints, keep a directory in sync with a run, and verify downloaded files."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.cli.errors import hint_for
@@ -21,20 +22,19 @@ from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, Moved, VerifiedFile
+    from tinkex.api import DownloadResult, VerifiedFile
 
 __all__ = ["DownloadCheckpoint", "SyncCheckpoint", "VerifyCheckpoint"]
 
-#: Formats that write every row as soon as it is known.
-_ROW_BY_ROW = ("plain", "value", "csv")
-_KEPT = "What has arrived is kept; the same command goes on from there."
+#: Formats that write every row at once.
+_STREAMED = ("plain", "value", "csv")
+_KEPT = "What has arrived is kept: run the same command again to resume."
 
 
-class _Moving(Lister):
-    """Base of the commands that fetch: rows as they are known, and one error in the end."""
+class _Fetching(Lister):
+    """Base of download and sync: a row for each result, and one error at the end."""
 
     is_action = True
-    failed_word = "downloaded"
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -47,26 +47,30 @@ class _Moving(Lister):
             raise
         if self._failures:
             raise TinkexError(
-                f"{len(self._failures)} of {self._tried} checkpoints could not be "
-                f"{self.failed_word}",
+                f"{len(self._failures)} of {self._tried} checkpoints could not be downloaded",
                 hint=hint_for(self._failures[0]),
                 category=self._failures[0].category,
             )
         return 0
 
-    def _told(self, moved: Iterable[Moved]) -> Iterator[Moved]:
-        """Yield *moved*, the line of progress out of the way, and count what failed."""
-        for one in moved:
+    def watched(self, results: Iterable[DownloadResult]) -> Iterator[DownloadResult]:
+        """Yield *results*, counting failures and keeping the progress line out of the way."""
+        for result in results:
             self._tried += 1
-            if one.error is not None:
-                self._failures.append(one.error)
+            if result.error is not None:
+                self._failures.append(result.error)
             self.app.display.clear()
-            yield one
+            yield result
             self.app.stdout.flush()
 
+    def warn(self, record: Mapping[str, Any]) -> None:
+        """Print the error of a row."""
+        path = plain_text(record["tinker_path"])
+        self.app.warn(f"{path}: {record['error']}", prefix="Not downloaded: ")
 
-class DownloadCheckpoint(_Moving):
-    """Download the files of checkpoints; an interrupted download is gone on with."""
+
+class DownloadCheckpoint(_Fetching):
+    """Download the files of checkpoints; resumes an interrupted download."""
 
     column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
     droppable = ("error", "files", "size_bytes")
@@ -80,7 +84,7 @@ class DownloadCheckpoint(_Moving):
         parser = super().get_parser(prog_name)
         add_paths(parser, optional=True)
         parser.add_argument(
-            "--run-id", metavar="<run_id>", help="all checkpoints of this training run as well"
+            "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
         )
         add_type(parser)
         parser.add_argument(
@@ -88,57 +92,56 @@ class DownloadCheckpoint(_Moving):
             "--output",
             metavar="<dir>",
             default=".",
-            help="directory for the files; made if it is not there (default: here). Each of "
-            "several checkpoints has one below it: <run>/<kind>/<name>, or with --run-id alone "
+            help="directory for the files, created if missing (default: the current one); each of "
+            "several checkpoints is in <run>/<kind>/<name> below it, or with only --run-id in "
             "<kind>/<name>, as with 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="replace files of the same name, once the new ones are complete; without it, "
-            "those of several checkpoints that are here already are left alone",
+            help="replace existing files once the new ones are complete; without it, complete "
+            "ones of several checkpoints are skipped",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
 
-        target = user_path(parsed_args.output)
-        paths, run_id = parsed_args.tinker_paths, parsed_args.run_id
+        target, run_id = user_path(parsed_args.output), parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
             raise UsageError(
-                "--type goes with --run-id", hint="A path names its type: leave --type out."
+                "--type requires --run-id", hint="A path names its type: leave --type out."
             )
-        if not paths and not run_id:
+        if not parsed_args.tinker_paths and not run_id:
             raise UsageError(
-                "no checkpoint is named",
-                hint="Name a path, or all checkpoints of a run with --run-id.",
+                "no checkpoint is given",
+                hint="Give a path, or --run-id for all checkpoints of a run.",
             )
-        paths = checkpoint_paths(self, paths)
+        named = paths = checkpoint_paths(self, parsed_args.tinker_paths)
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
-        named = bool(paths)
         if run_id:
-            chosen = with_run(self, run_id, lambda run: self._chosen(run, parsed_args))
-            paths = paths + [checkpoint.tinker_path for checkpoint in chosen]
+            paths = paths + with_run(self, run_id, lambda run: self._of_run(run, parsed_args))
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
-        moved = self.client.checkpoints.download_all(
+        results = self.client.checkpoints.download_all(
             paths,
             target,
             force=parsed_args.force,
-            with_run=named,
+            with_run=bool(named),
             on_progress=self.app.display.transfer,
         )
-        return self.column_names, self._rows(moved)
+        return self.column_names, self._rows(results)
 
-    def _chosen(self, run_id: str, parsed_args: argparse.Namespace) -> list[Checkpoint]:
+    def _of_run(self, run_id: str, parsed_args: argparse.Namespace) -> list[str]:
         from tinkex.api.resources.selection import Selection
 
-        wanted = Selection(checkpoint_type=checkpoint_type(parsed_args))
-        return list(filter(wanted.matches, self.client.checkpoints.list(None, run_id=run_id)))
+        wanted = Selection(run_id, checkpoint_type(parsed_args))
+        return [c.tinker_path for c in self.client.checkpoints.select(wanted)]
 
-    def _download(self, path: str, target: Any, parsed_args: argparse.Namespace) -> Any:
+    def _download(
+        self, path: str, target: Path, parsed_args: argparse.Namespace
+    ) -> tuple[Any, ...]:
         try:
             self.result = done = self.client.checkpoints.download(
                 path, target, force=parsed_args.force, on_progress=self.app.display.transfer
@@ -150,33 +153,31 @@ class DownloadCheckpoint(_Moving):
         files = Structure([name for name, _ in done.files])
         return path, parsed_args.output, files, Size(done.bytes), None
 
-    def _rows(self, moved: Iterator[Moved]) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, results: Iterator[DownloadResult]) -> Iterator[tuple[Any, ...]]:
         self.result = []
-        for one in self._told(moved):
-            self.result.append(one)
-            done = one.download
-            names = None if done is None else Structure([name for name, _ in done.files])
-            error = None if one.error is None else str(one.error)
-            size = Size(None if done is None else done.bytes)
-            yield one.tinker_path, str(one.directory), names, size, error
-        present = sum(one.present for one in self.result)
+        for result in self.watched(results):
+            self.result.append(result)
+            error, done = result.error and str(result.error), result.download
+            names, size = None, None
+            if done is not None:
+                names, size = Structure([name for name, _ in done.files]), Size(done.bytes)
+            yield result.tinker_path, str(result.directory), names, size, error
+        present = sum(result.present for result in self.result)
         if present:
-            fetched = sum(one.download is not None for one in self.result)
-            self.status(f"{fetched} downloaded, {present} there already.")
+            fetched = sum(result.download is not None for result in self.result)
+            self.status(f"{fetched} downloaded, {present} already present.")
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         if record["error"]:
-            self.app.warn(f"{record['tinker_path']}: {record['error']}", prefix="Not downloaded: ")
+            self.warn(record)
+        if record["files"] is None:  # it failed or was present
             return None
-        if record["files"] is None:
-            return None  # it was there
         return f"Downloaded to {plain_text(record['directory'])}"
 
 
-class SyncCheckpoint(_Moving):
-    """Download what is new of a training run, each checkpoint into a directory of its own."""
+class SyncCheckpoint(_Fetching):
+    """Download the new checkpoints of a training run, each into its own directory."""
 
-    failed_word = "fetched"
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
     droppable = ("error", "size_bytes", "directory")
     examples = (
@@ -186,47 +187,46 @@ class SyncCheckpoint(_Moving):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("run_id", metavar="<run_id>", help="the training run")
+        parser.add_argument("run_id", metavar="<run_id>", help="training run")
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="directory that has, or will have, <kind>/<name> for each checkpoint",
+            help="directory for the files: <kind>/<name> below it for each checkpoint",
         )
         add_type(parser)
         parser.add_argument(
-            "--watch", action="store_true", help="go on looking for new ones until Ctrl-C"
+            "--watch", action="store_true", help="keep polling for new checkpoints until Ctrl-C"
         )
         parser.add_argument(
             "--interval",
             metavar="<time>",
             type=interval(),
             default="60s",
-            help="with --watch: time between two looks: seconds, or with a unit: 30s, 5m; at least "
-            "1s (default: 60s)",
+            help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
 
-        if parsed_args.watch and parsed_args.formatter not in _ROW_BY_ROW:
+        if parsed_args.watch and parsed_args.formatter not in _STREAMED:
             raise UsageError(
-                f"--watch never ends, and the format {parsed_args.formatter} begins in the end",
-                hint="It writes rows as they come: " + ", ".join(_ROW_BY_ROW) + ".",
+                f"the format {parsed_args.formatter} needs an end, and --watch has none",
+                hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
             )
         self._target = user_path(parsed_args.directory)
-        self.result: list[Moved] = []
-        # What is wrong with the run or the key is told before anything is written.
-        moved = self._look(parsed_args)
+        self.result: list[DownloadResult] = []
+        # A wrong run or key fails before anything is written.
+        results = self._poll(parsed_args)
         if parsed_args.watch:
-            return self.column_names, self._watch(parsed_args, moved)
-        return self.column_names, self._rows(moved, every=True)
+            return self.column_names, self._watch(parsed_args, results)
+        return self.column_names, self._rows(results, every=True)
 
-    def _look(self, parsed_args: argparse.Namespace) -> Iterator[Moved]:
+    def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = checkpoint_type(parsed_args)
 
-        def look(run_id: str) -> Iterator[Moved]:
-            parsed_args.run_id = run_id
+        def poll(run_id: str) -> Iterator[DownloadResult]:
+            parsed_args.run_id = run_id  # resolved once
             return self.client.checkpoints.sync(
                 run_id,
                 self._target,
@@ -234,53 +234,52 @@ class SyncCheckpoint(_Moving):
                 on_progress=self.app.display.transfer,
             )
 
-        return with_run(self, parsed_args.run_id, look)
+        return with_run(self, parsed_args.run_id, poll)
 
     def _watch(
-        self, parsed_args: argparse.Namespace, moved: Iterator[Moved]
+        self, parsed_args: argparse.Namespace, results: Iterator[DownloadResult]
     ) -> Iterator[tuple[Any, ...]]:
         seconds = parsed_args.interval.total_seconds()
         while True:
             try:
-                yield from self._rows(moved, every=False)
+                yield from self._rows(results, every=False)
                 self.app.display.clear()
                 time.sleep(seconds)
-                moved = self._look(parsed_args)
+                results = self._poll(parsed_args)
             except TinkexError as error:
                 if error.category != "server":
                     raise
-                self.app.warn(f"{error}; next look in {seconds:.0f} s", prefix="")
+                self.app.warn(f"{error}; next poll in {seconds:.0f} s", prefix="")
                 time.sleep(seconds)
-                moved = iter(())
+                results = iter(())
 
-    def _rows(self, moved: Iterator[Moved], *, every: bool) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of one look; *every* one, or those only that something came of."""
+    def _rows(self, results: Iterator[DownloadResult], *, every: bool) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of one poll; without *every*, only of new and failed checkpoints."""
         fetched = present = 0
-        for one in self._told(moved):
+        for result in self.watched(results):
             if every:
-                self.result.append(one)
-            done, error = one.download, one.error
-            fetched, present = fetched + (done is not None), present + one.present
-            if one.present and not every:
-                continue
-            status = "failed" if error else "fetched" if done else "present"
-            size = Size(None if done is None else done.bytes)
-            told = None if error is None else str(error)
-            yield one.tinker_path, str(one.directory), status, size, told
+                self.result.append(result)
+            done, error = result.download, result.error
+            fetched, present = fetched + (done is not None), present + result.present
+            if every or not result.present:
+                status = "failed" if error else "fetched" if done else "present"
+                size = Size(None if done is None else done.bytes)
+                directory = str(result.directory)
+                yield result.tinker_path, directory, status, size, error and str(error)
         if every or fetched:
-            self.status(f"{fetched} fetched, {present} there already.")
+            self.status(f"{fetched} fetched, {present} already present.")
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        path = plain_text(record["tinker_path"])
-        if record["status"] == "failed":
-            self.app.warn(f"{path}: {record['error']}", prefix="Not fetched: ")
+        if record["error"]:
+            self.warn(record)
         if record["status"] != "fetched":
             return None
-        return f"Fetched {path} to {plain_text(record['directory'])}"
+        path, directory = plain_text(record["tinker_path"]), plain_text(record["directory"])
+        return f"Fetched {path} to {directory}"
 
 
 class VerifyCheckpoint(Lister):
-    """Check downloaded files against the note beside them, without the network."""
+    """Check downloaded files against their manifest, without the network."""
 
     column_names = ("file", "status", "size_bytes", "reason", "tinker_path")
     plain_columns = ("status", "file", "reason")
@@ -296,10 +295,10 @@ class VerifyCheckpoint(Lister):
             "directories",
             metavar="<dir>",
             nargs="+",
-            help="a downloaded checkpoint, or a directory with several below it",
+            help="directory of a downloaded checkpoint, or one with several below it",
         )
         parser.add_argument(
-            "--strict", action="store_true", help="fail also for files that came from elsewhere"
+            "--strict", action="store_true", help="also fail for files from other sources"
         )
         return parser
 
@@ -312,21 +311,21 @@ class VerifyCheckpoint(Lister):
 
     def _rows(self, found: list[Iterator[VerifiedFile]]) -> Iterator[tuple[Any, ...]]:
         self.result = []
-        for checked in found:
-            for one in checked:
-                self.result.append(one)
-                size = Size(one.size_bytes)
-                yield str(one.file), one.status, size, one.reason, one.tinker_path
+        for files in found:
+            for file in files:
+                self.result.append(file)
+                size = Size(file.size_bytes)
+                yield str(file.file), file.status, size, file.reason, file.tinker_path
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
         super().produce_output(parsed_args, column_names, data)
         good = ("ok",) if parsed_args.strict else ("ok", "extra")
-        bad = [one for one in self.result if one.status not in good]
+        bad = [file for file in self.result if file.status not in good]
         if bad:
             raise TinkexError(
-                f"{len(bad)} of {len(self.result)} files are not as they were downloaded",
+                f"{len(bad)} of {len(self.result)} files differ from what was downloaded",
                 hint="Download the checkpoint again with --force.",
             )
         self.status(f"{len(self.result)} files verified.")

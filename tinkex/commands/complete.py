@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from tinkex.cli import completion, lines
 from tinkex.commands.base import Command
@@ -74,7 +75,8 @@ def answer(command: Command, line: str) -> str:
         words = words[1:]
     if not words or unfinished.after:
         return "files\n"
-    offer = completion.offer(command.app, words[1:], unfinished.current)
+    app: Any = command.app
+    offer = completion.offer(app, words[1:], unfinished.current)
     told = [f"{value}\t{note}" if note else value for value, note in offer.values]
     return "\n".join([offer.files or "words", *told, ""])
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinkex import settings
-from tinkex.cli.extensions import Formatters
+from tinkex.cli.commandmanager import Formatters
 from tinkex.columns import Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.config import credentials, file, pools, values

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from tinkex.exceptions import SettingsError, TinkexError
 from tinkex.files import xdg_directory
 
 if TYPE_CHECKING:
-    from tinkex.api.http.findings import Finding, Status
+    from tinkex.api.http.probe import CheckResult, Status
     from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
-Check = Callable[[], "list[Finding]"]
+Check = Callable[[], "list[CheckResult]"]
 
 #: SGR codes.
 _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
@@ -80,37 +81,32 @@ class Doctor(Lister):
             return super().plain_row(record)
         from tinkex.cli.formatters import wants_colour
 
-        status, check = plain_text(record["status"]), plain_text(record["check"])
-        width = max(shutil.get_terminal_size().columns, 40)
-        margin = " " * 10
-        text = textwrap.fill(
-            f"{check}: {plain_text(record['detail'])}",
+        check, status, detail, hint = (plain_text(record[name]) for name in self.column_names)
+        width, margin = max(shutil.get_terminal_size().columns, 40), " " * 10
+        fill = textwrap.TextWrapper(
             width,
             initial_indent=margin,
             subsequent_indent=margin,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).fill
         colour = _COLOURS.get(status) if wants_colour(stream) else None
         shown = f"\x1b[{colour}m{status:<8}\x1b[0m" if colour else f"{status:<8}"
-        lines = [f"{shown}  {text[10:]}"]
-        if record["hint"] and status in ("fail", "warning"):
-            hint = f"-> {plain_text(record['hint'])}"
-            lines.append(
-                textwrap.fill(hint, width, initial_indent=margin, subsequent_indent=margin + "   ")
-            )
+        lines = [f"{shown}  {fill(f'{check}: {detail}')[10:]}"]
+        if hint and status in ("fail", "warning"):
+            lines.append(fill(f"-> {hint}"))
         return "\n".join(lines)
 
-    def _default_format(self) -> str:
+    def default_format(self) -> str:
         try:
-            return super()._default_format()
+            return super().default_format()
         except SettingsError:  # this is the command that reports them
             return self.formatter_default
 
 
 def run_checks(
     settings: Settings | TinkexError, timeout: float, pool: HttpPool | None = None
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Return the results of all checks, in the order of a request's way; they run concurrently.
 
     :param settings: the effective settings, or why there are none.
@@ -139,7 +135,7 @@ def run_checks(
     return [result for each in results for result in each]
 
 
-def _run(name: str, check: Check, timeout: float) -> list[Finding]:
+def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
     """Return the results of one check; a broken one does not affect the others."""
     from tinkex.api.http.concurrency import run_in_thread
 
@@ -156,13 +152,13 @@ def _run(name: str, check: Check, timeout: float) -> list[Finding]:
         return [_result(name, "fail", detail, "Report it with --debug.")]
 
 
-def _result(check: str, status: Status, detail: str, hint: str | None = None) -> Finding:
-    from tinkex.api.http.findings import Finding
+def _result(check: str, status: Status, detail: str, hint: str | None = None) -> CheckResult:
+    from tinkex.api.http.probe import CheckResult
 
-    return Finding(check, status, detail, hint)
+    return CheckResult(check, status, detail, hint)
 
 
-def _failed(check: str, error: TinkexError) -> Finding:
+def _failed(check: str, error: TinkexError) -> CheckResult:
     return _result(check, "fail", str(error), hint_for(error) or _AGAIN)
 
 
@@ -170,7 +166,7 @@ def _skipped(check: str) -> Check:
     return lambda: [_result(check, "skipped", "needs settings that can be read")]
 
 
-def _settings(settings: Settings) -> Finding:
+def _settings(settings: Settings) -> CheckResult:
     def described(name: str, value: object) -> str:
         return f"{name} {value} ({settings.origins.get(name, 'default')})"
 
@@ -185,7 +181,7 @@ def _settings(settings: Settings) -> Finding:
     return _result("settings", "ok", "; ".join(parts))
 
 
-def _key(settings: Settings) -> Finding:
+def _key(settings: Settings) -> CheckResult:
     from tinkex.settings import stray_key
 
     if not settings.needs_api_key:
@@ -204,7 +200,7 @@ def _key(settings: Settings) -> Finding:
     return _result("key", "warning" if warning else "ok", detail, warning)
 
 
-def _tokenizer() -> list[Finding]:
+def _tokenizer() -> list[CheckResult]:
     from importlib.util import find_spec
 
     if find_spec("tokenizers") is None:
@@ -227,7 +223,7 @@ def _tokenizer() -> list[Finding]:
     return [_result("tokenizer", "ok", detail)]
 
 
-def _hub() -> list[Finding]:
+def _hub() -> list[CheckResult]:
     from tinkex.api.sampling.tokenizer import hub_state
 
     address, problem, has_token = hub_state()
@@ -239,27 +235,25 @@ def _hub() -> list[Finding]:
     return [_result("hub", status, f"{address}: {problem}", hint)]
 
 
-def _disk() -> list[Finding]:
-    try:
-        found = [_space("disk here", Path.cwd())]
-    except FileNotFoundError:
-        gone, hint = "the current directory no longer exists", "Go to another one with cd."
-        found = [_result("disk here", "warning", gone, hint)]
-    name = "disk for temporary files"
-    try:
-        found.append(_space(name, Path(tempfile.gettempdir())))
-    except OSError:  # none of the usual directories can be written to
-        hint = "Free some space, or set TMPDIR to another directory."
-        found.append(_result(name, "warning", "no directory accepts temporary files", hint))
-    return [*found, _space("disk for the cache", xdg_directory("cache") / "tinkex")]
+def _disk() -> list[CheckResult]:
+    found = []
+    for name, place, hint in (
+        ("disk here", Path.cwd, "Change to another directory with cd."),
+        ("disk for temporary files", tempfile.gettempdir, "Set TMPDIR to another directory."),
+        ("disk for the cache", partial(xdg_directory, "cache"), ""),
+    ):
+        try:
+            found.append(_space(name, Path(place())))
+        except OSError as error:  # gettempdir() says itself that no directory is writable
+            gone = name == "disk here" and isinstance(error, FileNotFoundError)
+            problem = "the current directory no longer exists" if gone else str(error.strerror)
+            found.append(_result(name, "warning", problem, hint))
+    return found
 
 
-def _space(name: str, path: Path) -> Finding:
+def _space(name: str, path: Path) -> CheckResult:
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
-    try:
-        free = shutil.disk_usage(existing).free
-    except OSError as error:
-        return _result(name, "warning", f"{existing}: {error.strerror}")
+    free = shutil.disk_usage(existing).free
     detail = f"{Size(free).human_readable()} free in {existing}"
     if not os.access(existing, os.W_OK):
         return _result(name, "warning", f"{existing} is not writable", "Use another directory.")

@@ -228,7 +228,7 @@ class _Usage:
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
             if entry_point.group == plugins.COMMANDS:
-                commandmanager.load(entry_point)
+                commandmanager.load_command(entry_point)
             else:
                 plugins.load(entry_point)
         except PluginError as error:

@@ -74,7 +74,7 @@ class Sample(Lister):
         )
         return parser
 
-    def _add_json_option(self, group: Any) -> None:
+    def add_json_option(self, group: Any) -> None:
         group.add_argument(
             "--json",
             action="store_true",
@@ -140,6 +140,7 @@ class Sample(Lister):
         data: Iterable[Sequence[Any]],
     ) -> int:
         self.app.display.clear()
+        parsed_args.presentation = self.presentation
         self._shown = parsed_args.output is None
         result = io.StringIO()
         if parsed_args.whole_json:

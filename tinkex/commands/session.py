@@ -46,7 +46,7 @@ class ListSession(Lister):
         self.app.remember("sessions", page, whole=holds_all(page))
         print_rest(self, page, "sessions")
         if parsed_args.long:
-            known = sessions.get_many(page.items, accessible=accessible)
+            known = sessions.get_many(page, accessible=accessible)
             self.result = [known[session_id] for session_id in page if session_id in known]
             return _FIELDS, [cells(session, _FIELDS) for session in self.result]
         self.result = page

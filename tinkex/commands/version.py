@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex import __version__
 from tinkex.commands.base import ShowOne
-from tinkex.version import commit, line
+from tinkex.version import __version__, commit, line
 
 
 class Version(ShowOne):

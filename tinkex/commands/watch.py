@@ -98,10 +98,10 @@ class WatchRun(_Watching, Command):
         return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
-        parsed_args.formatter = parsed_args.formatter or self._default_format()
+        parsed_args.formatter = parsed_args.formatter or self.default_format()
         return super().run(parsed_args)
 
-    def _default_format(self) -> str:
+    def default_format(self) -> str:
         """Return the format that stands before the command, or else in the settings."""
         given = getattr(self.app_args, "formatter", None)
         if getattr(self.app_args, "json", False):

@@ -34,27 +34,23 @@ JWT_PREFIX = "eyJ"
 VERSION = 1
 
 
-# Where a key comes from -----------------------------------------------------------------------
-
-
 def read_argument(argument: str, stdin: TextIO | None) -> str:
     """Return the key that ``--api-key`` gives: itself, ``-`` for *stdin*, ``@FILE`` for a file.
 
     :raises SettingsError: the source is empty.
     :raises LocalError: the file cannot be read.
     """
-    if argument == "-":
-        text = stdin.readline() if stdin is not None else ""
-        source = "standard input"
-    elif argument.startswith("@"):
-        source = argument[1:]
-        try:
-            text = user_path(source).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise LocalError(f"cannot read the API key from {source}: {why}") from error
-    else:
+    if argument != "-" and not argument.startswith("@"):
         return argument
+    source = "standard input" if argument == "-" else argument[1:]
+    try:
+        if argument == "-":
+            text = stdin.readline() if stdin is not None else ""
+        else:
+            text = user_path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise LocalError(f"cannot read the API key from {source}: {why}") from error
     if not text.strip():
         raise SettingsError(
             f"no API key in {source}",
@@ -118,9 +114,6 @@ def from_command(command: str) -> str:
     return key
 
 
-# What a key is --------------------------------------------------------------------------------
-
-
 def checked(key: str) -> str:
     """Return *key* if it can be sent in a header.
 
@@ -173,15 +166,11 @@ def masked(setting: str, value: Any) -> Any:
     return value
 
 
-# Where keys are stored ------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class StoredKey:
     """A key of the file.
 
     :ivar key_id: the service's id of the key, or one of ours where the service has none.
-    :ivar kind: ``manual``, or ``generated`` for one that an old official login created.
     :ivar base_url: the only address that it is sent to; ``None`` for the official service's.
     :ivar is_default: it is the key that is used.
     """
@@ -190,7 +179,6 @@ class StoredKey:
     key: str = field(repr=False)
     name: str = ""
     note: str | None = None
-    kind: str = "manual"
     organization: str | None = None
     email: str | None = None
     base_url: str | None = None
@@ -211,9 +199,18 @@ class KeyStore:
         content = self._load()
         default = str(content.get("default"))
         return [
-            _stored(key_id, record, is_default=key_id == default)
+            StoredKey(
+                key_id=key_id,
+                key=record["key"],
+                name=_text(record, "name") or "",
+                note=_text(record, "note"),
+                organization=_text(record, "details", "org_details", "name"),
+                email=_text(record, "details", "user_details", "email"),
+                base_url=_text(record, "base_url"),
+                is_default=key_id == default,
+            )
             for key_id, record in content["keys"].items()
-            if isinstance(record, dict) and isinstance(record.get("key"), str) and record["key"]
+            if _text(record, "key")
         ]
 
     def find(self, name: str) -> StoredKey:
@@ -241,13 +238,13 @@ class KeyStore:
         :param only_its_own: return only a key that was stored for this very address.
         """
         try:
-            known = self.all()
+            known = sorted(self.all(), key=lambda key: not key.is_default)
         except SettingsError:
             return None
-        known.sort(key=lambda key: not key.is_default)
         own = [key for key in known if key.base_url == base_url]
-        shared = [key for key in known if key.is_default and key.base_url is None]
-        return next(iter([*own, *([] if only_its_own else shared)]), None)
+        if not only_its_own:
+            own += [key for key in known if key.is_default and key.base_url is None]
+        return own[0] if own else None
 
     def add(self, key: StoredKey) -> None:
         """Store *key* under its id, replacing a key with the same id.
@@ -313,21 +310,6 @@ class KeyStore:
         )
 
 
-def _stored(key_id: str, record: Mapping[str, Any], *, is_default: bool) -> StoredKey:
-    details = record.get("details")
-    return StoredKey(
-        key_id=key_id,
-        key=record["key"],
-        name=_text(record, "name") or "",
-        note=_text(record, "note"),
-        kind=_text(record, "type") or "manual",
-        organization=_text(details, "org_details", "name"),
-        email=_text(details, "user_details", "email"),
-        base_url=_text(record, "base_url"),
-        is_default=is_default,
-    )
-
-
 def _text(value: Any, *path: str) -> str | None:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
@@ -336,12 +318,8 @@ def _text(value: Any, *path: str) -> str | None:
 
 def _record(key: StoredKey, old: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of *key*; the official reader requires all details or none."""
-    generated = old.get("type") == "generated" and old.get("key") == key.key
-    new: dict[str, Any] = {
-        "type": "generated" if generated else "manual",
-        "key": key.key,
-        "name": _writable(key.name),
-    }
+    kind = old.get("type", "manual") if old.get("key") == key.key else "manual"
+    new: dict[str, Any] = {"type": kind, "key": key.key, "name": _writable(key.name)}
     if key.note is not None:
         new["note"] = _writable(key.note)
     if key.organization is not None and key.email is not None:

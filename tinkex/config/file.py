@@ -21,17 +21,12 @@ from tinkex.exceptions import PluginError, SettingsError
 from tinkex.files import locked, user_path, write_private, xdg_directory
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
-#: The key of each mapping down to a value, and its new value; None removes it.
-_Change = tuple[list[str], Any]
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 
 
 class NotEditable(Exception):
     """The text has a layout that cannot be changed without losing something."""
-
-
-# Reading --------------------------------------------------------------------------------------
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -89,9 +84,6 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     return config
 
 
-# Profiles of plugins --------------------------------------------------------------------------
-
-
 def plugin_profile_names() -> set[str]:
     """Return the names of the profiles that plugins provide, without importing any."""
     return {ep.name for ep in plugins.entry_points(plugins.PROFILES)}
@@ -120,52 +112,39 @@ def plugin_profiles() -> dict[str, dict[str, Any]]:
     return found
 
 
-# Changes of the file --------------------------------------------------------------------------
-
-
 def write_default_profile(name: str | None) -> None:
     """Make *name* the default profile; ``None`` removes the default.
+
+    Like the functions below:
 
     :raises SettingsError: the file cannot be read or changed.
     :raises LocalError: it cannot be written.
     """
-    _change(config_path(), (["profile"], name))
+    _change((["profile"], name))
 
 
 def write_profile(name: str, values: Mapping[str, Any], *, use: bool = False) -> None:
     """Write the profile *name*, replacing its earlier settings by *values*.
 
     :param use: also make it the default profile, in the same step.
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
     """
-    changes: list[_Change] = [(["profiles", name], dict(values))]
-    _change(config_path(), *changes, *([(["profile"], name)] if use else []))
+    _change((["profiles", name], dict(values)), *([(["profile"], name)] if use else []))
 
 
 def remove_profile(name: str) -> None:
-    """Remove the profile *name*; if it is the default, no other takes its place.
-
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
-    """
-    path = config_path()
-    changes: list[_Change] = [(["profiles", name], None)]
-    is_default = str(read(path).get("profile")) == name
-    _change(path, *changes, *([(["profile"], None)] if is_default else []))
+    """Remove the profile *name*; if it is the default, no other takes its place."""
+    is_default = str(read(config_path()).get("profile")) == name
+    _change((["profiles", name], None), *([(["profile"], None)] if is_default else []))
 
 
 def write_setting(profile: str, name: str, value: Any) -> None:
-    """Write one setting of *profile*, which is created if need be; ``None`` removes it.
-
-    :raises SettingsError: the file cannot be read or changed.
-    :raises LocalError: it cannot be written.
-    """
-    _change(config_path(), (["profiles", profile, name], value))
+    """Write one setting of *profile*, which is created if need be; ``None`` removes it."""
+    _change((["profiles", profile, name], value))
 
 
-def _change(path: Path, *changes: _Change) -> None:
-    """Make all of *changes*, or none."""
+def _change(*changes: tuple[list[str], Any]) -> None:
+    """Make all changes, or none: the key of each mapping down to a value, and the value."""
+    path = config_path()
     with locked(path):
         before = text = _text(path)
         _parse(text, path)  # a damaged file is not touched
@@ -177,7 +156,7 @@ def _change(path: Path, *changes: _Change) -> None:
 
 def _changed(text: str, where: list[str], value: Any, path: Path) -> str:
     try:
-        return remove_value(text, where) if value is None else set_value(text, where, value)
+        return edit(text, where, value)
     except KeyError:
         return text
     except NotEditable as error:
@@ -187,88 +166,47 @@ def _changed(text: str, where: list[str], value: Any, path: Path) -> str:
         ) from error
 
 
-# Changes of a text ----------------------------------------------------------------------------
+def edit(text: str, path: list[str], value: Any) -> str:
+    """Return the YAML *text* with another value at *path*, the key of each mapping down to it.
 
-
-def set_value(text: str, path: Sequence[str], value: Any) -> str:
-    """Return the YAML *text* with *value* at *path*, the key of each mapping on the way down.
-
+    :param value: the new value; ``None`` removes the old one.
     :raises NotEditable: see above.
-    """
-    expected = at = _load_unshared(text)
-    for key in path[:-1]:
-        at = _mapping_below(at, key)
-    at[_actual_key(at, path[-1])] = value
-    return _verified(_set(text, list(path), value), expected)
-
-
-def remove_value(text: str, path: Sequence[str]) -> str:
-    """Return the YAML *text* without the value at *path*.
-
-    :raises NotEditable: see above.
-    :raises KeyError: it has no such value.
-    """
-    expected = at = _load_unshared(text)
-    for key in path[:-1]:
-        at = at.get(_actual_key(at, key)) or {}
-    del at[_actual_key(at, path[-1])]
-    return _verified(_remove(text, list(path)), expected)
-
-
-def _load_unshared(text: str) -> dict[Any, Any]:
-    """Return the content of *text*, each alias with a value of its own, so that a change is local.
-
-    :raises NotEditable: a value contains itself.
+    :raises KeyError: there is no value to remove.
     """
     import yaml
 
+    expected = _with(yaml.safe_load(text), path, value)
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    changed = _remove(text, node, path) if value is None else _set(text, node, path, value)
     try:
-        content: dict[Any, Any] = _unshared(yaml.safe_load(text) or {})
-    except RecursionError as error:
+        if _without_none(yaml.safe_load(changed)) == _without_none(expected):
+            return changed
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotEditable from error
-    return content
+    raise NotEditable
 
 
-def _unshared(value: Any) -> Any:
+def _with(content: Any, path: Sequence[str], value: Any) -> dict[Any, Any]:
+    """Return *content* with *value* at *path*; what others share with it is not changed."""
+    changed = dict(content) if isinstance(content, dict) else {}
+    key = next((own for own in changed if str(own) == path[0]), path[0])  # 7 is a number there
+    if len(path) > 1:
+        changed[key] = _with(changed.get(key), path[1:], value)
+    elif value is None:
+        del changed[key]
+    else:
+        changed[key] = value
+    return changed
+
+
+def _without_none(value: Any) -> Any:
+    """Return *value* with empty mappings for None: what a mapping without members is written as."""
     if isinstance(value, dict):
-        return {key: _unshared(below) for key, below in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+        return {key: _without_none(below) for key, below in value.items()}
+    return {} if value is None else value
 
 
-def _mapping_below(mapping: dict[Any, Any], key: str) -> dict[Any, Any]:
-    actual = _actual_key(mapping, key)
-    if not isinstance(mapping.get(actual), dict):
-        mapping[actual] = {}
-    below: dict[Any, Any] = mapping[actual]
-    return below
-
-
-def _actual_key(mapping: dict[Any, Any], key: str) -> Any:
-    """Return *key* as *mapping* has it: ``7`` is a number there."""
-    return next((actual for actual in mapping if str(actual) == key), key)
-
-
-def _verified(text: str, expected: Any) -> str:
-    import yaml
-
-    try:
-        found = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        raise NotEditable from error
-    # A mapping without its last member may be written as nothing at all.
-    if _empty_for_none(found) != _empty_for_none(expected):
-        raise NotEditable
-    return text
-
-
-def _empty_for_none(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: {} if below is None else _empty_for_none(below) for key, below in value.items()}
-
-
-def _set(text: str, path: list[str], value: Any) -> str:
-    node = _compose(text)
+def _set(text: str, node: Any, path: Sequence[str], value: Any) -> str:
     if node is None:
         return _with_newline(text) + _block({path[0]: _nested(path[1:], value)}, 0)
     depth = 0
@@ -282,8 +220,7 @@ def _set(text: str, path: list[str], value: Any) -> str:
         node = below
 
 
-def _remove(text: str, path: list[str]) -> str:
-    node = _compose(text)
+def _remove(text: str, node: Any, path: Sequence[str]) -> str:
     for name in path[:-1]:
         _, node = _entry(node, name)
     key, value = _entry(node, path[-1])
@@ -298,12 +235,6 @@ def _remove(text: str, path: list[str]) -> str:
         return text[:begin] + text[end:]
     line = text.rfind("\n", 0, begin) + 1
     return text[:line] + text[_line_end(text, end) :]
-
-
-def _compose(text: str) -> Any:
-    import yaml
-
-    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _nested(path: Sequence[str], value: Any) -> Any:
@@ -355,7 +286,10 @@ def _end(node: Any) -> int:
     """Return where the text of *node* ends; a block ends where its last value does."""
     while node.id != "scalar" and not node.flow_style and node.value:
         last = node.value[-1]
-        node = last[1] if isinstance(last, tuple) else last
+        last = last[1] if isinstance(last, tuple) else last
+        if last.start_mark.index <= node.start_mark.index:  # an alias: its text is elsewhere
+            raise NotEditable
+        node = last
     end: int = node.end_mark.index
     return end
 

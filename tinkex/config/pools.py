@@ -4,71 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tinkex.exceptions import SettingsError
+from tinkex.plugins import PoolOptions
 
 #: The section of the configuration file.
 SECTION = "http_pools"
 DEFAULT_DRIVER = "default"
-#: Connections that are kept, where a pool does not say.
-DEFAULT_SIZE = 256
-#: Repetitions of a request, where a pool does not say.
-DEFAULT_RETRIES = 5
 #: First one set wins; the first two are those of requests, the others those of OpenSSL.
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
-_LIMITS = {"size": (1, 4096), "retries": (0, 100)}
 _PATHS = ("ca_bundle", "client_cert", "client_key")
 
 
-@dataclass(frozen=True)
-class PoolOptions:
-    """How an HTTP pool carries requests, to the service and to the storage of downloads alike.
-
-    :ivar driver: name of the installed HTTP pool, or ``None``: the one that the settings name.
-    :ivar size: connections that are kept for each host.
-    :ivar retries: how often a request is made again, at most; 0 for never.
-    :ivar ca_bundle: path of the authorities to trust, a file or a hashed directory.
-    :ivar client_cert: path of the client certificate in PEM.
-    :ivar client_key: path of its key, where it is not in the same file.
-    :ivar insecure: certificates are not checked.
-    """
-
-    driver: str | None = None
-    size: int = DEFAULT_SIZE
-    retries: int = DEFAULT_RETRIES
-    ca_bundle: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    insecure: bool = False
-
-    @property
-    def certificate(self) -> str | tuple[str, str] | None:
-        """The client certificate as requests takes it."""
-        if self.client_cert and self.client_key:
-            return self.client_cert, self.client_key
-        return self.client_cert
-
-    def check_files(self) -> None:
-        """Read the files, so that what is wrong with one is told by its name.
-
-        :raises SettingsError: one cannot be read, or is not what it should be.
-        """
-        if self.ca_bundle and not self.insecure:
-            _check_authorities(self.ca_bundle)
-        if self.client_cert:
-            _check_client(self.client_cert, self.client_key)
-
-
-#: The options, in the order in which they are shown.
+#: The options in the order in which they are shown.
 MEMBERS = tuple(field.name for field in fields(PoolOptions))
 
 
 def named_in(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the pools that *config*, the content of a configuration file, names.
+    """Return the named pools of *config*, the content of a configuration file.
 
     :raises SettingsError: the section is not a mapping.
     """
@@ -84,9 +41,9 @@ def named_in(config: Mapping[str, Any]) -> dict[str, Any]:
 def options_of(
     name: str, config: Mapping[str, Any], directory: Path, drivers: Collection[str]
 ) -> tuple[PoolOptions, tuple[str, ...]]:
-    """Return the options of the pool *name*, and which of them the configuration file has set.
+    """Return the options of the pool *name*, and the names of those that the file sets.
 
-    :param directory: what relative paths start from: that of the configuration file.
+    :param directory: the base of relative paths: that of the configuration file.
     :param drivers: names of the installed drivers.
     :raises SettingsError: an option is unknown or malformed.
     """
@@ -110,13 +67,24 @@ def options_of(
     return PoolOptions(**{"driver": driver, **given}), tuple(given)
 
 
+def check_files(options: PoolOptions) -> None:
+    """Read the files of *options*.
+
+    :raises SettingsError: one of them cannot be read, or does not hold what it should.
+    """
+    if options.ca_bundle and not options.insecure:
+        _check_authorities(options.ca_bundle)
+    if options.client_cert:
+        _check_client(options.client_cert, options.client_key)
+
+
 def insecure(options: PoolOptions) -> PoolOptions:
-    """Return *options* without checks of certificates."""
+    """Return *options* without verification of certificates."""
     return replace(options, insecure=True)
 
 
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """Yield ``(name, value, origin)`` of every option; names as ``http_pool.size``."""
+    """Yield ``(name, value, origin)`` of every option; names as ``http_pool.ca_bundle``."""
     for member in MEMBERS:
         name = f"http_pool.{member}"
         value, origin = getattr(options, member), origins.get(name, "default")
@@ -132,11 +100,6 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
         raise SettingsError(
             f"the HTTP pool {pool!r} has an unknown option {key!r}", hint=_nearest(key)
         )
-    if key in _LIMITS:
-        low, high = _LIMITS[key]
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-            return value
-        raise SettingsError(f"{key} of the HTTP pool {pool!r} is not a number of {low} to {high}")
     if key == "insecure":
         if isinstance(value, bool):
             return value
@@ -169,7 +132,7 @@ def _check_authorities(path: str) -> None:
     except ssl.SSLError as error:
         raise SettingsError(
             f"ca_bundle of the HTTP pool holds no certificate: {path}",
-            hint="A file in PEM is wanted: it has a line '-----BEGIN CERTIFICATE-----'.",
+            hint="It must be a file in PEM, with a line '-----BEGIN CERTIFICATE-----'.",
         ) from error
 
 
@@ -186,12 +149,12 @@ def _check_client(certificate: str, key: str | None) -> None:
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(
             f"client_cert of the HTTP pool cannot be used with its key: {certificate}",
-            hint="Both are wanted in PEM, in one file or two, the key without a passphrase.",
+            hint="Both must be in PEM, in one file or two, the key without a passphrase.",
         ) from error
 
 
 def _must_be_there(path: str, option: str, *, directory: bool = False) -> bool:
-    """Tell whether *path* is a directory, which only some may be."""
+    """Return whether *path* is a directory, which is allowed for some options only."""
     if directory and os.path.isdir(path):
         return True
     try:

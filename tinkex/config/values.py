@@ -64,9 +64,15 @@ def parse(name: str, value: Any) -> Any:
     :raises SettingsError: it is malformed.
     """
     # A command runs here, and may contain a file name that is not UTF-8; the others are sent.
-    if name != "api_key_command":
-        _check_unicode(name, value)
-    return _PARSERS[name](value)
+    try:
+        if name != "api_key_command":
+            str(value).encode()
+    except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
+        raise SettingsError(
+            f"the value of {name} is not valid Unicode",
+            hint="Its bytes are not UTF-8; convert them, for instance with iconv.",
+        ) from error
+    return _PARSERS.get(name, _parse_text)(value)
 
 
 def from_text(name: str, text: str) -> Any:
@@ -135,16 +141,6 @@ def _parse_url(value: Any) -> str:
     return text
 
 
-def _check_unicode(name: str, value: Any) -> None:
-    try:
-        str(value).encode()
-    except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
-        raise SettingsError(
-            f"the value of {name} is not valid Unicode",
-            hint="Its bytes are not UTF-8; convert them, for instance with iconv.",
-        ) from error
-
-
 def _parse_tags(value: Any) -> tuple[str, ...]:
     if not isinstance(value, (str, list)):
         raise SettingsError("tags must be a list or a text with commas")
@@ -174,14 +170,11 @@ def _parse_pool(value: Any) -> str:
     return _parse_text(value)
 
 
+#: The others are texts.
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "api_key": _parse_text,
-    "api_key_command": _parse_text,
     "base_url": _parse_url,
     "timeout": parse_timeout,
     "http_pool": _parse_pool,
-    "format": _parse_text,
-    "project_id": _parse_text,
     "tags": _parse_tags,
     "allow_http": _parse_bool,
 }

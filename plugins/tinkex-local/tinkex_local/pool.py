@@ -1,18 +1,11 @@
-"""The ``local`` HTTP pool: requests are handed to the service in this process, without a socket."""
+"""The ``local`` HTTP pool: requests go to the service in this process, without a socket."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tinkex.exceptions import SettingsError
-from tinkex.plugins import HttpPool
+from tinkex.plugins import HttpPool, PoolSettings, Sender
 
-if TYPE_CHECKING:
-    from requests.adapters import BaseAdapter
-
-    from tinkex.settings import Settings
-
-#: A name that no resolver answers: a request that left this process would fail, not travel.
+#: A name that no resolver knows: a request that left this process would fail.
 BASE_URL = "http://local.tinkex.invalid"
 
 
@@ -22,8 +15,8 @@ class LocalPool(HttpPool):
     base_url = BASE_URL
     needs_api_key = False
 
-    def build(self, settings: Settings, *, size: int) -> BaseAdapter:
-        """Return an adapter over the state in the default home directory.
+    def build(self, settings: PoolSettings) -> Sender:
+        """Return a sender over the state in the default home directory.
 
         :raises SettingsError: an option names the address of another service.
         """
@@ -33,7 +26,7 @@ class LocalPool(HttpPool):
                 f"not {settings.base_url}",
                 hint="Leave --base-url out, or choose another way to it: --http-pool default.",
             )
-        # Settings and completion ask a pool what it is without ever sending a request.
-        from tinkex_local.wire.wsgi import WsgiAdapter
+        # Imported late: settings and completion load the pool without sending a request.
+        from tinkex_local.wire.wsgi import WsgiSender
 
-        return WsgiAdapter()
+        return WsgiSender()

@@ -176,7 +176,7 @@ def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClie
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let every pause pass at once, and return how long each was meant to be."""
     naps: list[float] = []
-    from tinkex.api.http import waiting
+    from tinkex.api.http import retry
 
     class Clock:
         offset = 0.0
@@ -188,5 +188,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         def monotonic(self) -> float:
             return time.monotonic() + Clock.offset
 
-    monkeypatch.setattr(waiting, "time", Clock())
+        def time(self) -> float:
+            return time.time() + Clock.offset
+
+    monkeypatch.setattr(retry, "time", Clock())
     return naps

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.api.conftest import NEVER, Reply, Seen, Server
 from tests.until import until
 from tinkex.api import SampleRow, SamplingParams, ServiceClient
-from tinkex.api.http import waiting
+from tinkex.api.http import retry
 from tinkex.api.sampling import batch
 from tinkex.api.sampling import client as backpressure
 from tinkex.api.sampling.batch import Level
@@ -276,11 +276,11 @@ def test_a_single_sample_does_not_wait_longer_than_its_time(server, sampler, con
 def test_rows_are_patient_with_a_busy_service(server, sampler, client, naps, monkeypatch):
     class Skipping(threading.Condition):
         def wait(self, timeout=None):
-            waiting.time.sleep(timeout)
+            retry.time.sleep(timeout)
 
     sampler.refuse = 100
     sampling = client.create_sampling_client(base_model="m")
-    monkeypatch.setattr(backpressure, "time", waiting.time)
+    monkeypatch.setattr(backpressure, "time", retry.time)
     monkeypatch.setattr(sampling.backpressure, "_changed", Skipping())
     found = list(sampling.sample_many(rows(1), concurrency=1))
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.until import until
 from tinkex.api import SamplingParams
-from tinkex.api.http import waiting
+from tinkex.api.http import retry
 from tinkex.api.resources import sessions
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.exceptions import (
@@ -322,11 +322,11 @@ def test_the_two_share_one_allowance_of_time(service, connect, naps):
     results(service, c={"model_id": RUN}, l={"type": "try_again"})
 
     def refuse(_):
-        waiting.time.sleep(900)
+        retry.time.sleep(900)
         return service.reply({"detail": "Missing model_id"}, 400)
 
     def queue(_):
-        waiting.time.sleep(200)
+        retry.time.sleep(200)
         return service.reply({"request_id": "l"})
 
     service.on("POST", "load_weights", refuse, queue)

@@ -10,7 +10,7 @@ from email.utils import formatdate
 import pytest
 
 from tests.unit.api.conftest import NEVER, Server
-from tinkex.api.http.findings import Finding
+from tinkex.api.http.probe import CheckResult
 from tinkex.commands import doctor
 from tinkex.exceptions import SettingsError
 from tinkex.settings import Settings
@@ -29,7 +29,7 @@ def server():
     server.close()
 
 
-def examined(server, **more) -> dict[str, Finding]:
+def examined(server, **more) -> dict[str, CheckResult]:
     settings = Settings(base_url=server.url, api_key=CANARY, **more)
     return {finding.check: finding for finding in doctor.run_checks(settings, 5)}
 
@@ -140,7 +140,7 @@ def test_a_check_that_is_broken_costs_only_itself(monkeypatch, server):
 def test_settings_that_cannot_be_read():
     found = doctor.run_checks(SettingsError("bad file", hint="Mend it."), 2)
     by_name = {finding.check: finding for finding in found}
-    assert by_name["settings"] == Finding("settings", "fail", "bad file", "Mend it.")
+    assert by_name["settings"] == CheckResult("settings", "fail", "bad file", "Mend it.")
     assert {by_name[name].status for name in NETWORK} == {"skipped"}
     assert by_name["tokenizer"].status == "ok"
 

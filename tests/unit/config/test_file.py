@@ -46,7 +46,7 @@ profiles:
     ],
 )
 def test_only_the_value_changes(path, value, old, new):
-    assert file.set_value(TEXT, path, value) == TEXT.replace(old, new)
+    assert file.edit(TEXT, path, value) == TEXT.replace(old, new)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_only_the_value_changes(path, value, old, new):
     ],
 )
 def test_only_the_entry_goes(path, old, new):
-    assert file.remove_value(TEXT, path) == TEXT.replace(old, new)
+    assert file.edit(TEXT, path, None) == TEXT.replace(old, new)
 
 
 @pytest.mark.parametrize("path", [["nope"], ["profiles", "x"], ["profiles", "work", "tags"]])
 @pytest.mark.parametrize("text", [TEXT, "", "profiles:\n", "profiles:\n  work:\n"])
 def test_what_is_not_there_cannot_go(text, path):
     with pytest.raises(KeyError):
-        file.remove_value(text, path)
+        file.edit(text, path, None)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_every_layout_takes_every_change(text):
             key = 7 if key == "7" and 7 in at else key
             at[key] = at = at.get(key) or {}
         at[path[-1]] = value
-        assert yaml.safe_load(file.set_value(text, path, value)) == meant
+        assert yaml.safe_load(file.edit(text, path, value)) == meant
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_every_layout_takes_every_change(text):
 )
 def test_what_is_shared_is_not_changed_by_halves(text):
     with pytest.raises(file.NotEditable):
-        file.set_value(text, ["profiles", "a", "format"], "table")
+        file.edit(text, ["profiles", "a", "format"], "table")
 
 
 def test_any_row_of_changes_comes_to_what_was_meant():
@@ -129,18 +129,18 @@ def test_any_row_of_changes_comes_to_what_was_meant():
             name, key = chance.choice(["work", "skyrl", "n"]), chance.choice(["format", "tags"])
             change = chance.randrange(4)
             if change == 0:
-                text = file.set_value(text, ["profiles", name, key], "v")
+                text = file.edit(text, ["profiles", name, key], "v")
                 if meant["profiles"].get(name) is None:
                     meant["profiles"][name] = {}
                 meant["profiles"][name][key] = "v"
             elif change == 1 and key in (meant["profiles"].get(name) or {}):
-                text = file.remove_value(text, ["profiles", name, key])
+                text = file.edit(text, ["profiles", name, key], None)
                 del meant["profiles"][name][key]
             elif change == 2 and name in meant["profiles"]:
-                text = file.remove_value(text, ["profiles", name])
+                text = file.edit(text, ["profiles", name], None)
                 del meant["profiles"][name]
             elif change == 3:
-                text = file.set_value(text, ["profile"], name)
+                text = file.edit(text, ["profile"], name)
                 meant["profile"] = name
             found = yaml.safe_load(text)
             assert {k: v or {} for k, v in found["profiles"].items()} == meant["profiles"]

@@ -1,159 +1,280 @@
-"""Connections whose answers have to arrive by a moment, not only each of their bytes.
+"""The default HTTP pool: requests, over connections that are kept alive (HTTP/1.1).
 
-A socket's timeout starts anew with every byte, so a server that sends one now and then could
-keep a client forever: in the status line, headers, chunk sizes, trailers or a compressed header.
-Here the socket never waits beyond the :class:`Limit` in force. The limit is that of the thread
-that sends the request (:func:`limited`); without one, the socket's own timeout is all there is.
+The only module that imports requests and urllib3.
 """
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from requests import PreparedRequest, Response
+import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError
 
+from tinkex import plugins
+from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
+from tinkex.config.pools import CA_VARIABLES
 from tinkex.config.values import is_loopback
+from tinkex.exceptions import (
+    ConnectionFailed,
+    InvalidResponse,
+    SettingsError,
+    TinkexError,
+    Unreachable,
+)
 
 if TYPE_CHECKING:
     import socket
 
-#: Hosts whose pool of connections is at hand.
-_HOSTS = 32
+    from tinkex.plugins import HttpRequest, PoolOptions, PoolSettings, Timeouts
 
-_current: ContextVar[Limit | None] = ContextVar("tinkex_limit", default=None)
+#: Connections to one host that are kept for the next request, and hosts that have any.
+_CONNECTIONS, _HOSTS = 256, 4
+#: How ``openssl rehash`` names certificates.
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+_PROXY_HINT = "It comes from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY lists exceptions."
+#: What requests and the libraries below it raise.
+_FOREIGN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
 
 
-class Limit:
-    """The moment by which an answer must have arrived.
+class DefaultPool(plugins.HttpPool):
+    """Keep-alive connections over HTTP/1.1, with the proxies of the environment."""
 
-    :param seconds: from now on.
-    :ivar answer: what it bounds, once that has begun, for who wants to read it without urllib3;
-        ``None`` if it comes in another way than over a connection of this module.
+    def build(self, settings: PoolSettings) -> RequestsSender:
+        """Return a sender with the TLS options of *settings*."""
+        return RequestsSender(settings.pool_options)
+
+
+class RequestsSender:
+    """Sends requests by the transport adapter of requests.
+
+    A :class:`requests.Session` would add cookies, ``.netrc`` and redirects, none of which are
+    wanted here, and triple the CPU time of a request.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.answer: http.client.HTTPResponse | None = None
-        self.restart(seconds)
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._adapter = DeadlineAdapter(
+            pool_connections=_HOSTS, pool_maxsize=_CONNECTIONS, max_retries=0
+        )
+        self._certificate = client_certificate(options)
+        self._verify: str | bool | None = None
+        self._proxies: dict[str, dict[str, str]] = {}
 
-    def restart(self, seconds: float, *, rolling: bool = False) -> None:
-        """Allow *seconds* from now on; *rolling* means, from the last byte on."""
-        self._end = time.monotonic() + seconds
-        self._rolling = seconds if rolling else 0.0
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> RequestsResponse:
+        """Send *request*; see :class:`tinkex.plugins.Sender`."""
+        try:
+            with deadline_scope(timeouts.read):
+                response = self._adapter.send(
+                    _prepared(request),
+                    stream=True,
+                    timeout=(timeouts.connect, timeouts.read),
+                    verify=self._trusted(request.url),
+                    cert=self._certificate,
+                    proxies=self._proxies_for(request.url),
+                )
+        except _FOREIGN as error:
+            raise translated(error, request.url) from error
+        return RequestsResponse(response, request.url, timeouts.read)
 
-    def heard(self) -> None:
-        """Note that bytes have come."""
-        if self._rolling:
-            self._end = time.monotonic() + self._rolling
+    def close(self) -> None:
+        """Close the connections."""
+        self._adapter.close()
 
-    def left(self) -> float:
-        """Return the seconds left, more than zero.
+    def _trusted(self, url: str) -> str | bool:
+        if self._verify is None and url.startswith("https:"):
+            self._verify = trusted(self._options) or False
+        return True if self._verify is None else self._verify
 
-        :raises TimeoutError: there are none.
-        """
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return left
+    def _proxies_for(self, url: str) -> dict[str, str]:
+        # The environment is read once for each host: reading it takes longer than a request.
+        host = urlsplit(url).netloc
+        if host not in self._proxies:
+            self._proxies[host] = proxies_for(url)
+        return self._proxies[host]
+
+
+class RequestsResponse:
+    """A response of requests as :class:`tinkex.plugins.HttpResponse`.
+
+    :param read: seconds that each chunk may take.
+    """
+
+    def __init__(self, response: requests.Response, url: str, read: float) -> None:
+        self.status = response.status_code
+        self.headers = dict(response.headers.lower_items())
+        self._response, self._url, self._read = response, url, read
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body as it arrives; see :class:`tinkex.plugins.HttpResponse`."""
+        # iter_content() of requests waits until *size* bytes are there, however long that takes.
+        read = self._response.raw.read1
+        decode = "content-encoding" in self.headers
+        while True:
+            try:
+                with deadline_scope(self._read):
+                    chunk = read(size, decode_content=decode)
+            except _FOREIGN as error:
+                raise translated(error, self._url) from error
+            if not chunk:
+                return
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back, or close it if the body has not been read to its end."""
+        self._response.close()
+
+
+def _prepared(request: HttpRequest) -> requests.PreparedRequest:
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url, prepared.body = request.method, request.url, request.body
+    headers = CaseInsensitiveDict[Any]({"Accept-Encoding": "gzip, deflate", **request.headers})
+    if request.body is not None or request.method not in ("GET", "HEAD"):
+        headers["Content-Length"] = str(len(request.body or b""))
+    prepared.headers = headers
+    return prepared
+
+
+# The environment ----------------------------------------------------------------------------------
+
+
+def proxies_for(url: str) -> dict[str, str]:
+    """Return the proxies for *url* (scheme → address), none if it is to be reached directly.
+
+    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case. This machine is never
+    reached by way of a proxy: requests to it, the API key included, may be unencrypted.
+    """
+    return {} if is_loopback(url) else dict(get_environ_proxies(url))
+
+
+def trusted(options: PoolOptions) -> str | None:
+    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
+
+    :raises SettingsError: a variable names a path that does not exist.
+    """
+    return None if options.insecure else options.ca_bundle or _authorities()
+
+
+def _authorities() -> str:
+    """Return a file or a hashed directory.
+
+    OpenSSL reads single certificates of a hashed directory when it needs them, which saves parsing
+    the whole bundle in every process.
+    """
+    for variable in CA_VARIABLES:
+        value = os.environ.get(variable)
+        if value and not Path(value).exists():
+            raise SettingsError(
+                f"{variable} names {value}, which does not exist",
+                hint=f"Let it name a file or directory of CA certificates, or: unset {variable}",
+            )
+        if value:
+            return value
+    import ssl
+
+    directory = ssl.get_default_verify_paths().capath
+    return directory if directory and _is_hashed(directory) else DEFAULT_CA_BUNDLE_PATH
+
+
+def _is_hashed(directory: str) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return any(_HASHED.fullmatch(entry.name) for entry in entries)
+    except OSError:
+        return False
+
+
+def client_certificate(options: PoolOptions) -> str | tuple[str, str] | None:
+    """Return the client certificate as the ``cert`` of requests."""
+    if options.client_cert and options.client_key:
+        return options.client_cert, options.client_key
+    return options.client_cert
+
+
+# Deadlines ----------------------------------------------------------------------------------------
+
+#: When the current scope ends, in seconds of the monotonic clock.
+_end: ContextVar[float | None] = ContextVar("tinkex_deadline", default=None)
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[Limit]:
-    """Bound the answers to requests that this thread sends inside the block.
+def deadline_scope(seconds: float) -> Iterator[None]:
+    """Bound what this thread does with connections inside the block: *seconds* for all of it.
 
-    A body that is read later is bounded by the same limit, which may be restarted.
+    The timeout of a socket starts over with every byte, so that a server which sends one now and
+    then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
+    header of a compressed body.
     """
-    limit = Limit(seconds)
-    token = _current.set(limit)
+    token = _end.set(time.monotonic() + seconds)
     try:
-        yield limit
+        yield
     finally:
-        _current.reset(token)
+        _end.reset(token)
 
 
-class BoundedAdapter(HTTPAdapter):
-    """requests' own adapter with bounded connections; proxies included, unless SOCKS.
+def _seconds_left() -> float | None:
+    """Return the rest of the current scope, or ``None`` outside of any.
 
-    What requests works out for every request anew, though it is the same as for the last one to
-    the same host, is kept where no proxy is in between: a quarter of what a request costs.
+    :raises TimeoutError: it is over.
+    """
+    end = _end.get()
+    if end is None:
+        return None
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """The transport adapter of requests, its connections bounded by :func:`deadline_scope`.
+
+    All but those to a SOCKS proxy.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._direct: dict[tuple[Any, ...], Any] = {}
-
-    def get_connection_with_tls_context(
-        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
-    ) -> Any:
-        if proxies:
-            return super().get_connection_with_tls_context(request, verify, proxies, cert)
-        key = (*urlsplit(request.url or "")[:2], verify, cert)
-        pool = self._direct.get(key)
-        if pool is None or pool.pool is None:  # the latter: closed, to make room for another host
-            if len(self._direct) >= _HOSTS:
-                self._direct.clear()
-            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            self._direct[key] = pool
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the connection pool for a request."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if pool.ConnectionCls in _BOUNDED:
+            pool.ConnectionCls = _BOUNDED[pool.ConnectionCls]
         return pool
 
-    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
-        path = request.path_url
-        if proxies or path.startswith("//"):
-            return super().request_url(request, proxies)
-        return path
 
-    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Return the response as requests has it, but for cookies and the encoding of text."""
-        response = Response()
-        response.status_code, response.reason = resp.status, resp.reason
-        response.headers = CaseInsensitiveDict(resp.headers)
-        response.raw = resp
-        response.url = req.url or ""
-        response.request = req
-        response.connection = self
-        return response
+class _Reader(io.RawIOBase):
+    """Reads from a socket that waits no longer than the current scope allows."""
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = _POOLS
-        return manager
-
-
-class _Source(io.RawIOBase):
-    """The bytes of a socket, as long as there is time."""
-
-    def __init__(self, sock: socket.socket, limit: Limit) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._raw = cast(io.RawIOBase, sock.makefile("rb", buffering=0))
         self._timeout = sock.gettimeout()
-        self._limit = limit
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._limit.left()
-        self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
-        count = self._raw.readinto(buffer)
-        self._limit.heard()
-        return count
+        left = _seconds_left()
+        if left is not None:
+            self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         if not self.closed:
@@ -162,58 +283,110 @@ class _Source(io.RawIOBase):
 
 
 class _Socket:
-    """What a response wants of a socket."""
+    """The one method of a socket that a response uses."""
 
-    def __init__(self, sock: socket.socket, limit: Limit) -> None:
-        self._sock, self._limit = sock, limit
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Source(self._sock, self._limit))
+        return io.BufferedReader(_Reader(self._sock))
 
 
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        limit = _current.get()
-        source = sock if limit is None else cast("socket.socket", _Socket(sock, limit))
-        super().__init__(source, *args, **kwargs)
-        if limit is not None:
-            limit.answer = self
+        super().__init__(cast("socket.socket", _Socket(sock)), *args, **kwargs)
 
 
 class _Connection(HTTPConnection):
     response_class = _Response
 
-    def _new_conn(self) -> socket.socket:
-        return _looked_up(self, super()._new_conn)
+    def connect(self) -> None:
+        _connect(self, super().connect)
 
 
 class _SecureConnection(HTTPSConnection):
     response_class = _Response
 
-    def _new_conn(self) -> socket.socket:
-        return _looked_up(self, super()._new_conn)
+    def connect(self) -> None:
+        _connect(self, super().connect)
 
 
-def _looked_up(connection: HTTPConnection, connect: Callable[[], socket.socket]) -> socket.socket:
-    """Connect, also where looking up the host's name takes for ever.
+_BOUNDED: dict[Any, Any] = {HTTPConnection: _Connection, HTTPSConnection: _SecureConnection}
 
-    The system's resolver knows no time limit, and keeps Ctrl-C from being heard.
+
+def _connect(connection: HTTPConnection, connect: Any) -> None:
+    """Connect within the current scope.
+
+    In a thread, as the resolver of the system knows no time limit and blocks signals.
     """
-    limit = _current.get()
-    if limit is None or is_loopback(f"//{connection.host}"):
-        return connect()
+    left = _seconds_left()
+    if left is None or is_loopback(f"//{connection.host}"):
+        connect()
+        return
     try:
-        return run_in_thread(connect, limit.left())
+        run_in_thread(connect, left)
     except TimeoutError as error:
-        raise ConnectTimeoutError(connection, f"{connection.host} cannot be reached") from error
+        message = f"{connection.host} cannot be reached"
+        raise urllib3.exceptions.ConnectTimeoutError(connection, message) from error
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
+# Errors -------------------------------------------------------------------------------------------
 
 
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
+def translated(error: Exception, url: str) -> TinkexError:
+    """Return the error of tinkex for *error*, which a request to *url* raised."""
+    causes, host = errors.chain(error), errors.host_of(url)
+    return (
+        _settings_error(causes, host)
+        or errors.tls_error(causes, host)
+        or _proxy_error(causes, host)
+        or errors.connection_error(causes, host)
+        or _connection_error(causes, host)
+        or _response_error(causes, host)
+        or errors.lost(causes, host)
+    )
 
 
-_POOLS = {"http": _Pool, "https": _SecurePool}
+def _settings_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    of_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
+    of_url = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
+    for cause in causes:
+        if isinstance(cause, of_proxy):
+            return SettingsError("the address of the HTTP proxy is malformed", hint=_PROXY_HINT)
+        if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
+            return SettingsError(
+                "a SOCKS proxy is set, which needs another package",
+                hint="Install it: pip install 'requests[socks]'",
+            )
+        if isinstance(cause, of_url):
+            return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
+    return None
+
+
+def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    if not any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        return None
+    message = f"the HTTP proxy on the way to {host} failed{errors.because(causes)}"
+    if any(isinstance(cause, urllib3.exceptions.ConnectTimeoutError) for cause in causes):
+        return Unreachable(message, hint=_PROXY_HINT)
+    return ConnectionFailed(message, hint=_PROXY_HINT)
+
+
+def _connection_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    for cause in causes:
+        if isinstance(cause, urllib3.exceptions.NewConnectionError):
+            return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
+        if isinstance(cause, urllib3.exceptions.ConnectTimeoutError):
+            return Unreachable(f"{host} does not answer")
+        if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+            return errors.timed_out(host)
+    return None
+
+
+def _response_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    for cause in causes:
+        if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
+            return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
+        if isinstance(cause, urllib3.exceptions.DecodeError):
+            return InvalidResponse(f"{host} sent a response whose compression is damaged")
+    return None

@@ -1,13 +1,10 @@
-"""The API key on requests, and its exchange for a short-lived token where the service wants one."""
+"""The API key of requests, and its exchange for a short-lived token if the service wants one."""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections.abc import Callable
-
-import requests
-from requests.auth import AuthBase
 
 from tinkex.settings import Settings
 
@@ -16,14 +13,12 @@ HEADER = "X-API-Key"
 JWT_PREFIX = "eyJ"
 #: What is shown in place of a credential.
 HIDDEN = "…"
-#: Characters from which on a credential is hidden: shorter ones are words, or parts of them.
+#: Minimum length of a credential to hide: shorter ones are words, or parts of them.
 _SHORTEST = 4
 
 
-class KeyAuth(AuthBase):
-    """Puts the credential on a request.
-
-    As an auth object it is applied after everything else, so nothing can replace the header.
+class KeyAuth:
+    """The credential of one client: its API key, or the token that it was exchanged for.
 
     :param settings: where the key comes from; it is read, or its command run, now.
     :raises tinkex.exceptions.SettingsError: there is no usable key.
@@ -37,15 +32,9 @@ class KeyAuth(AuthBase):
         self._secrets: dict[str, None] = {}
         self._remember(self._key)
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        credential = self._token or self._key
-        if credential:
-            request.headers[HEADER] = credential
-        return request
-
     @property
     def current(self) -> str | None:
-        """What is being sent; for telling whether :meth:`renew` has been overtaken."""
+        """The value of :data:`HEADER`, ``None`` if requests carry no key."""
         return self._token or self._key
 
     def renew(
@@ -55,12 +44,12 @@ class KeyAuth(AuthBase):
         exchange: Callable[[str], str | None],
         seconds: float = threading.TIMEOUT_MAX,
     ) -> bool:
-        """Get another credential after *refused* was; return whether it is worth trying again.
+        """Replace the credential *refused*; return whether another try makes sense.
 
         :param invalid_token: the service said that the token as such is no longer valid.
-        :param exchange: asks the service for a token in exchange for a key.
-        :param seconds: how long to wait for another thread that is at it.
-        :raises TimeoutError: it takes longer.
+        :param exchange: returns the token that the service gives for a key, if any.
+        :param seconds: how long to wait for another thread that is replacing it.
+        :raises TimeoutError: that thread takes longer.
         """
         if not self._lock.acquire(timeout=seconds):
             raise TimeoutError
@@ -92,7 +81,7 @@ class KeyAuth(AuthBase):
     def hidden(self, text: str, *, shortest: int = 0) -> str:
         """Return *text* without the credentials that have been sent, plain or escaped as in JSON.
 
-        :param shortest: leave those of fewer characters.
+        :param shortest: minimum length of the credentials to hide.
         """
         for secret in self._secrets:
             if len(secret) < max(shortest, _SHORTEST):
@@ -104,23 +93,13 @@ class KeyAuth(AuthBase):
 
     def _remember(self, secret: str | None) -> None:
         if secret:
-            # Another thread may be reading; the longest first, lest a part of it remain.
+            # A new mapping, as other threads read the old one; the longest first, so that no part
+            # of one remains.
             known = {*self._secrets, secret}
             self._secrets = dict.fromkeys(sorted(known, key=len, reverse=True))
 
 
 def _escapable(character: str) -> str:
-    """Return a pattern for *character* as any JSON writer may write it."""
+    """Return a pattern for *character*, plain or escaped as in JSON."""
     code = "".join(f"[{d.lower()}{d.upper()}]" for d in f"{ord(character):04x}")
     return rf"(?:\\?{re.escape(character)}|\\u{code})"
-
-
-class RawKey(AuthBase):
-    """Sends one key and never anything else: for the exchange itself."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers[HEADER] = self._key
-        return request

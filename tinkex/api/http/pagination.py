@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar, overload
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from typing import Any, Generic, TypeVar
 
+from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.schema import Json, optional_int, optional_mapping
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.exceptions import UsageError
 
 T = TypeVar("T")
@@ -16,33 +18,33 @@ T = TypeVar("T")
 CONCURRENCY = 8
 
 
-@dataclass(frozen=True)
-class Page(Sequence[T], Generic[T]):
-    """Part of a list; a sequence of its items.
+class Page(list[T]):
+    """Part of a list, as a list.
 
-    :ivar items: the items, in the server's order.
     :ivar total: number of items in the whole list, or ``None`` if unknown.
     :ivar offset: number of items skipped.
     :ivar note: how the list was obtained, where that matters to its reader.
     """
 
-    items: list[T] = field(default_factory=list)
-    total: int | None = None
-    offset: int = 0
-    note: str | None = None
+    def __init__(
+        self,
+        items: Iterable[T] = (),
+        total: int | None = None,
+        offset: int = 0,
+        note: str | None = None,
+    ) -> None:
+        super().__init__(items)
+        self.total = total
+        self.offset = offset
+        self.note = note
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self.items)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        return self.items[index]
+    @classmethod
+    def of(
+        cls, items: Sequence[T], limit: int | None, offset: int, note: str | None = None
+    ) -> Page[T]:
+        """Return *limit* of the complete list *items*, from *offset* on."""
+        end = None if limit is None else offset + limit
+        return cls(items[offset:end], len(items), offset, note)
 
 
 #: Fetches one page: ``(limit, offset)`` → its items, and the total if the server reports it.
@@ -106,7 +108,7 @@ class Walk(Generic[T]):
     def page(self) -> Page[T]:
         """Walk to the end and return all items."""
         found = list(self)
-        return Page(found, self.total, self.offset)
+        return Page(found, self.total, self.offset, self.note)
 
     def __len__(self) -> int:
         """Return the number of items so far."""
@@ -162,7 +164,31 @@ class Walk(Generic[T]):
         return new
 
 
-def total_count(data: Json) -> int | None:
+def walk(
+    transport: Transport,
+    request: Request,
+    read: Callable[[Any], T],
+    deadline: Deadline,
+    *,
+    limit: int | None,
+    offset: int,
+    page_size: int,
+    key: Callable[[T], Hashable] = lambda item: item,
+) -> Walk[T]:
+    """Return the walk through the list at ``request.path``, which is also its name in a page.
+
+    :param read: makes an item of its JSON form.
+    """
+
+    def fetch(size: int, start: int) -> tuple[list[T], int | None]:
+        params = {**request.params, "limit": size, "offset": start}
+        data = transport.call(dataclasses.replace(request, params=params), deadline).object()
+        return [read(item) for item in schema.items(data, request.path)], total_count(data)
+
+    return Walk(fetch, limit, offset, page_size, key)
+
+
+def total_count(data: schema.Json) -> int | None:
     """Return the total that the cursor of a list reports, or ``None``."""
-    cursor = optional_mapping(data, "cursor")
-    return optional_int(cursor, "total_count") if cursor else None
+    cursor = schema.optional_mapping(data, "cursor")
+    return schema.optional_int(cursor, "total_count") if cursor else None

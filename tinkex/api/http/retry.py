@@ -1,116 +1,220 @@
-"""When a request is made again, and after how long.
+"""When a request is sent again, how long to wait before, and how long an operation may take.
 
-Counting, back-off and ``Retry-After`` are those of :class:`urllib3.util.Retry`. The decision is
-taken above the transport adapter, so that every HTTP pool obeys it and every wait can be told.
+All of it is decided above the HTTP pools, so that each of them obeys it and every wait is reported.
 """
 
 from __future__ import annotations
 
 import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError
-from urllib3.util import Retry
+from tinkex.exceptions import ConnectionFailed, TimedOut, Unreachable
 
-from tinkex.api.http import errors
-from tinkex.api.http.answers import Response
-from tinkex.api.http.waiting import Deadline
-from tinkex.config.pools import DEFAULT_RETRIES
-from tinkex.exceptions import TinkexError
-
-#: Methods whose repetition does no more than doing it once.
+#: Methods whose repetition has no further effect.
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
 #: Longest wait that a server may ask for, in seconds; beyond it, its error is reported.
 LONGEST_WAIT = 60.0
-#: An unexpected failure inside the server is most often a permanent one.
+#: Repetitions of a request, at most.
+ATTEMPTS = 5
+#: Those after HTTP 500: an unexpected failure inside the server is most often a permanent one.
 ATTEMPTS_AFTER_500 = 2
-#: A host that refuses is asked once more, so that its user hears of it within two seconds.
+#: Those for a host that refuses the connection: the user hears of it within two seconds.
 ATTEMPTS_TO_CONNECT = 1
 _FIRST_DELAY = 0.5
 _AFTER_LOSS = 0.2
-_LONGEST_BACKOFF = 10
+_LONGEST_BACKOFF = 10.0
+_JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why there is no result yet; passed to the ``on_wait`` of a client.
+
+    :ivar operation: what the client waits for, as a noun: ``sampling``.
+    :ivar elapsed: seconds since the operation began.
+    :ivar queue_state: the server's word: ``active``, ``paused_capacity``,
+        ``paused_rate_limit``; ``None`` if it sent none.
+    :ivar reason: why, in words: the server's reason, or ``HTTP 503``.
+    :ivar retry_in: seconds until the next try, if there will be one.
+    :ivar note: something to show apart from waiting, such as a message of the service.
+    """
+
+    operation: str
+    elapsed: float
+    queue_state: str | None = None
+    reason: str | None = None
+    retry_in: float | None = None
+    note: str | None = None
+
+
+OnWait = Callable[[Wait], None]
+
+
+class Deadline:
+    """The time that one operation of a client may take, retries and polling included.
+
+    :param operation: a noun, used in messages: ``Timed out while awaiting sampling``.
+    :param seconds: the allowance; it starts now.
+    :param on_wait: is called for every wait.
+    :param patience: seconds by which waiting for a busy service may extend the allowance.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        seconds: float,
+        on_wait: OnWait | None = None,
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        self.operation = operation
+        self.seconds = seconds
+        self.patience = patience
+        self._on_wait = on_wait
+        self._start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the operation began."""
+        return time.monotonic() - self._start
+
+    def remaining(self) -> float:
+        """Return the seconds left, always more than zero.
+
+        :raises TimedOut: none are left.
+        """
+        left = self.seconds - self.elapsed
+        if left <= 0:
+            raise self.timed_out()
+        return left
+
+    def timed_out(self) -> TimedOut:
+        """Return the error for an operation whose time is up."""
+        return TimedOut(f"Timed out while awaiting {self.operation}")
+
+    def allows(self, seconds: float) -> bool:
+        """Return whether a wait of *seconds* would leave time for another try."""
+        return self.elapsed + seconds < self.seconds
+
+    def excuse(self, seconds: float) -> None:
+        """Extend the allowance by *seconds* spent on a busy service, as far as patience lasts."""
+        excused = min(seconds, self.patience)
+        self.patience -= excused
+        self.seconds += excused
+
+    def sleep(self, seconds: float) -> None:
+        """Wait without reporting it.
+
+        :raises TimedOut: the time is up, at the latest when it is.
+        """
+        time.sleep(max(0.0, min(seconds, self.remaining())))
+        self.remaining()
+
+    def report(
+        self,
+        *,
+        reason: str | None = None,
+        retry_in: float | None = None,
+        queue_state: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Report a :class:`~tinkex.api.Wait` to the ``on_wait`` of the client."""
+        if self._on_wait is not None:
+            self._on_wait(Wait(self.operation, self.elapsed, queue_state, reason, retry_in, note))
+
+    def pause(self, seconds: float, reason: str) -> None:
+        """Report that the next try comes in *seconds* and why, then wait.
+
+        :raises TimedOut: the time is up.
+        """
+        self.report(reason=reason, retry_in=seconds)
+        self.sleep(seconds)
 
 
 class Retrying:
-    """The state of one call's repetitions.
+    """The repetitions of one call.
 
-    :ivar may_be_done: the server may have acted on an earlier try: it was not merely refused.
-    :param repeatable: repeating the call does no harm even if the server has acted on it.
-    :param attempts: repetitions after an answer or a lost connection, at most.
+    :ivar may_be_done: the server may have acted on an earlier try that was not merely refused.
+    :param repeatable: repeating the call is harmless even if the server has acted on it.
     """
 
-    def __init__(self, method: str, repeatable: bool, attempts: int = DEFAULT_RETRIES) -> None:
-        self._method = method
+    def __init__(self, repeatable: bool) -> None:
         self._repeatable = repeatable
-        self.attempts = 0
+        self._attempts = self._attempts_to_connect = 0
         self.may_be_done = False
-        self._retry = Retry(
-            total=attempts,
-            connect=ATTEMPTS_TO_CONNECT,
-            backoff_factor=_FIRST_DELAY,
-            backoff_max=_LONGEST_BACKOFF,
-            backoff_jitter=0.1,
-            allowed_methods=None,
-        )
 
-    def after_answer(self, answer: Response) -> float | None:
-        """Return the seconds until *answer*'s call is made again, or ``None`` for never."""
-        wanted = answer.headers.get("x-should-retry", "").lower()
-        if wanted != "true" and (wanted == "false" or not self._is_transient(answer.status)):
+    def after_response(self, status: int, headers: Mapping[str, str]) -> float | None:
+        """Return the seconds until the call is sent again, or ``None`` if it is not.
+
+        :param headers: those of the response, their names in lower case.
+        """
+        wanted = headers.get("x-should-retry", "").lower()
+        if wanted != "true" and (wanted == "false" or not self._is_transient(status)):
             return None
-        asked = retry_after(answer)
+        asked = retry_after(headers)
         if asked is not None and asked > LONGEST_WAIT:
             return None
-        if answer.status == 500 and wanted != "true" and self.attempts >= ATTEMPTS_AFTER_500:
+        if status == 500 and wanted != "true" and self._attempts >= ATTEMPTS_AFTER_500:
             return None
-        backoff = self._count(None)
+        backoff = self._next_backoff(_FIRST_DELAY)
         if backoff is None:
             return None
-        self.may_be_done |= answer.status != 429
-        return asked if asked is not None else max(backoff, _FIRST_DELAY)
+        self.may_be_done |= status != 429
+        return backoff if asked is None else asked
 
-    def after_error(self, error: Exception) -> float | None:
-        """Return the seconds until the call that raised *error* is made again, or ``None``."""
-        unsent = errors.never_connected(error)
-        if errors.is_lasting(error) or not (unsent or self._repeatable):
+    def after_error(self, error: ConnectionFailed | TimedOut) -> float | None:
+        """Return the seconds until the call that *error* ended is sent again, or ``None``."""
+        unsent = isinstance(error, Unreachable)
+        if not (unsent or self._repeatable):
             return None
-        backoff = self._count(ConnectTimeoutError() if unsent else HTTPError())
+        if unsent:
+            self._attempts_to_connect += 1
+            if self._attempts_to_connect > ATTEMPTS_TO_CONNECT:
+                return None
         self.may_be_done |= not unsent
-        return None if backoff is None else max(backoff, _AFTER_LOSS)
+        return self._next_backoff(_AFTER_LOSS)
 
-    def pause_after(self, error: Exception, ours: TinkexError, deadline: Deadline) -> None:
-        """Wait until the call that raised *error* is made again, or raise *ours* if it is not."""
+    def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
+        """Wait until the call that *error* ended is sent again, or raise *error* if it is not."""
         wait = self.after_error(error)
         if wait is None or not deadline.allows(wait):
-            raise ours from error
-        deadline.pause(wait, str(ours))
+            raise error
+        deadline.pause(wait, str(error))
 
     def _is_transient(self, status: int) -> bool:
         return self._repeatable and (status in (408, 429) or status >= 500)
 
-    def _count(self, error: Exception | None) -> float | None:
-        try:
-            self._retry = self._retry.increment(self._method, "", error=error)
-        except MaxRetryError:
+    def _next_backoff(self, first: float) -> float | None:
+        """Count one more attempt and return the seconds before it; ``None`` if it is too many."""
+        self._attempts += 1
+        if self._attempts > ATTEMPTS:
             return None
-        self.attempts += 1
-        return self._retry.get_backoff_time()
+        if self._attempts == 1:
+            return first
+        backoff = _FIRST_DELAY * 2.0 ** (self._attempts - 1)
+        return min(backoff + random.uniform(0, _JITTER), _LONGEST_BACKOFF)  # noqa: S311
 
 
-def retry_after(answer: Response) -> float | None:
-    """Return the seconds that a server asks to wait, or ``None`` if it does not say."""
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait, or ``None`` if it does not say.
+
+    :param headers: those of its response, their names in lower case.
+    """
     try:
-        milliseconds = float(answer.headers.get("retry-after-ms", "nan"))
+        milliseconds = float(headers.get("retry-after-ms", "nan"))
     except ValueError:
         milliseconds = math.nan
     if math.isfinite(milliseconds) and milliseconds >= 0:
         return milliseconds / 1000
-    value = answer.headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
+    if value.replace(".", "", 1).isdecimal() and value.isascii():
+        return float(value)
+    from email.utils import parsedate_to_datetime  # 3 ms that few responses need
+
     try:
-        seconds = float(value) if value.replace(".", "", 1).isdigit() else _date(value)
-    except (HTTPError, ValueError, OverflowError):
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
         return None
-    return max(seconds, 0.0)
-
-
-def _date(value: str) -> float:
-    return Retry().parse_retry_after(value)

@@ -47,11 +47,10 @@ def items(data: Json, name: str) -> list[Any]:
     return value
 
 
-def texts(data: Json, name: str) -> list[str]:
-    """Return the list of texts *name* of *data*, which must be there."""
-    value = items(data, name)
-    if not all(isinstance(item, str) for item in value):
-        refuse(f"no list of ids as {name!r}")
+def identifier(value: Any) -> str:
+    """Return *value*, which must be text."""
+    if not isinstance(value, str):
+        refuse("no text as an id")
     return value
 
 

@@ -1,69 +1,205 @@
-"""Requests to the service: one session, one place where they are sent, repeated and refused."""
+"""Calls of the API: made into HTTP requests, retried, refused, read to the end.
+
+Everything that holds for every HTTP pool is here: the key, retries, redirects, deadlines.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import logging
+import re
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit, urlunsplit
 
-import requests
-from requests.adapters import BaseAdapter
-from requests.auth import AuthBase
-
-from tinkex import __version__, plugins
-from tinkex.api.http import answers, errors, network
-from tinkex.api.http.adapter import BoundedAdapter, limited
-from tinkex.api.http.addresses import joined
-from tinkex.api.http.answers import Response
-from tinkex.api.http.auth import JWT_PREFIX, KeyAuth, RawKey
+from tinkex import plugins
+from tinkex.api.http import errors
+from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
 from tinkex.api.http.capabilities import Capabilities
-from tinkex.api.http.requesting import Request, prepared
-from tinkex.api.http.retry import Retrying
-from tinkex.api.http.waiting import Deadline, OnWait
-from tinkex.config.pools import PoolOptions
+from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
 from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
     InvalidResponse,
     NotOffered,
+    Redirected,
+    SettingsError,
     TimedOut,
     TinkexError,
     Unauthorized,
+    UsageError,
+    from_response,
 )
+from tinkex.plugins import HttpRequest, HttpResponse, Timeouts
+from tinkex.version import __version__
 
 if TYPE_CHECKING:
-    from tinkex.api.http.waits import Wait
     from tinkex.settings import Settings
 
 #: Seconds to wait for a connection.
 CONNECT_TIMEOUT = 5.0
-#: Seconds to wait for an answer before a repeatable request is made again.
+#: Seconds to wait for a response before a repeatable request is sent again.
 READ_TIMEOUT = 60.0
-#: The version of the official SDK whose protocol is spoken; servers want to know.
+#: The version of the official SDK whose protocol is spoken; servers ask for it.
 PROTOCOL_VERSION = "0.38.0"
-USER_AGENT = f"tinkex/{__version__}"
+#: Headers of every request.
+HEADERS = {"User-Agent": f"tinkex/{__version__}", "Accept": "application/json"}
+#: Maximum size of a response of the API in bytes; files are not read this way.
+MAX_RESPONSE = 256 * 1024 * 1024
+_CHUNK = 64 * 1024
+#: Minimum length of the key of a service.
+_REAL_KEY = 16
+#: Content types in words.
+_FORMS = {"text/html": "a web page", "text/plain": "plain text", "": "nothing"}
+#: The characters of a URL that are not percent-encoded.
+_SAFE = "!#$%&'()*+,/:;=?@[]~"
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9._~-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._~-]+)?")
 
 _log = logging.getLogger("tinkex.http")
 
 
-class DefaultPool(plugins.HttpPool):
-    """Keep-alive connections over HTTP/1.1, by requests and urllib3."""
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A call of the API.
 
-    def build(self, settings: Settings, *, size: int) -> BaseAdapter:
-        """Return requests' own adapter with room for *size* connections a host."""
-        return BoundedAdapter(pool_connections=4, pool_maxsize=size, max_retries=0)
+    :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
+        percent-encoded.
+    :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
+    :ivar repeatable: whether the call may be made twice; ``None``: the method decides.
+    :ivar final: statuses that are not retried: the caller handles them.
+    :ivar settled: statuses that mean success after a try that the server may have acted on.
+    :ivar what: what a server lacks that does not know the path: ``publishing``.
+    """
+
+    method: str
+    path: str
+    body: Any = None
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    repeatable: bool | None = None
+    final: frozenset[int] = frozenset()
+    settled: frozenset[int] = frozenset()
+    what: str | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the call may be made twice."""
+        return self.method in REPEATABLE if self.repeatable is None else self.repeatable
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """A response of the service, read to its end, whatever its status.
+
+    :ivar headers: by their names in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the request, if it sent one."""
+        return self.headers.get("x-request-id")
+
+    @property
+    def date(self) -> datetime | None:
+        """When the server responded by its own clock, UTC; ``None`` if it does not say."""
+        from email.utils import parsedate_to_datetime
+
+        try:
+            moment = parsedate_to_datetime(self.headers.get("date", ""))
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
+
+    def without(self, hidden: Callable[..., str]) -> Response:
+        """Return the response without credentials, which the service may repeat.
+
+        :param hidden: see :meth:`tinkex.api.http.auth.KeyAuth.hidden`.
+        """
+        # In a success, a short key may be part of a name: only real ones are looked for.
+        shortest = _REAL_KEY if self.ok else 0
+        headers = {name: hidden(value, shortest=shortest) for name, value in self.headers.items()}
+        if self.ok and self.content_type not in ("", "application/json"):
+            return Response(self.status, headers, self.body)
+        text = self.body.decode("utf-8", "surrogateescape")
+        body = hidden(text, shortest=shortest).encode("utf-8", "surrogateescape")
+        return Response(self.status, headers, body)
+
+    def error(self) -> APIError:
+        """Return the error that the response stands for."""
+        return from_response(self.status, self.body, self.content_type, self.headers)
+
+    def json(self) -> Any:
+        """Return the JSON value of the body.
+
+        :raises InvalidResponse: the body is not JSON.
+        """
+        try:
+            return json.loads(self.body.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            raise self._not_json() from None
+
+    def object(self) -> dict[str, Any]:
+        """Return the JSON object of the body.
+
+        :raises InvalidResponse: the body is not a JSON object.
+        """
+        value = self.json()
+        if not isinstance(value, dict):
+            raise InvalidResponse(
+                f"the server answered with {_json_form(value)} instead of a JSON object"
+            )
+        return value
+
+    def _not_json(self) -> InvalidResponse:
+        kind = "" if not self.body.strip() else self.content_type or "something"
+        form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
+        error = InvalidResponse(
+            f"the server answered with {form} instead of JSON (HTTP {self.status})"
+        )
+        error.request_id = self.request_id
+        return error
+
+
+def _json_form(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "a number"
 
 
 class Transport:
-    """Sends requests to one service with one key.
+    """Calls one service with one key.
 
-    :param settings: address, key, pool and time allowance.
-    :param on_wait: is told about every wait, see :class:`tinkex.api.Wait`.
-    :param pool: carries the requests in place of the driver that the settings name.
+    :param settings: address, key, HTTP pool and time allowance.
+    :param on_wait: is called for every wait, see :class:`tinkex.api.Wait`.
+    :param pool: carries the requests instead of the pool that the settings name.
     :ivar capabilities: what the service is known to lack.
-    :raises tinkex.exceptions.SettingsError: there is no usable key.
+    :ivar is_dry_run: requests are shown instead of being sent, so nothing may be changed.
+    :raises tinkex.exceptions.SettingsError: there is no usable key, or the options of the pool
+        are unusable.
     """
 
     def __init__(
@@ -77,80 +213,63 @@ class Transport:
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
+        self.capabilities = Capabilities()
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
-        self.capabilities = Capabilities()
         settings.check_pool()
-        if settings.pool_options.insecure:
-            _warn(self.base_url)
-        self.session = new_session(self.base_url, settings.pool_options)
-        adapter = pool.build(settings, size=settings.pool_options.size)
-        #: Requests are shown instead of being sent: nothing is to be changed anywhere.
-        self.is_dry_run = bool(getattr(pool, "is_dry_run", False))
-        self._headers = dict(self.session.headers)
-        self.session.mount("https://", adapter)
-        self.session.mount("http://", adapter)
+        self._sender = pool.build(settings)
+        self.is_dry_run = pool.is_dry_run
 
     def close(self) -> None:
         """Close the connections."""
-        self.session.close()
+        self._sender.close()
 
     def deadline(
         self, operation: str, seconds: float | None = None, *, patience: float = 0.0
     ) -> Deadline:
         """Start the time allowance of one public operation, a noun."""
         seconds = seconds or self.settings.timeout
-        return Deadline(operation, seconds, self._told, patience=patience)
+        return Deadline(operation, seconds, self._report, patience=patience)
 
-    def retrying(self, method: str, repeatable: bool) -> Retrying:
-        """Start counting the repetitions of one call, as many as the HTTP pool allows.
-
-        :param repeatable: repeating the call does no harm even if the server has acted on it.
-        """
-        return Retrying(method, repeatable, self.settings.pool_options.retries)
-
-    def _told(self, wait: Wait) -> None:
+    def _report(self, wait: Wait) -> None:
         if self._on_wait is not None:
             reason = wait.reason and self.auth.hidden(wait.reason)
             note = wait.note and self.auth.hidden(wait.note)
             self._on_wait(dataclasses.replace(wait, reason=reason, note=note))
 
-    def read(self, response: requests.Response, deadline: Deadline) -> Response:
-        """Read the whole *response*, leaving out the credentials that it may repeat.
-
-        :raises InvalidResponse: see :func:`tinkex.api.http.answers.read`.
-        """
-        return answers.read(response, deadline).without(self.auth.hidden)
-
     def url(self, path: str) -> str:
-        """Return the whole address of *path* below the API, or below the base if it has a slash."""
+        """Return the URL of *path* below the API, or below the base URL if it has a slash."""
         if path.startswith("/"):
             return self.base_url + path
         return f"{self.base_url}/api/v1/{path}"
 
     def call(self, request: Request, deadline: Deadline) -> Response:
-        """Make a call, repeating it where that helps, and return its successful answer.
+        """Make a call, with retries where they help, and return its successful response.
 
         :raises tinkex.exceptions.APIError: the service refused.
-        :raises tinkex.exceptions.TransportError: there was no usable answer in time.
+        :raises tinkex.exceptions.TransportError: there was no usable response in time.
         """
-        answer, may_be_done = self._persist(request, deadline)
-        if answer.ok:
-            return answer
-        if may_be_done and answer.status in request.settled:
-            return Response(204, answer.headers)
-        raise self.refusal(answer, request.what)
+        response, may_be_done = self._persist(request, deadline)
+        if response.ok:
+            return response
+        if may_be_done and response.status in request.settled:
+            return Response(204, response.headers)
+        raise self.refusal(response, request.what)
 
-    def refusal(self, answer: Response, what: str | None = None) -> TinkexError:
-        """Return the error that the unsuccessful *answer* is."""
-        if 300 <= answer.status < 400:
-            target = errors.host_of(joined(self.base_url, answer.headers.get("location", "")))
-            return InvalidResponse(
+    def refusal(self, response: Response, what: str | None = None) -> TinkexError:
+        """Return the error that the unsuccessful *response* stands for.
+
+        :param what: as :attr:`Request.what`.
+        """
+        if 300 <= response.status < 400:
+            url = join_url(self.base_url, response.headers.get("location", ""))
+            target = errors.host_of(url)
+            return Redirected(
                 f"{errors.host_of(self.base_url)} redirects to {target}, "
                 "and the API key does not go along",
-                hint="Set --base-url to the address that it redirects to.",
+                location=f"{urlsplit(url).scheme}://{target}",
             )
-        error = answer.error()
+        error = response.error()
         if isinstance(error, NotOffered) and what:
             error.message = f"this server does not offer {what}"
         if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
@@ -158,47 +277,43 @@ class Transport:
         return error
 
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
-        """Return the last answer, and whether the server may have acted on an earlier try."""
-        retrying = self.retrying(request.method, request.is_repeatable)
-        headers = dict(request.headers)
+        """Return the last response, and whether the server may have acted on an earlier try."""
+        retrying = Retrying(request.is_repeatable)
         if request.method == "POST":
             import uuid  # with platform: 4 ms that reading does not pay
 
-            headers.setdefault("X-Idempotency-Key", f"tinkex-{uuid.uuid4()}")
+            key = {"X-Idempotency-Key": f"tinkex-{uuid.uuid4()}"}
+            request = dataclasses.replace(request, headers={**key, **request.headers})
         while True:
             try:
-                answer = self.once(request, deadline, headers=headers)
-            except NoResponse as failure:
-                retrying.pause_after(failure.original, failure.error, deadline)
+                response = self.once(request, deadline)
+            except (ConnectionFailed, TimedOut) as error:
+                retrying.pause_after(error, deadline)
                 continue
-            done = answer.ok or answer.status in request.final
-            wait = None if done else retrying.after_answer(answer)
+            wait = None
+            if not response.ok and response.status not in request.final:
+                wait = retrying.after_response(response.status, response.headers)
             if wait is None or not deadline.allows(wait):
-                return answer, retrying.may_be_done
-            deadline.pause(wait, f"HTTP {answer.status}")
+                return response, retrying.may_be_done
+            deadline.pause(wait, f"HTTP {response.status}")
 
     def once(
-        self,
-        request: Request,
-        deadline: Deadline,
-        *,
-        headers: Mapping[str, str] | None = None,
-        read_timeout: float | None = None,
+        self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
     ) -> Response:
-        """Send *request* once and return the answer, whatever its status.
+        """Send *request* once and return the response, whatever its status.
 
-        The credential is renewed, and the request sent again, if that is what a 401 asks for.
+        After a 401 that asks for another credential it is sent again with that.
 
-        :raises NoResponse: there was none.
+        :param read_timeout: seconds to wait for the response.
+        :raises tinkex.exceptions.TransportError: there was no response.
         """
         credential = self.auth.current
-        answer = self._exchange(request, deadline, self.auth, headers, read_timeout)
-        if answer.status != 401:
-            return answer
-        invalid = 'error="invalid_token"' in answer.headers.get("www-authenticate", "")
-        if self._renew(credential, invalid, deadline):
-            answer = self._exchange(request, deadline, self.auth, headers, read_timeout)
-        return answer
+        response = self._exchange(request, deadline, credential, read_timeout)
+        if response.status == 401:
+            invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
+            if self._renew(credential, invalid, deadline):
+                response = self._exchange(request, deadline, self.auth.current, read_timeout)
+        return response.without(self.auth.hidden)
 
     def _renew(self, refused: str | None, invalid_token: bool, deadline: Deadline) -> bool:
         def exchange(key: str) -> str | None:
@@ -206,142 +321,173 @@ class Transport:
 
         try:
             return self.auth.renew(refused, invalid_token, exchange, deadline.remaining())
-        except TimeoutError:  # another thread is at it, with more time
+        except TimeoutError:  # another thread renews it, with more time
             raise deadline.timed_out() from None
 
     def _exchange(
         self,
         request: Request,
         deadline: Deadline,
-        auth: AuthBase,
-        headers: Mapping[str, str] | None = None,
+        credential: str | None,
         read_timeout: float | None = None,
     ) -> Response:
+        """Send *request* and return the response, which may repeat the credential."""
         start = time.monotonic()
-        url = self.url(request.path)
-        read = read_timeout or (READ_TIMEOUT if request.is_repeatable else deadline.remaining())
+        prepared = self._prepared(request, credential)
         left = deadline.remaining()
+        read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
+        timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
         try:
-            with limited(left):
-                response = self._sent(
-                    prepared(self._headers, request, url, headers, auth),
-                    (min(CONNECT_TIMEOUT, left), min(read, left)),
-                )
-            # The exchange itself has to see the token, whether or not it is a new one.
-            read_answer = self.read if auth is self.auth else answers.read
-            answer = read_answer(response, deadline)
-        except TinkexError:
+            response = read_whole(self._sender.send(prepared, timeouts), deadline)
+        except TimedOut as error:
+            if not deadline.allows(0.05):  # it has waited for all the time there was
+                raise deadline.timed_out() from error
             raise
-        except errors.FOREIGN as error:
-            raise self._failure(error, url, deadline) from error
-        self._trace(request, answer, start)
-        if answer.status == 400 and not answer.body:
-            # Proxies in front of the service say so when they lost it.
-            lost = ConnectionFailed(f"a proxy lost the connection to {errors.host_of(url)}")
-            raise NoResponse(lost, requests.ConnectionError())
-        return answer
+        took = round((time.monotonic() - start) * 1000)
+        name = self.auth.hidden(response.request_id or "-")
+        arguments = (request.method, request.path, response.status, took, name)
+        _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
+        if response.status == 400 and not response.body:
+            # Proxies in front of the service respond like this when they lose it.
+            raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
+        return response
 
-    def _sent(
-        self, ready: requests.PreparedRequest, timeout: tuple[float, float]
-    ) -> requests.Response:
-        # Straight to the adapter: Session.send adds hooks, cookies and redirects, none of which
-        # are wanted here, and a third of the time that a request costs.
-        session = self.session
-        adapter = session.get_adapter(self.base_url)
-        return adapter.send(
-            ready,
-            stream=True,
-            timeout=timeout,
-            verify=True if session.verify is None else session.verify,
-            cert=session.cert,
-            proxies=session.proxies,
+    def _prepared(self, request: Request, credential: str | None) -> HttpRequest:
+        url = _ascii_base(self.url(request.path))
+        if request.params:
+            given = {name: value for name, value in request.params.items() if value is not None}
+            url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
+        body = None if request.body is None else _encoded(request.body)
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        headers = _merged({**HEADERS, **kind}, request.headers, credential)
+        return HttpRequest(request.method, url, headers, body)
+
+    def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
+        """Send a GET to a URL that the service handed out; return the response before its body.
+
+        The key goes to the origin of the service only, so never to a storage behind signed URLs.
+
+        :raises tinkex.exceptions.TransportError: there was no response.
+        """
+        credential = self.auth.current if same_origin(url, self.base_url) else None
+        return self._sender.send(
+            HttpRequest("GET", url, _merged(HEADERS, headers, credential)), timeouts
         )
 
-    def _failure(self, error: Exception, url: str, deadline: Deadline) -> TinkexError:
-        ours = errors.translated(error, url)
-        if isinstance(ours, TimedOut) and not deadline.allows(0.05):
-            return deadline.timed_out()  # it waited for all the time there was
-        return NoResponse(ours, error)
+    def read(self, response: HttpResponse, deadline: Deadline) -> Response:
+        """Read *response* to its end, without the credentials that it may repeat.
+
+        :raises InvalidResponse: see :func:`read_whole`.
+        """
+        return read_whole(response, deadline).without(self.auth.hidden)
 
     def token(self, deadline: Deadline) -> str | None:
-        """Return the token that the service has for the key, or ``None`` where it has none.
+        """Return the token that the service gives for the key, or ``None`` if it gives none.
 
-        :raises TransportError: there was no usable answer in time.
+        :raises TransportError: there was no usable response in time.
         """
         key = self.auth.current
-        if key is None or key.startswith(JWT_PREFIX):
-            return key
-        try:
-            return self._token(key, deadline)
-        except NoResponse as failure:
-            raise failure.error from failure
+        return key if key is None or key.startswith(JWT_PREFIX) else self._token(key, deadline)
 
     def _token(self, key: str, deadline: Deadline) -> str | None:
-        """Exchange *key* for a token, or return ``None`` where the service has none to give."""
-        raw = RawKey(key)
         version = {"sdk_version": PROTOCOL_VERSION}
         try:
-            config = self._exchange(Request("POST", "client/config", version), deadline, raw)
+            config = self._exchange(Request("POST", "client/config", version), deadline, key)
             if not config.ok or config.object().get("pjwt_auth_enabled") is not True:
                 return None
-            answer = self._exchange(Request("POST", "auth/token", {}), deadline, raw)
-            token = answer.object().get("jwt") if answer.ok else None
+            response = self._exchange(Request("POST", "auth/token", {}), deadline, key)
+            token = response.object().get("jwt") if response.ok else None
         except (InvalidResponse, APIError):
             return None
         return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
 
-    def _trace(self, request: Request, answer: Response, start: float) -> None:
-        took = round((time.monotonic() - start) * 1000)
-        arguments = (request.method, request.path, answer.status, took, answer.request_id or "-")
-        _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
 
+def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
+    """Read *response* to its end and give its connection back.
 
-class NoResponse(TinkexError):
-    """No answer: our error and the one it came from, which says whether to try again."""
-
-    def __init__(self, error: TinkexError, original: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.original = original
-
-    @property
-    def is_read_timeout(self) -> bool:
-        """Whether the server took the request and has not answered yet."""
-        return errors.is_read_timeout(self.original)
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return nothing: where an answer leads is looked at above, and may be no address."""
-
-
-def new_session(url: str, options: PoolOptions | None = None) -> requests.Session:
-    """Return a session without a key for *url* that ignores cookies, ``.netrc`` and redirects.
-
-    :param options: TLS of the HTTP pool; without them the machine says what is trusted.
+    :raises InvalidResponse: the body is larger than :data:`MAX_RESPONSE`.
+    :raises TimedOut: the deadline passes, however slowly the bytes trickle in.
     """
-    from http.cookiejar import DefaultCookiePolicy
-
-    session = _Session()
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, BoundedAdapter())
-    session.trust_env = False
-    session.proxies = network.proxies_for(url)
-    options = options or PoolOptions()
-    session.cert = options.certificate
-    if url.startswith("https:") or options.insecure:
-        session.verify = network.trusted(options)
-    session.headers["User-Agent"] = USER_AGENT
-    session.headers["Accept"] = "application/json"
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return session
+    with closing(response):
+        body = bytearray()
+        for chunk in response.chunks(_CHUNK):
+            body += chunk
+            if len(body) > MAX_RESPONSE:
+                raise InvalidResponse("the server's response is too large")
+            deadline.remaining()
+    return Response(response.status, response.headers, bytes(body))
 
 
-def _warn(url: str) -> None:
-    """Warn who calls from Python, whatever the driver; the program has words of its own."""
-    import warnings
+def _encoded(body: Any) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    text = json.dumps(body)
+    if "\\ud" in text:  # half of a character, where the other half may be missing
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            bad = ascii(error.object[max(error.start - 20, 0) : error.end].rpartition('"')[2])
+            raise UsageError(
+                f"a text that is to be sent is not valid Unicode: {bad}",
+                hint="Its bytes are not UTF-8: convert them, say with iconv.",
+            ) from error
+    return text.encode()
 
-    from urllib3.exceptions import InsecureRequestWarning
 
-    message = f"Unverified HTTPS requests are made to {errors.host_of(url)}"
-    warnings.warn(message, InsecureRequestWarning, stacklevel=4)
+def _merged(
+    common: Mapping[str, str], more: Mapping[str, str], credential: str | None
+) -> dict[str, str]:
+    """Return all headers of a request; no header of *more* replaces the credential."""
+    found = {name.lower(): (name, value) for name, value in (*common.items(), *more.items())}
+    if credential:
+        found[HEADER.lower()] = (HEADER, credential)
+    return dict(found.values())
+
+
+# URLs ---------------------------------------------------------------------------------------------
+
+
+def join_url(base: str, location: str) -> str:
+    """Return the URL that *location*, as a server sends it, means relative to *base*.
+
+    :raises InvalidResponse: it is not a URL.
+    """
+    try:
+        url = urljoin(base, location.strip())
+        return _ascii(url) if url.startswith(("http:", "https:")) else url
+    except ValueError as error:
+        raise InvalidResponse("the server hands out a malformed address") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _ascii_base(url: str) -> str:
+    try:
+        return _ascii(url)
+    except ValueError as error:
+        host = errors.host_of(url)
+        raise SettingsError(f"not a usable address: {host}", hint="Check the base URL.") from error
+
+
+def _ascii(url: str) -> str:
+    """Return *url* in ASCII: its host by IDNA, other characters percent-encoded.
+
+    :raises ValueError: it has no host, or a malformed one or port.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    if not host.isascii():
+        host = host.encode("idna").decode("ascii")
+        user, at, _ = parts.netloc.rpartition("@")
+        parts = parts._replace(netloc=f"{user}{at}{host}" + (f":{port}" if port else ""))
+    if not _HOST.fullmatch(host):
+        raise ValueError("malformed host")
+    return quote(urlunsplit(parts), safe=_SAFE)
+
+
+def same_origin(url: str, other: str) -> bool:
+    """Return whether scheme, host and port of both URLs are equal."""
+    return _origin(urlsplit(url)) == _origin(urlsplit(other))
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)

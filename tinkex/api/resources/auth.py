@@ -9,9 +9,8 @@ from urllib.parse import quote
 
 from tinkex.api.http import schema
 from tinkex.api.http.auth import JWT_PREFIX
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.resources.models import list_models
 from tinkex.config.credentials import jwt_claims
 from tinkex.config.values import DEFAULT_BASE_URL

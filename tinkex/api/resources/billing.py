@@ -14,18 +14,18 @@ from typing import Any
 
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.exceptions import Forbidden, TinkexError, UsageError
 
 #: Longest time span of one request.
 WINDOW = timedelta(days=14)
 #: Endpoint that reports current storage and its price.
 _STORAGE = "billing/usage/checkpoints/current"
+#: Its member with US dollars per gigabyte and month.
+_RATE = "effective_rate_usd_per_gigabyte_month"
 #: Time spans requested at the same time.
 _CONCURRENCY = 4
-_HOUR = timedelta(hours=1)
 #: Seconds that asking for the price may take where the caller can do without it.
 _PATIENCE = 5.0
 #: Types of usage that have a price.
@@ -73,10 +73,7 @@ class UsageEvent:
 
     @classmethod
     def from_json(cls, data: Any) -> UsageEvent:
-        """Return the event that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the event that *data* describes."""
         event = schema.mapping(data, "data")
         info = schema.optional_mapping(event, "event_info") or {}
         return schema.read(cls, {**event, **info}, "data", raw=event)
@@ -148,25 +145,31 @@ class Billing:
 
         :param start: aware; a span of more than 14 days takes several requests.
         :param end: aware; by default, and at the latest, now.
-        :raises UsageError: the span is empty or lies in the future.
+        :raises UsageError: the span is empty or in the future.
         """
-        now = datetime.now(UTC)
-        start = _utc(start)
+        now, start = datetime.now(UTC), _utc(start)
         if start > now:
             raise UsageError("the span of time begins in the future")
-        # The future has no usage, and would only take many requests.
         start, end = aligned(start, now if end is None else min(_utc(end), now))
-        parts = windows(start, end)
         deadline = self._transport.deadline("the usage")
 
-        def ask(window: tuple[datetime, datetime]) -> Usage:
-            first, last = window
-            params = {"starting_on": _wire(first), "ending_before": _wire(last)}
-            request = Request("GET", "billing/usage/events", params=params, what="billing usage")
-            return _usage(self._ask(request, deadline), first, last)
+        def request(window: tuple[datetime, datetime]) -> schema.Json:
+            edges = [f"{edge:%Y-%m-%dT%H}:00:00Z" for edge in window]
+            params = dict(zip(("starting_on", "ending_before"), edges, strict=True))
+            what = "billing usage"
+            return self._call(
+                Request("GET", "billing/usage/events", params=params, what=what), deadline
+            )
 
-        answers = list(map_ordered(ask, parts, workers=_CONCURRENCY))
-        return _joined(answers, start, end)
+        parts = list(map_ordered(request, windows(start, end), workers=_CONCURRENCY))
+        events = [UsageEvent.from_json(e) for part in parts for e in schema.items(part, "data")]
+        sessions = {
+            session_id: schema.optional_mapping(schema.mapping(about, "sessions"), "user_metadata")
+            for part in parts
+            for session_id, about in (schema.optional_mapping(part, "sessions") or {}).items()
+        }
+        through = [schema.optional_time(part, "cost_data_through") for part in parts]
+        return Usage(start, end, tuple(events), sessions, max(filter(None, through), default=None))
 
     def storage(self, project_id: str | None = None) -> CheckpointStorage:
         """Return the storage occupied by checkpoints now.
@@ -174,11 +177,11 @@ class Billing:
         :param project_id: only those of this project.
         """
         params = {"project_id": project_id} if project_id else {}
-        request = Request("GET", _STORAGE, params=params, what="the storage of checkpoints")
-        deadline = self._transport.deadline("the storage of checkpoints")
-        data = self._ask(request, deadline)
+        what = "the storage of checkpoints"
+        request = Request("GET", _STORAGE, params=params, what=what)
+        data = self._call(request, self._transport.deadline(what))
         rows = [schema.read(StoredCheckpoints, row, "data") for row in schema.items(data, "data")]
-        return CheckpointStorage(_rate(data), tuple(rows))
+        return CheckpointStorage(schema.optional_number(data, _RATE), tuple(rows))
 
     def storage_rate(self) -> float | None:
         """Return the price of storage in US dollars per gigabyte and month, or ``None``.
@@ -190,21 +193,17 @@ class Billing:
         # Not retried: most servers do not bill, and report that in many ways.
         request = Request("GET", _STORAGE, repeatable=False)
         try:
-            rate = _rate(self._transport.call(request, deadline).object())
+            rate = schema.optional_number(self._transport.call(request, deadline).object(), _RATE)
         except TinkexError:
             return None
         return rate if rate is not None and rate >= 0 else None
 
-    def _ask(self, request: Request, deadline: Deadline) -> schema.Json:
+    def _call(self, request: Request, deadline: Deadline) -> schema.Json:
         try:
             return self._transport.call(request, deadline).object()
         except Forbidden as error:
             error.hint = "The key's user needs the permission to see the organization's billing."
             raise
-
-
-def _rate(data: schema.Json) -> float | None:
-    return schema.optional_number(data, "effective_rate_usd_per_gigabyte_month")
 
 
 def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
@@ -215,9 +214,9 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     start, end = _utc(start), _utc(end)
     if end <= start:
         raise UsageError("the span of time is empty: its end is not after its beginning")
-    first = start.replace(minute=0, second=0, microsecond=0)
     last = end.replace(minute=0, second=0, microsecond=0)
-    return first, last if last == end else last + _HOUR
+    last = last if last == end else last + timedelta(hours=1)
+    return start.replace(minute=0, second=0, microsecond=0), last
 
 
 def _utc(moment: datetime) -> datetime:
@@ -230,33 +229,7 @@ def _utc(moment: datetime) -> datetime:
 def windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
     """Return *start* to *end* in spans of at most :data:`WINDOW`."""
     count = math.ceil((end - start) / WINDOW)
-    edges = [start + n * WINDOW for n in range(count)] + [end]
-    return list(itertools.pairwise(edges))
-
-
-def _wire(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:00:00Z")
-
-
-def _usage(data: schema.Json, start: datetime, end: datetime) -> Usage:
-    events = tuple(UsageEvent.from_json(event) for event in schema.items(data, "data"))
-    sessions = {
-        session_id: schema.optional_mapping(schema.mapping(about, "sessions"), "user_metadata")
-        for session_id, about in (schema.optional_mapping(data, "sessions") or {}).items()
-    }
-    return Usage(start, end, events, sessions, schema.optional_time(data, "cost_data_through"))
-
-
-def _joined(parts: Iterable[Usage], start: datetime, end: datetime) -> Usage:
-    events: list[UsageEvent] = []
-    sessions: dict[str, Mapping[str, Any] | None] = {}
-    through: datetime | None = None
-    for part in parts:
-        events += part.events
-        sessions |= part.sessions
-        known = (through, part.cost_data_through)
-        through = max((t for t in known if t is not None), default=None)
-    return Usage(start, end, tuple(events), sessions, through)
+    return list(itertools.pairwise([*(start + n * WINDOW for n in range(count)), end]))
 
 
 @dataclass(frozen=True)
@@ -264,13 +237,10 @@ class UsageSummary:
     """Sums over a group of usage events.
 
     :ivar key: the day, session or the like of the group; ``None`` where not reported.
-    :ivar training_tokens: tokens of forward and backward passes.
     :ivar prefill_tokens: tokens of prompts, including those from the cache.
     :ivar cached_tokens: prompt tokens from the cache.
-    :ivar sampled_tokens: generated tokens.
     :ivar checkpoints: checkpoint operations.
-    :ivar gigabyte_hours: storage.
-    :ivar cost_usd: sum of the known prices, in US dollars.
+    :ivar cost_usd: sum of the known prices.
     :ivar unpriced: number of events without a price yet.
     """
 
@@ -307,25 +277,20 @@ def summarize(
         Runs of the same session share a group; a session without runs is a group of its own.
     :raises UsageError: no such dimension.
     """
-    key_of = _KEYS.get(by) or (_run_key(runs_of or {}) if by == "run" else None)
-    if key_of is None:
+    if by not in DIMENSIONS:
         raise UsageError(f"usage cannot be summarized by {by!r}", hint=", ".join(DIMENSIONS))
+
+    def run(event: UsageEvent) -> str | None:
+        runs = ", ".join((runs_of or {}).get(event.session_id or "", ()))
+        return runs or (event.session_id and f"session {event.session_id}")
+
     groups: dict[str | None, list[UsageEvent]] = {}
     for event in usage.events:
-        groups.setdefault(key_of(event), []).append(event)
+        groups.setdefault(_KEYS.get(by, run)(event), []).append(event)
     found = [_summary(key, events) for key, events in groups.items()]
     if by == "day":
         return sorted(found, key=lambda summary: summary.key or "")
     return sorted(found, key=lambda summary: (-summary.cost_usd, summary.key or ""))
-
-
-def _run_key(runs_of: Mapping[str, Sequence[str]]) -> Callable[[UsageEvent], str | None]:
-    def key(event: UsageEvent) -> str | None:
-        if event.session_id is None:
-            return None
-        return ", ".join(runs_of.get(event.session_id, ())) or f"session {event.session_id}"
-
-    return key
 
 
 def _summary(key: str | None, events: Sequence[UsageEvent]) -> UsageSummary:

@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import schema
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, run_url
 from tinkex.exceptions import APIError, InvalidResponse, RateLimited, Unauthorized
 
@@ -42,10 +41,7 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, data: Any) -> Checkpoint:
-        """Return the checkpoint that *data* describes.
-
-        :raises InvalidResponse: *data* has another form.
-        """
+        """Return the checkpoint that *data* describes."""
         record = schema.mapping(data, "checkpoints")
         path = TinkerPath.from_server(schema.text(record, "tinker_path"))
         size = schema.optional_int(record, "size_bytes")

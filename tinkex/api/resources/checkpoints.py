@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,8 @@ from tinkex.api.http import pagination, schema
 from tinkex.api.http.capabilities import ACCOUNT_LIST
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, run_url, segment_from_server
 from tinkex.api.resources.checkpoint_info import (
     Checkpoint,
@@ -22,7 +22,7 @@ from tinkex.api.resources.checkpoint_info import (
     lineage_of,
     weights_info,
 )
-from tinkex.api.resources.runs import TrainingRun, list_runs, no_such_run
+from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
 from tinkex.api.resources.sessions import Sessions
 from tinkex.exceptions import (
     APIError,
@@ -39,8 +39,7 @@ from tinkex.files import path_of
 
 if TYPE_CHECKING:
     from tinkex.api.resources.selection import Selection
-    from tinkex.api.transfer.download import Download
-    from tinkex.api.transfer.moving import Moved
+    from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import OnProgress, Progress
 
 #: Seconds that a checkpoint may be given until it expires: an hour to ten years.
@@ -110,8 +109,7 @@ class Checkpoints:
         if run_id is None:
             return walk_account(self._transport, deadline, limit, offset, access_scope)
         found = list_of_run(self._transport, run_id, deadline)
-        end = None if limit is None else offset + limit
-        return Page(found[offset:end], len(found), offset)
+        return Page.of(found, limit, offset)
 
     def select(
         self,
@@ -138,8 +136,7 @@ class Checkpoints:
             from tinkex.api.resources import selection
 
             found = selection.ordered(found, sort, descending=descending)
-        end = None if limit is None else offset + limit
-        return Page(found[offset:end], len(found), offset, everything.note)
+        return Page.of(found, limit, offset, everything.note)
 
     def find(self, path: str) -> Checkpoint:
         """Return the checkpoint *path*.
@@ -285,7 +282,7 @@ class Checkpoints:
         force: bool = False,
         with_run: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
-    ) -> Iterator[Moved]:
+    ) -> Iterator[DownloadResult]:
         """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
 
         Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
@@ -296,12 +293,12 @@ class Checkpoints:
         :param on_progress: called after every block received, with the bytes of all.
         :raises UsageError: one of *paths* is malformed.
         """
-        from tinkex.api.transfer import moving
+        from tinkex.api.transfer.download import directory_of, download_many
 
         root = path_of(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
-        places = [(path, moving.directory_of(root, path, with_run=with_run)) for path in parsed]
-        return moving.move(self._fetch, places, on_progress, force=force)
+        places = [(path, directory_of(root, path, with_run=with_run)) for path in parsed]
+        return download_many(self._fetch, places, on_progress, force=force)
 
     def sync(
         self,
@@ -310,7 +307,7 @@ class Checkpoints:
         *,
         types: Collection[str] = (),
         on_progress: Callable[[Progress], None] | None = None,
-    ) -> Iterator[Moved]:
+    ) -> Iterator[DownloadResult]:
         """Download new checkpoints of the run *run_id* into ``<kind>/<name>`` below *directory*.
 
         Complete downloads are skipped, incomplete ones replaced.
@@ -439,22 +436,23 @@ def walk_account(
 
     The first page has been fetched: it shows which kind of list the server has.
     """
-    scope = {"access_scope": access_scope} if access_scope else {}
-
-    def fetch(size: int, start: int) -> tuple[list[Checkpoint], int | None]:
-        params = {"limit": size, "offset": start, **scope}
-        request = Request("GET", "checkpoints", params=params, what="a list over all runs")
-        data = transport.call(request, deadline).object()
-        records = [Checkpoint.from_json(item) for item in schema.items(data, "checkpoints")]
-        return records, pagination.total_count(data)
-
     known = transport.capabilities
     if known.lacks(ACCOUNT_LIST):
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
-    walk = Walk(fetch, limit, offset, _PAGE_SIZE, lambda checkpoint: checkpoint.tinker_path)
+    scope = {"access_scope": access_scope} if access_scope else {}
+    walk = partial(
+        pagination.walk,
+        transport,
+        Request("GET", "checkpoints", params=scope, what="a list over all runs"),
+        Checkpoint.from_json,
+        deadline,
+        page_size=_PAGE_SIZE,
+        key=lambda checkpoint: checkpoint.tinker_path,
+    )
+    found = walk(limit=limit, offset=offset)
     try:
         # A page beyond the end shows nothing about the list.
-        seen = walk.first() or (fetch(1, 0)[0] if offset else [])
+        seen = found.first() or (walk(limit=1, offset=0).first() if offset else [])
     except NotOffered:
         page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
         known.missing(ACCOUNT_LIST)
@@ -462,7 +460,7 @@ def walk_account(
     known.offered(ACCOUNT_LIST)
     if _lacks_samplers(seen) and _has_samplers(transport, deadline):
         return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
-    return walk
+    return found
 
 
 def _lacks_samplers(seen: list[Checkpoint]) -> bool:
@@ -475,7 +473,7 @@ def _lacks_samplers(seen: list[Checkpoint]) -> bool:
 
 
 def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
-    runs = list_runs(transport, deadline, 100)
+    runs = walk_runs(transport, deadline, 100)
     return any(run.last_sampler_checkpoint is not None for run in runs)
 
 
@@ -492,7 +490,7 @@ def _page_of_runs(
             return []  # deleted in the meantime
 
     end = None if limit is None else offset + limit
-    runs = list_runs(transport, deadline, None)
+    runs = walk_runs(transport, deadline).page()
     found: list[Checkpoint] = []
     asked = 0
     for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):

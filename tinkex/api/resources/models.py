@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinkex.api.http import schema
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
 
 
 @dataclass(frozen=True)

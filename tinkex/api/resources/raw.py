@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.answers import Response
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
+from tinkex.api.http.pagination import total_count
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.exceptions import InvalidResponse, UsageError
 
 #: Characters of a path that are not percent-encoded.
@@ -54,9 +56,9 @@ def request(
     if not paginate:
         return transport.call(call, deadline)
     if method == "GET":
-        return _by_offset(transport, call, deadline)
+        return _joined(_by_offset(transport, call, deadline))
     if method == "POST" and isinstance(body, (dict, type(None))):
-        return _by_cursor(transport, call, deadline)
+        return _joined(_by_cursor(transport, call, deadline))
     raise UsageError("only a GET, or a POST with a JSON object, has pages")
 
 
@@ -72,10 +74,10 @@ def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
             raise UsageError(f"the header {name} has a character that is not allowed in headers")
     for name, value in params.items():
         texts = value if isinstance(value, (list, tuple)) else [value]
-        if any(
-            "\ud800" <= character <= "\udfff" for character in "".join(map(str, [name, *texts]))
-        ):
-            raise UsageError(f"the value of {name[:40]!r} is not valid Unicode")
+        try:
+            "".join(map(str, [name, *texts])).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the value of {name[:40]!r} is not valid Unicode") from error
 
 
 def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
@@ -96,65 +98,52 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"not a path of the API: {path[:200]!r}", hint=_HINT)
     if where.startswith("//") or ".." in segments or "." in segments:
         raise UsageError(f"not a path below the base URL: {path[:200]!r}", hint=_HINT)
-    return quote(where, safe=_SAFE), _query(query)
+    values = parse_qs(query, keep_blank_values=True)
+    return quote(where, safe=_SAFE), {k: v if len(v) > 1 else v[0] for k, v in values.items()}
 
 
-def _query(text: str) -> dict[str, Any]:
-    """Return the names and values of a query; a repeated name has a list of values."""
-    found: dict[str, Any] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
-        found[name] = [*found[name], value] if name in found else [value]
-    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}
-
-
-def _by_offset(transport: Transport, call: Request, deadline: Any) -> Response:
-    """Join the pages of a list with ``limit`` and ``offset``."""
-    params = dict(call.params)
-    size = _count(params.get("limit", _PAGE), "limit") or _PAGE
-    params["limit"] = size
-    offset = _count(params.get("offset", 0), "offset")
-    whole: dict[str, Any] = {}
-    name = ""
-    items: list[Any] = []
+def _by_offset(transport: Transport, call: Request, deadline: Deadline) -> Iterator[Response]:
+    """Yield the pages of a list with ``limit`` and ``offset``."""
+    size = _count(call.params.get("limit", _PAGE), "limit") or _PAGE
+    offset = _count(call.params.get("offset", 0), "offset")
+    before: list[Any] = []
     while True:
-        params["offset"] = offset + len(items)
-        answer = transport.call(call.but(params=params), deadline)
+        params = {**call.params, "limit": size, "offset": offset}
+        answer = transport.call(dataclasses.replace(call, params=params), deadline)
         page = answer.object()
-        name = name or _list_in(page)
-        found = schema.items(page, name)
-        whole = whole or page
-        if found and items and found == items[-len(found) :]:
-            break  # the server ignores the offset: the loop would never end
-        items += found
-        if not found or _is_last(page, len(found) < size, offset + len(items)):
-            break
-    return _joined(answer, whole, name, items)
+        found = page[_list_in(page)]
+        if found and found == before:
+            return  # the server ignores the offset: the loop would never end
+        yield answer
+        before, offset = found, offset + len(found)
+        # The pages of some servers are smaller than requested, and some report a total of 0.
+        total = total_count(page)
+        if not found or (offset >= total if total else len(found) < size):
+            return
 
 
-def _by_cursor(transport: Transport, call: Request, deadline: Any) -> Response:
-    """Join the pages of a search that returns a cursor for its next page."""
+def _by_cursor(transport: Transport, call: Request, deadline: Deadline) -> Iterator[Response]:
+    """Yield the pages of a search that returns a cursor for its next page."""
     body = dict(call.body or {})
-    whole: dict[str, Any] = {}
-    name = ""
-    items: list[Any] = []
     while True:
-        answer = transport.call(call.but(body=body), deadline)
-        page = answer.object()
-        name = name or _list_in(page)
-        items += schema.items(page, name)
-        whole = whole or page
-        cursor = page.get("next_cursor")
+        answer = transport.call(dataclasses.replace(call, body=body), deadline)
+        yield answer
+        cursor = answer.object().get("next_cursor")
         if not cursor or cursor == body.get("cursor"):
-            break
+            return
         body["cursor"] = cursor
-    return _joined(answer, whole, name, items)
 
 
-def _joined(answer: Response, whole: dict[str, Any], name: str, items: list[Any]) -> Response:
-    import json
-
+def _joined(answers: Iterator[Response]) -> Response:
+    """Return the first page with the items of all."""
+    first = next(answers)
+    whole = first.object()
+    name = _list_in(whole)
+    items = whole[name]
+    for answer in answers:
+        items += schema.items(answer.object(), name)
     rest = {key: value for key, value in whole.items() if key not in ("cursor", "next_cursor")}
-    return Response(answer.status, answer.headers, json.dumps(rest | {name: items}).encode())
+    return Response(first.status, first.headers, json.dumps(rest).encode())
 
 
 def _list_in(page: Mapping[str, Any]) -> str:
@@ -165,18 +154,6 @@ def _list_in(page: Mapping[str, Any]) -> str:
             hint="Request it without pagination to see what it is.",
         )
     return names[0]
-
-
-def _is_last(page: Mapping[str, Any], short: bool, end: int) -> bool:
-    """Return whether *page*, which ends at *end*, is the last one.
-
-    :param short: it has fewer items than requested; the pages of some servers are smaller.
-    """
-    cursor = page.get("cursor")
-    total = cursor.get("total_count") if isinstance(cursor, Mapping) else None
-    if not isinstance(total, int) or total <= 0:
-        return short
-    return total <= end
 
 
 def _count(value: Any, name: str) -> int:

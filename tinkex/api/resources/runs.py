@@ -8,11 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import run_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
@@ -51,10 +49,7 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
-        """Return the run that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the run that *data* describes."""
         run = schema.mapping(data, "training_runs")
         last = {
             name: None if run.get(name) is None else Checkpoint.from_json(run[name])
@@ -89,7 +84,7 @@ class Runs:
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
-        return _walk(self._transport, deadline, limit, offset, access_scope)
+        return walk_runs(self._transport, deadline, limit, offset, access_scope)
 
     def select(
         self,
@@ -118,8 +113,7 @@ class Runs:
         ]
         if sort is not None:
             found = ordered(found, sort, descending=descending)
-        end = None if limit is None else offset + limit
-        return Page(found[offset:end], len(found), offset)
+        return Page.of(found, limit, offset)
 
     def get(self, run_id: str) -> TrainingRun:
         """Return one run.
@@ -130,34 +124,25 @@ class Runs:
         return TrainingRun.from_json(answer.object())
 
 
-def list_runs(
+def walk_runs(
     transport: Transport,
     deadline: Deadline,
-    limit: int | None,
+    limit: int | None = None,
     offset: int = 0,
     access_scope: str | None = None,
-) -> Page[TrainingRun]:
-    """Return *limit* runs (``None``: all) as part of another operation."""
-    return _walk(transport, deadline, limit, offset, access_scope).page()
-
-
-def _walk(
-    transport: Transport,
-    deadline: Deadline,
-    limit: int | None,
-    offset: int,
-    access_scope: str | None,
 ) -> Walk[TrainingRun]:
+    """Return the walk through *limit* runs (``None``: all) as part of another operation."""
     scope = {"access_scope": access_scope} if access_scope else {}
-
-    def fetch(size: int, start: int) -> tuple[list[TrainingRun], int | None]:
-        params = {"limit": size, "offset": start, **scope}
-        request = Request("GET", "training_runs", params=params, what="listing runs")
-        data = transport.call(request, deadline).object()
-        runs = [TrainingRun.from_json(run) for run in schema.items(data, "training_runs")]
-        return runs, pagination.total_count(data)
-
-    return Walk(fetch, limit, offset, _PAGE_SIZE, lambda run: run.training_run_id)
+    return pagination.walk(
+        transport,
+        Request("GET", "training_runs", params=scope, what="listing runs"),
+        TrainingRun.from_json,
+        deadline,
+        limit=limit,
+        offset=offset,
+        page_size=_PAGE_SIZE,
+        key=lambda run: run.training_run_id,
+    )
 
 
 def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Response:

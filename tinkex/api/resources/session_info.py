@@ -41,13 +41,11 @@ class SessionInfo:
 
     @classmethod
     def from_json(cls, session_id: str, data: Any) -> SessionInfo:
-        """Return the session *session_id* that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the session *session_id* that *data* describes."""
         session = schema.mapping(data, "session")
         ids = {
-            name: tuple(schema.texts(session, name)) for name in ("training_run_ids", "sampler_ids")
+            name: tuple(map(schema.identifier, schema.items(session, name)))
+            for name in ("training_run_ids", "sampler_ids")
         }
         return schema.read(cls, session, "session", session_id=session_id, **ids)
 
@@ -82,10 +80,7 @@ class SessionSummary:
 
     @classmethod
     def from_json(cls, data: Any) -> SessionSummary:
-        """Return the session that *data* describes.
-
-        :raises tinkex.exceptions.InvalidResponse: *data* has another form.
-        """
+        """Return the session that *data* describes."""
         session = schema.mapping(data, "sessions")
         status, message = _status(schema.optional_mapping(session, "status"))
         return schema.read(cls, session, "sessions", status=status, message=message)

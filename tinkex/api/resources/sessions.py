@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.answers import Response
 from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.pagination import Page, Walk
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import PROTOCOL_VERSION, Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.pagination import Page
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import PROTOCOL_VERSION, Request, Response, Transport
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
     LocalError,
@@ -121,7 +119,7 @@ class Session:
             if failing_since.elapsed > _WORRY:
                 # Whatever the listener raises, the session must stay alive.
                 with suppress(Exception):
-                    failing_since.tell(note="the service has not answered for two minutes")
+                    failing_since.report(note="the service has not answered for two minutes")
                 failing_since = None
 
     def _send(self, request: Request, seconds: float) -> Response | None:
@@ -180,7 +178,7 @@ class Sessions:
         for name in ("info_message", "warning_message", "error_message"):
             message = answer.get(name)
             if message and isinstance(message, str):
-                deadline.tell(note=message)
+                deadline.report(note=message)
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
             self._open = [known for known in self._open if not known.is_over]
@@ -207,16 +205,15 @@ class Sessions:
         :param limit: maximum number of ids; ``None`` and 0 mean all.
         :param accessible: also sessions of others that the key may read.
         """
-        deadline = self._transport.deadline("the list of sessions")
-
-        def fetch(size: int, start: int) -> tuple[list[str], int | None]:
-            params = {"limit": size, "offset": start, **_scope(accessible)}
-            request = Request("GET", "sessions", params=params, what="a list of sessions")
-            data = self._transport.call(request, deadline).object()
-            return schema.texts(data, "sessions"), pagination.total_count(data)
-
-        limit = pagination.positive_limit(limit, offset)
-        return Walk(fetch, limit, offset, _PAGE_SIZE).page()
+        return pagination.walk(
+            self._transport,
+            Request("GET", "sessions", params=_scope(accessible), what="a list of sessions"),
+            schema.identifier,
+            self._transport.deadline("the list of sessions"),
+            limit=pagination.positive_limit(limit, offset),
+            offset=offset,
+            page_size=_PAGE_SIZE,
+        ).page()
 
     def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
         """Return one session.
@@ -275,7 +272,7 @@ class Sessions:
         :raises tinkex.exceptions.OperationFailed: the service could not build it.
         :raises tinkex.exceptions.TimedOut: it is not ready in time.
         """
-        from tinkex.api.http.addresses import joined
+        from tinkex.api.http.transport import join_url
 
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
@@ -285,7 +282,7 @@ class Sessions:
             data = self._call(request, deadline).object()
             status = schema.optional_text(data, "status")
             if status == "ready":
-                return joined("", schema.text(data, "url"))
+                return join_url("", schema.text(data, "url"))
             if status == "failed":
                 why = schema.optional_text(data, "error") or "the service does not say why"
                 raise OperationFailed(f"the trace could not be built: {why}")
@@ -347,13 +344,9 @@ class Sessions:
 
     def _download(self, url: str, target: Path, on_progress: OnProgress | None) -> int:
         from tinkex.api.transfer.progress import Progress
-        from tinkex.api.transfer.storage import Storage
+        from tinkex.api.transfer.streams import open_signed
 
-        with (
-            replacing(target) as stream,
-            Storage(self._transport) as storage,
-            storage.open(url) as body,
-        ):
+        with replacing(target) as stream, open_signed(self._transport, url) as body:
             while block := body.read():
                 stream.write(block)
                 if on_progress is not None:

@@ -9,9 +9,8 @@ from typing import Any
 
 from tinkex.api.http import futures, schema
 from tinkex.api.http.capabilities import CREATE_BY_LOADING
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import TinkerPath, segment
 from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, outcome_of
@@ -48,23 +47,15 @@ class LoraConfig:
 
     def body(self) -> dict[str, Any]:
         """Return the JSON form, without members of default value."""
-        body: dict[str, Any] = {"rank": self.rank}
-        if self.seed is not None:
-            body["seed"] = self.seed
-        for name in ("train_mlp", "train_attn", "train_unembed"):
-            if not getattr(self, name):
-                body[name] = False
-        return body
+        default = vars(LoraConfig())
+        given = {name: value for name, value in vars(self).items() if value != default[name]}
+        return {"rank": self.rank, **given}
 
 
 def shape_of(lineage: Lineage) -> LoraConfig:
     """Return the shape of a saved adapter, with defaults for what the service does not report."""
-    known: dict[str, Any] = {
-        "rank": lineage.lora_rank,
-        "train_mlp": lineage.train_mlp,
-        "train_attn": lineage.train_attn,
-        "train_unembed": lineage.train_unembed,
-    }
+    known = {name: vars(lineage)[name] for name in ("train_mlp", "train_attn", "train_unembed")}
+    known["rank"] = lineage.lora_rank
     return LoraConfig(**{name: value for name, value in known.items() if value is not None})
 
 
@@ -141,13 +132,17 @@ class TrainingClient:
         extra = {"overwrite": True} if overwrite else {}
         return self._save("weights", "SaveWeights", name, ttl_seconds, extra)
 
-    def load_state(self, path: str, *, optimizer: bool = False) -> None:
+    def load_state(
+        self, path: str, *, optimizer: bool = False, deadline: Deadline | None = None
+    ) -> None:
         """Load the weights of a training checkpoint into this model.
 
         :param optimizer: load the optimizer's state as well.
+        :param deadline: deadline of the operation that this is part of.
         """
-        deadline = self._transport.deadline("loading weights")
-        load_into(self, TinkerPath.from_string(path), deadline, optimizer=optimizer)
+        body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
+        deadline = deadline or self._transport.deadline("loading weights")
+        self._run("load_weights", "LoadWeights", body, deadline)
 
     def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
         """Save weights as separate files for download, for *ttl_seconds*.
@@ -186,14 +181,6 @@ class TrainingClient:
         return futures.result(self._transport, request_id, request_type, deadline)
 
 
-def load_into(
-    client: TrainingClient, path: TinkerPath, deadline: Deadline, *, optimizer: bool
-) -> None:
-    """Load the weights of a checkpoint as part of another operation."""
-    body = {"path": str(path), "optimizer": optimizer}
-    client._run("load_weights", "LoadWeights", body, deadline)
-
-
 def create_model(
     transport: Transport,
     session: Session,
@@ -203,17 +190,9 @@ def create_model(
     deadline: Deadline,
 ) -> TrainingClient:
     """Start a training run on *base_model*."""
-    body: dict[str, Any] = {
-        "session_id": session.session_id,
-        "model_seq_id": session.model_seq_id,
-        "base_model": base_model,
-        "lora_config": lora.body(),
-    }
-    if user_metadata:
-        body["user_metadata"] = dict(user_metadata)
+    body = {**_body(session, user_metadata), "base_model": base_model, "lora_config": lora.body()}
     accepted = transport.call(Request("POST", "create_model", body, what="training"), deadline)
-    session.model_accepted()
-    model_id = _await_model(transport, accepted.object(), "CreateModel", deadline)
+    model_id = _await_model(transport, session, accepted, "CreateModel", deadline)
     return TrainingClient(transport, session, model_id, base_model, lora.rank)
 
 
@@ -231,32 +210,33 @@ def create_by_loading(
     :raises BadRequest, NotFound, NotOffered: one of :data:`NO_DIRECT_LOAD`; either the service
         does not offer this, or there is no such checkpoint.
     """
-    body: dict[str, Any] = {
-        "path": str(path),
-        "optimizer": optimizer,
-        "session_id": session.session_id,
-        "model_seq_id": session.model_seq_id,
-    }
-    if user_metadata:
-        body["user_metadata"] = dict(user_metadata)
-    request = Request("POST", "load_weights", body, what="loading")
+    body = {**_body(session, user_metadata), "path": str(path), "optimizer": optimizer}
     try:
-        accepted = transport.call(request, deadline)
+        accepted = transport.call(Request("POST", "load_weights", body, what="loading"), deadline)
     except BadRequest as error:
         # The message is about the call, not about this checkpoint.
         if _WANTS_MODEL in error.message:
             transport.capabilities.missing(CREATE_BY_LOADING)
         raise
     transport.capabilities.offered(CREATE_BY_LOADING)
-    session.model_accepted()
-    model_id = _await_model(transport, accepted.object(), "LoadWeights", deadline)
+    model_id = _await_model(transport, session, accepted, "LoadWeights", deadline)
     return TrainingClient(transport, session, model_id, None, None)
 
 
+def _body(session: Session, user_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "session_id": session.session_id,
+        "model_seq_id": session.model_seq_id,
+    }
+    return body | ({"user_metadata": dict(user_metadata)} if user_metadata else {})
+
+
 def _await_model(
-    transport: Transport, accepted: dict[str, Any], kind: str, deadline: Deadline
+    transport: Transport, session: Session, accepted: Response, kind: str, deadline: Deadline
 ) -> str:
-    request_id = futures.request_id_of(accepted)
-    result = futures.result(transport, request_id, kind, deadline)
-    early = schema.optional_text(accepted, "model_id")
-    return schema.optional_text(result, "model_id") or early or schema.refuse("no 'model_id'")
+    """Return the id of the model whose creation the service has *accepted*."""
+    session.model_accepted()
+    early = accepted.object()
+    result = futures.result(transport, futures.request_id_of(early), kind, deadline)
+    model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")
+    return model_id or schema.refuse("no 'model_id'")

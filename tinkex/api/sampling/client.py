@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api.http import futures, protobuf, schema
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.retry import LONGEST_WAIT
-from tinkex.api.http.transport import Transport
-from tinkex.api.http.waiting import Deadline
+from tinkex.api.http.retry import LONGEST_WAIT, Deadline
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
@@ -240,7 +238,7 @@ class SamplingClient:
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
-                deadline.tell(reason="the service is busy", retry_in=pause)
+                deadline.report(reason="the service is busy", retry_in=pause)
 
     def _number(self) -> int:
         with self._lock:

@@ -20,7 +20,7 @@ from tinkex.exceptions import (
     UsageError,
 )
 from tinkex.files import user_path
-from tinkex.plugins import TokenizerSource
+from tinkex.plugins import Timeouts, TokenizerSource
 
 if TYPE_CHECKING:
     import tokenizers
@@ -36,7 +36,7 @@ MAX_FILE = 512 * 1024 * 1024
 _SHORT = 64 * 1024
 
 #: Seconds to connect to the hub, and to wait for its first answer.
-_HUB_TIMEOUT = (5.0, 10.0)
+_HUB_TIMEOUTS = Timeouts(connect=5.0, read=10.0)
 
 _log = logging.getLogger("tinkex.tokenizer")
 
@@ -292,17 +292,15 @@ def hub_state() -> tuple[str, str | None, bool]:
     a token for it."""
     from huggingface_hub import constants, get_token
 
-    from tinkex.api.http import errors as failures
-    from tinkex.api.http.transport import new_session
+    from tinkex.api.http import probe
 
     address, has_token = str(constants.ENDPOINT), bool(get_token())
     if constants.HF_HUB_OFFLINE:
         return address, "HF_HUB_OFFLINE is set", has_token
     try:
-        with new_session(address) as session:
-            status = session.head(address, timeout=_HUB_TIMEOUT).status_code
-    except failures.FOREIGN as error:
-        return address, str(failures.translated(error, address)), has_token
+        status = probe.head(address, _HUB_TIMEOUTS)
+    except TinkexError as error:
+        return address, str(error), has_token
     return address, f"it fails (HTTP {status})" if status >= 500 else None, has_token
 
 
@@ -360,20 +358,17 @@ def _refuse_unreachable(repository: Repository) -> None:
     """
     from huggingface_hub import constants
 
-    from tinkex.api.http import errors as failures
-    from tinkex.api.http.transport import new_session
+    from tinkex.api.http import errors, probe
 
     address = (
         f"{constants.ENDPOINT}/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}"
     )
-    with new_session(address) as session:
-        try:
-            status = session.head(address, timeout=_HUB_TIMEOUT).status_code
-        except failures.FOREIGN as error:
-            ours = failures.translated(error, address)
-            raise SettingsError(f"it is not in the cache, and {ours}", hint=HINT) from error
+    try:
+        status = probe.head(address, _HUB_TIMEOUTS)
+    except TinkexError as error:
+        raise SettingsError(f"it is not in the cache, and {error}", hint=HINT) from error
     if status >= 500:
-        host = failures.host_of(address)
+        host = errors.host_of(address)
         raise SettingsError(f"it is not in the cache, and {host} fails (HTTP {status})", hint=HINT)
 
 

@@ -1,34 +1,34 @@
-"""Extraction of a tar stream that somebody else packed."""
+"""Extraction of a downloaded archive, whose content is not trusted."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
-from tinkex.api.transfer.body import Readable
-from tinkex.api.transfer.digests import Digest
 from tinkex.api.transfer.directory import Directory
-from tinkex.api.transfer.manifest import LockedFile
-from tinkex.api.transfer.unpacking import GZIP_MAGIC, Forward, Gunzipped, Peeked
+from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.exceptions import InvalidResponse
 
-#: Bytes that may come between the contents of two files: headers, with long names and more.
+#: Maximum size in bytes of the headers of one member, long names included.
 MAX_HEADERS = 1024 * 1024
-#: What the libraries raise for nonsense; the last three come from numbers in headers.
-_DAMAGED = (
-    *(tarfile.TarError, EOFError, zlib.error),
-    *(ValueError, OverflowError, MemoryError),
-)
-#: A directory that does not exist.
-_NOWHERE = "/nonexistent"
+#: Maximum number of files of a checkpoint, and of members of an archive.
+MAX_FILES = 10_000
+_GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK = 256 * 1024
 #: Two empty blocks end an archive.
 _END = 2 * tarfile.BLOCKSIZE
+#: What the libraries raise for malformed archives; the last four come from numbers in headers.
+_MALFORMED = (
+    *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
+    *(ValueError, OverflowError, MemoryError, RecursionError),
+)
 
 
 def safe_relative(name: str) -> Path:
@@ -50,200 +50,129 @@ def _is_text(name: str) -> bool:
         return False
 
 
-@dataclass
-class Mark:
-    """A place in a plain archive where extraction can go on: inside of a member.
-
-    :ivar name: the member's relative path.
-    :ivar data: position in the archive where its content begins.
-    :ivar size: its size in bytes.
-    :ivar have: bytes of it that are here.
-    :ivar files: the files before it.
-    :ivar known: what is known about it, if all of it is here.
-    """
-
-    name: str
-    data: int
-    size: int
-    have: int = 0
-    files: dict[Path, LockedFile] = field(default_factory=dict)
-    known: LockedFile | None = None
-
-    @property
-    def end(self) -> int:
-        """Position in the archive where the next header begins."""
-        return self.data + _padded(self.size)
-
-    @property
-    def next(self) -> int:
-        """Position in the archive of the first byte that is missing."""
-        return self.data + self.have if self.known is None else self.end
-
-
-def _padded(size: int) -> int:
-    return size + -size % tarfile.BLOCKSIZE
-
-
 def extract(
-    source: Readable,
+    file: FileIO,
     directory: Directory,
-    admit: Admit,
     *,
-    after: Mark | None = None,
-    on_member: OnMember | None = None,
-) -> dict[Path, LockedFile]:
-    """Extract the tar stream *source*, plain or gzip, into *directory* as it arrives.
+    admit: Callable[[Path], None],
+    check_space: Callable[[int], None],
+) -> dict[Path, ManifestFile]:
+    """Extract the tar archive *file*, plain or gzip, into *directory*.
 
-    Regular files and directories only; owners, modes and times are not taken over.
+    Only regular files and directories are extracted; their owners, modes and times are not.
 
-    :param admit: is asked with each file's relative path before a byte of it is written.
-    :param after: *source* goes on from its :attr:`Mark.next`, the rest being in *directory*.
-    :param on_member: is told before the content of each member of a plain archive.
+    :param admit: called with the relative path of each file, before it is written.
+    :param check_space: called with the size of each file, before it is written.
     :returns: the files by relative path.
-    :raises InvalidResponse: the archive is damaged, incomplete, or holds something unsafe.
+    :raises InvalidResponse: the archive is malformed, incomplete, or contains something unsafe.
+    :raises OSError: a file cannot be written.
     """
-    peeked = Peeked(source)
-    plain: Readable = peeked
-    if after is None and peeked.starts_with(GZIP_MAGIC):
-        plain, on_member = Gunzipped(peeked), None
-    found: dict[Path, LockedFile] = {}
-    base = 0
+    is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    file.seek(0)
+    content = gzip.GzipFile(fileobj=file, mode="rb") if is_gzip else file
+    source = _Source(cast(IO[bytes], content))
     try:
-        if after is not None:
-            found.update(after.files)
-            found[Path(after.name)] = after.known or _finish(plain, directory, after)
-            base = after.end
-        forward = Forward(plain)
-
-        def told(mark: Mark) -> LockedFile | None:
-            known = on_member(mark) if on_member is not None else None
-            if known is not None:
-                peeked.forget()
-                forward.jump(mark.end - base)
-            return known
-
-        end = _extract_members(forward, directory, admit, found, base, told)
-        while forward.some():
-            pass
-    except _DAMAGED as error:
+        found = _extract(source, directory, admit, check_space)
+    except _MALFORMED as error:
         raise InvalidResponse("the archive is damaged or incomplete") from error
-    if forward.position - end < _END or forward.last_data > end:
-        raise InvalidResponse("the archive is incomplete")
     if not found:
         raise InvalidResponse("the archive holds no files")
     return found
 
 
-def _finish(source: Readable, directory: Directory, mark: Mark) -> LockedFile:
-    """Write the rest of a member whose beginning is here."""
-    with Digest(mark.size) as found, directory.open(mark.name, "r+b") as file:
-        file.truncate(mark.have)
-        while found.take(file, mark.have):
-            pass
-        _copy(source, file, mark.size - mark.have, found)
-        padding = memoryview(bytearray(_padded(mark.size) - mark.size))
-        while padding:
-            count = source.readinto(padding)
-            if not count:
-                raise InvalidResponse("the archive is incomplete")
-            padding = padding[count:]
-        return LockedFile(mark.size, found.hexdigest())
+class _Source:
+    """A file for :mod:`tarfile` that limits the size of headers, which are read into memory.
+
+    :ivar budget: bytes that may be read, or ``None`` while content is read.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.budget: int | None = MAX_HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to *size* bytes."""
+        if self.budget is not None:
+            if not 0 <= size <= self.budget:
+                raise InvalidResponse("the archive holds a header that is too large")
+            self.budget -= size
+        return self._file.read(size)
 
 
-def _copy(source: Readable, file: FileIO, count: int, found: Digest) -> None:
-    """Write the next *count* bytes of *source*, and add them to *found*."""
-    while count:
-        block = found.take(source, count)
-        if not block:
-            raise InvalidResponse("the archive is incomplete")
-        write_all(file, block)
-        count -= len(block)
-
-
-class OnMember(Protocol):
-    """Is told what comes next; may fetch it itself."""
-
-    def __call__(self, mark: Mark, /) -> LockedFile | None:
-        """Return what is known about the file if it is here now.
-
-        The source goes on at the end of *mark* then.
-        """
-        ...
-
-
-class Admit(Protocol):
-    """Decides whether a file may be written; raises if not."""
-
-    def __call__(self, relative: Path, /) -> None: ...
-
-
-def _extract_members(
-    source: Forward,
+def _extract(
+    source: _Source,
     directory: Directory,
-    admit: Admit,
-    found: dict[Path, LockedFile],
-    base: int,
-    on_member: OnMember,
-) -> int:
-    """Add the members to *found*; return the position of the end of the last one."""
-    source.allow(MAX_HEADERS)  # the first header is read on opening
+    admit: Callable[[Path], None],
+    check_space: Callable[[int], None],
+) -> dict[Path, ManifestFile]:
+    found: dict[Path, ManifestFile] = {}
     with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as tar:
-        while member := _next(tar, source):
+        for member in _members(tar, source):
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
                     with _once(member):
                         directory.make_parents(safe_relative(member.name) / "file")
                 continue
-            if not member.isreg() or member.issparse():
-                raise InvalidResponse(
-                    f"the archive holds something that is no file: {member.name[:200]!r}"
-                )
-            relative = safe_relative(member.name)
-            # The library's own judgement, in addition; links that are in a directory are not asked.
-            tarfile.data_filter(member, _NOWHERE)
+            relative = _checked(member)
             admit(relative)
-            known = None
-            with _once(member):  # before anything is noted about it
-                directory.make_parents(relative)
-            # Headers that hold for all members after them are known to those who read them.
-            if not tar.pax_headers:
-                data = base + member.offset_data
-                with _once(member):
-                    if directory.stat(relative) is not None:
-                        raise FileExistsError
-                    known = on_member(Mark(relative.as_posix(), data, member.size, 0, found))
-            found[relative] = known or _write(source, member, directory, relative)
-        return tar.offset
+            check_space(member.size)
+            with _once(member):
+                found[relative] = _write(tar, member, directory, relative)
+        end = tar.offset
+    source.budget = None
+    source.seek(end)
+    if source.read(_END) != bytes(_END):
+        raise InvalidResponse("the archive is incomplete")
+    while source.read(_BLOCK):  # to the check sum of gzip
+        pass
+    return found
 
 
-def _next(tar: tarfile.TarFile, source: Forward) -> tarfile.TarInfo | None:
-    """Return the next member; its headers must not fill the memory."""
-    source.allow(MAX_HEADERS)
-    member = tar.next()
-    source.allow(None)
-    return member
+def _members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]:
+    for _ in range(MAX_FILES + 1):
+        source.budget = MAX_HEADERS
+        member = tar.next()
+        if member is None:
+            return
+        source.budget = None
+        yield member
+    raise InvalidResponse(f"the archive holds more than {MAX_FILES} files")
+
+
+def _checked(member: tarfile.TarInfo) -> Path:
+    """Return the relative path of a member that is a regular file.
+
+    :raises InvalidResponse: it is something else, or its name is unsafe.
+    """
+    if not member.isreg() or member.issparse():
+        raise InvalidResponse(f"the archive holds something that is no file: {member.name[:200]!r}")
+    if hasattr(tarfile, "data_filter"):  # Python 3.11.4; it resolves links, which are not here
+        tarfile.data_filter(member, "/nonexistent")
+    return safe_relative(member.name)
 
 
 def _write(
-    source: Forward, member: tarfile.TarInfo, directory: Directory, relative: Path
-) -> LockedFile:
-    """Write the content of *member*, which comes next."""
-    with _once(member), Digest(member.size) as found:
-        with directory.open(relative, "xb") as file:
-            _copy(source, file, member.size, found)
-        source.seek(source.position + _padded(member.size) - member.size)
-        return LockedFile(member.size, found.hexdigest())
-
-
-def write_all(file: FileIO, block: memoryview) -> None:
-    """Write *block* to the unbuffered *file*, which may take it in pieces."""
-    while block:
-        block = block[file.write(block) :]
+    tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Directory, relative: Path
+) -> ManifestFile:
+    content = tar.extractfile(member)
+    assert content is not None
+    digest, size = hashlib.sha256(), 0
+    with directory.open(relative, "xb", make=True) as file:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+            rest = memoryview(block)
+            while rest:
+                rest = rest[file.write(rest) :]
+    if size != member.size:
+        raise InvalidResponse("the archive is incomplete")
+    return ManifestFile(size, digest.hexdigest())
 
 
 @contextmanager
 def _once(member: tarfile.TarInfo) -> Iterator[None]:
-    """Tell a file that is in the way as what it is: one that came before."""
+    """Raise the error for a member whose name is that of an earlier one."""
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:

@@ -1,53 +1,81 @@
-"""Downloading a checkpoint: as separate files or as an archive, whichever the service offers."""
+"""Downloads of checkpoints: as separate files or as an archive, one or several of them."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.addresses import joined
 from tinkex.api.http.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
-from tinkex.api.http.requesting import Request
-from tinkex.api.http.retry import LONGEST_WAIT, retry_after
-from tinkex.api.http.transport import NoResponse, Transport
+from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
+from tinkex.api.http.transport import Request, Transport, join_url
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
-from tinkex.api.transfer import manifest, separate, weights
-from tinkex.api.transfer.copies import NoCopies, copy_of
-from tinkex.api.transfer.packed import Packed
-from tinkex.api.transfer.progress import Meter, OnProgress
-from tinkex.api.transfer.separate import Files
-from tinkex.api.transfer.signing import SignedFiles
-from tinkex.api.transfer.staging import StagingDirectory, local_errors
-from tinkex.api.transfer.storage import Storage
-from tinkex.api.transfer.streams import Address
+from tinkex.api.transfer import archive, manifest
+from tinkex.api.transfer.manifest import ManifestFile
+from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
+from tinkex.api.transfer.ranges import FileDownload
+from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
+from tinkex.api.transfer.streams import RenewableURL
+from tinkex.api.transfer.verify import check_weights
 from tinkex.config.values import is_loopback
-from tinkex.exceptions import InvalidResponse, LocalError, NotOffered
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    ConnectionFailed,
+    Forbidden,
+    InvalidResponse,
+    LocalError,
+    NotFound,
+    NotOffered,
+    TimedOut,
+    TinkexError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from tinkex.api.http.answers import Response
+    from tinkex.api.http.retry import Deadline
+    from tinkex.api.http.transport import Response
     from tinkex.api.resources.sessions import Sessions
 
-#: What is in every directory that holds a checkpoint, and how many files there may be.
-_MARK = "adapter_config.json"
-_MAX_FILES = 1000
-#: Seconds between questions whether an archive is ready, growing.
-_FIRST_LOOK, _LONGEST_LOOK = 1.0, 30.0
-#: Statuses of an archive that is still being made.
-_IN_THE_MAKING = frozenset({425, 503})
+#: Checkpoints, and files of each, that are fetched at the same time.
+_CHECKPOINTS, _FILES = 3, 4
+#: Seconds between two polls whether an archive is ready, at first and at most.
+_FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
+#: Statuses of an archive that is not ready.
+_NOT_READY = frozenset({425, 503})
+#: Name of the archive in the staging directory.
+_ARCHIVE = "archive"
+#: Name and life in seconds of the copy that a service makes of a training checkpoint.
+_COPY_NAME, _COPY_TTL = "download", 3600
+#: Errors for the copy of an earlier attempt that no longer exists.
+_GONE = (NotFound, NotOffered, Forbidden, BadRequest, InvalidResponse, UsageError)
+#: Signed URLs are renewed when they are valid for less than this.
+_MARGIN = timedelta(minutes=5)
+#: Characters of ids and names that every file system accepts.
+_PLAIN = " !@()+,=[]{}~"
+
+#: The files of a checkpoint by relative path.
+Files = dict[Path, ManifestFile]
 
 
 @dataclass(frozen=True)
 class Download:
     """A finished download.
 
-    :ivar directory: where the files are.
+    :ivar directory: the directory with the files.
     :ivar files: relative names and sizes in bytes.
-    :ivar bytes: the sizes in all.
+    :ivar bytes: the sum of the sizes.
     """
 
     directory: Path
@@ -63,90 +91,126 @@ def download(
     force: bool,
     on_progress: OnProgress | None,
 ) -> Download:
-    """Download *path* into *directory*; see :meth:`tinkex.api.Checkpoints.download`.
-
-    A note of the checkpoint lands beside the files (:mod:`~tinkex.api.transfer.manifest`).
-    """
-    meter = Meter(on_progress)
-    with StagingDirectory(path, directory, force=force) as staging, Storage(transport) as storage:
+    """Download *path* into *directory*; see :meth:`tinkex.api.Checkpoints.download`."""
+    tracker = ProgressTracker(on_progress)
+    with StagingDirectory(path, directory, force=force) as staging:
         try:
-            files = _Job(transport, sessions, storage, staging, meter).run(path)
+            files = _Download(transport, sessions, path, staging, tracker).fetch()
         finally:
-            meter.stop()
+            tracker.cancel()
         with local_errors(directory):
-            weights.check(staging.content, files)
-            files.pop(Path(manifest.NAME), None)  # ours takes the place of anybody's
-            known = {relative.as_posix(): file for relative, file in files.items()}
-            note = manifest.write(staging.content, path, known)
-        staging.install([*files, note])
-    sizes = [(name, file.size_bytes) for name, file in sorted(known.items())]
+            check_weights(staging.content, files)
+            files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
+            written = manifest.write(staging.content, path, files)
+        staging.install([*files, written])
+    sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]
     return Download(directory, sizes, sum(size for _, size in sizes))
 
 
-class _Job:
+class _Download:
+    """Fetches the files of a checkpoint into a staging directory."""
+
     def __init__(
         self,
         transport: Transport,
         sessions: Sessions,
-        storage: Storage,
+        path: TinkerPath,
         staging: StagingDirectory,
-        meter: Meter,
+        tracker: ProgressTracker,
     ) -> None:
-        self._transport = transport
-        self._sessions = sessions
-        self._storage = storage
-        self._staging = staging
-        self._meter = meter
+        self._transport, self._sessions, self._path = transport, sessions, path
+        self._staging, self._tracker = staging, tracker
 
-    def run(self, path: TinkerPath) -> Files:
-        """Fetch the files of *path* into the staging directory."""
-        if path.kind == "external_weights":
-            return self._fetch_files(SignedFiles(self._transport, path, keep=True))
-        if path.kind != "weights":
-            return self._fetch_archive(path)
+    def fetch(self) -> Files:
+        """Fetch the files in the way that the service offers for this kind of checkpoint."""
+        if self._path.kind == "external_weights":
+            return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
+        if self._path.kind != "weights":
+            return self._fetch_archive()
         if not self._transport.capabilities.lacks(CREATE_BY_LOADING):
             try:
-                return self._fetch_copy(path)
-            except NoCopies:
-                return self._fetch_archive(path)
+                return self._fetch_copy()
+            except NoCopiesError:
+                return self._fetch_archive()
         try:
-            return self._fetch_archive(path)
+            return self._fetch_archive()
         except NotOffered as refused:
             try:
-                return self._fetch_copy(path)
-            except NoCopies:
+                return self._fetch_copy()
+            except NoCopiesError:
                 raise refused from None
 
-    def _fetch_copy(self, path: TinkerPath) -> Files:
-        with copy_of(self._transport, self._sessions, path, self._staging) as signed:
+    def _fetch_copy(self) -> Files:
+        with export_copy(self._transport, self._sessions, self._path, self._staging) as signed:
             return self._fetch_files(signed)
 
-    def _fetch_files(self, signed: SignedFiles) -> Files:
-        return separate.fetch(signed, self._storage, self._staging, self._meter)
+    # Separate files -------------------------------------------------------------------------
 
-    # An archive ---------------------------------------------------------------------------
+    def _fetch_files(self, signed: SignedURLs) -> Files:
+        names = {archive.safe_relative(name): name for name in sorted(signed.urls())}
+        if not names:
+            raise InvalidResponse("the checkpoint has no files")
+        for relative in names:
+            self._staging.admit(relative)
+        self._tracker.expect(relative.as_posix() for relative in names)
+        self._staging.open()
 
-    def _fetch_archive(self, path: TinkerPath) -> Files:
-        url = self._archive_url(path)
+        def fetch(relative: Path) -> tuple[Path, ManifestFile]:
+            self._tracker.check()
+            find = partial(signed.url, names[relative])
+            url = RenewableURL(find, partial(find, renew=True))
+            with local_errors(self._staging.target):
+                self._fetch_file(url, f"{CONTENT}/{relative.as_posix()}", relative.as_posix())
+                return relative, self._digest(relative)
+
+        return dict(map_ordered(fetch, names, workers=_FILES))
+
+    def _fetch_file(self, url: RenewableURL, name: str, label: str, **options: Any) -> None:
+        FileDownload(
+            self._transport, self._staging, url, name, self._tracker, label=label, **options
+        ).fetch()
+
+    def _digest(self, relative: Path) -> ManifestFile:
+        with self._staging.content.open(relative, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return ManifestFile(file.tell(), sha256)
+
+    # An archive -----------------------------------------------------------------------------
+
+    def _fetch_archive(self) -> Files:
+        url = self._archive_url()
         if urlsplit(url).scheme == "file":
             return self._copy_directory(url)
         first = [url]
-        address = Address(lambda: first[0], lambda: self._archive_url(path))
-        self._meter.expect([path.name])
-        return Packed(self._storage, self._staging, address, path.name, self._meter).fetch()
+        label, staging = self._path.name, self._staging
 
-    def _archive_url(self, path: TinkerPath) -> str:
-        """Return the signed address of the archive, once it has been made."""
-        known = self._transport.capabilities
-        # Some servers know sampler checkpoints here, and those by their bare names only: for
-        # a training checkpoint that name would fetch the sampler's files.
+        def check_space(size: int, received: int) -> None:
+            # The content is at least as large, and both are needed for a while.
+            staging.check_space(2 * size - received)
+
+        self._tracker.expect([label])
+        staging.open()
+        with local_errors(staging.target):
+            renewable = RenewableURL(lambda: first[0], self._archive_url)
+            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
+            staging.clear_content()
+            with staging.root.open(_ARCHIVE, "rb") as file:
+                return archive.extract(
+                    file, staging.content, admit=staging.admit, check_space=staging.check_space
+                )
+
+    def _archive_url(self) -> str:
+        """Return the signed URL of the archive, once it is ready."""
+        known, path = self._transport.capabilities, self._path
+        # Some servers know sampler checkpoints here, and only by their bare names: for a
+        # training checkpoint such a name would mean the sampler's files.
         ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
         if known.lacks(FULL_ARCHIVE):
             ways.reverse()
         refusal: NotOffered | None = None
         for way in ways:
             try:
-                found = self._signed_archive(f"{way}/archive")
+                found = self._poll_archive(f"{way}/archive")
             except NotOffered as error:
                 refusal = refusal or error
                 continue
@@ -156,77 +220,344 @@ class _Job:
                 known.missing(FULL_ARCHIVE)
             return found
         assert refusal is not None
-        raise _explained(refusal, path) from None
+        refusal.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
+        raise refusal from None
 
-    def _signed_archive(self, url: str) -> str:
-        deadline = self._transport.deadline("the archive to be made")
-        look = _FIRST_LOOK
-        # Every answer is looked at here: a redirect is what is hoped for, 503 means "not yet".
-        request = Request("GET", url, what="archives", repeatable=False)
-        retrying = self._transport.retrying("GET", repeatable=True)
+    def _poll_archive(self, path: str) -> str:
+        transport = self._transport
+        deadline = transport.deadline("the archive to be made")
+        interval = _FIRST_POLL
+        # Every response is handled here: a redirect is the result, 503 means "not ready".
+        request = Request("GET", path, what="archives", repeatable=False)
+        retrying = Retrying(repeatable=True)
         while True:
             try:
-                answer = self._transport.once(request, deadline)
-            except NoResponse as failure:
-                retrying.pause_after(failure.original, failure.error, deadline)
+                response = transport.once(request, deadline)
+            except (ConnectionFailed, TimedOut) as error:
+                retrying.pause_after(error, deadline)
                 continue
-            if answer.status not in _IN_THE_MAKING:
-                return self._location(answer, url)
-            asked = retry_after(answer)
-            wait = asked if asked is not None and asked <= LONGEST_WAIT else look
+            if response.status not in _NOT_READY:
+                return self._location(response, path)
+            asked = retry_after(response.headers)
+            wait = asked if asked is not None and asked <= LONGEST_WAIT else interval
             if not deadline.allows(wait):
-                raise self._transport.refusal(answer)
+                raise transport.refusal(response)
             deadline.pause(wait, "the archive is being made")
-            look = min(look * 2, _LONGEST_LOOK)
+            interval = min(interval * 2, _LONGEST_POLL)
 
-    def _location(self, answer: Response, path: str) -> str:
-        if 300 <= answer.status < 400 and answer.headers.get("location"):
-            return joined(self._transport.url(path), answer.headers["location"])
-        if not answer.ok:
-            raise self._transport.refusal(answer, "archives")
-        return joined(self._transport.url(path), schema.text(answer.object(), "url"))
+    def _location(self, response: Response, path: str) -> str:
+        base = self._transport.url(path)
+        if 300 <= response.status < 400 and response.headers.get("location"):
+            return join_url(base, response.headers["location"])
+        if not response.ok:
+            raise self._transport.refusal(response, "archives")
+        return join_url(base, schema.text(response.object(), "url"))
+
+    # A directory ----------------------------------------------------------------------------
 
     def _copy_directory(self, url: str) -> Files:
-        """Copy the directory that a server on this machine names instead of an address."""
+        """Copy the directory that a server on this machine names instead of a URL."""
+        source = self._local_directory(url)
         found: Files = {}
-        source = self._directory(url)
         self._staging.open()
-        content = self._staging.content
         with local_errors(self._staging.target):
+            self._staging.clear_content()
             for file in sorted(source.rglob("*")):
                 if file.is_symlink() or not file.is_file():
                     continue
-                if len(found) == _MAX_FILES:
-                    raise InvalidResponse(f"the checkpoint has more than {_MAX_FILES} files")
+                if len(found) == archive.MAX_FILES:
+                    raise InvalidResponse(f"the checkpoint has more than {len(found)} files")
                 relative = file.relative_to(source)
                 self._staging.admit(relative)
-                with file.open("rb") as old, content.open(relative, "wb", make=True) as new:
+                with (
+                    file.open("rb") as old,
+                    self._staging.content.open(relative, "wb", make=True) as new,
+                ):
                     shutil.copyfileobj(old, new)
-                with content.open(relative, "rb") as copy:
-                    sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
-                    size = copy.tell()
-                found[relative] = manifest.LockedFile(size, sha256)
+                found[relative] = self._digest(relative)
         return found
 
-    def _directory(self, url: str) -> Path:
+    def _local_directory(self, url: str) -> Path:
         """Return the directory that *url* names, if it can be nothing but a checkpoint.
 
-        :raises LocalError: it is on another machine, or could be anything.
+        :raises LocalError: it is on another machine, or may be anything.
         """
         parts = urlsplit(url)
         source = Path(unquote(parts.path))
-        here = is_loopback(self._transport.base_url) and parts.netloc in ("", "localhost")
-        mark = source / _MARK
-        plain = source.is_absolute() and ".." not in source.parts
-        if here and plain and mark.is_file() and not mark.is_symlink():
+        is_here = is_loopback(self._transport.base_url) and parts.netloc in ("", "localhost")
+        is_plain = source.is_absolute() and ".." not in source.parts
+        config = source / manifest.ADAPTER_CONFIG
+        if is_here and is_plain and config.is_file() and not config.is_symlink():
             return source
         raise LocalError(
             f"the server keeps the checkpoint in a directory of its own machine: {source}",
-            hint=f"Run the download on that machine, with a base URL of 127.0.0.1, if {_MARK} is "
-            "in that directory.",
+            hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
+            f"{config.name} is in that directory.",
         )
 
 
-def _explained(error: NotOffered, path: TinkerPath) -> NotOffered:
-    error.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
-    return error
+# Signed URLs and copies -----------------------------------------------------------------------
+
+
+class SignedURLs:
+    """The signed URLs of a checkpoint's files, renewed before they expire; thread-safe.
+
+    :param keep: the checkpoint is the user's own, so its expiry time is not changed.
+    """
+
+    def __init__(self, transport: Transport, path: TinkerPath, keep: bool) -> None:
+        self._transport, self._path, self._keep = transport, path, keep
+        self._lock = threading.Lock()
+        self._urls: dict[str, str] = {}
+        self._expiry: datetime | None = None
+
+    def urls(self, *, renew: bool = False) -> dict[str, str]:
+        """Return the URLs by relative name, valid for some minutes.
+
+        :param renew: new ones in any case.
+        """
+        with self._lock:
+            is_old = self._expiry and datetime.now(UTC) > self._expiry - _MARGIN
+            if renew or is_old or not self._urls:
+                self._renew()
+            return self._urls
+
+    def url(self, name: str, *, renew: bool = False) -> str:
+        """Return the URL of the file *name*."""
+        urls = self.urls(renew=renew)
+        if name not in urls:
+            raise InvalidResponse(f"the checkpoint has lost its file {name[:200]!r}")
+        return urls[name]
+
+    def _renew(self) -> None:
+        deadline = self._transport.deadline("addresses of the files")
+        path = f"{self._path.url}/external_weights_urls"
+        request = Request("GET", path, what="downloads of separate files")
+        data = self._transport.call(request, deadline).object()
+        urls = schema.mapping(data.get("urls"), "urls")
+        if not all(isinstance(url, str) for url in urls.values()):
+            schema.refuse("no addresses as 'urls'")
+        self._urls, self._expiry = dict(urls), _expiry(data)
+        if not self._keep:  # a copy must live longer than its URLs
+            body = {"ttl_seconds": _COPY_TTL}
+            with suppress(APIError):
+                self._transport.call(Request("PUT", f"{self._path.url}/ttl", body), deadline)
+
+
+def _expiry(data: dict[str, Any]) -> datetime | None:
+    try:
+        found = schema.optional_time(data, "expires")
+    except InvalidResponse:
+        return None
+    # URLs that expire at once would only be renewed again and again.
+    return found if found and found > datetime.now(UTC) + _MARGIN else None
+
+
+class NoCopiesError(Exception):
+    """The service makes no copies of training checkpoints for downloads."""
+
+
+@contextmanager
+def export_copy(
+    transport: Transport, sessions: Sessions, path: TinkerPath, staging: StagingDirectory
+) -> Iterator[SignedURLs]:
+    """Yield the signed URLs of a copy of *path*: that of an earlier attempt, or a new one.
+
+    The copy is deleted at the end, unless the next attempt can resume with it; then it expires
+    within an hour.
+
+    :raises NoCopiesError: the service makes none.
+    """
+    from tinkex.api.resources.sessions import outcome_of
+
+    kept = _kept_copy(transport, staging)
+    if kept is not None:
+        with _deleted(transport, kept[0], staging):
+            yield kept[1]
+        return
+    deadline = transport.deadline("the checkpoint to be prepared")
+    session = sessions.create(deadline=deadline)
+    kind: type[BaseException] | None = None
+    try:
+        copy = _make_copy(transport, session, path, deadline)
+        staging.open()
+        with staging.changing(at_once=True):
+            staging.copy = str(copy)
+        with _deleted(transport, copy, staging):
+            yield SignedURLs(transport, copy, keep=False)
+    except BaseException as error:
+        kind = None if isinstance(error, NoCopiesError) else type(error)
+        raise
+    finally:
+        session.finish(outcome_of(kind))
+
+
+def _kept_copy(
+    transport: Transport, staging: StagingDirectory
+) -> tuple[TinkerPath, SignedURLs] | None:
+    if staging.copy is None:
+        return None
+    try:
+        copy = TinkerPath.from_string(staging.copy)
+        if (copy.kind, copy.name) != ("external_weights", _COPY_NAME):
+            return None  # only what a download has made may be deleted after it
+        signed = SignedURLs(transport, copy, keep=False)
+        signed.urls()
+    except _GONE:
+        return None
+    return copy, signed
+
+
+@contextmanager
+def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) -> Iterator[None]:
+    def delete(seconds: float) -> None:
+        # It expires anyway; a failure here must not hide the result.
+        with suppress(TinkexError):
+            deadline = transport.deadline("the copy to be deleted", seconds)
+            transport.call(Request("DELETE", copy.url), deadline)
+
+    try:
+        yield
+    except BaseException as error:
+        if not staging.keeps(error):
+            delete(10.0 if isinstance(error, Exception) else 0.5)
+        raise
+    delete(10.0)
+
+
+def _make_copy(
+    transport: Transport, session: Any, path: TinkerPath, deadline: Deadline
+) -> TinkerPath:
+    from tinkex.api.resources import training
+
+    metadata = {"created_by": "tinkex checkpoint download"}
+    try:
+        client = training.create_by_loading(
+            transport, session, path, deadline, user_metadata=metadata
+        )
+    except training.NO_DIRECT_LOAD as error:
+        raise NoCopiesError from error
+    try:
+        return client.save_external(_COPY_NAME, _COPY_TTL, deadline)
+    except NotOffered as error:
+        raise NoCopiesError from error
+
+
+# Several checkpoints --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DownloadResult:
+    """A checkpoint and the result of its download.
+
+    :ivar tinker_path: the checkpoint.
+    :ivar directory: its directory.
+    :ivar download: what was fetched; ``None`` if nothing was.
+    :ivar error: why it failed.
+    """
+
+    tinker_path: str
+    directory: Path
+    download: Download | None = None
+    error: TinkexError | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether it was complete before."""
+        return self.download is None and self.error is None
+
+
+Fetch = Callable[[TinkerPath, Path, bool, OnProgress | None], Download]
+
+
+def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
+    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``."""
+    parts = [path.run_id, path.kind, path.name] if with_run else [path.kind, path.name]
+    return root.joinpath(*map(_segment, parts))
+
+
+def download_many(
+    fetch: Fetch,
+    places: Sequence[tuple[TinkerPath, Path]],
+    on_progress: OnProgress | None,
+    *,
+    force: bool = False,
+) -> Iterator[DownloadResult]:
+    """Download checkpoints, several at a time; yield the results in the order of *places*.
+
+    Complete ones are skipped, incomplete ones replaced.
+
+    :param fetch: downloads one into a directory, with or without replacing files.
+    :param force: download all of them, and replace files of the same names.
+    """
+    total = _TotalProgress(on_progress, len(places))
+
+    def work(place: tuple[TinkerPath, Path]) -> DownloadResult:
+        path, directory = place
+        heard = total.part(path)
+        if not force and manifest.is_complete(directory, path):
+            return DownloadResult(str(path), directory)
+        try:
+            done = fetch(path, directory, force or _is_ours(directory, path), heard)
+        except TinkexError as error:
+            return DownloadResult(str(path), directory, error=error)
+        return DownloadResult(str(path), directory, done)
+
+    missing = _missing(directory for _, directory in places)
+    try:
+        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+    finally:
+        # Each download leaves a directory alone that another one has used.
+        for directory in missing:
+            with suppress(OSError):
+                directory.rmdir()
+
+
+def _missing(directories: Iterable[Path]) -> list[Path]:
+    """Return those of *directories* and their parents that do not exist, the deepest first."""
+    wanted = {place for directory in directories for place in (directory, *directory.parents)}
+    missing = [place for place in wanted if not os.path.exists(place)]
+    return sorted(missing, key=lambda place: len(place.parts), reverse=True)
+
+
+class _TotalProgress:
+    """Adds up the progress of several downloads."""
+
+    def __init__(self, on_progress: OnProgress | None, count: int) -> None:
+        self._on_progress, self._count = on_progress, count
+        self._lock = threading.Lock()
+        self._latest: dict[TinkerPath, Progress] = {}
+
+    def part(self, path: TinkerPath) -> OnProgress | None:
+        """Return what receives the progress of *path*."""
+        report = self._on_progress
+        if report is None:
+            return None
+
+        def heard(progress: Progress) -> None:
+            with self._lock:
+                self._latest[path] = progress
+                done = sum(one.done_bytes for one in self._latest.values())
+                begun = f"{len(self._latest)} of {self._count}: " if self._count > 1 else ""
+                report(Progress(done, self._total(), f"{begun}{path.name}/{progress.file}"))
+
+        return heard
+
+    def _total(self) -> int | None:
+        totals = [progress.total_bytes for progress in self._latest.values()]
+        known = [total for total in totals if total is not None]
+        return sum(known) if len(known) == len(totals) == self._count else None
+
+
+def _is_ours(directory: Path, path: TinkerPath) -> bool:
+    """Return whether *directory* has an earlier download of *path*, now incomplete."""
+    try:
+        found = manifest.read(directory)
+    except LocalError:
+        return False
+    return found is not None and found.tinker_path == str(path)
+
+
+def _segment(text: str) -> str:
+    quoted = quote(text, safe=_PLAIN + (":" if Path("a:b").parts == ("a:b",) else ""))
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

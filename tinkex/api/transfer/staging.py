@@ -1,13 +1,14 @@
-"""The staging directory: where a download arrives, and from where it is installed in its target.
+"""The staging directory: where a download arrives, and from where it is installed in the target.
 
-Others may put a directory of its name in its place: a repository that is cloned, or another user
-of a directory shared by many. So nothing that is found on the disk is trusted:
+Anyone can put a directory of its name in its place: a cloned repository, or another user of a
+shared directory. So nothing that is found on disk is trusted:
 
-* The directory is made with mode 0700. One that exists is used only if it is private to this user
-  and holds nothing but regular files and directories.
-* Its state file says sizes, tags and ranges of files. What is moved or deleted is never read from
-  the disk, but for the names in the target's ``tinkex.lock.json``, which stay below the target.
-* Every file is opened relative to the handle of a directory, and no symbolic link is followed.
+* It is created with mode 0700. An existing one is used only if it is private to this user and
+  contains nothing but regular files and directories.
+* Its state file has sizes, tags and ranges of partial files. What is moved or deleted is never
+  read from disk, except for the names in the target's ``tinkex.lock.json``, which stay below the
+  target.
+* Every file is opened relative to an open directory, without following symbolic links.
 """
 
 from __future__ import annotations
@@ -22,86 +23,120 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tinkex.api.http.concurrency import aside, each
+from tinkex.api.http.concurrency import map_ordered, run_in_thread
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.directory import Directory
-from tinkex.api.transfer.progress import Stopped
-from tinkex.exceptions import InvalidResponse, LocalError, NotFound, NotOffered, TinkexError
+from tinkex.api.transfer.progress import Cancelled
+from tinkex.exceptions import (
+    InvalidResponse,
+    LocalError,
+    NotFound,
+    NotOffered,
+    TargetExists,
+    TargetInUse,
+    TinkexError,
+)
+from tinkex.files import acquire_lock, why_not_private
 
-try:
-    import fcntl
-except ImportError:  # not a Unix: two processes are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
-#: Beginning of the directory's name; what follows is made of the checkpoint and the target.
+#: Prefix of the directory's name; a digest of the checkpoint and the target follows.
 PREFIX = ".tinkex-download-"
-#: Files of every checkpoint; one of them in the way is known before the network is asked.
+#: Files of every checkpoint: if one exists, the download is refused before the first request.
 USUAL_FILES = (
-    "adapter_config.json",
+    manifest.ADAPTER_CONFIG,
     "adapter_model.safetensors",
     "adapter_model.bin",
     manifest.NAME,
 )
-#: The last files to be installed: loaders of adapters ask for the first, tinkex for the second.
-_LAST = (Path("adapter_config.json"), Path(manifest.NAME))
-#: After these errors there is nothing to resume.
+#: The last files to be installed: loaders of adapters need the first, tinkex the second.
+_LAST = (Path(manifest.ADAPTER_CONFIG), Path(manifest.NAME))
+#: Errors after which a download cannot be resumed.
 _FINAL = (InvalidResponse, NotFound, NotOffered)
 #: Seconds between two writes of the state; a killed program loses no more than that.
 _INTERVAL = 1.0
-_STATE = "state.json"
+_STATE, _NEW_STATE, _LOCK = "state.json", "state.new", "lock"
+#: Directory of the files to install.
+CONTENT = "content"
 _VERSION = 1
-#: Files that are brought to the disk at once.
+#: Concurrent calls that bring files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
-_KEPT = "What has arrived is kept; the same command goes on from there."
+KEPT = "What has arrived is kept: run the same download again to resume it."
 _NOT_KEPT = (
     "Nothing is kept, because this file system does not show that a directory is private: "
-    "the same command starts over."
+    "the same download starts over."
 )
-_IN_THE_WAY = "Overwrite with --force, or name another directory with --output."
+
+
+@dataclass
+class Segment:
+    """A range of a file: its first byte, the next byte to fetch, and the byte after its last."""
+
+    start: int
+    position: int
+    end: int
+
+
+@dataclass
+class PartialFile:
+    """What is known about a file that arrives.
+
+    :ivar size: its size in bytes.
+    :ivar tag: the entity tag or date of the version that arrives.
+    :ivar segments: its ranges, in order.
+    """
+
+    size: int
+    tag: str
+    segments: list[Segment]
+
+    @property
+    def received(self) -> int:
+        """Bytes that have arrived."""
+        return sum(segment.position - segment.start for segment in self.segments)
 
 
 class StagingDirectory:
-    """The staging directory of one download, and the way from there into the target.
+    """The staging directory of one download, and the installation in its target.
 
-    A context manager: leaving it without :meth:`install` leaves the target as it was. What the
-    next attempt can resume stays in the staging directory, which is next to a target that does
-    not exist, and inside of one that does.
+    A context manager: without :meth:`install`, the target stays as it was, and what the next
+    attempt can resume is kept in the staging directory. That is next to a new target, and inside
+    of an existing one.
 
-    A target that is a symbolic link to a directory is followed once, in the beginning, if the link
-    belongs to this user or to root; so are links in front of it. From then on the directory that
-    it led to is the target, whatever takes its name, and no link below it is followed.
+    A target that is a symbolic link to a directory is followed once, at the start, if the link
+    belongs to this user or to root; so are links in the path to it. From then on the target is
+    the directory that was found, whatever takes its name, and no link below it is followed.
 
     :param path: the checkpoint.
-    :param target: the directory to install in; made if need be, its other files stay.
-    :param force: files of the same names may be replaced.
+    :param target: the directory to install in; created if missing, its other files stay.
+    :param force: replace files of the same names.
+    :raises LocalError: on entry, if the target is not usable, or an existing staging directory
+        was not left by a download of this user.
 
-    :ivar content: files that are complete.
-    :ivar parts: files that are not.
-    :ivar state: what is known about them; JSON, written by :meth:`save`.
-    :raises LocalError: on entry, if the target cannot be used, or the staging directory that is
-        found was not left by this user's download.
+    :ivar root: the open directory, after :meth:`open`.
+    :ivar content: the directory ``content`` in it, whose files are installed.
+    :ivar files: the partial files, by their names relative to :attr:`root`.
+    :ivar copy: a temporary copy that the service has made for the download.
     """
 
+    root: Directory
     content: Directory
-    parts: Directory
 
     def __init__(self, path: TinkerPath, target: Path, *, force: bool = False) -> None:
         self.target = target
-        self.state: dict[str, Any] = {}
+        self.files: dict[str, PartialFile] = {}
+        self.copy: str | None = None
         self._path, self._force = path, force
         self._name = name_of(path, target)
-        self._is_new = True
-        self._is_resumed = self._is_done = self._is_closed = False
-        #: Whether the file system shows that the directory is private.
-        self._is_private = True
+        self._is_new = self._is_private = True
+        self._is_resumed = self._is_open = self._is_done = self._is_closed = False
+        #: What contains the staging directory: the target, or the parent of a new one.
         self._home: Directory | None = None
-        self._root: Directory | None = None
         self._handles = ExitStack()
         self._guard = threading.Lock()
         self._saved = 0.0
@@ -123,7 +158,7 @@ class StagingDirectory:
     def _examine_target(self) -> None:
         target = self.target
         if target.exists() and not target.is_dir():
-            raise LocalError(f"{target} is not a directory", hint="Give --output a directory.")
+            raise LocalError(f"{target} is not a directory", hint="Name a directory.")
         _check_writable(target)
         if target.is_symlink() and target.lstat().st_uid not in (0, os.geteuid()):
             raise LocalError(
@@ -137,42 +172,42 @@ class StagingDirectory:
             self._is_resumed = os.path.lexists(target.parent / self._name)
 
     def open(self) -> None:
-        """Make the directory, or enter that of an earlier attempt; later calls do nothing.
+        """Create the directory, or enter that of an earlier attempt; later calls do nothing.
 
-        :raises LocalError: it cannot be made, is not trusted, or another process uses it.
+        :raises LocalError: it cannot be created, is not trusted, or another process uses it.
         """
-        if self._root is not None:
+        if self._is_open:
             return
         with local_errors(self.target):
             if self._home is None:
                 self._make_parents()
                 self._home = self._held(Directory.at(self.target.parent))
-            self._enter(self._home)
+            where = (self.target.parent if self._is_new else self.target) / self._name
+            root, lock, self._is_private, self._name = _trusted(
+                self._home, self._name, where, self._path
+            )
+            self._handles.callback(lock.close)
+            self.root, self._is_open = self._held(root), True
+            self._make_content()
+            self._load()
 
     def _held(self, directory: Directory) -> Directory:
         self._handles.callback(directory.close)
         return directory
 
-    def _enter(self, home: Directory) -> None:
-        where = (self.target.parent if self._is_new else self.target) / self._name
-        root, lock, self._is_private, self._name = _trusted(home, self._name, where, self._path)
-        self._handles.callback(lock.close)
-        self._root = self._held(root)
-        self._make_folders(root)
-        self.state = _read_state(root)
-        if not self.state:
-            self.clear()
+    def _make_content(self) -> None:
+        self.root.make(CONTENT)
+        self.content = self._held(self.root.enter(CONTENT))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, *_: object
     ) -> None:
         kept = error is not None and self.keeps(error)
-        lost = error is not None and not kept and not self._is_private and self._has_more(error)
         if kept:
             with suppress(OSError):
                 self.save()
-        if error is not None and (kept or lost):
-            words = _KEPT if kept else _NOT_KEPT
+        if error is not None and self._has_more(error):
+            words = KEPT if kept else _NOT_KEPT
             if isinstance(error, TinkexError):
                 error.hint = words
             else:
@@ -182,67 +217,46 @@ class StagingDirectory:
             self._remove_parents()
 
     def keeps(self, error: BaseException) -> bool:
-        """Return whether an attempt after *error* can resume this one."""
+        """Return whether the next attempt can resume after *error*."""
         return self._is_private and self._has_more(error)
 
     def _has_more(self, error: BaseException) -> bool:
-        if self._root is None or self._is_done or isinstance(error, _FINAL):
+        if not self._is_open or self._is_done or isinstance(error, _FINAL):
             return False
-        return self.bytes() > 0
+        return any(file.received for file in self.files.values())
 
     def _close(self, *, keep: bool) -> None:
         with self._guard:
             self._is_closed = True
-        if self._root is not None and self._home is not None and not keep:
-            self._remove(self._root, self._home)
+        if self._is_open and self._home is not None and not keep:
+            # Only the directory that was opened is emptied, whatever has its name by now, and
+            # only an empty directory is removed.
+            self.root.remove_tree(CONTENT)
+            for name in os.listdir(self.root.fileno()):
+                with suppress(OSError):
+                    self.root.remove(name)
+            self._home.remove_empty(self._name)
         self._handles.close()
 
-    def _remove(self, root: Directory, home: Directory) -> None:
-        # Whatever has taken its name by now: only what was entered is emptied, and only an empty
-        # directory is removed.
-        for name in ("content", "parts"):
-            root.remove_tree(name)
-        for name in (_STATE, "state.new", "lock"):
-            with suppress(OSError):
-                root.remove(name)
-        home.remove_empty(self._name)
+    # State ----------------------------------------------------------------------------------
 
-    # What has arrived -----------------------------------------------------------------------
-
-    def clear(self) -> None:
-        """Forget what has arrived."""
-        assert self._root is not None
-        for name in ("content", "parts"):
-            self._root.remove_tree(name)
-        self._make_folders(self._root)
-        self.state = {"version": _VERSION}
-        self.save()  # what arrives from now on must not be taken for what was noted before
-
-    def _make_folders(self, root: Directory) -> None:
-        for name in ("content", "parts"):
-            root.make(name)
-            setattr(self, name, self._held(root.enter(name)))
-
-    def bytes(self) -> int:
-        """Return how many bytes have arrived that the next attempt need not fetch."""
-        entries = self.state.get("files", {}).values()
-        done = sum(have - start for e in entries for start, have, _ in e["segments"])
-        if self.state.get("archive"):
-            sizes = (known.st_size for _, known in self.content.entries() if _is_file(known))
-            done += sum(sizes)
-        return int(done)
+    def clear_content(self) -> None:
+        """Remove the files that are to be installed."""
+        self.root.remove_tree(CONTENT)
+        self._make_content()
 
     @contextmanager
-    def changing(self, *, at_once: bool = False) -> Iterator[dict[str, Any]]:
-        """Let one thread change the state; it is saved now and then, or *at_once*.
+    def changing(self, *, at_once: bool = False) -> Iterator[None]:
+        """Let one thread change :attr:`files` or :attr:`copy`.
 
-        :raises Stopped: the download is over: a thread that an attempt has left behind, waiting
-            for the network, must not touch what may be the next attempt's by now.
+        :param at_once: write the state; otherwise it is written once a second.
+        :raises Cancelled: the download is over: a thread that still waited for the network must
+            not touch files that the next attempt may use by now.
         """
         with self._guard:
             if self._is_closed:
-                raise Stopped
-            yield self.state
+                raise Cancelled
+            yield
             if at_once or time.monotonic() - self._saved > _INTERVAL:
                 self._save()
 
@@ -252,106 +266,132 @@ class StagingDirectory:
             self._save()
 
     def _save(self) -> None:
-        assert self._root is not None
-        with self._root.open("state.new", "wb") as file:
-            file.write(json.dumps(self.state).encode())
-        self._root.replace("state.new", self._root, _STATE)
+        files = {
+            name: [file.size, file.tag, [[s.start, s.position, s.end] for s in file.segments]]
+            for name, file in self.files.items()
+        }
+        state = {"version": _VERSION, "copy": self.copy, "files": files}
+        with self.root.open(_NEW_STATE, "wb") as file:
+            file.write(json.dumps(state).encode())
+        self.root.replace(_NEW_STATE, self.root, _STATE)
         self._saved = time.monotonic()
+
+    def _load(self) -> None:
+        """Read the state of an earlier attempt; what has another form is ignored."""
+        try:
+            with self.root.open(_STATE, "rb") as file:
+                self.copy, self.files = _parsed(json.loads(file.read()))
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            self.clear_content()
+
+    def check_space(self, size: int) -> None:
+        """Check that *size* more bytes can be written.
+
+        :raises LocalError: the file system has less space.
+        """
+        found = os.statvfs(self.root.fileno())
+        free = found.f_bavail * found.f_frsize
+        if size > free:
+            raise LocalError(
+                f"not enough space for {self.target}: {_mib(size)} more are needed, "
+                f"and {_mib(free)} are free"
+            )
 
     # The target -----------------------------------------------------------------------------
 
     def admit(self, relative: Path) -> None:
-        """Refuse a file that must not be installed, as far as that is known before it is here.
+        """Refuse a file that must not be installed, as far as that is known before it arrives.
 
-        An attempt that was killed while it installed its files has left some of them, so that
-        those that are in the way of one that is resumed are compared in the end.
+        An attempt that was interrupted during the installation has left some files in the
+        target. So when one is resumed, existing files are compared with the new ones at the end.
 
-        :raises LocalError: a file of that name exists and ``force`` is off, or a directory does.
+        :raises TargetExists: a file of that name exists, and ``force`` is off.
+        :raises LocalError: a directory of that name exists.
         :raises InvalidResponse: the name is that of a staging directory.
         """
         if relative.parts[0].startswith(PREFIX):
             raise InvalidResponse(f"the download holds a file with an unsafe name: {relative}")
         if self._exists(relative) and not self._force and not self._is_resumed:
-            raise self._in_the_way(relative)
+            raise TargetExists(f"{self.target / relative} already exists")
 
     def _exists(self, relative: Path) -> bool:
-        """Return whether the target has the file *relative*.
-
-        :raises LocalError: it is a directory.
-        """
         if self._is_new or self._home is None:
             return False
         with local_errors(self.target):
             found = self._home.stat(relative)
         if found is not None and stat.S_ISDIR(found.st_mode):
-            raise LocalError(
-                f"{self.target / relative} is a directory", hint="Name another one with --output."
-            )
+            place = self.target / relative
+            raise LocalError(f"{place} is a directory", hint="Name another directory.")
         return found is not None
-
-    def _in_the_way(self, relative: Path) -> LocalError:
-        return LocalError(f"{self.target / relative} already exists", hint=_IN_THE_WAY)
 
     def install(self, files: Iterable[Path]) -> None:
         """Move *files* from :attr:`content` into the target.
 
-        A target that does not exist appears in one step. In one that does, files are exchanged one
-        by one: ``adapter_config.json`` and the lock file of another checkpoint go first, and come
-        last, so that nothing loads a mixture if the process is killed in between; the next attempt
-        finishes the work. With ``force``, files go that the lock file in the target names and this
-        download does not bring.
+        A new target appears in one step. In an existing one, files are replaced one by one:
+        ``adapter_config.json`` and the manifest of another checkpoint are removed first and
+        installed last, so that nothing loads a mixture if this is interrupted; the next attempt
+        completes it. With ``force``, files that the manifest in the target names and this
+        download does not have are removed.
 
         :raises LocalError: they cannot be moved.
         """
         names = sorted(set(files))
         assert self._home is not None
         with local_errors(self.target):
-            # All is on the disk before the target is touched; Ctrl-C ends the wait for a slow one.
-            for _ in each(self.content.sync_file, names, workers=_SYNCING):
+            # Everything is on the disk before the target is touched; Ctrl-C ends a long wait.
+            for _ in map_ordered(self.content.sync_file, names, workers=_SYNCING):
                 pass
-            aside(self.content.sync, None)
+            run_in_thread(self.content.sync)
             if self._is_new:
                 self._rename_content(self._home)
             else:
-                with self._home.locked():
-                    self._exchange(names, self._home)
+                self._install_in(self._home, names)
             self._is_done = True
-            aside(self._home.sync, None)
+            run_in_thread(self._home.sync)
 
     def _rename_content(self, home: Directory) -> None:
-        assert self._root is not None
         try:
-            self._root.replace("content", home, self.target.name)
+            self.root.replace(CONTENT, home, self.target.name)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            words = f"{self.target} has appeared meanwhile"
-            raise LocalError(words, hint=_IN_THE_WAY) from error
+            raise TargetExists(f"{self.target} was created during the download") from error
 
-    def _exchange(self, names: list[Path], target: Directory) -> None:
-        for relative in names:
-            if self._exists(relative) and not self._force and not self._is_same(relative):
-                raise self._in_the_way(relative)
-            target.make_parents(relative)
-        lock = _lock_in(target) if self._force else None
-        old = set() if lock is None else {Path(name) for name in lock.files}
-        config, note = _LAST
+    def _install_in(self, target: Directory, names: list[Path]) -> None:
+        # A descriptor of its own, closed at the end, keeps other downloads out of the target.
+        lock = os.open(".", os.O_RDONLY, dir_fd=target.fileno())
+        try:
+            acquire_lock(lock, timeout=None)
+            for relative in names:
+                if self._exists(relative) and not (self._force or self._is_same(target, relative)):
+                    raise TargetExists(f"{self.target / relative} already exists")
+                target.make_parents(relative)
+            if self._force:
+                self._remove_old(target, names)
+            for relative in (*(name for name in names if name not in _LAST), *_LAST):
+                if relative in names:
+                    self.content.replace(relative, target, relative)
+        finally:
+            os.close(lock)
+
+    def _remove_old(self, target: Directory, names: list[Path]) -> None:
+        """Remove what makes the target loadable, and files that the new checkpoint lacks."""
+        known = _manifest_in(target)
+        old = set() if known is None else {Path(name) for name in known.files}
+        config, lock_file = _LAST
         if config in old or config in names:
             target.remove(config)
         for relative in sorted(old.difference(names)):
             with suppress(OSError):
                 target.remove(relative)
-        if lock is not None and lock.tinker_path != str(self._path):
-            target.remove(note)
-        for relative in (*(name for name in names if name not in _LAST), *_LAST):
-            if relative in names:
-                self.content.replace(relative, target, relative)
+        # That of the same checkpoint tells a later attempt that these files may be replaced.
+        if known is not None and known.tinker_path != str(self._path):
+            target.remove(lock_file)
 
-    def _is_same(self, relative: Path) -> bool:
-        """Return whether the target has the file *relative* with the content that has arrived."""
-        assert self._home is not None
+    def _is_same(self, target: Directory, relative: Path) -> bool:
+        """Return whether the file *relative* in *target* is identical to the new one."""
         try:
-            with self.content.open(relative, "rb") as new, self._home.open(relative, "rb") as old:
+            with self.content.open(relative, "rb") as new, target.open(relative, "rb") as old:
                 while block := new.read(_BLOCK):
                     if old.read(len(block)) != block:
                         return False
@@ -370,41 +410,43 @@ class StagingDirectory:
         for place in reversed(self._made):
             with suppress(OSError):
                 place.rmdir()
-        self._made = []
 
 
 def name_of(path: TinkerPath, target: Path) -> str:
-    """Return the name of a staging directory: each checkpoint has another for each target."""
+    """Return the name of the staging directory of a checkpoint and a target."""
     words = f"{path}\0".encode() + os.fsencode(target.absolute())
     return PREFIX + hashlib.sha256(words).hexdigest()[:12]
+
+
+# Trust ----------------------------------------------------------------------------------------
 
 
 def _trusted(
     home: Directory, name: str, where: Path, path: TinkerPath
 ) -> tuple[Directory, FileIO, bool, str]:
-    """Make or enter the staging directory *name* in *home*.
+    """Create or enter the staging directory *name* in *home*.
 
     :param where: its path, for messages.
-    :returns: the directory, its lock, whether it is private, and its name: some file systems
-        show every directory as another user's or as open to all. There, nothing distinguishes one
-        that somebody has planted, so that a new one of another name is made each time.
+    :returns: the directory, its lock, whether it is private, and its name. Some file systems
+        show every directory as another user's or as open to all. A planted one cannot be told
+        apart there, so a new one with a new name is created each time.
     :raises LocalError: it was not left by a download of this user, or another process uses it.
     """
     while True:
         is_made = home.make(name, 0o700)
         try:
             root = home.enter(name)
-            reason = _why_not_private(root)
+            reason = why_not_private(os.fstat(root.fileno()))
             if reason is not None and not is_made:
                 root.close()
                 root, name = _another(home, name, where, reason)
         except FileNotFoundError:
-            continue  # whoever had it has just finished
+            continue  # the process that used it has just finished
         except NotADirectoryError:
             raise _refused(where, "it is a symbolic link or not a directory") from None
         try:
             if reason is None and not is_made:
-                _check_links(root, where)
+                _check_content(root, where)
             lock = _locked(root, path)
         except BaseException:
             root.close()
@@ -415,151 +457,119 @@ def _trusted(
 
 
 def _another(home: Directory, name: str, where: Path, reason: str) -> tuple[Directory, str]:
-    """Make another staging directory than *name*, which is not private.
+    """Create another directory than *name*, which is not private.
 
-    :raises LocalError: the new one is private, so *name* was not made by tinkex for this user.
+    :raises LocalError: the new one is private, so *name* was not created by tinkex.
     """
     name = f"{name}-{secrets.token_hex(6)}"
     home.make(name, 0o700)
     root = home.enter(name)
-    if _why_not_private(root) is not None:
+    if why_not_private(os.fstat(root.fileno())) is not None:
         return root, name
     root.close()
     home.remove_empty(name)
     raise _refused(where, reason)
 
 
-def _why_not_private(root: Directory) -> str | None:
-    status = root.status()
-    if status.st_uid != os.geteuid():
-        return "it belongs to another user"
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        return "it is open to other users"
-    return None
+def _check_content(root: Directory, where: Path) -> None:
+    """Refuse a directory that contains anything that a download does not create.
 
-
-def _check_links(root: Directory, where: Path) -> None:
-    """Refuse what a download never puts into its staging directory.
-
-    :raises LocalError: there is a link, or a file of another user.
+    :raises LocalError: it contains a link, or a file of another user.
     """
-    for relative, status in root.entries():
-        if not stat.S_ISDIR(status.st_mode) and (not _is_file(status) or status.st_nlink > 1):
-            raise _refused(where, f"it holds a link: {relative}")
-        if status.st_uid != os.geteuid():
-            raise _refused(where, f"it holds a file of another user: {relative}")
+    for relative, found in root.entries():
+        is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if not (is_file or stat.S_ISDIR(found.st_mode)):
+            raise _refused(where, f"it contains a link: {relative}")
+        if found.st_uid != os.geteuid():
+            raise _refused(where, f"it contains a file of another user: {relative}")
 
 
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
         f"{where} was not left by a download of yours: {reason}",
-        hint="Delete it, and begin the download again.",
+        hint="Delete it, then start the download again.",
     )
 
 
 def _locked(root: Directory, path: TinkerPath) -> FileIO | None:
-    """Return a file that keeps other processes out of *root* as long as it is open.
+    """Return a file that keeps other processes out of *root* while it is open.
 
-    :returns: ``None`` if the directory was removed meanwhile.
-    :raises LocalError: another process is in it.
+    :returns: ``None`` if the directory has just been removed.
+    :raises TargetInUse: another process uses it.
     """
     try:
-        file = root.open("lock", "a+b")
+        file = root.open(_LOCK, "a+b")
     except FileNotFoundError:
         return None
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        now = root.stat("lock")
-        if now is not None and os.path.samestat(os.fstat(file.fileno()), now):
-            return file
-    except OSError as error:
+    if not acquire_lock(file):
         file.close()
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        raise LocalError(
-            f"{path} is being downloaded to this place already, by another process",
-            hint="Wait for it, or name another directory with --output.",
-        ) from None
+        raise TargetInUse(f"{path} is being downloaded to this place already, by another process")
+    now = root.stat(_LOCK)
+    if now is not None and os.path.samestat(os.fstat(file.fileno()), now):
+        return file
     file.close()
     return None
 
 
-def _read_state(root: Directory) -> dict[str, Any]:
-    """Return what an earlier attempt has written; empty if nothing of it can be used."""
-    try:
-        with root.open(_STATE, "rb") as file:
-            found = json.loads(file.read())
-        return found if _is_sound(found) else {}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return {}
+def _parsed(state: Any) -> tuple[str | None, dict[str, PartialFile]]:
+    """Return the copy and the files of *state*; any error means that tinkex did not write it."""
+    copy, files = state["copy"], {}
+    for name, (size, tag, segments) in state["files"].items():
+        ranges = [Segment(start, position, end) for start, position, end in segments]
+        ints = all(type(n) is int for s in segments for n in s) and type(size) is int
+        ordered = all(0 <= s.start <= s.position <= s.end <= size for s in ranges)
+        if not (ints and ordered and ranges and isinstance(tag, str)):
+            raise ValueError(name)
+        if not manifest.is_relative_name(name):
+            raise ValueError(name)
+        files[name] = PartialFile(size, tag, ranges)
+    if state["version"] != _VERSION or not isinstance(copy, str | None):
+        raise ValueError("another form")
+    return copy, files
 
 
-def _is_sound(state: dict[str, Any]) -> bool:
-    """Return whether *state* has the form that tinkex writes; any error means that it has not."""
-    names, numbers = [], [state["version"]]
-    words = [state.get("copy", "")]
-    for name, known in state.get("files", {}).items():
-        names.append(name)
-        words += [known["validator"], known["sha256"] or ""]
-        numbers.append(known["size"])
-        for start, at, end in known["segments"]:
-            numbers += [start, at, end]
-            if not 0 <= start <= at <= end <= known["size"]:
-                return False
-    if archive := state.get("archive"):
-        for name, *sizes in (archive["member"], *(file[:2] for file in archive["files"])):
-            names.append(name)
-            numbers += sizes
-        words += [archive["validator"], *(sha256 for _, _, sha256 in archive["files"])]
-        numbers.append(archive["total"])
-    return (
-        state["version"] == _VERSION
-        and all(map(manifest.is_below, names))
-        and all(isinstance(word, str) for word in words)
-        and all(type(number) is int and number >= 0 for number in numbers)
-    )
-
-
-def _is_file(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode)
-
-
-def _lock_in(target: Directory) -> manifest.Lock | None:
-    """Return what the lock file in *target* says; ``None`` if it cannot be used."""
+def _manifest_in(target: Directory) -> manifest.Manifest | None:
     try:
         with target.open(manifest.NAME, "rb") as file:
-            return manifest.parsed(file.read())
-    except (OSError, manifest.Damaged):
+            return manifest.parse(file.read())
+    except (OSError, manifest.MalformedManifest):
         return None
 
 
-def _check_writable(directory: Path) -> None:
-    """Find out before the network is asked that nothing could be written.
+def _mib(size: int) -> str:
+    return f"{max(1, size >> 20)} MiB"
 
-    :raises LocalError: as it says.
+
+# Errors ---------------------------------------------------------------------------------------
+
+
+def _check_writable(directory: Path) -> None:
+    """Check before the first request that *directory* can be written.
+
+    :raises LocalError: it cannot.
     """
     places = (directory, *directory.absolute().parents)
-    there = next(place for place in places if os.path.lexists(place))
-    if not there.is_dir():
-        raise LocalError(f"cannot write to {directory}: {there} is not a directory")
-    if not os.access(there, os.W_OK | os.X_OK):
+    found = next(place for place in places if os.path.lexists(place))
+    if not found.is_dir():
+        raise LocalError(f"cannot write to {directory}: {found} is not a directory")
+    if not os.access(found, os.W_OK | os.X_OK):
         raise LocalError(f"cannot write to {directory}: permission denied")
 
 
 @contextmanager
 def local_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the file system at *path* into ours.
+    """Raise errors of the file system at *path* as errors of tinkex.
 
     :raises LocalError: the disk is full, permission is missing, and the like.
+    :raises InvalidResponse: the download contains a name that is too long.
     """
     try:
         yield
     except BrokenPipeError:
-        raise  # somebody's terminal, not a file
+        raise  # of standard output, not of a file
     except OSError as error:
         name = error.filename if isinstance(error.filename, str) else ""
-        # Names in the staging directory would tell nobody anything.
+        # Names in the staging directory mean nothing to the user.
         ours = bool(name) and path.is_relative_to(name)
         if error.errno == errno.ENAMETOOLONG and not ours:
             raise InvalidResponse("the download holds a file whose name is too long") from error

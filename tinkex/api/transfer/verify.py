@@ -1,31 +1,40 @@
-"""Checking downloaded files against the note beside them; no network is asked."""
+"""Checks of downloaded files: against their manifest, and weights against their own header."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinkex.api.transfer import manifest
-from tinkex.api.transfer.manifest import LockedFile
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.manifest import Manifest, ManifestFile
 from tinkex.api.transfer.staging import PREFIX
-from tinkex.exceptions import LocalError
+from tinkex.exceptions import InvalidResponse, LocalError
 from tinkex.files import path_of
 
 Status = Literal["ok", "missing", "changed", "extra"]
 
+_WEIGHTS = ".safetensors"
+_LENGTH = 8
+#: Maximum size of the header of a file of weights, in bytes; the format sets it.
+_MAX_HEADER = 100_000_000
+
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A file and what came of checking it.
+    """A file and the result of its check.
 
     :ivar tinker_path: the checkpoint that it belongs to.
     :ivar file: where it is.
     :ivar size_bytes: its size now; ``None`` if it is missing.
-    :ivar status: ``ok``, ``missing``, ``changed``, or ``extra`` for one that the download did not
-        bring.
+    :ivar status: ``ok``, ``missing``, ``changed``, or ``extra`` for a file that the download did
+        not install.
     :ivar reason: what is wrong, in words.
     """
 
@@ -37,14 +46,14 @@ class VerifiedFile:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong: files of other origin do no harm."""
+        """Whether nothing is wrong; files of other origin do no harm."""
         return self.status in ("ok", "extra")
 
 
 def verify(directory: Path | str) -> Iterator[VerifiedFile]:
-    """Check the checkpoint in *directory*, or all of them that are below it.
+    """Check the checkpoint in *directory*, or all of them below it, without the network.
 
-    :raises LocalError: there is none, or a note cannot be read.
+    :raises LocalError: there is none, or a manifest cannot be read.
     """
     root = path_of(directory)
     try:
@@ -55,39 +64,40 @@ def verify(directory: Path | str) -> Iterator[VerifiedFile]:
 
 
 def _verified(root: Path) -> Iterator[VerifiedFile]:
+    hint = "Name a directory with a downloaded checkpoint."
     if not root.is_dir():
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
-        raise LocalError(what, hint="Name the directory of a downloaded checkpoint.")
+        raise LocalError(what, hint=hint)
     places = [root] if (root / manifest.NAME).is_file() else _below(root)
     if not places:
-        raise LocalError(
-            f"no downloaded checkpoint in {root}: there is no {manifest.NAME}",
-            hint="Name a directory that 'tinkex checkpoint download' has filled.",
-        )
-    # Every note is read before the first file is.
-    locks = [(place, lock) for place in places if (lock := manifest.read(place)) is not None]
-    return _checked(locks)
+        what = f"no downloaded checkpoint in {root}: there is no {manifest.NAME}"
+        raise LocalError(what, hint=hint)
+    # Every manifest is read before the first file is.
+    found = [(place, known) for place in places if (known := manifest.read(place)) is not None]
+    return _checked(found)
 
 
-def _checked(locks: list[tuple[Path, manifest.Lock]]) -> Iterator[VerifiedFile]:
-    for place, lock in locks:
-        for name, known in lock.files.items():
-            yield _check(lock.tinker_path, place / name, known)
-        for file in _others(place, set(lock.files)):
-            size = file.stat().st_size if file.is_file() else None
-            yield VerifiedFile(lock.tinker_path, file, size, "extra", "not of the download")
+def _checked(found: list[tuple[Path, Manifest]]) -> Iterator[VerifiedFile]:
+    for place, known in found:
+        for name, file in known.files.items():
+            yield _check(known.tinker_path, place / name, file)
+        for path in _others(place, {*known.files, manifest.NAME}):
+            size = path.stat().st_size if path.is_file() else None
+            yield VerifiedFile(known.tinker_path, path, size, "extra", "not of the download")
 
 
 def _below(root: Path) -> list[Path]:
-    found = []
+    return [Path(folder) for folder, _, files in _walk(root) if manifest.NAME in files]
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk as :func:`os.walk` does, in order and without staging directories."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
-        if manifest.NAME in files:
-            found.append(Path(folder))
-    return found
+        yield folder, folders, sorted(files)
 
 
-def _check(path: str, file: Path, known: LockedFile) -> VerifiedFile:
+def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
     try:
         size = file.stat().st_size
         if not file.is_file():
@@ -95,26 +105,73 @@ def _check(path: str, file: Path, known: LockedFile) -> VerifiedFile:
         if size != known.size_bytes:
             reason = f"{size} bytes instead of {known.size_bytes}"
             return VerifiedFile(path, file, size, "changed", reason)
-        if known.sha256 is not None and manifest.digest(file) != known.sha256:
+        if known.sha256 is not None and _sha256(file) != known.sha256:
             return VerifiedFile(path, file, size, "changed", "other content of the same size")
     except (FileNotFoundError, NotADirectoryError):
         return VerifiedFile(path, file, None, "missing", "no such file")
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or '').lower()}"
         return VerifiedFile(path, file, None, "changed", reason)
-    doubt = None if known.sha256 else "by its size alone: the note has no SHA-256"
+    doubt = None if known.sha256 else "by its size alone: the manifest has no SHA-256"
     return VerifiedFile(path, file, size, "ok", doubt)
 
 
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _others(place: Path, known: set[str]) -> Iterator[Path]:
-    """Yield files beside the known ones, other checkpoints left out."""
-    for folder, folders, files in os.walk(place):
-        here = Path(folder)
-        if here != place and manifest.NAME in files:
-            folders[:] = []
+    """Yield the files in *place* that are not *known*, without those of other checkpoints."""
+    for folder, folders, files in _walk(place):
+        if folder != str(place) and manifest.NAME in files:
+            folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
-        for name in sorted(files):
-            file = here / name
-            if file.relative_to(place).as_posix() not in {*known, manifest.NAME}:
+        for name in files:
+            file = Path(folder, name)
+            if file.relative_to(place).as_posix() not in known:
                 yield file
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def check_weights(directory: Directory, files: Iterable[Path]) -> None:
+    """Compare the size of downloaded weights with the size that their own header gives.
+
+    A storage that announces no length, or too small a one, can lose the end of a file unnoticed.
+    The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes for the
+    length of a header, and the JSON header gives the offsets of all tensors up to the end.
+
+    :param files: relative paths; those of other formats are not checked.
+    :raises InvalidResponse: one is shorter or longer than its header says.
+    :raises OSError: one cannot be read.
+    """
+    for relative in files:
+        if relative.suffix != _WEIGHTS:
+            continue
+        with directory.open(relative, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            expected = _size_by_header(file)
+        if expected is not None and expected != size:
+            raise InvalidResponse(
+                f"{relative} came with {size} bytes, and is {expected} long by its own header"
+            )
+
+
+def _size_by_header(file: FileIO) -> int | None:
+    """Return the minimum size of *file* by its header; ``None`` if it is of another format."""
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    # A file of another format may give any length: it is not read into memory.
+    header = file.read(1)
+    if not 0 < length <= _MAX_HEADER or header != b"{":
+        return None
+    header += file.read(length - 1)
+    if len(header) < length:
+        return _LENGTH + length
+    try:
+        tensors: Any = json.loads(header)
+        ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+        return _LENGTH + length + max(map(int, ends), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None

@@ -1,4 +1,4 @@
-"""Requests as calls of a WSGI application in this process: what the ``local`` HTTP pool carries."""
+"""HTTP requests as calls of a WSGI application in this process, for the ``local`` HTTP pool."""
 
 from __future__ import annotations
 
@@ -9,75 +9,46 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
-import requests
-from requests.adapters import BaseAdapter
-from requests.structures import CaseInsensitiveDict
-from urllib3 import HTTPHeaderDict, HTTPResponse
-
+from tinkex.exceptions import Unreachable
 from tinkex_local.pool import BASE_URL
 from tinkex_local.state.times import PATIENCE
 
 if TYPE_CHECKING:
+    from tinkex.plugins import HttpRequest, Timeouts
     from tinkex_local.app import App
 
-BUFFER = 256 * 1024
 
-
-class WsgiAdapter(BaseAdapter):
+class WsgiSender:
     """Sends requests to the service in this process; the first one opens its state.
 
     :param app: the application; by default the one over the default home directory.
     """
 
     def __init__(self, app: App | None = None) -> None:
-        super().__init__()
         self._given = app
         self._app = app
         self._guard = threading.Lock()
 
-    def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: Any = True,
-        cert: Any = None,
-        proxies: Mapping[str, str] | None = None,
-    ) -> requests.Response:
-        """Return the service's answer.
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> WsgiResponse:
+        """Return the response of the service.
 
         :raises LocalError: the state cannot be opened.
-        :raises requests.ConnectionError: the request is for another host, or the service broke.
+        :raises Unreachable: the request is for another host.
         """
-        url = request.url or ""
-        if not url.startswith(BASE_URL + "/"):
-            host = urlsplit(url).hostname
-            message = f"{host} is not served by the local HTTP pool"
-            raise requests.ConnectionError(message, request=request)
-        environ = _environ(request, timeout)
+        if not request.url.startswith(BASE_URL + "/"):
+            host = urlsplit(request.url).hostname
+            raise Unreachable(f"{host} is not served by the local HTTP pool")
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             started[:] = [(status, headers)]
-            return None
 
-        body = self._application()(environ, start)
-        chunks = iter(body)
+        body = self._application()(_environ(request, timeouts), start)
+        pieces = iter(body)
         # An application may start its response only when the first piece is asked for.
-        first = next(chunks, b"") if not started else b""
+        first = next(pieces, b"") if not started else b""
         status, headers = started[0]
-        raw = HTTPResponse(
-            body=io.BufferedReader(_Body(first, chunks, body), BUFFER),
-            headers=HTTPHeaderDict(headers),
-            status=int(status[:3]),
-            reason=status[4:],
-            version=11,
-            preload_content=False,
-            decode_content=False,
-            enforce_content_length=True,
-            request_method=request.method,
-        )
-        return _response(request, raw)
+        return WsgiResponse(int(status[:3]), headers, first, pieces, body)
 
     def close(self) -> None:
         """Close the state."""
@@ -95,43 +66,55 @@ class WsgiAdapter(BaseAdapter):
             return self._app
 
 
-class _Body(io.RawIOBase):
-    """The pieces of a response as a file."""
+class WsgiResponse:
+    """The response of a WSGI application as :class:`tinkex.plugins.HttpResponse`.
 
-    def __init__(self, first: bytes, chunks: Iterator[bytes], owner: Iterable[bytes]) -> None:
-        self._rest = memoryview(first)
-        self._chunks = chunks
-        self._owner = owner
+    :param first: the piece of the body that has been read already.
+    :param pieces: the others.
+    :param body: what the application returned, to be closed.
+    """
 
-    def readable(self) -> bool:
-        return True
+    def __init__(
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        first: bytes,
+        pieces: Iterator[bytes],
+        body: Iterable[bytes],
+    ) -> None:
+        self.status = status
+        found: dict[str, str] = {}
+        for name, value in headers:
+            name = name.lower()
+            found[name] = f"{found[name]}, {value}" if name in found else value
+        self.headers: Mapping[str, str] = found
+        self._first, self._pieces, self._body = first, pieces, body
 
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body, at most *size* bytes at a time."""
+        piece, self._first = self._first, b""
+        while True:
+            for start in range(0, len(piece), size):
+                yield piece[start : start + size]
             try:
-                self._rest = memoryview(next(self._chunks))
+                piece = next(self._pieces)
             except StopIteration:
-                return 0
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+                return
 
     def close(self) -> None:
-        if not self.closed:
-            close = getattr(self._owner, "close", None)
-            if close is not None:
-                close()
-        super().close()
+        """Let the application release what the body holds."""
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
 
 
-def _environ(request: requests.PreparedRequest, timeout: Any) -> dict[str, Any]:
-    parts = urlsplit(request.url or "")
-    body = _bytes_of(request.body)
+def _environ(request: HttpRequest, timeouts: Timeouts) -> dict[str, Any]:
+    parts = urlsplit(request.url)
+    body = request.body or b""
     environ: dict[str, Any] = {
-        "REQUEST_METHOD": request.method or "GET",
+        "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
-        # WSGI wants the decoded bytes of the path, one character a byte.
+        # The decoded bytes of the path, one character a byte (PEP 3333).
         "PATH_INFO": unquote_to_bytes(parts.path).decode("latin-1"),
         "QUERY_STRING": parts.query,
         "SERVER_NAME": parts.hostname or "",
@@ -146,37 +129,11 @@ def _environ(request: requests.PreparedRequest, timeout: Any) -> dict[str, Any]:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         "HTTP_HOST": parts.netloc,
+        # A little less, so that "try again" comes before the read timeout.
+        PATIENCE: max(0.05, timeouts.read * 0.9),
     }
-    headers: Mapping[str, object] = request.headers
-    for name, value in headers.items():
+    for name, value in request.headers.items():
         key = name.upper().replace("-", "_")
-        text = str(value, "latin-1") if isinstance(value, bytes) else str(value)
         if key != "CONTENT_LENGTH":
-            environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = text
-    read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
-    if isinstance(read_timeout, int | float):
-        # A little less, so that "try again" comes before the caller's own limit.
-        environ[PATIENCE] = max(0.05, read_timeout * 0.9)
+            environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
     return environ
-
-
-def _bytes_of(body: Any) -> bytes:
-    if body is None:
-        return b""
-    if isinstance(body, str):
-        return body.encode()
-    if isinstance(body, bytes | bytearray):
-        return bytes(body)
-    return bytes(body.read()) if hasattr(body, "read") else b"".join(body)
-
-
-def _response(request: requests.PreparedRequest, raw: HTTPResponse) -> requests.Response:
-    response = requests.Response()
-    response.status_code = raw.status
-    response.reason = raw.reason or ""
-    response.headers = CaseInsensitiveDict(raw.headers)
-    response.encoding = requests.utils.get_encoding_from_headers(response.headers)
-    response.raw = raw
-    response.url = request.url or ""
-    response.request = request
-    return response

@@ -35,7 +35,7 @@ def fill(directory: Directory, path: TinkerPath) -> list[Path]:
     for name, content in files.items():
         with directory.open(name, "wb", make=True) as file:
             file.write(content.encode())
-    known = {name: manifest.LockedFile(len(text), None) for name, text in files.items()}
+    known = {Path(name): manifest.ManifestFile(len(text), None) for name, text in files.items()}
     return [*map(Path, files), manifest.write(directory, path, known)]
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.directory import Directory
-from tinkex.api.transfer.manifest import LockedFile
+from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.exceptions import LocalError
 
 PATH = TinkerPath.from_string("tinker://run:train:0/weights/a")
-FILES = {"b": LockedFile(2, "ab"), "a": LockedFile(1, "cd")}
+FILES = {"b": ManifestFile(2, "ab"), "a": ManifestFile(1, "cd")}
+PATHS = {Path(name): file for name, file in FILES.items()}
 
 
 def test_note(tmp_path):
     (tmp_path / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "org/model", "r": 8, "other": 1}'
     )
-    assert str(manifest.write(Directory.at(tmp_path), PATH, FILES)) == "tinkex.lock.json"
+    assert str(manifest.write(Directory.at(tmp_path), PATH, PATHS)) == "tinkex.lock.json"
     assert json.loads((tmp_path / "tinkex.lock.json").read_text()) == {
         "version": 1,
         "tinker_path": "tinker://run:train:0/weights/a",
@@ -32,7 +34,7 @@ def test_note(tmp_path):
             {"name": "b", "size_bytes": 2, "sha256": "ab"},
         ],
     }
-    assert manifest.read(tmp_path) == manifest.Lock(str(PATH), FILES)
+    assert manifest.read(tmp_path) == manifest.Manifest(str(PATH), FILES)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +66,11 @@ def test_damaged_notes_are_refused(tmp_path, text):
     (tmp_path / "tinkex.lock.json").write_text(text)
     with pytest.raises(LocalError, match="is damaged"):
         manifest.read(tmp_path)
-    assert not manifest.holds(tmp_path, PATH)
+    assert not manifest.is_complete(tmp_path, PATH)
 
 
 def test_a_note_without_digests_is_read(tmp_path):
     text = '{"tinker_path": "x", "files": [{"name": "a", "size_bytes": 1}]}'
     (tmp_path / "tinkex.lock.json").write_text(text)
-    assert manifest.read(tmp_path).files == {"a": LockedFile(1, None)}
+    assert manifest.read(tmp_path).files == {"a": ManifestFile(1, None)}
     assert manifest.read(tmp_path / "nothing") is None

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api import install_killed as driver
-from tests.unit.api.test_download import FILES, PLACE, SAMPLER, arrived, offer, tar
+from tests.unit.api.transfer import install_killed as driver
+from tests.unit.api.transfer.test_download import FILES, PLACE, SAMPLER, arrived, offer, tar
 from tinkex.api import verify
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest, staging
@@ -85,7 +85,7 @@ def planted(root: Path, treasure: Path) -> None:
     journal = {"version": 1, "tinker_path": SAMPLER, "placing": moves, "files": {}}
     (root / "content" / "loot").mkdir(parents=True)
     (root / "content" / "loot" / ".bashrc").write_text("evil")
-    (root / "parts").symlink_to(treasure)
+    (root / "archive").symlink_to(treasure)
     (root / "journal.json").write_text(json.dumps(journal))
     (root / "state.json").write_text(json.dumps(journal))
 
@@ -131,8 +131,8 @@ def test_another_user_of_a_shared_directory_cannot_have_files_deleted(
     else:
         root.mkdir(mode=0o700)
         (root / "content").symlink_to(treasure)
-        (root / "parts").symlink_to(treasure)
-        for path in (root / "content", root / "parts"):
+        (root / "archive").symlink_to(treasure)
+        for path in (root / "content", root / "archive"):
             os.chown(path, OTHER_USER, OTHER_USER, follow_symlinks=False)
     os.chown(root, OTHER_USER, OTHER_USER, follow_symlinks=False)
     before = contents(treasure)
@@ -149,14 +149,13 @@ def own(root: Path, treasure: Path) -> None:
     """Make a staging directory as a download leaves it."""
     root.mkdir(mode=0o700)
     (root / "content").mkdir()
-    (root / "parts").mkdir()
     (root / "lock").touch()
-    (root / "state.json").write_text('{"version": 1}')
+    (root / "state.json").write_text('{"version": 1, "copy": null, "files": {}}')
 
 
 def symbolic_link(root: Path, treasure: Path) -> None:
     own(root, treasure)
-    (root / "parts" / "adapter_config.json").symlink_to(treasure / ".bashrc")
+    (root / "content" / "adapter_config.json").symlink_to(treasure / ".bashrc")
 
 
 def linked_folder(root: Path, treasure: Path) -> None:
@@ -173,12 +172,12 @@ def linked_lock(root: Path, treasure: Path) -> None:
 
 def hard_link(root: Path, treasure: Path) -> None:
     own(root, treasure)
-    (root / "parts" / "adapter_config.json").hardlink_to(treasure / ".bashrc")
+    (root / "content" / "adapter_config.json").hardlink_to(treasure / ".bashrc")
 
 
 def pipe(root: Path, treasure: Path) -> None:
     own(root, treasure)
-    os.mkfifo(root / "parts" / "adapter_config.json")
+    os.mkfifo(root / "content" / "adapter_config.json")
 
 
 def open_to_all(root: Path, treasure: Path) -> None:
@@ -250,20 +249,22 @@ def test_a_staging_directory_that_is_not_ours_is_refused(
     [
         "",
         "[]",
-        '{"version": 7}',
-        '{"version": 1, "files": {"../../home/.bashrc": %s}}',
-        '{"version": 1, "files": {"/etc/passwd": %s}}',
-        '{"version": 1, "files": {"a": 5}}',
-        '{"version": 1, "files": {"a": {"size": 9}}}',
-        '{"version": 1, "archive": {"member": ["../x", 1, 1], "files": []}}',
-        '{"version": 1, "files": {}, "copy": 7}',
+        '{"version": 7, "copy": null, "files": {}}',
+        '{"version": 1, "copy": 7, "files": {}}',
+        '{"version": 1, "copy": null, "files": {"../../home/.bashrc": [9, "x", [[0, 4, 9]]]}}',
+        '{"version": 1, "copy": null, "files": {"/etc/passwd": [9, "x", [[0, 4, 9]]]}}',
+        '{"version": 1, "copy": null, "files": {"archive": 5}}',
+        '{"version": 1, "copy": null, "files": {"archive": [9, "x", []]}}',
+        '{"version": 1, "copy": null, "files": {"archive": [9, "x", [[0, 10, 9]]]}}',
+        '{"version": 1, "copy": null, "files": {"archive": [9, "x", [[-1, 4, 9]]]}}',
+        '{"version": 1, "copy": null, "files": {"archive": [9, "x", [[0, 1.5, 9]]]}}',
+        '{"version": 1, "copy": null, "files": {"archive": [9, null, [[0, 4, 9]]]}}',
     ],
 )
 def test_a_state_that_no_download_writes_is_forgotten(state, server, client, target, treasure):
-    entry = '{"size": 9, "validator": "x", "sha256": null, "segments": [[0, 4, 9]]}'
     root = target.parent / name_of(TinkerPath.from_string(SAMPLER), target)
     own(root, treasure)
-    (root / "state.json").write_text(state % entry if "%s" in state else state)
+    (root / "state.json").write_text(state)
     (root / "content" / "stale").touch()
     before = contents(treasure)
     offer(server, tar(FILES))
@@ -277,7 +278,8 @@ def test_only_a_copy_that_a_download_has_made_is_deleted_after_it(server, client
     path = "tinker://r:train:0/weights/final"
     root = target.parent / name_of(TinkerPath.from_string(path), target)
     own(root, treasure)
-    state = {"version": 1, "copy": "tinker://r:train:0/external_weights/precious"}
+    copy = "tinker://r:train:0/external_weights/precious"
+    state = {"version": 1, "copy": copy, "files": {}}
     (root / "state.json").write_text(json.dumps(state))
     with pytest.raises(NotOffered):
         client.checkpoints.download(path, target)
@@ -372,9 +374,9 @@ def test_a_staging_directory_that_becomes_a_link_is_not_followed(
 ):
     if there:
         target.mkdir()
-    for name in ("content", "parts"):
-        (treasure / name / "more").mkdir(parents=True)
-        (treasure / name / "more" / "file").write_text("mine")
+    (treasure / "content" / "more").mkdir(parents=True)
+    (treasure / "content" / "more" / "file").write_text("mine")
+    (treasure / "archive").write_text("mine")
 
     def swap() -> None:
         (root,) = stages(target)
@@ -407,7 +409,7 @@ def test_a_target_that_becomes_a_link_is_not_followed(
         client.checkpoints.download(SAMPLER, target)
         assert arrived(moved) == {**FILES, "more/file": b"new"}
     else:
-        with pytest.raises(LocalError, match="appeared meanwhile"):
+        with pytest.raises(LocalError, match="created during the download"):
             client.checkpoints.download(SAMPLER, target)
     assert contents(treasure) == before
 
@@ -578,7 +580,7 @@ def test_an_earlier_copy_that_is_damaged_stays_known_as_one(full, monkeypatch):
     left = driver.state(full)
     assert "adapter_config.json" not in left["files"]
     assert left["lock"] == str(driver.NEW)
-    assert not manifest.holds(full, driver.NEW)
+    assert not manifest.is_complete(full, driver.NEW)
 
 
 def test_two_checkpoints_that_are_installed_in_one_place_leave_no_mixture(full, monkeypatch):
@@ -609,19 +611,3 @@ def test_another_process_in_the_staging_directory_is_left_alone(full):
         found.open()
         with pytest.raises(LocalError, match="by another process"):
             driver.download(full, "another")
-
-
-def test_what_is_forgotten_is_not_found_by_the_next_process(target):
-    with interrupted(StagingDirectory(driver.NEW, target)) as found:
-        found.open()
-        with found.content.open("f", "wb") as file:
-            file.write(b"x")
-        with found.changing(at_once=True) as state:
-            state["archive"] = {"validator": "1", "total": 9, "member": ["f", 0, 1], "files": []}
-    (root,) = stages(target)
-    assert "archive" in json.loads((root / "state.json").read_text())
-    with interrupted(StagingDirectory(driver.NEW, target)) as found:
-        assert found.state["archive"]
-        found.clear()
-        assert json.loads((root / "state.json").read_text()) == {"version": 1}
-    assert stages(target) == []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinkex.api.transfer import weights
 from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.verify import check_weights
 from tinkex.exceptions import InvalidResponse
 
 NAME = Path("adapter_model.safetensors")
@@ -41,7 +41,7 @@ TENSORS = json.dumps(
 )
 def test_what_is_whole_or_of_another_format_passes(content, tmp_path):
     (tmp_path / NAME).write_bytes(content)
-    weights.check(Directory.at(tmp_path), [NAME])
+    check_weights(Directory.at(tmp_path), [NAME])
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_is_whole_or_of_another_format_passes(content, tmp_path):
 def test_what_is_of_another_length_than_it_says_is_refused(content, tmp_path):
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(InvalidResponse, match="long by its own header"):
-        weights.check(Directory.at(tmp_path), [NAME])
+        check_weights(Directory.at(tmp_path), [NAME])
 
 
 @pytest.mark.parametrize("length", [90_000_000, 2**60])
@@ -67,7 +67,7 @@ def test_what_is_of_another_format_is_not_read_into_memory(length, tmp_path):
         file.truncate(120_000_000)
     tracemalloc.start()
     try:
-        weights.check(Directory.at(tmp_path), [NAME])
+        check_weights(Directory.at(tmp_path), [NAME])
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()

@@ -1,6 +1,6 @@
-"""Downloads an archive and is killed at every single step of it: run by ``test_packed.py``.
+"""Downloads an archive and is killed at every single step of it: run by ``test_archive.py``.
 
-``python -m tests.unit.api.download_killed URL DIRECTORY`` prints a JSON object for each step: how many bytes of
+``python -m tests.unit.api.transfer.download_killed URL DIRECTORY`` prints a JSON object for each step: how many bytes of
 the large files its state knew when it was killed, and what the next process made of that.
 """
 
@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.unit.api.install_killed import KILLED
+from tests.unit.api.transfer.install_killed import KILLED
 from tinkex.api import ServiceClient
-from tinkex.api.transfer import digests, packed, ranges, staging
-from tinkex.api.transfer.storage import Span, Storage
+from tinkex.api.transfer import ranges, staging, streams
 from tinkex.settings import Settings
 
 SAMPLER = "tinker://r:train:0/sampler_weights/final"
@@ -29,7 +28,6 @@ STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 #: What lets files of 100 KB take the ways of those of 100 MB, over several connections.
 LOWERED = {
-    packed: {"LARGE": SIZE, "_WORTH": 1000},
     ranges: {
         "_PROBE_BYTES": 20_000,
         "_PROBE_SECONDS": 0.0,
@@ -40,7 +38,7 @@ LOWERED = {
         "_PART": 20_000,
         "RANGES": 3,
     },
-    digests: {"BLOCK": 20_000, "_WORTH": 10_000},
+    streams: {"BLOCK": 20_000},
     staging: {"_INTERVAL": 0.01},
 }
 
@@ -71,19 +69,19 @@ def forked(url: str, target: Path, step: int | None) -> bool:
         if event in STEPS or (event == "open" and details[2] & os.O_CREAT):
             count()
 
-    write, ask = os.pwrite, Storage._ask
+    write, ask = os.pwrite, streams.open_signed
 
     def counted_write(*arguments: Any) -> int:
         count()
         return write(*arguments)
 
-    def counted_ask(self: Storage, url: str, span: Span, *more: Any) -> Any:
+    def counted_ask(*arguments: Any) -> Any:
         count()
-        return ask(self, url, span, *more)
+        return ask(*arguments)
 
     try:
         sys.addaudithook(watch)
-        os.pwrite, Storage._ask = counted_write, counted_ask  # type: ignore[assignment]
+        os.pwrite, streams.open_signed = counted_write, counted_ask  # type: ignore[assignment]
         download(url, target)
     except BaseException as error:
         print(repr(error), file=sys.stderr)
@@ -94,9 +92,8 @@ def forked(url: str, target: Path, step: int | None) -> bool:
 def known(home: Path) -> int:
     """Return how many bytes of large files the state in *home* knows."""
     states = [json.loads(p.read_text()) for p in home.glob(".tinkex-download-*/state.json")]
-    files = [state.get("files", {}) for state in states]
-    entries = [entry for found in files for entry in found.values()]
-    return sum(at - start for entry in entries for start, at, _ in entry["segments"])
+    found = [segments for state in states for _, _, segments in state["files"].values()]
+    return sum(position - start for segments in found for start, position, _ in segments)
 
 
 def run(url: str, target: Path) -> Iterator[dict[str, Any]]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
-from pathlib import Path
 
 import pytest
 
 from tinkex.api.paths import TinkerPath
-from tinkex.api.transfer.progress import Meter
-from tinkex.api.transfer.ranges import Piece
-from tinkex.api.transfer.staging import StagingDirectory
-from tinkex.api.transfer.storage import Storage
-from tinkex.api.transfer.streams import Address
+from tinkex.api.transfer.progress import ProgressTracker
+from tinkex.api.transfer.ranges import FileDownload
+from tinkex.api.transfer.staging import PartialFile, Segment, StagingDirectory
+from tinkex.api.transfer.streams import RenewableURL
 
 CONTENT = random.Random(2).randbytes(1_000_000)
 PART = 100_000
@@ -51,18 +48,17 @@ def fetch(server, client, staging):
         for start, at, end in segments:
             at = end if len(segments) == 1 else at  # more was written than was noted
             written[start : min(at, on_disk)] = CONTENT[start : min(at, on_disk)]
-        with staging.parts.open("f", "wb") as file:
+        with staging.content.open("f", "wb") as file:
             file.write(written)
-        staging.state["files"] = {
-            "f": {"size": len(CONTENT), "validator": TAG, "sha256": None, "segments": segments}
-        }
-        address = Address(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
-        with Storage(client._transport) as storage:
-            known = Piece(storage, staging, address, Path("f"), Meter(None)).fetch()
+        known = [Segment(*segment) for segment in segments]
+        staging.files["content/f"] = PartialFile(len(CONTENT), TAG, known)
+        url = RenewableURL(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
+        tracker = ProgressTracker(None)
+        transport = client._transport
+        FileDownload(transport, staging, url, "content/f", tracker, label="f").fetch()
         time.sleep(until)
         with staging.content.open("f", "rb") as file:
             assert file.read() == content
-        assert known.sha256 == hashlib.sha256(content).hexdigest()
         spans = [
             seen.headers.get("range", "bytes=0-").removeprefix("bytes=") for seen in server.seen
         ]
@@ -111,7 +107,7 @@ def test_connections_that_still_bring_the_old_file_do_not_write_into_the_new_one
 def test_nothing_is_noted_of_a_file_that_cannot_be_known_again(server, fetch, staging):
     server.on("GET", "/f", server.reply(CONTENT[::-1]))
     fetch(parts(PART, 30_000), PART + 30_000, CONTENT[::-1])
-    assert not staging.state["files"]
+    assert not staging.files
 
 
 def test_a_file_of_another_size_is_another_file(server, fetch):

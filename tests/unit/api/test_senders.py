@@ -1,0 +1,248 @@
+"""What every HTTP pool keeps to: the default one over a socket, the local one in this process."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+
+from tests.unit.api.conftest import Server
+from tinkex.api.http import adapter
+from tinkex.api.http.adapter import RequestsSender
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, TimedOut, TLSError, Unreachable
+from tinkex.plugins import HttpRequest, HttpResponse, PoolOptions, Timeouts
+
+TIMEOUTS = Timeouts(connect=5.0, read=30.0)
+LARGE = bytes(range(256)) * 2000
+Send = Callable[..., HttpResponse]
+
+
+def application(environ, start):
+    """Answer by the path: what arrived, a large body, or nothing."""
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    headers = [("X-Method", environ["REQUEST_METHOD"]), ("X-Two", "a"), ("X-Two", "b")]
+    pieces = [body]
+    if environ["PATH_INFO"] == "/large":
+        pieces = [LARGE[:100_000], b"", LARGE[100_000:]]
+    elif environ["PATH_INFO"] == "/agent":
+        pieces = [environ.get("HTTP_USER_AGENT", "").encode()]
+    headers.append(("Content-Length", str(sum(map(len, pieces)))))
+    start("418 I'm a teapot" if environ["PATH_INFO"] == "/odd" else "200 OK", headers)
+    return iter(pieces) if environ["REQUEST_METHOD"] != "HEAD" else iter([])
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(params=["default", "local"])
+def send(request: pytest.FixtureRequest) -> Iterator[Send]:
+    """Return a function that sends a request to a path of the application."""
+    if request.param == "local":
+        pool = pytest.importorskip("tinkex_local.pool")
+        from tinkex_local.wire.wsgi import WsgiSender
+
+        sender, base, stop = WsgiSender(application), pool.BASE_URL, lambda: None
+    else:
+        server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        sender, base = RequestsSender(PoolOptions()), f"http://127.0.0.1:{server.server_port}"
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+
+    def send(method: str, path: str, headers=None, body=None) -> HttpResponse:
+        return sender.send(HttpRequest(method, base + path, headers or {}, body), TIMEOUTS)
+
+    yield send
+    if request.param != "local":
+        sender.close()
+    stop()
+
+
+def content(response: HttpResponse, size: int = 1000) -> bytes:
+    with closing(response):
+        return b"".join(response.chunks(size))
+
+
+def test_a_response_has_status_headers_in_lower_case_and_a_body(send: Send):
+    response = send("POST", "/odd", {"X-A": "b"}, b"hello")
+    assert response.status == 418
+    assert response.headers["x-method"] == "POST"
+    assert response.headers["x-two"] == "a, b"
+    assert content(response) == b"hello"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
+def test_a_request_may_be_without_a_body(send: Send, method: str):
+    response = send(method, "/")
+    assert (response.headers["x-method"], content(response)) == (method, b"")
+
+
+def test_headers_arrive(send: Send):
+    assert content(send("GET", "/agent", {"User-Agent": "me/1"})) == b"me/1"
+
+
+@pytest.mark.parametrize("size", [7, 1000, 1 << 20])
+def test_a_body_comes_in_chunks_of_at_most_the_size(send: Send, size: int):
+    chunks = list(send("GET", "/large").chunks(size))
+    assert b"".join(chunks) == LARGE
+    assert 0 < min(map(len, chunks)) <= max(map(len, chunks)) <= size
+
+
+def test_a_head_request_has_no_body(send: Send):
+    response = send("HEAD", "/large")
+    assert response.headers["content-length"] == str(len(LARGE))
+    assert content(response) == b""
+
+
+def test_a_response_may_be_closed_before_its_end_and_twice(send: Send):
+    response = send("GET", "/large")
+    assert len(next(response.chunks(10))) <= 10
+    response.close()
+    response.close()
+    assert content(send("GET", "/large")) == LARGE
+
+
+def test_threads_share_a_sender(send: Send):
+    found: list[bytes] = []
+    bodies = [f"{number}".encode() * 1000 for number in range(8)]
+
+    def work(body: bytes) -> None:
+        found.append(content(send("POST", "/", {}, body)))
+
+    threads = [threading.Thread(target=work, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(bodies)
+
+
+# The default pool ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sender() -> Iterator[RequestsSender]:
+    sender = RequestsSender(PoolOptions())
+    yield sender
+    sender.close()
+
+
+def get(url: str, **headers: str) -> HttpRequest:
+    return HttpRequest("GET", url, headers)
+
+
+def test_a_connection_is_kept_once_a_body_was_read(sender: RequestsSender, server: Server):
+    server.on("GET", "x", {"a": 1})
+    for _ in range(3):
+        content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
+    assert len({seen.port for seen in server.seen}) == 1
+    sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS).close()
+    content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
+    assert len({seen.port for seen in server.seen}) == 2
+
+
+def test_a_closed_sender_opens_again(sender: RequestsSender, server: Server):
+    server.on("GET", "x", {"a": 1})
+    sender.close()
+    assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == b'{"a": 1}'
+
+
+def test_a_coding_is_removed_unless_the_caller_asks_for_none(
+    sender: RequestsSender, server: Server
+):
+    packed = gzip.compress(LARGE)
+    server.on("GET", "x", server.reply(packed, headers={"Content-Encoding": "gzip"}))
+    assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == LARGE
+    assert "gzip" in server.seen[0].headers["accept-encoding"]
+    identity = {"Accept-Encoding": "identity"}
+    content(sender.send(get(f"{server.url}/api/v1/x", **identity), TIMEOUTS))
+    assert server.seen[1].headers["accept-encoding"] == "identity"
+
+
+def test_a_bomb_comes_in_small_chunks(sender: RequestsSender, server: Server):
+    bomb = gzip.compress(bytes(64 * 1024 * 1024))
+    server.on("GET", "x", server.reply(bomb, headers={"Content-Encoding": "gzip"}))
+    response = sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)
+    chunks = response.chunks(1000)
+    assert max(len(next(chunks)) for _ in range(20)) <= 1000
+    response.close()
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", ConnectionFailed),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", ConnectionFailed),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nabc", InvalidResponse),
+        (b"SSH-2.0\r\n", ConnectionFailed),
+        (b"", ConnectionFailed),
+    ],
+)
+def test_a_damaged_response_has_been_sent_for(raw, error, sender: RequestsSender, server: Server):
+    server.on("GET", "x", server.reply(raw=raw))
+    with pytest.raises(error) as caught:
+        content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
+    assert not isinstance(caught.value, Unreachable)
+    assert "127.0.0.1" in str(caught.value)
+
+
+def test_what_was_never_sent_is_marked(sender: RequestsSender):
+    for url in ("http://127.0.0.1:1/x", "http://nowhere.invalid/x"):
+        with pytest.raises(Unreachable):
+            sender.send(get(url), TIMEOUTS)
+
+
+def test_a_silent_server_is_timed_out_of_headers_and_of_chunks(
+    sender: RequestsSender, server: Server
+):
+    short = Timeouts(connect=5.0, read=0.2)
+    server.on("GET", "headers", server.reply({}, delay=1.0))
+    with pytest.raises(TimedOut):
+        sender.send(get(f"{server.url}/api/v1/headers"), short)
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"
+    server.on("GET", "chunks", server.reply(raw=cut, linger=1.0))
+    response = sender.send(get(f"{server.url}/api/v1/chunks"), short)
+    chunks = response.chunks(1000)
+    assert next(chunks) == b"ab"
+    with pytest.raises(TimedOut):
+        next(chunks)
+    response.close()
+
+
+def test_plain_http_is_no_tls(sender: RequestsSender, server: Server):
+    with pytest.raises(TLSError, match=r"no TLS connection to 127\.0\.0\.1"):
+        sender.send(get(server.url.replace("http:", "https:")), TIMEOUTS)
+
+
+def test_loopback_is_never_reached_by_way_of_a_proxy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    for url in ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:8000"):
+        assert adapter.proxies_for(url) == {}
+    assert adapter.proxies_for("http://tinker.test")["http"] == "http://proxy.test:3128"
+
+
+def test_a_scope_ends_reads_whatever_trickles_in():
+    class Trickle:
+        def makefile(self, mode: str, buffering: int) -> io.BytesIO:
+            return io.BytesIO(b"x" * 100)
+
+        def gettimeout(self) -> float:
+            return 60.0
+
+        def settimeout(self, seconds: float) -> None:
+            assert 0 < seconds <= 30
+
+    reader = adapter._Reader(Trickle())  # type: ignore[arg-type]
+    with adapter.deadline_scope(30):
+        assert reader.readinto(bytearray(1)) == 1
+    with adapter.deadline_scope(0), pytest.raises(TimeoutError):
+        reader.readinto(bytearray(1))

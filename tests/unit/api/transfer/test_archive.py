@@ -1,0 +1,310 @@
+"""Archives: what is extracted and what is refused, resumed after a kill, and fetched in ranges."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.api.transfer import download_killed as driver
+from tests.unit.api.transfer.test_download import SAMPLER, arrived, leftovers, member, offer, tar
+from tinkex.api import verify
+from tinkex.api.transfer import archive, staging
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.manifest import ManifestFile
+from tinkex.exceptions import InvalidResponse, LocalError
+
+ROOT = Path(__file__).parents[4]
+SIZE = driver.SIZE
+FILES = {
+    "adapter_config.json": b"{}",
+    "adapter_model.safetensors": random.Random(3).randbytes(SIZE),
+    "more/model": random.Random(4).randbytes(SIZE),
+}
+AT = "/files/a.tar"
+NOISE = random.Random(0).randbytes(300_000)
+
+
+# Extraction ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def extract(tmp_path: Path) -> Callable[[bytes], dict[Path, ManifestFile]]:
+    """Return a function that extracts an archive into ``out``."""
+    (tmp_path / "out").mkdir()
+
+    def extract(packed: bytes) -> dict[Path, ManifestFile]:
+        (tmp_path / "packed").write_bytes(packed)
+        with open(tmp_path / "packed", "rb", buffering=0) as file:
+            directory = Directory.at(tmp_path / "out")
+            try:
+                return archive.extract(
+                    file, directory, admit=lambda _: None, check_space=lambda _: None
+                )
+            finally:
+                directory.close()
+
+    return extract
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        bytes,
+        gzip.compress,
+        lambda packed: gzip.compress(packed[:700]) + gzip.compress(packed[700:]),
+        lambda packed: gzip.compress(packed) + bytes(600),
+    ],
+    ids=["tar", "gzip", "two members", "padded"],
+)
+def test_sizes_and_sums_of_what_is_extracted(pack, extract, tmp_path):
+    files = {"noise": NOISE, "zeros": bytes(5_000_000), "nothing": b"", "n" * 150: b"x"}
+    assert extract(pack(tar(files))) == {
+        Path(name): ManifestFile(len(content), hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    }
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+
+
+def test_owners_modes_and_times_are_not_taken_over(extract, tmp_path):
+    info = member("file")
+    info.mode, info.uid, info.mtime = 0o6777, 4711, 1
+    extract(tar({}, info))
+    status = (tmp_path / "out" / "file").stat()
+    assert status.st_mode & 0o7133 == 0
+    assert (status.st_uid, status.st_mtime > 1) == (os.geteuid(), True)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        gzip.compress(tar({"a": NOISE}))[:-1],
+        gzip.compress(tar({"a": NOISE}))[:1000],
+        gzip.compress(tar({"a": NOISE}))[:5],
+        gzip.compress(tar({"a": NOISE})) + b"garbage",
+        gzip.compress(tar({"a": NOISE}))[:-8] + bytes(8),  # another sum and length
+        bz2.compress(tar({"a": NOISE})),
+    ],
+    ids=["last byte", "middle", "header", "garbage", "sum", "bzip2"],
+)
+def test_malformed_compression_is_refused(packed, extract):
+    with pytest.raises(InvalidResponse, match="archive is damaged or incomplete"):
+        extract(packed)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_huge_header_is_not_read_into_memory(kind, pack, extract):
+    header = tarfile.TarInfo("p")
+    header.type, header.size = kind, 1 << 40
+    packed = pack(header.tobuf(tarfile.GNU_FORMAT) + bytes(4 * archive.MAX_HEADERS))
+    with pytest.raises(InvalidResponse, match="header that is too large"):
+        extract(packed)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_are_limited_in_all(kind, extract):
+    header = tarfile.TarInfo("p")
+    record = b"20 comment=xxxxxxxx\n" * 5000
+    header.type, header.size = kind, len(record)
+    one = header.tobuf() + record.ljust(-(-len(record) // 512) * 512, b"\0")
+    with pytest.raises(InvalidResponse, match=r"too large|damaged"):
+        extract(one * 2000 + tar({"a": b"x"}))
+
+
+def with_pax(record: bytes) -> bytes:
+    header = tarfile.TarInfo("p")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    member = tarfile.TarInfo("a")
+    return header.tobuf() + record.ljust(512, b"\0") + member.tobuf() + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"22 GNU.sparse.map=a,b\n",
+        b"24 GNU.sparse.size=xyz\n",
+        b"20 size=-5555555555\n",
+        b"19 GNU.sparse.map=\n\n",
+    ],
+)
+def test_malformed_numbers_in_headers(record, extract):
+    with pytest.raises(InvalidResponse):
+        extract(with_pax(record))
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a/\udcff", "a\0b"])
+def test_names_that_are_not_text_are_unsafe(name):
+    with pytest.raises(InvalidResponse, match="unsafe name"):
+        archive.safe_relative(name)
+
+
+def test_the_number_of_members_is_limited(extract, monkeypatch):
+    monkeypatch.setattr(archive, "MAX_FILES", 3)
+    assert len(extract(tar({str(n): b"" for n in range(3)}))) == 3
+    with pytest.raises(InvalidResponse, match="more than 3 files"):
+        extract(tar({f"other{n}": b"" for n in range(4)}))
+
+
+def test_python_without_the_data_filter(extract, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with pytest.raises(InvalidResponse, match="unsafe name"):
+        extract(tar({"../out": b"x"}))
+    assert set(extract(tar({"a": b"x"}))) == {Path("a")}
+
+
+# Downloads of archives -------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Treat small files as large ones."""
+    for module, values in driver.LOWERED.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+
+
+def ranged(server, body: bytes, tag: str = '"1"'):
+    """Return the script of a storage that sends ranges of *body*."""
+
+    def answer(seen):
+        headers = {"ETag": tag, "Accept-Ranges": "bytes"}
+        if seen.headers.get("if-none-match") == tag:
+            return server.reply(None, 304, headers)
+        if "range" not in seen.headers:
+            return server.reply(body, headers=headers)
+        first, last = seen.headers["range"].removeprefix("bytes=").split("-")
+        start, end = int(first), int(last) + 1 if last else len(body)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+        return server.reply(body[start:end], 206, headers)
+
+    return answer
+
+
+def asked(server) -> list[str]:
+    return [
+        seen.headers.get("range", "all")
+        for seen in server.requests(AT)
+        if "if-none-match" not in seen.headers
+    ]
+
+
+def covered(spans: list[str], size: int) -> int:
+    """Return how many bytes *spans* ask for; one without an end is not read to its end."""
+    marks = bytearray(size)
+    for span in spans:
+        first, _, last = span.removeprefix("bytes=").partition("-")
+        if last:
+            marks[int(first) : int(last) + 1] = b"\1" * (int(last) + 1 - int(first))
+    return sum(marks)
+
+
+def check(target: Path) -> None:
+    assert arrived(target) == FILES
+    assert all(file.good for file in verify(target))
+    assert not leftovers(target.parent)
+
+
+def test_an_archive_comes_in_ranges_over_several_connections(server, client, target):
+    body = tar(FILES)
+    offer(server, None, at=AT)
+    server.on("GET", AT, ranged(server, body))
+    client.checkpoints.download(SAMPLER, target)
+    check(target)
+    assert len(asked(server)) > 5
+    assert covered(asked(server), len(body)) > SIZE
+
+
+@pytest.mark.parametrize("lie", ["no ranges", "other tags"])
+def test_an_archive_whose_parts_do_not_fit_together_is_fetched_whole(lie, server, client, target):
+    body, tags = tar(FILES), iter(range(100))
+    offer(server, None, at=AT)
+
+    def answer(seen):
+        if lie == "other tags":
+            return ranged(server, body, f'"{next(tags)}"')(seen)
+        return server.reply(body, headers={"ETag": '"1"', "Accept-Ranges": "bytes"})
+
+    server.on("GET", AT, answer)
+    client.checkpoints.download(SAMPLER, target)
+    check(target)
+    assert [words for words in asked(server) if words == "all"] == ["all", "all"]
+
+
+def test_space_for_archive_and_content_is_checked_first(server, client, target, monkeypatch):
+    def nearly_full(handle):
+        return os.statvfs_result((1, 1, 100, 100, len(tar(FILES)), 0, 0, 0, 0, 255))
+
+    monkeypatch.setattr(os, "statvfs", nearly_full)
+    offer(server, tar(FILES), at=AT)
+    with pytest.raises(LocalError, match=r"not enough space for .* more are needed, and .* free"):
+        client.checkpoints.download(SAMPLER, target)
+    assert not target.exists()
+    assert leftovers(target.parent) == []
+
+
+def test_space_for_each_file_of_a_compressed_archive_is_checked(server, client, target):
+    info = member("bomb")
+    info.size = 1 << 50
+    offer(server, gzip.compress(info.tobuf() + bytes(100_000)), at=AT)
+    with pytest.raises(LocalError, match="not enough space"):
+        client.checkpoints.download(SAMPLER, target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "gzip"])
+def test_an_archive_killed_at_any_step_is_resumed(pack, server, tmp_path):
+    body = pack(tar(FILES))
+    offer(server, None, at=AT)
+    server.on("GET", AT, ranged(server, body))
+    target = tmp_path / "work" / "target"
+    command = [sys.executable, "-m", driver.__name__, server.url, str(tmp_path)]
+    steps = 0
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in process.stdout:
+            known = json.loads(line)["known"]
+            was_installed = target.exists()
+            server.seen.clear()
+            print(file=process.stdin, flush=True)
+            left = json.loads(process.stdout.readline())["left"]
+            assert arrived(target) == FILES
+            assert all(file.good for file in verify(target))
+            if not was_installed:
+                assert left == ["target"]
+                if known:
+                    assert covered(asked(server), len(body)) <= len(body) - known
+            print(file=process.stdin, flush=True)
+            steps += 1
+    assert process.returncode == 0
+    assert steps > 30
+
+
+def test_what_is_extracted_is_not_fetched_again(server, client, target, monkeypatch):
+    offer(server, None, at=AT)
+    server.on("GET", AT, ranged(server, tar(FILES)))
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.StagingDirectory, "install", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.checkpoints.download(SAMPLER, target)
+    server.seen.clear()
+    client.checkpoints.download(SAMPLER, target)
+    check(target)
+    assert asked(server) == []
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt

@@ -1,0 +1,159 @@
+"""Bodies of a storage's responses in every framing, and readers that resume them."""
+
+from __future__ import annotations
+
+import gzip
+import random
+
+import pytest
+
+from tests.unit.api.conftest import KEY, NEVER
+from tinkex.api.transfer.streams import (
+    BodyReader,
+    Changed,
+    RenewableURL,
+    ResumingReader,
+    Span,
+    open_signed,
+)
+from tinkex.exceptions import ConnectionFailed, TimedOut
+
+CONTENT = random.Random(1).randbytes(3_000_000)
+
+
+@pytest.fixture
+def storage(server, client):
+    """Return a function that asks for the file."""
+    return lambda span=Span(): open_signed(client._transport, f"{server.url}/file", span)  # noqa: B008
+
+
+def whole(body: BodyReader | ResumingReader) -> bytes:
+    return b"".join(iter(body.read, b""))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT], ids=["nothing", "little", "much"])
+def test_a_body_that_was_read_gives_its_connection_back(server, storage, content):
+    server.on("GET", "/file", server.reply(content, headers={"ETag": '"1"'}))
+    for _ in range(3):
+        with storage() as body:
+            assert whole(body) == content
+            assert body.received == body.expected == body.total == len(content)
+    assert len({seen.port for seen in server.seen}) == 1
+
+
+def test_a_body_that_was_not_read_closes_its_connection(server, storage):
+    server.on("GET", "/file", server.reply(CONTENT))
+    for _ in range(2):
+        with storage() as body:
+            assert CONTENT.startswith(body.read())
+    with storage() as body:
+        assert whole(body) == CONTENT
+
+
+def test_a_part_of_a_file(server, storage):
+    headers = {"Content-Range": f"bytes 5-104/{len(CONTENT)}", "ETag": '"1"'}
+    server.on("GET", "/file", server.reply(CONTENT[5:105], 206, headers))
+    with storage(Span(5, 105)) as body:
+        assert whole(body) == CONTENT[5:105]
+        assert (body.start, body.total, body.received) == (5, len(CONTENT), 100)
+
+
+def test_a_body_with_a_content_coding_is_decoded(server, storage):
+    packed = gzip.compress(CONTENT)
+    server.on("GET", "/file", server.reply(packed, headers={"Content-Encoding": "gzip"}))
+    with storage() as body:
+        assert whole(body) == CONTENT
+        assert (body.total, body.tag) == (None, None)
+
+
+def test_chunks(server, storage):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = (CONTENT[at : at + 77_777] for at in range(0, len(CONTENT), 77_777))
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    server.on("GET", "/file", server.reply(raw=head + framed + b"0\r\n\r\n"))
+    with storage() as body:
+        assert whole(body) == CONTENT
+        assert body.expected is None
+
+
+def test_a_body_that_ends_with_its_connection(server, storage):
+    server.on("GET", "/file", server.reply(raw=b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT))
+    with storage() as body:
+        assert whole(body) == CONTENT
+
+
+def test_what_comes_after_the_announced_length_is_not_content(server, storage):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+    server.on("GET", "/file", server.reply(raw=head + b"helloworld"))
+    with storage() as body:
+        assert whole(body) == b"hello"
+
+
+@pytest.mark.parametrize("linger", [0.0, NEVER])
+def test_a_cut_is_noticed(server, connect, linger):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n"
+    server.on("GET", "/file", server.reply(raw=head + CONTENT[:1000], linger=linger))
+    client = connect(server.url, timeout=1.0 if linger else 30.0)
+    with (
+        open_signed(client._transport, f"{server.url}/file") as body,
+        pytest.raises(TimedOut if linger else ConnectionFailed) as caught,
+    ):
+        whole(body)
+    if linger:
+        assert str(caught.value) == "Timed out while awaiting more of the download"
+    else:
+        assert str(caught.value).endswith("was cut off after 1000 of 3000000 bytes")
+    assert KEY not in str(caught.value)
+
+
+@pytest.fixture
+def reader(server, client):
+    """Return a function that reads a span of the file, and makes connections where they break."""
+    url = f"{server.url}/file"
+
+    def read(span: Span = Span()) -> ResumingReader:  # noqa: B008
+        return ResumingReader(client._transport, RenewableURL(lambda: url, lambda: url), span)
+
+    return read
+
+
+def test_a_reader_that_was_closed_makes_no_other_connection(server, reader):
+    server.on("GET", "/file", server.reply(CONTENT, headers={"ETag": '"1"'}))
+    with reader() as opened:
+        opened.read()
+    with pytest.raises(ConnectionFailed):
+        whole(opened)
+    assert len(server.seen) == 1
+
+
+def in_parts(server, most: int):
+    """Return the script of a storage that sends at most *most* bytes of a range."""
+
+    def part(seen):
+        first, _, last = seen.headers["range"].removeprefix("bytes=").partition("-")
+        start, end = int(first), int(last) + 1 if last else len(CONTENT)
+        end = min(end, start + most)
+        place = f"bytes {start}-{max(start, end - 1)}/{len(CONTENT)}"
+        return server.reply(CONTENT[start:end], 206, {"ETag": '"1"', "Content-Range": place})
+
+    return part
+
+
+@pytest.mark.parametrize("end", [None, 2_900_000])
+@pytest.mark.parametrize("most", [1_000_000, 10**9])
+def test_parts_may_be_shorter_than_what_was_asked_for(server, reader, naps, end, most):
+    server.on("GET", "/file", in_parts(server, most))
+    with reader(Span(10, end)) as opened:
+        assert whole(opened) == CONTENT[10:end]
+    assert naps == []
+    assert len(server.seen) == (3 if most == 1_000_000 else 1)
+
+
+def test_a_storage_that_sends_nothing_of_a_part_is_given_up(server, reader, naps):
+    server.on("GET", "/file", in_parts(server, 0))
+    with reader(Span(10)) as opened, pytest.raises(ConnectionFailed, match="less than it was"):
+        whole(opened)
+
+
+def test_a_file_that_has_changed_is_reported_with_what_helps():
+    assert Changed().hint == "Download it again."
