@@ -220,23 +220,24 @@ class Structure(FormattableColumn[Any]):
         return plain_text(self._value)
 
 
+_COLUMN_OF_TYPE: Mapping[type, Callable[[Any], Any]] = {
+    bool: Flag,
+    datetime: Time,
+    dict: Structure,
+    list: Structure,
+    tuple: lambda value: Structure(list(value)),
+}
+
+
 def cells(record: object, names: Iterable[str]) -> tuple[Any, ...]:
     """Return the attributes *names* of *record* as columns that suit their types and names."""
-    return tuple(_cell(name, getattr(record, name)) for name in names)
+    return tuple([_cell(name, getattr(record, name)) for name in names])
 
 
 def _cell(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return Flag(value)
-    if isinstance(value, datetime):
-        return Time(value)
-    if isinstance(value, Sequence):
-        return Structure(list(value))
-    if isinstance(value, Mapping):
-        return Structure(value)
-    column = Size if name.endswith("_bytes") else Dollars if "cost_usd" in name else None
+    column = _COLUMN_OF_TYPE.get(type(value))
+    if column is None and isinstance(value, (int, float)):
+        column = Size if name.endswith("_bytes") else Dollars if "cost_usd" in name else None
     return value if column is None else column(value)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TextIO
@@ -113,16 +115,24 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        from tinkex.cli.errors import explain_refusal
-
-        message, hint = explain_refusal(message, self._words, self._option_string_actions)
-        raise UsageError(message, hint=hint or f"See: {self._help_command()}")
+        message = message.replace("ignored explicit argument", "takes no value:")
+        hint = f"See: {self._help_command()}"
+        about = re.fullmatch(r"argument (\S+): expected one argument", message)
+        names = about[1].split("/") if about else []
+        for word, value in itertools.pairwise(self._words):
+            known = value.partition("=")[0] in self._option_string_actions and " " not in value
+            if word in names and value[:1] == "-" and not known:
+                joined = f"{names[-1]}={'KEY' if _is_secret(names[-1]) else shlex.quote(value)}"
+                hint = f"Join a value that begins with '-' to its option: {joined}"
+        raise UsageError(message, hint=hint)
 
     def option_strings(self) -> list[str]:
         """Return every option this parser knows."""
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
+        from tinkex.cli.errors import unknown_command
+
         front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
         options = [
             arg.partition("=")[0]
@@ -133,7 +143,7 @@ class Parser(argparse.ArgumentParser):
         if options and not verb:  # but: checkpoint lst --limit
             raise UsageError(
                 f"Invalid option(s) for {self.command or 'tinkex'}: {', '.join(options)}",
-                hint=self._nearest_option(options[0]),
+                hint=self._hint_at_option(options[0]),
                 whole_line=True,
             )
         if f"{self.command} {extra[0]}" in self.subcommands:
@@ -141,34 +151,37 @@ class Parser(argparse.ArgumentParser):
                 f"options follow the whole command: tinkex {self.command} {extra[0]} …",
                 hint="Global options may also precede it.",
             )
-        from tinkex.cli import errors
-
         if verb:
-            raise errors.unknown_command([*self.command.split(), extra[0]], self.subcommands)
-        flags, texts = self._flags_and_texts()
-        message, hint = errors.explain_extra_words(extra, self._words, flags, texts)
-        what = f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}"
-        raise UsageError(message or what, hint=hint or f"See: {self._help_command()}")
+            raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
+        raise UsageError(
+            f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
+            hint=self._hint_at_quotes(extra) or f"See: {self._help_command()}",
+        )
 
-    def _flags_and_texts(self) -> tuple[set[str], set[str]]:
-        """Return the options that take no value, and those that take any text."""
-        flags, texts = set(), set()
-        for name, action in self._option_string_actions.items():
-            if action.nargs == 0:
-                flags.add(name)
-            elif not (action.nargs or action.type or action.choices):
-                texts.add(name)
-        return flags, texts
+    def _hint_at_option(self, option: str) -> str:
+        from tinkex.cli.errors import nearest_option
 
-    def _nearest_option(self, option: str) -> str:
-        from tinkex.cli import errors
+        # Before a command it may be an option of that command.
+        near = nearest_option(option, self._option_string_actions, 0.6 if self.command else 0.75)
+        if near:
+            return f"Did you mean {near}?"
+        if self.command:
+            return f"See: {self._help_command()}"
+        return "Options of a command follow it: tinkex checkpoint list --limit 5"
 
-        if not self.command:  # it may be an option of the command that follows
-            near = errors.nearest_option(option, self.option_strings(), 0.75)
-            behind = "Options of a command follow it: tinkex checkpoint list --limit 5"
-            return f"Did you mean {near}?" if near else behind
-        near = errors.nearest_option(option, self.option_strings())
-        return f"Did you mean {near}?" if near else f"See: {self._help_command()}"
+    def _hint_at_quotes(self, extra: list[str]) -> str | None:
+        """Return a hint if the words in *extra* belong to the text before them."""
+        at = self._words.index(extra[0])
+        name, joined, text = self._words[at - 1].partition("=")
+        if not joined and at > 1:
+            name, text = self._words[at - 2 : at]
+        option = self._option_string_actions.get(name)
+        if option is None or option.nargs == 0 or option.type or option.choices:
+            return None
+        if _is_secret(name):
+            return None
+        text = shlex.quote(" ".join([text, *extra]))
+        return f"Quote a text of several words: {name} {text}"
 
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
@@ -226,79 +239,46 @@ def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) 
     :param after_command: *parser* is that of a command: an option that is not given after the
         command must not overwrite one that is given before it.
     """
-    default: Any = argparse.SUPPRESS if after_command else None
     group = parser.add_argument_group("global options")
-    group.add_argument(
+
+    def add(*names: str, help: str, default: Any = None, **kwargs: Any) -> None:
+        default = argparse.SUPPRESS if after_command else default
+        group.add_argument(*names, help=help, default=default, **kwargs)
+
+    add(
         "--api-key",
         metavar="<key>",
-        default=default,
         help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
     )
-    group.add_argument(
-        "--base-url",
-        metavar="<url>",
-        default=default,
-        help="address of the service [TINKER_BASE_URL]",
-    )
-    group.add_argument(
+    add("--base-url", metavar="<url>", help="address of the service [TINKER_BASE_URL]")
+    add(
         "--timeout",
         metavar="<ms>",
-        default=default,
         type=_timeout,
         help="maximum time to wait for the service: milliseconds, or with a unit: 30s, 2m "
         "(default: 120000)",
     )
-    group.add_argument(
+    add(
         "--profile",
         metavar="<name>",
-        default=default,
         help="named group of settings from the configuration file [TINKEX_PROFILE]",
     )
-    group.add_argument(
+    add(
         "--http-pool",
         metavar="<name>",
-        default=default,
         help="HTTP pool that carries the requests [TINKEX_HTTP_POOL]",
     )
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        default=argparse.SUPPRESS if after_command else None,
-        help="do not check certificates: anyone on the way can read the key (warns each time)",
-    )
-    _add_diagnostic_options(group, after_command=after_command)
-
-
-def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
-    def default(value: Any) -> Any:
-        return argparse.SUPPRESS if after_command else value
-
-    group.add_argument(
-        "-v",
-        "--verbose",
-        action="count",
-        default=default(0),
-        help="log every request on standard error",
-    )
-    group.add_argument(
-        "-q",
-        "--quiet",
-        action="store_true",
-        default=default(False),
-        help="print no status lines on standard error",
-    )
-    group.add_argument(
-        "--log-file", metavar="<file>", default=default(None), help="write the log to this file"
-    )
-    group.add_argument(
-        "--curl",
-        action="store_true",
-        default=default(False),
-        help="print the first request as a curl command without the key; send nothing",
-    )
-    group.add_argument(
-        "--debug", action="store_true", default=default(False), help="show tracebacks of errors"
-    )
+    flag: Any = {"action": "store_true"}
+    insecure = "do not check certificates: anyone on the way can read the key (warns each time)"
+    add("--insecure", **flag, help=insecure)
+    verbose = "log every request on standard error"
+    add("-v", "--verbose", action="count", default=0, help=verbose)
+    quiet = "print no status lines on standard error"
+    add("-q", "--quiet", **flag, default=False, help=quiet)
+    add("--log-file", metavar="<file>", help="write the log to this file")
+    curl = "print the first request as a curl command without the key; send nothing"
+    add("--curl", **flag, default=False, help=curl)
+    add("--debug", **flag, default=False, help="show tracebacks of errors")
 
 
 def _timeout(text: str) -> str:
@@ -453,3 +433,7 @@ def non_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _is_secret(option: str) -> bool:
+    return option.endswith("key")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from tinkex.exceptions import PluginError, Terminated
 
@@ -67,8 +67,7 @@ _METADATA = (".dist-info", ".egg-info")
 _log = logging.getLogger("tinkex")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(NamedTuple):
     """A request as an HTTP pool sends it.
 
     :ivar url: absolute, ASCII, percent-encoded.
@@ -83,8 +82,7 @@ class HttpRequest:
     body: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """How long an HTTP pool may wait, in seconds.
 
     :ivar connect: until the connection is made.

@@ -30,7 +30,7 @@ from tinkex.exceptions import PluginError, SettingsError
 from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["PoolOptions", "Settings"]
+__all__ = ["Settings"]
 
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
@@ -109,7 +109,12 @@ class Settings:
             key = credentials.from_command(self.api_key_command)
         if not key:
             raise SettingsError("Missing --api-key", hint=self._how_to_get_a_key())
-        self._refuse_plain_http()
+        is_exposed = self.base_url.startswith("http://") and not is_loopback(self.base_url)
+        if is_exposed and not self.allow_http:
+            raise SettingsError(
+                f"the API key would be sent unencrypted to {self.base_url}",
+                hint="Use https, or set allow_http: true in a profile.",
+            )
         return credentials.checked(key)
 
     def _how_to_get_a_key(self) -> str:
@@ -119,15 +124,6 @@ class Settings:
         if "local" in file.plugin_profile_names():
             return f"{hint}--profile local."
         return f"{hint}--profile local, of tinkex-local. {plugins.how_to_get('tinkex-local')}"
-
-    def _refuse_plain_http(self) -> None:
-        if self.allow_http or not self.base_url.startswith("http://"):
-            return
-        if not is_loopback(self.base_url):
-            raise SettingsError(
-                f"the API key would be sent unencrypted to {self.base_url}",
-                hint="Use https, or set allow_http: true in a profile.",
-            )
 
     def key_warning(self) -> str | None:
         """Return a warning if the key looks wrong for the official service, else ``None``."""
@@ -179,32 +175,34 @@ def resolve(
     return Settings(**values, origins=origins)
 
 
-def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = None) -> str | None:
+def chosen_profile(flag: str | None = None) -> str | None:
     """Return the name of the active profile, which need not exist.
 
     :param flag: the profile that an option names.
     :raises SettingsError: the configuration file cannot be read.
     """
-    environ = os.environ if environ is None else environ
-    path = file.config_path(environ)
-    return _active_profile(flag, environ, file.read(path), path)[0]
+    path = file.config_path()
+    return _active_profile(flag, os.environ, file.read(path), path)[0]
 
 
-def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
+def profile_names() -> list[str]:
     """Return the names of all profiles, those of plugins included.
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    config = file.read(file.config_path(environ))
-    return sorted({*file.profiles_in(config), *file.plugin_profile_names()})
+    written = file.profiles_in(file.read(file.config_path()))
+    return sorted({*written, *file.plugin_profile_names()})
 
 
-def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
+def pool_names(config: Mapping[str, Any] | None = None) -> list[str]:
     """Return the names of all HTTP pools: installed drivers and pools of the file.
 
+    :param config: the content of the file; by default it is read.
     :raises SettingsError: the configuration file cannot be read.
     """
-    return _pool_names(file.read(file.config_path(environ)))
+    installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
+    config = file.read(file.config_path()) if config is None else config
+    return sorted({*installed, *pools.named_in(config)})
 
 
 def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
@@ -222,14 +220,13 @@ def stray_key(settings: Settings) -> str | None:
 
     The key comes from the environment, the server from a profile that has no key for it.
     """
-    origin = settings.origins.get("api_key")
+    origin, url = settings.origins.get("api_key"), settings.base_url
     official = settings.needs_api_key and (settings.api_key or "").startswith("tml-")
-    elsewhere = is_of_profile(settings.base_url, settings.origins.get("base_url"))
-    strays = origin == ENVIRONMENT["api_key"] and official and elsewhere
-    if not strays or is_loopback(settings.base_url):
+    elsewhere = is_of_profile(url, settings.origins.get("base_url")) and not is_loopback(url)
+    if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} goes to {settings.base_url}, the server of profile {settings.profile}; if it is "
+        f"{origin} goes to {url}, the server of profile {settings.profile}; if it is "
         "a key for another server, give the profile its own: "
         f"tinkex --profile {settings.profile} auth login"
     )
@@ -352,14 +349,9 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
     except PluginError as error:
         origin, hint = origins["http_pool.driver"], error.hint
         if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
-            hint = "Known: " + ", ".join(_pool_names(config)) + "."
+            hint = "Known: " + ", ".join(pool_names(config)) + "."
         raise SettingsError(f"{error} (from {origin})", hint=hint) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # A pool with its own address is the server; only an option precedes it.
     if pool.base_url and origins.get("base_url") != "--base-url":
         values["base_url"], origins["base_url"] = pool.base_url, f"HTTP pool {name}"
-
-
-def _pool_names(config: Mapping[str, Any]) -> list[str]:
-    installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
-    return sorted({*installed, *pools.named_in(config)})

@@ -18,7 +18,7 @@ from tests.faults.sample import sample
 from tests.faults.test_matrix import KEY, LIMIT, MENDED, assert_told, filled
 from tests.functional.conftest import KEY as SERVED_KEY
 from tests.functional.conftest import MODEL, Program
-from tinkex.cli import remembered
+from tinkex.cli.completion import Cache
 from tinkex.testing import invoke
 
 # ------------------------------------------------------------------ proxies
@@ -198,8 +198,8 @@ def test_waits_do_not_follow_the_clock(name, timed, faulty, tmp_path, monkeypatc
         assert_told(done, COMMANDS[name], tmp_path)
 
 
-def test_a_clock_set_back_does_not_keep_names_for_ever(tmp_path, monkeypatch):
-    kept = remembered.Remembered("https://tinker.example", None, tmp_path)
+def test_a_clock_set_back_does_not_keep_names_for_ever(monkeypatch):
+    kept = Cache("https://tinker.example", None)
     with monkeypatch.context() as tomorrow:
         tomorrow.setattr(time, "time", Jumping(1))
         kept.add("runs", ["run-1"])

@@ -14,7 +14,7 @@ import pytest
 
 from tests.functional.conftest import Program
 from tests.functional.test_interactive import Terminal
-from tinkex.cli.remembered import Remembered
+from tinkex.cli.completion import Cache
 from tinkex.config.values import DEFAULT_BASE_URL
 
 SEEN = "tinker://run-1:train:0/weights/0001"
@@ -35,7 +35,7 @@ CASES = [
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a directory with a file in it; the program is on the path and knows some names."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    known = Remembered(DEFAULT_BASE_URL, None)
+    known = Cache(DEFAULT_BASE_URL, None)
     known.add("checkpoints", [SEEN])
     known.add("runs", ["run-1"])
     (tmp_path / "prompt.txt").write_text("")
@@ -104,7 +104,7 @@ def test_installing_twice_changes_nothing(tinkex: Program, home: Path):
     before = path.stat()
     again = tinkex("complete --install")
     assert again.stdout == first.stdout
-    assert "there already" in again.stderr
+    assert "Already installed." in again.stderr
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert stat.S_IMODE(before.st_mode) == 0o644
     assert [p.name for p in path.parent.iterdir()] == ["tinkex"]

@@ -92,10 +92,8 @@ def new_checkpoint(target: Path) -> Path:
 
 
 def here(target: Path) -> int:
-    """Return how many bytes of the new checkpoint's large file are here."""
-    return sum(
-        path.stat().st_size for stage in target.rglob(".tinkex-*") for path in stage.rglob(LARGE)
-    )
+    """Return how many bytes of the new checkpoint's archive are here."""
+    return sum(path.stat().st_size for path in target.rglob(".tinkex-*/archive"))
 
 
 # ---------------------------------------------------------------- a synchronisation

@@ -1,4 +1,4 @@
-"""Archives from storages of every kind of unreliability, interrupted and gone on with.
+"""Archives from storages of every kind of unreliability, interrupted and resumed.
 
 What lands is exactly what is in an archive; or nothing does, and there is an error of ours.
 """
@@ -22,10 +22,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.api import download_killed as driver
+from tests.unit.api.transfer import download_killed as driver
 from tinkex.api import ServiceClient
 from tinkex.api.http import retry
-from tinkex.api.transfer import archive, body, manifest, ranges
+from tinkex.api.transfer import manifest, ranges, streams
 from tinkex.exceptions import TinkexError
 from tinkex.settings import Settings
 
@@ -162,10 +162,9 @@ def small(monkeypatch):
     for module, values in driver.LOWERED.items():
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(driver.packed, "LARGE", LARGE)
     for name in ("_PROBE_BYTES", "_MIN_REST", "_PART"):
         monkeypatch.setattr(ranges, name, 3_000)
-    monkeypatch.setattr(body, "_SIP", 700)
+    monkeypatch.setattr(streams, "BLOCK", 700)
     monkeypatch.setattr(retry.Deadline, "pause", lambda *_: None)
 
 
@@ -184,7 +183,6 @@ def stopping(monkeypatch):
         return writing
 
     monkeypatch.setattr(ranges, "_write_all", counted(ranges._write_all))
-    monkeypatch.setattr(archive, "write_all", counted(archive.write_all))
     return lambda writes: left.__setitem__(0, writes)
 
 
@@ -228,7 +226,7 @@ def check(target: Path, archives: list[dict[str, bytes]]) -> None:
     lock = manifest.read(target)
     assert lock is not None
     assert lock.files == {
-        name: manifest.LockedFile(len(content), hashlib.sha256(content).hexdigest())
+        name: manifest.ManifestFile(len(content), hashlib.sha256(content).hexdigest())
         for name, content in found.items()
     }
     assert [path.name for path in target.parent.iterdir()] == ["target"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tinkex import settings
 from tinkex.api.paths import TinkerPath
-from tinkex.cli.lines import parse, unfinished
+from tinkex.cli.repl import parse, unfinished
 from tinkex.columns import Size, iso, printable, relative
 from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.config.credentials import checked, read_argument

@@ -1,4 +1,4 @@
-"""Writing without losing what was there."""
+"""Files: writes that lose nothing, private directories, locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import stat
 import pytest
 
 from tinkex.exceptions import LocalError
-from tinkex.files import check_writable, read_bytes, replacing, write_atomically
+from tinkex.files import (
+    acquire_lock,
+    check_writable,
+    private_directory,
+    read_bytes,
+    replacing,
+    write_atomically,
+    xdg_directory,
+)
 
 
 def test_writes_and_replaces(tmp_path):
@@ -117,3 +125,55 @@ def test_what_is_broken_off_leaves_nothing(tmp_path, durable):
 
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_private_directory_is_created_once_and_used_again(tmp_path):
+    path = tmp_path / "a" / "b"
+    old = os.umask(0)
+    try:
+        assert private_directory(path) == private_directory(path) == path
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("planted", "reason"),
+    [("open", "open to other users"), ("link", "not a directory"), ("file", "not a directory")],
+)
+def test_what_another_user_may_have_planted_is_refused(tmp_path, planted, reason):
+    private_directory(tmp_path / "mine")
+    path = tmp_path / "d"
+    if planted == "open":
+        path.mkdir(mode=0o755)
+    elif planted == "link":
+        path.symlink_to("mine")
+    else:
+        path.touch()
+    with pytest.raises(LocalError, match=reason) as caught:
+        private_directory(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's directory")
+def test_the_directory_of_another_user_is_refused(tmp_path):
+    os.chown(private_directory(tmp_path / "theirs"), 12345, -1)
+    with pytest.raises(LocalError, match="belongs to another user"):
+        private_directory(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("kind", ["config", "data", "state", "cache"])
+def test_base_directories(kind, monkeypatch):
+    variable = f"XDG_{kind.upper()}_HOME"
+    assert str(xdg_directory(kind, {variable: "/there"})) == "/there"
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert str(xdg_directory(kind, {})).startswith("/home/ada/.")
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path):
+    path = tmp_path / "f"
+    with path.open("w") as one, path.open("w") as other:
+        assert acquire_lock(one)
+        assert not acquire_lock(other)
+        one.close()
+        assert acquire_lock(other, timeout=None)

@@ -115,13 +115,6 @@ def test_key_command_in_the_environment_beats_a_key_in_the_profile(config):
     assert found.credential() == "from-command"
 
 
-@pytest.mark.parametrize("command", ["exit 3", "true", "printf ''"])
-def test_credential_command_that_gives_nothing(command):
-    found = settings.resolve({}, {**os.environ, "TINKER_CREDENTIAL_CMD": command})
-    with pytest.raises(SettingsError, match="credential command"):
-        found.credential()
-
-
 def test_stored_key_of_the_official_login_is_found(home):
     store = home / ".tinker" / "credentials.json"
     store.parent.mkdir()
@@ -130,14 +123,6 @@ def test_stored_key_of_the_official_login_is_found(home):
     assert found.credential() == "tml-stored"
     assert found.origins["api_key"] == str(store)
     assert settings.resolve({"api_key": "tml-flag"}).credential() == "tml-flag"
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"default": "7", "keys": {}}', '{"keys": null}'])
-def test_damaged_credentials_file_counts_as_none(home, text):
-    (home / ".tinker").mkdir()
-    (home / ".tinker" / "credentials.json").write_text(text)
-    with pytest.raises(SettingsError, match="Missing --api-key"):
-        settings.resolve().credential()
 
 
 def test_api_key_from_stdin_and_file(tmp_path):
@@ -150,12 +135,6 @@ def test_api_key_from_stdin_and_file(tmp_path):
     assert settings.resolve({"api_key": f"@{tmp_path}/key"}).credential() == "tml-file"
     with pytest.raises(LocalError, match="cannot read the API key"):
         settings.resolve({"api_key": f"@{tmp_path}/none"})
-
-
-@pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "a\x00b"])
-def test_key_that_no_header_can_carry(key):
-    with pytest.raises(SettingsError, match="API key holds"):
-        settings.resolve({"api_key": key}).credential()
 
 
 @pytest.mark.parametrize(
@@ -183,54 +162,6 @@ def test_key_does_not_travel_unencrypted(url, refused):
 def test_allow_http_lets_it(config):
     config("profiles: {p: {base_url: 'http://10.0.0.1', api_key: k, allow_http: true}}")
     assert settings.resolve({"profile": "p"}).credential() == "k"
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("60000", 60),
-        (60000, 60),
-        ("30s", 30),
-        ("2m", 120),
-        ("1h", 3600),
-        ("500ms", 0.5),
-        ("1.5s", 1.5),
-    ],
-)
-def test_durations(text, seconds):
-    assert values.parse_timeout(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "0", "-5", "abc", "5 days", "1e9h", "nan", "inf", "٣s", "1s2"]
-)
-def test_not_durations(text):
-    with pytest.raises(SettingsError, match="not a timeout"):
-        values.parse_timeout(text)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "ftp://x",
-        "host",
-        "http://",
-        "http://h:99999",
-        "https://h?q=1",
-        "https://h/#f",
-        "http://a b",
-    ],
-)
-def test_not_base_urls(url):
-    with pytest.raises(SettingsError, match="not a base URL"):
-        settings.resolve({"base_url": url})
-
-
-def test_base_url_with_password_is_refused_without_repeating_it():
-    with pytest.raises(SettingsError) as caught:
-        settings.resolve({"base_url": "https://me:secret@host"})
-    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -278,9 +209,6 @@ def test_effective_masks_the_key():
     assert shown["api_key"] == ("tml-…cdef", "--api-key")
     assert shown["timeout"] == ("120s", "default")
     assert "0123456789" not in repr(found)
-
-
-def test_short_secrets_are_masked_whole():
     assert credentials.mask("short-key") == "…"
 
 

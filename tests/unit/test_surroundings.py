@@ -102,13 +102,10 @@ def test_completion_is_not_installed_for_a_user_without_a_home(shell, homeless, 
 
 
 def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, tmp_path):
-    from tinkex.cli.console import FileHistory, history_path
+    from tinkex.cli.repl import history_path, load_history, save_line
 
-    assert history_path() is None
-    history = FileHistory(history_path())
-    history.append_string("run list")
-    assert history.get_strings() == ["run list"]
-    assert list(FileHistory(history_path()).load_history_strings()) == []
+    save_line(history_path(), "run list")
+    assert load_history(history_path()) == []
     assert list(tmp_path.iterdir()) == []
 
 

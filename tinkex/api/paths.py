@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
+
+T = TypeVar("T")
 
 SCHEME = "tinker://"
 #: Middle part of a path → ``checkpoint_type`` of the service.
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 SAMPLER_KIND = "sampler_weights"
 
+
 #: The web console of the official service; no other server is known to have one.
 _CONSOLE = "https://tinker.thinkingmachines.ai"
-_EXAMPLE = "It looks like tinker://RUN_ID/sampler_weights/NAME."
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,17 @@ class TinkerPath:
 
         :raises InvalidName: *text* is malformed.
         """
-        if not isinstance(text, str) or not text.startswith(SCHEME):
-            raise InvalidName(f"not a checkpoint path: {shown(text)}", hint=_EXAMPLE)
-        parts = text.removeprefix(SCHEME).split("/")
+        scheme, _, rest = str(text).partition("//")
+        parts = rest.split("/")
         if len(parts) == 2:
             parts.insert(1, SAMPLER_KIND)
-        if len(parts) != 3 or not all(map(_is_segment, parts)):
-            raise InvalidName(f"not a checkpoint path: {shown(text)}", hint=_EXAMPLE)
-        run_id, kind, name = parts
-        if kind not in KINDS:
+        is_path = scheme == "tinker:" and len(parts) == 3 and all(map(_is_segment, parts))
+        if not is_path or parts[1] not in KINDS:
             raise InvalidName(
-                f"{shown(text)} is neither weights, sampler_weights nor external_weights",
-                hint=_EXAMPLE,
+                f"not a checkpoint path: {shown(text)}",
+                hint="It looks like tinker://RUN_ID/sampler_weights/NAME.",
             )
-        return cls(run_id, kind, name)
+        return cls(*parts)
 
     @classmethod
     def from_server(cls, text: str) -> TinkerPath:
@@ -61,10 +62,7 @@ class TinkerPath:
 
         :raises InvalidResponse: *text* is malformed.
         """
-        try:
-            return cls.from_string(text)
-        except UsageError as error:
-            raise InvalidResponse(f"unexpected response from the server: {error}") from error
+        return _from_server(cls.from_string, text)
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.run_id}/{self.kind}/{self.name}"
@@ -113,8 +111,12 @@ def segment_from_server(text: str) -> str:
 
     :raises InvalidResponse: it cannot be one.
     """
+    return _from_server(segment, text)
+
+
+def _from_server(read: Callable[[str], T], text: str) -> T:
     try:
-        return segment(text)
+        return read(text)
     except UsageError as error:
         raise InvalidResponse(f"unexpected response from the server: {error}") from error
 

@@ -175,16 +175,16 @@ class TinkexApp(cliff.app.App):
         :param whole: these are all that exist; others are dropped.
         """
         if self.uses_cache:
-            from tinkex.cli.remembered import Remembered
+            from tinkex.cli.completion import Cache
 
-            Remembered.of(self.settings).add(kind, values, whole=whole)
+            Cache.of(self.settings).add(kind, values, whole=whole)
 
     def forget(self, kind: str, values: Iterable[str]) -> None:
         """Drop *values* from completion."""
         if self.uses_cache:
-            from tinkex.cli.remembered import Remembered
+            from tinkex.cli.completion import Cache
 
-            Remembered.of(self.settings).drop(kind, values)
+            Cache.of(self.settings).drop(kind, values)
 
     def status(self, text: str) -> None:
         """Print *text* on standard error, unless ``--quiet``.

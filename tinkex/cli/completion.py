@@ -1,40 +1,50 @@
-"""What may stand at the cursor of an unfinished command line: for Tab, in every shell.
+"""Completion: what may stand at the cursor of an unfinished command line, in every shell.
 
-Commands, options and choices come from the parsers, so that plugins are completed as our own
-commands are. Values are told by how an argument calls its value: ``<tinker_path>``, ``<run_id>``,
-``<path>``, ``<file>`` and ``<dir>``, and a few options have values of their own.
+Commands, options and choices come from the parsers, so plugins are completed as built-in commands
+are. Values depend on the metavar of an argument (``<tinker_path>``, ``<run_id>``, ``<file>``, …).
+Names of the service come from :class:`Cache`, or from the service itself, within a second.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex import plugins
+from tinkex.exceptions import LocalError, TinkexError
+from tinkex.files import private_directory, replacing, why_not_private, xdg_directory
 
 if TYPE_CHECKING:
     from tinkex.cli.app import TinkexApp
-    from tinkex.cli.remembered import Remembered
     from tinkex.settings import Settings
 
-#: Seconds that an answer of the service is waited for when nothing is remembered.
-PATIENCE = 0.3
-#: Words that no shell takes for anything but a word; others are not offered.
-_SAFE = re.compile(r"[\w./:@%+,=~-]+")
+#: Seconds to wait for the service.
+PATIENCE = 1.0
+#: Seconds after which the service is asked again.
+FRESH = 120.0
+#: Seconds after which names are not offered any more.
+EXPIRY = 3600.0
+#: Names of each kind that are kept, and that the service is asked for.
+KEPT, ASKED = 1000, 200
+#: Bytes of a cache file that are read.
+_MAX_FILE = 16 * 1024 * 1024
 
-_REMEMBERED = {
+#: Words that no shell interprets; others are not offered.
+_SAFE = re.compile(r"[\w./:@%+,=~-]+")
+#: Metavar of an argument → kind of names.
+_KINDS = {
     "<tinker_path>": "checkpoints",
     "<run_id>": "runs",
     "<session_id>": "sessions",
     "<substring>": "models",
 }
+_FILES = {"<path>": "files", "<file>": "files", "<dir>": "directories"}
 #: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
 _NEWEST = (
     ("@latest", "the last one"),
@@ -46,14 +56,6 @@ _CONDITIONS = (
     ("checkpoint:", "one of this name"),
     ("idle:10m", "no request for ten minutes"),
 )
-_FILES = {"<path>": "files", "<file>": "files", "<dir>": "directories"}
-#: What lists, and so remembers, the names of a kind.
-_LISTING = {
-    "checkpoints": ("checkpoint", "list", "--limit", "200"),
-    "runs": ("run", "list", "--limit", "200"),
-    "models": ("model", "list"),
-    "sessions": ("session", "list", "--limit", "200"),
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Offer:
     """What may stand at the cursor.
 
     :ivar values: words, each with a note about it, or ``""``.
-    :ivar files: ``files`` or ``directories`` may stand there too; else ``""``.
+    :ivar files: ``files`` or ``directories`` if such a path may stand there too; else ``""``.
     """
 
     values: tuple[tuple[str, str], ...] = ()
@@ -75,22 +77,21 @@ def offer(app: TinkexApp, words: Sequence[str], current: str) -> Offer:
     :param current: the word so far.
     """
     try:
-        found = _Line(app, list(words)).offer(current)
+        found = _CommandLine(app, list(words)).offer(current)
     except Exception as error:
-        # A plugin that does not load, a configuration that cannot be read: Tab is no place to
-        # tell; the command itself will.
+        # Say a plugin that does not load: the command itself will report it.
         app.LOG.debug("no completion: %s", error)
         return Offer()
-    values = {value: note for value, note in found.values if _fits(value, current)}
+    values = {
+        value: note
+        for value, note in found.values
+        if value and value.startswith(current) and _SAFE.fullmatch(value)
+    }
     return Offer(tuple(values.items()), found.files)
 
 
-def _fits(value: str, current: str) -> bool:
-    return value.startswith(current) and value != "" and _SAFE.fullmatch(value) is not None
-
-
-class _Line:
-    """The words before the cursor, taken apart as the program will take them."""
+class _CommandLine:
+    """The words before the cursor, parsed as the program parses them."""
 
     def __init__(self, app: TinkexApp, words: list[str]) -> None:
         self._app = app
@@ -101,21 +102,21 @@ class _Line:
         at = 0
         while at < len(self._words) and self._words[at].startswith("-"):
             option = _option(program, self._words[at])
-            if option is not None and _wants_next(option, self._words[at]):
+            if option is not None and _takes_next(option, self._words[at]):
                 if at + 1 == len(self._words):
                     return self._values(option, current)
                 at += 1
             at += 1
         names = self._words[at:]
         if self._app.interactive_mode and names == ["profile", "use"]:
-            return Offer(_plain(_profiles()))
+            return _plain(_profiles())
         for end in range(len(names), 0, -1):
             name = " ".join(names[:end])
             if name in self._app.command_manager.commands:
                 return self._after_command(name, names[end:], current)
         if not names and current.startswith("-"):
             return self._options(program, self._words, current)
-        return Offer(_plain(self._next_words(names)))
+        return _plain(self._next_words(names))
 
     def _next_words(self, names: list[str]) -> list[str]:
         """Return the words that may follow *names* in the name of a command."""
@@ -127,7 +128,7 @@ class _Line:
 
     def _after_command(self, name: str, rest: list[str], current: str) -> Offer:
         if name == "help":
-            return Offer(_plain(self._next_words(rest)))
+            return _plain(self._next_words(rest))
         app = self._app
         if not hasattr(app, "options"):
             app.options = app.parser.parse_args([])
@@ -141,7 +142,7 @@ class _Line:
                 only_words = True
             elif word.startswith("-") and len(word) > 1 and not only_words:
                 found = _option(parser, word)
-                option = found if found is not None and _wants_next(found, word) else None
+                option = found if found is not None and _takes_next(found, word) else None
             else:
                 positionals += 1
         if option is not None:
@@ -150,10 +151,10 @@ class _Line:
             return self._options(parser, rest, current, command)
         below = [] if rest else self._next_words(name.split())
         found = _positional(parser, positionals)
-        here = self._values(found, current, command) if found is not None else Offer()
         if found is None and not (below or current or only_words):
             return self._options(parser, rest, current, command)
-        return Offer((*_plain(below), *here.values), here.files)
+        here = self._values(found, current, command) if found is not None else Offer()
+        return Offer((*_plain(below).values, *here.values), here.files)
 
     def _options(
         self, parser: Any, given: Sequence[str], current: str, command: Any = None
@@ -167,7 +168,7 @@ class _Line:
         used = {word.partition("=")[0] for word in given}
         return Offer(
             tuple(
-                (spelling, _summary(action))
+                (spelling, " ".join((action.help or "").replace("%%", "%").split())[:70])
                 for spelling, action in sorted(parser._option_string_actions.items())
                 if (spelling.startswith("--") or current == spelling)
                 and action.help != argparse.SUPPRESS
@@ -177,67 +178,51 @@ class _Line:
 
     def _values(self, action: Any, current: str, command: Any = None) -> Offer:
         """Return the values of the option or argument *action*."""
-        if action.dest == "profile" or action.metavar == "<profile>":
-            return Offer(_plain(_profiles()))
-        if action.metavar == "<key_name>":
-            return Offer(_plain(_stored_keys()))
+        metavar = str(action.metavar)
+        if action.dest == "profile" or metavar == "<profile>":
+            return _plain(_profiles())
+        if metavar == "<key_name>":
+            return _plain(_stored_keys())
         if action.dest == "http_pool":
-            return Offer(_plain(_pools()))
+            return _plain(_pools())
         if action.choices:
-            return Offer(_plain(map(str, action.choices)))
+            return _plain(map(str, action.choices))
         if action.dest == "formatter":
             groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
-            return Offer(_plain(ep.name for group in groups for ep in plugins.entry_points(group)))
+            return _plain(ep.name for group in groups for ep in plugins.entry_points(group))
         if action.dest in ("columns", "sort_columns"):
-            return Offer(_plain(getattr(command, "column_names", ())))
-        if action.dest == "base_model":
-            return Offer(_plain(self._remembered("models")))
+            return _plain(getattr(command, "column_names", ()))
         if action.dest == "until":
             return Offer(_CONDITIONS)
-        if action.dest == "model_path":
-            if current.startswith("@"):
-                return Offer(_NEWEST)
-            return Offer(_plain(self._remembered("checkpoints")), "directories")
-        kind = _REMEMBERED.get(str(action.metavar))
-        if kind:
-            if current.startswith("@"):
-                return Offer(_NEWEST if kind == "checkpoints" else _NEWEST[:1])
-            names = self._remembered(kind)
-            return Offer(_plain(name for name in names if name not in self._words))
-        return Offer(files=_FILES.get(str(action.metavar), ""))
+        kind = {"base_model": "models", "model_path": "checkpoints"}.get(action.dest)
+        kind = kind or _KINDS.get(metavar)
+        if kind is None:
+            return Offer(files=_FILES.get(metavar, ""))
+        if current.startswith("@"):
+            return Offer(_NEWEST if kind == "checkpoints" else _NEWEST[:1])
+        names = [name for name in self._names(kind) if name not in self._words]
+        files = "directories" if action.dest == "model_path" else ""
+        return Offer(_plain(names).values, files)
 
     # ------------------------------------------------------------------ names of the service
 
-    def _remembered(self, kind: str) -> list[str]:
+    def _names(self, kind: str) -> list[str]:
         from tinkex import settings
-        from tinkex.cli.remembered import Remembered
 
-        flags = self._flags()
-        effective = settings.resolve(flags)
-        known = Remembered.of(effective)
-        names = known.names(kind)
-        if not known.is_fresh(kind) and "--api-key" not in self._words and _may_ask(effective):
-            known.mark_asked(kind)
-            _ask(kind, flags)
-            if not names:
-                names = _wait_for(known, kind)
-        return names
+        effective = settings.resolve(self._flags())
+        cache = Cache.of(effective)
+        if not cache.is_fresh(kind) and "--api-key" not in self._words and _may_ask(effective):
+            cache.mark_asked(kind)
+            _ask(kind, effective, cache)
+        return cache.names(kind)
 
-    def _flags(self) -> dict[str, str]:
+    def _flags(self) -> dict[str, Any]:
         """Return the settings that are options of this line, or of the shell it is typed in."""
-        shell = self._app.shell_options
-        flags = {}
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         for name in ("profile", "base_url", "http_pool"):
-            option = "--" + name.replace("_", "-")
-            value = getattr(shell, name, None)
-            for word, after in zip(self._words, [*self._words, ""][1:], strict=True):
-                if word == option:
-                    value = after
-                elif word.startswith(option + "="):
-                    value = word.partition("=")[2]
-            if value:
-                flags[name] = value
-        return flags
+            value = getattr(self._app.shell_options, name, None)
+            parser.add_argument("--" + name.replace("_", "-"), default=value)
+        return vars(parser.parse_known_args(self._words)[0])
 
 
 def _profiles() -> list[str]:
@@ -253,7 +238,7 @@ def _pools() -> list[str]:
 
 
 def _stored_keys() -> list[str]:
-    """Return the names of the stored keys; the id of one that has no name of its own."""
+    """Return the names of the stored keys; the id of a key whose name is not unique."""
     from tinkex.config.credentials import KeyStore
 
     known = KeyStore().all()
@@ -262,41 +247,120 @@ def _stored_keys() -> list[str]:
 
 
 def _may_ask(settings: Settings) -> bool:
-    """Tell whether asking needs nothing of the person: no command, which may want a passphrase.
+    """Return whether a request needs no action of the user.
 
-    Where certificates are not checked, nothing is sent that nobody is warned of.
+    A command that prints the key may ask for a passphrase, and nothing is sent without checking
+    certificates unless the user is warned.
     """
     if settings.pool_options.insecure:
         return False
     return bool(settings.api_key) or not settings.needs_api_key
 
 
-def _ask(kind: str, flags: dict[str, str]) -> None:
-    """Have a process of its own list the names; what it lists is remembered."""
-    options = [word for name, v in flags.items() for word in ("--" + name.replace("_", "-"), v)]
-    # -P: never from the current directory, which may hold anything.
-    command = [sys.executable, "-P", "-m", "tinkex", *options, "--timeout", "10s"]
-    nowhere = subprocess.DEVNULL
-    try:
-        subprocess.Popen(  # noqa: S603 - our own program; the values are those of this line
-            [*command, *_LISTING[kind], "-f", "plain"],
-            stdin=nowhere,
-            stdout=nowhere,
-            stderr=nowhere,
-            start_new_session=True,
-            cwd=os.path.expanduser("~"),
-        )
-    except OSError:
-        return
+def _ask(kind: str, settings: Settings, cache: Cache) -> None:
+    """List the names of *kind* into *cache*; give up after :data:`PATIENCE`."""
+    from tinkex.api import ServiceClient
+    from tinkex.api.http.concurrency import run_in_thread
+
+    def work() -> None:
+        with ServiceClient(settings) as client:
+            cache.add(kind, _listed(client, kind), whole=True)
+
+    with suppress(TinkexError, TimeoutError):  # the thread may still fill the cache
+        run_in_thread(work, PATIENCE)
 
 
-def _wait_for(known: Remembered, kind: str) -> list[str]:
-    until = time.monotonic() + PATIENCE
-    names: list[str] = []
-    while not names and time.monotonic() < until:
-        time.sleep(0.02)
-        names = known.names(kind)
-    return names
+def _listed(client: Any, kind: str) -> list[str]:
+    if kind == "checkpoints":
+        return [checkpoint.tinker_path for checkpoint in client.checkpoints.list(ASKED)]
+    if kind == "runs":
+        return [run.training_run_id for run in client.runs.list(ASKED)]
+    if kind == "models":
+        return [model.model_name for model in client.models.list()]
+    return list(client.sessions.list(ASKED))
+
+
+# ---------------------------------------------------------------------- names seen before
+
+
+class Cache:
+    """Names that commands have printed with one profile at one address, for an hour.
+
+    They are in a small JSON file that only its owner can access, in a directory of such files. Its
+    name is a hash and says nothing about the server. A file that cannot be read or written is no
+    error. It never holds a key.
+    """
+
+    def __init__(self, base_url: str, profile: str | None) -> None:
+        import hashlib
+
+        about = f"{profile or ''}\n{base_url}".encode("utf-8", "surrogatepass")
+        name = hashlib.sha256(about).hexdigest()[:24]
+        self.path = xdg_directory("cache") / "tinkex" / "completion" / f"{name}.json"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Cache:
+        """Return the cache for *settings*."""
+        return cls(settings.base_url, settings.profile)
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of *kind*, the latest first."""
+        return self._read().get(kind, (0, []))[1]
+
+    def is_fresh(self, kind: str) -> bool:
+        """Return whether names of *kind* were printed or asked for in the last two minutes."""
+        return self._read().get(kind, (0, []))[0] > time.time() - FRESH
+
+    def add(self, kind: str, names: Iterable[str | None], *, whole: bool = False) -> None:
+        """Add *names*, the latest first.
+
+        :param whole: these are all that exist; others are dropped.
+        """
+        content = self._read()
+        before = content.get(kind, (0, []))[1]
+        merged = dict.fromkeys(filter(None, names)) | ({} if whole else dict.fromkeys(before))
+        latest = list(merged)[:KEPT]
+        if latest != before or not self.is_fresh(kind):
+            self._write(content | {kind: (time.time(), latest)})
+
+    def drop(self, kind: str, names: Iterable[str]) -> None:
+        """Remove *names*."""
+        content = self._read()
+        asked, known = content.get(kind, (0, []))
+        gone = set(names)
+        if not gone.isdisjoint(known):
+            self._write(content | {kind: (asked, [name for name in known if name not in gone])})
+
+    def mark_asked(self, kind: str) -> None:
+        """Note that the service is being asked for *kind*."""
+        content = self._read()
+        self._write(content | {kind: (time.time(), content.get(kind, (0, []))[1])})
+
+    def _read(self) -> dict[str, tuple[float, list[str]]]:
+        """Return kind → time and names; without those that are too old, or of the future."""
+        now = time.time()
+        try:
+            if why_not_private(self.path.parent.lstat()):
+                return {}
+            with self.path.open("rb") as file:
+                content = json.loads(file.read(_MAX_FILE))
+            return {
+                str(kind): (float(at), [str(name) for name in names])
+                for kind, (at, names) in content.items()
+                if now - EXPIRY < at <= now
+            }
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def _write(self, content: dict[str, tuple[float, list[str]]]) -> None:
+        with suppress(OSError, LocalError):
+            directory = private_directory(self.path.parent)
+            for file in directory.iterdir():
+                if file.stat().st_mtime < time.time() - EXPIRY:
+                    file.unlink(missing_ok=True)
+            # Not durable: syncing takes longer than the file saves.
+            with replacing(self.path, mode=0o600, durable=False) as stream:
+                stream.write(json.dumps(content).encode())
 
 
 # ---------------------------------------------------------------------- what argparse knows
@@ -306,7 +370,7 @@ def _option(parser: Any, word: str) -> Any:
     return parser._option_string_actions.get(word.partition("=")[0])
 
 
-def _wants_next(action: Any, word: str) -> bool:
+def _takes_next(action: Any, word: str) -> bool:
     return action.nargs != 0 and "=" not in word
 
 
@@ -322,9 +386,5 @@ def _positional(parser: Any, place: int) -> Any:
     return actions[-1] if actions and actions[-1].nargs in ("+", "*") else None
 
 
-def _summary(action: Any) -> str:
-    return " ".join((action.help or "").replace("%%", "%").split())[:70]
-
-
-def _plain(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    return tuple((value, "") for value in values)
+def _plain(values: Iterable[str]) -> Offer:
+    return Offer(tuple((value, "") for value in values))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -55,64 +54,49 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
 }
 
 _HINTS_BY_ERRNO = {
-    errno.ENOENT: "Check the name.",
-    errno.ENOTDIR: "Check the name.",
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Check the name."),
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EISDIR: "Name a file in it.",
-    errno.EACCES: "Check the permissions.",
-    errno.EPERM: "Check the permissions.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions."),
     errno.EROFS: "Choose a directory that is writable.",
-    errno.ENOSPC: "Free some space, or choose another directory.",
-    errno.EDQUOT: "Free some space, or choose another directory.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
 }
 
-#: Word of other programs → what it is called here: the first one that exists is suggested.
-FOREIGN: Mapping[str, Sequence[str]] = {
-    # options
-    "-V": ("--version",),
-    "-k": ("--insecure",),
-    "-n": ("--limit",),
-    "-o": ("--output", "-f"),
-    "--all": ("--limit 0",),
-    "--csv": ("-f csv",),
-    "--endpoint": ("--base-url",),
-    "--host": ("--base-url",),
-    "--no-verify": ("--insecure",),
-    "--output": ("-f",),
-    "--output-format": ("-f",),
-    "--plain": ("-f plain",),
-    "--server": ("--base-url",),
-    "--table": ("-f table",),
-    "--token": ("--api-key",),
-    "--tsv": ("-f plain",),
-    "--yaml": ("-f yaml",),
-    # whole commands
-    "chat": ("run",),
-    "complete": ("run",),
-    "completion": ("complete",),
-    "cost": ("billing usage",),
-    "generate": ("run",),
-    "sample": ("run",),
-    "save": ("checkpoint",),
-    "serve": ("local serve",),
-    "shell": ("help",),
-    # verbs
-    **dict.fromkeys(
-        ("info", "show", "get", "view", "describe", "inspect"), ("info", "show", "list")
-    ),
-    **dict.fromkeys(
-        ("delete", "remove", "unset", "rm", "del", "destroy", "uninstall"),
-        ("delete", "remove", "unset"),
-    ),
-    **dict.fromkeys(("add", "new", "create", "init"), ("add", "new")),
-    **dict.fromkeys(("pull", "fetch"), ("download",)),
-    **dict.fromkeys(("push", "upload"), ("push-hf",)),
-    **dict.fromkeys(("use", "switch", "select", "activate"), ("use", "switch")),
-    **dict.fromkeys(("follow", "tail", "logs"), ("watch",)),
-    "cp": ("copy",),
-    "edit": ("set",),
-    **dict.fromkeys(("list", "ls"), ("list", "show", "status")),
-}
+_SHOW = "info show get view describe inspect"
+_DELETE = "delete remove unset rm del destroy uninstall"
+#: What it is called here, and what other programs call it. Of several entries with a word, the
+#: first whose name exists counts.
+FOREIGN = (
+    ("--version", "-V"),
+    ("--insecure", "-k --no-verify"),
+    ("--limit", "-n"),
+    ("--limit 0", "--all"),
+    ("--base-url", "--endpoint --host --server"),
+    ("--api-key", "--token"),
+    ("--output", "-o"),
+    ("-f", "-o --output --output-format"),
+    *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
+    ("-f plain", "--tsv"),
+    ("run", "chat complete generate sample"),
+    ("checkpoint", "save"),
+    ("complete", "completion"),
+    ("billing usage", "cost"),
+    ("local serve", "serve"),
+    ("help", "shell"),
+    ("info", _SHOW),
+    ("list", "ls"),
+    ("show", f"{_SHOW} list ls"),
+    ("list", _SHOW),
+    ("status", "list ls"),
+    *((name, _DELETE) for name in ("delete", "remove", "unset")),
+    *((name, "add new create init") for name in ("add", "new")),
+    *((name, "use switch select activate") for name in ("use", "switch")),
+    ("download", "pull fetch"),
+    ("push-hf", "push upload"),
+    ("watch", "follow tail logs"),
+    ("copy", "cp"),
+    ("set", "edit"),
+)
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 
@@ -228,7 +212,7 @@ def nearest(typed: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 
 def nearest_option(typed: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
     """Return the option of *known* that *typed* most likely means, perhaps with a value."""
-    for meant in FOREIGN.get(typed, ()):
+    for meant in _translated(typed):
         if meant.partition(" ")[0] in known:
             return meant
     long = [name.removeprefix("--") for name in known if name.startswith("--")]
@@ -238,6 +222,10 @@ def nearest_option(typed: str, known: Collection[str], cutoff: float = 0.6) -> s
             return f"--{name}"
     near = nearest(typed.strip("-"), long, cutoff)
     return f"--{near}" if near else None
+
+
+def _translated(word: str) -> list[str]:
+    return [name for name, foreign in FOREIGN if word in foreign.split()]
 
 
 def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
@@ -265,9 +253,9 @@ def _nearest_command(words: Sequence[str], known: list[str], below: list[str]) -
         return None
     noun = words[0] if below else nearest(words[0], {name.split()[0] for name in known}, 0.8)
     verb = words[1] if len(words) > 1 else "list"
-    candidates = list(FOREIGN.get(words[0], ())) if not below else []
+    candidates = [] if below else _translated(words[0])
     if noun and (len(words) > 1 or words[0] == noun + "s"):  # checkpoints
-        candidates += [f"{noun} {meant}" for meant in (verb, *FOREIGN.get(verb, ()))]
+        candidates += [f"{noun} {meant}" for meant in (verb, *_translated(verb))]
     for name in candidates:
         if name in known:
             return name
@@ -276,63 +264,3 @@ def _nearest_command(words: Sequence[str], known: list[str], below: list[str]) -
     # Compared without the noun: it would make any two verbs look alike.
     near = nearest(" ".join(words[1:]), [name.partition(" ")[2] for name in below])
     return near and f"{noun} {near}"
-
-
-# ---------------------------------------------------------------------- what argparse refused
-
-
-def explain_refusal(
-    message: str, words: Sequence[str], known: Collection[str]
-) -> tuple[str, str | None]:
-    """Return a *message* of argparse about *words* in plain words, and a hint or ``None``."""
-    about = re.fullmatch(r"argument (\S+): (expected one|ignored explicit) argument.*", message)
-    names = about[1].split("/") if about else []
-    missing = about is not None and about[2] == "expected one"
-    for word, after in itertools.pairwise([*words, ""]):
-        name, equals, value = word.partition("=")
-        if name not in names:
-            continue
-        if equals and not missing:
-            return f"{name} takes no value: {value!r}", _opposite(name, known)
-        if missing and after[:1] == "-" and (" " in after or after.partition("=")[0] not in known):
-            joined = f"{names[-1]}={'KEY' if _is_secret(names[-1]) else _quoted(after)}"
-            return message, f"Join a value that begins with '-' to its option: {joined}"
-    return message, None
-
-
-def explain_extra_words(
-    extra: Sequence[str], words: Sequence[str], flags: Collection[str], texts: Collection[str]
-) -> tuple[str, str | None]:
-    """Return a message, or ``""``, and a hint, or ``None``, about words that no argument takes.
-
-    :param extra: these words.
-    :param words: all words of the command line.
-    :param flags: options that take no value.
-    :param texts: options that take any text.
-    """
-    at = words.index(extra[0])
-    before = words[at - 1] if at else ""
-    if before in flags:
-        return f"{before} takes no value: {extra[0]!r}", _opposite(before, flags)
-    name, joined, value = before.partition("=")
-    if not joined:
-        name, value = words[at - 2] if at > 1 else "", before
-    if name not in texts or _is_secret(name):
-        return "", None
-    text = " ".join([value, *itertools.takewhile(lambda word: word in extra, words[at:])])
-    return "", f"Quote a text of several words: {name} {_quoted(text)}"
-
-
-def _is_secret(option: str) -> bool:
-    return option.endswith("key")
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
-
-
-def _opposite(option: str, known: Collection[str]) -> str | None:
-    opposite = f"--{option[5:]}" if option.startswith("--no-") else f"--no-{option[2:]}"
-    return f"Its opposite is {opposite}." if opposite in known else None

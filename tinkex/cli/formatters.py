@@ -6,9 +6,9 @@ classes, so that other cliff programs in the same environment do not see them.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
@@ -23,6 +23,10 @@ from cliff.formatters.value import ValueFormatter as _ValueFormatter
 from tinkex.columns import WHOLE, Presentation, heading, plain_text, printable
 from tinkex.exceptions import LocalError, SettingsError
 
+Names = Sequence[str]
+Row = Sequence[Any]
+Rows = Iterable[Row]
+
 #: Characters of output that are kept in memory: most lists are shorter and need no file.
 _IN_MEMORY = 1024 * 1024
 
@@ -34,15 +38,11 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
     the chosen columns, separated by tabs.
     """
 
-    def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
+    def add_argument_group(self, parser: ArgumentParser) -> None:
         """Add nothing: plain has no options."""
 
     def emit_list(
-        self,
-        column_names: Sequence[str],
-        data: Iterable[Sequence[Any]],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         plain_row = None if parsed_args.columns else _presentation(parsed_args).plain_row
         for row in data:
@@ -54,11 +54,7 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
                 stdout.write(line + "\n")
 
     def emit_one(
-        self,
-        column_names: Sequence[str],
-        data: Sequence[Any],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         plain_lines = None if parsed_args.columns else _presentation(parsed_args).plain_lines
         if plain_lines:
@@ -76,7 +72,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     too wide is written without a frame, so that only its long lines wrap.
     """
 
-    def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
+    def add_argument_group(self, parser: ArgumentParser) -> None:
         """Add the options of cliff's table without importing its module, and so prettytable."""
         group = parser.add_argument_group("table formatter")
         group.add_argument(
@@ -97,11 +93,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         )
 
     def emit_list(
-        self,
-        column_names: Sequence[str],
-        data: Iterable[Sequence[Any]],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         rows = [[_cell(value) for value in row] for row in data]
         if not rows and not parsed_args.print_empty:  # cliff would write an empty line
@@ -118,11 +110,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
             self._cliff().emit_list(headings, rows, stdout, parsed_args)
 
     def emit_one(
-        self,
-        column_names: Sequence[str],
-        data: Sequence[Any],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         links = _presentation(parsed_args).links
         if links and can_link(stdout):
@@ -153,7 +141,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         return Whole()
 
     @staticmethod
-    def _too_wide(rows: list[list[Any]], stdout: TextIO, parsed_args: argparse.Namespace) -> bool:
+    def _too_wide(rows: list[list[Any]], stdout: TextIO, parsed_args: Namespace) -> bool:
         width = _terminal_width(stdout)
         if not width or parsed_args.max_width or parsed_args.fit_width:
             return False
@@ -161,7 +149,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
 
     @staticmethod
     def _fitting(
-        names: list[str], rows: list[list[Any]], stdout: TextIO, parsed_args: argparse.Namespace
+        names: list[str], rows: list[list[Any]], stdout: TextIO, parsed_args: Namespace
     ) -> list[int]:
         """Return the indexes of the columns that fit the terminal."""
         kept = list(range(len(names)))
@@ -177,10 +165,9 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
                 kept.remove(names.index(name))
         hidden = [names[i] for i in range(len(names)) if i not in kept]
         if hidden:
-            some = ", ".join(hidden[:2] if len(hidden) > 4 else hidden)
-            more = f" and {len(hidden) - 2} more columns" if len(hidden) > 4 else ""
+            listed = ", ".join(hidden)
             presentation.notes.append(
-                f"Hidden (terminal too narrow): {some}{more}; -f json has all columns."
+                f"Hidden (terminal too narrow): {listed}; -f json has all columns."
             )
         return kept
 
@@ -189,11 +176,7 @@ class JSONFormatter(_JSONFormatter):
     """The same JSON as cliff's, written row by row."""
 
     def emit_list(
-        self,
-        column_names: Sequence[str],
-        data: Iterable[Sequence[Any]],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         to_json = _to_json(indented=not parsed_args.noindent)
         before, between, after = ("", ", ", "") if parsed_args.noindent else ("\n  ", ",\n  ", "\n")
@@ -227,21 +210,13 @@ class ValueFormatter(_ValueFormatter):
     """cliff's value format with ``true``, ``false`` and ``null`` as in JSON."""
 
     def emit_list(
-        self,
-        column_names: Sequence[str],
-        data: Iterable[Sequence[Any]],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         rows = ([_word(value) for value in row] for row in data)
         super().emit_list(column_names, rows, stdout, parsed_args)
 
     def emit_one(
-        self,
-        column_names: Sequence[str],
-        data: Sequence[Any],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         super().emit_one(column_names, [_word(v) for v in data], stdout, parsed_args)
 
@@ -250,11 +225,7 @@ class CSVFormatter(CSVLister):
     """cliff's CSV with ``true`` and ``false``; null is an empty cell."""
 
     def emit_list(
-        self,
-        column_names: Sequence[str],
-        data: Iterable[Sequence[Any]],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         rows = ([_word(value, null="") for value in row] for row in data)
         super().emit_list(column_names, rows, stdout, parsed_args)
@@ -264,11 +235,7 @@ class ShellFormatter(_ShellFormatter):
     """cliff's shell assignments, quoted so that ``eval`` cannot run a part of a value."""
 
     def emit_one(
-        self,
-        column_names: Sequence[str],
-        data: Sequence[Any],
-        stdout: TextIO,
-        parsed_args: argparse.Namespace,
+        self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         import shlex
 
@@ -359,7 +326,7 @@ def _keep_whole_words(table: Any) -> None:
         table.max_width["Value"] = max([width, *map(len, words)])
 
 
-def _presentation(parsed_args: argparse.Namespace) -> Presentation:
+def _presentation(parsed_args: Namespace) -> Presentation:
     return getattr(parsed_args, "presentation", None) or Presentation()
 
 

@@ -1,14 +1,13 @@
-"""What a person sees on standard error while something takes time.
+"""Progress and waits on standard error.
 
-Nothing at all where standard error is no terminal, or a dumb one, or ``--quiet`` was given.
-rich draws; it is imported only when there is something to draw.
+Nothing is drawn if standard error is no terminal, or a dumb one, or with ``--quiet``. rich draws;
+it is imported only when there is something to draw.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.cli.formatters import can_redraw, wants_colour
@@ -17,74 +16,69 @@ from tinkex.columns import printable
 if TYPE_CHECKING:
     from tinkex.api import Progress, Wait
 
-#: Seconds of waiting before anything is said: most answers are there sooner.
+#: Seconds before a wait is shown: most responses are there sooner.
 PATIENCE = 1.0
-#: Seconds between two looks at the clock.
+#: Seconds between two updates of a wait.
 TICK = 0.5
 
 
 class Display:
-    """One changing line on standard error: a wait with its reason, or a transfer.
+    """One line on standard error that is redrawn: a wait with its reason, or a progress bar.
+
+    Threads may share it: several requests may wait at the same time.
 
     :param stream: standard error.
     :param quiet: show nothing.
-
-    Threads may share it: several requests wait at the same time, and a heartbeat speaks up.
+    :ivar draws: whether anything is drawn.
     """
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream = stream
         self._quiet = quiet
-        self._enabled = not quiet and can_redraw(stream)
+        self.draws = not quiet and can_redraw(stream)
         self._lock = threading.RLock()
         self._waiting: _Waiting | None = None
         self._bar: Any = None
         self._task: Any = None
 
     def wait(self, wait: Wait) -> None:
-        """Show that the service is being waited for, since when, and why."""
+        """Show what is waited for, how long, and why."""
         with self._lock:
             if wait.note:
                 self.clear()
                 if not self._quiet:
                     self._stream.write(printable(wait.note) + "\n")
             else:
-                self._begin(wait.operation, wait.elapsed).tell(wait)
+                self.expect(wait.operation)
+                if self._waiting is not None:
+                    self._waiting.update(wait)
 
     def expect(self, what: str) -> None:
-        """Begin to count the seconds: a server that says nothing at all is waited for as well."""
+        """Show the time that *what* takes from now on, also if the server sends nothing."""
         with self._lock:
-            if self._waiting is None:
-                self._begin(what, 0.0)
+            if self.draws and self._bar is None and self._waiting is None:
+                self._waiting = _Waiting(self._stream, what)
 
     def transfer(self, progress: Progress) -> None:
-        """Show how much of a download is there."""
-        if not self._enabled:
-            return
+        """Show the progress of a download."""
         with self._lock:
-            self._show_bar(self._new_bar, None)
-            self._bar.update(
-                self._task,
-                completed=progress.done_bytes,
-                total=progress.total_bytes,
-                description=printable(progress.file or ""),
-            )
-
-    @property
-    def draws(self) -> bool:
-        """Whether anything is shown at all."""
-        return self._enabled
+            if self._show_bar("DownloadColumn", "TransferSpeedColumn"):
+                self._bar.update(
+                    self._task,
+                    completed=progress.done_bytes,
+                    total=progress.total_bytes,
+                    description=printable(progress.file or ""),
+                )
 
     def count(self, what: str, done: int, total: int) -> None:
-        """Show that *done* of *total* things are done; *what*: what is being done, or a rate."""
-        if not self._enabled:
-            return
+        """Show that *done* of *total* things are done; *what* is the activity, or a rate."""
         with self._lock:
-            self._show_bar(self._new_counter, total)
-            self._bar.update(self._task, completed=done, description=printable(what))
+            if self._show_bar("MofNCompleteColumn"):
+                description = printable(what)
+                self._bar.update(self._task, completed=done, total=total, description=description)
 
     def clear(self) -> None:
-        """Take the line away, so that something else can be written."""
+        """Remove the line, so that something else can be written."""
         with self._lock:
             if self._waiting is not None:
                 self._waiting.stop()
@@ -92,83 +86,52 @@ class Display:
                 self._bar.stop()
             self._waiting = self._bar = self._task = None
 
-    def _show_bar(self, new: Callable[[], Any], total: int | None) -> None:
-        if self._bar is None:
+    def _show_bar(self, *columns: str) -> bool:
+        """Start a bar with rich's *columns* if there is none; return whether anything is drawn."""
+        if self.draws and self._bar is None:
+            from rich import progress
+
             self.clear()
-            self._bar = new()
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                *(getattr(progress, name)() for name in columns),
+                progress.TimeRemainingColumn(),
+                console=console(self._stream),
+                transient=True,
+            )
             self._bar.start()
-            self._task = self._bar.add_task("", total=total)
-
-    def _begin(self, what: str, elapsed: float) -> _Waiting | _Nothing:
-        if not self._enabled or self._bar is not None:
-            return _Nothing()
-        if self._waiting is None:
-            self._waiting = _Waiting(self._console, what, elapsed)
-        return self._waiting
-
-    def _console(self) -> Any:
-        from rich.console import Console
-
-        return Console(file=self._stream, no_color=not wants_colour(self._stream))
-
-    def _new_bar(self) -> Any:
-        from rich import progress
-
-        return progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-            console=self._console(),
-            transient=True,
-        )
-
-    def _new_counter(self) -> Any:
-        from rich import progress
-
-        return progress.Progress(
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeRemainingColumn(),
-            console=self._console(),
-            transient=True,
-        )
+            self._task = self._bar.add_task("", total=None)
+        return self.draws
 
 
-class _Nothing:
-    """Shows no wait: there is no terminal, or it shows something else."""
+def console(stream: TextIO) -> Any:
+    """Return the rich console that draws on *stream*."""
+    from rich.console import Console
 
-    def tell(self, wait: Wait) -> None:
-        """Leave *wait* unmentioned."""
+    return Console(file=stream, no_color=not wants_colour(stream))
 
 
 class _Waiting:
-    """A thread that says how long the wait has been: the waiting thread hangs in a read.
+    """A thread that shows how long a wait has taken, while the thread that waits is in a read."""
 
-    :param console: makes the rich console to draw on.
-    :param what: what is waited for, until :meth:`tell` knows better.
-    :param elapsed: seconds it has taken already.
-    """
-
-    def __init__(self, console: Callable[[], Any], what: str, elapsed: float) -> None:
-        self._new_console = console
+    def __init__(self, stream: TextIO, what: str) -> None:
+        self._stream = stream
         self._what, self._why = what, ""
-        self._pressing = False
-        self._began = time.monotonic() - elapsed
+        self._is_urgent = False
+        self._began = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True, name="tinkex-display")
         self._thread.start()
 
-    def tell(self, wait: Wait) -> None:
-        """Say from now on what *wait* says."""
+    def update(self, wait: Wait) -> None:
+        """Show *wait* from now on."""
         self._began = time.monotonic() - wait.elapsed
         self._what, self._why = wait.operation, reason_of(wait)
-        self._pressing = bool(wait.retry_in)
+        self._is_urgent = bool(wait.retry_in)
 
     def stop(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         self._stopped.set()
         self._thread.join(1)
 
@@ -176,15 +139,14 @@ class _Waiting:
         status: Any = None
         while not self._stopped.wait(TICK):
             elapsed = time.monotonic() - self._began
-            if elapsed < PATIENCE and not self._pressing:
+            if elapsed < PATIENCE and not self._is_urgent:
                 continue
-            if status is None:
-                from rich.status import Status
-
-                status = Status("", console=self._new_console())
-                status.start()
+            from rich.status import Status
             from rich.text import Text
 
+            if status is None:
+                status = Status("", console=console(self._stream))
+                status.start()
             line = f"Waiting for {self._what}: {elapsed:.0f} s{self._why}"
             status.update(Text(printable(line)))
         if status is not None:

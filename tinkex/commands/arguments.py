@@ -10,8 +10,8 @@ from tinkex.exceptions import UsageError
 from tinkex.options import integer, moment
 
 if TYPE_CHECKING:
+    from tinkex.api import Checkpoint
     from tinkex.api.http.pagination import Page, Walk
-    from tinkex.api.resources.selection import Selection
     from tinkex.commands.base import Command, Lister, ShowOne
 
     AnyCommand = Command | Lister | ShowOne
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 #: Types of checkpoints: the words of paths, then those of the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
-_PATH_HELP = "checkpoint: tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
+_PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
 
 # ------------------------------------------------------------------ checkpoints and runs
@@ -42,7 +42,7 @@ _PATH_HELP = "checkpoint: tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @lates
 
 def add_path(parser: argparse.ArgumentParser) -> None:
     """Add the argument ``tinker_path``, which names one checkpoint."""
-    parser.add_argument("tinker_path", metavar="<tinker_path>", help=_PATH_HELP)
+    parser.add_argument("tinker_path", metavar="<tinker_path>", help=f"checkpoint: {_PATH_FORMS}")
 
 
 def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -51,7 +51,7 @@ def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         "tinker_paths",
         metavar="<tinker_path>",
         nargs="*" if optional else "+",
-        help=f"{_PATH_HELP}; may be repeated",
+        help=f"checkpoints: {_PATH_FORMS}",
     )
 
 
@@ -103,13 +103,7 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
-    group = parser.add_argument_group("filters")
-    group.add_argument(
-        "--run-id",
-        metavar="<run_id>",
-        help="only checkpoints of this training run, or of all that match a pattern: 'nightly*'",
-    )
-    add_type(group)
+    group = add_run_filters(parser)
     group.add_argument(
         "--before",
         metavar="<time>",
@@ -133,6 +127,18 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="only checkpoints that are not published",
     )
+
+
+def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add ``--run-id`` and ``--type``, and return their group."""
+    group = parser.add_argument_group("filters")
+    group.add_argument(
+        "--run-id",
+        metavar="<run_id>",
+        help="only checkpoints of this training run, or of all that match a pattern: 'nightly*'",
+    )
+    add_type(group)
+    return group
 
 
 def add_type(parser: argparse._ActionsContainer) -> None:
@@ -160,17 +166,26 @@ def given_filters(parsed_args: argparse.Namespace) -> bool:
     return any(getattr(parsed_args, name, None) is not None for name in names)
 
 
-def selection(parsed_args: argparse.Namespace, run_id: str | None) -> Selection:
-    """Return the filters as a selection among the checkpoints of *run_id*, or of all runs."""
-    from tinkex.api.resources.selection import Selection
+def select_checkpoints(
+    command: AnyCommand, parsed_args: argparse.Namespace, limit: int | None = None, offset: int = 0
+) -> Page[Checkpoint]:
+    """Return the checkpoints that match the filters, in the order of ``--sort``."""
+    from tinkex.api.resources.selection import Selection, is_pattern
 
-    return Selection(
-        run_id=run_id,
-        checkpoint_type=checkpoint_type(parsed_args),
-        before=getattr(parsed_args, "before", None),
-        after=getattr(parsed_args, "after", None),
-        public=getattr(parsed_args, "public", None),
-    )
+    def given(name: str) -> Any:
+        return getattr(parsed_args, name, None)
+
+    def select(run_id: str | None) -> Page[Checkpoint]:
+        kind = checkpoint_type(parsed_args)
+        wanted = Selection(run_id, kind, given("before"), given("after"), given("public"))
+        return command.client.checkpoints.select(
+            wanted, limit, offset, access_scope=given("access_scope"), **sorting(parsed_args)
+        )
+
+    run_id = parsed_args.run_id
+    if run_id is None or is_pattern(run_id):
+        return select(run_id)
+    return with_run(command, run_id, select)
 
 
 def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -198,7 +213,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
 
 def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
     """Return the value of ``--sort`` as keyword arguments of ``select``."""
-    field, _, order = (parsed_args.sort or "").partition(":")
+    field, _, order = (getattr(parsed_args, "sort", None) or "").partition(":")
     return {"sort": field or None, "descending": order == "desc"}
 
 

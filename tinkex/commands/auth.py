@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from cliff.columns import FormattableColumn
 
@@ -62,11 +62,13 @@ class LoginAuth(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.api.resources.auth import new_key_page
+        from tinkex.api.paths import console_page
 
         profile = _profile_to_store_in(self.settings, in_profile=parsed_args.in_profile)
         name = parsed_args.name
-        page = new_key_page(self.settings, name or _machine_name())
+        page = console_page(self.settings.base_url, "keys")
+        if page:
+            page += f"?new_key=true&key_name={quote(name or _machine_name(), safe='')}"
         key, source = self._key(parsed_args, page)
         trial = _with_key(self.settings, key, source)
         if warning := trial.key_warning():
@@ -177,7 +179,7 @@ class LogoutAuth(Lister):
         return self.column_names, rows
 
     def _remove(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
-        from tinkex.api.resources.auth import key_page
+        from tinkex.api.paths import console_page
 
         store = KeyStore()
         if parsed_args.all:
@@ -197,7 +199,8 @@ class LogoutAuth(Lister):
             self.status("There is no stored key.")
         for key in chosen:
             if key.base_url is None and key.key_id.isdecimal():
-                self.status(f"The key stays valid; revoke it at {key_page(key.key_id)}")
+                page = console_page(DEFAULT_BASE_URL, "keys", key.key_id)
+                self.status(f"The key stays valid; revoke it at {page}")
         return [(key.name, key.key_id, str(store.path)) for key in chosen]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:

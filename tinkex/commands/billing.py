@@ -136,7 +136,7 @@ class UsageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row of the service as CSV; -: to standard output",
+            help="also write every row of the service as CSV; - for standard output",
         )
         parser.add_argument(
             "--sessions-csv",
@@ -220,10 +220,10 @@ class StorageBilling(_CsvLister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "--project-id", metavar="<id>", type=non_empty, help="only this project"
+            "--project-id", metavar="<id>", type=non_empty, help="only checkpoints of this project"
         )
         parser.add_argument(
-            "--csv", metavar="<file>", help="also write the rows as CSV; -: to standard output"
+            "--csv", metavar="<file>", help="also write the rows as CSV; - for standard output"
         )
         return parser
 

@@ -22,9 +22,7 @@ from tinkex.commands.arguments import (
     given_filters,
     holds_all,
     print_rest,
-    selection,
-    sorting,
-    with_run,
+    select_checkpoints,
 )
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
@@ -87,7 +85,7 @@ class ListCheckpoint(Lister):
         limit, offset = parsed_args.limit or None, parsed_args.offset
         found: Page[Checkpoint] | Walk[Checkpoint]
         if filtered or parsed_args.sort:
-            found = self._select(parsed_args, limit, offset)
+            found = select_checkpoints(self, parsed_args, limit, offset)
         elif self.app.keeps_result:
             found = self.client.checkpoints.list(limit, offset, access_scope=scope)
         else:  # page by page
@@ -103,7 +101,7 @@ class ListCheckpoint(Lister):
 
         :param whole: no filter leaves any out.
         """
-        from tinkex.cli.remembered import KEPT
+        from tinkex.cli.completion import KEPT
 
         if found.note:
             self.status(found.note)
@@ -114,21 +112,6 @@ class ListCheckpoint(Lister):
             yield cells(checkpoint, self.column_names)
         print_rest(self, found, "checkpoints")
         self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
-
-    def _select(
-        self, parsed_args: argparse.Namespace, limit: int | None, offset: int
-    ) -> Page[Checkpoint]:
-        from tinkex.api.resources.selection import is_pattern
-
-        checkpoints, scope = self.client.checkpoints, parsed_args.access_scope
-        order = sorting(parsed_args)
-
-        def of(run_id: str | None) -> Page[Checkpoint]:
-            wanted = selection(parsed_args, run_id)
-            return checkpoints.select(wanted, limit, offset, access_scope=scope, **order)
-
-        run_id = parsed_args.run_id
-        return of(run_id) if run_id is None or is_pattern(run_id) else with_run(self, run_id, of)
 
 
 class InfoCheckpoint(ShowOne):
@@ -187,7 +170,7 @@ class SaveCheckpoint(ShowOne):
         parser.add_argument(
             "--output",
             metavar="<path>",
-            help="file for the metadata of the checkpoint (JSON), required; -: standard output",
+            help="file for the metadata of the checkpoint (JSON), required; - for standard output",
         )
         parser.add_argument(
             "--name",

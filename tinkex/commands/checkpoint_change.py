@@ -29,8 +29,8 @@ CONCURRENCY = 32
 #: Environment variable with the key of the account that a copied checkpoint belongs to.
 TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
 
-#: Changes one path; takes ``explain`` as the methods of :class:`tinkex.api.Checkpoints` do.
-Change = Callable[..., None]
+#: Changes one path.
+Change = Callable[[str], None]
 #: Returns the row of a path and the error that its change raised, if any.
 Row = Callable[[str, TinkexError | None], tuple[Any, ...]]
 
@@ -58,7 +58,11 @@ class BulkChange(Lister):
         """
         self.result, self._tried = [], len(paths)
         if len(paths) == 1:
-            change(paths[0])
+            try:
+                change(paths[0])
+            except NotFound as error:
+                error.hint = self.client.checkpoints.suggest(paths[0]) or error.hint
+                raise
             self.result.append(paths[0])
             self.changed(self.result)
             return [row(paths[0], None)]
@@ -77,7 +81,7 @@ class BulkChange(Lister):
 
         def attempt(path: str) -> None:
             try:
-                change(path, explain=False)
+                change(path)
             except TinkexError as error:
                 outcomes[path] = error
             else:
@@ -213,7 +217,7 @@ class SetTtlCheckpoint(BulkChange):
             help="time to live from now on, from 1 hour to 10 years: seconds, or 12h, 7d, 1y; "
             "the service deletes the checkpoint afterwards",
         )
-        what.add_argument("--remove", action="store_true", help="never expire")
+        what.add_argument("--remove", action="store_true", help="remove the expiry time")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -223,8 +227,8 @@ class SetTtlCheckpoint(BulkChange):
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
         checkpoints = self.client.checkpoints
 
-        def change(path: str, *, explain: bool = True) -> None:
-            checkpoints.set_ttl(path, seconds, explain=explain)
+        def change(path: str) -> None:
+            checkpoints.set_ttl(path, seconds)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             expires = None

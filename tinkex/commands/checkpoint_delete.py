@@ -11,11 +11,10 @@ from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands.arguments import (
     add_filters,
     add_paths,
-    add_type,
+    add_run_filters,
     checkpoint_paths,
     given_filters,
-    selection,
-    with_run,
+    select_checkpoints,
 )
 from tinkex.commands.checkpoint_change import BulkChange
 from tinkex.exceptions import TinkexError, UsageError
@@ -53,20 +52,12 @@ class _Deletion(BulkChange):
     def changed(self, paths: list[str]) -> None:
         self.app.forget("checkpoints", paths)
 
-    def select(self, parsed_args: argparse.Namespace) -> list[Checkpoint]:
-        """Return the checkpoints that match the filters."""
-        from tinkex.api.resources.selection import is_pattern
-
-        checkpoints = self.client.checkpoints
-
-        def of(run_id: str | None) -> list[Checkpoint]:
-            page = checkpoints.select(selection(parsed_args, run_id))
-            if page.note:
-                self.status(page.note)
-            return list(page)
-
-        run_id = parsed_args.run_id
-        return of(run_id) if run_id is None or is_pattern(run_id) else with_run(self, run_id, of)
+    def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
+        """Return the checkpoints that match the filters, by path."""
+        page = select_checkpoints(self, parsed_args)
+        if page.note:
+            self.status(page.note)
+        return {checkpoint.tinker_path: checkpoint for checkpoint in page}
 
     def confirm_deletion(self, paths: Sequence[str], known: Mapping[str, Checkpoint]) -> None:
         """Ask whether to delete *paths*; sizes are shown of those in *known*.
@@ -107,7 +98,7 @@ class DeleteCheckpoint(_Deletion):
         # All names are resolved before anything is deleted.
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
         client = self.client  # a missing key shows before the question
-        known = {} if paths else {c.tinker_path: c for c in self.select(parsed_args)}
+        known = {} if paths else self.select(parsed_args)
         if not paths and not known:
             self.status("No checkpoint matches the filters: nothing to delete.")
         if parsed_args.dry_run:
@@ -181,14 +172,7 @@ class PruneCheckpoint(_Deletion):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        filters = parser.add_argument_group("filters")
-        filters.add_argument(
-            "--run-id",
-            metavar="<run_id>",
-            help="only checkpoints of this training run, or of all that match a pattern: "
-            "'nightly*' (default: all runs)",
-        )
-        add_type(filters)
+        add_run_filters(parser)
         _add_rules(parser.add_argument_group("rules (at least one of the first three)"))
         parser.add_argument(
             "--rate",
@@ -210,7 +194,7 @@ class PruneCheckpoint(_Deletion):
             include_newest=parsed_args.include_newest,
         )
         _check_rules(parsed_args)
-        decisions = plan(self.select(parsed_args), policy, datetime.now(UTC))
+        decisions = plan(self.select(parsed_args).values(), policy, datetime.now(UTC))
         going = {d.checkpoint.tinker_path: d for d in decisions if d.goes}
         chosen = {path: decision.checkpoint for path, decision in going.items()}
         self._print_plan(len(decisions), list(chosen.values()), parsed_args.rate)

@@ -16,7 +16,6 @@ import re
 import shlex
 import string
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cliff.columns import FormattableColumn
 
 from tinkex import plugins
-from tinkex.cli import commandmanager
+from tinkex.cli.commandmanager import Formatters, load_command
 from tinkex.cli.errors import nearest
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, PluginError, UsageError
@@ -54,20 +53,19 @@ class ListPlugin(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         usage = _Usage()
-        rows = []
-        for entry_point, distribution in usage.claims:
-            if plugins.is_builtin(entry_point) and not parsed_args.all:
-                continue
-            error = usage.problem(entry_point, distribution)
-            key = (entry_point.group, entry_point.name)
-            rows.append((*key, distribution.name, distribution.version, error))
-        rows.sort(key=str)
+        rows = sorted(
+            (
+                (ep.group, ep.name, owner.name, owner.version, usage.problem(ep, owner))
+                for ep, owner in usage.claims
+                if parsed_args.all or not plugins.is_builtin(ep)
+            ),
+            key=str,
+        )
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         if not rows:
             self.status("No plugins are installed.")
             self.presentation.empty = ""  # a table need not repeat it
-        unknown = plugins.unknown_in_only()
-        if unknown:
+        if unknown := plugins.unknown_in_only():
             self.app.warn(f"{plugins.ONLY} names unknown distributions: {', '.join(unknown)}")
         return self.column_names, rows
 
@@ -112,8 +110,7 @@ class ShowPlugin(ShowOne):
         lines = [f"{record['distribution']} {record['version']}"]
         lines += [record["summary"]] if record["summary"] else []
         for name in self.column_names[3:]:
-            texts = record[name].lines()
-            if texts:
+            if texts := record[name].human_readable().splitlines():
                 lines += [f"{name.replace('_', ' ').replace('http', 'HTTP')}:"]
                 lines += [f"  {text}" for text in texts]
         return lines
@@ -144,14 +141,10 @@ class NewPlugin(ShowOne):
         self._check_free(names["noun"])
         directory = user_path(parsed_args.directory or names["name"])
         write_files(skeleton(names), directory)
-        self.result = {
-            "distribution": names["name"],
-            "package": names["package"],
-            "directory": str(directory),
-            "command": f"{names['noun']} hello",
-            "format": names["noun"],
-        }
-        return self.column_names, tuple(self.result.values())
+        noun = names["noun"]
+        values = (names["name"], names["package"], str(directory), f"{noun} hello", noun)
+        self.result = dict(zip(self.column_names, values, strict=True))
+        return self.column_names, values
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -166,37 +159,29 @@ class NewPlugin(ShowOne):
         return [f"Plugin {record['distribution']} written to {record['directory']}"]
 
     def _check_free(self, noun: str) -> None:
-        groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
-        formats = {ep.name for group in groups for ep in plugins.entry_points(group)}
-        taken = None
+        hint = "Choose another name; see: tinkex plugin list --all"
         if f"{noun} hello" in self.app.command_manager.commands:
-            taken = f"the command '{noun} hello'"
-        elif noun in formats:
-            taken = f"the format '{noun}'"
-        if taken:
-            raise UsageError(
-                f"{taken} already exists", hint="Choose another name; see: tinkex plugin list --all"
-            )
+            raise UsageError(f"the command '{noun} hello' already exists", hint=hint)
+        if Formatters.known(noun):
+            raise UsageError(f"the format '{noun}' already exists", hint=hint)
 
 
 class Lines(FormattableColumn[list[Any]]):
     """A list: a line for each member for people, itself for programs."""
 
     def human_readable(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(map(self._line, self._value))
 
-    def lines(self) -> list[str]:
-        """Return a line for each member."""
-        return [member if isinstance(member, str) else _line(member) for member in self._value]
-
-
-def _line(member: Mapping[str, Any]) -> str:
-    if "error" in member:
-        return f"{member['name']} ({member['group']}): {member['error']}"
-    if "kinds" in member:
-        return f"{member['name']} (of {' and '.join(member['kinds'])})"
-    name = f"{member['name']} (on {member['command']})" if "command" in member else member["name"]
-    return " ".join([name, *member["options"]])
+    @staticmethod
+    def _line(member: str | Mapping[str, Any]) -> str:
+        if isinstance(member, str):
+            return member
+        if "error" in member:
+            return f"{member['name']} ({member['group']}): {member['error']}"
+        if "kinds" in member:
+            return f"{member['name']} (of {' and '.join(member['kinds'])})"
+        where = f" (on {member['command']})" if "command" in member else ""
+        return " ".join([member["name"] + where, *member["options"]])
 
 
 class _Usage:
@@ -205,32 +190,27 @@ class _Usage:
     def __init__(self) -> None:
         #: Every entry point of a tinkex group with its distribution.
         self.claims: Sequence[tuple[EntryPoint, Distribution]] = list(plugins.claims())
-        used = [
-            ep
-            for ep, owner in self.claims
-            if plugins.is_builtin(ep) or not plugins.is_left_out(owner.name)
-        ]
-        self._count = Counter((ep.group, ep.name) for ep in used)
-        self._builtin = {(ep.group, ep.name) for ep in used if plugins.is_builtin(ep)}
+        #: Group and name → distributions that are loaded; "" stands for tinkex itself.
+        self._owners: dict[tuple[str, str], set[str]] = {}
+        for ep, owner in self.claims:
+            if plugins.is_builtin(ep):
+                self._owners.setdefault((ep.group, ep.name), set()).add("")
+            elif not plugins.is_left_out(owner.name):
+                self._owners.setdefault((ep.group, ep.name), set()).add(owner.name)
 
     def problem(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
         """Return why *entry_point* is not used, or ``None``; imports it to find out."""
-        key = (entry_point.group, entry_point.name)
         if not plugins.is_builtin(entry_point):
             if plugins.is_left_out(distribution.name):
                 return f"not used: {plugins.ONLY} does not name {distribution.name}"
-            if key in self._builtin:
+            others = self._owners[entry_point.group, entry_point.name] - {distribution.name}
+            if "" in others:
                 return "not used: tinkex has one of the same name"
-            # A command may have any number of hooks.
-            if self._count[key] > 1 and not _is_hook(entry_point.group):
-                others = {owner.name for ep, owner in self.claims if (ep.group, ep.name) == key}
-                others.discard(distribution.name)
+            if others and not _is_hook(entry_point.group):  # a command may have several hooks
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
-            if entry_point.group == plugins.COMMANDS:
-                commandmanager.load_command(entry_point)
-            else:
-                plugins.load(entry_point)
+            is_command = entry_point.group == plugins.COMMANDS
+            (load_command if is_command else plugins.load)(entry_point)
         except PluginError as error:
             cause = error.__cause__
             return f"{type(cause).__name__}: {cause}" if cause else str(error)

@@ -368,7 +368,7 @@ class ListRun(Lister):
 
         :param whole: nothing was left out, but for what is beyond the limit.
         """
-        from tinkex.cli.remembered import KEPT
+        from tinkex.cli.completion import KEPT
 
         latest: list[str] = []
         models: dict[str, None] = {}

@@ -128,13 +128,13 @@ class SearchSession(Lister):
             "--metadata",
             metavar="<key=value>",
             type=_pair,
-            help="pair of the metadata; may be repeated",
+            help="pair that the metadata contains; may be repeated",
         )
         repeatable(
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="only this project; may be repeated: any of them",
+            help="only sessions of this project; may be repeated: any of them",
         )
         repeatable(
             "--owner",

@@ -72,7 +72,8 @@ def parse(name: str, value: Any) -> Any:
             f"the value of {name} is not valid Unicode",
             hint="Its bytes are not UTF-8; convert them, for instance with iconv.",
         ) from error
-    return _PARSERS.get(name, _parse_text)(value)
+    parser: Callable[[Any], Any] = _PARSERS.get(name, _parse_text)
+    return parser(value)
 
 
 def from_text(name: str, text: str) -> Any:

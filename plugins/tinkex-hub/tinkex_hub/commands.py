@@ -64,7 +64,7 @@ class PushHfCheckpoint(ShowOne):
             "--create-pr", action="store_true", help="open a pull request instead of committing"
         )
         _add_choice(parser, "--allow-pattern", "only files whose names match this shell pattern")
-        _add_choice(parser, "--ignore-pattern", "no files whose names match this shell pattern")
+        _add_choice(parser, "--ignore-pattern", "skip files whose names match this shell pattern")
         parser.add_argument(
             "--hf-token",
             metavar="<token>",

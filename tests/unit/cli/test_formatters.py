@@ -20,7 +20,7 @@ from tinkex.cli.formatters import (
     spooled,
     wants_colour,
 )
-from tinkex.cli.progress import Display
+from tinkex.cli.progress import console
 from tinkex.columns import Flag, Presentation, Size
 from tinkex.exceptions import LocalError
 from tinkex.settings import DEFAULT_BASE_URL
@@ -190,7 +190,7 @@ def test_colour_and_redrawing(monkeypatch, environment, terminal, colour, moves)
     assert wants_colour(stream) is colour
     assert can_redraw(stream) is moves
     if terminal:
-        assert Display(stream)._console().no_color is not colour
+        assert console(stream).no_color is not colour
 
 
 RUN = "0d3:train:0"

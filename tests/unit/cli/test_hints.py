@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 
 import pytest
 
@@ -17,6 +18,7 @@ from tinkex.exceptions import (
     TinkexError,
     Unauthorized,
 )
+from tinkex.testing import invoke
 
 
 def about(error: APIError, **facts: str) -> APIError:
@@ -61,3 +63,10 @@ def test_a_local_error_has_the_hint_of_its_cause():
     error = LocalError("cannot write x")
     error.__cause__ = OSError(errno.EACCES, "Permission denied")
     assert hint_for(error) == "Check the permissions."
+
+
+def test_the_hint_is_the_same_in_json():
+    words = ["checkpoint", "info", "tinker://no-path", "--api-key", "k"]
+    hint = json.loads(invoke([*words, "-f", "json"]).stderr)["error"]["hint"]
+    assert hint.endswith("See 'tinkex checkpoint list'.")
+    assert invoke(words).stderr.endswith(f"\nHint: {hint}\n")

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tinkex import files, settings
 from tinkex.config import credentials, file
@@ -202,20 +199,6 @@ def test_processes_that_write_at_once_lose_nothing(store):
     assert len(store.all()) == 24
 
 
-_WRITE = """
-from tinkex.config import file as configfile
-from tinkex.config.credentials import KeyStore, StoredKey
-print("ready", flush=True)
-number = 0
-while True:
-    number += 1
-    configfile.write_setting("p", "tags", [str(number)] * 50)
-    KeyStore().add(StoredKey("7", f"tml-{number}-" + "x" * 5000, note="y" * 5000))
-    if number == 1:
-        print("written", flush=True)
-"""
-
-
 _STOP = """
 import os, signal, sys
 from tinkex.config import file as configfile
@@ -239,35 +222,6 @@ def test_a_writer_that_is_killed_at_a_step_leaves_the_old_file(home, what, step)
     assert (KeyStore().path.read_bytes(), file.config_path().read_bytes()) == before
     KeyStore().add(key("8"))  # no lock is left behind, and no half-written key
     assert len(list(KeyStore().path.parent.iterdir())) == 2
-
-
-@pytest.mark.kills
-def test_a_writer_that_is_killed_leaves_a_whole_file(home):
-    chance = random.Random(3)
-    whole = 0
-    for turn in range(20):
-        writer = subprocess.Popen([sys.executable, "-c", _WRITE], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        if turn > 9 and not whole:  # a machine so busy that all were killed before they wrote
-            writer.stdout.readline()
-        time.sleep(chance.random() * 0.3)
-        writer.kill()
-        writer.wait(30)
-        writer.stdout.close()
-        if KeyStore().path.exists():
-            (stored,) = KeyStore().all()
-            assert stored.key.endswith("x" * 5000)
-            assert stored.note == "y" * 5000
-            whole += 1
-        if file.config_path().exists():
-            tags = yaml.safe_load(file.config_path().read_text())["profiles"]["p"]["tags"]
-            assert len(tags) == 50
-            assert len(set(tags)) == 1
-    assert whole, "no writer got as far as writing"
-    KeyStore().add(key())  # no lock is left behind, and no half-written key
-    names = sorted(path.name for path in KeyStore().path.parent.iterdir())
-    assert names == [".credentials.json.lock", "credentials.json"]
 
 
 _ASK = """

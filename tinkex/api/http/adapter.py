@@ -11,16 +11,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -107,7 +104,7 @@ class RequestsSender:
 
     def _proxies_for(self, url: str) -> dict[str, str]:
         # The environment is read once for each host: reading it takes longer than a request.
-        host = urlsplit(url).netloc
+        host = url.split("/", 3)[2]
         if host not in self._proxies:
             self._proxies[host] = proxies_for(url)
         return self._proxies[host]
@@ -147,10 +144,13 @@ class RequestsResponse:
 def _prepared(request: HttpRequest) -> requests.PreparedRequest:
     prepared = requests.PreparedRequest()
     prepared.method, prepared.url, prepared.body = request.method, request.url, request.body
-    headers = CaseInsensitiveDict[Any]({"Accept-Encoding": "gzip, deflate", **request.headers})
+    given = {name.lower() for name in request.headers}
+    headers = dict(request.headers)
+    if "accept-encoding" not in given:
+        headers["Accept-Encoding"] = "gzip, deflate"
     if request.body is not None or request.method not in ("GET", "HEAD"):
         headers["Content-Length"] = str(len(request.body or b""))
-    prepared.headers = headers
+    prepared.headers = cast(Any, headers)
     return prepared
 
 
@@ -216,19 +216,22 @@ def client_certificate(options: PoolOptions) -> str | tuple[str, str] | None:
 _end: ContextVar[float | None] = ContextVar("tinkex_deadline", default=None)
 
 
-@contextmanager
-def deadline_scope(seconds: float) -> Iterator[None]:
+class deadline_scope:
     """Bound what this thread does with connections inside the block: *seconds* for all of it.
 
     The timeout of a socket starts over with every byte, so that a server which sends one now and
     then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
     header of a compressed body.
     """
-    token = _end.set(time.monotonic() + seconds)
-    try:
-        yield
-    finally:
-        _end.reset(token)
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._token = _end.set(time.monotonic() + self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        _end.reset(self._token)
 
 
 def _seconds_left() -> float | None:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -64,9 +65,9 @@ _HOST = re.compile(r"[A-Za-z0-9._~-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9.
 _log = logging.getLogger("tinkex.http")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Request:
-    """A call of the API.
+    """A call of the API; not to be changed.
 
     :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
         percent-encoded.
@@ -93,9 +94,9 @@ class Request:
         return self.method in REPEATABLE if self.repeatable is None else self.repeatable
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Response:
-    """A response of the service, read to its end, whatever its status.
+    """A response of the service, read to its end, whatever its status; not to be changed.
 
     :ivar headers: by their names in lower case.
     """
@@ -137,7 +138,8 @@ class Response:
         """
         # In a success, a short key may be part of a name: only real ones are looked for.
         shortest = _REAL_KEY if self.ok else 0
-        headers = {name: hidden(value, shortest=shortest) for name, value in self.headers.items()}
+        values = hidden("\n".join(self.headers.values()), shortest=shortest).split("\n")
+        headers = dict(zip(self.headers, values, strict=True)) if self.headers else {}
         if self.ok and self.content_type not in ("", "application/json"):
             return Response(self.status, headers, self.body)
         text = self.body.decode("utf-8", "surrogateescape")
@@ -279,14 +281,12 @@ class Transport:
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
         """Return the last response, and whether the server may have acted on an earlier try."""
         retrying = Retrying(request.is_repeatable)
+        headers = request.headers
         if request.method == "POST":
-            import uuid  # with platform: 4 ms that reading does not pay
-
-            key = {"X-Idempotency-Key": f"tinkex-{uuid.uuid4()}"}
-            request = dataclasses.replace(request, headers={**key, **request.headers})
+            headers = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}", **headers}
         while True:
             try:
-                response = self.once(request, deadline)
+                response = self.once(request, deadline, headers=headers)
             except (ConnectionFailed, TimedOut) as error:
                 retrying.pause_after(error, deadline)
                 continue
@@ -298,21 +298,29 @@ class Transport:
             deadline.pause(wait, f"HTTP {response.status}")
 
     def once(
-        self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
+        self,
+        request: Request,
+        deadline: Deadline,
+        *,
+        headers: Mapping[str, str] | None = None,
+        read_timeout: float | None = None,
     ) -> Response:
         """Send *request* once and return the response, whatever its status.
 
         After a 401 that asks for another credential it is sent again with that.
 
+        :param headers: replace those of *request*.
         :param read_timeout: seconds to wait for the response.
         :raises tinkex.exceptions.TransportError: there was no response.
         """
+        headers = request.headers if headers is None else headers
         credential = self.auth.current
-        response = self._exchange(request, deadline, credential, read_timeout)
+        response = self._exchange(request, headers, credential, deadline, read_timeout)
         if response.status == 401:
             invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
             if self._renew(credential, invalid, deadline):
-                response = self._exchange(request, deadline, self.auth.current, read_timeout)
+                renewed = self.auth.current
+                response = self._exchange(request, headers, renewed, deadline, read_timeout)
         return response.without(self.auth.hidden)
 
     def _renew(self, refused: str | None, invalid_token: bool, deadline: Deadline) -> bool:
@@ -327,13 +335,14 @@ class Transport:
     def _exchange(
         self,
         request: Request,
-        deadline: Deadline,
+        headers: Mapping[str, str],
         credential: str | None,
+        deadline: Deadline,
         read_timeout: float | None = None,
     ) -> Response:
         """Send *request* and return the response, which may repeat the credential."""
         start = time.monotonic()
-        prepared = self._prepared(request, credential)
+        prepared = self._prepared(request, headers, credential)
         left = deadline.remaining()
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
         timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
@@ -352,15 +361,16 @@ class Transport:
             raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
         return response
 
-    def _prepared(self, request: Request, credential: str | None) -> HttpRequest:
+    def _prepared(
+        self, request: Request, headers: Mapping[str, str], credential: str | None
+    ) -> HttpRequest:
         url = _ascii_base(self.url(request.path))
         if request.params:
             given = {name: value for name, value in request.params.items() if value is not None}
             url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
         body = None if request.body is None else _encoded(request.body)
-        kind = {} if body is None else {"Content-Type": "application/json"}
-        headers = _merged({**HEADERS, **kind}, request.headers, credential)
-        return HttpRequest(request.method, url, headers, body)
+        common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
+        return HttpRequest(request.method, url, _merged(common, headers, credential), body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
         """Send a GET to a URL that the service handed out; return the response before its body.
@@ -370,9 +380,8 @@ class Transport:
         :raises tinkex.exceptions.TransportError: there was no response.
         """
         credential = self.auth.current if same_origin(url, self.base_url) else None
-        return self._sender.send(
-            HttpRequest("GET", url, _merged(HEADERS, headers, credential)), timeouts
-        )
+        request = HttpRequest("GET", url, _merged(HEADERS, headers, credential))
+        return self._sender.send(request, timeouts)
 
     def read(self, response: HttpResponse, deadline: Deadline) -> Response:
         """Read *response* to its end, without the credentials that it may repeat.
@@ -392,10 +401,10 @@ class Transport:
     def _token(self, key: str, deadline: Deadline) -> str | None:
         version = {"sdk_version": PROTOCOL_VERSION}
         try:
-            config = self._exchange(Request("POST", "client/config", version), deadline, key)
+            config = self._exchange(Request("POST", "client/config", version), {}, key, deadline)
             if not config.ok or config.object().get("pjwt_auth_enabled") is not True:
                 return None
-            response = self._exchange(Request("POST", "auth/token", {}), deadline, key)
+            response = self._exchange(Request("POST", "auth/token", {}), {}, key, deadline)
             token = response.object().get("jwt") if response.ok else None
         except (InvalidResponse, APIError):
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from tinkex.api.http import schema
 from tinkex.api.http.auth import JWT_PREFIX
@@ -13,24 +12,15 @@ from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.resources.models import list_models
 from tinkex.config.credentials import jwt_claims
-from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import NotOffered
-from tinkex.settings import Settings
 
-#: Page of the official service to create, show and revoke keys.
-_KEYS_PAGE = "https://tinker.thinkingmachines.ai/keys"
 #: Prefix of an organization's URN; tokens have the id without it.
 _ORGANIZATION = "tml:organization:"
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a service reports about a key; never the key itself.
-
-    :ivar key_id: the service's id of the key.
-    :ivar organization: name of the organization that pays.
-    :ivar email: address of the key's user.
-    """
+    """What a service reports about a key, its organization and user; never the key itself."""
 
     key_id: str
     name: str = ""
@@ -73,11 +63,7 @@ class KeyCheck:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the key belongs to; ``None`` where the service does not report it.
-
-    :ivar user_urn: the user, ``tml:user:…`` with the official service.
-    :ivar org_urn: the organization, ``tml:organization:…``.
-    """
+    """Who the key belongs to; ``None`` where the service does not report it."""
 
     email: str | None = None
     organization: str | None = None
@@ -87,29 +73,11 @@ class Identity:
     key_name: str | None = None
 
 
-def new_key_page(settings: Settings, name: str) -> str | None:
-    """Return the URL of the page to create a key called *name*, if known."""
-    official = settings.base_url == DEFAULT_BASE_URL
-    return f"{_KEYS_PAGE}?new_key=true&key_name={quote(name, safe='')}" if official else None
-
-
-def key_page(key_id: str) -> str:
-    """Return the URL of the page to revoke a key of the official service."""
-    return f"{_KEYS_PAGE}/{quote(key_id, safe='')}"
-
-
 class Auth:
     """The key of this client, as the service sees it."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-
-    def key(self) -> ApiKey:
-        """Return what the service reports about the key.
-
-        :raises NotOffered: the service does not offer that.
-        """
-        return self._key(self._transport.deadline("an answer about the key"))
 
     def check(self) -> KeyCheck:
         """Check that the service responds and accepts the key.

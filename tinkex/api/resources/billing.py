@@ -39,10 +39,8 @@ class UsageEvent:
     :ivar bucket_start: beginning of the hour, UTC; *bucket_end* is after its end.
     :ivar type: ``training``, ``sampling_prefill``, ``sampling_sample``, ``checkpoint``,
         ``storage``, or a type added later.
-    :ivar token_count: tokens, for the types that have tokens.
     :ivar cached: whether prefill tokens came from the cache.
     :ivar count: checkpoint operations.
-    :ivar gigabyte_hours: storage used.
     :ivar free: whether the storage costs nothing.
     :ivar estimated_cost_usd: its price, or ``None`` while unknown.
     :ivar raw: the event as received.
@@ -81,11 +79,8 @@ class UsageEvent:
 
 @dataclass(frozen=True)
 class Usage:
-    """Usage in a time span.
+    """Usage in a time span of full hours UTC, with its events in the order of time.
 
-    :ivar start: its beginning, a full hour UTC.
-    :ivar end: its end, a full hour UTC.
-    :ivar events: in the order of time.
     :ivar sessions: session id → the metadata attached by its creator, or ``None``.
     :ivar cost_data_through: prices of earlier events follow invoices, prices of later ones the
         published rates; ``None`` when no day is complete.
@@ -124,10 +119,9 @@ class StoredCheckpoints:
 
 @dataclass(frozen=True)
 class CheckpointStorage:
-    """Storage occupied by checkpoints now.
+    """Storage occupied by checkpoints now, by project and owner.
 
     :ivar rate: US dollars per gigabyte and month of 720 hours, if known.
-    :ivar rows: by project and owner.
     """
 
     rate: float | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from tinkex.api.http import schema
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
-from tinkex.api.paths import TinkerPath, run_url
+from tinkex.api.paths import KINDS, TinkerPath, run_url
 from tinkex.exceptions import APIError, InvalidResponse, RateLimited, Unauthorized
 
 
@@ -20,13 +20,9 @@ class Checkpoint:
 
     :ivar checkpoint_id: the service's id within the run; its form differs between servers.
     :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
-    :ivar tinker_path: the full path, unique in the service.
     :ivar time: when it was saved, UTC.
-    :ivar size_bytes: its size, if reported.
     :ivar public: whether everyone may use it.
     :ivar expires_at: when the service will delete it, UTC; ``None`` means never.
-    :ivar user_metadata: metadata attached by its creator.
-    :ivar run_id: the training run that it belongs to.
     """
 
     checkpoint_id: str
@@ -45,13 +41,13 @@ class Checkpoint:
         record = schema.mapping(data, "checkpoints")
         path = TinkerPath.from_server(schema.text(record, "tinker_path"))
         size = schema.optional_int(record, "size_bytes")
-        text = schema.optional_text
+        kind = schema.optional_text(record, "checkpoint_type") or path.checkpoint_type
         return schema.read(
             cls,
             record,
             "checkpoints",
-            checkpoint_id=text(record, "checkpoint_id") or path.checkpoint_id,
-            checkpoint_type=text(record, "checkpoint_type") or path.checkpoint_type,
+            checkpoint_id=schema.optional_text(record, "checkpoint_id") or path.checkpoint_id,
+            checkpoint_type=KINDS.get(kind, kind),  # some servers have the word in paths
             tinker_path=str(path),
             size_bytes=None if size is None or size < 0 else size,
             run_id=path.run_id,

@@ -24,6 +24,7 @@ from tinkex.api.resources.checkpoint_info import (
 )
 from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
 from tinkex.api.resources.sessions import Sessions
+from tinkex.config import credentials
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -31,7 +32,6 @@ from tinkex.exceptions import (
     InvalidResponse,
     NotFound,
     NotOffered,
-    SettingsError,
     TinkexError,
     a_few,
 )
@@ -169,24 +169,22 @@ class Checkpoints:
             lineage = Lineage()
         return CheckpointInfo.of(parsed, found, lineage)
 
-    def publish(self, path: str, *, explain: bool = True) -> None:
+    def publish(self, path: str) -> None:
         """Make the checkpoint *path* public.
 
-        :param explain: if it does not exist, list others of its run in the hint.
         :raises tinkex.exceptions.Conflict: it is public already.
         """
         what = ("publishing", "the checkpoint to be published")
-        self._change("POST", path, "/publish", what, explain=explain)
+        self._change("POST", path, "/publish", what)
 
-    def unpublish(self, path: str, *, explain: bool = True) -> None:
+    def unpublish(self, path: str) -> None:
         """Make the checkpoint *path* private again.
 
-        :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.Conflict: it is not public.
         """
         what = ("unpublishing", "the checkpoint to be unpublished")
         try:
-            self._change("DELETE", path, "/publish", what, explain=explain)
+            self._change("DELETE", path, "/publish", what)
         except BadRequest as error:
             if error.message != _MISREAD:
                 raise
@@ -197,24 +195,22 @@ class Checkpoints:
                 body=error.body,
             ) from error
 
-    def delete(self, path: str, *, explain: bool = True) -> None:
+    def delete(self, path: str) -> None:
         """Delete the checkpoint *path*; this cannot be undone.
 
-        :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.NotFound: it does not exist.
         """
         what = ("deleting checkpoints", "the checkpoint to be deleted")
-        self._change("DELETE", path, "", what, explain=explain)
+        self._change("DELETE", path, "", what)
 
-    def set_ttl(self, path: str, seconds: int | None, *, explain: bool = True) -> None:
+    def set_ttl(self, path: str, seconds: int | None) -> None:
         """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
 
-        :param explain: see :meth:`publish`.
         :raises tinkex.exceptions.BadRequest: *seconds* is outside of the service's limits, an
             hour to ten years.
         """
         what = ("expiry of checkpoints", "the expiry to be set")
-        self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds}, explain=explain)
+        self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
 
     def copy(
         self,
@@ -235,7 +231,7 @@ class Checkpoints:
         deadline = self._transport.deadline("the checkpoint to be copied")
         if ttl_seconds is not None:
             body["ttl_seconds"] = ttl_seconds
-        headers = {_TOKEN_HEADER: _checked_token(access_token)} if access_token else {}
+        headers = {_TOKEN_HEADER: credentials.checked(access_token)} if access_token else {}
         if project_id:
             return self._copied(body | {"destination_project_id": project_id}, headers, deadline)
         with self._sessions.begun(deadline) as session:
@@ -249,8 +245,15 @@ class Checkpoints:
 
         :returns: ``None`` if the service does not list the run.
         """
-        deadline = self._transport.deadline("other checkpoints of the run")
-        return self._suggestion(TinkerPath.from_string(path), deadline)
+        parsed = TinkerPath.from_string(path)
+        patience = min(_PATIENCE, self._transport.settings.timeout)
+        deadline = self._transport.deadline("other checkpoints of the run", patience)
+        try:
+            return suggestion(parsed, list_of_run(self._transport, parsed.run_id, deadline))
+        except NotFound:
+            return f"There is no training run {parsed.run_id}."
+        except TinkexError:
+            return None
 
     def download(
         self,
@@ -323,7 +326,7 @@ class Checkpoints:
         paths = [
             checkpoint.tinker_path
             for checkpoint in self.list(None, run_id=run_id)
-            if not wanted or selection.type_of(checkpoint) in wanted
+            if not wanted or checkpoint.checkpoint_type in wanted
         ]
         return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
 
@@ -348,8 +351,6 @@ class Checkpoints:
         suffix: str,
         what: tuple[str, str],
         body: Any = None,
-        *,
-        explain: bool,
     ) -> None:
         """Request a change; *what* is the name of the ability and what the deadline is for."""
         parsed = TinkerPath.from_string(path)
@@ -359,12 +360,7 @@ class Checkpoints:
         request = Request(
             method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
         )
-        try:
-            self._transport.call(request, deadline)
-        except NotFound as missing:
-            if explain:
-                missing.hint = self._suggestion(parsed, deadline) or missing.hint
-            raise
+        self._transport.call(request, deadline)
 
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
         # Retries carry the same idempotency key, so they make no second copy.
@@ -372,22 +368,6 @@ class Checkpoints:
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
         return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
-
-    def _suggestion(self, path: TinkerPath, deadline: Deadline) -> str | None:
-        try:
-            patience = min(_PATIENCE, deadline.remaining())
-            short = self._transport.deadline("other checkpoints of the run", patience)
-            return suggestion(path, list_of_run(self._transport, path.run_id, short))
-        except NotFound:
-            return f"There is no training run {path.run_id}."
-        except TinkexError:
-            return None
-
-
-def _checked_token(token: str) -> str:
-    if not token.isascii() or any(c.isspace() or not c.isprintable() for c in token):
-        raise SettingsError("the access token holds a space, a line break or a non-ASCII character")
-    return token
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:

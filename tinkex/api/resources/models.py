@@ -14,7 +14,6 @@ from tinkex.api.http.transport import Request, Transport
 class Model:
     """A base model.
 
-    :ivar model_name: its name.
     :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
     :ivar trainable: whether it can be trained, if reported.
     :ivar sampleable: whether it can be sampled from, if reported.

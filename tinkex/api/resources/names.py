@@ -21,8 +21,8 @@ from typing import Protocol, TypeVar
 from tinkex.api.paths import KINDS, SCHEME, TinkerPath, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.checkpoints import Checkpoints, closest
-from tinkex.api.resources.runs import Runs, TrainingRun
-from tinkex.api.resources.selection import TYPES, type_of
+from tinkex.api.resources.runs import Runs
+from tinkex.api.resources.selection import TYPES
 from tinkex.exceptions import (
     BadRequest,
     InvalidName,
@@ -33,6 +33,7 @@ from tinkex.exceptions import (
 )
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _FORMS = "Give tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
 _NAME = re.compile(r"([^@~]*)(@latest(?::([a-z_]+))?)?(?:~([0-9]{1,6}))?")
@@ -56,13 +57,13 @@ class Account(Protocol):
 
 @dataclass(frozen=True)
 class _Name:
-    """The parts of a name; *back* is ``None`` without ``~N``."""
+    """The parts of a name; *latest* says that the newest is meant, or one *back* from it."""
 
     text: str
     run: str
     latest: bool
     kind: str | None
-    back: int | None
+    back: int
 
 
 def is_path(text: str) -> bool:
@@ -127,29 +128,38 @@ class _Search:
     def run(self) -> str:
         name = self._name
         if not name.latest:
-            if name.back is not None:
-                raise InvalidName(f"not a run's name: {shown(name.text)}", resource="run")
             return self._one_beginning(name.run)
         if name.run or name.kind:
             raise InvalidName(f"not a run's name: {shown(name.text)}", resource="run")
-        runs = sorted(self._runs(), key=_last_request, reverse=True)
-        if (name.back or 0) >= len(runs):
-            raise InvalidName(_too_few(len(runs), "training runs", name.back or 0), resource="run")
-        return runs[name.back or 0].training_run_id
+        never = datetime.min.replace(tzinfo=UTC)
+        runs = sorted(
+            self._account.runs.list(None),
+            key=lambda run: run.last_request_time or never,
+            reverse=True,
+        )
+        return _nth(runs, name.back, "training runs", "run").training_run_id
 
     def checkpoint(self, kind: str | None) -> str:
-        name = self._name
-        if not name.run:
-            everything = self._account.checkpoints.list(None)
-            return _counted(everything, name, name.kind or kind, "checkpoints")
-        run_id, label, found = self._checkpoints(name.run)
+        name, run_id, label = self._name, "", None
+        if name.run:
+            run_id, label, found = self._checkpoints(name.run)
+        else:
+            found = self._account.checkpoints.list(None)
         if label is not None:
-            if name.latest:
+            if "@" in name.text:
                 raise InvalidName(f"{shown(name.text)} names two checkpoints", hint=_FORMS)
-            return _labelled(found, run_id, label, kind, name.back or 0)
-        if name.latest or name.back is not None:
-            return _counted(found, name, name.kind or kind, f"checkpoints of the run {run_id}")
-        return _only(found, run_id, kind)
+            return _labelled(found, run_id, label, kind, name.back)
+        kind = name.kind or kind
+        fitting = _newest_first(c for c in found if kind in (None, c.checkpoint_type))
+        if len(fitting) > 1 and not name.latest:
+            raise AmbiguousName(
+                f"the run {run_id} has {len(fitting)} checkpoints",
+                hint="Give RUN:NAME or RUN@latest; there are "
+                f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
+            )
+        what = f"{kind + ' ' if kind else ''}checkpoints"
+        what += f" of the run {run_id}" if run_id else ""
+        return _nth(fitting, name.back, what, "checkpoint").tinker_path
 
     def _checkpoints(self, text: str) -> tuple[str, str | None, Sequence[Checkpoint]]:
         """Return the run, the checkpoint's name if *text* has one, and the run's checkpoints."""
@@ -166,17 +176,20 @@ class _Search:
             found = of_run(None, run_id=run_id)
         return run_id, label or None, found
 
+    def _ids(self) -> list[str]:
+        return [run.training_run_id for run in self._account.runs.list(None)]
+
     def _split(self, text: str) -> tuple[str, str]:
         """Return the run that *text* begins with, and the checkpoint's name or ``""``."""
         head, _, label = text.rpartition(":")
-        ids = [run.training_run_id for run in self._runs()]
+        ids = self._ids()
         if head and not _is_numbered(head, label) and not _matching(text, ids):
             return self._one_beginning(head, ids), label
         return self._one_beginning(text, ids), ""
 
     def _one_beginning(self, text: str, ids: list[str] | None = None) -> str:
         """Return the only run whose id is *text* or begins with it."""
-        ids = [run.training_run_id for run in self._runs()] if ids is None else ids
+        ids = self._ids() if ids is None else ids
         found = _matching(text, ids)
         if len(found) == 1:
             return found[0]
@@ -192,9 +205,6 @@ class _Search:
             hint=f"Did you mean {a_few(near)}?" if near else None,
         )
 
-    def _runs(self) -> Sequence[TrainingRun]:
-        return self._account.runs.list(None)
-
 
 def _parsed(text: str, what: str) -> _Name:
     match = _NAME.fullmatch(text)
@@ -207,8 +217,8 @@ def _parsed(text: str, what: str) -> _Name:
             f"no type of checkpoint is called {shown(kind)}",
             hint="@latest may be followed by :sampler, :training or :external.",
         )
-    kind = TYPES[kind] if kind else None
-    return _Name(text, run, latest is not None, kind, None if back is None else int(back))
+    is_latest = latest is not None or back is not None
+    return _Name(text, run, is_latest, TYPES[kind] if kind else None, int(back or 0))
 
 
 def _is_numbered(run_id: str, label: str) -> bool:
@@ -218,15 +228,6 @@ def _is_numbered(run_id: str, label: str) -> bool:
 
 def _matching(text: str, ids: Sequence[str]) -> list[str]:
     return [text] if text in ids else [run_id for run_id in ids if run_id.startswith(text)]
-
-
-def _counted(found: Sequence[Checkpoint], name: _Name, kind: str | None, what: str) -> str:
-    """Return the newest of *found*, or the one ``~N`` before it."""
-    fitting = _newest_first(c for c in found if kind in (None, type_of(c)))
-    back = name.back or 0
-    if back >= len(fitting):
-        raise InvalidName(_too_few(len(fitting), f"{kind + ' ' if kind else ''}{what}", back))
-    return fitting[back].tinker_path
 
 
 def _labelled(
@@ -248,25 +249,9 @@ def _labelled(
             f"{len(fitting)} checkpoints of the run {run_id} are called {shown(label)}",
             hint=f"Give one in full: {a_few([str(p) for p in fitting])}.",
         )
-    if not back:
-        return str(fitting[0])
     line = [c for c in _newest_first(found) if names[c.tinker_path].kind == fitting[0].kind]
-    place = [c.tinker_path for c in line].index(str(fitting[0])) + back
-    if place >= len(line):
-        raise UsageError(f"there are not {back} checkpoints before {fitting[0]}")
-    return line[place].tinker_path
-
-
-def _only(found: Sequence[Checkpoint], run_id: str, kind: str | None) -> str:
-    fitting = [c.tinker_path for c in _newest_first(found) if kind in (None, type_of(c))]
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
-        raise UsageError(f"the run {run_id} has no {kind + ' ' if kind else ''}checkpoints")
-    raise AmbiguousName(
-        f"the run {run_id} has {len(fitting)} checkpoints",
-        hint=f"Give RUN:NAME or RUN@latest; there are {a_few(fitting)}.",
-    )
+    place = [c.tinker_path for c in line].index(str(fitting[0]))
+    return _nth(line[place:], back, f"checkpoints up to {fitting[0]}", "checkpoint").tinker_path
 
 
 def _newest_first(found: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -274,11 +259,12 @@ def _newest_first(found: Iterable[Checkpoint]) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.time, reverse=True)
 
 
-def _last_request(run: TrainingRun) -> datetime:
-    return run.last_request_time or datetime.min.replace(tzinfo=UTC)
+def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
+    """Return the item of *found* that ``~back`` means.
 
-
-def _too_few(count: int, what: str, back: int) -> str:
-    if not count:
-        return f"there are no {what}"
-    return f"there are only {count} {what}, so there is no ~{back}"
+    :param what: what *found* are, for the error message.
+    """
+    if back < len(found):
+        return found[back]
+    few = f"there are only {len(found)} {what}, so there is no ~{back}"
+    raise InvalidName(few if found else f"there are no {what}", resource=resource)

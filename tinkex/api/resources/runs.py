@@ -24,16 +24,11 @@ _PAGE_SIZE = 100
 class TrainingRun:
     """A training run.
 
-    :ivar training_run_id: its id, opaque.
-    :ivar base_model: name of the base model.
     :ivar model_owner: its owner, in the service's words; may be empty.
     :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
-    :ivar lora_rank: rank of the adapter.
     :ivar corrupted: whether it cannot be continued.
-    :ivar last_request_time: time of the last request, UTC.
+    :ivar last_request_time: UTC.
     :ivar last_checkpoint: its newest training checkpoint.
-    :ivar last_sampler_checkpoint: its newest sampler checkpoint.
-    :ivar user_metadata: metadata attached by its creator.
     """
 
     training_run_id: str

@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import TypeVar
 
 from tinkex.api.paths import KINDS, TinkerPath
 from tinkex.api.resources.checkpoint_info import Checkpoint
@@ -32,10 +33,8 @@ class Selection:
     """Conditions that a checkpoint must meet; ``None`` is no condition.
 
     :ivar run_id: id of its run, or a pattern with ``*``, ``?`` or ``[…]``.
-    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
     :ivar before: saved before this time.
     :ivar after: saved at this time or later.
-    :ivar public: whether everyone may use it.
     :raises UsageError: there is no such type.
     """
 
@@ -58,7 +57,7 @@ class Selection:
         """Return whether *checkpoint* meets all conditions."""
         return (
             (self.run_id is None or fnmatch.fnmatchcase(checkpoint.run_id, self.run_id))
-            and self.checkpoint_type in (None, type_of(checkpoint))
+            and self.checkpoint_type in (None, checkpoint.checkpoint_type)
             and (self.before is None or checkpoint.time < self.before)
             and (self.after is None or checkpoint.time >= self.after)
             and self.public in (None, checkpoint.public)
@@ -82,24 +81,16 @@ def type_called(word: str) -> str:
     return TYPES[word]
 
 
-def type_of(checkpoint: Checkpoint) -> str:
-    """Return the type of *checkpoint* in the service's words, whichever words its list has."""
-    return TYPES.get(checkpoint.checkpoint_type, checkpoint.checkpoint_type)
-
-
-def ordered(things: Iterable[T], field: str, *, descending: bool = False) -> list[T]:
+def ordered(things: Sequence[T], field: str, *, descending: bool = False) -> list[T]:
     """Return *things* sorted by their attribute *field*; those without a value come last.
 
     :raises UsageError: they have no such attribute, or its values cannot be compared.
     """
 
-    def value(thing: T) -> Any:
-        return getattr(thing, field)
-
-    known = list(things)
+    value = attrgetter(field)
     try:
-        with_value = [thing for thing in known if value(thing) is not None]
-        without = [thing for thing in known if value(thing) is None]
+        with_value = [thing for thing in things if value(thing) is not None]
+        without = [thing for thing in things if value(thing) is None]
         return sorted(with_value, key=value, reverse=descending) + without
     except (AttributeError, TypeError) as error:
         raise UsageError(f"cannot sort by {field!r}") from error
@@ -121,6 +112,7 @@ class Policy:
     :ivar older_than: keep those that are not older than this.
     :ivar include_published: also delete published checkpoints.
     :ivar include_newest: also delete the newest of a group.
+    :raises UsageError: no rule is given, or a number is below 1.
     """
 
     keep_last: int | None = None
@@ -129,25 +121,17 @@ class Policy:
     include_published: bool = False
     include_newest: bool = False
 
-    def check(self) -> None:
-        """Refuse a policy without rules or with impossible ones.
-
-        :raises UsageError: no rule is given, or a number is below 1.
-        """
+    def __post_init__(self) -> None:
         rules = (self.keep_last, self.keep_every, self.older_than)
         if all(rule is None for rule in rules):
-            raise UsageError("nothing says which checkpoints may go")
+            raise UsageError("no rule says which checkpoints to delete")
         if any(number is not None and number < 1 for number in (self.keep_last, self.keep_every)):
             raise UsageError("at least 1 must be kept")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a plan does with one checkpoint.
-
-    :ivar goes: whether it is deleted.
-    :ivar reason: why it is deleted or kept, in a few words.
-    """
+    """What a plan does with one checkpoint: whether it is deleted, and why, in a few words."""
 
     checkpoint: Checkpoint
     goes: bool
@@ -161,12 +145,10 @@ def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> li
     step.
 
     :param now: the time that ages are computed for.
-    :raises UsageError: see :meth:`Policy.check`.
     """
-    policy.check()
     groups: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
-        groups[checkpoint.run_id, type_of(checkpoint)].append(checkpoint)
+        groups[checkpoint.run_id, checkpoint.checkpoint_type].append(checkpoint)
     decisions = []
     for key in sorted(groups):
         newest_first = sorted(groups[key], key=_age_key, reverse=True)

@@ -24,14 +24,7 @@ STATUSES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """A session and what belongs to it.
-
-    :ivar session_id: its id.
-    :ivar display_name: a readable name.
-    :ivar training_run_ids: the training runs started in it.
-    :ivar sampler_ids: its sampling sessions.
-    :ivar user_metadata: metadata attached by its creator.
-    """
+    """A session, with the training runs and sampling sessions started in it."""
 
     session_id: str
     display_name: str | None = None
@@ -54,17 +47,12 @@ class SessionInfo:
 class SessionSummary:
     """A session found by a search.
 
-    :ivar session_id: its id.
-    :ivar created_at: when it was opened, UTC.
+    :ivar created_at: UTC.
     :ivar owner: its owner, in the service's words.
-    :ivar project_id: the project it belongs to.
     :ivar status: ``active``, ``cancelled``, ``failed``, how its client finished it (``success``,
         ``errored``, ``interrupted``), or ``None`` if unknown.
     :ivar message: explanation of the status.
     :ivar checkpoints_count: number of checkpoints of its runs.
-    :ivar checkpoint_storage_bytes: bytes of these, if reported.
-    :ivar display_name: a readable name.
-    :ivar user_metadata: metadata attached by its creator.
     """
 
     session_id: str

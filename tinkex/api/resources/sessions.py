@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -52,10 +53,7 @@ Outcome = Literal["success", "errored", "interrupted"]
 
 
 class Session:
-    """An open session of the service; a thread sends its heartbeats until :meth:`finish`.
-
-    :ivar session_id: the service's id.
-    """
+    """An open session of the service; a thread sends its heartbeats until :meth:`finish`."""
 
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.session_id = session_id
@@ -106,21 +104,20 @@ class Session:
             known.missing(FINISH)
 
     def _beat(self) -> None:
-        failing_since: Deadline | None = None
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
+        last = time.monotonic()
         while not self._finished.wait(HEARTBEAT):
             answer = self._send(request, _HEARTBEAT_TIMEOUT)
             if answer is not None and answer.status == 410:
                 return  # the service has closed the session
             if answer is not None and answer.ok:
-                failing_since = None
-                continue
-            failing_since = failing_since or self._transport.deadline("heartbeats", _WORRY)
-            if failing_since.elapsed > _WORRY:
+                last = time.monotonic()
+            elif time.monotonic() - last > _WORRY:
                 # Whatever the listener raises, the session must stay alive.
                 with suppress(Exception):
-                    failing_since.report(note="the service has not answered for two minutes")
-                failing_since = None
+                    deadline = self._transport.deadline("heartbeats", _WORRY)
+                    deadline.report(note="the service has not answered for two minutes")
+                last = time.monotonic()
 
     def _send(self, request: Request, seconds: float) -> Response | None:
         """Send *request* once and return the response, or ``None`` without one."""
@@ -132,12 +129,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace that was downloaded.
-
-    :ivar session_id: the session it is of.
-    :ivar path: the file.
-    :ivar size_bytes: its length.
-    """
+    """A downloaded trace of a session."""
 
     session_id: str
     path: Path
@@ -162,7 +154,6 @@ class Sessions:
         """Open a session; messages of the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; those of the settings by default.
-        :param user_metadata: metadata to find the session by.
         :param deadline: deadline of the operation that the session is opened for.
         """
         settings = self._transport.settings

@@ -26,10 +26,7 @@ _WANTS_MODEL = "model_id"
 class LoraConfig:
     """The shape of the adapter to train.
 
-    :ivar rank: rank of the low-rank matrices.
     :ivar seed: makes the initial values reproducible.
-    :ivar train_mlp: adapt the feed-forward layers.
-    :ivar train_attn: adapt the attention layers.
     :ivar train_unembed: adapt the output layer.
     """
 
@@ -61,12 +58,7 @@ def shape_of(lineage: Lineage) -> LoraConfig:
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """A checkpoint just saved.
-
-    :ivar model_id: the model it was saved from.
-    :ivar path: its ``tinker://`` path in full form.
-    :ivar response: the service's response as received.
-    """
+    """A checkpoint just saved; *response* is the service's response as received."""
 
     model_id: str
     path: str

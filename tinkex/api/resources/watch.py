@@ -95,7 +95,6 @@ def snapshots(
     After the first one, transient errors are passed to *on_trouble* and retried, with growing
     pauses.
 
-    :param interval: polling interval in seconds.
     :param limit: seconds in all; ``None`` for no limit.
     :param on_trouble: called with an error and the seconds until the next poll.
     :param on_pause: called before each pause.
@@ -103,27 +102,25 @@ def snapshots(
     :raises tinkex.exceptions.TinkexError: the first poll failed, or a poll with a permanent error.
     """
     whole = transport.deadline("the run", limit or _FOREVER)
-    seen, lost = False, 0
-    while True:
+    failures: int | None = None  # since the last success; none yet
+    while (left := whole.seconds - whole.elapsed) > 0:
         pause = interval
-        left = whole.seconds - whole.elapsed
-        if left <= 0:
-            raise WaitedOut("the time to wait is over")
         try:
             snapshot = _poll(transport, run_id, min(transport.settings.timeout, left))
         except TinkexError as error:
             if whole.elapsed >= whole.seconds:  # the poll had less time than it needed
-                continue
-            if not seen or error.category != "server":
+                break
+            if failures is None or error.category != "server":
                 raise
-            lost += 1
-            pause = max(interval, min(interval * 2.0 ** min(lost, 16), LONGEST_PAUSE))
+            failures += 1
+            pause = max(interval, min(interval * 2.0 ** min(failures, 16), LONGEST_PAUSE))
             on_trouble(error, pause)
         else:
-            seen, lost = True, 0
+            failures = 0
             yield snapshot
         on_pause()
         sleep(max(0.0, min(pause, whole.seconds - whole.elapsed)))
+    raise WaitedOut("the time to wait is over")
 
 
 def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinkex import plugins
-from tinkex.api.http.concurrency import aside
+from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.sampling import chat
 from tinkex.exceptions import (
     LocalError,
@@ -92,7 +92,9 @@ class Tokenizer:
         try:
             # Unlike encode(), encode_batch() lets other threads run, this one among them.
             many = self.inner.encode_batch
-            return aside(lambda: list(many([text], add_special_tokens=special)[0].ids), timeout)
+            return run_in_thread(
+                lambda: list(many([text], add_special_tokens=special)[0].ids), timeout
+            )
         except TimeoutError as error:
             raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
 

@@ -430,7 +430,7 @@ def _make_copy(
 ) -> TinkerPath:
     from tinkex.api.resources import training
 
-    metadata = {"created_by": "tinkex checkpoint download"}
+    metadata = {"created_by": "tinkex"}
     try:
         client = training.create_by_loading(
             transport, session, path, deadline, user_metadata=metadata

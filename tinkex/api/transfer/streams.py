@@ -58,14 +58,12 @@ class Span:
     :ivar end: the byte after the last one, or ``None`` for all of the rest.
     :ivar tag: only of the version with this :attr:`BodyReader.tag`.
     :ivar total: only of a file of this size, if given.
-    :ivar unless: nothing, if the file still has this tag.
     """
 
     start: int = 0
     end: int | None = None
     tag: str | None = None
     total: int | None = None
-    unless: str | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the request headers for it (RFC 9110, 13.1 and 14.2)."""
@@ -75,9 +73,6 @@ class Span:
             headers["Range"] = f"bytes={self.start}-{last}"
             if self.tag:
                 headers["If-Range"] = self.tag
-        if self.unless:
-            is_tag = self.unless.startswith('"')
-            headers["If-None-Match" if is_tag else "If-Modified-Since"] = self.unless
         return headers
 
 

@@ -6,7 +6,6 @@ transaction; whatever a killed process leaves is a directory without a row, swep
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -19,6 +18,7 @@ from typing import Any
 from tinkex_local.problems import OperationError, conflict, not_found
 from tinkex_local.state.paths import TYPES, TinkerPath
 from tinkex_local.state.service import Service
+from tinkex_local.state.store import as_json, from_json
 from tinkex_local.state.times import iso
 
 _TEMPORARY = ".tmp-"
@@ -89,7 +89,7 @@ def adopt(
         created=now,
         size=size,
         expires=None if ttl is None else now + ttl,
-        user_metadata=None if user_metadata is None else json.dumps(user_metadata),
+        user_metadata=as_json(user_metadata),
         listed=int(listed),
     )
     return identifier, size
@@ -158,7 +158,6 @@ def latest(service: Service, run_id: str, kind: str) -> dict[str, Any] | None:
 def as_dict(row: sqlite3.Row) -> dict[str, Any]:
     """Return a checkpoint as the protocol shows it."""
     path = TinkerPath(row["run_id"], row["kind"], row["name"])
-    metadata = row["user_metadata"]
     return {
         "checkpoint_id": path.checkpoint_id,
         "checkpoint_type": TYPES[path.kind],
@@ -166,7 +165,7 @@ def as_dict(row: sqlite3.Row) -> dict[str, Any]:
         "tinker_path": str(path),
         "size_bytes": row["size"],
         "public": bool(row["public"]),
-        "user_metadata": None if metadata is None else json.loads(metadata),
+        "user_metadata": from_json(row["user_metadata"]),
         "expires_at": iso(row["expires"]),
     }
 

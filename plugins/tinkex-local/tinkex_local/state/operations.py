@@ -12,6 +12,7 @@ from typing import Any
 
 from tinkex_local.problems import OperationError, conflict, not_found
 from tinkex_local.state.service import Service
+from tinkex_local.state.store import as_json
 from tinkex_local.wire.bodies import Body
 
 #: Seconds that results are kept.
@@ -166,8 +167,8 @@ def _insert(
         seq=seq,
         digest=body.digest(),
         state=state,
-        payload=None if payload is None else json.dumps(payload),
-        result=None if result is None else json.dumps(result),
+        payload=as_json(payload),
+        result=as_json(result),
         created=now if began is None else began,
         began=began,
         finished=None if result is None else now,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
+from dataclasses import asdict
 from typing import Any
 
 from tinkex_local.problems import bad_request, not_found
 from tinkex_local.state import adapter, checkpoints, operations, paths, sessions
 from tinkex_local.state.adapter import AdapterSpec
 from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.store import as_json, from_json
 from tinkex_local.state.times import iso
 from tinkex_local.wire import bodies
 
@@ -72,14 +73,8 @@ def usable(service: Service, model_id: str) -> sqlite3.Row:
 
 def spec_of(row: sqlite3.Row) -> AdapterSpec:
     """Return what determines the adapter of a run."""
-    return AdapterSpec(
-        base_model=row["base_model"],
-        rank=row["rank"],
-        seed=row["seed"],
-        train_attn=bool(row["train_attn"]),
-        train_mlp=bool(row["train_mlp"]),
-        train_unembed=bool(row["train_unembed"]),
-    )
+    trained = {name: bool(row[name]) for name in ("train_attn", "train_mlp", "train_unembed")}
+    return AdapterSpec(row["base_model"], row["rank"], row["seed"], **trained)
 
 
 def insert(
@@ -100,13 +95,8 @@ def insert(
         "runs",
         id=run_id,
         session_id=session_id,
-        base_model=spec.base_model,
-        rank=spec.rank,
-        seed=spec.seed,
-        train_attn=int(spec.train_attn),
-        train_mlp=int(spec.train_mlp),
-        train_unembed=int(spec.train_unembed),
-        user_metadata=None if user_metadata is None else json.dumps(user_metadata),
+        **asdict(spec),
+        user_metadata=as_json(user_metadata),
         created=now,
         last_request=now,
         weights=weights,
@@ -169,7 +159,6 @@ def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:
 
 def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
     """Return a run as the protocol shows it."""
-    metadata = row["user_metadata"]
     return {
         "training_run_id": row["id"],
         "base_model": row["base_model"],
@@ -180,7 +169,7 @@ def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
         "last_request_time": iso(row["last_request"]),
         "last_checkpoint": checkpoints.latest(service, row["id"], paths.TRAINING),
         "last_sampler_checkpoint": checkpoints.latest(service, row["id"], paths.SAMPLER),
-        "user_metadata": None if metadata is None else json.loads(metadata),
+        "user_metadata": from_json(row["user_metadata"]),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tinkex_local.problems import Problem, bad_request, not_found
 from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.store import as_json, from_json
 from tinkex_local.state.times import iso
 from tinkex_local.wire import bodies
 
@@ -21,7 +22,7 @@ def create(service: Service, body: bodies.CreateSession) -> dict[str, Any]:
         id=session_id,
         created=now,
         tags=json.dumps(body.tags),
-        user_metadata=_dumped(body.user_metadata),
+        user_metadata=as_json(body.user_metadata),
         display_name=body.display_name,
         heartbeat=now,
     )
@@ -94,7 +95,6 @@ def info(service: Service, session_id: str) -> dict[str, Any]:
     :raises Problem: it does not exist.
     """
     session = find(service, session_id)
-    metadata = session["user_metadata"]
     ids = {
         table: [
             row["id"]
@@ -108,13 +108,9 @@ def info(service: Service, session_id: str) -> dict[str, Any]:
     return {
         "training_run_ids": ids["runs"],
         "sampler_ids": ids["samplers"],
-        "user_metadata": None if metadata is None else json.loads(metadata),
+        "user_metadata": from_json(session["user_metadata"]),
         "display_name": session["display_name"],
     }
-
-
-def _dumped(value: Any) -> str | None:
-    return None if value is None else json.dumps(value)
 
 
 #: Seconds without a heartbeat after which a session no longer counts as active.
@@ -191,7 +187,6 @@ def _status(row: sqlite3.Row, now: float) -> dict[str, Any] | None:
 
 
 def _summary(service: Service, row: sqlite3.Row, now: float) -> dict[str, Any]:
-    metadata = row["user_metadata"]
     held = service.store.row(_CHECKPOINTS, row["id"], now)
     assert held is not None, "an aggregate has a row"
     return {
@@ -202,6 +197,6 @@ def _summary(service: Service, row: sqlite3.Row, now: float) -> dict[str, Any]:
         "status": _status(row, now),
         "checkpoints_count": held["count"],
         "display_name": row["display_name"],
-        "user_metadata": None if metadata is None else json.loads(metadata),
+        "user_metadata": from_json(row["user_metadata"]),
         "checkpoint_storage_bytes": held["size"],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -56,6 +57,16 @@ ALTER TABLE operations ADD COLUMN began REAL;
 ALTER TABLE operations ADD COLUMN finished REAL;
 """,
 }
+
+
+def as_json(value: Any) -> str | None:
+    """Return *value* as a column holds it: JSON, ``NULL`` for ``None``."""
+    return None if value is None else json.dumps(value)
+
+
+def from_json(text: str | None) -> Any:
+    """Return the value of a column of JSON."""
+    return None if text is None else json.loads(text)
 
 
 class StateError(Exception):

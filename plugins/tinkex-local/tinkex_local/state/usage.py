@@ -5,13 +5,13 @@ Tokens come from the sampling requests that are still kept, checkpoints from tho
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from datetime import UTC, datetime
 from typing import Any
 
 from tinkex_local.problems import Problem, bad_request
 from tinkex_local.state.service import OWNER, Service
+from tinkex_local.state.store import from_json
 from tinkex_local.state.times import iso
 
 _HOUR = 3600
@@ -115,7 +115,7 @@ def _event(row: sqlite3.Row, info: dict[str, Any]) -> dict[str, Any]:
 
 def _metadata(service: Service, session_id: str) -> Any:
     text = service.store.scalar("SELECT user_metadata FROM sessions WHERE id = ?", session_id)
-    return None if text is None else json.loads(text)
+    return from_json(text)
 
 
 def _moment(query: dict[str, str], name: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import uuid
@@ -15,6 +14,7 @@ from tinkex_local.problems import OperationError, bad_request
 from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sampling, sessions
 from tinkex_local.state.paths import TinkerPath
 from tinkex_local.state.service import Service
+from tinkex_local.state.store import from_json
 from tinkex_local.wire import bodies
 
 _Action = Callable[[Path], dict[str, Any]]
@@ -139,13 +139,8 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
         runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
         return {"path": str(path), "model_id": run_id}
 
-    with_files = _WithFiles(service, _copier(service, path), action)
-    try:
-        request_id = operations.perform(
-            service, "load_weights", scope, number, body, with_files.action
-        )
-    finally:
-        with_files.clean()
+    write = _copier(service, path)
+    request_id = _perform_with_files(service, "load_weights", scope, number, body, write, action)
     return {"request_id": request_id, "model_id": run_id}
 
 
@@ -192,15 +187,16 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
             runs.insert(service, run_id, session_id, spec, None)
             runs.end(service, run_id)  # nothing more can be saved from it
             checkpoints.adopt(
-                service, staged, target, ttl=body.ttl_seconds, user_metadata=_metadata(row)
+                service,
+                staged,
+                target,
+                ttl=body.ttl_seconds,
+                user_metadata=from_json(row["user_metadata"]),
             )
             return {"tinker_path": str(target)}
 
-        with_files = _WithFiles(service, _copier(service, source), action)
-        try:
-            operations.perform(service, "copy_weights", scope, number, body, with_files.action)
-        finally:
-            with_files.clean()
+        write = _copier(service, source)
+        _perform_with_files(service, "copy_weights", scope, number, body, write, action)
     return {"tinker_path": str(target)}
 
 
@@ -225,30 +221,6 @@ def _save_named(
     return answer
 
 
-class _WithFiles:
-    """Files written before a transaction, and what is to be done with them inside it."""
-
-    def __init__(self, service: Service, write: Callable[[Path], None], action: _Action) -> None:
-        self._action = action
-        self._staged: Path | None = None
-        self._failure: OperationError | None = None
-        try:
-            self._staged = checkpoints.stage(service, write)
-        except OperationError as error:
-            self._failure = error
-
-    def action(self) -> dict[str, Any]:
-        if self._staged is None:
-            assert self._failure is not None
-            raise self._failure
-        return self._action(self._staged)
-
-    def clean(self) -> None:
-        """Remove the files if they were not adopted."""
-        if self._staged is not None:
-            shutil.rmtree(self._staged, ignore_errors=True)
-
-
 def _perform(
     service: Service,
     kind: str,
@@ -258,33 +230,56 @@ def _perform(
     *,
     write: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
-    scope = runs.scope_of(row["id"])
-    before = operations.earlier(service, scope, body.seq_id, body)
-    if before is not None:
-        return {"request_id": before, "model_id": row["id"]}
-    operations.require_order(service, scope, body.seq_id)
-    began = service.clock()  # writing the files is the most of it
-    with_files = _WithFiles(service, write or _writer(service, row), action)
+    """Do *action* with files as the next operation of the run *row*."""
 
-    def adopt() -> dict[str, Any]:
+    def of_run(staged: Path) -> dict[str, Any]:
         runs.usable(service, row["id"])  # a reset may have come while the files were written
-        return with_files.action()
+        return action(staged)
 
-    try:
-        request_id = operations.perform(
-            service,
-            kind,
-            scope,
-            body.seq_id,
-            body,
-            adopt,
-            ordered=True,
-            began=began,
-        )
-    finally:
-        with_files.clean()
+    scope, write = runs.scope_of(row["id"]), write or _writer(service, row)
+    request_id = _perform_with_files(
+        service, kind, scope, body.seq_id, body, write, of_run, ordered=True
+    )
     service.store.write("UPDATE runs SET last_request = ? WHERE id = ?", service.clock(), row["id"])
     return {"request_id": request_id, "model_id": row["id"]}
+
+
+def _perform_with_files(
+    service: Service,
+    kind: str,
+    scope: str,
+    seq: int | None,
+    body: bodies.Body,
+    write: Callable[[Path], None],
+    action: _Action,
+    *,
+    ordered: bool = False,
+) -> str:
+    """Write files, then do *action* with their directory; see :func:`operations.perform`."""
+    before = operations.earlier(service, scope, seq, body)
+    if before is not None:
+        return before
+    if ordered:
+        operations.require_order(service, scope, seq)
+    began = service.clock()  # writing the files takes the longest
+    staged = failure = None
+    try:
+        staged = checkpoints.stage(service, write)
+    except OperationError as error:
+        failure = error
+
+    def adopt() -> dict[str, Any]:
+        if staged is None:
+            raise failure or AssertionError
+        return action(staged)
+
+    try:
+        return operations.perform(
+            service, kind, scope, seq, body, adopt, ordered=ordered, began=began
+        )
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 def _writer(service: Service, row: sqlite3.Row) -> Callable[[Path], None]:
@@ -297,7 +292,3 @@ def _writer(service: Service, row: sqlite3.Row) -> Callable[[Path], None]:
 
 def _unnamed() -> str:
     return f"unnamed-{uuid.uuid4().hex[:12]}"
-
-
-def _metadata(row: Any) -> dict[str, Any] | None:
-    return None if row["user_metadata"] is None else json.loads(row["user_metadata"])

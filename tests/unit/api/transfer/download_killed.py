@@ -1,6 +1,6 @@
 """Downloads an archive and is killed at every single step of it: run by ``test_archive.py``.
 
-``python -m tests.unit.api.transfer.download_killed URL DIRECTORY`` prints a JSON object for each step: how many bytes of
+``python -m tests.unit.api.transfer.download_killed URL DIRECTORY STRIDE`` prints a JSON object for each step: how many bytes of
 the large files its state knew when it was killed, and what the next process made of that.
 """
 
@@ -96,8 +96,8 @@ def known(home: Path) -> int:
     return sum(position - start for segments in found for start, position, _ in segments)
 
 
-def run(url: str, target: Path) -> Iterator[dict[str, Any]]:
-    for step in range(500):
+def run(url: str, target: Path, stride: int) -> Iterator[dict[str, Any]]:
+    for step in range(0, 500, stride):
         shutil.rmtree(target.parent, ignore_errors=True)
         target.parent.mkdir()
         whole = not forked(url, target, step)
@@ -116,5 +116,5 @@ if __name__ == "__main__":
     for module, values in LOWERED.items():
         vars(module).update(values)
     os.fsync = lambda _: None  # what a process has written outlives it without
-    for line in run(sys.argv[1], Path(sys.argv[2]) / "work" / "target"):
+    for line in run(sys.argv[1], Path(sys.argv[2]) / "work" / "target", int(sys.argv[3])):
         print(json.dumps(line), flush=True)

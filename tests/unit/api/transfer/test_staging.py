@@ -294,7 +294,7 @@ def test_where_no_directory_is_private_a_download_starts_over_each_time(
     """As on exFAT, CIFS and some mounts of containers: all is another's, or open to all."""
     if there:
         target.mkdir()
-    monkeypatch.setattr(staging, "_why_not_private", lambda root: "it belongs to another user")
+    monkeypatch.setattr(staging, "why_not_private", lambda root: "it belongs to another user")
     home = target if there else target.parent
     path = "tinker://r:train:0/external_weights/final"
     root = home / name_of(TinkerPath.from_string(path), target)

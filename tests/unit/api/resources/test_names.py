@@ -141,8 +141,8 @@ def test_ambiguous_names_list_the_candidates(account, text, words):
         ("3f9a~4", "only 4"),
         ("@latest~5", "only 5 checkpoints"),
         ("@latest:external", "there are no external checkpoints"),
-        ("3f9a:final~2", "not 2 checkpoints before"),
-        ("empty", "has no checkpoints"),
+        ("3f9a:final~2", "checkpoints up to"),
+        ("empty", "no checkpoints of the run empty"),
         ("3f9a77c0-0000:train:1", "no training run's id begins with '3f9a77c0-0000:train:1'"),
     ],
 )

@@ -49,7 +49,7 @@ def add_token(service, jwt: str | None) -> None:
 
 def test_the_key_is_described(service, client):
     service.get(f"{API}/auth/apikey/me", json=ME)
-    assert client.auth.key() == ApiKey("7", "laptop", "", "Example Org", "a@example.org")
+    assert client.auth.check().api_key == ApiKey("7", "laptop", "", "Example Org", "a@example.org")
     # A heartbeat of a test before this one may still have been under way.
     (call,) = [c for c in service.calls if c.request.url.endswith("/auth/apikey/me")]
     assert call.request.headers["X-API-Key"] == "tml-raw"
@@ -62,13 +62,13 @@ def test_the_key_is_described(service, client):
 def test_a_description_of_another_shape_is_refused(service, client, body):
     service.get(f"{API}/auth/apikey/me", json=body)
     with pytest.raises(InvalidResponse):
-        client.auth.key()
+        client.auth.check()
 
 
 @pytest.mark.parametrize("body", [{"key_id": "k1"}, {"key_id": 1.0, "details": None}])
 def test_what_a_server_does_not_tell_is_left_out(service, client, body):
     service.get(f"{API}/auth/apikey/me", json=body)
-    assert client.auth.key().email is None
+    assert client.auth.check().api_key.email is None
 
 
 @pytest.mark.parametrize("status", [404, 405])

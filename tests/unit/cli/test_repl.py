@@ -1,15 +1,122 @@
-"""The shell of tinkex, fed by a script."""
+"""The interactive shell: how it reads a line, runs scripts, and keeps its history."""
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import FakePlugins
-from tinkex.cli.console import FileHistory, holds_secret
+from tinkex.cli.repl import (
+    Line,
+    continuation,
+    holds_secret,
+    load_history,
+    parse,
+    save_line,
+    unfinished,
+)
+from tinkex.exceptions import UsageError
 from tinkex.testing import invoke
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run list",
+        "  run   list  ",
+        "run --prompt 'a b'",
+        "run --prompt \"a 'b' c\"",
+        r'run --prompt "a \"b\" c \\ \n"',
+        r"run --prompt a\ b\'c",
+        "a''b",
+        "''",
+        'x"y"z',
+        "",
+    ],
+)
+def test_words_are_split_as_by_shlex(text):
+    assert parse(text) == Line(shlex.split(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a b # c | d > e", Line(["a", "b"])),
+        ("a b#c", Line(["a", "b#c"])),
+        ("# all", Line([])),
+        ("a 'x | y > z'", Line(["a", "x | y > z"])),
+        (r"a x\|y \> z", Line(["a", "x|y", ">", "z"])),
+        ("a | head -3 | wc -l", Line(["a"], pipe="head -3 | wc -l")),
+        ("a|grep 'x y'", Line(["a"], pipe="grep 'x y'")),
+        ("a > f", Line(["a"], target="f")),
+        ("a>f b", Line(["a", "b"], target="f")),
+        ("a >> 'my file'", Line(["a"], target="my file", append=True)),
+        ("a 2 > f", Line(["a", "2"], target="f")),
+        ("a $HOME *", Line(["a", "$HOME", "*"])),
+    ],
+)
+def test_operators_work_outside_of_quotes(text, line):
+    assert parse(text) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run \\\n  --prompt a \\\n\\\n  -q", ["run", "--prompt", "a", "-q"]),
+        ("run --pro\\\nmpt 'a \\\nb' \"c\\\nd\"", ["run", "--prompt", "a \\\nb", "cd"]),
+        ("run 'a\nb'", ["run", "a\nb"]),
+    ],
+)
+def test_a_backslash_joins_the_next_line(text, words):
+    assert parse(text) == Line(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "by"),
+    [
+        *[("run \\", "\\"), ("run a\\", "\\"), ('run "a\\', "\\"), ("\\", "\\")],
+        *[("run 'a", "'"), ("run 'a\\", "'"), ('run "a', '"')],
+        *[("run", ""), ("run \\\\", ""), ("run # \\", ""), ("run # don't", ""), ("", "")],
+    ],
+)
+def test_a_backslash_or_an_open_quote_continues_a_line(text, by):
+    assert continuation(text) == by
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["'a", 'a "b', "a > 'b", "|", "| wc", "a |", "a || b", "a |& b", "> f", "a >"],
+        *["a > | wc", "a > f > g", "a > f | wc", "a 2> f", "a 2>> f", "a >&2", "a > ''"],
+    ],
+)
+def test_lines_that_cannot_be_read(text):
+    with pytest.raises(UsageError, match="Cannot read the line"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "current", "start", "after"),
+    [
+        ("", [], "", 0, ""),
+        ("run", [], "run", 0, ""),
+        ("run ", ["run"], "", 4, ""),
+        ("run 'a b", ["run"], "a b", 4, ""),
+        ("run 'a b' --x", ["run", "a b"], "--x", 10, ""),
+        ("run | he", [], "", 8, "|"),
+        ("run > fi", [], "fi", 6, ">"),
+        ("run # x", ["run"], "", 7, ""),
+    ],
+)
+def test_a_line_up_to_the_cursor(text, words, current, start, after):
+    found = unfinished(text)
+    assert (found.words, found.current, found.start, found.after) == (words, current, start, after)
+
+
+# ---------------------------------------------------------------------- scripts
 
 
 def script(text: str, *argv: str):
@@ -32,6 +139,7 @@ def test_lines_of_a_script_as_editors_write_them():
         "tinkex version \\\n  --json \\\n  -c version",
         "version \\\r\n  --json\r\n",
         "version \\",
+        "version -c 'version\n' --json",
     ):
         done = script(text)
         assert (done.exit_code, done.stderr) == (0, ""), done
@@ -130,21 +238,21 @@ def test_a_plugin_that_exits_ends_its_command_only(fake_plugins: FakePlugins):
     assert done.stdout.startswith("tinkex 0.")
 
 
-def test_help_tells_what_only_the_shell_has():
+def test_help_shows_what_only_the_shell_has():
     assert "profile use <name>" in script("help\n").stdout
     assert "profile use <name>" not in invoke(["help"]).stdout
 
 
-def test_history_is_for_its_owner_and_without_secrets(tmp_path: Path):
+def test_history_is_private_and_without_secrets(tmp_path: Path):
     path = tmp_path / "state" / "history"
-    history = FileHistory(path)
     for line in ("run list", "run list --api-key tml-abcdefgh", " hidden", "run info tml-abcdefgh"):
-        history.store_string(line)
-    history.store_string("run list \\\n  --api-\\\nkey x")
-    history.store_string("version \\\n--json")
+        save_line(path, line)
+    save_line(path, "run list \\\n  --api-\\\nkey x")
+    save_line(path, "version \\\n--json")
     assert path.read_text() == "run list\nversion --json\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(FileHistory(path).load_history_strings()) == ["version --json", "run list"]
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert load_history(path) == ["run list", "version --json"]
 
 
 @pytest.mark.parametrize("line", ["run --api-'key' x", "--api\\-key=x run", "echo eyJhbGciOiJI.x"])
@@ -154,11 +262,11 @@ def test_quotes_do_not_hide_a_secret(line):
 
 
 def test_history_is_cut_and_survives_damage(tmp_path: Path):
-    path = tmp_path / "history"
+    path = tmp_path / "state" / "history"
+    save_line(path, "version")
     path.write_bytes(b"\xff\xfe\n" + b"line\n" * 5000)
-    assert len(list(FileHistory(path).load_history_strings())) == 1000
+    assert len(load_history(path)) == 1000
     assert len(path.read_text().splitlines()) == 1000
     (tmp_path / "dir").mkdir()
-    history = FileHistory(tmp_path / "dir")
-    history.store_string("version")
-    assert list(history.load_history_strings()) == []
+    save_line(tmp_path / "dir", "version")
+    assert load_history(tmp_path / "dir") == []

@@ -1,4 +1,4 @@
-"""``tinkex plugin new``: names, and all files or none."""
+"""``tinkex plugin list``, ``show`` and ``new``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,114 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_plugins import COMMAND, FORMATTER, HOOK
 from tinkex.commands.plugin import names_for, skeleton, write_files
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.testing import invoke
 
-ROOT = Path(__file__).resolve().parents[3]
+
+def test_plugin_list_tells_distribution_version_and_error(fake_plugins):
+    fake_plugins.add("p-good", "[tinkex.commands]\ngreet = p_good:Hello\n", COMMAND, version="2.5")
+    fake_plugins.add("p-bad", "[tinkex.commands]\nbad = p_bad:Hello\n", "raise ImportError('gone')")
+    fake_plugins.add("p-shadow", "[tinkex.commands]\nversion = p_shadow:Hello\n", COMMAND)
+    rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
+    assert rows["p-good"] == {
+        "group": "tinkex.commands",
+        "name": "greet",
+        "distribution": "p-good",
+        "version": "2.5",
+        "error": None,
+    }
+    assert rows["p-bad"]["error"] == "ImportError: gone"
+    assert "tinkex has one of the same name" in rows["p-shadow"]["error"]
+    assert "tinkex" not in rows
+    everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
+    assert {row["error"] for row in everything if row["distribution"] == "tinkex"} == {None}
 
 
-@pytest.fixture(autouse=True)
+def test_plugin_list_tells_what_was_left_out_and_what_is_not_there(fake_plugins, monkeypatch):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", "1/0")
+    monkeypatch.setenv("TINKEX_PLUGINS", "p.one,p-nix,q-nix")
+    done = invoke(["plugin", "list", "-f", "json"])
+    errors = {row["distribution"]: row["error"] for row in done.rows}
+    assert errors["p-one"] is None
+    assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
+    assert done.stderr == ("Warning: TINKEX_PLUGINS names unknown distributions: p-nix, q-nix\n")
+    assert invoke(["version"]).stderr == ""
+
+
+def test_plugin_list_names_the_other_claimant(fake_plugins):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    fake_plugins.add("p-two", "[tinkex.commands]\ngreet = p_two:Hello\n", COMMAND)
+    rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
+    assert rows["p-one"]["error"] == "claimed by more than one plugin: also by p-two"
+
+
+EVERYTHING = """
+[tinkex.commands]
+greet_hello = p_all:Hello
+greet_bad = p_gone:Hello
+greet_clash = p_all:Clash
+[tinkex.formatters.list]
+shout = p_all:Shout
+[tinkex.hooks.plugin_list]
+h = p_all:Hook
+[tinkex.http_pools]
+pipe = p_all:Pool
+[tinkex.tokenizers]
+shelf = p_all:Shelf
+"""
+CLASH = """
+class Clash(Hello):
+    "Clash."
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--timeout")
+        return parser
+
+class Pool: pass
+class Shelf: pass
+"""
+
+
+def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
+    fake_plugins.add("p-all", EVERYTHING, COMMAND + FORMATTER + HOOK + CLASH, version="3.1")
+    fake_plugins.add("p-other", "[tinkex.hooks.greet_hello]\nh = p_other:Hook\n", HOOK)
+    shown = invoke(["plugin", "show", "P_All", "-f", "json"]).rows
+    errors = {member["name"]: member["error"] for member in shown.pop("errors")}
+    assert shown == {
+        "distribution": "p-all",
+        "version": "3.1",
+        "summary": None,
+        "commands": [{"name": "greet hello", "summary": "Greet.", "options": []}],
+        "hooks": [{"name": "h", "command": "plugin list", "options": ["--twice"]}],
+        "formats": [{"name": "shout", "kinds": ["lists"]}],
+        "http_pools": ["pipe"],
+        "tokenizers": ["shelf"],
+        "profiles": [],
+    }
+    assert errors == {
+        "greet_bad": "ModuleNotFoundError: No module named 'p_gone'",
+        "greet_clash": "ArgumentError: argument --timeout: conflicting option string: --timeout",
+    }
+    plain = invoke(["plugin", "show", "p-all"]).stdout.splitlines()
+    assert plain[:3] == ["p-all 3.1", "commands:", "  greet hello"]
+    assert "  h (on plugin list) --twice" in plain
+    assert "HTTP pools:" in plain
+
+
+def test_plugin_show_of_what_is_no_plugin(fake_plugins):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    done = invoke(["plugin", "show", "p-oen"])
+    assert (done.stdout, done.exit_code) == ("", 1)
+    assert "no distribution is called 'p-oen'" in done.stderr
+    assert "Hint: Did you mean p-one?" in done.stderr
+    assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
+    assert invoke(["plugin", "show", ""]).exit_code == 1
+
+
+@pytest.fixture
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,18 +1,22 @@
-"""What may stand at the cursor."""
+"""What completion offers at the cursor, and the names it keeps."""
 
 from __future__ import annotations
 
 import json
+import re
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import responses
 
 from tests.conftest import FakePlugins
 from tinkex.cli import completion
 from tinkex.cli.app import TinkexApp
-from tinkex.cli.remembered import Remembered
+from tinkex.cli.completion import Cache
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.testing import invoke
 
@@ -69,7 +73,7 @@ def test_words(line, some):
         ("tinkex checkpoint --rank 3 ", "list"),
     ],
 )
-def test_words_that_cannot_stand_there(line, not_there):
+def test_words_that_are_not_offered(line, not_there):
     assert not_there not in offered(line)[0]
 
 
@@ -116,7 +120,7 @@ def test_profiles(config):
 
 
 def test_names_that_were_seen(monkeypatch):
-    known = Remembered(DEFAULT_BASE_URL, None)
+    known = Cache(DEFAULT_BASE_URL, None)
     known.add("checkpoints", ["tinker://a/weights/1", "tinker://a/weights/2", "tinker://$(rm)/x"])
     known.add("runs", ["run-1"])
     known.add("models", ["Qwen/Qwen3-8B"])
@@ -145,32 +149,58 @@ def test_a_command_of_a_plugin_and_one_that_does_not_load(fake_plugins: FakePlug
         "        parser.add_argument('run', metavar='<run_id>', help='run')\n"
         "        return parser\n",
     )
-    Remembered(DEFAULT_BASE_URL, None).add("runs", ["run-1"])
+    Cache(DEFAULT_BASE_URL, None).add("runs", ["run-1"])
     assert offered("tinkex extra ")[0] == ["broken", "do", "half"]
     assert offered("tinkex extra do ")[0] == ["run-1"]
     assert offered("tinkex extra broken ")[0] == []
     assert offered("tinkex extra half ")[0] == []
 
 
-def test_a_configuration_that_cannot_be_read_is_silence(config):
+def test_an_invalid_configuration_is_not_reported(config):
     config("profiles: [")
     assert offered("tinkex --profile ") == ([], "words")
     assert offered("tinkex run info ") == ([], "words")
 
 
-def test_the_service_is_waited_for_briefly_and_asked_once(monkeypatch):
-    asked = []
+RUNS = re.compile(f"{DEFAULT_BASE_URL}/api/v1/training_runs.*")
+
+
+@pytest.fixture
+def key(monkeypatch):
     monkeypatch.setenv("TINKER_API_KEY", "tml-abc")
-    monkeypatch.setattr(completion, "_ask", lambda *what: asked.append(what))
-    assert offered("tinkex run info ")[0] == []
-    assert offered("tinkex run info ")[0] == []
-    assert asked == [("runs", {})]
-    assert offered("tinkex --base-url http://127.0.0.1:1 run info ")[0] == []
-    assert asked[1:] == [("runs", {"base_url": "http://127.0.0.1:1"})]
 
 
-def test_no_credential_command_is_run_and_no_key_of_the_line_passed_on(monkeypatch, tmp_path):
-    monkeypatch.setattr(completion, "_ask", lambda *what: pytest.fail("asked"))
+def test_the_service_is_asked_where_nothing_is_known(key):
+    run = {"base_model": "m", "model_owner": "me", "is_lora": True, "corrupted": False}
+    run |= {"last_request_time": "2026-01-01T00:00:00Z"}
+    found = [run | {"training_run_id": f"run-{n}"} for n in range(2)]
+    with responses.RequestsMock() as server:
+        server.get(RUNS, json={"training_runs": found, "cursor": {"total_count": 2}})
+        assert offered("tinkex run info ")[0] == ["run-0", "run-1"]
+        assert offered("tinkex run info ")[0] == ["run-0", "run-1"]
+        assert len(server.calls) == 1
+
+
+def test_a_service_that_fails_is_asked_once_in_two_minutes(key):
+    with responses.RequestsMock() as server:
+        server.get(RUNS, status=403)
+        assert offered("tinkex run info ")[0] == []
+        assert offered("tinkex run info ")[0] == []
+        assert len(server.calls) == 1
+
+
+def test_a_service_that_is_slow_is_not_waited_for(key, monkeypatch):
+    Cache(DEFAULT_BASE_URL, None).add("runs", ["run-1"])
+    monkeypatch.setattr(completion, "FRESH", 0)
+    monkeypatch.setattr(completion, "PATIENCE", 0.01)
+    ended = threading.Event()
+    monkeypatch.setattr(completion, "_listed", lambda *_: ended.wait(60) or [])
+    assert offered("tinkex run info ")[0] == ["run-1"]
+    ended.set()
+
+
+def test_no_credential_command_is_run_for_tab(monkeypatch, tmp_path):
+    monkeypatch.setattr(completion, "_ask", lambda *_: pytest.fail("asked"))
     monkeypatch.setenv("TINKER_CREDENTIAL_CMD", f"touch {tmp_path}/run; echo key")
     assert offered("tinkex run info ")[0] == []
     monkeypatch.delenv("TINKER_CREDENTIAL_CMD")
@@ -188,7 +218,7 @@ def test_inside_the_shell(config):
     assert "local-nope" not in dict(completion.offer(app, ["profile", "use"], "").values)
 
 
-def test_python_does_not_remember_names_for_shells(home: Path):
+def test_names_printed_for_python_are_not_kept(home: Path):
     code = (
         "import tinkex, tinkex.cli.app\n"
         "app = tinkex.cli.app.TinkexApp()\n"
@@ -198,7 +228,7 @@ def test_python_does_not_remember_names_for_shells(home: Path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     (file,) = (home / ".cache" / "tinkex" / "completion").glob("*.json")
-    assert list(json.loads(file.read_text())["runs"]) == ["a", ""]
+    assert json.loads(file.read_text())["runs"][1] == ["a"]
 
 
 def test_names_of_keys_profiles_and_settings_are_offered(home, config):
@@ -219,3 +249,112 @@ def test_names_of_keys_profiles_and_settings_are_offered(home, config):
     assert {"work", "skyrl"} <= set(offered("profile", "remove"))
     assert {"base_url", "allow_http"} <= set(offered("config", "set"))
     assert offered("profile", "add", "x", "--server") == ["official", "skyrl", "tuft"]
+
+
+# ---------------------------------------------------------------------- the cache
+
+
+@pytest.fixture
+def known() -> Cache:
+    return Cache("http://127.0.0.1:1", None)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Return a function that puts the clock on."""
+    now = completion.time.time()
+
+    def put(seconds: float) -> None:
+        monkeypatch.setattr(completion.time, "time", lambda: now + seconds)
+
+    return put
+
+
+def test_names_are_returned_the_latest_first(known):
+    known.add("runs", ["a", "b"])
+    known.add("runs", ["c", None, "a"])
+    known.add("checkpoints", ["p"])
+    assert known.names("runs") == ["c", "a", "b"]
+    assert known.names("checkpoints") == ["p"]
+    assert known.names("models") == []
+
+
+def test_a_whole_list_replaces_the_names(known):
+    known.add("runs", ["a", "b"])
+    known.add("runs", ["b"], whole=True)
+    assert known.names("runs") == ["b"]
+    known.drop("runs", ["b", "never there"])
+    assert known.names("runs") == []
+
+
+def test_the_number_of_names_is_limited(known):
+    known.add("runs", [f"r{n}" for n in range(completion.KEPT + 5)])
+    assert len(known.names("runs")) == completion.KEPT
+    assert known.names("runs")[0] == "r0"
+
+
+def test_names_expire(known, later):
+    known.add("runs", ["a"])
+    assert known.is_fresh("runs")
+    later(completion.FRESH + 1)
+    assert not known.is_fresh("runs")
+    assert known.names("runs") == ["a"]
+    known.mark_asked("runs")
+    assert known.is_fresh("runs")
+    later(2 * completion.EXPIRY)
+    assert known.names("runs") == []
+    later(-10)  # a clock that was set back
+    assert known.names("runs") == []
+    assert not known.is_fresh("runs")
+
+
+def test_old_files_of_other_servers_are_removed(known, later):
+    known.add("runs", ["a"])
+    later(completion.EXPIRY + 60)
+    Cache("http://127.0.0.1:2", None).add("runs", ["b"])
+    assert not known.path.exists()
+
+
+def test_servers_and_profiles_are_kept_apart(known):
+    known.add("runs", ["a"])
+    for url, profile in (("http://127.0.0.1:2", None), ("http://127.0.0.1:1", "work")):
+        assert Cache(url, profile).names("runs") == []
+    assert Cache("http://127.0.0.1:1", None).names("runs") == ["a"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", '{"runs": []}', '{"runs": ["x", ["a"]]}', '{"runs": null}', "[" * 100_000],
+)
+def test_a_damaged_file_counts_as_empty(known, content):
+    known.add("runs", ["a"])
+    known.path.write_text(content)
+    assert known.names("runs") == []
+    known.add("runs", ["b"])
+    assert known.names("runs") == ["b"]
+
+
+def test_the_file_is_private_and_its_name_says_nothing(home):
+    known = Cache("http://ada:secret@tinker.test", None)
+    known.add("runs", ["a"])
+    assert stat.S_IMODE(known.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(known.path.parent.stat().st_mode) == 0o700
+    assert list(known.path.parent.iterdir()) == [known.path]
+    assert "tinker" not in known.path.name
+
+
+@pytest.mark.parametrize("plant", ["open to others", "a link", "a file"])
+def test_a_directory_that_is_not_private_is_not_used(known, tmp_path, plant):
+    known.add("runs", ["a"])
+    directory = known.path.parent
+    if plant == "open to others":
+        directory.chmod(0o777)
+    else:
+        directory.rename(tmp_path / "planted")
+        if plant == "a link":
+            directory.symlink_to(tmp_path / "planted")
+        else:
+            directory.write_text("")
+    assert known.names("runs") == []
+    known.add("runs", ["b"])
+    assert known.names("runs") == []

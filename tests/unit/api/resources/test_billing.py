@@ -215,3 +215,25 @@ def test_storage(client, server):
     assert storage.rate == 0.31
     assert storage.rows[0].estimated_monthly_cost_usd == 0.62
     assert storage.rows[1] == billing.StoredCheckpoints(None, None, None, None, 0, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "rate"),
+    [
+        (({"effective_rate_usd_per_gigabyte_month": 0.31, "data": []}, 200), 0.31),
+        (({"effective_rate_usd_per_gigabyte_month": 0}, 200), 0.0),
+        (({"effective_rate_usd_per_gigabyte_month": None}, 200), None),
+        (({"effective_rate_usd_per_gigabyte_month": "much"}, 200), None),
+        (({"effective_rate_usd_per_gigabyte_month": True}, 200), None),
+        (({"effective_rate_usd_per_gigabyte_month": -1}, 200), None),
+        (({}, 200), None),
+        (("text", 200), None),
+        (({"detail": "Not Found"}, 404), None),
+        (({"detail": "no role"}, 403), None),
+        (("oops", 500), None),
+    ],
+)
+def test_the_price_of_storage_is_told_or_unknown(server, client, reply, rate):
+    server.on("GET", "billing/usage/checkpoints/current", server.reply(*reply))
+    assert client.billing.storage_rate() == rate
+    assert len(server.seen) == 1

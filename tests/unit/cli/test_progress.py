@@ -1,4 +1,4 @@
-"""What is shown while something takes time."""
+"""Progress and waits on standard error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_reasons():
     assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
 
 
-def test_a_server_that_says_nothing_is_waited_for_visibly(monkeypatch):
+def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "TICK", 0.02)
     monkeypatch.setattr(progress, "PATIENCE", 0.1)
@@ -34,7 +34,7 @@ def test_a_server_that_says_nothing_is_waited_for_visibly(monkeypatch):
     display.clear()
 
 
-@pytest.mark.parametrize(
+CAPABLE = pytest.mark.parametrize(
     ("terminal", "quiet", "term", "shown"),
     [
         (True, False, "xterm", True),
@@ -43,6 +43,9 @@ def test_a_server_that_says_nothing_is_waited_for_visibly(monkeypatch):
         (True, False, "dumb", False),
     ],
 )
+
+
+@CAPABLE
 def test_wait_is_shown_on_a_capable_terminal_only(monkeypatch, terminal, quiet, term, shown):
     monkeypatch.setenv("TERM", term)
     monkeypatch.setattr(progress, "TICK", 0.02)
@@ -56,7 +59,7 @@ def test_wait_is_shown_on_a_capable_terminal_only(monkeypatch, terminal, quiet, 
         assert stream.getvalue() == ""
 
 
-def test_short_waits_are_not_mentioned(monkeypatch):
+def test_short_waits_are_not_shown(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "TICK", 0.01)
     monkeypatch.setattr(progress, "PATIENCE", 10_000.0)
@@ -68,24 +71,14 @@ def test_short_waits_are_not_mentioned(monkeypatch):
     assert stream.getvalue() == ""
 
 
-def test_notes_are_told_everywhere_without_control_characters():
+def test_notes_are_printed_everywhere_without_control_characters():
     stream = _Stream()
     progress.Display(stream).wait(Wait("a session", 0, note="maintenance \x1b[2J at noon"))
     assert stream.getvalue() == "maintenance \ufffd[2J at noon\n"
 
 
-@pytest.mark.parametrize(
-    ("terminal", "quiet", "term", "shown"),
-    [
-        (True, False, "xterm", True),
-        (False, False, "xterm", False),
-        (True, True, "xterm", False),
-        (True, False, "dumb", False),
-    ],
-)
-def test_counted_things_are_shown_on_a_capable_terminal_only(
-    monkeypatch, terminal, quiet, term, shown
-):
+@CAPABLE
+def test_counts_are_shown_on_a_capable_terminal_only(monkeypatch, terminal, quiet, term, shown):
     monkeypatch.setenv("TERM", term)
     stream = _Stream(terminal=terminal)
     display = progress.Display(stream, quiet=quiet)

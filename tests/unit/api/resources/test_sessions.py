@@ -1,12 +1,17 @@
-"""Sessions: lists, one, the search, and the trace; in the shapes of the official service."""
+"""Sessions: heartbeats and their end, lists, the search, and the trace."""
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from tests.until import until
 from tinkex.api import SessionQuery
+from tinkex.api.resources import sessions
 from tinkex.api.resources.sessions import default_name
 from tinkex.exceptions import (
+    Forbidden,
     InvalidResponse,
     LocalError,
     NotFound,
@@ -15,6 +20,160 @@ from tinkex.exceptions import (
     TimedOut,
     UsageError,
 )
+
+
+@pytest.fixture
+def service(server):
+    server.on("POST", "create_session", {"session_id": "s-1"})
+    server.on("POST", "session_heartbeat", {"type": "session_heartbeat"})
+    return server
+
+
+def heartbeats() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "tinkex-heartbeat"}
+
+
+def test_heartbeats_continue_until_the_session_is_finished(service, client, monkeypatch):
+    monkeypatch.setattr(sessions, "HEARTBEAT", 0.05)
+    before = heartbeats()
+    session = client.sessions.create()
+    until(lambda: len(service.requests("session_heartbeat")) >= 3)
+    assert service.requests("session_heartbeat")[0].body == {"session_id": "s-1"}
+    session.finish("errored")
+    session.finish()
+    until(lambda: not heartbeats() - before)
+    assert [s.body for s in service.requests("sessions/s-1/finish")] == [
+        {"reason": {"type": "errored"}}
+    ]
+
+
+@pytest.mark.parametrize(("status", "ends"), [(410, True), (404, False), (500, False)])
+def test_only_410_ends_the_heartbeats(status, ends, service, client, monkeypatch):
+    monkeypatch.setattr(sessions, "HEARTBEAT", 0.02)
+    service.on("POST", "session_heartbeat", service.reply("x", status))
+    before = heartbeats()
+    client.sessions.create()
+    if ends:
+        until(lambda: service.requests("session_heartbeat") and not heartbeats() - before)
+        assert len(service.requests("session_heartbeat")) == 1
+    else:
+        until(lambda: len(service.requests("session_heartbeat")) >= 3)
+        assert heartbeats() - before
+
+
+def test_a_listener_that_fails_does_not_end_the_heartbeats(service, client, monkeypatch):
+    monkeypatch.setattr(sessions, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(sessions, "_WORRY", 0.01)
+    service.on("POST", "session_heartbeat", service.reply("x", 500))
+    told = []
+
+    def listen(wait):
+        told.append(wait)
+        raise BrokenPipeError
+
+    client._transport._on_wait = listen
+    client.sessions.create()
+    until(lambda: len(told) >= 2)
+
+
+@pytest.mark.parametrize("status", [404, 405, 500])
+def test_a_server_that_does_not_offer_finishing_is_no_error(status, service, client):
+    service.on("POST", "sessions/s-1/finish", service.reply({"detail": "Not Found"}, status))
+    client.sessions.create().finish()
+    assert len(service.requests("sessions/s-1/finish")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(None, "success"), (ValueError, "errored"), (KeyboardInterrupt, "interrupted")],
+)
+def test_the_outcome_of_a_block_is_reported(error, outcome, service, connect):
+    try:
+        with connect(service.url) as client:
+            client.sessions.create()
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+    (finish,) = service.requests("sessions/s-1/finish")
+    assert finish.body == {"reason": {"type": outcome}}
+
+
+def test_sessions_are_finished_concurrently(service, connect, monkeypatch):
+    monkeypatch.setattr(sessions, "_FAREWELL", 60.0)
+    together = threading.Barrier(6)
+
+    def finish(_):
+        together.wait(60)
+        return service.reply({})
+
+    for number in range(6):
+        service.on("POST", f"sessions/s-{number}/finish", finish)
+    names = [{"session_id": f"s-{number}"} for number in range(6)]
+    service.on("POST", "create_session", *names)
+    client = connect(service.url)
+    for _ in names:
+        client.sessions.create()
+    client.close()
+    assert len([seen for seen in service.seen if seen.path.endswith("/finish")]) == 6
+    assert not together.broken
+
+
+def test_sessions_are_finished_where_no_thread_can_be_started(service, connect, monkeypatch):
+    client = connect(service.url)
+    client.sessions.create()
+    until(lambda: service.requests("create_session"))
+    # As Python 3.12 does once the main thread is over.
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if threading.current_thread() is threading.main_thread():
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client.close()
+    assert len(service.requests("sessions/s-1/finish")) == 1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "start"),
+    [
+        ("create_sampling_session", lambda c: c.create_sampling_client(base_model="m")),
+        ("create_model", lambda c: c.create_lora_training_client("m")),
+        (
+            "load_weights",
+            lambda c: c.create_training_client_from_checkpoint("tinker://r/weights/a"),
+        ),
+    ],
+)
+def test_a_session_is_finished_when_its_client_cannot_be_created(endpoint, start, service, client):
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, "lora_rank": 8})
+    service.on("POST", endpoint, service.reply({"detail": "no such thing"}, 403))
+    before = heartbeats()
+
+    with pytest.raises(Forbidden):
+        start(client)
+
+    until(lambda: not heartbeats() - before)
+    assert [s.body for s in service.requests("sessions/s-1/finish")] == [
+        {"reason": {"type": "errored"}}
+    ]
+
+
+def test_project_and_tags_come_from_the_settings(service, connect):
+    client = connect(service.url, project_id="p1", tags=("a", "b"))
+    client.sessions.create(user_metadata={"k": "v"})
+    body = service.requests("create_session")[0].body
+    assert (body["project_id"], body["tags"], body["user_metadata"]) == (
+        "p1",
+        ["a", "b"],
+        {"k": "v"},
+    )
+    assert "display_name" not in body
+
+
+# Lists, the search and traces --------------------------------------------------------------------
 
 SUMMARY = {
     "session_id": "s-1",
@@ -25,7 +184,7 @@ SUMMARY = {
 }
 
 
-def test_list_goes_on_to_the_end(client, server):
+def test_a_list_has_all_pages(client, server):
     def reply(seen):
         start, size = int(seen.query["offset"]), int(seen.query["limit"])
         return server.reply({"sessions": [f"s-{n}" for n in range(start, min(start + size, 130))]})
@@ -52,14 +211,14 @@ def test_one_session_with_and_without_optional_members(client, server):
         client.sessions.get("s-2")
 
 
-def test_many_sessions_leave_out_those_that_are_gone(client, server):
+def test_sessions_that_no_longer_exist_are_left_out(client, server):
     server.on("GET", "sessions/s-1", {"training_run_ids": ["r"], "sampler_ids": []})
     server.on("GET", "sessions/s-2", server.reply({"detail": "Session s-2 is gone"}, 404))
     assert list(client.sessions.get_many(["s-1", "s-2", "s-3"])) == ["s-1"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a\nb"])
-def test_what_cannot_be_an_id_is_not_sent(client, server, name):
+def test_an_impossible_id_is_not_sent(client, server, name):
     with pytest.raises(UsageError):
         client.sessions.get(name)
     assert server.seen == []
@@ -93,7 +252,7 @@ def test_the_search_passes_the_cursor_back_unchanged(client, server):
     assert first["owner"] == {"type": "own"}
 
 
-def test_a_search_that_stops_early_says_that_there_is_more(client, server):
+def test_a_search_with_a_limit_has_no_total(client, server):
     server.on(
         "POST", "sessions/search", {"sessions": [SUMMARY], "next_cursor": {"last_session_id": "x"}}
     )
@@ -102,13 +261,13 @@ def test_a_search_that_stops_early_says_that_there_is_more(client, server):
     assert [seen.body["limit"] for seen in server.seen] == [1]
 
 
-def test_a_search_that_never_ends_is_ended(client, server):
+def test_a_repeated_cursor_ends_a_search(client, server):
     server.on("POST", "sessions/search", {"sessions": [], "next_cursor": {"last_session_id": "x"}})
     assert len(client.sessions.search(None, None)) == 0
     assert len(server.seen) == 2
 
 
-def test_conditions_go_over_as_the_service_has_them(client, server):
+def test_conditions_of_a_search(client, server):
     server.on("POST", "sessions/search", {"sessions": []})
     client.sessions.search(
         SessionQuery(
@@ -166,7 +325,7 @@ def test_impossible_conditions_are_not_sent(client, server, query):
         ({"type": "something new"}, ("something new", None)),
     ],
 )
-def test_states(client, server, status, expected):
+def test_statuses(client, server, status, expected):
     server.on("POST", "sessions/search", {"sessions": [SUMMARY | {"status": status}]})
     (session,) = client.sessions.search()
     assert (session.status, session.message) == expected
@@ -182,20 +341,17 @@ def test_states(client, server, status, expected):
         {"sessions": [], "next_cursor": "x"},
     ],
 )
-def test_searches_of_another_shape(client, server, answer):
+def test_unexpected_responses_to_a_search(client, server, answer):
     server.on("POST", "sessions/search", answer)
     with pytest.raises(InvalidResponse):
         client.sessions.search()
-
-
-# ---------------------------------------------------------------------- traces
 
 
 def trace(server, *statuses):
     server.on("GET", "sessions/s-1/trace_export", *statuses)
 
 
-def test_a_trace_is_waited_for_visibly_and_fetched(connect, server, naps, waits, tmp_path):
+def test_a_trace_is_awaited_and_downloaded(connect, server, naps, waits, tmp_path):
     client = connect(server.url, timeout=30.0)
     url = f"{server.url}/api/v1/files/trace?signature=x"
     trace(server, {"status": "pending"}, {"status": "pending"}, {"status": "ready", "url": url})
@@ -232,21 +388,21 @@ def test_a_trace_that_takes_too_long(connect, server, naps):
         {"status": "ready", "url": "http://[bad"},
     ],
 )
-def test_traces_of_another_shape(client, server, answer):
+def test_unexpected_responses_to_a_trace(client, server, answer):
     trace(server, answer)
     with pytest.raises(InvalidResponse):
         client.sessions.trace_url("s-1")
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "data:,x"])
-def test_addresses_that_are_no_web_addresses_are_refused(client, server, url, tmp_path):
+def test_a_trace_is_downloaded_from_web_addresses_only(client, server, url, tmp_path):
     trace(server, {"status": "ready", "url": url})
     with pytest.raises(InvalidResponse):
         client.sessions.export_trace("s-1", tmp_path / "t")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_there_stays_unless_forced(client, server, tmp_path):
+def test_an_existing_file_stays_unless_forced_and_complete(client, server, tmp_path):
     target = tmp_path / "t.pftrace"
     target.write_bytes(b"old")
     with pytest.raises(LocalError, match="exists"):
@@ -270,5 +426,5 @@ def test_a_file_that_is_there_stays_unless_forced(client, server, tmp_path):
 @pytest.mark.parametrize(
     ("session", "name"), [("a-1", "a-1.pftrace"), ("a/../b c", "a_.._b_c.pftrace")]
 )
-def test_the_name_of_the_file_stays_in_its_directory(session, name):
+def test_the_default_file_name_has_no_directory(session, name):
     assert default_name(session) == name

@@ -1,0 +1,160 @@
+"""Training clients: numbers of calls, saved checkpoints, and runs that continue from one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinkex.api.http import retry
+from tinkex.exceptions import BadRequest, Conflict, OperationFailed, TimedOut, UsageError
+
+RUN = "r:train:0"
+PATH = "tinker://r/weights/x"
+
+
+@pytest.fixture
+def service(server):
+    server.on("POST", "create_session", {"session_id": "s-1"})
+    server.on("POST", "session_heartbeat", {"type": "session_heartbeat"})
+    server.on("POST", "create_model", {"request_id": "c", "model_id": RUN})
+    server.on("POST", "save_weights_for_sampler", {"request_id": "w"})
+    server.on("POST", "save_weights", {"request_id": "w"})
+    server.on("POST", "load_weights", {"request_id": "l"})
+    return server
+
+
+def results(server, **by_id):
+    """Let retrieve_future answer by request id."""
+
+    def answer(seen):
+        reply = by_id[seen.body["request_id"]]
+        return reply if isinstance(reply, server.reply) else server.reply(reply)
+
+    server.on("POST", "retrieve_future", answer)
+
+
+def test_a_model_id_may_come_at_once(service, client):
+    results(service, c={})
+    assert client.create_lora_training_client("any").model_id == RUN
+
+
+def test_members_of_default_value_are_not_sent(service, client):
+    results(service, c={"model_id": RUN})
+    client.create_lora_training_client("any", train_mlp=False, train_unembed=False)
+    config = service.requests("create_model")[0].body["lora_config"]
+    assert config == {"rank": 32, "train_mlp": False, "train_unembed": False}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"rank": 0}, {"train_mlp": False, "train_attn": False, "train_unembed": False}]
+)
+def test_an_impossible_shape_is_refused_without_a_request(bad, service, client):
+    with pytest.raises(UsageError):
+        client.create_lora_training_client("any", **bad)
+    assert not service.seen
+
+
+def test_numbers_advance_only_when_a_call_is_accepted(service, client):
+    results(service, c={"model_id": RUN}, w={"path": f"tinker://{RUN}/final"})
+    training = client.create_lora_training_client("any")
+    refused = service.reply({"detail": "bad name"}, 422)
+    service.on("POST", "save_weights_for_sampler", refused, {"request_id": "w"})
+    with pytest.raises(BadRequest):
+        training.save_weights_for_sampler("a.b")
+    saved = training.save_weights_for_sampler("final", ttl_seconds=3600)
+    training.save_state("state", overwrite=True)
+    assert saved.path == f"tinker://{RUN}/sampler_weights/final"
+    assert saved.response == {"path": f"tinker://{RUN}/final"}
+    sent = [(s.path, s.body["seq_id"]) for s in service.seen if "seq_id" in (s.body or {})]
+    assert sent == [
+        ("save_weights_for_sampler", 1),
+        ("save_weights_for_sampler", 1),
+        ("save_weights", 2),
+    ]
+    assert service.requests("save_weights_for_sampler")[1].body["ttl_seconds"] == 3600
+    assert service.requests("save_weights")[0].body["overwrite"] is True
+
+
+def test_a_failed_operation_has_used_its_number(service, client):
+    results(service, c={"model_id": RUN}, w=service.reply({"detail": "disk full"}, 400))
+    training = client.create_lora_training_client("any")
+    for _ in range(2):
+        with pytest.raises(OperationFailed, match="disk full"):
+            training.save_state("x")
+    assert [s.body["seq_id"] for s in service.requests("save_weights")] == [1, 2]
+
+
+def test_a_result_without_a_path_has_the_requested_name(service, client):
+    results(service, c={"model_id": RUN}, w={"path": None})
+    saved = client.create_lora_training_client("any").save_state("final")
+    assert saved.path == f"tinker://{RUN}/weights/final"
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\n"])
+def test_an_impossible_name_is_refused_without_a_request(name, service, client):
+    results(service, c={"model_id": RUN})
+    with pytest.raises(UsageError):
+        client.create_lora_training_client("any").save_weights_for_sampler(name)
+    assert not service.requests("save_weights_for_sampler")
+
+
+def test_a_taken_name_is_a_conflict_at_once(service, client):
+    results(service, c={"model_id": RUN})
+    taken = service.reply({"detail": "Checkpoint exists"}, 409)
+    service.on("POST", "save_weights_for_sampler", taken)
+    with pytest.raises(Conflict):
+        client.create_lora_training_client("any").save_weights_for_sampler("final")
+    assert len(service.requests("save_weights_for_sampler")) == 1
+
+
+def test_a_checkpoint_is_continued_in_one_call(service, client):
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, "lora_rank": 8})
+    results(service, l={"model_id": "s-1:train:0"})
+    training = client.create_training_client_from_checkpoint(PATH, optimizer=True)
+    assert (training.model_id, training.base_model, training.lora_rank) == ("s-1:train:0", "m", 8)
+    (load,) = service.requests("load_weights")
+    assert load.body == {"path": PATH, "optimizer": True, "session_id": "s-1", "model_seq_id": 0}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [(400, "Missing model_id"), (422, [{"loc": ["body", "model_id"], "msg": "required"}])],
+)
+def test_a_server_that_loads_into_models_only_gets_two_calls(refusal, service, client):
+    status, detail = refusal
+    shape = {"lora_rank": 8, "train_mlp": False, "train_attn": True, "train_unembed": None}
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, **shape})
+    results(service, c={"model_id": RUN}, l={"type": "load_weights"})
+    refused = service.reply({"detail": detail}, status)
+    service.on("POST", "load_weights", refused, {"request_id": "l"})
+    training = client.create_training_client_from_checkpoint(PATH)
+    assert training.model_id == RUN
+    assert service.requests("create_model")[0].body["lora_config"] == {
+        "rank": 8,
+        "train_mlp": False,
+    }
+    assert service.requests("create_model")[0].body["model_seq_id"] == 0
+    assert service.requests("load_weights")[1].body == {
+        "model_id": RUN,
+        "seq_id": 1,
+        "path": PATH,
+        "optimizer": False,
+    }
+
+
+def test_the_two_calls_share_one_deadline(service, connect, naps):
+    service.on("POST", "weights_info", {"base_model": "m"})
+    service.on("POST", "create_model", {"request_id": "c"})
+    results(service, c={"model_id": RUN}, l={"type": "try_again"})
+
+    def refuse(_):
+        retry.time.sleep(900)
+        return service.reply({"detail": "Missing model_id"}, 400)
+
+    def queue(_):
+        retry.time.sleep(200)
+        return service.reply({"request_id": "l"})
+
+    service.on("POST", "load_weights", refuse, queue)
+    with pytest.raises(TimedOut):
+        connect(service.url, timeout=1000).create_training_client_from_checkpoint(PATH)
+    assert not service.requests("retrieve_future")[1:]  # no time is left for the second
