@@ -22,7 +22,6 @@ TAG = '"1"'
 def staging(tmp_path):
     path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
     with StagingDirectory(path, tmp_path / "target") as staging:
-        staging.open()
         yield staging
 
 
