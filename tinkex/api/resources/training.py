@@ -227,7 +227,7 @@ def _await_model(
     transport: Transport, session: Session, accepted: Response, kind: str, deadline: Deadline
 ) -> str:
     """Return the id of the model whose creation the service has *accepted*."""
-    session.model_accepted()
+    session.model_seq_id += 1
     early = accepted.object()
     result = futures.result(transport, futures.request_id_of(early), kind, deadline)
     model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")
