@@ -30,7 +30,7 @@ from tinkex.exceptions import PluginError, SettingsError
 from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["PoolOptions", "Settings"]
+__all__ = ["Settings"]
 
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0

@@ -31,8 +31,6 @@ LAYERS = (
     {"commands"},
     {"testing", "__main__"},
 )
-#: Modules that still point upwards.
-UPWARDS = {"tinkex.api.http.capabilities", "tinkex.api.client"}
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 
@@ -88,7 +86,7 @@ def test_a_module_imports_only_its_own_layer_and_those_before_it(path: Path):
 
     wrong = [(name, line) for name, line in imports_of(path) if LAYER_OF.get(room(name), -1) > own]
 
-    assert places(wrong, path) == [] or dotted(path) in UPWARDS
+    assert places(wrong, path) == []
 
 
 def test_the_package_itself_imports_only_the_version():
@@ -100,9 +98,9 @@ def test_the_package_itself_imports_only_the_version():
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if not p.is_relative_to(PACKAGE / "api")], ids=dotted
+    "path", [p for p in MODULES if p != PACKAGE / "api" / "http" / "adapter.py"], ids=dotted
 )
-def test_requests_and_urllib3_live_in_the_api_only(path: Path):
+def test_only_the_default_http_pool_imports_requests_and_urllib3(path: Path):
     wrong = [
         (name, line)
         for name, line in imports_of(path)
@@ -229,6 +227,22 @@ def test_a_list_imports_nothing_heavy_that_it_does_not_need(listing_server: str)
     tops = {name.partition(".")[0] for name in modules}
     assert tops - sys.stdlib_module_names - USED_BY_A_LIST == {"tinkex"}
     assert tops & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["checkpoint", "list"], ["run", "--base-model", "M", "--prompt", "x"], ["run", "list"]],
+)
+def test_the_embedded_service_is_called_without_requests(words: list[str], tmp_path: Path):
+    models = pytest.importorskip("tinkex_local.state.models")
+    words = [models.DEFAULT_MODEL if word == "M" else word for word in words]
+    limit = ["--max-tokens", "3"] if "--prompt" in words else []
+
+    home = str(tmp_path / "service")
+    modules = modules_after(["--profile", "local", *words, *limit], 0, TINKEX_LOCAL_HOME=home)
+
+    assert {"tinkex_local.wire.wsgi"} <= modules
+    assert {"requests", "urllib3"} & modules == set()
 
 
 @pytest.fixture

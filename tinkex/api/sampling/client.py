@@ -19,7 +19,14 @@ from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
-from tinkex.api.sampling.types import SampleResponse, SamplingParams, are_token_ids
+from tinkex.api.sampling.types import (
+    Prompt,
+    SampledRow,
+    SampleResponse,
+    SampleRow,
+    SamplingParams,
+    are_token_ids,
+)
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -31,7 +38,6 @@ from tinkex.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from tinkex.api.sampling.batch import SampledRow, SampleRow
     from tinkex.api.sampling.tokenizer import Tokenizer
 
 #: Asks the service to answer 429 instead of queueing.
@@ -42,6 +48,8 @@ _BUSY = frozenset({429})
 _RESUBMISSIONS = 2
 #: Seconds before the first resubmission; doubled for the next.
 _RESUBMISSION_DELAY = 0.5
+#: Maximum number of seconds that a busy service may add to the timeout of one of many samples.
+PATIENCE = 3600.0
 #: Maximum number of concurrent submissions: normally, and for a while after a refusal.
 USUAL, NARROW = 400, 10
 #: Seconds for which the lower maximum holds, after the pause that follows a refusal.
@@ -190,10 +198,17 @@ class SamplingClient:
             :func:`tinkex.api.load_tokenizer`.
         :raises UsageError: *concurrency* is out of range.
         """
-        from tinkex.api.sampling.batch import check_concurrency, sample_rows
+        from tinkex.api.sampling.batch import sample_rows
 
-        check_concurrency(concurrency)
-        return sample_rows(self, rows, concurrency, ordered=ordered, tokenizer=tokenizer)
+        def sample(row: SampleRow) -> SampleResponse:
+            deadline = self.deadline(patience=PATIENCE)
+            tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
+            return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+
+        def spells() -> int:
+            return self.backpressure.spells
+
+        return sample_rows(rows, sample, spells, concurrency, ordered=ordered)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
@@ -257,6 +272,16 @@ class SamplingClient:
         if self.model_path is None:
             schema.refuse("no 'base_model'")
         return checkpoint_info.base_model_of(self._transport, self.model_path, deadline)
+
+
+def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
+    if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
+        return prompt  # type: ignore[return-value]
+    if tokenizer is None:
+        raise UsageError("a prompt that is not token ids needs a tokenizer")
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, timeout=seconds)
+    return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
 
 
 def _requested_pause(error: APIError) -> float | None:

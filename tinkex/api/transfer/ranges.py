@@ -13,7 +13,7 @@ from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.transfer.progress import ProgressTracker
 from tinkex.api.transfer.staging import PartialFile, Segment, StagingDirectory
 from tinkex.api.transfer.streams import Changed, RenewableURL, ResumingReader, Span
-from tinkex.exceptions import APIError, ConnectionFailed
+from tinkex.exceptions import ConnectionFailed
 
 if TYPE_CHECKING:
     from tinkex.api.http.transport import Transport
@@ -32,7 +32,6 @@ _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
 _PART, _MAX_PARTS = 32 * 1024 * 1024, 1000
 #: Size in bytes of a file that is worth a write of the state.
 _WORTH = 1024 * 1024
-_NOT_MODIFIED = 304
 
 
 class FileDownload:
@@ -66,74 +65,57 @@ class FileDownload:
         """
         known = self._staging.files.get(self._name)
         try:
-            if known is not None:
-                self._compare_with_disk(known)
-            if known is None or not known.received:
-                self._start()
-            elif known.received == known.size:
-                self._confirm(known)
-            else:
+            if known is not None and self._on_disk(known):
                 self._resume(known)
+            else:
+                self._start()
         except Changed:
             # Where parts do not fit together, the file is fetched as a whole.
             self._start(may_split=False)
 
-    def _compare_with_disk(self, known: PartialFile) -> None:
-        status = self._staging.root.stat(self._name)
+    def _on_disk(self, known: PartialFile) -> int:
+        """Return how many bytes of a file of an earlier attempt are on the disk."""
+        status, segments = self._staging.root.stat(self._name), known.segments
         if status is None or status.st_size > known.size:
-            raise Changed
-        segments = known.segments
+            return 0
         if len(segments) == 1:  # more may have been written than was noted
             segments[0].position = status.st_size
         elif status.st_size < max(
             (s.position for s in segments if s.position > s.start), default=0
         ):
-            raise Changed
+            return 0
+        return known.received
 
     def _start(self, *, may_split: bool = True) -> None:
         with ResumingReader(self._transport, self._url) as reader:
-            self._receive_from(reader, may_split)
-
-    def _receive_from(self, reader: ResumingReader, may_split: bool) -> None:
-        """Receive the whole file from *reader*, which is at its beginning."""
-        size, tag = reader.body.total, reader.body.tag
-        segment = Segment(0, 0, -1 if size is None else size)
-        root, files = self._staging.root, self._staging.files
-        # A new small file may be forgotten: writing the state for each would take quadratic time.
-        at_once = self._name in files or (size or 0) >= _WORTH
-        with self._staging.changing(at_once=at_once):
-            # Connections of a failed attempt may still write to the old file.
-            root.remove(self._name)
-            root.open(self._name, "xb", make=True).close()
-            files.pop(self._name, None)
-            if size is not None and tag is not None:
-                files[self._name] = PartialFile(size, tag, [segment])
-        self._announce(size, 0)
-        with self._open_file() as file:
-            if self._receive(reader, segment, file, may_split=may_split):
-                self._split(files[self._name], reader)
+            size, tag = reader.body.total, reader.body.tag
+            segment = Segment(0, 0, -1 if size is None else size)
+            root, files = self._staging.root, self._staging.files
+            # A new small file may be forgotten: writing the state for each takes quadratic time.
+            at_once = self._name in files or (size or 0) >= _WORTH
+            with self._staging.changing(at_once=at_once):
+                # Connections of a failed attempt may still write to the old file.
+                root.remove(self._name)
+                root.open(self._name, "xb", make=True).close()
+                files.pop(self._name, None)
+                if size is not None and tag is not None:
+                    files[self._name] = PartialFile(size, tag, [segment])
+            self._announce(size, 0)
+            with self._open_file() as file:
+                if self._receive(reader, segment, file, may_split=may_split):
+                    self._split(files[self._name], reader)
 
     def _resume(self, known: PartialFile) -> None:
         self._announce(known.size, known.received)
-        if len(known.segments) > 1:
+        if known.received == known.size:  # its last byte shows whether it is still this version
+            with self._open_range(Segment(0, known.size - 1, known.size), known) as reader:
+                reader.read()
+        elif len(known.segments) > 1:
             self._fetch_segments(known, None)
-            return
-        with self._open_range(known.segments[0], known) as reader, self._open_file() as file:
-            if self._receive(reader, known.segments[0], file, may_split=True):
-                self._split(known, reader)
-
-    def _confirm(self, known: PartialFile) -> None:
-        """Keep a complete file if it is still the same version at the storage."""
-        try:
-            span = Span(unless=known.tag)
-            with ResumingReader(self._transport, self._url, span) as reader:
-                if reader.body.tag != known.tag:
-                    self._receive_from(reader, may_split=True)
-                    return
-        except APIError as error:
-            if error.status != _NOT_MODIFIED:
-                raise
-        self._announce(known.size, known.size)
+        else:
+            with self._open_range(known.segments[0], known) as reader, self._open_file() as file:
+                if self._receive(reader, known.segments[0], file, may_split=True):
+                    self._split(known, reader)
 
     def _announce(self, size: int | None, received: int) -> None:
         if size is not None:

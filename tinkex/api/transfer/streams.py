@@ -58,14 +58,12 @@ class Span:
     :ivar end: the byte after the last one, or ``None`` for all of the rest.
     :ivar tag: only of the version with this :attr:`BodyReader.tag`.
     :ivar total: only of a file of this size, if given.
-    :ivar unless: nothing, if the file still has this tag.
     """
 
     start: int = 0
     end: int | None = None
     tag: str | None = None
     total: int | None = None
-    unless: str | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the request headers for it (RFC 9110, 13.1 and 14.2)."""
@@ -75,9 +73,6 @@ class Span:
             headers["Range"] = f"bytes={self.start}-{last}"
             if self.tag:
                 headers["If-Range"] = self.tag
-        if self.unless:
-            is_tag = self.unless.startswith('"')
-            headers["If-None-Match" if is_tag else "If-Modified-Since"] = self.unless
         return headers
 
 
@@ -212,25 +207,24 @@ def _content_range(text: str) -> tuple[int, int | None]:
 class RenewableURL:
     """A signed URL that is replaced when it expires; several threads may use it.
 
-    :param find: returns a URL that is valid now.
-    :param renew: returns a new one.
+    :param find: returns a URL that is valid now, or with ``True`` a new one.
     """
 
-    def __init__(self, find: Callable[[], str], renew: Callable[[], str]) -> None:
-        self._find, self._renew = find, renew
+    def __init__(self, find: Callable[[bool], str]) -> None:
+        self._find = find
         self._lock = threading.Lock()
         self._renewed: str | None = None
 
     def get(self) -> str:
         """Return the URL."""
         with self._lock:
-            return self._renewed or self._find()
+            return self._renewed or self._find(False)
 
     def replace(self, refused: str) -> str:
         """Return another URL than *refused*; only one thread asks for it."""
         with self._lock:
             if self._renewed is None or self._renewed == refused:
-                self._renewed = self._renew()
+                self._renewed = self._find(True)
             return self._renewed
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tinkex.api import Tokenizer
 from tinkex.api.sampling.chat import ChatTemplate
-from tinkex.exceptions import LocalError, UsageError
+from tinkex.exceptions import ChatTemplateError, UsageError
 
 HI = [{"role": "user", "content": "Hi"}]
 SIMPLE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -47,25 +47,25 @@ def test_templates_are_rendered_as_transformers_renders_them(source, expected):
         "{% for i in range(10 ** 9) %}{% endfor %}",
     ],
 )
-def test_what_a_template_must_not_do_is_an_error_of_the_row(source):
+def test_a_template_that_fails_is_an_error_of_the_messages(source):
     with pytest.raises(UsageError, match="the chat template refuses"):
         render(source)
 
 
-def test_the_words_of_a_template_are_told():
+def test_the_message_of_a_template_is_shown():
     with pytest.raises(UsageError, match="roles must alternate"):
         render("{{ raise_exception('roles must alternate') }}")
 
 
-def test_a_broken_template():
-    with pytest.raises(LocalError, match="broken"):
+def test_an_invalid_template():
+    with pytest.raises(ChatTemplateError, match="not valid"):
         ChatTemplate("{% if %}", {})
 
 
 @pytest.mark.parametrize(
     "messages", [[], "hi", None, {}, ["hi"], [{"content": "x"}], [{"role": 3}], 5]
 )
-def test_what_are_no_messages(messages):
+def test_invalid_messages_are_refused(messages):
     with pytest.raises(UsageError, match="message"):
         ChatTemplate(SIMPLE, {}).render(messages)
 
@@ -118,15 +118,15 @@ def test_no_template(tmp_path, config):
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
-def test_a_broken_configuration_is_told(tmp_path, content):
+def test_an_invalid_configuration_is_reported(tmp_path, content):
     (tmp_path / "tokenizer_config.json").write_bytes(content)
-    with pytest.raises(LocalError, match=r"tokenizer_config\.json"):
+    with pytest.raises(ChatTemplateError, match=r"tokenizer_config\.json"):
         ChatTemplate.from_directory(tmp_path)
 
 
 @pytest.fixture
 def tokenizer(tmp_path) -> Tokenizer:
-    """Return one of words that puts ``<s>`` before a text."""
+    """Return a tokenizer of words that puts ``[s]`` before a text."""
     import tokenizers
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -148,5 +148,5 @@ def test_special_tokens_come_from_the_template_alone(tokenizer, tmp_path):
 
 
 def test_a_tokenizer_without_a_template_says_so(tokenizer):
-    with pytest.raises(UsageError, match="has no chat template"):
+    with pytest.raises(ChatTemplateError, match="has no chat template"):
         tokenizer.encode_messages(HI)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tinkex import settings
-from tinkex.config.pools import PoolOptions, options_of
+from tinkex.config.pools import options_of
 from tinkex.exceptions import SettingsError
+from tinkex.plugins import PoolOptions
 
 HERE = Path("/etc/tinkex")
 

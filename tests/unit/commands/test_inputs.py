@@ -114,7 +114,7 @@ def test_nothing_tells_the_base_model(tmp_path, config):
 
 
 def test_unreadable_model(tmp_path):
-    with pytest.raises(LocalError, match="nothing that is here"):
+    with pytest.raises(LocalError, match="does not exist"):
         read_model_path(str(tmp_path / "none"))
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(LocalError, match="is not JSON"):
