@@ -59,10 +59,8 @@ def path_of(name: Path | str) -> Path:
 def xdg_directory(kind: str, environ: Mapping[str, str] | None = None) -> Path:
     """Return the user's base directory for files of a *kind* (XDG base directories).
 
-    The path begins with ``~`` for a user without a home directory; :func:`locked` and
-    :func:`private_directory` refuse to create such a path.
-
     :param kind: ``config``, ``data``, ``state`` or ``cache``.
+    :returns: a path that begins with ``~`` for a user without a home directory.
     """
     variable, default = _XDG[kind]
     environ = os.environ if environ is None else environ

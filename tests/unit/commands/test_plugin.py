@@ -76,7 +76,7 @@ def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
         "summary": None,
         "commands": [{"name": "greet hello", "summary": "Greet.", "options": []}],
         "hooks": [{"name": "h", "command": "plugin list", "options": ["--twice"]}],
-        "formats": [{"name": "shout", "kinds": ["lists"]}],
+        "formats": ["shout"],
         "http_pools": ["pipe"],
         "tokenizers": ["shelf"],
         "profiles": [],
