@@ -117,10 +117,7 @@ class SamplingClient:
 
     @property
     def base_model(self) -> str:
-        """Name of the base model; requested on first use.
-
-        :raises tinkex.exceptions.TinkexError: the service does not report it.
-        """
+        """Name of the base model; see :meth:`find_base_model`."""
         return self.find_base_model()
 
     def find_base_model(self, deadline: Deadline | None = None) -> str:
@@ -156,11 +153,10 @@ class SamplingClient:
             raise UsageError("the prompt is empty")
         if not are_token_ids(tokens):
             raise UsageError("the prompt contains an invalid token id")
-        prompt = {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]}
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
-            "prompt": prompt,
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]},
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
@@ -205,10 +201,8 @@ class SamplingClient:
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
             return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
 
-        def spells() -> int:
-            return self.backpressure.spells
-
-        return sample_rows(rows, sample, spells, concurrency, ordered=ordered)
+        gate = self.backpressure
+        return sample_rows(rows, sample, lambda: gate.spells, concurrency, ordered=ordered)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
