@@ -21,8 +21,6 @@ MAX_INPUT = 256 * 1024 * 1024
 PREFIX = ".tinkex-"
 #: Seconds to wait for another process that holds a lock.
 LOCK_TIMEOUT = 10.0
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _XDG = {
     "config": ("XDG_CONFIG_HOME", "~/.config"),
     "data": ("XDG_DATA_HOME", "~/.local/share"),
@@ -148,7 +146,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A symbolic link is not followed: another user may have planted it.
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        handle = os.open(lock, flags, 0o600)
     except OSError as error:
         raise LocalError(f"cannot write to {path.parent}: {error.strerror}") from error
     try:
@@ -267,9 +266,10 @@ def replacing(
     if mode is None and target.exists():
         mode = stat.S_IMODE(target.stat().st_mode) & 0o777
     temporary = target.with_name(prefix + os.urandom(8).hex())
+    # Its permissions are never wider than they will be.
+    permissions = 0o666 if mode is None else mode
     try:
-        # Its permissions are never wider than they will be.
-        handle = os.open(temporary, _NEW, 0o666 if mode is None else mode)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions)
         with os.fdopen(handle, "wb") as stream:
             if mode is not None:
                 os.fchmod(handle, mode)  # regardless of the umask

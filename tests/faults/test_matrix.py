@@ -195,7 +195,7 @@ def assert_told(done: Invocation, command: Talk, directory: Path) -> None:
     left = {path.name for path in directory.iterdir()}
     if command.keeps and left == set(command.keeps):  # parts of it failed: a summary tells
         assert "out.failed.jsonl" in done.stderr
-        assert "To go on:" in done.stderr
+        assert "To resume:" in done.stderr
         return
     assert left == set()
     lines = done.stderr.removeprefix("Starting sampling...\n").splitlines()

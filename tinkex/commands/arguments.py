@@ -37,9 +37,6 @@ TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sam
 _PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
 
-# ------------------------------------------------------------------ checkpoints and runs
-
-
 def add_path(parser: argparse.ArgumentParser) -> None:
     """Add the argument ``tinker_path``, which names one checkpoint."""
     parser.add_argument("tinker_path", metavar="<tinker_path>", help=f"checkpoint: {_PATH_FORMS}")
@@ -96,9 +93,6 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
         return do(run_id)
 
     return names.with_run(command.client, text, announce)
-
-
-# ------------------------------------------------------------------ filters and order
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -217,9 +211,6 @@ def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
     return {"sort": field or None, "descending": order == "desc"}
 
 
-# ------------------------------------------------------------------ pages
-
-
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
     """Add ``--limit`` and ``--offset``."""
     add_limit(parser, things)
@@ -255,9 +246,6 @@ def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> Non
 def holds_all(page: Page[Any] | Walk[Any]) -> bool:
     """Return whether *page* is known to hold the whole list."""
     return page.offset == 0 and page.total is not None and len(page) >= page.total
-
-
-# ------------------------------------------------------------------ models
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

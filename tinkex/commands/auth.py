@@ -252,15 +252,8 @@ class StatusAuth(ShowOne):
     """Show the key in use, whether the service accepts it, and all stored keys."""
 
     column_names = (
-        "base_url",
-        "profile",
-        "key",
-        "key_origin",
-        "key_name",
-        "organization",
-        "email",
-        "latency_ms",
-        "stored_keys",
+        *("base_url", "profile", "key", "key_origin", "key_name", "organization", "email"),
+        *("latency_ms", "stored_keys"),
     )
     examples = ("tinkex auth status", "tinkex auth status --offline -f json")
 

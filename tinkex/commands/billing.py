@@ -7,11 +7,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Dollars, Size, cells, iso
+from tinkex.columns import Size, cells, iso
 from tinkex.commands.base import Lister
 from tinkex.exceptions import UsageError
 from tinkex.options import moment, non_empty, number
@@ -19,7 +19,6 @@ from tinkex.options import moment, non_empty, number
 if TYPE_CHECKING:
     from tinkex.api.resources.billing import Usage
 
-__all__ = ["StorageBilling", "UsageBilling"]
 
 _DIMENSIONS = ("day", "run", "session", "model", "user", "project", "type", "event")
 #: Dimension → its column, where the names differ.
@@ -182,14 +181,15 @@ class UsageBilling(_CsvLister):
             known = self.client.sessions.get_many(ids, accessible=True)
             runs_of = {name: session.training_run_ids for name, session in known.items()}
         rows = [
-            (
-                tally.key,
-                *(getattr(tally, name) for name in _SUMS[:5]),
-                round(tally.gigabyte_hours, 6),
-                Dollars(round(tally.cost_usd, 6)),
-                tally.unpriced,
+            cells(
+                replace(
+                    group,
+                    gigabyte_hours=round(group.gigabyte_hours, 6),
+                    cost_usd=round(group.cost_usd, 6),
+                ),
+                ("key", *_SUMS),
             )
-            for tally in summarize(usage, by, runs_of)
+            for group in summarize(usage, by, runs_of)
         ]
         return (_KEY_COLUMNS.get(by, by), *_SUMS), rows
 

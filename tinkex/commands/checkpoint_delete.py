@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tinkex.api import Checkpoint
     from tinkex.api.resources.selection import Decision
 
-__all__ = ["DeleteCheckpoint", "PruneCheckpoint"]
 
 #: Maximum number of runs whose checkpoints are listed to show sizes in a question.
 _RUNS_LISTED = 32
@@ -38,6 +37,7 @@ class _Deletion(BulkChange):
     """Base of delete and prune."""
 
     doing, done = "Deleting", "deleted"
+    deletes = True
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -48,9 +48,6 @@ class _Deletion(BulkChange):
             help="show what would be deleted, and delete nothing",
         )
         return parser
-
-    def changed(self, paths: list[str]) -> None:
-        self.app.forget("checkpoints", paths)
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
         """Return the checkpoints that match the filters, by path."""

@@ -74,16 +74,8 @@ class ShowPlugin(ShowOne):
     """Show what a plugin adds to tinkex: commands, options, hooks, formats and drivers."""
 
     column_names = (
-        "distribution",
-        "version",
-        "summary",
-        "commands",
-        "hooks",
-        "formats",
-        "http_pools",
-        "tokenizers",
-        "profiles",
-        "errors",
+        *("distribution", "version", "summary", "commands", "hooks", "formats"),
+        *("http_pools", "tokenizers", "profiles", "errors"),
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
 

@@ -13,8 +13,6 @@ from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import UsageError
 from tinkex.options import non_empty
 
-__all__ = ["ExportTraceSession", "ListSession", "SearchSession", "ShowSession"]
-
 _FIELDS = ("session_id", "display_name", "training_run_ids", "sampler_ids", "user_metadata")
 _STATUSES = ("active", "cancelled", "failed", "finished", "success", "errored", "interrupted")
 

@@ -157,8 +157,7 @@ class _Download:
 
         def fetch(relative: Path) -> tuple[Path, ManifestFile]:
             self._tracker.check()
-            find = partial(signed.url, names[relative])
-            url = RenewableURL(find, partial(find, renew=True))
+            url = RenewableURL(partial(signed.url, names[relative]))
             with local_errors(self._staging.target):
                 self._fetch_file(url, f"{CONTENT}/{relative.as_posix()}", relative.as_posix())
                 return relative, self._digest(relative)
@@ -181,7 +180,6 @@ class _Download:
         url = self._archive_url()
         if urlsplit(url).scheme == "file":
             return self._copy_directory(url)
-        first = [url]
         label, staging = self._path.name, self._staging
 
         def check_space(size: int, received: int) -> None:
@@ -191,7 +189,7 @@ class _Download:
         self._tracker.expect([label])
         staging.open()
         with local_errors(staging.target):
-            renewable = RenewableURL(lambda: first[0], self._archive_url)
+            renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
             self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
             staging.clear_content()
             with staging.root.open(_ARCHIVE, "rb") as file:
@@ -306,7 +304,8 @@ class SignedURLs:
     """
 
     def __init__(self, transport: Transport, path: TinkerPath, keep: bool) -> None:
-        self._transport, self._path, self._keep = transport, path, keep
+        self.path = path
+        self._transport, self._keep = transport, keep
         self._lock = threading.Lock()
         self._urls: dict[str, str] = {}
         self._expiry: datetime | None = None
@@ -322,8 +321,8 @@ class SignedURLs:
                 self._renew()
             return self._urls
 
-    def url(self, name: str, *, renew: bool = False) -> str:
-        """Return the URL of the file *name*."""
+    def url(self, name: str, renew: bool) -> str:
+        """Return the URL of the file *name*; a new one with *renew*."""
         urls = self.urls(renew=renew)
         if name not in urls:
             raise InvalidResponse(f"the checkpoint has lost its file {name[:200]!r}")
@@ -331,7 +330,7 @@ class SignedURLs:
 
     def _renew(self) -> None:
         deadline = self._transport.deadline("addresses of the files")
-        path = f"{self._path.url}/external_weights_urls"
+        path = f"{self.path.url}/external_weights_urls"
         request = Request("GET", path, what="downloads of separate files")
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
@@ -341,7 +340,7 @@ class SignedURLs:
         if not self._keep:  # a copy must live longer than its URLs
             body = {"ttl_seconds": _COPY_TTL}
             with suppress(APIError):
-                self._transport.call(Request("PUT", f"{self._path.url}/ttl", body), deadline)
+                self._transport.call(Request("PUT", f"{self.path.url}/ttl", body), deadline)
 
 
 def _expiry(data: dict[str, Any]) -> datetime | None:
@@ -370,10 +369,10 @@ def export_copy(
     """
     from tinkex.api.resources.sessions import outcome_of
 
-    kept = _kept_copy(transport, staging)
-    if kept is not None:
-        with _deleted(transport, kept[0], staging):
-            yield kept[1]
+    signed = _kept_copy(transport, staging)
+    if signed is not None:
+        with _deleted(transport, signed.path, staging):
+            yield signed
         return
     deadline = transport.deadline("the checkpoint to be prepared")
     session = sessions.create(deadline=deadline)
@@ -392,37 +391,33 @@ def export_copy(
         session.finish(outcome_of(kind))
 
 
-def _kept_copy(
-    transport: Transport, staging: StagingDirectory
-) -> tuple[TinkerPath, SignedURLs] | None:
-    if staging.copy is None:
-        return None
+def _kept_copy(transport: Transport, staging: StagingDirectory) -> SignedURLs | None:
     try:
-        copy = TinkerPath.from_string(staging.copy)
+        copy = TinkerPath.from_string(staging.copy or "")
         if (copy.kind, copy.name) != ("external_weights", _COPY_NAME):
             return None  # only what a download has made may be deleted after it
         signed = SignedURLs(transport, copy, keep=False)
         signed.urls()
+        return signed
     except _GONE:
         return None
-    return copy, signed
 
 
 @contextmanager
 def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) -> Iterator[None]:
-    def delete(seconds: float) -> None:
-        # It expires anyway; a failure here must not hide the result.
-        with suppress(TinkexError):
-            deadline = transport.deadline("the copy to be deleted", seconds)
-            transport.call(Request("DELETE", copy.url), deadline)
-
+    seconds = 10.0
     try:
         yield
     except BaseException as error:
-        if not staging.keeps(error):
-            delete(10.0 if isinstance(error, Exception) else 0.5)
+        seconds = 10.0 if isinstance(error, Exception) else 0.5
+        if staging.keeps(error):
+            seconds = 0
         raise
-    delete(10.0)
+    finally:
+        if seconds:
+            with suppress(TinkexError):  # it expires anyway, and the result is what matters
+                deadline = transport.deadline("the copy to be deleted", seconds)
+                transport.call(Request("DELETE", copy.url), deadline)
 
 
 def _make_copy(
@@ -490,12 +485,20 @@ def download_many(
     :param fetch: downloads one into a directory, with or without replacing files.
     :param force: download all of them, and replace files of the same names.
     """
-    total = _TotalProgress(on_progress, len(places))
+    total, begun = ProgressTracker(on_progress), set[TinkerPath]()
+    total.expect(str(path) for path, _ in places)
 
     def work(place: tuple[TinkerPath, Path]) -> DownloadResult:
         path, directory = place
-        heard = total.part(path)
+
+        def heard(progress: Progress) -> None:
+            begun.add(path)
+            count = f"{len(begun)} of {len(places)}: " if len(places) > 1 else ""
+            label = f"{count}{path.name}/{progress.file}"
+            total.start(str(path), progress.total_bytes, progress.done_bytes, label=label)
+
         if not force and manifest.is_complete(directory, path):
+            total.start(str(path), 0)
             return DownloadResult(str(path), directory)
         try:
             done = fetch(path, directory, force or _is_ours(directory, path), heard)
@@ -518,35 +521,6 @@ def _missing(directories: Iterable[Path]) -> list[Path]:
     wanted = {place for directory in directories for place in (directory, *directory.parents)}
     missing = [place for place in wanted if not os.path.exists(place)]
     return sorted(missing, key=lambda place: len(place.parts), reverse=True)
-
-
-class _TotalProgress:
-    """Adds up the progress of several downloads."""
-
-    def __init__(self, on_progress: OnProgress | None, count: int) -> None:
-        self._on_progress, self._count = on_progress, count
-        self._lock = threading.Lock()
-        self._latest: dict[TinkerPath, Progress] = {}
-
-    def part(self, path: TinkerPath) -> OnProgress | None:
-        """Return what receives the progress of *path*."""
-        report = self._on_progress
-        if report is None:
-            return None
-
-        def heard(progress: Progress) -> None:
-            with self._lock:
-                self._latest[path] = progress
-                done = sum(one.done_bytes for one in self._latest.values())
-                begun = f"{len(self._latest)} of {self._count}: " if self._count > 1 else ""
-                report(Progress(done, self._total(), f"{begun}{path.name}/{progress.file}"))
-
-        return heard
-
-    def _total(self) -> int | None:
-        totals = [progress.total_bytes for progress in self._latest.values()]
-        known = [total for total in totals if total is not None]
-        return sum(known) if len(known) == len(totals) == self._count else None
 
 
 def _is_ours(directory: Path, path: TinkerPath) -> bool:

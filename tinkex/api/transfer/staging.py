@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ _VERSION = 1
 #: Concurrent calls that bring files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
-KEPT = "What has arrived is kept: run the same download again to resume it."
+_KEPT = "What has arrived is kept: run the same download again to resume it."
 _NOT_KEPT = (
     "Nothing is kept, because this file system does not show that a directory is private: "
     "the same download starts over."
@@ -183,13 +182,28 @@ class StagingDirectory:
                 self._make_parents()
                 self._home = self._held(Directory.at(self.target.parent))
             where = (self.target.parent if self._is_new else self.target) / self._name
-            root, lock, self._is_private, self._name = _trusted(
-                self._home, self._name, where, self._path
-            )
-            self._handles.callback(lock.close)
-            self.root, self._is_open = self._held(root), True
+            while not self._is_open:
+                # Another process may remove it at any step, until it is locked.
+                with suppress(FileNotFoundError):
+                    root, self._is_private, self._name = _trusted(self._home, self._name, where)
+                    self.root = self._held(root)
+                    self._is_open = self._lock(root)
             self._make_content()
             self._load()
+
+    def _lock(self, root: Directory) -> bool:
+        """Keep other processes out of *root*; return ``False`` if it has just been removed.
+
+        :raises TargetInUse: another process uses it.
+        """
+        file = root.open(_LOCK, "a+b")
+        self._handles.callback(file.close)
+        if not acquire_lock(file):
+            raise TargetInUse(
+                f"{self._path} is being downloaded to this place already, by another process"
+            )
+        now = root.stat(_LOCK)
+        return now is not None and os.path.samestat(os.fstat(file.fileno()), now)
 
     def _held(self, directory: Directory) -> Directory:
         self._handles.callback(directory.close)
@@ -203,11 +217,10 @@ class StagingDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, *_: object
     ) -> None:
         kept = error is not None and self.keeps(error)
-        if kept:
-            with suppress(OSError):
-                self.save()
         if error is not None and self._has_more(error):
-            words = KEPT if kept else _NOT_KEPT
+            with suppress(OSError), self.changing(at_once=True):
+                pass
+            words = _KEPT if kept else _NOT_KEPT
             if isinstance(error, TinkexError):
                 error.hint = words
             else:
@@ -259,11 +272,6 @@ class StagingDirectory:
             yield
             if at_once or time.monotonic() - self._saved > _INTERVAL:
                 self._save()
-
-    def save(self) -> None:
-        """Write the state."""
-        with self._guard:
-            self._save()
 
     def _save(self) -> None:
         files = {
@@ -421,54 +429,37 @@ def name_of(path: TinkerPath, target: Path) -> str:
 # Trust ----------------------------------------------------------------------------------------
 
 
-def _trusted(
-    home: Directory, name: str, where: Path, path: TinkerPath
-) -> tuple[Directory, FileIO, bool, str]:
+def _trusted(home: Directory, name: str, where: Path) -> tuple[Directory, bool, str]:
     """Create or enter the staging directory *name* in *home*.
 
+    Some file systems show every directory as another user's or as open to all. A planted one
+    cannot be told apart there, so a new one with a new name is created each time.
+
     :param where: its path, for messages.
-    :returns: the directory, its lock, whether it is private, and its name. Some file systems
-        show every directory as another user's or as open to all. A planted one cannot be told
-        apart there, so a new one with a new name is created each time.
-    :raises LocalError: it was not left by a download of this user, or another process uses it.
+    :returns: the directory, whether it is private, and its name.
+    :raises LocalError: it was not left by a download of this user.
     """
-    while True:
-        is_made = home.make(name, 0o700)
-        try:
-            root = home.enter(name)
-            reason = why_not_private(os.fstat(root.fileno()))
-            if reason is not None and not is_made:
-                root.close()
-                root, name = _another(home, name, where, reason)
-        except FileNotFoundError:
-            continue  # the process that used it has just finished
-        except NotADirectoryError:
-            raise _refused(where, "it is a symbolic link or not a directory") from None
-        try:
-            if reason is None and not is_made:
-                _check_content(root, where)
-            lock = _locked(root, path)
-        except BaseException:
-            root.close()
-            raise
-        if lock is not None:
-            return root, lock, reason is None, name
+    is_made = home.make(name, 0o700)
+    try:
+        root = home.enter(name)
+    except NotADirectoryError:
+        raise _refused(where, "it is a symbolic link or not a directory") from None
+    try:
+        reason = why_not_private(os.fstat(root.fileno()))
+        if reason is None and not is_made:
+            _check_content(root, where)
+    except BaseException:
         root.close()
-
-
-def _another(home: Directory, name: str, where: Path, reason: str) -> tuple[Directory, str]:
-    """Create another directory than *name*, which is not private.
-
-    :raises LocalError: the new one is private, so *name* was not created by tinkex.
-    """
-    name = f"{name}-{secrets.token_hex(6)}"
-    home.make(name, 0o700)
-    root = home.enter(name)
-    if why_not_private(os.fstat(root.fileno())) is not None:
-        return root, name
+        raise
+    if reason is None or is_made:
+        return root, reason is None, name
     root.close()
-    home.remove_empty(name)
-    raise _refused(where, reason)
+    root, is_private, name = _trusted(home, f"{name}-{secrets.token_hex(6)}", where)
+    if is_private:  # so the first one was not created by tinkex
+        root.close()
+        home.remove_empty(name)
+        raise _refused(where, reason)
+    return root, False, name
 
 
 def _check_content(root: Directory, where: Path) -> None:
@@ -489,26 +480,6 @@ def _refused(where: Path, reason: str) -> LocalError:
         f"{where} was not left by a download of yours: {reason}",
         hint="Delete it, then start the download again.",
     )
-
-
-def _locked(root: Directory, path: TinkerPath) -> FileIO | None:
-    """Return a file that keeps other processes out of *root* while it is open.
-
-    :returns: ``None`` if the directory has just been removed.
-    :raises TargetInUse: another process uses it.
-    """
-    try:
-        file = root.open(_LOCK, "a+b")
-    except FileNotFoundError:
-        return None
-    if not acquire_lock(file):
-        file.close()
-        raise TargetInUse(f"{path} is being downloaded to this place already, by another process")
-    now = root.stat(_LOCK)
-    if now is not None and os.path.samestat(os.fstat(file.fileno()), now):
-        return file
-    file.close()
-    return None
 
 
 def _parsed(state: Any) -> tuple[str | None, dict[str, PartialFile]]:

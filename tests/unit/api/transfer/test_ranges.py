@@ -52,7 +52,7 @@ def fetch(server, client, staging):
             file.write(written)
         known = [Segment(*segment) for segment in segments]
         staging.files["content/f"] = PartialFile(len(CONTENT), TAG, known)
-        url = RenewableURL(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
+        url = RenewableURL(lambda renew: f"{server.url}/f")
         tracker = ProgressTracker(None)
         transport = client._transport
         FileDownload(transport, staging, url, "content/f", tracker, label="f").fetch()
