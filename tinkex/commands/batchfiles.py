@@ -350,7 +350,7 @@ class ResultsFile:
     def __init__(self, output: str, made_by: Mapping[str, Any], total: int) -> None:
         check_writable(output)
         self.name = output
-        self.done = self.failed = 0
+        self.done = 0
         self._path = user_path(output)
         stem = str(self._path).removesuffix(".jsonl")
         self._record_path = Path(f"{stem}.batch.json")
@@ -470,7 +470,6 @@ class ResultsFile:
             _write_all(self._failures, _line(record))
         except OSError as error:
             raise LocalError(f"cannot write {self.failed_path}: {error.strerror}") from error
-        self.failed += 1
 
     def sort(self) -> None:
         """Sort the lines by row; the file is replaced in one step.

@@ -207,7 +207,10 @@ class SamplingClient:
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
             # After acceptance, whatever happens, another attempt needs another number.
-            request_id = self._submit({**body, "seq_id": self._number()}, size, deadline)
+            with self._lock:
+                number = self._next_seq_id
+                self._next_seq_id += 1
+            request_id = self._submit({**body, "seq_id": number}, size, deadline)
             try:
                 return futures.result(
                     self._transport, request_id, "Sample", deadline, protobuf.sample_response
@@ -242,17 +245,14 @@ class SamplingClient:
             except APIError as error:
                 if error.status != 429:
                     raise
-                pause = _requested_pause(error) or pause_after_refusal(size)
+                pause = getattr(error, "retry_after", None) or 0.0
+                if not 0 < pause <= LONGEST_WAIT:
+                    pause = pause_after_refusal(size)
                 # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
                 deadline.report(reason="the service is busy", retry_in=pause)
-
-    def _number(self) -> int:
-        with self._lock:
-            self._next_seq_id += 1
-            return self._next_seq_id - 1
 
     def _request_base_model(self, deadline: Deadline) -> str:
         path = f"samplers/{segment_from_server(self.sampling_session_id)}"
@@ -276,11 +276,6 @@ def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequ
     if isinstance(prompt, str):
         return tokenizer.encode(prompt, timeout=seconds)
     return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
-
-
-def _requested_pause(error: APIError) -> float | None:
-    pause = getattr(error, "retry_after", None)
-    return float(pause) if pause is not None and 0 < pause <= LONGEST_WAIT else None
 
 
 def _resubmission_reason(error: TinkexError) -> str | None:
