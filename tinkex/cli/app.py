@@ -8,8 +8,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import cliff.app
 import cliff.command
@@ -118,6 +117,8 @@ class TinkexApp(cliff.app.App):
         from tinkex.api import ServiceClient
 
         if self.option("curl"):  # needs no key: nothing is sent
+            from dataclasses import replace
+
             from tinkex.api.http.curl import KEY_VARIABLE
 
             keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
@@ -422,8 +423,7 @@ def _log_file(path: str) -> logging.Handler:
 # ---------------------------------------------------------------------- command lines from Python
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The result of a command run from Python.
 
     :ivar command: the command's name, such as ``checkpoint list``.
