@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import tinkex_local
 from tests.functional.conftest import KEY, MODEL
+from tinkex.testing import Invocation
+
+MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
 
 #: Prompts of the batch, as token ids.
 ROWS = 6
@@ -93,6 +99,69 @@ class Writer:
     again: tuple[str, ...] = ()
 
 
+#: What checkpoints that are downloaded come over.
+OLD_ADAPTER = {"adapter_config.json": "{}", "mine": "mine"}
+
+
+class Elsewhere:
+    """A process that runs command lines under limits (:mod:`tests.faults.limited`)."""
+
+    def __init__(self, *options: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.limited", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def __call__(
+        self, writer: Writer, spot: Spot, place: Place, *, longest: int | None = None, again: bool
+    ) -> Invocation:
+        words = place.words(writer, *(writer.again if again else ()))
+        job = {
+            "argv": words,
+            "environ": place.environ(writer, spot),
+            "directory": str(spot.directory / "work"),
+            "longest": longest,
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({**job, "stdin": writer.stdin}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return Invocation(answer["stdout"], answer["stderr"], answer["code"])
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+
+class Place:
+    """Servers, and a checkpoint on one of them."""
+
+    def __init__(self, urls: dict[str, str], path: str) -> None:
+        self._urls = urls
+        run = path.removeprefix("tinker://").split("/")[0]
+        self._values = {"{path}": path, "{run}": run, "{model}": str(MODEL_FILES)}
+
+    def words(self, writer: Writer, *more: str) -> list[str]:
+        """Return the command line of *writer*, with *more* behind it."""
+        address: tuple[str, ...] = ()
+        if writer.where:
+            local = ("--profile", "local")
+            address = local if writer.where == "local" else ("--base-url", self._urls[writer.where])
+        return [*(self._values.get(word, word) for word in writer.words), *more, *address]
+
+    def environ(self, writer: Writer, spot: Spot) -> dict[str, str]:
+        """Return the variables of *spot*, and the key unless *writer* is to store it."""
+        with_key = writer.where in self._urls and writer.stdin != f"{KEY}\n"
+        return spot.environ | ({"TINKER_API_KEY": KEY} if with_key else {})
+
+
 CONFIG = "config/tinkex/config.yaml"
 KEYS = "home/.tinker/credentials.json"
 
@@ -157,6 +226,11 @@ def adapter(below: str) -> Callable[[Spot], None]:
         assert {"adapter_model.safetensors", "adapter_config.json"} <= names
 
     return check
+
+
+def old_adapter(spot: Spot) -> None:
+    for name, text in OLD_ADAPTER.items():
+        spot.write(f"work/adapter/{name}", text)
 
 
 def skeleton(spot: Spot) -> None:
@@ -244,6 +318,12 @@ WRITERS: dict[str, Writer] = {
         "download",
         ("checkpoint", "download", "{path}", "--output", "adapter"),
         adapter("work/adapter"),
+    ),
+    "checkpoint download (over another)": Writer(
+        "download",
+        ("checkpoint", "download", "{path}", "--output", "adapter", "--force"),
+        both(adapter("work/adapter"), holds("work/adapter/mine", "mine")),
+        old_adapter,
     ),
     "checkpoint sync": Writer(
         "download", ("checkpoint", "sync", "{run}", "all"), adapter("work/all")
