@@ -402,20 +402,14 @@ class TinkexApp(cliff.app.App):
         return chosen is None and self.format_setting == "json"
 
 
-class _LogFile(logging.FileHandler):
-    """Stop logging after a record that cannot be written, instead of a traceback for each."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        self.setLevel(logging.CRITICAL + 1)
-
-
 def _log_file(path: str) -> logging.Handler:
     from tinkex.files import user_path
 
     try:
-        handler = _LogFile(user_path(path), encoding="utf-8")
+        handler = logging.FileHandler(user_path(path), encoding="utf-8")
     except OSError as error:
         raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
     return handler
 
