@@ -45,7 +45,9 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
     from tinkex.api.transfer import manifest
 
     path = user_path(text)
-    if resolve is not None and not path.exists() and _may_be_a_name(text):
+    # Anything else counts as a missing file: ./model, model/, ~/model, adapter.json.
+    may_be_a_name = "@" in text or ":" in text or "~" in text[1:]
+    if resolve is not None and not path.exists() and may_be_a_name:
         return ModelPath(tinker_path=resolve(text))
     if path.is_file():
         return _checked(_from_json(_load(path), "weights_path"), text)
@@ -65,11 +67,6 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
         ),
         text,
     )
-
-
-def _may_be_a_name(text: str) -> bool:
-    # Anything else counts as a missing file: ./model, model/, ~/model, adapter.json.
-    return "@" in text or ":" in text or "~" in text[1:]
 
 
 def _from_json(values: dict[str, Any], path_key: str) -> ModelPath:

@@ -143,12 +143,12 @@ class ConcurrencyLimit:
                 self._adapt(spells, now)
             self._changed.notify()
 
-    def _has_room(self) -> bool:
-        return self._closed or (self._running < self.value and self._unread < 2 * self.value)
-
     def _wait_for_room(self) -> bool:
         with self._changed:
-            self._changed.wait_for(self._has_room)
+            while not self._closed and (
+                self._running >= self.value or self._unread >= 2 * self.value
+            ):
+                self._changed.wait()
             self._running += 1
             self._unread += 1
             return not self._closed

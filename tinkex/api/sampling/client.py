@@ -67,7 +67,8 @@ class SamplingClient:
 
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
-    :ivar backpressure: the :class:`Backpressure` that all samples of this client share.
+    :ivar backpressure: shared by all samples of this client; see
+        :class:`~tinkex.api.sampling.client.Backpressure`.
     :ivar resubmissions: number of samples submitted again because the service lost or failed them.
     """
 
@@ -117,10 +118,7 @@ class SamplingClient:
 
     @property
     def base_model(self) -> str:
-        """Name of the base model; requested on first use.
-
-        :raises tinkex.exceptions.TinkexError: the service does not report it.
-        """
+        """Name of the base model; see :meth:`find_base_model`."""
         return self.find_base_model()
 
     def find_base_model(self, deadline: Deadline | None = None) -> str:
@@ -156,11 +154,10 @@ class SamplingClient:
             raise UsageError("the prompt is empty")
         if not are_token_ids(tokens):
             raise UsageError("the prompt contains an invalid token id")
-        prompt = {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]}
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
-            "prompt": prompt,
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]},
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
@@ -205,15 +202,16 @@ class SamplingClient:
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
             return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
 
-        def spells() -> int:
-            return self.backpressure.spells
-
-        return sample_rows(rows, sample, spells, concurrency, ordered=ordered)
+        gate = self.backpressure
+        return sample_rows(rows, sample, lambda: gate.spells, concurrency, ordered=ordered)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
             # After acceptance, whatever happens, another attempt needs another number.
-            request_id = self._submit({**body, "seq_id": self._number()}, size, deadline)
+            with self._lock:
+                number = self._next_seq_id
+                self._next_seq_id += 1
+            request_id = self._submit({**body, "seq_id": number}, size, deadline)
             try:
                 return futures.result(
                     self._transport, request_id, "Sample", deadline, protobuf.sample_response
@@ -248,17 +246,14 @@ class SamplingClient:
             except APIError as error:
                 if error.status != 429:
                     raise
-                pause = _requested_pause(error) or pause_after_refusal(size)
+                pause = getattr(error, "retry_after", None) or 0.0
+                if not 0 < pause <= LONGEST_WAIT:
+                    pause = pause_after_refusal(size)
                 # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
                 deadline.report(reason="the service is busy", retry_in=pause)
-
-    def _number(self) -> int:
-        with self._lock:
-            self._next_seq_id += 1
-            return self._next_seq_id - 1
 
     def _request_base_model(self, deadline: Deadline) -> str:
         path = f"samplers/{segment_from_server(self.sampling_session_id)}"
@@ -282,11 +277,6 @@ def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequ
     if isinstance(prompt, str):
         return tokenizer.encode(prompt, timeout=seconds)
     return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
-
-
-def _requested_pause(error: APIError) -> float | None:
-    pause = getattr(error, "retry_after", None)
-    return float(pause) if pause is not None and 0 < pause <= LONGEST_WAIT else None
 
 
 def _resubmission_reason(error: TinkexError) -> str | None:

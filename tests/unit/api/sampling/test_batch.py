@@ -100,17 +100,13 @@ def test_the_error_of_a_row_is_its_result(sampling, sampler):
     assert [n for n in sorted(found) if found[n].error is None] == [0, 1, 2, 4, 5]
 
 
-@pytest.mark.parametrize("prompt", [[], [-1], "text", [{"role": "user", "content": "x"}]])
-def test_a_prompt_that_cannot_be_sent_is_an_error_of_its_row(sampling, prompt):
-    (found,) = sampling.sample_many([SampleRow(prompt)])
-
-    assert isinstance(found.error, UsageError)
-
-
-@pytest.mark.parametrize("concurrency", [0, -1, MAX_CONCURRENCY + 1])
-def test_a_concurrency_out_of_range_is_refused(sampling, concurrency):
-    with pytest.raises(UsageError, match="concurrency"):
-        sampling.sample_many([], concurrency=concurrency)
+def test_invalid_arguments(sampling):
+    for prompt in ([], [-1], "text", [{"role": "user", "content": "x"}]):
+        (found,) = sampling.sample_many([SampleRow(prompt)])
+        assert isinstance(found.error, UsageError)
+    for concurrency in (0, -1, MAX_CONCURRENCY + 1):
+        with pytest.raises(UsageError, match="concurrency"):
+            sampling.sample_many([], concurrency=concurrency)
 
 
 def test_an_error_in_the_source_is_raised_after_the_results_of_earlier_rows(sampling):
@@ -126,26 +122,19 @@ def test_an_error_in_the_source_is_raised_after_the_results_of_earlier_rows(samp
 
 
 @pytest.mark.parametrize("end", ["close", "drop"])
-def test_no_row_is_started_after_the_results_are_closed(sampling, sampler, end):
+def test_no_row_is_started_after_the_results_are_closed(sampling, sampler, server, end):
     before = workers()
     results = sampling.sample_many(rows(100), concurrency=4)
     next(results)
     if end == "close":
-        results.close()
-    del results
-
-    until(lambda: not workers() - before)
+        sampler.hold = NEVER
+        until(lambda: len(server.requests("retrieve_future")) >= 4)
+        results.close()  # does not wait for running samples
+        assert list(results) == []
+    else:
+        del results
+        until(lambda: not workers() - before)
     assert len(sampler.submitted) <= 1 + 2 * 4
-
-
-def test_closing_does_not_wait_for_running_samples(sampling, sampler, server):
-    results = sampling.sample_many(rows(100), concurrency=4)
-    next(results)
-    sampler.hold = NEVER
-    until(lambda: len(server.requests("retrieve_future")) >= 4)
-    results.close()
-
-    assert list(results) == []
 
 
 def test_rows_are_patient_with_a_busy_service(sampler, sampling, naps, monkeypatch):
@@ -165,17 +154,6 @@ def test_rows_are_patient_with_a_busy_service(sampler, sampling, naps, monkeypat
 # ---------------------------------------------------------------- concurrency
 
 
-def run_limit(limit: ConcurrencyLimit, rate_of, seconds: float) -> list[int]:
-    """Let rows finish at *rate_of(value)* a second; return the values of the limit."""
-    now, seen = 0.0, [limit.value]
-    while now < seconds:
-        now += 1 / rate_of(limit.value)
-        limit.received(0, now)
-        if seen[-1] != limit.value:
-            seen.append(limit.value)
-    return seen
-
-
 @pytest.mark.parametrize(
     ("rate_of", "seconds", "values"),
     [
@@ -186,7 +164,13 @@ def run_limit(limit: ConcurrencyLimit, rate_of, seconds: float) -> list[int]:
     ids=["grows while it helps", "goes back where more does not help", "tries again later"],
 )
 def test_the_concurrency_adapts_to_the_rate(rate_of, seconds, values):
-    assert run_limit(ConcurrencyLimit(None), rate_of, seconds) == values
+    limit, now, found = ConcurrencyLimit(None), 0.0, [32]
+    while now < seconds:
+        now += 1 / rate_of(limit.value)
+        limit.received(0, now)
+        if found[-1] != limit.value:
+            found.append(limit.value)
+    assert found == values
 
 
 @pytest.mark.parametrize(("fixed", "values"), [(None, [16, 8, 4, 2, 1, 1]), (7, [7] * 6)])

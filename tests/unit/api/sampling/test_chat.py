@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from tinkex.api import Tokenizer
 from tinkex.api.sampling.chat import ChatTemplate
@@ -48,13 +52,9 @@ def test_templates_are_rendered_as_transformers_renders_them(source, expected):
     ],
 )
 def test_a_template_that_fails_is_an_error_of_the_messages(source):
-    with pytest.raises(UsageError, match="the chat template refuses"):
+    with pytest.raises(UsageError, match="the chat template refuses") as caught:
         render(source)
-
-
-def test_the_message_of_a_template_is_shown():
-    with pytest.raises(UsageError, match="roles must alternate"):
-        render("{{ raise_exception('roles must alternate') }}")
+    assert "raise_exception" not in source or "roles must alternate" in str(caught.value)
 
 
 def test_an_invalid_template():
@@ -70,43 +70,27 @@ def test_invalid_messages_are_refused(messages):
         ChatTemplate(SIMPLE, {}).render(messages)
 
 
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+NAMED = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": SIMPLE}]
+TOKENS = {"bos_token": {"content": "<b>"}, "eos_token": "<e>"}
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"chat_template.jinja": SIMPLE}, "user: Hi\n"),
-        ({"tokenizer_config.json": {"chat_template": SIMPLE}}, "user: Hi\n"),
-        (
-            {
-                "tokenizer_config.json": {
-                    "chat_template": [
-                        {"name": "tool_use", "template": "no"},
-                        {"name": "default", "template": SIMPLE},
-                    ]
-                }
-            },
-            "user: Hi\n",
-        ),
-        (
-            {"tokenizer_config.json": {"chat_template": "old"}, "chat_template.jinja": SIMPLE},
-            "user: Hi\n",
-        ),
-        (
-            {
-                "tokenizer_config.json": {"bos_token": {"content": "<b>"}, "eos_token": "<e>"},
-                "chat_template.jinja": "{{ bos_token }}{{ eos_token }}",
-            },
-            "<b><e>",
-        ),
+        ({TEMPLATE: SIMPLE}, "user: Hi\n"),
+        ({CONFIG: {"chat_template": SIMPLE}}, "user: Hi\n"),
+        ({CONFIG: {"chat_template": NAMED}}, "user: Hi\n"),
+        ({CONFIG: {"chat_template": "old"}, TEMPLATE: SIMPLE}, "user: Hi\n"),
+        ({CONFIG: TOKENS, TEMPLATE: "{{ bos_token }}{{ eos_token }}"}, "<b><e>"),
     ],
 )
 def test_where_the_template_is(tmp_path, files, expected):
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / name).write_text(text)
-    template = ChatTemplate.from_directory(tmp_path)
 
-    assert template is not None
-    assert template.render(HI) == expected
+    assert ChatTemplate.from_directory(tmp_path).render(HI) == expected
 
 
 @pytest.mark.parametrize("config", [None, {}, {"chat_template": 3}, {"chat_template": []}])
@@ -124,29 +108,15 @@ def test_an_invalid_configuration_is_reported(tmp_path, content):
         ChatTemplate.from_directory(tmp_path)
 
 
-@pytest.fixture
-def tokenizer(tmp_path) -> Tokenizer:
-    """Return a tokenizer of words that puts ``[s]`` before a text."""
-    import tokenizers
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-
+def test_special_tokens_come_from_the_template_alone(tmp_path):
     inner = tokenizers.Tokenizer(WordLevel({"?": 0, "[s]": 1, "user": 2, "Hi": 3}, unk_token="?"))
     inner.pre_tokenizer = Whitespace()
     inner.add_special_tokens(["[s]"])
     inner.post_processor = TemplateProcessing(single="[s] $A", special_tokens=[("[s]", 1)])
-    inner.save(str(tmp_path / "tokenizer.json"))
-    return Tokenizer.from_file(tmp_path / "tokenizer.json")
-
-
-def test_special_tokens_come_from_the_template_alone(tokenizer, tmp_path):
-    (tmp_path / "chat_template.jinja").write_text("[s]{{ messages[0].role }}")
+    tokenizer = Tokenizer(inner, tmp_path)
+    with pytest.raises(ChatTemplateError, match="has no chat template"):
+        tokenizer.encode_messages(HI)
+    (tmp_path / TEMPLATE).write_text("[s]{{ messages[0].role }}")
 
     assert tokenizer.encode("user") == [1, 2]
     assert tokenizer.encode_messages(HI) == [1, 2]
-
-
-def test_a_tokenizer_without_a_template_says_so(tokenizer):
-    with pytest.raises(ChatTemplateError, match="has no chat template"):
-        tokenizer.encode_messages(HI)

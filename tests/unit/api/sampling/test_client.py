@@ -9,7 +9,14 @@ import pytest
 from tests.unit.api.conftest import Reply
 from tests.until import until
 from tinkex.api.sampling import client as module
-from tinkex.exceptions import NotFound, OperationFailed, RateLimited, TimedOut, UsageError
+from tinkex.exceptions import (
+    InvalidResponse,
+    NotFound,
+    OperationFailed,
+    RateLimited,
+    TimedOut,
+    UsageError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -19,18 +26,16 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RESUBMISSION_DELAY", 0.01)
 
 
-@pytest.mark.parametrize("models", [{}, {"base_model": "m", "model_path": "tinker://r/x"}])
-def test_exactly_one_model_is_sampled(models, sampler, client):
-    with pytest.raises(UsageError):
-        client.create_sampling_client(**models)
-
-
-def test_a_short_path_is_sent_in_full(sampler, server, client):
+def test_one_model_is_sampled_and_a_short_path_is_sent_in_full(sampler, server, client):
+    for models in ({}, {"base_model": "m", "model_path": "tinker://r/x"}):
+        with pytest.raises(UsageError):
+            client.create_sampling_client(**models)
     client.create_sampling_client(model_path="tinker://r/x")
-    body = server.requests("create_sampling_session")[0].body
-    assert body["model_path"] == "tinker://r/sampler_weights/x"
-    assert body["sampling_session_seq_id"] == 0
-    assert "base_model" not in body
+    assert server.requests("create_sampling_session")[0].body == {
+        "session_id": "s",
+        "sampling_session_seq_id": 0,
+        "model_path": "tinker://r/sampler_weights/x",
+    }
 
 
 @pytest.mark.parametrize("status", [400, 404])
@@ -58,15 +63,8 @@ def test_an_invalid_prompt_is_refused_before_any_request(tokens, sampling, sampl
 
 
 def test_fewer_sequences_than_requested_are_invalid(sampling):
-    with pytest.raises(Exception, match="1 sequences instead of 2"):
+    with pytest.raises(InvalidResponse, match="1 sequences instead of 2"):
         sampling.sample([1], num_samples=2)
-
-
-def test_sampling_ends_with_the_timeout(sampler, server, connect):
-    server.on("POST", "retrieve_future", {"type": "try_again"})
-    sampling = connect(server.url, timeout=0.3).create_sampling_client(base_model="m")
-    with pytest.raises(TimedOut, match=r"^Timed out while awaiting sampling$"):
-        sampling.sample([1])
 
 
 # ---------------------------------------------------------------- back-pressure
@@ -138,7 +136,11 @@ def test_a_pause_longer_than_the_timeout_is_not_waited_for(server, sampler, conn
     assert len(sampler.submitted) == 1
 
 
-def test_patience_ends(client):
+def test_sampling_ends_with_the_timeout(client, server, sampler, connect):
+    server.on("POST", "retrieve_future", {"type": "try_again"})
+    sampling = connect(server.url, timeout=0.3).create_sampling_client(base_model="m")
+    with pytest.raises(TimedOut, match=r"^Timed out while awaiting sampling$"):
+        sampling.sample([1])
     gate = module.Backpressure()
     gate.refused(60)
     with (
@@ -152,35 +154,27 @@ def test_patience_ends(client):
 
 
 @pytest.mark.parametrize(
-    "reply",
-    [
-        Reply({"detail": "promise gone"}, 410),
-        Reply({"error": "lost a worker", "category": "server"}),
-        Reply({"error": "lost a worker", "category": "unknown"}),
-    ],
-)
-def test_a_lost_sample_is_submitted_again_under_another_number(server, sampling, sampler, reply):
-    server.on("POST", "retrieve_future", reply, sampler.retrieve)
-    assert sampling.sample([1, 2]).sequences[0].tokens == (2, 1)
-
-    first, second = (seen.body for seen in sampler.submitted)
-    assert (first["seq_id"], second["seq_id"]) == (0, 1)
-    assert {**first, "seq_id": 1} == second
-    assert sampling.resubmissions == 1
-
-
-@pytest.mark.parametrize(
     ("reply", "error", "submissions"),
     [
+        (Reply({"detail": "promise gone"}, 410), NotFound, 3),
+        (Reply({"error": "lost a worker", "category": "server"}), OperationFailed, 3),
+        (Reply({"error": "lost a worker", "category": "unknown"}), OperationFailed, 3),
         (Reply({"error": "no", "category": "user"}), OperationFailed, 1),
-        (Reply({"detail": "expired"}, 410), NotFound, 3),
     ],
 )
-def test_how_often_a_failed_sample_is_submitted(sampling, sampler, reply, error, submissions):
+def test_a_lost_sample_is_submitted_again_under_another_number(
+    server, sampling, sampler, reply, error, submissions
+):
     sampler.fail[1] = reply
     with pytest.raises(error):
-        sampling.sample([1])
-    assert len(sampler.submitted) == submissions
+        sampling.sample([1, 2])
+    bodies = [seen.body for seen in sampler.submitted]
+    assert bodies == [{**bodies[0], "seq_id": number} for number in range(submissions)]
+    if submissions > 1:
+        server.on("POST", "retrieve_future", reply, sampler.retrieve)
+        del sampler.fail[1]
+        assert sampling.sample([1, 2]).sequences[0].tokens == (2, 1)
+        assert sampling.resubmissions == 3
 
 
 def test_a_submission_whose_connection_was_lost_keeps_its_number(server, sampling, sampler):

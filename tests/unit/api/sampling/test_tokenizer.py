@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from huggingface_hub import constants, try_to_load_from_cache
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 
 from tinkex.api.sampling import tokenizer as module
-from tinkex.api.sampling.tokenizer import (
-    HuggingFaceSource,
-    Repository,
-    load_tokenizer,
-    repository_of,
-)
+from tinkex.api.sampling.tokenizer import HuggingFaceSource, load_tokenizer, repository_of
 from tinkex.exceptions import LocalError, TimedOut, TokenizerError, UsageError
 from tinkex.plugins import TokenizerSource
 
@@ -52,43 +48,40 @@ class Source(TokenizerSource):
 
 def test_encoding_and_decoding(directory):
     tokenizer = load_tokenizer(str(directory))
+    assert load_tokenizer(str(directory / "tokenizer.json"), sources=[]).encode("hello") == [0, 3]
     assert tokenizer.encode("hello world") == [0, 3, 4]
-    assert tokenizer.decode([3, 4]) == "hello world"
     assert tokenizer.decode((3, 4, 1)) == "hello world"
     assert tokenizer.decode([3, 1, 4, 1, 1]) == "hello </s> world"
     assert tokenizer.decode([3, 1], strip_end=False) == "hello </s>"
-
-
-@pytest.mark.parametrize("tokens", [[], [1], [3, 99999], [3, -1], [3, 2**40]])
-def test_no_token_id_breaks_decoding(tokens, directory):
-    assert load_tokenizer(str(directory)).decode(tokens) in ("", "hello")
-
-
-def test_text_that_is_not_unicode_is_refused(directory):
+    for tokens in ([], [1], [3, 99999], [3, -1], [3, 2**40]):
+        assert tokenizer.decode(tokens) in ("", "hello")
     with pytest.raises(UsageError, match="Unicode"):
-        load_tokenizer(str(directory)).encode("a\udcff")
-
-
-def test_long_texts_give_the_same_tokens(directory):
-    tokenizer = load_tokenizer(str(directory))
+        tokenizer.encode("a\udcff")
     text = "hello world " * 8000
     assert len(text) > module._SHORT
-    assert tokenizer.encode(text) == [0, *([3, 4] * 8000)] == tokenizer.inner.encode(text).ids
+    assert tokenizer.encode(text) == tokenizer.inner.encode(text).ids
 
 
-def test_a_long_text_has_a_time_limit():
+class Slow:
+    """A tokenizer that fails, or does not return in time."""
+
     over = threading.Event()
 
-    class Slow:
-        def encode_batch(self, texts, **options):  # unlike encode(), it lets other threads run
-            over.wait(60)
+    def encode_batch(self, texts, **options):
+        if texts[0].startswith("x"):
+            raise ValueError("no")
+        self.over.wait(60)
 
+
+def test_a_long_text_has_a_time_limit_and_its_errors_are_raised():
+    with pytest.raises(ValueError, match="no"):
+        module.Tokenizer(Slow()).encode("x" * 100_000)
     with pytest.raises(TimedOut, match="the tokens of the prompt"):
-        module.Tokenizer(Slow()).encode("x" * 100_000, timeout=0.01)
-    over.set()
+        module.Tokenizer(Slow()).encode("y" * 100_000, timeout=0.01)
+    Slow.over.set()
 
 
-def test_texts_and_files_have_a_limit(directory, monkeypatch):
+def test_texts_and_files_have_a_maximum_size(directory, monkeypatch):
     tokenizer = load_tokenizer(str(directory))
     monkeypatch.setattr(module, "MAX_TEXT", 10)
     assert tokenizer.encode("hello") == [0, 3]
@@ -97,19 +90,6 @@ def test_texts_and_files_have_a_limit(directory, monkeypatch):
     monkeypatch.setattr(module, "MAX_FILE", 10)
     with pytest.raises(TokenizerError, match="too large for a tokenizer"):
         load_tokenizer(str(directory))
-
-
-def test_an_error_in_a_long_text_is_raised(directory):
-    class Broken:
-        def encode_batch(self, texts, **options):
-            raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        module.Tokenizer(Broken()).encode("x" * 100_000)
-
-
-def test_a_file(directory):
-    assert load_tokenizer(str(directory / "tokenizer.json"), sources=[]).encode("hello")
 
 
 def test_local_files_come_before_the_network(directory):
@@ -128,38 +108,31 @@ def test_a_source_that_fails_does_not_stop_the_others(directory, tmp_path):
         load_tokenizer("a/b", sources=[broken])
 
 
-def test_a_broken_plugin_does_not_stop_the_others(plugin_free, directory, caplog):
-    plugin_free("broken-tok", "tinkex.tokenizers", "broken", "no_such_module:Thing")
+def test_a_broken_plugin_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+    info = tmp_path / "broken_tok-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-tok\nVersion: 1\n")
+    entry_point = "[tinkex.tokenizers]\nbroken = no_such_module:Thing\n"
+    (info / "entry_points.txt").write_text(entry_point)
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(TokenizerError, match="no tokenizer for 'a/b'"):
         load_tokenizer("a/b")
     assert "no_such_module" in caplog.text
 
 
-@pytest.fixture
-def plugin_free(tmp_path, monkeypatch):
-    """Return a function that installs an entry point, as metadata only."""
-
-    def install(name: str, group: str, key: str, value: str) -> None:
-        info = tmp_path / "site" / f"{name}-1.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (info / "entry_points.txt").write_text(f"[{group}]\n{key} = {value}\n")
-        monkeypatch.syspath_prepend(str(tmp_path / "site"))
-
-    return install
-
-
-@pytest.mark.parametrize("name", ["/nonexistent/dir", "./nonexistent", "~/nonexistent", "x.json"])
-def test_a_path_that_does_not_exist(name):
-    with pytest.raises(TokenizerError, match="cannot read"):
-        load_tokenizer(name, sources=[])
-
-
 @pytest.mark.parametrize(
-    ("name", "message"), [("~no-such-user/x", "no such home directory"), ("a\0b", "NUL")]
+    ("name", "error", "message"),
+    [
+        ("/nonexistent/dir", TokenizerError, "cannot read"),
+        ("./nonexistent", TokenizerError, "cannot read"),
+        ("~/nonexistent", TokenizerError, "cannot read"),
+        ("x.json", TokenizerError, "cannot read"),
+        ("~no-such-user/x", LocalError, "no such home directory"),
+        ("a\0b", LocalError, "NUL"),
+    ],
 )
-def test_a_path_that_no_file_can_have(name, message):
-    with pytest.raises(LocalError, match=message):
+def test_a_path_that_does_not_exist(name, error, message):
+    with pytest.raises(error, match=message):
         load_tokenizer(name, sources=[])
 
 
@@ -173,11 +146,18 @@ def test_a_file_that_is_not_a_tokenizer(content, tmp_path):
 @pytest.mark.parametrize(
     ("model", "repository"),
     [
-        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
-        ("Qwen/Qwen3-8B:peft:262144", "Qwen/Qwen3-8B"),
-        ("meta-llama/Llama-3.1-8B", "thinkingmachineslabinc/meta-llama-3-instruct-tokenizer"),
-        ("org/model/variant", "org/model"),
-        ("gpt2", "gpt2"),
+        ("Qwen/Qwen3-8B", ("Qwen/Qwen3-8B", None)),
+        ("Qwen/Qwen3-8B:peft:262144", ("Qwen/Qwen3-8B", None)),
+        (
+            "meta-llama/Llama-3.1-8B",
+            ("thinkingmachineslabinc/meta-llama-3-instruct-tokenizer", None),
+        ),
+        (
+            "moonshotai/Kimi-K2.5-Text-Only",
+            ("moonshotai/Kimi-K2.5", "4d01dfe0332d63057c186e0b262165819efb6611"),
+        ),
+        ("org/model/variant", ("org/model", None)),
+        ("gpt2", ("gpt2", None)),
         ("thinkingmachines/Inkling:peft:262144", None),
         ("TML/x", None),
         ("/models/tiny", None),
@@ -187,27 +167,34 @@ def test_a_file_that_is_not_a_tokenizer(content, tmp_path):
     ],
 )
 def test_repositories(model, repository):
-    found = repository_of(model)
-    assert (found.name if found else None) == repository
-
-
-def test_kimi_is_pinned():
-    found = repository_of("moonshotai/Kimi-K2.5-Text-Only")
-    assert found == Repository("moonshotai/Kimi-K2.5", "4d01dfe0332d63057c186e0b262165819efb6611")
+    assert repository_of(model) == repository
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 
-def test_the_cache_is_read_as_the_hub_library_writes_it(cache, directory):
-    from huggingface_hub import try_to_load_from_cache
+@pytest.fixture
+def hub(cache, server, monkeypatch):
+    """The scripted server in place of the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
+    def serve(body: object, status: int = 200, **headers: str) -> None:
+        for method in ("HEAD", "GET"):
+            path = "/Qwen/Qwen3-8B/resolve/main/tokenizer.json"
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            server.on(method, path, server.reply(body, status, names))
+
+    return serve
+
+
+def test_the_cache_is_read_as_the_hub_library_writes_it(cache, directory):
     home = cache / "models--Qwen--Qwen3-8B"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text("abc123")
@@ -221,53 +208,26 @@ def test_the_cache_is_read_as_the_hub_library_writes_it(cache, directory):
     assert load_tokenizer("Qwen/Qwen3-8B").encode("hello") == [0, 3]
 
 
-def test_offline_and_not_in_the_cache_is_one_sentence(cache):
+@pytest.mark.parametrize("status", [None, 0, 401, 403, 404, 500])
+def test_an_error_of_the_hub_is_one_sentence(status, cache, server, request, monkeypatch):
+    """``None``: offline; 0: unreachable."""
+    expected = "it is not in the cache, and HF_HUB_OFFLINE is set"
+    if status is not None:
+        headers = {"X_Error_Code": "RepoNotFound"} if status == 404 else {}
+        request.getfixturevalue("hub")({"error": "x"}, status, **headers)
+        expected = server.url.partition("://")[2]
+    if status == 0:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        expected = "and connection refused by 127.0.0.1:9"
     with pytest.raises(TokenizerError) as caught:
         load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
-    assert str(caught.value) == (
-        "no tokenizer for 'Qwen/Qwen3-8B': it is not in the cache, and HF_HUB_OFFLINE is set"
-    )
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_an_error_of_the_hub_is_one_sentence(status, cache, server, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    path = "/Qwen/Qwen3-8B/resolve/main/tokenizer.json"
-    headers = {"X-Error-Code": "RepoNotFound"} if status == 404 else {}
-    for method in ("HEAD", "GET"):
-        server.on(method, path, server.reply({"error": "x"}, status, headers))
-    with pytest.raises(TokenizerError) as caught:
-        load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert str(caught.value).startswith("no tokenizer for 'Qwen/Qwen3-8B': ")
     assert "\n" not in str(caught.value)
-    assert server.url.partition("://")[2] in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_an_unreachable_hub_is_one_sentence(cache, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(TokenizerError, match=r"and connection refused by 127\.0\.0\.1:9$"):
-        load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
-
-
-def test_a_file_of_the_hub_is_downloaded_into_the_cache(cache, directory, server, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    content = (directory / "tokenizer.json").read_bytes()
-    headers = {"ETag": '"e1"', "X-Repo-Commit": "c" * 40}
-    path = "/Qwen/Qwen3-8B/resolve/main/tokenizer.json"
-    for method in ("HEAD", "GET"):
-        server.on(method, path, server.reply(content, headers=headers))
+def test_a_file_of_the_hub_is_downloaded_into_the_cache(hub, directory, server):
+    hub((directory / "tokenizer.json").read_bytes(), ETag='"e1"', X_Repo_Commit="c" * 40)
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()]).encode("hello") == [0, 3]
     server.seen.clear()
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
