@@ -160,18 +160,11 @@ class SamplingClient:
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
-        response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
+        response = SampleResponse.from_json(self._result(body, len(tokens), deadline))
         # Protobuf that was cut between two fields parses without an error.
         if len(response.sequences) < num_samples:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
         return response
-
-    def deadline(self, *, patience: float = 0.0) -> Deadline:
-        """Start the deadline of one sample: the timeout of the settings.
-
-        :param patience: maximum number of seconds that a busy service may add to it.
-        """
-        return self._transport.deadline("sampling", patience=patience)
 
     def sample_many(
         self,
@@ -197,7 +190,7 @@ class SamplingClient:
         from tinkex.api.sampling.batch import sample_rows
 
         def sample(row: SampleRow) -> SampleResponse:
-            deadline = self.deadline(patience=PATIENCE)
+            deadline = self._transport.deadline("sampling", patience=PATIENCE)
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
             return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
 
