@@ -59,10 +59,8 @@ def path_of(name: Path | str) -> Path:
 def xdg_directory(kind: str, environ: Mapping[str, str] | None = None) -> Path:
     """Return the user's base directory for files of a *kind* (XDG base directories).
 
-    The path begins with ``~`` for a user without a home directory; :func:`locked` and
-    :func:`private_directory` refuse to create such a path.
-
     :param kind: ``config``, ``data``, ``state`` or ``cache``.
+    :returns: a path that begins with ``~`` for a user without a home directory.
     """
     variable, default = _XDG[kind]
     environ = os.environ if environ is None else environ
@@ -217,16 +215,17 @@ def check_writable(name: str) -> None:
             hint="Name a file; for one that is called '-', write ./-",
         )
     target = user_path(name)
-    if target.is_dir():
-        raise LocalError(f"cannot write {name}: it is a directory", hint="Name a file.")
     # Missing directories are created when there is something to put into them.
-    parent = next(path for path in target.absolute().parents if os.path.lexists(path))
-    if not parent.is_dir():
-        raise LocalError(
-            f"cannot write {name}: {parent} is not a directory", hint="Check the name."
-        )
-    if not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
-        raise LocalError(f"cannot write {name}: Permission denied", hint="Check the permissions.")
+    parent = next((p for p in target.absolute().parents if os.path.lexists(p)), target)
+    problem = None
+    if target.is_dir():
+        problem = "it is a directory"
+    elif not parent.is_dir():
+        problem = f"{parent} is not a directory"
+    elif not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
+        problem = "Permission denied"
+    if problem:
+        raise LocalError(f"cannot write {name}: {problem}", hint="Name another file.")
 
 
 def write_atomically(name: str, text: str) -> None:

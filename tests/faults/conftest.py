@@ -36,10 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
-    recorders = {"fault": table.Recorder, "write": table.WriteRecorder, "kill": table.KillRecorder}
-    for name, recorder in recorders.items():
+    for name in table.TABLES:
         if path := config.getoption(f"--{name}-table"):
-            config.pluginmanager.register(recorder(Path(path)))
+            config.pluginmanager.register(table.Recorder(name, Path(path)))
 
 
 @dataclass(frozen=True)

@@ -133,5 +133,5 @@ def test_a_kill_of_the_server_loses_nothing_that_it_had_confirmed(
         kept = found.union(*(saver.kept for saver in savers))
         unsure = set().union(*(saver.unsure for saver in savers))
         saved += sum(len(saver.kept) for saver in savers)
-    record_property("kills", f"local serve: {kills}")
+    record_property("kill", ("local serve", "kills", "killed", kills))
     assert saved or kills < 20

@@ -114,7 +114,7 @@ def test_a_kill_at_any_moment_leaves_the_state_before_or_after(
                 whole_run(writer, spot, place, *writer.again)  # the same again succeeds
         except AssertionError as error:
             raise AssertionError(f"with seed {seed}") from error
-    record_property("kills", f"{name}: {kills}")
+    record_property("kill", (name, "kills", "killed", kills))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -138,4 +138,4 @@ def test_a_signal_at_any_moment_ends_it(name, number, place, tmp_path, request, 
         # A result that has been printed stays, whatever comes after it; a part of one never is.
         assert stdout.count("\n") in ((0, lines) if process.returncode else (lines,)), seed
         assert stdout == "" or stdout.endswith("\n"), (seed, stdout)
-    record_property("signals", f"{name}: {count}")
+    record_property("kill", (name, "signals", "ended", count))

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.faults import table
 from tests.faults.commands import (
     COMMANDS,
     MODEL,
@@ -105,8 +104,6 @@ def test_every_command_is_in_the_matrix_or_talks_to_nobody():
 
 
 def test_a_fault_ends_well(faulty, name, fault, tmp_path, monkeypatch, request, record_property):
-    for key_, value in ((table.FAULT, row_of(fault)), (table.COMMAND, name)):
-        record_property(key_, value)
     command = COMMANDS[name]
     path, run = "tinker://run/weights/name", "run"
     if fault in MENDED or (fault in FUTURES and PATH in command.words):
@@ -157,7 +154,7 @@ def test_a_fault_ends_well(faulty, name, fault, tmp_path, monkeypatch, request, 
         assert fault not in MENDED, done
         assert_told(done, command, directory)
         outcome = "told"
-    record_property(table.OUTCOME, outcome)
+    record_property("fault", (row_of(fault), name, outcome, 1))
 
 
 def row_of(fault: str) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import table
 from tests.faults.writes import WRITERS, Elsewhere, Place, Spot, Writer
 from tinkex.testing import Invocation
 
@@ -89,9 +88,7 @@ def recorded(record_property) -> Callable[[str, str, int], None]:
     """Return a function that records what came of one kind of trouble."""
 
     def record(name: str, trouble: str, tries: int) -> None:
-        record_property(table.WRITER, name)
-        record_property(table.TROUBLE, trouble)
-        record_property(table.TRIES, tries)
+        record_property("write", (name, trouble, "tried", tries))
 
     return record
 

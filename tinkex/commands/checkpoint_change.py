@@ -258,8 +258,6 @@ class CopyCheckpoint(ShowOne):
         add_path(parser)
         parser.add_argument(
             "--project-id",
-            "--project",
-            dest="project",
             metavar="<id>",
             type=non_empty,
             help="project of the copy (default: the project of the settings; without one, a new "
@@ -285,7 +283,7 @@ class CopyCheckpoint(ShowOne):
         source = checkpoint_path(self, parsed_args.tinker_path)
         self.result = copied = self.client.checkpoints.copy(
             source,
-            project_id=parsed_args.project or self.settings.project_id,
+            project_id=parsed_args.project_id or self.settings.project_id,
             ttl_seconds=seconds,
             access_token=token,
         )

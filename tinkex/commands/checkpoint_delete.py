@@ -43,9 +43,7 @@ class _Deletion(BulkChange):
         parser = super().get_parser(prog_name)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="show what would be deleted, and delete nothing",
+            "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
         )
         return parser
 
@@ -175,8 +173,8 @@ class PruneCheckpoint(_Deletion):
             "--rate",
             metavar="<usd>",
             type=number(0),
-            help="storage price in US dollars for a gigabyte (10^9 bytes) and month, to show what "
-            "pruning saves (default: the price that the service reports, if any)",
+            help="storage price in US dollars for a gigabyte and month, to show what pruning saves "
+            "(default: the price that the service reports, if any)",
         )
         return parser
 
@@ -223,8 +221,8 @@ class PruneCheckpoint(_Deletion):
         from tinkex.api.resources.selection import total_size
 
         if not chosen:
-            why = {0: "no checkpoint matches the filters", 1: "the one checkpoint is kept"}
-            self.status(f"Nothing to prune: {why.get(count, f'all {count} checkpoints are kept')}.")
+            why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
+            self.status(f"Nothing to prune: {why}")
             return
         self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)
@@ -237,10 +235,7 @@ class PruneCheckpoint(_Deletion):
 
 def _add_rules(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--keep-last",
-        metavar="<int>",
-        type=integer(1),
-        help="keep the newest ones: this many of each run and type",
+        "--keep-last", metavar="<int>", type=integer(1), help="how many of the newest to keep"
     )
     group.add_argument(
         "--keep-every",
@@ -250,18 +245,13 @@ def _add_rules(group: argparse._ArgumentGroup) -> None:
         "and those without a step",
     )
     group.add_argument(
-        "--older-than",
-        metavar="<time>",
-        type=duration(),
-        help="keep those that are not older than this: 12h, 7d, 8w",
+        "--older-than", metavar="<time>", type=duration(), help="keep younger ones: 12h, 7d, 8w"
     )
     group.add_argument(
         "--include-published", action="store_true", help="do not keep published checkpoints"
     )
     group.add_argument(
-        "--include-newest",
-        action="store_true",
-        help="do not keep the newest of each run and type",
+        "--include-newest", action="store_true", help="do not keep the newest of run and type"
     )
 
 

@@ -71,7 +71,6 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            type=_server,
             help="start with the usual address of this server, and a key if it checks none",
         )
         for name, metavar, meaning in (
@@ -209,15 +208,6 @@ class RemoveProfile(_OneProfile):
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Removed the profile {plain_text(record['name'])}"]
-
-
-def _server(text: str) -> str:
-    if "/" in text or ":" in text:
-        raise UsageError(
-            f"--server names a kind of server: {', '.join(SERVERS)}",
-            hint=f"For an address, use --base-url: --base-url {text[:200]}",
-        )
-    return text
 
 
 def _row(name: str, values: Mapping[str, Any], *, active: bool) -> tuple[Any, ...]:

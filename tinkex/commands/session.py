@@ -99,14 +99,7 @@ class SearchSession(Lister):
         "user_metadata",
     )
     plain_columns = ("session_id", "status", "display_name")
-    droppable = (
-        "user_metadata",
-        "message",
-        "project_id",
-        "owner",
-        "checkpoint_storage_bytes",
-        "checkpoints_count",
-    )
+    droppable = column_names[:3:-1]
     examples = (
         "tinkex session search 'sweep lr' --status failed",
         "tinkex session search --metadata experiment=7 --owner all -f json",

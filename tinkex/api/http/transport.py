@@ -183,13 +183,8 @@ class Response:
 
 
 def _json_form(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, str):
-        return "a string"
-    return "a list" if isinstance(value, list) else "a number"
+    forms = {type(None): "null", bool: "true or false", str: "a string", list: "a list"}
+    return forms.get(type(value), "a number")
 
 
 class Transport:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -93,7 +93,10 @@ def download(
 ) -> Download:
     """Download *path* into *directory*; see :meth:`tinkex.api.Checkpoints.download`."""
     tracker = ProgressTracker(on_progress)
-    with StagingDirectory(path, directory, force=force) as staging:
+    with ExitStack() as stack:
+        if transport.is_dry_run:  # the first request is shown, and the target is not touched
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        staging = stack.enter_context(StagingDirectory(path, directory, force=force))
         try:
             files = _Download(transport, sessions, path, staging, tracker).fetch()
         finally:
@@ -125,24 +128,14 @@ class _Download:
         """Fetch the files in the way that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
-        if self._path.kind != "weights":
-            return self._fetch_archive()
-        if not self._transport.capabilities.lacks(CREATE_BY_LOADING):
-            try:
-                return self._fetch_copy()
-            except NoCopiesError:
-                return self._fetch_archive()
-        try:
-            return self._fetch_archive()
-        except NotOffered as refused:
-            try:
-                return self._fetch_copy()
-            except NoCopiesError:
-                raise refused from None
-
-    def _fetch_copy(self) -> Files:
-        with export_copy(self._transport, self._sessions, self._path, self._staging) as signed:
-            return self._fetch_files(signed)
+        can_copy = not self._transport.capabilities.lacks(CREATE_BY_LOADING)
+        if self._path.kind == "weights" and can_copy:
+            with (
+                suppress(NoCopiesError),
+                export_copy(self._transport, self._sessions, self._path, self._staging) as signed,
+            ):
+                return self._fetch_files(signed)
+        return self._fetch_archive()
 
     # Separate files -------------------------------------------------------------------------
 
@@ -153,7 +146,6 @@ class _Download:
         for relative in names:
             self._staging.admit(relative)
         self._tracker.expect(relative.as_posix() for relative in names)
-        self._staging.open()
 
         def fetch(relative: Path) -> tuple[Path, ManifestFile]:
             self._tracker.check()
@@ -187,11 +179,10 @@ class _Download:
             staging.check_space(2 * size - received)
 
         self._tracker.expect([label])
-        staging.open()
         with local_errors(staging.target):
+            staging.clear_content()
             renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
             self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
-            staging.clear_content()
             with staging.root.open(_ARCHIVE, "rb") as file:
                 return archive.extract(
                     file, staging.content, admit=staging.admit, check_space=staging.check_space
@@ -257,7 +248,6 @@ class _Download:
         """Copy the directory that a server on this machine names instead of a URL."""
         source = self._local_directory(url)
         found: Files = {}
-        self._staging.open()
         with local_errors(self._staging.target):
             self._staging.clear_content()
             for file in sorted(source.rglob("*")):
@@ -379,7 +369,6 @@ def export_copy(
     kind: type[BaseException] | None = None
     try:
         copy = _make_copy(transport, session, path, deadline)
-        staging.open()
         with staging.changing(at_once=True):
             staging.copy = str(copy)
         with _deleted(transport, copy, staging):
@@ -506,21 +495,7 @@ def download_many(
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)
 
-    missing = _missing(directory for _, directory in places)
-    try:
-        yield from map_ordered(work, places, workers=_CHECKPOINTS)
-    finally:
-        # Each download leaves a directory alone that another one has used.
-        for directory in missing:
-            with suppress(OSError):
-                directory.rmdir()
-
-
-def _missing(directories: Iterable[Path]) -> list[Path]:
-    """Return those of *directories* and their parents that do not exist, the deepest first."""
-    wanted = {place for directory in directories for place in (directory, *directory.parents)}
-    missing = [place for place in wanted if not os.path.exists(place)]
-    return sorted(missing, key=lambda place: len(place.parts), reverse=True)
+    yield from map_ordered(work, places, workers=_CHECKPOINTS)
 
 
 def _is_ours(directory: Path, path: TinkerPath) -> bool:

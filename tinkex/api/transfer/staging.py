@@ -114,10 +114,10 @@ class StagingDirectory:
     :param path: the checkpoint.
     :param target: the directory to install in; created if missing, its other files stay.
     :param force: replace files of the same names.
-    :raises LocalError: on entry, if the target is not usable, or an existing staging directory
-        was not left by a download of this user.
+    :raises LocalError: on entry, if the target cannot be used, or the staging directory was not
+        left by a download of this user, or another process uses it.
 
-    :ivar root: the open directory, after :meth:`open`.
+    :ivar root: the open directory.
     :ivar content: the directory ``content`` in it, whose files are installed.
     :ivar files: the partial files, by their names relative to :attr:`root`.
     :ivar copy: a temporary copy that the service has made for the download.
@@ -132,10 +132,10 @@ class StagingDirectory:
         self.copy: str | None = None
         self._path, self._force = path, force
         self._name = name_of(path, target)
-        self._is_new = self._is_private = True
-        self._is_resumed = self._is_open = self._is_done = self._is_closed = False
         #: What contains the staging directory: the target, or the parent of a new one.
-        self._home: Directory | None = None
+        self._home: Directory
+        self._is_new = self._is_private = True
+        self._is_resumed = self._is_locked = self._is_done = self._is_closed = False
         self._handles = ExitStack()
         self._guard = threading.Lock()
         self._saved = 0.0
@@ -144,52 +144,38 @@ class StagingDirectory:
     def __enter__(self) -> StagingDirectory:
         try:
             with local_errors(self.target):
-                self._examine_target()
-            for name in USUAL_FILES:
-                self.admit(Path(name))
-            if self._is_resumed:
-                self.open()
+                self._open()
         except BaseException:
-            self._close(keep=True)
+            self._close(keep=not self._is_locked)
+            self._remove_parents()
             raise
         return self
 
-    def _examine_target(self) -> None:
+    def _open(self) -> None:
         target = self.target
-        if target.exists() and not target.is_dir():
+        self._is_new = not target.exists()
+        if not self._is_new and not target.is_dir():
             raise LocalError(f"{target} is not a directory", hint="Name a directory.")
-        _check_writable(target)
-        if target.is_symlink() and target.lstat().st_uid not in (0, os.geteuid()):
+        if target.is_symlink() and (self._is_new or target.lstat().st_uid not in (0, os.geteuid())):
             raise LocalError(
-                f"{target} is a symbolic link that belongs to another user",
+                f"{target} is a symbolic link to nowhere or of another user",
                 hint="Name the directory that it leads to, or another one.",
             )
-        if target.exists():
-            self._home, self._is_new = self._held(Directory.at(target)), False
-            self._is_resumed = self._home.stat(self._name) is not None
-        else:
-            self._is_resumed = os.path.lexists(target.parent / self._name)
-
-    def open(self) -> None:
-        """Create the directory, or enter that of an earlier attempt; later calls do nothing.
-
-        :raises LocalError: it cannot be created, is not trusted, or another process uses it.
-        """
-        if self._is_open:
-            return
-        with local_errors(self.target):
-            if self._home is None:
-                self._make_parents()
-                self._home = self._held(Directory.at(self.target.parent))
-            where = (self.target.parent if self._is_new else self.target) / self._name
-            while not self._is_open:
-                # Another process may remove it at any step, until it is locked.
-                with suppress(FileNotFoundError):
-                    root, self._is_private, self._name = _trusted(self._home, self._name, where)
-                    self.root = self._held(root)
-                    self._is_open = self._lock(root)
-            self._make_content()
-            self._load()
+        home = target.parent if self._is_new else target
+        self._make_missing(home)
+        self._home = self._held(Directory.at(home))
+        self._is_resumed = self._home.stat(self._name) is not None
+        for name in USUAL_FILES:
+            self.admit(Path(name))
+        while not self._is_locked:
+            # Another process may remove it at any step, until it is locked.
+            with suppress(FileNotFoundError):
+                where = home / self._name
+                root, self._is_private, self._name = _trusted(self._home, self._name, where)
+                self.root = self._held(root)
+                self._is_locked = self._lock(root)
+        self._make_content()
+        self._load()
 
     def _lock(self, root: Directory) -> bool:
         """Keep other processes out of *root*; return ``False`` if it has just been removed.
@@ -234,14 +220,14 @@ class StagingDirectory:
         return self._is_private and self._has_more(error)
 
     def _has_more(self, error: BaseException) -> bool:
-        if not self._is_open or self._is_done or isinstance(error, _FINAL):
+        if self._is_done or isinstance(error, _FINAL):
             return False
         return any(file.received for file in self.files.values())
 
     def _close(self, *, keep: bool) -> None:
         with self._guard:
             self._is_closed = True
-        if self._is_open and self._home is not None and not keep:
+        if not keep:
             # Only the directory that was opened is emptied, whatever has its name by now, and
             # only an empty directory is removed.
             self.root.remove_tree(CONTENT)
@@ -301,8 +287,8 @@ class StagingDirectory:
         free = found.f_bavail * found.f_frsize
         if size > free:
             raise LocalError(
-                f"not enough space for {self.target}: {_mib(size)} more are needed, "
-                f"and {_mib(free)} are free"
+                f"not enough space for {self.target}: {size >> 20} MiB more are needed, "
+                f"and {free >> 20} MiB are free"
             )
 
     # The target -----------------------------------------------------------------------------
@@ -323,7 +309,7 @@ class StagingDirectory:
             raise TargetExists(f"{self.target / relative} already exists")
 
     def _exists(self, relative: Path) -> bool:
-        if self._is_new or self._home is None:
+        if self._is_new:
             return False
         with local_errors(self.target):
             found = self._home.stat(relative)
@@ -343,11 +329,13 @@ class StagingDirectory:
 
         :raises LocalError: they cannot be moved.
         """
-        names = sorted(set(files))
-        assert self._home is not None
+        names = set(files)
         with local_errors(self.target):
+            for relative, found in list(self.content.entries()):
+                if relative not in names and not stat.S_ISDIR(found.st_mode):
+                    self.content.remove(relative)  # of an attempt that went another way
             # Everything is on the disk before the target is touched; Ctrl-C ends a long wait.
-            for _ in map_ordered(self.content.sync_file, names, workers=_SYNCING):
+            for _ in map_ordered(self.content.sync_file, sorted(names), workers=_SYNCING):
                 pass
             run_in_thread(self.content.sync)
             if self._is_new:
@@ -365,24 +353,24 @@ class StagingDirectory:
                 raise
             raise TargetExists(f"{self.target} was created during the download") from error
 
-    def _install_in(self, target: Directory, names: list[Path]) -> None:
+    def _install_in(self, target: Directory, names: set[Path]) -> None:
         # A descriptor of its own, closed at the end, keeps other downloads out of the target.
         lock = os.open(".", os.O_RDONLY, dir_fd=target.fileno())
         try:
             acquire_lock(lock, timeout=None)
-            for relative in names:
+            for relative in sorted(names):
                 if self._exists(relative) and not (self._force or self._is_same(target, relative)):
                     raise TargetExists(f"{self.target / relative} already exists")
                 target.make_parents(relative)
             if self._force:
                 self._remove_old(target, names)
-            for relative in (*(name for name in names if name not in _LAST), *_LAST):
+            for relative in (*sorted(names.difference(_LAST)), *_LAST):
                 if relative in names:
                     self.content.replace(relative, target, relative)
         finally:
             os.close(lock)
 
-    def _remove_old(self, target: Directory, names: list[Path]) -> None:
+    def _remove_old(self, target: Directory, names: set[Path]) -> None:
         """Remove what makes the target loadable, and files that the new checkpoint lacks."""
         known = _manifest_in(target)
         old = set() if known is None else {Path(name) for name in known.files}
@@ -392,7 +380,7 @@ class StagingDirectory:
         for relative in sorted(old.difference(names)):
             with suppress(OSError):
                 target.remove(relative)
-        # That of the same checkpoint tells a later attempt that these files may be replaced.
+        # By that of the same checkpoint, a later attempt knows that it may replace these files.
         if known is not None and known.tinker_path != str(self._path):
             target.remove(lock_file)
 
@@ -407,9 +395,8 @@ class StagingDirectory:
         except OSError:
             return False
 
-    def _make_parents(self) -> None:
-        parent = self.target.parent
-        missing = [place for place in (parent, *parent.parents) if not place.exists()]
+    def _make_missing(self, home: Path) -> None:
+        missing = [place for place in (home, *home.parents) if not place.exists()]
         for place in reversed(missing):
             place.mkdir(exist_ok=True)
             self._made.append(place)
@@ -433,7 +420,7 @@ def _trusted(home: Directory, name: str, where: Path) -> tuple[Directory, bool, 
     """Create or enter the staging directory *name* in *home*.
 
     Some file systems show every directory as another user's or as open to all. A planted one
-    cannot be told apart there, so a new one with a new name is created each time.
+    looks the same there, so a new one with a new name is created each time.
 
     :param where: its path, for messages.
     :returns: the directory, whether it is private, and its name.
@@ -503,28 +490,11 @@ def _manifest_in(target: Directory) -> manifest.Manifest | None:
     try:
         with target.open(manifest.NAME, "rb") as file:
             return manifest.parse(file.read())
-    except (OSError, manifest.MalformedManifest):
+    except (OSError, ValueError):
         return None
 
 
-def _mib(size: int) -> str:
-    return f"{max(1, size >> 20)} MiB"
-
-
 # Errors ---------------------------------------------------------------------------------------
-
-
-def _check_writable(directory: Path) -> None:
-    """Check before the first request that *directory* can be written.
-
-    :raises LocalError: it cannot.
-    """
-    places = (directory, *directory.absolute().parents)
-    found = next(place for place in places if os.path.lexists(place))
-    if not found.is_dir():
-        raise LocalError(f"cannot write to {directory}: {found} is not a directory")
-    if not os.access(found, os.W_OK | os.X_OK):
-        raise LocalError(f"cannot write to {directory}: permission denied")
 
 
 @contextmanager

@@ -89,20 +89,20 @@ def test_errors_are_the_usual_ones(client, server):
         client.request("GET", "x")
 
 
-def paged(server, total, *, told=True, ignores_offset=False, most=1000):
+def paged(server, total, *, reported=True, ignores_offset=False, most=1000):
     def reply(seen):
         start = 0 if ignores_offset else int(seen.query["offset"])
         items = list(range(start, min(start + min(int(seen.query["limit"]), most), total)))
-        cursor = {"cursor": {"offset": start, "total_count": total}} if told else {}
+        cursor = {"cursor": {"offset": start, "total_count": total}} if reported else {}
         return server.reply({"items": items, "more": 1, **cursor})
 
     server.on("GET", "things", reply)
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("reported", [True, False])
 @pytest.mark.parametrize("total", [0, 1, 100, 101, 250])
-def test_pages_by_offset_are_joined(client, server, total, told):
-    paged(server, total, told=told)
+def test_pages_by_offset_are_joined(client, server, total, reported):
+    paged(server, total, reported=reported)
     answer = client.request("GET", "things", paginate=True).json()
     assert answer == {"items": list(range(total)), "more": 1}
 
@@ -121,7 +121,7 @@ def test_pages_begin_at_the_offset_and_may_be_smaller_than_requested(
 
 @pytest.mark.parametrize("total", [0, 150])
 def test_a_limit_of_zero_means_all_as_everywhere(client, server, total):
-    paged(server, total, told=False)
+    paged(server, total, reported=False)
     answer = client.request("GET", "things?limit=0", paginate=True).json()
     assert answer["items"] == list(range(total))
     assert len(server.seen) < 4
@@ -135,7 +135,7 @@ def test_a_name_may_be_in_the_query_several_times(connect):
 
 
 def test_a_server_that_ignores_the_offset_does_not_keep_us(client, server):
-    paged(server, 300, told=False, ignores_offset=True)
+    paged(server, 300, reported=False, ignores_offset=True)
     assert len(client.request("GET", "things", paginate=True).json()["items"]) == 100
 
 
