@@ -67,7 +67,8 @@ class SamplingClient:
 
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
-    :ivar backpressure: the :class:`~tinkex.api.sampling.client.Backpressure` that all samples of this client share.
+    :ivar backpressure: the :class:`~tinkex.api.sampling.client.Backpressure` that all samples of
+        this client share.
     :ivar resubmissions: number of samples submitted again because the service lost or failed them.
     """
 
@@ -160,7 +161,7 @@ class SamplingClient:
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
-        response = SampleResponse.from_json(self._result(body, len(tokens), deadline))
+        response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
         # Protobuf that was cut between two fields parses without an error.
         if len(response.sequences) < num_samples:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")

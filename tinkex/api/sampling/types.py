@@ -117,31 +117,47 @@ class SampledSequence:
         """Return the sequence as a JSON object; numbers that are not finite become null."""
         return {
             "tokens": list(self.tokens),
-            "logprobs": self.logprobs and [x if math.isfinite(x) else None for x in self.logprobs],
+            "logprobs": _finite(self.logprobs),
             "stop_reason": self.stop_reason,
         }
 
 
 @dataclass(frozen=True)
 class SampleResponse:
-    """All continuations of one prompt, one for each requested sample."""
+    """All continuations of one prompt.
+
+    :ivar sequences: one for each requested sample.
+    :ivar prompt_logprobs: the logprob of each token of the prompt, from servers that always return
+        them; the first is unknown.
+    """
 
     sequences: tuple[SampledSequence, ...]
+    prompt_logprobs: tuple[float | None, ...] | None = None
 
     @classmethod
-    def from_json(cls, data: Json) -> SampleResponse:
+    def from_json(cls, data: Json, prompt_length: int | None = None) -> SampleResponse:
         """Return the result that *data* describes.
 
+        :param prompt_length: number of tokens in the prompt; some servers omit the unknown logprob
+            of the first one, which is restored.
         :raises tinkex.exceptions.InvalidResponse: it does not describe one.
         """
-        return cls(tuple(map(SampledSequence.from_json, schema.items(data, "sequences"))))
+        sequences = tuple(map(SampledSequence.from_json, schema.items(data, "sequences")))
+        if data.get("prompt_logprobs") is None:
+            return cls(sequences)
+        values = schema.items(data, "prompt_logprobs")
+        known = iter(_numbers([x for x in values if x is not None], "prompt_logprobs"))
+        logprobs = tuple(None if x is None else next(known) for x in values)
+        if prompt_length is not None and len(logprobs) == prompt_length - 1:
+            logprobs = (None, *logprobs)
+        return cls(sequences, logprobs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the response as a JSON object; logprobs of the prompt are not requested."""
+        """Return the response as a JSON object; numbers that are not finite become null."""
         return {
             "sequences": [sequence.as_dict() for sequence in self.sequences],
-            "prompt_logprobs": None,
-            "topk_prompt_logprobs": None,
+            "prompt_logprobs": _finite(self.prompt_logprobs),
+            "topk_prompt_logprobs": None,  # never requested
             "type": "sample",
         }
 
@@ -182,8 +198,15 @@ def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
         if set(map(type, values)) <= {float, int}:
             return tuple(map(float, values))
     except OverflowError:  # a whole number of hundreds of digits
-        pass
+        schema.refuse(f"a number out of range in {name!r}")
     schema.refuse(f"no number in {name!r}")
+
+
+def _finite(values: Sequence[float | None] | None) -> list[float | None] | None:
+    """Return *values* with null for those that are not finite, which JSON does not have."""
+    if values is None:
+        return None
+    return [x if x is not None and math.isfinite(x) else None for x in values]
 
 
 def _is_whole(value: object) -> bool:

@@ -46,6 +46,12 @@ def test_numbers_that_are_not_finite_become_null():
     assert [s["logprobs"] for s in found.as_dict()["sequences"]] == [[None, None], [0.0]]
 
 
+def test_a_missing_first_logprob_is_restored():
+    data = {"sequences": [], "prompt_logprobs": [-1, None]}
+    assert SampleResponse.from_json(data, 3).prompt_logprobs == (None, -1.0, None)
+    assert SampleResponse.from_json(data, 2).prompt_logprobs == (-1.0, None)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -57,6 +63,7 @@ def test_numbers_that_are_not_finite_become_null():
         {"sequences": [{"tokens": [True]}]},
         {"sequences": [{"tokens": [1], "logprobs": ["x"]}]},
         {"sequences": [{"tokens": [1], "logprobs": 1}]},
+        {"sequences": [], "prompt_logprobs": {}},
         {"sequences": [{"tokens": [1], "logprobs": [10**400]}]},
     ],
 )
