@@ -76,7 +76,7 @@ with ServiceClient(base_url=url, api_key="tml-benchmark") as client:
     with open("/dev/null", "wb", buffering=0) as sink:
         place = url + "/stored/files/adapter_model.safetensors"
         began = time.perf_counter()
-        signed = RenewableURL(lambda: place, lambda: place)
+        signed = RenewableURL(lambda renew: place)
         with ResumingReader(client._transport, signed) as reader:
             while block := reader.read():
                 sink.write(block)

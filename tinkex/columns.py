@@ -26,36 +26,27 @@ __all__ = [
     "printable",
 ]
 
+#: Words that headings write in another way.
+_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN")}
 #: Table headings that differ from the field name in words.
 HEADINGS = {
-    "api_key": "API key",
-    "api_key_command": "API key command",
-    "allow_http": "Allow http",
-    "base_url": "Base URL",
-    "checkpoint_id": "Checkpoint",
     "checkpoint_count": "Checkpoints",
-    "checkpoints_count": "Checkpoints",
+    "checkpoint_id": "Checkpoint",
     "checkpoint_storage_bytes": "Stored",
     "checkpoint_type": "Type",
+    "checkpoints_count": "Checkpoints",
     "cost_usd": "Cost",
     "created_at": "Created",
     "effective_rate_usd_per_gigabyte_month": "Per GB and month",
     "estimated_cost_usd": "Cost",
     "estimated_monthly_cost_usd": "Per month",
     "expires_at": "Expires",
-    "http_pool": "HTTP pool",
     "file_size_bytes": "Size",
-    "http_pool_options": "HTTP pool options",
-    "http_pools": "HTTP pools",
     "is_lora": "LoRA",
-    "key_id": "Key ID",
-    "last_checkpoint": "Last checkpoint",
     "last_checkpoint_time": "Last saved",
     "last_request_time": "Last request",
-    "last_sampler_checkpoint": "Last sampler checkpoint",
     "last_sampler_checkpoint_time": "Last sampler saved",
     "latency_ms": "Latency (ms)",
-    "lora_rank": "LoRA rank",
     "max_context_length": "Max context",
     "model_name": "Model",
     "model_owner": "Owner",
@@ -69,14 +60,10 @@ HEADINGS = {
     "time": "Created",
     "tinker_path": "Path",
     "train_attn": "Train attention",
-    "train_mlp": "Train MLP",
     "train_unembed": "Train unembedding",
     "training_run_id": "Run",
-    "user_urn": "User URN",
     "training_run_ids": "Runs",
-    "url": "URL",
 }
-
 #: Columns whose values people copy: never wrapped or truncated.
 WHOLE = frozenset(
     {
@@ -123,7 +110,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 def heading(name: str) -> str:
     """Return the table heading of the field *name*."""
-    words = name.replace("_", " ")
+    words = " ".join(_WORDS.get(word, word) for word in name.split("_"))
     return HEADINGS.get(name) or words[:1].upper() + words[1:]
 
 
@@ -172,14 +159,12 @@ class Size(FormattableColumn[int | None]):
     def human_readable(self) -> str:
         if self._value is None:
             return ""
-        size = float(self._value)
+        size, *units = float(self._value), "kB", "MB", "GB", "TB"
         if size < 1000:
             return f"{size:.0f} B"
-        for unit in ("kB", "MB", "GB", "TB"):
-            size /= 1000
-            if size < 999.95 or unit == "TB":
-                return f"{size:.1f} {unit}"
-        raise AssertionError
+        while (size := size / 1000) >= 999.95 and len(units) > 1:
+            units.pop(0)
+        return f"{size:.1f} {units[0]}"
 
 
 class Dollars(FormattableColumn[float | None]):

@@ -21,8 +21,6 @@ MAX_INPUT = 256 * 1024 * 1024
 PREFIX = ".tinkex-"
 #: Seconds to wait for another process that holds a lock.
 LOCK_TIMEOUT = 10.0
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _XDG = {
     "config": ("XDG_CONFIG_HOME", "~/.config"),
     "data": ("XDG_DATA_HOME", "~/.local/share"),
@@ -61,10 +59,8 @@ def path_of(name: Path | str) -> Path:
 def xdg_directory(kind: str, environ: Mapping[str, str] | None = None) -> Path:
     """Return the user's base directory for files of a *kind* (XDG base directories).
 
-    The path begins with ``~`` for a user without a home directory; :func:`locked` and
-    :func:`private_directory` refuse to create such a path.
-
     :param kind: ``config``, ``data``, ``state`` or ``cache``.
+    :returns: a path that begins with ``~`` for a user without a home directory.
     """
     variable, default = _XDG[kind]
     environ = os.environ if environ is None else environ
@@ -148,7 +144,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A symbolic link is not followed: another user may have planted it.
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        handle = os.open(lock, flags, 0o600)
     except OSError as error:
         raise LocalError(f"cannot write to {path.parent}: {error.strerror}") from error
     try:
@@ -218,16 +215,17 @@ def check_writable(name: str) -> None:
             hint="Name a file; for one that is called '-', write ./-",
         )
     target = user_path(name)
-    if target.is_dir():
-        raise LocalError(f"cannot write {name}: it is a directory", hint="Name a file.")
     # Missing directories are created when there is something to put into them.
     parent = next(path for path in target.absolute().parents if os.path.lexists(path))
-    if not parent.is_dir():
-        raise LocalError(
-            f"cannot write {name}: {parent} is not a directory", hint="Check the name."
-        )
-    if not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
-        raise LocalError(f"cannot write {name}: Permission denied", hint="Check the permissions.")
+    problem = None
+    if target.is_dir():
+        problem = "it is a directory"
+    elif not parent.is_dir():
+        problem = f"{parent} is not a directory"
+    elif not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
+        problem = "Permission denied"
+    if problem:
+        raise LocalError(f"cannot write {name}: {problem}", hint="Name another file.")
 
 
 def write_atomically(name: str, text: str) -> None:
@@ -267,9 +265,10 @@ def replacing(
     if mode is None and target.exists():
         mode = stat.S_IMODE(target.stat().st_mode) & 0o777
     temporary = target.with_name(prefix + os.urandom(8).hex())
+    # Its permissions are never wider than they will be.
+    permissions = 0o666 if mode is None else mode
     try:
-        # Its permissions are never wider than they will be.
-        handle = os.open(temporary, _NEW, 0o666 if mode is None else mode)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions)
         with os.fdopen(handle, "wb") as stream:
             if mode is not None:
                 os.fchmod(handle, mode)  # regardless of the umask

@@ -6,7 +6,8 @@ import argparse
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TextIO
 
@@ -240,56 +241,71 @@ def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) 
         command must not overwrite one that is given before it.
     """
     group = parser.add_argument_group("global options")
+    actions = [*_add_settings(group.add_argument), *_add_diagnostics(group.add_argument)]
+    if after_command:
+        for action in actions:
+            action.default = argparse.SUPPRESS
 
-    def add(*names: str, help: str, default: Any = None, **kwargs: Any) -> None:
-        default = argparse.SUPPRESS if after_command else default
-        group.add_argument(*names, help=help, default=default, **kwargs)
 
-    add(
+def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
+    yield add(
         "--api-key",
         metavar="<key>",
         help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
     )
-    add("--base-url", metavar="<url>", help="address of the service [TINKER_BASE_URL]")
-    add(
+    yield add("--base-url", metavar="<url>", help="address of the service [TINKER_BASE_URL]")
+    yield add(
         "--timeout",
         metavar="<ms>",
         type=_timeout,
         help="maximum time to wait for the service: milliseconds, or with a unit: 30s, 2m "
         "(default: 120000)",
     )
-    add(
+    yield add(
         "--profile",
         metavar="<name>",
         help="named group of settings from the configuration file [TINKEX_PROFILE]",
     )
-    add(
+    yield add(
         "--http-pool",
         metavar="<name>",
         help="HTTP pool that carries the requests [TINKEX_HTTP_POOL]",
     )
-    flag: Any = {"action": "store_true"}
-    insecure = "do not check certificates: anyone on the way can read the key (warns each time)"
-    add("--insecure", **flag, help=insecure)
-    verbose = "log every request on standard error"
-    add("-v", "--verbose", action="count", default=0, help=verbose)
+    yield add(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="do not check certificates: anyone on the way can read the key (warns each time)",
+    )
+
+
+def _add_diagnostics(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
+    log = "log every request on standard error"
+    yield add("-v", "--verbose", action="count", default=0, help=log)
     quiet = "print no status lines on standard error"
-    add("-q", "--quiet", **flag, default=False, help=quiet)
-    add("--log-file", metavar="<file>", help="write the log to this file")
+    yield add("-q", "--quiet", action="store_true", help=quiet)
+    yield add("--log-file", metavar="<file>", help="write the log to this file")
     curl = "print the first request as a curl command without the key; send nothing"
-    add("--curl", **flag, default=False, help=curl)
-    add("--debug", **flag, default=False, help="show tracebacks of errors")
+    yield add("--curl", action="store_true", help=curl)
+    yield add("--debug", action="store_true", help="show tracebacks of errors")
 
 
 def _timeout(text: str) -> str:
     # The settings convert it; checked here so that the error names the option.
     from tinkex.config.values import parse_timeout
 
-    try:
+    with _named_by_argparse():
         parse_timeout(text)
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
     return text
+
+
+@contextmanager
+def _named_by_argparse() -> Iterator[None]:
+    """Raise an error that argparse reports with the name of the option."""
+    try:
+        yield
+    except (SettingsError, UsageError) as error:
+        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
 
 
 def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
@@ -344,10 +360,8 @@ def duration(
     """
 
     def convert(text: str) -> timedelta:
-        try:
+        with _named_by_argparse():
             length = parse_duration(text, bare=bare)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
         if length < least:
             raise argparse.ArgumentTypeError(f"must be at least {least.total_seconds():g}s")
         return length
@@ -362,10 +376,8 @@ def interval() -> Callable[[str], timedelta]:
 
 def moment(text: str) -> datetime:
     """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (ago), in UTC."""
-    try:
+    with _named_by_argparse():
         return parse_moment(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
 
 
 def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
@@ -379,10 +391,8 @@ def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     if bare is not None and re.fullmatch(_NUMBER, words, re.ASCII):
         words += bare
     length = _duration(words)
-    if length is None:
+    if length is None or not timedelta() < length <= _LONGEST:
         raise UsageError(f"not a duration: {text[:40]!r}", hint=_DURATION_HINT)
-    if not timedelta() < length <= _LONGEST:
-        raise UsageError(f"duration out of range: {text[:40]!r}", hint=_DURATION_HINT)
     return length
 
 

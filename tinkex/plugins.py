@@ -1,6 +1,6 @@
 """The entry-point groups of tinkex, and how an entry point is found and loaded.
 
-Listing names imports nothing: a slow or broken plugin costs only those who use it.
+Listing names imports nothing: a slow or broken plugin costs only the commands that use it.
 
 :func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
 than a whole command where there are many. stevedore caches the result in a file, which a first
@@ -196,17 +196,17 @@ class HttpPool(abc.ABC):
 
 
 class TokenizerSource(abc.ABC):
-    """Knows where the tokenizers of some models are (group ``tinkex.tokenizers``).
+    """Finds the tokenizers of some models (group ``tinkex.tokenizers``).
 
     The entry point names a subclass; it is created without arguments.
     """
 
     @abc.abstractmethod
     def find(self, model: str, *, network: bool) -> Path | None:
-        """Return a directory that holds ``tokenizer.json``, or ``None`` if not known here.
+        """Return a directory that contains ``tokenizer.json``, or ``None`` if the model is unknown.
 
         :param model: a base-model name such as ``Qwen/Qwen3-8B``.
-        :param network: whether files may be fetched; every source is asked without first.
+        :param network: whether files may be downloaded; every source is first called without.
         """
 
 
@@ -298,13 +298,13 @@ def unknown_in_only() -> list[str]:
 
 
 def is_left_out(distribution: str) -> bool:
-    """Tell whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
+    """Return whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
     names = only()
     return names is not None and not any(same_name(distribution, name) for name in names)
 
 
 def same_name(one: str, other: str) -> bool:
-    """Tell whether two spellings name the same distribution (PEP 503)."""
+    """Return whether two spellings name the same distribution (PEP 503)."""
     return _normal(one) == _normal(other)
 
 
@@ -321,7 +321,7 @@ def find_distribution(name: str) -> Distribution | None:
 def how_to_install(name: str) -> str:
     """Return the command that installs the plugin *name* of this project.
 
-    It comes from where tinkex came from, which pip notes (PEP 610): a directory of sources, a
+    It is installed from where tinkex was, which pip records (PEP 610): a source directory, a
     repository, or else the package index.
     """
     import json
@@ -344,14 +344,14 @@ def how_to_install(name: str) -> str:
 
 
 def how_to_get(name: str) -> str:
-    """Return what to do where the plugin *name* of this project is not loaded, as a hint."""
+    """Return a hint for a plugin *name* of this project that is not loaded."""
     if find_distribution(name):
         return f"{ONLY} does not name {name}."
     return f"Install it: {how_to_install(name)}"
 
 
 def is_ours(group: str) -> bool:
-    """Tell whether *group* is one that tinkex reads."""
+    """Return whether tinkex reads *group*."""
     return group in GROUPS or group.startswith(HOOKS + ".")
 
 
@@ -364,14 +364,14 @@ def _normal(name: str) -> str:
 
 
 def is_builtin(entry_point: EntryPoint) -> bool:
-    """Tell whether *entry_point* is tinkex's own (some of its formats are cliff's classes)."""
+    """Return whether *entry_point* is tinkex's own (some of its formats are cliff's classes)."""
     return entry_point.value.partition(":")[0].partition(".")[0] in ("tinkex", "cliff")
 
 
 def pick(group: str, name: str) -> EntryPoint:
     """Return the entry point *name* of *group*: a built-in first, then the only plugin.
 
-    :raises PluginError: nobody claims the name, or two plugins do.
+    :raises PluginError: no plugin has the name, or two plugins do.
     """
     claims = [ep for ep in entry_points(group) if ep.name == name]
     for entry_point in claims:
@@ -385,8 +385,8 @@ def pick(group: str, name: str) -> EntryPoint:
     if len(claims) > 1:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
         raise PluginError(
-            f"two plugins claim the {_noun(group)} {name!r}: {owners}",
-            hint=f"Uninstall one of them, or name those to load: {ONLY}=a,b",
+            f"two plugins define the {_noun(group)} {name!r}: {owners}",
+            hint=f"Uninstall one of them, or list the plugins to load: {ONLY}=a,b",
         )
     return claims[0]
 
@@ -394,10 +394,10 @@ def pick(group: str, name: str) -> EntryPoint:
 def load(entry_point: EntryPoint) -> Any:
     """Import what *entry_point* names.
 
-    :raises PluginError: anything goes wrong in the import, ``sys.exit`` included.
+    :raises PluginError: the import fails, be it with ``sys.exit``.
     """
     try:
-        # What a plugin prints when it is imported is no part of anybody's result.
+        # What a plugin prints when it is imported is not part of the result.
         with redirect_stdout(sys.stderr):
             return entry_point.load()
     except (KeyboardInterrupt, Terminated):
@@ -413,7 +413,7 @@ def load(entry_point: EntryPoint) -> Any:
 def load_driver(group: str, name: str) -> Any:
     """Return the instance behind the entry point *name* of *group*.
 
-    :raises PluginError: it is not there, is claimed twice, or does not load.
+    :raises PluginError: it does not exist, two plugins define it, or it does not load.
     """
     entry_point = pick(group, name)
     try:
@@ -429,7 +429,7 @@ def load_driver(group: str, name: str) -> Any:
 
 
 def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
-    """Yield every entry point of every group of ours with its distribution.
+    """Yield every entry point in a group of tinkex with its distribution.
 
     Reads the metadata of all installed distributions: for ``plugin list`` and errors only.
     """

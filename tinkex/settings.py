@@ -120,10 +120,10 @@ class Settings:
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
             return f"Give the profile one: tinkex --profile {self.profile} auth login."
-        hint = "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
-        if "local" in file.plugin_profile_names():
-            return f"{hint}--profile local."
-        return f"{hint}--profile local, of tinkex-local. {plugins.how_to_get('tinkex-local')}"
+        return (
+            "Log in with 'tinkex auth login' or set TINKER_API_KEY; "
+            "without an account: --profile local."
+        )
 
     def key_warning(self) -> str | None:
         """Return a warning if the key looks wrong for the official service, else ``None``."""

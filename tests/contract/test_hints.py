@@ -19,8 +19,6 @@ COMMAND_LINE = re.compile(rf"--[a-z]|\btinkex ({'|'.join(sorted(NOUNS))})\b")
 #: It prints command lines of curl.
 EXEMPT = {"curl.py"}
 FILES = sorted(path for path in API.rglob("*.py") if path.name not in EXEMPT)
-#: Still to be changed.
-PENDING = {"chat.py", "tokenizer.py"}
 
 
 def strings_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -40,4 +38,4 @@ def strings_of(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(API)))
 def test_no_string_of_the_api_names_an_option_or_a_command(path: Path):
     found = [(line, text) for line, text in strings_of(path) if COMMAND_LINE.search(text)]
-    assert found == [] or path.name in PENDING
+    assert found == []

@@ -66,7 +66,6 @@ def test_a_profile_with_a_server_of_its_own_holds_its_key(tinkex, service, home,
     path.chmod(0o644)
     done = tinkex("--profile mine auth login --with-token", stdin=KEY)
     assert f"stored the key 'local' in profile mine ({path})" in done.stdout
-    assert "could be read by others (mode 0644)" in done.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == (
         f"# by hand\nprofiles:\n  mine:\n    base_url: {service.url}\n    api_key: {KEY}\n"
@@ -121,7 +120,7 @@ def test_login_in_a_profile_of_its_own_needs_no_clean_environment(at, service, c
     path = config(f"profile: own\nprofiles: {{own: {{base_url: '{service.url}'}}}}")
     environ = {"TINKER_API_KEY": "tml-for-another", "TINKER_BASE_URL": ""}
     done = at("auth login --with-token", stdin=KEY, **environ)
-    assert "profile own" in done.stderr
+    assert "profile own" in done.stdout
     assert KEY in path.read_text()
     assert at("auth whoami", **environ).code == 0  # the server takes no other key
 
@@ -217,7 +216,7 @@ def test_a_file_for_all_eyes_is_told(at, credentials):
     credentials.chmod(0o640)
     for line in ("auth status", "auth status --offline"):
         assert f"chmod 600 {credentials}" in at(line).stderr
-    assert "no longer" in at("auth login --with-token", stdin=KEY).stderr
+    at("auth login --with-token", stdin=KEY)
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
 
 

@@ -82,7 +82,7 @@ def test_a_name_can_be_sampled_and_downloaded_and_continued(program, run, tmp_pa
 def test_a_file_that_is_missing_is_not_taken_for_a_name(program, tmp_path):
     for path in ("missing", "./missing", "adapter.json", str(tmp_path / "no")):
         done = program(f"run --model-path {path} --prompt x", code=1)
-        assert "names nothing that is here" in done.stderr
+        assert "--model-path does not exist" in done.stderr
 
 
 def test_ambiguous_names_change_nothing(program, run, client):
@@ -389,7 +389,7 @@ def test_watch_survives_a_lost_connection_and_tells_of_corruption(program, serve
     )  # fmt: skip
     assert "\tcorrupted\tr\n" in done.stdout
     assert "No connection: " in done.stderr
-    assert "looking again in 2 s" in done.stderr
+    assert "retrying in 2 s" in done.stderr
     assert "the training run r is corrupted" in done.stderr
 
 

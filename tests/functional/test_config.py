@@ -261,7 +261,6 @@ def test_remove_asks_on_a_terminal(path):
         ("profile add x --api-key k --api-key-command c", "use either"),
         ("profile add x --http-pool nope", "no HTTP pool"),
         ("profile add x --server nope", "choose from"),
-        ("profile add x --server http://gpu:8000", "--base-url http://gpu:8000"),
         ("profile add x --base-url nope", "not a base URL"),
         ("profile use nope", "no profile is called"),
         ("profile remove nope", "no profile is called"),

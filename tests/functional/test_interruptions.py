@@ -80,7 +80,7 @@ def goes_on(tinkex, store, target, sync, whole) -> Callable[[], None]:
         store.faults = []
         store.received()
         done = tinkex(*sync)
-        assert "1 fetched, 1 already present" in done.stderr
+        assert "1 downloaded, 1 already present" in done.stderr
         assert 0 < store.received() <= len(store.body(NEW)) - HALF + SLACK
         whole()
 

@@ -472,7 +472,7 @@ def test_sync_fetches_what_is_new(tinkex, store, download, target):
     assert store.received() > 0
     done = tinkex(*words)
     assert (done.stdout, store.received()) == ("", 0)
-    assert "0 fetched, 1 already present" in done.stderr
+    assert "0 downloaded, 1 already present" in done.stderr
     (target / "sampler_weights" / "tar" / SMALL).unlink()
     store.names = ["tar", "gz"]
     rows = tinkex(*words, "-f", "json").rows

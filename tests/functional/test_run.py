@@ -73,7 +73,7 @@ def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
     ("argv", "what"),
     [
         (["--base-model", "no/such-model"], "no/such-model"),
-        (["--base-model", "no/such-model"], "Hint: See which models there are: tinkex model list"),
+        (["--base-model", "no/such-model"], "Hint: See 'tinkex model list'"),
         (["--model-path", "tinker://none/sampler_weights/x"], "none"),
         (["--base-model", MODEL, "--tokenizer", "no/such-tokenizer"], "no/such-tokenizer"),
     ],

@@ -45,7 +45,7 @@ MANNERS = st.sampled_from(["good", "whole", "another tag", "weak tag", "no tag",
 
 
 class Stopped(BaseException):
-    """Somebody has pressed Ctrl-C."""
+    """The user presses Ctrl-C."""
 
 
 class Store:

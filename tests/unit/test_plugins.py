@@ -188,7 +188,7 @@ def test_a_name_that_two_claim(fake_plugins):
     assert invoke(["version"]).stdout.startswith("tinkex 0.")  # the built-in one wins
     done = invoke(["greet"])
     assert done.exit_code == 1
-    assert "two plugins claim the command 'greet': p-one and p-two" in done.stderr
+    assert "two plugins define the command 'greet': p-one and p-two" in done.stderr
 
 
 def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):

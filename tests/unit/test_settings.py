@@ -103,16 +103,11 @@ def test_a_key_that_may_go_to_the_wrong_server(config, address, environ, warns):
         ({}, {"TINKER_API_KEY": "", "TINKER_CREDENTIAL_CMD": "echo k3"}, "k3", None),
     ],
 )
-def test_credential_sources(flags, environ, expected, origin):
+def test_credential_sources(config, flags, environ, expected, origin):
+    config("profile: p\nprofiles: {p: {api_key: from-profile}}")  # the environment precedes it
     found = settings.resolve(flags, {**os.environ, **environ})
     assert found.credential() == expected
     assert found.origins.get("api_key") == origin
-
-
-def test_key_command_in_the_environment_beats_a_key_in_the_profile(config):
-    config("profile: p\nprofiles: {p: {api_key: from-profile}}")
-    found = settings.resolve({}, {**os.environ, "TINKER_CREDENTIAL_CMD": "echo from-command"})
-    assert found.credential() == "from-command"
 
 
 def test_stored_key_of_the_official_login_is_found(home):
@@ -183,24 +178,10 @@ def test_faults_of_the_configuration_file(config, text, message):
         settings.resolve()
 
 
-def test_empty_configuration_file_is_none(config):
-    config("# nothing\n")
-    assert settings.resolve().profile is None
-
-
 def test_configuration_file_by_variable(tmp_path):
     (tmp_path / "c.yaml").write_text("profile: x\nprofiles: {x: {project_id: p1, tags: [a, b]}}")
     found = settings.resolve({}, {**os.environ, "TINKEX_CONFIG": str(tmp_path / "c.yaml")})
     assert (found.profile, found.project_id, found.tags) == ("x", "p1", ("a", "b"))
-
-
-def test_tags_of_the_environment():
-    assert settings.resolve({}, {**os.environ, "TINKER_TAGS": "a, b,,c "}).tags == ("a", "b", "c")
-
-
-def test_unknown_pool():
-    with pytest.raises(SettingsError, match=r"no HTTP pool is called 'h9' \(from --http-pool\)"):
-        settings.resolve({"http_pool": "h9"})
 
 
 def test_effective_masks_the_key():

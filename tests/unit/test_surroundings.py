@@ -49,10 +49,6 @@ def test_profiles_with_odd_names_and_nothing_inside(config):
     assert invoke(["config", "show", "--profile", "a"]).exit_code == 0
 
 
-def test_user_without_a_home(homeless):
-    assert invoke(["config", "show"]).exit_code == 0
-
-
 @pytest.mark.parametrize("name", ["CLIFF_MAX_TERM_WIDTH", "CLIFF_FIT_WIDTH"])
 def test_odd_variables_of_cliff(monkeypatch, name):
     monkeypatch.setenv(name, "abc")
@@ -86,8 +82,8 @@ def test_a_key_that_may_go_to_the_wrong_server_is_told_once_and_only_where_it_go
 
 
 def test_a_user_without_a_home_gets_no_directory_named_after_one(homeless, tmp_path):
+    assert invoke(["config", "show"]).exit_code == 0
     done = invoke(["config", "set", "format", "json"])
-
     assert done.exit_code == 1
     assert "this user has no home directory" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -128,7 +124,7 @@ def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
 
 
 def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere):
-    done = invoke(["doctor", "--base-url", "http://127.0.0.1:9", "--timeout", "2s", "-f", "json"])
+    done = invoke(["doctor", "--base-url", "http://127.0.0.1:9", "--timeout", "60s", "-f", "json"])
     (disk,) = [row for row in done.rows if row["check"] == "disk here"]
     assert (disk["status"], disk["detail"]) == (
         "warning",

@@ -89,7 +89,7 @@ class Foreign: pass
     text = str(caught.value)
     assert "greet_wordy: its docstring must be one sentence" in text
     assert "greet_wordy: the argument silent has no help" in text
-    assert "greet_foreign: is no Command" in text
+    assert "greet_foreign: is not a Command" in text
     assert "greet_gone: the plugin p-bad does not load" in text
     with pytest.raises(AssertionError, match="no entry point"):
         check_distribution("p-none")

@@ -29,10 +29,15 @@ if TYPE_CHECKING:
     from tinkex.api.resources.session_info import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.resources.sessions import Session, Sessions, Trace
     from tinkex.api.resources.training import SavedWeights, TrainingClient
-    from tinkex.api.sampling.batch import SampledRow, SampleRow
     from tinkex.api.sampling.client import SamplingClient
     from tinkex.api.sampling.tokenizer import Tokenizer, load_tokenizer
-    from tinkex.api.sampling.types import SampledSequence, SampleResponse, SamplingParams
+    from tinkex.api.sampling.types import (
+        SampledRow,
+        SampledSequence,
+        SampleResponse,
+        SampleRow,
+        SamplingParams,
+    )
     from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import Progress
     from tinkex.api.transfer.verify import VerifiedFile, verify
@@ -96,8 +101,8 @@ _HOME = {
     "Progress": "transfer.progress",
     "Runs": "resources.runs",
     "SampleResponse": "sampling.types",
-    "SampleRow": "sampling.batch",
-    "SampledRow": "sampling.batch",
+    "SampleRow": "sampling.types",
+    "SampledRow": "sampling.types",
     "SampledSequence": "sampling.types",
     "SamplingClient": "sampling.client",
     "SamplingParams": "sampling.types",

@@ -1,4 +1,4 @@
-"""The service client: the way into everything else."""
+"""The service client, from which everything else is reached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
-# Training and sampling are imported by those who do them: listing should not pay for them.
+# Imported where they are used: a list does not pay for training and sampling.
 if TYPE_CHECKING:
     from tinkex.api.http.transport import Response
     from tinkex.api.resources.auth import Auth
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 class ServiceClient:
     """A client of one service with one key; a context manager.
 
-    :param settings: the effective settings; without them they are found as the command line
-        finds them, the following arguments taking the place of flags.
+    :param settings: the effective settings; by default those of the command line, with the
+        following arguments as its options.
     :param api_key: the key, or ``@FILE``.
     :param base_url: address of the service.
     :param timeout: seconds that one operation may take, retries and polling included.
-    :param http_pool: name of the driver that carries requests.
+    :param http_pool: name of the HTTP pool that sends the requests.
     :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
-    :param pool: carries the requests in place of the driver that the settings name.
+    :param pool: sends the requests instead of the pool that the settings name.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
@@ -69,7 +69,7 @@ class ServiceClient:
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         self.sessions = Sessions(self._transport)
 
-    # Each resource is imported by those who use it: a list should not pay for the others.
+    # Each resource is imported where it is used: a list does not pay for the others.
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -94,7 +94,7 @@ class ServiceClient:
 
     @cached_property
     def auth(self) -> Auth:
-        """Keys and the account they belong to."""
+        """API keys and their account."""
         from tinkex.api.resources.auth import Auth
 
         return Auth(self._transport)
@@ -121,7 +121,7 @@ class ServiceClient:
         self._transport.close()
 
     def deadline(self, operation: str) -> Deadline:
-        """Start one time allowance, that of the settings, for several calls in a row.
+        """Start a time allowance, that of the settings, for several calls in a row.
 
         :param operation: a noun for messages: ``Timed out while awaiting <operation>``.
         """
@@ -137,12 +137,12 @@ class ServiceClient:
         headers: Mapping[str, str] | None = None,
         paginate: bool = False,
     ) -> Response:
-        """Make any request of the service, with the key; return its successful answer.
+        """Send any request to the service, with the key; return its successful response.
 
         :param path: below ``/api/v1``; with a leading slash below the base URL.
         :param body: is sent as JSON; bytes as they are.
-        :param paginate: go on until the end of a list and return all of its pages as one.
-        :raises UsageError: the path leads elsewhere.
+        :param paginate: fetch all pages of a list and return them as one.
+        :raises UsageError: the path is not below the base URL.
         :raises tinkex.exceptions.APIError: the service refused.
         """
         from tinkex.api.resources import raw
@@ -253,7 +253,7 @@ class ServiceClient:
         model_path: str | None = None,
         deadline: Deadline | None = None,
     ) -> SamplingClient:
-        """Get ready to draw from a base model or from a checkpoint, exactly one of them.
+        """Start sampling from a base model or from a checkpoint, exactly one of them.
 
         :param base_model: name of a model of the service.
         :param model_path: ``tinker://`` path of a sampler checkpoint.
@@ -271,9 +271,9 @@ class ServiceClient:
             )
 
     def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
-        """Refuse a model that is not offered.
+        """Refuse a model that the service does not offer.
 
-        Some servers would train the model that they have under whatever name they are given.
+        Some servers train the model that they have, whatever name they are given.
         """
         from tinkex.api.resources.models import list_models
 

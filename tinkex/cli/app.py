@@ -117,8 +117,11 @@ class TinkexApp(cliff.app.App):
         """Return the client, and so the connection pool, for one set of settings."""
         from tinkex.api import ServiceClient
 
-        if self.option("curl"):
-            return self._curl_client(settings)
+        if self.option("curl"):  # needs no key: nothing is sent
+            from tinkex.api.http.curl import KEY_VARIABLE
+
+            keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
+            return ServiceClient(keyless, pool=self.pool)
         if settings not in self._clients:
             from tinkex.settings import stray_key
 
@@ -129,15 +132,6 @@ class TinkexApp(cliff.app.App):
             )
         self.display.expect("the service")
         return self._clients[settings]
-
-    @staticmethod
-    def _curl_client(settings: Settings) -> ServiceClient:
-        """Return a client that sends nothing, and so needs no key."""
-        from tinkex.api import ServiceClient
-        from tinkex.api.http.curl import KEY_VARIABLE, CurlPool
-
-        keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
-        return ServiceClient(keyless, pool=CurlPool())
 
     @property
     def pool(self) -> HttpPool | None:
@@ -284,14 +278,12 @@ class TinkexApp(cliff.app.App):
             parser = self.command.get_parser(self.prog(name))
             self._parsed = parser.parse_args(rest)
             self.configure_logging()
-            self.prepare_to_run_command(self.command)
             try:
                 code = self.command.run(self._parsed)
-            except RequestShown as shown:
-                code = self._show(shown)
-            else:
                 if self.option("curl"):
                     self.status("This command sends no request.")
+            except RequestShown as shown:
+                code = self._show(shown)
             self.stdout.flush()
             return code if code in range(256) else EXIT_FAILURE
         except HelpRequested as request:
@@ -473,18 +465,12 @@ def _words(argv: Iterable[Any]) -> list[str]:
 
     :raises UsageError: *argv* is no list of words.
     """
-    if isinstance(argv, (str, bytes)):
+    try:
+        if isinstance(argv, (str, bytes)):
+            raise TypeError
+        return [os.fsdecode(word) for word in argv]
+    except TypeError as error:
         raise UsageError(
-            "a command line is a list of words, not one text",
-            hint="For example: ['run', 'list'], or the result of shlex.split.",
-        )
-    words = []
-    for word in argv:
-        try:
-            words.append(os.fsdecode(word))
-        except TypeError as error:
-            raise UsageError(
-                f"a word of a command line is a text, not {type(word).__name__}",
-                hint="Write numbers as texts: ['run', 'list', '--limit', '5'].",
-            ) from error
-    return words
+            "a command line is a list of words",
+            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
+        ) from error

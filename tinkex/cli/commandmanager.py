@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import cliff.command
 import cliff.commandmanager
@@ -19,7 +19,12 @@ from tinkex.exceptions import PluginError, TinkexError
 
 if TYPE_CHECKING:
     import argparse
+    import logging
     from importlib.metadata import EntryPoint
+
+    from tinkex.api import ServiceClient
+    from tinkex.plugins import HttpPool
+    from tinkex.settings import Settings
 
 
 class CommandManager(cliff.commandmanager.CommandManager):
@@ -62,6 +67,41 @@ class CommandManager(cliff.commandmanager.CommandManager):
     def below(self, noun: str) -> list[str]:
         """Return the names of the subcommands of *noun*, which need not be a command itself."""
         return sorted(name for name in self.commands if name.startswith(noun + " "))
+
+
+class Application(Protocol):
+    """The application as commands and completion know it; plugins use the streams only."""
+
+    NAME: str
+    LOG: logging.Logger
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    parser: argparse.ArgumentParser
+    command_manager: CommandManager
+    interactive_mode: bool
+    words: tuple[str, ...]
+    options: argparse.Namespace
+    shell_options: argparse.Namespace | None
+    keeps_result: bool
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def format_setting(self) -> str | None: ...
+    @property
+    def client(self) -> ServiceClient: ...
+    @property
+    def pool(self) -> HttpPool | None: ...
+    @property
+    def display(self) -> Any: ...
+    def client_for(self, settings: Settings) -> ServiceClient: ...
+    def option(self, name: str) -> Any: ...
+    def prog(self, name: str) -> str: ...
+    def status(self, text: str) -> None: ...
+    def warn(self, text: str, *, prefix: str = "Warning: ") -> None: ...
+    def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None: ...
+    def forget(self, kind: str, values: Iterable[str]) -> None: ...
 
 
 class LazyCommand:

@@ -21,7 +21,7 @@ from tinkex.exceptions import LocalError, TinkexError
 from tinkex.files import private_directory, replacing, why_not_private, xdg_directory
 
 if TYPE_CHECKING:
-    from tinkex.cli.app import TinkexApp
+    from tinkex.cli.commandmanager import Application
     from tinkex.settings import Settings
 
 #: Seconds to wait for the service.
@@ -70,7 +70,7 @@ class Offer:
     files: str = ""
 
 
-def offer(app: TinkexApp, words: Sequence[str], current: str) -> Offer:
+def offer(app: Application, words: Sequence[str], current: str) -> Offer:
     """Return what may stand in the place of *current*.
 
     :param words: the words before it, without the program's name.
@@ -93,7 +93,7 @@ def offer(app: TinkexApp, words: Sequence[str], current: str) -> Offer:
 class _CommandLine:
     """The words before the cursor, parsed as the program parses them."""
 
-    def __init__(self, app: TinkexApp, words: list[str]) -> None:
+    def __init__(self, app: Application, words: list[str]) -> None:
         self._app = app
         self._words = words
 
@@ -132,7 +132,8 @@ class _CommandLine:
         app = self._app
         if not hasattr(app, "options"):
             app.options = app.parser.parse_args([])
-        command = app.command_manager.commands[name].load()(app, app.options, name)
+        factory: Any = app.command_manager.commands[name].load()
+        command = factory(app, app.options, name)
         parser = command.get_parser(name)
         positionals, option, only_words = 0, None, False
         for word in rest:

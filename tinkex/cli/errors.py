@@ -24,11 +24,11 @@ def _hint_for_resource(error: exceptions.APIError) -> str | None:
 
 def _hint_for_key(error: exceptions.Unauthorized) -> str:
     origin = f"The key comes from {error.key_origin}. " if error.key_origin else ""
-    return f"{origin}Check it with 'tinkex auth status'; --api-key or TINKER_API_KEY sets another."
+    return f"{origin}Check it with 'tinkex config show'; --api-key or TINKER_API_KEY sets another."
 
 
-#: Class of an error → what to type next, or a function of the error that returns it. The entry of
-#: the nearest class counts, and an error's own hint comes before it; a name's is part of it.
+#: Class of an error → hint, or a function of the error that returns one; the nearest class counts.
+#: An error's own hint takes precedence, except that of an InvalidName, which the entry includes.
 HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.InvalidName: _hint_for_name,
     exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",

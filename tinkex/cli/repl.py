@@ -24,8 +24,6 @@ from tinkex.exceptions import LocalError, TinkexError, UsageError
 if TYPE_CHECKING:
     import subprocess
 
-    from tinkex.cli.app import TinkexApp
-
 LEAVE = frozenset({"exit", "quit", "logout", ":q"})
 #: Exit codes after Ctrl-C, at a closed pipe, and at SIGTERM.
 INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
@@ -205,9 +203,9 @@ def unfinished(text: str) -> Unfinished:
 
 
 class Repl:
-    """Reads command lines and runs each through *app*."""
+    """Reads command lines and runs each through *app*, a :class:`~tinkex.cli.app.TinkexApp`."""
 
-    def __init__(self, app: TinkexApp) -> None:
+    def __init__(self, app: Any) -> None:
         self._app = app
 
     def loop(self, *, keep_going: bool = False) -> int:
@@ -235,7 +233,7 @@ class Repl:
         """Run one line; return its exit code."""
         self._app.reset()
         try:
-            return self._app.guarded(lambda: self._run(parse(text)))
+            return int(self._app.guarded(lambda: self._run(parse(text))))
         except SystemExit as error:  # a plugin ends its command, not the shell
             if error.code == TERMINATED:
                 raise
@@ -256,7 +254,7 @@ class Repl:
     def _run_words(self, words: list[str]) -> int:
         if words[:2] == ["profile", "use"] and not {"-h", "--help"}.intersection(words):
             return self._use_profile(words[2:])
-        return self._app.run(words)
+        return int(self._app.run(words))
 
     def _use_profile(self, names: list[str]) -> int:
         factory, name, _ = self._app.command_manager.find_command(["profile", "use"])
@@ -397,7 +395,7 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
         return code if code >= 0 else 128 - code
 
 
-def _prompt_session(app: TinkexApp, lines: list[str]) -> Any:
+def _prompt_session(app: Any, lines: list[str]) -> Any:
     """Return a prompt with line editing, Tab, and *lines* as its history."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer, Completion, PathCompleter

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tinkex.api.http.transport import Response
 
 
-__all__ = ["Api", "build_object", "field_value", "split_field"]
-
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _HINT = "It looks like name=value, name[member]=value or name[]=value."

@@ -37,9 +37,6 @@ TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sam
 _PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
 
-# ------------------------------------------------------------------ checkpoints and runs
-
-
 def add_path(parser: argparse.ArgumentParser) -> None:
     """Add the argument ``tinker_path``, which names one checkpoint."""
     parser.add_argument("tinker_path", metavar="<tinker_path>", help=f"checkpoint: {_PATH_FORMS}")
@@ -58,8 +55,6 @@ def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
     """Return the full path of the checkpoint that *text* names; print it if it differs.
 
-    A full path needs no request and no key.
-
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
     """
@@ -74,17 +69,12 @@ def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) 
 
 
 def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
-    """Return the full paths that *texts* name, without duplicates.
-
-    :raises UsageError: one of *texts* names no checkpoint, or several.
-    """
+    """Return the full paths that *texts* name, without duplicates."""
     return list(dict.fromkeys([checkpoint_path(command, text) for text in texts]))
 
 
 def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
     """Return ``do(run_id)`` for the run that *text* names; print the id if it differs.
-
-    A full id needs no further request.
 
     :raises UsageError: *text* names no run, or several.
     """
@@ -98,34 +88,17 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
     return names.with_run(command.client, text, announce)
 
 
-# ------------------------------------------------------------------ filters and order
-
-
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
     group = add_run_filters(parser)
     group.add_argument(
-        "--before",
-        metavar="<time>",
-        type=moment,
-        help="only checkpoints saved before this time: 2026-11-01, 7d (ago)",
+        "--before", metavar="<time>", type=moment, help="saved before this time: 2026-11-01, 7d ago"
     )
-    group.add_argument(
-        "--after",
-        metavar="<time>",
-        type=moment,
-        help="only checkpoints saved at this time or later",
-    )
+    group.add_argument("--after", metavar="<time>", type=moment, help="saved at this time or later")
     either = group.add_mutually_exclusive_group()
+    either.add_argument("--public", action="store_true", default=None, help="published")
     either.add_argument(
-        "--public", action="store_true", default=None, help="only published checkpoints"
-    )
-    either.add_argument(
-        "--not-public",
-        dest="public",
-        action="store_false",
-        default=None,
-        help="only checkpoints that are not published",
+        "--not-public", dest="public", action="store_false", default=None, help="not published"
     )
 
 
@@ -133,9 +106,7 @@ def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add ``--run-id`` and ``--type``, and return their group."""
     group = parser.add_argument_group("filters")
     group.add_argument(
-        "--run-id",
-        metavar="<run_id>",
-        help="only checkpoints of this training run, or of all that match a pattern: 'nightly*'",
+        "--run-id", metavar="<run_id>", help="training run, or a pattern: 'nightly*'"
     )
     add_type(group)
     return group
@@ -148,7 +119,7 @@ def add_type(parser: argparse._ActionsContainer) -> None:
         dest="checkpoint_type",
         metavar="<type>",
         choices=TYPE_WORDS,
-        help="only checkpoints of this type: weights, sampler_weights or external_weights "
+        help="type of checkpoint: weights, sampler_weights or external_weights "
         "(also: training, sampler, external)",
     )
 
@@ -217,9 +188,6 @@ def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
     return {"sort": field or None, "descending": order == "desc"}
 
 
-# ------------------------------------------------------------------ pages
-
-
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
     """Add ``--limit`` and ``--offset``."""
     add_limit(parser, things)
@@ -255,9 +223,6 @@ def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> Non
 def holds_all(page: Page[Any] | Walk[Any]) -> bool:
     """Return whether *page* is known to hold the whole list."""
     return page.offset == 0 and page.total is not None and len(page) >= page.total
-
-
-# ------------------------------------------------------------------ models
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -75,15 +75,12 @@ class LoginAuth(ShowOne):
             self.status(warning)
         found = self._checked(trial)
         stored = _stored_key(trial, key, found, name)
-        path = KeyStore().path if profile is None else file.config_path()
-        where = str(path) if profile is None else f"profile {profile} ({path})"
-        mode = exposed_mode(path)
         if profile is None:
+            where = str(KeyStore().path)
             self._store(stored)
         else:
+            where = f"profile {profile} ({file.config_path()})"
             file.write_setting(profile, "api_key", key)
-        if mode:
-            self.app.warn(f"{where} could be read by others (mode {mode}); no longer.")
         self.result = stored
         shown = (stored.name, stored.key_id, credentials.mask(key), stored.organization)
         return self.column_names, (*shown, stored.email, trial.base_url, where)
@@ -252,15 +249,8 @@ class StatusAuth(ShowOne):
     """Show the key in use, whether the service accepts it, and all stored keys."""
 
     column_names = (
-        "base_url",
-        "profile",
-        "key",
-        "key_origin",
-        "key_name",
-        "organization",
-        "email",
-        "latency_ms",
-        "stored_keys",
+        *("base_url", "profile", "key", "key_origin", "key_name", "organization", "email"),
+        *("latency_ms", "stored_keys"),
     )
     examples = ("tinkex auth status", "tinkex auth status --offline -f json")
 
@@ -274,13 +264,7 @@ class StatusAuth(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         settings = self.settings
         origin = next((o for name in CREDENTIAL if (o := settings.origins.get(name))), None)
-        stored: list[dict[str, Any]] = []
-        try:
-            stored += _stored_keys(settings)
-        except SettingsError as error:
-            if parsed_args.offline:
-                raise
-            self.app.warn(f"{error}")
+        stored = list(_stored_keys(settings))
         config, store = file.config_path(), KeyStore().path
         for path in {store if key["stored_in"] == str(store) else config for key in stored}:
             if mode := exposed_mode(path):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cliff.command
 import cliff.display
@@ -19,7 +18,7 @@ import cliff.lister
 import cliff.show
 
 from tinkex import plugins
-from tinkex.cli.commandmanager import CommandManager, Formatters, load_hook
+from tinkex.cli.commandmanager import Application, Formatters, load_hook
 from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
@@ -28,43 +27,9 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from tinkex.api import Progress, ServiceClient
-    from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
 
 __all__ = ["Command", "Lister", "ShowOne"]
-
-
-class Application(Protocol):
-    """What commands use of the application; plugins use the streams only."""
-
-    NAME: str
-    LOG: logging.Logger
-    stdin: TextIO
-    stdout: TextIO
-    stderr: TextIO
-    parser: argparse.ArgumentParser
-    command_manager: CommandManager
-    interactive_mode: bool
-    words: tuple[str, ...]
-    keeps_result: bool
-
-    @property
-    def settings(self) -> Settings: ...
-    @property
-    def format_setting(self) -> str | None: ...
-    @property
-    def client(self) -> ServiceClient: ...
-    @property
-    def pool(self) -> HttpPool | None: ...
-    @property
-    def display(self) -> Any: ...
-    def client_for(self, settings: Settings) -> ServiceClient: ...
-    def option(self, name: str) -> Any: ...
-    def prog(self, name: str) -> str: ...
-    def status(self, text: str) -> None: ...
-    def warn(self, text: str, *, prefix: str = "Warning: ") -> None: ...
-    def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None: ...
-    def forget(self, kind: str, values: Iterable[str]) -> None: ...
 
 
 class _Bound(cliff.command.Command):

@@ -99,15 +99,10 @@ class BatchRun(Command):
         from tinkex.commands.batchfiles import PromptSource
 
         with ExitStack() as stack:
-            prompts = stack.enter_context(
-                PromptSource(
-                    parsed_args.prompts,
-                    self.app.stdin,
-                    sampling_params(parsed_args),
-                    parsed_args.num_samples,
-                    parsed_args.input_format,
-                )
-            )
+            params, num_samples = sampling_params(parsed_args), parsed_args.num_samples
+            name, kind = parsed_args.prompts, parsed_args.input_format
+            prompts = PromptSource(name, self.app.stdin, params, num_samples, kind)
+            stack.callback(prompts.close)
             file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
@@ -179,28 +174,23 @@ class BatchSummary:
     seconds: float = 0.0
 
 
+@dataclass
 class _Batch:
     """One run over all rows without a result."""
 
-    def __init__(
-        self,
-        command: Command,
-        options: argparse.Namespace,
-        prompts: PromptSource,
-        sampling: SamplingClient,
-        tokenizer: Tokenizer | None,
-        file: ResultsFile | None,
-    ) -> None:
-        self._command = command
-        self._options = options
-        self._prompts = prompts
-        self._sampling = sampling
-        self._tokenizer = tokenizer
-        self._file = file
+    command: Command
+    options: argparse.Namespace
+    prompts: PromptSource
+    sampling: SamplingClient
+    tokenizer: Tokenizer | None
+    file: ResultsFile | None
+
+    def __post_init__(self) -> None:
         self._started = self._consecutive_failures = 0
         self._drawn = 0.0
         self._began = time.monotonic()
-        self.summary = BatchSummary(rows=prompts.total, skipped=file.done if file else 0)
+        skipped = self.file.done if self.file else 0
+        self.summary = BatchSummary(rows=self.prompts.total, skipped=skipped)
 
     def run(self) -> int:
         """Sample the rows, write the results, and return the exit code."""
@@ -209,8 +199,8 @@ class _Batch:
         except (Terminated, KeyboardInterrupt) as interruption:
             self._report(interruption)
             raise
-        if self._file is not None and self._options.ordered and failure is None:
-            self._file.sort()
+        if self.file is not None and self.options.ordered and failure is None:
+            self.file.sort()
         self._report(failure)
         if failure is not None:
             raise failure
@@ -219,11 +209,11 @@ class _Batch:
     def _sample_all(self) -> TinkexError | None:
         """Write all results; return the error that ended the batch early."""
         # A file is sorted at the end, so that no finished row waits in memory for another.
-        results = self._sampling.sample_many(
+        results = self.sampling.sample_many(
             self._rows(),
-            concurrency=self._options.concurrency,
-            ordered=self._options.ordered and self._file is None,
-            tokenizer=self._tokenizer,
+            concurrency=self.options.concurrency,
+            ordered=self.options.ordered and self.file is None,
+            tokenizer=self.tokenizer,
         )
         with closing(results):
             self._show_progress()
@@ -238,8 +228,8 @@ class _Batch:
     def _rows(self) -> Iterator[SampleRow]:
         from tinkex.api import SampleRow
 
-        for row in self._prompts:
-            if self._file is None or row.index not in self._file:
+        for row in self.prompts:
+            if self.file is None or row.index not in self.file:
                 self._started += 1
                 yield SampleRow(row.prompt, row.params, row.num_samples, key=row)
 
@@ -258,12 +248,12 @@ class _Batch:
         record["sequences"] = [self._sequence(s.as_dict()) for s in result.response.sequences]
         if row.extra:
             record["extra"] = row.extra
-        if self._file is not None:
-            self._file.write(row.index, record)
+        if self.file is not None:
+            self.file.write(row.index, record)
         else:
-            stdout = self._command.app.stdout
+            stdout = self.command.app.stdout
             if stdout.isatty():
-                self._command.app.display.clear()
+                self.command.app.display.clear()
             stdout.write(json_text(record) + "\n")
             stdout.flush()
         self.summary.completed += 1
@@ -271,11 +261,11 @@ class _Batch:
 
     def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
         self.summary.failed += 1
-        if self._file is not None:
-            failure = error.as_dict(self._command.operation_name())
-            self._file.write_failed({"id": row.id, "index": row.index, "error": failure})
+        if self.file is not None:
+            failure = error.as_dict(self.command.operation_name())
+            self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
         else:
-            self._command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
+            self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
         # Single rows fail now and then; a service that does not work fails all of them.
         is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
         self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
@@ -285,12 +275,12 @@ class _Batch:
     def _sequence(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         tokens, logprobs = whole["tokens"], whole["logprobs"]
         sequence: dict[str, Any] = {
-            "text": self._tokenizer.decode(tokens) if self._tokenizer else None,
+            "text": self.tokenizer.decode(tokens) if self.tokenizer else None,
             "stop_reason": whole["stop_reason"],
             "avg_logprob": mean(logprobs),
             "token_count": len(tokens),
         }
-        if self._options.with_tokens or self._tokenizer is None:
+        if self.options.with_tokens or self.tokenizer is None:
             sequence |= {"tokens": tokens, "logprobs": logprobs}
         return sequence
 
@@ -304,12 +294,12 @@ class _Batch:
         note = f"{summary.completed / took:.1f} rows/s, {summary.tokens / took:.0f} tok/s"
         if summary.failed:
             note += f", {summary.failed} failed"
-        if self._sampling.backpressure.is_shut:
+        if self.sampling.backpressure.is_shut:
             note += ", the service is busy"
         else:
             note += f", {self._started - summary.completed - summary.failed} concurrent"
         done = summary.completed + summary.skipped + summary.failed
-        self._command.app.display.count(note, done, summary.rows)
+        self.command.app.display.count(note, done, summary.rows)
 
     def _report(self, end: BaseException | None) -> None:
         """Report the outcome, and how to resume a batch that is not complete.
@@ -318,10 +308,10 @@ class _Batch:
         """
         from tinkex.commands.batchfiles import PromptsChanged
 
-        self._command.app.display.clear()
-        say, summary, file = self._command.status, self.summary, self._file
+        self.command.app.display.clear()
+        say, summary, file = self.command.status, self.summary, self.file
         summary.seconds = round(time.monotonic() - self._began, 3)
-        summary.retries = self._sampling.backpressure.refusals + self._sampling.resubmissions
+        summary.retries = self.sampling.backpressure.refusals + self.sampling.resubmissions
         say(
             f"{summary.completed} of {summary.rows} rows sampled in {summary.seconds:.1f} s: "
             f"{summary.tokens} tokens ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
@@ -338,9 +328,9 @@ class _Batch:
         if isinstance(end, PromptsChanged):  # --resume would refuse them
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
-            words = _without(self._command.app.words, _LEFT_OUT)
+            words = _without(self.command.app.words, _LEFT_OUT)
             say(f"{file.done} rows are in {file.name}. To resume:")
-            say(f"  {shlex.join([self._command.app.NAME, *words, '--resume'])}")
+            say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
         else:
             say(f"Results written to {file.name}")
 

@@ -11,6 +11,7 @@ rows with a complete line count as done; an incomplete last line is dropped.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import hashlib
@@ -78,8 +79,6 @@ class PromptRow:
 class PromptSource:
     """The checked prompts of a file, a directory or standard input.
 
-    A context manager that closes it.
-
     :param name: file or directory; ``-`` is *stdin*.
     :param params: sampling parameters of rows that do not override them.
     :param kind: ``jsonl`` or ``text``; by default derived from the name or the first line.
@@ -115,12 +114,6 @@ class PromptSource:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> PromptSource:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -176,9 +169,10 @@ class PromptSource:
 
     def _rows(self, digest: hashlib._Hash) -> Iterator[PromptRow]:
         digest.update(self._kind.encode())
-        texts = self._lines(digest) if self._file else self._files(digest)
-        for index, (id, where, text) in enumerate(texts):
+        contents = self._lines(digest) if self._file else self._files(digest)
+        for index, (id, where, content) in enumerate(contents):
             try:
+                text = content.decode()
                 if self._kind == "jsonl":
                     row = self._from_json(index, id, where, text)
                 else:
@@ -187,12 +181,15 @@ class PromptSource:
                         raise UsageError("the prompt is empty")
                     params, num_samples = self._params, self._num_samples
                     row = PromptRow(index, id, where, prompt, params, num_samples, {})
+            except UnicodeDecodeError as error:
+                hint = "Convert it with iconv."
+                raise LocalError(f"{where} is not UTF-8 text", hint=hint) from error
             except TinkexError as error:
                 raise UsageError(f"{where}: {error}", hint=error.hint) from error
             yield row
 
-    def _lines(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, str]]:
-        """Yield the number, the place and the text of each line that is not blank."""
+    def _lines(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the number, the place and the content of each line that is not blank."""
         assert self._file is not None
         self._file.seek(0)
         number = 0
@@ -202,12 +199,13 @@ class PromptSource:
             where = f"{self._name}, line {number}"
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
                 raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
-            text = _decoded(line, where, "utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            if text.strip():
-                yield str(number), where, text
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield str(number), where, line.rstrip(b"\r\n")
 
-    def _files(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, str]]:
-        """Yield the name, the path and the text of each file in the directory."""
+    def _files(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the name, the path and the content of each file in the directory."""
         directory = user_path(self._name)
         for path in _below(directory):
             name = path.relative_to(directory).as_posix()
@@ -216,7 +214,7 @@ class PromptSource:
             except OSError as error:
                 raise LocalError(f"cannot read {path}: {error.strerror}") from error
             digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
-            yield name, str(path), _decoded(content, str(path), "utf-8-sig")
+            yield name, str(path), content.removeprefix(codecs.BOM_UTF8)
 
     def _from_json(self, index: int, number: str, where: str, text: str) -> PromptRow:
         row = _object(text)
@@ -236,13 +234,6 @@ class PromptSource:
         for name, value in extra.items():
             _check_extra(name, value)
         return PromptRow(index, _id(row, number), where, prompt, params, num_samples, extra)
-
-
-def _decoded(content: bytes, where: str, encoding: str) -> str:
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise LocalError(f"{where} is not UTF-8 text", hint="Convert it with iconv.") from error
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -288,7 +279,7 @@ def _kind_of(name: str, file: IO[bytes]) -> str:
     file.seek(0)
     while line := file.readline(MAX_INPUT):
         if line.strip():
-            return "jsonl" if line.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{" else "text"
+            return "jsonl" if line.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" else "text"
     return "text"
 
 
@@ -359,7 +350,7 @@ class ResultsFile:
     def __init__(self, output: str, made_by: Mapping[str, Any], total: int) -> None:
         check_writable(output)
         self.name = output
-        self.done = self.failed = 0
+        self.done = 0
         self._path = user_path(output)
         stem = str(self._path).removesuffix(".jsonl")
         self._record_path = Path(f"{stem}.batch.json")
@@ -405,7 +396,14 @@ class ResultsFile:
                 f"{self.name} exists already",
                 hint="To resume it: --resume; to start over: --force.",
             )
-        before = self._recorded()
+        try:
+            before = dict(json.loads(self._record_path.read_bytes())["made_by"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"it is not known how {self.name} was made: {self._record_path} is missing or "
+                "not valid",
+                hint="To start over: --force.",
+            ) from error
         for name, now in self._made_by.items():
             if before.get(name) != now:
                 option = f"--{name.replace('_', '-')} {json.dumps(before.get(name))}"
@@ -472,7 +470,6 @@ class ResultsFile:
             _write_all(self._failures, _line(record))
         except OSError as error:
             raise LocalError(f"cannot write {self.failed_path}: {error.strerror}") from error
-        self.failed += 1
 
     def sort(self) -> None:
         """Sort the lines by row; the file is replaced in one step.
@@ -516,25 +513,6 @@ class ResultsFile:
         raise LocalError(
             f"another run is writing {self.name}", hint="Wait for it, or choose another file."
         )
-
-    def _recorded(self) -> dict[str, Any]:
-        """Return the options that the results were made with."""
-        made_by = None
-        try:
-            made_by = json.loads(self._record_path.read_bytes())["made_by"]
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise LocalError(f"cannot read {self._record_path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError):
-            pass
-        if not isinstance(made_by, dict):
-            raise UsageError(
-                f"it is not known how {self.name} was made: {self._record_path} is missing or "
-                "not valid",
-                hint="To start over: --force.",
-            )
-        return made_by
 
     def _read_done(self, file: IO[bytes]) -> None:
         """Find out which rows have their line, and drop an incomplete last line."""

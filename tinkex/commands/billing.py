@@ -7,11 +7,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Dollars, Size, cells, iso
+from tinkex.columns import Size, cells, iso
 from tinkex.commands.base import Lister
 from tinkex.exceptions import UsageError
 from tinkex.options import moment, non_empty, number
@@ -19,7 +19,6 @@ from tinkex.options import moment, non_empty, number
 if TYPE_CHECKING:
     from tinkex.api.resources.billing import Usage
 
-__all__ = ["StorageBilling", "UsageBilling"]
 
 _DIMENSIONS = ("day", "run", "session", "model", "user", "project", "type", "event")
 #: Dimension → its column, where the names differ.
@@ -57,22 +56,6 @@ _EVENT_COLUMNS = (
     "gigabyte_hours",
     "free",
 )
-#: Columns that a narrow table of events hides first: they are the same in most rows.
-_EVENT_DROPPABLE = (
-    "gigabyte_hours",
-    "effective_rate_usd_per_gigabyte_month",
-    "effective_rate_usd_per_million_tokens",
-    "cached",
-    "free",
-    "project_id",
-    "user_id",
-    "bucket_end",
-    "user_name",
-    "count",
-    "base_model",
-    "bucket_start",
-)
-_SINCE = timedelta(days=7)
 
 
 class _CsvLister(Lister):
@@ -110,14 +93,7 @@ class UsageBilling(_CsvLister):
         "by up to a few hours."
     )
     column_names = ("day", *_SUMS)
-    droppable = (
-        "cached_tokens",
-        "checkpoints",
-        "gigabyte_hours",
-        "prefill_tokens",
-        "training_tokens",
-        "sampled_tokens",
-    )
+    droppable = _SUMS[5::-1]
     examples = (
         "tinkex billing usage --since 30d --by model",
         "tinkex billing usage --from 2026-10-01 --to 2026-11-01 --by run -f csv",
@@ -126,7 +102,17 @@ class UsageBilling(_CsvLister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        _add_span(parser)
+        parser.add_argument(
+            "--since",
+            "--from",
+            dest="since",
+            metavar="<when>",
+            type=moment,
+            help="start: how long ago (30d, 12h), a date, a time, yesterday (default: 7d)",
+        )
+        parser.add_argument(
+            "--to", metavar="<when>", type=moment, help="end, in the same forms (default: now)"
+        )
         parser.add_argument(
             "--by",
             choices=_DIMENSIONS,
@@ -154,7 +140,8 @@ class UsageBilling(_CsvLister):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
 
-        start, end = _span(parsed_args)
+        end = parsed_args.to or datetime.now(UTC)
+        start = parsed_args.since or end - timedelta(days=7)
         if parsed_args.csv == parsed_args.sessions_csv == "-":
             raise UsageError("--csv and --sessions-csv cannot both be written to standard output")
         for name in (parsed_args.csv, parsed_args.sessions_csv):
@@ -169,7 +156,9 @@ class UsageBilling(_CsvLister):
             self.write_csv(parsed_args.sessions_csv, _session_rows(usage))
         self.status(_total(usage))
         if parsed_args.by == "event":
-            self.presentation.droppable = _EVENT_DROPPABLE
+            # The rest is the same in most rows.
+            shown = ("type", "session_id", "estimated_cost_usd", "token_count")
+            self.presentation.droppable = [n for n in _EVENT_COLUMNS[::-1] if n not in shown]
             return _EVENT_COLUMNS, [cells(event, _EVENT_COLUMNS) for event in usage.events]
         return self._summaries(usage, parsed_args.by)
 
@@ -182,14 +171,15 @@ class UsageBilling(_CsvLister):
             known = self.client.sessions.get_many(ids, accessible=True)
             runs_of = {name: session.training_run_ids for name, session in known.items()}
         rows = [
-            (
-                tally.key,
-                *(getattr(tally, name) for name in _SUMS[:5]),
-                round(tally.gigabyte_hours, 6),
-                Dollars(round(tally.cost_usd, 6)),
-                tally.unpriced,
+            cells(
+                replace(
+                    group,
+                    gigabyte_hours=round(group.gigabyte_hours, 6),
+                    cost_usd=round(group.cost_usd, 6),
+                ),
+                ("key", *_SUMS),
             )
-            for tally in summarize(usage, by, runs_of)
+            for group in summarize(usage, by, runs_of)
         ]
         return (_KEY_COLUMNS.get(by, by), *_SUMS), rows
 
@@ -243,35 +233,6 @@ class StorageBilling(_CsvLister):
         size = Size(sum(row.size_bytes for row in storage.rows)).human_readable()
         self.status(f"{count} checkpoints, {size}, ${total:,.2f} a month. Data may lag 1-2 hours.")
         return self.column_names, [(*cells(row, names), storage.rate) for row in storage.rows]
-
-
-def _add_span(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "starting_on", metavar="<start>", nargs="?", type=moment, help="same as --from"
-    )
-    parser.add_argument(
-        "ending_before", metavar="<end>", nargs="?", type=moment, help="same as --to"
-    )
-    parser.add_argument(
-        "--since",
-        "--from",
-        dest="since",
-        metavar="<when>",
-        type=moment,
-        help="start: how long ago (30d, 12h), a date, a time, yesterday (default: 7d)",
-    )
-    parser.add_argument(
-        "--to", metavar="<when>", type=moment, help="end, in the same forms (default: now)"
-    )
-
-
-def _span(parsed_args: argparse.Namespace) -> tuple[datetime, datetime]:
-    if parsed_args.starting_on and parsed_args.since:
-        raise UsageError("the start is given twice", hint="Give <start> or --from.")
-    if parsed_args.ending_before and parsed_args.to:
-        raise UsageError("the end is given twice", hint="Give <end> or --to.")
-    end = parsed_args.ending_before or parsed_args.to or datetime.now(UTC)
-    return parsed_args.starting_on or parsed_args.since or end - _SINCE, end
 
 
 def _total(usage: Usage) -> str:

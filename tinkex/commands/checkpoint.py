@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tinkex.api import Checkpoint, SavedWeights, TrainingClient
     from tinkex.api.http.pagination import Page, Walk
 
-__all__ = ["InfoCheckpoint", "ListCheckpoint", "SaveCheckpoint"]
 
 _FIELDS = (
     "checkpoint_id",

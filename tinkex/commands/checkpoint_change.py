@@ -16,14 +16,6 @@ from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
 from tinkex.options import duration, non_empty
 
-__all__ = [
-    "BulkChange",
-    "CopyCheckpoint",
-    "PublishCheckpoint",
-    "SetTtlCheckpoint",
-    "UnpublishCheckpoint",
-]
-
 #: Maximum number of concurrent changes, as in the official command line.
 CONCURRENCY = 32
 #: Environment variable with the key of the account that a copied checkpoint belongs to.
@@ -46,6 +38,8 @@ class BulkChange(Lister):
     doing: ClassVar[str]
     #: What is finished: ``deleted``.
     done: ClassVar[str]
+    #: Completion no longer offers the changed checkpoints.
+    deletes: ClassVar[bool] = False
     _tried = 0
     _failures: Mapping[str, TinkexError] = MappingProxyType({})
     #: The signal that stopped the command before all were tried.
@@ -61,17 +55,18 @@ class BulkChange(Lister):
             try:
                 change(paths[0])
             except NotFound as error:
-                error.hint = self.client.checkpoints.suggest(paths[0]) or error.hint
+                error.hint = self._hint(paths[0], error)
                 raise
             self.result.append(paths[0])
-            self.changed(self.result)
+            self._forget()
             return [row(paths[0], None)]
         rows = self._rows(paths, change, row)
         # A progress bar and rows cannot be drawn at once: the rows come at the end.
         return list(rows) if self.app.display.draws else rows
 
-    def changed(self, paths: list[str]) -> None:
-        """Called at the end with the *paths* of the changed checkpoints."""
+    def _forget(self) -> None:
+        if self.deletes:
+            self.app.forget("checkpoints", self.result)
 
     def _rows(self, paths: Sequence[str], change: Change, row: Row) -> Iterator[tuple[Any, ...]]:
         from tinkex.api.http.concurrency import map_ordered
@@ -109,7 +104,7 @@ class BulkChange(Lister):
                 yield finish(path)
         finally:
             self.app.display.clear()
-            self.changed(self.result)
+            self._forget()
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -135,12 +130,15 @@ class BulkChange(Lister):
 
     def _failed(self) -> TinkexError:
         path, first = next(iter(self._failures.items()))
-        hint = self.client.checkpoints.suggest(path) if isinstance(first, NotFound) else None
         return TinkexError(
             f"{len(self._failures)} of {self._tried} checkpoints could not be {self.done}",
-            hint=hint or hint_for(first),
+            hint=self._hint(path, first),
             category=first.category,
         )
+
+    def _hint(self, path: str, error: TinkexError) -> str | None:
+        missing = isinstance(error, NotFound)
+        return (self.client.checkpoints.suggest(path) if missing else None) or hint_for(error)
 
     def line(self, record: Mapping[str, Any]) -> str:
         """Return the plain line of a changed checkpoint."""
@@ -225,10 +223,7 @@ class SetTtlCheckpoint(BulkChange):
             raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
         seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        checkpoints = self.client.checkpoints
-
-        def change(path: str) -> None:
-            checkpoints.set_ttl(path, seconds)
+        set_ttl = self.client.checkpoints.set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             expires = None
@@ -236,7 +231,7 @@ class SetTtlCheckpoint(BulkChange):
                 expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
             return (path, None if error else seconds, Time(expires), error and str(error))
 
-        return self.column_names, self.change(paths, change, row)
+        return self.column_names, self.change(paths, lambda path: set_ttl(path, seconds), row)
 
     def line(self, record: Mapping[str, Any]) -> str:
         from tinkex.api.resources.selection import in_words
@@ -263,8 +258,6 @@ class CopyCheckpoint(ShowOne):
         add_path(parser)
         parser.add_argument(
             "--project-id",
-            "--project",
-            dest="project",
             metavar="<id>",
             type=non_empty,
             help="project of the copy (default: the project of the settings; without one, a new "
@@ -290,7 +283,7 @@ class CopyCheckpoint(ShowOne):
         source = checkpoint_path(self, parsed_args.tinker_path)
         self.result = copied = self.client.checkpoints.copy(
             source,
-            project_id=parsed_args.project or self.settings.project_id,
+            project_id=parsed_args.project_id or self.settings.project_id,
             ttl_seconds=seconds,
             access_token=token,
         )

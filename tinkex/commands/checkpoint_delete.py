@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tinkex.api import Checkpoint
     from tinkex.api.resources.selection import Decision
 
-__all__ = ["DeleteCheckpoint", "PruneCheckpoint"]
 
 #: Maximum number of runs whose checkpoints are listed to show sizes in a question.
 _RUNS_LISTED = 32
@@ -38,19 +37,15 @@ class _Deletion(BulkChange):
     """Base of delete and prune."""
 
     doing, done = "Deleting", "deleted"
+    deletes = True
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="show what would be deleted, and delete nothing",
+            "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
         )
         return parser
-
-    def changed(self, paths: list[str]) -> None:
-        self.app.forget("checkpoints", paths)
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
         """Return the checkpoints that match the filters, by path."""
@@ -178,8 +173,8 @@ class PruneCheckpoint(_Deletion):
             "--rate",
             metavar="<usd>",
             type=number(0),
-            help="storage price in US dollars for a gigabyte (10^9 bytes) and month, to show what "
-            "pruning saves (default: the price that the service reports, if any)",
+            help="storage price in US dollars for a gigabyte and month, to show what pruning saves "
+            "(default: the price that the service reports, if any)",
         )
         return parser
 
@@ -226,8 +221,12 @@ class PruneCheckpoint(_Deletion):
         from tinkex.api.resources.selection import total_size
 
         if not chosen:
-            why = {0: "no checkpoint matches the filters", 1: "the one checkpoint is kept"}
-            self.status(f"Nothing to prune: {why.get(count, f'all {count} checkpoints are kept')}.")
+            why = (
+                f"all {count} checkpoints are kept"
+                if count
+                else "no checkpoint matches the filters"
+            )
+            self.status(f"Nothing to prune: {why}.")
             return
         self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)
@@ -240,10 +239,7 @@ class PruneCheckpoint(_Deletion):
 
 def _add_rules(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--keep-last",
-        metavar="<int>",
-        type=integer(1),
-        help="keep the newest ones: this many of each run and type",
+        "--keep-last", metavar="<int>", type=integer(1), help="how many of the newest to keep"
     )
     group.add_argument(
         "--keep-every",
@@ -253,18 +249,13 @@ def _add_rules(group: argparse._ArgumentGroup) -> None:
         "and those without a step",
     )
     group.add_argument(
-        "--older-than",
-        metavar="<time>",
-        type=duration(),
-        help="keep those that are not older than this: 12h, 7d, 8w",
+        "--older-than", metavar="<time>", type=duration(), help="keep younger ones: 12h, 7d, 8w"
     )
     group.add_argument(
         "--include-published", action="store_true", help="do not keep published checkpoints"
     )
     group.add_argument(
-        "--include-newest",
-        action="store_true",
-        help="do not keep the newest of each run and type",
+        "--include-newest", action="store_true", help="do not keep the newest of run and type"
     )
 
 

@@ -24,7 +24,6 @@ from tinkex.options import interval
 if TYPE_CHECKING:
     from tinkex.api import DownloadResult, VerifiedFile
 
-__all__ = ["DownloadCheckpoint", "SyncCheckpoint", "VerifyCheckpoint"]
 
 #: Formats that write every row at once.
 _STREAMED = ("plain", "value", "csv")
@@ -53,20 +52,52 @@ class _Fetching(Lister):
             )
         return 0
 
-    def watched(self, results: Iterable[DownloadResult]) -> Iterator[DownloadResult]:
-        """Yield *results*, counting failures and keeping the progress line out of the way."""
+    def rows(
+        self, results: Iterable[DownloadResult], *, every: bool = True
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of *results*, then print their number.
+
+        :param every: also those of checkpoints that were present; :attr:`result` has them all.
+        """
+        fetched = present = 0
         for result in results:
             self._tried += 1
             if result.error is not None:
                 self._failures.append(result.error)
-            self.app.display.clear()
-            yield result
-            self.app.stdout.flush()
+            if every:
+                self.result.append(result)
+            fetched, present = fetched + (result.download is not None), present + result.present
+            if every or not result.present:
+                self.app.display.clear()
+                yield self.row(result)
+                self.app.stdout.flush()
+        if every or fetched:
+            self.status(f"{fetched} downloaded, {present} already present.")
 
-    def warn(self, record: Mapping[str, Any]) -> None:
-        """Print the error of a row."""
+    def row(self, result: DownloadResult) -> tuple[Any, ...]:
+        """Return the row of *result*."""
+        done, error = result.download, result.error
+        values = {
+            "tinker_path": result.tinker_path,
+            "directory": str(result.directory),
+            "status": "failed" if error else "present" if done is None else "fetched",
+            "files": None if done is None else Structure([name for name, _ in done.files]),
+            "size_bytes": None if done is None else Size(done.bytes),
+            "error": error and str(error),
+        }
+        return tuple(values[name] for name in self.column_names)
+
+    def plain_row(self, record: Mapping[str, Any]) -> str | None:
         path = plain_text(record["tinker_path"])
-        self.app.warn(f"{path}: {record['error']}", prefix="Not downloaded: ")
+        if record["error"]:
+            self.app.warn(f"{path}: {record['error']}", prefix="Not downloaded: ")
+        if record["size_bytes"] is None:  # it failed or was present
+            return None
+        return self.line(path, plain_text(record["directory"]))
+
+    def line(self, path: str, directory: str) -> str:
+        """Return the plain line of a downloaded checkpoint."""
+        return f"Downloaded to {directory}"
 
 
 class DownloadCheckpoint(_Fetching):
@@ -124,6 +155,7 @@ class DownloadCheckpoint(_Fetching):
             paths = paths + with_run(self, run_id, lambda run: self._of_run(run, parsed_args))
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
+        self.result = []
         results = self.client.checkpoints.download_all(
             paths,
             target,
@@ -131,7 +163,7 @@ class DownloadCheckpoint(_Fetching):
             with_run=bool(named),
             on_progress=self.app.display.transfer,
         )
-        return self.column_names, self._rows(results)
+        return self.column_names, self.rows(results)
 
     def _of_run(self, run_id: str, parsed_args: argparse.Namespace) -> list[str]:
         from tinkex.api.resources.selection import Selection
@@ -152,27 +184,6 @@ class DownloadCheckpoint(_Fetching):
             raise
         files = Structure([name for name, _ in done.files])
         return path, parsed_args.output, files, Size(done.bytes), None
-
-    def _rows(self, results: Iterator[DownloadResult]) -> Iterator[tuple[Any, ...]]:
-        self.result = []
-        for result in self.watched(results):
-            self.result.append(result)
-            error, done = result.error and str(result.error), result.download
-            names, size = None, None
-            if done is not None:
-                names, size = Structure([name for name, _ in done.files]), Size(done.bytes)
-            yield result.tinker_path, str(result.directory), names, size, error
-        present = sum(result.present for result in self.result)
-        if present:
-            fetched = sum(result.download is not None for result in self.result)
-            self.status(f"{fetched} downloaded, {present} already present.")
-
-    def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        if record["error"]:
-            self.warn(record)
-        if record["files"] is None:  # it failed or was present
-            return None
-        return f"Downloaded to {plain_text(record['directory'])}"
 
 
 class SyncCheckpoint(_Fetching):
@@ -220,7 +231,7 @@ class SyncCheckpoint(_Fetching):
         results = self._poll(parsed_args)
         if parsed_args.watch:
             return self.column_names, self._watch(parsed_args, results)
-        return self.column_names, self._rows(results, every=True)
+        return self.column_names, self.rows(results)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = checkpoint_type(parsed_args)
@@ -242,7 +253,7 @@ class SyncCheckpoint(_Fetching):
         seconds = parsed_args.interval.total_seconds()
         while True:
             try:
-                yield from self._rows(results, every=False)
+                yield from self.rows(results, every=False)
                 self.app.display.clear()
                 time.sleep(seconds)
                 results = self._poll(parsed_args)
@@ -253,28 +264,7 @@ class SyncCheckpoint(_Fetching):
                 time.sleep(seconds)
                 results = iter(())
 
-    def _rows(self, results: Iterator[DownloadResult], *, every: bool) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of one poll; without *every*, only of new and failed checkpoints."""
-        fetched = present = 0
-        for result in self.watched(results):
-            if every:
-                self.result.append(result)
-            done, error = result.download, result.error
-            fetched, present = fetched + (done is not None), present + result.present
-            if every or not result.present:
-                status = "failed" if error else "fetched" if done else "present"
-                size = Size(None if done is None else done.bytes)
-                directory = str(result.directory)
-                yield result.tinker_path, directory, status, size, error and str(error)
-        if every or fetched:
-            self.status(f"{fetched} fetched, {present} already present.")
-
-    def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        if record["error"]:
-            self.warn(record)
-        if record["status"] != "fetched":
-            return None
-        path, directory = plain_text(record["tinker_path"]), plain_text(record["directory"])
+    def line(self, path: str, directory: str) -> str:
         return f"Fetched {path} to {directory}"
 
 

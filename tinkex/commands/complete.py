@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from tinkex.cli import completion
 from tinkex.cli.repl import unfinished
@@ -69,8 +68,7 @@ class Complete(Command):
             words = words[1:]
         if not words or typed.after:
             return "files\n"
-        app: Any = self.app
-        offer = completion.offer(app, words[1:], typed.current)
+        offer = completion.offer(self.app, words[1:], typed.current)
         values = [f"{value}\t{note}" if note else value for value, note in offer.values]
         return "\n".join([offer.files or "words", *values, ""])
 

@@ -1,4 +1,4 @@
-"""What commands take as input: a model, and a prompt."""
+"""The inputs of commands that sample: a model, and a prompt."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, TextIO
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import read_bytes, user_path
 
-#: Written by PEFT beside every adapter (``peft.LoraConfig``).
+#: File that PEFT writes next to every adapter (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
 _EXAMPLE = "For example: --prompt 'Once upon a time', or --prompt-file prompt.txt."
 
 
 @dataclass(frozen=True)
 class ModelPath:
-    """A model as ``--model-path`` names it.
+    """The model that ``--model-path`` names.
 
-    :ivar tinker_path: the checkpoint on the service, if it is known.
-    :ivar base_model: name of the base model, if it is known.
-    :ivar lora_rank: rank of the adapter, if it is known.
+    :ivar tinker_path: the checkpoint on the service, if known.
+    :ivar base_model: name of the base model, if known.
+    :ivar lora_rank: rank of the adapter, if known.
     """
 
     tinker_path: str | None = None
@@ -31,25 +31,29 @@ class ModelPath:
 
 
 def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> ModelPath:
-    """Return what *text* names: a ``tinker://`` path, a downloaded checkpoint's directory, an
-    adapter's directory, the metadata file that ``tinkex checkpoint --output`` wrote, or, where
-    nothing here is called so, a name that the service knows.
+    """Return the model that *text* names.
 
-    :param resolve: returns the path that such a name means, see :mod:`tinkex.api.resources.names`.
-    :raises LocalError: it is neither, or does not tell the base model.
+    :param text: a ``tinker://`` path, the directory of a downloaded checkpoint or of an adapter,
+        the metadata file that ``tinkex checkpoint --output`` wrote, or, where no such file exists,
+        a short name of a checkpoint.
+    :param resolve: returns the path of a short name, see :mod:`tinkex.api.resources.names`.
+    :raises LocalError: nothing has this name, or a file cannot be read.
+    :raises UsageError: its base model is not known.
     """
     if text.startswith("tinker://"):
         return ModelPath(tinker_path=text)
     from tinkex.api.transfer import manifest
 
     path = user_path(text)
-    if resolve is not None and not path.exists() and _may_be_a_name(text):
+    # Anything else counts as a missing file: ./model, model/, ~/model, adapter.json.
+    may_be_a_name = "@" in text or ":" in text or "~" in text[1:]
+    if resolve is not None and not path.exists() and may_be_a_name:
         return ModelPath(tinker_path=resolve(text))
     if path.is_file():
         return _checked(_from_json(_load(path), "weights_path"), text)
     if not path.is_dir():
         raise LocalError(
-            f"--model-path names nothing that is here: {text}",
+            f"--model-path does not exist: {text}",
             hint="Give tinker://RUN/sampler_weights/NAME or a directory with adapter_config.json.",
         )
     known = _from_json(_load(path / manifest.NAME), "tinker_path")
@@ -65,11 +69,6 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
     )
 
 
-def _may_be_a_name(text: str) -> bool:
-    # Others are taken for files that are missing: ./model, model/, ~/model, adapter.json.
-    return "@" in text or ":" in text or "~" in text[1:]
-
-
 def _from_json(values: dict[str, Any], path_key: str) -> ModelPath:
     path, base_model, rank = (values.get(k) for k in (path_key, "base_model", "lora_rank"))
     return ModelPath(
@@ -83,7 +82,7 @@ def _checked(model: ModelPath, text: str) -> ModelPath:
     if model.tinker_path or model.base_model:
         return model
     raise UsageError(
-        f"nothing in {text} tells its base model",
+        f"nothing in {text} names its base model",
         hint=f"{ADAPTER_CONFIG} should have base_model_name_or_path; or give --base-model.",
     )
 
@@ -96,7 +95,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise LocalError(
             f"{path} is not JSON",
-            hint="It should be the file of 'tinkex checkpoint --output', or one that PEFT wrote.",
+            hint="It must be a file written by 'tinkex checkpoint --output' or by PEFT.",
         ) from error
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
@@ -106,19 +105,17 @@ def _load(path: Path) -> dict[str, Any]:
 def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None) -> str | list[int]:
     """Return the prompt that ``--prompt`` or ``--prompt-file`` gives.
 
-    A file that is a JSON array of whole numbers, or ``{"tokens": [...]}``, is token ids; any other
-    file is text, without the line breaks at its end (as the shell's ``$(cat file)``).
+    A file with a JSON array of whole numbers, or with ``{"tokens": [...]}``, contains token ids;
+    any other file is text, without the line breaks at its end (as the shell's ``$(cat file)``).
 
-    :raises UsageError: none or both are given, or the prompt is empty.
+    :raises UsageError: neither or both are given, or the prompt is empty.
     :raises LocalError: the file cannot be read, or is not UTF-8.
     """
-    if (text is None) == (file is None):
-        what = "is required for run command" if text is None else "exclude each other"
-        verb = "or" if text is None else "and"
-        raise UsageError(
-            f"--prompt {verb} --prompt-file {what}",
-            hint=_EXAMPLE,
-        )
+    if text is None and file is None:
+        message = "--prompt or --prompt-file is required for run command"
+        raise UsageError(message, hint=_EXAMPLE)
+    if text is not None and file is not None:
+        raise UsageError("use either --prompt or --prompt-file", hint=_EXAMPLE)
     prompt = text if file is None else _from_file(file, stdin)
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
@@ -131,13 +128,13 @@ def _from_file(name: str, stdin: TextIO | None) -> str | list[int]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LocalError(
-            f"{name} is not UTF-8 text (byte {error.start})", hint="Convert it, say with iconv."
+            f"{name} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
         ) from error
     return prompt_in(text)
 
 
 def prompt_in(text: str) -> str | list[int]:
-    """Return the prompt that is the content *text* of a file: text, or token ids.
+    """Return the prompt in the content *text* of a file: a text, or token ids.
 
     :raises UsageError: a token id is out of range.
     """

@@ -9,8 +9,6 @@ from tinkex.columns import cells
 from tinkex.commands.base import Lister
 from tinkex.exceptions import UsageError
 
-__all__ = ["ListModel"]
-
 
 class ListModel(Lister):
     """List the base models that the service offers."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TEMPLATE = ".in"
+_FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
@@ -74,16 +75,8 @@ class ShowPlugin(ShowOne):
     """Show what a plugin adds to tinkex: commands, options, hooks, formats and drivers."""
 
     column_names = (
-        "distribution",
-        "version",
-        "summary",
-        "commands",
-        "hooks",
-        "formats",
-        "http_pools",
-        "tokenizers",
-        "profiles",
-        "errors",
+        *("distribution", "version", "summary", "commands", "hooks", "formats"),
+        *("http_pools", "tokenizers", "profiles", "errors"),
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
 
@@ -178,8 +171,6 @@ class Lines(FormattableColumn[list[Any]]):
             return member
         if "error" in member:
             return f"{member['name']} ({member['group']}): {member['error']}"
-        if "kinds" in member:
-            return f"{member['name']} (of {' and '.join(member['kinds'])})"
         where = f" (on {member['command']})" if "command" in member else ""
         return " ".join([member["name"] + where, *member["options"]])
 
@@ -250,7 +241,7 @@ def _contents(
         "summary": distribution.metadata.json.get("summary"),
         "commands": described(_command, lambda group: group == plugins.COMMANDS),
         "hooks": described(_hook, _is_hook),
-        "formats": _formats(usable),
+        "formats": sorted({ep.name for ep in usable if ep.group in _FORMATS}),
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
         "profiles": [ep.name for ep in usable if ep.group == plugins.PROFILES],
@@ -278,15 +269,6 @@ def _hook(entry_point: EntryPoint) -> dict[str, Any]:
         "command": entry_point.group.removeprefix(plugins.HOOKS + ".").replace("_", " "),
         "options": list(_own_options(parser)),
     }
-
-
-def _formats(entry_points: Sequence[EntryPoint]) -> list[dict[str, Any]]:
-    kinds: dict[str, list[str]] = {}
-    for group, kind in ((plugins.LIST_FORMATTERS, "lists"), (plugins.SHOW_FORMATTERS, "objects")):
-        for entry_point in entry_points:
-            if entry_point.group == group:
-                kinds.setdefault(entry_point.name, []).append(kind)
-    return [{"name": name, "kinds": found} for name, found in kinds.items()]
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -71,7 +71,6 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            type=_server,
             help="start with the usual address of this server, and a key if it checks none",
         )
         for name, metavar, meaning in (
@@ -144,18 +143,21 @@ class AddProfile(ShowOne):
         return [f"Added the profile {plain_text(record['name'])}"]
 
 
-class UseProfile(ShowOne):
-    """Make a profile the default."""
-
+class _OneProfile(ShowOne):
     is_action = True
     tolerates_bad_settings = True
     column_names = ("name", "file")
-    examples = ("tinkex profile use work",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("name", metavar="<profile>", help="name of a profile")
         return parser
+
+
+class UseProfile(_OneProfile):
+    """Make a profile the default."""
+
+    examples = ("tinkex profile use work",)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         settings.resolve({"profile": parsed_args.name})  # it must be usable
@@ -169,17 +171,13 @@ class UseProfile(ShowOne):
         return [f"Using the profile {plain_text(record['name'])}"]
 
 
-class RemoveProfile(ShowOne):
+class RemoveProfile(_OneProfile):
     """Remove a profile, and the key in it, from the configuration file."""
 
-    is_action = True
-    tolerates_bad_settings = True
-    column_names = ("name", "file")
     examples = ("tinkex profile remove skyrl --yes",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="<profile>", help="name of a profile")
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
         parser.add_argument(
             "--force", action="store_true", help="remove it even if it is the active one"
@@ -210,15 +208,6 @@ class RemoveProfile(ShowOne):
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Removed the profile {plain_text(record['name'])}"]
-
-
-def _server(text: str) -> str:
-    if "/" in text or ":" in text:
-        raise UsageError(
-            f"--server names a kind of server: {', '.join(SERVERS)}",
-            hint=f"For an address, use --base-url: --base-url {text[:200]}",
-        )
-    return text
 
 
 def _row(name: str, values: Mapping[str, Any], *, active: bool) -> tuple[Any, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from tinkex.commands.arguments import (
 from tinkex.commands.base import Command, Lister, ShowOne
 from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.exceptions import TinkexError, UsageError
+from tinkex.files import check_writable, write_atomically
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
@@ -33,22 +33,49 @@ if TYPE_CHECKING:
 
 __all__ = ["InfoRun", "ListRun", "Sample"]
 
-#: What was saved last, of each kind: the path, and when.
+#: Option, metavar, type, default and help.
+_SAMPLING_OPTIONS = (
+    (
+        "max-tokens",
+        "<int>",
+        integer(1),
+        None,
+        "maximum number of tokens to generate (default: 256)",
+    ),
+    (
+        *("temperature", "<float>", number(0), 1.0),
+        "sampling temperature; 0 always takes the most likely token (default: 1.0)",
+    ),
+    ("top-k", "<int>", top_k, -1, "sample from the k most likely tokens; -1: all (default: -1)"),
+    (
+        *("top-p", "<float>", number(0, 1, above=True), 1.0),
+        "sample from the most likely tokens of this total probability (default: 1.0)",
+    ),
+    ("num-samples", "<int>", integer(1, 4096), 1, "number of samples, at most 4096 (default: 1)"),
+    ("seed", "<int>", integer(0), None, "seed for repeatable samples (default: random)"),
+    (
+        *("tokenizer", "<name>", str, None),
+        "model name or local directory of the tokenizer (default: the base model's)",
+    ),
+)
+#: The last checkpoint of each kind: its path and time.
 _LAST = (
     "last_checkpoint",
     "last_checkpoint_time",
     "last_sampler_checkpoint",
     "last_sampler_checkpoint_time",
 )
+_RUN_COLUMNS = (
+    *("training_run_id", "base_model", "model_owner", "is_lora", "lora_rank", "corrupted"),
+    *("last_request_time", *_LAST, "user_metadata"),
+)
 
 
 class Sample(Lister):
-    """Sample text from a base model or a checkpoint; below it, manage training runs."""
+    """Sample text from a base model or a checkpoint; its subcommands manage training runs."""
 
     is_action = True
     operation = "Sampling"
-    #: The result goes to standard output, not to a file.
-    _shown = True
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
     examples = (
         "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
@@ -59,7 +86,7 @@ class Sample(Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_model_options(parser)
-        parser.add_argument("--prompt", metavar="<text>", help="the prompt itself")
+        parser.add_argument("--prompt", metavar="<text>", help="text of the prompt")
         parser.add_argument(
             "--prompt-file",
             metavar="<path>",
@@ -70,7 +97,7 @@ class Sample(Lister):
         parser.add_argument(
             "--output",
             metavar="<path>",
-            help="write the result to this file, not standard output; - is standard output",
+            help="file for the result (default, or -: standard output)",
         )
         return parser
 
@@ -83,28 +110,20 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.files import check_writable
-
         model_path, base_model = checked_model(self, parsed_args, "run")
-        if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
-            raise UsageError(
-                "standard input can give the key or the prompt, not both",
-                hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
-            )
-        prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+        prompt = self._read_prompt(parsed_args)
         if parsed_args.output == "-":
             parsed_args.output = None
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
-        # One allowance for all of it; a missing key shows before anything else is said.
+        # One deadline for all requests; a missing key is reported before any status.
         deadline = self.client.deadline("sampling")
         self.status("Starting sampling...")
         with self.client.create_sampling_client(
             base_model=base_model, model_path=model_path, deadline=deadline
         ) as sampling:
-            if parsed_args.whole_json and not isinstance(prompt, str):
-                tokenizer = None  # only token ids go in and out
-            else:
+            tokenizer = None
+            if isinstance(prompt, str) or not parsed_args.whole_json:
                 tokenizer = find_tokenizer(
                     self,
                     lambda: parsed_args.tokenizer or sampling.find_base_model(deadline),
@@ -112,16 +131,11 @@ class Sample(Lister):
                 )
             if isinstance(prompt, str):
                 assert tokenizer is not None
-                tokens = tokenizer.encode(prompt, timeout=deadline.remaining())
-            else:
-                tokens = prompt
-            self.result = sampling.sample(
-                tokens,
-                sampling_params(parsed_args),
-                num_samples=parsed_args.num_samples,
-                deadline=deadline,
+                prompt = tokenizer.encode(prompt, timeout=deadline.remaining())
+            response: SampleResponse = sampling.sample(
+                prompt, sampling_params(parsed_args), parsed_args.num_samples, deadline=deadline
             )
-        response: SampleResponse = self.result
+        self.result = response
         return self.column_names, [
             (
                 index,
@@ -133,30 +147,39 @@ class Sample(Lister):
             for index, sequence in enumerate(response.sequences, 1)
         ]
 
+    def _read_prompt(self, parsed_args: argparse.Namespace) -> str | list[int]:
+        if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
+            raise UsageError(
+                "standard input can give the key or the prompt, not both",
+                hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+            )
+        return read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+
     def produce_output(
         self,
         parsed_args: argparse.Namespace,
         column_names: Sequence[str],
         data: Iterable[Sequence[Any]],
     ) -> int:
-        self.app.display.clear()
-        parsed_args.presentation = self.presentation
-        self._shown = parsed_args.output is None
-        result = io.StringIO()
-        if parsed_args.whole_json:
-            result.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
-        else:
-            names, selector = self._generate_columns_and_selector(parsed_args, column_names)
-            rows = [list(self._compress_iterable(r, selector)) for r in data] if selector else data
-            self.formatter.emit_list(names, rows, result, parsed_args)
-        if parsed_args.output is not None:
-            from tinkex.files import write_atomically
+        stdout, written = self.app.stdout, io.StringIO()
+        self._on_terminal = stdout.isatty() and parsed_args.output is None
+        self.app.stdout = written
+        try:
+            if parsed_args.whole_json:
+                import json
 
-            write_atomically(parsed_args.output, result.getvalue())
+                self.app.display.clear()
+                written.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
+            else:
+                super().produce_output(parsed_args, column_names, data)
+        finally:
+            self.app.stdout = stdout
+        if parsed_args.output is not None:
+            write_atomically(parsed_args.output, written.getvalue())
             self.status(f"Output written to {parsed_args.output}")
         else:
-            self.app.stdout.write(result.getvalue())
-            self.app.stdout.flush()
+            stdout.write(written.getvalue())
+            stdout.flush()
         self.status(f"Sampling complete ({len(self.result.sequences)} sequences)")
         return 0
 
@@ -166,7 +189,7 @@ class Sample(Lister):
         text = record["text"]
         if text is None:
             text = f"token ids: {list(sequence.tokens)}"
-        if self._shown and self.app.stdout.isatty():
+        if self._on_terminal:
             text = printable(text, keep="\n\t")
         average = record["avg_logprob"]
         shown = "n/a" if average is None else f"{average:.3f}"
@@ -180,8 +203,9 @@ class Sample(Lister):
 def checked_model(
     command: Command | Lister, parsed_args: argparse.Namespace, name: str
 ) -> tuple[str | None, str | None]:
-    """Return the checkpoint's path or the base model to sample; one of the two is ``None``.
+    """Return the path of the checkpoint or the base model to sample; one of the two is ``None``.
 
+    :param name: name of the command, for messages.
     :raises UsageError: not exactly one is given, or it cannot be sampled.
     """
     check_model_options(parsed_args, name)
@@ -192,8 +216,8 @@ def checked_model(
     )
     if not model.tinker_path:
         raise UsageError(
-            f"{parsed_args.model_path} does not tell which checkpoint it came from, and the "
-            "service cannot read files here",
+            f"{parsed_args.model_path} does not name its checkpoint, and the service cannot read "
+            "local files",
             hint=f"To sample its base model: --base-model {model.base_model}",
         )
     return model.tinker_path, None
@@ -202,9 +226,9 @@ def checked_model(
 def find_tokenizer(
     command: Command | Lister, name: Callable[[], str], *, needed: bool
 ) -> Tokenizer | None:
-    """Return the tokenizer called *name*, or ``None`` where it can be done without.
+    """Return the tokenizer of the model *name*, or ``None`` if it is not *needed* and missing.
 
-    :raises TinkexError: it is *needed*, and not to be had.
+    :raises TinkexError: it is needed, and missing.
     """
     from tinkex.api.sampling.tokenizer import load_tokenizer
 
@@ -218,64 +242,21 @@ def find_tokenizer(
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how tokens are drawn, and ``--tokenizer``."""
-    parser.add_argument(
-        "--max-tokens",
-        metavar="<int>",
-        type=integer(1),
-        help="most tokens to generate (default: 256)",
-    )
-    parser.add_argument(
-        "--temperature",
-        metavar="<float>",
-        type=number(0),
-        default=1.0,
-        help="sampling temperature; 0 always takes the likeliest token (default: 1.0)",
-    )
-    parser.add_argument(
-        "--top-k",
-        metavar="<int>",
-        type=top_k,
-        default=-1,
-        help="sample among the k likeliest tokens; -1 is off (default: -1)",
-    )
-    parser.add_argument(
-        "--top-p",
-        metavar="<float>",
-        type=number(0, 1, above=True),
-        default=1.0,
-        help="sample among the likeliest tokens of this total probability (default: 1.0)",
-    )
-    parser.add_argument(
-        "--num-samples",
-        metavar="<int>",
-        type=integer(1, 4096),
-        default=1,
-        help="samples to return, at most 4096 (default: 1)",
-    )
+    """Add the options of the sampling parameters, and ``--tokenizer``."""
+    for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
+        parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
     parser.add_argument(
         "--stop",
         metavar="<text>",
         type=non_empty,
         action="append",
         default=[],
-        help="stop where this text comes; may be repeated",
-    )
-    parser.add_argument(
-        "--seed",
-        metavar="<int>",
-        type=integer(0),
-        help="seed, for the same samples again (default: another one each time)",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        metavar="<name>",
-        help="model name or local directory of the tokenizer (default: the base model's)",
+        help="text that ends a sample; may be repeated",
     )
 
 
 def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
-    """Return what the options say about how tokens are drawn."""
+    """Return the sampling parameters that the options give."""
     from tinkex.api import SamplingParams
 
     return SamplingParams(
@@ -284,12 +265,12 @@ def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
         top_k=parsed_args.top_k,
         top_p=parsed_args.top_p,
         seed=parsed_args.seed,
-        stop=tuple(parsed_args.stop),
+        stop=parsed_args.stop,
     )
 
 
 def mean(logprobs: Sequence[float | None] | None) -> float | None:
-    """Return the mean of those of *logprobs* that are finite, or ``None`` if there are none."""
+    """Return the mean of the finite *logprobs*, or ``None`` if there are none."""
     known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
     return sum(known) / len(known) if known else None
 
@@ -297,27 +278,11 @@ def mean(logprobs: Sequence[float | None] | None) -> float | None:
 class ListRun(Lister):
     """List training runs, the newest first."""
 
-    column_names = (
-        "training_run_id",
-        "base_model",
-        "model_owner",
-        "is_lora",
-        "lora_rank",
-        "corrupted",
-        "last_request_time",
-        *_LAST,
-        "user_metadata",
-    )
+    column_names = _RUN_COLUMNS
     plain_columns = ("training_run_id", "base_model")
     droppable = (
-        "user_metadata",
-        *_LAST[::2],
-        "is_lora",
-        *_LAST[1::2],
-        "corrupted",
-        "model_owner",
-        "lora_rank",
-        "last_request_time",
+        *("user_metadata", *_LAST[::2], "is_lora", *_LAST[1::2]),
+        *("corrupted", "model_owner", "lora_rank", "last_request_time"),
     )
     examples = (
         "tinkex run list --limit 10",
@@ -333,7 +298,7 @@ class ListRun(Lister):
             "--model",
             metavar="<text>",
             type=non_empty,
-            help="those whose base model's name holds this text, in any case",
+            help="runs whose base model contains this text, in any case",
         )
         add_scope(parser)
         add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
@@ -341,32 +306,25 @@ class ListRun(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         limit, offset = parsed_args.limit or None, parsed_args.offset
-        scope = parsed_args.access_scope
-        runs = self.client.runs
-        if parsed_args.model or parsed_args.sort:
-            chosen = runs.select(
-                limit,
-                offset,
-                model=parsed_args.model,
-                **sorting(parsed_args),
-                access_scope=scope,
-            )
-            return self._whole(chosen, whole=not parsed_args.model)
-        if not self.app.keeps_result:
+        scope, runs = parsed_args.access_scope, self.client.runs
+        model, order = parsed_args.model, sorting(parsed_args)
+        page: Walk[TrainingRun] | Page[TrainingRun]
+        if model or parsed_args.sort:
+            page = runs.select(limit, offset, model=model, **order, access_scope=scope)
+        elif not self.app.keeps_result:
             walk = runs.walk(limit, offset, access_scope=scope)
-            return self.column_names, self._rows(walk, whole=True)
-        return self._whole(runs.list(limit, offset, access_scope=scope), whole=True)
-
-    def _whole(self, page: Page[TrainingRun], *, whole: bool) -> Any:
+            return self.column_names, self._rows(walk, is_whole=True)
+        else:
+            page = runs.list(limit, offset, access_scope=scope)
         self.result = page
-        return self.column_names, list(self._rows(page, whole=whole))
+        return self.column_names, list(self._rows(page, is_whole=not model))
 
     def _rows(
-        self, found: Walk[TrainingRun] | Page[TrainingRun], *, whole: bool
+        self, found: Walk[TrainingRun] | Page[TrainingRun], *, is_whole: bool
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, and say what there is to say when the last has come.
+        """Yield the rows, then print what is missing and remember the names for completion.
 
-        :param whole: nothing was left out, but for what is beyond the limit.
+        :param is_whole: only the limit leaves out runs.
         """
         from tinkex.cli.completion import KEPT
 
@@ -376,40 +334,16 @@ class ListRun(Lister):
             if len(latest) < KEPT:
                 latest.append(run.training_run_id)
                 models[run.base_model] = None
-            yield self._row(run)
+            yield _values(run)
         print_rest(self, found, "runs")
-        self.app.remember("runs", latest, whole=whole and holds_all(found))
+        self.app.remember("runs", latest, whole=is_whole and holds_all(found))
         self.app.remember("models", models)
-
-    @staticmethod
-    def _row(run: TrainingRun) -> tuple[Any, ...]:
-        return (
-            run.training_run_id,
-            run.base_model,
-            run.model_owner,
-            Flag(run.is_lora),
-            run.lora_rank,
-            Flag(run.corrupted),
-            Time(run.last_request_time),
-            *_last(run),
-            Structure(run.user_metadata),
-        )
 
 
 class InfoRun(ShowOne):
     """Show one training run."""
 
-    column_names = (
-        "training_run_id",
-        "base_model",
-        "model_owner",
-        "is_lora",
-        "lora_rank",
-        "corrupted",
-        "last_request_time",
-        *_LAST,
-        "user_metadata",
-    )
+    column_names = _RUN_COLUMNS
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -423,17 +357,7 @@ class InfoRun(ShowOne):
         run = with_run(self, parsed_args.run_id, self.client.runs.get)
         self.result = run
         self.add_link(run.training_run_id, "training_runs", run.training_run_id)
-        return self.column_names, (
-            run.training_run_id,
-            run.base_model,
-            run.model_owner,
-            Flag(run.is_lora),
-            run.lora_rank,
-            Flag(run.corrupted),
-            Time(run.last_request_time),
-            *_last(run),
-            Structure(run.user_metadata),
-        )
+        return self.column_names, _values(run)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         rest = dict(record)
@@ -442,8 +366,19 @@ class InfoRun(ShowOne):
         return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]
 
 
-def _last(run: TrainingRun) -> Iterator[Any]:
-    """Yield the values of the columns :data:`_LAST`."""
+def _values(run: TrainingRun) -> tuple[Any, ...]:
+    """Return the values of the columns :data:`_RUN_COLUMNS`."""
+    last: list[Any] = []
     for checkpoint in (run.last_checkpoint, run.last_sampler_checkpoint):
-        yield checkpoint and checkpoint.tinker_path
-        yield Time(checkpoint.time if checkpoint else None)
+        last += [checkpoint and checkpoint.tinker_path, Time(checkpoint and checkpoint.time)]
+    return (
+        run.training_run_id,
+        run.base_model,
+        run.model_owner,
+        Flag(run.is_lora),
+        run.lora_rank,
+        Flag(run.corrupted),
+        Time(run.last_request_time),
+        *last,
+        Structure(run.user_metadata),
+    )

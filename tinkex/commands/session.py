@@ -13,8 +13,6 @@ from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import UsageError
 from tinkex.options import non_empty
 
-__all__ = ["ExportTraceSession", "ListSession", "SearchSession", "ShowSession"]
-
 _FIELDS = ("session_id", "display_name", "training_run_ids", "sampler_ids", "user_metadata")
 _STATUSES = ("active", "cancelled", "failed", "finished", "success", "errored", "interrupted")
 
@@ -101,14 +99,7 @@ class SearchSession(Lister):
         "user_metadata",
     )
     plain_columns = ("session_id", "status", "display_name")
-    droppable = (
-        "user_metadata",
-        "message",
-        "project_id",
-        "owner",
-        "checkpoint_storage_bytes",
-        "checkpoints_count",
-    )
+    droppable = column_names[:3:-1]
     examples = (
         "tinkex session search 'sweep lr' --status failed",
         "tinkex session search --metadata experiment=7 --owner all -f json",

@@ -14,7 +14,7 @@ class Version(ShowOne):
     """Show the version and the commit it was built from."""
 
     is_action = True
-    tolerates_bad_settings = True  # whoever reports a fault is asked for it first
+    tolerates_bad_settings = True  # needed first to report a problem
     column_names = ("version", "commit")
     examples = ("tinkex version --json",)
 

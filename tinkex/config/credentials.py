@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,7 +36,7 @@ VERSION = 1
 
 
 def read_argument(argument: str, stdin: TextIO | None) -> str:
-    """Return the key that ``--api-key`` gives: itself, ``-`` for *stdin*, ``@FILE`` for a file.
+    """Return the key that ``--api-key`` gives: *argument*, ``-`` for *stdin*, ``@FILE``.
 
     :raises SettingsError: the source is empty.
     :raises LocalError: the file cannot be read.
@@ -251,61 +252,51 @@ class KeyStore:
 
         :raises LocalError: the file cannot be written.
         """
-
-        def change(content: dict[str, Any]) -> None:
-            records = content["keys"]
-            old = records.get(key.key_id)
-            records[key.key_id] = _record(key, old if isinstance(old, dict) else {})
+        with self._changing() as content:
+            old = content["keys"].get(key.key_id)
+            content["keys"][key.key_id] = _record(key, old if isinstance(old, dict) else {})
             if key.is_default:
                 content["default"] = key.key_id
 
-        self._change(change)
-
     def remove(self, *key_ids: str) -> None:
         """Remove the keys with these ids; afterwards none of them is the default."""
-
-        def change(content: dict[str, Any]) -> None:
+        with self._changing() as content:
             for key_id in key_ids:
                 content["keys"].pop(key_id, None)
             if content.get("default") in key_ids:
                 del content["default"]
 
-        self._change(change)
-
     def set_default(self, key_id: str) -> None:
         """Make the key with this id the one that is used."""
-
-        def change(content: dict[str, Any]) -> None:
+        with self._changing() as content:
             if key_id not in content["keys"]:
                 raise UsageError(f"the key {key_id} is no longer stored")
             content["default"] = key_id
 
-        self._change(change)
-
-    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
         with locked(self.path):
             content = self._load()
-            change(content)
+            yield content
             write_private(self.path, json.dumps(content, indent=2))
 
     def _load(self) -> dict[str, Any]:
+        """Return the content of the file, which has ``keys``."""
+        problem = "it is not JSON"
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
+            problem = f"it is not of version {VERSION}"
+            keys = content.setdefault("keys", {})
+            if content.setdefault("version", VERSION) == VERSION and isinstance(keys, dict):
+                return content  # type: ignore[no-any-return]
         except FileNotFoundError:
             return {"version": VERSION, "keys": {}}
         except OSError as error:
-            raise SettingsError(f"cannot read {self.path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise self._damaged("it is not JSON") from error
-        if not isinstance(content, dict) or not isinstance(content.setdefault("keys", {}), dict):
-            raise self._damaged("it has no 'keys'")
-        if content.setdefault("version", VERSION) != VERSION:
-            raise self._damaged(f"its version is not {VERSION}")
-        return content
-
-    def _damaged(self, why: str) -> SettingsError:
-        return SettingsError(
-            f"cannot parse {self.path}: {why}",
+            problem = str(error.strerror)
+        except (ValueError, RecursionError, AttributeError):
+            pass
+        raise SettingsError(
+            f"cannot parse {self.path}: {problem}",
             hint="The file is unchanged; move it away to start with an empty one.",
         )
 

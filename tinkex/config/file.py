@@ -149,21 +149,17 @@ def _change(*changes: tuple[list[str], Any]) -> None:
         before = text = _text(path)
         _parse(text, path)  # a damaged file is not touched
         for where, value in changes:
-            text = _changed(text, where, value, path)
+            try:
+                text = edit(text, where, value)
+            except KeyError:
+                continue
+            except NotEditable as error:
+                raise SettingsError(
+                    f"{path} has a layout that cannot be changed without losing something",
+                    hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
+                ) from error
         if before or text:  # also an unchanged one: it is private from now on
             write_private(path, text)
-
-
-def _changed(text: str, where: list[str], value: Any, path: Path) -> str:
-    try:
-        return edit(text, where, value)
-    except KeyError:
-        return text
-    except NotEditable as error:
-        raise SettingsError(
-            f"{path} has a layout that cannot be changed without losing something",
-            hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
-        ) from error
 
 
 def edit(text: str, path: list[str], value: Any) -> str:

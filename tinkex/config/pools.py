@@ -72,10 +72,36 @@ def check_files(options: PoolOptions) -> None:
 
     :raises SettingsError: one of them cannot be read, or does not hold what it should.
     """
-    if options.ca_bundle and not options.insecure:
-        _check_authorities(options.ca_bundle)
-    if options.client_cert:
-        _check_client(options.client_cert, options.client_key)
+    if not (options.ca_bundle or options.client_cert):
+        return
+    import ssl
+
+    authorities = None if options.insecure else options.ca_bundle
+    for name in ("client_cert", "client_key") + (("ca_bundle",) if authorities else ()):
+        path = getattr(options, name)
+        if path and not (name == "ca_bundle" and os.path.isdir(path)):
+            try:
+                open(path, "rb").close()
+            except OSError as error:
+                problem = f"{name} of the HTTP pool cannot be read: {path}"
+                raise SettingsError(f"{problem}: {error.strerror}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if authorities and not os.path.isdir(authorities):
+            context.load_verify_locations(cafile=authorities)
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"ca_bundle of the HTTP pool holds no certificate: {authorities}",
+            hint="It must be a file in PEM, with a line '-----BEGIN CERTIFICATE-----'.",
+        ) from error
+    try:
+        if options.client_cert:  # with an empty password, or OpenSSL would ask for one
+            context.load_cert_chain(options.client_cert, options.client_key, password=lambda: b"")
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingsError(
+            f"client_cert of the HTTP pool cannot be used with its key: {options.client_cert}",
+            hint="Both must be in PEM, in one file or two, the key without a passphrase.",
+        ) from error
 
 
 def insecure(options: PoolOptions) -> PoolOptions:
@@ -98,7 +124,8 @@ def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tupl
 def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
     if key not in MEMBERS:
         raise SettingsError(
-            f"the HTTP pool {pool!r} has an unknown option {key!r}", hint=_nearest(key)
+            f"the HTTP pool {pool!r} has an unknown option {key!r}",
+            hint="Known: " + ", ".join(MEMBERS) + ".",
         )
     if key == "insecure":
         if isinstance(value, bool):
@@ -112,56 +139,3 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
 
         return str(directory / user_path(value))
     return value.strip()
-
-
-def _nearest(key: str) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(key, MEMBERS, 1)
-    known = "Known: " + ", ".join(MEMBERS) + "."
-    return f"Did you mean {near[0]}? {known}" if near else known
-
-
-def _check_authorities(path: str) -> None:
-    import ssl
-
-    is_directory = _must_be_there(path, "ca_bundle", directory=True)
-    try:
-        if not is_directory:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError as error:
-        raise SettingsError(
-            f"ca_bundle of the HTTP pool holds no certificate: {path}",
-            hint="It must be a file in PEM, with a line '-----BEGIN CERTIFICATE-----'.",
-        ) from error
-
-
-def _check_client(certificate: str, key: str | None) -> None:
-    import ssl
-
-    _must_be_there(certificate, "client_cert")
-    if key:
-        _must_be_there(key, "client_key")
-    try:
-        # An empty password: OpenSSL would ask the terminal for one.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_cert_chain(certificate, key, password=lambda: b"")
-    except (ssl.SSLError, ValueError) as error:
-        raise SettingsError(
-            f"client_cert of the HTTP pool cannot be used with its key: {certificate}",
-            hint="Both must be in PEM, in one file or two, the key without a passphrase.",
-        ) from error
-
-
-def _must_be_there(path: str, option: str, *, directory: bool = False) -> bool:
-    """Return whether *path* is a directory, which is allowed for some options only."""
-    if directory and os.path.isdir(path):
-        return True
-    try:
-        with open(path, "rb"):
-            return False
-    except OSError as error:
-        reason = (error.strerror or "it cannot be read").lower()
-        raise SettingsError(
-            f"{option} of the HTTP pool cannot be read: {path}: {reason}"
-        ) from error

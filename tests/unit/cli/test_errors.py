@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import errno
+import json
 import shlex
 
 import pytest
 
 import tinkex
-from tinkex import plugins
-from tinkex.cli.errors import as_tinkex_error, unwrapped_signals
-from tinkex.exceptions import LocalError, Terminated
+from tinkex import exceptions, plugins
+from tinkex.cli.errors import as_tinkex_error, hint_for, unwrapped_signals
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    InvalidName,
+    LocalError,
+    NotFound,
+    Terminated,
+    TinkexError,
+    Unauthorized,
+)
 from tinkex.testing import invoke
 
 
@@ -189,21 +199,6 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("words", "hint"),
-    [
-        (["run", "--base-model", "m", "--prompt", ""], "For example: --prompt 'Once upon"),
-        (["run", "--base-model", "m", "--model-path", "p"], "Leave one of them out."),
-        (["run", "list", "--api-key", "a b"], "A key is one word"),
-        (["run", "list", "--api-key", "-"], "The first line of standard input"),
-        (["run", "list", "--base-url", "https://me:secret@host"], "Give the key with --api-key"),
-        (["checkpoint", "download", "x", "--type", "sampler"], "A path names its type"),
-    ],
-)
-def test_hints_say_what_to_type(words, hint):
-    assert f"\nHint: {hint}" in invoke(words).stderr
-
-
-@pytest.mark.parametrize(
     "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x", "a: &b [*b]"]
 )
 def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
@@ -249,10 +244,56 @@ def test_the_exception_of_a_signal_is_raised_itself(become, signal):
     with pytest.raises(type(signal)) as caught, unwrapped_signals():
         become(signal)
     assert caught.value is signal
+    with pytest.raises(LocalError), unwrapped_signals():
+        raise LocalError("no") from ValueError()
 
 
-def test_errors_without_a_signal_stay_as_they_are():
-    error = LocalError("no")
-    with pytest.raises(LocalError) as caught, unwrapped_signals():
-        raise error from ValueError()
-    assert caught.value is error
+def about(error: APIError, **facts: str) -> APIError:
+    for name, value in facts.items():
+        setattr(error, name, value)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (InvalidName("x"), "See 'tinkex checkpoint list'."),
+        (InvalidName("x", hint="Did you mean y?"), "Did you mean y? See 'tinkex checkpoint list'."),
+        (InvalidName("x", resource="run"), "See 'tinkex run list'."),
+        (exceptions.TargetExists("x"), "Add --force to replace it, or name another place"),
+        (exceptions.TargetInUse("x"), "Wait for it"),
+        (exceptions.ChatTemplateError("x"), "Name another one or a local directory with --token"),
+        (exceptions.Unreachable("x"), "Is the address right? See 'tinkex config show'."),
+        (exceptions.ConnectionFailed("x"), None),
+        (exceptions.TimedOut("x"), "Allow more time with --timeout"),
+        (exceptions.Redirected("x", location="https://y"), "Set --base-url to https://y"),
+        (Unauthorized("x", status=401), "Check it with 'tinkex"),
+        (about(Unauthorized("x", status=401), key_origin="A"), "The key comes from A. Check it"),
+        (BadRequest("x", status=400), None),
+        (about(BadRequest("x", status=400), resource="model"), "See 'tinkex model list'."),
+        (NotFound("x", status=404), "See 'tinkex checkpoint list' or 'tinkex run list'."),
+        (about(NotFound("x", status=404), resource="session"), "See 'tinkex session list'."),
+        (NotFound("x", status=404, hint="The run has no checkpoints."), "The run has no"),
+        (LocalError("x"), "Check the name"),
+        (LocalError("x", hint=""), ""),
+        (exceptions.ServerError("x", status=500), None),
+        (TinkexError("x"), None),
+    ],
+)
+def test_the_hint_is_the_error_s_own_or_that_of_the_nearest_class(error, hint):
+    found = hint_for(error)
+    assert (found or "").startswith(hint or "")
+    assert (found is None) == (hint is None)
+
+
+def test_a_local_error_has_the_hint_of_its_cause():
+    error = LocalError("cannot write x")
+    error.__cause__ = OSError(errno.EACCES, "Permission denied")
+    assert hint_for(error) == "Check the permissions."
+
+
+def test_the_hint_is_the_same_in_json():
+    words = ["checkpoint", "info", "tinker://no-path", "--api-key", "k"]
+    hint = json.loads(invoke([*words, "-f", "json"]).stderr)["error"]["hint"]
+    assert hint.endswith("See 'tinkex checkpoint list'.")
+    assert invoke(words).stderr.endswith(f"\nHint: {hint}\n")

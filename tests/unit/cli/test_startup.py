@@ -28,31 +28,38 @@ def package(tmp_path: Path) -> Path:
     (home / "__init__.py").write_text(
         "print('running')\nweight = 21\nfrom .version import __version__\n"
     )
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "__init__.py").write_text("")
+    (tmp_path / "box" / "inner.py").write_text("print('running')\nweight = 21\n")
     return tmp_path
 
 
-DEFER = "from tinkex.cli.startup import defer\ndefer('parcel', version_in='version')\n"
+DEFER = (
+    "from tinkex.cli.startup import defer\n"
+    "defer('parcel', version_in='version'); defer('box.inner')\n"
+)
 
 
 @pytest.mark.parametrize(
     ("use", "said"),
     [
-        ("import parcel", []),
-        ("import parcel; print(parcel.__version__)", ["1.2.3"]),
-        ("from parcel import __version__ as v; print(v)", ["1.2.3"]),
-        ("import parcel; print(parcel.weight)", ["running", "21"]),
-        ("import parcel; print(parcel.weight, parcel.weight)", ["running", "21 21"]),
-        ("from parcel import weight; print(weight)", ["running", "21"]),
-        ("from parcel.inner import heavy; print(heavy)", ["running", "42"]),
-        ("import parcel; print(hasattr(parcel, 'nothing'))", ["running", "False"]),
-        ("import parcel; parcel.weight; print(type(parcel).__name__)", ["running", "module"]),
+        ("import parcel, box.inner", ""),
+        ("from parcel import __version__ as v; print(v)", "1.2.3"),
+        ("import parcel; print(parcel.weight, parcel.weight)", "running 21 21"),
+        ("from parcel import weight; print(weight)", "running 21"),
+        ("from parcel.inner import heavy; print(heavy)", "running 42"),
+        ("import parcel; print(hasattr(parcel, 'nothing'))", "running False"),
+        ("import parcel; parcel.weight; print(type(parcel).__name__)", "running module"),
+        ("import box.inner; print(box.inner.weight)", "running 21"),
+        ("from box import inner; print(inner.weight)", "running 21"),
+        ("defer('no_such_package'); import json; defer('json'); print(json.dumps(1))", "1"),
     ],
 )
-def test_a_package_runs_when_an_attribute_is_used(package: Path, use: str, said: list[str]):
+def test_a_package_runs_when_an_attribute_is_used(package: Path, use: str, said: str):
     done = run(DEFER + use, package)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == said
+    assert done.stdout.split() == said.split()
 
 
 def test_a_package_that_fails_fails_each_time_it_is_used(package: Path):
@@ -62,47 +69,13 @@ def test_a_package_that_fails_fails_each_time_it_is_used(package: Path):
         " try: parcel.weight\n except ValueError as e: print(e)\n"
     )
 
-    assert run(DEFER + use, package).stdout.splitlines() == ["broken", "broken"]
-
-
-@pytest.mark.parametrize("name", ["no_such_package", "json"])
-def test_a_missing_or_imported_package_is_left_alone(name: str):
-    done = run(
-        f"import json\nfrom tinkex.cli.startup import defer\ndefer({name!r})\nprint(json.dumps)"
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert "no_such_package" not in done.stdout
+    assert run(DEFER + use, package).stdout.split() == ["broken", "broken"]
 
 
 def test_a_package_without_that_version_is_not_deferred(package: Path):
     done = run(DEFER.replace("'version'", "'elsewhere'") + "import parcel", package)
 
     assert done.stdout == "running\n"
-
-
-@pytest.fixture
-def module(tmp_path: Path) -> Path:
-    (tmp_path / "parcel").mkdir()
-    (tmp_path / "parcel" / "__init__.py").write_text("")
-    (tmp_path / "parcel" / "inner.py").write_text("print('running')\nweight = 21\n")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("use", "said"),
-    [
-        ("import parcel.inner", []),
-        ("import parcel.inner; print(parcel.inner.weight)", ["running", "21"]),
-        ("from parcel import inner; print(inner.weight)", ["running", "21"]),
-        ("from parcel.inner import weight; print(weight)", ["running", "21"]),
-    ],
-)
-def test_a_module_of_a_package_is_defer_too(module: Path, use: str, said: list[str]):
-    done = run("from tinkex.cli.startup import defer\ndefer('parcel.inner')\n" + use, module)
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == said
 
 
 def test_deferred_modules_work_in_the_program():
@@ -171,21 +144,13 @@ sys.exit(startup.main())
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_in_a_finaliser_is_not_lost(name, code):
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT.format(signal=name)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run(_SCRIPT.format(signal=name))
     assert done.returncode == code
     assert "Exception ignored" not in done.stderr
 
 
 def test_other_errors_of_finalisers_are_shown():
     script = _SCRIPT.replace("os.kill(os.getpid(), signal.{signal})", "raise ValueError('odd')")
-    script = script.replace("time.sleep(600)", "pass")
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
-    )
+    done = run(script.replace("time.sleep(600)", "pass"))
     assert done.returncode == 0
     assert "ValueError: odd" in done.stderr

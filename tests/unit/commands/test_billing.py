@@ -76,9 +76,8 @@ def test_by_run_names_the_run(server):
     assert (row["training_run_id"], row["cost_usd"]) == ("s-1:train:0", 61.2)
 
 
-def test_the_span_as_the_official_command_takes_it(server):
-    words = ["billing", "usage", "2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z", "--csv", "-"]
-    done = invoke([*words, "--base-url", server.url, "--api-key", "k"])
+def test_rows_of_the_service_as_csv(server):
+    done = usage(server, "--csv", "-")
     header, *rows = done.stdout.splitlines()
     assert header == (
         "bucket_start,bucket_end,base_model,session_id,estimated_cost_usd,type,token_count"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import yaml
 
@@ -119,31 +117,3 @@ def test_every_layout_takes_every_change(text):
 def test_what_is_shared_is_not_changed_by_halves(text):
     with pytest.raises(file.NotEditable):
         file.edit(text, ["profiles", "a", "format"], "table")
-
-
-def test_any_row_of_changes_comes_to_what_was_meant():
-    chance = random.Random(7)
-    for _ in range(8):
-        text, meant = TEXT, yaml.safe_load(TEXT)
-        for _ in range(25):
-            name, key = chance.choice(["work", "skyrl", "n"]), chance.choice(["format", "tags"])
-            change = chance.randrange(4)
-            if change == 0:
-                text = file.edit(text, ["profiles", name, key], "v")
-                if meant["profiles"].get(name) is None:
-                    meant["profiles"][name] = {}
-                meant["profiles"][name][key] = "v"
-            elif change == 1 and key in (meant["profiles"].get(name) or {}):
-                text = file.edit(text, ["profiles", name, key], None)
-                del meant["profiles"][name][key]
-            elif change == 2 and name in meant["profiles"]:
-                text = file.edit(text, ["profiles", name], None)
-                del meant["profiles"][name]
-            elif change == 3:
-                text = file.edit(text, ["profile"], name)
-                meant["profile"] = name
-            found = yaml.safe_load(text)
-            assert {k: v or {} for k, v in found["profiles"].items()} == meant["profiles"]
-            assert found["profile"] == meant["profile"]
-            assert text.endswith("# end\n"), text
-            assert "# mine" in text

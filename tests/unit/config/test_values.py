@@ -60,3 +60,9 @@ def test_base_url_with_password_is_refused_without_repeating_it():
 def test_key_that_no_header_can_carry(key):
     with pytest.raises(SettingsError, match="API key holds"):
         credentials.checked(key)
+
+
+def test_tags():
+    assert (
+        values.parse("tags", "a, b,,c ") == values.parse("tags", ["a", "b", "c"]) == ("a", "b", "c")
+    )

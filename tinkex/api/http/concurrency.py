@@ -64,6 +64,8 @@ class _Pool(Generic[T, R]):
         self._items = enumerate(items)
         self._workers = workers
         self._started = 0
+        #: One permit for each started worker without an item.
+        self._idle = threading.Semaphore(0)
         self._taking = threading.Lock()
         self._room = threading.Semaphore(window)
         self._stopped = False
@@ -86,14 +88,16 @@ class _Pool(Generic[T, R]):
                         index, item = next(self._items)
                     except StopIteration:
                         return
-                    needs_worker = self._started < self._workers
-                    self._started += needs_worker
-                if needs_worker:  # for the next item: there is never more than one idle worker
+                    has_idle = self._idle.acquire(blocking=False)
+                    starts = not has_idle and self._started < self._workers
+                    self._started += starts
+                if starts:  # a worker for the next item
                     self._start()
                 try:
                     self._done.put((index, self._do(item), None))
                 except RequestShown as shown:  # takes no time, and all of them are of interest
                     self._done.put((index, None, shown))
+                self._idle.release()
         except BaseException as error:  # raised again in the thread that iterates
             self._done.put((index, None, error))
         finally:

@@ -69,13 +69,7 @@ class Walk(Generic[T]):
     ends with a page that is shorter than requested. Items that are added during the walk move
     others to the next page; an item that the page before has had, by its *key*, is dropped.
 
-    :param limit: maximum number of items; ``None`` for all.
-    :param offset: number of items to skip.
-    :param key: identifies an item; the item itself by default.
-
     :ivar total: number of items in the whole list as far as known; final at the end of the walk.
-    :ivar offset: number of items skipped.
-    :ivar note: see :class:`Page`.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from tinkex.settings import DEFAULT_POOL
 if TYPE_CHECKING:
     from tinkex.settings import Settings
 
-#: ``fail`` makes the whole examination fail; ``absent`` is an endpoint that a server lacks.
+#: ``fail`` makes all checks together fail; ``absent`` is an endpoint that a server lacks.
 Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
 #: Seconds by which a clock may be wrong without a warning, and without breaking signatures.
@@ -65,7 +65,7 @@ class Prober:
 
     :param settings: the effective settings.
     :param seconds: the time for each check.
-    :param pool: carries the requests instead of the pool that the settings name.
+    :param pool: sends the requests instead of the pool that the settings name.
     """
 
     def __init__(self, settings: Settings, seconds: float, pool: HttpPool | None = None) -> None:
@@ -175,13 +175,11 @@ class Prober:
                 response = transport.once(request, transport.deadline("a response", self._seconds))
                 if not response.ok:
                     return [CheckResult.from_error("access", transport.refusal(response))]
-                schema.items(
-                    response.object(), "training_runs"
-                )  # another service would not have it
+                schema.items(response.object(), "training_runs")
         except TinkexError as error:
             return [CheckResult.from_error("access", error)]
-        who = "the key is accepted" if self._settings.needs_api_key else "no key is needed"
-        return [CheckResult("access", "ok", who)]
+        detail = "the key is accepted" if self._settings.needs_api_key else "no key is needed"
+        return [CheckResult("access", "ok", detail)]
 
     def endpoints(self) -> list[CheckResult]:
         """Find out which of the endpoints that only read this server offers."""
@@ -238,7 +236,7 @@ class Prober:
     def _elsewhere(self) -> str | None:
         """Return what else resolves the host, if this process does not."""
         if self._settings.pool_driver != DEFAULT_POOL:
-            return f"the HTTP pool {self._settings.http_pool} carries the requests"
+            return f"the HTTP pool {self._settings.http_pool} sends the requests"
         return "the proxy does it" if self._proxy() else None
 
     def _handshake(self) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""Results that come as protobuf, read without the protobuf package.
+"""Results in protobuf, decoded without the protobuf package.
 
 Only results of sampling are read. All numbers are little-endian; a member with its default
 value may be absent.
@@ -15,7 +15,7 @@ from tinkex.exceptions import InvalidResponse
 
 _VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
 _STOP_REASONS = {0: "stop", 1: "length"}
-#: What fills a row of the most likely tokens that has fewer entries than others.
+#: The padding of rows of the most likely tokens.
 _FILLER = -99999.0
 
 Field = tuple[int, int | bytes]
@@ -36,7 +36,7 @@ def sample_response(message: bytes) -> dict[str, Any]:
         if number == 1:
             found["sequences"].append(_sequence(_bytes(value)))
         elif number == 2:
-            # Not a number: nothing is known about that token.
+            # NaN: the server has no value for that token.
             floats = _array(value, "f")
             found["prompt_logprobs"] = [None if math.isnan(x) else x for x in floats]
         elif number == 3:
@@ -94,7 +94,7 @@ def _fields(message: bytes) -> Iterator[Field]:
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
     value = 0
-    for count in range(10):  # ten bytes hold the longest number there is
+    for count in range(10):  # no number is longer
         if position >= len(message):
             raise _malformed()
         byte = message[position]

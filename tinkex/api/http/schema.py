@@ -1,4 +1,4 @@
-"""Reading JSON objects of the service into typed values.
+"""JSON objects of the service as typed values.
 
 A missing or null optional member is its default; a member of another type than the protocol
 gives it is an :class:`~tinkex.exceptions.InvalidResponse` that names it.
@@ -17,13 +17,16 @@ from tinkex.exceptions import InvalidResponse
 Json = Mapping[str, Any]
 T = TypeVar("T")
 
-#: No size, count or rank comes near.
+#: Limit of numbers: no size, count or rank comes near.
 _TOO_LARGE = 2**63
 
 
 def refuse(what: str) -> NoReturn:
-    """Raise the error for an answer that is not what the protocol promises."""
-    raise InvalidResponse(f"the server's answer has {what}")
+    """Raise the error for a response that the protocol does not allow.
+
+    :param what: what is wrong with it: ``no 'model_id'``.
+    """
+    raise InvalidResponse(f"unexpected response from the server: {what}")
 
 
 def mapping(value: Any, name: str) -> Json:
@@ -40,7 +43,7 @@ def optional_mapping(data: Json, name: str) -> Json | None:
 
 
 def items(data: Json, name: str) -> list[Any]:
-    """Return the list *name* of *data*, which must be there."""
+    """Return the list *name* of *data*, which is required."""
     value = data.get(name)
     if not isinstance(value, list):
         refuse(f"no list of {name!r}")
@@ -55,7 +58,7 @@ def identifier(value: Any) -> str:
 
 
 def text(data: Json, name: str) -> str:
-    """Return the text *name* of *data*, which must be there and not be empty."""
+    """Return the text *name* of *data*, which is required and not empty."""
     value = optional_text(data, name)
     if not value:
         refuse(f"no {name!r}")
@@ -77,13 +80,13 @@ def optional_int(data: Json, name: str) -> int | None:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         if value is not None and abs(value) >= _TOO_LARGE:
-            refuse(f"an absurd number as {name!r}")
+            refuse(f"a number out of range as {name!r}")
         return value
     refuse(f"no whole number as {name!r}")
 
 
 def optional_number(data: Json, name: str) -> float | None:
-    """Return the number *name* of *data*, which is finite, or ``None``."""
+    """Return the finite number *name* of *data*, or ``None``."""
     value = data.get(name)
     if value is None:
         return None
@@ -101,7 +104,7 @@ def optional_bool(data: Json, name: str) -> bool | None:
 
 
 def time(data: Json, name: str) -> datetime:
-    """Return the time *name* of *data*, which must be there, in UTC."""
+    """Return the time *name* of *data*, which is required, in UTC."""
     value = optional_time(data, name)
     if value is None:
         refuse(f"no {name!r}")

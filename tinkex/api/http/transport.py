@@ -183,13 +183,8 @@ class Response:
 
 
 def _json_form(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, str):
-        return "a string"
-    return "a list" if isinstance(value, list) else "a number"
+    forms = {type(None): "null", bool: "true or false", str: "a string", list: "a list"}
+    return forms.get(type(value), "a number")
 
 
 class Transport:
@@ -197,7 +192,7 @@ class Transport:
 
     :param settings: address, key, HTTP pool and time allowance.
     :param on_wait: is called for every wait, see :class:`tinkex.api.Wait`.
-    :param pool: carries the requests instead of the pool that the settings name.
+    :param pool: sends the requests instead of the pool that the settings name.
     :ivar capabilities: what the service is known to lack.
     :ivar is_dry_run: requests are shown instead of being sent, so nothing may be changed.
     :raises tinkex.exceptions.SettingsError: there is no usable key, or the options of the pool

@@ -66,8 +66,8 @@ class Lineage:
     train_unembed: bool | None = None
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo(Lineage):
     """A checkpoint and what it was trained from; ``None`` where the service does not report it.
 
     Members are those of :class:`~tinkex.api.Checkpoint` and of the run's adapter.
@@ -82,12 +82,6 @@ class CheckpointInfo:
     public: bool | None = None
     expires_at: datetime | None = None
     user_metadata: Mapping[str, Any] | None = None
-    base_model: str | None = None
-    is_lora: bool | None = None
-    lora_rank: int | None = None
-    train_mlp: bool | None = None
-    train_attn: bool | None = None
-    train_unembed: bool | None = None
 
     @classmethod
     def of(cls, path: TinkerPath, record: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:

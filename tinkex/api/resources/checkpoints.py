@@ -82,7 +82,6 @@ class Checkpoints:
         run is listed, and the page's ``note`` says so.
 
         :param limit: maximum number of checkpoints; ``None`` and 0 mean all.
-        :param offset: number of checkpoints to skip.
         :param run_id: only those of one training run.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read; without
             effect on the list of one run.
@@ -108,8 +107,7 @@ class Checkpoints:
         deadline = self._transport.deadline("the list of checkpoints")
         if run_id is None:
             return walk_account(self._transport, deadline, limit, offset, access_scope)
-        found = list_of_run(self._transport, run_id, deadline)
-        return Page.of(found, limit, offset)
+        return Page.of(list_of_run(self._transport, run_id, deadline), limit, offset)
 
     def select(
         self,
@@ -123,10 +121,9 @@ class Checkpoints:
     ) -> Page[Checkpoint]:
         """Return the checkpoints that match *wanted*, chosen here out of the whole list.
 
-        :param limit: maximum number of checkpoints; ``None`` and 0 mean all.
-        :param offset: number of matching checkpoints to skip.
+        Limit, offset and scope are those of :meth:`list`.
+
         :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
-        :param access_scope: see :meth:`list`.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         limit = pagination.positive_limit(limit, offset)
@@ -188,12 +185,8 @@ class Checkpoints:
         except BadRequest as error:
             if error.message != _MISREAD:
                 raise
-            raise NotOffered(
-                "this server does not offer unpublishing",
-                status=error.status or 400,
-                request_id=error.request_id,
-                body=error.body,
-            ) from error
+            message = "this server does not offer unpublishing"
+            raise NotOffered(message, status=400, request_id=error.request_id) from error
 
     def delete(self, path: str) -> None:
         """Delete the checkpoint *path*; this cannot be undone.
@@ -206,8 +199,7 @@ class Checkpoints:
     def set_ttl(self, path: str, seconds: int | None) -> None:
         """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
 
-        :raises tinkex.exceptions.BadRequest: *seconds* is outside of the service's limits, an
-            hour to ten years.
+        :raises tinkex.exceptions.BadRequest: *seconds* is outside of :data:`TTL_LIMITS`.
         """
         what = ("expiry of checkpoints", "the expiry to be set")
         self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
@@ -241,10 +233,7 @@ class Checkpoints:
         return copy
 
     def suggest(self, path: str) -> str | None:
-        """Return a hint for *path*, which does not exist, listing others of its run; never raises.
-
-        :returns: ``None`` if the service does not list the run.
-        """
+        """Return a hint for *path*, which does not exist: others of its run; never raises."""
         parsed = TinkerPath.from_string(path)
         patience = min(_PATIENCE, self._transport.settings.timeout)
         deadline = self._transport.deadline("other checkpoints of the run", patience)
@@ -270,7 +259,7 @@ class Checkpoints:
         bounds the time without a single byte, not the whole download.
 
         :param directory: created if necessary; its other files stay.
-        :param force: replace files of the same names, once the new ones are complete.
+        :param force: replace existing files, once the new ones are complete.
         :param on_progress: called after every block received, by one thread at a time.
         :raises tinkex.exceptions.LocalError: a file exists or cannot be written, or another
             process downloads the same checkpoint to the same place.
@@ -291,10 +280,9 @@ class Checkpoints:
         Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
         are skipped, incomplete ones replaced.
 
-        :param force: download all of them, and replace files of the same names.
+        :param force: download all of them, and replace existing files.
         :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
         :param on_progress: called after every block received, with the bytes of all.
-        :raises UsageError: one of *paths* is malformed.
         """
         from tinkex.api.transfer.download import directory_of, download_many
 
@@ -315,10 +303,8 @@ class Checkpoints:
 
         Complete downloads are skipped, incomplete ones replaced.
 
-        :param types: only checkpoints of these types (``training``, ``sampler``); all when empty.
-        :param on_progress: see :meth:`download_all`.
+        :param types: only checkpoints of these types; all when empty.
         :raises tinkex.exceptions.NotFound: there is no such run.
-        :raises tinkex.exceptions.UsageError: there is no such type.
         """
         from tinkex.api.resources import selection
 

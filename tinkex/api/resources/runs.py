@@ -65,7 +65,6 @@ class Runs:
         """Return runs in the service's order.
 
         :param limit: maximum number of runs; ``None`` and 0 mean all.
-        :param offset: number of runs to skip.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
         return self.walk(limit, offset, access_scope=access_scope).page()
@@ -91,13 +90,10 @@ class Runs:
         descending: bool = False,
         access_scope: str | None = None,
     ) -> Page[TrainingRun]:
-        """Return runs filtered and sorted here, out of the whole list.
+        """Return runs filtered and sorted here, out of the whole list; see :meth:`list`.
 
-        :param limit: maximum number of runs; ``None`` and 0 mean all.
-        :param offset: number of matching runs to skip.
         :param model: part of the base model's name, in any case.
         :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
-        :param access_scope: see :meth:`list`.
         """
         limit = pagination.positive_limit(limit, offset)
         part = (model or "").casefold()
@@ -153,11 +149,7 @@ def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Respon
 
 def no_such_run(run_id: str, error: NotOffered) -> NotFound:
     """Return the error for a 404 without a message from an endpoint that every server has."""
-    missing = NotFound(
-        f"no training run is called {run_id!r}",
-        status=error.status or 404,
-        request_id=error.request_id,
-        body=error.body,
-    )
+    message = f"no training run is called {run_id!r}"
+    missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
     missing.resource = "run"
     return missing

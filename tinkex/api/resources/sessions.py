@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,29 +62,14 @@ class Session:
         self._transport = transport
         self._finished = threading.Event()
         self._lock = threading.Lock()
-        self._models = 0
-        self._samplers = 0
+        #: The number of the next model.
+        self.model_seq_id = 0
+        self._samplers = itertools.count()
         threading.Thread(target=self._beat, name="tinkex-heartbeat", daemon=True).start()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether :meth:`finish` has been called."""
-        return self._finished.is_set()
-
-    @property
-    def model_seq_id(self) -> int:
-        """The number of the next model; advanced by :meth:`model_accepted`."""
-        return self._models
-
-    def model_accepted(self) -> None:
-        """Count a model that the service has accepted."""
-        self._models += 1
 
     def next_sampler(self) -> int:
         """Return the number of another sampling session."""
-        with self._lock:
-            self._samplers += 1
-            return self._samplers - 1
+        return next(self._samplers)
 
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
@@ -172,7 +158,7 @@ class Sessions:
                 deadline.report(note=message)
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
-            self._open = [known for known in self._open if not known.is_over]
+            self._open = [known for known in self._open if not known._finished.is_set()]
             self._open.append(session)
         return session
 

@@ -112,7 +112,7 @@ class TrainingClient:
         :raises tinkex.exceptions.Conflict: the name is taken; some servers report that as
             :class:`~tinkex.exceptions.OperationFailed`.
         """
-        return self._save("sampler_weights", "SaveWeightsForSampler", name, ttl_seconds, {})
+        return self._save("save_weights_for_sampler", name, ttl_seconds, {})
 
     def save_state(
         self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False
@@ -122,7 +122,7 @@ class TrainingClient:
         :param overwrite: allow replacing an existing checkpoint of the name.
         """
         extra = {"overwrite": True} if overwrite else {}
-        return self._save("weights", "SaveWeights", name, ttl_seconds, extra)
+        return self._save("save_weights", name, ttl_seconds, extra)
 
     def load_state(
         self, path: str, *, optimizer: bool = False, deadline: Deadline | None = None
@@ -134,7 +134,7 @@ class TrainingClient:
         """
         body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
         deadline = deadline or self._transport.deadline("loading weights")
-        self._run("load_weights", "LoadWeights", body, deadline)
+        self._run("load_weights", body, deadline)
 
     def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
         """Save weights as separate files for download, for *ttl_seconds*.
@@ -142,27 +142,22 @@ class TrainingClient:
         :raises tinkex.exceptions.NotOffered: the service does not offer this.
         """
         body = {"path": name, "ttl_seconds": ttl_seconds}
-        result = self._run("save_weights_external", "SaveWeightsExternal", body, deadline)
+        result = self._run("save_weights_external", body, deadline)
         return TinkerPath.from_server(schema.text(result, "path"))
 
     def _save(
-        self, kind: str, request_type: str, name: str, ttl: int | None, extra: Mapping[str, Any]
+        self, endpoint: str, name: str, ttl: int | None, extra: Mapping[str, Any]
     ) -> SavedWeights:
         segment(name)  # refuses impossible names
         if "/" in name:
             raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
-        body: dict[str, Any] = {"path": name, **extra}
-        if ttl is not None:
-            body["ttl_seconds"] = ttl
-        endpoint = "save_weights" if kind == "weights" else "save_weights_for_sampler"
-        deadline = self._transport.deadline("the checkpoint to be saved")
-        result = self._run(endpoint, request_type, body, deadline)
+        body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
+        result = self._run(endpoint, body, self._transport.deadline("the checkpoint to be saved"))
+        kind = "weights" if endpoint == "save_weights" else "sampler_weights"
         path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
         return SavedWeights(self.model_id, str(TinkerPath.from_server(path)), result)
 
-    def _run(
-        self, endpoint: str, request_type: str, body: Mapping[str, Any], deadline: Deadline
-    ) -> dict[str, Any]:
+    def _run(self, endpoint: str, body: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         with self._lock:
             numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
             what = endpoint.replace("_", " ")
@@ -170,6 +165,7 @@ class TrainingClient:
             request_id = futures.submitted(self._transport.call(request, deadline))
             # The number of a refused call is used for the next one.
             self._next_seq_id += 1
+        request_type = endpoint.title().replace("_", "")  # LoadWeights
         return futures.result(self._transport, request_id, request_type, deadline)
 
 
@@ -227,7 +223,7 @@ def _await_model(
     transport: Transport, session: Session, accepted: Response, kind: str, deadline: Deadline
 ) -> str:
     """Return the id of the model whose creation the service has *accepted*."""
-    session.model_accepted()
+    session.model_seq_id += 1
     early = accepted.object()
     result = futures.result(transport, futures.request_id_of(early), kind, deadline)
     model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from tinkex.api.http.concurrency import map_ordered, map_unordered
-from tinkex.api.sampling.types import SampleResponse, SamplingParams
+from tinkex.api.sampling.types import SampledRow, SampleResponse, SampleRow
 from tinkex.exceptions import TinkexError, UsageError
-
-if TYPE_CHECKING:
-    from tinkex.api.sampling.client import SamplingClient
-    from tinkex.api.sampling.tokenizer import Tokenizer
 
 #: Maximum number of concurrent samples; there are as many pooled connections.
 MAX_CONCURRENCY = 256
@@ -29,63 +23,36 @@ _GAIN = 1.1
 _REST = 20.0
 #: Minimum number of seconds over which a rate is measured.
 _WINDOW = 0.25
-#: Seconds that a sample may wait for a busy service, in addition to the timeout of the settings.
-PATIENCE = 3600.0
 #: Samples taken ahead of the oldest unfinished one, times the concurrency, to keep the order.
 _AHEAD = 4
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class SampleRow:
-    """One of many prompts.
-
-    :ivar prompt: token ids, a text, or messages (``{"role": …, "content": …}``); texts and
-        messages need a tokenizer.
-    :ivar params: the sampling parameters.
-    :ivar num_samples: number of sequences to generate.
-    :ivar key: any object; it is returned with the result.
-    """
-
-    prompt: Prompt
-    params: SamplingParams | None = None
-    num_samples: int = 1
-    key: Any = None
-
-
-@dataclass(frozen=True)
-class SampledRow:
-    """The result of one prompt; either *response* or *error* is ``None``.
-
-    :ivar index: position of the row, from 0.
-    :ivar row: the row itself.
-    """
-
-    index: int
-    row: SampleRow
-    response: SampleResponse | None = None
-    error: TinkexError | None = None
-
-
-def check_concurrency(concurrency: int | None) -> None:
-    """Check a fixed concurrency; ``None`` stands for one that adapts.
-
-    :raises UsageError: it is out of range.
-    """
-    if concurrency is not None and not 1 <= concurrency <= MAX_CONCURRENCY:
-        raise UsageError(f"the concurrency must be from 1 to {MAX_CONCURRENCY}, not {concurrency}")
-
 
 def sample_rows(
-    client: SamplingClient,
     rows: Iterable[SampleRow],
+    sample: Callable[[SampleRow], SampleResponse],
+    spells: Callable[[], int],
     concurrency: int | None,
     *,
     ordered: bool,
-    tokenizer: Tokenizer | None,
 ) -> Generator[SampledRow, None, None]:
-    """Yield the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`."""
+    """Return the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`.
+
+    :param sample: samples one row.
+    :param spells: returns how many times the service has begun to refuse samples.
+    :raises UsageError: *concurrency* is out of range.
+    """
+    if concurrency is not None and not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise UsageError(f"the concurrency must be from 1 to {MAX_CONCURRENCY}, not {concurrency}")
+    return _results(rows, sample, spells, concurrency, ordered)
+
+
+def _results(
+    rows: Iterable[SampleRow],
+    sample: Callable[[SampleRow], SampleResponse],
+    spells: Callable[[], int],
+    concurrency: int | None,
+    ordered: bool,
+) -> Generator[SampledRow, None, None]:
     limit = ConcurrencyLimit(concurrency)
     failures: list[Exception] = []
 
@@ -95,42 +62,28 @@ def sample_rows(
         except Exception as error:  # raised after the results of the rows before
             failures.append(error)
 
-    def sample(numbered: tuple[int, SampleRow]) -> SampledRow:
+    def sampled(numbered: tuple[int, SampleRow]) -> SampledRow:
         index, row = numbered
         try:
-            return SampledRow(index, row, response=_sample(client, tokenizer, row))
+            return SampledRow(index, row, response=sample(row))
         except TinkexError as error:
             return SampledRow(index, row, error=error)
+        finally:
+            limit.release()
 
     most = concurrency or MAX_CONCURRENCY
     try:
         yield from (map_ordered if ordered else map_unordered)(
-            sample,
+            sampled,
             admitted(),
             workers=most,
             window=most * _AHEAD,
-            on_done=lambda _: limit.finished(client.backpressure.spells, time.monotonic()),
+            on_done=lambda _: limit.received(spells(), time.monotonic()),
         )
     finally:
         limit.close()
     if failures:
         raise failures[0]
-
-
-def _sample(client: SamplingClient, tokenizer: Tokenizer | None, row: SampleRow) -> SampleResponse:
-    deadline = client.deadline(patience=PATIENCE)
-    tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
-    return client.sample(tokens, row.params, row.num_samples, deadline=deadline)
-
-
-def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
-    if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
-        return prompt  # type: ignore[return-value]
-    if tokenizer is None:
-        raise UsageError("a prompt that is not token ids needs a tokenizer")
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt, timeout=seconds)
-    return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
 
 
 class ConcurrencyLimit:
@@ -146,15 +99,15 @@ class ConcurrencyLimit:
     def __init__(self, fixed: int | None) -> None:
         self.value = fixed or _FIRST
         self._fixed = fixed is not None
-        self._running = 0
+        self._running = self._unread = 0
         self._closed = False
         self._changed = threading.Condition()
         self._spells = 0
         self._before = 0  # the number before the trial of twice as many; 0 if there is none
         self._rate = 0.0
         self._rest_until = 0.0
-        self._count = 0
-        self._since: float | None = None
+        self._count = -self.value  # of finished rows; those before 0 only fill the pipeline
+        self._since = 0.0
 
     def admit(self, rows: Iterable[SampleRow]) -> Iterator[SampleRow]:
         """Yield *rows*, each as soon as there is room for it."""
@@ -172,22 +125,32 @@ class ConcurrencyLimit:
             self._closed = True
             self._changed.notify_all()
 
-    def finished(self, spells: int, now: float) -> None:
-        """Make room after a row is finished, and adapt the number.
+    def release(self) -> None:
+        """Make room after a row was sampled."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
+
+    def received(self, spells: int, now: float) -> None:
+        """Make room after a result was received, and adapt the number.
 
         :param spells: how many times the service has begun to refuse samples.
         :param now: the time, in seconds of a monotonic clock.
         """
         with self._changed:
-            self._running -= 1
+            self._unread -= 1
             if not self._fixed:
                 self._adapt(spells, now)
             self._changed.notify()
 
     def _wait_for_room(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._running < self.value)
+            while not self._closed and (
+                self._running >= self.value or self._unread >= 2 * self.value
+            ):
+                self._changed.wait()
             self._running += 1
+            self._unread += 1
             return not self._closed
 
     def _adapt(self, spells: int, now: float) -> None:
@@ -195,13 +158,13 @@ class ConcurrencyLimit:
             self._spells = spells
             self._settle(max(1, (self._before or self.value) // 2), now)
             return
-        if self._since is None:
-            self._since = now
         self._count += 1
+        if self._count <= 0:
+            self._since = now
         took = now - self._since
         if self._count >= self.value and took >= _WINDOW:
             self._judge(self._count / took, now)
-            self._count, self._since = 0, now
+            self._count = -self.value
 
     def _judge(self, rate: float, now: float) -> None:
         if self._before and rate < self._rate * _GAIN:
@@ -215,4 +178,4 @@ class ConcurrencyLimit:
     def _settle(self, value: int, now: float) -> None:
         self.value, self._before = value, 0
         self._rest_until = now + _REST
-        self._count, self._since = 0, now
+        self._count = -value

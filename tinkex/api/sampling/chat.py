@@ -1,8 +1,8 @@
-"""Chat templates: from messages to the text of a prompt, as the model's makers wrote it down.
+"""Chat templates, which turn messages into the text of a prompt.
 
-A tokenizer of the hub brings its template in ``chat_template.jinja``, or in the member
-``chat_template`` of ``tokenizer_config.json``; it is rendered as transformers renders it
-(``transformers.utils.chat_template_utils``): sandboxed, with the same names at hand.
+A tokenizer of the hub has its template in ``chat_template.jinja``, or in the member
+``chat_template`` of ``tokenizer_config.json``. It is rendered as by transformers
+(``transformers.utils.chat_template_utils``): sandboxed, with the same names.
 """
 
 from __future__ import annotations
@@ -12,24 +12,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinkex.exceptions import LocalError, UsageError
+from tinkex.exceptions import ChatTemplateError, UsageError
 
-#: Files beside ``tokenizer.json`` that are looked at.
+#: Files next to ``tokenizer.json`` that may contain the template.
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-#: Bytes of either that are read at most; the longest known have some ten thousand.
+#: Maximum size of either, in bytes; the largest known ones have ten thousand.
 _MAX_FILE = 64 * 1024 * 1024
-#: Special tokens that templates ask for by name.
+#: Special tokens that templates use by name.
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
-
-_HINT = "Give the prompt as text, or name a tokenizer that has one with --tokenizer."
 
 
 class ChatTemplate:
-    """The template of one tokenizer.
+    """The chat template of a tokenizer.
 
-    :param source: Jinja.
-    :param special: names and texts of special tokens.
-    :raises LocalError: *source* is no template.
+    :param source: the template, in Jinja.
+    :param special: name → text of each special token.
+    :raises ChatTemplateError: *source* is not a template.
     """
 
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
@@ -39,13 +37,13 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
-            raise LocalError(f"the chat template is broken: {error}", hint=_HINT) from error
+            raise ChatTemplateError(f"the chat template is not valid: {error}") from error
 
     @classmethod
     def from_directory(cls, directory: Path) -> ChatTemplate | None:
-        """Read the template beside a ``tokenizer.json``; ``None`` if there is none.
+        """Read the template next to a ``tokenizer.json``; ``None`` if there is none.
 
-        :raises LocalError: it cannot be read.
+        :raises ChatTemplateError: it cannot be read.
         """
         config = _config(directory / CONFIG)
         source = _read(directory / TEMPLATE)
@@ -59,7 +57,7 @@ class ChatTemplate:
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt for the reply to *messages*.
 
-        :raises UsageError: they are no messages, or not such as the template takes.
+        :raises UsageError: they are not messages, or not valid for the template.
         """
         check_messages(messages)
         try:
@@ -70,27 +68,22 @@ class ChatTemplate:
                 documents=None,
                 **self._special,
             )
-        except Exception as error:  # a template may run into anything
-            why = str(error) or type(error).__name__
-            raise UsageError(f"the chat template refuses the messages: {why}") from error
+        except Exception as error:  # a template may raise anything
+            reason = str(error) or type(error).__name__
+            raise UsageError(f"the chat template refuses the messages: {reason}") from error
         return rendered
 
 
 def check_messages(messages: object) -> None:
-    """Check that *messages* are some.
+    """Check that *messages* is a list of messages.
 
-    :raises UsageError: they are not.
+    :raises UsageError: it is not.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise UsageError("messages must be a list of at least one")
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UsageError('each message must be an object like {"role": "user", "content": …}')
-
-
-def no_template(name: str) -> UsageError:
-    """Return the error for a tokenizer without a template."""
-    return UsageError(f"the tokenizer {name} has no chat template", hint=_HINT)
 
 
 def _environment() -> Any:
@@ -101,7 +94,7 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """``{% generation %}`` marks what the assistant says; here it only stands there."""
+        """``{% generation %}`` marks the text of the assistant; it has no effect here."""
 
         tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
 
@@ -125,7 +118,7 @@ def _environment() -> Any:
 
 
 def _from_config(value: object) -> str | None:
-    if isinstance(value, list):  # several with names, of which one is meant for chats
+    if isinstance(value, list):  # several with names; the default one is for chats
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default")
     return value if isinstance(value, str) else None
@@ -142,17 +135,17 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text) if text is not None else {}
     except (ValueError, RecursionError) as error:
-        raise LocalError(f"{path} is not JSON", hint=_HINT) from error
+        raise ChatTemplateError(f"{path} is not JSON") from error
     return value if isinstance(value, dict) else {}
 
 
 def _read(path: Path) -> str | None:
     try:
         if path.stat().st_size > _MAX_FILE:
-            raise LocalError(f"{path} is too large for a chat template", hint=_HINT)
+            raise ChatTemplateError(f"{path} is too large for a chat template")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise LocalError(f"cannot read {path}: {reason}", hint=_HINT) from error
+        raise ChatTemplateError(f"cannot read {path}: {reason}") from error

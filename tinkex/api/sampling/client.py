@@ -19,7 +19,14 @@ from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
-from tinkex.api.sampling.types import SampleResponse, SamplingParams, are_token_ids
+from tinkex.api.sampling.types import (
+    Prompt,
+    SampledRow,
+    SampleResponse,
+    SampleRow,
+    SamplingParams,
+    are_token_ids,
+)
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -31,7 +38,6 @@ from tinkex.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from tinkex.api.sampling.batch import SampledRow, SampleRow
     from tinkex.api.sampling.tokenizer import Tokenizer
 
 #: Asks the service to answer 429 instead of queueing.
@@ -42,6 +48,8 @@ _BUSY = frozenset({429})
 _RESUBMISSIONS = 2
 #: Seconds before the first resubmission; doubled for the next.
 _RESUBMISSION_DELAY = 0.5
+#: Maximum number of seconds that a busy service may add to the timeout of one of many samples.
+PATIENCE = 3600.0
 #: Maximum number of concurrent submissions: normally, and for a while after a refusal.
 USUAL, NARROW = 400, 10
 #: Seconds for which the lower maximum holds, after the pause that follows a refusal.
@@ -109,10 +117,7 @@ class SamplingClient:
 
     @property
     def base_model(self) -> str:
-        """Name of the base model; requested on first use.
-
-        :raises tinkex.exceptions.TinkexError: the service does not report it.
-        """
+        """Name of the base model; see :meth:`find_base_model`."""
         return self.find_base_model()
 
     def find_base_model(self, deadline: Deadline | None = None) -> str:
@@ -148,11 +153,10 @@ class SamplingClient:
             raise UsageError("the prompt is empty")
         if not are_token_ids(tokens):
             raise UsageError("the prompt contains an invalid token id")
-        prompt = {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]}
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
-            "prompt": prompt,
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]},
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
@@ -190,15 +194,23 @@ class SamplingClient:
             :func:`tinkex.api.load_tokenizer`.
         :raises UsageError: *concurrency* is out of range.
         """
-        from tinkex.api.sampling.batch import check_concurrency, sample_rows
+        from tinkex.api.sampling.batch import sample_rows
 
-        check_concurrency(concurrency)
-        return sample_rows(self, rows, concurrency, ordered=ordered, tokenizer=tokenizer)
+        def sample(row: SampleRow) -> SampleResponse:
+            deadline = self.deadline(patience=PATIENCE)
+            tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
+            return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+
+        gate = self.backpressure
+        return sample_rows(rows, sample, lambda: gate.spells, concurrency, ordered=ordered)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
             # After acceptance, whatever happens, another attempt needs another number.
-            request_id = self._submit({**body, "seq_id": self._number()}, size, deadline)
+            with self._lock:
+                number = self._next_seq_id
+                self._next_seq_id += 1
+            request_id = self._submit({**body, "seq_id": number}, size, deadline)
             try:
                 return futures.result(
                     self._transport, request_id, "Sample", deadline, protobuf.sample_response
@@ -233,17 +245,14 @@ class SamplingClient:
             except APIError as error:
                 if error.status != 429:
                     raise
-                pause = _requested_pause(error) or pause_after_refusal(size)
+                pause = getattr(error, "retry_after", None) or 0.0
+                if not 0 < pause <= LONGEST_WAIT:
+                    pause = pause_after_refusal(size)
                 # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
                 deadline.report(reason="the service is busy", retry_in=pause)
-
-    def _number(self) -> int:
-        with self._lock:
-            self._next_seq_id += 1
-            return self._next_seq_id - 1
 
     def _request_base_model(self, deadline: Deadline) -> str:
         path = f"samplers/{segment_from_server(self.sampling_session_id)}"
@@ -259,9 +268,14 @@ class SamplingClient:
         return checkpoint_info.base_model_of(self._transport, self.model_path, deadline)
 
 
-def _requested_pause(error: APIError) -> float | None:
-    pause = getattr(error, "retry_after", None)
-    return float(pause) if pause is not None and 0 < pause <= LONGEST_WAIT else None
+def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
+    if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
+        return prompt  # type: ignore[return-value]
+    if tokenizer is None:
+        raise UsageError("a prompt that is not token ids needs a tokenizer")
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, timeout=seconds)
+    return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
 
 
 def _resubmission_reason(error: TinkexError) -> str | None:

@@ -1,4 +1,4 @@
-"""Tokenizers: from text to the token ids that the service speaks, and back."""
+"""Tokenizers: where to find them, and the conversion of text to token ids and back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.sampling import chat
 from tinkex.exceptions import (
-    LocalError,
+    ChatTemplateError,
     PluginError,
-    SettingsError,
     TimedOut,
     TinkexError,
+    TokenizerError,
     UsageError,
 )
 from tinkex.files import user_path
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
     import tokenizers
 
 FILE = "tokenizer.json"
-HINT = "Name another one or a local directory with --tokenizer, or give the prompt as token ids."
 
-#: Bytes of text, as UTF-8, that are encoded at most: no model reads a hundredth of it.
+#: Maximum size of a text, in bytes of UTF-8: a hundred times the context of any model.
 MAX_TEXT = 64 * 1024 * 1024
-#: Bytes of a ``tokenizer.json`` that is read; the largest known have some 35 million.
+#: Maximum size of a ``tokenizer.json``, in bytes; the largest known ones have 35 million.
 MAX_FILE = 512 * 1024 * 1024
-#: Bytes of text up to which encoding takes no time worth a thread.
+#: Maximum size of a text that is encoded without a thread, in bytes.
 _SHORT = 64 * 1024
 
-#: Seconds to connect to the hub, and to wait for its first answer.
+#: Seconds to connect to the hub, and to wait for its response.
 _HUB_TIMEOUTS = Timeouts(connect=5.0, read=10.0)
 
 _log = logging.getLogger("tinkex.tokenizer")
@@ -45,7 +44,7 @@ class Tokenizer:
     """A model's tokenizer.
 
     :ivar inner: the :class:`tokenizers.Tokenizer` behind it.
-    :ivar directory: where it was read, and where its chat template lies; ``None`` if nowhere.
+    :ivar directory: the directory of its files, the chat template among them, if there is one.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, directory: Path | None = None) -> None:
@@ -56,29 +55,29 @@ class Tokenizer:
     def from_file(cls, path: Path) -> Tokenizer:
         """Read a ``tokenizer.json``.
 
-        :raises LocalError: it cannot be read or is none.
+        :raises TokenizerError: it cannot be read, or is not a tokenizer.
         """
         import tokenizers
 
         try:
             if path.stat().st_size > MAX_FILE:
-                raise LocalError(f"{path} is too large for a tokenizer", hint=HINT)
+                raise TokenizerError(f"{path} is too large for a tokenizer")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise LocalError(f"cannot read {path}: {reason}", hint=HINT) from error
+            raise TokenizerError(f"cannot read {path}: {reason}") from error
         try:
             return cls(tokenizers.Tokenizer.from_str(text), path.parent)
         except Exception as error:  # the library raises nothing narrower
-            raise LocalError(f"{path} is not a tokenizer", hint=HINT) from error
+            raise TokenizerError(f"{path} is not a tokenizer") from error
 
     def encode(self, text: str, *, special: bool = True, timeout: float | None = None) -> list[int]:
         """Return the token ids of *text*.
 
         :param special: add the special tokens that the model expects around a text.
-        :param timeout: seconds that it may take; by default as long as it takes.
+        :param timeout: maximum number of seconds; ``None`` for no limit.
         :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
-        :raises TimedOut: the time is up.
+        :raises TimedOut: it took longer than *timeout*.
         """
         try:
             size = len(text.encode())
@@ -90,7 +89,7 @@ class Tokenizer:
         if size <= _SHORT:
             return list(self.inner.encode(text, add_special_tokens=special).ids)
         try:
-            # Unlike encode(), encode_batch() lets other threads run, this one among them.
+            # Unlike encode(), encode_batch() releases the GIL.
             many = self.inner.encode_batch
             return run_in_thread(
                 lambda: list(many([text], add_special_tokens=special)[0].ids), timeout
@@ -103,39 +102,39 @@ class Tokenizer:
     ) -> list[int]:
         """Return the token ids of the prompt for the reply to *messages*.
 
-        :param messages: ``{"role": …, "content": …}`` each, as the model's chat template has it.
-        :param timeout: seconds that it may take; by default as long as it takes.
-        :raises UsageError: they are no messages, or the tokenizer has no chat template.
-        :raises LocalError: the template cannot be read.
+        :param messages: ``{"role": …, "content": …}`` each, as the model's chat template expects.
+        :param timeout: maximum number of seconds; ``None`` for no limit.
+        :raises UsageError: they are not messages, or not valid for the template.
+        :raises ChatTemplateError: the tokenizer has no usable chat template.
         """
-        # The template writes the special tokens itself.
+        # The template contains the special tokens.
         return self.encode(self.template.render(messages), special=False, timeout=timeout)
 
     @cached_property
     def template(self) -> chat.ChatTemplate:
-        """The chat template, read or fetched when first needed.
+        """The chat template, read or downloaded on first use.
 
-        :raises UsageError: there is none.
+        :raises ChatTemplateError: there is no usable one.
         """
         if self.directory is None:
-            raise chat.no_template("given")
+            raise ChatTemplateError("the tokenizer has no chat template")
         found = chat.ChatTemplate.from_directory(self.directory)
-        if found is None and _fetch_beside(self.directory, (chat.CONFIG, chat.TEMPLATE)):
+        if found is None and _download_next_to(self.directory, (chat.CONFIG, chat.TEMPLATE)):
             found = chat.ChatTemplate.from_directory(self.directory)
         if found is None:
-            raise chat.no_template(f"in {self.directory}")
+            raise ChatTemplateError(f"the tokenizer in {self.directory} has no chat template")
         return found
 
     def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
         """Return the text of *tokens*, special tokens included.
 
-        :param strip_end: leave out the special tokens that end the text.
+        :param strip_end: omit the special tokens at the end.
         """
-        shown = list(tokens)
-        while strip_end and shown and shown[-1] in self._special:
-            shown.pop()
-        # Servers may know tokens that this tokenizer does not: a padded vocabulary.
-        known = [token for token in shown if 0 <= token < 2**32]
+        kept = list(tokens)
+        while strip_end and kept and kept[-1] in self._special:
+            kept.pop()
+        # Servers may return tokens beyond the vocabulary, which they pad.
+        known = [token for token in kept if 0 <= token < 2**32]
         return str(self.inner.decode(known, skip_special_tokens=False))
 
     @cached_property
@@ -147,32 +146,33 @@ class Tokenizer:
 def load_tokenizer(name: str, *, sources: Iterable[TokenizerSource] | None = None) -> Tokenizer:
     """Return the tokenizer of a model.
 
-    Every source is asked for what is on this machine before any may use the network.
+    All sources are searched on this machine before any of them uses the network.
 
     :param name: a model's name, a directory with ``tokenizer.json``, or such a file.
-    :param sources: who to ask; the plugins of ``tinkex.tokenizers`` by default.
-    :raises SettingsError: nobody knows it.
-    :raises LocalError: it is there and cannot be read.
+    :param sources: the sources; by default the plugins of ``tinkex.tokenizers``.
+    :raises TokenizerError: it is not found, or cannot be read.
     """
     local = _local(name)
     if local is not None:
         return Tokenizer.from_file(local)
     known = list(_plugins() if sources is None else sources)
-    troubles: list[TinkexError] = []
+    errors: list[TinkexError] = []
     for network in (False, True):
         for source in known:
-            directory = _ask(source, name, network, troubles)
+            directory = _find(source, name, network, errors)
             if directory is not None:
                 return Tokenizer.from_file(directory / FILE)
-    raise _nobody_knows(name, troubles)
+    reason = f": {errors[-1]}" if errors else ""
+    hint = next((error.hint for error in reversed(errors) if error.hint), None)
+    raise TokenizerError(f"no tokenizer for {name!r}{reason}", hint=hint)
 
 
 def _local(name: str) -> Path | None:
-    """Return the file that *name* means on this machine, or ``None`` for a model's name."""
+    """Return the local file that *name* names, or ``None`` if it is a model's name."""
     path = user_path(name)
     try:
         if path.is_dir():
-            # A directory beside us may have a model's name by chance.
+            # A directory may have a model's name by chance.
             if (path / FILE).is_file() or name.startswith(("/", ".", "~")):
                 return path / FILE
             return None
@@ -188,34 +188,28 @@ def _plugins() -> list[TokenizerSource]:
     for entry_point in plugins.entry_points(plugins.TOKENIZERS):
         try:
             sources.append(plugins.load(entry_point)())
-        except Exception as error:  # a broken plugin must not cost the others
+        except Exception as error:  # the other plugins still work
             _log.warning("the tokenizer source %s does not work: %s", entry_point.name, error)
     return sources
 
 
-def _ask(
-    source: TokenizerSource, name: str, network: bool, troubles: list[TinkexError]
+def _find(
+    source: TokenizerSource, name: str, network: bool, errors: list[TinkexError]
 ) -> Path | None:
     try:
         found = source.find(name, network=network)
         return Path(found) if found is not None and (Path(found) / FILE).is_file() else None
     except TinkexError as error:
-        troubles.append(error)
-    except Exception as error:  # whatever a plugin does, the others are still asked
+        errors.append(error)
+    except Exception as error:  # a plugin may raise anything; the others are still searched
         kind = type(source).__name__
         _log.debug("the tokenizer source %s failed", kind, exc_info=True)
-        troubles.append(PluginError(f"{kind} failed ({type(error).__name__})"))
+        errors.append(PluginError(f"{kind} failed ({type(error).__name__})"))
     return None
 
 
-def _nobody_knows(name: str, troubles: list[TinkexError]) -> SettingsError:
-    why = f": {troubles[-1]}" if troubles else ""
-    hint = next((t.hint for t in reversed(troubles) if t.hint), None) or HINT
-    return SettingsError(f"no tokenizer for {name!r}{why}", hint=hint)
-
-
 class Repository(NamedTuple):
-    """Where a tokenizer is published: a repository of the hub and a revision, if fixed."""
+    """The repository of a tokenizer on the hub, and its revision if it is pinned."""
 
     name: str
     revision: str | None = None
@@ -239,7 +233,7 @@ _PINNED = {
 
 
 def repository_of(model: str) -> Repository | None:
-    """Return where the tokenizer of *model* is published, or ``None`` if nowhere.
+    """Return the repository of the tokenizer of *model*, or ``None`` if it is not published.
 
     :param model: a base model's name; a variant after ``:`` shares the model's tokenizer.
     """
@@ -249,7 +243,7 @@ def repository_of(model: str) -> Repository | None:
     if model in _PINNED:
         return _PINNED[model]
     if model.startswith("meta-llama/Llama-3"):
-        return _LLAMA_3  # the original is behind a licence form
+        return _LLAMA_3  # the original asks for a licence
     parts = model.split("/")
     if not all(parts) or len(parts) > 3 or any(part in (".", "..") for part in parts):
         return None
@@ -257,20 +251,26 @@ def repository_of(model: str) -> Repository | None:
 
 
 class HuggingFaceSource(TokenizerSource):
-    """Tokenizers of the Hugging Face cache and hub.
+    """The tokenizers of the Hugging Face cache and hub.
 
-    Obeys HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT.
+    Reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT.
     """
 
     def find(self, model: str, *, network: bool) -> Path | None:
         """Return the directory of *model*'s tokenizer in the cache.
 
-        :raises SettingsError: it could not be fetched.
+        :raises TokenizerError: it could not be downloaded.
         """
         repository = repository_of(model)
         if repository is None:
             return None
-        return _fetched(repository) if network else _cached(repository)
+        if not network:
+            return _cached(repository)
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            raise TokenizerError("it is not in the cache, and HF_HUB_OFFLINE is set")
+        return _download(repository, (FILE,))
 
 
 def _cached(repository: Repository) -> Path | None:
@@ -290,8 +290,8 @@ def _cached(repository: Repository) -> Path | None:
 
 
 def hub_state() -> tuple[str, str | None, bool]:
-    """Return the hub's address, why it cannot be asked (``None``: it answers), and if there is
-    a token for it."""
+    """Return the hub's address, why it is unavailable (``None``: it responds), and whether there
+    is a token for it."""
     from huggingface_hub import constants, get_token
 
     from tinkex.api.http import probe
@@ -306,57 +306,52 @@ def hub_state() -> tuple[str, str | None, bool]:
     return address, f"it fails (HTTP {status})" if status >= 500 else None, has_token
 
 
-def _fetched(repository: Repository) -> Path | None:
-    from huggingface_hub import constants
+def _download_next_to(directory: Path, names: Sequence[str]) -> bool:
+    """Download more files of the repository whose snapshot in the cache is *directory*.
 
-    if constants.HF_HUB_OFFLINE:
-        raise SettingsError("it is not in the cache, and HF_HUB_OFFLINE is set", hint=HINT)
-    _refuse_unreachable(repository)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        file = hf_hub_download(repository.name, FILE, revision=repository.revision)
-    except Exception as error:  # the HTTP library behind it changes between versions
-        raise _hub_error(error, repository) from error
-    return Path(file).parent
-
-
-def _fetch_beside(directory: Path, names: Sequence[str]) -> bool:
-    """Fetch more files of the repository whose snapshot in the cache *directory* is.
-
-    :returns: whether it is one, and may have them now.
-    :raises SettingsError: the hub cannot be reached.
+    :returns: whether it is a snapshot, and the hub may be used.
+    :raises TokenizerError: the hub is unavailable.
     """
     folder, revision = directory.parent.parent.name, directory.name
     if directory.parent.name != "snapshots" or not folder.startswith("models--"):
         return False
-    repository = Repository("/".join(folder.split("--")[1:]), revision)
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
-    _refuse_unreachable(repository)
+    _download(Repository("/".join(folder.split("--")[1:]), revision), names, optional=True)
+    return True
+
+
+def _download(
+    repository: Repository, names: Sequence[str], *, optional: bool = False
+) -> Path | None:
+    """Download files of *repository* into the cache; return their directory.
+
+    :param optional: skip files that the repository does not have.
+    :raises TokenizerError: the hub is unavailable, or a file does not exist.
+    """
+    _check_reachable(repository)
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    directory = None
     for name in names:
         try:
-            hf_hub_download(repository.name, name, revision=revision)
-        except errors.EntryNotFoundError:
-            continue
+            file = hf_hub_download(repository.name, name, revision=repository.revision)
+            directory = Path(file).parent
         except Exception as error:  # the HTTP library behind it changes between versions
-            raise _hub_error(error, repository) from error
-    return True
+            if not optional or not isinstance(error, errors.EntryNotFoundError):
+                raise _hub_error(error, repository) from error
+    return directory
 
 
-def _refuse_unreachable(repository: Repository) -> None:
-    """Ask the hub once before its library does, which tries for half a minute.
+def _check_reachable(repository: Repository) -> None:
+    """Send one request to the hub before its library does, which retries for half a minute.
 
-    :raises SettingsError: it cannot be reached or does not work.
+    :raises TokenizerError: it is unavailable.
     """
     from huggingface_hub import constants
 
@@ -368,24 +363,24 @@ def _refuse_unreachable(repository: Repository) -> None:
     try:
         status = probe.head(address, _HUB_TIMEOUTS)
     except TinkexError as error:
-        raise SettingsError(f"it is not in the cache, and {error}", hint=HINT) from error
+        raise TokenizerError(f"it is not in the cache, and {error}") from error
     if status >= 500:
         host = errors.host_of(address)
-        raise SettingsError(f"it is not in the cache, and {host} fails (HTTP {status})", hint=HINT)
+        raise TokenizerError(f"it is not in the cache, and {host} fails (HTTP {status})")
 
 
-def _hub_error(error: Exception, repository: Repository) -> SettingsError:
+def _hub_error(error: Exception, repository: Repository) -> TokenizerError:
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
     host = constants.ENDPOINT.partition("://")[2] or constants.ENDPOINT
     if isinstance(error, hub.GatedRepoError):
         hint = f"Accept its licence at {constants.ENDPOINT}/{repository.name} and set HF_TOKEN."
-        return SettingsError(f"{repository.name} on {host} asks for a licence", hint=hint)
+        return TokenizerError(f"{repository.name} on {host} asks for a licence", hint=hint)
     if isinstance(error, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)):
-        return SettingsError(f"{host} has no public repository {repository.name}", hint=HINT)
+        return TokenizerError(f"{host} has no public repository {repository.name}")
     if isinstance(error, hub.EntryNotFoundError) and not isinstance(
         error, hub.LocalEntryNotFoundError
     ):
-        return SettingsError(f"{repository.name} on {host} has no {FILE}", hint=HINT)
-    return SettingsError(f"it is not in the cache, and {host} cannot be reached", hint=HINT)
+        return TokenizerError(f"{repository.name} on {host} has no {FILE}")
+    return TokenizerError(f"it is not in the cache, and {host} cannot be reached")

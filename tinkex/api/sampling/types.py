@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tinkex.api.http import schema
 from tinkex.api.http.schema import Json
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import TinkexError, UsageError
 
 #: Maximum number of generated tokens by default; some servers require one.
 DEFAULT_MAX_TOKENS = 256
 
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 Topk = tuple[tuple[tuple[int, float], ...] | None, ...]
 
 
@@ -167,6 +168,37 @@ class SampleResponse:
             else [row and [[token, _finite(x)] for token, x in row] for row in topk],
             "type": self.type,
         }
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One of many prompts.
+
+    :ivar prompt: token ids, a text, or messages (``{"role": …, "content": …}``); texts and
+        messages need a tokenizer.
+    :ivar params: the sampling parameters.
+    :ivar num_samples: number of sequences to generate.
+    :ivar key: any object; it is returned with the result.
+    """
+
+    prompt: Prompt
+    params: SamplingParams | None = None
+    num_samples: int = 1
+    key: Any = None
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """The result of one prompt; either *response* or *error* is ``None``.
+
+    :ivar index: position of the row, from 0.
+    :ivar row: the row itself.
+    """
+
+    index: int
+    row: SampleRow
+    response: SampleResponse | None = None
+    error: TinkexError | None = None
 
 
 def _read_topk(data: Json) -> Topk | None:

@@ -147,9 +147,10 @@ def _checked(member: tarfile.TarInfo) -> Path:
     """
     if not member.isreg() or member.issparse():
         raise InvalidResponse(f"the archive holds something that is no file: {member.name[:200]!r}")
-    if hasattr(tarfile, "data_filter"):  # Python 3.11.4; it resolves links, which are not here
-        tarfile.data_filter(member, "/nonexistent")
-    return safe_relative(member.name)
+    relative = safe_relative(member.name)
+    if hasattr(tarfile, "data_filter"):  # since Python 3.11.4
+        tarfile.data_filter(member, "/nonexistent")  # the directory is asked for links only
+    return relative
 
 
 def _write(

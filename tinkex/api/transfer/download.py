@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -93,7 +93,10 @@ def download(
 ) -> Download:
     """Download *path* into *directory*; see :meth:`tinkex.api.Checkpoints.download`."""
     tracker = ProgressTracker(on_progress)
-    with StagingDirectory(path, directory, force=force) as staging:
+    with ExitStack() as stack:
+        if transport.is_dry_run:  # the first request is shown, and the target is not touched
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        staging = stack.enter_context(StagingDirectory(path, directory, force=force))
         try:
             files = _Download(transport, sessions, path, staging, tracker).fetch()
         finally:
@@ -125,24 +128,14 @@ class _Download:
         """Fetch the files in the way that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
-        if self._path.kind != "weights":
-            return self._fetch_archive()
-        if not self._transport.capabilities.lacks(CREATE_BY_LOADING):
-            try:
-                return self._fetch_copy()
-            except NoCopiesError:
-                return self._fetch_archive()
-        try:
-            return self._fetch_archive()
-        except NotOffered as refused:
-            try:
-                return self._fetch_copy()
-            except NoCopiesError:
-                raise refused from None
-
-    def _fetch_copy(self) -> Files:
-        with export_copy(self._transport, self._sessions, self._path, self._staging) as signed:
-            return self._fetch_files(signed)
+        can_copy = not self._transport.capabilities.lacks(CREATE_BY_LOADING)
+        if self._path.kind == "weights" and can_copy:
+            with (
+                suppress(NoCopiesError),
+                export_copy(self._transport, self._sessions, self._path, self._staging) as signed,
+            ):
+                return self._fetch_files(signed)
+        return self._fetch_archive()
 
     # Separate files -------------------------------------------------------------------------
 
@@ -153,12 +146,10 @@ class _Download:
         for relative in names:
             self._staging.admit(relative)
         self._tracker.expect(relative.as_posix() for relative in names)
-        self._staging.open()
 
         def fetch(relative: Path) -> tuple[Path, ManifestFile]:
             self._tracker.check()
-            find = partial(signed.url, names[relative])
-            url = RenewableURL(find, partial(find, renew=True))
+            url = RenewableURL(partial(signed.url, names[relative]))
             with local_errors(self._staging.target):
                 self._fetch_file(url, f"{CONTENT}/{relative.as_posix()}", relative.as_posix())
                 return relative, self._digest(relative)
@@ -181,7 +172,6 @@ class _Download:
         url = self._archive_url()
         if urlsplit(url).scheme == "file":
             return self._copy_directory(url)
-        first = [url]
         label, staging = self._path.name, self._staging
 
         def check_space(size: int, received: int) -> None:
@@ -189,11 +179,10 @@ class _Download:
             staging.check_space(2 * size - received)
 
         self._tracker.expect([label])
-        staging.open()
         with local_errors(staging.target):
-            renewable = RenewableURL(lambda: first[0], self._archive_url)
-            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
             staging.clear_content()
+            renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
+            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
             with staging.root.open(_ARCHIVE, "rb") as file:
                 return archive.extract(
                     file, staging.content, admit=staging.admit, check_space=staging.check_space
@@ -259,7 +248,6 @@ class _Download:
         """Copy the directory that a server on this machine names instead of a URL."""
         source = self._local_directory(url)
         found: Files = {}
-        self._staging.open()
         with local_errors(self._staging.target):
             self._staging.clear_content()
             for file in sorted(source.rglob("*")):
@@ -306,7 +294,8 @@ class SignedURLs:
     """
 
     def __init__(self, transport: Transport, path: TinkerPath, keep: bool) -> None:
-        self._transport, self._path, self._keep = transport, path, keep
+        self.path = path
+        self._transport, self._keep = transport, keep
         self._lock = threading.Lock()
         self._urls: dict[str, str] = {}
         self._expiry: datetime | None = None
@@ -322,8 +311,8 @@ class SignedURLs:
                 self._renew()
             return self._urls
 
-    def url(self, name: str, *, renew: bool = False) -> str:
-        """Return the URL of the file *name*."""
+    def url(self, name: str, renew: bool) -> str:
+        """Return the URL of the file *name*; a new one with *renew*."""
         urls = self.urls(renew=renew)
         if name not in urls:
             raise InvalidResponse(f"the checkpoint has lost its file {name[:200]!r}")
@@ -331,7 +320,7 @@ class SignedURLs:
 
     def _renew(self) -> None:
         deadline = self._transport.deadline("addresses of the files")
-        path = f"{self._path.url}/external_weights_urls"
+        path = f"{self.path.url}/external_weights_urls"
         request = Request("GET", path, what="downloads of separate files")
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
@@ -341,7 +330,7 @@ class SignedURLs:
         if not self._keep:  # a copy must live longer than its URLs
             body = {"ttl_seconds": _COPY_TTL}
             with suppress(APIError):
-                self._transport.call(Request("PUT", f"{self._path.url}/ttl", body), deadline)
+                self._transport.call(Request("PUT", f"{self.path.url}/ttl", body), deadline)
 
 
 def _expiry(data: dict[str, Any]) -> datetime | None:
@@ -370,17 +359,16 @@ def export_copy(
     """
     from tinkex.api.resources.sessions import outcome_of
 
-    kept = _kept_copy(transport, staging)
-    if kept is not None:
-        with _deleted(transport, kept[0], staging):
-            yield kept[1]
+    signed = _kept_copy(transport, staging)
+    if signed is not None:
+        with _deleted(transport, signed.path, staging):
+            yield signed
         return
     deadline = transport.deadline("the checkpoint to be prepared")
     session = sessions.create(deadline=deadline)
     kind: type[BaseException] | None = None
     try:
         copy = _make_copy(transport, session, path, deadline)
-        staging.open()
         with staging.changing(at_once=True):
             staging.copy = str(copy)
         with _deleted(transport, copy, staging):
@@ -392,37 +380,33 @@ def export_copy(
         session.finish(outcome_of(kind))
 
 
-def _kept_copy(
-    transport: Transport, staging: StagingDirectory
-) -> tuple[TinkerPath, SignedURLs] | None:
-    if staging.copy is None:
-        return None
+def _kept_copy(transport: Transport, staging: StagingDirectory) -> SignedURLs | None:
     try:
-        copy = TinkerPath.from_string(staging.copy)
+        copy = TinkerPath.from_string(staging.copy or "")
         if (copy.kind, copy.name) != ("external_weights", _COPY_NAME):
             return None  # only what a download has made may be deleted after it
         signed = SignedURLs(transport, copy, keep=False)
         signed.urls()
+        return signed
     except _GONE:
         return None
-    return copy, signed
 
 
 @contextmanager
 def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) -> Iterator[None]:
-    def delete(seconds: float) -> None:
-        # It expires anyway; a failure here must not hide the result.
-        with suppress(TinkexError):
-            deadline = transport.deadline("the copy to be deleted", seconds)
-            transport.call(Request("DELETE", copy.url), deadline)
-
+    seconds = 10.0
     try:
         yield
     except BaseException as error:
-        if not staging.keeps(error):
-            delete(10.0 if isinstance(error, Exception) else 0.5)
+        seconds = 10.0 if isinstance(error, Exception) else 0.5
+        if staging.keeps(error):
+            seconds = 0
         raise
-    delete(10.0)
+    finally:
+        if seconds:
+            with suppress(TinkexError):  # it expires anyway, and the result is what matters
+                deadline = transport.deadline("the copy to be deleted", seconds)
+                transport.call(Request("DELETE", copy.url), deadline)
 
 
 def _make_copy(
@@ -490,12 +474,20 @@ def download_many(
     :param fetch: downloads one into a directory, with or without replacing files.
     :param force: download all of them, and replace files of the same names.
     """
-    total = _TotalProgress(on_progress, len(places))
+    total, begun = ProgressTracker(on_progress), set[TinkerPath]()
+    total.expect(str(path) for path, _ in places)
 
     def work(place: tuple[TinkerPath, Path]) -> DownloadResult:
         path, directory = place
-        heard = total.part(path)
+
+        def heard(progress: Progress) -> None:
+            begun.add(path)
+            count = f"{len(begun)} of {len(places)}: " if len(places) > 1 else ""
+            label = f"{count}{path.name}/{progress.file}"
+            total.start(str(path), progress.total_bytes, progress.done_bytes, label=label)
+
         if not force and manifest.is_complete(directory, path):
+            total.start(str(path), 0)
             return DownloadResult(str(path), directory)
         try:
             done = fetch(path, directory, force or _is_ours(directory, path), heard)
@@ -503,50 +495,7 @@ def download_many(
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)
 
-    missing = _missing(directory for _, directory in places)
-    try:
-        yield from map_ordered(work, places, workers=_CHECKPOINTS)
-    finally:
-        # Each download leaves a directory alone that another one has used.
-        for directory in missing:
-            with suppress(OSError):
-                directory.rmdir()
-
-
-def _missing(directories: Iterable[Path]) -> list[Path]:
-    """Return those of *directories* and their parents that do not exist, the deepest first."""
-    wanted = {place for directory in directories for place in (directory, *directory.parents)}
-    missing = [place for place in wanted if not os.path.exists(place)]
-    return sorted(missing, key=lambda place: len(place.parts), reverse=True)
-
-
-class _TotalProgress:
-    """Adds up the progress of several downloads."""
-
-    def __init__(self, on_progress: OnProgress | None, count: int) -> None:
-        self._on_progress, self._count = on_progress, count
-        self._lock = threading.Lock()
-        self._latest: dict[TinkerPath, Progress] = {}
-
-    def part(self, path: TinkerPath) -> OnProgress | None:
-        """Return what receives the progress of *path*."""
-        report = self._on_progress
-        if report is None:
-            return None
-
-        def heard(progress: Progress) -> None:
-            with self._lock:
-                self._latest[path] = progress
-                done = sum(one.done_bytes for one in self._latest.values())
-                begun = f"{len(self._latest)} of {self._count}: " if self._count > 1 else ""
-                report(Progress(done, self._total(), f"{begun}{path.name}/{progress.file}"))
-
-        return heard
-
-    def _total(self) -> int | None:
-        totals = [progress.total_bytes for progress in self._latest.values()]
-        known = [total for total in totals if total is not None]
-        return sum(known) if len(known) == len(totals) == self._count else None
+    yield from map_ordered(work, places, workers=_CHECKPOINTS)
 
 
 def _is_ours(directory: Path, path: TinkerPath) -> bool:

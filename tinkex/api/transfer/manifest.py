@@ -43,10 +43,6 @@ class Manifest:
     files: Mapping[str, ManifestFile]
 
 
-class MalformedManifest(ValueError):
-    """The content is not that of a manifest."""
-
-
 def write(directory: Directory, path: TinkerPath, files: Mapping[Path, ManifestFile]) -> Path:
     """Write the manifest of the *files* of *path* into *directory*; return its relative path.
 
@@ -80,19 +76,19 @@ def read(directory: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise LocalError(f"cannot read {place}: {error.strerror}") from error
-    except MalformedManifest as error:
+    except ValueError as error:
         raise LocalError(f"{place} is damaged", hint="Download the checkpoint again.") from error
 
 
 def parse(content: bytes) -> Manifest:
     """Return the manifest with this *content*.
 
-    :raises MalformedManifest: it is not a manifest, or names files outside of its directory.
+    :raises ValueError: it is not a manifest, or names files outside of its directory.
     """
     try:
         return _parsed(json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise MalformedManifest from error
+        raise ValueError("not a manifest") from error
 
 
 def is_complete(directory: Path, path: TinkerPath) -> bool:

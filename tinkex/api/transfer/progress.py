@@ -48,12 +48,16 @@ class ProgressTracker:
             for name in names:
                 self._set_size(name, self._sizes.get(name))
 
-    def start(self, name: str, size: int | None, done: int = 0) -> None:
-        """Set the size of *name*, and how much of it has been received."""
+    def start(
+        self, name: str, size: int | None, done: int = 0, *, label: str | None = None
+    ) -> None:
+        """Set the size of *name*, and how much of it has been received; report it as *label*."""
         with self._lock:
             self._set_size(name, size)
             self._received += done - self._done.get(name, 0)
             self._done[name] = done
+            if label is not None:
+                self._report(label)
 
     def add(self, name: str, count: int) -> None:
         """Count *count* more bytes of *name*.
@@ -64,9 +68,12 @@ class ProgressTracker:
         with self._lock:
             self._done[name] = self._done.get(name, 0) + count
             self._received += count
-            if self._on_progress is not None:
-                total = None if self._unknown else self._total
-                self._on_progress(Progress(self._received, total, name))
+            self._report(name)
+
+    def _report(self, label: str) -> None:
+        if self._on_progress is not None:
+            total = None if self._unknown else self._total
+            self._on_progress(Progress(self._received, total, label))
 
     def cancel(self) -> None:
         """End the threads of the download at their next block."""

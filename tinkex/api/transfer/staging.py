@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ _VERSION = 1
 #: Concurrent calls that bring files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
-KEPT = "What has arrived is kept: run the same download again to resume it."
+_KEPT = "What has arrived is kept: run the same download again to resume it."
 _NOT_KEPT = (
     "Nothing is kept, because this file system does not show that a directory is private: "
     "the same download starts over."
@@ -115,10 +114,10 @@ class StagingDirectory:
     :param path: the checkpoint.
     :param target: the directory to install in; created if missing, its other files stay.
     :param force: replace files of the same names.
-    :raises LocalError: on entry, if the target is not usable, or an existing staging directory
-        was not left by a download of this user.
+    :raises LocalError: on entry, if the target cannot be used, or the staging directory was not
+        left by a download of this user, or another process uses it.
 
-    :ivar root: the open directory, after :meth:`open`.
+    :ivar root: the open directory.
     :ivar content: the directory ``content`` in it, whose files are installed.
     :ivar files: the partial files, by their names relative to :attr:`root`.
     :ivar copy: a temporary copy that the service has made for the download.
@@ -133,10 +132,10 @@ class StagingDirectory:
         self.copy: str | None = None
         self._path, self._force = path, force
         self._name = name_of(path, target)
-        self._is_new = self._is_private = True
-        self._is_resumed = self._is_open = self._is_done = self._is_closed = False
         #: What contains the staging directory: the target, or the parent of a new one.
-        self._home: Directory | None = None
+        self._home: Directory
+        self._is_new = self._is_private = True
+        self._is_resumed = self._is_locked = self._is_done = self._is_closed = False
         self._handles = ExitStack()
         self._guard = threading.Lock()
         self._saved = 0.0
@@ -145,51 +144,52 @@ class StagingDirectory:
     def __enter__(self) -> StagingDirectory:
         try:
             with local_errors(self.target):
-                self._examine_target()
-            for name in USUAL_FILES:
-                self.admit(Path(name))
-            if self._is_resumed:
-                self.open()
+                self._open()
         except BaseException:
-            self._close(keep=True)
+            self._close(keep=not self._is_locked)
+            self._remove_parents()
             raise
         return self
 
-    def _examine_target(self) -> None:
+    def _open(self) -> None:
         target = self.target
-        if target.exists() and not target.is_dir():
+        self._is_new = not target.exists()
+        if not self._is_new and not target.is_dir():
             raise LocalError(f"{target} is not a directory", hint="Name a directory.")
-        _check_writable(target)
-        if target.is_symlink() and target.lstat().st_uid not in (0, os.geteuid()):
+        if target.is_symlink() and (self._is_new or target.lstat().st_uid not in (0, os.geteuid())):
             raise LocalError(
-                f"{target} is a symbolic link that belongs to another user",
+                f"{target} is a symbolic link to nowhere or of another user",
                 hint="Name the directory that it leads to, or another one.",
             )
-        if target.exists():
-            self._home, self._is_new = self._held(Directory.at(target)), False
-            self._is_resumed = self._home.stat(self._name) is not None
-        else:
-            self._is_resumed = os.path.lexists(target.parent / self._name)
+        home = target.parent if self._is_new else target
+        self._make_missing(home)
+        self._home = self._held(Directory.at(home))
+        self._is_resumed = self._home.stat(self._name) is not None
+        for name in USUAL_FILES:
+            self.admit(Path(name))
+        while not self._is_locked:
+            # Another process may remove it at any step, until it is locked.
+            with suppress(FileNotFoundError):
+                where = home / self._name
+                root, self._is_private, self._name = _trusted(self._home, self._name, where)
+                self.root = self._held(root)
+                self._is_locked = self._lock(root)
+        self._make_content()
+        self._load()
 
-    def open(self) -> None:
-        """Create the directory, or enter that of an earlier attempt; later calls do nothing.
+    def _lock(self, root: Directory) -> bool:
+        """Keep other processes out of *root*; return ``False`` if it has just been removed.
 
-        :raises LocalError: it cannot be created, is not trusted, or another process uses it.
+        :raises TargetInUse: another process uses it.
         """
-        if self._is_open:
-            return
-        with local_errors(self.target):
-            if self._home is None:
-                self._make_parents()
-                self._home = self._held(Directory.at(self.target.parent))
-            where = (self.target.parent if self._is_new else self.target) / self._name
-            root, lock, self._is_private, self._name = _trusted(
-                self._home, self._name, where, self._path
+        file = root.open(_LOCK, "a+b")
+        self._handles.callback(file.close)
+        if not acquire_lock(file):
+            raise TargetInUse(
+                f"{self._path} is being downloaded to this place already, by another process"
             )
-            self._handles.callback(lock.close)
-            self.root, self._is_open = self._held(root), True
-            self._make_content()
-            self._load()
+        now = root.stat(_LOCK)
+        return now is not None and os.path.samestat(os.fstat(file.fileno()), now)
 
     def _held(self, directory: Directory) -> Directory:
         self._handles.callback(directory.close)
@@ -203,11 +203,10 @@ class StagingDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, *_: object
     ) -> None:
         kept = error is not None and self.keeps(error)
-        if kept:
-            with suppress(OSError):
-                self.save()
         if error is not None and self._has_more(error):
-            words = KEPT if kept else _NOT_KEPT
+            with suppress(OSError), self.changing(at_once=True):
+                pass
+            words = _KEPT if kept else _NOT_KEPT
             if isinstance(error, TinkexError):
                 error.hint = words
             else:
@@ -221,14 +220,14 @@ class StagingDirectory:
         return self._is_private and self._has_more(error)
 
     def _has_more(self, error: BaseException) -> bool:
-        if not self._is_open or self._is_done or isinstance(error, _FINAL):
+        if self._is_done or isinstance(error, _FINAL):
             return False
         return any(file.received for file in self.files.values())
 
     def _close(self, *, keep: bool) -> None:
         with self._guard:
             self._is_closed = True
-        if self._is_open and self._home is not None and not keep:
+        if not keep:
             # Only the directory that was opened is emptied, whatever has its name by now, and
             # only an empty directory is removed.
             self.root.remove_tree(CONTENT)
@@ -260,11 +259,6 @@ class StagingDirectory:
             if at_once or time.monotonic() - self._saved > _INTERVAL:
                 self._save()
 
-    def save(self) -> None:
-        """Write the state."""
-        with self._guard:
-            self._save()
-
     def _save(self) -> None:
         files = {
             name: [file.size, file.tag, [[s.start, s.position, s.end] for s in file.segments]]
@@ -293,8 +287,8 @@ class StagingDirectory:
         free = found.f_bavail * found.f_frsize
         if size > free:
             raise LocalError(
-                f"not enough space for {self.target}: {_mib(size)} more are needed, "
-                f"and {_mib(free)} are free"
+                f"not enough space for {self.target}: {size >> 20} MiB more are needed, "
+                f"and {free >> 20} MiB are free"
             )
 
     # The target -----------------------------------------------------------------------------
@@ -315,7 +309,7 @@ class StagingDirectory:
             raise TargetExists(f"{self.target / relative} already exists")
 
     def _exists(self, relative: Path) -> bool:
-        if self._is_new or self._home is None:
+        if self._is_new:
             return False
         with local_errors(self.target):
             found = self._home.stat(relative)
@@ -335,11 +329,13 @@ class StagingDirectory:
 
         :raises LocalError: they cannot be moved.
         """
-        names = sorted(set(files))
-        assert self._home is not None
+        names = set(files)
         with local_errors(self.target):
+            for relative, found in list(self.content.entries()):
+                if relative not in names and not stat.S_ISDIR(found.st_mode):
+                    self.content.remove(relative)  # of an attempt that went another way
             # Everything is on the disk before the target is touched; Ctrl-C ends a long wait.
-            for _ in map_ordered(self.content.sync_file, names, workers=_SYNCING):
+            for _ in map_ordered(self.content.sync_file, sorted(names), workers=_SYNCING):
                 pass
             run_in_thread(self.content.sync)
             if self._is_new:
@@ -357,24 +353,24 @@ class StagingDirectory:
                 raise
             raise TargetExists(f"{self.target} was created during the download") from error
 
-    def _install_in(self, target: Directory, names: list[Path]) -> None:
+    def _install_in(self, target: Directory, names: set[Path]) -> None:
         # A descriptor of its own, closed at the end, keeps other downloads out of the target.
         lock = os.open(".", os.O_RDONLY, dir_fd=target.fileno())
         try:
             acquire_lock(lock, timeout=None)
-            for relative in names:
+            for relative in sorted(names):
                 if self._exists(relative) and not (self._force or self._is_same(target, relative)):
                     raise TargetExists(f"{self.target / relative} already exists")
                 target.make_parents(relative)
             if self._force:
                 self._remove_old(target, names)
-            for relative in (*(name for name in names if name not in _LAST), *_LAST):
+            for relative in (*sorted(names.difference(_LAST)), *_LAST):
                 if relative in names:
                     self.content.replace(relative, target, relative)
         finally:
             os.close(lock)
 
-    def _remove_old(self, target: Directory, names: list[Path]) -> None:
+    def _remove_old(self, target: Directory, names: set[Path]) -> None:
         """Remove what makes the target loadable, and files that the new checkpoint lacks."""
         known = _manifest_in(target)
         old = set() if known is None else {Path(name) for name in known.files}
@@ -384,7 +380,7 @@ class StagingDirectory:
         for relative in sorted(old.difference(names)):
             with suppress(OSError):
                 target.remove(relative)
-        # That of the same checkpoint tells a later attempt that these files may be replaced.
+        # By that of the same checkpoint, a later attempt knows that it may replace these files.
         if known is not None and known.tinker_path != str(self._path):
             target.remove(lock_file)
 
@@ -399,9 +395,8 @@ class StagingDirectory:
         except OSError:
             return False
 
-    def _make_parents(self) -> None:
-        parent = self.target.parent
-        missing = [place for place in (parent, *parent.parents) if not place.exists()]
+    def _make_missing(self, home: Path) -> None:
+        missing = [place for place in (home, *home.parents) if not place.exists()]
         for place in reversed(missing):
             place.mkdir(exist_ok=True)
             self._made.append(place)
@@ -421,54 +416,37 @@ def name_of(path: TinkerPath, target: Path) -> str:
 # Trust ----------------------------------------------------------------------------------------
 
 
-def _trusted(
-    home: Directory, name: str, where: Path, path: TinkerPath
-) -> tuple[Directory, FileIO, bool, str]:
+def _trusted(home: Directory, name: str, where: Path) -> tuple[Directory, bool, str]:
     """Create or enter the staging directory *name* in *home*.
 
+    Some file systems show every directory as another user's or as open to all. A planted one
+    looks the same there, so a new one with a new name is created each time.
+
     :param where: its path, for messages.
-    :returns: the directory, its lock, whether it is private, and its name. Some file systems
-        show every directory as another user's or as open to all. A planted one cannot be told
-        apart there, so a new one with a new name is created each time.
-    :raises LocalError: it was not left by a download of this user, or another process uses it.
+    :returns: the directory, whether it is private, and its name.
+    :raises LocalError: it was not left by a download of this user.
     """
-    while True:
-        is_made = home.make(name, 0o700)
-        try:
-            root = home.enter(name)
-            reason = why_not_private(os.fstat(root.fileno()))
-            if reason is not None and not is_made:
-                root.close()
-                root, name = _another(home, name, where, reason)
-        except FileNotFoundError:
-            continue  # the process that used it has just finished
-        except NotADirectoryError:
-            raise _refused(where, "it is a symbolic link or not a directory") from None
-        try:
-            if reason is None and not is_made:
-                _check_content(root, where)
-            lock = _locked(root, path)
-        except BaseException:
-            root.close()
-            raise
-        if lock is not None:
-            return root, lock, reason is None, name
+    is_made = home.make(name, 0o700)
+    try:
+        root = home.enter(name)
+    except NotADirectoryError:
+        raise _refused(where, "it is a symbolic link or not a directory") from None
+    try:
+        reason = why_not_private(os.fstat(root.fileno()))
+        if reason is None and not is_made:
+            _check_content(root, where)
+    except BaseException:
         root.close()
-
-
-def _another(home: Directory, name: str, where: Path, reason: str) -> tuple[Directory, str]:
-    """Create another directory than *name*, which is not private.
-
-    :raises LocalError: the new one is private, so *name* was not created by tinkex.
-    """
-    name = f"{name}-{secrets.token_hex(6)}"
-    home.make(name, 0o700)
-    root = home.enter(name)
-    if why_not_private(os.fstat(root.fileno())) is not None:
-        return root, name
+        raise
+    if reason is None or is_made:
+        return root, reason is None, name
     root.close()
-    home.remove_empty(name)
-    raise _refused(where, reason)
+    root, is_private, name = _trusted(home, f"{name}-{secrets.token_hex(6)}", where)
+    if is_private:  # so the first one was not created by tinkex
+        root.close()
+        home.remove_empty(name)
+        raise _refused(where, reason)
+    return root, False, name
 
 
 def _check_content(root: Directory, where: Path) -> None:
@@ -489,26 +467,6 @@ def _refused(where: Path, reason: str) -> LocalError:
         f"{where} was not left by a download of yours: {reason}",
         hint="Delete it, then start the download again.",
     )
-
-
-def _locked(root: Directory, path: TinkerPath) -> FileIO | None:
-    """Return a file that keeps other processes out of *root* while it is open.
-
-    :returns: ``None`` if the directory has just been removed.
-    :raises TargetInUse: another process uses it.
-    """
-    try:
-        file = root.open(_LOCK, "a+b")
-    except FileNotFoundError:
-        return None
-    if not acquire_lock(file):
-        file.close()
-        raise TargetInUse(f"{path} is being downloaded to this place already, by another process")
-    now = root.stat(_LOCK)
-    if now is not None and os.path.samestat(os.fstat(file.fileno()), now):
-        return file
-    file.close()
-    return None
 
 
 def _parsed(state: Any) -> tuple[str | None, dict[str, PartialFile]]:
@@ -532,28 +490,11 @@ def _manifest_in(target: Directory) -> manifest.Manifest | None:
     try:
         with target.open(manifest.NAME, "rb") as file:
             return manifest.parse(file.read())
-    except (OSError, manifest.MalformedManifest):
+    except (OSError, ValueError):
         return None
 
 
-def _mib(size: int) -> str:
-    return f"{max(1, size >> 20)} MiB"
-
-
 # Errors ---------------------------------------------------------------------------------------
-
-
-def _check_writable(directory: Path) -> None:
-    """Check before the first request that *directory* can be written.
-
-    :raises LocalError: it cannot.
-    """
-    places = (directory, *directory.absolute().parents)
-    found = next(place for place in places if os.path.lexists(place))
-    if not found.is_dir():
-        raise LocalError(f"cannot write to {directory}: {found} is not a directory")
-    if not os.access(found, os.W_OK | os.X_OK):
-        raise LocalError(f"cannot write to {directory}: permission denied")
 
 
 @contextmanager

@@ -207,25 +207,24 @@ def _content_range(text: str) -> tuple[int, int | None]:
 class RenewableURL:
     """A signed URL that is replaced when it expires; several threads may use it.
 
-    :param find: returns a URL that is valid now.
-    :param renew: returns a new one.
+    :param find: returns a URL that is valid now, or with ``True`` a new one.
     """
 
-    def __init__(self, find: Callable[[], str], renew: Callable[[], str]) -> None:
-        self._find, self._renew = find, renew
+    def __init__(self, find: Callable[[bool], str]) -> None:
+        self._find = find
         self._lock = threading.Lock()
         self._renewed: str | None = None
 
     def get(self) -> str:
         """Return the URL."""
         with self._lock:
-            return self._renewed or self._find()
+            return self._renewed or self._find(False)
 
     def replace(self, refused: str) -> str:
         """Return another URL than *refused*; only one thread asks for it."""
         with self._lock:
             if self._renewed is None or self._renewed == refused:
-                self._renewed = self._renew()
+                self._renewed = self._find(True)
             return self._renewed
 
 

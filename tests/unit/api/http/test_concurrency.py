@@ -57,19 +57,20 @@ def test_the_result_of_a_later_item_waits_for_an_earlier_one_where_order_matters
     assert (found.index(0) < found.index(9)) is ordered
 
 
-def test_a_worker_is_started_only_for_an_item():
-    before, begin = set(threading.enumerate()), threading.Event()
+def test_no_more_workers_are_started_than_items_run_at_once():
+    before, finished = set(threading.enumerate()), threading.Semaphore(2)
 
     def items():
-        yield 1
-        assert begin.wait(GUARD)
+        for number in range(50):
+            finished.acquire()  # so two items run at once
+            yield number
 
-    assert list(map_ordered(str, [])) == []
-    results = map_unordered(str, items(), workers=200)
-    assert next(results) == "1"
-    assert len(set(threading.enumerate()) - before) <= 2
-    begin.set()
-    assert list(results) == []
+    found = []
+    for number in map_unordered(str, items(), workers=200):
+        found.append(number)
+        assert len(set(threading.enumerate()) - before) <= 4
+        finished.release()
+    assert len(found) == 50
 
 
 def test_items_are_taken_only_within_the_window():
@@ -112,13 +113,18 @@ def test_an_exception_of_the_items_is_raised():
 
 @pytest.mark.parametrize("end", ["closed", "failed"])
 def test_workers_end_with_the_iterator(end):
-    before, begun = set(threading.enumerate()), []
+    before, begun, first = set(threading.enumerate()), [], threading.Event()
 
-    def do(number: int) -> float:
+    def do(number: int) -> int:
         begun.append(number)
-        return 1 / (3 - number) if end == "failed" else number
+        if number == 3 and end == "failed":
+            assert first.wait(GUARD)
+            raise ZeroDivisionError
+        return number
 
     results = map_ordered(do, range(1000), workers=4, window=4)
+    next(results)
+    first.set()
     if end == "failed":
         with pytest.raises(ZeroDivisionError):
             list(results)

@@ -1,4 +1,4 @@
-"""Whose key it is, and whether the service takes it."""
+"""The key: whose it is, whether the service accepts it, and revoking it."""
 
 from __future__ import annotations
 
@@ -59,30 +59,24 @@ def test_the_key_is_described(service, client):
     "body",
     [[], {}, {"key_id": None}, {"key_id": ""}, {"key_id": True}, {"key_id": 1, "details": 3}],
 )
-def test_a_description_of_another_shape_is_refused(service, client, body):
+def test_unexpected_descriptions(service, client, body):
     service.get(f"{API}/auth/apikey/me", json=body)
     with pytest.raises(InvalidResponse):
         client.auth.check()
 
 
 @pytest.mark.parametrize("body", [{"key_id": "k1"}, {"key_id": 1.0, "details": None}])
-def test_what_a_server_does_not_tell_is_left_out(service, client, body):
+def test_what_a_server_does_not_report_is_left_out(service, client, body):
     service.get(f"{API}/auth/apikey/me", json=body)
     assert client.auth.check().api_key.email is None
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_a_server_without_information_is_asked_for_runs(service, client, status):
+def test_a_server_without_information_gets_a_request_for_runs(service, client, status):
     service.get(f"{API}/auth/apikey/me", status=status, json={"detail": "Not Found"})
-    service.get(f"{API}/training_runs", json={"training_runs": []})
-    checked = client.auth.check()
-    assert checked.api_key is None
-    assert checked.seconds >= 0
-
-
-def test_such_a_server_that_does_not_take_the_key(service, client):
-    service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
-    service.get(f"{API}/training_runs", status=403, json={"detail": "Invalid API key"})
+    runs = service.get(f"{API}/training_runs", json={"training_runs": []})
+    assert client.auth.check().api_key is None
+    service.replace("GET", runs.url, status=403, json={"detail": "Invalid API key"})
     with pytest.raises(Forbidden):
         client.auth.check()
 
@@ -108,33 +102,26 @@ def test_identity_joins_the_record_and_the_token(service, client):
 
 
 @pytest.mark.parametrize("jwt", [None, "eyJ", "eyJ.%%%.x", "eyJ.W10.x", token(sub=5)])
-def test_identity_without_a_token_that_says_anything(service, client, jwt):
+def test_identity_without_a_useful_token(service, client, jwt):
     service.get(f"{API}/auth/apikey/me", json=ME)
     add_token(service, jwt)
     assert client.auth.identity().user_urn is None
 
 
-def test_identity_from_a_token_alone(service, client):
+def test_identity_without_a_record_of_the_key(service, client):
     service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
     add_token(service, token(sub="tml:user:u1", email=""))
     assert client.auth.identity() == Identity(user_urn="tml:user:u1")
+    service.replace("POST", f"{API}/client/config", status=404)
+    other = ServiceClient(api_key="tml-other", base_url=BASE)
+    with other, pytest.raises(NotOffered, match="information about keys"):
+        other.auth.identity()
 
 
-def test_identity_that_nobody_tells(service, client):
-    service.get(f"{API}/auth/apikey/me", status=404, json={"detail": "Not Found"})
-    service.post(f"{API}/client/config", status=404)
-    with pytest.raises(NotOffered, match="information about keys"):
-        client.auth.identity()
-
-
-def test_a_token_in_the_place_of_a_key_is_not_looked_up(service):
+def test_a_token_instead_of_a_key_is_read_itself(service):
     service.get(f"{API}/training_runs", json={"training_runs": []})
     with ServiceClient(api_key=token(sub="tml:user:u2"), base_url=BASE) as client:
         assert client.auth.check().api_key is None
-
-
-def test_a_token_in_the_place_of_a_key_is_read_itself(service):
-    with ServiceClient(api_key=token(sub="tml:user:u2"), base_url=BASE) as client:
         assert client.auth.identity().user_urn == "tml:user:u2"
 
 

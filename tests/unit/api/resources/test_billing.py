@@ -7,11 +7,19 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from tinkex.api.resources import billing
-from tinkex.api.resources.billing import DIMENSIONS, Usage, UsageEvent, aligned, summarize, windows
+from tinkex.api.resources.billing import (
+    DIMENSIONS,
+    StoredCheckpoints,
+    Usage,
+    UsageEvent,
+    aligned,
+    summarize,
+    windows,
+)
 from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered, UsageError
 
 EVENTS = "billing/usage/events"
+STORAGE = "billing/usage/checkpoints/current"
 
 
 def event(hour: str, kind: str = "training", cost: float | None = 1.0, **more):
@@ -41,21 +49,14 @@ def at(text: str) -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "expected"),
-    [
-        ("2026-11-01T10:00", "2026-11-01T12:00", ("2026-11-01T10:00", "2026-11-01T12:00")),
-        ("2026-11-01T10:59", "2026-11-01T12:01", ("2026-11-01T10:00", "2026-11-01T13:00")),
-        ("2026-11-01T10:20", "2026-11-01T10:40", ("2026-11-01T10:00", "2026-11-01T11:00")),
-    ],
+    ("start", "end", "hours"),
+    [("10:00", "12:00", (10, 12)), ("10:59", "12:01", (10, 13)), ("10:20", "10:40", (10, 11))],
 )
-def test_a_span_is_widened_to_full_hours(start, end, expected):
-    assert aligned(at(start), at(end)) == tuple(map(at, expected))
-
-
-@pytest.mark.parametrize("end", ["2026-11-01T10:00", "2026-10-01T10:00"])
-def test_an_empty_span_is_refused(end):
+def test_a_span_is_widened_to_full_hours(start, end, hours):
+    day = "2026-11-01T"
+    assert aligned(at(day + start), at(day + end)) == tuple(at(f"{day}{h}:00") for h in hours)
     with pytest.raises(UsageError, match="empty"):
-        aligned(at("2026-11-01T10:00"), at(end))
+        aligned(at(day + end), at(day + start))
 
 
 @pytest.mark.parametrize(("days", "count"), [(1, 1), (14, 1), (15, 2), (28, 2), (30, 3), (365, 27)])
@@ -69,7 +70,7 @@ def test_windows_cover_the_span_without_gap_and_none_is_too_long(days, count):
     assert all(timedelta() < last - first <= timedelta(days=14) for first, last in found)
 
 
-def test_a_long_span_is_asked_for_in_parts_and_joined(client, server):
+def test_a_long_span_is_requested_in_parts_and_joined(client, server):
     def reply(seen):
         first = seen.query["starting_on"][:13]
         through = "2026-01-15T00:00:00Z" if first < "2026-01-15" else None
@@ -93,42 +94,34 @@ def test_a_long_span_is_asked_for_in_parts_and_joined(client, server):
     assert len(usage.sessions) == 3
 
 
-def test_a_span_in_the_future_is_refused_before_anything_is_asked(client, server):
-    start = datetime.now(UTC) + timedelta(days=1)
+def test_the_future_is_not_requested(client, server):
+    now, hour = datetime.now(UTC), timedelta(hours=1)
     with pytest.raises(UsageError, match="future"):
-        client.billing.usage(start, start + timedelta(days=1))
+        client.billing.usage(now + 24 * hour, now + 48 * hour)
+    with pytest.raises(UsageError, match="a time that UTC does not have"):
+        client.billing.usage(datetime.min.replace(tzinfo=timezone(14 * hour)))
     assert server.seen == []
-
-
-@pytest.mark.parametrize(
-    ("reply", "error"),
-    [
-        ({"data": 3}, InvalidResponse),
-        ({"data": [{"event_info": {"type": "training"}}]}, InvalidResponse),
-        ({"data": [event("2026-01-01T00", info={"token_count": "x"})]}, InvalidResponse),
-        ({"data": [event("2026-01-01T00", cost="dear")]}, InvalidResponse),
-        ({"data": [event("2026-01-01T00", cost=float("1e300"))]}, InvalidResponse),
-        ({"data": [], "sessions": {"s": 3}}, InvalidResponse),
-    ],
-)
-def test_answers_of_another_shape(client, server, reply, error):
-    server.on("GET", EVENTS, reply)
-    with pytest.raises(error):
-        client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
-
-
-def test_nothing_of_the_future_is_asked_for(client, server):
     server.on("GET", EVENTS, {"data": []})
-    start = datetime.now(UTC) - timedelta(hours=1)
-    usage = client.billing.usage(start, datetime.max.replace(tzinfo=UTC))
-    assert usage.end <= datetime.now(UTC) + timedelta(hours=1)
+    usage = client.billing.usage(now - hour, datetime.max.replace(tzinfo=UTC))
+    assert usage.end <= datetime.now(UTC) + hour
     assert len(server.seen) == 1
 
 
-def test_a_time_beyond_all_times_is_refused(client):
-    zone = timezone(timedelta(hours=14))
-    with pytest.raises(UsageError, match="a time that UTC does not have"):
-        client.billing.usage(datetime.min.replace(tzinfo=zone))
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"data": 3},
+        {"data": [{"event_info": {"type": "training"}}]},
+        {"data": [event("2026-01-01T00", info={"token_count": "x"})]},
+        {"data": [event("2026-01-01T00", cost="dear")]},
+        {"data": [event("2026-01-01T00", cost=float("1e300"))]},
+        {"data": [], "sessions": {"s": 3}},
+    ],
+)
+def test_unexpected_responses(client, server, reply):
+    server.on("GET", EVENTS, reply)
+    with pytest.raises(InvalidResponse):
+        client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
 
 
 def test_no_permission_and_no_such_endpoint(client, server):
@@ -139,7 +132,7 @@ def test_no_permission_and_no_such_endpoint(client, server):
         client.billing.storage()
 
 
-def test_kinds_of_the_future_are_kept(client, server):
+def test_unknown_types_are_kept(client, server):
     server.on("GET", EVENTS, answer(event("2026-01-01T00", "teleport", cost=2.5)))
     usage = client.billing.usage(at("2026-01-01T00:00"), at("2026-01-02T00:00"))
     assert [(e.type, e.estimated_cost_usd, e.is_unpriced) for e in usage.events] == [
@@ -162,11 +155,6 @@ def usage() -> Usage:
     return Usage(at("2026-01-01T00:00"), at("2026-01-03T00:00"), events)
 
 
-def test_total_and_what_has_no_price_yet(usage):
-    assert usage.cost_usd == pytest.approx(4.6)
-    assert usage.unpriced == 1
-
-
 def test_by_day_is_in_order_with_every_quantity(usage):
     one, two = summarize(usage, "day")
     assert (one.key, two.key) == ("2026-01-01", "2026-01-02")
@@ -176,64 +164,45 @@ def test_by_day_is_in_order_with_every_quantity(usage):
 
 
 @pytest.mark.parametrize("by", DIMENSIONS)
-def test_nothing_gets_lost_whatever_it_is_added_up_by(usage, by):
+def test_a_summary_covers_all_events(usage, by):
+    assert (usage.cost_usd, usage.unpriced) == (pytest.approx(4.6), 1)
     found = summarize(usage, by)
-    assert sum(tally.cost_usd for tally in found) == pytest.approx(usage.cost_usd)
-    assert sum(tally.unpriced for tally in found) == usage.unpriced
+    assert sum(summary.cost_usd for summary in found) == pytest.approx(usage.cost_usd)
+    assert sum(summary.unpriced for summary in found) == usage.unpriced
     if by != "day":
         assert [t.cost_usd for t in found] == sorted((t.cost_usd for t in found), reverse=True)
 
 
-def test_by_run_goes_by_the_sessions(usage):
+def test_a_summary_by_run_uses_the_sessions(usage):
     found = summarize(usage, "run", {"s-1": ["s-1:train:0", "s-1:train:1"], "s-2": []})
-    assert {tally.key for tally in found} == {None, "s-1:train:0, s-1:train:1", "session s-2"}
-
-
-def test_an_unknown_dimension(usage):
+    assert {summary.key for summary in found} == {None, "s-1:train:0, s-1:train:1", "session s-2"}
     with pytest.raises(UsageError, match="colour"):
         summarize(usage, "colour")
 
 
 def test_storage(client, server):
-    row = {
-        "project_id": "p-1",
-        "org_user_urn": "u",
-        "user_email": "a@example.org",
-        "user_name": "Ada",
-        "checkpoint_count": 3,
-        "size_bytes": 2_000_000_000,
-        "size_gigabytes": 2.0,
-        "estimated_monthly_cost_usd": 0.62,
-    }
-    server.on(
-        "GET",
-        "billing/usage/checkpoints/current",
-        {"effective_rate_usd_per_gigabyte_month": 0.31, "data": [row, {}]},
-    )
+    row = {"project_id": "p-1", "size_bytes": 2 * 10**9, "estimated_monthly_cost_usd": 0.62}
+    server.on("GET", STORAGE, {"effective_rate_usd_per_gigabyte_month": 0.31, "data": [row, {}]})
     storage = client.billing.storage("p-1")
     assert server.seen[0].query == {"project_id": "p-1"}
-    assert storage.rate == 0.31
-    assert storage.rows[0].estimated_monthly_cost_usd == 0.62
-    assert storage.rows[1] == billing.StoredCheckpoints(None, None, None, None, 0, 0, None, None)
+    assert (storage.rate, len(storage.rows)) == (0.31, 2)
+    assert storage.rows == (StoredCheckpoints(**row), StoredCheckpoints())
 
 
 @pytest.mark.parametrize(
     ("reply", "rate"),
     [
-        (({"effective_rate_usd_per_gigabyte_month": 0.31, "data": []}, 200), 0.31),
-        (({"effective_rate_usd_per_gigabyte_month": 0}, 200), 0.0),
-        (({"effective_rate_usd_per_gigabyte_month": None}, 200), None),
-        (({"effective_rate_usd_per_gigabyte_month": "much"}, 200), None),
-        (({"effective_rate_usd_per_gigabyte_month": True}, 200), None),
-        (({"effective_rate_usd_per_gigabyte_month": -1}, 200), None),
-        (({}, 200), None),
-        (("text", 200), None),
-        (({"detail": "Not Found"}, 404), None),
-        (({"detail": "no role"}, 403), None),
-        (("oops", 500), None),
+        *(
+            ({"effective_rate_usd_per_gigabyte_month": value}, rate)
+            for value, rate in (
+                *((0.31, 0.31), (0, 0.0)),
+                *((None, None), ("much", None), (True, None), (-1, None)),
+            )
+        ),
+        *((reply, None) for reply in ({}, "text", ("x", 404), ("no role", 403), ("oops", 500))),
     ],
 )
-def test_the_price_of_storage_is_told_or_unknown(server, client, reply, rate):
-    server.on("GET", "billing/usage/checkpoints/current", server.reply(*reply))
+def test_the_price_of_storage_is_known_or_not(server, client, reply, rate):
+    server.on("GET", STORAGE, server.reply(*(reply if isinstance(reply, tuple) else (reply,))))
     assert client.billing.storage_rate() == rate
     assert len(server.seen) == 1

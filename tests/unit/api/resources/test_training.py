@@ -32,16 +32,21 @@ def results(server, **by_id):
     server.on("POST", "retrieve_future", answer)
 
 
-def test_a_model_id_may_come_at_once(service, client):
-    results(service, c={})
-    assert client.create_lora_training_client("any").model_id == RUN
+@pytest.fixture
+def training(service, client):
+    """A training client of a service that accepts every name and reports no path."""
+    results(service, c={}, w={"path": None})
+    return client.create_lora_training_client("any", train_mlp=False, train_unembed=False)
 
 
-def test_members_of_default_value_are_not_sent(service, client):
-    results(service, c={"model_id": RUN})
-    client.create_lora_training_client("any", train_mlp=False, train_unembed=False)
-    config = service.requests("create_model")[0].body["lora_config"]
-    assert config == {"rank": 32, "train_mlp": False, "train_unembed": False}
+def numbers(service, path: str) -> list[int]:
+    return [seen.body["seq_id"] for seen in service.requests(path)]
+
+
+def test_the_shape_is_sent_without_members_of_default_value(service, training):
+    assert training.model_id == RUN  # which came with the acceptance
+    (seen,) = service.requests("create_model")
+    assert seen.body["lora_config"] == {"rank": 32, "train_mlp": False, "train_unembed": False}
 
 
 @pytest.mark.parametrize(
@@ -53,56 +58,41 @@ def test_an_impossible_shape_is_refused_without_a_request(bad, service, client):
     assert not service.seen
 
 
-def test_numbers_advance_only_when_a_call_is_accepted(service, client):
-    results(service, c={"model_id": RUN}, w={"path": f"tinker://{RUN}/final"})
-    training = client.create_lora_training_client("any")
+def test_numbers_advance_only_when_a_call_is_accepted(service, training):
+    results(service, w={"path": f"tinker://{RUN}/final"})
     refused = service.reply({"detail": "bad name"}, 422)
     service.on("POST", "save_weights_for_sampler", refused, {"request_id": "w"})
     with pytest.raises(BadRequest):
         training.save_weights_for_sampler("a.b")
     saved = training.save_weights_for_sampler("final", ttl_seconds=3600)
-    training.save_state("state", overwrite=True)
     assert saved.path == f"tinker://{RUN}/sampler_weights/final"
     assert saved.response == {"path": f"tinker://{RUN}/final"}
-    sent = [(s.path, s.body["seq_id"]) for s in service.seen if "seq_id" in (s.body or {})]
-    assert sent == [
-        ("save_weights_for_sampler", 1),
-        ("save_weights_for_sampler", 1),
-        ("save_weights", 2),
-    ]
     assert service.requests("save_weights_for_sampler")[1].body["ttl_seconds"] == 3600
-    assert service.requests("save_weights")[0].body["overwrite"] is True
-
-
-def test_a_failed_operation_has_used_its_number(service, client):
-    results(service, c={"model_id": RUN}, w=service.reply({"detail": "disk full"}, 400))
-    training = client.create_lora_training_client("any")
+    results(service, w=service.reply({"detail": "disk full"}, 400))
     for _ in range(2):
         with pytest.raises(OperationFailed, match="disk full"):
-            training.save_state("x")
-    assert [s.body["seq_id"] for s in service.requests("save_weights")] == [1, 2]
+            training.save_state("x", overwrite=True)
+    assert service.requests("save_weights")[0].body["overwrite"] is True
+    assert numbers(service, "save_weights_for_sampler") == [1, 1]
+    assert numbers(service, "save_weights") == [2, 3]
 
 
-def test_a_result_without_a_path_has_the_requested_name(service, client):
-    results(service, c={"model_id": RUN}, w={"path": None})
-    saved = client.create_lora_training_client("any").save_state("final")
-    assert saved.path == f"tinker://{RUN}/weights/final"
+def test_a_result_without_a_path_has_the_requested_name(training):
+    assert training.save_state("final").path == f"tinker://{RUN}/weights/final"
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\n"])
-def test_an_impossible_name_is_refused_without_a_request(name, service, client):
-    results(service, c={"model_id": RUN})
+def test_an_impossible_name_is_refused_without_a_request(name, service, training):
     with pytest.raises(UsageError):
-        client.create_lora_training_client("any").save_weights_for_sampler(name)
+        training.save_weights_for_sampler(name)
     assert not service.requests("save_weights_for_sampler")
 
 
-def test_a_taken_name_is_a_conflict_at_once(service, client):
-    results(service, c={"model_id": RUN})
+def test_a_taken_name_is_a_conflict_at_once(service, training):
     taken = service.reply({"detail": "Checkpoint exists"}, 409)
     service.on("POST", "save_weights_for_sampler", taken)
     with pytest.raises(Conflict):
-        client.create_lora_training_client("any").save_weights_for_sampler("final")
+        training.save_weights_for_sampler("final")
     assert len(service.requests("save_weights_for_sampler")) == 1
 
 
@@ -128,17 +118,11 @@ def test_a_server_that_loads_into_models_only_gets_two_calls(refusal, service, c
     service.on("POST", "load_weights", refused, {"request_id": "l"})
     training = client.create_training_client_from_checkpoint(PATH)
     assert training.model_id == RUN
-    assert service.requests("create_model")[0].body["lora_config"] == {
-        "rank": 8,
-        "train_mlp": False,
-    }
-    assert service.requests("create_model")[0].body["model_seq_id"] == 0
-    assert service.requests("load_weights")[1].body == {
-        "model_id": RUN,
-        "seq_id": 1,
-        "path": PATH,
-        "optimizer": False,
-    }
+    created = service.requests("create_model")[0].body
+    assert created["lora_config"] == {"rank": 8, "train_mlp": False}
+    assert created["model_seq_id"] == 0
+    loaded = service.requests("load_weights")[1].body
+    assert loaded == {"model_id": RUN, "seq_id": 1, "path": PATH, "optimizer": False}
 
 
 def test_the_two_calls_share_one_deadline(service, connect, naps):

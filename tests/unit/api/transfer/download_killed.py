@@ -103,7 +103,7 @@ def run(url: str, target: Path, stride: int) -> Iterator[dict[str, Any]]:
         whole = not forked(url, target, step)
         before = known(target.parent)
         print(json.dumps({"known": before}), flush=True)
-        sys.stdin.readline()  # whoever started this looks at what was asked for
+        sys.stdin.readline()  # the test looks at what was asked for
         if not target.exists():
             forked(url, target, None)
         yield {"left": sorted(path.name for path in target.parent.iterdir())}

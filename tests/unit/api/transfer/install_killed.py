@@ -54,7 +54,6 @@ def prepare(target: Path, scenario: str) -> None:
 def download(target: Path, scenario: str, before: Callable[[], None] = lambda: None) -> None:
     """Install the new checkpoint; *before* is called when its files have arrived."""
     with StagingDirectory(NEW, target, force=scenario == "another") as staging:
-        staging.open()
         files = fill(staging.content, NEW)
         before()
         staging.install(files)

@@ -85,21 +85,56 @@ def test_owners_modes_and_times_are_not_taken_over(extract, tmp_path):
     assert (status.st_uid, status.st_mtime > 1) == (os.geteuid(), True)
 
 
+ONE = {"a": NOISE}
+WHOLE = tar(ONE)
+PACKED = gzip.compress(WHOLE)
+#: The archive without its last two empty blocks; zeros end the content of its last file, too.
+CUT = tar({"a": bytes(5000)})[: 512 + 5120]
+
+
 @pytest.mark.parametrize(
-    "packed",
+    ("packed", "words"),
     [
-        gzip.compress(tar({"a": NOISE}))[:-1],
-        gzip.compress(tar({"a": NOISE}))[:1000],
-        gzip.compress(tar({"a": NOISE}))[:5],
-        gzip.compress(tar({"a": NOISE})) + b"garbage",
-        gzip.compress(tar({"a": NOISE}))[:-8] + bytes(8),  # another sum and length
-        bz2.compress(tar({"a": NOISE})),
+        *(
+            (damaged, "is damaged or incomplete")
+            for damaged in (
+                *(PACKED[:-1], PACKED[:1000], PACKED[:5], PACKED + b"garbage"),
+                *(PACKED[:-8] + bytes(8), bz2.compress(WHOLE), b"hello", b"\x1f\x8b hello"),
+                *(b"<html>" * 500,),
+            )
+        ),
+        *(
+            (cut, "incomplete")
+            for cut in (
+                *(
+                    WHOLE[:5000],
+                    WHOLE[: -tarfile.RECORDSIZE],
+                    CUT,
+                    WHOLE[:1024] + b"garbage!" * 3000,
+                ),
+            )
+        ),
+        *((empty, "damaged|incomplete|no files") for empty in (tar({}), b"")),
+        *(
+            (tar(ONE, member("x", kind, "a")), "something that is no file")
+            for kind in (*(tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE),)
+        ),
+        *(
+            (tar({**ONE, name: b"x"}), "unsafe name")
+            for name in (*("../out", "/tmp/out", "b/../../out", "b\\c"),)
+        ),
+        (tar(ONE, member("../out", tarfile.DIRTYPE)), "unsafe name"),
+        *((tar({**ONE, name: b"x"}), "twice") for name in ("a/x", "./a")),
     ],
-    ids=["last byte", "middle", "header", "garbage", "sum", "bzip2"],
 )
-def test_malformed_compression_is_refused(packed, extract):
-    with pytest.raises(InvalidResponse, match="archive is damaged or incomplete"):
+def test_damaged_incomplete_and_unsafe_archives_are_refused(packed, words, extract, tmp_path):
+    with pytest.raises(InvalidResponse, match=words):
         extract(packed)
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "packed"}
+
+
+def test_a_directory_member_without_a_name_is_skipped(extract):
+    assert set(extract(tar(ONE, member("", tarfile.DIRTYPE)))) == {Path("a")}
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])

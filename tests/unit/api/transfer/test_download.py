@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.api.conftest import NEVER
 from tinkex.api.http.transport import same_origin
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.streams import open_signed
@@ -25,7 +24,6 @@ from tinkex.exceptions import (
     NotFound,
     NotOffered,
     TargetExists,
-    TimedOut,
 )
 
 SAMPLER = "tinker://r:train:0/sampler_weights/final"
@@ -89,13 +87,6 @@ def test_archives_plain_and_gzip(pack, form, server, client, target):
     assert not leftovers(target.parent)
 
 
-def test_a_directory_member_without_a_name_is_skipped(server, client, target):
-    offer(server, gzip.compress(tar(FILES, member("", tarfile.DIRTYPE))))
-    client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == FILES
-    assert target.stat().st_mode & 0o077
-
-
 def test_a_bare_id_and_a_relative_address(server, client, target):
     offer(server, None, place="final")
     headers = {"Location": f"/api/v1/{PLACE}/final/download"}
@@ -107,34 +98,23 @@ def test_a_bare_id_and_a_relative_address(server, client, target):
     assert server.seen[-1].headers["accept-encoding"] == "identity"
 
 
-def test_the_address_may_come_as_json(server, storage, client, target):
-    body = {"url": f"{storage.url}/a?sig=1", "expires": "2036-01-01T00:00:00Z"}
-    server.on("GET", f"{PLACE}/sampler_weights/final/archive", body)
+@pytest.mark.parametrize("form", ["JSON", "redirect"])
+def test_another_storage_gets_no_credential(form, server, storage, client, target, home):
+    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    (home / ".netrc").chmod(0o600)
+    url = f"{storage.url}/a?sig=1"
+    if form == "JSON":
+        body = {"url": url, "expires": "2036-01-01T00:00:00Z"}
+        server.on("GET", f"{PLACE}/sampler_weights/final/archive", body)
+    else:
+        offer(server, None)
+        server.on("GET", "/files/a.tar", server.reply(status=307, headers={"Location": url}))
     storage.on("GET", "/a", storage.reply(tar(FILES)))
     client.checkpoints.download(SAMPLER, target)
     (seen,) = storage.seen
-    assert "x-api-key" not in seen.headers
     assert seen.query == {"sig": "1"}
-
-
-def test_other_storage_gets_nothing_from_netrc(server, storage, client, target, home):
-    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
-    (home / ".netrc").chmod(0o600)
-    body = {"url": f"{storage.url}/a"}
-    server.on("GET", f"{PLACE}/sampler_weights/final/archive", body)
-    storage.on("GET", "/a", storage.reply(tar(FILES)))
-    client.checkpoints.download(SAMPLER, target)
-    assert "authorization" not in storage.seen[0].headers
-
-
-def test_a_redirect_to_other_storage_leaves_the_key_behind(server, storage, client, target):
-    offer(server, None)
-    headers = {"Location": f"{storage.url}/b"}
-    server.on("GET", "/files/a.tar", server.reply(status=307, headers=headers))
-    storage.on("GET", "/b", storage.reply(tar(FILES)))
-    client.checkpoints.download(SAMPLER, target)
+    assert not {"x-api-key", "authorization"} & set(seen.headers)
     assert "x-api-key" in server.seen[-1].headers
-    assert "x-api-key" not in storage.seen[0].headers
 
 
 @pytest.mark.parametrize("status", [503, 425])
@@ -149,52 +129,17 @@ def test_an_archive_in_the_making_is_waited_for(status, server, client, target, 
     assert naps == [1, 2]
 
 
-def test_an_archive_that_is_never_made_is_told(server, client, target, naps):
+def test_an_archive_that_is_never_made_is_reported(server, client, target, naps):
     making = server.reply({"detail": "still being created"}, 503)
     server.on("GET", f"{PLACE}/sampler_weights/final/archive", making)
     with pytest.raises(APIError, match="still being created"):
         client.checkpoints.download(SAMPLER, target)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        tar(FILES)[:5000],
-        tar(FILES)[: -tarfile.RECORDSIZE],
-        gzip.compress(tar(FILES))[:-20],
-        tar({}),
-        b"",
-        b"hello",
-        b"\x1f\x8b hello",
-        b"<html>" * 500,
-        tar(FILES)[:1024] + b"garbage!" * 3000,
-        tar(FILES, member("link", tarfile.SYMTYPE, "/etc/passwd")),
-        tar(FILES, member("link", tarfile.LNKTYPE, "adapter_config.json")),
-        tar(FILES, member("pipe", tarfile.FIFOTYPE)),
-        tar(FILES, member("device", tarfile.CHRTYPE)),
-        tar({**FILES, "../out": b"x"}),
-        tar({**FILES, "/tmp/out": b"x"}),
-        tar({**FILES, "a/../../out": b"x"}),
-        tar({**FILES, "a\\b": b"x"}),
-        tar({**FILES, "adapter_config.json/x": b"x"}),
-        tar({**FILES, "./adapter_config.json": b"x"}),
-        tar(FILES, member("../out", tarfile.DIRTYPE)),
-    ],
-)
+@pytest.mark.parametrize("body", [b"<html>" * 500, tar({**FILES, "../out": b"x"})])
 def test_damaged_and_unsafe_archives_leave_nothing(body, server, client, tmp_path, target):
     offer(server, body)
     with pytest.raises(InvalidResponse):
-        client.checkpoints.download(SAMPLER, target)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_archive_cut_between_members_is_incomplete(server, client, tmp_path, target):
-    # The last bytes that are left are zeros, as they are in the end of an archive.
-    whole = tar(FILES)
-    end = whole.rindex(b"adapter_model.safetensors") + 512 + -(-300_000 // 512) * 512
-    assert whole[end - 1024 : end] == bytes(1024)
-    offer(server, whole[:end])
-    with pytest.raises(InvalidResponse, match="incomplete"):
         client.checkpoints.download(SAMPLER, target)
     assert list(tmp_path.iterdir()) == []
 
@@ -210,16 +155,6 @@ def test_a_cut_connection_leaves_the_old_files(server, client, target, tmp_path)
         client.checkpoints.download(SAMPLER, target, force=True)
     assert arrived(target) == {"adapter_config.json": b"old"}
     assert not leftovers(tmp_path)
-
-
-def test_silence_ends_a_download(server, connect, target, tmp_path):
-    whole = tar(FILES)
-    offer(server, None)
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole)
-    server.on("GET", "/files/a.tar", server.reply(raw=head + whole[:1000], linger=NEVER))
-    with pytest.raises(TimedOut, match="more of the download"):
-        connect(server.url, timeout=1.0).checkpoints.download(SAMPLER, target)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_download_outlives_the_timeout(server, connect, target):
@@ -270,7 +205,7 @@ def test_a_directory_on_this_machine_is_copied(server, client, target, tmp_path)
     assert arrived(target) == files
 
 
-def test_a_directory_elsewhere_is_told(server, client, target):
+def test_a_directory_elsewhere_is_reported(server, client, target):
     headers = {"Location": "file:///nonexistent/checkpoints/final"}
     server.on(
         "GET", f"{PLACE}/sampler_weights/final/archive", server.reply(status=302, headers=headers)
@@ -280,18 +215,10 @@ def test_a_directory_elsewhere_is_told(server, client, target):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("url", ["ftp://h/x", "gopher://h", "data:,x"])
-def test_other_addresses_are_refused(url, client):
-    with pytest.raises(InvalidResponse), open_signed(client._transport, url):
-        pass
-
-
-def test_an_encrypted_service_must_not_hand_out_plain_addresses(connect):
+@pytest.mark.parametrize("url", ["ftp://h/x", "data:,x", "http://tinker.test/x"])
+def test_other_and_unencrypted_urls_are_refused(url, connect):
     client = connect("https://tinker.test")
-    with (
-        pytest.raises(InvalidResponse, match="unencrypted"),
-        open_signed(client._transport, "http://tinker.test/x"),
-    ):
+    with pytest.raises(InvalidResponse), open_signed(client._transport, url):
         pass
 
 
@@ -332,16 +259,6 @@ def test_other_files_in_the_way_are_told_before_they_are_touched(server, client,
     assert not leftovers(target)
 
 
-def test_force_replaces_files_of_the_same_name_only(server, client, target):
-    target.mkdir()
-    (target / "adapter_config.json").write_text("old")
-    (target / "mine.txt").write_text("mine")
-    offer(server, tar(FILES))
-    client.checkpoints.download(SAMPLER, target, force=True)
-    assert arrived(target) == {**FILES, "mine.txt": b"mine"}
-    assert not leftovers(target)
-
-
 def test_unrelated_files_are_not_in_the_way(server, client, target, monkeypatch):
     target.mkdir()
     (target / "mine.txt").write_text("mine")
@@ -362,10 +279,9 @@ def test_a_directory_in_place_of_a_file_is_never_replaced(server, client, target
 
 def test_a_file_in_place_of_the_directory(server, client, target):
     target.write_text("x")
-    with pytest.raises(LocalError, match="is not a directory"):
-        client.checkpoints.download(SAMPLER, target, force=True)
-    with pytest.raises(LocalError, match="cannot write to"):
-        client.checkpoints.download(SAMPLER, target / "below")
+    for place, words in ((target, "is not a directory"), (target / "below", "cannot write to")):
+        with pytest.raises(LocalError, match=words):
+            client.checkpoints.download(SAMPLER, place, force=True)
     assert not server.seen
 
 
@@ -414,16 +330,6 @@ def test_a_full_disk_leaves_the_old_files(server, client, target):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert arrived(target) == {"adapter_config.json": b"old"}
     assert not leftovers(target)
-
-
-def test_an_interrupt_leaves_nothing(server, client, target, tmp_path):
-    def interrupt(progress):
-        raise KeyboardInterrupt
-
-    offer(server, tar(FILES))
-    with pytest.raises(KeyboardInterrupt):
-        client.checkpoints.download(SAMPLER, target / "a" / "b", on_progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
 
 
 # Separate files ------------------------------------------------------------------------------

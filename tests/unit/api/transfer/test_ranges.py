@@ -1,4 +1,4 @@
-"""A file in ranges that is gone on with: what is here is not fetched again."""
+"""A file in ranges that is resumed: what has arrived is not fetched again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ TAG = '"1"'
 def staging(tmp_path):
     path = TinkerPath.from_string("tinker://r:train:0/external_weights/e")
     with StagingDirectory(path, tmp_path / "target") as staging:
-        staging.open()
         yield staging
 
 
@@ -52,7 +51,7 @@ def fetch(server, client, staging):
             file.write(written)
         known = [Segment(*segment) for segment in segments]
         staging.files["content/f"] = PartialFile(len(CONTENT), TAG, known)
-        url = RenewableURL(lambda: f"{server.url}/f", lambda: f"{server.url}/f")
+        url = RenewableURL(lambda renew: f"{server.url}/f")
         tracker = ProgressTracker(None)
         transport = client._transport
         FileDownload(transport, staging, url, "content/f", tracker, label="f").fetch()

@@ -112,7 +112,7 @@ def reader(server, client):
     url = f"{server.url}/file"
 
     def read(span: Span = Span()) -> ResumingReader:  # noqa: B008
-        return ResumingReader(client._transport, RenewableURL(lambda: url, lambda: url), span)
+        return ResumingReader(client._transport, RenewableURL(lambda renew: url), span)
 
     return read
 

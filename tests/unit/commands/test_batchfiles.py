@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tinkex.api import SamplingParams
-from tinkex.commands.batchfiles import PromptSource, ResultsFile
+from tinkex.commands import batchfiles as module
+from tinkex.commands.batchfiles import PromptsChanged, PromptSource, ResultsFile
 from tinkex.exceptions import LocalError, TinkexError
 
 DEFAULTS = SamplingParams(max_tokens=9, temperature=0.5)
@@ -55,28 +56,18 @@ def test_a_row_overrides_the_options(of_jsonl):
     assert (rest.id, rest.prompt, rest.params, rest.extra) == ("2", [1, 2], DEFAULTS, {})
 
 
-@pytest.mark.parametrize(
-    ("row", "tokenizer", "template"),
-    [
-        ({"prompt": "x"}, True, False),
-        ({"tokens": [1]}, False, False),
-        ({"messages": [{"role": "user"}]}, True, True),
-    ],
-)
-def test_which_prompts_need_a_tokenizer(of_jsonl, row, tokenizer, template):
-    prompts = of_jsonl(row)
-    assert (prompts.needs_tokenizer, prompts.needs_template) == (tokenizer, template)
+def test_which_prompts_need_a_tokenizer(of_jsonl):
+    tokens, text, messages = {"tokens": [1]}, {"prompt": "x"}, {"messages": [{"role": "user"}]}
+    for rows, needs in (([tokens], (0, 0)), ([tokens, text], (1, 0)), ([messages], (1, 1))):
+        prompts = of_jsonl(*rows)
+        assert (prompts.needs_tokenizer, prompts.needs_template) == needs
 
 
 def test_blank_lines_count_as_lines_only(tmp_path, opened):
-    path = tmp_path / "p.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\n\n  \n{two}\nthree")
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n  \n{two}\nthree")
+    found = [(row.index, row.id, row.prompt) for row in opened(tmp_path / "p.txt")]
 
-    assert [(r.index, r.id, r.prompt) for r in opened(path)] == [
-        (0, "1", "one"),
-        (1, "4", "{two}"),
-        (2, "5", "three"),
-    ]
+    assert found == [(0, "1", "one"), (1, "4", "{two}"), (2, "5", "three")]
 
 
 @pytest.mark.parametrize(
@@ -102,12 +93,9 @@ def test_a_directory_has_one_prompt_a_file(tmp_path, opened):
     for name, content in (files | {"a.txt": "one\n\ntwo"}).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
+    found = [(row.index, row.id, row.prompt) for row in opened(tmp_path)]
 
-    assert [(r.index, r.id, r.prompt) for r in opened(tmp_path)] == [
-        (0, "a.txt", "one\n\ntwo"),
-        (1, "c.json", [1, 2]),
-        (2, "b/2.txt", "two"),
-    ]
+    assert found == [(0, "a.txt", "one\n\ntwo"), (1, "c.json", [1, 2]), (2, "b/2.txt", "two")]
 
 
 class Stdin:
@@ -115,61 +103,44 @@ class Stdin:
         self.buffer = io.BytesIO(content)
 
 
-@pytest.mark.parametrize("stdin", [Stdin(b"one\ntwo\n"), io.StringIO("one\ntwo\n")])
-def test_standard_input_can_be_read_twice(opened, stdin):
-    prompts = opened("-", stdin)
+@pytest.mark.parametrize("stdin", [Stdin(b"one\ntwo\n"), io.StringIO("one\ntwo\n"), None])
+def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, stdin):
+    name = "-"
+    if stdin is None:
+        name = str(tmp_path / "pipe")
+        os.mkfifo(name)
+        threading.Thread(target=Path(name).write_text, args=("one\ntwo\n",), daemon=True).start()
+    prompts = opened(name, stdin)
 
     assert [row.prompt for row in prompts] == ["one", "two"]
-    assert [row.where for row in prompts] == [f"standard input, line {n}" for n in (1, 2)]
-
-
-def test_a_named_pipe_can_be_read_twice(tmp_path, opened):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    threading.Thread(target=pipe.write_text, args=("one\ntwo\n",), daemon=True).start()
-
-    assert [row.prompt for row in opened(pipe)] == ["one", "two"]
+    where = "standard input" if stdin else name
+    assert [row.where for row in prompts] == [f"{where}, line {n}" for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "not a JSON object"),
-        ("[1]", "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),
         ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
         ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
         ("{}", "one of 'prompt', 'tokens' and 'messages' is needed, not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
         ('{"prompt": ""}', "'prompt' must be"),
-        ('{"prompt": 3}', "'prompt' must be"),
         ('{"tokens": []}', "'tokens' must be"),
         ('{"tokens": [true]}', "'tokens' must be"),
-        ('{"tokens": [-1]}', "'tokens' must be"),
         ('{"tokens": [2147483648]}', "'tokens' must be"),
-        ('{"tokens": "12"}', "'tokens' must be"),
-        ('{"messages": []}', "messages must be"),
         ('{"messages": [{"content": "x"}]}', "each message must be"),
         ('{"prompt": "x", "id": 1.5}', "'id' must be"),
-        ('{"prompt": "x", "id": ""}', "'id' must be"),
         ('{"prompt": "x", "id": true}', "'id' must be"),
         ('{"prompt": "x", "max_tokens": 0}', "max_tokens must be at least 1"),
-        ('{"prompt": "x", "max_tokens": "9"}', "max_tokens must be a whole number"),
-        ('{"prompt": "x", "max_tokens": true}', "max_tokens must be a whole number"),
-        ('{"prompt": "x", "temperature": -1}', "temperature must be 0 or more"),
-        ('{"prompt": "x", "temperature": NaN}', "temperature must be a number"),
         ('{"prompt": "x", "temperature": "hot"}', "temperature must be a number"),
         ('{"prompt": "x", "top_p": 1' + "0" * 400 + "}", "top_p must be a number"),
-        ('{"prompt": "x", "top_p": 0}', "top_p must be above 0"),
-        ('{"prompt": "x", "top_k": 0}', "top_k must be at least 1"),
         ('{"prompt": "x", "stop": 3}', "stop must be"),
-        ('{"prompt": "x", "stop": [3]}', "stop text must"),
         ('{"prompt": "x", "stop": ""}', "stop text must not be empty"),
-        ('{"prompt": "x", "num_samples": 0}', "num_samples must be"),
         ('{"prompt": "x", "num_samples": "2"}', "num_samples must be"),
         ('{"prompt": "x", "num_samples": 9999}', "num_samples must be"),
         ('{"prompt": "x", "max_token": 3}', "there is no member 'max_token'"),
-        ('{"prompt": "x", "maxTokens": 3}', "there is no member 'maxTokens'"),
         ('{"prompt": "x", "top-p": 3}', "there is no member 'top-p'"),
     ],
 )
@@ -212,44 +183,34 @@ def test_prompts_that_cannot_be_read(tmp_path, opened, name, content, message):
 
 
 def test_the_digest_distinguishes_prompts(tmp_path, opened):
-    path = tmp_path / "p.txt"
+    path = tmp_path / "d" / "p.txt"
+    path.parent.mkdir()
     digests = set()
     for content in ("a\nb\n", "b\na\n", "a\nb"):
         path.write_text(content)
-        digests.add(opened(path).digest)
-        assert opened(path).digest in digests
-    (tmp_path / "d").mkdir()
-    for name, content in (("x", "a"), ("y", "a"), ("y", "b")):
-        for old in (tmp_path / "d").iterdir():
-            old.unlink()
-        (tmp_path / "d" / name).write_text(content)
-        digests.add(opened(tmp_path / "d").digest)
-    assert len(digests) == 6
+        digests |= {opened(path).digest, opened(path).digest, opened(path.parent).digest}
+    path.rename(path.with_name("q"))
+    digests.add(opened(path.parent).digest)
+    assert len(digests) == 7
 
 
 @pytest.mark.parametrize("later", ["a\nb\nc\n", "a\n", "a\nB\n"])
-def test_a_file_that_changes_after_the_check(tmp_path, opened, later):
+def test_prompts_that_change_after_the_check(tmp_path, opened, later):
     path = tmp_path / "p.txt"
     path.write_text("a\nb\n")
-    rows = opened(path)
+    rows, directory = opened(path), opened(tmp_path)
     assert [row.prompt for row in rows] == ["a", "b"]
     path.write_text(later)
     found = []
-    with pytest.raises(TinkexError, match="changed while it was being sampled"):
+    with pytest.raises(PromptsChanged, match="changed while it was being sampled"):
         found.extend(row.index for row in rows)
     assert found in ([], [0], [0, 1])  # never more than were counted
-
-
-def test_a_directory_that_changes_after_the_check(tmp_path, opened):
-    (tmp_path / "b").write_text("two")
-    rows = opened(tmp_path)
-    (tmp_path / "a").write_text("one")
-    with pytest.raises(TinkexError, match="changed while it was being sampled"):
-        list(rows)
+    with pytest.raises(PromptsChanged):
+        list(directory)
 
 
 def test_a_line_that_is_too_long_is_not_two_prompts(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr("tinkex.commands.batchfiles.MAX_INPUT", 8)
+    monkeypatch.setattr(module, "MAX_INPUT", 8)
     path = tmp_path / "p.txt"
     path.write_text("1234567\n" * 2)
     assert [row.prompt for row in opened(path)] == ["1234567"] * 2
@@ -305,12 +266,15 @@ def test_a_result_is_written_at_once(tmp_path, begin):
     assert json.loads(line) == {"id": "r3", "index": 3, "text": "é\ud800\n"}
 
 
-def test_resuming(out, begin):
+def test_resuming(out, tmp_path, begin):
     file = begin(out, resume=True)
 
     assert (file.done, [n for n in range(9) if n in file]) == (3, [0, 2, 4])
     file.write(1, record(1))
     assert indexes(out) == [4, 0, 2, 1]
+    new = tmp_path / "deep" / "new.jsonl"
+    begin(new, resume=True).write(0, record(0))
+    assert indexes(new) == [0]
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(out, begin):
@@ -352,33 +316,20 @@ def test_existing_results_are_neither_replaced_nor_mixed(out, begin, options, me
 @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"made_by": 3}'])
 def test_results_without_a_record_are_not_resumed(out, begin, content):
     path = out.with_name("out.batch.json")
-    if content is None:
-        path.unlink()
-    else:
-        path.write_text(content)
+    path.unlink() if content is None else path.write_text(content)
     with pytest.raises(TinkexError, match="it is not known how"):
         begin(out, resume=True)
 
 
-def test_replacing(out, begin):
-    begin(out, force=True, temperature=0.5).close()
-
-    assert out.read_bytes() == b""
-    begin(out, resume=True, temperature=0.5)
-
-
-def test_checking_changes_nothing(out):
+def test_replacing_and_checking_without_changes(out, begin):
     before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
     ResultsFile(str(out), MADE_BY, 9).check(resume=False, force=True)
     ResultsFile(str(out.with_name("new.jsonl")), MADE_BY, 9).check(resume=True, force=False)
-
     assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
 
-
-def test_resuming_a_file_that_does_not_exist_starts_it(tmp_path, begin):
-    begin(tmp_path / "deep" / "o.jsonl", resume=True).write(0, record(0))
-
-    assert indexes(tmp_path / "deep" / "o.jsonl") == [0]
+    begin(out, force=True, temperature=0.5).close()
+    assert out.read_bytes() == b""
+    begin(out, resume=True, temperature=0.5)
 
 
 def test_failures_are_in_a_file_next_to_it(out, begin):
@@ -386,7 +337,6 @@ def test_failures_are_in_a_file_next_to_it(out, begin):
     assert not file.failed_path.exists()
     file.write_failed(record(5, error={"message": "no"}))
     file.close()
-    assert file.failed == 1
     assert indexes(out.with_name("out.failed.jsonl")) == [5]
 
     begin(out, resume=True)
@@ -404,27 +354,23 @@ def test_sorting(out, begin):
     assert len(list(out.parent.iterdir())) == 2
 
 
-def test_two_runs_do_not_write_one_file(out, begin):
-    first = begin(out, resume=True)
+@pytest.mark.parametrize("when", ["at once", "sorted meanwhile"])
+def test_two_runs_do_not_write_one_file(out, begin, monkeypatch, when):
+    if when == "at once":
+        first = begin(out, resume=True)
+    else:
+        lock = module.acquire_lock
+
+        def late(file) -> bool:
+            out.with_name("other").write_bytes(out.read_bytes())
+            out.with_name("other").replace(out)
+            return lock(file)
+
+        monkeypatch.setattr(module, "acquire_lock", late)
     with pytest.raises(LocalError, match="another run is writing"):
         begin(out, resume=True)
-    first.close()
-    begin(out, resume=True)
-
-
-def test_a_file_that_another_run_sorted_meanwhile(out, begin, monkeypatch):
-    import fcntl
-
-    lock = fcntl.flock
-
-    def late(file, how) -> None:
-        other = out.with_name("other")
-        other.write_bytes(out.read_bytes())
-        other.replace(out)
-        lock(file, how)
-
-    monkeypatch.setattr("fcntl.flock", late)
-    with pytest.raises(LocalError, match="another run is writing"):
+    if when == "at once":
+        first.close()
         begin(out, resume=True)
     assert indexes(out) == [4, 0, 2]
 
@@ -440,24 +386,13 @@ def test_a_file_that_cannot_hold_results(tmp_path, begin):
 def test_a_full_disk_leaves_complete_lines(tmp_path, begin, monkeypatch):
     results = begin(tmp_path / "o.jsonl")
     results.write(0, record(0))
-    file = results._file
+    write, room = module._write_all, [5]
 
-    class Full:
-        """Takes a few bytes more, and then none."""
+    def full(file, line: bytes) -> None:
+        write(file, line[: room.pop()])
+        raise OSError(28, "No space left on device")
 
-        def __init__(self) -> None:
-            self.room = 5
-
-        def write(self, data: memoryview) -> int:
-            if not self.room:
-                raise OSError(28, "No space left on device")
-            self.room = 0
-            return file.write(data[:5])
-
-        def __getattr__(self, name: str):
-            return getattr(file, name)
-
-    monkeypatch.setattr(results, "_file", Full())
+    monkeypatch.setattr(module, "_write_all", full)
     with pytest.raises(LocalError, match="No space left on device"):
         results.write(1, record(1))
     assert indexes(tmp_path / "o.jsonl") == [0]

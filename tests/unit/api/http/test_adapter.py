@@ -14,7 +14,7 @@ import pytest
 from tests.unit.api.conftest import Server
 from tinkex.api.http import adapter
 from tinkex.api.http.adapter import RequestsSender
-from tinkex.exceptions import ConnectionFailed, InvalidResponse, TimedOut, TLSError, Unreachable
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, TimedOut, Unreachable
 from tinkex.plugins import HttpRequest, HttpResponse, PoolOptions, Timeouts
 
 TIMEOUTS = Timeouts(connect=5.0, read=30.0)
@@ -216,11 +216,6 @@ def test_a_silent_server_is_timed_out_of_headers_and_of_chunks(
     with pytest.raises(TimedOut):
         next(chunks)
     response.close()
-
-
-def test_plain_http_is_no_tls(sender: RequestsSender, server: Server):
-    with pytest.raises(TLSError, match=r"no TLS connection to 127\.0\.0\.1"):
-        sender.send(get(server.url.replace("http:", "https:")), TIMEOUTS)
 
 
 def test_loopback_is_never_reached_by_way_of_a_proxy(monkeypatch: pytest.MonkeyPatch):

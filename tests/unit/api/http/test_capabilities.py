@@ -67,24 +67,6 @@ def test_a_copy_that_a_server_cannot_make_is_not_requested_again(tmp_path: Path)
     assert asked(server, "POST", "load_weights") == 1
 
 
-def test_what_was_skipped_is_tried_before_a_download_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    # The server was SkyRL yesterday, and has become another since.
-    with listening(SkyRL()) as url, client_of(url) as client:
-        with pytest.raises(NotOffered, match="offers no download of training checkpoints"):
-            client.checkpoints.download(SkyRL().training, tmp_path / "no")
-        learnt = client._transport.capabilities
-    archive = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
-    monkeypatch.setattr(Official, "lacks", {archive: 404})
-    server = Official()
-    with listening(server) as url, client_of(url) as client:
-        client._transport.capabilities = learnt
-        done = client.checkpoints.download(server.training, tmp_path / "yes")
-    assert done.bytes > 0
-    assert asked(server, "POST", "save_weights_external") == 1
-
-
 def test_the_end_of_a_session_is_sent_to_servers_that_take_it():
     for server, times in ((SkyRL(), 1), (Official(), 3)):
         with listening(server) as url, client_of(url) as client:
