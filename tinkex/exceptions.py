@@ -122,11 +122,9 @@ class Terminated(SystemExit):
 
 
 class RequestShown(BaseException):
-    """A request was printed instead of being sent (``--curl``).
+    """Requests were printed, as command lines of curl, instead of being sent.
 
     Not an ``Exception``, so that code that continues after errors stops here.
-
-    :param lines: the requests, as command lines of curl.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -234,8 +232,6 @@ class Redirected(InvalidResponse):
 class APIError(TinkexError):
     """The server sent a response with a status of 400 or above.
 
-    :param status: the HTTP status.
-    :param request_id: the server's id of the request, if it sent one.
     :param body: the decoded body, or its text; for callers, never shown whole.
     :ivar resource: what the request was about, if known: ``checkpoint``, ``run``, ``session`` or
         ``model``.
@@ -351,9 +347,7 @@ def from_response(
 ) -> APIError:
     """Return the error for a response of 400 or above; never raises, whatever the body.
 
-    :param status: the HTTP status.
     :param body: the body as received; JSON, text, HTML, truncated or empty.
-    :param content_type: the value of ``Content-Type``.
     :param headers: the response headers (any case), for the request id and ``Retry-After``.
     """
     headers = {key.lower(): value for key, value in (headers or {}).items()}

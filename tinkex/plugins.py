@@ -17,7 +17,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -140,8 +139,7 @@ class Sender(Protocol):
         """Close the connections."""
 
 
-@dataclass(frozen=True)
-class PoolOptions:
+class PoolOptions(NamedTuple):  # not a dataclass, whose module is slow to import
     """The options of an HTTP pool; they apply to the service and to the storage of downloads.
 
     :ivar driver: name of the installed HTTP pool, or ``None``: the one that the settings name.

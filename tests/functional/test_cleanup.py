@@ -316,7 +316,7 @@ def test_copy_takes_no_key_on_the_command_line(program, run, tmp_path):
     assert program(*words, TINKEX_SOURCE_API_KEY="tml-o").stdout.startswith("Copied to tinker://")
     done = program(*words, "--source-api-key", "@/no/such/file", code=1)
     assert "/no/such/file" in done.stderr
-    done = program(*words, "--project", "p", code=1)
+    done = program(*words, "--project-id", "p", code=1)
     assert "no projects" in done.stderr
 
 

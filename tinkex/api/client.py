@@ -168,7 +168,7 @@ class ServiceClient:
     ) -> Iterator[Snapshot]:
         """Yield a snapshot of a training run now, and then one every *interval* seconds.
 
-        See :func:`tinkex.api.resources.watch.snapshots`.
+        The parameters are those of ``tinkex.api.resources.watch.snapshots``.
         """
         from tinkex.api.resources import watch
 

@@ -172,9 +172,7 @@ class SaveCheckpoint(ShowOne):
             help="file for the metadata of the checkpoint (JSON), required; - for standard output",
         )
         parser.add_argument(
-            "--name",
-            metavar="<name>",
-            help="name of the checkpoint (default: derived from the base model)",
+            "--name", metavar="<name>", help="name (default: derived from the base model)"
         )
         parser.add_argument(
             "--rank",
@@ -183,10 +181,7 @@ class SaveCheckpoint(ShowOne):
             help=f"LoRA rank, from 1 to {MAX_RANK} (default: {DEFAULT_RANK})",
         )
         parser.add_argument(
-            "--seed",
-            metavar="<int>",
-            type=integer(0),
-            help="random seed of the initial weights (default: a new one each time)",
+            "--seed", metavar="<int>", type=integer(0), help="random seed (default: a new one)"
         )
         for part, words in _PARTS.items():
             parser.add_argument(
@@ -254,12 +249,11 @@ class SaveCheckpoint(ShowOne):
                 f"{path} has no training state to resume from",
                 hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",
             )
-        fixed = {"--rank": parsed_args.rank, "--seed": parsed_args.seed}
-        fixed |= {f"--no-train-{p}": not getattr(parsed_args, f"train_{p}") or None for p in _PARTS}
-        given = [option for option, value in fixed.items() if value is not None]
-        if given:
+        fixed = [f"--{x}" for x in ("rank", "seed") if getattr(parsed_args, x) is not None]
+        fixed += [f"--no-train-{x}" for x in _PARTS if not getattr(parsed_args, f"train_{x}")]
+        if fixed:
             raise UsageError(
-                f"{', '.join(given)} cannot change the configuration of a checkpoint",
+                f"{', '.join(fixed)} cannot change the configuration of a checkpoint",
                 hint="Leave it out, or start over with --base-model.",
             )
         return self.client.create_training_client_from_checkpoint(path)
@@ -270,11 +264,9 @@ class SaveCheckpoint(ShowOne):
         try:
             write_atomically(output, json.dumps(self.result, indent=2) + "\n")
         except LocalError as error:
-            path = self.result["weights_path"]
             raise LocalError(
-                f"{error}; the checkpoint itself is saved: {path}",
-                hint="Free some space or choose another --output; the checkpoint is shown by "
-                f"'tinkex checkpoint info {path}'.",
+                f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
+                hint="Free some space or choose another --output.",
             ) from error
 
 

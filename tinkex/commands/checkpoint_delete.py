@@ -221,12 +221,8 @@ class PruneCheckpoint(_Deletion):
         from tinkex.api.resources.selection import total_size
 
         if not chosen:
-            why = (
-                f"all {count} checkpoints are kept"
-                if count
-                else "no checkpoint matches the filters"
-            )
-            self.status(f"Nothing to prune: {why}.")
+            why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
+            self.status(f"Nothing to prune: {why}")
             return
         self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)

@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
@@ -34,6 +34,8 @@ class _Fetching(Lister):
     """Base of download and sync: a row for each result, and one error at the end."""
 
     is_action = True
+    #: Plain line of a downloaded checkpoint.
+    line: ClassVar[str]
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -93,16 +95,13 @@ class _Fetching(Lister):
             self.app.warn(f"{path}: {record['error']}", prefix="Not downloaded: ")
         if record["size_bytes"] is None:  # it failed or was present
             return None
-        return self.line(path, plain_text(record["directory"]))
-
-    def line(self, path: str, directory: str) -> str:
-        """Return the plain line of a downloaded checkpoint."""
-        return f"Downloaded to {directory}"
+        return self.line.format(path=path, directory=plain_text(record["directory"]))
 
 
 class DownloadCheckpoint(_Fetching):
     """Download the files of checkpoints; resumes an interrupted download."""
 
+    line = "Downloaded to {directory}"
     column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
     droppable = ("error", "files", "size_bytes")
     examples = (
@@ -189,6 +188,7 @@ class DownloadCheckpoint(_Fetching):
 class SyncCheckpoint(_Fetching):
     """Download the new checkpoints of a training run, each into its own directory."""
 
+    line = "Fetched {path} to {directory}"
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
     droppable = ("error", "size_bytes", "directory")
     examples = (
@@ -225,8 +225,7 @@ class SyncCheckpoint(_Fetching):
                 f"the format {parsed_args.formatter} needs an end, and --watch has none",
                 hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
             )
-        self._target = user_path(parsed_args.directory)
-        self.result: list[DownloadResult] = []
+        self._target, self.result = user_path(parsed_args.directory), []
         # A wrong run or key fails before anything is written.
         results = self._poll(parsed_args)
         if parsed_args.watch:
@@ -263,9 +262,6 @@ class SyncCheckpoint(_Fetching):
                 self.app.warn(f"{error}; next poll in {seconds:.0f} s", prefix="")
                 time.sleep(seconds)
                 results = iter(())
-
-    def line(self, path: str, directory: str) -> str:
-        return f"Fetched {path} to {directory}"
 
 
 class VerifyCheckpoint(Lister):

@@ -7,8 +7,6 @@ import os
 import re
 from pathlib import Path
 
-from tinkex.cli import completion
-from tinkex.cli.repl import unfinished
 from tinkex.commands.base import Command
 from tinkex.files import xdg_directory
 
@@ -62,6 +60,9 @@ class Complete(Command):
         The first line is ``files``, ``directories`` or ``words``; then a word on each line, with a
         tab and a note if it has one.
         """
+        from tinkex.cli import completion
+        from tinkex.cli.repl import unfinished
+
         typed = unfinished(line)
         words = typed.words
         while words and re.match(r"\w+=", words[0]):  # environment variables

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tinkex.files import user_path
+from tinkex.files import user_path, xdg_directory
 
 #: Environment variable that names the directory.
 HOME_VARIABLE = "TINKEX_LOCAL_HOME"
@@ -25,9 +25,8 @@ def default_home(environ: Mapping[str, str] | None = None) -> Path:
     environ = os.environ if environ is None else environ
     if environ.get(HOME_VARIABLE):
         return user_path(environ[HOME_VARIABLE])
-    base = environ.get("XDG_DATA_HOME")
-    data = Path(base) if base else user_path("~/.local/share")
-    return data / "tinkex" / "local"
+    # Expanded again, so that a user without a home directory gets an error.
+    return user_path(str(xdg_directory("data", environ))) / "tinkex" / "local"
 
 
 def prepare(home: Path) -> Path:

@@ -199,7 +199,7 @@ class Checkpoints:
     def set_ttl(self, path: str, seconds: int | None) -> None:
         """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
 
-        :raises tinkex.exceptions.BadRequest: *seconds* is outside of :data:`TTL_LIMITS`.
+        :raises tinkex.exceptions.BadRequest: *seconds* is outside of ``TTL_LIMITS``.
         """
         what = ("expiry of checkpoints", "the expiry to be set")
         self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
