@@ -67,8 +67,8 @@ class SamplingClient:
 
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
-    :ivar backpressure: the :class:`~tinkex.api.sampling.client.Backpressure` that all samples of
-        this client share.
+    :ivar backpressure: shared by all samples of this client; see
+        :class:`~tinkex.api.sampling.client.Backpressure`.
     :ivar resubmissions: number of samples submitted again because the service lost or failed them.
     """
 
