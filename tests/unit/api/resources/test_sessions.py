@@ -15,8 +15,6 @@ from tinkex.exceptions import (
     LocalError,
     NotFound,
     NotOffered,
-    OperationFailed,
-    TimedOut,
     TransportError,
     UsageError,
 )
@@ -63,20 +61,6 @@ def test_only_410_ends_the_heartbeats(status, service, client):
     else:
         until(lambda: len(service.requests("session_heartbeat")) >= 3)
         assert heartbeats() - before
-
-
-def test_a_listener_that_fails_does_not_end_the_heartbeats(service, client, monkeypatch):
-    monkeypatch.setattr(sessions, "_WORRY", 0.01)
-    service.on("POST", "session_heartbeat", service.reply("x", 500))
-    notes = []
-
-    def listen(wait):
-        notes.append(wait)
-        raise BrokenPipeError
-
-    client._transport._on_wait = listen
-    client.sessions.create()
-    until(lambda: len(notes) >= 2)
 
 
 @pytest.mark.parametrize("status", [404, 405, 500])
@@ -300,27 +284,6 @@ def test_unexpected_responses(client, server, method, path, response):
     server.on("POST" if method == "search" else "GET", path, response)
     with pytest.raises(InvalidResponse):
         getattr(client.sessions, method)(*([] if method == "search" else ["s-1"]))
-
-
-def test_a_trace_is_awaited_and_downloaded(connect, server, naps, waits, tmp_path):
-    url = f"{server.url}/api/v1/files/trace?signature=x"
-    server.on("GET", TRACE, *[{"status": "pending"}] * 2, {"status": "ready", "url": url})
-    server.on("GET", "files/trace", b"perfetto")
-    done = connect(server.url).sessions.export_trace("s-1", tmp_path / "new" / "t.pftrace")
-    assert (done.path.read_bytes(), done.size_bytes) == (b"perfetto", 8)
-    assert [p.name for p in done.path.parent.iterdir()] == ["t.pftrace"]
-    assert (waits[0].operation, waits[0].reason) == ("the trace", "the service builds it")
-
-
-def test_a_trace_that_fails_or_takes_too_long(connect, server, naps):
-    client = connect(server.url, timeout=12.0)
-    server.on("GET", TRACE, {"status": "failed", "error": "too old"}, {"status": "pending"})
-    with pytest.raises(OperationFailed, match="too old"):
-        client.sessions.trace_url("s-1")
-    with pytest.raises(TimedOut, match="the trace"):
-        client.sessions.trace_url("s-1")
-    assert naps[:4] == [0.5, 1.0, 2.0, 4.0]
-    assert max(naps) <= 5.0
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "data:,x"])
