@@ -92,11 +92,7 @@ class _Bound(cliff.command.Command):
 
     def get_description(self) -> str:
         text = self._description or type(self).__doc__ or ""
-        if "\n" not in text and text:
-            return text
-        import inspect  # slow, and most commands have one line
-
-        return inspect.cleandoc(text) or inspect.getdoc(type(self)) or ""
+        return "\n".join(line.strip() for line in text.strip().splitlines())
 
     def get_epilog(self) -> str:
         # cliff's own searches all installed distributions for the plugin's name (11–90 ms).
@@ -254,18 +250,18 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                 )
             return str(before_command)
         try:
-            wanted = self.settings.format
+            chosen = self.settings.format
         except SettingsError:
             if not self.tolerates_bad_settings:
                 raise
             return self.formatter_default
-        if wanted and wanted not in offered and not Formatters.known(wanted):
+        if chosen and chosen not in offered and not Formatters.known(chosen):
             origin = self.settings.origins.get("format")
             raise SettingsError(
-                f"no format is called {wanted!r} (from {origin})",
+                f"no format is called {chosen!r} (from {origin})",
                 hint="Formats: " + ", ".join(offered) + ".",
             )
-        return str(wanted) if wanted in offered else self.formatter_default
+        return str(chosen) if chosen in offered else self.formatter_default
 
     def _field_names(self, given: Sequence[str]) -> list[str]:
         """Return field names for names or headings, some of which are separated by commas."""

@@ -389,7 +389,7 @@ class ResultsFile:
                 f"{self.name} is no regular file",
                 hint="Leave --output out to write results to standard output.",
             )
-        if force or self._is_blank():
+        if force:
             return
         if not resume:
             raise UsageError(
@@ -421,11 +421,15 @@ class ResultsFile:
         :param resume: keep its rows; otherwise it is emptied.
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
-        resume = resume and self._path.exists() and not self._is_blank()
+        resume = resume and self._path.exists()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
-            self._lock(self._file)
+            if not acquire_lock(self._file):
+                raise LocalError(
+                    f"another run is writing {self.name}",
+                    hint="Wait for it, or choose another file.",
+                )
             if resume:
                 self._read_done(self._file)
             else:
@@ -499,20 +503,6 @@ class ResultsFile:
                     os.fsync(file.fileno())
                 file.close()
         self._file = self._failures = None
-
-    def _is_blank(self) -> bool:
-        """Return whether a run ended, or its disk was full, before it wrote anything."""
-        return self._path.stat().st_size == 0 and not self._record_path.exists()
-
-    def _lock(self, file: IO[bytes]) -> None:
-        # Another run may have sorted the file, and ended, since it was opened.
-        with contextlib.suppress(FileNotFoundError):
-            found = self._path.stat() if acquire_lock(file) else None
-            if found is not None and os.path.samestat(os.fstat(file.fileno()), found):
-                return
-        raise LocalError(
-            f"another run is writing {self.name}", hint="Wait for it, or choose another file."
-        )
 
     def _read_done(self, file: IO[bytes]) -> None:
         """Find out which rows have their line, and drop an incomplete last line."""

@@ -335,25 +335,12 @@ def test_sorting(out, begin):
     assert len(list(out.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("when", ["at once", "sorted meanwhile"])
-def test_two_runs_do_not_write_one_file(out, begin, monkeypatch, when):
-    if when == "at once":
-        first = begin(out, resume=True)
-    else:
-        lock = module.acquire_lock
-
-        def late(file) -> bool:
-            out.with_name("other").write_bytes(out.read_bytes())
-            out.with_name("other").replace(out)
-            return lock(file)
-
-        monkeypatch.setattr(module, "acquire_lock", late)
+def test_two_runs_do_not_write_one_file(out, begin):
+    first = begin(out, resume=True)
     with pytest.raises(LocalError, match="another run is writing"):
         begin(out, resume=True)
-    if when == "at once":
-        first.close()
-        begin(out, resume=True)
-    assert indexes(out) == [4, 0, 2]
+    first.close()
+    begin(out, resume=True)
 
 
 def test_a_file_that_cannot_hold_results(tmp_path, begin):
@@ -362,14 +349,3 @@ def test_a_file_that_cannot_hold_results(tmp_path, begin):
         begin(tmp_path / "pipe", force=True)
     with pytest.raises(LocalError, match="directory"):
         begin(tmp_path)
-
-
-def test_a_run_that_ended_before_its_first_result_is_started_again(tmp_path, begin):
-    out = tmp_path / "o.jsonl"
-    out.touch()  # a full disk, or a kill, between the file and the record of how it was made
-    begin(out, resume=True).close()
-    out.write_bytes(b"")
-    out.with_name("o.batch.json").unlink()
-    begin(out)
-
-    assert out.with_name("o.batch.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -495,7 +496,15 @@ def download_many(
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)
 
-    yield from map_ordered(work, places, workers=_CHECKPOINTS)
+    wanted = {place for _, directory in places for place in (directory, *directory.parents)}
+    missing = [place for place in wanted if not os.path.exists(place)]
+    try:
+        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+    finally:
+        # A download that fails leaves a parent alone that another one still uses.
+        for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _is_ours(directory: Path, path: TinkerPath) -> bool:
