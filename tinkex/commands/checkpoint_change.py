@@ -71,37 +71,30 @@ class BulkChange(Lister):
     def _rows(self, paths: Sequence[str], change: Change, row: Row) -> Iterator[tuple[Any, ...]]:
         from tinkex.api.http.concurrency import map_ordered
 
-        outcomes: dict[str, TinkexError | None] = {}
         self._failures = failures = dict[str, TinkexError]()
 
-        def attempt(path: str) -> None:
+        def attempt(path: str) -> TinkexError | None:
             try:
                 change(path)
             except TinkexError as error:
-                outcomes[path] = error
-            else:
-                outcomes[path] = None
+                return error
+            return None
 
         def count(finished: int) -> None:
             self.app.display.count(self.doing, finished, len(paths))
 
-        def finish(path: str) -> tuple[Any, ...]:
-            error = outcomes.pop(path)
-            if error is None:
-                self.result.append(path)
-            else:
-                failures[path] = error
-            return row(path, error)
-
-        attempts = map_ordered(attempt, paths, workers=CONCURRENCY, on_done=count)
+        # The window is the maximum number of changes without a row when a signal arrives.
+        errors = map_ordered(attempt, paths, workers=CONCURRENCY, window=CONCURRENCY, on_done=count)
         try:
-            for path, _ in zip(paths, attempts, strict=True):
-                yield finish(path)
+            for path, error in zip(paths, errors, strict=True):
+                yield row(path, error)
+                # Counted only after the row is written.
+                if error is None:
+                    self.result.append(path)
+                else:
+                    failures[path] = error
         except (KeyboardInterrupt, Terminated) as interrupt:
             self._interrupt = interrupt
-            self.app.display.clear()
-            for path in [path for path in paths if path in outcomes]:  # finished out of order
-                yield finish(path)
         finally:
             self.app.display.clear()
             self._forget()
