@@ -151,10 +151,8 @@ class _Visibility(BulkChange):
     column_names = ("tinker_path", "public", "error")
     public: bool
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paths(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
@@ -197,8 +195,7 @@ class SetTtlCheckpoint(BulkChange):
         "tinkex checkpoint set-ttl run-123@latest --remove",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paths(parser)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -209,7 +206,6 @@ class SetTtlCheckpoint(BulkChange):
             "the service deletes the checkpoint afterwards",
         )
         what.add_argument("--remove", action="store_true", help="remove the expiry time")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if not parsed_args.remove and parsed_args.ttl is None:
@@ -246,8 +242,7 @@ class CopyCheckpoint(ShowOne):
         "tinkex checkpoint copy tinker://run-9/sampler_weights/best --source-api-key @other.key",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_path(parser)
         parser.add_argument(
             "--project-id",
@@ -268,7 +263,6 @@ class CopyCheckpoint(ShowOne):
             help="@FILE with the key of the account that may read the original, or - for standard "
             f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)
