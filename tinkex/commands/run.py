@@ -83,8 +83,7 @@ class Sample(Lister):
         "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_model_options(parser)
         parser.add_argument("--prompt", metavar="<text>", help="text of the prompt")
         parser.add_argument(
@@ -99,7 +98,6 @@ class Sample(Lister):
             metavar="<path>",
             help="file for the result (default, or -: standard output)",
         )
-        return parser
 
     def add_json_option(self, group: Any) -> None:
         group.add_argument(
@@ -291,8 +289,7 @@ class ListRun(Lister):
         "tinkex run list --limit 0 -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paging(parser, "runs")
         parser.add_argument(
             "--model",
@@ -302,7 +299,6 @@ class ListRun(Lister):
         )
         add_scope(parser)
         add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         limit, offset = parsed_args.limit or None, parsed_args.offset
@@ -346,12 +342,10 @@ class InfoRun(ShowOne):
     column_names = _RUN_COLUMNS
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         run = with_run(self, parsed_args.run_id, self.client.runs.get)
