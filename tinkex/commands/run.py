@@ -22,9 +22,7 @@ from tinkex.commands.arguments import (
     with_run,
 )
 from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.exceptions import TinkexError, UsageError
-from tinkex.files import check_writable, write_atomically
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
@@ -108,6 +106,8 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import check_writable
+
         model_path, base_model = checked_model(self, parsed_args, "run")
         prompt = self._read_prompt(parsed_args)
         if parsed_args.output == "-":
@@ -151,6 +151,8 @@ class Sample(Lister):
                 "standard input can give the key or the prompt, not both",
                 hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
             )
+        from tinkex.commands.inputs import read_prompt
+
         return read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
 
     def produce_output(
@@ -173,6 +175,8 @@ class Sample(Lister):
         finally:
             self.app.stdout = stdout
         if parsed_args.output is not None:
+            from tinkex.files import write_atomically
+
             write_atomically(parsed_args.output, written.getvalue())
             self.status(f"Output written to {parsed_args.output}")
         else:
@@ -209,6 +213,8 @@ def checked_model(
     check_model_options(parsed_args, name)
     if parsed_args.base_model:
         return None, parsed_args.base_model
+    from tinkex.commands.inputs import read_model_path
+
     model = read_model_path(
         parsed_args.model_path, lambda short: checkpoint_path(command, short, kind="sampler")
     )
