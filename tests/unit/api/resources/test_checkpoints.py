@@ -119,11 +119,11 @@ def test_a_list_that_fails_in_the_middle_shows_nothing(noun, form, server):
     assert "Gone." in err.getvalue()
 
 
-def test_find_suggests_the_other_kind(server, client):
+def test_info_suggests_the_other_kind(server, client):
     server.on("GET", LIST, listed("sampler_weights/x"))
-    assert client.checkpoints.find("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
+    assert client.checkpoints.info("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
     with pytest.raises(NotFound) as caught:
-        client.checkpoints.find("tinker://r/weights/x")
+        client.checkpoints.info("tinker://r/weights/x")
     assert caught.value.hint == "Did you mean tinker://r/sampler_weights/x?"
 
 
