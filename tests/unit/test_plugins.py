@@ -114,13 +114,6 @@ def test_a_broken_plugin_costs_others_nothing_and_its_users_a_line(
     assert len(done.stderr.splitlines()) <= 2
 
 
-def test_what_a_plugin_prints_when_imported_is_no_result(fake_plugins):
-    code = f"print('loud'){COMMAND}"
-    fake_plugins.add("p-loud", "[tinkex.commands]\ngreet = p_loud:Hello\n", code)
-    assert invoke(["greet"]).stdout == "hello\n"
-    assert "loud" not in invoke(["help"]).stdout
-
-
 @pytest.mark.parametrize(
     ("old", "new", "warnings"),
     [
@@ -159,13 +152,6 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
     assert "not today" in done.stderr
     assert ("the hook 'h' of plugin p-hook failed" in done.stderr) is (error == "ValueError")
     assert ("TINKEX_PLUGINS" in done.stderr) is (error == "ValueError")
-
-
-def test_a_hook_that_returns_nothing_changes_nothing(fake_plugins):
-    code = HOOK.replace("return parsed_args", "pass").replace("return names, rows *", "None #")
-    plain = invoke(["config", "show"]).stdout
-    fake_plugins.add("p-hook", "[tinkex.hooks.config_show]\nh = p_hook:Hook\n", code)
-    assert invoke(["config", "show"]).stdout == plain
 
 
 @pytest.mark.parametrize(
@@ -245,16 +231,6 @@ def test_profiles_of_plugins(fake_plugins, home):
     assert invoke(["--profile", "corp", "config", "get", "base_url"]).stdout.endswith(":8\n")
 
 
-def test_pools_of_the_file_are_known_too(config):
-    config("http_pools: {office: {insecure: true}, odd: {driver: nix}}\n")
-    done = invoke(["--http-pool", "ofice", "run", "list"])
-    assert "no HTTP pool is called 'ofice' (from --http-pool)" in done.stderr
-    assert "Known: default, local, odd, office." in done.stderr
-    done = invoke(["--http-pool", "odd", "run", "list"])  # only an installed one can be a driver
-    assert "'nix'" in done.stderr
-    assert "Known: default, local." in done.stderr
-
-
 def test_how_to_install_follows_where_tinkex_came_from(tmp_path, monkeypatch):
     sources = tmp_path / "my sources"
     (sources / "plugins" / "tinkex-local").mkdir(parents=True)
@@ -313,13 +289,6 @@ def test_every_form_of_metadata_is_read(tmp_path, find, name):
     assert entry_point.dist is not None
     entry_points(GROUP).clear()  # a caller may change the list
     assert find() == ["one"]
-
-
-@pytest.mark.parametrize("first", [ONE, "[console_scripts]\nx = x:main\n"])
-def test_the_first_distribution_of_a_name_counts(tmp_path, find, first):
-    install(tmp_path / "before" / "My_Plugin-2.dist-info", first)
-    install(tmp_path / "after" / "my.plugin-1.dist-info", ONE.replace("one =", "old ="))
-    assert find("before", "after") == (["one"] if first == ONE else [])
 
 
 @pytest.mark.parametrize("broken", [b"\xff\xfe = x:Y\n", b"no equals sign\n"])

@@ -166,7 +166,7 @@ def test_a_deletion_during_a_download_does_not_cut_it(client, app, url):
 
     (directory,) = app.service.checkpoints.iterdir()
     archive = Archive(directory, 0)
-    chunks = archive.chunks()
+    chunks = iter(archive)
     first = next(chunks)
     client.delete(url)
     whole = first + b"".join(chunks)

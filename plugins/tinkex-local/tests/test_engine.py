@@ -9,9 +9,9 @@ import onnxruntime_genai
 import pytest
 from tokenizers import Tokenizer
 
-from tinkex_local import engines
-from tinkex_local.engines import SampleSpec
-from tinkex_local.engines.onnx import PIECE, best, choose, log_softmax
+from tinkex_local.engines import DEFAULT, SampleSpec
+from tinkex_local.engines.onnx import PIECE, best, choose, log_softmax, stops_at
+from tinkex_local.engines.runner import load
 from tinkex_local.state.models import DEFAULT_MODEL, built_in
 
 MODEL = built_in(DEFAULT_MODEL)
@@ -24,7 +24,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def sample(tokenizer):
-    engine = engines.load()
+    engine = load(DEFAULT)
     prompt = tuple(tokenizer.encode("Holmes lit his pipe and").ids)
     plain = SampleSpec(
         tokens=prompt, num_samples=1, max_tokens=16, temperature=1.0, top_k=0, top_p=1.0, seed=1
@@ -268,8 +268,6 @@ def test_best_is_ordered():
 
 
 def test_a_special_token_can_be_named_as_a_stop_string(tokenizer):
-    from tinkex_local.engines.onnx import _Stops
-
     spec = SampleSpec(
         tokens=(5,),
         num_samples=1,
@@ -280,7 +278,7 @@ def test_a_special_token_can_be_named_as_a_stop_string(tokenizer):
         seed=1,
         stop_strings=("<|im_end|>",),
     )
-    stops = _Stops(spec, MODEL.facts.eos, tokenizer)
+    ended = stops_at(spec, MODEL.facts.eos, tokenizer)
     end = tokenizer.token_to_id("<|im_end|>")
-    assert stops.reached([500, end])
-    assert not stops.reached([500, 600])
+    assert ended([500, end])
+    assert not ended([500, 600])

@@ -377,7 +377,7 @@ def test_a_broken_engine_fails_the_request_once_and_for_all(client, sampling_bod
             raise ZeroDivisionError
             yield
 
-    monkeypatch.setattr("tinkex_local.engines.load", lambda name: Broken())
+    monkeypatch.setattr("tinkex_local.engines.runner.load", lambda name: Broken())
     request = client.post("asample", sampling_body(client.sampler())).json["request_id"]
     for _ in range(2):
         outcome = client.retrieve(request)

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from tinkex_local.app import create_app
-from tinkex_local.serve import _OwnMachineOnly, is_loopback
+from tinkex_local.serve import is_loopback, own_machine_only
 from tinkex_local.wire.bodies import METADATA_LEVELS
 from tinkex_local.wire.http import MAX_BODY
 
@@ -127,7 +127,7 @@ def test_hosts_that_others_reach(host):
 
 
 def test_a_web_page_cannot_use_the_service_through_a_browser(client, client_of):
-    guarded = client_of(_OwnMachineOnly(client.app))
+    guarded = client_of(own_machine_only(client.app))
     for host in ("127.0.0.1:8000", "localhost", "[::1]:80", "[::1]"):
         assert guarded.get("healthz", host=host).status == 200
     for host in ("rebound.example:8000", "127.0.0.1.example", "example"):

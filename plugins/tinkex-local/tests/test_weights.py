@@ -21,7 +21,7 @@ PREFIX = "base_model.model.model.layers"
 
 def directory(app, path: str) -> Path:
     row = checkpoints.find(app.service, parse(path))
-    return checkpoints.directory_of(app.service, row["id"])
+    return app.service.checkpoints / row["id"]
 
 
 def tensors(app, path: str):
@@ -163,7 +163,7 @@ def test_an_encrypted_export_is_refused_not_done_in_clear(client):
 
 
 SAVE_WITH_LITTLE_ROOM = """
-import resource, sys
+import json, resource, sys
 from pathlib import Path
 from tinkex_local.app import create_app
 from tinkex_local.state import operations, weights
@@ -171,7 +171,7 @@ from tinkex_local.wire import bodies
 service = create_app(Path(sys.argv[1])).service
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 answer = weights.save(service, bodies.SaveWeights(model_id=sys.argv[2], path="a"))
-print(operations.find(service, answer["request_id"])["result"])
+print(json.dumps(operations.find(service, answer["request_id"])["result"]))
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from email.utils import formatdate
@@ -154,18 +153,3 @@ def test_proxies(monkeypatch):
     assert "proxy.test:8080" in found.detail
     assert "secret" not in found.detail
     assert prober.dns()[0].status == "skipped"
-
-
-def test_a_server_without_tls(server):
-    url = server.url.replace("http:", "https:")
-    (found,) = Prober(Settings(base_url=url, api_key=CANARY), 60).tls()
-    assert found.status == "fail"
-    assert "Traceback" not in found.detail
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_that_is_not_writable(tmp_path):
-    tmp_path.chmod(0o555)
-    found = doctor._space("disk", tmp_path / "x")
-    tmp_path.chmod(0o755)
-    assert found.status == "warning"

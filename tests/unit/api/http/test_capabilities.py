@@ -10,7 +10,7 @@ from tests.contract.dialects.account import KEY
 from tests.contract.dialects.official import Official
 from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.tuft import TuFT
-from tests.contract.dialects.wire import Scripted, Seen, detail, listening
+from tests.contract.dialects.wire import Scripted, listening
 from tinkex.api import ServiceClient
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
@@ -72,13 +72,3 @@ def test_the_end_of_a_session_is_sent_to_servers_that_take_it():
             for _ in range(3):
                 client.sessions.create().finish()
         assert asked(server, "POST", "sessions/{session}/finish") == times
-
-
-def test_a_session_that_is_gone_is_no_lack(monkeypatch: pytest.MonkeyPatch):
-    def gone(self: Official, seen: Seen, session: str) -> None:
-        raise detail(404, f"Session {session} not found")
-
-    monkeypatch.setattr(Official, "finish", gone)
-    with listening(Official()) as url, client_of(url) as client:
-        client.sessions.create().finish()
-        assert not client._transport.missing

@@ -6,7 +6,7 @@ import pytest
 import responses
 
 from tests.unit.api.conftest import API, BASE, KEY
-from tinkex.exceptions import InvalidResponse, NotFound, UsageError
+from tinkex.exceptions import InvalidResponse, UsageError
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,6 @@ def test_what_cannot_be_sent(client, server, argument, said):
     assert not server.seen
 
 
-def test_errors_are_the_usual_ones(client, server):
-    server.on("GET", "x", server.reply({"detail": "no x here"}, 404))
-    with pytest.raises(NotFound, match=r"no x here \(HTTP 404\)"):
-        client.request("GET", "x")
-
-
 def paged(server, total, *, reported=True, ignores_offset=False, most=1000):
     def reply(seen):
         start = 0 if ignores_offset else int(seen.query["offset"])
@@ -131,11 +125,6 @@ def test_a_name_may_be_in_the_query_several_times(connect):
         mock.get(f"{API}/x?tag=a&tag=b&c=1", json={})
         connect().request("GET", "x?tag=a&c=1&tag=b")
         assert mock.calls[0].request.url == f"{API}/x?tag=a&tag=b&c=1"
-
-
-def test_a_server_that_ignores_the_offset_does_not_keep_us(client, server):
-    paged(server, 300, reported=False, ignores_offset=True)
-    assert len(client.request("GET", "things", paginate=True).json()["items"]) == 100
 
 
 def test_pages_by_cursor_are_joined(client, server):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinkex.api.http import retry
-from tinkex.exceptions import BadRequest, Conflict, OperationFailed, TimedOut, UsageError
+from tinkex.exceptions import BadRequest, OperationFailed, UsageError
 
 RUN = "r:train:0"
 PATH = "tinker://r/weights/x"
@@ -88,14 +87,6 @@ def test_an_impossible_name_is_refused_without_a_request(name, service, training
     assert not service.requests("save_weights_for_sampler")
 
 
-def test_a_taken_name_is_a_conflict_at_once(service, training):
-    taken = service.reply({"detail": "Checkpoint exists"}, 409)
-    service.on("POST", "save_weights_for_sampler", taken)
-    with pytest.raises(Conflict):
-        training.save_weights_for_sampler("final")
-    assert len(service.requests("save_weights_for_sampler")) == 1
-
-
 def test_a_checkpoint_is_continued_in_one_call(service, client):
     service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, "lora_rank": 8})
     results(service, l={"model_id": "s-1:train:0"})
@@ -123,22 +114,3 @@ def test_a_server_that_loads_into_models_only_gets_two_calls(refusal, service, c
     assert created["model_seq_id"] == 0
     loaded = service.requests("load_weights")[1].body
     assert loaded == {"model_id": RUN, "seq_id": 1, "path": PATH, "optimizer": False}
-
-
-def test_the_two_calls_share_one_deadline(service, connect, naps):
-    service.on("POST", "weights_info", {"base_model": "m"})
-    service.on("POST", "create_model", {"request_id": "c"})
-    results(service, c={"model_id": RUN}, l={"type": "try_again"})
-
-    def refuse(_):
-        retry.time.sleep(900)
-        return service.reply({"detail": "Missing model_id"}, 400)
-
-    def queue(_):
-        retry.time.sleep(200)
-        return service.reply({"request_id": "l"})
-
-    service.on("POST", "load_weights", refuse, queue)
-    with pytest.raises(TimedOut):
-        connect(service.url, timeout=1000).create_training_client_from_checkpoint(PATH)
-    assert not service.requests("retrieve_future")[1:]  # no time is left for the second
