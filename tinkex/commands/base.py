@@ -1,8 +1,8 @@
 """The bases of all commands: cliff's three kinds of command, bound to tinkex.
 
 A command of tinkex or of a plugin subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
-has a docstring of one line (its help), and implements ``get_parser`` and ``take_action`` as in any
-cliff application. Failures are raised as :class:`~tinkex.exceptions.TinkexError`.
+has a docstring of one line (its help), and implements ``add_arguments`` (or cliff's ``get_parser``)
+and ``take_action``. Failures are raised as :class:`~tinkex.exceptions.TinkexError`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,9 @@ class _Bound(cliff.command.Command):
         self._with_hooks(lambda hook: hook.get_parser(parser))
         return parser
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments and options of this command to *parser*."""
+
     def _subcommands(self) -> list[str]:
         if not self.cmd_name or self.app is None:  # Sphinx builds parsers without an application
             return []
@@ -150,6 +153,11 @@ class _Bound(cliff.command.Command):
 
 class Command(_Bound):
     """A command that writes to ``self.app.stdout`` itself."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        self.add_arguments(parser)
+        return parser
 
 
 class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
@@ -189,6 +197,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         formats.help = f"output format; by default {default} [TINKEX_FORMAT]"
         columns.metavar = "<column>"
         columns.help = "print only this column; repeat it, or separate several by commas"
+        self.add_arguments(parser)
         return parser
 
     def add_json_option(self, group: Any) -> None:

@@ -152,20 +152,18 @@ class _Download:
             self._tracker.check()
             url = RenewableURL(partial(signed.url, names[relative]))
             with local_errors(self._staging.target):
-                self._fetch_file(url, f"{CONTENT}/{relative.as_posix()}", relative.as_posix())
-                return relative, self._digest(relative)
+                label = relative.as_posix()
+                sha256 = self._fetch_file(url, f"{CONTENT}/{label}", label)
+                known = self._staging.content.stat(relative)
+                assert known is not None, "it has just been fetched"
+                return relative, ManifestFile(known.st_size, sha256)
 
         return dict(map_ordered(fetch, names, workers=_FILES))
 
-    def _fetch_file(self, url: RenewableURL, name: str, label: str, **options: Any) -> None:
-        FileDownload(
+    def _fetch_file(self, url: RenewableURL, name: str, label: str, **options: Any) -> str:
+        return FileDownload(
             self._transport, self._staging, url, name, self._tracker, label=label, **options
         ).fetch()
-
-    def _digest(self, relative: Path) -> ManifestFile:
-        with self._staging.content.open(relative, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return ManifestFile(file.tell(), sha256)
 
     # An archive -----------------------------------------------------------------------------
 
@@ -183,7 +181,7 @@ class _Download:
         with local_errors(staging.target):
             staging.clear_content()
             renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
-            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
+            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, with_sum=False)
             with staging.root.open(_ARCHIVE, "rb") as file:
                 return archive.extract(
                     file, staging.content, admit=staging.admit, check_space=staging.check_space
@@ -263,7 +261,10 @@ class _Download:
                     self._staging.content.open(relative, "wb", make=True) as new,
                 ):
                     shutil.copyfileobj(old, new)
-                found[relative] = self._digest(relative)
+                    size = new.tell()
+                with self._staging.content.open(relative, "rb") as copy:
+                    sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+                found[relative] = ManifestFile(size, sha256)
         return found
 
     def _local_directory(self, url: str) -> Path:
