@@ -234,13 +234,6 @@ def out(tmp_path: Path, begin) -> Path:
     return path
 
 
-def test_a_result_is_written_at_once(tmp_path, begin):
-    begin(tmp_path / "o.jsonl").write(3, record(3, text="é\ud800\n"))
-
-    (line,) = (tmp_path / "o.jsonl").read_bytes().splitlines()
-    assert json.loads(line) == {"id": "r3", "index": 3, "text": "é\ud800\n"}
-
-
 def test_resuming(out, tmp_path, begin):
     file = begin(out, resume=True)
 
@@ -305,17 +298,6 @@ def test_replacing_and_checking_without_changes(out, begin):
     begin(out, force=True, temperature=0.5).close()
     assert out.read_bytes() == b""
     begin(out, resume=True, temperature=0.5)
-
-
-def test_failures_are_in_a_file_next_to_it(out, begin):
-    file = begin(out, resume=True)
-    assert not file.failed_path.exists()
-    file.write_failed(record(5, error={"message": "no"}))
-    file.close()
-    assert indexes(out.with_name("out.failed.jsonl")) == [5]
-
-    begin(out, resume=True)
-    assert not out.with_name("out.failed.jsonl").exists()  # they are sampled again
 
 
 def test_sorting(out, begin):
