@@ -210,11 +210,12 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
         raise NotEditable
     if node.flow_style:
         return _change_flow(text, node, path, value)
-    key, below = next(((k, v) for k, v in node.value if k.value == name), (None, None))
-    if key is None:
+    entry = next(((key, below) for key, below in node.value if key.value == name), None)
+    if entry is None:
         at = _line_end(text, _end(node))
-        entry = _block({name: _nested(rest, value)}, node.start_mark.column)
-        return _with_newline(text[:at]) + entry + text[at:]
+        added = _block({name: _nested(rest, value)}, node.start_mark.column)
+        return _with_newline(text[:at]) + added + text[at:]
+    key, below = entry
     if rest and below.id == "mapping":
         return _changed(text, below, rest, value)
     if value is None:
