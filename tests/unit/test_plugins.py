@@ -50,6 +50,14 @@ class Hook(CommandHook):
         names, rows = data
         rows = list(rows)
         return names, rows * (2 if parsed_args.twice else 1)
+
+class Nothing(Hook):
+    def get_parser(self, parser):
+        return parser
+    def before(self, parsed_args):
+        pass
+    def after(self, parsed_args, data):
+        pass
 """
 CLASH = f"""{COMMAND}
     def get_parser(self, prog_name):
@@ -60,15 +68,19 @@ CLASH = f"""{COMMAND}
 
 
 def test_command_formatter_and_hook(fake_plugins):
-    fake_plugins.add("p-command", "[tinkex.commands]\ngreet_hello = p_command:Hello\n", COMMAND)
+    loud = f"print('loud'){COMMAND}"  # what is printed by an import is no result
+    fake_plugins.add("p-command", "[tinkex.commands]\ngreet_hello = p_command:Hello\n", loud)
     fake_plugins.add("p-format", "[tinkex.formatters.list]\nshout = p_format:Shout\n", FORMATTER)
-    fake_plugins.add("p-hook", "[tinkex.hooks.greet_hello]\nh = p_hook:Hook\n", HOOK)
+    hooks = "[tinkex.hooks.greet_hello]\nh = p_hook:Hook\nnothing = p_hook:Nothing\n"
+    fake_plugins.add("p-hook", hooks, HOOK)
     done = invoke(["greet", "hello", "-f", "shout", "--twice", "--mark", "?"])
     assert done.stdout == "HELLO?\nHELLO?\n", done.stderr
     assert invoke(["greet", "hello"], environ={"TINKEX_FORMAT": "shout"}).stdout == "HELLO!\n"
     assert invoke(["greet", "hello", "-f", "json"]).rows == [{"greeting": "hello"}]
     assert "The hook was here." in invoke(["greet", "hello", "--help"]).stdout
-    assert "  greet hello" in invoke(["help"]).stdout
+    listed = invoke(["help"]).stdout
+    assert "  greet hello" in listed
+    assert "loud" not in listed
 
 
 @pytest.mark.parametrize("words", [["-f", "shout"], ["-fshout"], ["--format=shout"], ["-qfshout"]])
@@ -299,6 +311,8 @@ def test_a_broken_file_costs_its_own_plugin_only(tmp_path, find, broken):
     (tmp_path / "three-1.0.dist-info").mkdir()
     (tmp_path / "no.zip").write_text("no archive")
     assert "one" in find("missing", "no.zip", "")
+    install(tmp_path / "after" / "GOOD-2.dist-info", ONE.replace("one =", "other ="))
+    assert "other" not in find("", "after")  # the first of a name counts
 
 
 def test_it_finds_what_importlib_finds():

@@ -12,7 +12,7 @@ import pytest
 from tinkex import files, settings
 from tinkex.config import credentials
 from tinkex.config.credentials import KeyStore, StoredKey
-from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.exceptions import LocalError, SettingsError
 
 URL = "https://other.example"
 
@@ -84,18 +84,6 @@ def test_a_file_that_cannot_be_parsed_is_never_written_over(store, text):
     assert store.for_address(URL, only_its_own=False) is None
 
 
-def test_names_are_looked_up(store):
-    store.add(key())
-    store.add(key("8", name="laptop"))
-    store.add(key("9", name="7"))
-    assert store.find("7").key_id == "7"
-    with pytest.raises(UsageError, match="several") as caught:
-        store.find("laptop")
-    assert "7, 8" in caught.value.hint
-    with pytest.raises(UsageError, match="no stored key"):
-        store.find("x")
-
-
 def test_a_key_of_another_server_is_sent_there_only(store):
     store.add(key())
     store.add(key("other:1", "tml-other", base_url=URL, is_default=False))
@@ -142,11 +130,6 @@ def test_a_lock_that_is_never_released_is_told(store, monkeypatch):
     ):
         store.add(key())
     store.add(key())
-
-
-def test_half_a_character_from_a_server_does_not_spoil_the_file(store):
-    store.add(key(name="a\ud800b"))
-    assert json.loads(store.path.read_bytes())["keys"]["7"]["name"] == "a?b"
 
 
 _ASK = """

@@ -9,23 +9,19 @@ import threading
 import pytest
 
 from tinkex.api.http import transport
-from tinkex.api.http.auth import KeyAuth
 from tinkex.api.http.transport import Request
 from tinkex.exceptions import (
     APIError,
     Conflict,
     ConnectionFailed,
     InvalidResponse,
-    NotFound,
     RateLimited,
     Redirected,
     ServerError,
     SettingsError,
     TimedOut,
-    Unauthorized,
     UsageError,
 )
-from tinkex.settings import Settings
 
 KEY = "tml-test-key-0123456789"
 CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
@@ -160,17 +156,6 @@ def test_a_change_of_state_is_repeated(first, second, server, client, naps):
             client.checkpoints.publish("tinker://r/weights/x")
 
 
-@pytest.mark.parametrize("status", [404, 204])
-def test_a_delete_that_an_earlier_try_has_done_is_done(status, server, client, naps):
-    path = "training_runs/r/checkpoints/weights/x"
-    gone = server.reply(None if status == 204 else {"detail": "Checkpoint not found"}, status)
-    server.on("DELETE", path, server.reply("x", 502), gone)
-    client.checkpoints.delete("tinker://r/weights/x")
-    server.on("DELETE", path, server.reply({"detail": "Checkpoint not found"}, 404))
-    with pytest.raises(NotFound):
-        client.checkpoints.delete("tinker://r/weights/x")
-
-
 def closed_port() -> int:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -265,32 +250,6 @@ def test_an_expired_token_is_replaced(server, client):
     server.on("GET", PATH, by_key(server, "eyJ.newer", expired))
     client.models.list()
     assert server.seen[-1].headers["x-api-key"] == "eyJ.newer"
-
-
-@pytest.mark.parametrize("config", [{"pjwt_auth_enabled": False}, {}, None])
-def test_without_an_exchange_a_401_is_a_401(config, server, client):
-    if config is not None:
-        server.on("POST", "client/config", config)
-    server.on("GET", PATH, by_key(server, "other"))
-    with pytest.raises(Unauthorized, match="Invalid API key"):
-        client.models.list()
-    assert not server.requests("auth/token")
-
-
-def test_threads_that_are_refused_together_exchange_once():
-    auth = KeyAuth(Settings(api_key=KEY))
-    asked = []
-
-    def exchange(key):
-        asked.append(key)
-        return f"eyJ.{len(asked)}"
-
-    assert auth.renew(KEY, False, exchange)
-    assert auth.renew(KEY, False, exchange)
-    assert (asked, auth.current) == ([KEY], "eyJ.1")
-    assert not auth.renew("eyJ.1", False, exchange)
-    assert auth.renew("eyJ.1", True, exchange)
-    assert auth.current == "eyJ.2"
 
 
 def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):

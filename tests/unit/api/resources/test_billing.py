@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -14,7 +13,6 @@ from tinkex.api.resources.billing import (
     UsageEvent,
     aligned,
     summarize,
-    windows,
 )
 from tinkex.exceptions import InvalidResponse, UsageError
 
@@ -57,17 +55,6 @@ def test_a_span_is_widened_to_full_hours(start, end, hours):
     assert aligned(at(day + start), at(day + end)) == tuple(at(f"{day}{h}:00") for h in hours)
     with pytest.raises(UsageError, match="empty"):
         aligned(at(day + end), at(day + start))
-
-
-@pytest.mark.parametrize(("days", "count"), [(1, 1), (14, 1), (15, 2), (28, 2), (30, 3), (365, 27)])
-def test_windows_cover_the_span_without_gap_and_none_is_too_long(days, count):
-    start = at("2026-01-01T00:00")
-    found = windows(start, start + timedelta(days=days))
-    assert len(found) == count
-    assert found[0][0] == start
-    assert found[-1][1] == start + timedelta(days=days)
-    assert all(one[1] == other[0] for one, other in itertools.pairwise(found))
-    assert all(timedelta() < last - first <= timedelta(days=14) for first, last in found)
 
 
 def test_a_long_span_is_requested_in_parts_and_joined(client, server):

@@ -100,18 +100,6 @@ def test_pages_by_offset_are_joined(client, server, total, reported):
     assert answer == {"items": list(range(total)), "more": 1}
 
 
-@pytest.mark.parametrize(
-    ("query", "most", "expected"),
-    [("limit=7&offset=10", 1000, range(10, 30)), ("limit=20", 10, range(30))],
-)
-def test_pages_begin_at_the_offset_and_may_be_smaller_than_requested(
-    client, server, query, most, expected
-):
-    paged(server, 30, most=most)
-    answer = client.request("GET", f"things?{query}", paginate=True).json()
-    assert answer["items"] == list(expected)
-
-
 @pytest.mark.parametrize("total", [0, 150])
 def test_a_limit_of_zero_means_all_as_everywhere(client, server, total):
     paged(server, total, reported=False)

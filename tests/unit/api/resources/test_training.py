@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinkex.exceptions import BadRequest, OperationFailed, UsageError
+from tinkex.exceptions import UsageError
 
 RUN = "r:train:0"
 PATH = "tinker://r/weights/x"
@@ -38,10 +38,6 @@ def training(service, client):
     return client.create_lora_training_client("any", train_mlp=False, train_unembed=False)
 
 
-def numbers(service, path: str) -> list[int]:
-    return [seen.body["seq_id"] for seen in service.requests(path)]
-
-
 def test_the_shape_is_sent_without_members_of_default_value(service, training):
     assert training.model_id == RUN  # which came with the acceptance
     (seen,) = service.requests("create_model")
@@ -55,25 +51,6 @@ def test_an_impossible_shape_is_refused_without_a_request(bad, service, client):
     with pytest.raises(UsageError):
         client.create_lora_training_client("any", **bad)
     assert not service.seen
-
-
-def test_numbers_advance_only_when_a_call_is_accepted(service, training):
-    results(service, w={"path": f"tinker://{RUN}/final"})
-    refused = service.reply({"detail": "bad name"}, 422)
-    service.on("POST", "save_weights_for_sampler", refused, {"request_id": "w"})
-    with pytest.raises(BadRequest):
-        training.save_weights_for_sampler("a.b")
-    saved = training.save_weights_for_sampler("final", ttl_seconds=3600)
-    assert saved.path == f"tinker://{RUN}/sampler_weights/final"
-    assert saved.response == {"path": f"tinker://{RUN}/final"}
-    assert service.requests("save_weights_for_sampler")[1].body["ttl_seconds"] == 3600
-    results(service, w=service.reply({"detail": "disk full"}, 400))
-    for _ in range(2):
-        with pytest.raises(OperationFailed, match="disk full"):
-            training.save_state("x", overwrite=True)
-    assert service.requests("save_weights")[0].body["overwrite"] is True
-    assert numbers(service, "save_weights_for_sampler") == [1, 1]
-    assert numbers(service, "save_weights") == [2, 3]
 
 
 def test_a_result_without_a_path_has_the_requested_name(training):
