@@ -125,8 +125,7 @@ class Response:
         from email.utils import parsedate_to_datetime
 
         try:
-            moment = parsedate_to_datetime(self.headers.get("date", ""))
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return parsedate_to_datetime(self.headers.get("date", "")).astimezone(UTC)
         except (ValueError, OverflowError):
             return None
 
