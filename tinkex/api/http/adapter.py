@@ -329,8 +329,7 @@ def translated(error: Exception, url: str) -> TinkexError:
         or errors.tls_error(causes, host)
         or _proxy_error(causes, host)
         or errors.connection_error(causes, host)
-        or _connection_error(causes, host)
-        or _response_error(causes, host)
+        or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
 
@@ -360,7 +359,7 @@ def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
     return ConnectionFailed(message, hint=_PROXY_HINT)
 
 
-def _connection_error(causes: list[BaseException], host: str) -> TinkexError | None:
+def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:
     for cause in causes:
         if isinstance(cause, urllib3.exceptions.NewConnectionError):
             return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
@@ -368,11 +367,6 @@ def _connection_error(causes: list[BaseException], host: str) -> TinkexError | N
             return Unreachable(f"{host} does not answer")
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
-    return None
-
-
-def _response_error(causes: list[BaseException], host: str) -> TinkexError | None:
-    for cause in causes:
         if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
             return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
         if isinstance(cause, urllib3.exceptions.DecodeError):
