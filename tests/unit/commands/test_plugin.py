@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_plugins import COMMAND, FORMATTER, HOOK
-from tinkex.commands.plugin import names_for, skeleton, write_files
-from tinkex.exceptions import LocalError
+from tinkex.commands.plugin import names_for
 from tinkex.testing import invoke
 
 
@@ -191,20 +190,3 @@ def test_what_is_there_is_never_touched(cwd):
         assert (done.exit_code, done.stdout) == (1, "")
         assert what in done.stderr, done.stderr
     assert sorted(p.name for p in cwd.rglob("*")) == ["file", "full", "mine.txt"]
-
-
-@pytest.mark.parametrize("target", ["new", "a/b/new", "empty"])
-def test_a_failure_in_the_middle_leaves_nothing(target, cwd, monkeypatch):
-    (cwd / "empty").mkdir()
-    real, left = Path.write_text, [3]
-
-    def failing(self, *args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(28, "No space left on device")
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "write_text", failing)
-    with pytest.raises(LocalError, match="No space left"):
-        write_files(skeleton(names_for("tinkex-x")), cwd / target)
-    assert [p.name for p in cwd.rglob("*")] == ["empty"]
