@@ -43,8 +43,7 @@ class LoginAuth(ShowOne):
         "tinkex --profile skyrl auth login",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--with-token", action="store_true", help="read the key from standard input"
         )
@@ -59,7 +58,6 @@ class LoginAuth(ShowOne):
             action="store_true",
             help="store the key in the active profile (default if the profile names a server)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.paths import console_page
@@ -150,8 +148,7 @@ class LogoutAuth(Lister):
     column_names = ("name", "key_id", "stored_in")
     examples = ("tinkex auth logout", "tinkex auth logout laptop", "tinkex auth logout --all")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name",
             metavar="<key_name>",
@@ -163,7 +160,6 @@ class LogoutAuth(Lister):
             action="store_true",
             help="remove all keys in the file of the official login; profiles keep theirs",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if parsed_args.all and parsed_args.name is not None:
@@ -213,14 +209,12 @@ class SwitchAuth(ShowOne):
     column_names = ("name", "key_id", "organization", "email", "stored_in")
     examples = ("tinkex auth switch laptop", "tinkex auth switch 7")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name",
             metavar="<key_name>",
             help="name or id of a stored key; see 'tinkex auth status --offline'",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         store = KeyStore()
@@ -254,12 +248,10 @@ class StatusAuth(ShowOne):
     )
     examples = ("tinkex auth status", "tinkex auth status --offline -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--offline", action="store_true", help="show what is stored; send no request"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         settings = self.settings

@@ -67,8 +67,7 @@ class BatchRun(Command):
         "shuf -n 100 questions.txt | tinkex run batch - --base-model Qwen/Qwen3-8B --max-tokens 64",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
@@ -91,7 +90,6 @@ class BatchRun(Command):
             help="format of the file (default: by its name, else by its first line)",
         )
         add_sampling_options(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")

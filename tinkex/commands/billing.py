@@ -100,8 +100,7 @@ class UsageBilling(_CsvLister):
         "tinkex -q billing usage --since 30d --budget 50 > /dev/null || mail -s 'Over budget' me",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--since",
             "--from",
@@ -135,7 +134,6 @@ class UsageBilling(_CsvLister):
             type=lambda text: number(0)(text.removeprefix("$")),
             help="fail if the total is above this amount in US dollars",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
@@ -207,15 +205,13 @@ class StorageBilling(_CsvLister):
     )
     examples = ("tinkex billing storage", "tinkex billing storage --project-id p-1 -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--project-id", metavar="<id>", type=non_empty, help="only checkpoints of this project"
         )
         parser.add_argument(
             "--csv", metavar="<file>", help="also write the rows as CSV; - for standard output"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable

@@ -71,13 +71,11 @@ class ListCheckpoint(Lister):
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paging(parser, "checkpoints")
         add_filters(parser)
         add_scope(parser)
         add_order(parser, _FIELDS)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         scope, filtered = parsed_args.access_scope, given_filters(parsed_args)
@@ -132,10 +130,8 @@ class InfoCheckpoint(ShowOne):
         "tinkex checkpoint info @latest:sampler",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_path(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         path = checkpoint_path(self, parsed_args.tinker_path)
@@ -163,8 +159,7 @@ class SaveCheckpoint(ShowOne):
         "tinkex checkpoint --model-path tinker://run-123/weights/0001 --output next.json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_model_options(parser)
         parser.add_argument(
             "--output",
@@ -190,7 +185,6 @@ class SaveCheckpoint(ShowOne):
                 default=True,
                 help=f"train the {words} (default: yes)",
             )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable

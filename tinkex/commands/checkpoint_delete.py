@@ -39,13 +39,11 @@ class _Deletion(BulkChange):
     doing, done = "Deleting", "deleted"
     deletes = True
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
             "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
         )
-        return parser
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
         """Return the checkpoints that match the filters, by path."""
@@ -78,11 +76,10 @@ class DeleteCheckpoint(_Deletion):
         "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser, optional=True)
         add_filters(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
@@ -165,8 +162,8 @@ class PruneCheckpoint(_Deletion):
         "tinkex checkpoint prune --run-id 'nightly*' --older-than 30d --yes",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_run_filters(parser)
         _add_rules(parser.add_argument_group("rules (at least one of the first three)"))
         parser.add_argument(
@@ -176,7 +173,6 @@ class PruneCheckpoint(_Deletion):
             help="storage price in US dollars for a gigabyte and month, to show what pruning saves "
             "(default: the price that the service reports, if any)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.resources.selection import Policy, plan

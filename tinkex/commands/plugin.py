@@ -47,10 +47,8 @@ class ListPlugin(Lister):
     droppable = ("version",)
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--all", action="store_true", help="include those of tinkex itself")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         usage = _Usage()
@@ -80,12 +78,10 @@ class ShowPlugin(ShowOne):
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name", metavar="<distribution>", help="name of the distribution, as pip knows it"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         distribution = _installed(parsed_args.name)
@@ -119,15 +115,13 @@ class NewPlugin(ShowOne):
         "tinkex plugin new tinkex-stats --directory ~/src/stats",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="<name>", help="name of the distribution: tinkex-stats")
         parser.add_argument(
             "--directory",
             metavar="<dir>",
             help="new or empty directory to write to (default: the name, in this directory)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         names = names_for(parsed_args.name)

@@ -38,8 +38,7 @@ class WatchRun(Command):
     notes = "Ends when the run fails, or with Ctrl-C; the run itself continues."
     examples = ("tinkex run watch run-123", "tinkex run watch @latest --interval 1m --json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_options(parser)
         parser.add_argument(
             "-f",
@@ -52,7 +51,6 @@ class WatchRun(Command):
         parser.add_argument(
             "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         from tinkex.api.resources.watch import changes, check_usable
@@ -96,8 +94,7 @@ class WaitRun(ShowOne):
         "tinkex run wait @latest --until idle:10m",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_options(parser)
         parser.add_argument(
             "--until",
@@ -113,7 +110,6 @@ class WaitRun(ShowOne):
             type=duration(bare="s"),
             help="give up after this time: 2h, 90m (default: never); --timeout is for one request",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.resources.watch import WaitedOut
@@ -177,16 +173,18 @@ def _snapshots(
 
     def on_trouble(error: TinkexError, pause: float) -> None:
         command.app.warn(f"{error}; retrying in {pause:.0f} s", prefix="No connection: ")
+        command.app.display.expect("changes")
 
     run_id = with_run(command, parsed_args.run_id, existing)
     try:
-        yield from command.client.watch(
+        for snapshot in command.client.watch(
             run_id,
             interval=parsed_args.interval.total_seconds(),
             limit=None if limit is None else limit.total_seconds(),
             on_trouble=on_trouble,
-            on_pause=lambda: command.app.display.expect("changes"),
-        )
+        ):
+            yield snapshot
+            command.app.display.expect("changes")
     except KeyboardInterrupt:
         command.app.display.clear()
         command.status(f"The run {run_id} itself continues.")

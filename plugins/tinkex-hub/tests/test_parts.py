@@ -48,7 +48,6 @@ def test_path_in_a_card(text: str, path: str | None) -> None:
 @pytest.mark.parametrize("base", ["Qwen/Qwen3-8B", "a: b # c", '"quoted"', "line\nbreak", None])
 def test_a_card_is_read_back(base: str | None) -> None:
     text = card.build(PATH, "ada/mine", base, None)
-
     head = yaml.safe_load(text.split("---\n")[1])
     assert head.get("base_model") == base
     assert "tinker_path" not in head

@@ -9,6 +9,8 @@ import shlex
 import pytest
 
 import tinkex
+from tinkex.cli.app import TinkexApp
+from tinkex.cli.commandmanager import Application
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.testing import invoke
 
@@ -289,3 +291,10 @@ def test_run_from_python_takes_words_and_paths(tmp_path):
         with pytest.raises(UsageError, match=r"list of words|is a text, not") as caught:
             tinkex.run(argv)
         assert caught.value.hint
+
+
+def test_the_application_has_what_commands_expect():
+    app = TinkexApp()
+    expected = {*Application.__annotations__, *vars(Application)} - {"options"}  # set by a line
+    public = {name for name in expected if not name.startswith("_")}
+    assert [name for name in public if not (hasattr(TinkexApp, name) or name in vars(app))] == []

@@ -155,7 +155,7 @@ def test_a_value_for_an_option_that_takes_none():
 
 def test_a_noun_alone_lists_its_commands():
     assert "session export-trace, session list" in invoke(["session"]).stderr
-    for noun in ("checkpoint", "run"):  # which do something, if they are told what with
+    for noun in ("checkpoint", "run"):  # which need options
         assert f"Other commands: tinkex help {noun}" in invoke([noun]).stderr
 
 

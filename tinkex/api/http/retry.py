@@ -5,7 +5,6 @@ All of it is decided above the HTTP pools, so that each of them obeys it and eve
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -203,15 +202,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     :param headers: those of its response, their names in lower case.
     """
-    try:
-        milliseconds = float(headers.get("retry-after-ms", "nan"))
-    except ValueError:
-        milliseconds = math.nan
-    if math.isfinite(milliseconds) and milliseconds >= 0:
-        return milliseconds / 1000
-    value = headers.get("retry-after", "")
-    if value.replace(".", "", 1).isdecimal() and value.isascii():
-        return float(value)
+    value = ""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        if value.replace(".", "", 1).isdecimal() and value.isascii():
+            return float(value) * unit
     from email.utils import parsedate_to_datetime  # 3 ms that few responses need
 
     try:

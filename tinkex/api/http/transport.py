@@ -21,7 +21,6 @@ from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit, urlun
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
-from tinkex.api.http.capabilities import Capabilities
 from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
 from tinkex.exceptions import (
     APIError,
@@ -158,7 +157,13 @@ class Response:
         try:
             return json.loads(self.body.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            raise self._not_json() from None
+            kind = "" if not self.body.strip() else self.content_type or "something"
+            form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
+            error = InvalidResponse(
+                f"the server answered with {form} instead of JSON (HTTP {self.status})"
+            )
+            error.request_id = self.request_id
+            raise error from None
 
     def object(self) -> dict[str, Any]:
         """Return the JSON object of the body.
@@ -167,24 +172,8 @@ class Response:
         """
         value = self.json()
         if not isinstance(value, dict):
-            raise InvalidResponse(
-                f"the server answered with {_json_form(value)} instead of a JSON object"
-            )
+            raise InvalidResponse("the server answered with JSON that is not an object")
         return value
-
-    def _not_json(self) -> InvalidResponse:
-        kind = "" if not self.body.strip() else self.content_type or "something"
-        form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
-        error = InvalidResponse(
-            f"the server answered with {form} instead of JSON (HTTP {self.status})"
-        )
-        error.request_id = self.request_id
-        return error
-
-
-def _json_form(value: Any) -> str:
-    forms = {type(None): "null", bool: "true or false", str: "a string", list: "a list"}
-    return forms.get(type(value), "a number")
 
 
 class Transport:
@@ -193,7 +182,9 @@ class Transport:
     :param settings: address, key, HTTP pool and time allowance.
     :param on_wait: is called for every wait, see :class:`tinkex.api.Wait`.
     :param pool: sends the requests instead of the pool that the settings name.
-    :ivar capabilities: what the service is known to lack.
+    :ivar missing: endpoints that the service was found to lack, so that it is not asked for them
+        again. Only those with a substitute, and only after the substitute has worked: an outage
+        must not be taken for a missing endpoint. The last way is always tried.
     :ivar is_dry_run: requests are shown instead of being sent, so nothing may be changed.
     :raises tinkex.exceptions.SettingsError: there is no usable key, or the options of the pool
         are unusable.
@@ -210,7 +201,7 @@ class Transport:
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
-        self.capabilities = Capabilities()
+        self.missing: set[str] = set()
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
         settings.check_pool()
@@ -423,19 +414,13 @@ def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
 
 
 def _encoded(body: Any) -> bytes:
-    if isinstance(body, bytes):
-        return body
-    text = json.dumps(body)
-    if "\\ud" in text:  # half of a character, where the other half may be missing
-        try:
-            json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            bad = ascii(error.object[max(error.start - 20, 0) : error.end].rpartition('"')[2])
-            raise UsageError(
-                f"a text that is to be sent is not valid Unicode: {bad}",
-                hint="Its bytes are not UTF-8: convert them, say with iconv.",
-            ) from error
-    return text.encode()
+    try:
+        return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "a text that is to be sent is not valid Unicode",
+            hint="Its bytes are not UTF-8: convert them, say with iconv.",
+        ) from error
 
 
 def _merged(
