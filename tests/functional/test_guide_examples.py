@@ -12,20 +12,19 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.functional.conftest import KEY, MODEL
 from tests.serving import Reply, serving
 from tinkex import __version__
 from tinkex.api import ServiceClient
 
 GUIDE = Path(__file__).parent / "guide"
-KEY = "tml-functional-test"
-MODEL = "tinkex/baker-street-2M"
 
 STATISTICS = re.compile(r"stop_reason=(length|stop) \| avg_logprob=-\d+\.\d{3}")
 
@@ -78,13 +77,6 @@ def script(service, tmp_path: Path) -> Run:
         return Ran(done.stdout, done.stderr, directory)
 
     return run
-
-
-@pytest.fixture
-def client(service) -> Iterator[ServiceClient]:
-    """Return the SDK's client of the service."""
-    with ServiceClient(base_url=service.url, api_key=KEY) as client:
-        yield client
 
 
 @pytest.fixture
