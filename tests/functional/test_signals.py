@@ -126,6 +126,8 @@ def test_the_prompt_of_a_login(terminal, number, home):
 def test_the_shell_between_two_lines(terminal):
     shown = terminal()
     shown.expect("tinkex>")
+    shown.type("versi")
+    shown.expect("versi")  # the shell waits for keys
     code = ended(shown.process, signal.SIGTERM)
     assert code == 143
     assert shown.echoes
