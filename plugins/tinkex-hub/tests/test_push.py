@@ -76,9 +76,7 @@ def test_again_is_a_new_commit_and_an_edited_card_stays(push: Any) -> None:
 
 def test_a_pull_request(push: Any) -> None:
     push.hub.add("ada/mine", readme="Hello.")
-
     done = push("--repo", "ada/mine", "--create-pr", "--json")
-
     assert done.rows["url"] == f"{push.hub.url}/ada/mine/discussions/1"
     assert done.rows["pull_request"] is True
     assert push.hub.files("ada/mine") == {"README.md": b"Hello."}
@@ -109,16 +107,9 @@ def test_a_repository_is_public_on_demand_and_not_by_accident(push: Any) -> None
     push.hub.add("ada/open", private=False)
     refused(push("--repo", "ada/open"), "the repository ada/open is public")
     assert len(push.hub.commits) == 1
-
-
-def test_a_private_repository_stays_private(push: Any) -> None:
-    push.hub.add("ada/mine")
-
-    done = push("--repo", "ada/mine", "--public")
-
-    assert done.exit_code == 0, done.stderr
-    assert "stays private" in done.stderr
-    assert push.hub.repos["ada/mine"]["private"] is True
+    push.hub.add("ada/hers")
+    assert "stays private" in push("--repo", "ada/hers", "--public").stderr
+    assert push.hub.repos["ada/hers"]["private"] is True
 
 
 @pytest.mark.parametrize("style", ["---\ntinker_path: {}\n---\n", "## Source\n\n```\n{}\n```\n"])
@@ -170,28 +161,17 @@ def test_what_cannot_work(
     assert (push.hub.commits, push.hub.repos) == ([], {})
 
 
-def test_a_checkpoint_that_does_not_exist(push: Any) -> None:
+OTHER = ("--base-url", "http://127.0.0.1:9", "--api-key", "k", "--http-pool", "default")
+
+
+def test_a_checkpoint_or_service_that_is_not_available(push: Any) -> None:
     done = push("--repo", "ada/mine", path="tinker://nope/weights/final")
-
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert push.hub.repos == {}
-
-
-@pytest.mark.parametrize(
-    ("words", "clause", "server"),
-    [
-        (["--base-url", "https://tinker.test"], "Missing --api-key", False),
-        (["--base-url", "http://127.0.0.1:9", "--api-key", "k", "--http-pool", "default"],
-         "connection refused by 127.0.0.1:9", True),
-    ],
-)  # fmt: skip
-def test_a_service_that_cannot_be_asked(
-    push: Any, words: list[str], clause: str, server: bool
-) -> None:
     # Not by monkeypatch, which would put the variable back when the service has removed it.
     with mock.patch.dict(os.environ):
         del os.environ["TINKEX_PROFILE"]
-        refused(push("--repo", "ada/mine", *words), clause, server=server)
+        refused(push("--base-url", "https://tinker.test"), "Missing --api-key")
+        refused(push(*OTHER), "connection refused by 127.0.0.1:9", server=True)
     assert push.hub.repos == {}
 
 
@@ -210,27 +190,17 @@ def test_a_hub_that_fails(push: Any, failure: dict[str, Any], clause: str, serve
     assert push.hub.commits == []
 
 
-def test_no_hub_at_all(push: Any) -> None:
+def test_no_hub_at_all(push: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         push.hub.url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         done = push("--repo", "ada/mine")
-
     refused(done, "no usable response from 127.0.0.1:", server=True)
-
-
-def test_without_huggingface_hub(push: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(push("--repo", "ada/mine"), "HF_HUB_OFFLINE is set")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-
     done = push("--repo", "ada/mine")
-
     refused(done, "huggingface_hub does not load")
     assert "pip install" in done.stderr
-
-
-def test_offline_mode_is_named(push: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-    refused(push("--repo", "ada/mine"), "HF_HUB_OFFLINE is set")

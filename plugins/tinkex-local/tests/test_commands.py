@@ -6,9 +6,9 @@ import math
 import os
 import resource
 import shutil
-import socket
 
 import pytest
+import waitress
 
 import tinkex
 from tinkex.exceptions import LocalError, TinkexError, UsageError
@@ -82,6 +82,8 @@ def test_reset_asks_and_then_deletes(home, save):
         with pytest.raises(TinkexError, match="confirmation"):
             run("local", "reset", *words)
     assert shown("local", "info")["checkpoints"] == 1
+    (home / "checkpoints" / ".tmp-1").mkdir()  # as killed processes leave them
+    (home / "checkpoints" / "without-a-row").mkdir()
     assert shown("local", "reset", "--yes") == {"home": str(home)}
     info = shown("local", "info")
     assert (info["sessions"], info["runs"], info["checkpoints"]) == (0, 0, 0)
@@ -239,11 +241,15 @@ def test_a_model_that_was_not_added_cannot_be_removed(name):
         run("local", "model", "remove", name)
 
 
-def test_an_address_that_cannot_be_served_is_refused():
+def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
     with pytest.raises(UsageError, match="--api-key is missing"):
         run("local", "serve", "--host", "0.0.0.0")
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        with pytest.raises(LocalError, match=f"cannot listen on 127.0.0.1:{port}: ") as caught:
-            run("local", "serve", "--port", port)
+
+    def taken(*args, **options):
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(waitress, "create_server", taken)
+    with pytest.raises(LocalError) as caught:
+        run("local", "serve", "--port", "8000")
+    assert str(caught.value) == "cannot listen on 127.0.0.1:8000: Address already in use"
     assert caught.value.hint == "Choose another --port; 0 is any that is free."

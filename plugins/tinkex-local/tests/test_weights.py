@@ -256,11 +256,3 @@ def test_an_operation_that_a_reset_overtakes_fails_and_leaves_nothing(
     assert client.checkpoints() == []
     assert client.get("training_runs").json["training_runs"] == []
     assert left() == []
-
-
-def test_a_reset_removes_what_killed_processes_left(client, home, left):
-    client.saved(client.model())
-    (home / "checkpoints" / ".tmp-1").mkdir()
-    (home / "checkpoints" / "without-a-row").mkdir()
-    reset(home)
-    assert left() == []
