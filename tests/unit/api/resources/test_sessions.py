@@ -178,7 +178,6 @@ def test_conditions_of_a_search(client, server):
     }
     for query in (
         SessionQuery(owners=["u"], accessible=True),
-        SessionQuery(owners=[str(n) for n in range(11)]),
         SessionQuery(statuses=["asleep"]),
     ):
         with pytest.raises(UsageError):
