@@ -115,12 +115,6 @@ class Server:
         self._open.close()
 
 
-@pytest.fixture(autouse=True)
-def no_ca_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()

@@ -211,7 +211,7 @@ def test_values_out_of_range():
 @pytest.mark.parametrize(
     ("location", "limit", "error"),
     [
-        *((f"file://{host}{{}}/s", 2, None) for host in ("", "localhost")),
+        *((f"file://{host}{{}}/s", 3, None) for host in ("", "localhost")),
         *(
             (place, 2, "a directory of its own machine")
             for place in ("file://{}/bare", "file://other{}/s", "file://{}/bare/../s")
@@ -226,12 +226,16 @@ def test_a_checkpoint_of_this_machine_is_copied_and_no_other_directory(
     for name in ("s", "bare"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "other").write_text("x")
+    (tmp_path / "s" / "deep").mkdir()
+    (tmp_path / "s" / "deep" / "other").write_text("y")
+    (tmp_path / "s" / "link").symlink_to("/etc/passwd")  # is left out
     (tmp_path / "s" / "adapter_config.json").write_text("{}")
     (tmp_path / "bare" / "adapter_config.json").symlink_to(tmp_path / "s/adapter_config.json")
     server.on("GET", ARCHIVE, server.reply(None, 302, {"Location": location.format(tmp_path)}))
     if error is None:
         found = client.checkpoints.download(SAMPLER, tmp_path / "d")
-        assert {name for name, _ in found.files} == {"adapter_config.json", "other"}
+        assert {name for name, _ in found.files} == {"adapter_config.json", "other", "deep/other"}
+        assert (tmp_path / "d" / "deep" / "other").read_text() == "y"
         return
     with pytest.raises((LocalError, InvalidResponse), match=error):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
