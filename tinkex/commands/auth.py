@@ -68,7 +68,8 @@ class LoginAuth(ShowOne):
         if page:
             page += f"?new_key=true&key_name={quote(name or _machine_name(), safe='')}"
         key, source = self._key(parsed_args, page)
-        trial = _with_key(self.settings, key, source)
+        origins = {**self.settings.origins, "api_key": source}
+        trial = replace(self.settings, api_key=key, api_key_command=None, origins=origins)
         if warning := trial.key_warning():
             self.status(warning)
         found = self._checked(trial)
@@ -362,12 +363,6 @@ def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
                 f"{origin} has {name}, which would be used instead of a stored key",
                 hint=f"First: tinkex --profile {settings.profile} config unset {name}",
             )
-
-
-def _with_key(settings: Settings, key: str, source: str) -> Settings:
-    """Return *settings* with *key*, which comes from *source*, instead of theirs."""
-    origins: Mapping[str, str] = {**settings.origins, "api_key": source}
-    return replace(settings, api_key=key, api_key_command=None, origins=origins)
 
 
 def _stored_key(settings: Settings, key: str, found: ApiKey | None, name: str | None) -> StoredKey:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import json_text
-from tinkex.commands.arguments import add_model_options
+from tinkex.commands.arguments import add_formats, add_model_options
 from tinkex.commands.base import Command
 from tinkex.commands.run import (
     add_sampling_options,
@@ -344,16 +344,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ordered", action="store_true", help="sort the results by the order of the prompts"
     )
-    parser.add_argument(
-        "-f",
-        "--format",
-        dest="formatter",
-        choices=("json",),
-        help="output format; always JSON lines",
-    )
-    parser.add_argument(
-        "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
-    )
+    add_formats(parser, ("json",), "output format; always JSON lines")
     parser.add_argument(
         "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
     )

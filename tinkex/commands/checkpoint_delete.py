@@ -177,14 +177,14 @@ class PruneCheckpoint(_Deletion):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.resources.selection import Policy, plan
 
-        policy = Policy(
-            keep_last=parsed_args.keep_last,
-            keep_every=parsed_args.keep_every,
-            older_than=parsed_args.older_than,
-            include_published=parsed_args.include_published,
-            include_newest=parsed_args.include_newest,
-        )
-        _check_rules(parsed_args)
+        names = ("keep_last", "keep_every", "older_than", "include_published", "include_newest")
+        rules = {name: getattr(parsed_args, name) for name in names}
+        if all(rules[name] is None for name in names[:3]):
+            raise UsageError(
+                "no rule says which checkpoints to delete",
+                hint="Give --keep-last, --keep-every or --older-than.",
+            )
+        policy = Policy(**rules)
         decisions = plan(self.select(parsed_args).values(), policy, datetime.now(UTC))
         going = {d.checkpoint.tinker_path: d for d in decisions if d.goes}
         chosen = {path: decision.checkpoint for path, decision in going.items()}
@@ -249,15 +249,6 @@ def _add_rules(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--include-newest", action="store_true", help="do not keep the newest of run and type"
     )
-
-
-def _check_rules(parsed_args: argparse.Namespace) -> None:
-    rules = (parsed_args.keep_last, parsed_args.keep_every, parsed_args.older_than)
-    if all(rule is None for rule in rules):
-        raise UsageError(
-            "no rule says which checkpoints to delete",
-            hint="Give --keep-last, --keep-every or --older-than.",
-        )
 
 
 def _values(decision: Decision, action: str) -> tuple[Any, ...]:

@@ -34,10 +34,7 @@ __all__ = ["InfoRun", "ListRun", "Sample"]
 #: Option, metavar, type, default and help.
 _SAMPLING_OPTIONS = (
     (
-        "max-tokens",
-        "<int>",
-        integer(1),
-        None,
+        *("max-tokens", "<int>", integer(1), None),
         "maximum number of tokens to generate (default: 256)",
     ),
     (
@@ -58,10 +55,8 @@ _SAMPLING_OPTIONS = (
 )
 #: The last checkpoint of each kind: its path and time.
 _LAST = (
-    "last_checkpoint",
-    "last_checkpoint_time",
-    "last_sampler_checkpoint",
-    "last_sampler_checkpoint_time",
+    *("last_checkpoint", "last_checkpoint_time"),
+    *("last_sampler_checkpoint", "last_sampler_checkpoint_time"),
 )
 _RUN_COLUMNS = (
     *("training_run_id", "base_model", "model_owner", "is_lora", "lora_rank", "corrupted"),

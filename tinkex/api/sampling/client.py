@@ -83,7 +83,7 @@ class SamplingClient:
     ) -> None:
         body: dict[str, Any] = {
             "session_id": session.session_id,
-            "sampling_session_seq_id": session.next_sampler(),
+            "sampling_session_seq_id": next(session.sampler_seq_ids),
         }
         if model_path is not None:
             body["model_path"] = str(model_path)
@@ -235,7 +235,7 @@ class SamplingClient:
             try:
                 with self.backpressure.passing(deadline):
                     response = self._transport.call(request, deadline)
-                return futures.submitted(response)
+                return futures.request_id_of(response.object())
             except APIError as error:
                 if error.status != 429:
                     raise

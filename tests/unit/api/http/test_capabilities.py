@@ -12,7 +12,6 @@ from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import Scripted, listening
 from tinkex.api import ServiceClient
-from tinkex.api.http.capabilities import ACCOUNT_LIST
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
 
@@ -43,7 +42,7 @@ def test_an_outage_is_not_taken_for_a_lack(monkeypatch: pytest.MonkeyPatch):
     with listening(Official()) as url, client_of(url) as client:
         with pytest.raises(NotOffered):
             client.checkpoints.list()
-        assert not client._transport.capabilities.lacks(ACCOUNT_LIST)
+        assert not client._transport.missing
 
 
 def test_an_archive_is_requested_in_the_form_that_the_server_knows(tmp_path: Path):

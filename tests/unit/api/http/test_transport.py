@@ -44,7 +44,7 @@ def test_a_text_that_no_json_can_hold_is_not_sent(server, client):
     server.on("POST", "sampling", {})
     for text in ("\U0001f600", "\\ud83d", "ü"):
         client.request("POST", "sampling", body={"a": [text]})
-    with pytest.raises(UsageError, match=r"not valid Unicode: 'x\\udcff'") as caught:
+    with pytest.raises(UsageError, match="not valid Unicode") as caught:
         client.request("POST", "sampling", body={"a": ["x\udcff"]})
     assert "UTF-8" in str(caught.value.hint)
     assert len(server.seen) == 3
@@ -186,7 +186,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
         ({"body": "hello"}, "plain text instead"),
         ({"body": None}, "nothing instead"),
         ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "broken JSON"),
-        ({"body": [1]}, "a list instead of a JSON object"),
+        ({"body": [1]}, "JSON that is not an object"),
         ({"body": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, "JSON"),
         ({"body": {"supported_models": {}}}, "no list of 'supported_models'"),
         ({"body": {"supported_models": [3]}}, "no object"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -85,8 +85,6 @@ def test_the_future_is_not_requested(client, server):
     now, hour = datetime.now(UTC), timedelta(hours=1)
     with pytest.raises(UsageError, match="future"):
         client.billing.usage(now + 24 * hour, now + 48 * hour)
-    with pytest.raises(UsageError, match="a time that UTC does not have"):
-        client.billing.usage(datetime.min.replace(tzinfo=timezone(14 * hour)))
     assert server.seen == []
     server.on("GET", EVENTS, {"data": []})
     usage = client.billing.usage(now - hour, datetime.max.replace(tzinfo=UTC))

@@ -99,11 +99,11 @@ def test_the_list_of_a_run(server, client):
             client.checkpoints.list(run_id="r")
 
 
-def test_find_suggests_the_other_kind(server, client):
+def test_info_suggests_the_other_kind(server, client):
     server.on("GET", LIST, listed("sampler_weights/x"))
-    assert client.checkpoints.find("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
+    assert client.checkpoints.info("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
     with pytest.raises(NotFound) as caught:
-        client.checkpoints.find("tinker://r/weights/x")
+        client.checkpoints.info("tinker://r/weights/x")
     assert caught.value.hint == "Did you mean tinker://r/sampler_weights/x?"
 
 

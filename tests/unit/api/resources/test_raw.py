@@ -18,7 +18,6 @@ from tinkex.exceptions import InvalidResponse, UsageError
         ("x%2Fy", f"{API}/x%2Fy"),
         ("/api/v1/healthz", f"{BASE}/api/v1/healthz"),
         ("/oai/api/v1/models", f"{BASE}/oai/api/v1/models"),
-        ("/services/tinker-prod/api/v1/x", f"{BASE}/api/v1/x"),
         (f"{BASE}/api/v1/x", f"{BASE}/api/v1/x"),
         ("/@evil.test", f"{BASE}/@evil.test"),
     ],
