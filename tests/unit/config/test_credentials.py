@@ -102,21 +102,19 @@ def test_the_official_key_is_not_sent_to_the_server_of_a_profile(store, config):
     with pytest.raises(SettingsError) as caught:
         settings.resolve({"profile": "p"}).credential()
     assert "tinkex --profile p auth login" in caught.value.hint
-    # Whoever names an address without a profile means the key that there is, as officially.
+    # An address without a profile gets the stored key, as with the official program.
     assert settings.resolve({"base_url": URL}).api_key == "tml-seven"
 
 
-def test_a_link_to_the_file_stays_one(store, tmp_path):
+def test_a_link_to_the_file_is_followed_and_one_in_place_of_the_lock_is_not(store, tmp_path):
     store.path.parent.mkdir()
     store.path.symlink_to(tmp_path / "elsewhere.json")
     store.add(key())
     assert store.path.is_symlink()
     assert json.loads((tmp_path / "elsewhere.json").read_text())["default"] == "7"
-
-
-def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
-    store.path.parent.mkdir()
-    store.path.with_name(".credentials.json.lock").symlink_to(tmp_path / "victim")
+    lock = store.path.with_name(".credentials.json.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(tmp_path / "victim")
     with pytest.raises(LocalError, match="cannot write"):
         store.add(key())
     assert not (tmp_path / "victim").exists()
@@ -124,10 +122,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
 
 def test_a_lock_that_is_never_released_is_told(store, monkeypatch):
     monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
-    with (
-        files.locked(store.path),
-        pytest.raises(LocalError, match="another tinkex process"),
-    ):
+    with files.locked(store.path), pytest.raises(LocalError, match="another tinkex process"):
         store.add(key())
     store.add(key())
 

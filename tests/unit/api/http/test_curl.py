@@ -16,7 +16,7 @@ from tinkex.plugins import HttpRequest
 from tinkex.testing import invoke
 
 CANARY = "tml-canary-0123456789abcdef"
-#: Nobody listens there: whatever were sent would fail.
+#: No server is there: a request would fail.
 NOWHERE = ["--base-url", "http://127.0.0.1:9", "--api-key", CANARY]
 PATH = "tinker://run/weights/a"
 

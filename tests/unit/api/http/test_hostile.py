@@ -1,4 +1,4 @@
-"""Servers that mean harm, or are badly broken: what they send is bounded, hidden and told."""
+"""Servers that mean harm, or are badly broken: what they send is bounded, hidden and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests on a real socket: what is repeated, what is refused, and how it is told."""
+"""Requests on a real socket: what is repeated, what is refused, and how it is reported."""
 
 from __future__ import annotations
 
