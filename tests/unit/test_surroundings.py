@@ -66,6 +66,10 @@ def test_a_user_without_a_home_gets_no_directory_named_after_one(homeless, tmp_p
     done = invoke(["config", "set", "format", "json"])
     assert done.exit_code == 1
     assert "this user has no home directory" in done.stderr
+    for shell in ("bash", "zsh", "fish"):
+        done = invoke(["complete", "--shell", shell, "--install"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "Please check your inputs: no such home directo" in done.stderr
     save_line(history_path(), "run list")
     assert load_history(history_path()) == []
     assert list(tmp_path.iterdir()) == []

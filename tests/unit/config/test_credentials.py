@@ -12,7 +12,7 @@ import pytest
 from tinkex import files, settings
 from tinkex.config import credentials
 from tinkex.config.credentials import KeyStore, StoredKey
-from tinkex.exceptions import LocalError, SettingsError
+from tinkex.exceptions import LocalError, SettingsError, UsageError
 
 URL = "https://other.example"
 
@@ -82,6 +82,17 @@ def test_a_file_that_cannot_be_parsed_is_never_written_over(store, text):
             change()
     assert store.path.read_text(encoding="latin-1") == text
     assert store.for_address(URL, only_its_own=False) is None
+
+
+def test_names_are_looked_up(store):
+    for record in (key(), key("8", name="laptop"), key("9", name="7")):
+        store.add(record)
+    assert store.find("7").key_id == "7"
+    with pytest.raises(UsageError, match="several") as caught:
+        store.find("laptop")
+    assert "7, 8" in caught.value.hint
+    with pytest.raises(UsageError, match="no stored key"):
+        store.find("x")
 
 
 def test_a_key_of_another_server_is_sent_there_only(store):

@@ -106,3 +106,9 @@ def test_configurations_that_are_refused(config, text, flags, what, hint):
     with pytest.raises(SettingsError, match=what) as caught:
         settings.resolve(flags)
     assert hint in (caught.value.hint or "")
+
+
+def test_certificates_of_the_official_service_are_checked_unless_it_is_named():
+    settings.resolve({"insecure": True, "base_url": settings.DEFAULT_BASE_URL}).check_pool()
+    with pytest.raises(SettingsError, match="stay on for the official service"):
+        settings.resolve({"insecure": True}).check_pool()
