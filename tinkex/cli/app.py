@@ -291,7 +291,8 @@ class TinkexApp(cliff.app.App):
             print_paged(request.parser, self.stdout, paged=not self.interactive_mode)
             return EXIT_OK
         finally:
-            self.display.clear()
+            if self._display is not None:
+                self._display.clear()
 
     def _show(self, shown: RequestShown) -> int:
         """Print requests that were not sent."""

@@ -132,7 +132,7 @@ class _CommandLine:
         app = self._app
         if not hasattr(app, "options"):
             app.options = app.parser.parse_args([])
-        factory: Any = app.command_manager.commands[name].load()
+        factory: Any = app.command_manager.load(name)
         command = factory(app, app.options, name)
         parser = command.get_parser(name)
         positionals, option, only_words = 0, None, False

@@ -65,7 +65,7 @@ class Help(Command):
 
     def _summary(self, name: str) -> str:
         try:
-            command = self.app.command_manager.commands[name].load()
+            command = self.app.command_manager.load(name)
         except PluginError as error:
             return f"({error})"
         # As inspect.getdoc(), without importing inspect.

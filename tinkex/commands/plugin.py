@@ -61,8 +61,6 @@ class ListPlugin(Lister):
         if not rows:
             self.status("No plugins are installed.")
             self.presentation.empty = ""  # a table need not repeat it
-        if unknown := plugins.unknown_in_only():
-            self.app.warn(f"{plugins.ONLY} names unknown distributions: {', '.join(unknown)}")
         return self.column_names, rows
 
 

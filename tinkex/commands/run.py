@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex.columns import Flag, Structure, Time, plain_text, printable
 from tinkex.commands import arguments
 from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.exceptions import TinkexError, UsageError
-from tinkex.files import check_writable, write_atomically
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
@@ -92,6 +90,9 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.commands.inputs import read_prompt
+        from tinkex.files import check_writable
+
         model_path, base_model = checked_model(self, parsed_args, "run")
         if parsed_args.prompt_file == "-":
             arguments.check_stdin(self, "prompt")
@@ -151,6 +152,8 @@ class Sample(Lister):
         finally:
             self.app.stdout = stdout
         if parsed_args.output is not None:
+            from tinkex.files import write_atomically
+
             write_atomically(parsed_args.output, written.getvalue())
             self.status(f"Output written to {parsed_args.output}")
         else:
@@ -187,6 +190,8 @@ def checked_model(
     arguments.check_model_options(parsed_args, name)
     if parsed_args.base_model:
         return None, parsed_args.base_model
+    from tinkex.commands.inputs import read_model_path
+
     model = read_model_path(
         parsed_args.model_path,
         lambda short: arguments.checkpoint_path(command, short, kind="sampler"),

@@ -151,6 +151,7 @@ def _polls(
 
     def on_trouble(error: TinkexError, pause: float) -> None:
         command.app.warn(f"{error}; retrying in {pause:.0f} s", prefix="No connection: ")
+        command.app.display.expect("changes")
 
     run_id = with_run(command, parsed_args.run_id, existing)
     before = None
@@ -160,11 +161,11 @@ def _polls(
             interval=parsed_args.interval.total_seconds(),
             limit=None if limit is None else limit.total_seconds(),
             on_trouble=on_trouble,
-            on_pause=lambda: command.app.display.expect("changes"),
         ):
             yield snapshot, list(changes(before, snapshot))
             check_usable(snapshot)
             before = snapshot
+            command.app.display.expect("changes")
     except KeyboardInterrupt:
         command.app.display.clear()
         command.status(f"The run {run_id} itself continues.")
