@@ -186,10 +186,6 @@ class Parser(argparse.ArgumentParser):
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
 
-    def print_help(self, file: Any = None) -> None:
-        """Print the help, through a pager when *file* is a terminal too short for it."""
-        print_paged(self, file)
-
 
 def print_paged(
     parser: argparse.ArgumentParser, stream: TextIO, more: str = "", *, paged: bool = True

@@ -436,11 +436,16 @@ def run(argv: Sequence[str]) -> Result:
 
     :raises TinkexError: the command failed.
     """
+    if isinstance(argv, (str, bytes)):
+        raise UsageError(
+            "a command line is a list of words",
+            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
+        )
     stdout = io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
     app.uses_cache, app.keeps_result = False, True
     try:
-        code = app.execute(_words(argv))
+        code = app.execute([os.fsdecode(word) for word in argv])
         if code:
             raise TinkexError(f"{app.operation_name()} ended with status {code}")
     except Exception as error:
@@ -453,19 +458,3 @@ def run(argv: Sequence[str]) -> Result:
     command = app.command
     name = command.cmd_name if command is not None else "help"
     return Result(name, getattr(command, "result", None), stdout.getvalue())
-
-
-def _words(argv: Iterable[Any]) -> list[str]:
-    """Return the words of a command line; paths are words too.
-
-    :raises UsageError: *argv* is no list of words.
-    """
-    try:
-        if isinstance(argv, (str, bytes)):
-            raise TypeError
-        return [os.fsdecode(word) for word in argv]
-    except TypeError as error:
-        raise UsageError(
-            "a command line is a list of words",
-            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
-        ) from error

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import subprocess
 
 LEAVE = frozenset({"exit", "quit", "logout", ":q"})
-#: Exit codes after Ctrl-C, at a closed pipe, and at SIGTERM.
-INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
+#: Exit codes after Ctrl-C and at a closed pipe.
+INTERRUPTED, CLOSED_PIPE = 130, 141
 #: Lines of the history that are kept from one shell to the next.
 KEPT_LINES = 1000
 #: Looks like an API key or token, or precedes one.
@@ -214,12 +214,7 @@ class Repl:
     def run_line(self, text: str) -> int:
         """Run one line; return its exit code."""
         self._app.reset()
-        try:
-            return int(self._app.guarded(lambda: self._run(parse(text))))
-        except SystemExit as error:  # a plugin ends its command, not the shell
-            if error.code == TERMINATED:
-                raise
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        return int(self._app.guarded(lambda: self._run(parse(text))))
 
     def _run(self, line: Line) -> int:
         words = line.words
@@ -272,19 +267,19 @@ class Repl:
         """Run *words* with the system's *command* reading their output as it is written."""
         import subprocess
 
-        with self._output_of_children() as stdout:
-            child = subprocess.Popen(  # noqa: S603 - what the user typed, as their shell runs it
-                ["/bin/sh", "-c", command], stdin=subprocess.PIPE, stdout=stdout
-            )
-            assert child.stdin is not None
-            sink = io.TextIOWrapper(child.stdin, encoding="utf-8", errors="backslashreplace")
-            try:
-                with self._output_to(sink):
-                    code = self._run_words(words)
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    sink.close()
-                status = _wait(child)
+        self._app.stdout.flush()
+        child = subprocess.Popen(  # noqa: S603 - what the user typed, as their shell runs it
+            ["/bin/sh", "-c", command], stdin=subprocess.PIPE
+        )
+        assert child.stdin is not None
+        sink = io.TextIOWrapper(child.stdin, encoding="utf-8", errors="backslashreplace")
+        try:
+            with self._output_to(sink):
+                code = self._run_words(words)
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                sink.close()
+            status = _wait(child)
         return status if code in (0, CLOSED_PIPE) else code
 
     @contextlib.contextmanager
@@ -294,23 +289,6 @@ class Repl:
             yield
         finally:
             self._app.stdout = before
-
-    @contextlib.contextmanager
-    def _output_of_children(self) -> Iterator[Any]:
-        """Yield a file that a child process can have as its standard output."""
-        stdout = self._app.stdout
-        stdout.flush()
-        try:
-            stdout.fileno()
-        except (OSError, AttributeError):  # a stream of Python's, as in tests
-            import tempfile
-
-            with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-                yield file
-                file.seek(0)
-                stdout.write(file.read())
-        else:
-            yield stdout
 
     def _run_script(self, script: Iterable[str], *, keep_going: bool) -> int:
         # Standard input is the script: its commands find nothing there.

@@ -154,11 +154,6 @@ def test_a_file_for_all_eyes_is_noticed(store):
     assert files.exposed_mode(store.path) is None
 
 
-def test_half_a_character_from_a_server_does_not_spoil_the_file(store):
-    store.add(key(name="a\ud800b"))
-    assert json.loads(store.path.read_bytes())["keys"]["7"]["name"] == "a?b"
-
-
 _ADD = """
 import sys
 from tinkex.config.credentials import KeyStore, StoredKey
