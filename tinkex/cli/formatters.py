@@ -184,11 +184,16 @@ class JSONFormatter(_JSONFormatter):
         before, between, after = ("", ", ", "") if parsed_args.noindent else ("\n  ", ",\n  ", "\n")
         stdout.write("[")
         separator = before
-        for row in data:
-            cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row]
-            stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
-            separator = between
-        stdout.write(("" if separator is before else after) + "]\n")
+        try:
+            for row in data:
+                cells = [
+                    v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row
+                ]
+                # In one call, so that a signal does not separate them.
+                stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
+                separator = between
+        finally:  # also after a signal, so that what was written is valid JSON
+            stdout.write(("" if separator is before else after) + "]\n")
 
 
 def _to_json(*, indented: bool) -> Callable[[dict[str, Any]], str]:

@@ -233,7 +233,10 @@ class PromptSource:
         extra = {n: v for n, v in row.items() if n not in ("id", *_PROMPTS, *_OVERRIDES)}
         for name, value in extra.items():
             _check_extra(name, value)
-        return PromptRow(index, _id(row, number), where, prompt, params, num_samples, extra)
+        id = number if row.get("id") is None else row["id"]
+        if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
+            raise UsageError("'id' must be a text or a whole number")
+        return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -292,15 +295,6 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UsageError("not a JSON object", hint='For example: {"prompt": "Once upon a time"}')
     return row
-
-
-def _id(row: dict[str, Any], number: str) -> str:
-    value = row.get("id")
-    if value is None:
-        return number
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise UsageError("'id' must be a text or a whole number")
-    return str(value)
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:

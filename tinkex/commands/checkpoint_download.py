@@ -110,8 +110,7 @@ class DownloadCheckpoint(_Fetching):
         "tinkex checkpoint download --run-id run-123 --type sampler --output ./models",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paths(parser, optional=True)
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
@@ -132,7 +131,6 @@ class DownloadCheckpoint(_Fetching):
             help="replace existing files once the new ones are complete; without it, complete "
             "ones of several checkpoints are skipped",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
@@ -196,8 +194,7 @@ class SyncCheckpoint(_Fetching):
         "tinkex checkpoint sync run-123 ./models --type sampler --watch --interval 5m",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("run_id", metavar="<run_id>", help="training run")
         parser.add_argument(
             "directory",
@@ -215,7 +212,6 @@ class SyncCheckpoint(_Fetching):
             default="60s",
             help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
@@ -275,8 +271,7 @@ class VerifyCheckpoint(Lister):
         "tinkex checkpoint verify ./models -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "directories",
             metavar="<dir>",
@@ -286,7 +281,6 @@ class VerifyCheckpoint(Lister):
         parser.add_argument(
             "--strict", action="store_true", help="also fail for files from other sources"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import verify

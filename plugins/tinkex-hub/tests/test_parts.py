@@ -24,11 +24,8 @@ PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
         (None, "tinker-adapter-3f-train-0"),
     ],
 )
-def test_default_repository(base: str | None, repo: str) -> None:
+def test_default_repository_and_branch(base: str | None, repo: str) -> None:
     assert commands.default_repo(PATH, base) == repo
-
-
-def test_default_branch() -> None:
     assert commands.default_revision(PATH) == "weights-step.10"
 
 
@@ -48,29 +45,32 @@ def test_path_in_a_card(text: str, path: str | None) -> None:
 @pytest.mark.parametrize("base", ["Qwen/Qwen3-8B", "a: b # c", '"quoted"', "line\nbreak", None])
 def test_a_card_is_read_back(base: str | None) -> None:
     text = card.build(PATH, "ada/mine", base, None)
-
     head = yaml.safe_load(text.split("---\n")[1])
     assert head.get("base_model") == base
     assert "tinker_path" not in head
     assert card.path_in(text) == str(PATH)
 
 
-def test_encrypted_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "adapter_model.safetensors.age").write_bytes(b"age-encryption.org/v1")
-
-    with pytest.raises(UsageError, match="encrypted") as caught:
-        adapter.check(tmp_path)
-    assert "age" in (caught.value.hint or "")
+CONFIG = "adapter_config.json"
 
 
-@pytest.mark.parametrize("files", [[], ["model.safetensors"], ["adapter_config.json"]])
-def test_what_is_no_adapter_is_refused(tmp_path: Path, files: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([CONFIG, "adapter_model.safetensors.age"], "encrypted"),
+        ([], "not a PEFT adapter"),
+        (["model.safetensors"], "not a PEFT adapter"),
+        ([CONFIG], "not a PEFT adapter"),
+    ],
+)
+def test_other_files_than_an_adapter_are_refused(
+    tmp_path: Path, files: list[str], words: str
+) -> None:
     for name in files:
         (tmp_path / name).write_text("{}")
-
-    with pytest.raises(UsageError, match="not a PEFT adapter"):
+    with pytest.raises(UsageError, match=words) as caught:
         adapter.check(tmp_path)
+    assert ("age" in (caught.value.hint or "")) >= (words == "encrypted")
 
 
 @pytest.mark.parametrize(

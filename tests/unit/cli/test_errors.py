@@ -215,13 +215,6 @@ def test_commands_that_a_bug_report_needs_work_whatever_the_settings(words, conf
     assert invoke(words).exit_code == 0
 
 
-def test_hints_by_error_number(tmp_path):
-    words = ["config", "show", "--log-file", str(tmp_path)]
-    assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")
-    full = OSError(errno.ENOSPC, "No space left on device")
-    assert as_tinkex_error(full).hint == "Free some space, or choose another directory."
-
-
 def wrapped(signal: BaseException) -> None:
     """Fail as a class body does that a signal comes into, and once more in telling that."""
     try:
@@ -290,6 +283,8 @@ def test_a_local_error_has_the_hint_of_its_cause():
     error = LocalError("cannot write x")
     error.__cause__ = OSError(errno.EACCES, "Permission denied")
     assert hint_for(error) == "Check the permissions."
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert as_tinkex_error(full).hint == "Free some space, or choose another directory."
 
 
 def test_the_hint_is_the_same_in_json():

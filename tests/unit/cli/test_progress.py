@@ -18,12 +18,6 @@ from tinkex.testing import _Stream
 WAIT = Wait("sampling", 5.0, queue_state="paused_capacity", reason="busy", retry_in=2)
 
 
-def test_reasons():
-    assert progress.reason_of(Wait("sampling", 3.2)) == ""
-    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
-    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
-
-
 def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "TICK", 0.02)
@@ -33,6 +27,11 @@ def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     display.expect("the service")
     until(lambda: re.search(r"Waiting for the service: \d+ s", stream.getvalue()))
     display.clear()
+
+
+def test_reasons():
+    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
+    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
 
 
 CAPABLE = pytest.mark.parametrize(
