@@ -143,27 +143,6 @@ class TinkexApp(cliff.app.App):
 
         return CurlPool()
 
-    @property
-    def profile(self) -> str | None:
-        """Name of the profile in use between the lines of the interactive shell."""
-        from tinkex.settings import chosen_profile
-
-        return chosen_profile(getattr(self.shell_options, "profile", None))
-
-    def use_profile(self, name: str) -> None:
-        """Use the profile *name* for the following lines of the interactive shell.
-
-        :raises SettingsError: there is no such profile.
-        """
-        from tinkex import settings
-
-        settings.resolve({"profile": name})
-        options = self.shell_options
-        assert options is not None, "only inside the interactive shell"
-        options.profile = name
-        # A key or an address that the shell was started with belongs to another server.
-        options.api_key = options.base_url = options.http_pool = options.insecure = None
-
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
         """Keep *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
 
@@ -330,10 +309,8 @@ class TinkexApp(cliff.app.App):
         """Close all clients and remove the log handlers."""
         clients, self._clients = self._clients, {}
         for client in clients.values():
-            try:
+            with contextlib.suppress(Exception):
                 client.close()
-            except Exception as error:
-                self.LOG.debug("closing failed: %s", error)
         self._remove_log_handlers()
 
     def build_option_parser(

@@ -234,14 +234,20 @@ class Repl:
         return int(self._app.run(words))
 
     def _use_profile(self, names: list[str]) -> int:
-        factory, name, _ = self._app.command_manager.find_command(["profile", "use"])
-        self._app.command = factory(self._app, None, name)  # for the subject of its errors
+        from tinkex import settings
+
+        app, options = self._app, self._app.shell_options
+        factory, name, _ = app.command_manager.find_command(["profile", "use"])
+        app.command = factory(app, None, name)  # for the subject of its errors
         if len(names) != 1:
             raise UsageError(
                 "'profile use' takes the name of one profile", hint="For example: profile use local"
             )
-        self._app.use_profile(names[0])
-        self._app.status(
+        settings.resolve({"profile": names[0]})
+        options.profile = names[0]
+        # A key or an address that the shell was started with belongs to another server.
+        options.api_key = options.base_url = options.http_pool = options.insecure = None
+        app.status(
             f"For this shell only; for new ones too: config set profile {shlex.quote(names[0])}"
         )
         return 0
@@ -323,8 +329,10 @@ class Repl:
                 return 0
 
     def _prompt(self) -> str:
+        from tinkex.settings import chosen_profile
+
         try:
-            profile = self._app.profile
+            profile = chosen_profile(self._app.shell_options.profile)
         except TinkexError:  # commands will report it
             return "tinkex(?)> "
         return f"tinkex({profile})> " if profile else "tinkex> "
