@@ -29,12 +29,7 @@ profiles:
         (["profiles", "skyrl", "api_key"], "tml-x", "tml-dummy", "tml-x"),
         (["profiles", "work", "format"], "json", "format: table}", "format: json}"),
         (["profiles", "work", "tags"], ["a"], "format: table}", "format: table, tags: [a]}"),
-        (
-            ["profiles", "skyrl", "timeout"],
-            "5m",
-            "tml-dummy\n",
-            "tml-dummy\n    timeout: 5m\n",
-        ),
+        (["profiles", "skyrl", "timeout"], "5m", "dummy\n", "dummy\n    timeout: 5m\n"),
         (
             ["profiles", "new"],
             {"format": "a: b"},
@@ -107,5 +102,13 @@ def test_every_layout_takes_every_change(text):
     ],
 )
 def test_what_is_shared_is_not_changed_by_halves(text):
+    with pytest.raises(file.NotEditable):
+        file.edit(text, ["profiles", "a", "format"], "table")
+
+
+@pytest.mark.parametrize(
+    "text", ["profiles: {a: {format: json,\n  tags: x}}\n", "{profiles: 1 # x\n}"]
+)
+def test_braces_with_a_layout_are_not_written_anew(text):
     with pytest.raises(file.NotEditable):
         file.edit(text, ["profiles", "a", "format"], "table")

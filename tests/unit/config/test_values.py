@@ -10,15 +10,7 @@ from tinkex.exceptions import SettingsError
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [
-        ("60000", 60),
-        (60000, 60),
-        ("30s", 30),
-        ("2m", 120),
-        ("1h", 3600),
-        ("500ms", 0.5),
-        ("1.5s", 1.5),
-    ],
+    [("60000", 60), (60000, 60), ("2m", 120), ("1h", 3600), ("500ms", 0.5), ("1.5s", 1.5)],
 )
 def test_timeouts(text, seconds):
     assert values.parse_timeout(text) == pytest.approx(seconds)
