@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -81,7 +80,6 @@ WHOLE = frozenset(
 )
 
 
-@dataclass
 class Presentation:
     """How the formats plain and table show the result of a command.
 
@@ -95,12 +93,20 @@ class Presentation:
     :ivar notes: status lines that the formatter adds for the command to print.
     """
 
-    plain_row: Callable[[Mapping[str, Any]], str | None] | None = None
-    plain_lines: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
-    droppable: Sequence[str] = ()
-    links: dict[str, str] = field(default_factory=dict)
-    empty: str = ""
-    notes: list[str] = field(default_factory=list)
+    # Not a dataclass: most commands need no module that does.
+    def __init__(
+        self,
+        plain_row: Callable[[Mapping[str, Any]], str | None] | None = None,
+        plain_lines: Callable[[Mapping[str, Any]], Sequence[str]] | None = None,
+        droppable: Sequence[str] = (),
+        empty: str = "",
+    ) -> None:
+        self.plain_row = plain_row
+        self.plain_lines = plain_lines
+        self.droppable = droppable
+        self.empty = empty
+        self.links: dict[str, str] = {}
+        self.notes: list[str] = []
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

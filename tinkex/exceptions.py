@@ -35,40 +35,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar, Literal
-
-#: What plugins may use, see the page "Plugin API".
-__all__ = [
-    "APIError",
-    "BadRequest",
-    "ChatTemplateError",
-    "Conflict",
-    "ConnectionFailed",
-    "Forbidden",
-    "InvalidName",
-    "InvalidResponse",
-    "LocalError",
-    "NotFound",
-    "NotOffered",
-    "OperationFailed",
-    "PaymentRequired",
-    "PluginError",
-    "RateLimited",
-    "Redirected",
-    "ServerError",
-    "SettingsError",
-    "TLSError",
-    "TargetExists",
-    "TargetInUse",
-    "TimedOut",
-    "TinkexError",
-    "TokenizerError",
-    "TransportError",
-    "Unauthorized",
-    "Unreachable",
-    "UsageError",
-    "from_response",
-]
 
 Category = Literal["user", "server"]
 
@@ -122,11 +90,9 @@ class Terminated(SystemExit):
 
 
 class RequestShown(BaseException):
-    """A request was printed instead of being sent (``--curl``).
+    """Requests were printed, as command lines of curl, instead of being sent.
 
     Not an ``Exception``, so that code that continues after errors stops here.
-
-    :param lines: the requests, as command lines of curl.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -234,8 +200,6 @@ class Redirected(InvalidResponse):
 class APIError(TinkexError):
     """The server sent a response with a status of 400 or above.
 
-    :param status: the HTTP status.
-    :param request_id: the server's id of the request, if it sent one.
     :param body: the decoded body, or its text; for callers, never shown whole.
     :ivar resource: what the request was about, if known: ``checkpoint``, ``run``, ``session`` or
         ``model``.
@@ -351,9 +315,7 @@ def from_response(
 ) -> APIError:
     """Return the error for a response of 400 or above; never raises, whatever the body.
 
-    :param status: the HTTP status.
     :param body: the body as received; JSON, text, HTML, truncated or empty.
-    :param content_type: the value of ``Content-Type``.
     :param headers: the response headers (any case), for the request id and ``Retry-After``.
     """
     headers = {key.lower(): value for key, value in (headers or {}).items()}
@@ -363,8 +325,9 @@ def from_response(
     # a 404 about a missing resource names it.
     no_route = status == 404 and detail.lower() in ("", "not found")
     cls = ServerError if status >= 500 else _BY_STATUS.get(status, APIError)
+    phrases = {known.value: known.phrase for known in HTTPStatus if known < 500}
     error = (NotOffered if no_route else cls)(
-        detail or _phrase(status),
+        detail or phrases.get(status, "API request failed"),
         status=status,
         request_id=headers.get("x-request-id") or headers.get("cf-ray"),
         body=decoded,
@@ -412,15 +375,6 @@ def _decode(body: bytes | str, content_type: str) -> Any:
     return text
 
 
-def _phrase(status: int) -> str:
-    from http import HTTPStatus
-
-    with contextlib.suppress(ValueError):
-        if status < 500:
-            return HTTPStatus(status).phrase
-    return "API request failed"
-
-
 def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:
     """Return ``a, b and 3 more`` for a message.
 
@@ -429,3 +383,11 @@ def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> s
     """
     more = (total or len(names)) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+#: What plugins may use, see the page "Plugin API": every error, and what makes one of a response.
+__all__ = ["from_response"] + [
+    name
+    for name, value in globals().items()
+    if isinstance(value, type) and issubclass(value, TinkexError)
+]

@@ -216,7 +216,7 @@ def check_writable(name: str) -> None:
         )
     target = user_path(name)
     # Missing directories are created when there is something to put into them.
-    parent = next(path for path in target.absolute().parents if os.path.lexists(path))
+    parent = next((p for p in target.absolute().parents if os.path.lexists(p)), target)
     problem = None
     if target.is_dir():
         problem = "it is a directory"

@@ -20,7 +20,6 @@ __all__ = ["integer", "non_empty", "number"]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 _NUMBER = r"\d{1,12}(?:\.\d{1,6})?"
 _PART = rf"({_NUMBER})\s*([smhdwy])"
-_DURATION = re.compile(rf"(?:{_PART}\s*)+", re.ASCII | re.IGNORECASE)
 #: A longer duration could lead to dates that Python does not have.
 _LONGEST = timedelta(days=100 * 365)
 _DURATION_HINT = "Give a number with a unit: 90s, 45m, 12h, 7d, 2w, 1y; or several: 1h30m."
@@ -422,7 +421,7 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
 
 def _duration(words: str) -> timedelta | None:
     """Return the sum of the parts of *words*, or ``None`` if they are no duration."""
-    if not _DURATION.fullmatch(words):
+    if not re.fullmatch(rf"(?:{_PART}\s*)+", words, re.ASCII | re.IGNORECASE):
         return None
     parts = re.findall(_PART, words, re.ASCII | re.IGNORECASE)
     seconds = sum(float(count) * _UNITS[unit.lower()] for count, unit in parts)

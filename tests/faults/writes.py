@@ -254,12 +254,6 @@ WRITERS: dict[str, Writer] = {
         holds(CONFIG, "# mine", "60s", "10s"),
         some_settings,
     ),
-    "config unset": Writer(
-        "configuration file",
-        ("config", "unset", "--profile", "work", "timeout"),
-        holds(CONFIG, "# mine", "10s"),
-        some_settings,
-    ),
     "profile add": Writer(
         "configuration file",
         ("profile", "add", "new", "--base-url", "https://tinker.example"),
@@ -267,27 +261,12 @@ WRITERS: dict[str, Writer] = {
         some_settings,
         where="",
     ),
-    "profile use": Writer(
-        "configuration file",
-        ("profile", "use", "work"),
-        holds(CONFIG, "profile: work"),
-        some_settings,
-    ),
-    "profile remove": Writer(
-        "configuration file",
-        ("profile", "remove", "other", "--yes"),
-        holds(CONFIG, "# mine", "30s"),
-        some_settings,
-    ),
     "auth login": Writer(
         "stored keys",
         ("auth", "login", "--with-token"),
         holds(KEYS, KEY, "tml-7"),
         two_keys,
         stdin=f"{KEY}\n",
-    ),
-    "auth switch": Writer(
-        "stored keys", ("auth", "switch", "8"), holds(KEYS, '"default": "8"'), two_keys
     ),
     "auth logout": Writer("stored keys", ("auth", "logout", "8"), holds(KEYS, "tml-7"), two_keys),
     "checkpoint": Writer(
@@ -340,12 +319,6 @@ WRITERS: dict[str, Writer] = {
         ("billing", "usage", "--since", "2d", "--csv", "usage.csv"),
         holds("work/usage.csv", ","),
         old("usage.csv"),
-    ),
-    "billing storage": Writer(
-        "CSV",
-        ("billing", "storage", "--csv", "storage.csv"),
-        holds("work/storage.csv", ","),
-        old("storage.csv"),
     ),
     "complete": Writer(
         "completion script",

@@ -65,7 +65,8 @@ class Store:
     :ivar lengths: answers say how long they are; otherwise the end of the connection is theirs.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar refused: signatures that are no longer good.
-    :ivar down: answers to the API are cut off.
+    :ivar down: answers to the API are cut off; *cut_off* counts them.
+    :ivar sending: files that are being sent.
     :ivar again: files that archives hold a second time.
     :ivar kind: the word for sampler checkpoints in lists.
     """
@@ -85,6 +86,8 @@ class Store:
     kind: str = "sampler"
     go: threading.Event = field(default_factory=threading.Event)
     signatures: int = 0
+    cut_off: int = 0
+    sending: int = 0
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -142,6 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             signature = parse_qs(parts.query).get("sig", [""])[0]
             return self._file(parts.path.removeprefix("/files/"), signature)
         if self.store.down:
+            self.store.cut_off += 1
             self.close_connection = True
             return self.connection.shutdown(2)
         words = parts.path.removeprefix("/api/v1/").split("/")
@@ -206,7 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
         sent = Sent(name, start, signature=signature)
         with store.lock:
             store.sent.append(sent)
-        self._send(memoryview(body)[start:end], sent, fault)
+            store.sending += 1
+        try:
+            self._send(memoryview(body)[start:end], sent, fault)
+        finally:
+            with store.lock:
+                store.sending -= 1
 
     def _range(self, size: int, tag: str) -> tuple[int | None, int]:
         asked = self.headers.get("Range")

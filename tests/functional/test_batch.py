@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 import tinkex_local
 from tests.functional.conftest import KEY, MODEL, Program
+from tests.serving import Reply, Request, serving
 from tests.until import until
 from tinkex.api import ServiceClient
 from tinkex.settings import Settings
@@ -361,3 +365,80 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
             peaks.append(program.peak(f"{TO_FILE} --force --concurrency 8", cwd=tmp_path))
     # 3000 rows more: half a kilobyte each is allowed, less than one result takes in memory.
     assert peaks[1] - peaks[0] < 1500
+
+
+# ---------------------------------------------------------------- a service that is away
+
+
+class Gate:
+    """Passes requests on to *url*, unless it is to refuse them or to cut them off.
+
+    :ivar status: of every answer from now on; 0 cuts the connection.
+    :ivar turned_away: requests that were answered so.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.status: int | None = None
+        self.turned_away = 0
+        self._upstream = urlsplit(url).netloc
+
+    def __call__(self, request: Request) -> Reply | None:
+        if self.status is not None:
+            self.turned_away += 1
+            if self.status:
+                return Reply(status=self.status)
+            request.handler.close_connection = True
+            request.handler.connection.shutdown(socket.SHUT_RDWR)
+            return None
+        upstream = http.client.HTTPConnection(self._upstream)
+        headers = {n: v for n, v in request.headers.items() if n not in ("host", "connection")}
+        upstream.request(request.method, request.path, request.body or None, headers)
+        answer = upstream.getresponse()
+        reply = Reply(
+            answer.read(), answer.status, {"Content-Type": answer.headers["Content-Type"]}
+        )
+        upstream.close()
+        return reply
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Iterator[tuple[Program, Gate]]:
+    """Yield a program whose samples come through a gate, and the gate."""
+    token_rows(tmp_path / "in.jsonl", 400)
+    with stub("--hold", "20") as program:
+        gate = Gate(program.environment["TINKER_BASE_URL"])
+        with serving(gate) as url:
+            program.environment["TINKER_BASE_URL"] = url
+            yield program, gate
+
+
+@pytest.mark.parametrize("status", [0, 503])
+def test_a_batch_outlives_a_moment_without_the_service(gated, tmp_path, status):
+    program, gate = gated
+    process = program.start(f"{TO_FILE} --concurrency 8", cwd=tmp_path)
+    wait_for_lines(tmp_path / "out.jsonl", 60)
+    gate.status = status
+    until(lambda: gate.turned_away >= 8)
+    gate.status = None
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (0, "")
+    assert "400 of 400 rows sampled" in stderr
+    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(400))
+
+
+def test_a_batch_whose_key_has_run_out_is_resumed_with_another(gated, tmp_path):
+    program, gate = gated
+    process = program.start(f"{TO_FILE} --concurrency 8", cwd=tmp_path)
+    wait_for_lines(tmp_path / "out.jsonl", 60)
+    gate.status = 401
+    _, stderr = process.communicate(timeout=120)
+    before = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert process.returncode == 1
+    assert 60 <= len(before) < 400
+    assert "To resume:" in stderr
+    gate.status = None
+    done = program(f"{TO_FILE} --resume", cwd=tmp_path)
+    assert f"{len(before)} done before" in done.stderr
+    assert (tmp_path / "out.jsonl").read_text().splitlines()[: len(before)] == before
+    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(400))
+    assert not (tmp_path / "out.failed.jsonl").exists()

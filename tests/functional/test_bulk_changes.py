@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import signal
-import time
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from tests.functional.conftest import Program
 from tests.functional.test_interactive import Terminal
 from tests.serving import Reply, Request, serving
-from tests.until import until
+from tests.until import idle, until
 
 PATHS = [f"tinker://run-{number}:train:0/weights/final" for number in range(500)]
 COMMANDS = {
@@ -32,13 +33,20 @@ READERS = {
 
 
 class Slow:
-    """A service that takes its time for every change, and refuses those of some runs."""
+    """A service that refuses changes of some runs.
+
+    :ivar limit: requests after so many get no answer until the test is over.
+    """
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
+        self.limit = 70
+        self.over = threading.Event()
+        self._requests = itertools.count()
 
     def answer(self, request: Request) -> Reply:
-        time.sleep(0.1)
+        if next(self._requests) >= self.limit:
+            self.over.wait()
         run = request.path.split("/")[4]
         if "7:" in run:
             return Reply({}, 403)
@@ -52,6 +60,7 @@ def slow(tinkex: Program) -> Iterator[Slow]:
     with serving(slow.answer) as url:
         tinkex.environment |= {"TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-bulk-changes"}
         yield slow
+        slow.over.set()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +73,7 @@ def slow(tinkex: Program) -> Iterator[Slow]:
 def test_an_interruption_tells_what_was_done(name, form, number, tinkex, slow):
     words, done = COMMANDS[name]
     process = tinkex.start("checkpoint", *words, *PATHS, "-f", form)
-    until(lambda: len(slow.changed) >= 60)
+    until(lambda: len(slow.changed) >= 60 and idle(process))
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -76,7 +85,7 @@ def test_an_interruption_tells_what_was_done(name, form, number, tinkex, slow):
 
 def test_on_a_terminal_as_well(tinkex, slow):
     terminal = Terminal("checkpoint", "publish", *PATHS, **tinkex.environment)
-    until(lambda: len(slow.changed) >= 60)
+    until(lambda: len(slow.changed) >= 60 and idle(terminal.process))
     terminal.process.send_signal(signal.SIGINT)
     shown = terminal.expect(r"At least \d+ of 500 were published before that")
     told = READERS["plain"](shown.partition("At least")[0])

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import pytest
 
 MODEL = "tinkex/baker-street-2M"
-
-
-def test_save_writes_metadata_with_exactly_these_keys(served, tmp_path):
-    output = tmp_path / "new" / "checkpoint.json"
-    done = served(f"checkpoint --base-model {MODEL} --rank 8 --output {output}")
-    assert done.stdout == f"Checkpoint saved to {output}\n"
-    metadata = json.loads(output.read_text())
-    assert list(metadata) == ["base_model", "model_id", "weights_path", "saved_at", "response"]
-    assert metadata["base_model"] == MODEL
-    assert metadata["response"] == {
-        "model_id": metadata["model_id"],
-        "path": metadata["weights_path"],
-    }
-    run = re.escape(metadata["model_id"])
-    assert re.fullmatch(rf"tinker://{run}/sampler_weights/[\w-]+", metadata["weights_path"])
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", metadata["saved_at"])
 
 
 def test_save_with_a_name_and_json(served, tmp_path):
@@ -156,17 +139,6 @@ def test_delete_with_a_malformed_path_deletes_nothing(served, saved):
     done = served(f"checkpoint delete {saved['weights_path']} tinker://x", code=1)
     assert (done.stdout, "not a checkpoint path" in done.stderr) == ("", True)
     assert saved["weights_path"] in served("checkpoint list --limit 0").stdout
-
-
-def test_download(served, saved, tmp_path):
-    target = tmp_path / "models" / "one"
-    done = served(f"checkpoint download {saved['weights_path']} --output {target}")
-    assert done.stdout == f"Downloaded to {target}\n"
-    config = json.loads((target / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == MODEL
-    assert config["r"] == 4
-    assert (target / "adapter_model.safetensors").stat().st_size > 1000
-    assert not [name for name in os.listdir(target.parent) if name != "one"]
 
 
 def test_download_does_not_touch_files_that_are_there_without_force(served, saved, tmp_path):

@@ -206,12 +206,12 @@ def test_set_ttl_and_remove(program, run, client):
     done = program(f"checkpoint set-ttl {path} --ttl 7d")
     assert done.stdout.startswith(f"{path} expires 20")
     assert done.stdout.endswith("Z (in 7d)\n")
-    expires = client.checkpoints.find(path).expires_at
-    assert (expires - client.checkpoints.find(path).time).total_seconds() > 7 * 86400 - 120
+    expires = client.checkpoints.info(path).expires_at
+    assert (expires - client.checkpoints.info(path).time).total_seconds() > 7 * 86400 - 120
     row = program(f"checkpoint set-ttl {path} --ttl 7200 -f json").rows[0]
     assert row["ttl_seconds"] == 7200
     assert program(f"checkpoint set-ttl {path} --remove").stdout == f"{path} does not expire\n"
-    assert client.checkpoints.find(path).expires_at is None
+    assert client.checkpoints.info(path).expires_at is None
 
 
 @pytest.mark.parametrize(
@@ -296,11 +296,11 @@ def test_prune_refuses(program, options, said):
 
 def test_copy(program, run, client):
     done = program(f"checkpoint copy {run}:step-1 --ttl 1d -f json")
-    copied = client.checkpoints.find(done.rows["tinker_path"])
+    copied = client.checkpoints.info(done.rows["tinker_path"])
     assert copied.run_id != run
     assert copied.checkpoint_id == "sampler_weights/step-1"
     assert copied.expires_at is not None
-    original = client.checkpoints.find(f"tinker://{run}/sampler_weights/step-1")
+    original = client.checkpoints.info(f"tinker://{run}/sampler_weights/step-1")
     assert copied.size_bytes == original.size_bytes
     client.checkpoints.delete(original.tinker_path)
     assert client.checkpoints.info(copied.tinker_path).base_model == MODEL
@@ -316,7 +316,7 @@ def test_copy_takes_no_key_on_the_command_line(program, run, tmp_path):
     assert program(*words, TINKEX_SOURCE_API_KEY="tml-o").stdout.startswith("Copied to tinker://")
     done = program(*words, "--source-api-key", "@/no/such/file", code=1)
     assert "/no/such/file" in done.stderr
-    done = program(*words, "--project", "p", code=1)
+    done = program(*words, "--project-id", "p", code=1)
     assert "no projects" in done.stderr
 
 

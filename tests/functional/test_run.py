@@ -3,34 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
 MODEL = "tinkex/baker-street-2M"
-
-
-def test_plain_text(served):
-    done = served(
-        f"run --base-model {MODEL} --prompt 'Sherlock Holmes' --max-tokens 12 --temperature 0.7 --num-samples 2",
-    )  # fmt: skip
-    assert done.stderr == "Starting sampling...\nSampling complete (2 sequences)\n"
-    one, two = done.stdout.split("\n\nSample 2:\n")
-    for text in ("\n" + one.removeprefix("Sample 1:"), "\n" + two):
-        last = text.rstrip("\n").rsplit("\n", 1)[1]
-        assert re.fullmatch(r"stop_reason=(length|stop) \| avg_logprob=-\d+\.\d{3}", last)
-    assert one.startswith("Sample 1:\n")
-
-
-def test_json_is_the_whole_response_and_nothing_else(served):
-    done = served(f"run --base-model {MODEL} --prompt Hello --max-tokens 5 --json")
-    response = json.loads(done.stdout)
-    assert list(response) == ["sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"]
-    assert response["type"] == "sample"
-    (sequence,) = response["sequences"]
-    assert list(sequence) == ["tokens", "logprobs", "stop_reason"]
-    assert 1 <= len(sequence["tokens"]) == len(sequence["logprobs"]) <= 5
-    assert all(value <= 0 for value in sequence["logprobs"])
 
 
 def test_seed_repeats_and_its_absence_does_not(served):
@@ -64,13 +40,6 @@ def test_prompt_files(served, tmp_path):
     by_text = sample("--prompt-file", str(tmp_path / "prompt.txt"))
     assert by_text == sample("--prompt", "Write a haiku about coding")
     assert by_text != by_array
-
-
-def test_output_file(served, tmp_path):
-    target = tmp_path / "out" / "story.txt"
-    done = served(f"run --base-model {MODEL} --prompt A --max-tokens 3 --output {target}")
-    assert done.stdout == ""
-    assert target.read_text().startswith("Sample 1:\n")
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])

@@ -8,8 +8,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import cliff.app
 import cliff.command
@@ -118,6 +117,8 @@ class TinkexApp(cliff.app.App):
         from tinkex.api import ServiceClient
 
         if self.option("curl"):  # needs no key: nothing is sent
+            from dataclasses import replace
+
             from tinkex.api.http.curl import KEY_VARIABLE
 
             keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
@@ -290,7 +291,8 @@ class TinkexApp(cliff.app.App):
             print_paged(request.parser, self.stdout, paged=not self.interactive_mode)
             return EXIT_OK
         finally:
-            self.display.clear()
+            if self._display is not None:
+                self._display.clear()
 
     def _show(self, shown: RequestShown) -> int:
         """Print requests that were not sent."""
@@ -401,20 +403,14 @@ class TinkexApp(cliff.app.App):
         return chosen is None and self.format_setting == "json"
 
 
-class _LogFile(logging.FileHandler):
-    """Stop logging after a record that cannot be written, instead of a traceback for each."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        self.setLevel(logging.CRITICAL + 1)
-
-
 def _log_file(path: str) -> logging.Handler:
     from tinkex.files import user_path
 
     try:
-        handler = _LogFile(user_path(path), encoding="utf-8")
+        handler = logging.FileHandler(user_path(path), encoding="utf-8")
     except OSError as error:
         raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
     return handler
 
@@ -422,8 +418,7 @@ def _log_file(path: str) -> logging.Handler:
 # ---------------------------------------------------------------------- command lines from Python
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The result of a command run from Python.
 
     :ivar command: the command's name, such as ``checkpoint list``.

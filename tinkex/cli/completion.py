@@ -13,8 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinkex import plugins
 from tinkex.exceptions import LocalError, TinkexError
@@ -58,8 +57,7 @@ _CONDITIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(NamedTuple):
     """What may stand at the cursor.
 
     :ivar values: words, each with a note about it, or ``""``.
@@ -109,7 +107,9 @@ class _CommandLine:
             at += 1
         names = self._words[at:]
         if self._app.interactive_mode and names == ["profile", "use"]:
-            return _plain(_profiles())
+            from tinkex.settings import profile_names
+
+            return _plain(profile_names())
         for end in range(len(names), 0, -1):
             name = " ".join(names[:end])
             if name in self._app.command_manager.commands:
@@ -132,7 +132,7 @@ class _CommandLine:
         app = self._app
         if not hasattr(app, "options"):
             app.options = app.parser.parse_args([])
-        factory: Any = app.command_manager.commands[name].load()
+        factory: Any = app.command_manager.load(name)
         command = factory(app, app.options, name)
         parser = command.get_parser(name)
         positionals, option, only_words = 0, None, False
@@ -173,19 +173,21 @@ class _CommandLine:
                 for spelling, action in sorted(parser._option_string_actions.items())
                 if (spelling.startswith("--") or current == spelling)
                 and action.help != argparse.SUPPRESS
-                and (_repeats(action) or used.isdisjoint(action.option_strings))
+                and ("Append" in type(action).__name__ or used.isdisjoint(action.option_strings))
             )
         )
 
     def _values(self, action: Any, current: str, command: Any = None) -> Offer:
         """Return the values of the option or argument *action*."""
+        from tinkex import settings
+
         metavar = str(action.metavar)
         if action.dest == "profile" or metavar == "<profile>":
-            return _plain(_profiles())
+            return _plain(settings.profile_names())
         if metavar == "<key_name>":
             return _plain(_stored_keys())
         if action.dest == "http_pool":
-            return _plain(_pools())
+            return _plain(settings.pool_names())
         if action.choices:
             return _plain(map(str, action.choices))
         if action.dest == "formatter":
@@ -224,18 +226,6 @@ class _CommandLine:
             value = getattr(self._app.shell_options, name, None)
             parser.add_argument("--" + name.replace("_", "-"), default=value)
         return vars(parser.parse_known_args(self._words)[0])
-
-
-def _profiles() -> list[str]:
-    from tinkex.settings import profile_names
-
-    return profile_names()
-
-
-def _pools() -> list[str]:
-    from tinkex.settings import pool_names
-
-    return pool_names()
 
 
 def _stored_keys() -> list[str]:
@@ -373,10 +363,6 @@ def _option(parser: Any, word: str) -> Any:
 
 def _takes_next(action: Any, word: str) -> bool:
     return action.nargs != 0 and "=" not in word
-
-
-def _repeats(action: Any) -> bool:
-    return type(action).__name__ in ("_AppendAction", "_CountAction", "_ExtendAction")
 
 
 def _positional(parser: Any, place: int) -> Any:

@@ -15,9 +15,8 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 
@@ -49,13 +48,10 @@ _PIECE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Token:
-    """A word or an operator of a line, and its place.
+class Token(NamedTuple):
+    """A word without its quotes, or an operator; and its place in the line.
 
-    :ivar text: the word without its quotes.
     :ivar quote: the quote that is open at the end of the line, or ``""``.
-    :ivar bare: the word has no quotes or backslashes.
     """
 
     text: str
@@ -63,7 +59,6 @@ class Token:
     end: int
     is_operator: bool = False
     quote: str = ""
-    bare: bool = True
 
 
 def tokenize(text: str) -> Iterator[Token]:
@@ -88,19 +83,12 @@ def _unquoted(word: str, start: int) -> Token:
             quote = "" if piece["q2"] else '"'
         else:
             text += piece["plain"] or piece["escaped"].replace("\n", "")
-    bare = not any(c in word for c in "'\"\\")
-    return Token(text, start, start + len(word), quote=quote, bare=bare)
+    return Token(text, start, start + len(word), quote=quote)
 
 
-@dataclass(frozen=True)
-class Line:
-    """One command line.
-
-    :ivar words: the words of the tinkex command.
-    :ivar target: file that the output goes to, or ``None``.
-    :ivar append: the output is appended to that file.
-    :ivar pipe: command of the system that reads the output, as it was typed, or ``None``.
-    """
+class Line(NamedTuple):
+    """The words of a tinkex command, and where its output goes: to the file *target*, or to the
+    system command *pipe*, as it was typed."""
 
     words: list[str]
     target: str | None = None
@@ -143,7 +131,7 @@ def _target(text: str, operator: Token, name: Token | None) -> str:
         raise _unreadable("only standard output can be redirected", text)
     if name and name.quote:
         raise _unreadable("No closing quotation", text)
-    if not name or name.is_operator or not name.text or (name.bare and name.text[0] == "&"):
+    if not name or name.is_operator or not name.text or text[name.start] == "&":
         raise _unreadable(f"a '{operator.text}' needs the name of a file", text)
     return name.text
 
@@ -165,15 +153,9 @@ def continuation(text: str) -> str:
     return "\\" if backslashes % 2 and last.quote != "'" else last.quote
 
 
-@dataclass(frozen=True)
-class Unfinished:
-    """A line up to the cursor, for completion.
-
-    :ivar words: the words before the one at the cursor.
-    :ivar current: the word at the cursor, without quotes; may be empty.
-    :ivar start: where that word begins in the line, its quotes included.
-    :ivar after: the last operator: ``""``, ``|``, ``>`` or ``>>``.
-    """
+class Unfinished(NamedTuple):
+    """A line up to the cursor: its words, the word at the cursor, where that begins in the line,
+    and the last operator before it (``""``, ``|``, ``>`` or ``>>``)."""
 
     words: list[str]
     current: str

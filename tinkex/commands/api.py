@@ -41,8 +41,7 @@ class Api(Command):
         "tinkex api POST weights_info --input body.json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "method", metavar="<method>", help="GET, POST, PUT, DELETE, …; may be left out"
         )
@@ -76,16 +75,16 @@ class Api(Command):
         add_flag = functools.partial(parser.add_argument, action="store_true")
         add_flag("--paginate", help="fetch all pages and join them into one")
         add_flag("-i", "--include", help="print the status and headers first")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         method, path = _method_and_path(parsed_args)
         _check_stdin(parsed_args, self.app.option("api_key"))
-        fields = self._fields(parsed_args)
+        typed = [split_field(field) for field in parsed_args.field]
+        raw = [split_field(field) for field in parsed_args.raw_field]
+        pairs = [(key, field_value(value, self.app.stdin)) for key, value in typed]
+        fields = build_object([*pairs, *raw])
         body: Any = None
         if parsed_args.input is not None:
-            from tinkex.files import read_bytes
-
             body = read_bytes(parsed_args.input, self.app.stdin)
             if parsed_args.paginate:
                 body = _object(body)
@@ -102,19 +101,11 @@ class Api(Command):
         self.result = _value(response)
         self.app.display.clear()
         if parsed_args.include:
-            self._print_head(response)
+            lines = [
+                f"{name}: {printable(text)}" for name, text in sorted(response.headers.items())
+            ]
+            self.app.stdout.write("\n".join([f"HTTP {response.status}", *lines, "\n"]))
         self._print(response)
-
-    def _fields(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
-        typed = [split_field(field) for field in parsed_args.field]
-        raw = [split_field(field) for field in parsed_args.raw_field]
-        pairs = [(key, field_value(value, self.app.stdin)) for key, value in typed]
-        return build_object([*pairs, *raw])
-
-    def _print_head(self, response: Response) -> None:
-        lines = [f"HTTP {response.status}"]
-        lines += [f"{name}: {printable(value)}" for name, value in sorted(response.headers.items())]
-        self.app.stdout.write("\n".join(lines) + "\n\n")
 
     def _print(self, response: Response) -> None:
         """Print the body: formatted JSON on a terminal, otherwise its bytes."""

@@ -225,6 +225,14 @@ def holds_all(page: Page[Any] | Walk[Any]) -> bool:
     return page.offset == 0 and page.total is not None and len(page) >= page.total
 
 
+def add_formats(parser: argparse.ArgumentParser, formats: Sequence[str], text: str) -> None:
+    """Add ``-f`` with *formats* and ``--json`` to a command that writes its output itself."""
+    parser.add_argument("-f", "--format", dest="formatter", choices=formats, help=text)
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--base-model`` and ``--model-path``."""
     parser.add_argument(

@@ -29,18 +29,13 @@ from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, SavedWeights, TrainingClient
+    from tinkex.api import Checkpoint, TrainingClient
     from tinkex.api.http.pagination import Page, Walk
 
 
 _FIELDS = (
-    "checkpoint_id",
-    "checkpoint_type",
-    "size_bytes",
-    "public",
-    "time",
-    "expires_at",
-    "tinker_path",
+    *("checkpoint_id", "checkpoint_type", "size_bytes", "public"),
+    *("time", "expires_at", "tinker_path"),
 )
 
 #: The default of the official SDK, too.
@@ -56,13 +51,8 @@ class ListCheckpoint(Lister):
     column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
     droppable = (
-        "user_metadata",
-        "expires_at",
-        "public",
-        "checkpoint_id",
-        "size_bytes",
-        "checkpoint_type",
-        "time",
+        *("user_metadata", "expires_at", "public", "checkpoint_id"),
+        *("size_bytes", "checkpoint_type", "time"),
     )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
@@ -71,13 +61,11 @@ class ListCheckpoint(Lister):
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paging(parser, "checkpoints")
         add_filters(parser)
         add_scope(parser)
         add_order(parser, _FIELDS)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         scope, filtered = parsed_args.access_scope, given_filters(parsed_args)
@@ -117,25 +105,16 @@ class InfoCheckpoint(ShowOne):
     """Show a checkpoint and its LoRA configuration."""
 
     column_names = (
-        "base_model",
-        "is_lora",
-        "lora_rank",
-        "train_attn",
-        "train_mlp",
-        "train_unembed",
-        "run_id",
-        *_FIELDS,
-        "user_metadata",
+        *("base_model", "is_lora", "lora_rank", "train_attn", "train_mlp", "train_unembed"),
+        *("run_id", *_FIELDS, "user_metadata"),
     )
     examples = (
         "tinkex checkpoint info tinker://run-123/weights/0001",
         "tinkex checkpoint info @latest:sampler",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_path(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         path = checkpoint_path(self, parsed_args.tinker_path)
@@ -163,8 +142,7 @@ class SaveCheckpoint(ShowOne):
         "tinkex checkpoint --model-path tinker://run-123/weights/0001 --output next.json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_model_options(parser)
         parser.add_argument(
             "--output",
@@ -172,9 +150,7 @@ class SaveCheckpoint(ShowOne):
             help="file for the metadata of the checkpoint (JSON), required; - for standard output",
         )
         parser.add_argument(
-            "--name",
-            metavar="<name>",
-            help="name of the checkpoint (default: derived from the base model)",
+            "--name", metavar="<name>", help="name (default: derived from the base model)"
         )
         parser.add_argument(
             "--rank",
@@ -183,10 +159,7 @@ class SaveCheckpoint(ShowOne):
             help=f"LoRA rank, from 1 to {MAX_RANK} (default: {DEFAULT_RANK})",
         )
         parser.add_argument(
-            "--seed",
-            metavar="<int>",
-            type=integer(0),
-            help="random seed of the initial weights (default: a new one each time)",
+            "--seed", metavar="<int>", type=integer(0), help="random seed (default: a new one)"
         )
         for part, words in _PARTS.items():
             parser.add_argument(
@@ -195,7 +168,6 @@ class SaveCheckpoint(ShowOne):
                 default=True,
                 help=f"train the {words} (default: yes)",
             )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
@@ -212,7 +184,13 @@ class SaveCheckpoint(ShowOne):
             check_writable(output)
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
-            self.result = _metadata(training, saved)
+            self.result = {
+                "base_model": training.base_model,
+                "model_id": saved.model_id,
+                "weights_path": saved.path,
+                "saved_at": iso(datetime.now(UTC).replace(microsecond=0)),
+                "response": {"model_id": saved.model_id, "path": saved.path},
+            }
         self.app.remember("checkpoints", [saved.path])
         self.app.remember("models", [training.base_model])
         if output != "-":  # the result is shown there
@@ -231,8 +209,7 @@ class SaveCheckpoint(ShowOne):
             from tinkex.commands.inputs import read_model_path
 
             model = read_model_path(
-                parsed_args.model_path,
-                lambda name: checkpoint_path(self, name, kind="training"),
+                parsed_args.model_path, lambda name: checkpoint_path(self, name, kind="training")
             )
             if model.base_model is None or "/weights/" in (model.tinker_path or ""):
                 return self._resumed(parsed_args, str(model.tinker_path))
@@ -254,12 +231,11 @@ class SaveCheckpoint(ShowOne):
                 f"{path} has no training state to resume from",
                 hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",
             )
-        fixed = {"--rank": parsed_args.rank, "--seed": parsed_args.seed}
-        fixed |= {f"--no-train-{p}": not getattr(parsed_args, f"train_{p}") or None for p in _PARTS}
-        given = [option for option, value in fixed.items() if value is not None]
-        if given:
+        fixed = [f"--{x}" for x in ("rank", "seed") if getattr(parsed_args, x) is not None]
+        fixed += [f"--no-train-{x}" for x in _PARTS if not getattr(parsed_args, f"train_{x}")]
+        if fixed:
             raise UsageError(
-                f"{', '.join(given)} cannot change the configuration of a checkpoint",
+                f"{', '.join(fixed)} cannot change the configuration of a checkpoint",
                 hint="Leave it out, or start over with --base-model.",
             )
         return self.client.create_training_client_from_checkpoint(path)
@@ -270,22 +246,10 @@ class SaveCheckpoint(ShowOne):
         try:
             write_atomically(output, json.dumps(self.result, indent=2) + "\n")
         except LocalError as error:
-            path = self.result["weights_path"]
             raise LocalError(
-                f"{error}; the checkpoint itself is saved: {path}",
-                hint="Free some space or choose another --output; the checkpoint is shown by "
-                f"'tinkex checkpoint info {path}'.",
+                f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
+                hint="Free some space or choose another --output.",
             ) from error
-
-
-def _metadata(training: TrainingClient, saved: SavedWeights) -> dict[str, Any]:
-    return {
-        "base_model": training.base_model,
-        "model_id": saved.model_id,
-        "weights_path": saved.path,
-        "saved_at": iso(datetime.now(UTC).replace(microsecond=0)),
-        "response": {"model_id": saved.model_id, "path": saved.path},
-    }
 
 
 def _checked_name(name: str | None) -> str | None:

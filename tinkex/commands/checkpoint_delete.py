@@ -39,13 +39,11 @@ class _Deletion(BulkChange):
     doing, done = "Deleting", "deleted"
     deletes = True
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
             "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
         )
-        return parser
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
         """Return the checkpoints that match the filters, by path."""
@@ -78,11 +76,10 @@ class DeleteCheckpoint(_Deletion):
         "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser, optional=True)
         add_filters(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
@@ -165,8 +162,8 @@ class PruneCheckpoint(_Deletion):
         "tinkex checkpoint prune --run-id 'nightly*' --older-than 30d --yes",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_run_filters(parser)
         _add_rules(parser.add_argument_group("rules (at least one of the first three)"))
         parser.add_argument(
@@ -176,19 +173,18 @@ class PruneCheckpoint(_Deletion):
             help="storage price in US dollars for a gigabyte and month, to show what pruning saves "
             "(default: the price that the service reports, if any)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.resources.selection import Policy, plan
 
-        policy = Policy(
-            keep_last=parsed_args.keep_last,
-            keep_every=parsed_args.keep_every,
-            older_than=parsed_args.older_than,
-            include_published=parsed_args.include_published,
-            include_newest=parsed_args.include_newest,
-        )
-        _check_rules(parsed_args)
+        names = ("keep_last", "keep_every", "older_than", "include_published", "include_newest")
+        rules = {name: getattr(parsed_args, name) for name in names}
+        if all(rules[name] is None for name in names[:3]):
+            raise UsageError(
+                "no rule says which checkpoints to delete",
+                hint="Give --keep-last, --keep-every or --older-than.",
+            )
+        policy = Policy(**rules)
         decisions = plan(self.select(parsed_args).values(), policy, datetime.now(UTC))
         going = {d.checkpoint.tinker_path: d for d in decisions if d.goes}
         chosen = {path: decision.checkpoint for path, decision in going.items()}
@@ -221,12 +217,8 @@ class PruneCheckpoint(_Deletion):
         from tinkex.api.resources.selection import total_size
 
         if not chosen:
-            why = (
-                f"all {count} checkpoints are kept"
-                if count
-                else "no checkpoint matches the filters"
-            )
-            self.status(f"Nothing to prune: {why}.")
+            why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
+            self.status(f"Nothing to prune: {why}")
             return
         self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)
@@ -257,15 +249,6 @@ def _add_rules(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--include-newest", action="store_true", help="do not keep the newest of run and type"
     )
-
-
-def _check_rules(parsed_args: argparse.Namespace) -> None:
-    rules = (parsed_args.keep_last, parsed_args.keep_every, parsed_args.older_than)
-    if all(rule is None for rule in rules):
-        raise UsageError(
-            "no rule says which checkpoints to delete",
-            hint="Give --keep-last, --keep-every or --older-than.",
-        )
 
 
 def _values(decision: Decision, action: str) -> tuple[Any, ...]:

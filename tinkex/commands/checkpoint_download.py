@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
@@ -34,6 +34,8 @@ class _Fetching(Lister):
     """Base of download and sync: a row for each result, and one error at the end."""
 
     is_action = True
+    #: Plain line of a downloaded checkpoint.
+    line: ClassVar[str]
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -93,16 +95,13 @@ class _Fetching(Lister):
             self.app.warn(f"{path}: {record['error']}", prefix="Not downloaded: ")
         if record["size_bytes"] is None:  # it failed or was present
             return None
-        return self.line(path, plain_text(record["directory"]))
-
-    def line(self, path: str, directory: str) -> str:
-        """Return the plain line of a downloaded checkpoint."""
-        return f"Downloaded to {directory}"
+        return self.line.format(path=path, directory=plain_text(record["directory"]))
 
 
 class DownloadCheckpoint(_Fetching):
     """Download the files of checkpoints; resumes an interrupted download."""
 
+    line = "Downloaded to {directory}"
     column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
     droppable = ("error", "files", "size_bytes")
     examples = (
@@ -111,8 +110,7 @@ class DownloadCheckpoint(_Fetching):
         "tinkex checkpoint download --run-id run-123 --type sampler --output ./models",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paths(parser, optional=True)
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
@@ -133,7 +131,6 @@ class DownloadCheckpoint(_Fetching):
             help="replace existing files once the new ones are complete; without it, complete "
             "ones of several checkpoints are skipped",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
@@ -189,6 +186,7 @@ class DownloadCheckpoint(_Fetching):
 class SyncCheckpoint(_Fetching):
     """Download the new checkpoints of a training run, each into its own directory."""
 
+    line = "Fetched {path} to {directory}"
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
     droppable = ("error", "size_bytes", "directory")
     examples = (
@@ -196,8 +194,7 @@ class SyncCheckpoint(_Fetching):
         "tinkex checkpoint sync run-123 ./models --type sampler --watch --interval 5m",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("run_id", metavar="<run_id>", help="training run")
         parser.add_argument(
             "directory",
@@ -215,7 +212,6 @@ class SyncCheckpoint(_Fetching):
             default="60s",
             help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
@@ -225,8 +221,7 @@ class SyncCheckpoint(_Fetching):
                 f"the format {parsed_args.formatter} needs an end, and --watch has none",
                 hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
             )
-        self._target = user_path(parsed_args.directory)
-        self.result: list[DownloadResult] = []
+        self._target, self.result = user_path(parsed_args.directory), []
         # A wrong run or key fails before anything is written.
         results = self._poll(parsed_args)
         if parsed_args.watch:
@@ -264,9 +259,6 @@ class SyncCheckpoint(_Fetching):
                 time.sleep(seconds)
                 results = iter(())
 
-    def line(self, path: str, directory: str) -> str:
-        return f"Fetched {path} to {directory}"
-
 
 class VerifyCheckpoint(Lister):
     """Check downloaded files against their manifest, without the network."""
@@ -279,8 +271,7 @@ class VerifyCheckpoint(Lister):
         "tinkex checkpoint verify ./models -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "directories",
             metavar="<dir>",
@@ -290,7 +281,6 @@ class VerifyCheckpoint(Lister):
         parser.add_argument(
             "--strict", action="store_true", help="also fail for files from other sources"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import verify

@@ -7,8 +7,6 @@ import os
 import re
 from pathlib import Path
 
-from tinkex.cli import completion
-from tinkex.cli.repl import unfinished
 from tinkex.commands.base import Command
 from tinkex.files import xdg_directory
 
@@ -31,8 +29,7 @@ class Complete(Command):
         "fish: tinkex complete --shell fish | source     (in config.fish)",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--shell", choices=SHELLS, default="bash", help="shell (default: bash)")
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -45,7 +42,6 @@ class Complete(Command):
             metavar="<text>",
             help="print the completions at the end of this command line, for the scripts",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         if parsed_args.line is not None:
@@ -62,6 +58,9 @@ class Complete(Command):
         The first line is ``files``, ``directories`` or ``words``; then a word on each line, with a
         tab and a note if it has one.
         """
+        from tinkex.cli import completion
+        from tinkex.cli.repl import unfinished
+
         typed = unfinished(line)
         words = typed.words
         while words and re.match(r"\w+=", words[0]):  # environment variables

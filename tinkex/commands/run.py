@@ -22,9 +22,7 @@ from tinkex.commands.arguments import (
     with_run,
 )
 from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.commands.inputs import read_model_path, read_prompt
 from tinkex.exceptions import TinkexError, UsageError
-from tinkex.files import check_writable, write_atomically
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
@@ -36,10 +34,7 @@ __all__ = ["InfoRun", "ListRun", "Sample"]
 #: Option, metavar, type, default and help.
 _SAMPLING_OPTIONS = (
     (
-        "max-tokens",
-        "<int>",
-        integer(1),
-        None,
+        *("max-tokens", "<int>", integer(1), None),
         "maximum number of tokens to generate (default: 256)",
     ),
     (
@@ -60,10 +55,8 @@ _SAMPLING_OPTIONS = (
 )
 #: The last checkpoint of each kind: its path and time.
 _LAST = (
-    "last_checkpoint",
-    "last_checkpoint_time",
-    "last_sampler_checkpoint",
-    "last_sampler_checkpoint_time",
+    *("last_checkpoint", "last_checkpoint_time"),
+    *("last_sampler_checkpoint", "last_sampler_checkpoint_time"),
 )
 _RUN_COLUMNS = (
     *("training_run_id", "base_model", "model_owner", "is_lora", "lora_rank", "corrupted"),
@@ -83,8 +76,7 @@ class Sample(Lister):
         "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_model_options(parser)
         parser.add_argument("--prompt", metavar="<text>", help="text of the prompt")
         parser.add_argument(
@@ -99,7 +91,6 @@ class Sample(Lister):
             metavar="<path>",
             help="file for the result (default, or -: standard output)",
         )
-        return parser
 
     def add_json_option(self, group: Any) -> None:
         group.add_argument(
@@ -110,6 +101,8 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import check_writable
+
         model_path, base_model = checked_model(self, parsed_args, "run")
         prompt = self._read_prompt(parsed_args)
         if parsed_args.output == "-":
@@ -153,6 +146,8 @@ class Sample(Lister):
                 "standard input can give the key or the prompt, not both",
                 hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
             )
+        from tinkex.commands.inputs import read_prompt
+
         return read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
 
     def produce_output(
@@ -175,6 +170,8 @@ class Sample(Lister):
         finally:
             self.app.stdout = stdout
         if parsed_args.output is not None:
+            from tinkex.files import write_atomically
+
             write_atomically(parsed_args.output, written.getvalue())
             self.status(f"Output written to {parsed_args.output}")
         else:
@@ -211,6 +208,8 @@ def checked_model(
     check_model_options(parsed_args, name)
     if parsed_args.base_model:
         return None, parsed_args.base_model
+    from tinkex.commands.inputs import read_model_path
+
     model = read_model_path(
         parsed_args.model_path, lambda short: checkpoint_path(command, short, kind="sampler")
     )
@@ -291,8 +290,7 @@ class ListRun(Lister):
         "tinkex run list --limit 0 -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paging(parser, "runs")
         parser.add_argument(
             "--model",
@@ -302,7 +300,6 @@ class ListRun(Lister):
         )
         add_scope(parser)
         add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         limit, offset = parsed_args.limit or None, parsed_args.offset
@@ -346,12 +343,10 @@ class InfoRun(ShowOne):
     column_names = _RUN_COLUMNS
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         run = with_run(self, parsed_args.run_id, self.client.runs.get)

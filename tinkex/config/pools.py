@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ _PATHS = ("ca_bundle", "client_cert", "client_key")
 
 
 #: The options in the order in which they are shown.
-MEMBERS = tuple(field.name for field in fields(PoolOptions))
+MEMBERS = PoolOptions._fields
 
 
 def named_in(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def check_files(options: PoolOptions) -> None:
 
 def insecure(options: PoolOptions) -> PoolOptions:
     """Return *options* without verification of certificates."""
-    return replace(options, insecure=True)
+    return options._replace(insecure=True)
 
 
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:

@@ -27,6 +27,7 @@ def default_home(environ: Mapping[str, str] | None = None) -> Path:
     environ = os.environ if environ is None else environ
     if environ.get(HOME_VARIABLE):
         return user_path(environ[HOME_VARIABLE])
+    # Expanded again, so that a user without a home directory gets an error.
     return user_path(str(xdg_directory("data", environ))) / "tinkex" / "local"
 
 

@@ -39,12 +39,6 @@ def test_help_of_a_noun_without_a_command(argv):
     assert "config show" in done.stdout
 
 
-def test_help_of_an_unknown_command():
-    done = invoke(["help", "run", "lst"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "'run lst' is not a tinkex command." in done.stderr
-
-
 def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     whole = invoke(["help", "session"], terminal=True).stdout
@@ -59,6 +53,7 @@ def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
     [
         ("checkpoint de", "'checkpoint de' is not a tinkex command.", "tinkex checkpoint delete"),
         ("config", "'config' is not a tinkex command.", "config set, config show"),
+        ("help run lst", "'run lst' is not a tinkex command.", "run list"),
         ("checkpoint --invalid-flag", "Invalid option(s) for checkpoint: --invalid-flag", "See"),
         ("run list --lim 3", "Invalid option(s) for run list: --lim", "Did you mean --limit?"),
         ("--nope run", "Invalid option(s) for tinkex: --nope", "Options of a command follow it"),
@@ -82,10 +77,6 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
     [
         ("run list --limit x", "argument --limit: not a whole number: 'x'"),
         ("run list --limit -1", "argument --limit: must be at least 0, not -1"),
-        (
-            "run list --limit 999999999999999999999999999999",
-            "argument --limit: must be at most 9223372036854775807",
-        ),
         ("run list --offset", "argument --offset: expected one argument"),
         ("run list --limit 3 --limit 4", "--limit is given twice"),
         ("run list --timeout 0", "argument --timeout: not a timeout: '0'"),
@@ -115,16 +106,11 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         (["run", "--base-model", "m", "--prompt-file", "a\x00b"], "NUL"),
         ("run --base-model m --prompt x --temperature 1e400", "a finite number"),
         (["run", "--base-model", "m", "--prompt", "x", "--output", ""], "is empty"),
-        (["run", "--model-path", "~nosuchuser/x", "--prompt", "x"], "no such home directory"),
-        ("run --base-model m --prompt x --temperature nan", "must be at least 0"),
+        ("run --base-model m --prompt=--version", "Missing --api-key"),
         ("run --base-model m --prompt x --top-p 0", "must be above 0"),
         ("run --base-model m --prompt x --top-p 1.1", "at most 1"),
         ("run --base-model m --prompt x --top-k 0", "must be -1 (off)"),
         ("run --base-model m --prompt x --num-samples 0", "must be at least 1, not 0"),
-        (
-            ["run", "--base-model", "m", "--prompt", "x", "--stop", ""],
-            "argument --stop: must not be empty",
-        ),
         ("run --base-model m --prompt x --output /", "it is a directory"),
         ("run --base-model m --prompt x", "Missing --api-key"),
     ],
@@ -152,11 +138,6 @@ def test_options_inside_the_name_of_a_command():
 def test_two_dashes_end_the_options():
     assert invoke(["--", "version"]).stdout.startswith("tinkex 0.")
     assert invoke(["config", "show", "--"]).exit_code == 0
-
-
-def test_option_value_that_looks_like_a_global_option():
-    done = invoke(["run", "--base-model", "m", "--prompt=--version"])
-    assert "Missing --api-key" in done.stderr
 
 
 def test_the_key_and_the_prompt_cannot_both_be_standard_input():

@@ -281,13 +281,6 @@ def test_names_expire(known, later):
     assert not known.is_fresh("runs")
 
 
-def test_old_files_of_other_servers_are_removed(known, later):
-    known.add("runs", ["a"])
-    later(completion.EXPIRY + 60)
-    Cache("http://127.0.0.1:2", None).add("runs", ["b"])
-    assert not known.path.exists()
-
-
 def test_servers_and_profiles_are_kept_apart(known):
     known.add("runs", ["a"])
     for url, profile in (("http://127.0.0.1:2", None), ("http://127.0.0.1:1", "work")):

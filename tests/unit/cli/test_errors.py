@@ -155,7 +155,7 @@ def test_a_value_for_an_option_that_takes_none():
 
 def test_a_noun_alone_lists_its_commands():
     assert "session export-trace, session list" in invoke(["session"]).stderr
-    for noun in ("checkpoint", "run"):  # which do something, if they are told what with
+    for noun in ("checkpoint", "run"):  # which need options
         assert f"Other commands: tinkex help {noun}" in invoke([noun]).stderr
 
 
@@ -213,13 +213,6 @@ def test_commands_that_a_bug_report_needs_work_whatever_the_settings(words, conf
     assert invoke(words).exit_code == 0
     monkeypatch.setenv("TINKER_BASE_URL", "none")
     assert invoke(words).exit_code == 0
-
-
-def test_hints_by_error_number(tmp_path):
-    words = ["config", "show", "--log-file", str(tmp_path)]
-    assert invoke(words).stderr.endswith("Hint: Name a file in it.\n")
-    full = OSError(errno.ENOSPC, "No space left on device")
-    assert as_tinkex_error(full).hint == "Free some space, or choose another directory."
 
 
 def wrapped(signal: BaseException) -> None:
@@ -290,6 +283,8 @@ def test_a_local_error_has_the_hint_of_its_cause():
     error = LocalError("cannot write x")
     error.__cause__ = OSError(errno.EACCES, "Permission denied")
     assert hint_for(error) == "Check the permissions."
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert as_tinkex_error(full).hint == "Free some space, or choose another directory."
 
 
 def test_the_hint_is_the_same_in_json():

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,12 +18,6 @@ from tinkex.testing import _Stream
 WAIT = Wait("sampling", 5.0, queue_state="paused_capacity", reason="busy", retry_in=2)
 
 
-def test_reasons():
-    assert progress.reason_of(Wait("sampling", 3.2)) == ""
-    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
-    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
-
-
 def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "TICK", 0.02)
@@ -32,6 +27,11 @@ def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     display.expect("the service")
     until(lambda: re.search(r"Waiting for the service: \d+ s", stream.getvalue()))
     display.clear()
+
+
+def test_reasons():
+    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
+    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
 
 
 CAPABLE = pytest.mark.parametrize(
@@ -92,27 +92,18 @@ def test_counts_are_shown_on_a_capable_terminal_only(monkeypatch, terminal, quie
 def test_threads_that_wait_at_once_share_one_line(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     display = progress.Display(_Stream(terminal=True))
-    failures: list[BaseException] = []
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # so that what can overlap does
 
-    def wait() -> None:
-        try:
-            for _ in range(30):
-                display.wait(WAIT)
-                display.clear()
-        except BaseException as error:
-            failures.append(error)
+    def wait(_: int) -> None:
+        for _ in range(30):
+            display.wait(WAIT)
+            display.clear()
 
-    workers = [threading.Thread(target=wait) for _ in range(8)]
     try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
+        with ThreadPoolExecutor(8) as workers:
+            list(workers.map(wait, range(8)))
     finally:
         sys.setswitchinterval(interval)
     display.clear()
-
-    assert failures == []
     assert [t.name for t in threading.enumerate() if t.name == "tinkex-display"] == []

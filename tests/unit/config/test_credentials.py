@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tinkex import files, settings
-from tinkex.config import credentials, file
+from tinkex.config import credentials
 from tinkex.config.credentials import KeyStore, StoredKey
-from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.exceptions import LocalError, SettingsError
 
 URL = "https://other.example"
 
@@ -85,18 +84,6 @@ def test_a_file_that_cannot_be_parsed_is_never_written_over(store, text):
     assert store.for_address(URL, only_its_own=False) is None
 
 
-def test_names_are_looked_up(store):
-    store.add(key())
-    store.add(key("8", name="laptop"))
-    store.add(key("9", name="7"))
-    assert store.find("7").key_id == "7"
-    with pytest.raises(UsageError, match="several") as caught:
-        store.find("laptop")
-    assert "7, 8" in caught.value.hint
-    with pytest.raises(UsageError, match="no stored key"):
-        store.find("x")
-
-
 def test_a_key_of_another_server_is_sent_there_only(store):
     store.add(key())
     store.add(key("other:1", "tml-other", base_url=URL, is_default=False))
@@ -143,59 +130,6 @@ def test_a_lock_that_is_never_released_is_told(store, monkeypatch):
     ):
         store.add(key())
     store.add(key())
-
-
-def test_a_file_for_all_eyes_is_noticed(store):
-    store.add(key())
-    assert files.exposed_mode(store.path) is None
-    store.path.chmod(0o644)
-    assert files.exposed_mode(store.path) == "0644"
-    store.add(key("8"))
-    assert files.exposed_mode(store.path) is None
-
-
-def test_half_a_character_from_a_server_does_not_spoil_the_file(store):
-    store.add(key(name="a\ud800b"))
-    assert json.loads(store.path.read_bytes())["keys"]["7"]["name"] == "a?b"
-
-
-_ADD = """
-import sys
-from tinkex.config.credentials import KeyStore, StoredKey
-for number in range(8):
-    KeyStore().add(StoredKey(f"{sys.argv[1]}-{number}", "tml-x" * 20))
-"""
-
-
-def test_processes_that_write_at_once_lose_nothing(store):
-    writers = [subprocess.Popen([sys.executable, "-c", _ADD, str(n)]) for n in range(3)]
-    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    assert len(store.all()) == 24
-
-
-_STOP = """
-import os, signal, sys
-from tinkex.config import file as configfile
-from tinkex.config.credentials import KeyStore, StoredKey
-setattr(os, sys.argv[1], lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
-if sys.argv[2] == "key":
-    KeyStore().add(StoredKey("8", "tml-new"))
-else:
-    configfile.write_setting("p", "tags", ["new"])
-"""
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize("what", ["key", "setting"])
-def test_a_writer_that_is_killed_at_a_step_leaves_the_old_file(home, what, step):
-    KeyStore().add(key())
-    file.write_setting("p", "tags", ["old"])
-    before = KeyStore().path.read_bytes(), file.config_path().read_bytes()
-    killed = subprocess.run([sys.executable, "-c", _STOP, step, what], timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    assert (KeyStore().path.read_bytes(), file.config_path().read_bytes()) == before
-    KeyStore().add(key("8"))  # no lock is left behind, and no half-written key
-    assert len(list(KeyStore().path.parent.iterdir())) == 2
 
 
 _ASK = """

@@ -99,23 +99,8 @@ def test_a_name_chosen_by_option_variable_or_profile(config, monkeypatch):
     assert settings.resolve({}).pool_driver == "default"
 
 
-def test_settings_made_by_hand_name_a_driver():
-    assert settings.Settings(http_pool="local").pool_driver == "local"
-
-
 def test_the_pool_of_another_server_keeps_its_address(config):
     config("http_pools: {mine: {driver: local}}")
     found = settings.resolve({"http_pool": "mine"})
     assert (found.pool_driver, found.needs_api_key) == ("local", False)
     assert found.origins["base_url"] == "HTTP pool local"
-
-
-@pytest.mark.parametrize("address", ["default", "explicit"])
-def test_certificates_of_the_official_service(config, monkeypatch, address):
-    monkeypatch.delenv("TINKER_BASE_URL", raising=False)
-    flags = {"insecure": True}
-    if address == "explicit":
-        settings.resolve(flags | {"base_url": settings.DEFAULT_BASE_URL}).check_pool()
-        return
-    with pytest.raises(SettingsError, match="stay on for the official service"):
-        settings.resolve(flags).check_pool()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page
 from tinkex.api.http.retry import Deadline
@@ -43,6 +42,7 @@ _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
 #: Seconds without a successful heartbeat before the caller is notified.
 _WORRY = 120.0
+_FINISH = "POST sessions/{id}/finish"
 #: Session ids per page, and sessions per page of a search.
 _PAGE_SIZE = 100
 _SEARCH_PAGE_SIZE = 200
@@ -64,12 +64,9 @@ class Session:
         self._lock = threading.Lock()
         #: The number of the next model.
         self.model_seq_id = 0
-        self._samplers = itertools.count()
+        #: The numbers of further sampling sessions.
+        self.sampler_seq_ids = itertools.count()
         threading.Thread(target=self._beat, name="tinkex-heartbeat", daemon=True).start()
-
-    def next_sampler(self) -> int:
-        """Return the number of another sampling session."""
-        return next(self._samplers)
 
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
@@ -80,14 +77,13 @@ class Session:
             if self._finished.is_set():
                 return
             self._finished.set()
-        known = self._transport.capabilities
-        if known.lacks(FINISH):
+        if _FINISH in self._transport.missing:
             return
         path = f"sessions/{self._segment}/finish"
         seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
         answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
         if answer is not None and not answer.ok and isinstance(answer.error(), NotOffered):
-            known.missing(FINISH)
+            self._transport.missing.add(_FINISH)
 
     def _beat(self) -> None:
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
@@ -286,7 +282,10 @@ class Sessions:
         """
         target = path_of(target or default_name(session_id))
         try:
-            _refuse_existing(target, force=force)
+            if target.is_dir():
+                raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
+            if target.exists() and not force:
+                raise TargetExists(f"{target} exists")
             size = self._download(self.trace_url(session_id), target, on_progress)
         except OSError as error:
             raise LocalError(f"cannot write {target}: {error.strerror}") from error
@@ -333,13 +332,6 @@ class Sessions:
 
 def _scope(accessible: bool) -> dict[str, str]:
     return {"access_scope": "accessible"} if accessible else {}
-
-
-def _refuse_existing(target: Path, *, force: bool) -> None:
-    if target.is_dir():
-        raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
-    if target.exists() and not force:
-        raise TargetExists(f"{target} exists")
 
 
 def default_name(session_id: str) -> str:

@@ -67,7 +67,8 @@ class SamplingClient:
 
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
-    :ivar backpressure: the :class:`Backpressure` that all samples of this client share.
+    :ivar backpressure: shared by all samples of this client; see
+        :class:`~tinkex.api.sampling.client.Backpressure`.
     :ivar resubmissions: number of samples submitted again because the service lost or failed them.
     """
 
@@ -82,7 +83,7 @@ class SamplingClient:
     ) -> None:
         body: dict[str, Any] = {
             "session_id": session.session_id,
-            "sampling_session_seq_id": session.next_sampler(),
+            "sampling_session_seq_id": next(session.sampler_seq_ids),
         }
         if model_path is not None:
             body["model_path"] = str(model_path)
@@ -166,13 +167,6 @@ class SamplingClient:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
         return response
 
-    def deadline(self, *, patience: float = 0.0) -> Deadline:
-        """Start the deadline of one sample: the timeout of the settings.
-
-        :param patience: maximum number of seconds that a busy service may add to it.
-        """
-        return self._transport.deadline("sampling", patience=patience)
-
     def sample_many(
         self,
         rows: Iterable[SampleRow],
@@ -194,15 +188,15 @@ class SamplingClient:
             :func:`tinkex.api.load_tokenizer`.
         :raises UsageError: *concurrency* is out of range.
         """
-        from tinkex.api.sampling.batch import sample_rows
+        from tinkex.api.sampling.batch import ConcurrencyLimit, sample_rows
 
         def sample(row: SampleRow) -> SampleResponse:
-            deadline = self.deadline(patience=PATIENCE)
+            deadline = self._transport.deadline("sampling", patience=PATIENCE)
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
             return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
 
-        gate = self.backpressure
-        return sample_rows(rows, sample, lambda: gate.spells, concurrency, ordered=ordered)
+        gate, limit = self.backpressure, ConcurrencyLimit(concurrency)
+        return sample_rows(rows, sample, lambda: gate.spells, limit, ordered=ordered)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
@@ -241,7 +235,7 @@ class SamplingClient:
             try:
                 with self.backpressure.passing(deadline):
                     response = self._transport.call(request, deadline)
-                return futures.submitted(response)
+                return futures.request_id_of(response.object())
             except APIError as error:
                 if error.status != 429:
                     raise

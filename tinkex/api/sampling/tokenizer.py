@@ -112,17 +112,14 @@ class Tokenizer:
 
     @cached_property
     def template(self) -> chat.ChatTemplate:
-        """The chat template, read or downloaded on first use.
+        """The chat template, read on first use.
 
         :raises ChatTemplateError: there is no usable one.
         """
-        if self.directory is None:
-            raise ChatTemplateError("the tokenizer has no chat template")
-        found = chat.ChatTemplate.from_directory(self.directory)
-        if found is None and _download_next_to(self.directory, (chat.CONFIG, chat.TEMPLATE)):
-            found = chat.ChatTemplate.from_directory(self.directory)
+        found = chat.ChatTemplate.from_directory(self.directory) if self.directory else None
         if found is None:
-            raise ChatTemplateError(f"the tokenizer in {self.directory} has no chat template")
+            where = f" in {self.directory}" if self.directory else ""
+            raise ChatTemplateError(f"the tokenizer{where} has no chat template")
         return found
 
     def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
@@ -270,7 +267,7 @@ class HuggingFaceSource(TokenizerSource):
 
         if constants.HF_HUB_OFFLINE:
             raise TokenizerError("it is not in the cache, and HF_HUB_OFFLINE is set")
-        return _download(repository, (FILE,))
+        return _download(repository)
 
 
 def _cached(repository: Repository) -> Path | None:
@@ -306,30 +303,10 @@ def hub_state() -> tuple[str, str | None, bool]:
     return address, f"it fails (HTTP {status})" if status >= 500 else None, has_token
 
 
-def _download_next_to(directory: Path, names: Sequence[str]) -> bool:
-    """Download more files of the repository whose snapshot in the cache is *directory*.
+def _download(repository: Repository) -> Path:
+    """Download the tokenizer and its chat template, if any; return their directory.
 
-    :returns: whether it is a snapshot, and the hub may be used.
-    :raises TokenizerError: the hub is unavailable.
-    """
-    folder, revision = directory.parent.parent.name, directory.name
-    if directory.parent.name != "snapshots" or not folder.startswith("models--"):
-        return False
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    _download(Repository("/".join(folder.split("--")[1:]), revision), names, optional=True)
-    return True
-
-
-def _download(
-    repository: Repository, names: Sequence[str], *, optional: bool = False
-) -> Path | None:
-    """Download files of *repository* into the cache; return their directory.
-
-    :param optional: skip files that the repository does not have.
-    :raises TokenizerError: the hub is unavailable, or a file does not exist.
+    :raises TokenizerError: the hub is unavailable, or the tokenizer does not exist.
     """
     _check_reachable(repository)
     from huggingface_hub import errors, hf_hub_download
@@ -337,15 +314,13 @@ def _download(
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    directory = None
-    for name in names:
+    for name in (chat.CONFIG, chat.TEMPLATE, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
-            directory = Path(file).parent
         except Exception as error:  # the HTTP library behind it changes between versions
-            if not optional or not isinstance(error, errors.EntryNotFoundError):
+            if name == FILE or not isinstance(error, errors.EntryNotFoundError):
                 raise _hub_error(error, repository) from error
-    return directory
+    return Path(file).parent
 
 
 def _check_reachable(repository: Repository) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import nullcontext
 
 import pytest
 
 from tests.unit.api.resources.conftest import checkpoint, run
 from tinkex.api import Checkpoint
-from tinkex.cli.app import TinkexApp
 from tinkex.exceptions import (
     InvalidResponse,
     NotFound,
@@ -102,28 +100,11 @@ def test_the_list_of_a_run(server, client):
             client.checkpoints.list(run_id="r")
 
 
-@pytest.mark.parametrize("noun", ["run", "checkpoint"])
-@pytest.mark.parametrize("form", ["json", "csv", "value", "plain", "yaml"])
-def test_a_list_that_fails_in_the_middle_shows_nothing(noun, form, server):
-    name, records = "training_runs", [run(str(n)) for n in range(100)]
-    if noun == "checkpoint":
-        name, records = "checkpoints", [checkpoint("r", "weights", str(n)) for n in range(1000)]
-    whole = {name: records, "cursor": {"total_count": 5000}}
-    server.on("GET", name, whole, server.reply({"detail": "Gone."}, 400))
-    out, err = io.StringIO(), io.StringIO()
-    app = TinkexApp(stdin=io.StringIO(), stdout=out, stderr=err)
-    app.uses_cache = False
-    words = ["--base-url", server.url, "--api-key", "tml-x", noun, "list", "--limit", "0"]
-    assert app.run([*words, "-f", form]) == 1
-    assert out.getvalue() == ""
-    assert "Gone." in err.getvalue()
-
-
-def test_find_suggests_the_other_kind(server, client):
+def test_info_suggests_the_other_kind(server, client):
     server.on("GET", LIST, listed("sampler_weights/x"))
-    assert client.checkpoints.find("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
+    assert client.checkpoints.info("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
     with pytest.raises(NotFound) as caught:
-        client.checkpoints.find("tinker://r/weights/x")
+        client.checkpoints.info("tinker://r/weights/x")
     assert caught.value.hint == "Did you mean tinker://r/sampler_weights/x?"
 
 
@@ -168,11 +149,6 @@ def test_a_retry_that_finds_nothing_is_done_unless_the_first_try_was_refused(
     server.on(*CALLS[name], trouble, server.reply(MISSING, 404))
     with pytest.raises(NotFound) if first == "429" else nullcontext():
         change(client, name)
-
-
-def test_a_missing_endpoint_is_not_a_missing_checkpoint(server, client):
-    with pytest.raises(NotOffered, match="does not offer publishing"):
-        client.checkpoints.publish(PATH)
 
 
 def test_copies_into_a_project_and_into_a_new_run(server, client):
