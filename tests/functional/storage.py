@@ -1,4 +1,4 @@
-"""A small service with checkpoints of any size, whose storage does as it is told."""
+"""A small service with checkpoints of any size, whose storage behaves as a test wants."""
 
 from __future__ import annotations
 
