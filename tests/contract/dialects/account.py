@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import struct
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ FILES = {
 }
 #: What sampling draws, whatever it is asked.
 TOKENS, LOGPROBS = [11, 12], [-0.5, -1.25]
-PROTOBUF = "application/x-protobuf"
 CHECKPOINT = "training_runs/{run}/checkpoints/{kind}/{name}"
 
 
@@ -45,7 +43,6 @@ class Saved:
 class Operation:
     """Work that was accepted; its first poll comes back without the result."""
 
-    kind: str
     result: Any
     failure: str | None = None
     polls: int = 0
@@ -142,10 +139,10 @@ class Account(Scripted):
     def new_id(self) -> str:
         return f"req-{next(self._numbers)}"
 
-    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
-        """Take *kind* on; its result is *result*, unless this one is to fail."""
+    def accept(self, result: Any, **extra: Any) -> Reply:
+        """Take work on; its result is *result*, unless this one is to fail."""
         request_id = self.new_id()
-        self.operations[request_id] = Operation(kind, result, self.fails)
+        self.operations[request_id] = Operation(result, self.fails)
         self.fails = None
         return Reply({"request_id": request_id, **extra}, self.accepted)
 
@@ -158,9 +155,7 @@ class Account(Scripted):
         """Return the response for an operation that failed."""
         return Reply({"error": operation.failure, "category": "user"})
 
-    def result(self, operation: Operation, seen: Request) -> Reply:
-        if operation.kind == "Sample" and PROTOBUF in seen.headers["accept"]:
-            return Reply(sample_message(operation.result), headers={"Content-Type": PROTOBUF})
+    def result(self, operation: Operation) -> Reply:
         return Reply(operation.result)
 
     @route("POST", "retrieve_future")
@@ -174,7 +169,7 @@ class Account(Scripted):
         operation.polls += 1
         if operation.polls == 1:
             return self.unready(request_id)
-        return self.failed(operation) if operation.failure else self.result(operation, seen)
+        return self.failed(operation) if operation.failure else self.result(operation)
 
     # ----------------------------------------------------------------- sessions and models
 
@@ -193,24 +188,24 @@ class Account(Scripted):
     @route("POST", "create_model")
     def create_model(self, seen: Request) -> Reply:
         self.runs.append(self.new_run)
-        return self.accept("CreateModel", {"model_id": self.new_run, "type": "create_model"})
+        return self.accept({"model_id": self.new_run, "type": "create_model"})
 
     @route("POST", "save_weights")
     def save_weights(self, seen: Request) -> Reply:
-        return self._save(seen, "weights", "SaveWeights")
+        return self._save(seen, "weights")
 
     @route("POST", "save_weights_for_sampler")
     def save_weights_for_sampler(self, seen: Request) -> Reply:
-        return self._save(seen, "sampler_weights", "SaveWeightsForSampler")
+        return self._save(seen, "sampler_weights")
 
-    def _save(self, seen: Request, kind: str, request_type: str) -> Reply:
+    def _save(self, seen: Request, kind: str) -> Reply:
         self.count(seen)
         saved = Saved(seen.json["model_id"], kind, seen.json["path"])
         if self.taken(saved):
             raise detail(409, f"Checkpoint {saved.name} already exists")
         if self.fails is None:
             self.saved.append(saved)
-        return self.accept(request_type, {"path": self.result_path(saved)})
+        return self.accept({"path": self.result_path(saved)})
 
     def count(self, seen: Request) -> None:
         """Look at the number of a training request."""
@@ -243,7 +238,7 @@ class Account(Scripted):
         sequence = {"stop_reason": "length", "tokens": TOKENS, "logprobs": LOGPROBS}
         prompt = [None, -1.0, -2.0] if seen.json.get("prompt_logprobs") else None
         result = {"sequences": [sequence] * seen.json["num_samples"], "prompt_logprobs": prompt}
-        return self.accept("Sample", result | {"topk_prompt_logprobs": None})
+        return self.accept(result | {"topk_prompt_logprobs": None})
 
     # ----------------------------------------------------------------- runs and checkpoints
 
@@ -308,26 +303,3 @@ def tarred(*, gz: bool, first_member_without_name: bool = False) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return gzip.compress(stream.getvalue()) if gz else stream.getvalue()
-
-
-def sample_message(result: dict[str, Any]) -> bytes:
-    """Return ``SampleResponse`` in proto3: zero values of an enum are not written."""
-
-    def field(number: int, value: bytes) -> bytes:
-        assert len(value) < 128
-        return bytes([number << 3 | 2, len(value)]) + value
-
-    def packed(kind: str, values: list[Any]) -> bytes:
-        return struct.pack(f"<{len(values)}{kind}", *values)
-
-    out = b""
-    for sequence in result["sequences"]:
-        body = b"\x08\x01" if sequence["stop_reason"] == "length" else b""
-        body += field(2, packed("i", sequence["tokens"])) + field(
-            3, packed("f", sequence["logprobs"])
-        )
-        out += field(1, body)
-    if result["prompt_logprobs"] is not None:
-        prompt = [float("nan") if x is None else x for x in result["prompt_logprobs"]]
-        out += field(2, packed("f", prompt))
-    return out

@@ -64,7 +64,7 @@ SESSION = {
 
 
 class Official(Account):
-    """Opaque ids with colons, protobuf results, a token in place of the key where it is asked."""
+    """Opaque ids with colons, a token in place of the key where it is asked."""
 
     base = "/services/tinker-prod"
     run = "3f0c-0a1b:train:0"
@@ -119,11 +119,11 @@ class Official(Account):
     def load_weights(self, seen: Request) -> Reply:
         self.runs.append(self.new_run)
         result = {"path": seen.json["path"], "model_id": self.new_run, "type": "load_weights"}
-        return self.accept("LoadWeights", result)
+        return self.accept(result)
 
     @route("POST", "save_weights_external")
     def save_external(self, seen: Request) -> Reply:
-        return self._save(seen, "external_weights", "SaveWeightsExternal")
+        return self._save(seen, "external_weights")
 
     @route("POST", "copy_weights")
     def copy_weights(self, seen: Request) -> Any:
@@ -153,16 +153,6 @@ class Official(Account):
     def storage(self, seen: Request, name: str) -> Reply:
         special = {"archive": tarred(gz=False), "trace": b"perfetto"}
         return Reply(special.get(name) or FILES[name])
-
-    def publish(self, seen: Request, *where: str) -> Reply:
-        if self.of(*where).public:
-            raise detail(409, "Checkpoint is already public")
-        return super().publish(seen, *where)
-
-    def unpublish(self, seen: Request, *where: str) -> Reply:
-        if not self.of(*where).public:
-            raise detail(409, "Checkpoint is already private")
-        return super().unpublish(seen, *where)
 
     def taken(self, saved: Saved) -> bool:
         return TYPES[saved.kind] != "external" and super().taken(saved)

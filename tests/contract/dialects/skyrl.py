@@ -57,8 +57,8 @@ class SkyRL(Account):
     def new_id(self) -> str:
         return super().new_id().removeprefix("req-")
 
-    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
-        reply = super().accept(kind, result, **extra)
+    def accept(self, result: Any, **extra: Any) -> Reply:
+        reply = super().accept(result, **extra)
         request_id = reply.body["request_id"]
         return Reply({**reply.body, "future_id": request_id, "status": "pending"}, reply.status)
 
@@ -68,7 +68,7 @@ class SkyRL(Account):
     def failed(self, operation: Operation) -> Reply:
         return Reply({"detail": operation.failure}, 400)
 
-    def result(self, operation: Operation, seen: Request) -> Reply:
+    def result(self, operation: Operation) -> Reply:
         unknown = ("type", "topk_prompt_logprobs")
         return Reply({k: v for k, v in operation.result.items() if k not in unknown})
 
@@ -82,7 +82,7 @@ class SkyRL(Account):
         if "lora_config" not in seen.json:
             raise validation("lora_config", "Field required")
         self.runs.append(self.new_run)
-        return self.accept("CreateModel", {"model_id": self.new_run}, model_id=self.new_run)
+        return self.accept({"model_id": self.new_run}, model_id=self.new_run)
 
     @route("POST", "load_weights")
     def load_weights(self, seen: Request) -> Reply:
@@ -90,12 +90,12 @@ class SkyRL(Account):
             raise validation("model_id", "Field required", "missing")
         if "/sampler_weights/" in seen.json["path"]:
             raise detail(400, "Not a training checkpoint")
-        return self.accept("LoadWeights", {"type": "load_weights"})
+        return self.accept({"type": "load_weights"})
 
-    def _save(self, seen: Request, kind: str, request_type: str) -> Reply:
+    def _save(self, seen: Request, kind: str) -> Reply:
         if not re.fullmatch(r"[a-zA-Z0-9_-]{1,255}", seen.json["path"]):
             raise validation("path", "String should match pattern '^[a-zA-Z0-9_-]+$'")
-        return super()._save(seen, kind, request_type)
+        return super()._save(seen, kind)
 
     def result_path(self, saved: Saved) -> str:
         bare = saved.kind == "sampler_weights"

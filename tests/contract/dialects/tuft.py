@@ -127,10 +127,10 @@ class TuFT(Account):
         if "model_id" not in seen.json:
             raise detail(400, "Missing model_id")
         self.count(seen)
-        return self.accept("LoadWeights", {"path": seen.json["path"], "type": None})
+        return self.accept({"path": seen.json["path"], "type": None})
 
-    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
-        return super().accept(kind, {**result, "type": None}, model_id=None, **extra)
+    def accept(self, result: Any, **extra: Any) -> Reply:
+        return super().accept({**result, "type": None}, model_id=None, **extra)
 
     def failed(self, operation: Operation) -> Reply:
         return Reply({"detail": f"Future failed: {operation.failure}"}, 422)
