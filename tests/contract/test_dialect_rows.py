@@ -17,20 +17,9 @@ from tests.contract.dialects.scenarios import SCENARIOS
 from tests.contract.dialects.skyrl import SkyRL, SkyRLMain
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import listening
+from tinkex import exceptions
 from tinkex.api import SampleResponse, SamplingParams, ServiceClient, TrainingClient
 from tinkex.api.http.transport import Request
-from tinkex.exceptions import (
-    APIError,
-    BadRequest,
-    Conflict,
-    Forbidden,
-    NotFound,
-    NotOffered,
-    OperationFailed,
-    ServerError,
-    Unauthorized,
-    UsageError,
-)
 from tinkex.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "explanation" / "dialects.rst"
@@ -138,7 +127,9 @@ def test_failed_operation(server, connect):
     client = connect(server)
     training = client.create_lora_training_client(MODEL)
     server.fails = "rank 64 is above the maximum of 32"
-    with pytest.raises(OperationFailed, match="rank 64 is above the maximum of 32") as caught:
+    with pytest.raises(
+        exceptions.OperationFailed, match="rank 64 is above the maximum of 32"
+    ) as caught:
         training.save_state("x")
     assert caught.value.category == "user"
     assert len(bodies(server, "save_weights")) == 1
@@ -171,23 +162,23 @@ def test_prompt_logprobs(server, connect):
 
 
 def test_base_model_check(server, connect):
-    with pytest.raises(UsageError, match="does not offer the base model 'Other/Model'"):
+    with pytest.raises(exceptions.UsageError, match="does not offer the base model 'Other/Model'"):
         connect(server).create_lora_training_client("Other/Model")
     assert bodies(server, "create_model") == []
 
 
 def test_unknown_things(server, connect):
     client = connect(server)
-    with pytest.raises(NotFound, match="nope"):
+    with pytest.raises(exceptions.NotFound, match="nope"):
         client.runs.get("nope")
-    with pytest.raises(APIError) as caught:
+    with pytest.raises(exceptions.APIError) as caught:
         client.checkpoints.info("tinker://nope/weights/x")
     assert caught.value.status == 404
     if isinstance(server, TuFT):
         request = Request("GET", "sessions/nope")
         response = client._transport.once(request, client.deadline("a response"))
         error = client._transport.refusal(response)
-        assert isinstance(error, ServerError)
+        assert isinstance(error, exceptions.ServerError)
         assert str(error) == "Internal Server Error (HTTP 500)"
 
 
@@ -198,7 +189,7 @@ def test_name_clash(server, connect):
     if isinstance(server, TuFT):
         assert training.save_state("x").path.endswith("/weights/x")
         return
-    with pytest.raises(Conflict, match="already exists"):
+    with pytest.raises(exceptions.Conflict, match="already exists"):
         training.save_state("x")
     assert len(bodies(server, "save_weights")) == 2  # a refusal for good is not repeated
 
@@ -208,7 +199,7 @@ def test_names_with_dots(server, connect):
     if not isinstance(server, SkyRL):
         assert training.save_state("v1.5").path.endswith("/weights/v1.5")
         return
-    with pytest.raises(BadRequest, match="path: String should match pattern"):
+    with pytest.raises(exceptions.BadRequest, match="path: String should match pattern"):
         training.save_state("v1.5")
 
 
@@ -216,7 +207,7 @@ def test_order_of_requests(server, connect):
     training = connect(server).create_lora_training_client(MODEL)
     training.save_state("a")
     if isinstance(server, SkyRL):
-        with pytest.raises(BadRequest):
+        with pytest.raises(exceptions.BadRequest):
             training.save_state("refused.name")
     training.save_state("b")
     training.save_weights_for_sampler("c")
@@ -229,7 +220,7 @@ def test_sampling_after_unloading(connect):
     server = SkyRL()
     server.unloaded = True
     sampling = connect(server).create_sampling_client(model_path=server.sampling)
-    with pytest.raises(BadRequest, match=f"Model {server.run} not loaded"):
+    with pytest.raises(exceptions.BadRequest, match=f"Model {server.run} not loaded"):
         sampling.sample([1])
 
 
@@ -246,9 +237,9 @@ def test_training_metrics():
 
 def test_key_check(connect):
     client = connect(TuFT(), key="tml-another-key-of-somebody")
-    with pytest.raises(Forbidden, match=r"Invalid API key \(HTTP 403\)"):
+    with pytest.raises(exceptions.Forbidden, match=r"Invalid API key \(HTTP 403\)"):
         client.runs.list()
-    with pytest.raises(Unauthorized, match=r"Invalid API key \(HTTP 401\)"):
+    with pytest.raises(exceptions.Unauthorized, match=r"Invalid API key \(HTTP 401\)"):
         connect(Official(), key="tml-another-key-of-somebody").runs.list()
     for cls in (SkyRL, SkyRLMain):
         assert len(connect(cls(), key="tml-whatever").runs.list()) == 1
@@ -270,7 +261,7 @@ def test_login_endpoints(connect):
     for server in (SkyRL(), SkyRLMain(), TuFT()):
         connect(server).runs.list()
         assert [s.path for s in server.seen] == ["training_runs"]
-        with pytest.raises(NotOffered, match="does not offer information about keys"):
+        with pytest.raises(exceptions.NotOffered, match="does not offer information about keys"):
             connect(server).auth.identity()
 
 

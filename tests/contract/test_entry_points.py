@@ -96,8 +96,7 @@ def test_a_command_keeps_the_conventions(entry_point: EntryPoint):
     options = parser._option_string_actions
     assert ({"-f", "--format", "--json"} <= set(options)) == (entry_point.name not in WITHOUT_JSON)
     assert [action.dest for action in parser._actions if not action.help] == []
-    own = next(g for g in parser._action_groups if g.title in ("options", "optional arguments"))
-    for action in own._group_actions:
+    for action in _group(parser, "options"):
         longest = max(action.option_strings, key=len)
         assert re.fullmatch(r"--[a-z]+(-[a-z0-9]+)*", longest), longest
         if action.nargs != 0 and not action.choices:
@@ -108,12 +107,12 @@ def test_no_option_of_a_command_shadows_a_global_one():
     """Another option that stored under the same name would change a setting without a word."""
     alone = Parser()
     add_global_options(alone, after_command=True)
-    names = {action.dest for action in _global_options(alone)}
+    names = {action.dest for action in _group(alone, "global options")}
     for entry_point in COMMANDS:
         parser = parser_of(entry_point)
         storing = [action for action in parser._actions if action.dest in names]
-        assert storing == _global_options(parser), label(entry_point)
+        assert storing == _group(parser, "global options"), label(entry_point)
 
 
-def _global_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return next(g for g in parser._action_groups if g.title == "global options")._group_actions
+def _group(parser: argparse.ArgumentParser, title: str) -> list[argparse.Action]:
+    return next(g for g in parser._action_groups if g.title == title)._group_actions

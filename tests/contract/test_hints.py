@@ -23,16 +23,11 @@ FILES = sorted(path for path in API.rglob("*.py") if path.name not in EXEMPT)
 
 def strings_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, text) of every string in *path* that is not a docstring."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    docstrings = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and id(node) not in docstrings:
-            yield node.lineno, text
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and id(node) not in docstrings:
+            yield node.lineno, str(node.value)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(API)))
