@@ -57,6 +57,11 @@ def bodies(server: Account, path: str) -> list[Any]:
     return [seen.json for seen in server.requests("POST", path)]
 
 
+def keys(server: Account, *below: str) -> list[str | None]:
+    """Return the keys that came with the requests below these paths."""
+    return [s.headers.get("x-api-key") for s in server.seen if s.path.startswith(below)]
+
+
 def test_extra_fields(server, connect):
     client = connect(server)
     client.create_lora_training_client(MODEL).save_weights_for_sampler("x")
@@ -103,9 +108,8 @@ def test_optional_fields(server, connect):
 
 def test_times(server, connect):
     client = connect(server)
-    times = [c.time for c in client.checkpoints.list()] + [
-        client.runs.get(server.run).last_request_time
-    ]
+    times = [c.time for c in client.checkpoints.list()]
+    times += [client.runs.get(server.run).last_request_time]
     assert all(time.tzinfo == UTC and time.hour == 13 for time in times)
 
 
@@ -115,21 +119,15 @@ def test_archive(server, connect, tmp_path):
     for name, content in FILES.items():
         assert (tmp_path / "out" / name).read_bytes() == content
     # The key goes to the server that it is for, and to no storage.
-    assert [
-        s.path for s in server.seen if s.path.startswith("/storage") and "x-api-key" in s.headers
-    ] == []
-    assert all(
-        s.headers["x-api-key"] == KEY for s in server.seen if s.path.startswith("training_runs")
-    )
+    assert set(keys(server, "/storage")) <= {None}
+    assert set(keys(server, "training_runs")) == {KEY}
 
 
 def test_failed_operation(server, connect):
     client = connect(server)
     training = client.create_lora_training_client(MODEL)
-    server.fails = "rank 64 is above the maximum of 32"
-    with pytest.raises(
-        exceptions.OperationFailed, match="rank 64 is above the maximum of 32"
-    ) as caught:
+    server.fails = "rank 64 is too high"
+    with pytest.raises(exceptions.OperationFailed, match=server.fails) as caught:
         training.save_state("x")
     assert caught.value.category == "user"
     assert len(bodies(server, "save_weights")) == 1
@@ -138,10 +136,9 @@ def test_failed_operation(server, connect):
 def test_length_and_stop_texts(server, connect):
     sampling = connect(server).create_sampling_client(base_model=MODEL)
     for params in (SamplingParams(), SamplingParams(stop=("\n",)), None):
-        response = sampling.sample([1, 2], params)
-        assert response.sequences[0].tokens == tuple(TOKENS)
-        assert response.sequences[0].logprobs == tuple(LOGPROBS)
-        assert response.sequences[0].stop_reason == "length"
+        (drawn,) = sampling.sample([1, 2], params).sequences
+        assert (drawn.tokens, drawn.logprobs) == (tuple(TOKENS), tuple(LOGPROBS))
+        assert drawn.stop_reason == "length"
     sent = [body["sampling_params"] for body in bodies(server, "asample")]
     wanted = [(256, None), (256, ["\n"]), (256, None)]
     assert [(s["max_tokens"], s.get("stop")) for s in sent] == wanted
@@ -249,15 +246,8 @@ def test_login_endpoints(connect):
     official = Official()
     official.exchanges = True
     assert len(connect(official).runs.list()) == 1
-    assert [s.headers["x-api-key"] for s in official.requests("GET", "training_runs")] == [
-        KEY,
-        official.token,
-    ]
-    assert all(
-        s.headers["x-api-key"] == KEY
-        for s in official.seen
-        if s.path.startswith(("auth/", "client/"))
-    )
+    assert keys(official, "training_runs") == [KEY, official.token]
+    assert set(keys(official, "auth/", "client/")) == {KEY}
     for server in (SkyRL(), SkyRLMain(), TuFT()):
         connect(server).runs.list()
         assert [s.path for s in server.seen] == ["training_runs"]
