@@ -288,7 +288,7 @@ class StatusAuth(ShowOne):
         return check
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        shown = {k: v for k, v in record.items() if plain_text(v) and k != "stored_keys"}
+        shown = {k: v for k, v in record.items() if k != "stored_keys"}
         lines = record["stored_keys"].human_readable().splitlines()
         return [*super().plain_lines(shown), *(f"Stored key: {line}" for line in lines)]
 
@@ -303,9 +303,6 @@ class WhoamiAuth(ShowOne):
         _require_keys(self.settings)
         self.result = who = self.client.auth.identity()
         return self.column_names, tuple(getattr(who, name) for name in self.column_names)
-
-    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
 
 
 class StoredKeys(FormattableColumn[list[dict[str, Any]]]):

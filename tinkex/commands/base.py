@@ -365,8 +365,9 @@ class ShowOne(_Display, cliff.show.ShowOne):
             self.presentation.links[word] = address
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        """Return the lines of the object in the plain format: ``Heading: value``."""
-        return [f"{heading(name)}: {plain_text(value)}" for name, value in record.items()]
+        """Return the lines of the object in the plain format: ``Heading: value``, if any."""
+        texts = {name: plain_text(value) for name, value in record.items()}
+        return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
 
 
 def _normal(name: str) -> str:

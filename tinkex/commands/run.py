@@ -324,7 +324,7 @@ class InfoRun(ShowOne):
         rest = dict(record)
         run_id, base_model = rest.pop("training_run_id"), rest.pop("base_model")
         first = f"{plain_text(run_id)} ({plain_text(base_model)})"
-        return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]
+        return [first, *super().plain_lines(rest)]
 
 
 def _values(run: TrainingRun) -> tuple[Any, ...]:
