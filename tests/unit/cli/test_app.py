@@ -56,6 +56,7 @@ def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
         ("help run lst", "'run lst' is not a tinkex command.", "run list"),
         ("checkpoint --invalid-flag", "Invalid option(s) for checkpoint: --invalid-flag", "See"),
         ("run list --lim 3", "Invalid option(s) for run list: --lim", "Did you mean --limit?"),
+        ("help run lst", "'run lst' is not a tinkex command.", "tinkex run list"),
         ("--nope run", "Invalid option(s) for tinkex: --nope", "Options of a command follow it"),
     ],
 )
@@ -82,6 +83,7 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("run list --timeout 0", "argument --timeout: not a timeout: '0'"),
         ("run list -f xml", "invalid choice: 'xml'"),
         ("run wait r --interval 1ms", "argument --interval: not a duration"),
+        ("checkpoint --api-key k list", "options follow the whole command: tinkex checkpoint list"),
         ("run info", "the following arguments are required: <run_id>"),
         ("run info a b", "unexpected argument(s) for run info: b"),
         ("checkpoint list", "Missing --api-key"),
@@ -129,20 +131,14 @@ def test_usage_errors(words, what, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_inside_the_name_of_a_command():
-    done = invoke(["checkpoint", "--api-key", "k", "list"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "options follow the whole command: tinkex checkpoint list" in done.stderr
+def test_the_key_and_the_prompt_cannot_both_be_standard_input():
+    argv = ["run", "--base-model", "m", "--prompt-file", "-", "--api-key", "-"]
+    assert "not both" in invoke(argv, stdin="x").stderr
 
 
 def test_two_dashes_end_the_options():
     assert invoke(["--", "version"]).stdout.startswith("tinkex 0.")
     assert invoke(["config", "show", "--"]).exit_code == 0
-
-
-def test_the_key_and_the_prompt_cannot_both_be_standard_input():
-    argv = ["run", "--base-model", "m", "--prompt-file", "-", "--api-key", "-"]
-    assert "not both" in invoke(argv, stdin="x").stderr
 
 
 @pytest.mark.parametrize(
@@ -266,7 +262,5 @@ def test_run_from_python_takes_words_and_paths(tmp_path):
     log = tmp_path / "log"
     assert tinkex.run(("config", "show", "--log-file", log)).command == "config show"
     assert log.exists()
-    for argv in ("run list", b"run list", ["run", "list", "--limit", 5], [None]):
-        with pytest.raises(UsageError, match=r"list of words|is a text, not") as caught:
-            tinkex.run(argv)
-        assert caught.value.hint
+    with pytest.raises(UsageError, match="list of words"):
+        tinkex.run("run list")

@@ -272,7 +272,7 @@ def test_names_expire(known, later):
     later(completion.FRESH + 1)
     assert not known.is_fresh("runs")
     assert known.names("runs") == ["a"]
-    known.mark_asked("runs")
+    known.add("runs", [])
     assert known.is_fresh("runs")
     later(2 * completion.EXPIRY)
     assert known.names("runs") == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -57,18 +56,6 @@ def test_wait_is_shown_on_a_capable_terminal_only(monkeypatch, terminal, quiet, 
     display.clear()
     if not shown:
         assert stream.getvalue() == ""
-
-
-def test_short_waits_are_not_shown(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "TICK", 0.01)
-    monkeypatch.setattr(progress, "PATIENCE", 10_000.0)
-    stream = _Stream(terminal=True)
-    display = progress.Display(stream)
-    display.wait(Wait("sampling", 0.0))
-    time.sleep(0.1)
-    display.clear()
-    assert stream.getvalue() == ""
 
 
 def test_notes_are_printed_everywhere_without_control_characters():
