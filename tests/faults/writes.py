@@ -79,11 +79,11 @@ class Writer:
     :ivar before: makes what was there before.
     :ivar after: raises unless all that the command is to write is there.
     :ivar goes_on: it succeeds all the same: what it cannot write serves only its own speed.
-    :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is told.
+    :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is reported.
     :ivar prints: it has printed its result before it writes.
     :ivar where: the address of the server, or none of its own.
     :ivar leaves: names of files that it may leave behind when it fails, whole as far as they go.
-    :ivar again: stand behind the words when it is run anew.
+    :ivar again: stand behind the words when it is run again.
     """
 
     what: str

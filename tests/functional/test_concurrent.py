@@ -51,7 +51,7 @@ def test_eight_keys_go_and_the_ninth_stays(tinkex, home, tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("served", ["in-process"], indirect=True)
+@pytest.mark.parametrize("served", ["embedded"], indirect=True)
 def test_four_checkpoints_in_one_embedded_service(served, tmp_path):
     save = ("checkpoint", "--base-model", MODEL, "--rank", "1", "--output")
     together(served, *((*save, f"{n}.json") for n in range(4)), cwd=tmp_path)

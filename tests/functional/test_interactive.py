@@ -7,13 +7,11 @@ import pty
 import re
 import select
 import signal
-import socket
 import stat
 import struct
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
@@ -95,32 +93,6 @@ def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         terminal.close()
 
 
-@pytest.fixture
-def silent_server() -> Iterator[tuple[str, threading.Event]]:
-    """A server that accepts and never answers; the event tells that somebody is waiting."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    asked, held = threading.Event(), []
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            held.append(connection)
-            connection.recv(65536)
-            asked.set()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    for connection in held:
-        connection.close()
-    thread.join(5)
-
-
 def test_errors_do_not_end_it_and_ctrl_d_does(open_terminal):
     terminal = open_terminal()
     terminal.expect("tinkex>")
@@ -191,12 +163,11 @@ def test_ctrl_c_at_the_prompt_drops_the_line(open_terminal):
     terminal.run("version", r"tinkex 0\.")
 
 
-def test_ctrl_c_ends_a_command_that_waits_for_the_network(open_terminal, silent_server):
-    url, asked = silent_server
-    terminal = open_terminal("--base-url", url, TINKER_API_KEY="tml-a")
+def test_ctrl_c_ends_a_command_that_waits_for_the_network(open_terminal, silent):
+    terminal = open_terminal("--base-url", silent.url, TINKER_API_KEY="tml-a")
     terminal.expect("tinkex>")
     terminal.type("run list\r")
-    assert asked.wait(60)
+    assert silent.asked.wait(60)
     terminal.type(CTRL_C)
     terminal.expect("Run list interrupted")
     terminal.expect("tinkex>")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinkex.exceptions import UsageError
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: Types of checkpoints: the words of paths, then those of the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
@@ -218,6 +219,45 @@ def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> Non
         command.status(f"Nothing to show: --offset {page.offset} skips all {total}.")
     if page.total is not None and page.offset + len(page) < page.total:
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
+
+
+def list_rows(
+    command: Lister,
+    found: Page[T] | Walk[T],
+    things: str,
+    row: Callable[[T], tuple[Any, ...]],
+    name: Callable[[T], str],
+    *,
+    whole: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows, then print how many are not shown and remember names for completion.
+
+    :param things: ``checkpoints`` or ``runs``.
+    :param whole: no filter leaves any out.
+    """
+    from tinkex.cli.completion import KEPT
+
+    if found.note:
+        command.status(found.note)
+    latest: list[str] = []
+    for item in found:
+        if len(latest) < KEPT:
+            latest.append(name(item))
+        yield row(item)
+    print_rest(command, found, things)
+    command.app.remember(things, latest, whole=whole and holds_all(found))
+
+
+def check_stdin(command: AnyCommand, what: str) -> None:
+    """Check that standard input, which gives *what*, does not also give the key.
+
+    :raises UsageError: it does.
+    """
+    if command.app.option("api_key") == "-":
+        raise UsageError(
+            f"standard input can give the key or the {what}, not both",
+            hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+        )
 
 
 def holds_all(page: Page[Any] | Walk[Any]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import json_text
-from tinkex.commands.arguments import add_formats, add_model_options
+from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.run import (
     add_sampling_options,
@@ -125,8 +125,8 @@ class BatchRun(Command):
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.output == "-":
             parsed_args.output = None
-        if parsed_args.prompts == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can give the key or the prompts, not both")
+        if parsed_args.prompts == "-":
+            check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
             raise UsageError("use either --resume or --force")
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):

@@ -5,25 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Structure, cells, iso, plain_text
-from tinkex.commands.arguments import (
-    add_filters,
-    add_model_options,
-    add_order,
-    add_paging,
-    add_path,
-    add_scope,
-    check_model_options,
-    checkpoint_path,
-    given_filters,
-    holds_all,
-    print_rest,
-    select_checkpoints,
-)
+from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
@@ -62,43 +49,27 @@ class ListCheckpoint(Lister):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_paging(parser, "checkpoints")
-        add_filters(parser)
-        add_scope(parser)
-        add_order(parser, _FIELDS)
+        arguments.add_paging(parser, "checkpoints")
+        arguments.add_filters(parser)
+        arguments.add_scope(parser)
+        arguments.add_order(parser, _FIELDS)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        scope, filtered = parsed_args.access_scope, given_filters(parsed_args)
+        scope, filtered = parsed_args.access_scope, arguments.given_filters(parsed_args)
         limit, offset = parsed_args.limit or None, parsed_args.offset
         found: Page[Checkpoint] | Walk[Checkpoint]
         if filtered or parsed_args.sort:
-            found = select_checkpoints(self, parsed_args, limit, offset)
+            found = arguments.select_checkpoints(self, parsed_args, limit, offset)
         elif self.app.keeps_result:
             found = self.client.checkpoints.list(limit, offset, access_scope=scope)
         else:  # page by page
-            walk = self.client.checkpoints.walk(limit, offset, access_scope=scope)
-            return self.column_names, self._rows(walk, whole=True)
+            found = self.client.checkpoints.walk(limit, offset, access_scope=scope)
         self.result = found
-        return self.column_names, list(self._rows(found, whole=not filtered))
-
-    def _rows(
-        self, found: Walk[Checkpoint] | Page[Checkpoint], *, whole: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows; then print how many are not shown.
-
-        :param whole: no filter leaves any out.
-        """
-        from tinkex.cli.completion import KEPT
-
-        if found.note:
-            self.status(found.note)
-        latest: list[str] = []
-        for checkpoint in found:
-            if len(latest) < KEPT:
-                latest.append(checkpoint.tinker_path)
-            yield cells(checkpoint, self.column_names)
-        print_rest(self, found, "checkpoints")
-        self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
+        return self.column_names, arguments.list_rows(
+            *(self, found, "checkpoints", lambda c: cells(c, self.column_names)),
+            name=lambda c: c.tinker_path,
+            whole=not filtered,
+        )
 
 
 class InfoCheckpoint(ShowOne):
@@ -114,10 +85,10 @@ class InfoCheckpoint(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_path(parser)
+        arguments.add_path(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        path = checkpoint_path(self, parsed_args.tinker_path)
+        path = arguments.checkpoint_path(self, parsed_args.tinker_path)
         self.result = info = self.client.checkpoints.info(path)
         if info.run_id:
             self.add_link(info.run_id, "training_runs", info.run_id)
@@ -143,7 +114,7 @@ class SaveCheckpoint(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_model_options(parser)
+        arguments.add_model_options(parser)
         parser.add_argument(
             "--output",
             metavar="<path>",
@@ -172,7 +143,7 @@ class SaveCheckpoint(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
 
-        check_model_options(parsed_args, "checkpoint")
+        arguments.check_model_options(parsed_args, "checkpoint")
         self._output = output = parsed_args.output
         if output is None:
             raise UsageError(
@@ -209,7 +180,8 @@ class SaveCheckpoint(ShowOne):
             from tinkex.commands.inputs import read_model_path
 
             model = read_model_path(
-                parsed_args.model_path, lambda name: checkpoint_path(self, name, kind="training")
+                parsed_args.model_path,
+                lambda name: arguments.checkpoint_path(self, name, kind="training"),
             )
             if model.base_model is None or "/weights/" in (model.tinker_path or ""):
                 return self._resumed(parsed_args, str(model.tinker_path))

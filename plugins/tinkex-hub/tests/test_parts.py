@@ -10,9 +10,15 @@ import yaml
 
 from tinkex.api import TinkerPath
 from tinkex.exceptions import UsageError
+from tinkex.testing import check_distribution
 from tinkex_hub import adapter, card, commands
 
+CONFIG = "adapter_config.json"
 PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
+
+
+def test_the_entry_points_keep_what_tinkex_promises() -> None:
+    check_distribution("tinkex-hub")
 
 
 @pytest.mark.parametrize(
@@ -51,9 +57,6 @@ def test_a_card_is_read_back(base: str | None) -> None:
     assert card.path_in(text) == str(PATH)
 
 
-CONFIG = "adapter_config.json"
-
-
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -86,16 +89,15 @@ def test_other_files_than_an_adapter_are_refused(
 def test_the_base_model_is_filled_in(
     tmp_path: Path, config: dict[str, object], known: str | None, base: str | None, written: object
 ) -> None:
-    file = tmp_path / "adapter_config.json"
+    file = tmp_path / CONFIG
     file.write_text(json.dumps(config))
-
     assert adapter.fill_base_model(tmp_path, known) == base
     assert json.loads(file.read_text()).get("base_model_name_or_path") == written
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "adapter_config.json").write_text(text)
+    (tmp_path / CONFIG).write_text(text)
 
     with pytest.raises(UsageError, match="not a JSON object"):
         adapter.fill_base_model(tmp_path, "m")

@@ -52,7 +52,6 @@ def test_a_new_repository_is_private_and_has_the_adapter_and_a_card(push: Any) -
 
 def test_without_a_repository_it_is_named_after_the_run(push: Any) -> None:
     done = push("-f", "json")
-
     run = push.path.removeprefix("tinker://").partition("/")[0].replace(":", "-")
     assert done.rows["repo_id"] == f"ada/tinker-baker-street-2M-{run}"
     assert done.rows["revision"].startswith("sampler_weights-checkpoint-")
@@ -66,9 +65,7 @@ def test_again_is_a_new_commit_and_an_edited_card_stays(push: Any) -> None:
     push("--repo", "ada/mine")
     edited = push.hub.files("ada/mine")["README.md"] + b"\nMine.\n"
     push.hub.files("ada/mine")["README.md"] = edited
-
     done = push("--repo", "ada/mine", "--commit-message", "once more")
-
     assert done.exit_code == 0, done.stderr
     assert push.hub.files("ada/mine")["README.md"] == edited
     assert push.hub.commits[-1]["summary"] == "once more"
@@ -85,17 +82,13 @@ def test_a_pull_request(push: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "kept"),
     [
-        (["--allow-pattern", "*.json"], {"adapter_config.json"}),
-        (
-            ["--ignore-pattern", "*.md", "--ignore-pattern", "*config*"],
-            {"adapter_model.safetensors"},
-        ),
-        (["--no-model-card"], {"adapter_config.json", "adapter_model.safetensors"}),
+        ("--allow-pattern *.json", {"adapter_config.json"}),
+        ("--ignore-pattern *.md --ignore-pattern *config*", {"adapter_model.safetensors"}),
+        ("--no-model-card", {"adapter_config.json", "adapter_model.safetensors"}),
     ],
 )
-def test_what_is_uploaded_can_be_chosen(push: Any, words: list[str], kept: set[str]) -> None:
-    done = push("--repo", "ada/mine", *words)
-
+def test_the_uploaded_files_can_be_chosen(push: Any, words: str, kept: set[str]) -> None:
+    done = push("--repo", "ada/mine", *words.split())
     assert done.exit_code == 0, done.stderr
     assert set(push.hub.files("ada/mine")) == kept
 
@@ -118,7 +111,6 @@ def test_a_repository_of_another_checkpoint_is_refused(push: Any, style: str) ->
     push.hub.add("ada/theirs", readme=style.format(other))
 
     done = push("--repo", "ada/theirs")
-
     refused(done, f"the repository ada/theirs belongs to another checkpoint: {other}")
     assert push.hub.commits == []
     assert "Downloading" not in done.stderr
@@ -152,16 +144,9 @@ def test_where_the_token_comes_from(push: Any, way: str, tmp_path: Path) -> None
         (["--allow-pattern", "*.gguf"], {}, "no file matches the patterns"),
     ],
 )
-def test_what_cannot_work(
-    push: Any, words: list[str], environ: dict[str, str], clause: str
-) -> None:
-    done = push(*words, **environ)
-
-    refused(done, clause)
+def test_refusals(push: Any, words: list[str], environ: dict[str, str], clause: str) -> None:
+    refused(push(*words, **environ), clause)
     assert (push.hub.commits, push.hub.repos) == ([], {})
-
-
-OTHER = ("--base-url", "http://127.0.0.1:9", "--api-key", "k", "--http-pool", "default")
 
 
 def test_a_checkpoint_or_service_that_is_not_available(push: Any) -> None:
@@ -171,7 +156,8 @@ def test_a_checkpoint_or_service_that_is_not_available(push: Any) -> None:
     with mock.patch.dict(os.environ):
         del os.environ["TINKEX_PROFILE"]
         refused(push("--base-url", "https://tinker.test"), "Missing --api-key")
-        refused(push(*OTHER), "connection refused by 127.0.0.1:9", server=True)
+        options = ("--base-url", "http://127.0.0.1:9", "--api-key", "k", "--http-pool", "default")
+        refused(push(*options), "connection refused by 127.0.0.1:9", server=True)
     assert push.hub.repos == {}
 
 
@@ -185,7 +171,6 @@ def test_a_checkpoint_or_service_that_is_not_available(push: Any) -> None:
 )
 def test_a_hub_that_fails(push: Any, failure: dict[str, Any], clause: str, server: bool) -> None:
     vars(push.hub).update(failure)
-
     refused(push("--repo", "ada/mine"), clause, server=server)
     assert push.hub.commits == []
 

@@ -24,16 +24,8 @@ from tinkex.testing import invoke
 @pytest.mark.parametrize(
     "text",
     [
-        "run list",
-        "  run   list  ",
-        "run --prompt 'a b'",
-        "run --prompt \"a 'b' c\"",
-        r'run --prompt "a \"b\" c \\ \n"',
-        r"run --prompt a\ b\'c",
-        "a''b",
-        "''",
-        'x"y"z',
-        "",
+        *("run list", "  run   list  ", "run --prompt 'a b'", "run --prompt \"a 'b' c\""),
+        *(r'run --prompt "a \"b\" c \\ \n"', r"run --prompt a\ b\'c", "a''b", "''", 'x"y"z', ""),
     ],
 )
 def test_words_are_split_as_by_shlex(text):

@@ -88,3 +88,9 @@ def test_a_signal_in_a_finaliser_is_not_lost(name, code):
     done = run(_SCRIPT.format(signal=name))
     assert done.returncode == code
     assert "Exception ignored" not in done.stderr
+
+
+def test_other_errors_of_finalisers_are_shown():
+    script = _SCRIPT.replace("os.kill(os.getpid(), signal.{signal})", "raise ValueError('odd')")
+    done = run(script.replace("time.sleep(600)", "pass"))
+    assert (done.returncode, "ValueError: odd" in done.stderr) == (0, True)

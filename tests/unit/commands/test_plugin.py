@@ -105,21 +105,25 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "-", "Tinkex-X", "a b", "a/b", "../a", "a--b", "a-", "1a", "tinkex-", "tinkex-1"),
-        *(
+        *[
+            "-",
+            "Tinkex-X",
+            "a/b",
+            "../a",
+            "a--b",
+            "a-",
+            "1a",
+            "tinkex-",
+            "tinkex-1",
             "ä",
             "a_b",
             "a.b",
-            "a" * 61,
             "class",
             "json",
             "requests",
-            "tinkex",
-            "yaml",
-            "tinkex-local",
-            "tinkex-table",
-            "tinkex-json",
-        ),
+        ],
+        *["tinkex", "yaml", "tinkex-local", "tinkex-table", "tinkex-json"],
+        *("", "a b", "a" * 61),
     ],
 )
 def test_bad_names_are_refused_and_nothing_is_written(name, cwd):

@@ -66,18 +66,11 @@ def test_what_is_not_there_cannot_go(text, path):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "# nothing\n",
-        "profiles:\n",
-        "profiles: # mine\nprofile: x\n",
-        "profiles: ~\n",
-        "profiles: {}\n",
-        "{profiles: {}}",
-        "profiles:\n  a:\n  b: {}\n",
+        *("", "# nothing\n", "profiles:\n", "profiles: # mine\nprofile: x\n", "profiles: ~\n"),
+        *("profiles: {}\n", "{profiles: {}}", "profiles:\n  a:\n  b: {}\n"),
         "profiles:\n  a:\n    api_key_command: |\n      one\n      two\n\nprofile: a\n",
         "---\nprofiles:\n  a: {format: json}\n...\n",
-        "profiles:\n    a:\n        format: json",
-        '"profiles":\n  "a": {"format": "json",}\n',
+        *("profiles:\n    a:\n        format: json", '"profiles":\n  "a": {"format": "json",}\n'),
         "profiles:\n  a:\n    tags:\n    - x\n    - y\n",
         "profiles:\n  a:\n    tags:  # mine\n      - x # one\n      - y # two\nprofile: a\n",
         "profiles:\n  7: {format: json}\n",
@@ -105,8 +98,7 @@ def test_every_layout_takes_every_change(text):
     "text",
     [
         "base: &x {format: json}\nprofiles:\n  a: *x\n",
-        "base: &x\n  format: json\nprofiles:\n  a:\n    <<: *x\n",
-        "profiles: &p\n  a: *p\n",
+        *("base: &x\n  format: json\nprofiles:\n  a:\n    <<: *x\n", "profiles: &p\n  a: *p\n"),
     ],
 )
 def test_what_is_shared_is_not_changed_by_halves(text):

@@ -27,13 +27,7 @@ def test_not_timeouts(text):
 @pytest.mark.parametrize(
     "url",
     [
-        "",
-        "ftp://x",
-        "host",
-        "http://",
-        "http://h:99999",
-        "https://h?q=1",
-        "https://h/#f",
+        *("", "ftp://x", "host", "http://", "http://h:99999", "https://h?q=1", "https://h/#f"),
         "http://a b",
     ],
 )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tinkex import plugins
@@ -169,6 +169,11 @@ def proxies_for(url: str) -> dict[str, str]:
     return {} if is_loopback(url) else dict(get_environ_proxies(url))
 
 
+def proxy_for(url: str) -> str | None:
+    """Return the address of the proxy on the way to *url*, if there is one."""
+    return select_proxy(url, proxies_for(url))
+
+
 def trusted(options: PoolOptions) -> str | None:
     """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
 
@@ -250,9 +255,8 @@ class DeadlineAdapter(HTTPAdapter):
 class _Reader(io.RawIOBase):
     """Reads from a socket that waits no longer than the current scope allows."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._raw = cast(io.RawIOBase, sock.makefile("rb", buffering=0))
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock, self._raw = sock, raw
         self._timeout = sock.gettimeout()
 
     def readable(self) -> bool:
@@ -270,19 +274,10 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class _Socket:
-    """The one method of a socket that a response uses."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._sock))
-
-
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(cast("socket.socket", _Socket(sock)), *args, **kwargs)
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
 
 
 class _Connection(HTTPConnection):

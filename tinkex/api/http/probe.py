@@ -83,7 +83,7 @@ class Prober:
 
     def proxy(self) -> list[CheckResult]:
         """Find the proxy on the way to the service."""
-        proxy = self._proxy()
+        proxy = adapter.proxy_for(self._settings.base_url)
         found = f"{proxy.rpartition('@')[2]}; NO_PROXY lists exceptions" if proxy else "none"
         return [CheckResult("proxy", "ok", found)]
 
@@ -205,19 +205,11 @@ class Prober:
             settings = dataclasses.replace(settings, api_key="none", api_key_command=None)
         return Transport(settings, pool=self._pool)
 
-    def _proxy(self) -> str | None:
-        proxies = adapter.proxies_for(self._settings.base_url)
-        scheme = "https" if self._is_https else "http"
-        for name in (f"{scheme}://{self._host}", scheme, f"all://{self._host}", "all"):
-            if proxies.get(name):
-                return proxies[name]
-        return None
-
     def _elsewhere(self) -> str | None:
         """Return what else resolves the host, if this process does not."""
         if self._settings.pool_driver != DEFAULT_POOL:
             return f"the HTTP pool {self._settings.http_pool} sends the requests"
-        return "the proxy does it" if self._proxy() else None
+        return "the proxy does it" if adapter.proxy_for(self._settings.base_url) else None
 
     def _handshake(self) -> tuple[str, Any]:
         """Return the version of TLS and the certificate of the server."""

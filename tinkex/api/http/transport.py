@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from tinkex import plugins
 from tinkex.api.http import errors
@@ -442,25 +442,20 @@ def _ascii_base(url: str) -> str:
 
 
 def _ascii(url: str) -> str:
-    """Return *url* in ASCII: its host by IDNA, other characters percent-encoded.
+    """Return *url* with all characters but ASCII percent-encoded.
 
     :raises ValueError: it has no host, or a malformed one or port.
     """
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
-    if not host.isascii():
-        host = host.encode("idna").decode("ascii")
-        user, at, _ = parts.netloc.rpartition("@")
-        parts = parts._replace(netloc=f"{user}{at}{host}" + (f":{port}" if port else ""))
-    if not _HOST.fullmatch(host):
-        raise ValueError("malformed host")
+    if not _HOST.fullmatch(parts.hostname or "") or parts.port == 0:
+        raise ValueError("malformed host or port")
     return quote(urlunsplit(parts), safe=_SAFE)
 
 
 def same_origin(url: str, other: str) -> bool:
     """Return whether scheme, host and port of both URLs are equal."""
-    return _origin(urlsplit(url)) == _origin(urlsplit(other))
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    one, two = (
+        (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
+        for parts in map(urlsplit, (url, other))
+    )
+    return one == two

@@ -241,7 +241,7 @@ class SamplingClient:
                     raise
                 pause = getattr(error, "retry_after", None) or 0.0
                 if not 0 < pause <= LONGEST_WAIT:
-                    pause = pause_after_refusal(size)
+                    pause = _SMALL_PAUSE if size * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
                 # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
@@ -281,11 +281,6 @@ def _resubmission_reason(error: TinkexError) -> str | None:
     if isinstance(error, ServerError):
         return f"HTTP {error.status}"
     return None
-
-
-def pause_after_refusal(prompt_tokens: int) -> float:
-    """Return the seconds to wait after a prompt of *prompt_tokens* tokens was refused."""
-    return _SMALL_PAUSE if prompt_tokens * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
 
 
 class Backpressure:

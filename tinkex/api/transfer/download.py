@@ -27,7 +27,6 @@ from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
 from tinkex.api.transfer.ranges import FileDownload
 from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
 from tinkex.api.transfer.streams import RenewableURL
-from tinkex.api.transfer.verify import check_weights
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     APIError,
@@ -103,7 +102,6 @@ def download(
         finally:
             tracker.cancel()
         with local_errors(directory):
-            check_weights(staging.content, files)
             files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
