@@ -62,8 +62,6 @@ class Store:
 
     :ivar files: name → content.
     :ivar faults: one for each request for a file, as long as there are any.
-    :ivar validators: files have entity tags and dates.
-    :ivar lengths: answers say how long they are; otherwise the end of the connection is theirs.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar down: answers to the API are cut off.
     """
@@ -72,8 +70,6 @@ class Store:
     names: list[str] = field(default_factory=lambda: ["tar", "gz"])
     faults: list[Fault] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
-    validators: bool = True
-    lengths: bool = True
     rate: int = 0
     down: bool = False
     go: threading.Event = field(default_factory=threading.Event)
@@ -130,14 +126,10 @@ class Store:
         is_part = bool(asked) and request.headers.get("if-range", tag) == tag
         first, _, last = asked.partition("-") if is_part else ("0", "", "")
         start, end = int(first), int(last) + 1 if last else len(body)
-        headers = {"Accept-Ranges": "bytes"}
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), "ETag": tag}
+        headers["Last-Modified"] = formatdate(0, usegmt=True)
         if is_part:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
-        if self.lengths:
-            headers["Content-Length"] = str(end - start)
-        if self.validators:
-            headers |= {"ETag": tag, "Last-Modified": formatdate(0, usegmt=True)}
-        handler.close_connection = not self.lengths
         handler.send_response(206 if is_part else 200)
         for header in headers.items():
             handler.send_header(*header)

@@ -89,8 +89,3 @@ def test_streams_that_are_closed_or_full(tinkex, line, code, stdout, stderr):
     assert done.returncode == code
     assert done.stdout.startswith(stdout)
     assert stderr in done.stderr
-
-
-def test_locale_without_unicode(tinkex):
-    tinkex.environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    assert "is not a tinkex command" in tinkex.process("nö-such", code=1).stderr
