@@ -492,7 +492,9 @@ def download_many(
             total.start(str(path), 0)
             return DownloadResult(str(path), directory)
         try:
-            done = fetch(path, directory, force or _is_ours(directory, path), heard)
+            # An incomplete earlier download of the same checkpoint is replaced.
+            is_ours = manifest.read_of(directory, path) is not None
+            done = fetch(path, directory, force or is_ours, heard)
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)
@@ -506,15 +508,6 @@ def download_many(
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()
-
-
-def _is_ours(directory: Path, path: TinkerPath) -> bool:
-    """Return whether *directory* has an earlier download of *path*, now incomplete."""
-    try:
-        found = manifest.read(directory)
-    except LocalError:
-        return False
-    return found is not None and found.tinker_path == str(path)
 
 
 def _segment(text: str) -> str:

@@ -110,20 +110,24 @@ def parse(content: bytes) -> Manifest:
     return Manifest(path, files)
 
 
+def read_of(directory: Path, path: TinkerPath) -> Manifest | None:
+    """Return the manifest in *directory* if it is a readable one of *path*."""
+    with suppress(LocalError):
+        found = read(directory)
+        if found is not None and found.tinker_path == str(path):
+            return found
+    return None
+
+
 def is_complete(directory: Path, path: TinkerPath) -> bool:
     """Return whether *directory* has all files of *path*, by their sizes."""
+    found = read_of(directory, path)
+    files = found.files if found else {}
     try:
-        found = read(directory)
-        return (
-            found is not None
-            and found.tinker_path == str(path)
-            and bool(found.files)
-            and all(
-                (directory / name).stat().st_size == file.size_bytes
-                for name, file in found.files.items()
-            )
+        return bool(files) and all(
+            (directory / name).stat().st_size == file.size_bytes for name, file in files.items()
         )
-    except (LocalError, OSError):
+    except OSError:
         return False
 
 

@@ -372,7 +372,9 @@ class StagingDirectory:
 
     def _remove_old(self, target: Directory, names: set[Path]) -> None:
         """Remove what makes the target loadable, and files that the new checkpoint lacks."""
-        known = _manifest_in(target)
+        known = None
+        with suppress(OSError, ValueError), target.open(manifest.NAME, "rb") as file:
+            known = manifest.parse(file.read())
         old = set() if known is None else {Path(name) for name in known.files}
         config, lock_file = _LAST
         if config in old or config in names:
@@ -484,14 +486,6 @@ def _parsed(state: Any) -> tuple[str | None, dict[str, PartialFile]]:
     if state["version"] != _VERSION or not isinstance(copy, str | None):
         raise ValueError("another form")
     return copy, files
-
-
-def _manifest_in(target: Directory) -> manifest.Manifest | None:
-    try:
-        with target.open(manifest.NAME, "rb") as file:
-            return manifest.parse(file.read())
-    except (OSError, ValueError):
-        return None
 
 
 # Errors ---------------------------------------------------------------------------------------
