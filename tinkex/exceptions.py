@@ -35,40 +35,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar, Literal
-
-#: What plugins may use, see the page "Plugin API".
-__all__ = [
-    "APIError",
-    "BadRequest",
-    "ChatTemplateError",
-    "Conflict",
-    "ConnectionFailed",
-    "Forbidden",
-    "InvalidName",
-    "InvalidResponse",
-    "LocalError",
-    "NotFound",
-    "NotOffered",
-    "OperationFailed",
-    "PaymentRequired",
-    "PluginError",
-    "RateLimited",
-    "Redirected",
-    "ServerError",
-    "SettingsError",
-    "TLSError",
-    "TargetExists",
-    "TargetInUse",
-    "TimedOut",
-    "TinkexError",
-    "TokenizerError",
-    "TransportError",
-    "Unauthorized",
-    "Unreachable",
-    "UsageError",
-    "from_response",
-]
 
 Category = Literal["user", "server"]
 
@@ -357,8 +325,9 @@ def from_response(
     # a 404 about a missing resource names it.
     no_route = status == 404 and detail.lower() in ("", "not found")
     cls = ServerError if status >= 500 else _BY_STATUS.get(status, APIError)
+    phrases = {known.value: known.phrase for known in HTTPStatus if known < 500}
     error = (NotOffered if no_route else cls)(
-        detail or _phrase(status),
+        detail or phrases.get(status, "API request failed"),
         status=status,
         request_id=headers.get("x-request-id") or headers.get("cf-ray"),
         body=decoded,
@@ -406,15 +375,6 @@ def _decode(body: bytes | str, content_type: str) -> Any:
     return text
 
 
-def _phrase(status: int) -> str:
-    from http import HTTPStatus
-
-    with contextlib.suppress(ValueError):
-        if status < 500:
-            return HTTPStatus(status).phrase
-    return "API request failed"
-
-
 def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:
     """Return ``a, b and 3 more`` for a message.
 
@@ -423,3 +383,11 @@ def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> s
     """
     more = (total or len(names)) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+#: What plugins may use, see the page "Plugin API": every error, and what makes one of a response.
+__all__ = ["from_response"] + [
+    name
+    for name, value in globals().items()
+    if isinstance(value, type) and issubclass(value, TinkexError)
+]

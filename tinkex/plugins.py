@@ -168,8 +168,7 @@ class PoolSettings(Protocol):
         """The name by which the pool was chosen."""
 
     @property
-    def pool_options(self) -> PoolOptions:
-        """TLS options."""
+    def pool_options(self) -> PoolOptions: ...
 
 
 class HttpPool(abc.ABC):
@@ -244,16 +243,11 @@ def _distributions(path: tuple[str, ...]) -> Iterator[Distribution]:
     for entry in path:
         try:
             names = sorted(os.listdir(entry or "."))
-        except NotADirectoryError:  # perhaps an archive
-            from importlib.metadata import distributions
-
-            yield from distributions(path=[entry])
-            continue
         except OSError:
             continue
-        for name in names:
-            project = _project(entry, name)
-            if project is None or project in seen:
+        for name in filter(lambda name: name.endswith(_METADATA), names):
+            project = name.rpartition(".")[0].partition("-")[0].lower().replace(".", "_")
+            if project in seen:
                 continue
             seen.add(project)
             directory = os.path.join(entry, name)
@@ -261,17 +255,6 @@ def _distributions(path: tuple[str, ...]) -> Iterator[Distribution]:
                 from importlib.metadata import Distribution
 
                 yield Distribution.at(directory)
-
-
-def _project(entry: str, name: str) -> str | None:
-    """Return the normalized project name if *name* in *entry* is a metadata directory."""
-    if name.endswith(_METADATA):
-        stem = name.rpartition(".")[0]
-    elif name == "EGG-INFO":
-        stem = os.path.basename(entry)
-    else:
-        return None
-    return stem.partition("-")[0].lower().replace(".", "_")
 
 
 def _mentions_a_group(directory: str) -> bool:
@@ -290,11 +273,6 @@ def only() -> tuple[str, ...] | None:
     return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
-def unknown_in_only() -> list[str]:
-    """Return what ``TINKEX_PLUGINS`` names and is not installed."""
-    return [name for name in only() or () if find_distribution(name) is None]
-
-
 def is_left_out(distribution: str) -> bool:
     """Return whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
     names = only()
@@ -303,7 +281,8 @@ def is_left_out(distribution: str) -> bool:
 
 def same_name(one: str, other: str) -> bool:
     """Return whether two spellings name the same distribution (PEP 503)."""
-    return _normal(one) == _normal(other)
+    one, other = (name.lower().replace("_", "-").replace(".", "-") for name in (one, other))
+    return one == other
 
 
 def find_distribution(name: str) -> Distribution | None:
@@ -316,12 +295,14 @@ def find_distribution(name: str) -> Distribution | None:
         return None
 
 
-def how_to_install(name: str) -> str:
-    """Return the command that installs the plugin *name* of this project.
+def how_to_get(name: str) -> str:
+    """Return a hint for a plugin *name* of this project that is not loaded.
 
     It is installed from where tinkex was, which pip records (PEP 610): a source directory, a
     repository, or else the package index.
     """
+    if find_distribution(name):
+        return f"{ONLY} does not name {name}."
     import json
     import shlex
     from pathlib import Path
@@ -334,31 +315,11 @@ def how_to_install(name: str) -> str:
     if "dir_info" in origin:
         directory = Path(url2pathname(urlsplit(url).path), "plugins", name)
         if directory.is_dir():
-            return f"pip install {shlex.quote(str(directory))}"
+            return f"Install it: pip install {shlex.quote(str(directory))}"
     if vcs := origin.get("vcs_info"):
         where = f"{vcs['vcs']}+{url}@{vcs['commit_id']}#subdirectory=plugins/{name}"
-        return f"pip install {shlex.quote(f'{name} @ {where}')}"
-    return f"pip install {name}"
-
-
-def how_to_get(name: str) -> str:
-    """Return a hint for a plugin *name* of this project that is not loaded."""
-    if find_distribution(name):
-        return f"{ONLY} does not name {name}."
-    return f"Install it: {how_to_install(name)}"
-
-
-def is_ours(group: str) -> bool:
-    """Return whether tinkex reads *group*."""
-    return group in GROUPS or group.startswith(HOOKS + ".")
-
-
-def _key(entry_point: EntryPoint) -> tuple[str, str, str]:
-    return entry_point.group, entry_point.name, entry_point.value
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
+        return f"Install it: pip install {shlex.quote(f'{name} @ {where}')}"
+    return f"Install it: pip install {name}"
 
 
 def is_builtin(entry_point: EntryPoint) -> bool:
@@ -427,30 +388,16 @@ def load_driver(group: str, name: str) -> Any:
 
 
 def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
-    """Yield every entry point in a group of tinkex with its distribution.
-
-    Reads the metadata of all installed distributions: for ``plugin list`` and errors only.
-    """
-    from importlib.metadata import distributions
-
-    seen = set()
-    for distribution in distributions():
-        for entry_point in distribution.entry_points:
-            key = (distribution.name, *_key(entry_point))
-            if is_ours(entry_point.group) and key not in seen:
-                seen.add(key)
-                yield entry_point, distribution
+    """Yield every entry point in a group of tinkex, used or not, with its distribution."""
+    for group, found in installed(tuple(sys.path)).items():
+        if group in GROUPS or group.startswith(HOOKS + "."):
+            yield from ((ep, ep.dist) for ep in found if ep.dist is not None)
 
 
 def distribution_of(entry_point: EntryPoint) -> str:
     """Return the name of the distribution that brings *entry_point*."""
-    known = getattr(entry_point, "dist", None)
-    if known is not None and known.name:
-        return str(known.name)
-    for candidate, distribution in claims():
-        if _key(candidate) == _key(entry_point):
-            return distribution.name
-    return entry_point.value.partition(".")[0].partition(":")[0]
+    owner = entry_point.dist
+    return owner.name if owner is not None else entry_point.value.partition(":")[0]
 
 
 def _noun(group: str) -> str:

@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -133,7 +132,7 @@ def check_distribution(name: str) -> None:
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
         docstring is not one sentence, an argument has no help, an option clashes with a global one.
     """
-    found = [ep for ep in distribution(name).entry_points if plugins.is_ours(ep.group)]
+    found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
     faults = [fault for entry_point in found for fault in _faults(entry_point)]
     if not found:
         faults = [f"{name} has no entry point in any group of tinkex"]

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -239,60 +238,14 @@ def test_the_architecture_has_every_room():
     assert [room for room in sorted(rooms - {".", "api"}) if f"``{room}" not in text] == []
 
 
-def commands_in(text: str) -> Iterator[str]:
-    """Yield what follows the word ``tinkex`` wherever *text* shows it as a command."""
-    text = re.sub(r"\\\n\s*", " ", text)
-    # A mistake that is shown with its hint is meant.
-    text = re.sub(r"(?m)^ *\$ .*\n(?: *[^ $\n].*\n){1,3}? *Hint: .*$", "", text)
-    # In fenced blocks of Markdown commands stand without a prompt.
-    text = re.sub(r"(?ms)^```(?:bash|sh)$(.*?)^```$", lambda m: m[1].replace("\n", "\n$ "), text)
-    begin = r"(?:^\s*(?:\$ |if |[A-Z_]+=\S+ )+|\$\(|[`|'\"] ?|xargs )"
-    for match in re.finditer(rf"(?m){begin}tinkex +([^`|;&>)\n]+)", text):
-        yield match[1]
-
-
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_command_shown_exists_with_the_options_shown(path: Path, app: TinkexApp):
+def test_every_command_in_a_sentence_exists(path: Path, app: TinkexApp):
+    """Those in blocks are run: tests/functional/test_documented_examples."""
     wrong = []
-    for line in commands_in(path.read_text(encoding="utf-8")):
-        words = re.split(r"[\s=]+", re.sub(r"'[^']*'|\"[^\"]*\"", "QUOTED", line).strip())
-        fault = _fault(app, words)
-        if fault:
-            wrong.append(f"tinkex {line}: {fault}")
+    for words in re.findall(r"`tinkex((?: [a-z][a-z-]*)+)`", path.read_text(encoding="utf-8")):
+        try:
+            app.command_manager.find_command(words.split())
+        except TinkexError as error:
+            wrong.append(f"tinkex{words}: {error}")
 
     assert wrong == []
-
-
-#: Global options that are followed by a value.
-GLOBAL_VALUES = ("--profile", "--api-key", "--base-url", "--timeout", "--http-pool", "-f")
-
-
-def _fault(app: TinkexApp, words: list[str]) -> str | None:
-    known = set(app.parser.option_strings())
-    while words and (words[0].startswith("-") or words[0].startswith("@")):
-        takes_value = words[0] in GLOBAL_VALUES
-        if words[0] not in known and not words[0].startswith("@"):
-            return f"no global option {words[0]}"
-        words = words[2:] if takes_value else words[1:]
-    if not words or not re.fullmatch(r"[a-z]+", words[0]):
-        return None  # not a command line: "tinkex …", "tinkex <command>", or a global option alone
-    try:
-        _, name, rest = app.command_manager.find_command(words)
-    except TinkexError as error:
-        return str(error)
-    known = set(parser_of(app, name).option_strings())
-    for word in rest:
-        if re.fullmatch(r"--?[a-z][a-z-]*", word) and word not in known:
-            return f"no option {word}"
-    if rest and re.fullmatch(r"[a-z]{3,}", rest[0]) and app.command_manager.below(name):
-        return f"no command {rest[0]} below {name}"
-    return None
-
-
-def test_the_finder_of_commands_finds_and_refuses(app: TinkexApp):
-    shown = list(
-        commands_in("$ tinkex run lst\nsee ``tinkex checkpoint list --nope`` for | tinkex nix")
-    )
-
-    assert shown == ["run lst", "checkpoint list --nope", "nix"]
-    assert all(_fault(app, line.split()) for line in shown)

@@ -106,12 +106,6 @@ def local_wheel(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactor
     return build_wheel(clone[0] / "plugins" / "tinkex-local", tmp_path_factory.mktemp("local"))
 
 
-@pytest.fixture(scope="module")
-def local_sdist(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return tinkex-local's source distribution built in the clone."""
-    return build_sdist(clone[0] / "plugins" / "tinkex-local", tmp_path_factory.mktemp("local-s"))
-
-
 def names(path: Path) -> set[str]:
     """Return the files in a wheel, or in a source distribution without its top directory."""
     if path.suffix == ".whl":
@@ -197,24 +191,9 @@ def test_the_local_wheel_holds_its_package_and_the_model(local_wheel: Path):
     # The export is for running; the weights it was made from are five times as large.
     assert {n for n in found if n.endswith((".safetensors", ".bin", ".pt")) or "/hf/" in n} == set()
     assert local_wheel.stat().st_size < 4_000_000
-
-
-def test_the_local_wheel_has_every_entry_point(local_wheel: Path):
-    found = declared(metadata(local_wheel, "entry_points.txt"))
-
-    assert ("tinkex.http_pools", "local", "tinkex_local.pool:LocalPool") in found
-    assert found == declared_in_sources(ROOT / "plugins" / "tinkex-local" / "setup.cfg")
-
-
-def test_the_local_sdist_can_build_the_package(local_sdist: Path, tmp_path: Path):
-    with tarfile.open(local_sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    (source,) = (tmp_path / "unpacked").iterdir()
-    (tmp_path / "out").mkdir()
-
-    rebuilt = build_wheel(source, tmp_path / "out")
-
-    assert "tinkex_local/models/baker-street-2M/model.onnx.data" in names(rebuilt)
+    assert declared(metadata(local_wheel, "entry_points.txt")) == declared_in_sources(
+        ROOT / "plugins" / "tinkex-local" / "setup.cfg"
+    )
 
 
 def version_of(wheel: Path, directory: Path, cwd: Path) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ import json
 import stat
 import struct
 import tarfile
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from tinkex.api.http.transport import join_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.api.transfer import archive
+from tinkex.api.transfer.staging import Directory
 from tinkex.columns import printable
 from tinkex.exceptions import InvalidResponse, TinkexError, from_response
 
@@ -204,15 +206,27 @@ def test_an_archive_writes_plain_files_below_its_directory_only(
     top = tmp_path_factory.mktemp("archive")
     target = top / "target"
     target.mkdir()
-    data = packed(members, zipped, flip, cut)
-    with contextlib.suppress(TinkexError):
-        archive.extract(io.BytesIO(data), target, lambda relative: None)
+    extract(packed(members, zipped, flip, cut), target)
     assert [path.name for path in top.iterdir()] == ["target"]
     for path in target.rglob("*"):
         mode = path.lstat().st_mode
         assert stat.S_ISREG(mode) or stat.S_ISDIR(mode)
         assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
         assert path.resolve().is_relative_to(target)
+
+
+def extract(data: bytes, target: Path) -> None:
+    """Extract the archive *data* into *target*, or fail with an error of ours."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        directory = Directory.at(target)
+        with (
+            open(file.name, "rb", buffering=0) as source,
+            contextlib.suppress(TinkexError, OSError),
+        ):
+            archive.extract(source, directory, admit=lambda _: None, check_space=lambda _: None)
+        directory.close()
 
 
 def packed(members, zipped, flip, cut) -> bytes:
@@ -238,7 +252,5 @@ def test_a_directory_that_is_a_link_is_not_written_through(tmp_path: Path):
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.mkdir(), target.mkdir()
     (target / "a").symlink_to(outside)
-    data = packed([("a/x", tarfile.REGTYPE, b"1", "", 0o644)], False, None, None)
-    with contextlib.suppress(TinkexError):
-        archive.extract(io.BytesIO(data), target, lambda relative: None)
+    extract(packed([("a/x", tarfile.REGTYPE, b"1", "", 0o644)], False, None, None), target)
     assert list(outside.iterdir()) == []

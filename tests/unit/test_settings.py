@@ -110,16 +110,6 @@ def test_credential_sources(config, flags, environ, expected, origin):
     assert found.origins.get("api_key") == origin
 
 
-def test_stored_key_of_the_official_login_is_found(home):
-    store = home / ".tinker" / "credentials.json"
-    store.parent.mkdir()
-    store.write_text('{"version": 1, "default": "7", "keys": {"7": {"key": "tml-stored"}}}')
-    found = settings.resolve()
-    assert found.credential() == "tml-stored"
-    assert found.origins["api_key"] == str(store)
-    assert settings.resolve({"api_key": "tml-flag"}).credential() == "tml-flag"
-
-
 def test_api_key_from_stdin_and_file(tmp_path):
     stdin = io.StringIO("tml-stdin\nrest\n")
     assert settings.resolve({"api_key": "-"}, stdin=stdin).credential() == "tml-stdin"
@@ -152,11 +142,6 @@ def test_key_does_not_travel_unencrypted(url, refused):
             found.credential()
     else:
         assert found.credential() == "tml-x"
-
-
-def test_allow_http_lets_it(config):
-    config("profiles: {p: {base_url: 'http://10.0.0.1', api_key: k, allow_http: true}}")
-    assert settings.resolve({"profile": "p"}).credential() == "k"
 
 
 @pytest.mark.parametrize(

@@ -16,115 +16,71 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinkex.api.client import ServiceClient
-    from tinkex.api.http.pagination import Page
-    from tinkex.api.http.retry import Wait
-    from tinkex.api.paths import TinkerPath
-    from tinkex.api.resources.auth import ApiKey, Auth, Identity, KeyCheck
-    from tinkex.api.resources.billing import Billing, Usage, UsageEvent
-    from tinkex.api.resources.checkpoint_info import Checkpoint, CheckpointInfo
-    from tinkex.api.resources.checkpoints import Checkpoints
-    from tinkex.api.resources.models import Model, Models
-    from tinkex.api.resources.runs import Runs, TrainingRun
-    from tinkex.api.resources.session_info import SessionInfo, SessionQuery, SessionSummary
-    from tinkex.api.resources.sessions import Session, Sessions, Trace
-    from tinkex.api.resources.training import SavedWeights, TrainingClient
-    from tinkex.api.sampling.client import SamplingClient
-    from tinkex.api.sampling.tokenizer import Tokenizer, load_tokenizer
-    from tinkex.api.sampling.types import (
-        SampledRow,
-        SampledSequence,
-        SampleResponse,
-        SampleRow,
-        SamplingParams,
-    )
-    from tinkex.api.transfer.download import Download, DownloadResult
-    from tinkex.api.transfer.progress import Progress
-    from tinkex.api.transfer.verify import VerifiedFile, verify
+    from tinkex.api.client import ServiceClient as ServiceClient
+    from tinkex.api.http.pagination import Page as Page
+    from tinkex.api.http.retry import Wait as Wait
+    from tinkex.api.paths import TinkerPath as TinkerPath
+    from tinkex.api.resources.auth import ApiKey as ApiKey
+    from tinkex.api.resources.auth import Auth as Auth
+    from tinkex.api.resources.auth import Identity as Identity
+    from tinkex.api.resources.auth import KeyCheck as KeyCheck
+    from tinkex.api.resources.billing import Billing as Billing
+    from tinkex.api.resources.billing import Usage as Usage
+    from tinkex.api.resources.billing import UsageEvent as UsageEvent
+    from tinkex.api.resources.checkpoint_info import Checkpoint as Checkpoint
+    from tinkex.api.resources.checkpoint_info import CheckpointInfo as CheckpointInfo
+    from tinkex.api.resources.checkpoints import Checkpoints as Checkpoints
+    from tinkex.api.resources.models import Model as Model
+    from tinkex.api.resources.models import Models as Models
+    from tinkex.api.resources.runs import Runs as Runs
+    from tinkex.api.resources.runs import TrainingRun as TrainingRun
+    from tinkex.api.resources.session_info import SessionInfo as SessionInfo
+    from tinkex.api.resources.session_info import SessionQuery as SessionQuery
+    from tinkex.api.resources.session_info import SessionSummary as SessionSummary
+    from tinkex.api.resources.sessions import Session as Session
+    from tinkex.api.resources.sessions import Sessions as Sessions
+    from tinkex.api.resources.sessions import Trace as Trace
+    from tinkex.api.resources.training import SavedWeights as SavedWeights
+    from tinkex.api.resources.training import TrainingClient as TrainingClient
+    from tinkex.api.sampling.client import SamplingClient as SamplingClient
+    from tinkex.api.sampling.tokenizer import Tokenizer as Tokenizer
+    from tinkex.api.sampling.tokenizer import load_tokenizer as load_tokenizer
+    from tinkex.api.sampling.types import SampledRow as SampledRow
+    from tinkex.api.sampling.types import SampledSequence as SampledSequence
+    from tinkex.api.sampling.types import SampleResponse as SampleResponse
+    from tinkex.api.sampling.types import SampleRow as SampleRow
+    from tinkex.api.sampling.types import SamplingParams as SamplingParams
+    from tinkex.api.transfer.download import Download as Download
+    from tinkex.api.transfer.download import DownloadResult as DownloadResult
+    from tinkex.api.transfer.progress import Progress as Progress
+    from tinkex.api.transfer.verify import VerifiedFile as VerifiedFile
+    from tinkex.api.transfer.verify import verify as verify
 
-__all__ = [
-    "ApiKey",
-    "Auth",
-    "Billing",
-    "Checkpoint",
-    "CheckpointInfo",
-    "Checkpoints",
-    "Download",
-    "DownloadResult",
-    "Identity",
-    "KeyCheck",
-    "Model",
-    "Models",
-    "Page",
-    "Progress",
-    "Runs",
-    "SampleResponse",
-    "SampleRow",
-    "SampledRow",
-    "SampledSequence",
-    "SamplingClient",
-    "SamplingParams",
-    "SavedWeights",
-    "ServiceClient",
-    "Session",
-    "SessionInfo",
-    "SessionQuery",
-    "SessionSummary",
-    "Sessions",
-    "TinkerPath",
-    "Tokenizer",
-    "Trace",
-    "TrainingClient",
-    "TrainingRun",
-    "Usage",
-    "UsageEvent",
-    "VerifiedFile",
-    "Wait",
-    "load_tokenizer",
-    "verify",
-]
-
-_HOME = {
-    "ApiKey": "resources.auth",
-    "Auth": "resources.auth",
-    "Billing": "resources.billing",
-    "Checkpoint": "resources.checkpoint_info",
-    "CheckpointInfo": "resources.checkpoint_info",
-    "Checkpoints": "resources.checkpoints",
-    "Download": "transfer.download",
-    "DownloadResult": "transfer.download",
-    "Identity": "resources.auth",
-    "KeyCheck": "resources.auth",
-    "Model": "resources.models",
-    "Models": "resources.models",
-    "Page": "http.pagination",
-    "Progress": "transfer.progress",
-    "Runs": "resources.runs",
-    "SampleResponse": "sampling.types",
-    "SampleRow": "sampling.types",
-    "SampledRow": "sampling.types",
-    "SampledSequence": "sampling.types",
-    "SamplingClient": "sampling.client",
-    "SamplingParams": "sampling.types",
-    "SavedWeights": "resources.training",
-    "ServiceClient": "client",
-    "Session": "resources.sessions",
-    "SessionInfo": "resources.session_info",
-    "SessionQuery": "resources.session_info",
-    "SessionSummary": "resources.session_info",
-    "Sessions": "resources.sessions",
-    "TinkerPath": "paths",
-    "Tokenizer": "sampling.tokenizer",
-    "Trace": "resources.sessions",
-    "TrainingClient": "resources.training",
-    "TrainingRun": "resources.runs",
-    "Usage": "resources.billing",
-    "UsageEvent": "resources.billing",
-    "VerifiedFile": "transfer.verify",
-    "Wait": "http.retry",
-    "load_tokenizer": "sampling.tokenizer",
-    "verify": "transfer.verify",
+#: Module below this package → the public names that it defines.
+_NAMES = {
+    "client": "ServiceClient",
+    "http.pagination": "Page",
+    "http.retry": "Wait",
+    "paths": "TinkerPath",
+    "resources.auth": "ApiKey Auth Identity KeyCheck",
+    "resources.billing": "Billing Usage UsageEvent",
+    "resources.checkpoint_info": "Checkpoint CheckpointInfo",
+    "resources.checkpoints": "Checkpoints",
+    "resources.models": "Model Models",
+    "resources.runs": "Runs TrainingRun",
+    "resources.session_info": "SessionInfo SessionQuery SessionSummary",
+    "resources.sessions": "Session Sessions Trace",
+    "resources.training": "SavedWeights TrainingClient",
+    "sampling.client": "SamplingClient",
+    "sampling.tokenizer": "Tokenizer load_tokenizer",
+    "sampling.types": "SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "transfer.download": "Download DownloadResult",
+    "transfer.progress": "Progress",
+    "transfer.verify": "VerifiedFile verify",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

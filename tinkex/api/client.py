@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
 from tinkex.api.http.retry import Deadline, OnWait
-from tinkex.api.http.transport import Transport
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
 from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
@@ -68,8 +68,6 @@ class ServiceClient:
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         self.sessions = Sessions(self._transport)
-
-    # Each resource is imported where it is used: a list does not pay for the others.
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -139,23 +137,17 @@ class ServiceClient:
     ) -> Response:
         """Send any request to the service, with the key; return its successful response.
 
-        :param path: below ``/api/v1``; with a leading slash below the base URL.
+        :param path: below ``/api/v1``; with a leading slash below the base URL; or a URL below the
+            base URL. It may have a query.
         :param body: is sent as JSON; bytes as they are.
         :param paginate: fetch all pages of a list and return them as one.
-        :raises UsageError: the path is not below the base URL.
+        :raises UsageError: the path is not below the base URL, or such a request has no pages.
         :raises tinkex.exceptions.APIError: the service refused.
         """
         from tinkex.api.resources import raw
 
-        return raw.request(
-            self._transport,
-            method,
-            path,
-            params=params,
-            body=body,
-            headers=headers,
-            paginate=paginate,
-        )
+        call = Request(method, path, body, params or {}, headers or {})
+        return raw.request(self._transport, call, paginate=paginate)
 
     def watch(
         self,
@@ -164,21 +156,22 @@ class ServiceClient:
         interval: float,
         limit: float | None = None,
         on_trouble: Callable[[TinkexError, float], None],
-        on_pause: Callable[[], None] = lambda: None,
     ) -> Iterator[Snapshot]:
         """Yield a snapshot of a training run now, and then one every *interval* seconds.
 
-        The parameters are those of ``tinkex.api.resources.watch.snapshots``.
+        After the first one, transient errors are passed to *on_trouble* and retried, with growing
+        pauses.
+
+        :param limit: seconds in all; ``None`` for no limit.
+        :param on_trouble: called with an error and the seconds until the next poll.
+        :raises TimedOut: *limit* has passed.
+        :raises tinkex.exceptions.TinkexError: the first poll failed, or a poll with a permanent
+            error.
         """
         from tinkex.api.resources import watch
 
         return watch.snapshots(
-            self._transport,
-            run_id,
-            interval=interval,
-            limit=limit,
-            on_trouble=on_trouble,
-            on_pause=on_pause,
+            self._transport, run_id, interval=interval, limit=limit, on_trouble=on_trouble
         )
 
     def create_lora_training_client(

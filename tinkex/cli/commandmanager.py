@@ -6,8 +6,7 @@ errors of those that fail; cliff's takes unique prefixes for names (``checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -42,7 +41,7 @@ class CommandManager(cliff.commandmanager.CommandManager):
     def load_commands(self, namespace: str) -> None:
         self.group_list.append(namespace)
         for entry_point in plugins.entry_points(namespace):
-            self.commands[entry_point.name.replace("_", " ")] = LazyCommand(entry_point)
+            self.commands[entry_point.name.replace("_", " ")] = entry_point
 
     def add_command(self, name: str, command_class: type[cliff.command.Command]) -> None:
         # cliff adds its own `help` and `complete` to every application; ours are entry points.
@@ -59,10 +58,17 @@ class CommandManager(cliff.commandmanager.CommandManager):
         for end in range(last, 0, -1):
             name = " ".join(argv[:end])
             if name in self.commands:
-                return self.commands[name].load(), name, argv[end:]
+                return self.load(name), name, argv[end:]
         from tinkex.cli.errors import unknown_command
 
         raise unknown_command(argv[:last][:3] or argv[:1], self.commands)
+
+    def load(self, name: str) -> type[cliff.command.Command]:
+        """Return the class of the command *name*.
+
+        :raises PluginError: two plugins claim the name, the import fails, or it is no command.
+        """
+        return load_command(plugins.pick(plugins.COMMANDS, self.commands[name].name))
 
     def below(self, noun: str) -> list[str]:
         """Return the names of the subcommands of *noun*, which need not be a command itself."""
@@ -102,22 +108,6 @@ class Application(Protocol):
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None: ...
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None: ...
     def forget(self, kind: str, values: Iterable[str]) -> None: ...
-
-
-class LazyCommand:
-    """What cliff's manager keeps for each name: an entry point that is imported by :meth:`load`."""
-
-    def __init__(self, entry_point: EntryPoint) -> None:
-        self.entry_point = entry_point
-        self.name = entry_point.name
-        self.value = entry_point.value
-
-    def load(self) -> type[cliff.command.Command]:
-        """Return the command class.
-
-        :raises PluginError: two plugins claim the name, the import fails, or it is no command.
-        """
-        return load_command(plugins.pick(plugins.COMMANDS, self.name))
 
 
 def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
@@ -185,43 +175,29 @@ def load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Any:
 
     :raises PluginError: the import fails.
     """
-    hook = _Hook(plugins.load(entry_point)(command=command), entry_point)
-    return SimpleNamespace(obj=hook, entry_point=entry_point)
+    hook = plugins.load(entry_point)(command=command)
+    guarded = SimpleNamespace(
+        get_parser=hook.get_parser,
+        get_epilog=hook.get_epilog,
+        before=_naming(entry_point, hook.before),
+        after=_naming(entry_point, hook.after),
+    )
+    return SimpleNamespace(obj=guarded, entry_point=entry_point)
 
 
-class _Hook:
-    """A cliff hook whose errors name its plugin."""
+def _naming(entry_point: EntryPoint, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *method* of a hook with errors that name its plugin."""
 
-    def __init__(self, hook: Any, entry_point: EntryPoint) -> None:
-        self._hook, self._entry_point = hook, entry_point
-        self.get_parser, self.get_epilog = hook.get_parser, hook.get_epilog
-
-    def before(self, parsed_args: argparse.Namespace) -> Any:
-        """Call the hook with the arguments.
-
-        :raises PluginError: it failed.
-        """
-        with self._errors_named():
-            return self._hook.before(parsed_args)
-
-    def after(self, parsed_args: argparse.Namespace, result: Any) -> Any:
-        """Call the hook with the result.
-
-        :raises PluginError: it failed.
-        """
-        with self._errors_named():
-            return self._hook.after(parsed_args, result)
-
-    @contextmanager
-    def _errors_named(self) -> Iterator[None]:
+    def call(*args: Any) -> Any:
         try:
-            yield
+            return method(*args)
         except (TinkexError, BrokenPipeError):  # the hook means to end the command
             raise
         except Exception as error:
-            owner = plugins.distribution_of(self._entry_point)
             raise PluginError(
-                f"the hook {self._entry_point.name!r} of plugin {owner} failed "
-                f"({type(error).__name__}: {error})",
+                f"the hook {entry_point.name!r} of plugin {plugins.distribution_of(entry_point)} "
+                f"failed ({type(error).__name__}: {error})",
                 hint=f"To run without it, list the other plugins in {plugins.ONLY}.",
             ) from error
+
+    return call

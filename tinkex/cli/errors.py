@@ -174,23 +174,12 @@ def unwrapped_signals() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        signal = _signal_behind(error)
-        if signal is None:
-            raise
-        raise signal from None
-
-
-def _signal_behind(error: BaseException) -> BaseException | None:
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, (KeyboardInterrupt, Terminated)):
-            return found
-        if id(found) not in seen:
-            seen.add(id(found))
-            waiting += filter(None, (found.__cause__, found.__context__))
-    return None
+        found: BaseException | None = error
+        for _ in range(20):  # a chain may be a circle
+            if isinstance(found, (KeyboardInterrupt, Terminated)):
+                raise found from None
+            found = found and (found.__cause__ or found.__context__)
+        raise
 
 
 # ---------------------------------------------------------------------- what the user meant

@@ -6,6 +6,7 @@ classes, so that other cliff programs in the same environment do not see them.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from argparse import ArgumentParser, Namespace
@@ -21,7 +22,7 @@ from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
 from tinkex.columns import WHOLE, Presentation, heading, plain_text, printable
-from tinkex.exceptions import LocalError, SettingsError
+from tinkex.exceptions import LocalError
 
 Names = Sequence[str]
 Row = Sequence[Any]
@@ -112,16 +113,18 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
     def emit_one(
         self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        links = _presentation(parsed_args).links
-        if links and can_link(stdout):
-            stdout = cast(TextIO, LinkingStream(stdout, links))
         names = [heading(name) for name in column_names]
         values = [_cell(value) for value in data]
         rows = [["Field", "Value"], *map(list, zip(names, values, strict=True))]
+        laid_out = io.StringIO()
         if self._too_wide(rows, stdout, parsed_args):
-            _write_frameless(rows[1:], stdout)
+            _write_frameless(rows[1:], laid_out)
         else:
-            self._cliff().emit_one(names, values, stdout, parsed_args)
+            self._cliff().emit_one(names, values, laid_out, parsed_args)
+        text, links = laid_out.getvalue(), _presentation(parsed_args).links
+        if links and can_redraw(stdout) and not os.environ.get("NO_COLOR"):
+            text = _linked(text, links)
+        stdout.write(text)
 
     @staticmethod
     def _cliff() -> Any:
@@ -142,10 +145,9 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
 
     @staticmethod
     def _too_wide(rows: list[list[Any]], stdout: TextIO, parsed_args: Namespace) -> bool:
-        width = _terminal_width(stdout)
-        if not width or parsed_args.max_width or parsed_args.fit_width:
+        if parsed_args.max_width or parsed_args.fit_width:
             return False
-        return _framed_width(_widths(rows)) > width
+        return _framed_width(_widths(rows)) > _terminal_width(stdout)
 
     @staticmethod
     def _fitting(
@@ -155,7 +157,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         kept = list(range(len(names)))
         presentation = _presentation(parsed_args)
         width = _terminal_width(stdout)
-        if not width or parsed_args.columns or parsed_args.max_width:
+        if parsed_args.columns or parsed_args.max_width:
             return kept
         needed = _widths([[heading(name) for name in names], *rows])
         for name in presentation.droppable:
@@ -182,11 +184,16 @@ class JSONFormatter(_JSONFormatter):
         before, between, after = ("", ", ", "") if parsed_args.noindent else ("\n  ", ",\n  ", "\n")
         stdout.write("[")
         separator = before
-        for row in data:
-            cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row]
-            stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
-            separator = between
-        stdout.write(("" if separator is before else after) + "]\n")
+        try:
+            for row in data:
+                cells = [
+                    v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row
+                ]
+                # In one call, so that a signal does not separate them.
+                stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
+                separator = between
+        finally:  # also after a signal, so that what was written is valid JSON
+            stdout.write(("" if separator is before else after) + "]\n")
 
 
 def _to_json(*, indented: bool) -> Callable[[dict[str, Any]], str]:
@@ -212,13 +219,13 @@ class ValueFormatter(_ValueFormatter):
     def emit_list(
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        rows = ([_word(value) for value in row] for row in data)
+        rows = (list(map(_word, row)) for row in data)
         super().emit_list(column_names, rows, stdout, parsed_args)
 
     def emit_one(
         self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        super().emit_one(column_names, [_word(v) for v in data], stdout, parsed_args)
+        super().emit_one(column_names, list(map(_word, data)), stdout, parsed_args)
 
 
 class CSVFormatter(CSVLister):
@@ -248,12 +255,8 @@ class ShellFormatter(_ShellFormatter):
 
 
 def _whole_number(variable: str) -> int:
-    try:
-        return int(os.environ.get(variable, 0))
-    except ValueError as error:
-        raise SettingsError(
-            "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
-        ) from error
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _cell(value: Any) -> Any:
@@ -278,12 +281,10 @@ def _word(value: Any, null: str = "null") -> Any:
     return printable(value, keep="\n\t") if isinstance(value, str) else value
 
 
-def _terminal_width(stdout: TextIO) -> int | None:
-    if not stdout.isatty():
-        return None
+def _terminal_width(stdout: TextIO) -> float:
     import shutil
 
-    return shutil.get_terminal_size().columns
+    return shutil.get_terminal_size().columns if stdout.isatty() else float("inf")
 
 
 def _widths(rows: list[list[Any]]) -> list[int]:
@@ -381,31 +382,15 @@ def wants_colour(stream: TextIO) -> bool:
     return can_redraw(stream)
 
 
-def can_link(stream: TextIO) -> bool:
-    """Return whether words on *stream* can be links: a terminal, and no ``NO_COLOR``."""
-    return can_redraw(stream) and not os.environ.get("NO_COLOR")
+def _linked(text: str, links: Mapping[str, str]) -> str:
+    """Return *text* with each word of *links* as a hyperlink to its address (OSC 8).
 
-
-class LinkingStream:
-    """Write to *stream*, with each word of *links* as a hyperlink to its address (OSC 8).
-
-    Links are added to text that has been laid out, so that they do not count as width.
     https://gist.github.com/egmontkob/eb114294efbcd5adb1944c9f3cb5feda
     """
-
-    def __init__(self, stream: TextIO, links: Mapping[str, str]) -> None:
-        self._stream = stream
-        self._links = links
-        words = "|".join(map(re.escape, links))
-        # An id that is part of a path is no word.
-        self._pattern = re.compile(rf"(?<![\w/:-])(?:{words})(?![\w/:-])")
-
-    def write(self, text: str) -> int:
-        """Write *text*; no id may be split between two calls."""
-        return self._stream.write(self._pattern.sub(self._linked, text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def _linked(self, match: re.Match[str]) -> str:
-        return f"\x1b]8;;{self._links[match[0]]}\x1b\\{match[0]}\x1b]8;;\x1b\\"
+    words = "|".join(map(re.escape, links))
+    # An id that is part of a path is no word.
+    return re.sub(
+        rf"(?<![\w/:-])(?:{words})(?![\w/:-])",
+        lambda found: f"\x1b]8;;{links[found[0]]}\x1b\\{found[0]}\x1b]8;;\x1b\\",
+        text,
+    )

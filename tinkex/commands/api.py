@@ -41,8 +41,7 @@ class Api(Command):
         "tinkex api POST weights_info --input body.json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "method", metavar="<method>", help="GET, POST, PUT, DELETE, …; may be left out"
         )
@@ -76,7 +75,6 @@ class Api(Command):
         add_flag = functools.partial(parser.add_argument, action="store_true")
         add_flag("--paginate", help="fetch all pages and join them into one")
         add_flag("-i", "--include", help="print the status and headers first")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         method, path = _method_and_path(parsed_args)

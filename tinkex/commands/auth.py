@@ -43,8 +43,7 @@ class LoginAuth(ShowOne):
         "tinkex --profile skyrl auth login",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--with-token", action="store_true", help="read the key from standard input"
         )
@@ -59,7 +58,6 @@ class LoginAuth(ShowOne):
             action="store_true",
             help="store the key in the active profile (default if the profile names a server)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.paths import console_page
@@ -70,7 +68,8 @@ class LoginAuth(ShowOne):
         if page:
             page += f"?new_key=true&key_name={quote(name or _machine_name(), safe='')}"
         key, source = self._key(parsed_args, page)
-        trial = _with_key(self.settings, key, source)
+        origins = {**self.settings.origins, "api_key": source}
+        trial = replace(self.settings, api_key=key, api_key_command=None, origins=origins)
         if warning := trial.key_warning():
             self.status(warning)
         found = self._checked(trial)
@@ -150,8 +149,7 @@ class LogoutAuth(Lister):
     column_names = ("name", "key_id", "stored_in")
     examples = ("tinkex auth logout", "tinkex auth logout laptop", "tinkex auth logout --all")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name",
             metavar="<key_name>",
@@ -163,7 +161,6 @@ class LogoutAuth(Lister):
             action="store_true",
             help="remove all keys in the file of the official login; profiles keep theirs",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if parsed_args.all and parsed_args.name is not None:
@@ -213,14 +210,12 @@ class SwitchAuth(ShowOne):
     column_names = ("name", "key_id", "organization", "email", "stored_in")
     examples = ("tinkex auth switch laptop", "tinkex auth switch 7")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name",
             metavar="<key_name>",
             help="name or id of a stored key; see 'tinkex auth status --offline'",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         store = KeyStore()
@@ -254,12 +249,10 @@ class StatusAuth(ShowOne):
     )
     examples = ("tinkex auth status", "tinkex auth status --offline -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--offline", action="store_true", help="show what is stored; send no request"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         settings = self.settings
@@ -370,12 +363,6 @@ def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
                 f"{origin} has {name}, which would be used instead of a stored key",
                 hint=f"First: tinkex --profile {settings.profile} config unset {name}",
             )
-
-
-def _with_key(settings: Settings, key: str, source: str) -> Settings:
-    """Return *settings* with *key*, which comes from *source*, instead of theirs."""
-    origins: Mapping[str, str] = {**settings.origins, "api_key": source}
-    return replace(settings, api_key=key, api_key_command=None, origins=origins)
 
 
 def _stored_key(settings: Settings, key: str, found: ApiKey | None, name: str | None) -> StoredKey:

@@ -1,8 +1,8 @@
 """The bases of all commands: cliff's three kinds of command, bound to tinkex.
 
 A command of tinkex or of a plugin subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
-has a docstring of one line (its help), and implements ``get_parser`` and ``take_action`` as in any
-cliff application. Failures are raised as :class:`~tinkex.exceptions.TinkexError`.
+has a docstring of one line (its help), and implements ``add_arguments`` (or cliff's ``get_parser``)
+and ``take_action``. Failures are raised as :class:`~tinkex.exceptions.TinkexError`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,21 @@ class _Bound(cliff.command.Command):
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
 
+    def format_before_command(self, offered: Sequence[str]) -> str | None:
+        """Return the format that ``-f`` or ``--json`` before the command chose.
+
+        :raises UsageError: it is not one of *offered*.
+        """
+        chosen = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            chosen = "json"
+        if chosen and chosen not in offered:
+            raise UsageError(
+                f"{self.cmd_name} has no format {chosen!r}",
+                hint="Formats: " + ", ".join(offered) + ".",
+            )
+        return chosen
+
     def operation_name(self) -> str:
         """Return the subject of an error sentence about this command."""
         words = self.operation or self.cmd_name or type(self).__name__
@@ -92,11 +107,7 @@ class _Bound(cliff.command.Command):
 
     def get_description(self) -> str:
         text = self._description or type(self).__doc__ or ""
-        if "\n" not in text and text:
-            return text
-        import inspect  # slow, and most commands have one line
-
-        return inspect.cleandoc(text) or inspect.getdoc(type(self)) or ""
+        return "\n".join(line.strip() for line in text.strip().splitlines())
 
     def get_epilog(self) -> str:
         # cliff's own searches all installed distributions for the plugin's name (11–90 ms).
@@ -120,6 +131,9 @@ class _Bound(cliff.command.Command):
         add_global_options(parser, after_command=True)
         self._with_hooks(lambda hook: hook.get_parser(parser))
         return parser
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments and options of this command to *parser*."""
 
     def _subcommands(self) -> list[str]:
         if not self.cmd_name or self.app is None:  # Sphinx builds parsers without an application
@@ -154,6 +168,11 @@ class _Bound(cliff.command.Command):
 
 class Command(_Bound):
     """A command that writes to ``self.app.stdout`` itself."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        self.add_arguments(parser)
+        return parser
 
 
 class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
@@ -193,6 +212,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         formats.help = f"output format; by default {default} [TINKEX_FORMAT]"
         columns.metavar = "<column>"
         columns.help = "print only this column; repeat it, or separate several by commas"
+        self.add_arguments(parser)
         return parser
 
     def add_json_option(self, group: Any) -> None:
@@ -243,29 +263,21 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def default_format(self) -> str:
         offered = sorted(self._formatter_plugins.names())
-        before_command = getattr(self.app_args, "formatter", None)
-        if getattr(self.app_args, "json", False):
-            before_command = "json"
-        if before_command:
-            if before_command not in offered:
-                raise UsageError(
-                    f"{self.cmd_name} has no format {before_command!r}",
-                    hint="Formats: " + ", ".join(offered) + ".",
-                )
-            return str(before_command)
+        if before_command := self.format_before_command(offered):
+            return before_command
         try:
-            wanted = self.settings.format
+            chosen = self.settings.format
         except SettingsError:
             if not self.tolerates_bad_settings:
                 raise
             return self.formatter_default
-        if wanted and wanted not in offered and not Formatters.known(wanted):
+        if chosen and chosen not in offered and not Formatters.known(chosen):
             origin = self.settings.origins.get("format")
             raise SettingsError(
-                f"no format is called {wanted!r} (from {origin})",
+                f"no format is called {chosen!r} (from {origin})",
                 hint="Formats: " + ", ".join(offered) + ".",
             )
-        return str(wanted) if wanted in offered else self.formatter_default
+        return str(chosen) if chosen in offered else self.formatter_default
 
     def _field_names(self, given: Sequence[str]) -> list[str]:
         """Return field names for names or headings, some of which are separated by commas."""

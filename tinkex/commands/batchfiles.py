@@ -233,7 +233,10 @@ class PromptSource:
         extra = {n: v for n, v in row.items() if n not in ("id", *_PROMPTS, *_OVERRIDES)}
         for name, value in extra.items():
             _check_extra(name, value)
-        return PromptRow(index, _id(row, number), where, prompt, params, num_samples, extra)
+        id = number if row.get("id") is None else row["id"]
+        if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
+            raise UsageError("'id' must be a text or a whole number")
+        return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -292,15 +295,6 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UsageError("not a JSON object", hint='For example: {"prompt": "Once upon a time"}')
     return row
-
-
-def _id(row: dict[str, Any], number: str) -> str:
-    value = row.get("id")
-    if value is None:
-        return number
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise UsageError("'id' must be a text or a whole number")
-    return str(value)
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
@@ -389,7 +383,7 @@ class ResultsFile:
                 f"{self.name} is no regular file",
                 hint="Leave --output out to write results to standard output.",
             )
-        if force or self._is_blank():
+        if force:
             return
         if not resume:
             raise UsageError(
@@ -421,11 +415,15 @@ class ResultsFile:
         :param resume: keep its rows; otherwise it is emptied.
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
-        resume = resume and self._path.exists() and not self._is_blank()
+        resume = resume and self._path.exists()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
-            self._lock(self._file)
+            if not acquire_lock(self._file):
+                raise LocalError(
+                    f"another run is writing {self.name}",
+                    hint="Wait for it, or choose another file.",
+                )
             if resume:
                 self._read_done(self._file)
             else:
@@ -499,20 +497,6 @@ class ResultsFile:
                     os.fsync(file.fileno())
                 file.close()
         self._file = self._failures = None
-
-    def _is_blank(self) -> bool:
-        """Return whether a run ended, or its disk was full, before it wrote anything."""
-        return self._path.stat().st_size == 0 and not self._record_path.exists()
-
-    def _lock(self, file: IO[bytes]) -> None:
-        # Another run may have sorted the file, and ended, since it was opened.
-        with contextlib.suppress(FileNotFoundError):
-            found = self._path.stat() if acquire_lock(file) else None
-            if found is not None and os.path.samestat(os.fstat(file.fileno()), found):
-                return
-        raise LocalError(
-            f"another run is writing {self.name}", hint="Wait for it, or choose another file."
-        )
 
     def _read_done(self, file: IO[bytes]) -> None:
         """Find out which rows have their line, and drop an incomplete last line."""

@@ -71,37 +71,30 @@ class BulkChange(Lister):
     def _rows(self, paths: Sequence[str], change: Change, row: Row) -> Iterator[tuple[Any, ...]]:
         from tinkex.api.http.concurrency import map_ordered
 
-        outcomes: dict[str, TinkexError | None] = {}
         self._failures = failures = dict[str, TinkexError]()
 
-        def attempt(path: str) -> None:
+        def attempt(path: str) -> TinkexError | None:
             try:
                 change(path)
             except TinkexError as error:
-                outcomes[path] = error
-            else:
-                outcomes[path] = None
+                return error
+            return None
 
         def count(finished: int) -> None:
             self.app.display.count(self.doing, finished, len(paths))
 
-        def finish(path: str) -> tuple[Any, ...]:
-            error = outcomes.pop(path)
-            if error is None:
-                self.result.append(path)
-            else:
-                failures[path] = error
-            return row(path, error)
-
-        attempts = map_ordered(attempt, paths, workers=CONCURRENCY, on_done=count)
+        # The window is the maximum number of changes without a row when a signal arrives.
+        errors = map_ordered(attempt, paths, workers=CONCURRENCY, window=CONCURRENCY, on_done=count)
         try:
-            for path, _ in zip(paths, attempts, strict=True):
-                yield finish(path)
+            for path, error in zip(paths, errors, strict=True):
+                yield row(path, error)
+                # Counted only after the row is written.
+                if error is None:
+                    self.result.append(path)
+                else:
+                    failures[path] = error
         except (KeyboardInterrupt, Terminated) as interrupt:
             self._interrupt = interrupt
-            self.app.display.clear()
-            for path in [path for path in paths if path in outcomes]:  # finished out of order
-                yield finish(path)
         finally:
             self.app.display.clear()
             self._forget()
@@ -158,10 +151,8 @@ class _Visibility(BulkChange):
     column_names = ("tinker_path", "public", "error")
     public: bool
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paths(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
@@ -204,8 +195,7 @@ class SetTtlCheckpoint(BulkChange):
         "tinkex checkpoint set-ttl run-123@latest --remove",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paths(parser)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -216,7 +206,6 @@ class SetTtlCheckpoint(BulkChange):
             "the service deletes the checkpoint afterwards",
         )
         what.add_argument("--remove", action="store_true", help="remove the expiry time")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if not parsed_args.remove and parsed_args.ttl is None:
@@ -253,8 +242,7 @@ class CopyCheckpoint(ShowOne):
         "tinkex checkpoint copy tinker://run-9/sampler_weights/best --source-api-key @other.key",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_path(parser)
         parser.add_argument(
             "--project-id",
@@ -275,7 +263,6 @@ class CopyCheckpoint(ShowOne):
             help="@FILE with the key of the account that may read the original, or - for standard "
             f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
-from tinkex.commands.arguments import (
-    add_paths,
-    add_type,
-    checkpoint_paths,
-    checkpoint_type,
-    with_run,
-)
+from tinkex.commands import arguments
 from tinkex.commands.base import Lister
 from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
@@ -110,13 +104,12 @@ class DownloadCheckpoint(_Fetching):
         "tinkex checkpoint download --run-id run-123 --type sampler --output ./models",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        add_paths(parser, optional=True)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_paths(parser, optional=True)
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
         )
-        add_type(parser)
+        arguments.add_type(parser)
         parser.add_argument(
             "-o",
             "--output",
@@ -132,7 +125,6 @@ class DownloadCheckpoint(_Fetching):
             help="replace existing files once the new ones are complete; without it, complete "
             "ones of several checkpoints are skipped",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
@@ -147,11 +139,13 @@ class DownloadCheckpoint(_Fetching):
                 "no checkpoint is given",
                 hint="Give a path, or --run-id for all checkpoints of a run.",
             )
-        named = paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        named = paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         if run_id:
-            paths = paths + with_run(self, run_id, lambda run: self._of_run(run, parsed_args))
+            paths = paths + arguments.with_run(
+                self, run_id, lambda run: self._of_run(run, parsed_args)
+            )
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         self.result = []
@@ -167,7 +161,7 @@ class DownloadCheckpoint(_Fetching):
     def _of_run(self, run_id: str, parsed_args: argparse.Namespace) -> list[str]:
         from tinkex.api.resources.selection import Selection
 
-        wanted = Selection(run_id, checkpoint_type(parsed_args))
+        wanted = Selection(run_id, arguments.checkpoint_type(parsed_args))
         return [c.tinker_path for c in self.client.checkpoints.select(wanted)]
 
     def _download(
@@ -196,15 +190,14 @@ class SyncCheckpoint(_Fetching):
         "tinkex checkpoint sync run-123 ./models --type sampler --watch --interval 5m",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("run_id", metavar="<run_id>", help="training run")
         parser.add_argument(
             "directory",
             metavar="<dir>",
             help="directory for the files: <kind>/<name> below it for each checkpoint",
         )
-        add_type(parser)
+        arguments.add_type(parser)
         parser.add_argument(
             "--watch", action="store_true", help="keep polling for new checkpoints until Ctrl-C"
         )
@@ -215,7 +208,6 @@ class SyncCheckpoint(_Fetching):
             default="60s",
             help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import user_path
@@ -233,7 +225,7 @@ class SyncCheckpoint(_Fetching):
         return self.column_names, self.rows(results)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
-        kind = checkpoint_type(parsed_args)
+        kind = arguments.checkpoint_type(parsed_args)
 
         def poll(run_id: str) -> Iterator[DownloadResult]:
             parsed_args.run_id = run_id  # resolved once
@@ -244,7 +236,7 @@ class SyncCheckpoint(_Fetching):
                 on_progress=self.app.display.transfer,
             )
 
-        return with_run(self, parsed_args.run_id, poll)
+        return arguments.with_run(self, parsed_args.run_id, poll)
 
     def _watch(
         self, parsed_args: argparse.Namespace, results: Iterator[DownloadResult]
@@ -275,8 +267,7 @@ class VerifyCheckpoint(Lister):
         "tinkex checkpoint verify ./models -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "directories",
             metavar="<dir>",
@@ -286,7 +277,6 @@ class VerifyCheckpoint(Lister):
         parser.add_argument(
             "--strict", action="store_true", help="also fail for files from other sources"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import verify

@@ -29,8 +29,7 @@ class Complete(Command):
         "fish: tinkex complete --shell fish | source     (in config.fish)",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--shell", choices=SHELLS, default="bash", help="shell (default: bash)")
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -43,7 +42,6 @@ class Complete(Command):
             metavar="<text>",
             help="print the completions at the end of this command line, for the scripts",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         if parsed_args.line is not None:

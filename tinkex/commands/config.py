@@ -42,15 +42,13 @@ class ShowConfig(Lister):
 class _OneSetting(ShowOne):
     is_action = True
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name",
             metavar="<setting>",
             choices=tuple(DESCRIPTIONS),
             help="name of a setting: " + ", ".join(DESCRIPTIONS),
         )
-        return parser
 
 
 class GetConfig(_OneSetting):
@@ -102,14 +100,13 @@ class SetConfig(_Change):
         "tinkex config set profile work",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument(
             "value",
             metavar="<value>",
             help="value; of api_key: - reads it from standard input, @FILE from a file",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         name = parsed_args.name

@@ -26,10 +26,8 @@ class Help(Command):
 
     examples = ("tinkex help", "tinkex help checkpoint", "tinkex help checkpoint list")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("words", metavar="<command>", nargs="*", help="name of the command")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         # In the interactive shell the next words are a command, not keys for a pager.
@@ -67,7 +65,7 @@ class Help(Command):
 
     def _summary(self, name: str) -> str:
         try:
-            command = self.app.command_manager.commands[name].load()
+            command = self.app.command_manager.load(name)
         except PluginError as error:
             return f"({error})"
         # As inspect.getdoc(), without importing inspect.

@@ -116,21 +116,17 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
         raise UsageError(message, hint=_EXAMPLE)
     if text is not None and file is not None:
         raise UsageError("use either --prompt or --prompt-file", hint=_EXAMPLE)
-    prompt = text if file is None else _from_file(file, stdin)
+    prompt: str | list[int] | None = text
+    if file is not None:
+        try:
+            prompt = prompt_in(read_bytes(file, stdin).decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise LocalError(
+                f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
+            ) from error
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
     return prompt
-
-
-def _from_file(name: str, stdin: TextIO | None) -> str | list[int]:
-    content = read_bytes(name, stdin)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LocalError(
-            f"{name} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
-        ) from error
-    return prompt_in(text)
 
 
 def prompt_in(text: str) -> str | list[int]:

@@ -18,15 +18,13 @@ class ListModel(Lister):
     droppable = ("max_context_length",)
     examples = ("tinkex model list", "tinkex model list qwen3 -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "substring",
             metavar="<substring>",
             nargs="?",
             help="only models whose names contain this text, in any case",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         models = self.client.models.list()

@@ -65,8 +65,7 @@ class AddProfile(ShowOne):
         "tinkex profile add work --api-key-command 'pass show tinker' --default-format table",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="<name>", help="name of the new profile")
         parser.add_argument(
             "--server",
@@ -86,7 +85,6 @@ class AddProfile(ShowOne):
             ("force", "replace a profile of this name"),
         ):
             parser.add_argument(f"--{name}", action="store_true", help=meaning)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         name = parsed_args.name
@@ -148,10 +146,8 @@ class _OneProfile(ShowOne):
     tolerates_bad_settings = True
     column_names = ("name", "file")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="<profile>", help="name of a profile")
-        return parser
 
 
 class UseProfile(_OneProfile):
@@ -176,13 +172,12 @@ class RemoveProfile(_OneProfile):
 
     examples = ("tinkex profile remove skyrl --yes",)
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
         parser.add_argument(
             "--force", action="store_true", help="remove it even if it is the active one"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         name, profiles = parsed_args.name, _all()

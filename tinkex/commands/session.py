@@ -25,8 +25,7 @@ class ListSession(Lister):
     droppable = ("user_metadata", "sampler_ids")
     examples = ("tinkex session list", "tinkex session list --long --limit 5")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_paging(parser, "sessions")
         add_scope(parser, "owned")
         parser.add_argument(
@@ -35,7 +34,6 @@ class ListSession(Lister):
             action="store_true",
             help="show names, runs and samplers, too (one more request for each session)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         accessible = parsed_args.access_scope == "accessible"
@@ -59,11 +57,9 @@ class ShowSession(ShowOne):
     column_names = _FIELDS
     examples = ("tinkex session show SESSION_ID",)
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
         add_scope(parser, "owned")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         accessible = parsed_args.access_scope == "accessible"
@@ -87,16 +83,9 @@ class SearchSession(Lister):
     """Search sessions by name, metadata, project, owner and status, newest first."""
 
     column_names = (
-        "session_id",
-        "display_name",
-        "status",
-        "created_at",
-        "checkpoints_count",
-        "checkpoint_storage_bytes",
-        "owner",
-        "project_id",
-        "message",
-        "user_metadata",
+        *("session_id", "display_name", "status", "created_at"),
+        *("checkpoints_count", "checkpoint_storage_bytes", "owner", "project_id"),
+        *("message", "user_metadata"),
     )
     plain_columns = ("session_id", "status", "display_name")
     droppable = column_names[:3:-1]
@@ -105,9 +94,7 @@ class SearchSession(Lister):
         "tinkex session search --metadata experiment=7 --owner all -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         repeatable = functools.partial(parser.add_argument, action="append", default=[])
         parser.add_argument(
             "words", metavar="<words>", nargs="*", help="words of the display name, in any case"
@@ -139,7 +126,6 @@ class SearchSession(Lister):
             help="only sessions with this status; may be repeated: any of them",
         )
         add_limit(parser, "sessions")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import SessionQuery
@@ -174,8 +160,7 @@ class ExportTraceSession(ShowOne):
         'curl -o sweep.pftrace "$(tinkex session export-trace SESSION_ID --url-only)"',
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
         parser.add_argument(
             "-o", "--output", metavar="<file>", help="file (default: <session_id>.pftrace)"
@@ -187,7 +172,6 @@ class ExportTraceSession(ShowOne):
             help="print the signed URL, which needs no key and is usually valid for an hour, and "
             "download nothing",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable, user_path

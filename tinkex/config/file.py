@@ -173,8 +173,8 @@ def edit(text: str, path: list[str], value: Any) -> str:
 
     expected = _with(yaml.safe_load(text), path, value)
     node = yaml.compose(text, Loader=yaml.SafeLoader)
-    changed = _remove(text, node, path) if value is None else _set(text, node, path, value)
     try:
+        changed = _changed(text, node, path, value)
         if _without_none(yaml.safe_load(changed)) == _without_none(expected):
             return changed
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -202,35 +202,37 @@ def _without_none(value: Any) -> Any:
     return {} if value is None else value
 
 
-def _set(text: str, node: Any, path: Sequence[str], value: Any) -> str:
+def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
     if node is None:
         return _with_newline(text) + _block({path[0]: _nested(path[1:], value)}, 0)
-    depth = 0
-    while True:
-        key, below = _entry(node, path[depth])
-        if key is None:
-            return _add(text, node, path[depth], _nested(path[depth + 1 :], value))
-        depth += 1
-        if depth == len(path) or below.id != "mapping":
-            return _replace(text, node, key, below, _nested(path[depth:], value))
-        node = below
-
-
-def _remove(text: str, node: Any, path: Sequence[str]) -> str:
-    for name in path[:-1]:
-        _, node = _entry(node, name)
-    key, value = _entry(node, path[-1])
-    begin, end = key.start_mark.index, _end(value)
+    name, *rest = path
+    if node.id != "mapping":
+        raise NotEditable
     if node.flow_style:
-        after = text[end:].lstrip()
-        if after.startswith(","):
-            end = len(text) - len(after) + 1
-            end += len(text[end:]) - len(text[end:].lstrip(" "))
-        elif text[:begin].rstrip().endswith(","):
-            begin = len(text[:begin].rstrip()) - 1
-        return text[:begin] + text[end:]
-    line = text.rfind("\n", 0, begin) + 1
-    return text[:line] + text[_line_end(text, end) :]
+        return _change_flow(text, node, path, value)
+    entry = next(((key, below) for key, below in node.value if key.value == name), None)
+    if entry is None:
+        at = _line_end(text, _end(node))
+        added = _block({name: _nested(rest, value)}, node.start_mark.column)
+        return _with_newline(text[:at]) + added + text[at:]
+    key, below = entry
+    if rest and below.id == "mapping":
+        return _changed(text, below, rest, value)
+    if value is None:
+        line = text.rfind("\n", 0, key.start_mark.index) + 1
+        return text[:line] + text[_line_end(text, _end(below)) :]
+    return _replace(text, node.start_mark.column, key, below, _nested(rest, value))
+
+
+def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
+    """Write the mapping in braces anew, which has one line and no comment."""
+    import yaml
+
+    begin, end = node.start_mark.index, node.end_mark.index
+    old = text[begin:end]
+    if "\n" in old or "#" in old:
+        raise NotEditable
+    return text[:begin] + _flow(_with(yaml.safe_load(old), path, value)) + text[end:]
 
 
 def _nested(path: Sequence[str], value: Any) -> Any:
@@ -239,35 +241,15 @@ def _nested(path: Sequence[str], value: Any) -> Any:
     return value
 
 
-def _entry(node: Any, name: str) -> tuple[Any, Any]:
-    """Return the nodes of the key *name* and of its value, (None, None) if there is no such key."""
-    if node.id != "mapping":
-        raise NotEditable
-    return next(((k, v) for k, v in node.value if k.value == name), (None, None))
-
-
-def _add(text: str, node: Any, name: str, value: Any) -> str:
-    """Add an entry as the last one of the mapping *node*."""
-    if node.flow_style:
-        at = node.end_mark.index - 1  # before the brace
-        kept = text[:at].rstrip()
-        comma = "" if kept.endswith(("{", ",")) else ","
-        space = "" if kept.endswith("{") else " "
-        return f"{kept}{comma}{space}{_flow({name: value})}{text[at:]}"
-    at = _line_end(text, _end(node))
-    return _with_newline(text[:at]) + _block({name: value}, node.start_mark.column) + text[at:]
-
-
-def _replace(text: str, parent: Any, key: Any, old: Any, value: Any) -> str:
-    """Write *value* in place of the node *old*."""
+def _replace(text: str, column: int, key: Any, old: Any, value: Any) -> str:
+    """Write *value* in place of the node *old*, in a mapping that begins at *column*."""
     begin, end = old.start_mark.index, _end(old)
     if begin < key.end_mark.index:  # an alias: its text is elsewhere
         raise NotEditable
-    if isinstance(value, dict) and not parent.flow_style:
-        indent = parent.start_mark.column + 2
+    if isinstance(value, dict):
         head = text[:begin].rstrip(" ") + text[end : _line_end(text, end)]
-        return _with_newline(head) + _block(value, indent) + text[_line_end(text, end) :]
-    written = _flow([value])[1:-1] if not isinstance(value, dict) else "{" + _flow(value) + "}"
+        return _with_newline(head) + _block(value, column + 2) + text[_line_end(text, end) :]
+    written = _flow([value])[1:-1]
     if old.id != "scalar" and not old.flow_style:  # it begins on the next line
         colon = text.index(":", key.end_mark.index) + 1
         rest = text[colon : _line_end(text, colon)]
@@ -291,9 +273,7 @@ def _end(node: Any) -> int:
 
 
 def _flow(value: Any) -> str:
-    """Return *value* on one line: a mapping without its braces, anything else as it is."""
-    text = _dump(value, flow=True).rstrip("\n")
-    return text[1:-1] if isinstance(value, dict) else text
+    return _dump(value, flow=True).rstrip("\n")
 
 
 def _block(value: dict[str, Any], indent: int) -> str:

@@ -103,11 +103,6 @@ def check_files(options: PoolOptions) -> None:
         ) from error
 
 
-def insecure(options: PoolOptions) -> PoolOptions:
-    """Return *options* without verification of certificates."""
-    return options._replace(insecure=True)
-
-
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """Yield ``(name, value, origin)`` of every option; names as ``http_pool.ca_bundle``."""
     for member in MEMBERS:

@@ -14,8 +14,6 @@ from urllib.parse import quote
 TOKEN_LIFETIME = 3600
 #: The refusal after which a client may repeat the request with a new token.
 EXPIRED = "The token has expired"
-#: The only key, in the protocol's terms.
-KEY_ID = 1
 EMAIL = "local@localhost"
 ORGANIZATION = "tinkex-local"
 
@@ -44,16 +42,15 @@ class Access:
             return None
         if given is None:
             return "Missing API key"
-        if self._is_key(given):
+        if hmac.compare_digest(given.encode("latin-1"), self._key):  # headers come as latin-1
             return None
         return self._fault_of_token(given)
 
     def describe(self) -> dict[str, Any]:
         """Return the response of ``auth/apikey/me``."""
         details = {"org_details": {"name": ORGANIZATION}, "user_details": {"email": EMAIL}}
-        return {"key_id": KEY_ID, "name": "local", "note": "local serve --api-key"} | {
-            "details": details
-        }
+        about = {"key_id": 1, "name": "local", "note": "local serve --api-key"}
+        return {**about, "details": details}
 
     def token(self) -> str:
         """Return a token that is worth as much as the key, for a while."""
@@ -67,10 +64,6 @@ class Access:
         }
         signed = f"{_encoded(json.dumps(_HEADER).encode())}.{_encoded(json.dumps(claims).encode())}"
         return f"{signed}.{self._signature(signed)}"
-
-    def _is_key(self, given: str) -> bool:
-        # Headers come as latin-1.
-        return hmac.compare_digest(given.encode("latin-1"), self._key or b"")
 
     def _fault_of_token(self, given: str) -> str | None:
         signed, _, signature = given.rpartition(".")

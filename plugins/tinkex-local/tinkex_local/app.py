@@ -40,7 +40,10 @@ class App:
     def __init__(self, service: Service, runner: Runner, api_key: str | None) -> None:
         self.service = service
         self._access = Access(api_key, service.clock)
-        self._routes = _routes(service, runner, self._access)
+        self._routes = http.Routes(PREFIX, service.home, self._refusal)
+        _add_basics(self._routes, service)
+        _add_access(self._routes, self._access)
+        routes.add(self._routes, service, runner)
         self._tidied = float("-inf")
         self._tidy()
 
@@ -52,7 +55,6 @@ class App:
             headers = [*headers, ("X-Request-ID", request_id)]
             return start_response(status, headers, exc_info)
 
-        self._check_key(environ)
         try:
             self._tidy()
         except (sqlite3.Error, OSError) as error:  # what is expired is not shown even so
@@ -71,14 +73,11 @@ class App:
         checkpoints.sweep(self.service)
         operations.forget_old(self.service)
 
-    def _check_key(self, environ: WSGIEnvironment) -> None:
-        # The routes report it, in the protocol's form.
+    def _refusal(self, environ: WSGIEnvironment) -> str | None:
         path = environ.get("PATH_INFO", "")
         if path == _OPEN or path.startswith(f"{PREFIX}/{routes.SIGNED}/"):
-            return
-        refusal = self._access.refusal(environ.get("HTTP_X_API_KEY"))
-        if refusal is not None:
-            environ[http.REFUSAL] = refusal
+            return None
+        return self._access.refusal(environ.get("HTTP_X_API_KEY"))
 
 
 def create_app(
@@ -99,14 +98,6 @@ def create_app(
     """
     service = Service(home, clock=clock)
     return App(service, Runner(service, engine), api_key)
-
-
-def _routes(service: Service, runner: Runner, access: Access) -> http.Routes:
-    app = http.Routes(PREFIX, service.home)
-    _add_basics(app, service)
-    _add_access(app, access)
-    routes.add(app, service, runner)
-    return app
 
 
 def _add_basics(app: http.Routes, service: Service) -> None:

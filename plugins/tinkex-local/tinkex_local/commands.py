@@ -14,7 +14,7 @@ from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex_local.state.service import Service
+    from tinkex_local.app import App
 
 
 class ServeLocal(Command):
@@ -47,7 +47,9 @@ class ServeLocal(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         from tinkex_local.serve import Server, is_loopback
 
-        key = self._key()
+        # A key from the environment is for the hosted service; only the flag is meant for this one.
+        by_flag = self.settings.origins.get("api_key") == "--api-key"
+        key = self.settings.api_key if by_flag else None
         if key is None and not is_loopback(parsed_args.host):
             raise UsageError(
                 f"{parsed_args.host} can be reached by other machines, and --api-key is missing",
@@ -73,11 +75,6 @@ class ServeLocal(Command):
         self.status("Stopped.")
         return 0
 
-    def _key(self) -> str | None:
-        # A key from the environment is for the hosted service; only the flag is meant for us.
-        by_flag = self.settings.origins.get("api_key") == "--api-key"
-        return self.settings.api_key if by_flag else None
-
 
 class InfoLocal(ShowOne):
     """Show the state of the embedded service: its directory, contents and size."""
@@ -89,16 +86,13 @@ class InfoLocal(ShowOne):
         from tinkex_local.home import occupied
         from tinkex_local.state import checkpoints
 
-        with _service() as service:
-            sessions, runs = (
-                service.store.scalar(f"SELECT count(*) FROM {table}")  # noqa: S608
-                for table in ("sessions", "runs")
-            )
+        with _app() as app:
+            service = app.service
             values = (
                 str(service.home),
                 len(service.models.all()),
-                sessions,
-                runs,
+                service.store.scalar("SELECT count(*) FROM sessions"),
+                service.store.scalar("SELECT count(*) FROM runs"),
                 checkpoints.count(service),
                 occupied(service.home),
             )
@@ -158,8 +152,8 @@ class AddLocalModel(ShowOne):
         from tinkex.files import user_path
 
         directory = user_path(parsed_args.directory)
-        with _service() as service, _reported(parsed_args.directory):
-            model = service.models.add(parsed_args.name, directory, service.clock())
+        with _app() as app, _reported(parsed_args.directory):
+            model = app.service.models.add(parsed_args.name, directory, app.service.clock())
             self.result = model.name
         return self.column_names, (model.name, str(model.directory))
 
@@ -178,8 +172,8 @@ class ListLocalModel(Lister):
         from tinkex_local.state.models import ModelError
 
         rows = []
-        with _service() as service:
-            for model in service.models.all():
+        with _app() as app:
+            for model in app.service.models.all():
                 try:
                     context: int | None = model.facts.context_length
                 except ModelError as error:
@@ -203,8 +197,8 @@ class RemoveLocalModel(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with _service() as service, _reported(parsed_args.name):
-            service.models.remove(parsed_args.name)
+        with _app() as app, _reported(parsed_args.name):
+            app.service.models.remove(parsed_args.name)
             self.result = parsed_args.name
         return self.column_names, (parsed_args.name,)
 
@@ -213,14 +207,8 @@ class RemoveLocalModel(ShowOne):
 
 
 @contextmanager
-def _service() -> Iterator[Service]:
+def _app(key: str | None = None) -> Iterator[App]:
     """Open the state in the default home directory."""
-    with _app(None) as app:
-        yield app.service
-
-
-@contextmanager
-def _app(key: str | None) -> Iterator[Any]:
     import sqlite3
 
     from tinkex_local.app import open_default, unusable

@@ -12,6 +12,8 @@ from tinkex.files import user_path, xdg_directory
 
 #: Environment variable that names the directory.
 HOME_VARIABLE = "TINKEX_LOCAL_HOME"
+#: Directory below it with one directory a checkpoint.
+CHECKPOINTS = "checkpoints"
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:
@@ -35,20 +37,14 @@ def prepare(home: Path) -> Path:
     :raises OSError: it cannot be created or is not a directory.
     """
     home = home.absolute()
-    if not home.is_dir():
-        home.parent.mkdir(parents=True, exist_ok=True)
-    for directory in (home, checkpoints_directory(home)):
+    home.parent.mkdir(parents=True, exist_ok=True)
+    for directory in (home, home / CHECKPOINTS):
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
         except FileExistsError as error:
             name = "it" if directory == home else str(directory)
             raise NotADirectoryError(errno.ENOTDIR, f"{name} is not a directory") from error
     return home
-
-
-def checkpoints_directory(home: Path) -> Path:
-    """Return the directory below *home* with one directory a checkpoint."""
-    return home / "checkpoints"
 
 
 def occupied(home: Path) -> int:

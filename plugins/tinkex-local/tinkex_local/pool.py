@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from tinkex.exceptions import SettingsError
 from tinkex.plugins import HttpPool, PoolSettings, Sender
-
-#: A name that no resolver knows: a request that left this process would fail.
-BASE_URL = "http://local.tinkex.invalid"
+from tinkex_local.wire.wsgi import BASE_URL, WsgiSender
 
 
 class LocalPool(HttpPool):
@@ -26,7 +24,4 @@ class LocalPool(HttpPool):
                 f"not {settings.base_url}",
                 hint="Leave --base-url out, or choose another way to it: --http-pool default.",
             )
-        # Imported late: settings and completion load the pool without sending a request.
-        from tinkex_local.wire.wsgi import WsgiSender
-
         return WsgiSender()

@@ -40,10 +40,10 @@ class Server:
     def __init__(self, app: App, host: str, port: int, log: Callable[[str], None]) -> None:
         logging.getLogger("waitress").setLevel(logging.ERROR)
         self._app = app
-        guarded: WSGIApplication = _OwnMachineOnly(app) if is_loopback(host) else app
+        guarded: WSGIApplication = own_machine_only(app) if is_loopback(host) else app
         name = host.strip("[]")
         self._server: Any = waitress.create_server(
-            _Logged(guarded, log),
+            logged(guarded, log),
             host=name,
             port=port,
             threads=THREADS,
@@ -92,10 +92,7 @@ class Server:
 
 
 def _connections() -> int:
-    """Return how many connections may be open; half of the open files are for everything else.
-
-    As many files are asked of the system as that takes.
-    """
+    """Return how many connections may be open: half of the files, their limit raised."""
     try:
         import resource
     except ImportError:  # not a Unix: no such limit
@@ -121,33 +118,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _OwnMachineOnly:
-    """Lets in only requests that were meant for this machine.
+def own_machine_only(app: WSGIApplication) -> WSGIApplication:
+    """Return *app*, which then lets in only requests that were meant for this machine.
 
     A web page can make a browser on this machine send requests to a loopback address, under a
     host name that it chooses. Such a request has that name in ``Host``, or an ``Origin``.
     """
 
-    def __init__(self, app: WSGIApplication) -> None:
-        self._app = app
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if "HTTP_ORIGIN" in environ or (name and not is_loopback(name)):
             start_response("403 Forbidden", [("Content-Type", "application/json")])
             return [b'{"detail": "Only programs on this machine may use this service"}']
-        return self._app(environ, start_response)
+        return app(environ, start_response)
+
+    return guarded
 
 
-class _Logged:
-    """Writes one line a request: method, path without the query, status, time, request id."""
+def logged(app: WSGIApplication, log: Callable[[str], None]) -> WSGIApplication:
+    """Return *app*, which then logs method, path without the query, status, time, request id."""
 
-    def __init__(self, app: WSGIApplication, log: Callable[[str], None]) -> None:
-        self._app = app
-        self._log = log
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def logging_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         began = time.monotonic()
         seen = "-"
 
@@ -157,9 +149,11 @@ class _Logged:
             return start_response(status, headers, exc_info)
 
         try:
-            return self._app(environ, start)
+            return app(environ, start)
         finally:
             took = (time.monotonic() - began) * 1000
             request_id = environ.get("tinkex_local.request_id", "-")
             path = environ.get("PATH_INFO", "").encode("unicode_escape").decode()
-            self._log(f"{environ.get('REQUEST_METHOD')} {path} {seen} {took:.0f} ms {request_id}")
+            log(f"{environ.get('REQUEST_METHOD')} {path} {seen} {took:.0f} ms {request_id}")
+
+    return logging_app

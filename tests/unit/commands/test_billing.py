@@ -64,29 +64,3 @@ def test_above_the_budget_there_is_one_line_and_a_failure(server, budget, tmp_pa
     assert not file.exists()
     told = usage(server, "--budget", budget, "-f", "json")
     assert json.loads(told.stderr)["error"]["message"].startswith("Over budget: ")
-
-
-def test_within_the_budget_all_is_as_usual(server):
-    done = usage(server, "--budget", "61.21")
-    assert (done.exit_code, done.stdout.count("\n")) == (0, 1)
-
-
-def test_by_run_names_the_run(server):
-    (row,) = json.loads(usage(server, "--by", "run", "-f", "json").stdout)
-    assert (row["training_run_id"], row["cost_usd"]) == ("s-1:train:0", 61.2)
-
-
-def test_rows_of_the_service_as_csv(server):
-    done = usage(server, "--csv", "-")
-    header, *rows = done.stdout.splitlines()
-    assert header == (
-        "bucket_start,bucket_end,base_model,session_id,estimated_cost_usd,type,token_count"
-    )
-    assert len(rows) == 3
-    assert rows[2].endswith(",,training,1000000")
-
-
-def test_the_table_for_the_sessions(server, tmp_path):
-    file = tmp_path / "sessions.csv"
-    usage(server, "--sessions-csv", str(file))
-    assert file.read_text() == 'session_id,user_metadata\ns-1,"{""a"": ""b""}"\n'

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_plugins import COMMAND, FORMATTER, HOOK
-from tinkex.commands.plugin import names_for, skeleton, write_files
-from tinkex.exceptions import LocalError
 from tinkex.testing import invoke
 
 
@@ -33,7 +31,6 @@ def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypa
     errors = {row["distribution"]: row["error"] for row in done.rows}
     assert errors["p-one"] is None
     assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
-    assert done.stderr == "Warning: TINKEX_PLUGINS names unknown distributions: p-nix, q-nix\n"
 
 
 EVERYTHING = """
@@ -106,36 +103,27 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "package", "noun", "class_noun"),
-    [
-        ("tinkex-stats", "tinkex_stats", "stats", "Stats"),
-        ("stats", "stats", "stats", "Stats"),
-        ("tinkex-team-2", "tinkex_team_2", "team-2", "Team2"),
-    ],
-)
-def test_names(name, package, noun, class_noun):
-    names = names_for(name)
-    assert (names["package"], names["noun"], names["Noun"]) == (package, noun, class_noun)
-
-
-@pytest.mark.parametrize(
     "name",
     [
-        *("", "-", "Tinkex-X", "a b", "a/b", "../a", "a--b", "a-", "1a", "tinkex-", "tinkex-1"),
-        *(
+        *[
+            "-",
+            "Tinkex-X",
+            "a/b",
+            "../a",
+            "a--b",
+            "a-",
+            "1a",
+            "tinkex-",
+            "tinkex-1",
             "ä",
             "a_b",
             "a.b",
-            "a" * 61,
             "class",
             "json",
             "requests",
-            "tinkex",
-            "yaml",
-            "tinkex-local",
-            "tinkex-table",
-            "tinkex-json",
-        ),
+        ],
+        *["tinkex", "yaml", "tinkex-local", "tinkex-table", "tinkex-json"],
+        *("", "a b", "a" * 61),
     ],
 )
 def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
@@ -144,26 +132,6 @@ def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
     assert done.stderr.startswith("Plugin new failed. Please check your inputs: ")
     assert "Hint: " in done.stderr
     assert list(cwd.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["tinkex-stats", "tinkex-team-2"])
-def test_every_file_is_valid_and_refers_to_what_there_is(name, cwd):
-    done = invoke(["plugin", "new", name])
-    assert (done.exit_code, done.stdout) == (0, f"Plugin {name} written to {name}\n")
-    assert "pip install -e" in done.stderr
-    root = cwd / name
-    package = name.replace("-", "_")
-    for path in root.rglob("*"):
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            assert "${" not in text, path
-            assert text == "" or text.endswith("\n")
-            assert all(len(line) <= 100 for line in text.splitlines()), path
-        if path.suffix == ".py":
-            compile(text, path, "exec")
-    assert {p.name for p in root.iterdir()} == {
-        ".gitignore", "README.md", "pyproject.toml", "setup.cfg", "tests", package
-    }  # fmt: skip
 
 
 def test_directory_may_be_elsewhere_new_or_empty(cwd):
@@ -191,20 +159,3 @@ def test_what_is_there_is_never_touched(cwd):
         assert (done.exit_code, done.stdout) == (1, "")
         assert what in done.stderr, done.stderr
     assert sorted(p.name for p in cwd.rglob("*")) == ["file", "full", "mine.txt"]
-
-
-@pytest.mark.parametrize("target", ["new", "a/b/new", "empty"])
-def test_a_failure_in_the_middle_leaves_nothing(target, cwd, monkeypatch):
-    (cwd / "empty").mkdir()
-    real, left = Path.write_text, [3]
-
-    def failing(self, *args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(28, "No space left on device")
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "write_text", failing)
-    with pytest.raises(LocalError, match="No space left"):
-        write_files(skeleton(names_for("tinkex-x")), cwd / target)
-    assert [p.name for p in cwd.rglob("*")] == ["empty"]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import http.client
 import io
+import math
 import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tinkex import plugins
@@ -73,7 +75,8 @@ class RequestsSender:
         self._adapter = DeadlineAdapter(
             pool_connections=_HOSTS, pool_maxsize=_CONNECTIONS, max_retries=0
         )
-        self._certificate = client_certificate(options)
+        certificate, key = options.client_cert, options.client_key
+        self._certificate = (certificate, key) if certificate and key else certificate
         self._verify: str | bool | None = None
         self._proxies: dict[str, dict[str, str]] = {}
 
@@ -166,20 +169,18 @@ def proxies_for(url: str) -> dict[str, str]:
     return {} if is_loopback(url) else dict(get_environ_proxies(url))
 
 
+def proxy_for(url: str) -> str | None:
+    """Return the address of the proxy on the way to *url*, if there is one."""
+    return select_proxy(url, proxies_for(url))
+
+
 def trusted(options: PoolOptions) -> str | None:
     """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
 
     :raises SettingsError: a variable names a path that does not exist.
     """
-    return None if options.insecure else options.ca_bundle or _authorities()
-
-
-def _authorities() -> str:
-    """Return a file or a hashed directory.
-
-    OpenSSL reads single certificates of a hashed directory when it needs them, which saves parsing
-    the whole bundle in every process.
-    """
+    if options.insecure or options.ca_bundle:
+        return None if options.insecure else options.ca_bundle
     for variable in CA_VARIABLES:
         value = os.environ.get(variable)
         if value and not Path(value).exists():
@@ -191,6 +192,8 @@ def _authorities() -> str:
             return value
     import ssl
 
+    # OpenSSL reads single certificates of a hashed directory when it needs them, which saves
+    # parsing the whole bundle in every process.
     directory = ssl.get_default_verify_paths().capath
     return directory if directory and _is_hashed(directory) else DEFAULT_CA_BUNDLE_PATH
 
@@ -203,46 +206,33 @@ def _is_hashed(directory: str) -> bool:
         return False
 
 
-def client_certificate(options: PoolOptions) -> str | tuple[str, str] | None:
-    """Return the client certificate as the ``cert`` of requests."""
-    if options.client_cert and options.client_key:
-        return options.client_cert, options.client_key
-    return options.client_cert
-
-
 # Deadlines ----------------------------------------------------------------------------------------
 
 #: When the current scope ends, in seconds of the monotonic clock.
-_end: ContextVar[float | None] = ContextVar("tinkex_deadline", default=None)
+_end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
 
 
-class deadline_scope:
+@contextmanager
+def deadline_scope(seconds: float) -> Iterator[None]:
     """Bound what this thread does with connections inside the block: *seconds* for all of it.
 
     The timeout of a socket starts over with every byte, so that a server which sends one now and
     then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
     header of a compressed body.
     """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        self._token = _end.set(time.monotonic() + self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        _end.reset(self._token)
+    token = _end.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _end.reset(token)
 
 
-def _seconds_left() -> float | None:
-    """Return the rest of the current scope, or ``None`` outside of any.
+def _seconds_left() -> float:
+    """Return the rest of the current scope.
 
     :raises TimeoutError: it is over.
     """
-    end = _end.get()
-    if end is None:
-        return None
-    left = end - time.monotonic()
+    left = _end.get() - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
     return left
@@ -265,9 +255,8 @@ class DeadlineAdapter(HTTPAdapter):
 class _Reader(io.RawIOBase):
     """Reads from a socket that waits no longer than the current scope allows."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._raw = cast(io.RawIOBase, sock.makefile("rb", buffering=0))
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock, self._raw = sock, raw
         self._timeout = sock.gettimeout()
 
     def readable(self) -> bool:
@@ -275,7 +264,7 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         left = _seconds_left()
-        if left is not None:
+        if left < math.inf:
             self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
         return self._raw.readinto(buffer)
 
@@ -285,19 +274,10 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class _Socket:
-    """The one method of a socket that a response uses."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._sock))
-
-
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(cast("socket.socket", _Socket(sock)), *args, **kwargs)
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
 
 
 class _Connection(HTTPConnection):
@@ -323,7 +303,7 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
     In a thread, as the resolver of the system knows no time limit and blocks signals.
     """
     left = _seconds_left()
-    if left is None or is_loopback(f"//{connection.host}"):
+    if left == math.inf or is_loopback(f"//{connection.host}"):
         connect()
         return
     try:
@@ -344,8 +324,7 @@ def translated(error: Exception, url: str) -> TinkexError:
         or errors.tls_error(causes, host)
         or _proxy_error(causes, host)
         or errors.connection_error(causes, host)
-        or _connection_error(causes, host)
-        or _response_error(causes, host)
+        or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
 
@@ -375,7 +354,7 @@ def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
     return ConnectionFailed(message, hint=_PROXY_HINT)
 
 
-def _connection_error(causes: list[BaseException], host: str) -> TinkexError | None:
+def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:
     for cause in causes:
         if isinstance(cause, urllib3.exceptions.NewConnectionError):
             return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
@@ -383,11 +362,6 @@ def _connection_error(causes: list[BaseException], host: str) -> TinkexError | N
             return Unreachable(f"{host} does not answer")
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
-    return None
-
-
-def _response_error(causes: list[BaseException], host: str) -> TinkexError | None:
-    for cause in causes:
         if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
             return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
         if isinstance(cause, urllib3.exceptions.DecodeError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from tinkex.api.http.retry import LONGEST_WAIT, Deadline, retry_after
 from tinkex.api.http.schema import refuse
 from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.exceptions import (
-    APIError,
     BadRequest,
     Category,
     ConnectionFailed,
@@ -31,11 +31,6 @@ _SHORTEST, _LONGEST = 0.05, 1.0
 _LONGEST_BACKOFF = 30.0
 
 Decoder = Callable[[bytes], dict[str, Any]]
-
-
-def submitted(response: Response) -> str:
-    """Return the id of the operation that *response* accepts."""
-    return request_id_of(response.object())
 
 
 def request_id_of(accepted: Mapping[str, Any]) -> str:
@@ -95,7 +90,11 @@ class _Poll:
             value = self._value(response)
             if value is not None:
                 return value
-            self._space_out(time.monotonic() - start)
+            # Servers hold a poll open; one that does not must not be flooded.
+            took = time.monotonic() - start
+            if took < self._gap:
+                self._deadline.sleep(self._gap - took)
+            self._gap = min(self._gap * 2, _LONGEST)
 
     def _poll_once(self) -> Response | None:
         """Poll once; ``None`` if there was no response."""
@@ -117,22 +116,22 @@ class _Poll:
             self._failures = 0
             return self._payload(response)
         if response.status == 408:
-            self._tell_queue(_leniently(response))
+            queue: dict[str, Any] = {}
+            with suppress(InvalidResponse):
+                queue = response.object()
+            self._tell_queue(queue)
             return None
         if response.status == 429 or response.status >= 500:
             error = self._transport.refusal(response)
             self._count(error, f"HTTP {response.status}", retry_after(response.headers))
             return None
-        raise self._failure(response)
-
-    def _failure(self, response: Response) -> TinkexError:
         error = self._transport.refusal(response)
         if not isinstance(error, BadRequest):
-            return error
+            raise error
         # An operation that failed: some servers say 400, some 422, with its words as detail.
         failed = OperationFailed(error.message, category=error.category)
         failed.status, failed.request_id = error.status, error.request_id
-        return failed
+        raise failed
 
     def _payload(self, response: Response) -> dict[str, Any] | None:
         if response.content_type == PROTOBUF:
@@ -140,18 +139,20 @@ class _Poll:
                 raise InvalidResponse("the server answered with protobuf instead of JSON")
             return self._decode(response.body)
         value = response.object()
-        if value.get("type") == "try_again" or value.get("status") == "complete_metadata":
-            self._tell_queue(value)
-            return None
-        if value.get("status") == "pending" and "result" not in value:
+        status = value.get("status")
+        is_pending = status == "pending" and "result" not in value
+        if value.get("type") == "try_again" or status == "complete_metadata" or is_pending:
             self._tell_queue(value)
             return None
         if value.get("error") is not None:  # even an empty one
-            raise _operation_failed(value, response, self._transport.auth.hidden)
-        if value.get("status") == "completed" and isinstance(value.get("result"), dict):
-            wrapped: dict[str, Any] = value["result"]
-            return wrapped
-        return value
+            category: Category = "user" if value.get("category") == "user" else "server"
+            words = self._transport.auth.hidden(detail_of({"error": value["error"]}))
+            words = words or "the operation failed, and the service does not say why"
+            error = OperationFailed(words, category=category)
+            error.request_id = response.request_id
+            raise error
+        wrapped = value.get("result")
+        return wrapped if status == "completed" and isinstance(wrapped, dict) else value
 
     def _tell_queue(self, value: dict[str, Any]) -> None:
         state, reason = value.get("queue_state"), value.get("queue_state_reason")
@@ -171,28 +172,3 @@ class _Poll:
         if self._failures > MAX_FAILURES or not self._deadline.allows(wait):
             raise error
         self._deadline.pause(wait, reason)
-
-    def _space_out(self, took: float) -> None:
-        # Servers hold a poll open; one that does not must not be flooded.
-        if took < self._gap:
-            self._deadline.sleep(self._gap - took)
-        self._gap = min(self._gap * 2, _LONGEST)
-
-
-def _operation_failed(
-    value: dict[str, Any], response: Response, hidden: Callable[[str], str]
-) -> OperationFailed:
-    category: Category = "user" if value.get("category") == "user" else "server"
-    words = detail_of({"error": value["error"]})
-    error = OperationFailed(
-        hidden(words) or "the operation failed, and the service does not say why", category=category
-    )
-    error.request_id = response.request_id
-    return error
-
-
-def _leniently(response: Response) -> dict[str, Any]:
-    try:
-        return response.object()
-    except (InvalidResponse, APIError):
-        return {}

@@ -103,14 +103,6 @@ def optional_bool(data: Json, name: str) -> bool | None:
     refuse(f"neither true nor false as {name!r}")
 
 
-def time(data: Json, name: str) -> datetime:
-    """Return the time *name* of *data*, which is required, in UTC."""
-    value = optional_time(data, name)
-    if value is None:
-        refuse(f"no {name!r}")
-    return value
-
-
 def optional_time(data: Json, name: str) -> datetime | None:
     """Return the time *name* of *data* in UTC, or ``None``.
 

@@ -16,12 +16,11 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
-from tinkex.api.http.capabilities import Capabilities
 from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
 from tinkex.exceptions import (
     APIError,
@@ -126,8 +125,7 @@ class Response:
         from email.utils import parsedate_to_datetime
 
         try:
-            moment = parsedate_to_datetime(self.headers.get("date", ""))
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return parsedate_to_datetime(self.headers.get("date", "")).astimezone(UTC)
         except (ValueError, OverflowError):
             return None
 
@@ -158,7 +156,13 @@ class Response:
         try:
             return json.loads(self.body.decode("utf-8-sig"))
         except (ValueError, RecursionError):
-            raise self._not_json() from None
+            kind = "" if not self.body.strip() else self.content_type or "something"
+            form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
+            error = InvalidResponse(
+                f"the server answered with {form} instead of JSON (HTTP {self.status})"
+            )
+            error.request_id = self.request_id
+            raise error from None
 
     def object(self) -> dict[str, Any]:
         """Return the JSON object of the body.
@@ -167,24 +171,8 @@ class Response:
         """
         value = self.json()
         if not isinstance(value, dict):
-            raise InvalidResponse(
-                f"the server answered with {_json_form(value)} instead of a JSON object"
-            )
+            raise InvalidResponse("the server answered with JSON that is not an object")
         return value
-
-    def _not_json(self) -> InvalidResponse:
-        kind = "" if not self.body.strip() else self.content_type or "something"
-        form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
-        error = InvalidResponse(
-            f"the server answered with {form} instead of JSON (HTTP {self.status})"
-        )
-        error.request_id = self.request_id
-        return error
-
-
-def _json_form(value: Any) -> str:
-    forms = {type(None): "null", bool: "true or false", str: "a string", list: "a list"}
-    return forms.get(type(value), "a number")
 
 
 class Transport:
@@ -193,7 +181,9 @@ class Transport:
     :param settings: address, key, HTTP pool and time allowance.
     :param on_wait: is called for every wait, see :class:`tinkex.api.Wait`.
     :param pool: sends the requests instead of the pool that the settings name.
-    :ivar capabilities: what the service is known to lack.
+    :ivar missing: endpoints that the service was found to lack, so that it is not asked for them
+        again. Only those with a substitute, and only after the substitute has worked: an outage
+        must not be taken for a missing endpoint. The last way is always tried.
     :ivar is_dry_run: requests are shown instead of being sent, so nothing may be changed.
     :raises tinkex.exceptions.SettingsError: there is no usable key, or the options of the pool
         are unusable.
@@ -210,7 +200,7 @@ class Transport:
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
-        self.capabilities = Capabilities()
+        self.missing: set[str] = set()
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
         settings.check_pool()
@@ -276,12 +266,12 @@ class Transport:
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
         """Return the last response, and whether the server may have acted on an earlier try."""
         retrying = Retrying(request.is_repeatable)
-        headers = request.headers
         if request.method == "POST":
-            headers = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}", **headers}
+            key = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}"}
+            request = dataclasses.replace(request, headers={**key, **request.headers})
         while True:
             try:
-                response = self.once(request, deadline, headers=headers)
+                response = self.once(request, deadline)
             except (ConnectionFailed, TimedOut) as error:
                 retrying.pause_after(error, deadline)
                 continue
@@ -293,51 +283,38 @@ class Transport:
             deadline.pause(wait, f"HTTP {response.status}")
 
     def once(
-        self,
-        request: Request,
-        deadline: Deadline,
-        *,
-        headers: Mapping[str, str] | None = None,
-        read_timeout: float | None = None,
+        self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
     ) -> Response:
         """Send *request* once and return the response, whatever its status.
 
         After a 401 that asks for another credential it is sent again with that.
 
-        :param headers: replace those of *request*.
         :param read_timeout: seconds to wait for the response.
         :raises tinkex.exceptions.TransportError: there was no response.
         """
-        headers = request.headers if headers is None else headers
         credential = self.auth.current
-        response = self._exchange(request, headers, credential, deadline, read_timeout)
+        response = self._exchange(request, credential, deadline, read_timeout)
         if response.status == 401:
             invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
-            if self._renew(credential, invalid, deadline):
-                renewed = self.auth.current
-                response = self._exchange(request, headers, renewed, deadline, read_timeout)
+            exchange = functools.partial(self._token, deadline=deadline)
+            try:
+                renewed = self.auth.renew(credential, invalid, exchange, deadline.remaining())
+            except TimeoutError:  # another thread renews it, with more time
+                raise deadline.timed_out() from None
+            if renewed:
+                response = self._exchange(request, self.auth.current, deadline, read_timeout)
         return response.without(self.auth.hidden)
-
-    def _renew(self, refused: str | None, invalid_token: bool, deadline: Deadline) -> bool:
-        def exchange(key: str) -> str | None:
-            return self._token(key, deadline)
-
-        try:
-            return self.auth.renew(refused, invalid_token, exchange, deadline.remaining())
-        except TimeoutError:  # another thread renews it, with more time
-            raise deadline.timed_out() from None
 
     def _exchange(
         self,
         request: Request,
-        headers: Mapping[str, str],
         credential: str | None,
         deadline: Deadline,
         read_timeout: float | None = None,
     ) -> Response:
         """Send *request* and return the response, which may repeat the credential."""
         start = time.monotonic()
-        prepared = self._prepared(request, headers, credential)
+        prepared = self._prepared(request, credential)
         left = deadline.remaining()
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
         timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
@@ -356,16 +333,14 @@ class Transport:
             raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
         return response
 
-    def _prepared(
-        self, request: Request, headers: Mapping[str, str], credential: str | None
-    ) -> HttpRequest:
+    def _prepared(self, request: Request, credential: str | None) -> HttpRequest:
         url = _ascii_base(self.url(request.path))
         if request.params:
             given = {name: value for name, value in request.params.items() if value is not None}
             url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
         body = None if request.body is None else _encoded(request.body)
         common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
-        return HttpRequest(request.method, url, _merged(common, headers, credential), body)
+        return HttpRequest(request.method, url, _merged(common, request.headers, credential), body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
         """Send a GET to a URL that the service handed out; return the response before its body.
@@ -396,10 +371,10 @@ class Transport:
     def _token(self, key: str, deadline: Deadline) -> str | None:
         version = {"sdk_version": PROTOCOL_VERSION}
         try:
-            config = self._exchange(Request("POST", "client/config", version), {}, key, deadline)
+            config = self._exchange(Request("POST", "client/config", version), key, deadline)
             if not config.ok or config.object().get("pjwt_auth_enabled") is not True:
                 return None
-            response = self._exchange(Request("POST", "auth/token", {}), {}, key, deadline)
+            response = self._exchange(Request("POST", "auth/token", {}), key, deadline)
             token = response.object().get("jwt") if response.ok else None
         except (InvalidResponse, APIError):
             return None
@@ -423,19 +398,13 @@ def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
 
 
 def _encoded(body: Any) -> bytes:
-    if isinstance(body, bytes):
-        return body
-    text = json.dumps(body)
-    if "\\ud" in text:  # half of a character, where the other half may be missing
-        try:
-            json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            bad = ascii(error.object[max(error.start - 20, 0) : error.end].rpartition('"')[2])
-            raise UsageError(
-                f"a text that is to be sent is not valid Unicode: {bad}",
-                hint="Its bytes are not UTF-8: convert them, say with iconv.",
-            ) from error
-    return text.encode()
+    try:
+        return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "a text that is to be sent is not valid Unicode",
+            hint="Its bytes are not UTF-8: convert them, say with iconv.",
+        ) from error
 
 
 def _merged(
@@ -473,25 +442,20 @@ def _ascii_base(url: str) -> str:
 
 
 def _ascii(url: str) -> str:
-    """Return *url* in ASCII: its host by IDNA, other characters percent-encoded.
+    """Return *url* with all characters but ASCII percent-encoded.
 
     :raises ValueError: it has no host, or a malformed one or port.
     """
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
-    if not host.isascii():
-        host = host.encode("idna").decode("ascii")
-        user, at, _ = parts.netloc.rpartition("@")
-        parts = parts._replace(netloc=f"{user}{at}{host}" + (f":{port}" if port else ""))
-    if not _HOST.fullmatch(host):
-        raise ValueError("malformed host")
+    if not _HOST.fullmatch(parts.hostname or "") or parts.port == 0:
+        raise ValueError("malformed host or port")
     return quote(urlunsplit(parts), safe=_SAFE)
 
 
 def same_origin(url: str, other: str) -> bool:
     """Return whether scheme, host and port of both URLs are equal."""
-    return _origin(urlsplit(url)) == _origin(urlsplit(other))
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    one, two = (
+        (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
+        for parts in map(urlsplit, (url, other))
+    )
+    return one == two

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.capabilities import ACCOUNT_LIST
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
@@ -47,6 +46,7 @@ TTL_LIMITS = (3600, 10 * 365 * 86400)
 NOT_OFFERED = "This server has no list over all runs; each run was asked."
 INCOMPLETE = "This server's list over all runs has no sampler checkpoints; each run was asked."
 
+_ACCOUNT_LIST = "GET checkpoints"
 #: Checkpoints per page.
 _PAGE_SIZE = 1000
 #: Runs listed at the same time.
@@ -135,20 +135,12 @@ class Checkpoints:
             found = selection.ordered(found, sort, descending=descending)
         return Page.of(found, limit, offset, everything.note)
 
-    def find(self, path: str) -> Checkpoint:
-        """Return the checkpoint *path*.
-
-        :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others of its run.
-        """
-        deadline = self._transport.deadline("the checkpoint")
-        return self._find(TinkerPath.from_string(path), deadline)
-
     def info(self, path: str) -> CheckpointInfo:
         """Return everything that the service reports about the checkpoint *path*.
 
         Also works for a published checkpoint of another account.
 
-        :raises tinkex.exceptions.NotFound: it does not exist.
+        :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others of its run.
         """
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
@@ -402,8 +394,7 @@ def walk_account(
 
     The first page has been fetched: it shows which kind of list the server has.
     """
-    known = transport.capabilities
-    if known.lacks(ACCOUNT_LIST):
+    if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
     walk = partial(
@@ -421,26 +412,16 @@ def walk_account(
         seen = found.first() or (walk(limit=1, offset=0).first() if offset else [])
     except NotOffered:
         page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
-        known.missing(ACCOUNT_LIST)
+        transport.missing.add(_ACCOUNT_LIST)
         return page
-    known.offered(ACCOUNT_LIST)
-    if _lacks_samplers(seen) and _has_samplers(transport, deadline):
-        return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
+    transport.missing.discard(_ACCOUNT_LIST)
+    # Servers with lists that never have sampler checkpoints also leave the kind out of
+    # checkpoint_id; a list with ids in full form is complete, which saves a request.
+    if all(c.checkpoint_type == "training" and "/" not in c.checkpoint_id for c in seen):
+        runs = walk_runs(transport, deadline, 100)
+        if any(run.last_sampler_checkpoint is not None for run in runs):
+            return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
     return found
-
-
-def _lacks_samplers(seen: list[Checkpoint]) -> bool:
-    """Return whether a list over all runs looks like one that never has sampler checkpoints.
-
-    Servers with such lists also leave the kind out of ``checkpoint_id``; a list with ids in full
-    form is complete, which saves a request.
-    """
-    return all(c.checkpoint_type == "training" and "/" not in c.checkpoint_id for c in seen)
-
-
-def _has_samplers(transport: Transport, deadline: Deadline) -> bool:
-    runs = walk_runs(transport, deadline, 100)
-    return any(run.last_sampler_checkpoint is not None for run in runs)
 
 
 def _page_of_runs(

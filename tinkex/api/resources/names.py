@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
@@ -150,7 +150,9 @@ class _Search:
                 raise InvalidName(f"{shown(name.text)} names two checkpoints", hint=_FORMS)
             return _labelled(found, run_id, label, kind, name.back)
         kind = name.kind or kind
-        fitting = _newest_first(c for c in found if kind in (None, c.checkpoint_type))
+        fitting = [c for c in found if kind in (None, c.checkpoint_type)]
+        # Checkpoints saved at the same time stay in the service's order.
+        fitting.sort(key=lambda checkpoint: checkpoint.time, reverse=True)
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
                 f"the run {run_id} has {len(fitting)} checkpoints",
@@ -249,14 +251,10 @@ def _labelled(
             f"{len(fitting)} checkpoints of the run {run_id} are called {shown(label)}",
             hint=f"Give one in full: {a_few([str(p) for p in fitting])}.",
         )
-    line = [c for c in _newest_first(found) if names[c.tinker_path].kind == fitting[0].kind]
+    line = [c for c in found if names[c.tinker_path].kind == fitting[0].kind]
+    line.sort(key=lambda checkpoint: checkpoint.time, reverse=True)
     place = [c.tinker_path for c in line].index(str(fitting[0]))
     return _nth(line[place:], back, f"checkpoints up to {fitting[0]}", "checkpoint").tinker_path
-
-
-def _newest_first(found: Iterable[Checkpoint]) -> list[Checkpoint]:
-    # Checkpoints saved at the same time stay in the service's order.
-    return sorted(found, key=lambda checkpoint: checkpoint.time, reverse=True)
 
 
 def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote
 
 from tinkex.api.http import schema
 from tinkex.api.http.pagination import total_count
@@ -27,31 +27,14 @@ _PAGE = 100
 _HINT = "Give a path below /api/v1, such as training_runs, or below the base URL: /api/v1/healthz."
 
 
-def request(
-    transport: Transport,
-    method: str,
-    path: str,
-    *,
-    params: Mapping[str, Any] | None = None,
-    body: Any = None,
-    headers: Mapping[str, str] | None = None,
-    paginate: bool = False,
-) -> Response:
-    """Send any request to the service, with the key, and return its successful response.
-
-    :param path: below ``/api/v1``; with a leading slash below the base URL; or a URL below the
-        base URL. It may have a query.
-    :param body: sent as JSON; bytes are sent unchanged.
-    :param paginate: request all pages of a list and return them as one.
-    :raises UsageError: *path* is not below the base URL, or such a request has no pages.
-    :raises tinkex.exceptions.APIError: the service refused.
-    """
-    method = method.upper()
+def request(transport: Transport, given: Request, *, paginate: bool = False) -> Response:
+    """Send *given*, its path not yet checked; see :meth:`tinkex.api.ServiceClient.request`."""
+    method, body = given.method.upper(), given.body
     if not _METHOD.fullmatch(method):
         raise UsageError(f"not an HTTP method: {method[:40]!r}", hint="GET, POST, PUT, DELETE")
-    below, query = _below(transport.base_url, path)
-    _check(headers or {}, params or {})
-    call = Request(method, below, body, {**query, **(params or {})}, headers or {})
+    below, query = _below(transport.base_url, given.path)
+    _check(given.headers, given.params)
+    call = Request(method, below, body, {**query, **given.params}, given.headers)
     deadline = transport.deadline("an answer")
     if not paginate:
         return transport.call(call, deadline)
@@ -63,10 +46,7 @@ def request(
 
 
 def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Refuse headers and parameters that cannot be sent.
-
-    :raises UsageError: one of them cannot.
-    """
+    """Refuse headers and parameters that cannot be sent."""
     for name, value in headers.items():
         if not _HEADER.fullmatch(name):
             raise UsageError(f"not a header name: {name[:40]!r}")
@@ -85,13 +65,10 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
 
     :raises UsageError: it is not below *base_url*.
     """
-    base = urlsplit(base_url)
     if path.startswith(("http://", "https://")):
         if not path.startswith(base_url + "/"):
             raise UsageError(f"not below the base URL {base_url}: {path[:200]!r}", hint=_HINT)
         path = path.removeprefix(base_url)
-    elif base.path and path.startswith(base.path + "/"):
-        path = path.removeprefix(base.path)
     where, _, query = path.partition("?")
     segments = unquote(where).replace("\\", "/").split("/")
     if not where.strip("/") or "#" in path or "://" in where or not path.isprintable():

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.capabilities import FINISH
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page
 from tinkex.api.http.retry import Deadline
-from tinkex.api.http.transport import PROTOCOL_VERSION, Request, Response, Transport
+from tinkex.api.http.transport import (
+    PROTOCOL_VERSION,
+    Request,
+    Response,
+    Transport,
+    join_url,
+)
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
     LocalError,
@@ -41,8 +45,7 @@ _HEARTBEAT_TIMEOUT = 10.0
 #: Seconds that finishing a session may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
-#: Seconds without a successful heartbeat before the caller is notified.
-_WORRY = 120.0
+_FINISH = "POST sessions/{id}/finish"
 #: Session ids per page, and sessions per page of a search.
 _PAGE_SIZE = 100
 _SEARCH_PAGE_SIZE = 200
@@ -64,12 +67,9 @@ class Session:
         self._lock = threading.Lock()
         #: The number of the next model.
         self.model_seq_id = 0
-        self._samplers = itertools.count()
+        #: The numbers of further sampling sessions.
+        self.sampler_seq_ids = itertools.count()
         threading.Thread(target=self._beat, name="tinkex-heartbeat", daemon=True).start()
-
-    def next_sampler(self) -> int:
-        """Return the number of another sampling session."""
-        return next(self._samplers)
 
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
@@ -80,30 +80,20 @@ class Session:
             if self._finished.is_set():
                 return
             self._finished.set()
-        known = self._transport.capabilities
-        if known.lacks(FINISH):
+        if _FINISH in self._transport.missing:
             return
         path = f"sessions/{self._segment}/finish"
         seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
         answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
         if answer is not None and not answer.ok and isinstance(answer.error(), NotOffered):
-            known.missing(FINISH)
+            self._transport.missing.add(_FINISH)
 
     def _beat(self) -> None:
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
-        last = time.monotonic()
         while not self._finished.wait(HEARTBEAT):
             answer = self._send(request, _HEARTBEAT_TIMEOUT)
             if answer is not None and answer.status == 410:
                 return  # the service has closed the session
-            if answer is not None and answer.ok:
-                last = time.monotonic()
-            elif time.monotonic() - last > _WORRY:
-                # Whatever the listener raises, the session must stay alive.
-                with suppress(Exception):
-                    deadline = self._transport.deadline("heartbeats", _WORRY)
-                    deadline.report(note="the service has not answered for two minutes")
-                last = time.monotonic()
 
     def _send(self, request: Request, seconds: float) -> Response | None:
         """Send *request* once and return the response, or ``None`` without one."""
@@ -249,8 +239,6 @@ class Sessions:
         :raises tinkex.exceptions.OperationFailed: the service could not build it.
         :raises tinkex.exceptions.TimedOut: it is not ready in time.
         """
-        from tinkex.api.http.transport import join_url
-
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
         request = Request("GET", path, what="traces of sessions, or has no session of this id")
@@ -286,7 +274,10 @@ class Sessions:
         """
         target = path_of(target or default_name(session_id))
         try:
-            _refuse_existing(target, force=force)
+            if target.is_dir():
+                raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
+            if target.exists() and not force:
+                raise TargetExists(f"{target} exists")
             size = self._download(self.trace_url(session_id), target, on_progress)
         except OSError as error:
             raise LocalError(f"cannot write {target}: {error.strerror}") from error
@@ -333,13 +324,6 @@ class Sessions:
 
 def _scope(accessible: bool) -> dict[str, str]:
     return {"access_scope": "accessible"} if accessible else {}
-
-
-def _refuse_existing(target: Path, *, force: bool) -> None:
-    if target.is_dir():
-        raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
-    if target.exists() and not force:
-        raise TargetExists(f"{target} exists")
 
 
 def default_name(session_id: str) -> str:

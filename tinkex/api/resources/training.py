@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinkex.api.http import futures, schema
-from tinkex.api.http.capabilities import CREATE_BY_LOADING
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import TinkerPath, segment
@@ -18,6 +17,7 @@ from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
 
 #: Errors of servers that cannot start a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
+CREATE_BY_LOADING = "POST load_weights without a model"
 #: Part of the message of servers that load into an existing model only.
 _WANTS_MODEL = "model_id"
 
@@ -162,7 +162,7 @@ class TrainingClient:
             numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
             what = endpoint.replace("_", " ")
             request = Request("POST", endpoint, numbered, what=what)
-            request_id = futures.submitted(self._transport.call(request, deadline))
+            request_id = futures.request_id_of(self._transport.call(request, deadline).object())
             # The number of a refused call is used for the next one.
             self._next_seq_id += 1
         request_type = endpoint.title().replace("_", "")  # LoadWeights
@@ -204,9 +204,9 @@ def create_by_loading(
     except BadRequest as error:
         # The message is about the call, not about this checkpoint.
         if _WANTS_MODEL in error.message:
-            transport.capabilities.missing(CREATE_BY_LOADING)
+            transport.missing.add(CREATE_BY_LOADING)
         raise
-    transport.capabilities.offered(CREATE_BY_LOADING)
+    transport.missing.discard(CREATE_BY_LOADING)
     model_id = _await_model(transport, session, accepted, "LoadWeights", deadline)
     return TrainingClient(transport, session, model_id, None, None)
 

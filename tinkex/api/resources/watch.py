@@ -88,18 +88,10 @@ def snapshots(
     interval: float,
     limit: float | None = None,
     on_trouble: Callable[[TinkexError, float], None],
-    on_pause: Callable[[], None] = lambda: None,
 ) -> Iterator[Snapshot]:
-    """Yield a snapshot of the run now, and then one every *interval* seconds.
+    """Yield snapshots; see :meth:`tinkex.api.ServiceClient.watch`.
 
-    After the first one, transient errors are passed to *on_trouble* and retried, with growing
-    pauses.
-
-    :param limit: seconds in all; ``None`` for no limit.
-    :param on_trouble: called with an error and the seconds until the next poll.
-    :param on_pause: called before each pause.
     :raises WaitedOut: *limit* has passed.
-    :raises tinkex.exceptions.TinkexError: the first poll failed, or a poll with a permanent error.
     """
     whole = transport.deadline("the run", limit or _FOREVER)
     failures: int | None = None  # since the last success; none yet
@@ -118,7 +110,6 @@ def snapshots(
         else:
             failures = 0
             yield snapshot
-        on_pause()
         sleep(max(0.0, min(pause, whole.seconds - whole.elapsed)))
     raise WaitedOut("the time to wait is over")
 

@@ -31,29 +31,15 @@ def sample_rows(
     rows: Iterable[SampleRow],
     sample: Callable[[SampleRow], SampleResponse],
     spells: Callable[[], int],
-    concurrency: int | None,
+    limit: ConcurrencyLimit,
     *,
     ordered: bool,
 ) -> Generator[SampledRow, None, None]:
-    """Return the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`.
+    """Yield the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`.
 
     :param sample: samples one row.
     :param spells: returns how many times the service has begun to refuse samples.
-    :raises UsageError: *concurrency* is out of range.
     """
-    if concurrency is not None and not 1 <= concurrency <= MAX_CONCURRENCY:
-        raise UsageError(f"the concurrency must be from 1 to {MAX_CONCURRENCY}, not {concurrency}")
-    return _results(rows, sample, spells, concurrency, ordered)
-
-
-def _results(
-    rows: Iterable[SampleRow],
-    sample: Callable[[SampleRow], SampleResponse],
-    spells: Callable[[], int],
-    concurrency: int | None,
-    ordered: bool,
-) -> Generator[SampledRow, None, None]:
-    limit = ConcurrencyLimit(concurrency)
     failures: list[Exception] = []
 
     def admitted() -> Iterator[tuple[int, SampleRow]]:
@@ -71,13 +57,12 @@ def _results(
         finally:
             limit.release()
 
-    most = concurrency or MAX_CONCURRENCY
     try:
         yield from (map_ordered if ordered else map_unordered)(
             sampled,
             admitted(),
-            workers=most,
-            window=most * _AHEAD,
+            workers=limit.most,
+            window=limit.most * _AHEAD,
             on_done=lambda _: limit.received(spells(), time.monotonic()),
         )
     finally:
@@ -94,10 +79,15 @@ class ConcurrencyLimit:
 
     :param fixed: the number, or ``None`` to adapt it.
     :ivar value: the current number.
+    :ivar most: the maximum number.
+    :raises UsageError: *fixed* is out of range.
     """
 
     def __init__(self, fixed: int | None) -> None:
+        if fixed is not None and not 1 <= fixed <= MAX_CONCURRENCY:
+            raise UsageError(f"the concurrency must be from 1 to {MAX_CONCURRENCY}, not {fixed}")
         self.value = fixed or _FIRST
+        self.most = fixed or MAX_CONCURRENCY
         self._fixed = fixed is not None
         self._running = self._unread = 0
         self._closed = False

@@ -16,8 +16,6 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 
 #: Files next to ``tokenizer.json`` that may contain the template.
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-#: Maximum size of either, in bytes; the largest known ones have ten thousand.
-_MAX_FILE = 64 * 1024 * 1024
 #: Special tokens that templates use by name.
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
@@ -141,8 +139,6 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str | None:
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise ChatTemplateError(f"{path} is too large for a chat template")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None

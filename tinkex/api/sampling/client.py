@@ -83,7 +83,7 @@ class SamplingClient:
     ) -> None:
         body: dict[str, Any] = {
             "session_id": session.session_id,
-            "sampling_session_seq_id": session.next_sampler(),
+            "sampling_session_seq_id": next(session.sampler_seq_ids),
         }
         if model_path is not None:
             body["model_path"] = str(model_path)
@@ -167,13 +167,6 @@ class SamplingClient:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
         return response
 
-    def deadline(self, *, patience: float = 0.0) -> Deadline:
-        """Start the deadline of one sample: the timeout of the settings.
-
-        :param patience: maximum number of seconds that a busy service may add to it.
-        """
-        return self._transport.deadline("sampling", patience=patience)
-
     def sample_many(
         self,
         rows: Iterable[SampleRow],
@@ -195,15 +188,15 @@ class SamplingClient:
             :func:`tinkex.api.load_tokenizer`.
         :raises UsageError: *concurrency* is out of range.
         """
-        from tinkex.api.sampling.batch import sample_rows
+        from tinkex.api.sampling.batch import ConcurrencyLimit, sample_rows
 
         def sample(row: SampleRow) -> SampleResponse:
-            deadline = self.deadline(patience=PATIENCE)
+            deadline = self._transport.deadline("sampling", patience=PATIENCE)
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
             return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
 
-        gate = self.backpressure
-        return sample_rows(rows, sample, lambda: gate.spells, concurrency, ordered=ordered)
+        gate, limit = self.backpressure, ConcurrencyLimit(concurrency)
+        return sample_rows(rows, sample, lambda: gate.spells, limit, ordered=ordered)
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
@@ -242,13 +235,13 @@ class SamplingClient:
             try:
                 with self.backpressure.passing(deadline):
                     response = self._transport.call(request, deadline)
-                return futures.submitted(response)
+                return futures.request_id_of(response.object())
             except APIError as error:
                 if error.status != 429:
                     raise
                 pause = getattr(error, "retry_after", None) or 0.0
                 if not 0 < pause <= LONGEST_WAIT:
-                    pause = pause_after_refusal(size)
+                    pause = _SMALL_PAUSE if size * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
                 # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
@@ -288,11 +281,6 @@ def _resubmission_reason(error: TinkexError) -> str | None:
     if isinstance(error, ServerError):
         return f"HTTP {error.status}"
     return None
-
-
-def pause_after_refusal(prompt_tokens: int) -> float:
-    """Return the seconds to wait after a prompt of *prompt_tokens* tokens was refused."""
-    return _SMALL_PAUSE if prompt_tokens * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
 
 
 class Backpressure:

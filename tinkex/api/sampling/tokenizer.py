@@ -29,8 +29,6 @@ FILE = "tokenizer.json"
 
 #: Maximum size of a text, in bytes of UTF-8: a hundred times the context of any model.
 MAX_TEXT = 64 * 1024 * 1024
-#: Maximum size of a ``tokenizer.json``, in bytes; the largest known ones have 35 million.
-MAX_FILE = 512 * 1024 * 1024
 #: Maximum size of a text that is encoded without a thread, in bytes.
 _SHORT = 64 * 1024
 
@@ -60,8 +58,6 @@ class Tokenizer:
         import tokenizers
 
         try:
-            if path.stat().st_size > MAX_FILE:
-                raise TokenizerError(f"{path} is too large for a tokenizer")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
@@ -112,17 +108,14 @@ class Tokenizer:
 
     @cached_property
     def template(self) -> chat.ChatTemplate:
-        """The chat template, read or downloaded on first use.
+        """The chat template, read on first use.
 
         :raises ChatTemplateError: there is no usable one.
         """
-        if self.directory is None:
-            raise ChatTemplateError("the tokenizer has no chat template")
-        found = chat.ChatTemplate.from_directory(self.directory)
-        if found is None and _download_next_to(self.directory, (chat.CONFIG, chat.TEMPLATE)):
-            found = chat.ChatTemplate.from_directory(self.directory)
+        found = chat.ChatTemplate.from_directory(self.directory) if self.directory else None
         if found is None:
-            raise ChatTemplateError(f"the tokenizer in {self.directory} has no chat template")
+            where = f" in {self.directory}" if self.directory else ""
+            raise ChatTemplateError(f"the tokenizer{where} has no chat template")
         return found
 
     def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
@@ -266,11 +259,7 @@ class HuggingFaceSource(TokenizerSource):
             return None
         if not network:
             return _cached(repository)
-        from huggingface_hub import constants
-
-        if constants.HF_HUB_OFFLINE:
-            raise TokenizerError("it is not in the cache, and HF_HUB_OFFLINE is set")
-        return _download(repository, (FILE,))
+        return _download(repository)
 
 
 def _cached(repository: Repository) -> Path | None:
@@ -289,84 +278,48 @@ def _cached(repository: Repository) -> Path | None:
     return directory if (directory / FILE).is_file() else None
 
 
-def hub_state() -> tuple[str, str | None, bool]:
+def hub_state(path: str = "") -> tuple[str, str | None, bool]:
     """Return the hub's address, why it is unavailable (``None``: it responds), and whether there
-    is a token for it."""
+    is a token for it.
+
+    :param path: what to request there.
+    """
     from huggingface_hub import constants, get_token
 
-    from tinkex.api.http import probe
+    from tinkex.api.http import errors, probe
 
     address, has_token = str(constants.ENDPOINT), bool(get_token())
     if constants.HF_HUB_OFFLINE:
         return address, "HF_HUB_OFFLINE is set", has_token
     try:
-        status = probe.head(address, _HUB_TIMEOUTS)
+        status = probe.head(address + path, _HUB_TIMEOUTS)
     except TinkexError as error:
         return address, str(error), has_token
-    return address, f"it fails (HTTP {status})" if status >= 500 else None, has_token
+    problem = f"{errors.host_of(address)} fails (HTTP {status})" if status >= 500 else None
+    return address, problem, has_token
 
 
-def _download_next_to(directory: Path, names: Sequence[str]) -> bool:
-    """Download more files of the repository whose snapshot in the cache is *directory*.
+def _download(repository: Repository) -> Path:
+    """Download the tokenizer and its chat template, if any; return their directory.
 
-    :returns: whether it is a snapshot, and the hub may be used.
-    :raises TokenizerError: the hub is unavailable.
+    :raises TokenizerError: the hub is unavailable, or the tokenizer does not exist.
     """
-    folder, revision = directory.parent.parent.name, directory.name
-    if directory.parent.name != "snapshots" or not folder.startswith("models--"):
-        return False
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    _download(Repository("/".join(folder.split("--")[1:]), revision), names, optional=True)
-    return True
-
-
-def _download(
-    repository: Repository, names: Sequence[str], *, optional: bool = False
-) -> Path | None:
-    """Download files of *repository* into the cache; return their directory.
-
-    :param optional: skip files that the repository does not have.
-    :raises TokenizerError: the hub is unavailable, or a file does not exist.
-    """
-    _check_reachable(repository)
+    # One request before those of the library, which retries for half a minute.
+    _, problem, _ = hub_state(f"/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}")
+    if problem:
+        raise TokenizerError(f"it is not in the cache, and {problem}")
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    directory = None
-    for name in names:
+    for name in (chat.CONFIG, chat.TEMPLATE, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
-            directory = Path(file).parent
         except Exception as error:  # the HTTP library behind it changes between versions
-            if not optional or not isinstance(error, errors.EntryNotFoundError):
+            if name == FILE or not isinstance(error, errors.EntryNotFoundError):
                 raise _hub_error(error, repository) from error
-    return directory
-
-
-def _check_reachable(repository: Repository) -> None:
-    """Send one request to the hub before its library does, which retries for half a minute.
-
-    :raises TokenizerError: it is unavailable.
-    """
-    from huggingface_hub import constants
-
-    from tinkex.api.http import errors, probe
-
-    address = (
-        f"{constants.ENDPOINT}/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}"
-    )
-    try:
-        status = probe.head(address, _HUB_TIMEOUTS)
-    except TinkexError as error:
-        raise TokenizerError(f"it is not in the cache, and {error}") from error
-    if status >= 500:
-        host = errors.host_of(address)
-        raise TokenizerError(f"it is not in the cache, and {host} fails (HTTP {status})")
+    return Path(file).parent
 
 
 def _hub_error(error: Exception, repository: Repository) -> TokenizerError:

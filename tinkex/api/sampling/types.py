@@ -15,7 +15,6 @@ from tinkex.exceptions import TinkexError, UsageError
 DEFAULT_MAX_TOKENS = 256
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-Topk = tuple[tuple[tuple[int, float], ...] | None, ...]
 
 
 def are_token_ids(tokens: object) -> bool:
@@ -115,10 +114,10 @@ class SampledSequence:
         return cls(tuple(tokens), logprobs, stop_reason)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sequence as a JSON object."""
+        """Return the sequence as a JSON object; numbers that are not finite become null."""
         return {
             "tokens": list(self.tokens),
-            "logprobs": None if self.logprobs is None else _all_finite(self.logprobs),
+            "logprobs": _finite(self.logprobs),
             "stop_reason": self.stop_reason,
         }
 
@@ -128,16 +127,12 @@ class SampleResponse:
     """All continuations of one prompt.
 
     :ivar sequences: one for each requested sample.
-    :ivar prompt_logprobs: the logprob of each token of the prompt, if requested; the first is
-        unknown.
-    :ivar topk_prompt_logprobs: for each token of the prompt, the most likely tokens and their
-        logprobs.
+    :ivar prompt_logprobs: the logprob of each token of the prompt, from servers that always return
+        them; the first is unknown.
     """
 
     sequences: tuple[SampledSequence, ...]
     prompt_logprobs: tuple[float | None, ...] | None = None
-    topk_prompt_logprobs: Topk | None = None
-    type: str = "sample"
 
     @classmethod
     def from_json(cls, data: Json, prompt_length: int | None = None) -> SampleResponse:
@@ -148,25 +143,22 @@ class SampleResponse:
         :raises tinkex.exceptions.InvalidResponse: it does not describe one.
         """
         sequences = tuple(map(SampledSequence.from_json, schema.items(data, "sequences")))
-        logprobs: tuple[float | None, ...] | None = None
-        if data.get("prompt_logprobs") is not None:
-            values = schema.items(data, "prompt_logprobs")
-            logprobs = tuple(None if x is None else _number(x, "prompt_logprobs") for x in values)
-            if prompt_length is not None and len(logprobs) == prompt_length - 1:
-                logprobs = (None, *logprobs)
-        return cls(sequences, logprobs, _read_topk(data))
+        if data.get("prompt_logprobs") is None:
+            return cls(sequences)
+        values = schema.items(data, "prompt_logprobs")
+        known = iter(_numbers([x for x in values if x is not None], "prompt_logprobs"))
+        logprobs = tuple(None if x is None else next(known) for x in values)
+        if prompt_length is not None and len(logprobs) == prompt_length - 1:
+            logprobs = (None, *logprobs)
+        return cls(sequences, logprobs)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the response as a JSON object; numbers that are not finite become null."""
-        prompt = self.prompt_logprobs
-        topk = self.topk_prompt_logprobs
         return {
             "sequences": [sequence.as_dict() for sequence in self.sequences],
-            "prompt_logprobs": None if prompt is None else _all_finite(prompt),
-            "topk_prompt_logprobs": None
-            if topk is None
-            else [row and [[token, _finite(x)] for token, x in row] for row in topk],
-            "type": self.type,
+            "prompt_logprobs": _finite(self.prompt_logprobs),
+            "topk_prompt_logprobs": None,  # never requested
+            "type": "sample",
         }
 
 
@@ -201,51 +193,20 @@ class SampledRow:
     error: TinkexError | None = None
 
 
-def _read_topk(data: Json) -> Topk | None:
-    name = "topk_prompt_logprobs"
-    if data.get(name) is None:
-        return None
-    rows: list[tuple[tuple[int, float], ...] | None] = []
-    for row in schema.items(data, name):
-        if row is not None and not isinstance(row, list):
-            schema.refuse(f"no list in {name!r}")
-        rows.append(None if row is None else tuple(_pair(pair, name) for pair in row))
-    return tuple(rows)
-
-
-def _pair(pair: Any, name: str) -> tuple[int, float]:
-    if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], int):
-        schema.refuse(f"no pair of token and number in {name!r}")
-    return pair[0], _number(pair[1], name)
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        schema.refuse(f"no number in {name!r}")
+def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
     try:
-        return float(value)
+        if set(map(type, values)) <= {float, int}:
+            return tuple(map(float, values))
     except OverflowError:  # a whole number of hundreds of digits
         schema.refuse(f"a number out of range in {name!r}")
+    schema.refuse(f"no number in {name!r}")
 
 
-def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
-    if set(map(type, values)) <= {float}:  # each sample may have thousands
-        return tuple(values)
-    return tuple(_number(value, name) for value in values)
-
-
-def _all_finite(values: Sequence[float | None]) -> list[float | None]:
+def _finite(values: Sequence[float | None] | None) -> list[float | None] | None:
     """Return *values* with null for those that are not finite, which JSON does not have."""
-    try:
-        if all(map(math.isfinite, values)):  # type: ignore[arg-type]
-            return list(values)
-    except TypeError:  # one is unknown
-        pass
-    return [_finite(value) for value in values]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    if values is None:
+        return None
+    return [x if x is not None and math.isfinite(x) else None for x in values]
 
 
 def _is_whole(value: object) -> bool:

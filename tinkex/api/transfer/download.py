@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from tinkex.api.http import schema
-from tinkex.api.http.capabilities import CREATE_BY_LOADING, FULL_ARCHIVE
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.http.transport import Request, Transport, join_url
@@ -27,7 +27,6 @@ from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
 from tinkex.api.transfer.ranges import FileDownload
 from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
 from tinkex.api.transfer.streams import RenewableURL
-from tinkex.api.transfer.verify import check_weights
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     APIError,
@@ -54,6 +53,7 @@ _CHECKPOINTS, _FILES = 3, 4
 _FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
 #: Statuses of an archive that is not ready.
 _NOT_READY = frozenset({425, 503})
+_FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
 #: Name and life in seconds of the copy that a service makes of a training checkpoint.
@@ -102,7 +102,6 @@ def download(
         finally:
             tracker.cancel()
         with local_errors(directory):
-            check_weights(staging.content, files)
             files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
@@ -128,7 +127,9 @@ class _Download:
         """Fetch the files in the way that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
-        can_copy = not self._transport.capabilities.lacks(CREATE_BY_LOADING)
+        from tinkex.api.resources.training import CREATE_BY_LOADING
+
+        can_copy = CREATE_BY_LOADING not in self._transport.missing
         if self._path.kind == "weights" and can_copy:
             with (
                 suppress(NoCopiesError),
@@ -151,20 +152,18 @@ class _Download:
             self._tracker.check()
             url = RenewableURL(partial(signed.url, names[relative]))
             with local_errors(self._staging.target):
-                self._fetch_file(url, f"{CONTENT}/{relative.as_posix()}", relative.as_posix())
-                return relative, self._digest(relative)
+                label = relative.as_posix()
+                sha256 = self._fetch_file(url, f"{CONTENT}/{label}", label)
+                known = self._staging.content.stat(relative)
+                assert known is not None, "it has just been fetched"
+                return relative, ManifestFile(known.st_size, sha256)
 
         return dict(map_ordered(fetch, names, workers=_FILES))
 
-    def _fetch_file(self, url: RenewableURL, name: str, label: str, **options: Any) -> None:
-        FileDownload(
+    def _fetch_file(self, url: RenewableURL, name: str, label: str, **options: Any) -> str:
+        return FileDownload(
             self._transport, self._staging, url, name, self._tracker, label=label, **options
         ).fetch()
-
-    def _digest(self, relative: Path) -> ManifestFile:
-        with self._staging.content.open(relative, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return ManifestFile(file.tell(), sha256)
 
     # An archive -----------------------------------------------------------------------------
 
@@ -182,7 +181,7 @@ class _Download:
         with local_errors(staging.target):
             staging.clear_content()
             renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
-            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space)
+            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, with_sum=False)
             with staging.root.open(_ARCHIVE, "rb") as file:
                 return archive.extract(
                     file, staging.content, admit=staging.admit, check_space=staging.check_space
@@ -190,11 +189,11 @@ class _Download:
 
     def _archive_url(self) -> str:
         """Return the signed URL of the archive, once it is ready."""
-        known, path = self._transport.capabilities, self._path
+        missing, path = self._transport.missing, self._path
         # Some servers know sampler checkpoints here, and only by their bare names: for a
         # training checkpoint such a name would mean the sampler's files.
         ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
-        if known.lacks(FULL_ARCHIVE):
+        if _FULL_ARCHIVE in missing:
             ways.reverse()
         refusal: NotOffered | None = None
         for way in ways:
@@ -204,9 +203,9 @@ class _Download:
                 refusal = refusal or error
                 continue
             if way == path.url:
-                known.offered(FULL_ARCHIVE)
+                missing.discard(_FULL_ARCHIVE)
             elif refusal is not None:
-                known.missing(FULL_ARCHIVE)
+                missing.add(_FULL_ARCHIVE)
             return found
         assert refusal is not None
         refusal.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
@@ -262,7 +261,10 @@ class _Download:
                     self._staging.content.open(relative, "wb", make=True) as new,
                 ):
                     shutil.copyfileobj(old, new)
-                found[relative] = self._digest(relative)
+                    size = new.tell()
+                with self._staging.content.open(relative, "rb") as copy:
+                    sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+                found[relative] = ManifestFile(size, sha256)
         return found
 
     def _local_directory(self, url: str) -> Path:
@@ -495,7 +497,15 @@ def download_many(
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)
 
-    yield from map_ordered(work, places, workers=_CHECKPOINTS)
+    wanted = {place for _, directory in places for place in (directory, *directory.parents)}
+    missing = [place for place in wanted if not os.path.exists(place)]
+    try:
+        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+    finally:
+        # A download that fails leaves a parent alone that another one still uses.
+        for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _is_ours(directory: Path, path: TinkerPath) -> bool:

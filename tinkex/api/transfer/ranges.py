@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ _FAST = 256 * 1024 * 1024
 _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
 #: Size in bytes of the ranges that connections take one after the other, and their maximum number.
 _PART, _MAX_PARTS = 32 * 1024 * 1024, 1000
+#: Bytes that are read at a time to be hashed.
+_BLOCK = 1024 * 1024
 #: Size in bytes of a file that is worth a write of the state.
 _WORTH = 1024 * 1024
 
@@ -39,6 +42,7 @@ class FileDownload:
 
     :param name: its path in the staging directory.
     :param label: its name in progress reports.
+    :param with_sum: whether :meth:`fetch` computes the SHA-256.
     :param on_size: called with the size of the file and the bytes that have arrived.
     """
 
@@ -51,14 +55,19 @@ class FileDownload:
         tracker: ProgressTracker,
         *,
         label: str,
+        with_sum: bool = True,
         on_size: Callable[[int, int], None] = lambda size, received: None,
     ) -> None:
         self._transport, self._staging, self._url = transport, staging, url
         self._name, self._label = name, label
         self._tracker, self._on_size = tracker, on_size
+        self._with_sum = with_sum
+        self._sha256, self._hashed = hashlib.sha256(), 0
 
-    def fetch(self) -> None:
-        """Fetch what is missing.
+    def fetch(self) -> str:
+        """Fetch what is missing, and return the SHA-256 of the file in hexadecimal.
+
+        The sum follows the bytes that have arrived, so that it takes little time at the end.
 
         :raises tinkex.exceptions.TinkexError: it is not available.
         :raises OSError: it cannot be written.
@@ -72,6 +81,8 @@ class FileDownload:
         except Changed:
             # Where parts do not fit together, the file is fetched as a whole.
             self._start(may_split=False)
+        self._hash()
+        return self._sha256.hexdigest()
 
     def _on_disk(self, known: PartialFile) -> int:
         """Return how many bytes of a file of an earlier attempt are on the disk."""
@@ -98,6 +109,7 @@ class FileDownload:
                 root.remove(self._name)
                 root.open(self._name, "xb", make=True).close()
                 files.pop(self._name, None)
+                self._sha256, self._hashed = hashlib.sha256(), 0
                 if size is not None and tag is not None:
                     files[self._name] = PartialFile(size, tag, [segment])
             self._announce(size, 0)
@@ -140,6 +152,9 @@ class FileDownload:
             if segment.end >= 0:  # a storage may send more than it was asked for
                 block = block[: segment.end - segment.position]
             _write_all(file.fileno(), block, segment.position)
+            if may_split and self._with_sum and self._hashed == segment.position:
+                self._sha256.update(block)
+                self._hashed += len(block)
             with self._staging.changing():
                 segment.position += len(block)
             self._tracker.add(self._label, len(block))
@@ -174,8 +189,23 @@ class FileDownload:
                     self._receive(reader, segment, file)
 
         missing = [segment for segment in known.segments if segment.position < segment.end]
-        for _ in map_ordered(fetch, missing, workers=RANGES):
-            pass
+        fetched = map_ordered(fetch, missing, workers=RANGES)
+        for segment, _ in zip(missing, fetched, strict=True):
+            self._hash(segment.end)
+
+    def _hash(self, end: int | None = None) -> None:
+        """Add the bytes up to *end*, by default all, to the sum."""
+        if not self._with_sum:
+            return
+        with self._staging.root.open(self._name, "rb") as file:
+            file.seek(self._hashed)
+            while end is None or self._hashed < end:
+                self._tracker.check()
+                block = file.read(_BLOCK if end is None else min(_BLOCK, end - self._hashed))
+                if not block:
+                    return
+                self._sha256.update(block)
+                self._hashed += len(block)
 
     def _open_range(self, segment: Segment, known: PartialFile) -> ResumingReader:
         span = Span(segment.position, segment.end, known.tag, known.size)

@@ -1,29 +1,21 @@
-"""Checks of downloaded files: against their manifest, and weights against their own header."""
+"""Checks of downloaded files against their manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tinkex.api.transfer import manifest
-from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import Manifest, ManifestFile
 from tinkex.api.transfer.staging import PREFIX
-from tinkex.exceptions import InvalidResponse, LocalError
+from tinkex.exceptions import LocalError
 from tinkex.files import path_of
 
 Status = Literal["ok", "missing", "changed", "extra"]
-
-_WEIGHTS = ".safetensors"
-_LENGTH = 8
-#: Maximum size of the header of a file of weights, in bytes; the format sets it.
-_MAX_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,9 @@ def _verified(root: Path) -> Iterator[VerifiedFile]:
     if not root.is_dir():
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
         raise LocalError(what, hint=hint)
-    places = [root] if (root / manifest.NAME).is_file() else _below(root)
+    places = [root]
+    if not (root / manifest.NAME).is_file():
+        places = [Path(folder) for folder, _, files in _walk(root) if manifest.NAME in files]
     if not places:
         what = f"no downloaded checkpoint in {root}: there is no {manifest.NAME}"
         raise LocalError(what, hint=hint)
@@ -86,10 +80,6 @@ def _checked(found: list[tuple[Path, Manifest]]) -> Iterator[VerifiedFile]:
             yield VerifiedFile(known.tinker_path, path, size, "extra", "not of the download")
 
 
-def _below(root: Path) -> list[Path]:
-    return [Path(folder) for folder, _, files in _walk(root) if manifest.NAME in files]
-
-
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk as :func:`os.walk` does, in order and without staging directories."""
     for folder, folders, files in os.walk(root):
@@ -105,8 +95,9 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
         if size != known.size_bytes:
             reason = f"{size} bytes instead of {known.size_bytes}"
             return VerifiedFile(path, file, size, "changed", reason)
-        if known.sha256 is not None and _sha256(file) != known.sha256:
-            return VerifiedFile(path, file, size, "changed", "other content of the same size")
+        with file.open("rb") as content:
+            if known.sha256 not in (None, hashlib.file_digest(content, "sha256").hexdigest()):
+                return VerifiedFile(path, file, size, "changed", "other content of the same size")
     except (FileNotFoundError, NotADirectoryError):
         return VerifiedFile(path, file, None, "missing", "no such file")
     except OSError as error:
@@ -114,11 +105,6 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
         return VerifiedFile(path, file, None, "changed", reason)
     doubt = None if known.sha256 else "by its size alone: the manifest has no SHA-256"
     return VerifiedFile(path, file, size, "ok", doubt)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _others(place: Path, known: set[str]) -> Iterator[Path]:
@@ -131,47 +117,3 @@ def _others(place: Path, known: set[str]) -> Iterator[Path]:
             file = Path(folder, name)
             if file.relative_to(place).as_posix() not in known:
                 yield file
-
-
-# Weights ------------------------------------------------------------------------------------------
-
-
-def check_weights(directory: Directory, files: Iterable[Path]) -> None:
-    """Compare the size of downloaded weights with the size that their own header gives.
-
-    A storage that announces no length, or too small a one, can lose the end of a file unnoticed.
-    The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes for the
-    length of a header, and the JSON header gives the offsets of all tensors up to the end.
-
-    :param files: relative paths; those of other formats are not checked.
-    :raises InvalidResponse: one is shorter or longer than its header says.
-    :raises OSError: one cannot be read.
-    """
-    for relative in files:
-        if relative.suffix != _WEIGHTS:
-            continue
-        with directory.open(relative, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            expected = _size_by_header(file)
-        if expected is not None and expected != size:
-            raise InvalidResponse(
-                f"{relative} came with {size} bytes, and is {expected} long by its own header"
-            )
-
-
-def _size_by_header(file: FileIO) -> int | None:
-    """Return the minimum size of *file* by its header; ``None`` if it is of another format."""
-    length = int.from_bytes(file.read(_LENGTH), "little")
-    # A file of another format may give any length: it is not read into memory.
-    header = file.read(1)
-    if not 0 < length <= _MAX_HEADER or header != b"{":
-        return None
-    header += file.read(length - 1)
-    if len(header) < length:
-        return _LENGTH + length
-    try:
-        tensors: Any = json.loads(header)
-        ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
-        return _LENGTH + length + max(map(int, ends), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return None

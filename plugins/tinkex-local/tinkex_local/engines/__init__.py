@@ -75,20 +75,3 @@ class Engine(abc.ABC):
 
         :raises OperationError: the model cannot be run, or not on this request.
         """
-
-
-def load(name: str = DEFAULT) -> Engine:
-    """Return a new engine called *name*.
-
-    :raises LookupError: none is called so.
-    """
-    from importlib.metadata import entry_points
-
-    if name == DEFAULT:  # looking a name up reads the metadata of every installed distribution
-        from tinkex_local.engines.onnx import OnnxEngine
-
-        return OnnxEngine()
-    for entry_point in entry_points(group=GROUP, name=name):
-        engine: Engine = entry_point.load()()
-        return engine
-    raise LookupError(f"no engine is called {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,14 @@ class OnnxEngine(Engine):
         self._tokenizers: dict[Path, Any] = {}
 
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
-        stops = _Stops(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
+        ended = stops_at(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
         loaded = self._load(model)
         try:
             reader = _Reader(loaded, spec)
             scores = yield from _read_prompt(reader, spec)
             sequences = []
             for index in range(spec.num_samples):
-                sequences.append((yield from _continue(reader, spec, index, stops)))
+                sequences.append((yield from _continue(reader, spec, index, ended)))
         except (RuntimeError, MemoryError) as error:
             raise OperationError(f"the model {model.name} failed: {error}", "server") from error
         return SampleResult(sequences, *scores)
@@ -111,7 +111,7 @@ class _Reader:
         if len(rows) == len(tokens):
             return list(rows)
         self.last_only = True
-        self._restart(before)
+        self.restart(before)
         return self.read_each(tokens)
 
     def back(self) -> NDArray[Any]:
@@ -121,38 +121,33 @@ class _Reader:
             try:
                 self._generator.rewind_to(count)
             except RuntimeError:  # not every architecture can
-                self.read_again()
+                self.restart(count)
         assert self._after_prompt is not None
         return self._after_prompt
 
-    def read_again(self) -> None:
-        """Read the whole prompt again, in pieces."""
-        self._restart(len(self._prompt))
-
-    def _restart(self, count: int) -> None:
+    def restart(self, count: int) -> None:
+        """Read the first *count* tokens of the prompt again, in pieces."""
         self._generator = og.Generator(self._model, self._params)
         for at in range(0, count, PIECE):
             self.read(self._prompt[at : min(at + PIECE, count)])
 
 
-class _Stops:
-    """Detects the end of a sequence."""
+def stops_at(spec: SampleSpec, eos: frozenset[int], decoder: Any) -> Callable[[list[int]], bool]:
+    """Return a function that says whether the last of some tokens ends their sequence.
 
-    def __init__(self, spec: SampleSpec, eos: frozenset[int], decoder: Any) -> None:
-        self._ids = eos | spec.stop_tokens
-        self._strings = spec.stop_strings
-        self._decoder = decoder
-        # A token is at least one byte of text; a few more for one cut in the middle.
-        self._window = max((len(text.encode()) for text in self._strings), default=0) + 8
+    :param decoder: the tokenizer; needed for stop strings only.
+    """
+    ids, strings = eos | spec.stop_tokens, spec.stop_strings
+    # A token is at least one byte of text; a few more for one cut in the middle.
+    window = max((len(text.encode()) for text in strings), default=0) + 8
 
-    def reached(self, tokens: list[int]) -> bool:
-        """Return whether the last of *tokens* ends the sequence."""
-        if tokens[-1] in self._ids:
-            return True
-        if not self._strings:
-            return False
-        tail = self._decoder.decode(tokens[-self._window :], skip_special_tokens=False)
-        return any(text in tail for text in self._strings)
+    def ended(tokens: list[int]) -> bool:
+        if tokens[-1] in ids or not strings:
+            return tokens[-1] in ids
+        tail = decoder.decode(tokens[-window:], skip_special_tokens=False)
+        return any(text in tail for text in strings)
+
+    return ended
 
 
 _Scores = tuple[list[float | None] | None, list[list[tuple[int, float]] | None] | None]
@@ -176,7 +171,7 @@ def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Sc
                     tables.append(best(logprobs, spec.topk_prompt_logprobs))
         yield
     if reader.last_only:  # it was read token by token
-        reader.read_again()
+        reader.restart(len(prompt))
         yield
     if not spec.prompt_logprobs:
         return None, None
@@ -184,7 +179,7 @@ def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Sc
 
 
 def _continue(
-    reader: _Reader, spec: SampleSpec, index: int, stops: _Stops
+    reader: _Reader, spec: SampleSpec, index: int, ended: Callable[[list[int]], bool]
 ) -> Generator[None, None, Sequence]:
     # Seeding by text is defined the same on every platform and Python version.
     draw = random.Random(f"{spec.seed}:{index}")  # noqa: S311 - not for secrets
@@ -202,7 +197,7 @@ def _continue(
         )
         tokens.append(token)
         logprobs.append(float(distribution[token]))
-        if stops.reached(tokens):
+        if ended(tokens):
             return Sequence(tokens, logprobs, "stop")
         if len(tokens) >= spec.max_tokens:
             return Sequence(tokens, logprobs, "length")

@@ -13,9 +13,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from typing import Any
 
-from tinkex_local import engines
+from tinkex_local.engines import DEFAULT, GROUP, Engine, SampleResult
 from tinkex_local.problems import OperationError, note_fault
 from tinkex_local.state import operations, sampling
 from tinkex_local.state.models import ModelError
@@ -43,20 +44,37 @@ CAPACITY = "Other requests are being computed; this one waits for its turn"
 class _Job:
     """A request in the making."""
 
-    def __init__(self, work: Generator[None, None, engines.SampleResult], began: float) -> None:
+    def __init__(self, work: Generator[None, None, SampleResult], began: float) -> None:
         self.work = work
         self.began = began  # by the clock of the service
         self.lock = threading.Lock()
         self.polled = time.monotonic()
 
 
+def load(name: str) -> Engine:
+    """Return a new engine called *name*.
+
+    :raises LookupError: none is called so.
+    """
+    if name == DEFAULT:  # looking a name up reads the metadata of every installed distribution
+        from tinkex_local.engines.onnx import OnnxEngine
+
+        return OnnxEngine()
+    from importlib.metadata import entry_points
+
+    for entry_point in entry_points(group=GROUP, name=name):
+        engine: Engine = entry_point.load()()
+        return engine
+    raise LookupError(f"no engine is called {name!r}")
+
+
 class Runner:
     """Computes the sampling requests of one process."""
 
-    def __init__(self, service: Service, engine_name: str = engines.DEFAULT) -> None:
+    def __init__(self, service: Service, engine_name: str = DEFAULT) -> None:
         self._service = service
         self._engine_name = engine_name
-        self._engine: engines.Engine | None = None
+        self._engine: Engine | None = None
         self._turn = threading.Lock()  # one thread at a time computes
         self._changed = threading.Condition()
         self._jobs: dict[str, _Job] = {}
@@ -69,7 +87,7 @@ class Runner:
         """
         row = operations.find(self._service, request_id)
         if row["state"] != "pending":
-            return operations.outcome(row)
+            return dict(row["result"])
         with self._poll(seconds) as deadline:
             job = self._enter(request_id, row, deadline)
             if job is None:
@@ -108,7 +126,11 @@ class Runner:
             with self._changed:
                 job = self._jobs.get(request_id)
                 if job is None and len(self._jobs) >= MAX_JOBS:
-                    self._drop_idle()
+                    now = time.monotonic()
+                    for name, held in list(self._jobs.items()):
+                        if now - held.polled > IDLE_SECONDS and not held.lock.locked():
+                            del self._jobs[name]
+                            break
                 if job is None and len(self._jobs) < MAX_JOBS:
                     job = self._jobs[request_id] = _Job(self._start(row), self._service.clock())
                 if job is not None:
@@ -117,7 +139,8 @@ class Runner:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._service.stopping.is_set():
                     return None
-                other = self._lock_any()
+                free = (item for item in self._jobs.items() if item[1].lock.acquire(blocking=False))
+                other = next(free, None)  # the oldest, its lock taken
                 if other is None:
                     self._changed.wait(min(left, 1.0))
                     continue
@@ -127,25 +150,11 @@ class Runner:
             finally:
                 job.lock.release()
 
-    def _lock_any(self) -> tuple[str, _Job] | None:
-        """Return the oldest job that no poll computes, with its lock taken."""
-        for request_id, job in self._jobs.items():
-            if job.lock.acquire(blocking=False):
-                return request_id, job
-        return None
-
-    def _drop_idle(self) -> None:
-        now = time.monotonic()
-        for request_id, job in list(self._jobs.items()):
-            if now - job.polled > IDLE_SECONDS and not job.lock.locked():
-                del self._jobs[request_id]
-                return
-
-    def _start(self, row: dict[str, Any]) -> Generator[None, None, engines.SampleResult]:
-        payload = operations.payload(row)
+    def _start(self, row: dict[str, Any]) -> Generator[None, None, SampleResult]:
+        payload = row["payload"]
         spec = sampling.spec_from(payload)
 
-        def work() -> Generator[None, None, engines.SampleResult]:
+        def work() -> Generator[None, None, SampleResult]:
             model = self._service.models.find(payload["base_model"])
             if model is None:
                 raise OperationError(f"The model {payload['base_model']} was removed")
@@ -154,10 +163,10 @@ class Runner:
 
         return work()
 
-    def _loaded(self) -> engines.Engine:
+    def _loaded(self) -> Engine:
         if self._engine is None:
             try:
-                self._engine = engines.load(self._engine_name)
+                self._engine = load(self._engine_name)
             except (ImportError, LookupError) as error:
                 message = f"the engine {self._engine_name} cannot be loaded: {error}"
                 raise OperationError(message, "server") from error
@@ -167,7 +176,7 @@ class Runner:
         """Compute until the outcome is known or *deadline*; the caller holds the job's lock."""
         row = operations.find(self._service, request_id)  # another poll may have finished it
         if row["state"] != "pending":
-            return operations.outcome(row)
+            return dict(row["result"])
         while time.monotonic() < deadline and not self._service.stopping.is_set():
             if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 break
@@ -178,7 +187,9 @@ class Runner:
             if finished is not None:
                 state, outcome = finished
                 operations.finish(self._service, request_id, state, outcome, began=job.began)
-                self._leave(request_id)
+                with self._changed:
+                    self._jobs.pop(request_id, None)
+                    self._changed.notify_all()
                 return outcome
             time.sleep(0)  # let another thread have the lock
         return None
@@ -189,7 +200,7 @@ class Runner:
             while time.monotonic() < until:
                 next(job.work)
         except StopIteration as stop:
-            return "done", _as_dict(stop.value)
+            return "done", {"type": "sample", **asdict(stop.value)}
         except OperationError as error:
             return "failed", operations.failure(error)
         except ModelError as error:
@@ -198,27 +209,6 @@ class Runner:
             note_fault("sampling", error)
             return "failed", operations.failure(OperationError("Internal error", "server"))
         return None
-
-    def _leave(self, request_id: str) -> None:
-        with self._changed:
-            self._jobs.pop(request_id, None)
-            self._changed.notify_all()
-
-
-def _as_dict(result: engines.SampleResult) -> dict[str, Any]:
-    return {
-        "type": "sample",
-        "sequences": [
-            {
-                "stop_reason": sequence.stop_reason,
-                "tokens": sequence.tokens,
-                "logprobs": sequence.logprobs,
-            }
-            for sequence in result.sequences
-        ],
-        "prompt_logprobs": result.prompt_logprobs,
-        "topk_prompt_logprobs": result.topk_prompt_logprobs,
-    }
 
 
 def _try_again(request_id: str, state: str, reason: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tarfile
 import zlib
-from collections.abc import Generator, Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,14 +16,19 @@ MARKER = "checkpoint_complete"
 
 
 class Archive:
-    """The members of one archive, opened at once: a deletion meanwhile does no harm.
+    """One archive as the body of a WSGI response; its files are opened at once.
+
+    A deletion meanwhile therefore does no harm. :meth:`close` is called even when the client has
+    gone away.
 
     :param directory: its regular files become the members.
     :param mtime: modification time of every member, seconds since the epoch.
+    :param gzip: whether the stream is compressed.
     :raises OSError: a file cannot be opened.
     """
 
-    def __init__(self, directory: Path, mtime: float) -> None:
+    def __init__(self, directory: Path, mtime: float, *, gzip: bool = False) -> None:
+        self._gzip = gzip
         self._stack = contextlib.ExitStack()
         self._members: list[tuple[tarfile.TarInfo, BinaryIO | None]] = []
         with self._stack:
@@ -39,8 +44,26 @@ class Archive:
         padded = sum(_RECORD + -(-info.size // _RECORD) * _RECORD for info, _ in self._members)
         return padded + 2 * _RECORD
 
-    def chunks(self) -> Generator[bytes, None, None]:
-        """Yield the archive and close the files."""
+    def __iter__(self) -> Iterator[bytes]:
+        if not self._gzip:
+            yield from self._chunks()
+            return
+        packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        for chunk in self._chunks():
+            if packed := packer.compress(chunk):
+                yield packed
+        yield packer.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def _add(self, name: str, size: int, mtime: float, file: BinaryIO | None) -> None:
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = size, int(mtime), 0o644
+        self._members.append((info, file))
+
+    def _chunks(self) -> Iterator[bytes]:
         with self._stack:
             for info, file in self._members:
                 yield info.tobuf(tarfile.USTAR_FORMAT)
@@ -49,26 +72,8 @@ class Archive:
                     yield bytes(-info.size % _RECORD)
             yield bytes(2 * _RECORD)
 
-    def close(self) -> None:
-        """Close the files; needed when :meth:`chunks` is not run to its end."""
-        self._stack.close()
 
-    def _add(self, name: str, size: int, mtime: float, file: BinaryIO | None) -> None:
-        info = tarfile.TarInfo(name)
-        info.size, info.mtime, info.mode = size, int(mtime), 0o644
-        self._members.append((info, file))
-
-
-def gzipped(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """Yield *chunks* compressed by gzip."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    for chunk in chunks:
-        if packed := packer.compress(chunk):
-            yield packed
-    yield packer.flush()
-
-
-def _exactly(file: BinaryIO, size: int) -> Generator[bytes, None, None]:
+def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
     while size > 0:
         chunk = file.read(min(BLOCK, size))
         if not chunk:

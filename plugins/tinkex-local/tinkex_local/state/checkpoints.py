@@ -6,6 +6,7 @@ transaction; whatever a killed process leaves is a directory without a row, swep
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -18,8 +19,7 @@ from typing import Any
 from tinkex_local.problems import OperationError, conflict, not_found
 from tinkex_local.state.paths import TYPES, TinkerPath
 from tinkex_local.state.service import Service
-from tinkex_local.state.store import as_json, from_json
-from tinkex_local.state.times import iso
+from tinkex_local.state.store import as_json, from_json, iso
 
 _TEMPORARY = ".tmp-"
 #: Seconds after which an unfinished directory belongs to no living process.
@@ -37,7 +37,8 @@ def stage(service: Service, write: Callable[[Path], None]) -> Path:
         directory.mkdir(mode=0o700)
         write(directory)
         for path in directory.iterdir():
-            _flush(path)
+            with path.open("r+b") as file:  # Windows flushes only what is open for writing
+                os.fsync(file.fileno())
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         reason = error.strerror or str(error)
@@ -117,16 +118,16 @@ def find(service: Service, path: TinkerPath) -> sqlite3.Row:
     return row
 
 
-def directory_of(service: Service, identifier: str) -> Path:
-    """Return the directory of the checkpoint with this internal id."""
-    return service.checkpoints / identifier
-
-
 def listing(
-    service: Service, *, run_id: str | None = None, limit: int = -1, offset: int = 0
+    service: Service,
+    *,
+    run_id: str | None = None,
+    kind: str | None = None,
+    limit: int = -1,
+    offset: int = 0,
 ) -> list[dict[str, Any]]:
     """Return checkpoints as the protocol lists them, the newest first."""
-    where, values = _visible(service, run_id)
+    where, values = _visible(service, run_id, kind)
     rows = service.store.rows(
         f"SELECT * FROM checkpoints WHERE {where} ORDER BY created DESC, rowid DESC "  # noqa: S608
         "LIMIT ? OFFSET ?",
@@ -141,18 +142,6 @@ def count(service: Service, run_id: str | None = None) -> int:
     """Return the number of listed checkpoints."""
     where, values = _visible(service, run_id)
     return int(service.store.scalar(f"SELECT count(*) FROM checkpoints WHERE {where}", *values))  # noqa: S608
-
-
-def latest(service: Service, run_id: str, kind: str) -> dict[str, Any] | None:
-    """Return the newest checkpoint of one kind of a run, if there is one."""
-    row = service.store.row(
-        "SELECT * FROM checkpoints WHERE run_id = ? AND kind = ? AND listed "
-        "AND (expires IS NULL OR expires > ?) ORDER BY created DESC, rowid DESC LIMIT 1",
-        run_id,
-        kind,
-        service.clock(),
-    )
-    return None if row is None else as_dict(row)
 
 
 def as_dict(row: sqlite3.Row) -> dict[str, Any]:
@@ -214,9 +203,12 @@ def sweep(service: Service) -> None:
         store.write("DELETE FROM checkpoints WHERE expires <= ?", service.clock())
         kept = {row[0] for row in store.rows("SELECT id FROM checkpoints")}
         kept |= {row[0] for row in store.rows("SELECT weights FROM runs WHERE weights NOT NULL")}
-        names = {path.name for path in service.checkpoints.iterdir()}
+        names = set(os.listdir(service.checkpoints))
     discard(service, [name for name in names - kept if not name.startswith(_TEMPORARY)])
-    discard(service, [name for name in names if _abandoned(service.checkpoints / name)])
+    for directory in service.checkpoints.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # its owner finished just now
+            if time.time() - directory.stat().st_mtime > ABANDONED:
+                discard(service, [directory.name])
 
 
 def discard(service: Service, identifiers: Iterable[str]) -> None:
@@ -225,17 +217,15 @@ def discard(service: Service, identifiers: Iterable[str]) -> None:
         shutil.rmtree(service.checkpoints / identifier, ignore_errors=True)
 
 
-def _abandoned(directory: Path) -> bool:
-    try:
-        age = time.time() - directory.stat().st_mtime
-    except OSError:  # its owner finished just now
-        return False
-    return directory.name.startswith(_TEMPORARY) and age > ABANDONED
-
-
-def _visible(service: Service, run_id: str | None) -> tuple[str, list[Any]]:
-    where, values = "listed AND (expires IS NULL OR expires > ?)", [service.clock()]
-    return (where, values) if run_id is None else (f"{where} AND run_id = ?", [*values, run_id])
+def _visible(
+    service: Service, run_id: str | None, kind: str | None = None
+) -> tuple[str, list[Any]]:
+    where = "listed AND (expires IS NULL OR expires > ?)"
+    values: list[Any] = [service.clock()]
+    for column, value in (("run_id", run_id), ("kind", kind)):
+        if value is not None:
+            where, values = f"{where} AND {column} = ?", [*values, value]
+    return where, values
 
 
 def _row(service: Service, path: TinkerPath) -> sqlite3.Row | None:
@@ -249,8 +239,3 @@ def _row(service: Service, path: TinkerPath) -> sqlite3.Row | None:
 
 def _expired(service: Service, row: sqlite3.Row) -> bool:
     return row["expires"] is not None and row["expires"] <= service.clock()
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:  # Windows flushes only what is open for writing
-        os.fsync(file.fileno())

@@ -20,14 +20,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{
 
 @dataclass(frozen=True)
 class LocalModel:
-    """One model: its public name and its directory.
-
-    :ivar added: when it was added, seconds since the epoch; ``None`` for the built-in one.
-    """
+    """One model: its public name and its directory."""
 
     name: str
     directory: Path
-    added: float | None = None
 
     @property
     def facts(self) -> ModelFacts:
@@ -53,14 +49,14 @@ class Registry:
     def all(self) -> list[LocalModel]:
         """Return every model, the built-in one first."""
         rows = self._store.rows("SELECT * FROM models ORDER BY added, name")
-        added = [LocalModel(row["name"], Path(row["directory"]), row["added"]) for row in rows]
+        added = [LocalModel(row["name"], Path(row["directory"])) for row in rows]
         return [LocalModel(name, directory) for name, directory in _BUILT_IN.items()] + added
 
     def find(self, name: str) -> LocalModel | None:
         """Return the model called exactly *name*, if there is one."""
         row = self._store.row("SELECT * FROM models WHERE name = ?", name)
         if row is not None:
-            return LocalModel(row["name"], Path(row["directory"]), row["added"])
+            return LocalModel(row["name"], Path(row["directory"]))
         return built_in(name)
 
     def add(self, name: str, directory: Path, now: float) -> LocalModel:
@@ -81,7 +77,7 @@ class Registry:
         except UnicodeEncodeError as error:
             raise ModelError(f"the name of {directory} is not UTF-8") from error
         read_facts(directory)
-        model = LocalModel(name, directory, now)
+        model = LocalModel(name, directory)
         with self._store.transaction():
             if self.find(name):
                 raise ModelError(f"a model called {name!r} exists already")
@@ -143,8 +139,8 @@ def read_facts(directory: Path) -> ModelFacts:
 @lru_cache(maxsize=32)
 def _read_facts(directory: Path, changed: int) -> ModelFacts:
     path = directory / "genai_config.json"
-    model = _part(_read_json(path), "model", path)
-    decoder = _part(model, "decoder", path)
+    model = _value(_read_json(path), "model", path, dict, "an object")
+    decoder = _value(model, "decoder", path, dict, "an object")
     for name in (str(_value(decoder, "filename", path)), "tokenizer.json"):
         if not (directory / name).is_file():
             raise ModelError(f"{directory} has no {name}")
@@ -162,17 +158,14 @@ def _read_facts(directory: Path, changed: int) -> ModelFacts:
     )
 
 
-def _value(values: Mapping[str, Any], name: str, path: Path) -> Any:
+def _value(
+    values: Mapping[str, Any], name: str, path: Path, kind: type = object, what: str = ""
+) -> Any:
     if name not in values:
         raise ModelError(f"{path} lacks {name}")
+    if not isinstance(values[name], kind):
+        raise ModelError(f"{path}: {name} is not {what}")
     return values[name]
-
-
-def _part(values: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
-    value = _value(values, name, path)
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: {name} is not an object")
-    return value
 
 
 def _count(values: Mapping[str, Any], name: str, path: Path) -> int:

@@ -5,14 +5,13 @@ A request with a sequence number may arrive twice; the second time it gets the i
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from tinkex_local.problems import OperationError, conflict, not_found
 from tinkex_local.state.service import Service
-from tinkex_local.state.store import as_json
+from tinkex_local.state.store import as_json, from_json
 from tinkex_local.wire.bodies import Body
 
 #: Seconds that results are kept.
@@ -51,19 +50,6 @@ def require_order(service: Service, scope: str, seq: int | None) -> None:
         raise conflict(f"Sequence number {seq} is out of order: {last} came before")
 
 
-def submit(
-    service: Service,
-    kind: str,
-    scope: str,
-    seq: int | None,
-    body: Body,
-    *,
-    payload: dict[str, Any] | None = None,
-) -> str:
-    """Note a request that is still to be done; return its id."""
-    return _insert(service, kind, scope, seq, body, "pending", payload=payload)
-
-
 def perform(
     service: Service,
     kind: str,
@@ -96,7 +82,7 @@ def perform(
             state, outcome = "done", {"type": kind, **action()}
         except OperationError as error:
             state, outcome = "failed", failure(error)
-        return _insert(service, kind, scope, seq, body, state, result=outcome, began=began)
+        return record(service, kind, scope, seq, body, state, result=outcome, began=began)
 
 
 def failure(error: OperationError) -> dict[str, Any]:
@@ -111,7 +97,7 @@ def finish(
     service.store.write(
         "UPDATE operations SET state = ?, result = ?, began = ?, finished = ? WHERE request_id = ?",
         state,
-        json.dumps(outcome),
+        as_json(outcome),
         began,
         service.clock(),
         request_id,
@@ -119,26 +105,15 @@ def finish(
 
 
 def find(service: Service, request_id: str) -> dict[str, Any]:
-    """Return the row of a request.
+    """Return a request, its payload and its result decoded.
 
     :raises Problem: it is not known, or its result is no longer kept.
     """
     row = service.store.row("SELECT * FROM operations WHERE request_id = ?", request_id)
     if row is None:
         raise not_found("request", request_id)
-    return dict(row)
-
-
-def outcome(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the outcome in the row of a request that is not pending."""
-    result: dict[str, Any] = json.loads(row["result"])
-    return result
-
-
-def payload(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what is to be done, out of the row of a pending request."""
-    value: dict[str, Any] = json.loads(row["payload"])
-    return value
+    decoded = {name: from_json(row[name]) for name in ("payload", "result")}
+    return {**row, **decoded}
 
 
 def forget_old(service: Service) -> None:
@@ -146,7 +121,7 @@ def forget_old(service: Service) -> None:
     service.store.write("DELETE FROM operations WHERE created < ?", service.clock() - KEEP)
 
 
-def _insert(
+def record(
     service: Service,
     kind: str,
     scope: str,
@@ -158,6 +133,11 @@ def _insert(
     result: dict[str, Any] | None = None,
     began: float | None = None,
 ) -> str:
+    """Note a request; return its id.
+
+    :param payload: what is to be done, if that is still pending.
+    :param result: the outcome, if there is one.
+    """
     request_id, now = uuid.uuid4().hex, service.clock()
     service.store.insert(
         "operations",

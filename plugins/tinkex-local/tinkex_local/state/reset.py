@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 
@@ -39,5 +40,5 @@ def _empty(home: Path) -> None:
             for table in ("sessions", "runs", "checkpoints", "samplers", "operations"):
                 service.store.write(f"DELETE FROM {table}")  # noqa: S608 - from the line above
             # A save in progress is for a run that no longer exists, and will fail.
-            names = [path.name for path in service.checkpoints.iterdir()]
+            names = os.listdir(service.checkpoints)
         checkpoints.discard(service, names)

@@ -7,12 +7,11 @@ import sqlite3
 from dataclasses import asdict
 from typing import Any
 
-from tinkex_local.problems import bad_request, not_found
+from tinkex_local.problems import bad_request
 from tinkex_local.state import adapter, checkpoints, operations, paths, sessions
 from tinkex_local.state.adapter import AdapterSpec
 from tinkex_local.state.service import OWNER, Service
-from tinkex_local.state.store import as_json, from_json
-from tinkex_local.state.times import iso
+from tinkex_local.state.store import as_json, from_json, iso
 from tinkex_local.wire import bodies
 
 
@@ -47,25 +46,12 @@ def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
     return {"request_id": request_id, "model_id": run_id}
 
 
-def find(service: Service, run_id: str) -> sqlite3.Row:
-    """Return the row of a run.
-
-    :raises Problem: it does not exist.
-    """
-    row = service.store.row("SELECT * FROM runs WHERE id = ?", run_id)
-    if row is None:
-        raise not_found("training run", run_id)
-    return row
-
-
 def usable(service: Service, model_id: str) -> sqlite3.Row:
     """Return the row of a run that was not unloaded.
 
     :raises Problem: it does not exist, or it was unloaded.
     """
-    row = service.store.row("SELECT * FROM runs WHERE id = ?", model_id)
-    if row is None:
-        raise not_found("model", model_id)
+    row = service.find("model", model_id)
     if row["unloaded"] is not None:
         raise bad_request(f"The model {model_id!r} was unloaded")
     return row
@@ -159,6 +145,11 @@ def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:
 
 def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
     """Return a run as the protocol shows it."""
+
+    def latest(kind: str) -> dict[str, Any] | None:
+        found = checkpoints.listing(service, run_id=row["id"], kind=kind, limit=1)
+        return found[0] if found else None
+
     return {
         "training_run_id": row["id"],
         "base_model": row["base_model"],
@@ -167,8 +158,8 @@ def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
         "corrupted": False,
         "lora_rank": row["rank"],
         "last_request_time": iso(row["last_request"]),
-        "last_checkpoint": checkpoints.latest(service, row["id"], paths.TRAINING),
-        "last_sampler_checkpoint": checkpoints.latest(service, row["id"], paths.SAMPLER),
+        "last_checkpoint": latest(paths.TRAINING),
+        "last_sampler_checkpoint": latest(paths.SAMPLER),
         "user_metadata": from_json(row["user_metadata"]),
     }
 
@@ -180,7 +171,7 @@ def weights_info(service: Service, body: bodies.WeightsInfo) -> dict[str, Any]:
     """
     path = paths.parse(body.tinker_path)
     checkpoints.find(service, path)
-    spec = spec_of(find(service, path.run_id))
+    spec = spec_of(service.find("training run", path.run_id))
     return {
         "base_model": spec.base_model,
         "is_lora": True,

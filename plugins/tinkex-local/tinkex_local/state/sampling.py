@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import sqlite3
 from typing import Any
 
 from tinkex_local.engines import SampleSpec
-from tinkex_local.problems import OperationError, Problem, bad_request, conflict, not_found
-from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sessions
+from tinkex_local.problems import OperationError, Problem, bad_request, conflict
+from tinkex_local.state import adapter, checkpoints, operations, paths, sessions
 from tinkex_local.state.models import ModelFacts
 from tinkex_local.state.service import Service
 from tinkex_local.wire import bodies
@@ -26,34 +25,18 @@ def create_session(service: Service, body: bodies.CreateSamplingSession) -> dict
     :raises Problem: neither or both are named, or something named is not there.
     """
     number = body.sampling_session_seq_id
-    sampler_id = _sampler_id(body.session_id, number)
+    sampler_id = sampler_id_of(body.session_id, number)
     with service.store.transaction():
         earlier = service.store.scalar("SELECT digest FROM samplers WHERE id = ?", sampler_id)
         if earlier is None:
             sessions.require_open(service, body.session_id)
-            base_model, checkpoint_id = _target(service, body.base_model, body.model_path)
+            target = _target(service, body.base_model, body.model_path)
             insert_sampler(
-                service,
-                body.session_id,
-                number,
-                body.digest(),
-                base_model=base_model,
-                checkpoint_id=checkpoint_id,
-                model_path=body.model_path,
+                service, body.session_id, number, body.digest(), *target, body.model_path
             )
         elif earlier != body.digest():
             raise conflict(f"The sampling session {sampler_id!r} was created by another request")
     return {"type": "create_sampling_session", "sampling_session_id": sampler_id}
-
-
-def require_free(service: Service, session_id: str, number: int) -> None:
-    """Check that a session has no sampling session under *number* yet.
-
-    :raises OperationError: it has.
-    """
-    sampler_id = _sampler_id(session_id, number)
-    if service.store.scalar("SELECT 1 FROM samplers WHERE id = ?", sampler_id):
-        raise OperationError(f"The sampling session {sampler_id!r} exists already")
 
 
 def insert_sampler(
@@ -61,16 +44,14 @@ def insert_sampler(
     session_id: str,
     number: int,
     digest: str,
-    *,
     base_model: str,
     checkpoint_id: str | None,
     model_path: str | None = None,
-) -> str:
-    """Note a sampling session whose number is free, within a transaction; return its id."""
-    sampler_id = _sampler_id(session_id, number)
+) -> None:
+    """Note a sampling session whose number is free, within a transaction."""
     service.store.insert(
         "samplers",
-        id=sampler_id,
+        id=sampler_id_of(session_id, number),
         session_id=session_id,
         base_model=base_model,
         checkpoint_id=checkpoint_id,
@@ -78,7 +59,6 @@ def insert_sampler(
         digest=digest,
         created=service.clock(),
     )
-    return sampler_id
 
 
 def info(service: Service, sampler_id: str) -> dict[str, Any]:
@@ -86,7 +66,7 @@ def info(service: Service, sampler_id: str) -> dict[str, Any]:
 
     :raises Problem: the sampling session does not exist.
     """
-    row = _find(service, sampler_id)
+    row = service.find("sampling session", sampler_id)
     return {
         "sampler_id": sampler_id,
         "base_model": row["base_model"],
@@ -107,7 +87,7 @@ def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
         raise bad_request("seq_id is required with a sampling session")
     else:
         seq = body.seq_id
-        sampler = _find(service, body.sampling_session_id)
+        sampler = service.find("sampling session", body.sampling_session_id)
         base_model, checkpoint_id = sampler["base_model"], sampler["checkpoint_id"]
     spec = _spec(body, service.facts(base_model))
     payload = {
@@ -119,7 +99,9 @@ def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
         request_id = operations.earlier(service, scope, seq, body)
         if request_id is None:
             _require_room(service)
-            request_id = operations.submit(service, "sample", scope, seq, body, payload=payload)
+            request_id = operations.record(
+                service, "sample", scope, seq, body, "pending", payload=payload
+            )
     return {
         "request_id": request_id,
         "sample_sequence_ids": [f"{request_id}:{index}" for index in range(body.num_samples)],
@@ -149,7 +131,7 @@ def require_applicable(service: Service, checkpoint_id: str | None) -> None:
     """
     if checkpoint_id is None:
         return
-    directory = checkpoints.directory_of(service, checkpoint_id)
+    directory = service.checkpoints / checkpoint_id
     alive = service.store.scalar(
         "SELECT 1 FROM checkpoints WHERE id = ? AND (expires IS NULL OR expires > ?)",
         checkpoint_id,
@@ -177,7 +159,7 @@ def _target(
     if path.kind == paths.EXTERNAL:
         raise bad_request(f"{path} is an export; sample from its run's sampler_weights")
     row = checkpoints.find(service, path)
-    run = runs.find(service, path.run_id)
+    run = service.find("training run", path.run_id)
     if base_model not in (None, run["base_model"]):
         raise bad_request(f"{path} belongs to {run['base_model']}, not to {base_model}")
     return service.model(run["base_model"]).name, row["id"]
@@ -247,12 +229,6 @@ def _require_room(service: Service) -> None:
         raise Problem(429, "Too many sampling requests wait for their results to be fetched")
 
 
-def _find(service: Service, sampler_id: str) -> sqlite3.Row:
-    row = service.store.row("SELECT * FROM samplers WHERE id = ?", sampler_id)
-    if row is None:
-        raise not_found("sampling session", sampler_id)
-    return row
-
-
-def _sampler_id(session_id: str, number: int) -> str:
+def sampler_id_of(session_id: str, number: int) -> str:
+    """Return the id of the sampling session that a session opens under *number*."""
     return f"{session_id}:sample:{number}"

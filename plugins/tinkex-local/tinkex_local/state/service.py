@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -9,12 +10,19 @@ from pathlib import Path
 
 from tinkex_local import home as homes
 from tinkex_local.access import Signer
-from tinkex_local.problems import Problem, bad_request
+from tinkex_local.problems import Problem, bad_request, not_found
 from tinkex_local.state.models import LocalModel, ModelError, ModelFacts, Registry
 from tinkex_local.state.store import FILE, Store
 
 #: Shown as the owner of every run.
 OWNER = "local"
+#: What errors call a row, and the table that it is in.
+TABLES = {
+    "session": "sessions",
+    "training run": "runs",
+    "model": "runs",
+    "sampling session": "samplers",
+}
 
 
 class Service:
@@ -22,12 +30,14 @@ class Service:
 
     :param home: created when missing.
     :param clock: the present in seconds since the epoch.
+    :ivar checkpoints: the directory with one directory a checkpoint.
     :raises OSError: the directory cannot be used.
     :raises StateError: the state file cannot be used.
     """
 
     def __init__(self, home: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.home = homes.prepare(home)
+        self.checkpoints = self.home / homes.CHECKPOINTS
         self.clock = clock
         self.store = Store(self.home / FILE)
         self.models = Registry(self.store)
@@ -35,10 +45,16 @@ class Service:
         #: Set when the service stops: long polls end early.
         self.stopping = threading.Event()
 
-    @property
-    def checkpoints(self) -> Path:
-        """The directory with one directory a checkpoint."""
-        return homes.checkpoints_directory(self.home)
+    def find(self, what: str, name: str) -> sqlite3.Row:
+        """Return the row of a session, run or sampler.
+
+        :param what: one of the names in :data:`TABLES`.
+        :raises Problem: it does not exist.
+        """
+        row = self.store.row(f"SELECT * FROM {TABLES[what]} WHERE id = ?", name)  # noqa: S608
+        if row is None:
+            raise not_found(what, name)
+        return row
 
     def model(self, name: str) -> LocalModel:
         """Return the model called *name*.

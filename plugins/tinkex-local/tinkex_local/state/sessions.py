@@ -7,10 +7,9 @@ import sqlite3
 import uuid
 from typing import Any
 
-from tinkex_local.problems import Problem, bad_request, not_found
+from tinkex_local.problems import Problem, bad_request
 from tinkex_local.state.service import OWNER, Service
-from tinkex_local.state.store import as_json, from_json
-from tinkex_local.state.times import iso
+from tinkex_local.state.store import as_json, from_json, iso
 from tinkex_local.wire import bodies
 
 
@@ -40,7 +39,7 @@ def heartbeat(service: Service, body: bodies.SessionHeartbeat) -> dict[str, Any]
 
     :raises Problem: the session does not exist (404), or it was finished (410).
     """
-    if find(service, body.session_id)["finished"] is not None:
+    if service.find("session", body.session_id)["finished"] is not None:
         raise Problem(410, f"Session {body.session_id!r} is finished")
     query = "UPDATE sessions SET heartbeat = ? WHERE id = ?"
     service.store.write(query, service.clock(), body.session_id)
@@ -52,7 +51,7 @@ def finish(service: Service, session_id: str, body: bodies.FinishSession) -> Non
 
     :raises Problem: the session does not exist.
     """
-    find(service, session_id)
+    service.find("session", session_id)
     service.store.write(
         "UPDATE sessions SET finished = ?, reason = ? WHERE id = ? AND finished IS NULL",
         service.clock(),
@@ -61,23 +60,12 @@ def finish(service: Service, session_id: str, body: bodies.FinishSession) -> Non
     )
 
 
-def find(service: Service, session_id: str) -> sqlite3.Row:
-    """Return the row of a session.
-
-    :raises Problem: it does not exist.
-    """
-    row = service.store.row("SELECT * FROM sessions WHERE id = ?", session_id)
-    if row is None:
-        raise not_found("session", session_id)
-    return row
-
-
 def require_open(service: Service, session_id: str) -> None:
     """Check that a session may get runs and samplers.
 
     :raises Problem: it does not exist or is finished.
     """
-    if find(service, session_id)["finished"] is not None:
+    if service.find("session", session_id)["finished"] is not None:
         raise bad_request(f"Session {session_id!r} is finished")
 
 
@@ -94,7 +82,7 @@ def info(service: Service, session_id: str) -> dict[str, Any]:
 
     :raises Problem: it does not exist.
     """
-    session = find(service, session_id)
+    session = service.find("session", session_id)
     ids = {
         table: [
             row["id"]
@@ -132,7 +120,9 @@ def search(service: Service, body: bodies.SearchSessions) -> dict[str, Any]:
     """
     rows = iter(service.store.rows(_SESSIONS))
     if body.cursor is not None:
-        _skip(rows, body.cursor)
+        last = body.cursor.last_session_id
+        if all(row["id"] != last for row in rows):  # which leaves those after it
+            raise bad_request("The cursor is not known")
     now = service.clock()
     found: list[sqlite3.Row] = []
     for row in rows:
@@ -147,31 +137,21 @@ def search(service: Service, body: bodies.SearchSessions) -> dict[str, Any]:
     return {"sessions": [_summary(service, row, now) for row in page], "next_cursor": cursor}
 
 
-def _skip(rows: Any, cursor: bodies.SearchCursor) -> None:
-    for row in rows:
-        if row["id"] == cursor.last_session_id:
-            return
-    raise bad_request("The cursor is not known")
-
-
 def _matches(row: sqlite3.Row, body: bodies.SearchSessions, now: float) -> bool:
     if body.owner.type == "user" and OWNER not in (body.owner.owner_urns or []):
         return False
     if body.project_ids is not None and OWNER not in body.project_ids:
         return False  # the only project
     by_id = body.session_id is not None and row["id"] == body.session_id
-    by_name = body.display_name is not None and _has_words(row["display_name"], body.display_name)
+    words = (body.display_name or "").lower().split()
+    by_name = words != [] and all(word in (row["display_name"] or "").lower() for word in words)
     if (body.session_id or body.display_name) and not (by_id or by_name):
         return False
-    metadata = json.loads(row["user_metadata"] or "null") or {}
+    metadata = from_json(row["user_metadata"]) or {}
     if any(metadata.get(key) != value for key, value in body.user_metadata.items()):
         return False
     status = _status(row, now)
     return body.statuses is None or any(_is(status, query) for query in body.statuses)
-
-
-def _has_words(name: str | None, words: str) -> bool:
-    return all(word in (name or "").lower() for word in words.lower().split())
 
 
 def _is(status: dict[str, Any] | None, query: bodies.StatusQuery) -> bool:

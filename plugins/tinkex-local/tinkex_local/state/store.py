@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ def as_json(value: Any) -> str | None:
 def from_json(text: str | None) -> Any:
     """Return the value of a column of JSON."""
     return None if text is None else json.loads(text)
+
+
+def iso(seconds: float | None) -> str | None:
+    """Return the moment *seconds* after the epoch as ``2026-01-31T12:00:00.000000Z``."""
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class StateError(Exception):

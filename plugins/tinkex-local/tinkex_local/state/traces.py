@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tinkex_local.state import runs, sampling, sessions
@@ -23,16 +23,15 @@ def trace(service: Service, session_id: str) -> bytes:
 
     :raises Problem: the session does not exist.
     """
-    session = sessions.find(service, session_id)
+    session = service.find("session", session_id)
     members = sessions.info(service, session_id)
-    tracks = [Track("Session", (_life(session),))]
+    tracks = [("Session", [_life(session)])]
     scopes = [("Runs", runs.models_of(session_id))]
     scopes += [(f"Run {run}", runs.scope_of(run)) for run in members["training_run_ids"]]
     scopes += [(f"Sampler {name}", sampling.scope_of(name)) for name in members["sampler_ids"]]
     for title, scope in scopes:
-        slices = tuple(_slices(service, scope))
-        if slices:
-            tracks.append(Track(title, slices))
+        if slices := list(_slices(service, scope)):
+            tracks.append((title, slices))
     return encoded(f"Session {session['display_name'] or session_id}", tracks)
 
 
@@ -78,7 +77,6 @@ _SEQUENCE = 1
 _BEGIN, _END = 1, 2
 #: Of the built-in clocks: the one that traces count in, and the time of day.
 _BOOTTIME, _REALTIME = 6, 1
-_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Slice:
     :ivar name: what it was.
     :ivar begin: seconds since the epoch.
     :ivar end: seconds since the epoch, not before *begin*.
-    :ivar notes: further facts, shown with the slice.
+    :ivar notes: further facts, shown with the slice; numbers are not negative.
     """
 
     name: str
@@ -97,22 +95,13 @@ class Slice:
     notes: Mapping[str, str | int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Track:
-    """One line of the picture.
-
-    :ivar name: its title.
-    :ivar slices: in any order; those that overlap are drawn below each other.
-    """
-
-    name: str
-    slices: tuple[Slice, ...]
+#: One line of the picture: its title, and slices in any order.
+Track = tuple[str, list[Slice]]
 
 
-def encoded(title: str, tracks: Iterable[Track]) -> bytes:
+def encoded(title: str, tracks: list[Track]) -> bytes:
     """Return the trace with *tracks* below a common one called *title*."""
-    tracks = tuple(tracks)
-    start = min((part.begin for track in tracks for part in track.slices), default=0.0)
+    start = min(part.begin for _, slices in tracks for part in slices)
     packets = [_clocks(start), _descriptor(1, title, None)]
     for line, (name, slices) in enumerate(_lines(tracks), 2):
         packets.append(_descriptor(line, name, 1))
@@ -121,23 +110,22 @@ def encoded(title: str, tracks: Iterable[Track]) -> bytes:
     return b"".join(bytes_field(1, packet) for packet in packets)
 
 
-def _lines(tracks: Iterable[Track]) -> Iterator[tuple[str, list[Slice]]]:
+def _lines(tracks: list[Track]) -> Iterator[Track]:
     """Yield the tracks with those that overlap taken apart.
 
     Slices of one track must lie inside or beside each other. Perfetto draws tracks of the same
     name and parent as one.
     """
-    for track in tracks:
+    for name, slices in tracks:
         lines: list[list[Slice]] = []
-        for part in sorted(track.slices, key=lambda part: (part.begin, part.end)):
+        for part in sorted(slices, key=lambda part: (part.begin, part.end)):
             free = (line for line in lines if line[-1].end <= part.begin)
             line = next(free, None)
             if line is None:
                 lines.append([part])
             else:
                 line.append(part)
-        for line in lines or [[]]:
-            yield track.name, line
+        yield from ((name, line) for line in lines)
 
 
 def _clocks(start: float) -> bytes:
@@ -156,7 +144,7 @@ def _descriptor(track: int, name: str, parent: int | None) -> bytes:
 
 
 def _event(kind: int, track: int, part: Slice) -> bytes:
-    moment = part.begin if kind == _BEGIN else max(part.begin, part.end)
+    moment = part.begin if kind == _BEGIN else part.end
     content = varint_field(9, kind) + varint_field(11, track)
     if kind == _BEGIN:
         content += bytes_field(23, part.name.encode("utf-8", "replace"))
@@ -170,10 +158,10 @@ def _event(kind: int, track: int, part: Slice) -> bytes:
 
 
 def _noted(value: str | int) -> bytes:
-    if isinstance(value, int) and 0 <= value <= _INT64_MAX:
+    if isinstance(value, int):
         return varint_field(4, value)
-    return bytes_field(6, str(value).encode("utf-8", "replace"))
+    return bytes_field(6, value.encode("utf-8", "replace"))
 
 
 def _nanoseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1e9))
+    return round(seconds * 1e9)

@@ -11,8 +11,7 @@ from typing import Any
 
 from tinkex_local.problems import Problem, bad_request
 from tinkex_local.state.service import OWNER, Service
-from tinkex_local.state.store import from_json
-from tinkex_local.state.times import iso
+from tinkex_local.state.store import from_json, iso
 
 _HOUR = 3600
 #: Seconds of the longest window.
@@ -57,16 +56,19 @@ def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
     data = []
     for row in service.store.rows(_SAMPLES, start, end):
         prefill = {"type": "sampling_prefill", "cached": False, "token_count": row["prefill"] or 0}
-        data.append(_event(row, prefill))
         sampled = {"type": "sampling_sample", "token_count": row["sampled"] or 0}
-        data.append(_event(row, sampled))
+        data += [_event(row, prefill), _event(row, sampled)]
     for row in service.store.rows(_CHECKPOINTS, start, end):
         data.append(_event(row, {"type": "checkpoint", "count": row["count"]}))
     data.sort(key=lambda event: str(event["bucket_start"]))
-    names = {event["session_id"] for event in data if event["session_id"]}
+    names = sorted({event["session_id"] for event in data if event["session_id"]})
+    query_metadata = "SELECT user_metadata FROM sessions WHERE id = ?"
     return {
         "data": data,
-        "sessions": {name: {"user_metadata": _metadata(service, name)} for name in sorted(names)},
+        "sessions": {
+            name: {"user_metadata": from_json(service.store.scalar(query_metadata, name))}
+            for name in names
+        },
         "cost_data_through": None,
     }
 
@@ -111,11 +113,6 @@ def _event(row: sqlite3.Row, info: dict[str, Any]) -> dict[str, Any]:
         **rates,
         "event_info": info,
     }
-
-
-def _metadata(service: Service, session_id: str) -> Any:
-    text = service.store.scalar("SELECT user_metadata FROM sessions WHERE id = ?", session_id)
-    return from_json(text)
 
 
 def _moment(query: dict[str, str], name: str) -> float:

@@ -56,7 +56,9 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
 
     def action(staged: Path) -> dict[str, Any]:
         number = body.sampling_session_seq_id or 0
-        sampling.require_free(service, row["session_id"], number)
+        sampler_id = sampling.sampler_id_of(row["session_id"], number)
+        if service.store.scalar("SELECT 1 FROM samplers WHERE id = ?", sampler_id):
+            raise OperationError(f"The sampling session {sampler_id!r} exists already")
         identifier, size = checkpoints.adopt(
             service,
             staged,
@@ -65,15 +67,9 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
             user_metadata=body.user_metadata,
             listed=False,
         )
-        sampler = sampling.insert_sampler(
-            service,
-            row["session_id"],
-            number,
-            body.digest(),
-            base_model=row["base_model"],
-            checkpoint_id=identifier,
-        )
-        return {"path": None, "sampling_session_id": sampler, "size_bytes": size}
+        target = (row["base_model"], identifier)
+        sampling.insert_sampler(service, row["session_id"], number, body.digest(), *target)
+        return {"path": None, "sampling_session_id": sampler_id, "size_bytes": size}
 
     return _perform(service, kind, body, row, action)
 
@@ -100,11 +96,8 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
     if before is not None:
         return {"request_id": before, "model_id": model_id}
     source, spec = runs.spec_of(_source(service, body, path)), runs.spec_of(row)
-    if (source.base_model, source.rank, source.target_modules) != (
-        spec.base_model,
-        spec.rank,
-        spec.target_modules,
-    ):
+    same = ("base_model", "rank", "target_modules")
+    if any(getattr(source, name) != getattr(spec, name) for name in same):
         raise bad_request(
             f"{path} does not fit: base model, rank and trained modules must be those of "
             f"the model {model_id}"
@@ -115,7 +108,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
     def action(staged: Path) -> dict[str, Any]:
         identifier, _ = checkpoints.take(service, staged)
         # Asked here: another load may have come between.
-        replaced.extend(filter(None, [runs.find(service, model_id)["weights"]]))
+        replaced.extend(filter(None, [service.find("training run", model_id)["weights"]]))
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
 
@@ -146,7 +139,7 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
 
 def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sqlite3.Row:
     checkpoints.find(service, path)
-    source = runs.find(service, path.run_id)
+    source = service.find("training run", path.run_id)
     if body.base_model not in (None, source["base_model"]):
         raise bad_request(f"{path} belongs to {source['base_model']}, not to {body.base_model}")
     return source
@@ -154,7 +147,7 @@ def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sql
 
 def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
     identifier = checkpoints.find(service, path)["id"]
-    return partial(_copy, checkpoints.directory_of(service, identifier))
+    return partial(_copy, service.checkpoints / identifier)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -180,7 +173,7 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
     if operations.earlier(service, scope, number, body) is None:
         sessions.require_open(service, session_id)
         row = checkpoints.find(service, source)
-        spec = runs.spec_of(runs.find(service, source.run_id))
+        spec = runs.spec_of(service.find("training run", source.run_id))
 
         def action(staged: Path) -> dict[str, Any]:
             sessions.require_open(service, session_id)
@@ -200,11 +193,8 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
     return {"tinker_path": str(target)}
 
 
-_NamedSave = bodies.SaveWeights | bodies.SaveWeightsForSampler | bodies.SaveWeightsExternal
-
-
 def _save_named(
-    service: Service, kind: str, body: _NamedSave, path: TinkerPath, *, overwrite: bool = False
+    service: Service, kind: str, body: bodies.Save, path: TinkerPath, *, overwrite: bool = False
 ) -> dict[str, Any]:
     row = runs.usable(service, body.model_id)
     replaced: list[str] = []
@@ -224,21 +214,28 @@ def _save_named(
 def _perform(
     service: Service,
     kind: str,
-    body: _NamedSave | bodies.LoadWeights,
+    body: bodies.Save | bodies.LoadWeights,
     row: sqlite3.Row,
     action: _Action,
     *,
     write: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
-    """Do *action* with files as the next operation of the run *row*."""
+    """Do *action* with files as the next operation of the run *row*.
+
+    :param write: writes the files; by default those of the present adapter.
+    """
 
     def of_run(staged: Path) -> dict[str, Any]:
         runs.usable(service, row["id"])  # a reset may have come while the files were written
         return action(staged)
 
-    scope, write = runs.scope_of(row["id"]), write or _writer(service, row)
+    if write is None and row["weights"] is not None:
+        write = partial(_copy, service.checkpoints / row["weights"])
+    elif write is None:
+        facts = service.facts(row["base_model"])
+        write = partial(adapter.write, spec=runs.spec_of(row), facts=facts)
     request_id = _perform_with_files(
-        service, kind, scope, body.seq_id, body, write, of_run, ordered=True
+        service, kind, runs.scope_of(row["id"]), body.seq_id, body, write, of_run, ordered=True
     )
     service.store.write("UPDATE runs SET last_request = ? WHERE id = ?", service.clock(), row["id"])
     return {"request_id": request_id, "model_id": row["id"]}
@@ -280,14 +277,6 @@ def _perform_with_files(
     finally:
         if staged is not None:
             shutil.rmtree(staged, ignore_errors=True)
-
-
-def _writer(service: Service, row: sqlite3.Row) -> Callable[[Path], None]:
-    """Return what writes the present adapter of a run into a directory."""
-    if row["weights"] is None:
-        facts = service.facts(row["base_model"])
-        return lambda target: adapter.write(target, runs.spec_of(row), facts)
-    return partial(_copy, checkpoints.directory_of(service, row["weights"]))
 
 
 def _unnamed() -> str:

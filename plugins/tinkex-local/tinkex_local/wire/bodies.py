@@ -117,27 +117,25 @@ class ModelOnly(Body):
     model_id: Identifier
 
 
-class SaveWeights(Described):
+class Save(Described):
+    """Base of the three ways to save a run."""
+
     model_id: Identifier
     path: Name | None = None
     seq_id: Sequence | None = None
     ttl_seconds: Seconds | None = None
+
+
+class SaveWeights(Save):
     overwrite: bool = False
 
 
-class SaveWeightsForSampler(Described):
-    model_id: Identifier
-    path: Name | None = None
+class SaveWeightsForSampler(Save):
     sampling_session_seq_id: Sequence | None = None
-    seq_id: Sequence | None = None
-    ttl_seconds: Seconds | None = None
 
 
-class SaveWeightsExternal(Described):
-    model_id: Identifier
+class SaveWeightsExternal(Save):
     path: Name
-    seq_id: Sequence | None = None
-    ttl_seconds: Seconds | None = None
     age_encryption_recipients: list[str] | None = None
 
 
@@ -246,11 +244,9 @@ def _decoder(kind: type[_B]) -> msgspec.json.Decoder[_B]:
 def _levels(value: Any) -> int:
     """Return how deep lists and objects are nested, without recursion."""
     levels, inside = 0, [value]
-    while inside := [part for part in inside if isinstance(part, dict | list) and part]:
+    while parts := [part for part in inside if isinstance(part, dict | list) and part]:
         levels += 1
-        inside = [
-            item for part in inside for item in (part.values() if isinstance(part, dict) else part)
-        ]
+        inside = [item for p in parts for item in (p.values() if isinstance(p, dict) else p)]
     return levels
 
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 #: Largest request body in bytes; the longest prompt of a large model fits many times.
 MAX_BODY = 16 * 1024 * 1024
 
-#: Key in the WSGI environment: why the request is refused (401).
-REFUSAL = "tinkex_local.refusal"
-
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _B = TypeVar("_B", bound=bodies.Body)
 
@@ -50,11 +47,6 @@ def body_as(kind: type[_B]) -> _B:
     return bodies.decode(raw or b"{}", kind)
 
 
-def header(name: str) -> str:
-    """Return a header of the present request, or ``""``."""
-    return str(bottle.request.get_header(name, ""))
-
-
 def environ() -> dict[str, Any]:
     """Return the WSGI environment of the present request."""
     value: dict[str, Any] = bottle.request.environ
@@ -72,11 +64,7 @@ def page(default: int, largest: int) -> tuple[int, int]:
 
     :raises Problem: one of them is no number or out of range.
     """
-    query = query_values()
-    return (
-        _number(query, "limit", default, largest),
-        _number(query, "offset", 0, 2**53),
-    )
+    return _number("limit", default, largest), _number("offset", 0, 2**53)
 
 
 def check_scope() -> None:
@@ -85,13 +73,13 @@ def check_scope() -> None:
     :raises Problem: it is neither ``owned`` nor ``accessible``.
     """
     if query_values().get("access_scope", "owned") not in ("owned", "accessible"):
-        finding = {"type": "enum", "loc": ["query", "access_scope"]}
-        raise Problem(422, [{**finding, "msg": "neither 'owned' nor 'accessible'"}])
+        message = "neither 'owned' nor 'accessible'"
+        raise Problem(422, [{"type": "enum", "loc": ["query", "access_scope"], "msg": message}])
 
 
 def query_values() -> dict[str, str]:
     """Return the query of the present request; the last of repeated names counts."""
-    return dict(parse_qsl(bottle.request.environ.get("QUERY_STRING", "")))
+    return dict(parse_qsl(environ().get("QUERY_STRING", "")))
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:
@@ -128,14 +116,17 @@ class Routes:
     Handlers return a dictionary (sent as JSON), ``None`` (no content) or a response.
 
     :param home: the directory of the state, to say why it cannot be used.
+    :param refusal: returns why the request with an environment is refused (401), or ``None``.
     """
 
-    def __init__(self, prefix: str, home: Path) -> None:
+    def __init__(
+        self, prefix: str, home: Path, refusal: Callable[[WSGIEnvironment], str | None]
+    ) -> None:
         self._prefix = prefix
         self._home = home
         self._app = bottle.Bottle()
         self._app.default_error_handler = _on_error
-        self._app.add_hook("before_request", _refuse)
+        self._app.add_hook("before_request", lambda: _refuse(refusal(environ())))
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         result: Iterable[bytes] = self._app(environ, start)
@@ -190,8 +181,7 @@ def _on_error(error: Any) -> Any:
     return json.dumps({"detail": detail})
 
 
-def _refuse() -> None:
-    refusal = bottle.request.environ.get(REFUSAL)
+def _refuse(refusal: str | None) -> None:
     if refusal:
         response = problem(Problem(401, refusal))
         if refusal == EXPIRED:
@@ -199,8 +189,8 @@ def _refuse() -> None:
         raise response
 
 
-def _number(query: dict[str, str], name: str, default: int, largest: int) -> int:
-    text = query.get(name, str(default))
+def _number(name: str, default: int, largest: int) -> int:
+    text = query_values().get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 17):
         finding = {"type": "int_parsing", "loc": ["query", name], "msg": "not a whole number >= 0"}
         raise Problem(422, [finding])

@@ -38,16 +38,11 @@ def _sequence(sequence: Mapping[str, Any]) -> bytes:
 
 def _topk(table: Sequence[Sequence[Sequence[float]] | None]) -> bytes:
     width = max((len(row) for row in table if row), default=0)
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    for row in table:
-        filled = [(int(token), logprob) for token, logprob in row or ()]
-        filled += [(_NO_TOKEN, _NO_LOGPROB)] * (width - len(filled))
-        tokens += [token for token, _ in filled]
-        logprobs += [logprob for _, logprob in filled]
+    gap = (_NO_TOKEN, _NO_LOGPROB)
+    cells = [cell for row in table for cell in [*(row or ()), *[gap] * width][:width]]
     return (
-        bytes_field(1, _ints(tokens))
-        + bytes_field(2, _floats(logprobs))
+        bytes_field(1, _ints([int(token) for token, _ in cells]))
+        + bytes_field(2, _floats([logprob for _, logprob in cells]))
         + varint_field(3, width)
         + varint_field(4, len(table))
     )

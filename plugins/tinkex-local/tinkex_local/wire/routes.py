@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 from tinkex_local.access import SIGNATURE_LIFETIME
@@ -18,11 +20,11 @@ from tinkex_local.state import (
     usage,
     weights,
 )
-from tinkex_local.state.archive import Archive, gzipped
+from tinkex_local.state.archive import Archive
 from tinkex_local.state.paths import TinkerPath
 from tinkex_local.state.service import Service
-from tinkex_local.state.times import PATIENCE, http_date, iso
-from tinkex_local.wire import PREFIX, bodies, protobuf
+from tinkex_local.state.store import iso
+from tinkex_local.wire import PATIENCE, PREFIX, bodies, protobuf
 from tinkex_local.wire.http import (
     Routes,
     answer,
@@ -30,7 +32,6 @@ from tinkex_local.wire.http import (
     check_scope,
     environ,
     file_of,
-    header,
     own_url,
     page,
     query_values,
@@ -105,17 +106,16 @@ def _add_sampling(app: Routes, service: Service, runner: Runner) -> None:
     def retrieve_future() -> Any:
         body = body_as(bodies.RetrieveFuture)
         patience = float(environ().get(PATIENCE, POLL_SECONDS))
-        response = _encoded(runner.retrieve(body.request_id, patience), header("Accept"))
+        outcome = runner.retrieve(body.request_id, patience)
+        protobuf_wanted = protobuf.CONTENT_TYPE in environ().get("HTTP_ACCEPT", "")
+        if outcome.get("type") == "sample" and protobuf_wanted:
+            response = raw(protobuf.sample_response(outcome), protobuf.CONTENT_TYPE)
+        else:
+            response = answer(outcome)
         size = len(response.body)
         if body.allow_metadata_only and size > INLINE:
             return {"status": "complete_metadata", "response_payload_size": size}
         return response
-
-
-def _encoded(outcome: dict[str, Any], accept: str) -> Any:
-    if outcome.get("type") == "sample" and protobuf.CONTENT_TYPE in accept:
-        return raw(protobuf.sample_response(outcome), protobuf.CONTENT_TYPE)
-    return answer(outcome)
 
 
 def _no_training() -> Any:
@@ -129,7 +129,20 @@ _KINDS = "|".join(paths.TYPES)
 _CHECKPOINT = f"training_runs/<run_id>/checkpoints/<kind:re:{_KINDS}>/<name>"
 #: Signed addresses; they need no key.
 SIGNED = "signed"
+_SIGNED = f"{SIGNED}/<run_id>/<kind:re:{_KINDS}>/<name>"
 _FORMATS = {"tar": "application/x-tar", "tar.gz": "application/gzip"}
+
+
+def _on_path(app: Routes, method: str, route: str) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator for the handler of a route with the parts of a checkpoint's path."""
+
+    def add(handler: Callable[..., Any]) -> None:
+        def call(run_id: str, kind: str, name: str, **more: str) -> Any:
+            return handler(TinkerPath(run_id, kind, name), **more)
+
+        app.on(method, route)(call)
+
+    return add
 
 
 def _add_listings(app: Routes, service: Service) -> None:
@@ -141,11 +154,11 @@ def _add_listings(app: Routes, service: Service) -> None:
     @app.on("GET", "training_runs/<run_id>")
     def get_run(run_id: str) -> Any:
         check_scope()
-        return runs.as_dict(service, runs.find(service, run_id))
+        return runs.as_dict(service, service.find("training run", run_id))
 
     @app.on("GET", "training_runs/<run_id>/checkpoints")
     def list_run_checkpoints(run_id: str) -> Any:
-        runs.find(service, run_id)
+        service.find("training run", run_id)
         found = checkpoints.listing(service, run_id=run_id)
         cursor = {"offset": 0, "limit": len(found), "total_count": len(found)}
         return {"checkpoints": found, "cursor": cursor}
@@ -169,72 +182,64 @@ def _add_listings(app: Routes, service: Service) -> None:
 
 
 def _add_changes(app: Routes, service: Service) -> None:
-    @app.on("DELETE", _CHECKPOINT)
-    def delete(run_id: str, kind: str, name: str) -> Any:
-        checkpoints.delete(service, TinkerPath(run_id, kind, name))
+    @_on_path(app, "DELETE", _CHECKPOINT)
+    def delete(path: TinkerPath) -> Any:
+        checkpoints.delete(service, path)
 
-    @app.on("POST", f"{_CHECKPOINT}/publish")
-    def publish(run_id: str, kind: str, name: str) -> Any:
-        checkpoints.set_public(service, TinkerPath(run_id, kind, name), True)
+    @_on_path(app, "POST", f"{_CHECKPOINT}/publish")
+    def publish(path: TinkerPath) -> Any:
+        checkpoints.set_public(service, path, True)
 
-    @app.on("DELETE", f"{_CHECKPOINT}/publish")
-    def unpublish(run_id: str, kind: str, name: str) -> Any:
-        checkpoints.set_public(service, TinkerPath(run_id, kind, name), False)
+    @_on_path(app, "DELETE", f"{_CHECKPOINT}/publish")
+    def unpublish(path: TinkerPath) -> Any:
+        checkpoints.set_public(service, path, False)
 
-    @app.on("PUT", f"{_CHECKPOINT}/ttl")
-    def set_ttl(run_id: str, kind: str, name: str) -> Any:
-        path = TinkerPath(run_id, kind, name)
+    @_on_path(app, "PUT", f"{_CHECKPOINT}/ttl")
+    def set_ttl(path: TinkerPath) -> Any:
         checkpoints.set_ttl(service, path, body_as(bodies.Ttl).ttl_seconds)
 
 
 def _add_addresses(app: Routes, service: Service) -> None:
-    def signed(path: str) -> tuple[str, int]:
-        expires = int(service.clock()) + SIGNATURE_LIFETIME
-        return own_url() + service.signer.sign(f"{PREFIX}/{path}", expires), expires
-
-    @app.on("GET", f"{_CHECKPOINT}/archive")
-    def archive(run_id: str, kind: str, name: str) -> Any:
-        path = TinkerPath(run_id, kind, name)
+    @_on_path(app, "GET", f"{_CHECKPOINT}/archive")
+    def archive(path: TinkerPath) -> Any:
         checkpoints.find(service, path)
         suffix = query_values().get("format", "tar")
         if suffix not in _FORMATS:
             raise bad_request(f"Unknown archive format; known: {', '.join(_FORMATS)}")
-        url, expires = signed(f"{SIGNED}/{run_id}/{kind}/{name}/archive.{suffix}")
-        headers = {"Location": url, "Expires": http_date(expires)}
+        expires = int(service.clock()) + SIGNATURE_LIFETIME
+        url = _signed(service, f"{path.run_id}/{path.checkpoint_id}/archive.{suffix}", expires)
+        headers = {"Location": url, "Expires": formatdate(expires, usegmt=True)}
         return answer({"url": url, "expires": iso(expires)}, 302, headers)
 
-    @app.on("GET", f"{_CHECKPOINT}/external_weights_urls")
-    def external_weights_urls(run_id: str, kind: str, name: str) -> Any:
-        path = TinkerPath(run_id, kind, name)
+    @_on_path(app, "GET", f"{_CHECKPOINT}/external_weights_urls")
+    def external_weights_urls(path: TinkerPath) -> Any:
         row = checkpoints.find(service, path)
-        if kind != paths.EXTERNAL:
+        if path.kind != paths.EXTERNAL:
             raise bad_request(f"{path} is not an export; save_weights_external makes one")
-        files = sorted(checkpoints.directory_of(service, row["id"]).iterdir())
-        made = {
-            file.name: signed(f"{SIGNED}/{run_id}/{kind}/{name}/files/{file.name}")
-            for file in files
-        }
-        expires = min(expiry for _, expiry in made.values())
-        return {"urls": {file: url for file, (url, _) in made.items()}, "expires": iso(expires)}
+        names = sorted(file.name for file in (service.checkpoints / row["id"]).iterdir())
+        expires = int(service.clock()) + SIGNATURE_LIFETIME
+        base = f"{path.run_id}/{path.checkpoint_id}/files"
+        urls = {name: _signed(service, f"{base}/{name}", expires) for name in names}
+        return {"urls": urls, "expires": iso(expires)}
 
 
 def _add_downloads(app: Routes, service: Service) -> None:
-    base = f"{SIGNED}/<run_id>/<kind:re:{_KINDS}>/<name>"
+    def directory(path: TinkerPath) -> tuple[Path, float]:
+        _check_signature(service)
+        row = checkpoints.find(service, path)
+        return service.checkpoints / row["id"], row["created"]
 
-    @app.on("GET", f"{base}/archive.<suffix>")
-    def download_archive(run_id: str, kind: str, name: str, suffix: str) -> Any:
-        row = _signed_for(service, TinkerPath(run_id, kind, name))
-        packed = Archive(checkpoints.directory_of(service, row["id"]), row["created"])
-        headers = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'}
+    @_on_path(app, "GET", f"{_SIGNED}/archive.<suffix>")
+    def download_archive(path: TinkerPath, suffix: str) -> Any:
+        packed = Archive(*directory(path), gzip=suffix != "tar")
+        headers = {"Content-Disposition": f'attachment; filename="{path.name}.{suffix}"'}
         if suffix == "tar":
             headers["Content-Length"] = str(packed.length)
-        body = _Stream(packed, gzip=suffix != "tar")
-        return raw(body, _FORMATS[suffix], headers=headers)
+        return raw(packed, _FORMATS[suffix], headers=headers)
 
-    @app.on("GET", f"{base}/files/<file>")
-    def download_file(run_id: str, kind: str, name: str, file: str) -> Any:
-        row = _signed_for(service, TinkerPath(run_id, kind, name))
-        root = checkpoints.directory_of(service, row["id"])
+    @_on_path(app, "GET", f"{_SIGNED}/files/<file>")
+    def download_file(path: TinkerPath, file: str) -> Any:
+        root, _ = directory(path)
         if file not in {path.name for path in root.iterdir()}:
             raise not_found("file", file)
         return file_of(root, file)
@@ -244,21 +249,19 @@ def _add_traces(app: Routes, service: Service) -> None:
     @app.on("GET", "sessions/<session_id>/trace_export")
     def trace_export(session_id: str) -> Any:
         # A week of operations is read in a moment, so the trace is made when it is fetched.
-        sessions.find(service, session_id)
-        path = f"{PREFIX}/{SIGNED}/sessions/{session_id}/trace.pftrace"
-        signed = service.signer.sign(path, int(service.clock()) + traces.LIFETIME)
-        return {"status": "ready", "url": own_url() + signed, "error": None}
+        service.find("session", session_id)
+        expires = int(service.clock()) + traces.LIFETIME
+        url = _signed(service, f"sessions/{session_id}/trace.pftrace", expires)
+        return {"status": "ready", "url": url, "error": None}
 
     @app.on("GET", f"{SIGNED}/sessions/<session_id>/trace.pftrace")
     def download_trace(session_id: str) -> Any:
         _check_signature(service)
-        content = traces.trace(service, session_id)
-        return raw(content, "application/octet-stream")
+        return raw(traces.trace(service, session_id), "application/octet-stream")
 
 
-def _signed_for(service: Service, path: TinkerPath) -> Any:
-    _check_signature(service)
-    return checkpoints.find(service, path)
+def _signed(service: Service, path: str, expires: int) -> str:
+    return own_url() + service.signer.sign(f"{PREFIX}/{SIGNED}/{path}", expires)
 
 
 def _check_signature(service: Service) -> None:
@@ -267,19 +270,3 @@ def _check_signature(service: Service) -> None:
     expires, signature = query.get("expires", ""), query.get("signature", "")
     if not service.signer.valid(asked, expires, signature, service.clock()):
         raise Problem(403, "The address is not valid, or no longer")
-
-
-class _Stream:
-    """An archive as a WSGI response: closed also when the client goes away."""
-
-    def __init__(self, packed: Archive, *, gzip: bool) -> None:
-        self._packed = packed
-        chunks = packed.chunks()
-        self._chunks = gzipped(chunks) if gzip else chunks
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
-
-    def close(self) -> None:
-        self._chunks.close()
-        self._packed.close()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gzip
-import io
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
 from tests.unit.api.conftest import Server
-from tinkex.api.http import adapter
 from tinkex.api.http.adapter import RequestsSender
-from tinkex.exceptions import ConnectionFailed, InvalidResponse, TimedOut, Unreachable
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, Unreachable
 from tinkex.plugins import HttpRequest, HttpResponse, PoolOptions, Timeouts
 
 TIMEOUTS = Timeouts(connect=5.0, read=30.0)
@@ -84,10 +83,9 @@ def test_a_response_has_status_headers_in_lower_case_and_a_body(send: Send):
 def test_a_request_may_be_without_a_body(send: Send, method: str):
     response = send(method, "/")
     assert (response.headers["x-method"], content(response)) == (method, b"")
-
-
-def test_headers_arrive(send: Send):
-    assert content(send("GET", "/agent", {"User-Agent": "me/1"})) == b"me/1"
+    assert content(send(method, "/agent", {"User-Agent": "me/1"})) == b"me/1"
+    response = send("HEAD", "/large")
+    assert (response.headers["content-length"], content(response)) == (str(len(LARGE)), b"")
 
 
 @pytest.mark.parametrize("size", [7, 1000, 1 << 20])
@@ -95,12 +93,6 @@ def test_a_body_comes_in_chunks_of_at_most_the_size(send: Send, size: int):
     chunks = list(send("GET", "/large").chunks(size))
     assert b"".join(chunks) == LARGE
     assert 0 < min(map(len, chunks)) <= max(map(len, chunks)) <= size
-
-
-def test_a_head_request_has_no_body(send: Send):
-    response = send("HEAD", "/large")
-    assert response.headers["content-length"] == str(len(LARGE))
-    assert content(response) == b""
 
 
 def test_a_response_may_be_closed_before_its_end_and_twice(send: Send):
@@ -112,18 +104,10 @@ def test_a_response_may_be_closed_before_its_end_and_twice(send: Send):
 
 
 def test_threads_share_a_sender(send: Send):
-    found: list[bytes] = []
     bodies = [f"{number}".encode() * 1000 for number in range(8)]
-
-    def work(body: bytes) -> None:
-        found.append(content(send("POST", "/", {}, body)))
-
-    threads = [threading.Thread(target=work, args=(body,)) for body in bodies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == sorted(bodies)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda body: content(send("POST", "/", {}, body)), bodies))
+    assert found == bodies
 
 
 # The default pool ---------------------------------------------------------------------------------
@@ -148,11 +132,7 @@ def test_a_connection_is_kept_once_a_body_was_read(sender: RequestsSender, serve
     sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS).close()
     content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
     assert len({seen.port for seen in server.seen}) == 2
-
-
-def test_a_closed_sender_opens_again(sender: RequestsSender, server: Server):
-    server.on("GET", "x", {"a": 1})
-    sender.close()
+    sender.close()  # it opens again
     assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == b'{"a": 1}'
 
 
@@ -193,51 +173,10 @@ def test_a_damaged_response_has_been_sent_for(raw, error, sender: RequestsSender
         content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
     assert not isinstance(caught.value, Unreachable)
     assert "127.0.0.1" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("Error", "("))
 
 
 def test_what_was_never_sent_is_marked(sender: RequestsSender):
     for url in ("http://127.0.0.1:1/x", "http://nowhere.invalid/x"):
         with pytest.raises(Unreachable):
             sender.send(get(url), TIMEOUTS)
-
-
-def test_a_silent_server_is_timed_out_of_headers_and_of_chunks(
-    sender: RequestsSender, server: Server
-):
-    short = Timeouts(connect=5.0, read=0.2)
-    server.on("GET", "headers", server.reply({}, delay=1.0))
-    with pytest.raises(TimedOut):
-        sender.send(get(f"{server.url}/api/v1/headers"), short)
-    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"
-    server.on("GET", "chunks", server.reply(raw=cut, linger=1.0))
-    response = sender.send(get(f"{server.url}/api/v1/chunks"), short)
-    chunks = response.chunks(1000)
-    assert next(chunks) == b"ab"
-    with pytest.raises(TimedOut):
-        next(chunks)
-    response.close()
-
-
-def test_loopback_is_never_reached_by_way_of_a_proxy(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
-    for url in ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:8000"):
-        assert adapter.proxies_for(url) == {}
-    assert adapter.proxies_for("http://tinker.test")["http"] == "http://proxy.test:3128"
-
-
-def test_a_scope_ends_reads_whatever_trickles_in():
-    class Trickle:
-        def makefile(self, mode: str, buffering: int) -> io.BytesIO:
-            return io.BytesIO(b"x" * 100)
-
-        def gettimeout(self) -> float:
-            return 60.0
-
-        def settimeout(self, seconds: float) -> None:
-            assert 0 < seconds <= 30
-
-    reader = adapter._Reader(Trickle())  # type: ignore[arg-type]
-    with adapter.deadline_scope(30):
-        assert reader.readinto(bytearray(1)) == 1
-    with adapter.deadline_scope(0), pytest.raises(TimeoutError):
-        reader.readinto(bytearray(1))

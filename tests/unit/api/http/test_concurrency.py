@@ -57,22 +57,6 @@ def test_the_result_of_a_later_item_waits_for_an_earlier_one_where_order_matters
     assert (found.index(0) < found.index(9)) is ordered
 
 
-def test_no_more_workers_are_started_than_items_run_at_once():
-    before, finished = set(threading.enumerate()), threading.Semaphore(2)
-
-    def items():
-        for number in range(50):
-            finished.acquire()  # so two items run at once
-            yield number
-
-    found = []
-    for number in map_unordered(str, items(), workers=200):
-        found.append(number)
-        assert len(set(threading.enumerate()) - before) <= 4
-        finished.release()
-    assert len(found) == 50
-
-
 def test_items_are_taken_only_within_the_window():
     taken: list[int] = []
 

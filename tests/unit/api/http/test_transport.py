@@ -1,4 +1,4 @@
-"""Requests on a real socket: what is repeated, what is refused, and how it is told."""
+"""Requests on a real socket: what is repeated, what is refused, and how it is reported."""
 
 from __future__ import annotations
 
@@ -8,106 +8,90 @@ import threading
 
 import pytest
 
-from tests.unit.api.conftest import NEVER
 from tinkex.api.http import transport
-from tinkex.api.http.auth import KeyAuth
 from tinkex.api.http.transport import Request
 from tinkex.exceptions import (
     APIError,
-    BadRequest,
     Conflict,
     ConnectionFailed,
-    Forbidden,
     InvalidResponse,
-    NotFound,
-    NotOffered,
-    PaymentRequired,
     RateLimited,
     Redirected,
     ServerError,
     SettingsError,
     TimedOut,
-    TLSError,
-    Unauthorized,
     UsageError,
 )
-from tinkex.settings import Settings
 
 KEY = "tml-test-key-0123456789"
 CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
 PATH = "get_server_capabilities"
 
 
-def test_every_request_carries_key_and_agent_and_nothing_else_of_ours(server, client):
-    server.on("GET", PATH, CAPABILITIES)
-    client.models.list()
-    headers = server.seen[0].headers
-    assert headers["x-api-key"] == KEY
-    assert headers["user-agent"].startswith("tinkex/")
-    assert "authorization" not in headers
-    assert "x-idempotency-key" not in headers
+def test_every_request_carries_key_and_agent_and_nothing_of_netrc_or_cookies(server, client, home):
+    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    (home / ".netrc").chmod(0o600)
+    server.on("GET", PATH, server.reply(CAPABILITIES, headers={"Set-Cookie": "a=b"}))
+    for _ in range(2):
+        client.models.list()
+    for seen in server.seen:
+        assert seen.headers["x-api-key"] == KEY
+        assert seen.headers["user-agent"].startswith("tinkex/")
+        assert not {"authorization", "cookie", "x-idempotency-key"} & seen.headers.keys()
 
 
 def test_a_text_that_no_json_can_hold_is_not_sent(server, client):
     server.on("POST", "sampling", {})
     for text in ("\U0001f600", "\\ud83d", "ü"):
         client.request("POST", "sampling", body={"a": [text]})
-    with pytest.raises(UsageError, match=r"not valid Unicode: 'x\\udcff'") as caught:
+    with pytest.raises(UsageError, match="not valid Unicode") as caught:
         client.request("POST", "sampling", body={"a": ["x\udcff"]})
     assert "UTF-8" in str(caught.value.hint)
     assert len(server.seen) == 3
 
 
-def test_netrc_and_cookies_change_nothing(server, client, home):
-    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
-    (home / ".netrc").chmod(0o600)
-    server.on("GET", PATH, server.reply(CAPABILITIES, headers={"Set-Cookie": "a=b"}))
-    client.models.list()
-    client.models.list()
-    for seen in server.seen:
-        assert "authorization" not in seen.headers
-        assert "cookie" not in seen.headers
-        assert seen.headers["x-api-key"] == KEY
-
-
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_passing_failures_of_a_get_are_repeated_and_told(status, server, client, waits, naps):
-    server.on("GET", PATH, server.reply("oh", status), CAPABILITIES)
-    assert client.models.list()[0].model_name == "m"
-    assert len(server.seen) == 2
-    assert naps == [pytest.approx(0.5)]
-    assert [(w.reason, w.operation) for w in waits] == [(f"HTTP {status}", "the list of models")]
-    assert waits[0].retry_in == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("status", "requests"), [(503, 6), (500, 3)])
-def test_repetition_ends(status, requests, server, connect, naps):
-    server.on("GET", PATH, server.reply({"detail": "down"}, status))
-    with pytest.raises(ServerError, match=f"down .HTTP {status}"):
-        connect(server.url, timeout=1000).models.list()
-    assert len(server.seen) == requests
-    assert naps == sorted(naps)
+CUT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("failure", "reason", "error", "requests"),
     [
-        (400, BadRequest),
-        (402, PaymentRequired),
-        (403, Forbidden),
-        (404, NotFound),
-        (409, Conflict),
-        (410, NotFound),
-        (422, BadRequest),
-        (405, NotOffered),
+        *(
+            ({"body": "oh", "status": status}, f"HTTP {status}", error, requests)
+            for status, error, requests in (
+                *((408, APIError, 6), (429, RateLimited, 6), (500, ServerError, 3)),
+                *((502, ServerError, 6), (503, ServerError, 6), (504, ServerError, 6)),
+            )
+        ),
+        *(
+            (failure, "", ConnectionFailed, None)  # an empty 400 is that of a proxy
+            for failure in ({"status": 400}, {"reset": True}, {"raw": CUT})
+        ),
     ],
 )
-def test_lasting_failures_are_not_repeated(status, kind, server, client):
-    server.on("GET", PATH, server.reply({"detail": "no such luck"}, status))
-    with pytest.raises(kind) as caught:
+def test_passing_failures_of_a_get_are_repeated_and_told(
+    failure, reason, error, requests, server, connect, waits, naps
+):
+    client = connect(server.url, timeout=1000)
+    server.on("GET", PATH, server.reply(**failure), CAPABILITIES)
+    assert client.models.list()[0].model_name == "m"
+    assert len(server.seen) == 2
+    assert naps == [pytest.approx(0.5 if requests else 0.2)]
+    assert (waits[0].operation, waits[0].retry_in) == ("the list of models", naps[0])
+    assert reason in waits[0].reason
+    server.on("GET", PATH, server.reply(**failure))
+    with pytest.raises(error):
         client.models.list()
-    assert len(server.seen) == 1
-    assert caught.value.status == status
+    assert requests in (None, len(server.seen) - 2)
+    assert naps[1:] == sorted(naps[1:])
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 410, 422, 405])
+def test_lasting_failures_are_not_repeated(status, server, client):
+    server.on("GET", PATH, server.reply({"detail": "no such luck"}, status))
+    with pytest.raises(APIError) as caught:
+        client.models.list()
+    assert (len(server.seen), caught.value.status) == (1, status)
 
 
 def test_the_server_decides_about_repetition(server, client, naps):
@@ -165,34 +149,11 @@ def test_a_change_of_state_is_repeated(first, second, server, client, naps):
     client.checkpoints.publish("tinker://r/weights/x")
     keys = [seen.headers["x-idempotency-key"] for seen in server.seen]
     assert (len(keys), len(set(keys))) == (2, 1)
-    server.on("POST", path, server.reply({"detail": "It is public already."}, 409))
-    with pytest.raises(Conflict):  # told, where it was so before
-        client.checkpoints.publish("tinker://r/weights/x")
-
-
-def test_a_change_that_was_merely_refused_has_not_been_done(server, client, naps):
-    path = "training_runs/r/checkpoints/weights/x/publish"
-    done_by_another = server.reply({"detail": "It is public already."}, 409)
-    server.on("POST", path, server.reply("x", 429), done_by_another)
-    with pytest.raises(Conflict):
-        client.checkpoints.publish("tinker://r/weights/x")
-
-
-def test_a_get_survives_a_reset(server, client, waits):
-    server.on("GET", PATH, server.reply(reset=True), CAPABILITIES)
-    client.models.list()
-    assert "lost" in waits[0].reason
-
-
-@pytest.mark.parametrize("status", [404, 204])
-def test_a_delete_that_an_earlier_try_has_done_is_done(status, server, client, naps):
-    path = "training_runs/r/checkpoints/weights/x"
-    gone = server.reply(None if status == 204 else {"detail": "Checkpoint not found"}, status)
-    server.on("DELETE", path, server.reply("x", 502), gone)
-    client.checkpoints.delete("tinker://r/weights/x")
-    server.on("DELETE", path, server.reply({"detail": "Checkpoint not found"}, 404))
-    with pytest.raises(NotFound):
-        client.checkpoints.delete("tinker://r/weights/x")
+    again = server.reply({"detail": "It is public already."}, 409)
+    for replies in ([again], [server.reply("x", 429), again]):  # by another than the first try
+        server.on("POST", path, *replies)
+        with pytest.raises(Conflict):
+            client.checkpoints.publish("tinker://r/weights/x")
 
 
 def closed_port() -> int:
@@ -201,48 +162,21 @@ def closed_port() -> int:
         return int(held.getsockname()[1])
 
 
-def test_a_refused_connection_is_told_at_once(connect):
-    port = closed_port()
-    with pytest.raises(ConnectionFailed, match=f"connection refused by 127.0.0.1:{port}") as caught:
-        connect(f"http://127.0.0.1:{port}", timeout=120).models.list()
+def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
+    url = f"http://127.0.0.1:{closed_port()}"
+    with pytest.raises(ConnectionFailed, match=f"connection refused by {url[7:]}") as caught:
+        connect(url, timeout=120).models.list()
     assert KEY not in str(caught.value)
     assert caught.value.category == "server"
-
-
-def test_an_unknown_host_is_named(connect):
+    waits.clear()
+    with pytest.raises(ConnectionFailed):
+        connect(url).sessions.create()
+    assert len(waits) == 1  # repeated, although it is a POST: no server has read it
     with pytest.raises(ConnectionFailed, match=r"cannot resolve nowhere.invalid"):
         connect("http://nowhere.invalid", timeout=20).models.list()
-
-
-def test_a_post_is_repeated_if_nobody_was_there_to_read_it(connect, waits):
-    with pytest.raises(ConnectionFailed):
-        connect(f"http://127.0.0.1:{closed_port()}").sessions.create()
-    assert len(waits) == 1
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"",
-    ],
-)
-def test_damaged_answers_are_ours(raw, server, client, naps):
-    server.on("GET", PATH, server.reply(raw=raw))
-    with pytest.raises((ConnectionFailed, InvalidResponse)) as caught:
-        client.models.list()
-    assert "127.0.0.1" in str(caught.value)
-    assert "Error" not in str(caught.value)
-    assert "(" not in str(caught.value)
-
-
-def test_a_damaged_answer_may_come_whole_the_next_time(server, client, naps):
-    cut = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-    server.on("GET", PATH, server.reply(raw=cut), CAPABILITIES)
-    assert len(client.models.list()) == 1
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
+    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE names /nonexistent/ca.pem"):
+        connect("https://127.0.0.1:1").models.list()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +186,7 @@ def test_a_damaged_answer_may_come_whole_the_next_time(server, client, naps):
         ({"body": "hello"}, "plain text instead"),
         ({"body": None}, "nothing instead"),
         ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "broken JSON"),
-        ({"body": [1]}, "a list instead of a JSON object"),
+        ({"body": [1]}, "JSON that is not an object"),
         ({"body": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, "JSON"),
         ({"body": {"supported_models": {}}}, "no list of 'supported_models'"),
         ({"body": {"supported_models": [3]}}, "no object"),
@@ -272,12 +206,6 @@ def test_an_answer_has_a_limit(server, client, monkeypatch):
         client.models.list()
 
 
-def test_a_slow_server_ends_with_the_timeout(server, connect):
-    server.on("GET", PATH, server.reply(CAPABILITIES, delay=NEVER))
-    with pytest.raises(TimedOut, match=r"^Timed out while awaiting the list of models$"):
-        connect(server.url, timeout=0.4).models.list()
-
-
 def test_a_redirect_is_not_followed(server, client):
     elsewhere = {"Location": f"http://localhost:{server.url.rpartition(':')[2]}/api/v1/{PATH}"}
     server.on("GET", PATH, server.reply(None, 307, elsewhere), CAPABILITIES)
@@ -285,46 +213,6 @@ def test_a_redirect_is_not_followed(server, client):
         client.models.list()
     assert len(server.seen) == 1
     assert caught.value.location == f"http://localhost:{server.url.rpartition(':')[2]}"
-
-
-def test_an_empty_400_is_a_lost_connection(server, client, naps):
-    server.on("GET", PATH, server.reply(None, 400), CAPABILITIES)
-    client.models.list()
-    server.on("GET", PATH, server.reply(None, 400))
-    with pytest.raises(ConnectionFailed, match="proxy"):
-        client.models.list()
-
-
-def test_a_path_that_is_not_there_is_not_offered(server, client):
-    with pytest.raises(NotOffered, match="this server does not offer a list of models"):
-        client.models.list()
-
-
-def test_tls_to_a_server_without_is_told(server, connect):
-    with pytest.raises(TLSError, match=r"no TLS connection to 127.0.0.1"):
-        connect(server.url.replace("http:", "https:")).models.list()
-
-
-def test_a_missing_ca_bundle_is_told_at_once(connect, monkeypatch):
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
-    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE names /nonexistent/ca.pem"):
-        connect("https://127.0.0.1:1").models.list()
-
-
-def test_a_broken_proxy_is_named(server, connect, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
-    with pytest.raises(ConnectionFailed, match=r"the HTTP proxy on the way to tinker.test failed"):
-        connect().models.list()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server.on("GET", PATH, CAPABILITIES)
-    assert connect(server.url).models.list()
-
-
-def test_a_proxy_is_used(server, connect, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", server.url)
-    server.on("GET", "http://tinker.test/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
-    server.on("GET", "/services/tinker-prod/api/v1/" + PATH, CAPABILITIES)
-    assert connect().models.list()
 
 
 def test_debug_logging_tells_neither_key_nor_query_nor_body(server, client, caplog):
@@ -353,51 +241,17 @@ def by_key(server, good, headers=None):
     return lambda seen: server.reply(CAPABILITIES) if seen.headers["x-api-key"] == good else refusal
 
 
-def test_a_refused_key_is_exchanged_for_a_token_once(server, client):
+def test_a_key_is_exchanged_once_and_an_expired_token_replaced(server, client):
     serve_tokens(server)
     server.on("GET", PATH, by_key(server, "eyJ.new"))
     client.models.list()
     client.models.list()
     assert len(server.requests("auth/token")) == 1
-    assert server.requests("auth/token")[0].headers["x-api-key"] == KEY
-    assert [s.headers["x-api-key"] for s in server.requests(PATH)] == [KEY, "eyJ.new", "eyJ.new"]
-
-
-def test_an_expired_token_is_replaced(server, client):
-    serve_tokens(server)
-    server.on("GET", PATH, by_key(server, "eyJ.new"))
-    client.models.list()
     serve_tokens(server, "eyJ.newer")
     expired = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     server.on("GET", PATH, by_key(server, "eyJ.newer", expired))
     client.models.list()
     assert server.seen[-1].headers["x-api-key"] == "eyJ.newer"
-
-
-@pytest.mark.parametrize("config", [{"pjwt_auth_enabled": False}, {}, None])
-def test_without_an_exchange_a_401_is_a_401(config, server, client):
-    if config is not None:
-        server.on("POST", "client/config", config)
-    server.on("GET", PATH, by_key(server, "other"))
-    with pytest.raises(Unauthorized, match="Invalid API key"):
-        client.models.list()
-    assert not server.requests("auth/token")
-
-
-def test_threads_that_are_refused_together_exchange_once():
-    auth = KeyAuth(Settings(api_key=KEY))
-    asked = []
-
-    def exchange(key):
-        asked.append(key)
-        return f"eyJ.{len(asked)}"
-
-    assert auth.renew(KEY, False, exchange)
-    assert auth.renew(KEY, False, exchange)
-    assert (asked, auth.current) == ([KEY], "eyJ.1")
-    assert not auth.renew("eyJ.1", False, exchange)
-    assert auth.renew("eyJ.1", True, exchange)
-    assert auth.current == "eyJ.2"
 
 
 def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
@@ -429,25 +283,3 @@ def test_a_command_is_asked_for_another_key(server, connect, tmp_path):
     client = connect(server.url, api_key=None, api_key_command=f"cat {keys}")
     keys.write_text("second\n")
     assert client.models.list()
-
-
-def test_no_key_is_an_error_before_any_request(server, connect):
-    with pytest.raises(SettingsError, match="Missing --api-key"):
-        connect(server.url, api_key=None)
-    assert not server.seen
-
-
-def test_what_a_call_raises_keeps_the_request_id(server, client):
-    server.on("GET", PATH, server.reply({"detail": "no"}, 403, {"x-request-id": "req-9"}))
-    with pytest.raises(APIError, match=r"no \(HTTP 403, request req-9\)") as caught:
-        client.models.list()
-    assert caught.value.request_id == "req-9"
-
-
-def test_repetition_keeps_the_idempotency_key(server, client, naps):
-    retry = server.reply(None, 503, {"x-should-retry": "true"})
-    server.on("POST", "thing", retry, {"ok": True})
-    service = client._transport
-    service.call(Request("POST", "thing", {}), service.deadline("a thing"))
-    first, second = (s.headers["x-idempotency-key"] for s in server.seen)
-    assert first == second

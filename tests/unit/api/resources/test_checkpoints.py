@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import nullcontext
 
 import pytest
 
 from tests.unit.api.resources.conftest import checkpoint, run
 from tinkex.api import Checkpoint
-from tinkex.cli.app import TinkexApp
 from tinkex.exceptions import (
     InvalidResponse,
     NotFound,
     NotOffered,
     SettingsError,
     Unauthorized,
-    UsageError,
 )
 
 LIST = "training_runs/r/checkpoints"
@@ -102,28 +99,11 @@ def test_the_list_of_a_run(server, client):
             client.checkpoints.list(run_id="r")
 
 
-@pytest.mark.parametrize("noun", ["run", "checkpoint"])
-@pytest.mark.parametrize("form", ["json", "csv", "value", "plain", "yaml"])
-def test_a_list_that_fails_in_the_middle_shows_nothing(noun, form, server):
-    name, records = "training_runs", [run(str(n)) for n in range(100)]
-    if noun == "checkpoint":
-        name, records = "checkpoints", [checkpoint("r", "weights", str(n)) for n in range(1000)]
-    whole = {name: records, "cursor": {"total_count": 5000}}
-    server.on("GET", name, whole, server.reply({"detail": "Gone."}, 400))
-    out, err = io.StringIO(), io.StringIO()
-    app = TinkexApp(stdin=io.StringIO(), stdout=out, stderr=err)
-    app.uses_cache = False
-    words = ["--base-url", server.url, "--api-key", "tml-x", noun, "list", "--limit", "0"]
-    assert app.run([*words, "-f", form]) == 1
-    assert out.getvalue() == ""
-    assert "Gone." in err.getvalue()
-
-
-def test_find_suggests_the_other_kind(server, client):
+def test_info_suggests_the_other_kind(server, client):
     server.on("GET", LIST, listed("sampler_weights/x"))
-    assert client.checkpoints.find("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
+    assert client.checkpoints.info("tinker://r/x").tinker_path == "tinker://r/sampler_weights/x"
     with pytest.raises(NotFound) as caught:
-        client.checkpoints.find("tinker://r/weights/x")
+        client.checkpoints.info("tinker://r/weights/x")
     assert caught.value.hint == "Did you mean tinker://r/sampler_weights/x?"
 
 
@@ -170,11 +150,6 @@ def test_a_retry_that_finds_nothing_is_done_unless_the_first_try_was_refused(
         change(client, name)
 
 
-def test_a_missing_endpoint_is_not_a_missing_checkpoint(server, client):
-    with pytest.raises(NotOffered, match="does not offer publishing"):
-        client.checkpoints.publish(PATH)
-
-
 def test_copies_into_a_project_and_into_a_new_run(server, client):
     copied = {"tinker_path": "tinker://new:train:0/weights/0001"}
     server.on("POST", "create_session", {"session_id": "s"})
@@ -218,14 +193,3 @@ def test_an_access_token_that_no_header_can_have(client, server, token):
         client.checkpoints.copy(PATH, project_id="p", access_token=token)
     assert token not in str(raised.value)
     assert server.seen == []
-
-
-@pytest.mark.parametrize("word", ["sampler", "sampler_weights"])
-def test_a_run_is_downloaded_by_type_whichever_words_its_list_has(word, server, client, tmp_path):
-    record = checkpoint("r", "sampler_weights", "a", checkpoint_type="sampler_weights")
-    server.on("GET", LIST, {"checkpoints": [record]})
-    found = list(client.checkpoints.sync("r", tmp_path, types=[word]))
-    assert [one.tinker_path for one in found] == [record["tinker_path"]]
-    assert list(client.checkpoints.sync("r", tmp_path, types=["training"])) == []
-    with pytest.raises(UsageError, match="'lora'"):
-        client.checkpoints.sync("r", tmp_path, types=["lora"])

@@ -6,7 +6,7 @@ import pytest
 import responses
 
 from tests.unit.api.conftest import API, BASE, KEY
-from tinkex.exceptions import InvalidResponse, NotFound, UsageError
+from tinkex.exceptions import InvalidResponse, UsageError
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,6 @@ from tinkex.exceptions import InvalidResponse, NotFound, UsageError
         ("x%2Fy", f"{API}/x%2Fy"),
         ("/api/v1/healthz", f"{BASE}/api/v1/healthz"),
         ("/oai/api/v1/models", f"{BASE}/oai/api/v1/models"),
-        ("/services/tinker-prod/api/v1/x", f"{BASE}/api/v1/x"),
         (f"{BASE}/api/v1/x", f"{BASE}/api/v1/x"),
         ("/@evil.test", f"{BASE}/@evil.test"),
     ],
@@ -54,13 +53,9 @@ def test_query_body_and_headers(client, server):
     assert seen.query == {"a": "1", "d": "2"}  # an empty value is not shown by the server here
     assert (seen.body, seen.headers["x-y"]) == ({"c": [1]}, "z")
     assert seen.headers["content-type"] == "application/json"
-
-
-def test_bytes_go_as_they_are_and_nothing_replaces_the_key(client, server):
-    server.on("POST", "x", {})
-    headers = {"X-API-Key": "other", "Content-Type": "text/x"}
+    headers = {"X-API-Key": "other", "Content-Type": "text/x"}  # nothing replaces the key
     client.request("POST", "x", body=b'{"a": 1}', headers=headers)
-    (seen,) = server.seen
+    seen = server.seen[-1]
     assert (seen.headers["x-api-key"], seen.headers["content-type"]) == (KEY, "text/x")
 
 
@@ -83,12 +78,6 @@ def test_what_cannot_be_sent(client, server, argument, said):
     assert not server.seen
 
 
-def test_errors_are_the_usual_ones(client, server):
-    server.on("GET", "x", server.reply({"detail": "no x here"}, 404))
-    with pytest.raises(NotFound, match=r"no x here \(HTTP 404\)"):
-        client.request("GET", "x")
-
-
 def paged(server, total, *, reported=True, ignores_offset=False, most=1000):
     def reply(seen):
         start = 0 if ignores_offset else int(seen.query["offset"])
@@ -107,18 +96,6 @@ def test_pages_by_offset_are_joined(client, server, total, reported):
     assert answer == {"items": list(range(total)), "more": 1}
 
 
-@pytest.mark.parametrize(
-    ("query", "most", "expected"),
-    [("limit=7&offset=10", 1000, range(10, 30)), ("limit=20", 10, range(30))],
-)
-def test_pages_begin_at_the_offset_and_may_be_smaller_than_requested(
-    client, server, query, most, expected
-):
-    paged(server, 30, most=most)
-    answer = client.request("GET", f"things?{query}", paginate=True).json()
-    assert answer["items"] == list(expected)
-
-
 @pytest.mark.parametrize("total", [0, 150])
 def test_a_limit_of_zero_means_all_as_everywhere(client, server, total):
     paged(server, total, reported=False)
@@ -132,11 +109,6 @@ def test_a_name_may_be_in_the_query_several_times(connect):
         mock.get(f"{API}/x?tag=a&tag=b&c=1", json={})
         connect().request("GET", "x?tag=a&c=1&tag=b")
         assert mock.calls[0].request.url == f"{API}/x?tag=a&tag=b&c=1"
-
-
-def test_a_server_that_ignores_the_offset_does_not_keep_us(client, server):
-    paged(server, 300, reported=False, ignores_offset=True)
-    assert len(client.request("GET", "things", paginate=True).json()["items"]) == 100
 
 
 def test_pages_by_cursor_are_joined(client, server):

@@ -62,22 +62,6 @@ def test_those_without_a_value_come_last_in_either_order():
     assert (total_size(some[1:]), total_size(some)) == (3, None)
 
 
-def test_select_fetches_the_whole_list_and_pages_what_fits(server, client):
-    path = "tinker://r/weights/"
-    records = [
-        {"tinker_path": f"{path}{n}", "time": f"2026-11-{n:02d}T00:00:00Z", "public": n % 2 == 0}
-        for n in range(1, 21)
-    ]
-    server.on("GET", "checkpoints", {"checkpoints": records})
-    server.on("GET", "training_runs", {"training_runs": []})
-    page = client.checkpoints.select(
-        Selection(public=True), 3, 1, sort="time", descending=True, access_scope="accessible"
-    )
-    assert [c.tinker_path.removeprefix(path) for c in page] == ["18", "16", "14"]
-    assert (page.total, page.offset) == (10, 1)
-    assert server.seen[0].query["access_scope"] == "accessible"
-
-
 # Retention -----------------------------------------------------------------------------------
 
 #: Steps 0 to 900, the newest 11 days old.

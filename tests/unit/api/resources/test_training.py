@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinkex.api.http import retry
-from tinkex.exceptions import BadRequest, Conflict, OperationFailed, TimedOut, UsageError
+from tinkex.exceptions import UsageError
 
 RUN = "r:train:0"
 PATH = "tinker://r/weights/x"
@@ -39,10 +38,6 @@ def training(service, client):
     return client.create_lora_training_client("any", train_mlp=False, train_unembed=False)
 
 
-def numbers(service, path: str) -> list[int]:
-    return [seen.body["seq_id"] for seen in service.requests(path)]
-
-
 def test_the_shape_is_sent_without_members_of_default_value(service, training):
     assert training.model_id == RUN  # which came with the acceptance
     (seen,) = service.requests("create_model")
@@ -58,25 +53,6 @@ def test_an_impossible_shape_is_refused_without_a_request(bad, service, client):
     assert not service.seen
 
 
-def test_numbers_advance_only_when_a_call_is_accepted(service, training):
-    results(service, w={"path": f"tinker://{RUN}/final"})
-    refused = service.reply({"detail": "bad name"}, 422)
-    service.on("POST", "save_weights_for_sampler", refused, {"request_id": "w"})
-    with pytest.raises(BadRequest):
-        training.save_weights_for_sampler("a.b")
-    saved = training.save_weights_for_sampler("final", ttl_seconds=3600)
-    assert saved.path == f"tinker://{RUN}/sampler_weights/final"
-    assert saved.response == {"path": f"tinker://{RUN}/final"}
-    assert service.requests("save_weights_for_sampler")[1].body["ttl_seconds"] == 3600
-    results(service, w=service.reply({"detail": "disk full"}, 400))
-    for _ in range(2):
-        with pytest.raises(OperationFailed, match="disk full"):
-            training.save_state("x", overwrite=True)
-    assert service.requests("save_weights")[0].body["overwrite"] is True
-    assert numbers(service, "save_weights_for_sampler") == [1, 1]
-    assert numbers(service, "save_weights") == [2, 3]
-
-
 def test_a_result_without_a_path_has_the_requested_name(training):
     assert training.save_state("final").path == f"tinker://{RUN}/weights/final"
 
@@ -86,14 +62,6 @@ def test_an_impossible_name_is_refused_without_a_request(name, service, training
     with pytest.raises(UsageError):
         training.save_weights_for_sampler(name)
     assert not service.requests("save_weights_for_sampler")
-
-
-def test_a_taken_name_is_a_conflict_at_once(service, training):
-    taken = service.reply({"detail": "Checkpoint exists"}, 409)
-    service.on("POST", "save_weights_for_sampler", taken)
-    with pytest.raises(Conflict):
-        training.save_weights_for_sampler("final")
-    assert len(service.requests("save_weights_for_sampler")) == 1
 
 
 def test_a_checkpoint_is_continued_in_one_call(service, client):
@@ -125,20 +93,29 @@ def test_a_server_that_loads_into_models_only_gets_two_calls(refusal, service, c
     assert loaded == {"model_id": RUN, "seq_id": 1, "path": PATH, "optimizer": False}
 
 
-def test_the_two_calls_share_one_deadline(service, connect, naps):
-    service.on("POST", "weights_info", {"base_model": "m"})
-    service.on("POST", "create_model", {"request_id": "c"})
-    results(service, c={"model_id": RUN}, l={"type": "try_again"})
-
-    def refuse(_):
-        retry.time.sleep(900)
-        return service.reply({"detail": "Missing model_id"}, 400)
-
-    def queue(_):
-        retry.time.sleep(200)
-        return service.reply({"request_id": "l"})
-
-    service.on("POST", "load_weights", refuse, queue)
-    with pytest.raises(TimedOut):
-        connect(service.url, timeout=1000).create_training_client_from_checkpoint(PATH)
-    assert not service.requests("retrieve_future")[1:]  # no time is left for the second
+def test_saving_creates_session_model_and_checkpoint_and_finishes(service, client, waits):
+    service.on("POST", "create_session", {"session_id": "s-1", "info_message": "Welcome."})
+    service.on("POST", "sessions/s-1/finish", None)
+    path = f"tinker://{RUN}/sampler_weights/final"
+    again = {"type": "try_again", "request_id": "c", "queue_state": "paused_capacity"}
+    created = {"model_id": RUN, "type": "create_model"}
+    service.on("POST", "retrieve_future", again, created, {"path": path, "size_bytes": 1234})
+    with client.create_lora_training_client("any", rank=8, seed=7) as training:
+        saved = training.save_weights_for_sampler("final")
+    assert (saved.model_id, saved.path) == (RUN, path)
+    assert saved.response == {"path": path, "size_bytes": 1234}
+    (session,) = service.requests("create_session")
+    assert (session.body["tags"], session.body["user_metadata"]) == ([], None)
+    (model,) = service.requests("create_model")
+    assert model.body == {
+        "session_id": "s-1",
+        "model_seq_id": 0,
+        "base_model": "any",
+        "lora_config": {"rank": 8, "seed": 7},
+    }
+    (save,) = service.requests("save_weights_for_sampler")
+    assert save.body == {"model_id": RUN, "seq_id": 1, "path": "final"}
+    (finish,) = service.requests("sessions/s-1/finish")
+    assert finish.body == {"reason": {"type": "success"}}
+    assert [w.note for w in waits if w.note] == ["Welcome."]
+    assert [w.queue_state for w in waits if w.queue_state] == ["paused_capacity"]

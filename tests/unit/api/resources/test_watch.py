@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from tinkex.api.resources import watch
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.runs import TrainingRun
 from tinkex.api.resources.watch import Change, Condition, Snapshot, WaitedOut, changes, check_usable
-from tinkex.exceptions import ConnectionFailed, NotFound, OperationFailed, ServerError, Unauthorized
+from tinkex.exceptions import NotFound, OperationFailed, ServerError, Unauthorized
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -60,6 +61,8 @@ CORRUPTED = snapshot(corrupted=True)
 def test_changes(before, now, event, subject):
     found = [(change.event, change.subject) for change in changes(before, now)]
     assert found == ([(event, subject)] if event else [])
+    with pytest.raises(OperationFailed, match="corrupted") if now.run.corrupted else nullcontext():
+        check_usable(now)
 
 
 TEN_MINUTES = Condition(idle=minutes(10))
@@ -85,12 +88,6 @@ def test_conditions(condition, first, now, subject):
     if isinstance(condition, str):
         condition = Condition(checkpoint=condition)
     assert condition.met(first, now) == subject
-
-
-def test_a_corrupted_run_is_a_failure():
-    check_usable(snapshot())
-    with pytest.raises(OperationFailed, match="corrupted"):
-        check_usable(snapshot(corrupted=True))
 
 
 @pytest.fixture
@@ -120,12 +117,6 @@ def look(server, replies: list, client, **options):
     return client.watch("r", **options), troubles
 
 
-def test_a_run_is_polled_at_the_interval(server, client, slept):
-    found, troubles = look(server, [RUN], client)
-    assert [next(found).run.training_run_id for _ in range(3)] == ["r"] * 3
-    assert (slept, troubles) == ([10.0, 10.0], [])
-
-
 @pytest.mark.parametrize(
     ("date", "at"),
     [
@@ -147,8 +138,7 @@ def test_the_time_is_the_service_s(server, client, slept, date, at):
 def test_transient_errors_are_retried_with_growing_pauses(server, client, slept):
     lost = failing(server)
     found, troubles = look(server, [RUN, *[lost] * 5, RUN], client)
-    next(found)
-    next(found)
+    assert [next(found).run.training_run_id for _ in range(2)] == ["r"] * 2
     assert troubles == [(ServerError, pause) for pause in (20.0, 40.0, 60.0, 60.0, 60.0)]
     next(found)
     assert slept[-1] == 10.0
@@ -157,31 +147,21 @@ def test_transient_errors_are_retried_with_growing_pauses(server, client, slept)
     assert troubles == [(ServerError, 300.0)]  # a long interval is not shortened
 
 
-def test_the_first_poll_must_succeed(connect, server):
-    client = connect("http://127.0.0.1:9", timeout=3)
-    with pytest.raises(ConnectionFailed):
-        next(look(server, [RUN], client)[0])
-
-
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (404, NotFound)])
 def test_a_permanent_error_ends_it(server, client, slept, status, error):
     found, troubles = look(server, [RUN, server.reply({"detail": "No such run"}, status)], client)
     next(found)
     with pytest.raises(error):
         next(found)
+    with pytest.raises(ServerError):  # the first poll must succeed
+        next(look(server, [failing(server)], client)[0])
     assert troubles == []
 
 
-def test_the_limit_ends_it(server, client):
+@pytest.mark.parametrize("delay", [0.0, NEVER])
+def test_the_limit_ends_it_and_a_poll_of_it(server, client, delay):
+    later = server.reply(RUN, delay=delay)
+    found, troubles = look(server, [RUN, later], client, interval=0.01, limit=1.0)
     with pytest.raises(WaitedOut):
-        list(look(server, [RUN], client, interval=0.05, limit=0.3)[0])
-
-
-def test_the_limit_ends_a_poll(server, client):
-    found, troubles = look(
-        server, [RUN, server.reply(RUN, delay=NEVER)], client, interval=0.01, limit=1.0
-    )
-    next(found)
-    with pytest.raises(WaitedOut):
-        next(found)
+        list(found)
     assert troubles == []

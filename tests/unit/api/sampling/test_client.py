@@ -98,9 +98,14 @@ def test_a_refusal_pauses_all_samples(sampling, sampler):
     assert {seen.body["seq_id"] for seen in others} == {0, 1}
 
 
-@pytest.mark.parametrize(("tokens", "pause"), [(10, 0.05), (13107, 0.05), (13108, 5.0)])
-def test_the_pause_depends_on_the_size_of_the_prompt(tokens, pause):
-    assert module.pause_after_refusal(tokens) == pause
+@pytest.mark.parametrize(("tokens", "pause"), [(10, 0.05), (13107, 0.05), (13108, 0.07)])
+def test_the_pause_depends_on_the_size_of_the_prompt(
+    tokens, pause, sampling, sampler, waits, monkeypatch
+):
+    monkeypatch.setattr(module, "_LARGE_PAUSE", 0.07)
+    sampler.refuse = 1
+    sampling.sample([1] * tokens)
+    assert [w.retry_in for w in waits if w.reason] == [pause]
 
 
 def test_after_a_refusal_only_a_few_are_submitted_at_a_time(client, monkeypatch):

@@ -81,15 +81,12 @@ def test_a_long_text_has_a_time_limit_and_its_errors_are_raised():
     Slow.over.set()
 
 
-def test_texts_and_files_have_a_maximum_size(directory, monkeypatch):
+def test_texts_have_a_maximum_size(directory, monkeypatch):
     tokenizer = load_tokenizer(str(directory))
     monkeypatch.setattr(module, "MAX_TEXT", 10)
     assert tokenizer.encode("hello") == [0, 3]
     with pytest.raises(UsageError, match="the text is longer than"):
         tokenizer.encode("hello world")
-    monkeypatch.setattr(module, "MAX_FILE", 10)
-    with pytest.raises(TokenizerError, match="too large for a tokenizer"):
-        load_tokenizer(str(directory))
 
 
 def test_local_files_come_before_the_network(directory):

@@ -8,7 +8,6 @@ from tinkex.api import SamplingParams
 from tinkex.api.sampling.types import SampleResponse
 from tinkex.exceptions import InvalidResponse, UsageError
 
-SAMPLED = {"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": None}]}
 INFINITE = float("inf")
 
 
@@ -41,19 +40,16 @@ def test_the_body_is_one_that_every_server_accepts():
     assert SamplingParams(None, seed=0, stop=["a"]).body() == usual | {"seed": 0, "stop": ["a"]}
 
 
-def test_a_missing_first_logprob_is_restored():
-    data = {**SAMPLED, "prompt_logprobs": [-1, -2]}
-    assert SampleResponse.from_json(data, 3).prompt_logprobs == (None, -1.0, -2.0)
-    assert SampleResponse.from_json(data, 2).prompt_logprobs == (-1.0, -2.0)
-
-
 def test_numbers_that_are_not_finite_become_null():
     sequence = {"tokens": [1, 2], "logprobs": [-INFINITE, float("nan")], "stop_reason": "stop"}
-    topk = [None, [[1, float("nan")]]]
-    data = {"sequences": [sequence], "prompt_logprobs": None, "topk_prompt_logprobs": topk}
-    found = SampleResponse.from_json(data).as_dict()
-    assert found["sequences"][0]["logprobs"] == [None, None]
-    assert found["topk_prompt_logprobs"] == [None, [[1, None]]]
+    found = SampleResponse.from_json({"sequences": [sequence, {"tokens": [], "logprobs": [0]}]})
+    assert [s["logprobs"] for s in found.as_dict()["sequences"]] == [[None, None], [0.0]]
+
+
+def test_a_missing_first_logprob_is_restored():
+    data = {"sequences": [], "prompt_logprobs": [-1, None]}
+    assert SampleResponse.from_json(data, 3).prompt_logprobs == (None, -1.0, None)
+    assert SampleResponse.from_json(data, 2).prompt_logprobs == (-1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +64,7 @@ def test_numbers_that_are_not_finite_become_null():
         {"sequences": [{"tokens": [1], "logprobs": ["x"]}]},
         {"sequences": [{"tokens": [1], "logprobs": 1}]},
         {"sequences": [], "prompt_logprobs": {}},
-        {"sequences": [], "topk_prompt_logprobs": [1]},
-        {"sequences": [], "topk_prompt_logprobs": [[1]]},
-        {"sequences": [], "topk_prompt_logprobs": [[[1]]]},
+        {"sequences": [{"tokens": [1], "logprobs": [10**400]}]},
     ],
 )
 def test_results_of_another_shape_are_invalid_responses(data):

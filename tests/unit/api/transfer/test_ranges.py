@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 
@@ -54,7 +55,8 @@ def fetch(server, client, staging):
         url = RenewableURL(lambda renew: f"{server.url}/f")
         tracker = ProgressTracker(None)
         transport = client._transport
-        FileDownload(transport, staging, url, "content/f", tracker, label="f").fetch()
+        sha256 = FileDownload(transport, staging, url, "content/f", tracker, label="f").fetch()
+        assert sha256 == hashlib.sha256(content).hexdigest()
         time.sleep(until)
         with staging.content.open("f", "rb") as file:
             assert file.read() == content
@@ -74,7 +76,7 @@ def parts(*have: int) -> list[list[int]]:
     return [[n * PART, n * PART + here, (n + 1) * PART] for n, here in enumerate(every)]
 
 
-def test_parts_that_nobody_has_begun_need_not_be_on_the_disk(fetch):
+def test_parts_that_were_not_started_need_not_be_on_the_disk(fetch):
     asked = fetch(parts(PART, 30_000, PART, 7), 300_007)
     assert asked == [(130_000, 199_999), (300_007, 399_999)] + [
         (n * PART, (n + 1) * PART - 1) for n in range(4, 10)

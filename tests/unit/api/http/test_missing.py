@@ -10,9 +10,8 @@ from tests.contract.dialects.account import KEY
 from tests.contract.dialects.official import Official
 from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.tuft import TuFT
-from tests.contract.dialects.wire import Scripted, Seen, detail, listening
+from tests.contract.dialects.wire import Scripted, listening
 from tinkex.api import ServiceClient
-from tinkex.api.http.capabilities import ACCOUNT_LIST, FINISH
 from tinkex.exceptions import NotOffered
 from tinkex.settings import Settings
 
@@ -43,7 +42,7 @@ def test_an_outage_is_not_taken_for_a_lack(monkeypatch: pytest.MonkeyPatch):
     with listening(Official()) as url, client_of(url) as client:
         with pytest.raises(NotOffered):
             client.checkpoints.list()
-        assert not client._transport.capabilities.lacks(ACCOUNT_LIST)
+        assert not client._transport.missing
 
 
 def test_an_archive_is_requested_in_the_form_that_the_server_knows(tmp_path: Path):
@@ -73,13 +72,3 @@ def test_the_end_of_a_session_is_sent_to_servers_that_take_it():
             for _ in range(3):
                 client.sessions.create().finish()
         assert asked(server, "POST", "sessions/{session}/finish") == times
-
-
-def test_a_session_that_is_gone_is_no_lack(monkeypatch: pytest.MonkeyPatch):
-    def gone(self: Official, seen: Seen, session: str) -> None:
-        raise detail(404, f"Session {session} not found")
-
-    monkeypatch.setattr(Official, "finish", gone)
-    with listening(Official()) as url, client_of(url) as client:
-        client.sessions.create().finish()
-        assert not client._transport.capabilities.lacks(FINISH)
