@@ -63,6 +63,7 @@ class Store:
     :ivar files: name → content.
     :ivar faults: one for each request for a file, as long as there are any.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
+    :ivar sending: requests for files that are being answered.
     :ivar down: answers to the API are cut off.
     """
 
@@ -75,6 +76,7 @@ class Store:
     go: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     signatures: int = 0
+    sending: int = 0
     url: str = ""
 
     def received(self) -> int:
@@ -137,7 +139,12 @@ class Store:
         sent = Sent(name, start, request.query["sig"])
         with self.lock:
             self.sent.append(sent)
-        return self._send(handler, memoryview(body)[start:end], sent, fault)
+            self.sending += 1
+        try:
+            return self._send(handler, memoryview(body)[start:end], sent, fault)
+        finally:
+            with self.lock:
+                self.sending -= 1
 
     def _send(
         self, handler: BaseHTTPRequestHandler, body: memoryview, sent: Sent, fault: Fault

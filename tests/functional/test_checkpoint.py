@@ -27,6 +27,11 @@ def names(done) -> list[str]:
     return sorted(line.rpartition("/")[2] for line in done.stdout.split() if "tinker://" in line)
 
 
+def found(client, path: str):
+    run_id = path.removeprefix("tinker://").partition("/")[0]
+    return next(c for c in client.checkpoints.list(0, run_id=run_id) if c.tinker_path == path)
+
+
 def left(client, run: str) -> list[str]:
     return sorted(
         c.checkpoint_id.rpartition("/")[2] for c in client.checkpoints.list(0, run_id=run)
@@ -228,12 +233,12 @@ def test_set_ttl_and_remove(served, run, client):
     done = served(f"checkpoint set-ttl {path} --ttl 7d")
     assert done.stdout.startswith(f"{path} expires 20")
     assert done.stdout.endswith("Z (in 7d)\n")
-    found = client.checkpoints.find(path)
-    assert (found.expires_at - found.time).total_seconds() > 7 * 86400 - 120
+    checkpoint = found(client, path)
+    assert (checkpoint.expires_at - checkpoint.time).total_seconds() > 7 * 86400 - 120
     (row,) = served(f"checkpoint set-ttl {path} --ttl 7200 -f json").rows
     assert row["ttl_seconds"] == 7200
     assert served(f"checkpoint set-ttl {path} --remove").stdout == f"{path} does not expire\n"
-    assert client.checkpoints.find(path).expires_at is None
+    assert found(client, path).expires_at is None
 
 
 # ---------------------------------------------------------------------- prune
@@ -268,7 +273,7 @@ def test_prune_does_what_a_rehearsal_has_shown(served, run, client):
 
 def test_copy(served, run, client):
     done = served(f"checkpoint copy {run}:step-1 --ttl 1d -f json")
-    copied = client.checkpoints.find(done.rows["tinker_path"])
+    copied = found(client, done.rows["tinker_path"])
     assert copied.run_id != run
     assert copied.checkpoint_id == "sampler_weights/step-1"
     assert copied.expires_at is not None

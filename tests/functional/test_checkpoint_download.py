@@ -227,7 +227,7 @@ def test_a_file_in_ranges_is_resumed(kind, tinkex, throttled, download, target):
     assert have > MIB
     assert len(segments) > 4
     throttled.rate = 0
-    time.sleep(0.3)  # until the connections of the killed process have ended
+    until(lambda: not throttled.sending)
     throttled.received()
     tinkex(*download(kind))
     rest = 48 * MIB - have
