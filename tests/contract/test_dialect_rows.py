@@ -67,7 +67,7 @@ def save(client: ServiceClient, name: str = "x", **more: Any) -> Any:
 
 
 def bodies(server: Account, path: str) -> list[Any]:
-    return [seen.body for seen in server.requests("POST", path)]
+    return [seen.json for seen in server.requests("POST", path)]
 
 
 def test_success_codes(server, connect):
@@ -208,8 +208,12 @@ def test_archive(server, connect, tmp_path):
     for name, content in FILES.items():
         assert (tmp_path / "out" / name).read_bytes() == content
     # The key goes to the server that it is for, and to no storage.
-    assert [s.path for s in server.seen if s.path.startswith("/storage") and s.key] == []
-    assert all(s.key == KEY for s in server.seen if s.path.startswith("training_runs"))
+    assert [
+        s.path for s in server.seen if s.path.startswith("/storage") and "x-api-key" in s.headers
+    ] == []
+    assert all(
+        s.headers["x-api-key"] == KEY for s in server.seen if s.path.startswith("training_runs")
+    )
 
 
 def test_archive_of_a_training_checkpoint_is_never_that_of_the_sampler(connect, tmp_path):
@@ -320,7 +324,7 @@ def test_order_of_requests(server, connect):
             training.save_state("refused.name")
     training.save_state("b")
     training.save_weights_for_sampler("c")
-    numbers = [s.body["seq_id"] for s in server.seen if s.path.startswith("save_weights")]
+    numbers = [s.json["seq_id"] for s in server.seen if s.path.startswith("save_weights")]
     # The refused one has not used its number up.
     assert numbers == ([1, 2, 2, 3] if isinstance(server, SkyRL) else [1, 2, 3])
 
@@ -358,8 +362,15 @@ def test_login_endpoints(connect):
     official = Official()
     official.exchanges = True
     assert len(connect(official).runs.list()) == 1
-    assert [s.key for s in official.requests("GET", "training_runs")] == [KEY, official.token]
-    assert all(s.key == KEY for s in official.seen if s.path.startswith(("auth/", "client/")))
+    assert [s.headers["x-api-key"] for s in official.requests("GET", "training_runs")] == [
+        KEY,
+        official.token,
+    ]
+    assert all(
+        s.headers["x-api-key"] == KEY
+        for s in official.seen
+        if s.path.startswith(("auth/", "client/"))
+    )
     for server in (SkyRL(), SkyRLMain(), TuFT()):
         connect(server).runs.list()
         assert [s.path for s in server.seen] == ["training_runs"]
