@@ -15,7 +15,7 @@ from tests.faults.commands import COMMANDS
 from tests.faults.test_matrix import assert_told, filled
 from tinkex.testing import invoke
 
-#: The others have their own way: doctor tells of a missing key, auth login asks for one.
+#: The others have their own way: doctor reports a missing key, auth login asks for one.
 NEED_A_KEY = [name for name, talk in COMMANDS.items() if not talk.findings and name != "auth login"]
 
 
