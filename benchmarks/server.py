@@ -1,7 +1,7 @@
 """A server whose answers cost nothing: what is measured is the client.
 
 Prints its address and serves until it is ended. The answers are those of the protocol for an
-account with ``--count`` runs of one checkpoint each (20 unless told); they are encoded once, before
+account with ``--count`` runs of one checkpoint each (20 by default); they are encoded once, before
 the first request. Deletions are accepted and change nothing.
 """
 

@@ -69,7 +69,7 @@ sleeps for half a second when it is imported.
 """
 LIMITS = """\
 four fifths of the time of a list are the imports of cliff and requests with the parts of the
-standard library that they need; the last column of `python -X importtime` tells them apart.
+standard library that they need; the last column of `python -X importtime` distinguishes them.
 """
 
 

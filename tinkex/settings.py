@@ -169,7 +169,7 @@ def resolve(
     _add_stored_key(values, origins)
     _add_pool_options(values, origins, config, path)
     if insecure:
-        values["pool_options"] = pools.insecure(values["pool_options"])
+        values["pool_options"] = values["pool_options"]._replace(insecure=True)
         origins["http_pool.insecure"] = "--insecure"
     _add_driver(values, origins, config)
     return Settings(**values, origins=origins)

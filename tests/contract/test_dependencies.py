@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "tinkex": {
         *("cliff", "stevedore", "requests", "PyYAML", "tokenizers", "rich", "prompt_toolkit"),
-        *("Jinja2", "urllib3"),
+        *("Jinja2", "urllib3", "wcwidth"),
     },
     "tinkex-hello": {"tinkex"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},

@@ -172,7 +172,7 @@ def losing_once(request: Request) -> None:
 def true_cut(request: Request) -> None:
     """Cut the real answer at a thousandth of its body: ``true-cut-<thousandth>-<framing>``.
 
-    Framing ``length`` tells how long it was to be; ``close`` leaves the end of the connection as
+    Framing ``length`` announces the whole length; ``close`` leaves the end of the connection as
     the only mark of the end. Only what is asked last is cut.
     """
     _, _, place, framing = request.fault.split("-")

@@ -46,17 +46,17 @@ class Recorder:
 
 def faults(cells: Cells) -> Iterator[list[str]]:
     """Yield for each fault how many commands reported it, and which did not need to."""
-    yield ["Fault", "Told", "Recovers", "Succeeds"]
+    yield ["Fault", "Reported", "Recovers", "Succeeds"]
     places = {fault: place for place, fault in enumerate(FAULTS, 1)}  # connections come before
     ordered = sorted(cells, key=lambda f: (f.startswith("status "), places.get(f, 0), f))
     for fault in ordered:
         commands = cells[fault]
         failed = [name for name, found in commands.items() if "FAILED" in found]
-        told, recovers, succeeds = (
+        reported, recovers, succeeds = (
             sorted(name for name, found in commands.items() if outcome in found)
-            for outcome in ("told", "recovers", "succeeds")
+            for outcome in ("reported", "recovers", "succeeds")
         )
-        counts = [str(len(told) or ""), str(len(recovers) or ""), ", ".join(succeeds)]
+        counts = [str(len(reported) or ""), str(len(recovers) or ""), ", ".join(succeeds)]
         yield [fault, *([f"FAILED: {', '.join(failed)}", "", ""] if failed else counts)]
 
 
@@ -65,7 +65,7 @@ def writes(cells: Cells) -> Iterator[list[str]]:
     yield ["Command", "What it writes", *_TROUBLES.values(), "Outcome"]
     for name, writer in WRITERS.items():
         tries = [_counted(cells[name][trouble]) for trouble in _TROUBLES]
-        yield [name, writer.what, *tries, "goes on" if writer.goes_on else "told"]
+        yield [name, writer.what, *tries, "goes on" if writer.goes_on else "reported"]
 
 
 def kills(cells: Cells) -> Iterator[list[str]]:

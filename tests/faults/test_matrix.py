@@ -39,7 +39,7 @@ KEY = "tml-canary-8d1f0c2ab34e"
 STATUSES = (*range(400, 432), 451, *range(500, 512), 520, 524, 599)
 #: Faults after which the command goes on and succeeds.
 MENDED = ("refusing-twice", "losing-once")
-#: Faults that are told before any byte of an answer, by what the client connects to.
+#: Faults that are reported before any byte of an answer, by what the client connects to.
 CONNECTIONS = (
     *("refused", "deaf", "unknown-host", "not-tls"),
     *("tls-unknown", "tls-expired", "tls-elsewhere"),
@@ -146,19 +146,19 @@ def test_a_fault_ends_well(faulty, name, fault, tmp_path, monkeypatch, request, 
     if command.findings:
         assert done.exit_code == (0 if hidden else 1), done
         assert_found(done, directory)
-        outcome = "succeeds" if hidden else "told"
+        outcome = "succeeds" if hidden else "reported"
     elif done.exit_code == 0:
         assert may_succeed, done
         outcome = "recovers" if fault in MENDED else "succeeds"
     else:
         assert fault not in MENDED, done
         assert_told(done, command, directory)
-        outcome = "told"
+        outcome = "reported"
     record_property("fault", (row_of(fault), name, outcome, 1))
 
 
 def row_of(fault: str) -> str:
-    """Return the fault's row in the table: statuses are told together."""
+    """Return the fault's row in the table: statuses share one."""
     if not fault.startswith("status-"):
         return fault
     return f"status {fault.split('-')[1]}"
@@ -190,7 +190,7 @@ def assert_told(done: Invocation, command: Talk, directory: Path) -> None:
     assert "bug" not in done.stderr
     assert not {"\x1b", "\u202e"} & set(done.stderr)
     left = {path.name for path in directory.iterdir()}
-    if command.keeps and left == set(command.keeps):  # parts of it failed: a summary tells
+    if command.keeps and left == set(command.keeps):  # parts of it failed: a summary says so
         assert "out.failed.jsonl" in done.stderr
         assert "To resume:" in done.stderr
         return

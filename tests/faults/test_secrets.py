@@ -14,12 +14,12 @@ from tests.faults.test_matrix import KEY, filled
 from tinkex.testing import invoke
 
 FAULTS = ("key-echoed", "status-401-json", "redirect-other-host", "json-null", "close-before")
-#: Settings of a log that tells all.
+#: Settings of a log of everything.
 LOUD = {
     "debug": ("--debug", "--log-file", "{log}"),
     "curl": ("--curl",),
 }
-#: What is written of a request; one without an answer is told in the error alone.
+#: What is written of a request; one without an answer shows in the error alone.
 SIGN = {"debug": "tinkex.http", "curl": "curl"}
 
 

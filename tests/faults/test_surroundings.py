@@ -146,7 +146,7 @@ def test_the_server_of_this_machine_is_asked_without_a_proxy(service, proxy):
 
 
 def test_no_wait_follows_the_clock_on_the_wall():
-    """Deadlines and pauses are measured by a clock that nobody sets."""
+    """Deadlines and pauses are measured by a clock that cannot be set."""
     package = Path(tinkex.api.__file__).parent
     found = [
         path.relative_to(package).as_posix()

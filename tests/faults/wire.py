@@ -45,7 +45,7 @@ class Request:
         self.connection.close()
 
     def answer(self, status: int, body: bytes, kind: str = JSON, **headers: str) -> None:
-        headers = {"Connection": "close", **headers}  # said, so that nobody asks on it again
+        headers = {"Connection": "close", **headers}  # so that no client asks on it again
         self.send(head(status, len(body), kind, **headers) + body)
 
     def upstream(self) -> tuple[int, bytes, str]:

@@ -79,11 +79,11 @@ class Writer:
     :ivar before: makes what was there before.
     :ivar after: raises unless all that the command is to write is there.
     :ivar goes_on: it succeeds all the same: what it cannot write serves only its own speed.
-    :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is told.
+    :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is reported.
     :ivar prints: it has printed its result before it writes.
     :ivar where: the address of the server, or none of its own.
     :ivar leaves: names of files that it may leave behind when it fails, whole as far as they go.
-    :ivar again: stand behind the words when it is run anew.
+    :ivar again: stand behind the words when it is run again.
     """
 
     what: str
@@ -254,12 +254,6 @@ WRITERS: dict[str, Writer] = {
         holds(CONFIG, "# mine", "60s", "10s"),
         some_settings,
     ),
-    "config unset": Writer(
-        "configuration file",
-        ("config", "unset", "--profile", "work", "timeout"),
-        holds(CONFIG, "# mine", "10s"),
-        some_settings,
-    ),
     "profile add": Writer(
         "configuration file",
         ("profile", "add", "new", "--base-url", "https://tinker.example"),
@@ -267,27 +261,12 @@ WRITERS: dict[str, Writer] = {
         some_settings,
         where="",
     ),
-    "profile use": Writer(
-        "configuration file",
-        ("profile", "use", "work"),
-        holds(CONFIG, "profile: work"),
-        some_settings,
-    ),
-    "profile remove": Writer(
-        "configuration file",
-        ("profile", "remove", "other", "--yes"),
-        holds(CONFIG, "# mine", "30s"),
-        some_settings,
-    ),
     "auth login": Writer(
         "stored keys",
         ("auth", "login", "--with-token"),
         holds(KEYS, KEY, "tml-7"),
         two_keys,
         stdin=f"{KEY}\n",
-    ),
-    "auth switch": Writer(
-        "stored keys", ("auth", "switch", "8"), holds(KEYS, '"default": "8"'), two_keys
     ),
     "auth logout": Writer("stored keys", ("auth", "logout", "8"), holds(KEYS, "tml-7"), two_keys),
     "checkpoint": Writer(
@@ -340,12 +319,6 @@ WRITERS: dict[str, Writer] = {
         ("billing", "usage", "--since", "2d", "--csv", "usage.csv"),
         holds("work/usage.csv", ","),
         old("usage.csv"),
-    ),
-    "billing storage": Writer(
-        "CSV",
-        ("billing", "storage", "--csv", "storage.csv"),
-        holds("work/storage.csv", ","),
-        old("storage.csv"),
     ),
     "complete": Writer(
         "completion script",

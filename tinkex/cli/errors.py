@@ -14,10 +14,6 @@ from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
 _TOKENIZER = "Name another one or a local directory with --tokenizer"
 
 
-def _hint_for_name(error: exceptions.InvalidName) -> str:
-    return f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
-
-
 def _hint_for_resource(error: exceptions.APIError) -> str | None:
     return f"See 'tinkex {error.resource} list'." if error.resource else None
 
@@ -30,7 +26,9 @@ def _hint_for_key(error: exceptions.Unauthorized) -> str:
 #: Class of an error → hint, or a function of the error that returns one; the nearest class counts.
 #: An error's own hint takes precedence, except that of an InvalidName, which the entry includes.
 HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
-    exceptions.InvalidName: _hint_for_name,
+    exceptions.InvalidName: lambda error: (
+        f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
+    ),
     exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
     exceptions.TargetInUse: "Wait for it, or name another place with --output.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",

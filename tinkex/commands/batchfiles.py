@@ -126,21 +126,19 @@ class PromptSource:
         :raises PromptsChanged: after the last row: they are not those that were checked.
         """
         digest = hashlib.sha256()
+        invalid: UsageError | None = None
         try:
             for row in self._rows(digest):
                 if row.index < self.total:
                     yield row
         except UsageError as error:  # the row was valid before
-            raise self._changed() from error
-        if digest.hexdigest() != self.digest:
-            raise self._changed()
-
-    def _changed(self) -> PromptsChanged:
-        return PromptsChanged(
-            f"{self._name} changed while it was being sampled",
-            hint="The results may mix rows of before and after. Start over with a copy that "
-            "does not change.",
-        )
+            invalid = error
+        if invalid or digest.hexdigest() != self.digest:
+            raise PromptsChanged(
+                f"{self._name} changed while it was being sampled",
+                hint="The results may mix rows of before and after. Start over with a copy that "
+                "does not change.",
+            ) from invalid
 
     def _check(self) -> str:
         """Read everything once; return the digest."""
@@ -287,14 +285,12 @@ def _kind_of(name: str, file: IO[bytes]) -> str:
 
 
 def _object(text: str) -> dict[str, Any]:
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = "Each line is one JSON object; for one prompt a line: --input-format text."
-        raise UsageError("not a JSON object", hint=hint) from error
-    if not isinstance(row, dict):
-        raise UsageError("not a JSON object", hint='For example: {"prompt": "Once upon a time"}')
-    return row
+        if isinstance(row, dict):
+            return row
+    hint = "Each line is one JSON object; for one prompt a line: --input-format text."
+    raise UsageError("not a JSON object", hint=hint)
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:

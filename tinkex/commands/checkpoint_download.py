@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
-from tinkex.commands.arguments import (
-    add_paths,
-    add_type,
-    checkpoint_paths,
-    checkpoint_type,
-    with_run,
-)
+from tinkex.commands import arguments
 from tinkex.commands.base import Lister
 from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
@@ -111,11 +105,11 @@ class DownloadCheckpoint(_Fetching):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_paths(parser, optional=True)
+        arguments.add_paths(parser, optional=True)
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
         )
-        add_type(parser)
+        arguments.add_type(parser)
         parser.add_argument(
             "-o",
             "--output",
@@ -145,11 +139,13 @@ class DownloadCheckpoint(_Fetching):
                 "no checkpoint is given",
                 hint="Give a path, or --run-id for all checkpoints of a run.",
             )
-        named = paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        named = paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         if run_id:
-            paths = paths + with_run(self, run_id, lambda run: self._of_run(run, parsed_args))
+            paths = paths + arguments.with_run(
+                self, run_id, lambda run: self._of_run(run, parsed_args)
+            )
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         self.result = []
@@ -165,7 +161,7 @@ class DownloadCheckpoint(_Fetching):
     def _of_run(self, run_id: str, parsed_args: argparse.Namespace) -> list[str]:
         from tinkex.api.resources.selection import Selection
 
-        wanted = Selection(run_id, checkpoint_type(parsed_args))
+        wanted = Selection(run_id, arguments.checkpoint_type(parsed_args))
         return [c.tinker_path for c in self.client.checkpoints.select(wanted)]
 
     def _download(
@@ -201,7 +197,7 @@ class SyncCheckpoint(_Fetching):
             metavar="<dir>",
             help="directory for the files: <kind>/<name> below it for each checkpoint",
         )
-        add_type(parser)
+        arguments.add_type(parser)
         parser.add_argument(
             "--watch", action="store_true", help="keep polling for new checkpoints until Ctrl-C"
         )
@@ -229,7 +225,7 @@ class SyncCheckpoint(_Fetching):
         return self.column_names, self.rows(results)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
-        kind = checkpoint_type(parsed_args)
+        kind = arguments.checkpoint_type(parsed_args)
 
         def poll(run_id: str) -> Iterator[DownloadResult]:
             parsed_args.run_id = run_id  # resolved once
@@ -240,7 +236,7 @@ class SyncCheckpoint(_Fetching):
                 on_progress=self.app.display.transfer,
             )
 
-        return with_run(self, parsed_args.run_id, poll)
+        return arguments.with_run(self, parsed_args.run_id, poll)
 
     def _watch(
         self, parsed_args: argparse.Namespace, results: Iterator[DownloadResult]

@@ -83,16 +83,9 @@ class SearchSession(Lister):
     """Search sessions by name, metadata, project, owner and status, newest first."""
 
     column_names = (
-        "session_id",
-        "display_name",
-        "status",
-        "created_at",
-        "checkpoints_count",
-        "checkpoint_storage_bytes",
-        "owner",
-        "project_id",
-        "message",
-        "user_metadata",
+        *("session_id", "display_name", "status", "created_at"),
+        *("checkpoints_count", "checkpoint_storage_bytes", "owner", "project_id"),
+        *("message", "user_metadata"),
     )
     plain_columns = ("session_id", "status", "display_name")
     droppable = column_names[:3:-1]

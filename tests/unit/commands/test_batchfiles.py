@@ -92,17 +92,15 @@ def test_a_directory_has_one_prompt_a_file(tmp_path, opened):
 
 @pytest.mark.parametrize("kind", ["bytes", "text", "pipe"])
 def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
-    name, stdin = "-", None
-    if kind != "pipe":
-        stdin = (
-            io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"))
-            if kind == "bytes"
-            else io.StringIO("one\ntwo\n")
-        )
-    else:
+    text = "one\ntwo\n"
+    name, stdin = "-", io.TextIOWrapper(io.BytesIO(text.encode()))
+    if kind == "text":
+        stdin = io.StringIO(text)
+    elif kind == "pipe":
+        stdin = None
         name = str(tmp_path / "pipe")
         os.mkfifo(name)
-        threading.Thread(target=Path(name).write_text, args=("one\ntwo\n",), daemon=True).start()
+        threading.Thread(target=Path(name).write_text, args=(text,), daemon=True).start()
     prompts = opened(name, stdin)
 
     assert [row.prompt for row in prompts] == ["one", "two"]
