@@ -557,9 +557,3 @@ def test_two_checkpoints_that_are_installed_in_one_place_leave_no_mixture(full, 
     found = driver.state(full)
     assert (found["files"], found["lock"]) == ({**OLD, **MINE}, str(driver.OLD))
     assert stages(full) == []
-
-
-def test_another_process_in_the_staging_directory_is_left_alone(full):
-    first = StagingDirectory(driver.NEW, full, force=True)
-    with first, pytest.raises(LocalError, match="by another process"):
-        driver.download(full, "another")
