@@ -144,7 +144,7 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
     [
         ("tml-wrong-0123456789", "--with-token", {}, "Invalid API key (HTTP 401"),
         ("", "--with-token", {}, "no API key in standard input"),
-        ("", "", {}, "there is no terminal to ask for the key on"),
+        ("", "", {}, "cannot ask for the key: standard input is not a terminal"),
         ("a b\n", "--with-token", {}, "holds a space"),
         (KEY, "--with-token --name ''", {}, "must not be empty"),
         (KEY, "--with-token --in-profile", {}, "no active profile"),

@@ -124,7 +124,7 @@ def test_rows_that_fail_are_reported_where_there_is_no_file(served):
         ("- --resume", "x", "--resume needs a file"),
         ("- --force", "x", "--force needs a file"),
         ("- --concurrency 0", "x", "at least 1"),
-        ("- --output /dev/null", "x", "no regular file"),
+        ("- --output /dev/null", "x", "not a regular file"),
         ("- --api-key -", "x", "not both"),
     ],
 )
@@ -213,7 +213,7 @@ def test_signals_end_it_and_it_says_how_to_resume(many, number, code, hold):
         assert bool(finished) is (hold == 100)
         token_rows(many / "in.jsonl", 5001)
         done = program(resume, cwd=many, code=1)
-        assert "was made with other prompts" in done.stderr
+        assert "was created with different prompts" in done.stderr
 
 
 def test_a_full_disk_ends_the_run_and_says_how_to_go_on(tmp_path):

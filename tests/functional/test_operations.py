@@ -24,7 +24,7 @@ def test_models(served):
         "sampleable": True,
     }
     done = served("model list gpt-9", code=1)
-    assert "no model name contains 'gpt-9'" in done.stderr
+    assert "not a valid model name contains 'gpt-9'" in done.stderr
     assert done.stdout == ""
 
 

@@ -162,7 +162,7 @@ def wants_json(words: Sequence[str]) -> bool:
 
 @contextmanager
 def unwrapped_signals() -> Iterator[None]:
-    """Raise the exception of a signal itself where an error was made of it.
+    """Re-raise a signal's exception if another error wraps it.
 
     A signal handler may raise anywhere: where Python wraps what a class body raises, or just
     before some cleaning up fails because of it.

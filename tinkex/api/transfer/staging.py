@@ -158,8 +158,8 @@ class StagingDirectory:
             raise LocalError(f"{target} is not a directory", hint="Name a directory.")
         if target.is_symlink() and (self._is_new or target.lstat().st_uid not in (0, os.geteuid())):
             raise LocalError(
-                f"{target} is a symbolic link to nowhere or of another user",
-                hint="Name the directory that it leads to, or another one.",
+                f"{target} is a broken symbolic link, or one owned by another user",
+                hint="Give the directory that it points to, or choose another one.",
             )
         home = target.parent if self._is_new else target
         self._make_missing(home)
@@ -466,7 +466,7 @@ def _check_content(root: Directory, where: Path) -> None:
 
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
-        f"{where} was not left by a download of yours: {reason}",
+        f"{where} is not a partial download of yours: {reason}",
         hint="Delete it, then start the download again.",
     )
 
