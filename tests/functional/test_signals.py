@@ -25,7 +25,7 @@ from tests.faults.test_matrix import filled
 from tests.functional.conftest import KEY, Program, Service
 from tests.functional.test_interactive import Terminal
 from tests.serving import Reply, Request, serving
-from tests.until import until
+from tests.until import idle, until
 from tinkex.testing import invoke
 
 WATCHING = {
@@ -126,8 +126,7 @@ def test_the_prompt_of_a_login(terminal, number, home):
 def test_the_shell_between_two_lines(terminal):
     shown = terminal()
     shown.expect("tinkex>")
-    shown.type("versi")
-    shown.expect("versi")  # the shell waits for keys
+    until(lambda: idle(shown.process))
     code = ended(shown.process, signal.SIGTERM)
     assert code == 143
     assert shown.echoes

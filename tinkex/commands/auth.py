@@ -99,7 +99,7 @@ class LoginAuth(ShowOne):
             return credentials.checked(key), "standard input"
         if not stdin or not stdin.isatty():
             raise UsageError(
-                "there is no terminal to ask for the key on",
+                "cannot ask for the key: standard input is not a terminal",
                 hint="Give it on standard input: … | tinkex auth login --with-token",
             )
         if page:
@@ -222,7 +222,7 @@ class SwitchAuth(ShowOne):
         key = store.find(parsed_args.name)
         if key.base_url is not None:
             raise UsageError(
-                f"the key {key.name!r} is sent to {key.base_url} only, and needs no switch",
+                f"the key {key.name!r} is used for {key.base_url} without a switch",
                 hint="The default key is that of the official service.",
             )
         store.set_default(key.key_id)

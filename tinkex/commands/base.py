@@ -76,7 +76,7 @@ class _Bound(cliff.command.Command):
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
-                "this needs a confirmation, and standard input is not a terminal",
+                "confirmation is required, but standard input is not a terminal",
                 hint="Add --yes to confirm it.",
             )
         self.app.display.clear()
@@ -232,7 +232,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write the result, then what the format has to say about it.
+        """Write the result, then any notes from the format.
 
         The format finds :attr:`presentation` in *parsed_args*.
         """

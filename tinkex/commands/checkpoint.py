@@ -148,7 +148,7 @@ class SaveCheckpoint(ShowOne):
         if output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
-                hint="It names the file for the metadata: --output checkpoint.json",
+                hint="It sets the metadata file: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
         if output != "-":

@@ -115,15 +115,15 @@ class DownloadCheckpoint(_Fetching):
             "--output",
             metavar="<dir>",
             default=".",
-            help="directory for the files, created if missing (default: the current one); each of "
-            "several checkpoints is in <run>/<kind>/<name> below it, or with only --run-id in "
-            "<kind>/<name>, as with 'checkpoint sync'",
+            help="output directory, created if missing (default: the current one); several "
+            "checkpoints are written to <run>/<kind>/<name> in it, or to <kind>/<name> if only "
+            "--run-id is given, as with 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="replace existing files once the new ones are complete; without it, complete "
-            "ones of several checkpoints are skipped",
+            help="replace existing files once the new ones are complete; without it, a download of "
+            "several checkpoints skips those already complete",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -209,7 +209,7 @@ class SyncCheckpoint(_Fetching):
 
         if parsed_args.watch and parsed_args.formatter not in _STREAMED:
             raise UsageError(
-                f"the format {parsed_args.formatter} needs an end, and --watch has none",
+                f"the format {parsed_args.formatter} cannot be used with --watch, which never ends",
                 hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
             )
         self._target, self.result = user_path(parsed_args.directory), []
@@ -270,7 +270,9 @@ class VerifyCheckpoint(Lister):
             help="directory of a downloaded checkpoint, or one with several below it",
         )
         parser.add_argument(
-            "--strict", action="store_true", help="also fail for files from other sources"
+            "--strict",
+            action="store_true",
+            help="also fail for files that the download did not write",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -99,7 +99,9 @@ def plugin_profile(name: str) -> dict[str, Any]:
     except PluginError as error:
         raise SettingsError(str(error), hint=error.hint) from error
     if not isinstance(values, Mapping):
-        raise SettingsError(f"the plugin of the profile {name!r} gives no mapping of settings")
+        raise SettingsError(
+            f"the plugin of the profile {name!r} does not return a mapping of settings"
+        )
     return dict(values)
 
 

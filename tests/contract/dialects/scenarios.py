@@ -1,7 +1,7 @@
 """What each command says to each dialect: one row a command.
 
 A row is ``"command": Scenario(words, stdout, …)``; words in parentheses tell two rows of one command
-apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}``, ``{sampler}``, ``{published}``,
+apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}`` (which is public), ``{sampler}``,
 ``{session}``, ``{model}``, ``{key}``, ``{tmp}`` (a directory), ``{tokens}`` (a file with a prompt) and
 ``{prompts}`` (one with a row) stand for what the server has. *stdout* is all that comes out, compared
 to the letter, or a regular expression where it begins with ``re:``. Where a dialect answers
@@ -99,8 +99,8 @@ SCENARIOS = {
         refused=lacking("publishing", *SKYRL),
     ),
     "checkpoint unpublish": Scenario(
-        "checkpoint unpublish {published}",
-        "Unpublished {published}\n",
+        "checkpoint unpublish {training}",
+        "Unpublished {training}\n",
         refused=lacking("unpublishing", *SKYRL, tuft="this server does not offer unpublishing (HTTP 400)"),
     ),
     "checkpoint delete": Scenario(
