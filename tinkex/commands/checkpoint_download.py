@@ -127,6 +127,7 @@ class DownloadCheckpoint(_Fetching):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api.resources.selection import Selection
         from tinkex.files import user_path
 
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
@@ -143,9 +144,9 @@ class DownloadCheckpoint(_Fetching):
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         if run_id:
-            paths = paths + arguments.with_run(
-                self, run_id, lambda run: self._of_run(run, parsed_args)
-            )
+            kind, select = arguments.checkpoint_type(parsed_args), self.client.checkpoints.select
+            found = arguments.with_run(self, run_id, lambda run: select(Selection(run, kind)))
+            paths = paths + [checkpoint.tinker_path for checkpoint in found]
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         self.result = []
@@ -157,12 +158,6 @@ class DownloadCheckpoint(_Fetching):
             on_progress=self.app.display.transfer,
         )
         return self.column_names, self.rows(results)
-
-    def _of_run(self, run_id: str, parsed_args: argparse.Namespace) -> list[str]:
-        from tinkex.api.resources.selection import Selection
-
-        wanted = Selection(run_id, arguments.checkpoint_type(parsed_args))
-        return [c.tinker_path for c in self.client.checkpoints.select(wanted)]
 
     def _download(
         self, path: str, target: Path, parsed_args: argparse.Namespace
