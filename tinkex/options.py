@@ -263,7 +263,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
         "--insecure",
         action="store_true",
         default=None,
-        help="do not check certificates: anyone on the way can read the key (warns each time)",
+        help="do not verify TLS certificates: anyone in between can read the key (warns each time)",
     )
 
 

@@ -88,9 +88,9 @@ class Settings:
         official = self.base_url == DEFAULT_BASE_URL and "base_url" not in self.origins
         if self.pool_options.insecure and official:
             raise SettingsError(
-                "certificate checks stay on for the official service",
+                "certificate checks cannot be turned off for the default address",
                 hint="For a proxy with its own certificates, set ca_bundle to its authority. "
-                "To turn them off all the same, give the address with --base-url.",
+                "To turn them off anyway, give the address with --base-url.",
             )
         pools.check_files(self.pool_options)
 

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-#: What each distribution may need; whoever adds one says here that it is worth its risk.
+#: What each distribution may need; an addition needs a reason.
 ALLOWED = {
     "tinkex": {
         *("cliff", "stevedore", "requests", "PyYAML", "tokenizers", "rich", "prompt_toolkit"),

@@ -84,12 +84,6 @@ def test_expiry_and_overwriting(server, connect):
     assert (body["ttl_seconds"], body["overwrite"]) == (3600, True)
 
 
-def test_project_of_a_session(server, connect):
-    connect(server, project_id="p1").create_lora_training_client(MODEL)
-    (body,) = bodies(server, "create_session")
-    assert body["project_id"] == "p1"
-
-
 def test_path_of_a_sampler_checkpoint(server, connect):
     client = connect(server)
     with client.create_lora_training_client(MODEL) as training:
@@ -233,11 +227,11 @@ def test_training_metrics():
 
 
 def test_key_check(connect):
-    client = connect(TuFT(), key="tml-another-key-of-somebody")
+    client = connect(TuFT(), key="tml-another-key")
     with pytest.raises(exceptions.Forbidden, match=r"Invalid API key \(HTTP 403\)"):
         client.runs.list()
     with pytest.raises(exceptions.Unauthorized, match=r"Invalid API key \(HTTP 401\)"):
-        connect(Official(), key="tml-another-key-of-somebody").runs.list()
+        connect(Official(), key="tml-another-key").runs.list()
     for cls in (SkyRL, SkyRLMain):
         assert len(connect(cls(), key="tml-whatever").runs.list()) == 1
 

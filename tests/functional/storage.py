@@ -62,9 +62,8 @@ class Store:
 
     :ivar files: name → content.
     :ivar faults: one for each request for a file, as long as there are any.
-    :ivar validators: files have entity tags and dates.
-    :ivar lengths: answers say how long they are; otherwise the end of the connection is theirs.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
+    :ivar sending: requests for files that are being answered.
     :ivar down: answers to the API are cut off.
     """
 
@@ -72,13 +71,12 @@ class Store:
     names: list[str] = field(default_factory=lambda: ["tar", "gz"])
     faults: list[Fault] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
-    validators: bool = True
-    lengths: bool = True
     rate: int = 0
     down: bool = False
     go: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     signatures: int = 0
+    sending: int = 0
     url: str = ""
 
     def received(self) -> int:
@@ -130,14 +128,10 @@ class Store:
         is_part = bool(asked) and request.headers.get("if-range", tag) == tag
         first, _, last = asked.partition("-") if is_part else ("0", "", "")
         start, end = int(first), int(last) + 1 if last else len(body)
-        headers = {"Accept-Ranges": "bytes"}
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), "ETag": tag}
+        headers["Last-Modified"] = formatdate(0, usegmt=True)
         if is_part:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
-        if self.lengths:
-            headers["Content-Length"] = str(end - start)
-        if self.validators:
-            headers |= {"ETag": tag, "Last-Modified": formatdate(0, usegmt=True)}
-        handler.close_connection = not self.lengths
         handler.send_response(206 if is_part else 200)
         for header in headers.items():
             handler.send_header(*header)
@@ -145,7 +139,12 @@ class Store:
         sent = Sent(name, start, request.query["sig"])
         with self.lock:
             self.sent.append(sent)
-        return self._send(handler, memoryview(body)[start:end], sent, fault)
+            self.sending += 1
+        try:
+            return self._send(handler, memoryview(body)[start:end], sent, fault)
+        finally:
+            with self.lock:
+                self.sending -= 1
 
     def _send(
         self, handler: BaseHTTPRequestHandler, body: memoryview, sent: Sent, fault: Fault

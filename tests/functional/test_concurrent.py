@@ -59,10 +59,3 @@ def test_four_checkpoints_in_one_embedded_service(served, tmp_path):
     listed = served("checkpoint list -f json").rows
     assert {row["tinker_path"] for row in listed} == paths
     assert len(paths) == 4
-
-
-def test_one_output_file_of_four_commands_is_that_of_one(served, tmp_path):
-    sample = ("run", "--base-model", MODEL, "--max-tokens", "3", "--output", "out.txt", "--prompt")
-    together(served, *((*sample, "Watson") for _ in range(4)), cwd=tmp_path)
-    assert (tmp_path / "out.txt").read_text().strip()
-    assert [path.name for path in tmp_path.iterdir() if "tinkex-" in path.name] == []

@@ -138,14 +138,6 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
     run("config show")
 
 
-def test_in_the_shell_use_is_for_the_shell(path, tmp_path):
-    done = run("", stdin="profile use skyrl\nconfig get base_url\nconfig set timeout 9s\n")
-    assert "http://127.0.0.1:8000" in done.stdout
-    assert "For this shell only; for new ones too: config set profile skyrl" in done.stderr
-    assert yaml.safe_load(path.read_text())["profile"] == "work"
-    assert yaml.safe_load(path.read_text())["profiles"]["skyrl"]["timeout"] == "9s"
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [

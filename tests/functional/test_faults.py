@@ -15,7 +15,7 @@ from tests.faults.commands import COMMANDS
 from tests.faults.test_matrix import assert_told, filled
 from tinkex.testing import invoke
 
-#: The others have their own way: doctor tells of a missing key, auth login asks for one.
+#: The others have their own way: doctor reports a missing key, auth login asks for one.
 NEED_A_KEY = [name for name, talk in COMMANDS.items() if not talk.findings and name != "auth login"]
 
 
@@ -89,8 +89,3 @@ def test_streams_that_are_closed_or_full(tinkex, line, code, stdout, stderr):
     assert done.returncode == code
     assert done.stdout.startswith(stdout)
     assert stderr in done.stderr
-
-
-def test_locale_without_unicode(tinkex):
-    tinkex.environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    assert "is not a tinkex command" in tinkex.process("nö-such", code=1).stderr

@@ -126,33 +126,6 @@ def test_what_is_pasted_may_have_several_lines(open_terminal):
     shell.expect(r'"version": "0')
 
 
-def test_exit_ends_it(open_terminal):
-    terminal = open_terminal("--profile", "local")
-    terminal.expect(r"tinkex\(local\)>")
-    terminal.type("exit\r")
-    assert terminal.ended() == 0
-
-
-def test_the_prompt_shows_the_profile(open_terminal, config):
-    config("profiles: {work: {base_url: 'http://127.0.0.1:1', api_key: tml-a}}")
-    terminal = open_terminal()
-    terminal.expect("tinkex>")
-    assert "tinkex(work)>" in terminal.run("profile use work", r"\r\n")
-    shown = terminal.run("profile use nope", "no profile is called 'nope'")
-    assert shown.endswith("tinkex(work)>")
-    assert "http://127.0.0.1:1" in terminal.run("config show -f csv", "allow_http")
-
-
-def test_pipes_and_files(open_terminal, tmp_path):
-    terminal = open_terminal()
-    terminal.expect("tinkex>")
-    shown = terminal.run("config show | head -2 | tr a-z A-Z", r"BASE_URL.*\n")
-    assert "PROFILE\t" in shown  # what is piped is plain, not a table
-    assert "HTTP_POOL" not in shown
-    terminal.run(f"version --json > '{tmp_path}/v 1'", r"\r\n")
-    assert (tmp_path / "v 1").read_text().startswith("{")
-
-
 def test_ctrl_c_at_the_prompt_drops_the_line(open_terminal):
     terminal = open_terminal()
     terminal.expect("tinkex>")
@@ -218,40 +191,3 @@ def test_history_is_kept_without_keys(open_terminal, home):
     again.expect("version")
     again.type("\r")
     again.expect(r"tinkex 0\.")
-
-
-@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux's /proc")
-def test_one_connection_serves_the_session(open_terminal, service):
-    from tests.functional.conftest import KEY
-
-    terminal = open_terminal("--base-url", service.url, TINKER_API_KEY=KEY)
-    terminal.expect("tinkex>")
-    for _ in range(3):
-        terminal.run("run list -f json", r"\]")
-    pid = terminal.process.pid
-    established = [
-        line.split()[9]
-        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-        if line.split()[3] == "01"
-    ]
-    sockets = {
-        os.readlink(fd)[8:-1]
-        for fd in Path(f"/proc/{pid}/fd").iterdir()
-        if os.path.exists(fd) and os.readlink(fd).startswith("socket:[")
-    }
-    assert len(sockets & set(established)) == 1
-
-
-def test_a_script_runs_against_the_service(served, tmp_path):
-    script = (
-        "checkpoint --base-model tinkex/baker-street-2M --rank 1 --output "
-        f"'{tmp_path}/a b.json'\n"
-        "checkpoint list -f value -c tinker_path\n"
-        "checkpoint info tinker://no/weights/such\n"
-        "version\n"
-    )
-    done = served("", stdin=script, code=1)
-    assert (tmp_path / "a b.json").is_file()
-    assert done.stdout.splitlines()[-1].startswith("tinker://")
-    done = served("--keep-going", stdin=script, code=1)
-    assert done.stdout.splitlines()[-1].startswith("tinkex 0.")

@@ -33,34 +33,6 @@ def test_json_is_the_whole_response_and_nothing_else(served):
     assert all(value <= 0 for value in sequence["logprobs"])
 
 
-def test_prompt_files(served, tmp_path):
-    (tmp_path / "tokens.json").write_text("[464, 12, 99]")
-    (tmp_path / "object.json").write_text('{"tokens": [464, 12, 99]}')
-    (tmp_path / "prompt.txt").write_text("Write a haiku about coding\n")
-    options = ("--max-tokens", "6", "--seed", "3", "--json")
-
-    def sample(*argv: str, stdin: str = "") -> str:
-        return served(f"run --base-model {MODEL}", *argv, *options, stdin=stdin).stdout
-
-    by_array = sample("--prompt-file", str(tmp_path / "tokens.json"))
-    assert by_array == sample("--prompt-file", str(tmp_path / "object.json"))
-    assert by_array == sample("--prompt-file", "-", stdin="[464, 12, 99]")
-    by_text = sample("--prompt-file", str(tmp_path / "prompt.txt"))
-    assert by_text == sample("--prompt", "Write a haiku about coding")
-    assert by_text != by_array
-
-
-@pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_hyphen_is_standard_output(served, tmp_path, words):
-    options = ("run", "--base-model", MODEL, "--prompt", "a", "--max-tokens", "3", "--seed", "1")
-    done = served(*options, *words, "--output", "-", cwd=tmp_path)
-    assert done.stdout == served(*options, *words).stdout
-    (tmp_path / "rows.txt").write_text("a\n")
-    rows = ("run", "batch", "rows.txt", "--base-model", MODEL, "--max-tokens", "3")
-    assert '"index"' in served(*rows, "--output", "-", cwd=tmp_path).stdout
-    assert not (tmp_path / "-").exists()
-
-
 def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
     options = ("--prompt", "The", "--max-tokens", "6", "--seed", "5", "--json")
     by_path = served(f"run --model-path {saved['weights_path']}", *options)

@@ -25,7 +25,7 @@ from tests.faults.test_matrix import filled
 from tests.functional.conftest import KEY, Program, Service
 from tests.functional.test_interactive import Terminal
 from tests.serving import Reply, Request, serving
-from tests.until import until
+from tests.until import idle, until
 from tinkex.testing import invoke
 
 WATCHING = {
@@ -33,7 +33,7 @@ WATCHING = {
     "run wait": ("run", "wait", "{run}", "--until", "checkpoint:never"),
     "checkpoint sync --watch": ("checkpoint", "sync", "{run}", "all", "--watch"),
 }
-#: Tells from the directory of the test whether it watches already.
+#: Finds out from the directory of the test whether it watches already.
 BEGUN: dict[str, Callable[[Path], object]] = {
     "run watch": lambda here: (here / "out").read_text(),
     "run wait": lambda here: (here / "log").read_text().count(" 200") >= 2,
@@ -126,8 +126,7 @@ def test_the_prompt_of_a_login(terminal, number, home):
 def test_the_shell_between_two_lines(terminal):
     shown = terminal()
     shown.expect("tinkex>")
-    shown.type("versi")
-    shown.expect("versi")  # the shell waits for keys
+    until(lambda: idle(shown.process))
     code = ended(shown.process, signal.SIGTERM)
     assert code == 143
     assert shown.echoes

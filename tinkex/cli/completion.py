@@ -1,4 +1,4 @@
-"""Completion: what may stand at the cursor of an unfinished command line, in every shell.
+"""Completion of a command line at the cursor, in every shell.
 
 Commands, options and choices come from the parsers, so plugins are completed as built-in commands
 are. Values depend on the metavar of an argument (``<tinker_path>``, ``<run_id>``, ``<file>``, …).
@@ -67,7 +67,7 @@ class Offer(NamedTuple):
 
 
 def offer(app: Application, words: Sequence[str], current: str) -> Offer:
-    """Return what may stand in the place of *current*.
+    """Return the completions that can replace *current*.
 
     :param words: the words before it, without the program's name.
     :param current: the word so far.
@@ -234,7 +234,7 @@ def _stored_keys() -> list[str]:
 
 
 def _may_ask(settings: Settings) -> bool:
-    """Return whether a request needs no action of the user.
+    """Return whether a request requires no action by the user.
 
     A command that prints the key may ask for a passphrase, and nothing is sent without checking
     certificates unless the user is warned.
@@ -319,7 +319,7 @@ class Cache:
             self._write(content | {kind: (asked, [name for name in known if name not in gone])})
 
     def _read(self) -> dict[str, tuple[float, list[str]]]:
-        """Return kind → time and names; without those that are too old, or of the future."""
+        """Return kind → time and names; without entries that are too old or dated in the future."""
         now = time.time()
         try:
             if why_not_private(self.path.parent.lstat()):

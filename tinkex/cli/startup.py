@@ -109,7 +109,7 @@ def _raise_terminated(number: int, _: object) -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Raise the exception of a signal again that came in a finaliser, where Python drops it."""
+    """Re-raise a signal's exception that Python dropped in a finaliser."""
     from tinkex.exceptions import Terminated
 
     error = dropped.exc_value

@@ -76,7 +76,7 @@ class _Bound(cliff.command.Command):
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
-                "this needs a confirmation, and standard input is not a terminal",
+                "confirmation is required, but standard input is not a terminal",
                 hint="Add --yes to confirm it.",
             )
         self.app.display.clear()
@@ -232,7 +232,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write the result, then what the format has to say about it.
+        """Write the result, then any notes from the format.
 
         The format finds :attr:`presentation` in *parsed_args*.
         """
@@ -365,8 +365,9 @@ class ShowOne(_Display, cliff.show.ShowOne):
             self.presentation.links[word] = address
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        """Return the lines of the object in the plain format: ``Heading: value``."""
-        return [f"{heading(name)}: {plain_text(value)}" for name, value in record.items()]
+        """Return the lines of the object in the plain format: ``Heading: value``, if any."""
+        texts = {name: plain_text(value) for name, value in record.items()}
+        return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
 
 
 def _normal(name: str) -> str:

@@ -123,8 +123,6 @@ class BatchRun(Command):
             return batch.run()
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
-        if parsed_args.output == "-":
-            parsed_args.output = None
         if parsed_args.prompts == "-":
             check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
@@ -337,6 +335,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="<path>",
+        type=lambda text: None if text == "-" else text,
         help="file for the results (default, or -: standard output, without --resume)",
     )
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")

@@ -96,10 +96,10 @@ class InfoCheckpoint(ShowOne):
         return self.column_names, cells(info, self.column_names)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        known = {name: value for name, value in record.items() if plain_text(value)}
-        base_model, is_lora = known.pop("base_model", None), known.pop("is_lora", None)
+        rest = dict(record)
+        base_model, is_lora = rest.pop("base_model"), rest.pop("is_lora")
         lines = [f"Base model: {plain_text(base_model)}", f"LoRA: {plain_text(is_lora)}"]
-        return lines + super().plain_lines(known)
+        return lines + super().plain_lines(rest)
 
 
 class SaveCheckpoint(ShowOne):
@@ -148,7 +148,7 @@ class SaveCheckpoint(ShowOne):
         if output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
-                hint="It names the file for the metadata: --output checkpoint.json",
+                hint="It sets the metadata file: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
         if output != "-":

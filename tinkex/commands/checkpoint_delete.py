@@ -163,7 +163,7 @@ class PruneCheckpoint(_Deletion):
             "--rate",
             metavar="<usd>",
             type=number(0),
-            help="storage price in US dollars for a gigabyte and month, to show what pruning saves "
+            help="storage price in US dollars per gigabyte per month, to show what pruning saves "
             "(default: the price that the service reports, if any)",
         )
 
@@ -174,7 +174,7 @@ class PruneCheckpoint(_Deletion):
         rules = {name: getattr(parsed_args, name) for name in names}
         if all(rules[name] is None for name in names[:3]):
             raise UsageError(
-                "no rule says which checkpoints to delete",
+                "at least one retention rule is required",
                 hint="Give --keep-last, --keep-every or --older-than.",
             )
         policy = Policy(**rules)
@@ -224,23 +224,26 @@ class PruneCheckpoint(_Deletion):
 
 def _add_rules(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--keep-last", metavar="<int>", type=integer(1), help="how many of the newest to keep"
+        "--keep-last", metavar="<int>", type=integer(1), help="number of newest checkpoints to keep"
     )
     group.add_argument(
         "--keep-every",
         metavar="<int>",
         type=integer(1),
-        help="keep those whose step (the number at the end of the name) is a multiple of this, "
-        "and those without a step",
+        help="keep checkpoints whose step (the number at the end of the name) is a multiple of "
+        "this, and those without a step",
     )
     group.add_argument(
-        "--older-than", metavar="<time>", type=duration(), help="keep younger ones: 12h, 7d, 8w"
+        "--older-than",
+        metavar="<time>",
+        type=duration(),
+        help="keep checkpoints younger than this: 12h, 7d",
     )
     group.add_argument(
-        "--include-published", action="store_true", help="do not keep published checkpoints"
+        "--include-published", action="store_true", help="also delete published checkpoints"
     )
     group.add_argument(
-        "--include-newest", action="store_true", help="do not keep the newest of run and type"
+        "--include-newest", action="store_true", help="also delete the newest of each run and type"
     )
 
 

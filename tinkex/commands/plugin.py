@@ -37,7 +37,7 @@ _FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
-    """List the entry points of plugins, and why one does not load."""
+    """List the entry points of plugins, with any load error."""
 
     tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("group", "name", "distribution", "version", "error")
@@ -45,7 +45,9 @@ class ListPlugin(Lister):
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--all", action="store_true", help="include those of tinkex itself")
+        parser.add_argument(
+            "--all", action="store_true", help="include the entry points of tinkex itself"
+        )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         usage = _Usage()
@@ -144,7 +146,7 @@ class NewPlugin(ShowOne):
 
 
 class Lines(FormattableColumn[list[Any]]):
-    """A list: a line for each member for people, itself for programs."""
+    """A list: one line per item in text formats, the list itself in JSON."""
 
     def human_readable(self) -> str:
         return "\n".join(map(self._line, self._value))

@@ -78,6 +78,7 @@ class Sample(Lister):
         parser.add_argument(
             "--output",
             metavar="<path>",
+            type=lambda text: None if text == "-" else text,
             help="file for the result (default, or -: standard output)",
         )
 
@@ -97,8 +98,6 @@ class Sample(Lister):
         if parsed_args.prompt_file == "-":
             arguments.check_stdin(self, "prompt")
         prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
-        if parsed_args.output == "-":
-            parsed_args.output = None
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
         # One deadline for all requests; a missing key is reported before any status.
@@ -324,7 +323,7 @@ class InfoRun(ShowOne):
         rest = dict(record)
         run_id, base_model = rest.pop("training_run_id"), rest.pop("base_model")
         first = f"{plain_text(run_id)} ({plain_text(base_model)})"
-        return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]
+        return [first, *super().plain_lines(rest)]
 
 
 def _values(run: TrainingRun) -> tuple[Any, ...]:

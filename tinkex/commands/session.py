@@ -106,13 +106,13 @@ class SearchSession(Lister):
             "--metadata",
             metavar="<key=value>",
             type=_pair,
-            help="pair that the metadata contains; may be repeated",
+            help="only sessions with this pair in their metadata; may be repeated",
         )
         repeatable(
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="only sessions of this project; may be repeated: any of them",
+            help="only sessions of this project; may be repeated to match any of several",
         )
         repeatable(
             "--owner",
@@ -123,7 +123,7 @@ class SearchSession(Lister):
         repeatable(
             "--status",
             choices=_STATUSES,
-            help="only sessions with this status; may be repeated: any of them",
+            help="only sessions with this status; may be repeated to match any of several",
         )
         add_limit(parser, "sessions")
 

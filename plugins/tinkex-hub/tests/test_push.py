@@ -140,7 +140,7 @@ def test_where_the_token_comes_from(push: Any, way: str, tmp_path: Path) -> None
         (["--repo", "club/thing"], {}, "the token is not allowed to write to club/thing"),
         (["--repo", "a/b/c"], {}, "not a valid name on the hub"),
         (["--repo", ""], {}, "--repo"),
-        (["--create-pr", "--revision", "dev"], {}, "a pull request is always against main"),
+        (["--create-pr", "--revision", "dev"], {}, "a pull request always targets main"),
         (["--allow-pattern", "*.gguf"], {}, "no file matches the patterns"),
     ],
 )

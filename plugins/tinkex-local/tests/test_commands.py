@@ -187,8 +187,8 @@ def change(part, name, value):
     ("name", "break_it", "words"),
     [
         (DEFAULT_MODEL, lambda path: None, "already"),
-        ("a/b/c", lambda path: None, "no model name"),
-        ("../x", lambda path: None, "no model name"),
+        ("a/b/c", lambda path: None, "not a valid model name"),
+        ("../x", lambda path: None, "not a valid model name"),
         ("me/x", lambda path: shutil.rmtree(path), "not a directory"),
         ("me/x", lambda path: (path / CONFIG).unlink(), "genai_config.json"),
         ("me/x", lambda path: (path / CONFIG).write_text("{"), "JSON"),
@@ -223,7 +223,7 @@ def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):
 
 
 def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
-    with pytest.raises(UsageError, match="--api-key is missing"):
+    with pytest.raises(UsageError, match="--api-key is required"):
         run("local", "serve", "--host", "0.0.0.0")
 
     def taken(*args, **options):
@@ -233,4 +233,4 @@ def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
     with pytest.raises(LocalError) as caught:
         run("local", "serve", "--port", "8000")
     assert str(caught.value) == "cannot listen on 127.0.0.1:8000: Address already in use"
-    assert caught.value.hint == "Choose another --port; 0 is any that is free."
+    assert caught.value.hint == "Choose another --port; 0 selects a free port."

@@ -64,10 +64,9 @@ def test_wide_terminal_shows_all_with_headings_in_words(monkeypatch):
     assert "| Checkpoint | Size   | Public | Path " in text
     assert "| weights/a  | 1.5 kB | yes    | " in text
     assert notes == []
-
-
-def test_chosen_columns_are_never_hidden(monkeypatch):
+    # Chosen columns are never hidden.
     assert "1.5 kB" in table(40, monkeypatch, columns=list(NAMES))[0]
+    assert "\x1b" not in table(80, monkeypatch, [("\x1b[31mred",)], ("name",))[0]
 
 
 def test_too_wide_for_a_frame(monkeypatch):
@@ -85,10 +84,6 @@ def test_too_wide_for_a_frame(monkeypatch):
 def test_empty_list_is_a_note_about_the_rows_only(monkeypatch):
     assert table(10, monkeypatch, rows=[]) == ("", ["No rows."])
     assert "+--" in table(200, monkeypatch, rows=[], print_empty=True)[0]
-
-
-def test_escape_sequences_stay_out_of_tables(monkeypatch):
-    assert "\x1b" not in table(80, monkeypatch, [("\x1b[31mred",)], ("name",))[0]
 
 
 def test_words_of_formats_without_types():

@@ -186,7 +186,7 @@ def trusted(options: PoolOptions) -> str | None:
         if value and not Path(value).exists():
             raise SettingsError(
                 f"{variable} names {value}, which does not exist",
-                hint=f"Let it name a file or directory of CA certificates, or: unset {variable}",
+                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
             )
         if value:
             return value

@@ -402,7 +402,7 @@ def _encoded(body: Any) -> bytes:
         return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            "a text that is to be sent is not valid Unicode",
+            "the request contains text that is not valid Unicode",
             hint="Its bytes are not UTF-8: convert them, say with iconv.",
         ) from error
 

@@ -1,21 +1,29 @@
-"""Checks of downloaded files against their manifest."""
+"""Checks of downloaded files: against their manifest, and weights against their own header."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tinkex.api.transfer import manifest
+from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import Manifest, ManifestFile
 from tinkex.api.transfer.staging import PREFIX
-from tinkex.exceptions import LocalError
+from tinkex.exceptions import InvalidResponse, LocalError
 from tinkex.files import path_of
 
 Status = Literal["ok", "missing", "changed", "extra"]
+
+_WEIGHTS = ".safetensors"
+_LENGTH = 8
+#: Maximum size of the header of a file of weights, in bytes; the format sets it.
+_MAX_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -117,3 +125,47 @@ def _others(place: Path, known: set[str]) -> Iterator[Path]:
             file = Path(folder, name)
             if file.relative_to(place).as_posix() not in known:
                 yield file
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def check_weights(directory: Directory, files: Iterable[Path]) -> None:
+    """Compare the size of downloaded weights with the size that their own header gives.
+
+    A storage that announces no length, or too small a one, can lose the end of a file unnoticed.
+    The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes for the
+    length of a header, and the JSON header gives the offsets of all tensors up to the end.
+
+    :param files: relative paths; those of other formats are not checked.
+    :raises InvalidResponse: one is shorter or longer than its header says.
+    :raises OSError: one cannot be read.
+    """
+    for relative in files:
+        if relative.suffix != _WEIGHTS:
+            continue
+        with directory.open(relative, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            expected = _size_by_header(file)
+        if expected is not None and expected != size:
+            raise InvalidResponse(
+                f"{relative} came with {size} bytes, and is {expected} long by its own header"
+            )
+
+
+def _size_by_header(file: FileIO) -> int | None:
+    """Return the minimum size of *file* by its header; ``None`` if it is of another format."""
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    # A file of another format may give any length: it is not read into memory.
+    header = file.read(1)
+    if not 0 < length <= _MAX_HEADER or header != b"{":
+        return None
+    header += file.read(length - 1)
+    if len(header) < length:
+        return _LENGTH + length
+    try:
+        tensors: Any = json.loads(header)
+        ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+        return _LENGTH + length + max(map(int, ends), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None

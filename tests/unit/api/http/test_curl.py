@@ -67,7 +67,7 @@ def test_no_question_is_left_out_where_nothing_is_sent(config):
     path = config("profiles: {work: {timeout: 30s}}")
     done = invoke(["profile", "remove", "work", "--curl"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "needs a confirmation" in done.stderr
+    assert "confirmation is required" in done.stderr
     assert "work" in path.read_text()
 
 

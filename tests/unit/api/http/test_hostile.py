@@ -209,7 +209,7 @@ def test_values_out_of_range():
     [
         *((f"file://{host}{{}}/s", 3, None) for host in ("", "localhost")),
         *(
-            (place, 2, "a directory of its own machine")
+            (place, 2, "own machine")
             for place in ("file://{}/bare", "file://other{}/s", "file://{}/bare/../s")
         ),
         ("file://{}/s", 1, "more than 1 files"),

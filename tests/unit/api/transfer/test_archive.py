@@ -192,30 +192,10 @@ def asked(server) -> list[str]:
     return [seen.headers.get("range", "all") for seen in server.requests(AT)]
 
 
-def covered(spans: list[str], size: int) -> int:
-    """Return how many bytes *spans* ask for; one without an end is not read to its end."""
-    marks = bytearray(size)
-    for span in spans:
-        first, _, last = span.removeprefix("bytes=").partition("-")
-        if last:
-            marks[int(first) : int(last) + 1] = b"\1" * (int(last) + 1 - int(first))
-    return sum(marks)
-
-
 def check(target: Path) -> None:
     assert arrived(target) == FILES
     assert all(file.good for file in verify(target))
     assert not leftovers(target.parent)
-
-
-def test_an_archive_comes_in_ranges_over_several_connections(server, client, target):
-    body = tar(FILES)
-    offer(server, None, at=AT)
-    server.on("GET", AT, ranged(server, body))
-    client.checkpoints.download(SAMPLER, target)
-    check(target)
-    assert len(asked(server)) > 5
-    assert covered(asked(server), len(body)) > SIZE
 
 
 @pytest.mark.parametrize("lie", ["no ranges", "other tags"])
@@ -234,25 +214,23 @@ def test_an_archive_whose_parts_do_not_fit_together_is_fetched_whole(lie, server
     assert [words for words in asked(server) if words == "all"] == ["all", "all"]
 
 
-def test_space_for_archive_and_content_is_checked_first(server, client, target, monkeypatch):
-    def nearly_full(handle):
-        return os.statvfs_result((1, 1, 100, 100, len(tar(FILES)), 0, 0, 0, 0, 255))
+BOMB = member("bomb")
+BOMB.size = 1 << 50
 
-    monkeypatch.setattr(os, "statvfs", nearly_full)
-    offer(server, tar(FILES), at=AT)
+
+@pytest.mark.parametrize(
+    ("body", "free"),
+    [(tar(FILES), len(tar(FILES))), (gzip.compress(BOMB.tobuf() + bytes(100_000), mtime=0), 10**6)],
+    ids=["archive and content", "a file of a compressed archive"],
+)
+def test_space_is_checked_first(body, free, server, client, target, monkeypatch):
+    found = os.statvfs_result((1, 1, 100, 100, free, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda handle: found)
+    offer(server, body, at=AT)
     with pytest.raises(LocalError, match=r"not enough space for .* more are needed, and .* free"):
         client.checkpoints.download(SAMPLER, target)
     assert not target.exists()
     assert leftovers(target.parent) == []
-
-
-def test_space_for_each_file_of_a_compressed_archive_is_checked(server, client, target):
-    info = member("bomb")
-    info.size = 1 << 50
-    offer(server, gzip.compress(info.tobuf() + bytes(100_000)), at=AT)
-    with pytest.raises(LocalError, match="not enough space"):
-        client.checkpoints.download(SAMPLER, target)
-    assert not target.exists()
 
 
 def test_what_is_extracted_is_not_fetched_again(server, client, target, monkeypatch):

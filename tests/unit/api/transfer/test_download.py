@@ -25,6 +25,7 @@ from tinkex.exceptions import (
 )
 
 SAMPLER = "tinker://r:train:0/sampler_weights/final"
+EXTERNAL = "tinker://r:train:0/external_weights/mine"
 TRAINING = "tinker://r:train:0/weights/final"
 PLACE = "training_runs/r:train:0/checkpoints"
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\0" * 300_000}
@@ -163,17 +164,6 @@ def test_no_archive(detail, kind, words, server, client, target):
     assert not target.exists()
 
 
-def test_an_expired_address_is_renewed_once(server, client, target):
-    offer(server, None)
-    refused = server.reply("expired", 403)
-    server.on("GET", "/files/a.tar", refused, server.reply(tar(FILES)))
-    client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == FILES
-    server.on("GET", "/files/a.tar", refused)
-    with pytest.raises(Forbidden, match="the storage refused the download"):
-        client.checkpoints.download(SAMPLER, target, force=True)
-
-
 @pytest.mark.parametrize("url", ["ftp://h/x", "data:,x", "http://tinker.test/x"])
 def test_other_and_unencrypted_urls_are_refused(url, connect):
     client = connect("https://tinker.test")
@@ -255,16 +245,19 @@ def test_names_that_no_file_can_have(name, server, client, tmp_path):
     assert not server.seen
 
 
+def offer_files(server, urls: object) -> None:
+    place = f"{PLACE}/external_weights/mine/external_weights_urls"
+    server.on("GET", place, {"urls": urls})
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_file_whose_name_is_too_long(there, server, client, target):
     if there:
         target.mkdir()
-    urls = {"x" * 300: f"{server.url}/file"}
-    place = f"{PLACE}/external_weights/final"
-    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    offer_files(server, {"x" * 300: f"{server.url}/file"})
     server.on("GET", "/file", server.reply(b"x"))
     with pytest.raises(InvalidResponse, match="the download holds a file whose name is too long"):
-        client.checkpoints.download("tinker://r:train:0/external_weights/final", target)
+        client.checkpoints.download(EXTERNAL, target)
 
 
 # Separate files ------------------------------------------------------------------------------
@@ -359,14 +352,13 @@ def test_the_copy_is_removed_whatever_happens(bad, copies, storage, client, targ
 
 
 def test_a_checkpoint_of_separate_files_is_left_alone(server, storage, client, target):
-    place = f"{PLACE}/external_weights/mine"
     urls = {"deep/a": f"{storage.url}/a", "b.age": f"{storage.url}/b"}
-    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    offer_files(server, urls)
     storage.on("GET", "/a", storage.reply("no", 403), storage.reply(b"A"))
     storage.on(
         "GET", "/b", storage.reply(gzip.compress(b"B"), headers={"Content-Encoding": "gzip"})
     )
-    client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
+    client.checkpoints.download(EXTERNAL, target)
     assert arrived(target) == {"b.age": b"B", "deep/a": b"A"}
     assert {s.method for s in server.seen} == {"GET"}
     assert len(server.seen) == 2
@@ -380,10 +372,9 @@ def test_a_checkpoint_of_separate_files_is_left_alone(server, storage, client, t
     ],
 )
 def test_unsafe_names_and_addresses_of_another_shape_are_refused(urls, server, client, target):
-    place = f"{PLACE}/external_weights/mine"
-    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    offer_files(server, urls)
     with pytest.raises(InvalidResponse, match=r"unsafe name|no files|urls"):
-        client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
+        client.checkpoints.download(EXTERNAL, target)
     assert len(server.seen) == 1
     assert not target.exists()
 
@@ -395,8 +386,7 @@ class EnoughError(Exception):
 def test_what_an_attempt_left_running_does_no_harm_to_the_next(server, storage, client, target):
     content = random.Random(0).randbytes(1_000_000)
     urls = {name: f"{storage.url}/{name}" for name in ("small", "large")}
-    path = "tinker://r:train:0/external_weights/files"
-    server.on("GET", f"{PLACE}/external_weights/files/external_weights_urls", {"urls": urls})
+    offer_files(server, urls)
     storage.on("GET", "/small", storage.reply(b"{}"))
     late = storage.reply(content, delay=0.6)
     storage.on("GET", "/large", late, storage.reply(content, pieces=10, linger=0.1))
@@ -405,6 +395,6 @@ def test_what_an_attempt_left_running_does_no_harm_to_the_next(server, storage, 
         raise EnoughError
 
     with pytest.raises(EnoughError):
-        client.checkpoints.download(path, target, on_progress=give_up)
-    client.checkpoints.download(path, target)  # while the response to the first is on its way
+        client.checkpoints.download(EXTERNAL, target, on_progress=give_up)
+    client.checkpoints.download(EXTERNAL, target)  # while the response to the first is on its way
     assert (target / "large").read_bytes() == content
