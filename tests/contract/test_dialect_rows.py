@@ -245,11 +245,11 @@ def test_training_metrics():
 
 
 def test_key_check(connect):
-    client = connect(TuFT(), key="tml-another-key-of-somebody")
+    client = connect(TuFT(), key="tml-another-key-of-a-stranger")
     with pytest.raises(Forbidden, match=r"Invalid API key \(HTTP 403\)"):
         client.runs.list()
     with pytest.raises(Unauthorized, match=r"Invalid API key \(HTTP 401\)"):
-        connect(Official(), key="tml-another-key-of-somebody").runs.list()
+        connect(Official(), key="tml-another-key-of-a-stranger").runs.list()
     for cls in (SkyRL, SkyRLMain):
         assert len(connect(cls(), key="tml-whatever").runs.list()) == 1
 

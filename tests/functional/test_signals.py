@@ -34,7 +34,7 @@ WATCHING = {
     "run wait": ("run", "wait", "{run}", "--until", "checkpoint:never"),
     "checkpoint sync --watch": ("checkpoint", "sync", "{run}", "all", "--watch"),
 }
-#: Tells from the directory of the test whether it watches already.
+#: Finds out from the directory of the test whether it watches already.
 BEGUN: dict[str, Callable[[Path], object]] = {
     "run watch": lambda here: (here / "out").read_text(),
     "run wait": lambda here: (here / "log").read_text().count(" 200") >= 2,

@@ -227,7 +227,7 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
 
 
 def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
-    """Write the mapping in braces anew, which has one line and no comment."""
+    """Rewrite a mapping in braces, which has one line and no comment."""
     import yaml
 
     begin, end = node.start_mark.index, node.end_mark.index

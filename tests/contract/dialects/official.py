@@ -72,7 +72,7 @@ class Official(Account):
     session = "5e5e-1c1c"
     sampler = "5e5e-1c1c:sample:0"
     exchanges = False
-    #: A token of somebody whom ``auth whoami`` can show.
+    #: A token whose claims ``auth whoami`` shows.
     token = ".".join(
         base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
         for part in ({"alg": "none"}, CLAIMS, {})

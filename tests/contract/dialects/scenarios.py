@@ -42,30 +42,22 @@ def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict
     return dict.fromkeys(dialects, clause) | others
 
 
-#: Commands that ask no server.
+#: Commands that ask no server → what they do instead.
 OFFLINE = {
+    **dict.fromkeys(("config set", "config unset"), "writes the configuration file"),
+    **dict.fromkeys(
+        ("profile add", "profile remove", "profile use"), "writes the configuration file"
+    ),
+    **dict.fromkeys(("config get", "config show", "profile list"), "reads settings"),
+    **dict.fromkeys(("plugin list", "plugin show"), "reads entry points"),
+    **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
+    **dict.fromkeys(("local model add", "plugin new"), "writes files"),
+    **dict.fromkeys(("local model remove", "local reset"), "removes files"),
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
-    "checkpoint verify": "reads downloaded files",
     "complete": "asks only for Tab",
-    "config get": "reads settings",
-    "config set": "writes the configuration file",
-    "config show": "reads settings",
-    "config unset": "writes the configuration file",
     "help": "reads the commands",
-    "local info": "reads the files of the local service",
-    "local model add": "copies files",
-    "local model list": "reads files",
-    "local model remove": "removes files",
-    "local reset": "removes files",
     "local serve": "is a server itself",
-    "plugin list": "reads entry points",
-    "plugin new": "writes files",
-    "plugin show": "reads entry points",
-    "profile add": "writes the configuration file",
-    "profile list": "reads settings",
-    "profile remove": "writes the configuration file",
-    "profile use": "writes the configuration file",
     "version": "knows it",
 }
 
