@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import termios
@@ -198,7 +199,9 @@ def test_an_interruption_reports_what_was_done(name, form, number, tinkex, slow)
     reported = READERS[form](stdout)
     assert set(reported) <= slow.changed
     assert len(slow.changed) - len(reported) <= 32  # those under way
-    assert f"At least {len(reported)} of 500 were {done} before that" in stderr
+    (counted,) = re.findall(rf"At least (\d+) of 500 were {done} before that", stderr)
+    # A signal between the writing of a row and its counting leaves one more row.
+    assert len(reported) - 1 <= int(counted) <= len(reported)
 
 
 def test_one_that_fails_is_reported_when_all_were_tried(tinkex, slow):
