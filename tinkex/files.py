@@ -211,7 +211,7 @@ def check_writable(name: str) -> None:
     """
     if name == "-":
         raise LocalError(
-            "this is written to a file, not to standard output",
+            "the output of this command cannot be written to standard output",
             hint="Name a file; for one that is called '-', write ./-",
         )
     target = user_path(name)

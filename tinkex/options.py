@@ -55,16 +55,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class _StoreOnce(argparse.Action):
     """The ``store`` action, refusing a second, different value."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        seen: dict[str, Any] = getattr(parser, "seen", {})
-        if option_string and seen.setdefault(self.dest, values) != values:
-            parser.error(f"{option_string} is given twice, with different values")
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if option and parser.seen.setdefault(self.dest, values) != values:
+            parser.error(f"{option} is given twice, with different values")
         setattr(namespace, self.dest, values)
 
 
@@ -186,10 +179,6 @@ class Parser(argparse.ArgumentParser):
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
 
-    def print_help(self, file: Any = None) -> None:
-        """Print the help, through a pager when *file* is a terminal too short for it."""
-        print_paged(self, file)
-
 
 def print_paged(
     parser: argparse.ArgumentParser, stream: TextIO, more: str = "", *, paged: bool = True
@@ -274,7 +263,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
         "--insecure",
         action="store_true",
         default=None,
-        help="do not check certificates: anyone on the way can read the key (warns each time)",
+        help="do not verify TLS certificates: anyone in between can read the key (warns each time)",
     )
 
 

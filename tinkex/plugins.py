@@ -273,11 +273,6 @@ def only() -> tuple[str, ...] | None:
     return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
-def unknown_in_only() -> list[str]:
-    """Return what ``TINKEX_PLUGINS`` names and is not installed."""
-    return [name for name in only() or () if find_distribution(name) is None]
-
-
 def is_left_out(distribution: str) -> bool:
     """Return whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
     names = only()

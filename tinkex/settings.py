@@ -88,9 +88,9 @@ class Settings:
         official = self.base_url == DEFAULT_BASE_URL and "base_url" not in self.origins
         if self.pool_options.insecure and official:
             raise SettingsError(
-                "certificate checks stay on for the official service",
+                "certificate checks cannot be turned off for the default address",
                 hint="For a proxy with its own certificates, set ca_bundle to its authority. "
-                "To turn them off all the same, give the address with --base-url.",
+                "To turn them off anyway, give the address with --base-url.",
             )
         pools.check_files(self.pool_options)
 
@@ -169,7 +169,7 @@ def resolve(
     _add_stored_key(values, origins)
     _add_pool_options(values, origins, config, path)
     if insecure:
-        values["pool_options"] = pools.insecure(values["pool_options"])
+        values["pool_options"] = values["pool_options"]._replace(insecure=True)
         origins["http_pool.insecure"] = "--insecure"
     _add_driver(values, origins, config)
     return Settings(**values, origins=origins)

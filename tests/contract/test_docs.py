@@ -59,39 +59,35 @@ def has_word(text: str, word: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
 
 
-def test_every_command_has_a_section_with_its_options(manual: dict[str, str], app: TinkexApp):
+@pytest.fixture(scope="module")
+def options_of(app: TinkexApp) -> dict[str, list[str]]:
+    """Return the options of each command."""
+    return {name: parser_of(app, name).option_strings() for name in app.command_manager.commands}
+
+
+def test_every_command_has_a_section_with_its_options(
+    manual: dict[str, str], options_of: dict[str, list[str]]
+):
     shared = source("settings") + source("formats")  # as text, tables wrap at hyphens
     missing = []
-    for name in app.command_manager.commands:
-        page = manual.get(f"reference/cli/{name.split()[0]}", "")
-        section = _section(page, name)
-        if not section:
-            missing.append(name)
-        options = parser_of(app, name).option_strings()
-        for option in options:
-            if not (has_word(section, option) or has_word(shared, option)):
-                missing.append(f"{name} {option}")
+    for name, options in options_of.items():
+        section = _section(manual.get(f"reference/cli/{name.split()[0]}", ""), name)
+        missing += [name] if not section else []
+        missing += [f"{name} {o}" for o in options if not has_word(section + shared, o)]
     assert missing == []
 
 
 def _section(page: str, title: str) -> str:
     """Return the text below the heading *title*, up to the next heading of its kind."""
-    match = re.search(rf"(?m)^{re.escape(title)}\n=+\n(.*?)(?=^\S[^\n]*\n=+\n|\Z)", page, re.S)
-    match = match or re.search(
-        rf"(?m)^{re.escape(title)}\n[-]+\n(.*?)(?=^\S[^\n]*\n[-*=]+\n|\Z)", page, re.S
-    )
-    return match[1] if match else ""
+    for line, ends in (("=", "="), ("-", "-*=")):
+        heading = rf"^{re.escape(title)}\n{line}+\n"
+        match = re.search(rf"(?ms){heading}(.*?)(?=^\S[^\n]*\n[{ends}]+\n|\Z)", page)
+        if match:
+            return match[1]
+    return ""
 
 
-def test_every_global_option_is_described_with_the_settings(app: TinkexApp):
-    options = app.parser.option_strings()
-    text = source("settings") + source("formats")
-
-    assert [option for option in options if not has_word(text, option)] == []
-
-
-def test_every_setting_is_described():
-    text = source("settings")
+def test_every_global_option_and_setting_is_described(app: TinkexApp):
     names = [
         *values.ENVIRONMENT.values(),
         file.CONFIG_VARIABLE,
@@ -101,34 +97,42 @@ def test_every_setting_is_described():
         values.DEFAULT_BASE_URL,
         f"{settings.DEFAULT_TIMEOUT * 1000:.0f}",
     ]
+    text = source("settings")
 
     assert [name for name in names if name not in text] == []
+    text += source("formats")
+    assert [option for option in app.parser.option_strings() if not has_word(text, option)] == []
 
 
-def test_every_exit_code_is_described(manual: dict[str, str]):
-    codes = {value for name, value in vars(shell).items() if name.startswith("EXIT_")}
-    listed = set(map(int, re.findall(r"^\| (\d+) ", manual["reference/exit-codes"], re.M)))
-
-    assert listed == codes
-
-
-def first_cells(page: str) -> list[str]:
+def first_cells(page: str, pattern: str = r"``([^`]+)``") -> set[str]:
     """Return the literals in the first cells of the rows of all tables of *page*."""
     cells = re.findall(r"(?m)^   \* - (.*(?:\n       .*)*)", source(page))
-    return [literal for cell in cells for literal in re.findall(r"``([^`]+)``", cell)]
+    return {literal for cell in cells for literal in re.findall(pattern, cell)}
 
 
-def test_the_entry_point_groups_are_described_and_no_other():
-    described = {name.removesuffix(".<noun_verb>") for name in first_cells("entry-points")}
+def test_tables_list_what_there_is_and_nothing_else(manual: dict[str, str], app: TinkexApp):
+    codes = {value for name, value in vars(shell).items() if name.startswith("EXIT_")}
+    listed = set(map(int, re.findall(r"^\| (\d+) ", manual["reference/exit-codes"], re.M)))
+    assert listed == codes
 
-    assert described == set(plugins.GROUPS)
+    groups = {name.removesuffix(".<noun_verb>") for name in first_cells("entry-points")}
+    assert groups == set(plugins.GROUPS)
 
-
-def test_the_keys_of_a_profile_are_described_and_no_other():
     rows = re.findall(r"(?m)^   \* - .*\n((?:     - .*\n){4})", source("settings"))
     keys = {key for row in rows for key in re.findall(r"``(\w+)``", row.splitlines()[2])}
-
     assert keys == set(settings.PROFILE_KEYS)
+
+    formats = {
+        ep.name
+        for group in (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        for ep in plugins.entry_points(group)
+        if plugins.is_builtin(ep)
+    }
+    assert first_cells("formats", r"^``([a-z]+)``") == formats
+
+    commands = app.command_manager.commands.values()
+    fields = {name for c in commands for name in getattr(c.load(), "column_names", ())}
+    assert first_cells("shapes") == fields
 
 
 #: Where a variable that is not read here is read: libraries, which the manual may speak of.
@@ -172,50 +176,21 @@ def test_no_environment_variable_is_described_that_nobody_reads(code: str):
     assert sorted(name for name in named if not is_read(name)) == []
 
 
-#: Options of other programs that the manual speaks of.
-FOREIGN_OPTIONS = {"--max-lora-rank"}
-#: Twice the same letter.
-REPEATED_OPTIONS = {"-vv"}
+#: An option of another program that the manual speaks of, and twice the same letter.
+FOREIGN_OPTIONS = {"--max-lora-rank", "-vv"}
 
 
-def test_every_option_in_a_sentence_exists(app: TinkexApp):
-    known = set(app.parser.option_strings()) | FOREIGN_OPTIONS | REPEATED_OPTIONS
-    for name in app.command_manager.commands:
-        known |= set(parser_of(app, name).option_strings())
-    wrong = []
-    for path in SOURCE.rglob("*.rst"):
-        for literal in re.findall(r"``(-[^`]+)``", path.read_text(encoding="utf-8")):
-            wrong += [
-                f"{path.name}: {option}"
-                for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", literal)
-                if option not in known
-            ]
+def test_every_option_in_a_sentence_exists(app: TinkexApp, options_of: dict[str, list[str]]):
+    known = {*app.parser.option_strings(), *FOREIGN_OPTIONS}.union(*options_of.values())
+    wrong = [
+        f"{path.name}: {option}"
+        for path in SOURCE.rglob("*.rst")
+        for literal in re.findall(r"``(-[^`]+)``", path.read_text(encoding="utf-8"))
+        for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", literal)
+        if option not in known
+    ]
 
     assert wrong == []
-
-
-def test_every_field_of_an_output_is_described_and_no_other(app: TinkexApp):
-    fields = {
-        field
-        for name in app.command_manager.commands
-        for field in getattr(app.command_manager.commands[name].load(), "column_names", ())
-    }
-
-    described = set(first_cells("shapes"))
-    assert sorted(fields - described) == [], "add them to doc/source/reference/shapes.rst"
-    assert sorted(described - fields) == [], "no command has them"
-
-
-def test_the_formats_are_described_and_no_other():
-    names = {
-        ep.name
-        for group in (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
-        for ep in plugins.entry_points(group)
-        if plugins.is_builtin(ep)
-    }
-
-    described = re.findall(r"(?m)^   \* - ``([a-z]+)``", source("formats"))
-    assert set(described) == names
 
 
 def test_every_public_name_of_the_sdk_is_described(manual: dict[str, str]):

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from graphlib import TopologicalSorter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -34,35 +35,30 @@ LAYERS = (
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 
+#: Modules that are imports of requests, or of the HTTP clients below it.
+HTTP = ("requests", "urllib3", "http.client")
+
+
 def imports_of(path: Path, *, lazy: bool = True) -> Iterator[tuple[str, int]]:
-    """Yield (module, line) of each import in *path*, those for type checking only left out.
+    """Yield (module, line) of each import in *path*, those for type checking included.
 
     :param lazy: also those inside functions.
     """
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), lazy)
+    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), lazy):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in NAMES else str(node.module)), node.lineno
 
 
-def _imports(node: ast.AST, lazy: bool) -> Iterator[tuple[str, int]]:
+def _nodes(node: ast.AST, lazy: bool) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from ((alias.name, child.lineno) for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute here"
-            module = child.module or ""
-            yield module, child.lineno
-            yield from ((f"{module}.{alias.name}", child.lineno) for alias in child.names)
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-            yield from (found for other in child.orelse for found in _imports(other, lazy))
-        elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield from _imports(child, lazy)
-
-
-def room(module: str) -> str:
-    """Return the part of ``tinkex.<part>…`` that has a layer, or '' for other packages."""
-    words = module.split(".")
-    if words[0] != "tinkex":
-        return ""
-    return words[1] if len(words) > 1 and words[1] in LAYER_OF else "__init__"
+        yield child
+        if lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _nodes(child, lazy)
 
 
 def dotted(path: Path) -> str:
@@ -70,96 +66,96 @@ def dotted(path: Path) -> str:
     return ".".join(words[:-1] if words[-1] == "__init__" else words)
 
 
-def places(found: list[tuple[str, int]], path: Path) -> list[str]:
-    return [f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}" for name, line in found]
+NAMES = {dotted(path): path for path in MODULES}
+
+
+def layer(module: str) -> int:
+    """Return the layer of a module of tinkex, -1 for other packages."""
+    words = module.split(".")
+    return -1 if words[0] != "tinkex" else LAYER_OF[words[1] if len(words) > 1 else "__init__"]
+
+
+def faults(paths: Iterable[Path], is_wrong: Callable[[Path, str], bool], **kind: bool) -> list[str]:
+    """Return the imports of *paths* that are wrong, as places in the sources."""
+    return [
+        f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}"
+        for path in paths
+        for name, line in imports_of(path, **kind)
+        if is_wrong(path, name)
+    ]
 
 
 def test_every_module_has_a_layer():
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-
-    assert rooms - set(LAYER_OF) == set()
+    assert {name.split(".")[1] for name in NAMES if "." in name} - set(LAYER_OF) == set()
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p != PACKAGE / "__init__.py"], ids=dotted)
-def test_a_module_imports_only_its_own_layer_and_those_before_it(path: Path):
-    own = LAYER_OF[path.relative_to(PACKAGE).parts[0].removesuffix(".py")]
+def test_a_module_imports_only_its_own_layer_and_those_before_it():
+    lazy = PACKAGE / "__init__.py"  # its run() imports the application when it is called
 
-    wrong = [(name, line) for name, line in imports_of(path) if LAYER_OF.get(room(name), -1) > own]
-
-    assert places(wrong, path) == []
-
-
-def test_the_package_itself_imports_only_the_version():
-    # Its run() imports the application when it is called.
-    found = imports_of(PACKAGE / "__init__.py", lazy=False)
-
-    names = {name for name, _ in found if name.startswith("tinkex")}
-    assert names == {"tinkex.version", "tinkex.version.__version__"}
+    assert faults(set(MODULES) - {lazy}, lambda p, name: layer(name) > layer(dotted(p))) == []
+    found = faults([lazy], lambda _, name: layer(name) > 0, lazy=False)
+    assert [fault for fault in found if not _is_for_types(fault)] == []
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if p != PACKAGE / "api" / "http" / "adapter.py"], ids=dotted
-)
-def test_only_the_default_http_pool_imports_requests_and_urllib3(path: Path):
-    wrong = [
-        (name, line)
-        for name, line in imports_of(path)
-        if name.partition(".")[0] in ("requests", "urllib3", "http")
-        and not name.startswith("http.HTTPStatus")
-        and name != "http"
-    ]
+def test_inside_the_api_requests_are_below_resources_and_the_client_above():
+    def depth(name: str) -> int:
+        below = ("tinkex.api.http", "tinkex.api.paths")
+        above = ("tinkex.api.client",)
+        if not name.startswith("tinkex.api."):
+            return -1
+        return 0 if name.startswith(below) else 2 if name.startswith(above) else 1
 
-    assert places(wrong, path) == []
+    modules = [path for name, path in NAMES.items() if name.startswith("tinkex.api.")]
 
-
-@pytest.mark.parametrize("path", sorted((PACKAGE / "api").rglob("*.py")), ids=dotted)
-def test_the_api_neither_knows_the_command_line_nor_prints(path: Path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    foreign = [
-        (name, line)
-        for name, line in imports_of(path)
-        if name.partition(".")[0] in ("cliff", "argparse", "rich", "prompt_toolkit")
-    ]
-    calls = [
-        ast.unparse(node.func)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) in ("print", "input", "sys.exit", "exit")
-    ]
-    streams = [
-        ast.unparse(node)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr")
-    ]
-
-    assert places(foreign, path) == []
-    assert calls == []
-    assert streams == []
+    assert faults(modules, lambda p, name: depth(name) > depth(dotted(p))) == []
+    assert faults(modules, lambda p, name: name == "tinkex.api") == []
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=dotted)
-def test_commands_import_no_api_module_before_they_run(path: Path):
-    found = imports_of(path, lazy=False)
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name: {found for found, _ in imports_of(path) if found in NAMES} - {name}
+        for name, path in NAMES.items()
+        if name != "tinkex"  # see above
+    }
 
-    wrong = [(n, line) for n, line in found if room(n) == "api" or "requests" in n]
-
-    assert places(wrong, path) == []
+    tuple(TopologicalSorter(graph).static_order())  # a CycleError names them
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_a_module_can_be_imported_first(path: Path):
-    if path.stem == "_build":
-        pytest.importorskip("setuptools")
+def test_only_the_default_http_pool_imports_requests_and_urllib3():
+    others = set(MODULES) - {PACKAGE / "api" / "http" / "adapter.py"}
 
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import {dotted(path)}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    assert faults(others, lambda _, name: name.startswith(HTTP)) == []
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+
+def test_the_api_neither_knows_the_command_line_nor_prints():
+    modules = sorted((PACKAGE / "api").rglob("*.py"))
+    foreign = ("cliff", "argparse", "rich", "prompt_toolkit")
+    calls = ("print(", "input(", "sys.exit(", "exit(")
+
+    assert faults(modules, lambda _, name: name.partition(".")[0] in foreign) == []
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                assert not ast.unparse(node).startswith(calls), path
+            elif isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in ("sys.stdout", "sys.stderr"), path
+
+
+def test_commands_import_no_api_module_before_they_run():
+    modules = sorted((PACKAGE / "commands").glob("*.py"))
+
+    def wrong(path: Path, name: str) -> bool:
+        return name.startswith("tinkex.api")
+
+    assert [f for f in faults(modules, wrong, lazy=False) if not _is_for_types(f)] == []
+
+
+def _is_for_types(fault: str) -> bool:
+    """Return whether the import at the place *fault* is for type checking only."""
+    place, _, line = fault.partition(" ")[0].rpartition(":")
+    tree = ast.parse((PACKAGE.parent / place).read_text(encoding="utf-8"))
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+    return any(block.lineno < int(line) <= (block.end_lineno or 0) for block in blocks)
 
 
 SLOW = (
@@ -192,7 +188,7 @@ def test_what_needs_no_service_imports_nothing_slow(words: list[str], code: int)
     assert [name for name in SLOW if name in modules] == []
 
 
-def test_the_version_is_told_before_cliff_is_imported():
+def test_the_version_is_printed_before_cliff_is_imported():
     slow = {"cliff", "stevedore", "argparse", "json", "importlib.metadata", "typing"}
 
     assert slow & modules_after(["--version"], 0) == set()

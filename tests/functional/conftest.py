@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.serving import Request, serving
+from tinkex.api import ServiceClient
 from tinkex.testing import invoke
 
 KEY = "tml-functional-test"
@@ -139,20 +142,46 @@ def tinkex(tmp_path: Path) -> Program:
     return Program({"TINKEX_LOCAL_HOME": str(tmp_path / "local")})
 
 
-@pytest.fixture(params=["http", "in-process"])
+@pytest.fixture
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Program:
-    """Return the program, set to talk to the embedded service: over HTTP, then in-process."""
-    if request.param == "in-process":
+    """Return the program, set to talk to the service; ``embedded`` as parameter: in-process."""
+    if getattr(request, "param", "") == "embedded":
         return Program({"TINKEX_LOCAL_HOME": str(tmp_path / "local"), "TINKEX_PROFILE": "local"})
     service: Service = request.getfixturevalue("service")
     return Program({"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY})
 
 
 @pytest.fixture
+def client(service: Service) -> Iterator[ServiceClient]:
+    """Return the SDK's client of the service."""
+    with ServiceClient(base_url=service.url, api_key=KEY) as client:
+        yield client
+
+
+@pytest.fixture
 def saved(served: Program, tmp_path: Path) -> dict[str, Any]:
     """Return the metadata of a checkpoint that was just saved."""
     output = tmp_path / "saved.json"
-    served(
-        "checkpoint", "--base-model", MODEL, "--rank", "4", "--seed", "1", "--output", str(output)
-    )
+    served(f"checkpoint --base-model {MODEL} --rank 4 --seed 1 --output", output)
     return json.loads(output.read_text())
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A server that never answers; *asked* is set once a request has come."""
+
+    url: str
+    asked: threading.Event
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    asked, ended = threading.Event(), threading.Event()
+
+    def answer(_: Request) -> None:
+        asked.set()
+        ended.wait(120)
+
+    with serving(answer) as url:
+        yield Silent(url, asked)
+        ended.set()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.functional.conftest import KEY, Program, Service
 from tests.functional.test_interactive import Terminal
+from tests.serving import Reply, Request, serving
 from tinkex.testing import invoke
 
 
@@ -78,96 +78,6 @@ def test_a_profile_with_a_server_of_its_own_holds_its_key(tinkex, service, home,
     assert KEY not in path.read_text()
 
 
-def test_a_key_that_is_refused_is_not_stored(at, credentials):
-    done = at("auth login --with-token", stdin="tml-wrong-0123456789", code=1)
-    assert done.stdout == ""
-    assert done.stderr.startswith(
-        "Auth login failed. Please check your inputs: Invalid API key (HTTP 401"
-    )
-    assert "Nothing was stored." in done.stderr
-    assert not credentials.exists()
-
-
-@pytest.mark.parametrize(
-    ("stdin", "argv", "what"),
-    [
-        ("", ["--with-token"], "no API key in standard input"),
-        ("", [], "there is no terminal to ask for the key on"),
-        ("a b\n", ["--with-token"], "holds a space"),
-        (KEY, ["--with-token", "--name", ""], "must not be empty"),
-        (KEY, ["--with-token", "--in-profile"], "no active profile"),
-        (KEY, ["--with-token", "--profile", "local"], "is used without a key"),
-    ],
-)
-def test_login_that_cannot_be(at, stdin, argv, what, credentials):
-    environ = {} if "local" not in argv else {"TINKER_BASE_URL": ""}
-    done = at("auth login", *argv, stdin=stdin, code=1, **environ)
-    assert what in done.stderr
-    assert "Hint: " in done.stderr
-    assert done.stdout == ""
-    assert not credentials.exists()
-
-
-@pytest.mark.parametrize("variable", ["TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"])
-def test_login_while_the_environment_says_the_key(at, variable, credentials):
-    done = at("auth login --with-token", stdin=KEY, code=1, **{variable: "tml-env"})
-    assert f"{variable} is set, and would be used instead of a stored key" in done.stderr
-    assert f"unset {variable}" in done.stderr
-    assert not credentials.exists()
-
-
-def test_login_in_a_profile_of_its_own_needs_no_clean_environment(at, service, config):
-    path = config(f"profile: own\nprofiles: {{own: {{base_url: '{service.url}'}}}}")
-    environ = {"TINKER_API_KEY": "tml-for-another", "TINKER_BASE_URL": ""}
-    done = at("auth login --with-token", stdin=KEY, **environ)
-    assert "profile own" in done.stdout
-    assert KEY in path.read_text()
-    assert at("auth whoami", **environ).code == 0  # the server takes no other key
-
-
-def test_login_in_a_profile_whose_command_prints_the_key(at, config, credentials):
-    path = config("profile: p\nprofiles: {p: {api_key_command: echo x}}\n")
-    done = at("auth login --with-token", stdin=KEY, code=1)
-    assert "profile p has api_key_command" in done.stderr
-    assert "tinkex --profile p config unset api_key_command" in done.stderr
-    assert not credentials.exists()
-    assert KEY not in path.read_text()
-
-
-def test_login_with_the_global_option(at, credentials):
-    at("auth login --api-key -", stdin=KEY)
-    assert KEY in credentials.read_text()
-
-
-def test_a_server_without_information_about_keys(tinkex, credentials, open_service):
-    done = tinkex(f"auth login --with-token --base-url {open_service}", stdin="tml-anything-at-all")
-    assert "This server offers no information about keys" in done.stderr
-    assert "tml-anything-at-all" in credentials.read_text()
-    assert tinkex(f"auth status --base-url {open_service} -f json").rows["email"] is None
-    done = tinkex(f"auth whoami --base-url {open_service}", code=1)
-    assert "this server does not offer information about keys" in done.stderr
-
-
-@pytest.fixture
-def open_service(tinkex) -> Iterator[str]:
-    """Serve the embedded service without a key."""
-    import os
-    import subprocess
-
-    process = subprocess.Popen(
-        [tinkex.path, "local", "serve"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **tinkex.environment},
-    )
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.terminate()
-    process.wait(20)
-    process.stdout.close()
-
-
 def write(path: Path, **keys: dict[str, str]) -> None:
     path.parent.mkdir(exist_ok=True)
     records = {key_id: {"type": "manual"} | record for key_id, record in keys.items()}
@@ -196,28 +106,6 @@ def test_switch_and_logout_by_name(credentials):
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
     assert "There is no stored key." in invoke(["auth", "logout", "--all"]).stderr
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [["switch", "7"], ["logout", "--all"], ["logout", "7"], ["logout"], ["status", "--offline"]],
-)
-def test_a_damaged_file_is_told_and_kept(credentials, argv):
-    credentials.parent.mkdir()
-    credentials.write_text("{")
-    done = invoke(["auth", *argv])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "cannot parse" in done.stderr
-    assert credentials.read_text() == "{"
-
-
-def test_a_file_for_all_eyes_is_told(at, credentials):
-    at("auth login --with-token", stdin=KEY)
-    credentials.chmod(0o640)
-    for line in ("auth status", "auth status --offline"):
-        assert f"chmod 600 {credentials}" in at(line).stderr
-    at("auth login --with-token", stdin=KEY)
-    assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
 
 
 def test_the_key_is_shown_nowhere(service, tmp_path):
@@ -251,43 +139,64 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
     assert "eyJ" not in log.read_text()
 
 
-def test_the_question_does_not_show_the_key(service, credentials, home):
-    terminal = Terminal("auth", "login", TINKER_BASE_URL=service.url)
+@pytest.mark.parametrize(
+    ("stdin", "options", "environ", "message"),
+    [
+        ("tml-wrong-0123456789", "--with-token", {}, "Invalid API key (HTTP 401"),
+        ("", "--with-token", {}, "no API key in standard input"),
+        ("", "", {}, "cannot ask for the key: standard input is not a terminal"),
+        ("a b\n", "--with-token", {}, "holds a space"),
+        (KEY, "--with-token --name ''", {}, "must not be empty"),
+        (KEY, "--with-token --in-profile", {}, "no active profile"),
+        (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "is used without a key"),
+        (KEY, "--with-token --profile p", {}, "profile p has api_key_command"),
+        *(
+            (KEY, "--with-token", {name: "tml-env"}, f"{name} is set, and would be used instead")
+            for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD")
+        ),
+    ],
+)
+def test_login_that_fails_stores_nothing(at, config, credentials, stdin, options, environ, message):
+    path = config("profiles: {p: {api_key_command: echo x}}\n")
+    done = at(f"auth login {options}", stdin=stdin, code=1, **environ)
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Hint: " in done.stderr or "Nothing was stored." in done.stderr
+    assert not credentials.exists()
+    assert KEY not in path.read_text()
+
+
+def test_a_server_without_information_about_keys(tinkex, credentials):
+    def answer(request: Request) -> Reply:
+        is_list = request.path.endswith("/training_runs")
+        return Reply({"training_runs": []}) if is_list else Reply({"detail": "Not Found"}, 404)
+
+    with serving(answer) as url:
+        done = tinkex(f"auth login --with-token --base-url {url}", stdin="tml-anything-at-all")
+        assert "This server offers no information about keys" in done.stderr
+        assert "tml-anything-at-all" in credentials.read_text()
+        assert tinkex(f"auth status --base-url {url} -f json").rows["email"] is None
+        done = tinkex(f"auth whoami --base-url {url}", code=1)
+        assert "this server does not offer information about keys" in done.stderr
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_the_question_shows_no_key_and_the_history_has_none(shell, service, credentials, home):
+    terminal = Terminal(*([] if shell else ["auth", "login"]), TINKER_BASE_URL=service.url)
     try:
+        if shell:
+            terminal.expect("tinkex>")
+            terminal.type("auth login\r")
         terminal.expect(f"API key for {service.url}: ")
         terminal.type(f"{KEY}\r")
-        shown = terminal.expect("Logged in as local@localhost")
-        assert KEY not in shown
+        assert KEY not in terminal.expect("Logged in as local@localhost")
+        if shell:
+            terminal.expect("tinkex>")
+            terminal.run("auth whoami", "local@localhost")
+            terminal.type("exit\r")
         assert terminal.ended() == 0
     finally:
         terminal.close()
     assert KEY in credentials.read_text()
-
-
-def test_ctrl_c_at_the_question(service, credentials):
-    terminal = Terminal("auth", "login", TINKER_BASE_URL=service.url)
-    try:
-        terminal.expect("API key for")
-        terminal.type("tml-half\x03")
-        terminal.expect("interrupted")
-        assert terminal.ended() == 130
-    finally:
-        terminal.close()
-    assert not credentials.exists()
-
-
-def test_login_in_the_interactive_shell_leaves_no_trace(service, credentials, home):
-    terminal = Terminal(TINKER_BASE_URL=service.url)
-    try:
-        terminal.expect("tinkex>")
-        terminal.type("auth login\r")
-        terminal.expect("API key for")
-        terminal.type(f"{KEY}\r")
-        terminal.expect("Logged in")
-        terminal.expect("tinkex>")
-        terminal.run("auth whoami", "local@localhost")
-        terminal.type("exit\r")
-        assert terminal.ended() == 0
-    finally:
-        terminal.close()
-    assert KEY not in (home / ".local" / "state" / "tinkex" / "history").read_text()
+    history = home / ".local" / "state" / "tinkex" / "history"
+    assert not shell or KEY not in history.read_text()

@@ -51,7 +51,7 @@ def test_eight_keys_go_and_the_ninth_stays(tinkex, home, tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("served", ["in-process"], indirect=True)
+@pytest.mark.parametrize("served", ["embedded"], indirect=True)
 def test_four_checkpoints_in_one_embedded_service(served, tmp_path):
     save = ("checkpoint", "--base-model", MODEL, "--rank", "1", "--output")
     together(served, *((*save, f"{n}.json") for n in range(4)), cwd=tmp_path)
@@ -59,10 +59,3 @@ def test_four_checkpoints_in_one_embedded_service(served, tmp_path):
     listed = served("checkpoint list -f json").rows
     assert {row["tinker_path"] for row in listed} == paths
     assert len(paths) == 4
-
-
-def test_one_output_file_of_four_commands_is_that_of_one(served, tmp_path):
-    sample = ("run", "--base-model", MODEL, "--max-tokens", "3", "--output", "out.txt", "--prompt")
-    together(served, *((*sample, "Watson") for _ in range(4)), cwd=tmp_path)
-    assert (tmp_path / "out.txt").read_text().strip()
-    assert [path.name for path in tmp_path.iterdir() if "tinkex-" in path.name] == []

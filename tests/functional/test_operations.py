@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import urllib.request
 
 import pytest
 
-from tests.serving import Reply, serving
 from tinkex.testing import invoke, local_service
 
 MODEL = "tinkex/baker-street-2M"
@@ -24,7 +24,7 @@ def test_models(served):
         "sampleable": True,
     }
     done = served("model list gpt-9", code=1)
-    assert "no model name contains 'gpt-9'" in done.stderr
+    assert "not a valid model name contains 'gpt-9'" in done.stderr
     assert done.stdout == ""
 
 
@@ -101,15 +101,6 @@ def test_usage_by_every_dimension(served, saved, tmp_path):
     assert sessions == {event["session_id"] for event in events}
 
 
-def test_storage(served, saved):
-    (row,) = served("billing storage -f json").rows
-    assert row["size_bytes"] > 1000
-    assert row["checkpoint_count"] >= 1
-    assert served("billing storage --project-id other").stdout == ""
-    text = served("billing storage --csv -").stdout
-    assert next(csv.DictReader(io.StringIO(text)))["size_bytes"] == str(row["size_bytes"])
-
-
 def test_raw_requests(served, saved):
     done = served("api GET training_runs --field limit=1")
     assert len(json.loads(done.stdout)["training_runs"]) == 1
@@ -133,13 +124,6 @@ def test_raw_requests(served, saved):
     assert "Unknown checkpoint" in served(f"api DELETE {where}", code=1).stderr
 
 
-def test_bytes_come_as_they_are(tinkex, tmp_path):
-    content = bytes(range(256))
-    with serving(lambda _: Reply(content)) as url, (tmp_path / "out").open("wb") as out:
-        tinkex.process(f"api GET x --base-url {url} --api-key k", stdout=out)
-    assert (tmp_path / "out").read_bytes() == content
-
-
 def test_doctor_on_a_service_that_is_well(served):
     done = served("doctor -f json")
     states = {row["check"]: row["status"] for row in done.rows}
@@ -149,17 +133,38 @@ def test_doctor_on_a_service_that_is_well(served):
     assert "fail" not in states.values()
 
 
-def test_doctor_with_a_wrong_key(service, tinkex):
-    done = tinkex(f"doctor --base-url {service.url} --api-key wrong-key-0123456", code=1)
-    lines = {line.split("\t")[0]: line.split("\t") for line in done.stdout.splitlines()}
-    assert lines["access"][1] == "fail"
-    assert lines["access"][3]
-    assert lines["service"][1] == "ok"
-    assert "Failed: access." in done.stderr
-    assert "wrong-key-0123456" not in done.stdout + done.stderr
+#: How a trace of Perfetto begins: a packet with a snapshot of clocks.
+PACKET = b"\x0a"
 
 
-def test_curl_of_what_would_delete_deletes_nothing(served, saved):
-    done = served(f"checkpoint delete {saved['weights_path']} --curl")
-    assert done.stdout.startswith("curl --request DELETE ")
-    assert served(f"checkpoint info {saved['weights_path']}").stdout
+def test_a_trace_becomes_a_file(served, saved, tmp_path):
+    session = saved["model_id"].partition(":")[0]
+    done = served(f"session export-trace {session}", cwd=tmp_path)
+    file = tmp_path / f"{session}.pftrace"
+    content = file.read_bytes()
+    assert content[:1] == PACKET
+    assert saved["weights_path"].encode() in content
+    assert done.stdout == f"Saved {len(content)} B to {session}.pftrace\n"
+    again = served(f"session export-trace {session}", cwd=tmp_path, code=1)
+    assert f"{session}.pftrace exists" in again.stderr
+    assert "--force" in again.stderr
+    named = tmp_path / "new" / "sweep.pftrace"
+    (row,) = [served(f"session export-trace {session} --output {named} --json").rows]
+    assert row == {
+        "session_id": session,
+        "url": None,
+        "destination": str(named),
+        "file_size_bytes": len(content),
+    }
+    assert named.read_bytes() == content
+
+
+def test_only_the_address(served, saved, tmp_path):
+    session = saved["model_id"].partition(":")[0]
+    done = served(f"session export-trace {session} --url-only", cwd=tmp_path)
+    (url,) = done.stdout.splitlines()
+    assert list(tmp_path.glob("*.pftrace")) == []
+    with urllib.request.urlopen(url) as response:
+        assert response.read(1) == PACKET
+    both = served(f"session export-trace {session} --url-only --output x", code=1)
+    assert "Leave out --output" in both.stderr

@@ -3,63 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 MODEL = "tinkex/baker-street-2M"
 
 
-def test_seed_repeats_and_its_absence_does_not(served):
-    options = ("run", "--base-model", MODEL, "--prompt", "The", "--max-tokens", "16", "--json")
-    first = served(*options, "--seed", "7").stdout
-    assert first == served(*options, "--seed", "7").stdout
-    assert first != served(*options, "--seed", "8").stdout
-    assert served(*options).stdout != served(*options).stdout
-
-
-def test_other_formats_have_a_row_a_sample(served):
+def test_plain_text(served):
     done = served(
-        f"run --base-model {MODEL} --prompt The --max-tokens 4 --num-samples 3 -f json",
+        f"run --base-model {MODEL} --prompt 'Sherlock Holmes' --max-tokens 12 --temperature 0.7 --num-samples 2",
     )  # fmt: skip
-    assert [row["sample"] for row in done.rows] == [1, 2, 3]
-    assert all(row["token_count"] <= 4 and isinstance(row["text"], str) for row in done.rows)
+    assert done.stderr == "Starting sampling...\nSampling complete (2 sequences)\n"
+    one, two = done.stdout.split("\n\nSample 2:\n")
+    for text in ("\n" + one.removeprefix("Sample 1:"), "\n" + two):
+        last = text.rstrip("\n").rsplit("\n", 1)[1]
+        assert re.fullmatch(r"stop_reason=(length|stop) \| avg_logprob=-\d+\.\d{3}", last)
+    assert one.startswith("Sample 1:\n")
 
 
-def test_prompt_files(served, tmp_path):
-    (tmp_path / "tokens.json").write_text("[464, 12, 99]")
-    (tmp_path / "object.json").write_text('{"tokens": [464, 12, 99]}')
-    (tmp_path / "prompt.txt").write_text("Write a haiku about coding\n")
-    options = ("--max-tokens", "6", "--seed", "3", "--json")
-
-    def sample(*argv: str, stdin: str = "") -> str:
-        return served(f"run --base-model {MODEL}", *argv, *options, stdin=stdin).stdout
-
-    by_array = sample("--prompt-file", str(tmp_path / "tokens.json"))
-    assert by_array == sample("--prompt-file", str(tmp_path / "object.json"))
-    assert by_array == sample("--prompt-file", "-", stdin="[464, 12, 99]")
-    by_text = sample("--prompt-file", str(tmp_path / "prompt.txt"))
-    assert by_text == sample("--prompt", "Write a haiku about coding")
-    assert by_text != by_array
-
-
-@pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_hyphen_is_standard_output(served, tmp_path, words):
-    options = ("run", "--base-model", MODEL, "--prompt", "a", "--max-tokens", "3", "--seed", "1")
-    done = served(*options, *words, "--output", "-", cwd=tmp_path)
-    assert done.stdout == served(*options, *words).stdout
-    (tmp_path / "rows.txt").write_text("a\n")
-    rows = ("run", "batch", "rows.txt", "--base-model", MODEL, "--max-tokens", "3")
-    assert '"index"' in served(*rows, "--output", "-", cwd=tmp_path).stdout
-    assert not (tmp_path / "-").exists()
-
-
-def test_stop_text(served):
-    done = served(
-        f"run --base-model {MODEL} --prompt 'He said' --max-tokens 200 --seed 1 --stop e --stop zzz -f json",
-    )  # fmt: skip
-    (row,) = done.rows
-    assert row["stop_reason"] == "stop"
-    assert row["token_count"] < 200
+def test_json_is_the_whole_response_and_nothing_else(served):
+    done = served(f"run --base-model {MODEL} --prompt Hello --max-tokens 5 --json")
+    response = json.loads(done.stdout)
+    assert list(response) == ["sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"]
+    assert response["type"] == "sample"
+    (sequence,) = response["sequences"]
+    assert list(sequence) == ["tokens", "logprobs", "stop_reason"]
+    assert 1 <= len(sequence["tokens"]) == len(sequence["logprobs"]) <= 5
+    assert all(value <= 0 for value in sequence["logprobs"])
 
 
 def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
@@ -87,13 +58,6 @@ def test_unknown_names(served, argv, what):
     assert error.count("\n") <= 2
 
 
-def test_prompt_longer_than_the_model_allows(served, tmp_path):
-    (tmp_path / "long.json").write_text(json.dumps([5] * 5000))
-    done = served(f"run --base-model {MODEL} --prompt-file {tmp_path / 'long.json'}", code=1)
-    assert done.stdout == ""
-    assert "Please check your inputs" in done.stderr
-
-
 def test_run_list_and_info(served, saved):
     lines = served("run list --limit 0").stdout.splitlines()
     assert f"{saved['model_id']}\t{MODEL}" in lines
@@ -114,12 +78,6 @@ def test_run_list_and_info(served, saved):
     times = (saved["model_id"], saved["weights_path"], shown["last_sampler_checkpoint_time"])
     assert ",".join(f'"{value}"' for value in times) in done.stdout.splitlines()
     assert "last_checkpoint" in served("run list --sort last_checkpoint", code=1).stderr
-
-
-def test_run_that_is_not_there(served):
-    done = served("run info no-such-run", code=1)
-    assert done.stdout == ""
-    assert done.stderr.startswith("Run info failed. Please check your inputs: ")
 
 
 def test_programmatic(served, tmp_path, monkeypatch):

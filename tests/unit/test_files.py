@@ -19,36 +19,31 @@ from tinkex.files import (
 )
 
 
-def test_writes_and_replaces(tmp_path):
+def test_files_are_replaced_links_followed_and_devices_written_directly(tmp_path):
     path = tmp_path / "new" / "dir" / "f.json"
     write_atomically(str(path), "one")
     path.chmod(0o600)
-    write_atomically(str(path), "two")
-    assert path.read_text() == "two"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(path.parent) == ["f.json"]
-
-
-def test_follows_a_link(tmp_path):
-    (tmp_path / "real").write_text("old")
-    (tmp_path / "link").symlink_to("real")
-    write_atomically(str(tmp_path / "link"), "new")
+    (tmp_path / "link").symlink_to(path)
+    for target in (path, tmp_path / "link"):
+        write_atomically(str(target), target.name)
+        assert path.read_text() == target.name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert os.listdir(path.parent) == ["f.json"]
     assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "new"
-
-
-def test_devices_are_written_directly():
     write_atomically("/dev/null", "text")
     with pytest.raises(LocalError, match="No space left"):
         write_atomically("/dev/full", "text")
 
 
 def test_check_writable(tmp_path):
-    with pytest.raises(LocalError, match="it is a directory"):
-        check_writable(str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(LocalError, match="is not a directory"):
-        check_writable(str(tmp_path / "file" / "below"))
+    for path, what in (
+        (tmp_path, "it is a directory"),
+        (tmp_path / "file" / "below", "is not a directory"),
+        ("-", "not to standard output"),
+    ):
+        with pytest.raises(LocalError, match=what):
+            check_writable(str(path))
     check_writable(str(tmp_path / "not" / "yet" / "f"))
     assert os.listdir(tmp_path) == ["file"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tinkex.cli.repl import history_path, load_history, save_line
 from tinkex.testing import invoke
 
 
@@ -65,12 +66,10 @@ def test_a_user_without_a_home_gets_no_directory_named_after_one(homeless, tmp_p
     done = invoke(["config", "set", "format", "json"])
     assert done.exit_code == 1
     assert "this user has no home directory" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, tmp_path):
-    from tinkex.cli.repl import history_path, load_history, save_line
-
+    for shell in ("bash", "zsh", "fish"):
+        done = invoke(["complete", "--shell", shell, "--install"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "Please check your inputs: no such home directo" in done.stderr
     save_line(history_path(), "run list")
     assert load_history(history_path()) == []
     assert list(tmp_path.iterdir()) == []
@@ -78,7 +77,7 @@ def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, t
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """The current directory is one that somebody has removed."""
+    """The current directory has been removed."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

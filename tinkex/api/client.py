@@ -69,8 +69,6 @@ class ServiceClient:
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         self.sessions = Sessions(self._transport)
 
-    # Each resource is imported where it is used: a list does not pay for the others.
-
     @cached_property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of the account."""

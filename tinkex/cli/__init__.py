@@ -1,1 +1,1 @@
-"""What the person sees: the application, its shell, formats, errors and completion."""
+"""The user interface: application, shell, formats, errors and completion."""

@@ -143,27 +143,6 @@ class TinkexApp(cliff.app.App):
 
         return CurlPool()
 
-    @property
-    def profile(self) -> str | None:
-        """Name of the profile in use between the lines of the interactive shell."""
-        from tinkex.settings import chosen_profile
-
-        return chosen_profile(getattr(self.shell_options, "profile", None))
-
-    def use_profile(self, name: str) -> None:
-        """Use the profile *name* for the following lines of the interactive shell.
-
-        :raises SettingsError: there is no such profile.
-        """
-        from tinkex import settings
-
-        settings.resolve({"profile": name})
-        options = self.shell_options
-        assert options is not None, "only inside the interactive shell"
-        options.profile = name
-        # A key or an address that the shell was started with belongs to another server.
-        options.api_key = options.base_url = options.http_pool = options.insecure = None
-
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
         """Keep *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
 
@@ -330,10 +309,8 @@ class TinkexApp(cliff.app.App):
         """Close all clients and remove the log handlers."""
         clients, self._clients = self._clients, {}
         for client in clients.values():
-            try:
+            with contextlib.suppress(Exception):
                 client.close()
-            except Exception as error:
-                self.LOG.debug("closing failed: %s", error)
         self._remove_log_handlers()
 
     def build_option_parser(
@@ -436,11 +413,16 @@ def run(argv: Sequence[str]) -> Result:
 
     :raises TinkexError: the command failed.
     """
+    if isinstance(argv, (str, bytes)):
+        raise UsageError(
+            "a command line is a list of words",
+            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
+        )
     stdout = io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
     app.uses_cache, app.keeps_result = False, True
     try:
-        code = app.execute(_words(argv))
+        code = app.execute([os.fsdecode(word) for word in argv])
         if code:
             raise TinkexError(f"{app.operation_name()} ended with status {code}")
     except Exception as error:
@@ -453,19 +435,3 @@ def run(argv: Sequence[str]) -> Result:
     command = app.command
     name = command.cmd_name if command is not None else "help"
     return Result(name, getattr(command, "result", None), stdout.getvalue())
-
-
-def _words(argv: Iterable[Any]) -> list[str]:
-    """Return the words of a command line; paths are words too.
-
-    :raises UsageError: *argv* is no list of words.
-    """
-    try:
-        if isinstance(argv, (str, bytes)):
-            raise TypeError
-        return [os.fsdecode(word) for word in argv]
-    except TypeError as error:
-        raise UsageError(
-            "a command line is a list of words",
-            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
-        ) from error

@@ -1,4 +1,4 @@
-"""Completion: what may stand at the cursor of an unfinished command line, in every shell.
+"""Completion of a command line at the cursor, in every shell.
 
 Commands, options and choices come from the parsers, so plugins are completed as built-in commands
 are. Values depend on the metavar of an argument (``<tinker_path>``, ``<run_id>``, ``<file>``, …).
@@ -31,8 +31,6 @@ FRESH = 120.0
 EXPIRY = 3600.0
 #: Names of each kind that are kept, and that the service is asked for.
 KEPT, ASKED = 1000, 200
-#: Bytes of a cache file that are read.
-_MAX_FILE = 16 * 1024 * 1024
 
 #: Words that no shell interprets; others are not offered.
 _SAFE = re.compile(r"[\w./:@%+,=~-]+")
@@ -69,7 +67,7 @@ class Offer(NamedTuple):
 
 
 def offer(app: Application, words: Sequence[str], current: str) -> Offer:
-    """Return what may stand in the place of *current*.
+    """Return the completions that can replace *current*.
 
     :param words: the words before it, without the program's name.
     :param current: the word so far.
@@ -99,8 +97,7 @@ class _CommandLine:
         program = self._app.parser
         at = 0
         while at < len(self._words) and self._words[at].startswith("-"):
-            option = _option(program, self._words[at])
-            if option is not None and _takes_next(option, self._words[at]):
+            if option := _waiting_option(program, self._words[at]):
                 if at + 1 == len(self._words):
                     return self._values(option, current)
                 at += 1
@@ -142,8 +139,7 @@ class _CommandLine:
             elif word == "--" and not only_words:
                 only_words = True
             elif word.startswith("-") and len(word) > 1 and not only_words:
-                found = _option(parser, word)
-                option = found if found is not None and _takes_next(found, word) else None
+                option = _waiting_option(parser, word)
             else:
                 positionals += 1
         if option is not None:
@@ -215,7 +211,7 @@ class _CommandLine:
         effective = settings.resolve(self._flags())
         cache = Cache.of(effective)
         if not cache.is_fresh(kind) and "--api-key" not in self._words and _may_ask(effective):
-            cache.mark_asked(kind)
+            cache.add(kind, ())  # not to ask again at the next key
             _ask(kind, effective, cache)
         return cache.names(kind)
 
@@ -238,7 +234,7 @@ def _stored_keys() -> list[str]:
 
 
 def _may_ask(settings: Settings) -> bool:
-    """Return whether a request needs no action of the user.
+    """Return whether a request requires no action by the user.
 
     A command that prints the key may ask for a passphrase, and nothing is sent without checking
     certificates unless the user is warned.
@@ -322,19 +318,13 @@ class Cache:
         if not gone.isdisjoint(known):
             self._write(content | {kind: (asked, [name for name in known if name not in gone])})
 
-    def mark_asked(self, kind: str) -> None:
-        """Note that the service is being asked for *kind*."""
-        content = self._read()
-        self._write(content | {kind: (time.time(), content.get(kind, (0, []))[1])})
-
     def _read(self) -> dict[str, tuple[float, list[str]]]:
-        """Return kind → time and names; without those that are too old, or of the future."""
+        """Return kind → time and names; without entries that are too old or dated in the future."""
         now = time.time()
         try:
             if why_not_private(self.path.parent.lstat()):
                 return {}
-            with self.path.open("rb") as file:
-                content = json.loads(file.read(_MAX_FILE))
+            content = json.loads(self.path.read_bytes())
             return {
                 str(kind): (float(at), [str(name) for name in names])
                 for kind, (at, names) in content.items()
@@ -357,12 +347,10 @@ class Cache:
 # ---------------------------------------------------------------------- what argparse knows
 
 
-def _option(parser: Any, word: str) -> Any:
-    return parser._option_string_actions.get(word.partition("=")[0])
-
-
-def _takes_next(action: Any, word: str) -> bool:
-    return action.nargs != 0 and "=" not in word
+def _waiting_option(parser: Any, word: str) -> Any:
+    """Return the option *word* if its value is the next word, else ``None``."""
+    option = parser._option_string_actions.get(word)
+    return option if option is not None and option.nargs != 0 else None
 
 
 def _positional(parser: Any, place: int) -> Any:

@@ -14,10 +14,6 @@ from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
 _TOKENIZER = "Name another one or a local directory with --tokenizer"
 
 
-def _hint_for_name(error: exceptions.InvalidName) -> str:
-    return f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
-
-
 def _hint_for_resource(error: exceptions.APIError) -> str | None:
     return f"See 'tinkex {error.resource} list'." if error.resource else None
 
@@ -30,7 +26,9 @@ def _hint_for_key(error: exceptions.Unauthorized) -> str:
 #: Class of an error → hint, or a function of the error that returns one; the nearest class counts.
 #: An error's own hint takes precedence, except that of an InvalidName, which the entry includes.
 HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
-    exceptions.InvalidName: _hint_for_name,
+    exceptions.InvalidName: lambda error: (
+        f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
+    ),
     exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
     exceptions.TargetInUse: "Wait for it, or name another place with --output.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
@@ -164,7 +162,7 @@ def wants_json(words: Sequence[str]) -> bool:
 
 @contextmanager
 def unwrapped_signals() -> Iterator[None]:
-    """Raise the exception of a signal itself where an error was made of it.
+    """Re-raise a signal's exception if another error wraps it.
 
     A signal handler may raise anywhere: where Python wraps what a class body raises, or just
     before some cleaning up fails because of it.

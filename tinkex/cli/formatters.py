@@ -22,7 +22,7 @@ from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
 from tinkex.columns import WHOLE, Presentation, heading, plain_text, printable
-from tinkex.exceptions import LocalError, SettingsError
+from tinkex.exceptions import LocalError
 
 Names = Sequence[str]
 Row = Sequence[Any]
@@ -255,12 +255,8 @@ class ShellFormatter(_ShellFormatter):
 
 
 def _whole_number(variable: str) -> int:
-    try:
-        return int(os.environ.get(variable, 0))
-    except ValueError as error:
-        raise SettingsError(
-            "CLIFF_MAX_TERM_WIDTH and CLIFF_FIT_WIDTH must be whole numbers"
-        ) from error
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def _cell(value: Any) -> Any:

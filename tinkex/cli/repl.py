@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import subprocess
 
 LEAVE = frozenset({"exit", "quit", "logout", ":q"})
-#: Exit codes after Ctrl-C, at a closed pipe, and at SIGTERM.
-INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
+#: Exit codes after Ctrl-C and at a closed pipe.
+INTERRUPTED, CLOSED_PIPE = 130, 141
 #: Lines of the history that are kept from one shell to the next.
 KEPT_LINES = 1000
 #: Looks like an API key or token, or precedes one.
@@ -214,12 +214,7 @@ class Repl:
     def run_line(self, text: str) -> int:
         """Run one line; return its exit code."""
         self._app.reset()
-        try:
-            return int(self._app.guarded(lambda: self._run(parse(text))))
-        except SystemExit as error:  # a plugin ends its command, not the shell
-            if error.code == TERMINATED:
-                raise
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        return int(self._app.guarded(lambda: self._run(parse(text))))
 
     def _run(self, line: Line) -> int:
         words = line.words
@@ -239,14 +234,20 @@ class Repl:
         return int(self._app.run(words))
 
     def _use_profile(self, names: list[str]) -> int:
-        factory, name, _ = self._app.command_manager.find_command(["profile", "use"])
-        self._app.command = factory(self._app, None, name)  # for the subject of its errors
+        from tinkex import settings
+
+        app, options = self._app, self._app.shell_options
+        factory, name, _ = app.command_manager.find_command(["profile", "use"])
+        app.command = factory(app, None, name)  # for the subject of its errors
         if len(names) != 1:
             raise UsageError(
                 "'profile use' takes the name of one profile", hint="For example: profile use local"
             )
-        self._app.use_profile(names[0])
-        self._app.status(
+        settings.resolve({"profile": names[0]})
+        options.profile = names[0]
+        # A key or an address that the shell was started with belongs to another server.
+        options.api_key = options.base_url = options.http_pool = options.insecure = None
+        app.status(
             f"For this shell only; for new ones too: config set profile {shlex.quote(names[0])}"
         )
         return 0
@@ -272,19 +273,19 @@ class Repl:
         """Run *words* with the system's *command* reading their output as it is written."""
         import subprocess
 
-        with self._output_of_children() as stdout:
-            child = subprocess.Popen(  # noqa: S603 - what the user typed, as their shell runs it
-                ["/bin/sh", "-c", command], stdin=subprocess.PIPE, stdout=stdout
-            )
-            assert child.stdin is not None
-            sink = io.TextIOWrapper(child.stdin, encoding="utf-8", errors="backslashreplace")
-            try:
-                with self._output_to(sink):
-                    code = self._run_words(words)
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    sink.close()
-                status = _wait(child)
+        self._app.stdout.flush()
+        child = subprocess.Popen(  # noqa: S603 - what the user typed, as their shell runs it
+            ["/bin/sh", "-c", command], stdin=subprocess.PIPE
+        )
+        assert child.stdin is not None
+        sink = io.TextIOWrapper(child.stdin, encoding="utf-8", errors="backslashreplace")
+        try:
+            with self._output_to(sink):
+                code = self._run_words(words)
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                sink.close()
+            status = _wait(child)
         return status if code in (0, CLOSED_PIPE) else code
 
     @contextlib.contextmanager
@@ -294,23 +295,6 @@ class Repl:
             yield
         finally:
             self._app.stdout = before
-
-    @contextlib.contextmanager
-    def _output_of_children(self) -> Iterator[Any]:
-        """Yield a file that a child process can have as its standard output."""
-        stdout = self._app.stdout
-        stdout.flush()
-        try:
-            stdout.fileno()
-        except (OSError, AttributeError):  # a stream of Python's, as in tests
-            import tempfile
-
-            with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-                yield file
-                file.seek(0)
-                stdout.write(file.read())
-        else:
-            yield stdout
 
     def _run_script(self, script: Iterable[str], *, keep_going: bool) -> int:
         # Standard input is the script: its commands find nothing there.
@@ -345,8 +329,10 @@ class Repl:
                 return 0
 
     def _prompt(self) -> str:
+        from tinkex.settings import chosen_profile
+
         try:
-            profile = self._app.profile
+            profile = chosen_profile(self._app.shell_options.profile)
         except TinkexError:  # commands will report it
             return "tinkex(?)> "
         return f"tinkex({profile})> " if profile else "tinkex> "

@@ -89,7 +89,7 @@ def _run_app(argv: Sequence[str]) -> int:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _raise_terminated)
-    sys.unraisablehook = _resend_signal
+    sys.unraisablehook = _raise_again
     _make_streams_safe()
     app = TinkexApp()
     if app.stdout is None:
@@ -108,8 +108,8 @@ def _raise_terminated(number: int, _: object) -> None:
     raise Terminated(128 + number)
 
 
-def _resend_signal(dropped: sys.UnraisableHookArgs) -> None:
-    """Send a signal again whose exception was raised in a finaliser, where Python drops it."""
+def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Re-raise a signal's exception that Python dropped in a finaliser."""
     from tinkex.exceptions import Terminated
 
     error = dropped.exc_value
@@ -117,13 +117,13 @@ def _resend_signal(dropped: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(dropped)
         return
     import signal
-    import threading
 
-    number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(str(error.code)) - 128
-    # A moment later and from another thread: raised here, it would be dropped again.
-    timer = threading.Timer(0.005, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
+    def again(*_: object) -> None:
+        raise error
+
+    # A moment later: raised here, it would be dropped again.
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
 
 
 def _make_streams_safe() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinkex.exceptions import UsageError
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 #: Types of checkpoints: the words of paths, then those of the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
@@ -220,9 +221,56 @@ def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> Non
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
 
 
+def list_rows(
+    command: Lister,
+    found: Page[T] | Walk[T],
+    things: str,
+    row: Callable[[T], tuple[Any, ...]],
+    name: Callable[[T], str],
+    *,
+    whole: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows, then print how many are not shown and remember names for completion.
+
+    :param things: ``checkpoints`` or ``runs``.
+    :param whole: no filter leaves any out.
+    """
+    from tinkex.cli.completion import KEPT
+
+    if found.note:
+        command.status(found.note)
+    latest: list[str] = []
+    for item in found:
+        if len(latest) < KEPT:
+            latest.append(name(item))
+        yield row(item)
+    print_rest(command, found, things)
+    command.app.remember(things, latest, whole=whole and holds_all(found))
+
+
+def check_stdin(command: AnyCommand, what: str) -> None:
+    """Check that standard input, which gives *what*, does not also give the key.
+
+    :raises UsageError: it does.
+    """
+    if command.app.option("api_key") == "-":
+        raise UsageError(
+            f"standard input can give the key or the {what}, not both",
+            hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+        )
+
+
 def holds_all(page: Page[Any] | Walk[Any]) -> bool:
     """Return whether *page* is known to hold the whole list."""
     return page.offset == 0 and page.total is not None and len(page) >= page.total
+
+
+def add_formats(parser: argparse.ArgumentParser, formats: Sequence[str], text: str) -> None:
+    """Add ``-f`` with *formats* and ``--json`` to a command that writes its output itself."""
+    parser.add_argument("-f", "--format", dest="formatter", choices=formats, help=text)
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -68,7 +68,8 @@ class LoginAuth(ShowOne):
         if page:
             page += f"?new_key=true&key_name={quote(name or _machine_name(), safe='')}"
         key, source = self._key(parsed_args, page)
-        trial = _with_key(self.settings, key, source)
+        origins = {**self.settings.origins, "api_key": source}
+        trial = replace(self.settings, api_key=key, api_key_command=None, origins=origins)
         if warning := trial.key_warning():
             self.status(warning)
         found = self._checked(trial)
@@ -98,7 +99,7 @@ class LoginAuth(ShowOne):
             return credentials.checked(key), "standard input"
         if not stdin or not stdin.isatty():
             raise UsageError(
-                "there is no terminal to ask for the key on",
+                "cannot ask for the key: standard input is not a terminal",
                 hint="Give it on standard input: … | tinkex auth login --with-token",
             )
         if page:
@@ -221,7 +222,7 @@ class SwitchAuth(ShowOne):
         key = store.find(parsed_args.name)
         if key.base_url is not None:
             raise UsageError(
-                f"the key {key.name!r} is sent to {key.base_url} only, and needs no switch",
+                f"the key {key.name!r} is used for {key.base_url} without a switch",
                 hint="The default key is that of the official service.",
             )
         store.set_default(key.key_id)
@@ -287,7 +288,7 @@ class StatusAuth(ShowOne):
         return check
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        shown = {k: v for k, v in record.items() if plain_text(v) and k != "stored_keys"}
+        shown = {k: v for k, v in record.items() if k != "stored_keys"}
         lines = record["stored_keys"].human_readable().splitlines()
         return [*super().plain_lines(shown), *(f"Stored key: {line}" for line in lines)]
 
@@ -302,9 +303,6 @@ class WhoamiAuth(ShowOne):
         _require_keys(self.settings)
         self.result = who = self.client.auth.identity()
         return self.column_names, tuple(getattr(who, name) for name in self.column_names)
-
-    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
 
 
 class StoredKeys(FormattableColumn[list[dict[str, Any]]]):
@@ -362,12 +360,6 @@ def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
                 f"{origin} has {name}, which would be used instead of a stored key",
                 hint=f"First: tinkex --profile {settings.profile} config unset {name}",
             )
-
-
-def _with_key(settings: Settings, key: str, source: str) -> Settings:
-    """Return *settings* with *key*, which comes from *source*, instead of theirs."""
-    origins: Mapping[str, str] = {**settings.origins, "api_key": source}
-    return replace(settings, api_key=key, api_key_command=None, origins=origins)
 
 
 def _stored_key(settings: Settings, key: str, found: ApiKey | None, name: str | None) -> StoredKey:

@@ -76,7 +76,7 @@ class _Bound(cliff.command.Command):
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
-                "this needs a confirmation, and standard input is not a terminal",
+                "confirmation is required, but standard input is not a terminal",
                 hint="Add --yes to confirm it.",
             )
         self.app.display.clear()
@@ -84,6 +84,21 @@ class _Bound(cliff.command.Command):
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
+
+    def format_before_command(self, offered: Sequence[str]) -> str | None:
+        """Return the format that ``-f`` or ``--json`` before the command chose.
+
+        :raises UsageError: it is not one of *offered*.
+        """
+        chosen = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            chosen = "json"
+        if chosen and chosen not in offered:
+            raise UsageError(
+                f"{self.cmd_name} has no format {chosen!r}",
+                hint="Formats: " + ", ".join(offered) + ".",
+            )
+        return chosen
 
     def operation_name(self) -> str:
         """Return the subject of an error sentence about this command."""
@@ -217,7 +232,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write the result, then what the format has to say about it.
+        """Write the result, then any notes from the format.
 
         The format finds :attr:`presentation` in *parsed_args*.
         """
@@ -248,16 +263,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def default_format(self) -> str:
         offered = sorted(self._formatter_plugins.names())
-        before_command = getattr(self.app_args, "formatter", None)
-        if getattr(self.app_args, "json", False):
-            before_command = "json"
-        if before_command:
-            if before_command not in offered:
-                raise UsageError(
-                    f"{self.cmd_name} has no format {before_command!r}",
-                    hint="Formats: " + ", ".join(offered) + ".",
-                )
-            return str(before_command)
+        if before_command := self.format_before_command(offered):
+            return before_command
         try:
             chosen = self.settings.format
         except SettingsError:
@@ -358,8 +365,9 @@ class ShowOne(_Display, cliff.show.ShowOne):
             self.presentation.links[word] = address
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        """Return the lines of the object in the plain format: ``Heading: value``."""
-        return [f"{heading(name)}: {plain_text(value)}" for name, value in record.items()]
+        """Return the lines of the object in the plain format: ``Heading: value``, if any."""
+        texts = {name: plain_text(value) for name, value in record.items()}
+        return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
 
 
 def _normal(name: str) -> str:

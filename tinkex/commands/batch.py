@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import json_text
-from tinkex.commands.arguments import add_model_options
+from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.run import (
     add_sampling_options,
@@ -123,10 +123,8 @@ class BatchRun(Command):
             return batch.run()
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
-        if parsed_args.output == "-":
-            parsed_args.output = None
-        if parsed_args.prompts == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can give the key or the prompts, not both")
+        if parsed_args.prompts == "-":
+            check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
             raise UsageError("use either --resume or --force")
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):
@@ -337,6 +335,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="<path>",
+        type=lambda text: None if text == "-" else text,
         help="file for the results (default, or -: standard output, without --resume)",
     )
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
@@ -344,16 +343,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ordered", action="store_true", help="sort the results by the order of the prompts"
     )
-    parser.add_argument(
-        "-f",
-        "--format",
-        dest="formatter",
-        choices=("json",),
-        help="output format; always JSON lines",
-    )
-    parser.add_argument(
-        "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
-    )
+    add_formats(parser, ("json",), "output format; always JSON lines")
     parser.add_argument(
         "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
     )

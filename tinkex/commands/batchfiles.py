@@ -126,21 +126,19 @@ class PromptSource:
         :raises PromptsChanged: after the last row: they are not those that were checked.
         """
         digest = hashlib.sha256()
+        invalid: UsageError | None = None
         try:
             for row in self._rows(digest):
                 if row.index < self.total:
                     yield row
         except UsageError as error:  # the row was valid before
-            raise self._changed() from error
-        if digest.hexdigest() != self.digest:
-            raise self._changed()
-
-    def _changed(self) -> PromptsChanged:
-        return PromptsChanged(
-            f"{self._name} changed while it was being sampled",
-            hint="The results may mix rows of before and after. Start over with a copy that "
-            "does not change.",
-        )
+            invalid = error
+        if invalid or digest.hexdigest() != self.digest:
+            raise PromptsChanged(
+                f"{self._name} changed while it was being sampled",
+                hint="The results may contain rows of both versions. Start over with a copy that "
+                "does not change.",
+            ) from invalid
 
     def _check(self) -> str:
         """Read everything once; return the digest."""
@@ -156,7 +154,7 @@ class PromptSource:
                 first = next(r for r in self._rows(hashlib.sha256()) if r.id == row.id)
                 raise UsageError(
                     f"two rows have the id {row.id[:80]!r}: {first.where}, and {row.where}",
-                    hint="Give every row its own id, or none of them one.",
+                    hint="Give every row a unique id, or omit the ids.",
                 )
             seen.add(mark)
             self.total += 1
@@ -221,7 +219,7 @@ class PromptSource:
         given = [name for name in _PROMPTS if row.get(name) is not None]
         if len(given) != 1:
             found = " and ".join(map(repr, given)) or "none"
-            raise UsageError(f"one of 'prompt', 'tokens' and 'messages' is needed, not {found}")
+            raise UsageError(f"expected one of 'prompt', 'tokens' and 'messages', not {found}")
         prompt = _checked_prompt(given[0], row[given[0]])
         changes = {name: row[name] for name in _OVERRIDES if row.get(name) is not None}
         num_samples = changes.pop("num_samples", self._num_samples)
@@ -287,14 +285,12 @@ def _kind_of(name: str, file: IO[bytes]) -> str:
 
 
 def _object(text: str) -> dict[str, Any]:
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        hint = "Each line is one JSON object; for one prompt a line: --input-format text."
-        raise UsageError("not a JSON object", hint=hint) from error
-    if not isinstance(row, dict):
-        raise UsageError("not a JSON object", hint='For example: {"prompt": "Once upon a time"}')
-    return row
+        if isinstance(row, dict):
+            return row
+    hint = "Each line is one JSON object; for one prompt a line: --input-format text."
+    raise UsageError("not a JSON object", hint=hint)
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
@@ -321,7 +317,7 @@ def _check_extra(name: str, value: Any) -> None:
     plain = name.lower().replace("-", "").replace("_", "").rstrip("s")
     for known in (*_PROMPTS, *_OVERRIDES):
         if plain == known.replace("_", "").rstrip("s"):
-            raise UsageError(f"there is no member {name!r}", hint=f"Did you mean {known!r}?")
+            raise UsageError(f"unknown field {name!r}", hint=f"Did you mean {known!r}?")
     try:
         json.dumps(value, allow_nan=False)  # Python's parser accepts NaN
     except ValueError as error:
@@ -380,7 +376,7 @@ class ResultsFile:
             return
         if not self._path.is_file():
             raise UsageError(
-                f"{self.name} is no regular file",
+                f"{self.name} is not a regular file",
                 hint="Leave --output out to write results to standard output.",
             )
         if force or not self._path.stat().st_size:  # a full disk leaves an empty one
@@ -394,14 +390,14 @@ class ResultsFile:
             before = dict(json.loads(self._record_path.read_bytes())["made_by"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"it is not known how {self.name} was made: {self._record_path} is missing or "
+                f"cannot resume {self.name}: its record {self._record_path} is missing or "
                 "not valid",
                 hint="To start over: --force.",
             ) from error
         for name, now in self._made_by.items():
             if before.get(name) != now:
                 option = f"--{name.replace('_', '-')} {json.dumps(before.get(name))}"
-                made_with = f"{option}, and now it is {json.dumps(now)}"
+                made_with = f"{option}, but this run uses {json.dumps(now)}"
                 raise UsageError(
                     f"{self.name} was made with "
                     + ("other prompts" if name == "prompts" else made_with),
@@ -507,7 +503,7 @@ class ResultsFile:
                 index = _index(line)
                 if index is None or not index < len(self._starts):
                     raise LocalError(
-                        f"{self.name}, line {number} is no result of this run",
+                        f"{self.name}, line {number} is not a result of this run",
                         hint="Remove it, or start over with --force.",
                     )
                 if index not in self:

@@ -29,32 +29,14 @@ _KEY_COLUMNS = {
     "project": "project_id",
 }
 _SUMS = (
-    "training_tokens",
-    "prefill_tokens",
-    "cached_tokens",
-    "sampled_tokens",
-    "checkpoints",
-    "gigabyte_hours",
-    "cost_usd",
-    "unpriced",
+    *("training_tokens", "prefill_tokens", "cached_tokens", "sampled_tokens"),
+    *("checkpoints", "gigabyte_hours", "cost_usd", "unpriced"),
 )
 _EVENT_COLUMNS = (
-    "bucket_start",
-    "bucket_end",
-    "type",
-    "base_model",
-    "user_id",
-    "user_name",
-    "session_id",
-    "project_id",
-    "estimated_cost_usd",
-    "effective_rate_usd_per_million_tokens",
-    "effective_rate_usd_per_gigabyte_month",
-    "token_count",
-    "cached",
-    "count",
-    "gigabyte_hours",
-    "free",
+    *("bucket_start", "bucket_end", "type", "base_model"),
+    *("user_id", "user_name", "session_id", "project_id", "estimated_cost_usd"),
+    *("effective_rate_usd_per_million_tokens", "effective_rate_usd_per_gigabyte_month"),
+    *("token_count", "cached", "count", "gigabyte_hours", "free"),
 )
 
 
@@ -147,11 +129,20 @@ class UsageBilling(_CsvLister):
                 check_writable(name)
         self.result = usage = self.client.billing.usage(start, end)
         if parsed_args.budget is not None and usage.cost_usd > parsed_args.budget:
-            raise UsageError(_over(usage, parsed_args.budget), hint="", whole_line=True)
+            cost = f"{'at least ' if usage.unpriced else ''}${usage.cost_usd:,.2f}"
+            raise UsageError(
+                f"Over budget: {cost} of ${parsed_args.budget:,.2f} since {iso(usage.start)}.",
+                hint="",
+                whole_line=True,
+            )
         if parsed_args.csv:
             self.write_csv(parsed_args.csv, [_flat(event.raw) for event in usage.events])
         if parsed_args.sessions_csv:
-            self.write_csv(parsed_args.sessions_csv, _session_rows(usage))
+            about = usage.sessions.items()
+            rows = [
+                {"session_id": id, "user_metadata": d and json.dumps(dict(d))} for id, d in about
+            ]
+            self.write_csv(parsed_args.sessions_csv, rows)
         self.status(_total(usage))
         if parsed_args.by == "event":
             # The rest is the same in most rows.
@@ -168,17 +159,11 @@ class UsageBilling(_CsvLister):
             ids = sorted({event.session_id for event in usage.events if event.session_id})
             known = self.client.sessions.get_many(ids, accessible=True)
             runs_of = {name: session.training_run_ids for name, session in known.items()}
-        rows = [
-            cells(
-                replace(
-                    group,
-                    gigabyte_hours=round(group.gigabyte_hours, 6),
-                    cost_usd=round(group.cost_usd, 6),
-                ),
-                ("key", *_SUMS),
-            )
-            for group in summarize(usage, by, runs_of)
-        ]
+        rows = []
+        for group in summarize(usage, by, runs_of):
+            hours, cost = round(group.gigabyte_hours, 6), round(group.cost_usd, 6)
+            shown = replace(group, gigabyte_hours=hours, cost_usd=cost)
+            rows.append(cells(shown, ("key", *_SUMS)))
         return (_KEY_COLUMNS.get(by, by), *_SUMS), rows
 
 
@@ -186,22 +171,13 @@ class StorageBilling(_CsvLister):
     """Show the storage that checkpoints use now, and its cost for a month of 720 hours."""
 
     column_names = (
-        "project_id",
-        "user_name",
-        "user_email",
-        "org_user_urn",
-        "checkpoint_count",
-        "size_bytes",
-        "size_gigabytes",
-        "estimated_monthly_cost_usd",
-        "effective_rate_usd_per_gigabyte_month",
+        *("project_id", "user_name", "user_email", "org_user_urn", "checkpoint_count"),
+        *("size_bytes", "size_gigabytes"),
+        *("estimated_monthly_cost_usd", "effective_rate_usd_per_gigabyte_month"),
     )
     droppable = (
-        "effective_rate_usd_per_gigabyte_month",
-        "org_user_urn",
-        "size_gigabytes",
-        "user_email",
-        "user_name",
+        *("effective_rate_usd_per_gigabyte_month", "org_user_urn", "size_gigabytes"),
+        *("user_email", "user_name"),
     )
     examples = ("tinkex billing storage", "tinkex billing storage --project-id p-1 -f json")
 
@@ -240,21 +216,8 @@ def _total(usage: Usage) -> str:
     return " ".join(parts)
 
 
-def _over(usage: Usage, budget: float) -> str:
-    at_least = "at least " if usage.unpriced else ""
-    since = iso(usage.start)
-    return f"Over budget: {at_least}${usage.cost_usd:,.2f} of ${budget:,.2f} since {since}."
-
-
 def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the service with the members of ``event_info`` in place of it."""
     info = event.get("event_info")
     rest = {name: value for name, value in event.items() if name != "event_info"}
     return rest | (dict(info) if isinstance(info, Mapping) else {})
-
-
-def _session_rows(usage: Usage) -> list[dict[str, Any]]:
-    return [
-        {"session_id": name, "user_metadata": None if about is None else json.dumps(dict(about))}
-        for name, about in usage.sessions.items()
-    ]

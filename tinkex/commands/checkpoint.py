@@ -5,42 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Structure, cells, iso, plain_text
-from tinkex.commands.arguments import (
-    add_filters,
-    add_model_options,
-    add_order,
-    add_paging,
-    add_path,
-    add_scope,
-    check_model_options,
-    checkpoint_path,
-    given_filters,
-    holds_all,
-    print_rest,
-    select_checkpoints,
-)
+from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, SavedWeights, TrainingClient
+    from tinkex.api import Checkpoint, TrainingClient
     from tinkex.api.http.pagination import Page, Walk
 
 
 _FIELDS = (
-    "checkpoint_id",
-    "checkpoint_type",
-    "size_bytes",
-    "public",
-    "time",
-    "expires_at",
-    "tinker_path",
+    *("checkpoint_id", "checkpoint_type", "size_bytes", "public"),
+    *("time", "expires_at", "tinker_path"),
 )
 
 #: The default of the official SDK, too.
@@ -56,13 +38,8 @@ class ListCheckpoint(Lister):
     column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
     droppable = (
-        "user_metadata",
-        "expires_at",
-        "public",
-        "checkpoint_id",
-        "size_bytes",
-        "checkpoint_type",
-        "time",
+        *("user_metadata", "expires_at", "public", "checkpoint_id"),
+        *("size_bytes", "checkpoint_type", "time"),
     )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
@@ -72,58 +49,35 @@ class ListCheckpoint(Lister):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_paging(parser, "checkpoints")
-        add_filters(parser)
-        add_scope(parser)
-        add_order(parser, _FIELDS)
+        arguments.add_paging(parser, "checkpoints")
+        arguments.add_filters(parser)
+        arguments.add_scope(parser)
+        arguments.add_order(parser, _FIELDS)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        scope, filtered = parsed_args.access_scope, given_filters(parsed_args)
+        scope, filtered = parsed_args.access_scope, arguments.given_filters(parsed_args)
         limit, offset = parsed_args.limit or None, parsed_args.offset
         found: Page[Checkpoint] | Walk[Checkpoint]
         if filtered or parsed_args.sort:
-            found = select_checkpoints(self, parsed_args, limit, offset)
+            found = arguments.select_checkpoints(self, parsed_args, limit, offset)
         elif self.app.keeps_result:
             found = self.client.checkpoints.list(limit, offset, access_scope=scope)
         else:  # page by page
-            walk = self.client.checkpoints.walk(limit, offset, access_scope=scope)
-            return self.column_names, self._rows(walk, whole=True)
+            found = self.client.checkpoints.walk(limit, offset, access_scope=scope)
         self.result = found
-        return self.column_names, list(self._rows(found, whole=not filtered))
-
-    def _rows(
-        self, found: Walk[Checkpoint] | Page[Checkpoint], *, whole: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows; then print how many are not shown.
-
-        :param whole: no filter leaves any out.
-        """
-        from tinkex.cli.completion import KEPT
-
-        if found.note:
-            self.status(found.note)
-        latest: list[str] = []
-        for checkpoint in found:
-            if len(latest) < KEPT:
-                latest.append(checkpoint.tinker_path)
-            yield cells(checkpoint, self.column_names)
-        print_rest(self, found, "checkpoints")
-        self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
+        return self.column_names, arguments.list_rows(
+            *(self, found, "checkpoints", lambda c: cells(c, self.column_names)),
+            name=lambda c: c.tinker_path,
+            whole=not filtered,
+        )
 
 
 class InfoCheckpoint(ShowOne):
     """Show a checkpoint and its LoRA configuration."""
 
     column_names = (
-        "base_model",
-        "is_lora",
-        "lora_rank",
-        "train_attn",
-        "train_mlp",
-        "train_unembed",
-        "run_id",
-        *_FIELDS,
-        "user_metadata",
+        *("base_model", "is_lora", "lora_rank", "train_attn", "train_mlp", "train_unembed"),
+        *("run_id", *_FIELDS, "user_metadata"),
     )
     examples = (
         "tinkex checkpoint info tinker://run-123/weights/0001",
@@ -131,10 +85,10 @@ class InfoCheckpoint(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_path(parser)
+        arguments.add_path(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        path = checkpoint_path(self, parsed_args.tinker_path)
+        path = arguments.checkpoint_path(self, parsed_args.tinker_path)
         self.result = info = self.client.checkpoints.info(path)
         if info.run_id:
             self.add_link(info.run_id, "training_runs", info.run_id)
@@ -142,10 +96,10 @@ class InfoCheckpoint(ShowOne):
         return self.column_names, cells(info, self.column_names)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        known = {name: value for name, value in record.items() if plain_text(value)}
-        base_model, is_lora = known.pop("base_model", None), known.pop("is_lora", None)
+        rest = dict(record)
+        base_model, is_lora = rest.pop("base_model"), rest.pop("is_lora")
         lines = [f"Base model: {plain_text(base_model)}", f"LoRA: {plain_text(is_lora)}"]
-        return lines + super().plain_lines(known)
+        return lines + super().plain_lines(rest)
 
 
 class SaveCheckpoint(ShowOne):
@@ -160,7 +114,7 @@ class SaveCheckpoint(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_model_options(parser)
+        arguments.add_model_options(parser)
         parser.add_argument(
             "--output",
             metavar="<path>",
@@ -189,19 +143,25 @@ class SaveCheckpoint(ShowOne):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
 
-        check_model_options(parsed_args, "checkpoint")
+        arguments.check_model_options(parsed_args, "checkpoint")
         self._output = output = parsed_args.output
         if output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
-                hint="It names the file for the metadata: --output checkpoint.json",
+                hint="It sets the metadata file: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
         if output != "-":
             check_writable(output)
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
-            self.result = _metadata(training, saved)
+            self.result = {
+                "base_model": training.base_model,
+                "model_id": saved.model_id,
+                "weights_path": saved.path,
+                "saved_at": iso(datetime.now(UTC).replace(microsecond=0)),
+                "response": {"model_id": saved.model_id, "path": saved.path},
+            }
         self.app.remember("checkpoints", [saved.path])
         self.app.remember("models", [training.base_model])
         if output != "-":  # the result is shown there
@@ -221,7 +181,7 @@ class SaveCheckpoint(ShowOne):
 
             model = read_model_path(
                 parsed_args.model_path,
-                lambda name: checkpoint_path(self, name, kind="training"),
+                lambda name: arguments.checkpoint_path(self, name, kind="training"),
             )
             if model.base_model is None or "/weights/" in (model.tinker_path or ""):
                 return self._resumed(parsed_args, str(model.tinker_path))
@@ -262,16 +222,6 @@ class SaveCheckpoint(ShowOne):
                 f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
                 hint="Free some space or choose another --output.",
             ) from error
-
-
-def _metadata(training: TrainingClient, saved: SavedWeights) -> dict[str, Any]:
-    return {
-        "base_model": training.base_model,
-        "model_id": saved.model_id,
-        "weights_path": saved.path,
-        "saved_at": iso(datetime.now(UTC).replace(microsecond=0)),
-        "response": {"model_id": saved.model_id, "path": saved.path},
-    }
 
 
 def _checked_name(name: str | None) -> str | None:

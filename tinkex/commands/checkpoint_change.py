@@ -248,7 +248,7 @@ class CopyCheckpoint(ShowOne):
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="project of the copy (default: the project of the settings; without one, a new "
+            help="project for the copy (default: the configured project; if there is none, a new "
             "training run)",
         )
         parser.add_argument(
@@ -287,7 +287,7 @@ class CopyCheckpoint(ShowOne):
             return os.environ.get(TOKEN_VARIABLE) or None
         if argument != "-" and not argument.startswith("@"):
             raise UsageError(
-                "every user of this machine can read a key on the command line",
+                "--source-api-key takes no key: every user of this machine could read it",
                 hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
             )
         if argument == "-" and self.app.option("api_key") == "-":

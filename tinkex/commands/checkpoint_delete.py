@@ -8,14 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Time, plain_text
-from tinkex.commands.arguments import (
-    add_filters,
-    add_paths,
-    add_run_filters,
-    checkpoint_paths,
-    given_filters,
-    select_checkpoints,
-)
+from tinkex.commands import arguments
 from tinkex.commands.checkpoint_change import BulkChange
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import duration, integer, number
@@ -47,7 +40,7 @@ class _Deletion(BulkChange):
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
         """Return the checkpoints that match the filters, by path."""
-        page = select_checkpoints(self, parsed_args)
+        page = arguments.select_checkpoints(self, parsed_args)
         if page.note:
             self.status(page.note)
         return {checkpoint.tinker_path: checkpoint for checkpoint in page}
@@ -78,17 +71,17 @@ class DeleteCheckpoint(_Deletion):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
-        add_paths(parser, optional=True)
-        add_filters(parser)
+        arguments.add_paths(parser, optional=True)
+        arguments.add_filters(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
+        if bool(parsed_args.tinker_paths) == arguments.given_filters(parsed_args):
             raise UsageError(
                 "use either checkpoint paths or filters",
                 hint="For example: tinkex checkpoint delete --run-id RUN --before 30d --dry-run.",
             )
         # All names are resolved before anything is deleted.
-        paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
         client = self.client  # a missing key shows before the question
         known = {} if paths else self.select(parsed_args)
         if not paths and not known:
@@ -164,27 +157,27 @@ class PruneCheckpoint(_Deletion):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
-        add_run_filters(parser)
+        arguments.add_run_filters(parser)
         _add_rules(parser.add_argument_group("rules (at least one of the first three)"))
         parser.add_argument(
             "--rate",
             metavar="<usd>",
             type=number(0),
-            help="storage price in US dollars for a gigabyte and month, to show what pruning saves "
+            help="storage price in US dollars per gigabyte per month, to show what pruning saves "
             "(default: the price that the service reports, if any)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api.resources.selection import Policy, plan
 
-        policy = Policy(
-            keep_last=parsed_args.keep_last,
-            keep_every=parsed_args.keep_every,
-            older_than=parsed_args.older_than,
-            include_published=parsed_args.include_published,
-            include_newest=parsed_args.include_newest,
-        )
-        _check_rules(parsed_args)
+        names = ("keep_last", "keep_every", "older_than", "include_published", "include_newest")
+        rules = {name: getattr(parsed_args, name) for name in names}
+        if all(rules[name] is None for name in names[:3]):
+            raise UsageError(
+                "at least one retention rule is required",
+                hint="Give --keep-last, --keep-every or --older-than.",
+            )
+        policy = Policy(**rules)
         decisions = plan(self.select(parsed_args).values(), policy, datetime.now(UTC))
         going = {d.checkpoint.tinker_path: d for d in decisions if d.goes}
         chosen = {path: decision.checkpoint for path, decision in going.items()}
@@ -231,33 +224,27 @@ class PruneCheckpoint(_Deletion):
 
 def _add_rules(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--keep-last", metavar="<int>", type=integer(1), help="how many of the newest to keep"
+        "--keep-last", metavar="<int>", type=integer(1), help="number of newest checkpoints to keep"
     )
     group.add_argument(
         "--keep-every",
         metavar="<int>",
         type=integer(1),
-        help="keep those whose step (the number at the end of the name) is a multiple of this, "
-        "and those without a step",
+        help="keep checkpoints whose step (the number at the end of the name) is a multiple of "
+        "this, and those without a step",
     )
     group.add_argument(
-        "--older-than", metavar="<time>", type=duration(), help="keep younger ones: 12h, 7d, 8w"
+        "--older-than",
+        metavar="<time>",
+        type=duration(),
+        help="keep checkpoints younger than this: 12h, 7d",
     )
     group.add_argument(
-        "--include-published", action="store_true", help="do not keep published checkpoints"
+        "--include-published", action="store_true", help="also delete published checkpoints"
     )
     group.add_argument(
-        "--include-newest", action="store_true", help="do not keep the newest of run and type"
+        "--include-newest", action="store_true", help="also delete the newest of each run and type"
     )
-
-
-def _check_rules(parsed_args: argparse.Namespace) -> None:
-    rules = (parsed_args.keep_last, parsed_args.keep_every, parsed_args.older_than)
-    if all(rule is None for rule in rules):
-        raise UsageError(
-            "no rule says which checkpoints to delete",
-            hint="Give --keep-last, --keep-every or --older-than.",
-        )
 
 
 def _values(decision: Decision, action: str) -> tuple[Any, ...]:

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
-from tinkex.commands.arguments import (
-    add_paths,
-    add_type,
-    checkpoint_paths,
-    checkpoint_type,
-    with_run,
-)
+from tinkex.commands import arguments
 from tinkex.commands.base import Lister
 from tinkex.exceptions import Terminated, TinkexError, UsageError
 from tinkex.options import interval
@@ -111,28 +105,29 @@ class DownloadCheckpoint(_Fetching):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_paths(parser, optional=True)
+        arguments.add_paths(parser, optional=True)
         parser.add_argument(
             "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
         )
-        add_type(parser)
+        arguments.add_type(parser)
         parser.add_argument(
             "-o",
             "--output",
             metavar="<dir>",
             default=".",
-            help="directory for the files, created if missing (default: the current one); each of "
-            "several checkpoints is in <run>/<kind>/<name> below it, or with only --run-id in "
-            "<kind>/<name>, as with 'checkpoint sync'",
+            help="output directory, created if missing (default: the current one); several "
+            "checkpoints are written to <run>/<kind>/<name> in it, or to <kind>/<name> if only "
+            "--run-id is given, as with 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="replace existing files once the new ones are complete; without it, complete "
-            "ones of several checkpoints are skipped",
+            help="replace existing files once the new ones are complete; without it, a download of "
+            "several checkpoints skips those already complete",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api.resources.selection import Selection
         from tinkex.files import user_path
 
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
@@ -145,11 +140,13 @@ class DownloadCheckpoint(_Fetching):
                 "no checkpoint is given",
                 hint="Give a path, or --run-id for all checkpoints of a run.",
             )
-        named = paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        named = paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
         if len(paths) == 1 and not run_id:
             return self.column_names, [self._download(paths[0], target, parsed_args)]
         if run_id:
-            paths = paths + with_run(self, run_id, lambda run: self._of_run(run, parsed_args))
+            kind, select = arguments.checkpoint_type(parsed_args), self.client.checkpoints.select
+            found = arguments.with_run(self, run_id, lambda run: select(Selection(run, kind)))
+            paths = paths + [checkpoint.tinker_path for checkpoint in found]
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         self.result = []
@@ -161,12 +158,6 @@ class DownloadCheckpoint(_Fetching):
             on_progress=self.app.display.transfer,
         )
         return self.column_names, self.rows(results)
-
-    def _of_run(self, run_id: str, parsed_args: argparse.Namespace) -> list[str]:
-        from tinkex.api.resources.selection import Selection
-
-        wanted = Selection(run_id, checkpoint_type(parsed_args))
-        return [c.tinker_path for c in self.client.checkpoints.select(wanted)]
 
     def _download(
         self, path: str, target: Path, parsed_args: argparse.Namespace
@@ -201,7 +192,7 @@ class SyncCheckpoint(_Fetching):
             metavar="<dir>",
             help="directory for the files: <kind>/<name> below it for each checkpoint",
         )
-        add_type(parser)
+        arguments.add_type(parser)
         parser.add_argument(
             "--watch", action="store_true", help="keep polling for new checkpoints until Ctrl-C"
         )
@@ -218,7 +209,7 @@ class SyncCheckpoint(_Fetching):
 
         if parsed_args.watch and parsed_args.formatter not in _STREAMED:
             raise UsageError(
-                f"the format {parsed_args.formatter} needs an end, and --watch has none",
+                f"the format {parsed_args.formatter} cannot be used with --watch, which never ends",
                 hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
             )
         self._target, self.result = user_path(parsed_args.directory), []
@@ -229,7 +220,7 @@ class SyncCheckpoint(_Fetching):
         return self.column_names, self.rows(results)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
-        kind = checkpoint_type(parsed_args)
+        kind = arguments.checkpoint_type(parsed_args)
 
         def poll(run_id: str) -> Iterator[DownloadResult]:
             parsed_args.run_id = run_id  # resolved once
@@ -240,7 +231,7 @@ class SyncCheckpoint(_Fetching):
                 on_progress=self.app.display.transfer,
             )
 
-        return with_run(self, parsed_args.run_id, poll)
+        return arguments.with_run(self, parsed_args.run_id, poll)
 
     def _watch(
         self, parsed_args: argparse.Namespace, results: Iterator[DownloadResult]
@@ -279,7 +270,9 @@ class VerifyCheckpoint(Lister):
             help="directory of a downloaded checkpoint, or one with several below it",
         )
         parser.add_argument(
-            "--strict", action="store_true", help="also fail for files from other sources"
+            "--strict",
+            action="store_true",
+            help="also fail for files that the download did not write",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -105,7 +105,7 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="value; of api_key: - reads it from standard input, @FILE from a file",
+            help="value; for api_key, - reads it from standard input, @FILE from a file",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -121,9 +121,9 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
         try:
             prompt = prompt_in(read_bytes(file, stdin).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            hint = "Convert it with iconv."
-            message = f"{file} is not UTF-8 text (byte {error.start})"
-            raise LocalError(message, hint=hint) from error
+            raise LocalError(
+                f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
+            ) from error
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
     return prompt

@@ -7,7 +7,6 @@ the plugin except for ``${name}`` and the like.
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import importlib.util
 import inspect
 import keyword
@@ -15,7 +14,6 @@ import os
 import re
 import shlex
 import string
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +33,11 @@ if TYPE_CHECKING:
 
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_TEMPLATE = ".in"
 _FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
-    """List the entry points of plugins, and why one does not load."""
+    """List the entry points of plugins, with any load error."""
 
     tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("group", "name", "distribution", "version", "error")
@@ -48,7 +45,9 @@ class ListPlugin(Lister):
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--all", action="store_true", help="include those of tinkex itself")
+        parser.add_argument(
+            "--all", action="store_true", help="include the entry points of tinkex itself"
+        )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         usage = _Usage()
@@ -64,8 +63,6 @@ class ListPlugin(Lister):
         if not rows:
             self.status("No plugins are installed.")
             self.presentation.empty = ""  # a table need not repeat it
-        if unknown := plugins.unknown_in_only():
-            self.app.warn(f"{plugins.ONLY} names unknown distributions: {', '.join(unknown)}")
         return self.column_names, rows
 
 
@@ -131,16 +128,11 @@ class NewPlugin(ShowOne):
         noun = names["noun"]
         values = (names["name"], names["package"], str(directory), f"{noun} hello", noun)
         self.result = dict(zip(self.column_names, values, strict=True))
+        where = shlex.quote(str(directory))
+        self.presentation.notes.append(
+            f"Next: cd {where} && pip install -e '.[test]' && python -m pytest"
+        )
         return self.column_names, values
-
-    def produce_output(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
-    ) -> int:
-        code = super().produce_output(parsed_args, column_names, data)
-        self.app.stdout.flush()  # so that the next step is the last line
-        where = shlex.quote(self.result["directory"])
-        self.status(f"Next: cd {where} && pip install -e '.[test]' && python -m pytest")
-        return code
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Plugin {record['distribution']} written to {record['directory']}"]
@@ -154,7 +146,7 @@ class NewPlugin(ShowOne):
 
 
 class Lines(FormattableColumn[list[Any]]):
-    """A list: a line for each member for people, itself for programs."""
+    """A list: one line per item in text formats, the list itself in JSON."""
 
     def human_readable(self) -> str:
         return "\n".join(map(self._line, self._value))
@@ -203,14 +195,13 @@ class _Usage:
 
 
 def _installed(name: str) -> Distribution:
-    distribution = plugins.find_distribution(name)
-    if distribution is None:
-        near = nearest(name, {owner.name for _, owner in plugins.claims()})
-        raise PluginError(
-            f"no distribution is called {name!r}",
-            hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
-        )
-    return distribution
+    if distribution := plugins.find_distribution(name):
+        return distribution
+    near = nearest(name, {owner.name for _, owner in plugins.claims()})
+    raise PluginError(
+        f"no distribution is called {name!r}",
+        hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
+    )
 
 
 def _contents(
@@ -300,15 +291,10 @@ def names_for(name: str) -> dict[str, str]:
             f"not a name for a plugin: {name[:80]!r}",
             hint="Lower-case letters, digits and single hyphens, a letter first: tinkex-stats.",
         )
-    if keyword.iskeyword(package) or package in sys.stdlib_module_names or package == "tinkex":
+    if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
         raise UsageError(
-            f"a package called {package!r} would hide one of Python or tinkex",
+            f"a package called {package!r} exists already, or cannot exist",
             hint=f"Call the plugin tinkex-{name}, for instance.",
-        )
-    if importlib.util.find_spec(package) is not None:
-        raise UsageError(
-            f"there already is a package called {package!r} here",
-            hint="Choose another name, or see: tinkex plugin list",
         )
     return {
         "name": name,
@@ -321,30 +307,22 @@ def names_for(name: str) -> dict[str, str]:
 
 def skeleton(names: Mapping[str, str]) -> dict[str, str]:
     """Return the text of every file of the skeleton by its path."""
-    root = importlib.resources.files("tinkex") / "templates" / "plugin"
+    root = Path(__file__).parents[1] / "templates" / "plugin"
     found = {}
-    for path, text in _templates(root, ""):
-        folder, _, file = path.removesuffix(_TEMPLATE).rpartition("/")
+    for template in sorted(root.rglob("*.in")):
+        folder, file = template.relative_to(root).parent.as_posix(), template.stem
         folder = names["package"] if folder == "package" else folder
         file = ".gitignore" if file == "gitignore" else file  # a template must be visible
-        found[f"{folder}/{file}".lstrip("/")] = string.Template(text).substitute(names)
+        text = string.Template(template.read_text(encoding="utf-8")).substitute(names)
+        found[f"{folder}/{file}".removeprefix("./")] = text
     return found
-
-
-def _templates(directory: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    for entry in sorted(directory.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
-            yield from _templates(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(_TEMPLATE):
-            yield f"{prefix}{entry.name}", entry.read_text(encoding="utf-8")
 
 
 def write_files(texts: Mapping[str, str], directory: Path) -> None:
     """Write *texts* (path → content) into *directory*, which is new or empty.
 
-    :raises LocalError: it is not empty, or a file cannot be written; then nothing is left of them.
+    :raises LocalError: it is not empty, or a file cannot be written.
     """
-    created: list[Path] = []
     try:
         if directory.is_dir() and any(directory.iterdir()):
             raise LocalError(f"{directory} is not empty", hint="Choose another with --directory.")
@@ -352,14 +330,7 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
             raise LocalError(f"{directory} is a file", hint="Choose another with --directory.")
         for name, text in texts.items():
             path = directory / name
-            for parent in reversed([p for p in path.parents if not p.exists()]):
-                parent.mkdir()
-                created.append(parent)
-            created.append(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
-    except BaseException as error:
-        for path in reversed(created):
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise LocalError(f"cannot write {directory}: {error.strerror}") from error
-        raise
+    except OSError as error:
+        raise LocalError(f"cannot write {directory}: {error.strerror}") from error

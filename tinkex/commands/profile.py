@@ -70,7 +70,7 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            help="start with the usual address of this server, and a key if it checks none",
+            help="use the default address of this server, and a placeholder key if it checks none",
         )
         for name, metavar, meaning in (
             ("api-key-command", "<command>", "command that prints the API key"),

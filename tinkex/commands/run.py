@@ -5,22 +5,11 @@ from __future__ import annotations
 import argparse
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text, printable
-from tinkex.commands.arguments import (
-    add_model_options,
-    add_order,
-    add_paging,
-    add_scope,
-    check_model_options,
-    checkpoint_path,
-    holds_all,
-    print_rest,
-    sorting,
-    with_run,
-)
+from tinkex.commands import arguments
 from tinkex.commands.base import Command, Lister, ShowOne
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
@@ -34,10 +23,7 @@ __all__ = ["InfoRun", "ListRun", "Sample"]
 #: Option, metavar, type, default and help.
 _SAMPLING_OPTIONS = (
     (
-        "max-tokens",
-        "<int>",
-        integer(1),
-        None,
+        *("max-tokens", "<int>", integer(1), None),
         "maximum number of tokens to generate (default: 256)",
     ),
     (
@@ -58,10 +44,8 @@ _SAMPLING_OPTIONS = (
 )
 #: The last checkpoint of each kind: its path and time.
 _LAST = (
-    "last_checkpoint",
-    "last_checkpoint_time",
-    "last_sampler_checkpoint",
-    "last_sampler_checkpoint_time",
+    *("last_checkpoint", "last_checkpoint_time"),
+    *("last_sampler_checkpoint", "last_sampler_checkpoint_time"),
 )
 _RUN_COLUMNS = (
     *("training_run_id", "base_model", "model_owner", "is_lora", "lora_rank", "corrupted"),
@@ -82,7 +66,7 @@ class Sample(Lister):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_model_options(parser)
+        arguments.add_model_options(parser)
         parser.add_argument("--prompt", metavar="<text>", help="text of the prompt")
         parser.add_argument(
             "--prompt-file",
@@ -94,6 +78,7 @@ class Sample(Lister):
         parser.add_argument(
             "--output",
             metavar="<path>",
+            type=lambda text: None if text == "-" else text,
             help="file for the result (default, or -: standard output)",
         )
 
@@ -106,12 +91,13 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.commands.inputs import read_prompt
         from tinkex.files import check_writable
 
         model_path, base_model = checked_model(self, parsed_args, "run")
-        prompt = self._read_prompt(parsed_args)
-        if parsed_args.output == "-":
-            parsed_args.output = None
+        if parsed_args.prompt_file == "-":
+            arguments.check_stdin(self, "prompt")
+        prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
         # One deadline for all requests; a missing key is reported before any status.
@@ -144,16 +130,6 @@ class Sample(Lister):
             )
             for index, sequence in enumerate(response.sequences, 1)
         ]
-
-    def _read_prompt(self, parsed_args: argparse.Namespace) -> str | list[int]:
-        if parsed_args.prompt_file == "-" and self.app.option("api_key") == "-":
-            raise UsageError(
-                "standard input can give the key or the prompt, not both",
-                hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
-            )
-        from tinkex.commands.inputs import read_prompt
-
-        return read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
 
     def produce_output(
         self,
@@ -210,13 +186,14 @@ def checked_model(
     :param name: name of the command, for messages.
     :raises UsageError: not exactly one is given, or it cannot be sampled.
     """
-    check_model_options(parsed_args, name)
+    arguments.check_model_options(parsed_args, name)
     if parsed_args.base_model:
         return None, parsed_args.base_model
     from tinkex.commands.inputs import read_model_path
 
     model = read_model_path(
-        parsed_args.model_path, lambda short: checkpoint_path(command, short, kind="sampler")
+        parsed_args.model_path,
+        lambda short: arguments.checkpoint_path(command, short, kind="sampler"),
     )
     if not model.tinker_path:
         raise UsageError(
@@ -296,50 +273,33 @@ class ListRun(Lister):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_paging(parser, "runs")
+        arguments.add_paging(parser, "runs")
         parser.add_argument(
             "--model",
             metavar="<text>",
             type=non_empty,
             help="runs whose base model contains this text, in any case",
         )
-        add_scope(parser)
-        add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
+        arguments.add_scope(parser)
+        arguments.add_order(
+            parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")]
+        )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         limit, offset = parsed_args.limit or None, parsed_args.offset
         scope, runs = parsed_args.access_scope, self.client.runs
-        model, order = parsed_args.model, sorting(parsed_args)
+        model, order = parsed_args.model, arguments.sorting(parsed_args)
         page: Walk[TrainingRun] | Page[TrainingRun]
         if model or parsed_args.sort:
             page = runs.select(limit, offset, model=model, **order, access_scope=scope)
-        elif not self.app.keeps_result:
-            walk = runs.walk(limit, offset, access_scope=scope)
-            return self.column_names, self._rows(walk, is_whole=True)
-        else:
+        elif self.app.keeps_result:
             page = runs.list(limit, offset, access_scope=scope)
+        else:  # page by page
+            page = runs.walk(limit, offset, access_scope=scope)
         self.result = page
-        return self.column_names, list(self._rows(page, is_whole=not model))
-
-    def _rows(
-        self, found: Walk[TrainingRun] | Page[TrainingRun], *, is_whole: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, then print what is missing and remember the names for completion.
-
-        :param is_whole: only the limit leaves out runs.
-        """
-        from tinkex.cli.completion import KEPT
-
-        latest: list[str] = []
-        models: dict[str, None] = {}
-        for run in found:
-            if len(latest) < KEPT:
-                latest.append(run.training_run_id)
-                models[run.base_model] = None
-            yield _values(run)
-        print_rest(self, found, "runs")
-        self.app.remember("runs", latest, whole=is_whole and holds_all(found))
-        self.app.remember("models", models)
+        return self.column_names, arguments.list_rows(
+            self, page, "runs", _values, name=lambda run: run.training_run_id, whole=not model
+        )
 
 
 class InfoRun(ShowOne):
@@ -354,7 +314,7 @@ class InfoRun(ShowOne):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        run = with_run(self, parsed_args.run_id, self.client.runs.get)
+        run = arguments.with_run(self, parsed_args.run_id, self.client.runs.get)
         self.result = run
         self.add_link(run.training_run_id, "training_runs", run.training_run_id)
         return self.column_names, _values(run)
@@ -363,7 +323,7 @@ class InfoRun(ShowOne):
         rest = dict(record)
         run_id, base_model = rest.pop("training_run_id"), rest.pop("base_model")
         first = f"{plain_text(run_id)} ({plain_text(base_model)})"
-        return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]
+        return [first, *super().plain_lines(rest)]
 
 
 def _values(run: TrainingRun) -> tuple[Any, ...]:

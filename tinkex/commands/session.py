@@ -83,16 +83,9 @@ class SearchSession(Lister):
     """Search sessions by name, metadata, project, owner and status, newest first."""
 
     column_names = (
-        "session_id",
-        "display_name",
-        "status",
-        "created_at",
-        "checkpoints_count",
-        "checkpoint_storage_bytes",
-        "owner",
-        "project_id",
-        "message",
-        "user_metadata",
+        *("session_id", "display_name", "status", "created_at"),
+        *("checkpoints_count", "checkpoint_storage_bytes", "owner", "project_id"),
+        *("message", "user_metadata"),
     )
     plain_columns = ("session_id", "status", "display_name")
     droppable = column_names[:3:-1]
@@ -113,13 +106,13 @@ class SearchSession(Lister):
             "--metadata",
             metavar="<key=value>",
             type=_pair,
-            help="pair that the metadata contains; may be repeated",
+            help="only sessions with this pair in their metadata; may be repeated",
         )
         repeatable(
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="only sessions of this project; may be repeated: any of them",
+            help="only sessions of this project; may be repeated to match any of several",
         )
         repeatable(
             "--owner",
@@ -130,7 +123,7 @@ class SearchSession(Lister):
         repeatable(
             "--status",
             choices=_STATUSES,
-            help="only sessions with this status; may be repeated: any of them",
+            help="only sessions with this status; may be repeated to match any of several",
         )
         add_limit(parser, "sessions")
 

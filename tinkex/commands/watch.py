@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Time, iso, json_text, plain_text
-from tinkex.commands.arguments import with_run
+from tinkex.commands.arguments import add_formats, with_run
 from tinkex.commands.base import Command, ShowOne
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
 from tinkex.options import duration, interval, parse_duration
@@ -40,48 +40,28 @@ class WatchRun(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_options(parser)
-        parser.add_argument(
-            "-f",
-            "--format",
-            dest="formatter",
-            choices=_FORMATS,
-            help="plain: one line for each change; json: one JSON object a line (default: plain) "
+        add_formats(
+            parser,
+            _FORMATS,
+            "plain: one line for each change; json: one JSON object a line (default: plain) "
             "[TINKEX_FORMAT]",
-        )
-        parser.add_argument(
-            "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        from tinkex.api.resources.watch import changes, check_usable
-
-        parsed_args.formatter = self._format(parsed_args)  # decides about errors, too
+        # Decides about errors, too.
+        parsed_args.formatter = (
+            parsed_args.formatter
+            or self.format_before_command(_FORMATS)
+            or ("json" if self.app.format_setting == "json" else "plain")
+        )
         write = _as_json if parsed_args.formatter == "json" else _line
         self.result: list[Change] = []
-        before = None
-        for snapshot in _snapshots(self, parsed_args):
-            for change in changes(before, snapshot):
+        for _, changes in _polls(self, parsed_args):
+            for change in changes:
                 self.result.append(change)
                 self.app.display.clear()
                 self.app.stdout.write(write(change) + "\n")
             self.app.stdout.flush()
-            check_usable(snapshot)
-            before = snapshot
-
-    def _format(self, parsed_args: argparse.Namespace) -> str:
-        """Return the format that follows or precedes the command, or that of the settings."""
-        given = parsed_args.formatter or getattr(self.app_args, "formatter", None)
-        if getattr(self.app_args, "json", False) and not parsed_args.formatter:
-            given = "json"
-        if given is None:
-            setting = self.app.format_setting
-            return setting if setting in _FORMATS else "plain"
-        if given not in _FORMATS:
-            raise UsageError(
-                f"{self.cmd_name} has no format {given!r}",
-                hint="It has: " + ", ".join(sorted(_FORMATS)) + ".",
-            )
-        return str(given)
 
 
 class WaitRun(ShowOne):
@@ -133,21 +113,15 @@ class WaitRun(ShowOne):
         self, parsed_args: argparse.Namespace, conditions: dict[str, Condition]
     ) -> tuple[str, str, Snapshot]:
         """Return the condition that was met, what met it, and the snapshot."""
-        from tinkex.api.resources.watch import changes, check_usable
-
         first: Snapshot | None = None
-        before: Snapshot | None = None
-        for snapshot in _snapshots(self, parsed_args, parsed_args.max_wait):
+        for snapshot, changes in _polls(self, parsed_args, parsed_args.max_wait):
+            for change in changes if first else ():
+                self.status(_line(change).replace("\t", "  "))
             first = first or snapshot
-            if before is not None:
-                for change in changes(before, snapshot):
-                    self.status(_line(change).replace("\t", "  "))
             for text, condition in conditions.items():
                 subject = condition.met(first, snapshot)
                 if subject is not None:
                     return text, subject, snapshot
-            check_usable(snapshot)
-            before = snapshot
         raise AssertionError("unreachable: the snapshots do not end")
 
 
@@ -162,10 +136,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _snapshots(
+def _polls(
     command: WatchRun | WaitRun, parsed_args: argparse.Namespace, limit: timedelta | None = None
-) -> Iterator[Snapshot]:
-    """Yield the snapshots of the run that the command line names."""
+) -> Iterator[tuple[Snapshot, list[Change]]]:
+    """Yield the snapshots of the run that the command line names, each with what has changed.
+
+    :raises OperationFailed: the run is corrupted.
+    """
+    from tinkex.api.resources.watch import changes, check_usable
 
     def existing(run_id: str) -> str:
         command.client.runs.get(run_id)
@@ -176,6 +154,7 @@ def _snapshots(
         command.app.display.expect("changes")
 
     run_id = with_run(command, parsed_args.run_id, existing)
+    before = None
     try:
         for snapshot in command.client.watch(
             run_id,
@@ -183,7 +162,9 @@ def _snapshots(
             limit=None if limit is None else limit.total_seconds(),
             on_trouble=on_trouble,
         ):
-            yield snapshot
+            yield snapshot, list(changes(before, snapshot))
+            check_usable(snapshot)
+            before = snapshot
             command.app.display.expect("changes")
     except KeyboardInterrupt:
         command.app.display.clear()

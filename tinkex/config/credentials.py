@@ -63,20 +63,12 @@ def read_argument(argument: str, stdin: TextIO | None) -> str:
 def ask(question: str) -> str:
     """Return the key that the user types at the terminal, without showing it.
 
-    :raises UsageError: nothing was typed, or the terminal cannot hide it.
+    :raises UsageError: nothing was typed.
     """
     import getpass
-    import warnings
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", getpass.GetPassWarning)
-            key = getpass.getpass(question).strip()
-    except getpass.GetPassWarning as error:
-        raise UsageError(
-            "this terminal cannot hide what is typed",
-            hint="Give the key on standard input: … | tinkex auth login --with-token",
-        ) from error
+        key = getpass.getpass(question).strip()
     except EOFError:
         key = ""
     if not key:
@@ -310,19 +302,14 @@ def _text(value: Any, *path: str) -> str | None:
 def _record(key: StoredKey, old: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of *key*; the official reader requires all details or none."""
     kind = old.get("type", "manual") if old.get("key") == key.key else "manual"
-    new: dict[str, Any] = {"type": kind, "key": key.key, "name": _writable(key.name)}
+    new: dict[str, Any] = {"type": kind, "key": key.key, "name": key.name}
     if key.note is not None:
-        new["note"] = _writable(key.note)
+        new["note"] = key.note
     if key.organization is not None and key.email is not None:
         new["details"] = {
-            "org_details": {"name": _writable(key.organization)},
-            "user_details": {"email": _writable(key.email)},
+            "org_details": {"name": key.organization},
+            "user_details": {"email": key.email},
         }
     if key.base_url is not None:
         new["base_url"] = key.base_url
     return {**old, **new}
-
-
-def _writable(text: str) -> str:
-    """Return *text* without halves of surrogate pairs, which strict JSON parsers refuse."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -99,7 +99,9 @@ def plugin_profile(name: str) -> dict[str, Any]:
     except PluginError as error:
         raise SettingsError(str(error), hint=error.hint) from error
     if not isinstance(values, Mapping):
-        raise SettingsError(f"the plugin of the profile {name!r} gives no mapping of settings")
+        raise SettingsError(
+            f"the plugin of the profile {name!r} does not return a mapping of settings"
+        )
     return dict(values)
 
 
@@ -225,7 +227,7 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
 
 
 def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
-    """Write the mapping in braces anew, which has one line and no comment."""
+    """Rewrite a mapping in braces, which has one line and no comment."""
     import yaml
 
     begin, end = node.start_mark.index, node.end_mark.index

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinkex.exceptions import SettingsError
+from tinkex.files import user_path
 from tinkex.plugins import PoolOptions
 
 #: The section of the configuration file.
@@ -17,8 +18,6 @@ DEFAULT_DRIVER = "default"
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 _PATHS = ("ca_bundle", "client_cert", "client_key")
-
-
 #: The options in the order in which they are shown.
 MEMBERS = PoolOptions._fields
 
@@ -103,11 +102,6 @@ def check_files(options: PoolOptions) -> None:
         ) from error
 
 
-def insecure(options: PoolOptions) -> PoolOptions:
-    """Return *options* without verification of certificates."""
-    return options._replace(insecure=True)
-
-
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """Yield ``(name, value, origin)`` of every option; names as ``http_pool.ca_bundle``."""
     for member in MEMBERS:
@@ -134,7 +128,5 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
         wanted = "the path of a file" if key in _PATHS else "a name"
         raise SettingsError(f"{key} of the HTTP pool {pool!r} is not {wanted}")
     if key in _PATHS:
-        from tinkex.files import user_path
-
         return str(directory / user_path(value))
     return value.strip()

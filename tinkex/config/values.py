@@ -159,7 +159,7 @@ def _parse_text(value: Any) -> str:
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value).strip()
     # The value is not repeated: it may be a key in the wrong place.
-    raise SettingsError(f"expected a text, not a {type(value).__name__}")
+    raise SettingsError(f"expected a string, not {type(value).__name__}")
 
 
 def _parse_pool(value: Any) -> str:

@@ -114,11 +114,10 @@ class FakeHub:
         return Reply(content, headers={"ETag": f'"{tag}"', "X-Repo-Commit": "0" * 40})
 
     def _preupload(self, wanted: dict[str, Any]) -> Reply:
-        def mode(name: str) -> str:
-            return "lfs" if name.endswith(".safetensors") else "regular"
-
-        paths = [file["path"] for file in wanted["files"]]
-        files = [{"path": p, "uploadMode": mode(p), "shouldIgnore": False} for p in paths]
+        files = []
+        for path in (file["path"] for file in wanted["files"]):
+            mode = "lfs" if path.endswith(".safetensors") else "regular"
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
         return Reply({"files": files})
 
     def _batch(self, wanted: dict[str, Any]) -> Reply:
@@ -162,35 +161,33 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield hub
 
 
-class Pushing:
-    """``checkpoint push-hf`` of a checkpoint on a local service, to the stand-in."""
-
-    def __init__(self, hub: FakeHub, path: str, scratch: Path) -> None:
-        self.hub, self.path, self.scratch = hub, path, scratch
-
-    def __call__(
-        self, *words: str, token: str | None = TOKEN, stdin: str = "", path: str = "", **more: str
-    ) -> Invocation:
-        environ = {"HF_ENDPOINT": self.hub.url} | ({"HF_TOKEN": token} if token else {}) | more
-        argv = ["checkpoint", "push-hf", path or self.path, *words]
-        done = invoke(argv, environ=environ, stdin=stdin)
-        assert "Traceback" not in done.stderr
-        assert TOKEN not in done.stderr + done.stdout
-        assert [p for p in self.scratch.iterdir() if "tinkex-hub" in p.name] == []
-        return done
-
-
 @pytest.fixture
-def push(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pushing]:
-    """Return the command, ready for a checkpoint of rank 4."""
+def push(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return ``checkpoint push-hf`` of a checkpoint of rank 4 on a local service, to the stand-in.
+
+    Its attributes are the *hub* and the *path* of the checkpoint.
+    """
     pytest.importorskip("tinkex_local")
     import tempfile
 
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    scratch, saved = tmp_path / "scratch", tmp_path / "saved.json"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+
+    def push(
+        *words: str, token: str | None = TOKEN, stdin: str = "", path: str = "", **more: str
+    ) -> Invocation:
+        environ = {"HF_ENDPOINT": hub.url} | ({"HF_TOKEN": token} if token else {}) | more
+        argv = ["checkpoint", "push-hf", path or push.path, *words]
+        done = invoke(argv, environ=environ, stdin=stdin)
+        assert "Traceback" not in done.stderr
+        assert TOKEN not in done.stderr + done.stdout
+        assert [p for p in scratch.iterdir() if "tinkex-hub" in p.name] == []
+        return done
+
     with local_service(tmp_path / "home"):
-        saved = tmp_path / "saved.json"
         argv = ["checkpoint", "--base-model", MODEL, "--rank", "4", "--output", str(saved)]
         done = invoke(argv)
         assert done.exit_code == 0, done.stderr
-        yield Pushing(hub, json.loads(saved.read_text())["weights_path"], tmp_path / "scratch")
+        push.hub, push.path = hub, json.loads(saved.read_text())["weights_path"]
+        yield push

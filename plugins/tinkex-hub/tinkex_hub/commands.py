@@ -68,7 +68,7 @@ class PushHfCheckpoint(ShowOne):
         parser.add_argument(
             "--hf-token",
             metavar="<token>",
-            help="token of the hub, - for standard input, or @FILE [HF_TOKEN]",
+            help="Hugging Face token; - reads it from standard input, @FILE from a file [HF_TOKEN]",
         )
         parser.add_argument(
             "--no-model-card", action="store_true", help="do not write a README.md if there is none"
@@ -81,7 +81,7 @@ class PushHfCheckpoint(ShowOne):
 
         if parsed_args.create_pr and parsed_args.revision not in (None, "main"):
             raise UsageError(
-                "a pull request is always against main", hint="Leave --revision or --create-pr out."
+                "a pull request always targets main", hint="Use either --revision or --create-pr."
             )
         self.client  # noqa: B018 - a missing key shows before anything else
         path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))

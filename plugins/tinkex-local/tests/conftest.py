@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,25 @@ class Clock:
 
 
 @pytest.fixture
+def files_up_to() -> Any:
+    """Return a context in which this process writes no file longer than a size: a full disk.
+
+    Not for a whole test: pytest reports its outcome before it ends the fixtures, maybe to a file.
+    """
+
+    @contextlib.contextmanager
+    def files_up_to(size: int) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return files_up_to
+
+
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 
@@ -173,42 +193,3 @@ def app(client: Client) -> Any:
 @pytest.fixture
 def sampling_body() -> Any:
     return sample_body
-
-
-@pytest.fixture
-def client_of() -> type[Client]:
-    return Client
-
-
-def message_fields(message: bytes) -> dict[int, list[Any]]:
-    """Return the fields of a protobuf message, by a reader that shares nothing with the writer."""
-    found: dict[int, list[Any]] = defaultdict(list)
-    place = 0
-
-    def varint() -> int:
-        nonlocal place
-        value = shift = 0
-        while True:
-            byte = message[place]
-            place += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    while place < len(message):
-        key = varint()
-        if key & 7 == 0:
-            found[key >> 3].append(varint())
-        else:
-            assert key & 7 == 2
-            length = varint()
-            found[key >> 3].append(message[place : place + length])
-            place += length
-    assert place == len(message)
-    return found
-
-
-@pytest.fixture
-def fields() -> Any:
-    return message_fields

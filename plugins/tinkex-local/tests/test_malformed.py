@@ -22,25 +22,20 @@ VALUES = [
 WHOLE = [*VALUES, "", "{", '{"a": 1}x', "a=1&b=2", '{"a": 1, "a": 2}', " " * 100, "\ufeff{}"]
 
 CREATED = {"user_metadata": {"a": "b"}, "ttl_seconds": 7200}
+# fmt: off
 BODIES = {
     "create_session": {"tags": ["a"], "sdk_version": "0", "display_name": "d", **CREATED},
     "session_heartbeat": {"session_id": "s"},
     "sessions/s/finish": {"reason": {"type": "success"}, "detail": "d"},
     "sessions/search": {
-        "session_id": "s",
-        "project_ids": ["p"],
-        "user_metadata": {"a": "b"},
-        "limit": 5,
+        "session_id": "s", "project_ids": ["p"], "user_metadata": {"a": "b"}, "limit": 5,
         "owner": {"type": "user", "owner_urns": ["o"]},
         "display_name": "d",
         "statuses": [{"type": "active", "reasons": ["r"]}],
         "cursor": {"last_created_at": "t", "last_session_id": "s"},
     },
     "create_model": {
-        "session_id": "s",
-        "model_seq_id": 0,
-        "base_model": BASE_MODEL,
-        **CREATED,
+        "session_id": "s", "model_seq_id": 0, "base_model": BASE_MODEL, **CREATED,
         "lora_config": {"rank": 4, "seed": 1, "train_mlp": True},
     },
     "get_info": {"model_id": "m"},
@@ -51,25 +46,15 @@ BODIES = {
     "load_weights": {"path": PATH, "optimizer": False, "session_id": "s", "model_seq_id": 1},
     "copy_weights": {"source_path": PATH, "session_id": "s", "model_seq_id": 1, **CREATED},
     "create_sampling_session": {
-        "session_id": "s",
-        "sampling_session_seq_id": 1,
-        "model_path": PATH,
+        "session_id": "s", "sampling_session_seq_id": 1, "model_path": PATH,
     },
     "asample": {
-        "base_model": BASE_MODEL,
-        "num_samples": 1,
-        "prompt_logprobs": True,
-        "prompt_logprobs_last_n": 1,
-        "topk_prompt_logprobs": 1,
-        "target_prompt_logprobs": None,
+        "base_model": BASE_MODEL, "num_samples": 1, "target_prompt_logprobs": None,
+        "prompt_logprobs": True, "prompt_logprobs_last_n": 1, "topk_prompt_logprobs": 1,
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5]}]},
         "sampling_params": {
-            "max_tokens": 2,
-            "seed": 1,
-            "stop": ["a"],
-            "temperature": 1.0,
-            "top_k": -1,
-            "top_p": 1.0,
+            "max_tokens": 2, "seed": 1, "stop": ["a"],
+            "temperature": 1.0, "top_k": -1, "top_p": 1.0,
         },
     },
     "retrieve_future": {"request_id": "r", "allow_metadata_only": False},
@@ -79,6 +64,7 @@ BODIES = {
     "telemetry": {"events": []},
     "client/config": {"sdk_version": "0"},
 }
+# fmt: on
 
 
 def places(value, above=()):

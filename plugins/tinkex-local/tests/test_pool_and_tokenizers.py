@@ -3,14 +3,12 @@
 import json
 import subprocess
 import sys
-from importlib.metadata import entry_points
 
 import pytest
 
 from tinkex.exceptions import Unreachable
 from tinkex.plugins import HttpRequest, Timeouts
 from tinkex.testing import invoke, local_service
-from tinkex_local.pool import LocalPool
 from tinkex_local.state.models import DEFAULT_MODEL, Registry
 from tinkex_local.tokenizers import LocalSource
 from tinkex_local.wire.wsgi import BASE_URL, WsgiSender
@@ -52,12 +50,6 @@ def test_a_short_timeout_shortens_the_poll(send, client, sampling_body, monkeypa
     request = client.post("asample", body).json["request_id"]
     response = send("POST", f"{API}/retrieve_future", {"request_id": request}, read=0.5)
     assert json.loads(b"".join(response.chunks(1000)))["type"] == "try_again"
-
-
-def test_the_entry_points_are_ours():
-    for group, kind in (("tinkex.http_pools", LocalPool), ("tinkex.tokenizers", LocalSource)):
-        (found,) = entry_points(group=group, name="local")
-        assert found.load() is kind
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import random
-import resource
 import select
 import signal
 import socket
@@ -17,8 +16,6 @@ import urllib.request
 
 import pytest
 from safetensors import safe_open
-
-from tinkex_local.serve import CONNECTIONS, _connections
 
 #: Saves one run again and again, under three names.
 SAVE = """
@@ -179,15 +176,3 @@ def test_ctrl_c_ends_the_server_with_130_even_during_a_long_poll(serve):
         answer = polling.makefile("rb").read()
     assert (process.returncode, "Traceback" in err) == (130, False)
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "try_again"
-
-
-def test_connections_leave_files_for_the_state(monkeypatch):
-    limits = {"now": (256, 10_000)}
-    monkeypatch.setattr(resource, "getrlimit", lambda which: limits["now"])
-    monkeypatch.setattr(resource, "setrlimit", lambda which, new: limits.update(now=new))
-    assert _connections() == CONNECTIONS  # the system gives more when asked
-    assert limits["now"] == (2 * CONNECTIONS, 10_000)
-    limits["now"] = (64, 200)
-    assert _connections() == 100
-    limits["now"] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    assert _connections() == CONNECTIONS

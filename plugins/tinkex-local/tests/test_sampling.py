@@ -1,6 +1,7 @@
 """Sampling through the protocol: submitted, polled, returned as JSON and protobuf."""
 
-import math
+import json
+import re
 import struct
 import sys
 import threading
@@ -8,15 +9,12 @@ import threading
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tinkex.api.http.protobuf import sample_response
 from tinkex_local.engines import runner as runners
 from tinkex_local.serve import CONNECTIONS, THREADS
 from tinkex_local.state.adapter import TENSORS
 
 BASE_MODEL = "tinkex/baker-street-2M"
-
-
-def numbers(raw, code):
-    return list(struct.unpack(f"<{len(raw) // 4}{code}", raw))
 
 
 @pytest.fixture
@@ -58,29 +56,19 @@ def test_one_seed_one_result_without_a_seed_many(client, submit):
     assert tokens(2, seed=None) != tokens(3, seed=None)
 
 
-def test_protobuf_says_the_same_as_json(client, submit, fields):
+def single(text):
+    """Return the number in *text* as four bytes can hold it."""
+    return struct.unpack("<f", struct.pack("<f", float(text)))[0]
+
+
+def test_protobuf_says_the_same_as_json(client, submit):
     request = submit(num_samples=2, prompt_logprobs=True, topk_prompt_logprobs=2)
-    result = client.retrieve(request)
+    result = json.loads(json.dumps(client.retrieve(request)), parse_float=single)
     accept = "application/x-protobuf, application/json"
     answer = client.post("retrieve_future", {"request_id": request}, accept=accept)
     assert answer.headers["content-type"] == "application/x-protobuf"
-    message = fields(answer.body)
-    assert len(message[1]) == 2
-    for sequence, expected in zip(map(fields, message[1]), result["sequences"], strict=True):
-        assert numbers(sequence[2][0], "i") == expected["tokens"]
-        assert numbers(sequence[3][0], "f") == pytest.approx(expected["logprobs"])
-        assert sequence.get(1, [0]) == [expected["stop_reason"] == "length"]
-    prompt = numbers(message[2][0], "f")
-    assert math.isnan(prompt[0])
-    assert prompt[1:] == pytest.approx(result["prompt_logprobs"][1:])
-    topk = fields(message[3][0])
-    assert (topk[3], topk[4]) == ([2], [3])
-    rows = [[(0, -99999.0)] * 2, *result["topk_prompt_logprobs"][1:]]
-    assert numbers(topk[1][0], "i") == [token for row in rows for token, _ in row]
-    assert numbers(topk[2][0], "f") == pytest.approx([value for row in rows for _, value in row])
-
-
-def test_other_results_stay_json(client):
+    assert sample_response(answer.body) == result
+    # Other results stay JSON.
     request = client.post("save_weights", {"model_id": client.model(), "path": "a"}).json
     answer = client.post("retrieve_future", request, accept="application/x-protobuf")
     assert answer.json["path"].endswith("/weights/a")
@@ -311,5 +299,4 @@ def test_an_engine_that_is_not_installed_is_named(client, submit, monkeypatch):
     monkeypatch.delitem(sys.modules, "tinkex_local.engines.onnx", raising=False)
     outcome = client.retrieve(submit())
     assert outcome["category"] == "server"
-    assert "the engine onnx cannot be loaded" in outcome["error"]
-    assert "onnxruntime_genai" in outcome["error"]
+    assert re.search("the engine onnx cannot be loaded.*onnxruntime_genai", outcome["error"])

@@ -75,10 +75,8 @@ def test_an_expired_checkpoint_is_not_counted(client, clock):
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({"limit": 0}, 422),
-        ({"limit": 201}, 422),
-        ({"statuses": []}, 422),
-        ({"statuses": [{"type": "asleep"}]}, 422),
+        *(({"limit": limit}, 422) for limit in (0, 201)),
+        *(({"statuses": statuses}, 422) for statuses in ([], [{"type": "asleep"}])),
         ({"display_name": ""}, 422),
         ({"cursor": {"last_created_at": "x", "last_session_id": "other"}}, 400),
     ],

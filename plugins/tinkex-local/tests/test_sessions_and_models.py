@@ -50,9 +50,10 @@ def test_sessions_and_runs_are_listed_newest_first_in_pages(client, clock):
 
 def test_a_session_knows_its_runs_samplers_and_metadata(client):
     session = client.session(user_metadata={"a": "b"}, display_name="d")
-    run, sampler = client.model(session), client.sampler(3, session)
+    runs = [client.model(session, number) for number in (1, 0)]  # in any order
+    sampler = client.sampler(3, session)
     assert client.get(f"sessions/{session}").json == {
-        "training_run_ids": [run],
+        "training_run_ids": runs,
         "sampler_ids": [sampler],
         "user_metadata": {"a": "b"},
         "display_name": "d",
@@ -131,6 +132,7 @@ SAVE = {"model_id": "nope", "path": "a"}
         ("create_model", model_body("nope")),
         ("create_sampling_session", model_body("nope", sampling_session_seq_id=0)),
         ("sessions/nope", None),
+        ("sessions/nope/trace_export", None),
         ("samplers/nope", None),
         ("training_runs/nope", None),
         ("training_runs/x/checkpoints", None),
@@ -163,9 +165,3 @@ def test_a_number_may_leave_gaps_but_not_go_back_or_serve_twice(client):
         assert answer.status == 409
         assert answer.headers["x-should-retry"] == "false"
     assert len(client.checkpoints()) == 1
-
-
-def test_models_of_a_session_may_be_created_in_any_order(client):
-    session = client.session()
-    assert client.model(session, 1).endswith(":1")
-    assert client.model(session, 0).endswith(":0")

@@ -118,31 +118,29 @@ def failure(words, code):
     return error
 
 
-def test_a_full_disk_and_a_directory_not_writable_are_named(tmp_path, monkeypatch):
-    io_error = failure("disk I/O error", sqlite3.SQLITE_IOERR | 19 << 8)
-    unopened = failure("unable to open database file", sqlite3.SQLITE_CANTOPEN)
-    assert reason(io_error, tmp_path) == "disk I/O error"
-    assert reason(unopened, tmp_path) == "unable to open database file"
-    assert reason(unopened, tmp_path / "gone") == "unable to open database file"
-    full = shutil.disk_usage(tmp_path)._replace(free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert reason(io_error, tmp_path) == "No space left on device"
-    assert reason(unopened, tmp_path) == "the directory is not writable"
-    assert reason(sqlite3.OperationalError("no such table: x"), tmp_path) == "no such table: x"
-
-
-def test_a_disk_that_fills_up_later_is_reported_once(client, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("words", "code", "detail"),
+    [
+        ("disk I/O error", sqlite3.SQLITE_IOERR | 19 << 8, "No space left on device"),
+        ("unable to open", sqlite3.SQLITE_CANTOPEN, "the directory is not writable"),
+        ("no such table: x", sqlite3.SQLITE_ERROR, "no such table: x"),
+    ],
+)
+def test_a_failure_is_reported_once_with_its_cause(
+    client, home, monkeypatch, caplog, words, code, detail
+):
     def insert(*args, **columns):
-        raise failure("disk I/O error", sqlite3.SQLITE_IOERR)
+        raise error
 
+    error = failure(words, code)
+    assert reason(error, home) == words  # nothing more can be seen
     full = shutil.disk_usage("/")._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(client.app.service.store, "insert", insert)
     answer = client.post("create_session", {"tags": [], "sdk_version": "0"})
-    detail = "The state cannot be used now: No space left on device"
-    assert (answer.status, answer.json) == (503, {"detail": detail})
-    assert caplog.text == ""
+    expected = {"detail": f"The state cannot be used now: {detail}"}
+    assert (answer.status, answer.json, caplog.text) == (503, expected, "")
 
 
 def test_damage_found_later_is_reported_without_a_traceback(home, opened, caplog):

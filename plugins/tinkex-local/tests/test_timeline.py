@@ -1,21 +1,42 @@
 """Timelines of sessions, read back by a reader that shares nothing with the writer."""
 
 import sqlite3
-
-import pytest
+from collections import defaultdict
 
 from tinkex_local.state.traces import Slice, encoded
 
 BEGIN, END = 1, 2
 
 
-@pytest.fixture
-def read(fields):
-    """Return a function that reads a trace."""
-    return lambda content: tracks_of(content, fields)
+def fields(message):
+    """Return the fields of a protobuf message: number → values in their order."""
+    found, place = defaultdict(list), 0
+
+    def varint():
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    while place < len(message):
+        key = varint()
+        if key & 7 == 0:
+            found[key >> 3].append(varint())
+        else:
+            assert key & 7 == 2
+            length = varint()
+            found[key >> 3].append(message[place : place + length])
+            place += length
+    assert place == len(message)
+    return found
 
 
-def tracks_of(content, fields):
+def read(content):
     """Return the tracks of a trace: ``[(name, parent, [(slice, begin, end, notes)])]``."""
     tracks, open_slices = {}, {}
     for packet in map(fields, fields(content)[1]):
@@ -44,8 +65,8 @@ def exported(client, session):
     return client.get(answer["url"])
 
 
-def test_the_operations_of_a_session(client, clock, sampling_body, read):
-    session = client.session()
+def test_the_operations_of_a_session(client, clock, sampling_body):
+    session = client.session(display_name="Größe \U0001f436")
     clock.now += 1
     run = client.model(session)
     clock.now += 1
@@ -61,7 +82,7 @@ def test_the_operations_of_a_session(client, clock, sampling_body, read):
     answer = exported(client, session)
     assert answer.status == 200
     tracks = read(answer.body)
-    assert tracks.pop(1) == (f"Session {session}", None, [])
+    assert tracks.pop(1) == ("Session Größe \U0001f436", None, [])
     assert {parent for _, parent, _ in tracks.values()} == {1}
     found = {name: slices for name, _, slices in tracks.values()}
     assert list(found) == ["Session", "Runs", f"Run {run}", f"Sampler {sampler}"]
@@ -81,7 +102,7 @@ def test_the_operations_of_a_session(client, clock, sampling_body, read):
     assert notes["waited_ms"] == 2500
 
 
-def test_failures_are_on_it(client, read):
+def test_failures_are_on_it(client):
     session = client.session()
     run = client.model(session)
     client.saved(run, "weights", "a", seq_id=1)
@@ -92,12 +113,7 @@ def test_failures_are_on_it(client, read):
     assert "a" in slices[1][3]["error"]
 
 
-def test_a_name_is_its_title(client, read):
-    session = client.session(display_name="Größe \U0001f436")
-    assert read(exported(client, session).body)[1][0] == "Session Größe \U0001f436"
-
-
-def test_overlapping_slices_are_drawn_side_by_side(read):
+def test_overlapping_slices_are_drawn_side_by_side():
     slices = [
         *(Slice("a", 0.0, 3.0), Slice("b", 1.0, 2.0), Slice("c", 2.0, 4.0)),
         *(Slice("d", 3.0, 3.0), Slice("e", 5.0, 5.0, {"count": 2**62, "text": "\ud800"})),
@@ -112,11 +128,6 @@ def test_overlapping_slices_are_drawn_side_by_side(read):
     assert tracks[2][2][2][1:] == (end, end, {"count": 2**62, "text": "?"})
 
 
-@pytest.mark.parametrize("target", ["sessions/nope/trace_export", "sessions/../trace_export"])
-def test_no_such_session(client, target):
-    assert client.get(target).status == 404
-
-
 def test_the_address_is_signed_and_expires(client, clock):
     session, other = client.session(), client.session()
     url = client.get(f"sessions/{session}/trace_export").json["url"]
@@ -128,7 +139,7 @@ def test_the_address_is_signed_and_expires(client, clock):
     assert client.get(url).status == 403
 
 
-def test_state_of_the_version_before_is_upgraded(home, opened, read):
+def test_state_of_the_version_before_is_upgraded(home, opened):
     client = opened()
     session = client.session()
     client.model(session)

@@ -1,7 +1,6 @@
 """Saving and loading: real PEFT adapters, whole or not at all."""
 
 import json
-import resource
 import threading
 
 import numpy as np
@@ -143,26 +142,15 @@ def test_bad_names_and_lifetimes_are_refused(client, left, call):
     assert left() == []
 
 
-def test_a_lifetime_given_when_saving_counts(client, clock):
-    client.saved(client.model(), ttl_seconds=3600)
-    assert len(client.checkpoints()) == 1
-    clock.now += 3600
-    assert client.checkpoints() == []
-
-
 def test_an_encrypted_export_is_refused_not_done_in_clear(client):
     body = {"model_id": client.model(), "path": "a", "age_encryption_recipients": ["age1x"]}
     assert client.post("save_weights_external", body).status == 400
 
 
-def test_no_room_for_the_files_is_the_servers_failure_and_leaves_nothing(client, left):
-    run = client.model(rank=32)  # 2 MB, more than may then be written into one file
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-    try:
+def test_no_room_for_the_files_is_the_servers_failure_and_leaves_nothing(client, left, files_up_to):
+    run = client.model(rank=32)  # 2 MB
+    with files_up_to(1_000_000):
         outcome = client.result("save_weights", {"model_id": run, "path": "a"})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert outcome["category"] == "server"
     assert "cannot write the checkpoint" in outcome["error"]
     assert (left(), client.checkpoints()) == ([], [])
@@ -255,12 +243,4 @@ def test_an_operation_that_a_reset_overtakes_fails_and_leaves_nothing(
         assert answer.status == 404
     assert client.checkpoints() == []
     assert client.get("training_runs").json["training_runs"] == []
-    assert left() == []
-
-
-def test_a_reset_removes_what_killed_processes_left(client, home, left):
-    client.saved(client.model())
-    (home / "checkpoints" / ".tmp-1").mkdir()
-    (home / "checkpoints" / "without-a-row").mkdir()
-    reset(home)
     assert left() == []

@@ -52,7 +52,7 @@ class ServeLocal(Command):
         key = self.settings.api_key if by_flag else None
         if key is None and not is_loopback(parsed_args.host):
             raise UsageError(
-                f"{parsed_args.host} can be reached by other machines, and --api-key is missing",
+                f"other machines can reach {parsed_args.host}: --api-key is required",
                 hint="Choose a key that clients must send: --api-key KEY, or @FILE, or -.",
             )
         with _app(key) as app:
@@ -61,7 +61,7 @@ class ServeLocal(Command):
             except OSError as error:
                 where = f"{parsed_args.host}:{parsed_args.port}"
                 reason = error.strerror or str(error)
-                hint = "Choose another --port; 0 is any that is free."
+                hint = "Choose another --port; 0 selects a free port."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
 
             def announce() -> None:

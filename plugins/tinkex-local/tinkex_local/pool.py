@@ -22,6 +22,6 @@ class LocalPool(HttpPool):
             raise SettingsError(
                 f"the HTTP pool {settings.http_pool} reaches the embedded service only, "
                 f"not {settings.base_url}",
-                hint="Leave --base-url out, or choose another way to it: --http-pool default.",
+                hint="Omit --base-url, or use a pool that can reach it: --http-pool default.",
             )
         return WsgiSender()

@@ -58,7 +58,7 @@ Script = Callable[[Seen], Reply]
 
 
 class Server:
-    """Answers what it is told to; the last reply of a path is repeated."""
+    """Answers as its script says; the last reply of a path is repeated."""
 
     reply = Reply
 
@@ -115,12 +115,6 @@ class Server:
         self._open.close()
 
 
-@pytest.fixture(autouse=True)
-def no_ca_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
@@ -130,7 +124,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def storage() -> Iterator[Server]:
-    """Another server: somebody else's storage."""
+    """Another server: the storage of a third party."""
     other = Server()
     yield other
     other.close()
@@ -144,7 +138,7 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def waits() -> list[Wait]:
-    """What the client told while waiting."""
+    """What the client reported while waiting."""
     return []
 
 

@@ -9,8 +9,6 @@ import shlex
 import pytest
 
 import tinkex
-from tinkex.cli.app import TinkexApp
-from tinkex.cli.commandmanager import Application
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.testing import invoke
 
@@ -41,12 +39,6 @@ def test_help_of_a_noun_without_a_command(argv):
     assert "config show" in done.stdout
 
 
-def test_help_of_an_unknown_command():
-    done = invoke(["help", "run", "lst"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "'run lst' is not a tinkex command." in done.stderr
-
-
 def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     whole = invoke(["help", "session"], terminal=True).stdout
@@ -61,8 +53,10 @@ def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
     [
         ("checkpoint de", "'checkpoint de' is not a tinkex command.", "tinkex checkpoint delete"),
         ("config", "'config' is not a tinkex command.", "config set, config show"),
+        ("help run lst", "'run lst' is not a tinkex command.", "run list"),
         ("checkpoint --invalid-flag", "Invalid option(s) for checkpoint: --invalid-flag", "See"),
         ("run list --lim 3", "Invalid option(s) for run list: --lim", "Did you mean --limit?"),
+        ("help run lst", "'run lst' is not a tinkex command.", "tinkex run list"),
         ("--nope run", "Invalid option(s) for tinkex: --nope", "Options of a command follow it"),
     ],
 )
@@ -84,15 +78,12 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
     [
         ("run list --limit x", "argument --limit: not a whole number: 'x'"),
         ("run list --limit -1", "argument --limit: must be at least 0, not -1"),
-        (
-            "run list --limit 999999999999999999999999999999",
-            "argument --limit: must be at most 9223372036854775807",
-        ),
         ("run list --offset", "argument --offset: expected one argument"),
         ("run list --limit 3 --limit 4", "--limit is given twice"),
         ("run list --timeout 0", "argument --timeout: not a timeout: '0'"),
         ("run list -f xml", "invalid choice: 'xml'"),
         ("run wait r --interval 1ms", "argument --interval: not a duration"),
+        ("checkpoint --api-key k list", "options follow the whole command: tinkex checkpoint list"),
         ("run info", "the following arguments are required: <run_id>"),
         ("run info a b", "unexpected argument(s) for run info: b"),
         ("checkpoint list", "Missing --api-key"),
@@ -117,16 +108,11 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         (["run", "--base-model", "m", "--prompt-file", "a\x00b"], "NUL"),
         ("run --base-model m --prompt x --temperature 1e400", "a finite number"),
         (["run", "--base-model", "m", "--prompt", "x", "--output", ""], "is empty"),
-        (["run", "--model-path", "~nosuchuser/x", "--prompt", "x"], "no such home directory"),
-        ("run --base-model m --prompt x --temperature nan", "must be at least 0"),
+        ("run --base-model m --prompt=--version", "Missing --api-key"),
         ("run --base-model m --prompt x --top-p 0", "must be above 0"),
         ("run --base-model m --prompt x --top-p 1.1", "at most 1"),
         ("run --base-model m --prompt x --top-k 0", "must be -1 (off)"),
         ("run --base-model m --prompt x --num-samples 0", "must be at least 1, not 0"),
-        (
-            ["run", "--base-model", "m", "--prompt", "x", "--stop", ""],
-            "argument --stop: must not be empty",
-        ),
         ("run --base-model m --prompt x --output /", "it is a directory"),
         ("run --base-model m --prompt x", "Missing --api-key"),
     ],
@@ -145,25 +131,14 @@ def test_usage_errors(words, what, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_inside_the_name_of_a_command():
-    done = invoke(["checkpoint", "--api-key", "k", "list"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "options follow the whole command: tinkex checkpoint list" in done.stderr
+def test_the_key_and_the_prompt_cannot_both_be_standard_input():
+    argv = ["run", "--base-model", "m", "--prompt-file", "-", "--api-key", "-"]
+    assert "not both" in invoke(argv, stdin="x").stderr
 
 
 def test_two_dashes_end_the_options():
     assert invoke(["--", "version"]).stdout.startswith("tinkex 0.")
     assert invoke(["config", "show", "--"]).exit_code == 0
-
-
-def test_option_value_that_looks_like_a_global_option():
-    done = invoke(["run", "--base-model", "m", "--prompt=--version"])
-    assert "Missing --api-key" in done.stderr
-
-
-def test_the_key_and_the_prompt_cannot_both_be_standard_input():
-    argv = ["run", "--base-model", "m", "--prompt-file", "-", "--api-key", "-"]
-    assert "not both" in invoke(argv, stdin="x").stderr
 
 
 @pytest.mark.parametrize(
@@ -287,14 +262,5 @@ def test_run_from_python_takes_words_and_paths(tmp_path):
     log = tmp_path / "log"
     assert tinkex.run(("config", "show", "--log-file", log)).command == "config show"
     assert log.exists()
-    for argv in ("run list", b"run list", ["run", "list", "--limit", 5], [None]):
-        with pytest.raises(UsageError, match=r"list of words|is a text, not") as caught:
-            tinkex.run(argv)
-        assert caught.value.hint
-
-
-def test_the_application_has_what_commands_expect():
-    app = TinkexApp()
-    expected = {*Application.__annotations__, *vars(Application)} - {"options"}  # set by a line
-    public = {name for name in expected if not name.startswith("_")}
-    assert [name for name in public if not (hasattr(TinkexApp, name) or name in vars(app))] == []
+    with pytest.raises(UsageError, match="list of words"):
+        tinkex.run("run list")

@@ -272,20 +272,13 @@ def test_names_expire(known, later):
     later(completion.FRESH + 1)
     assert not known.is_fresh("runs")
     assert known.names("runs") == ["a"]
-    known.mark_asked("runs")
+    known.add("runs", [])
     assert known.is_fresh("runs")
     later(2 * completion.EXPIRY)
     assert known.names("runs") == []
     later(-10)  # a clock that was set back
     assert known.names("runs") == []
     assert not known.is_fresh("runs")
-
-
-def test_old_files_of_other_servers_are_removed(known, later):
-    known.add("runs", ["a"])
-    later(completion.EXPIRY + 60)
-    Cache("http://127.0.0.1:2", None).add("runs", ["b"])
-    assert not known.path.exists()
 
 
 def test_servers_and_profiles_are_kept_apart(known):

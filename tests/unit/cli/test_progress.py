@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,12 +17,6 @@ from tinkex.testing import _Stream
 WAIT = Wait("sampling", 5.0, queue_state="paused_capacity", reason="busy", retry_in=2)
 
 
-def test_reasons():
-    assert progress.reason_of(Wait("sampling", 3.2)) == ""
-    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
-    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
-
-
 def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress, "TICK", 0.02)
@@ -33,6 +26,11 @@ def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
     display.expect("the service")
     until(lambda: re.search(r"Waiting for the service: \d+ s", stream.getvalue()))
     display.clear()
+
+
+def test_reasons():
+    assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
+    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
 
 
 CAPABLE = pytest.mark.parametrize(
@@ -58,18 +56,6 @@ def test_wait_is_shown_on_a_capable_terminal_only(monkeypatch, terminal, quiet, 
     display.clear()
     if not shown:
         assert stream.getvalue() == ""
-
-
-def test_short_waits_are_not_shown(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "TICK", 0.01)
-    monkeypatch.setattr(progress, "PATIENCE", 10_000.0)
-    stream = _Stream(terminal=True)
-    display = progress.Display(stream)
-    display.wait(Wait("sampling", 0.0))
-    time.sleep(0.1)
-    display.clear()
-    assert stream.getvalue() == ""
 
 
 def test_notes_are_printed_everywhere_without_control_characters():

@@ -92,17 +92,15 @@ def test_a_directory_has_one_prompt_a_file(tmp_path, opened):
 
 @pytest.mark.parametrize("kind", ["bytes", "text", "pipe"])
 def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
-    name, stdin = "-", None
-    if kind != "pipe":
-        stdin = (
-            io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"))
-            if kind == "bytes"
-            else io.StringIO("one\ntwo\n")
-        )
-    else:
+    text = "one\ntwo\n"
+    name, stdin = "-", io.TextIOWrapper(io.BytesIO(text.encode()))
+    if kind == "text":
+        stdin = io.StringIO(text)
+    elif kind == "pipe":
+        stdin = None
         name = str(tmp_path / "pipe")
         os.mkfifo(name)
-        threading.Thread(target=Path(name).write_text, args=("one\ntwo\n",), daemon=True).start()
+        threading.Thread(target=Path(name).write_text, args=(text,), daemon=True).start()
     prompts = opened(name, stdin)
 
     assert [row.prompt for row in prompts] == ["one", "two"]
@@ -117,7 +115,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ("[" * 100_000, "not a JSON object"),
         ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
         ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
-        ("{}", "one of 'prompt', 'tokens' and 'messages' is needed, not none"),
+        ("{}", "expected one of 'prompt', 'tokens' and 'messages', not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
         ('{"prompt": ""}', "'prompt' must be"),
         *(
@@ -135,7 +133,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
                 ("stop must be", '"stop": 3'),
                 ("stop text must not be empty", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
-                ("there is no member 'max_token'", '"max_token": 3'),
+                ("unknown field 'max_token'", '"max_token": 3'),
             )
             for member in members
         ),
@@ -261,7 +259,7 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(out, begin):
 def test_a_line_that_is_no_result(out, begin, line):
     out.write_text(f"{line}\n{out.read_text()}")
     content = out.read_bytes()
-    with pytest.raises(LocalError, match="line 1 is no result"):
+    with pytest.raises(LocalError, match="line 1 is not a result"):
         begin(out, resume=True)
     assert out.read_bytes() == content
 
@@ -270,7 +268,7 @@ def test_a_line_that_is_no_result(out, begin, line):
     ("options", "message"),
     [
         ({}, "exists already"),
-        ({"resume": True, "temperature": 0.5}, r"--temperature 1.0, and now it is 0.5"),
+        ({"resume": True, "temperature": 0.5}, r"--temperature 1.0, but this run uses 0.5"),
         ({"resume": True, "prompts": "d2"}, "other prompts"),
     ],
 )
@@ -285,7 +283,7 @@ def test_existing_results_are_neither_replaced_nor_mixed(out, begin, options, me
 def test_results_without_a_record_are_not_resumed(out, begin, content):
     path = out.with_name("out.batch.json")
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(TinkexError, match="it is not known how"):
+    with pytest.raises(TinkexError, match="cannot resume"):
         begin(out, resume=True)
 
 
@@ -321,7 +319,7 @@ def test_two_runs_do_not_write_one_file(out, begin):
 
 def test_a_file_that_cannot_hold_results(tmp_path, begin):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(TinkexError, match="no regular file"):
+    with pytest.raises(TinkexError, match="not a regular file"):
         begin(tmp_path / "pipe", force=True)
     with pytest.raises(LocalError, match="directory"):
         begin(tmp_path)

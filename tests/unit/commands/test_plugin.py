@@ -31,7 +31,6 @@ def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypa
     errors = {row["distribution"]: row["error"] for row in done.rows}
     assert errors["p-one"] is None
     assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
-    assert done.stderr == "Warning: TINKEX_PLUGINS names unknown distributions: p-nix, q-nix\n"
 
 
 EVERYTHING = """
@@ -106,21 +105,25 @@ def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "-", "Tinkex-X", "a b", "a/b", "../a", "a--b", "a-", "1a", "tinkex-", "tinkex-1"),
-        *(
+        *[
+            "-",
+            "Tinkex-X",
+            "a/b",
+            "../a",
+            "a--b",
+            "a-",
+            "1a",
+            "tinkex-",
+            "tinkex-1",
             "ä",
             "a_b",
             "a.b",
-            "a" * 61,
             "class",
             "json",
             "requests",
-            "tinkex",
-            "yaml",
-            "tinkex-local",
-            "tinkex-table",
-            "tinkex-json",
-        ),
+        ],
+        *["tinkex", "yaml", "tinkex-local", "tinkex-table", "tinkex-json"],
+        *("", "a b", "a" * 61),
     ],
 )
 def test_bad_names_are_refused_and_nothing_is_written(name, cwd):

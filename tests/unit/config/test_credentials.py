@@ -12,7 +12,7 @@ import pytest
 from tinkex import files, settings
 from tinkex.config import credentials
 from tinkex.config.credentials import KeyStore, StoredKey
-from tinkex.exceptions import LocalError, SettingsError
+from tinkex.exceptions import LocalError, SettingsError, UsageError
 
 URL = "https://other.example"
 
@@ -84,6 +84,17 @@ def test_a_file_that_cannot_be_parsed_is_never_written_over(store, text):
     assert store.for_address(URL, only_its_own=False) is None
 
 
+def test_names_are_looked_up(store):
+    for record in (key(), key("8", name="laptop"), key("9", name="7")):
+        store.add(record)
+    assert store.find("7").key_id == "7"
+    with pytest.raises(UsageError, match="several") as caught:
+        store.find("laptop")
+    assert "7, 8" in caught.value.hint
+    with pytest.raises(UsageError, match="no stored key"):
+        store.find("x")
+
+
 def test_a_key_of_another_server_is_sent_there_only(store):
     store.add(key())
     store.add(key("other:1", "tml-other", base_url=URL, is_default=False))
@@ -102,21 +113,19 @@ def test_the_official_key_is_not_sent_to_the_server_of_a_profile(store, config):
     with pytest.raises(SettingsError) as caught:
         settings.resolve({"profile": "p"}).credential()
     assert "tinkex --profile p auth login" in caught.value.hint
-    # Whoever names an address without a profile means the key that there is, as officially.
+    # An address without a profile gets the stored key, as with the official program.
     assert settings.resolve({"base_url": URL}).api_key == "tml-seven"
 
 
-def test_a_link_to_the_file_stays_one(store, tmp_path):
+def test_a_link_to_the_file_is_followed_and_one_in_place_of_the_lock_is_not(store, tmp_path):
     store.path.parent.mkdir()
     store.path.symlink_to(tmp_path / "elsewhere.json")
     store.add(key())
     assert store.path.is_symlink()
     assert json.loads((tmp_path / "elsewhere.json").read_text())["default"] == "7"
-
-
-def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
-    store.path.parent.mkdir()
-    store.path.with_name(".credentials.json.lock").symlink_to(tmp_path / "victim")
+    lock = store.path.with_name(".credentials.json.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(tmp_path / "victim")
     with pytest.raises(LocalError, match="cannot write"):
         store.add(key())
     assert not (tmp_path / "victim").exists()
@@ -124,10 +133,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
 
 def test_a_lock_that_is_never_released_is_told(store, monkeypatch):
     monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.1)
-    with (
-        files.locked(store.path),
-        pytest.raises(LocalError, match="another tinkex process"),
-    ):
+    with files.locked(store.path), pytest.raises(LocalError, match="another tinkex process"):
         store.add(key())
     store.add(key())
 

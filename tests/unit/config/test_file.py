@@ -29,12 +29,7 @@ profiles:
         (["profiles", "skyrl", "api_key"], "tml-x", "tml-dummy", "tml-x"),
         (["profiles", "work", "format"], "json", "format: table}", "format: json}"),
         (["profiles", "work", "tags"], ["a"], "format: table}", "format: table, tags: [a]}"),
-        (
-            ["profiles", "skyrl", "timeout"],
-            "5m",
-            "tml-dummy\n",
-            "tml-dummy\n    timeout: 5m\n",
-        ),
+        (["profiles", "skyrl", "timeout"], "5m", "dummy\n", "dummy\n    timeout: 5m\n"),
         (
             ["profiles", "new"],
             {"format": "a: b"},
@@ -71,18 +66,11 @@ def test_what_is_not_there_cannot_go(text, path):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "# nothing\n",
-        "profiles:\n",
-        "profiles: # mine\nprofile: x\n",
-        "profiles: ~\n",
-        "profiles: {}\n",
-        "{profiles: {}}",
-        "profiles:\n  a:\n  b: {}\n",
+        *("", "# nothing\n", "profiles:\n", "profiles: # mine\nprofile: x\n", "profiles: ~\n"),
+        *("profiles: {}\n", "{profiles: {}}", "profiles:\n  a:\n  b: {}\n"),
         "profiles:\n  a:\n    api_key_command: |\n      one\n      two\n\nprofile: a\n",
         "---\nprofiles:\n  a: {format: json}\n...\n",
-        "profiles:\n    a:\n        format: json",
-        '"profiles":\n  "a": {"format": "json",}\n',
+        *("profiles:\n    a:\n        format: json", '"profiles":\n  "a": {"format": "json",}\n'),
         "profiles:\n  a:\n    tags:\n    - x\n    - y\n",
         "profiles:\n  a:\n    tags:  # mine\n      - x # one\n      - y # two\nprofile: a\n",
         "profiles:\n  7: {format: json}\n",
@@ -110,10 +98,17 @@ def test_every_layout_takes_every_change(text):
     "text",
     [
         "base: &x {format: json}\nprofiles:\n  a: *x\n",
-        "base: &x\n  format: json\nprofiles:\n  a:\n    <<: *x\n",
-        "profiles: &p\n  a: *p\n",
+        *("base: &x\n  format: json\nprofiles:\n  a:\n    <<: *x\n", "profiles: &p\n  a: *p\n"),
     ],
 )
 def test_what_is_shared_is_not_changed_by_halves(text):
+    with pytest.raises(file.NotEditable):
+        file.edit(text, ["profiles", "a", "format"], "table")
+
+
+@pytest.mark.parametrize(
+    "text", ["profiles: {a: {format: json,\n  tags: x}}\n", "{profiles: 1 # x\n}"]
+)
+def test_braces_with_a_layout_are_not_written_anew(text):
     with pytest.raises(file.NotEditable):
         file.edit(text, ["profiles", "a", "format"], "table")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tinkex import plugins
@@ -169,6 +169,11 @@ def proxies_for(url: str) -> dict[str, str]:
     return {} if is_loopback(url) else dict(get_environ_proxies(url))
 
 
+def proxy_for(url: str) -> str | None:
+    """Return the address of the proxy on the way to *url*, if there is one."""
+    return select_proxy(url, proxies_for(url))
+
+
 def trusted(options: PoolOptions) -> str | None:
     """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
 
@@ -181,7 +186,7 @@ def trusted(options: PoolOptions) -> str | None:
         if value and not Path(value).exists():
             raise SettingsError(
                 f"{variable} names {value}, which does not exist",
-                hint=f"Let it name a file or directory of CA certificates, or: unset {variable}",
+                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
             )
         if value:
             return value
@@ -250,9 +255,8 @@ class DeadlineAdapter(HTTPAdapter):
 class _Reader(io.RawIOBase):
     """Reads from a socket that waits no longer than the current scope allows."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._raw = cast(io.RawIOBase, sock.makefile("rb", buffering=0))
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock, self._raw = sock, raw
         self._timeout = sock.gettimeout()
 
     def readable(self) -> bool:
@@ -270,19 +274,10 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class _Socket:
-    """The one method of a socket that a response uses."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._sock))
-
-
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(cast("socket.socket", _Socket(sock)), *args, **kwargs)
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
 
 
 class _Connection(HTTPConnection):
@@ -329,8 +324,7 @@ def translated(error: Exception, url: str) -> TinkexError:
         or errors.tls_error(causes, host)
         or _proxy_error(causes, host)
         or errors.connection_error(causes, host)
-        or _connection_error(causes, host)
-        or _response_error(causes, host)
+        or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
 
@@ -360,7 +354,7 @@ def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
     return ConnectionFailed(message, hint=_PROXY_HINT)
 
 
-def _connection_error(causes: list[BaseException], host: str) -> TinkexError | None:
+def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:
     for cause in causes:
         if isinstance(cause, urllib3.exceptions.NewConnectionError):
             return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
@@ -368,11 +362,6 @@ def _connection_error(causes: list[BaseException], host: str) -> TinkexError | N
             return Unreachable(f"{host} does not answer")
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
-    return None
-
-
-def _response_error(causes: list[BaseException], host: str) -> TinkexError | None:
-    for cause in causes:
         if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
             return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
         if isinstance(cause, urllib3.exceptions.DecodeError):

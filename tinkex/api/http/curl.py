@@ -27,7 +27,15 @@ class CurlPool(HttpPool):
 
     def build(self, settings: PoolSettings) -> Sender:
         """Return a sender that shows requests with the TLS options of *settings*."""
-        return _CurlSender(_tls_words(settings.pool_options))
+        self._words = _tls_words(settings.pool_options)
+        return self
+
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> NoReturn:
+        """Show *request*."""
+        raise RequestShown(command_line(request, self._words))
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def _tls_words(options: PoolOptions) -> list[str]:
@@ -37,17 +45,6 @@ def _tls_words(options: PoolOptions) -> list[str]:
         is_directory = os.path.isdir(options.ca_bundle)
         pairs["--capath" if is_directory else "--cacert"] = options.ca_bundle
     return words + [shlex.quote(w) for name, path in pairs.items() if path for w in (name, path)]
-
-
-class _CurlSender:
-    def __init__(self, words: list[str]) -> None:
-        self._words = words
-
-    def send(self, request: HttpRequest, timeouts: Timeouts) -> NoReturn:
-        raise RequestShown(command_line(request, self._words))
-
-    def close(self) -> None:
-        pass
 
 
 def command_line(request: HttpRequest, options: Sequence[str] = ()) -> str:

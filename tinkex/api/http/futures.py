@@ -90,7 +90,11 @@ class _Poll:
             value = self._value(response)
             if value is not None:
                 return value
-            self._space_out(time.monotonic() - start)
+            # Servers hold a poll open; one that does not must not be flooded.
+            took = time.monotonic() - start
+            if took < self._gap:
+                self._deadline.sleep(self._gap - took)
+            self._gap = min(self._gap * 2, _LONGEST)
 
     def _poll_once(self) -> Response | None:
         """Poll once; ``None`` if there was no response."""
@@ -121,16 +125,13 @@ class _Poll:
             error = self._transport.refusal(response)
             self._count(error, f"HTTP {response.status}", retry_after(response.headers))
             return None
-        raise self._failure(response)
-
-    def _failure(self, response: Response) -> TinkexError:
         error = self._transport.refusal(response)
         if not isinstance(error, BadRequest):
-            return error
+            raise error
         # An operation that failed: some servers say 400, some 422, with its words as detail.
         failed = OperationFailed(error.message, category=error.category)
         failed.status, failed.request_id = error.status, error.request_id
-        return failed
+        raise failed
 
     def _payload(self, response: Response) -> dict[str, Any] | None:
         if response.content_type == PROTOBUF:
@@ -171,9 +172,3 @@ class _Poll:
         if self._failures > MAX_FAILURES or not self._deadline.allows(wait):
             raise error
         self._deadline.pause(wait, reason)
-
-    def _space_out(self, took: float) -> None:
-        # Servers hold a poll open; one that does not must not be flooded.
-        if took < self._gap:
-            self._deadline.sleep(self._gap - took)
-        self._gap = min(self._gap * 2, _LONGEST)

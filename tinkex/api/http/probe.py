@@ -83,7 +83,7 @@ class Prober:
 
     def proxy(self) -> list[CheckResult]:
         """Find the proxy on the way to the service."""
-        proxy = self._proxy()
+        proxy = adapter.proxy_for(self._settings.base_url)
         found = f"{proxy.rpartition('@')[2]}; NO_PROXY lists exceptions" if proxy else "none"
         return [CheckResult("proxy", "ok", found)]
 
@@ -133,20 +133,21 @@ class Prober:
         """Send requests without the key: latency, and the clock of the server."""
         try:
             with closing(self._transport(with_key=False)) as transport:
-                first, took = self._timed(transport)
-                again = min(self._timed(transport)[1] for _ in range(2))
+                start = time.monotonic()
+                deadline = transport.deadline("a response", self._seconds)
+                first = transport.once(Request("GET", "healthz"), deadline)
+                took = f"{(time.monotonic() - start) * 1000:.0f} ms"
         except TinkexError as error:
             return [CheckResult.from_error("service", error)]
-        times = f"{again * 1000:.0f} ms, the first in {took * 1000:.0f} ms"
         if 300 <= first.status < 400:
             return [CheckResult.from_error("service", transport.refusal(first))]
         if first.status >= 500:
-            detail = f"{errors.host_of(transport.base_url)} fails (HTTP {first.status}; {times})"
+            detail = f"{errors.host_of(transport.base_url)} fails (HTTP {first.status}; {took})"
             return [CheckResult("service", "fail", detail, "Try again in a while.")]
         if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
-            detail = f"something answers (HTTP {first.status}; {times}), but not a Tinker service"
+            detail = f"something answers (HTTP {first.status}; {took}), but not a Tinker service"
             return [CheckResult("service", "fail", detail, "Is the base URL right?"), _clock(first)]
-        return [CheckResult("service", "ok", f"answers in {times}"), _clock(first)]
+        return [CheckResult("service", "ok", f"answers in {took}"), _clock(first)]
 
     def access(self) -> list[CheckResult]:
         """Send a request with the key."""
@@ -196,12 +197,6 @@ class Prober:
             return CheckResult(name, "warning", f"fails ({took})", "Try again in a while.")
         return CheckResult(name, "ok", f"offered ({took})")
 
-    def _timed(self, transport: Transport) -> tuple[Response, float]:
-        start = time.monotonic()
-        deadline = transport.deadline("a response", self._seconds)
-        response = transport.once(Request("GET", "healthz"), deadline)
-        return response, time.monotonic() - start
-
     def _transport(self, *, with_key: bool) -> Transport:
         settings = self._settings
         if not with_key:
@@ -210,21 +205,14 @@ class Prober:
             settings = dataclasses.replace(settings, api_key="none", api_key_command=None)
         return Transport(settings, pool=self._pool)
 
-    def _proxy(self) -> str | None:
-        proxies = adapter.proxies_for(self._settings.base_url)
-        scheme = "https" if self._is_https else "http"
-        for name in (f"{scheme}://{self._host}", scheme, f"all://{self._host}", "all"):
-            if proxies.get(name):
-                return proxies[name]
-        return None
-
     def _elsewhere(self) -> str | None:
         """Return what else resolves the host, if this process does not."""
         if self._settings.pool_driver != DEFAULT_POOL:
             return f"the HTTP pool {self._settings.http_pool} sends the requests"
-        return "the proxy does it" if self._proxy() else None
+        return "the proxy does it" if adapter.proxy_for(self._settings.base_url) else None
 
     def _handshake(self) -> tuple[str, Any]:
+        """Return the version of TLS and the certificate of the server."""
         context = self._tls_settings()
         address = (self._host, self._port)
         with (

@@ -151,7 +151,8 @@ class Retrying:
         :param headers: those of the response, their names in lower case.
         """
         wanted = headers.get("x-should-retry", "").lower()
-        if wanted != "true" and (wanted == "false" or not self._is_transient(status)):
+        is_transient = self._repeatable and (status in (408, 429) or status >= 500)
+        if wanted == "false" or not (wanted == "true" or is_transient):
             return None
         asked = retry_after(headers)
         if asked is not None and asked > LONGEST_WAIT:
@@ -164,27 +165,17 @@ class Retrying:
         self.may_be_done |= status != 429
         return backoff if asked is None else asked
 
-    def after_error(self, error: ConnectionFailed | TimedOut) -> float | None:
-        """Return the seconds until the call that *error* ended is sent again, or ``None``."""
-        unsent = isinstance(error, Unreachable)
-        if not (unsent or self._repeatable):
-            return None
-        if unsent:
-            self._attempts_to_connect += 1
-            if self._attempts_to_connect > ATTEMPTS_TO_CONNECT:
-                return None
-        self.may_be_done |= not unsent
-        return self._next_backoff(_AFTER_LOSS)
-
     def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
         """Wait until the call that *error* ended is sent again, or raise *error* if it is not."""
-        wait = self.after_error(error)
+        unsent = isinstance(error, Unreachable)
+        self._attempts_to_connect += unsent
+        if self._attempts_to_connect > ATTEMPTS_TO_CONNECT or not (unsent or self._repeatable):
+            raise error
+        self.may_be_done |= not unsent
+        wait = self._next_backoff(_AFTER_LOSS)
         if wait is None or not deadline.allows(wait):
             raise error
         deadline.pause(wait, str(error))
-
-    def _is_transient(self, status: int) -> bool:
-        return self._repeatable and (status in (408, 429) or status >= 500)
 
     def _next_backoff(self, first: float) -> float | None:
         """Count one more attempt and return the seconds before it; ``None`` if it is too many."""

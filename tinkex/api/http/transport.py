@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from tinkex import plugins
 from tinkex.api.http import errors
@@ -125,8 +125,7 @@ class Response:
         from email.utils import parsedate_to_datetime
 
         try:
-            moment = parsedate_to_datetime(self.headers.get("date", ""))
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            return parsedate_to_datetime(self.headers.get("date", "")).astimezone(UTC)
         except (ValueError, OverflowError):
             return None
 
@@ -267,12 +266,12 @@ class Transport:
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
         """Return the last response, and whether the server may have acted on an earlier try."""
         retrying = Retrying(request.is_repeatable)
-        headers = request.headers
         if request.method == "POST":
-            headers = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}", **headers}
+            key = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}"}
+            request = dataclasses.replace(request, headers={**key, **request.headers})
         while True:
             try:
-                response = self.once(request, deadline, headers=headers)
+                response = self.once(request, deadline)
             except (ConnectionFailed, TimedOut) as error:
                 retrying.pause_after(error, deadline)
                 continue
@@ -284,51 +283,38 @@ class Transport:
             deadline.pause(wait, f"HTTP {response.status}")
 
     def once(
-        self,
-        request: Request,
-        deadline: Deadline,
-        *,
-        headers: Mapping[str, str] | None = None,
-        read_timeout: float | None = None,
+        self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
     ) -> Response:
         """Send *request* once and return the response, whatever its status.
 
         After a 401 that asks for another credential it is sent again with that.
 
-        :param headers: replace those of *request*.
         :param read_timeout: seconds to wait for the response.
         :raises tinkex.exceptions.TransportError: there was no response.
         """
-        headers = request.headers if headers is None else headers
         credential = self.auth.current
-        response = self._exchange(request, headers, credential, deadline, read_timeout)
+        response = self._exchange(request, credential, deadline, read_timeout)
         if response.status == 401:
             invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
-            if self._renew(credential, invalid, deadline):
-                renewed = self.auth.current
-                response = self._exchange(request, headers, renewed, deadline, read_timeout)
+            exchange = functools.partial(self._token, deadline=deadline)
+            try:
+                renewed = self.auth.renew(credential, invalid, exchange, deadline.remaining())
+            except TimeoutError:  # another thread renews it, with more time
+                raise deadline.timed_out() from None
+            if renewed:
+                response = self._exchange(request, self.auth.current, deadline, read_timeout)
         return response.without(self.auth.hidden)
-
-    def _renew(self, refused: str | None, invalid_token: bool, deadline: Deadline) -> bool:
-        def exchange(key: str) -> str | None:
-            return self._token(key, deadline)
-
-        try:
-            return self.auth.renew(refused, invalid_token, exchange, deadline.remaining())
-        except TimeoutError:  # another thread renews it, with more time
-            raise deadline.timed_out() from None
 
     def _exchange(
         self,
         request: Request,
-        headers: Mapping[str, str],
         credential: str | None,
         deadline: Deadline,
         read_timeout: float | None = None,
     ) -> Response:
         """Send *request* and return the response, which may repeat the credential."""
         start = time.monotonic()
-        prepared = self._prepared(request, headers, credential)
+        prepared = self._prepared(request, credential)
         left = deadline.remaining()
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
         timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
@@ -347,16 +333,14 @@ class Transport:
             raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
         return response
 
-    def _prepared(
-        self, request: Request, headers: Mapping[str, str], credential: str | None
-    ) -> HttpRequest:
+    def _prepared(self, request: Request, credential: str | None) -> HttpRequest:
         url = _ascii_base(self.url(request.path))
         if request.params:
             given = {name: value for name, value in request.params.items() if value is not None}
             url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
         body = None if request.body is None else _encoded(request.body)
         common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
-        return HttpRequest(request.method, url, _merged(common, headers, credential), body)
+        return HttpRequest(request.method, url, _merged(common, request.headers, credential), body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
         """Send a GET to a URL that the service handed out; return the response before its body.
@@ -387,10 +371,10 @@ class Transport:
     def _token(self, key: str, deadline: Deadline) -> str | None:
         version = {"sdk_version": PROTOCOL_VERSION}
         try:
-            config = self._exchange(Request("POST", "client/config", version), {}, key, deadline)
+            config = self._exchange(Request("POST", "client/config", version), key, deadline)
             if not config.ok or config.object().get("pjwt_auth_enabled") is not True:
                 return None
-            response = self._exchange(Request("POST", "auth/token", {}), {}, key, deadline)
+            response = self._exchange(Request("POST", "auth/token", {}), key, deadline)
             token = response.object().get("jwt") if response.ok else None
         except (InvalidResponse, APIError):
             return None
@@ -418,7 +402,7 @@ def _encoded(body: Any) -> bytes:
         return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            "a text that is to be sent is not valid Unicode",
+            "the request contains text that is not valid Unicode",
             hint="Its bytes are not UTF-8: convert them, say with iconv.",
         ) from error
 
@@ -458,25 +442,20 @@ def _ascii_base(url: str) -> str:
 
 
 def _ascii(url: str) -> str:
-    """Return *url* in ASCII: its host by IDNA, other characters percent-encoded.
+    """Return *url* with all characters but ASCII percent-encoded.
 
     :raises ValueError: it has no host, or a malformed one or port.
     """
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
-    if not host.isascii():
-        host = host.encode("idna").decode("ascii")
-        user, at, _ = parts.netloc.rpartition("@")
-        parts = parts._replace(netloc=f"{user}{at}{host}" + (f":{port}" if port else ""))
-    if not _HOST.fullmatch(host):
-        raise ValueError("malformed host")
+    if not _HOST.fullmatch(parts.hostname or "") or parts.port == 0:
+        raise ValueError("malformed host or port")
     return quote(urlunsplit(parts), safe=_SAFE)
 
 
 def same_origin(url: str, other: str) -> bool:
     """Return whether scheme, host and port of both URLs are equal."""
-    return _origin(urlsplit(url)) == _origin(urlsplit(other))
-
-
-def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
-    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    one, two = (
+        (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
+        for parts in map(urlsplit, (url, other))
+    )
+    return one == two

@@ -1,1 +1,1 @@
-"""The resources of the service, one module a noun."""
+"""The resources of the service, one module per noun."""

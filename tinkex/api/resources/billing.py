@@ -141,10 +141,10 @@ class Billing:
         :param end: aware; by default, and at the latest, now.
         :raises UsageError: the span is empty or in the future.
         """
-        now, start = datetime.now(UTC), _utc(start)
+        now = datetime.now(UTC)
         if start > now:
             raise UsageError("the span of time begins in the future")
-        start, end = aligned(start, now if end is None else min(_utc(end), now))
+        start, end = aligned(start, now if end is None else min(end, now))
         deadline = self._transport.deadline("the usage")
 
         def request(window: tuple[datetime, datetime]) -> schema.Json:
@@ -205,19 +205,12 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
 
     :raises UsageError: *end* is not after *start*.
     """
-    start, end = _utc(start), _utc(end)
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
     if end <= start:
         raise UsageError("the span of time is empty: its end is not after its beginning")
     last = end.replace(minute=0, second=0, microsecond=0)
     last = last if last == end else last + timedelta(hours=1)
     return start.replace(minute=0, second=0, microsecond=0), last
-
-
-def _utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except (OverflowError, ValueError) as error:  # before year 1 or after 9999
-        raise UsageError(f"a time that UTC does not have: {moment}") from error
 
 
 def windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

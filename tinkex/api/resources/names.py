@@ -197,12 +197,12 @@ class _Search:
             return found[0]
         if found:
             raise AmbiguousName(
-                f"{len(found)} training runs begin with {shown(text)}",
+                f"{len(found)} training run ids begin with {shown(text)}",
                 hint=f"Type more of it: {a_few(found)}.",
             )
         near = difflib.get_close_matches(text, ids, n=3, cutoff=0.5)
         raise InvalidName(
-            f"no training run's id begins with {shown(text)}",
+            f"no training run id begins with {shown(text)}",
             resource="run",
             hint=f"Did you mean {a_few(near)}?" if near else None,
         )

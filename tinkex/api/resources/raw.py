@@ -67,7 +67,9 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
     """
     if path.startswith(("http://", "https://")):
         if not path.startswith(base_url + "/"):
-            raise UsageError(f"not below the base URL {base_url}: {path[:200]!r}", hint=_HINT)
+            raise UsageError(
+                f"the path is not under the base URL {base_url}: {path[:200]!r}", hint=_HINT
+            )
         path = path.removeprefix(base_url)
     where, _, query = path.partition("?")
     segments = unquote(where).replace("\\", "/").split("/")

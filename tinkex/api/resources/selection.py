@@ -124,9 +124,9 @@ class Policy:
     def __post_init__(self) -> None:
         rules = (self.keep_last, self.keep_every, self.older_than)
         if all(rule is None for rule in rules):
-            raise UsageError("no rule says which checkpoints to delete")
+            raise UsageError("at least one retention rule is required")
         if any(number is not None and number < 1 for number in (self.keep_last, self.keep_every)):
-            raise UsageError("at least 1 must be kept")
+            raise UsageError("keep_last and keep_every must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,6 @@ class SessionQuery:
         """
         if self.owners and self.accessible:
             raise UsageError("give either owners or accessible, not both")
-        if len(self.owners) > 10:
-            raise UsageError("a search takes at most 10 owners")
         owner: dict[str, Any] = {"type": "accessible" if self.accessible else "own"}
         if self.owners:
             owner = {"type": "user", "owner_urns": list(self.owners)}

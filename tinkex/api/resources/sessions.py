@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,13 @@ from tinkex.api.http import pagination, schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page
 from tinkex.api.http.retry import Deadline
-from tinkex.api.http.transport import PROTOCOL_VERSION, Request, Response, Transport
+from tinkex.api.http.transport import (
+    PROTOCOL_VERSION,
+    Request,
+    Response,
+    Transport,
+    join_url,
+)
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
     LocalError,
@@ -40,8 +45,6 @@ _HEARTBEAT_TIMEOUT = 10.0
 #: Seconds that finishing a session may take, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
-#: Seconds without a successful heartbeat before the caller is notified.
-_WORRY = 120.0
 _FINISH = "POST sessions/{id}/finish"
 #: Session ids per page, and sessions per page of a search.
 _PAGE_SIZE = 100
@@ -87,19 +90,10 @@ class Session:
 
     def _beat(self) -> None:
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
-        last = time.monotonic()
         while not self._finished.wait(HEARTBEAT):
             answer = self._send(request, _HEARTBEAT_TIMEOUT)
             if answer is not None and answer.status == 410:
                 return  # the service has closed the session
-            if answer is not None and answer.ok:
-                last = time.monotonic()
-            elif time.monotonic() - last > _WORRY:
-                # Whatever the listener raises, the session must stay alive.
-                with suppress(Exception):
-                    deadline = self._transport.deadline("heartbeats", _WORRY)
-                    deadline.report(note="the service has not answered for two minutes")
-                last = time.monotonic()
 
     def _send(self, request: Request, seconds: float) -> Response | None:
         """Send *request* once and return the response, or ``None`` without one."""
@@ -245,8 +239,6 @@ class Sessions:
         :raises tinkex.exceptions.OperationFailed: the service could not build it.
         :raises tinkex.exceptions.TimedOut: it is not ready in time.
         """
-        from tinkex.api.http.transport import join_url
-
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
         request = Request("GET", path, what="traces of sessions, or has no session of this id")

@@ -16,8 +16,6 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 
 #: Files next to ``tokenizer.json`` that may contain the template.
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-#: Maximum size of either, in bytes; the largest known ones have ten thousand.
-_MAX_FILE = 64 * 1024 * 1024
 #: Special tokens that templates use by name.
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
@@ -48,11 +46,16 @@ class ChatTemplate:
         config = _config(directory / CONFIG)
         source = _read(directory / TEMPLATE)
         if source is None:
-            source = _from_config(config.get("chat_template"))
-        if source is None:
+            source = config.get("chat_template")
+        if not isinstance(source, str):
             return None
-        special = {name: _token_text(config.get(name)) for name in _SPECIAL}
-        return cls(source, {name: text for name, text in special.items() if text is not None})
+        special = {}
+        for name in _SPECIAL:
+            token = config.get(name)
+            text = token.get("content") if isinstance(token, dict) else token
+            if isinstance(text, str):
+                special[name] = text
+        return cls(source, special)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt for the reply to *messages*.
@@ -117,19 +120,6 @@ def _environment() -> Any:
     return environment
 
 
-def _from_config(value: object) -> str | None:
-    if isinstance(value, list):  # several with names; the default one is for chats
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-        value = named.get("default")
-    return value if isinstance(value, str) else None
-
-
-def _token_text(value: object) -> str | None:
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
 def _config(path: Path) -> dict[str, Any]:
     text = _read(path)
     try:
@@ -141,8 +131,6 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str | None:
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise ChatTemplateError(f"{path} is too large for a chat template")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from tinkex.api.http import futures, protobuf, schema
@@ -127,9 +127,19 @@ class SamplingClient:
         :param deadline: see :meth:`sample`.
         :raises tinkex.exceptions.TinkexError: the service does not report it.
         """
-        if self._base_model is None:
-            deadline = deadline or self._transport.deadline("the name of the base model")
-            self._base_model = self._request_base_model(deadline)
+        if self._base_model:
+            return self._base_model
+        deadline = deadline or self._transport.deadline("the name of the base model")
+        path = f"samplers/{segment_from_server(self.sampling_session_id)}"
+        with suppress(APIError):
+            found = self._transport.call(Request("GET", path), deadline).object()
+            self._base_model = schema.optional_text(found, "base_model")
+        if not self._base_model:
+            if self.model_path is None:
+                schema.refuse("no 'base_model'")
+            self._base_model = checkpoint_info.base_model_of(
+                self._transport, self.model_path, deadline
+            )
         return self._base_model
 
     def sample(
@@ -241,25 +251,12 @@ class SamplingClient:
                     raise
                 pause = getattr(error, "retry_after", None) or 0.0
                 if not 0 < pause <= LONGEST_WAIT:
-                    pause = pause_after_refusal(size)
+                    pause = _SMALL_PAUSE if size * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
                 # All samples of this client wait, not only the refused one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
                 deadline.report(reason="the service is busy", retry_in=pause)
-
-    def _request_base_model(self, deadline: Deadline) -> str:
-        path = f"samplers/{segment_from_server(self.sampling_session_id)}"
-        try:
-            found = self._transport.call(Request("GET", path), deadline).object()
-            name = schema.optional_text(found, "base_model")
-        except APIError:
-            name = None
-        if name:
-            return name
-        if self.model_path is None:
-            schema.refuse("no 'base_model'")
-        return checkpoint_info.base_model_of(self._transport, self.model_path, deadline)
 
 
 def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
@@ -281,11 +278,6 @@ def _resubmission_reason(error: TinkexError) -> str | None:
     if isinstance(error, ServerError):
         return f"HTTP {error.status}"
     return None
-
-
-def pause_after_refusal(prompt_tokens: int) -> float:
-    """Return the seconds to wait after a prompt of *prompt_tokens* tokens was refused."""
-    return _SMALL_PAUSE if prompt_tokens * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
 
 
 class Backpressure:

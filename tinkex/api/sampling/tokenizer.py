@@ -29,8 +29,6 @@ FILE = "tokenizer.json"
 
 #: Maximum size of a text, in bytes of UTF-8: a hundred times the context of any model.
 MAX_TEXT = 64 * 1024 * 1024
-#: Maximum size of a ``tokenizer.json``, in bytes; the largest known ones have 35 million.
-MAX_FILE = 512 * 1024 * 1024
 #: Maximum size of a text that is encoded without a thread, in bytes.
 _SHORT = 64 * 1024
 
@@ -60,8 +58,6 @@ class Tokenizer:
         import tokenizers
 
         try:
-            if path.stat().st_size > MAX_FILE:
-                raise TokenizerError(f"{path} is too large for a tokenizer")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
@@ -263,10 +259,6 @@ class HuggingFaceSource(TokenizerSource):
             return None
         if not network:
             return _cached(repository)
-        from huggingface_hub import constants
-
-        if constants.HF_HUB_OFFLINE:
-            raise TokenizerError("it is not in the cache, and HF_HUB_OFFLINE is set")
         return _download(repository)
 
 
@@ -286,21 +278,25 @@ def _cached(repository: Repository) -> Path | None:
     return directory if (directory / FILE).is_file() else None
 
 
-def hub_state() -> tuple[str, str | None, bool]:
+def hub_state(path: str = "") -> tuple[str, str | None, bool]:
     """Return the hub's address, why it is unavailable (``None``: it responds), and whether there
-    is a token for it."""
+    is a token for it.
+
+    :param path: what to request there.
+    """
     from huggingface_hub import constants, get_token
 
-    from tinkex.api.http import probe
+    from tinkex.api.http import errors, probe
 
     address, has_token = str(constants.ENDPOINT), bool(get_token())
     if constants.HF_HUB_OFFLINE:
         return address, "HF_HUB_OFFLINE is set", has_token
     try:
-        status = probe.head(address, _HUB_TIMEOUTS)
+        status = probe.head(address + path, _HUB_TIMEOUTS)
     except TinkexError as error:
         return address, str(error), has_token
-    return address, f"it fails (HTTP {status})" if status >= 500 else None, has_token
+    problem = f"{errors.host_of(address)} fails (HTTP {status})" if status >= 500 else None
+    return address, problem, has_token
 
 
 def _download(repository: Repository) -> Path:
@@ -308,7 +304,10 @@ def _download(repository: Repository) -> Path:
 
     :raises TokenizerError: the hub is unavailable, or the tokenizer does not exist.
     """
-    _check_reachable(repository)
+    # One request before those of the library, which retries for half a minute.
+    _, problem, _ = hub_state(f"/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}")
+    if problem:
+        raise TokenizerError(f"it is not in the cache, and {problem}")
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -321,27 +320,6 @@ def _download(repository: Repository) -> Path:
             if name == FILE or not isinstance(error, errors.EntryNotFoundError):
                 raise _hub_error(error, repository) from error
     return Path(file).parent
-
-
-def _check_reachable(repository: Repository) -> None:
-    """Send one request to the hub before its library does, which retries for half a minute.
-
-    :raises TokenizerError: it is unavailable.
-    """
-    from huggingface_hub import constants
-
-    from tinkex.api.http import errors, probe
-
-    address = (
-        f"{constants.ENDPOINT}/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}"
-    )
-    try:
-        status = probe.head(address, _HUB_TIMEOUTS)
-    except TinkexError as error:
-        raise TokenizerError(f"it is not in the cache, and {error}") from error
-    if status >= 500:
-        host = errors.host_of(address)
-        raise TokenizerError(f"it is not in the cache, and {host} fails (HTTP {status})")
 
 
 def _hub_error(error: Exception, repository: Repository) -> TokenizerError:

@@ -37,17 +37,11 @@ def safe_relative(name: str) -> Path:
     :raises InvalidResponse: it does not.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
+    is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
     # Backslashes and colons would mean directories and drives on another system.
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not _is_text(name):
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not is_text:
         raise InvalidResponse(f"the download holds a file with an unsafe name: {name[:200]!r}")
     return Path(*parts)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        return b"\0" not in name.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def extract(

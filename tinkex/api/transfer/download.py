@@ -282,7 +282,7 @@ class _Download:
         if is_here and is_plain and config.is_file() and not config.is_symlink():
             return source
         raise LocalError(
-            f"the server keeps the checkpoint in a directory of its own machine: {source}",
+            f"the checkpoint is in a directory on the server's own machine: {source}",
             hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
             f"{config.name} is in that directory.",
         )
@@ -494,7 +494,9 @@ def download_many(
             total.start(str(path), 0)
             return DownloadResult(str(path), directory)
         try:
-            done = fetch(path, directory, force or _is_ours(directory, path), heard)
+            # An incomplete earlier download of the same checkpoint is replaced.
+            is_ours = manifest.read_of(directory, path) is not None
+            done = fetch(path, directory, force or is_ours, heard)
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)
@@ -508,15 +510,6 @@ def download_many(
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()
-
-
-def _is_ours(directory: Path, path: TinkerPath) -> bool:
-    """Return whether *directory* has an earlier download of *path*, now incomplete."""
-    try:
-        found = manifest.read(directory)
-    except LocalError:
-        return False
-    return found is not None and found.tinker_path == str(path)
 
 
 def _segment(text: str) -> str:

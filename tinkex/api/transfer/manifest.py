@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,14 @@ def write(directory: Directory, path: TinkerPath, files: Mapping[Path, ManifestF
     Base model and rank are those of the adapter's own configuration: nothing is claimed that
     the files do not say.
     """
-    config = _adapter_config(directory)
+    config: Any = {}
+    with (
+        suppress(OSError, ValueError, RecursionError),
+        directory.open(ADAPTER_CONFIG, "rb") as file,
+    ):
+        config = json.loads(file.read())
+    if not isinstance(config, dict):
+        config = {}
     base_model, rank = config.get("base_model_name_or_path"), config.get("r")
     content = {
         "version": VERSION,
@@ -85,26 +93,41 @@ def parse(content: bytes) -> Manifest:
 
     :raises ValueError: it is not a manifest, or names files outside of its directory.
     """
+    files: dict[str, ManifestFile] = {}
     try:
-        return _parsed(json.loads(content))
+        found = json.loads(content)
+        path = found["tinker_path"]
+        is_valid = isinstance(path, str)
+        for file in found["files"]:
+            name, size, sha256 = file["name"], file["size_bytes"], file.get("sha256")
+            is_valid &= is_relative_name(name) and type(size) is int
+            is_valid &= isinstance(sha256, str | None)
+            files[Path(name).as_posix()] = ManifestFile(size, sha256)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a manifest") from error
+    if not is_valid:
+        raise ValueError("not a manifest")
+    return Manifest(path, files)
+
+
+def read_of(directory: Path, path: TinkerPath) -> Manifest | None:
+    """Return the manifest in *directory* if it is a readable one of *path*."""
+    with suppress(LocalError):
+        found = read(directory)
+        if found is not None and found.tinker_path == str(path):
+            return found
+    return None
 
 
 def is_complete(directory: Path, path: TinkerPath) -> bool:
     """Return whether *directory* has all files of *path*, by their sizes."""
+    found = read_of(directory, path)
+    files = found.files if found else {}
     try:
-        found = read(directory)
-        return (
-            found is not None
-            and found.tinker_path == str(path)
-            and bool(found.files)
-            and all(
-                (directory / name).stat().st_size == file.size_bytes
-                for name, file in found.files.items()
-            )
+        return bool(files) and all(
+            (directory / name).stat().st_size == file.size_bytes for name, file in files.items()
         )
-    except (LocalError, OSError):
+    except OSError:
         return False
 
 
@@ -114,26 +137,3 @@ def is_relative_name(name: Any) -> bool:
         return False
     relative = Path(name)
     return bool(relative.parts) and not relative.is_absolute() and ".." not in relative.parts
-
-
-def _parsed(content: Any) -> Manifest:
-    files = {}
-    for file in content["files"]:
-        name, size, sha256 = file["name"], file["size_bytes"], file.get("sha256")
-        if not is_relative_name(name):
-            raise ValueError(name)
-        if type(size) is not int or not (sha256 is None or isinstance(sha256, str)):
-            raise ValueError(name)
-        files[Path(name).as_posix()] = ManifestFile(size, sha256)
-    if not isinstance(content["tinker_path"], str):
-        raise ValueError("tinker_path")
-    return Manifest(content["tinker_path"], files)
-
-
-def _adapter_config(directory: Directory) -> dict[str, Any]:
-    try:
-        with directory.open(ADAPTER_CONFIG, "rb") as file:
-            value = json.loads(file.read())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -158,8 +158,8 @@ class StagingDirectory:
             raise LocalError(f"{target} is not a directory", hint="Name a directory.")
         if target.is_symlink() and (self._is_new or target.lstat().st_uid not in (0, os.geteuid())):
             raise LocalError(
-                f"{target} is a symbolic link to nowhere or of another user",
-                hint="Name the directory that it leads to, or another one.",
+                f"{target} is a broken symbolic link, or one owned by another user",
+                hint="Give the directory that it points to, or choose another one.",
             )
         home = target.parent if self._is_new else target
         self._make_missing(home)
@@ -372,7 +372,9 @@ class StagingDirectory:
 
     def _remove_old(self, target: Directory, names: set[Path]) -> None:
         """Remove what makes the target loadable, and files that the new checkpoint lacks."""
-        known = _manifest_in(target)
+        known = None
+        with suppress(OSError, ValueError), target.open(manifest.NAME, "rb") as file:
+            known = manifest.parse(file.read())
         old = set() if known is None else {Path(name) for name in known.files}
         config, lock_file = _LAST
         if config in old or config in names:
@@ -464,7 +466,7 @@ def _check_content(root: Directory, where: Path) -> None:
 
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
-        f"{where} was not left by a download of yours: {reason}",
+        f"{where} is not a partial download of yours: {reason}",
         hint="Delete it, then start the download again.",
     )
 
@@ -484,14 +486,6 @@ def _parsed(state: Any) -> tuple[str | None, dict[str, PartialFile]]:
     if state["version"] != _VERSION or not isinstance(copy, str | None):
         raise ValueError("another form")
     return copy, files
-
-
-def _manifest_in(target: Directory) -> manifest.Manifest | None:
-    try:
-        with target.open(manifest.NAME, "rb") as file:
-            return manifest.parse(file.read())
-    except (OSError, ValueError):
-        return None
 
 
 # Errors ---------------------------------------------------------------------------------------

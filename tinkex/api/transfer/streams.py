@@ -272,29 +272,19 @@ class ResumingReader:
                     return b""  # only the end of the response was lost
                 self._resume(error)
                 continue
-            if not block and self._is_short():
-                short = ConnectionFailed("the storage sent less than it was asked for")
-                self._resume(short, at_once=self.body.received > 0)
-                continue
             if block:
                 self.position += len(block)
                 self.received += len(block)
                 self._retrying = None  # the next failure is another one
             return block
 
-    def _is_short(self) -> bool:
-        """Return whether a part has ended early, as RFC 9110 (15.3.7) allows."""
-        end = self._span.end or self.body.total
-        return self.body.tag is not None and end is not None and self.position < end
-
-    def _resume(self, error: ConnectionFailed, *, at_once: bool = False) -> None:
+    def _resume(self, error: ConnectionFailed) -> None:
         tag, total = self.body.tag, self.body.total
         # Another thread closes it when another part of the file has failed.
         if tag is None or total is None or self._is_closed:
             raise error
-        if not at_once:
-            self._retrying = self._retrying or Retrying(repeatable=True)
-            self._retrying.pause_after(error, self._transport.deadline("the download"))
+        self._retrying = self._retrying or Retrying(repeatable=True)
+        self._retrying.pause_after(error, self._transport.deadline("the download"))
         self._stack.close()
         self.body = self._open(Span(self.position, self._span.end, tag, total))
 

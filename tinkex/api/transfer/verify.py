@@ -68,7 +68,9 @@ def _verified(root: Path) -> Iterator[VerifiedFile]:
     if not root.is_dir():
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
         raise LocalError(what, hint=hint)
-    places = [root] if (root / manifest.NAME).is_file() else _below(root)
+    places = [root]
+    if not (root / manifest.NAME).is_file():
+        places = [Path(folder) for folder, _, files in _walk(root) if manifest.NAME in files]
     if not places:
         what = f"no downloaded checkpoint in {root}: there is no {manifest.NAME}"
         raise LocalError(what, hint=hint)
@@ -86,10 +88,6 @@ def _checked(found: list[tuple[Path, Manifest]]) -> Iterator[VerifiedFile]:
             yield VerifiedFile(known.tinker_path, path, size, "extra", "not of the download")
 
 
-def _below(root: Path) -> list[Path]:
-    return [Path(folder) for folder, _, files in _walk(root) if manifest.NAME in files]
-
-
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk as :func:`os.walk` does, in order and without staging directories."""
     for folder, folders, files in os.walk(root):
@@ -105,8 +103,9 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
         if size != known.size_bytes:
             reason = f"{size} bytes instead of {known.size_bytes}"
             return VerifiedFile(path, file, size, "changed", reason)
-        if known.sha256 is not None and _sha256(file) != known.sha256:
-            return VerifiedFile(path, file, size, "changed", "other content of the same size")
+        with file.open("rb") as content:
+            if known.sha256 not in (None, hashlib.file_digest(content, "sha256").hexdigest()):
+                return VerifiedFile(path, file, size, "changed", "other content of the same size")
     except (FileNotFoundError, NotADirectoryError):
         return VerifiedFile(path, file, None, "missing", "no such file")
     except OSError as error:
@@ -114,11 +113,6 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
         return VerifiedFile(path, file, None, "changed", reason)
     doubt = None if known.sha256 else "by its size alone: the manifest has no SHA-256"
     return VerifiedFile(path, file, size, "ok", doubt)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _others(place: Path, known: set[str]) -> Iterator[Path]:

@@ -66,7 +66,7 @@ class Registry:
         """
         if not _NAME.fullmatch(name):
             raise ModelError(
-                f"{name!r} is no model name: use letters, digits, '.', '_', '-', "
+                f"{name!r} is not a valid model name: use letters, digits, '.', '_', '-', "
                 "and at most one '/'"
             )
         directory = directory.expanduser().absolute()

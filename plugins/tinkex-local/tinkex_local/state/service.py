@@ -1,4 +1,4 @@
-"""One installation, opened: state, models, clock and signer."""
+"""An open service: its state, models, clock and signer."""
 
 from __future__ import annotations
 

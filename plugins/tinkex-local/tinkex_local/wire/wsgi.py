@@ -63,10 +63,7 @@ class WsgiSender:
 
 
 class WsgiResponse:
-    """The response of the service as :class:`tinkex.plugins.HttpResponse`.
-
-    :param body: what the application returned, to be closed.
-    """
+    """The response of the service; *body*, which the application returned, is closed with it."""
 
     def __init__(self, status: str, headers: list[tuple[str, str]], body: Iterable[bytes]) -> None:
         self.status = int(status[:3])

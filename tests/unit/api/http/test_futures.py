@@ -15,6 +15,7 @@ from tinkex.exceptions import (
     NotFound,
     OperationFailed,
     PaymentRequired,
+    RateLimited,
     ServerError,
     TimedOut,
 )
@@ -56,23 +57,23 @@ def test_408_408_and_a_slow_answer_mean_again(poll, server, waits, naps, monkeyp
     assert [w.retry_in for w in waits] == [None] * (2 + len(slow))
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_a_failing_server_is_asked_a_few_times_more(status, poll, server, naps, waits):
-    bad = server.reply("Internal Server Error", status)
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (429, RateLimited),
+        *((status, ServerError) for status in (500, 502, 503)),
+        (None, ConnectionFailed),  # the connection is lost
+    ],
+)
+def test_a_failing_server_is_asked_a_few_times_more(status, error, poll, server, naps, waits):
+    bad = server.reply("Internal Server Error", status or 200, reset=status is None)
     assert poll(bad, bad, DONE) == DONE
-    assert [w.reason for w in waits] == [f"HTTP {status}"] * 2
+    assert len(waits) == 2
+    assert all((f"HTTP {status}" if status else "lost") in wait.reason for wait in waits)
     server.seen.clear()
-    kind = ServerError if status >= 500 else Exception
-    with pytest.raises(kind):
+    with pytest.raises(error):
         poll(bad, timeout=1000)
     assert len(server.seen) == futures.MAX_FAILURES + 1
-
-
-def test_a_lost_connection_is_made_again(poll, server, naps):
-    lost = server.reply(reset=True)
-    assert poll(lost, lost, DONE) == DONE
-    with pytest.raises(ConnectionFailed):
-        poll(lost, timeout=1000)
 
 
 @pytest.mark.parametrize(

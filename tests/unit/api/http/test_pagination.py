@@ -20,14 +20,6 @@ def test_a_total_of_zero_is_trusted_at_the_beginning_only():
     assert (beyond, beyond.total) == ([], None)
 
 
-def test_a_server_that_ignores_the_offset_does_not_keep_us_forever():
-    assert walked(lambda size, start: (list(range(size)), None)) == list(range(10))
-
-
-def test_more_than_requested_is_cut():
-    assert walked(lambda size, start: (list(range(50)), None), 7) == list(range(7))
-
-
 @pytest.mark.parametrize(
     ("limit", "offset", "expected"),
     [
@@ -77,22 +69,6 @@ def test_an_item_that_moves_to_the_next_page_comes_once(total):
     assert walked(fetch) == list(range(91 if total else 100))
 
 
-def test_a_list_that_is_emptied_meanwhile_ends():
-    def fetch(size, start):
-        items = list(range(100)) if start < 30 else list(range(3))
-        return items[start : start + size], len(items)
-
-    assert set(range(30)) <= set(walked(fetch)) <= set(range(100))
-
-
-def test_a_list_that_grows_is_followed_to_its_end():
-    def fetch(size, start):
-        length = 25 if start < 20 else 40
-        return list(range(length))[start : start + size], length
-
-    assert walked(fetch) == list(range(40))
-
-
 @pytest.mark.parametrize("where", [0, 10, 50, 90])
 def test_the_failure_of_a_page_is_raised(where):
     def fetch(size, start):
@@ -117,3 +93,18 @@ def test_the_pages_of_a_server_may_be_smaller_than_requested(limit):
         return list(range(25))[start : start + min(size, 4)], 25
 
     assert walked(fetch, limit) == list(range(25))[:limit]
+
+
+def test_lists_of_odd_servers_end():
+    def emptied(size, start):
+        items = list(range(100)) if start < 30 else list(range(3))
+        return items[start : start + size], len(items)
+
+    def growing(size, start):
+        length = 25 if start < 20 else 40
+        return list(range(length))[start : start + size], length
+
+    assert set(range(30)) <= set(walked(emptied)) <= set(range(100))
+    assert walked(growing) == list(range(40))
+    assert walked(lambda size, start: (list(range(size)), None)) == list(range(10))  # no offset
+    assert walked(lambda size, start: (list(range(50)), None), 7) == list(range(7))  # no limit

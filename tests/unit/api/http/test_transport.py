@@ -1,4 +1,4 @@
-"""Requests on a real socket: what is repeated, what is refused, and how it is told."""
+"""Requests on a real socket: what is repeated, what is refused, and how it is reported."""
 
 from __future__ import annotations
 
@@ -241,10 +241,12 @@ def by_key(server, good, headers=None):
     return lambda seen: server.reply(CAPABILITIES) if seen.headers["x-api-key"] == good else refusal
 
 
-def test_an_expired_token_is_replaced(server, client):
+def test_a_key_is_exchanged_once_and_an_expired_token_replaced(server, client):
     serve_tokens(server)
     server.on("GET", PATH, by_key(server, "eyJ.new"))
     client.models.list()
+    client.models.list()
+    assert len(server.requests("auth/token")) == 1
     serve_tokens(server, "eyJ.newer")
     expired = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     server.on("GET", PATH, by_key(server, "eyJ.newer", expired))

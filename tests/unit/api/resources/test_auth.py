@@ -8,7 +8,7 @@ import json
 import pytest
 import responses
 
-from tinkex.api import ApiKey, Identity, ServiceClient
+from tinkex.api import Identity, ServiceClient
 from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered
 
 BASE = "https://host.example/base"
@@ -45,14 +45,6 @@ def add_token(service, jwt: str | None) -> None:
     service.post(f"{API}/client/config", json={"pjwt_auth_enabled": jwt is not None})
     if jwt is not None:
         service.post(f"{API}/auth/token", json={"jwt": jwt})
-
-
-def test_the_key_is_described(service, client):
-    service.get(f"{API}/auth/apikey/me", json=ME)
-    assert client.auth.check().api_key == ApiKey("7", "laptop", "", "Example Org", "a@example.org")
-    # A heartbeat of a test before this one may still have been under way.
-    (call,) = [c for c in service.calls if c.request.url.endswith("/auth/apikey/me")]
-    assert call.request.headers["X-API-Key"] == "tml-raw"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -85,8 +85,6 @@ def test_the_future_is_not_requested(client, server):
     now, hour = datetime.now(UTC), timedelta(hours=1)
     with pytest.raises(UsageError, match="future"):
         client.billing.usage(now + 24 * hour, now + 48 * hour)
-    with pytest.raises(UsageError, match="a time that UTC does not have"):
-        client.billing.usage(datetime.min.replace(tzinfo=timezone(14 * hour)))
     assert server.seen == []
     server.on("GET", EVENTS, {"data": []})
     usage = client.billing.usage(now - hour, datetime.max.replace(tzinfo=UTC))
@@ -163,13 +161,8 @@ def test_storage(client, server):
 @pytest.mark.parametrize(
     ("reply", "rate"),
     [
-        *(
-            ({"effective_rate_usd_per_gigabyte_month": value}, rate)
-            for value, rate in (
-                *((0.31, 0.31), (0, 0.0)),
-                *((None, None), ("much", None), (True, None), (-1, None)),
-            )
-        ),
+        *(({"effective_rate_usd_per_gigabyte_month": rate}, rate) for rate in (0.31, 0, None)),
+        *(({"effective_rate_usd_per_gigabyte_month": rate}, None) for rate in ("much", True, -1)),
         *((reply, None) for reply in ({}, "text", ("x", 404), ("no role", 403), ("oops", 500))),
     ],
 )

@@ -14,7 +14,6 @@ from tinkex.exceptions import (
     NotOffered,
     SettingsError,
     Unauthorized,
-    UsageError,
 )
 
 LIST = "training_runs/r/checkpoints"
@@ -194,14 +193,3 @@ def test_an_access_token_that_no_header_can_have(client, server, token):
         client.checkpoints.copy(PATH, project_id="p", access_token=token)
     assert token not in str(raised.value)
     assert server.seen == []
-
-
-@pytest.mark.parametrize("word", ["sampler", "sampler_weights"])
-def test_a_run_is_downloaded_by_type_whichever_words_its_list_has(word, server, client, tmp_path):
-    record = checkpoint("r", "sampler_weights", "a", checkpoint_type="sampler_weights")
-    server.on("GET", LIST, {"checkpoints": [record]})
-    found = list(client.checkpoints.sync("r", tmp_path, types=[word]))
-    assert [one.tinker_path for one in found] == [record["tinker_path"]]
-    assert list(client.checkpoints.sync("r", tmp_path, types=["training"])) == []
-    with pytest.raises(UsageError, match="'lora'"):
-        client.checkpoints.sync("r", tmp_path, types=["lora"])

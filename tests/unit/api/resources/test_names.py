@@ -128,9 +128,9 @@ MALFORMED = ("", "@newest", "~", "~1", "a~b", "a/b", "tinkr://a/weights/b", "tin
     [
         *((text, "not a checkpoint path or name") for text in MALFORMED),
         ("@latest:nix", "no type of checkpoint is called 'nix'"),
-        ("zzz", "no training run's id begins with 'zzz'"),
-        ("zzz:final", "no training run's id begins with 'zzz'"),
-        ("..", "no training run's id begins with '..'"),
+        ("zzz", "no training run id begins with 'zzz'"),
+        ("zzz:final", "no training run id begins with 'zzz'"),
+        ("..", "no training run id begins with '..'"),
         ("3f9a:fina", "has no checkpoint called 'fina'"),
         ("3f9a:final@latest", "names two checkpoints"),
         ("3f9a~4", "only 4"),
@@ -138,7 +138,7 @@ MALFORMED = ("", "@newest", "~", "~1", "a~b", "a/b", "tinkr://a/weights/b", "tin
         ("@latest:external", "there are no external checkpoints"),
         ("3f9a:final~2", "checkpoints up to"),
         ("empty", "no checkpoints of the run empty"),
-        ("3f9a77c0-0000:train:1", "no training run's id begins with '3f9a77c0-0000:train:1'"),
+        ("3f9a77c0-0000:train:1", "no training run id begins with '3f9a77c0-0000:train:1'"),
     ],
 )
 def test_names_of_no_checkpoint(account, text, said):

@@ -14,6 +14,8 @@ from tinkex.exceptions import (
     InvalidResponse,
     LocalError,
     NotFound,
+    OperationFailed,
+    TimedOut,
     TransportError,
     UsageError,
 )
@@ -178,7 +180,6 @@ def test_conditions_of_a_search(client, server):
     }
     for query in (
         SessionQuery(owners=["u"], accessible=True),
-        SessionQuery(owners=[str(n) for n in range(11)]),
         SessionQuery(statuses=["asleep"]),
     ):
         with pytest.raises(UsageError):
@@ -235,6 +236,24 @@ def test_unexpected_responses(client, server, method, path, response):
     with pytest.raises(InvalidResponse):
         getattr(client.sessions, method)(*([] if method == "search" else ["s-1"]))
     assert len(server.seen) == 1
+
+
+def test_a_trace_is_awaited_and_downloaded_or_its_failure_reported(
+    connect, server, naps, waits, tmp_path
+):
+    client = connect(server.url, timeout=12.0)
+    pending, url = {"status": "pending"}, f"{server.url}/api/v1/files/trace?signature=x"
+    server.on("GET", TRACE, pending, pending, {"status": "ready", "url": url})
+    server.on("GET", "files/trace", b"perfetto")
+    done = client.sessions.export_trace("s-1", tmp_path / "new" / "t.pftrace")
+    assert (done.path.read_bytes(), done.size_bytes) == (b"perfetto", 8)
+    assert [p.name for p in done.path.parent.iterdir()] == ["t.pftrace"]
+    assert (waits[0].operation, waits[0].reason) == ("the trace", "the service builds it")
+    server.on("GET", TRACE, {"status": "failed", "error": "too old"}, pending)
+    with pytest.raises(OperationFailed, match="too old"):
+        client.sessions.trace_url("s-1")
+    with pytest.raises(TimedOut, match="the trace"):
+        client.sessions.trace_url("s-1")
 
 
 def test_an_existing_file_stays_unless_forced_and_complete(client, server, tmp_path):

@@ -91,3 +91,31 @@ def test_a_server_that_loads_into_models_only_gets_two_calls(refusal, service, c
     assert created["model_seq_id"] == 0
     loaded = service.requests("load_weights")[1].body
     assert loaded == {"model_id": RUN, "seq_id": 1, "path": PATH, "optimizer": False}
+
+
+def test_saving_creates_session_model_and_checkpoint_and_finishes(service, client, waits):
+    service.on("POST", "create_session", {"session_id": "s-1", "info_message": "Welcome."})
+    service.on("POST", "sessions/s-1/finish", None)
+    path = f"tinker://{RUN}/sampler_weights/final"
+    again = {"type": "try_again", "request_id": "c", "queue_state": "paused_capacity"}
+    created = {"model_id": RUN, "type": "create_model"}
+    service.on("POST", "retrieve_future", again, created, {"path": path, "size_bytes": 1234})
+    with client.create_lora_training_client("any", rank=8, seed=7) as training:
+        saved = training.save_weights_for_sampler("final")
+    assert (saved.model_id, saved.path) == (RUN, path)
+    assert saved.response == {"path": path, "size_bytes": 1234}
+    (session,) = service.requests("create_session")
+    assert (session.body["tags"], session.body["user_metadata"]) == ([], None)
+    (model,) = service.requests("create_model")
+    assert model.body == {
+        "session_id": "s-1",
+        "model_seq_id": 0,
+        "base_model": "any",
+        "lora_config": {"rank": 8, "seed": 7},
+    }
+    (save,) = service.requests("save_weights_for_sampler")
+    assert save.body == {"model_id": RUN, "seq_id": 1, "path": "final"}
+    (finish,) = service.requests("sessions/s-1/finish")
+    assert finish.body == {"reason": {"type": "success"}}
+    assert [w.note for w in waits if w.note] == ["Welcome."]
+    assert [w.queue_state for w in waits if w.queue_state] == ["paused_capacity"]

@@ -60,3 +60,19 @@ def sampler(server: Server) -> Sampler:
 @pytest.fixture
 def sampling(sampler: Sampler, client: ServiceClient) -> SamplingClient:
     return client.create_sampling_client(base_model="m")
+
+
+class Meeting:
+    """Counts the threads that are in its block; each stays until *size* of them were."""
+
+    def __init__(self, size: int) -> None:
+        self.most = self._inside = 0
+        self._lock, self._together = threading.Lock(), threading.Barrier(size)
+
+    def attend(self, *_: object, **__: object) -> None:
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+        self._together.wait(60)
+        with self._lock:
+            self._inside -= 1

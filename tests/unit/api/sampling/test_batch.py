@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.api.conftest import NEVER, Reply
+from tests.unit.api.sampling.conftest import Meeting
 from tests.until import until
 from tinkex.api import SampleRow, SamplingParams
 from tinkex.api.http import retry
@@ -51,20 +52,11 @@ def test_a_slow_row_holds_no_other_back(sampling, monkeypatch):
 
 
 def test_the_concurrency_is_used_and_not_exceeded(sampling, monkeypatch):
-    inside, most, lock, together = [0], [0], threading.Lock(), threading.Barrier(3)
-
-    def sample(*args, **kwargs):
-        with lock:
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
-        together.wait(60)  # passes only when three samples run
-        with lock:
-            inside[0] -= 1
-
-    monkeypatch.setattr(sampling, "sample", sample)
+    meeting = Meeting(3)
+    monkeypatch.setattr(sampling, "sample", meeting.attend)
     list(sampling.sample_many(rows(30), concurrency=3))
 
-    assert most[0] == 3
+    assert meeting.most == 3
 
 
 def test_rows_are_taken_only_as_there_is_room(sampling):

@@ -71,7 +71,6 @@ def test_invalid_messages_are_refused(messages):
 
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-NAMED = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": SIMPLE}]
 TOKENS = {"bos_token": {"content": "<b>"}, "eos_token": "<e>"}
 
 
@@ -80,7 +79,6 @@ TOKENS = {"bos_token": {"content": "<b>"}, "eos_token": "<e>"}
     [
         ({TEMPLATE: SIMPLE}, "user: Hi\n"),
         ({CONFIG: {"chat_template": SIMPLE}}, "user: Hi\n"),
-        ({CONFIG: {"chat_template": NAMED}}, "user: Hi\n"),
         ({CONFIG: {"chat_template": "old"}, TEMPLATE: SIMPLE}, "user: Hi\n"),
         ({CONFIG: TOKENS, TEMPLATE: "{{ bos_token }}{{ eos_token }}"}, "<b><e>"),
     ],

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tests.unit.api.conftest import Reply
+from tests.unit.api.sampling.conftest import Meeting
 from tests.until import until
 from tinkex.api.sampling import client as module
 from tinkex.exceptions import (
@@ -98,33 +99,32 @@ def test_a_refusal_pauses_all_samples(sampling, sampler):
     assert {seen.body["seq_id"] for seen in others} == {0, 1}
 
 
-@pytest.mark.parametrize(("tokens", "pause"), [(10, 0.05), (13107, 0.05), (13108, 5.0)])
-def test_the_pause_depends_on_the_size_of_the_prompt(tokens, pause):
-    assert module.pause_after_refusal(tokens) == pause
+@pytest.mark.parametrize(("tokens", "pause"), [(10, 0.05), (13107, 0.05), (13108, 0.07)])
+def test_the_pause_depends_on_the_size_of_the_prompt(
+    tokens, pause, sampling, sampler, waits, monkeypatch
+):
+    monkeypatch.setattr(module, "_LARGE_PAUSE", 0.07)
+    sampler.refuse = 1
+    sampling.sample([1] * tokens)
+    assert [w.retry_in for w in waits if w.reason] == [pause]
 
 
 def test_after_a_refusal_only_a_few_are_submitted_at_a_time(client, monkeypatch):
     monkeypatch.setattr(module, "NARROW_SECONDS", 600.0)
-    together = threading.Barrier(module.NARROW)
     gate = module.Backpressure()
     gate.refused(0.0)
-    inside, most, lock = [0], [0], threading.Lock()
+    meeting = Meeting(module.NARROW)
 
     def work() -> None:
         with gate.passing(client.deadline("x")):
-            with lock:
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-            together.wait(60)  # passes only when so many are inside
-            with lock:
-                inside[0] -= 1
+            meeting.attend()
 
     threads = [threading.Thread(target=work) for _ in range(4 * module.NARROW)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most[0] == module.NARROW
+    assert meeting.most == module.NARROW
 
 
 def test_a_pause_longer_than_the_timeout_is_not_waited_for(server, sampler, connect, monkeypatch):

@@ -22,10 +22,10 @@ from tinkex.exceptions import (
     LocalError,
     NotFound,
     NotOffered,
-    TargetExists,
 )
 
 SAMPLER = "tinker://r:train:0/sampler_weights/final"
+EXTERNAL = "tinker://r:train:0/external_weights/mine"
 TRAINING = "tinker://r:train:0/weights/final"
 PLACE = "training_runs/r:train:0/checkpoints"
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\0" * 300_000}
@@ -78,7 +78,10 @@ def leftovers(path: Path) -> list[str]:
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_archives_plain_and_gzip(pack, form, server, client, target):
     files = {**FILES, "checkpoint_complete": b"", "deep/er/file": b"x"}
-    offer(server, pack(tar(files, member("deep", tarfile.DIRTYPE), form=form)))
+    offer(
+        server,
+        pack(tar(files, *(member(n, tarfile.DIRTYPE) for n in ("", "./", "deep")), form=form)),
+    )
     done = client.checkpoints.download(SAMPLER, target)
     assert arrived(target) == files
     assert dict(done.files) == {name: len(content) for name, content in files.items()}
@@ -126,13 +129,9 @@ def test_an_archive_in_the_making_is_waited_for(status, server, client, target, 
     client.checkpoints.download(SAMPLER, target)
     assert [w.reason for w in waits] == ["the archive is being made"] * 2
     assert naps == [1, 2]
-
-
-def test_an_archive_that_is_never_made_is_reported(server, client, target, naps):
-    making = server.reply({"detail": "still being created"}, 503)
-    server.on("GET", f"{PLACE}/sampler_weights/final/archive", making)
+    server.on("GET", place, making)
     with pytest.raises(APIError, match="still being created"):
-        client.checkpoints.download(SAMPLER, target)
+        client.checkpoints.download(SAMPLER, target, force=True)
 
 
 @pytest.mark.parametrize("body", [b"<html>" * 500, tar({**FILES, "../out": b"x"})])
@@ -165,32 +164,6 @@ def test_no_archive(detail, kind, words, server, client, target):
     assert not target.exists()
 
 
-def test_an_expired_address_is_renewed_once(server, client, target):
-    offer(server, None)
-    refused = server.reply("expired", 403)
-    server.on("GET", "/files/a.tar", refused, server.reply(tar(FILES)))
-    client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == FILES
-    server.on("GET", "/files/a.tar", refused)
-    with pytest.raises(Forbidden, match="the storage refused the download"):
-        client.checkpoints.download(SAMPLER, target, force=True)
-
-
-def test_a_directory_on_this_machine_is_copied(server, client, target, tmp_path):
-    source = tmp_path / "server side"
-    (source / "deep").mkdir(parents=True)
-    files = {**FILES, **{f"deep/{name}": content for name, content in FILES.items()}}
-    for name, content in files.items():
-        (source / name).write_bytes(content)
-    (source / "link").symlink_to("/etc/passwd")
-    headers = {"Location": source.as_uri()}
-    server.on(
-        "GET", f"{PLACE}/sampler_weights/final/archive", server.reply(status=302, headers=headers)
-    )
-    client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == files
-
-
 @pytest.mark.parametrize("url", ["ftp://h/x", "data:,x", "http://tinker.test/x"])
 def test_other_and_unencrypted_urls_are_refused(url, connect):
     client = connect("https://tinker.test")
@@ -209,30 +182,35 @@ def test_other_and_unencrypted_urls_are_refused(url, connect):
         ("https://h@evil/", False),
     ],
 )
-def test_origins(url, same):
+def test_the_key_goes_to_one_origin(url, same):
     assert same_origin(url, "https://h/services/x") is same
 
 
 # Where it lands ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_file_in_the_way_is_told_before_any_request(name, server, client, target):
-    target.mkdir()
-    (target / name).write_text("old")
-    with pytest.raises(TargetExists, match=f"{name} already exists"):
-        client.checkpoints.download(SAMPLER, target)
-    assert not server.seen
-
-
-def test_other_files_in_the_way_are_told_before_they_are_touched(server, client, target):
-    target.mkdir()
-    (target / "notes").write_text("old")
+@pytest.mark.parametrize(
+    ("name", "force", "requests"),
+    [
+        ("adapter_config.json", False, 0),
+        ("adapter_model.safetensors", False, 0),
+        ("notes", False, 2),
+        ("notes/", True, 2),
+    ],
+)
+def test_what_is_in_the_way_stays(name, force, requests, server, client, target):
+    place = target / name
+    if name.endswith("/"):
+        place.mkdir(parents=True)
+    else:
+        target.mkdir()
+        place.write_text("old")
     offer(server, tar({**FILES, "notes": b"new"}))
-    with pytest.raises(LocalError, match="notes already exists"):
-        client.checkpoints.download(SAMPLER, target)
-    assert arrived(target) == {"notes": b"old"}
+    with pytest.raises(LocalError, match=f"{place.name} (already exists|is a directory)"):
+        client.checkpoints.download(SAMPLER, target, force=force)
+    assert arrived(target) == ({} if place.is_dir() else {name: b"old"})
     assert not leftovers(target)
+    assert len(server.seen) == requests
 
 
 def test_unrelated_files_are_not_in_the_way(server, client, target, monkeypatch):
@@ -243,14 +221,6 @@ def test_unrelated_files_are_not_in_the_way(server, client, target, monkeypatch)
     done = client.checkpoints.download(SAMPLER, Path("."))
     assert arrived(target) == {**FILES, "mine.txt": b"mine"}
     assert done.directory == Path(".")
-
-
-def test_a_directory_in_place_of_a_file_is_never_replaced(server, client, target):
-    (target / "notes").mkdir(parents=True)
-    offer(server, tar({**FILES, "notes": b"new"}))
-    with pytest.raises(LocalError, match="notes is a directory"):
-        client.checkpoints.download(SAMPLER, target, force=True)
-    assert arrived(target) == {}
 
 
 def test_a_file_in_place_of_the_directory(server, client, target):
@@ -275,22 +245,19 @@ def test_names_that_no_file_can_have(name, server, client, tmp_path):
     assert not server.seen
 
 
+def offer_files(server, urls: object) -> None:
+    place = f"{PLACE}/external_weights/mine/external_weights_urls"
+    server.on("GET", place, {"urls": urls})
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_file_whose_name_is_too_long(there, server, client, target):
     if there:
         target.mkdir()
-    urls = {"x" * 300: f"{server.url}/file"}
-    place = f"{PLACE}/external_weights/final"
-    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    offer_files(server, {"x" * 300: f"{server.url}/file"})
     server.on("GET", "/file", server.reply(b"x"))
     with pytest.raises(InvalidResponse, match="the download holds a file whose name is too long"):
-        client.checkpoints.download("tinker://r:train:0/external_weights/final", target)
-
-
-def test_a_name_that_is_too_long_for_one_of_several(server, client, tmp_path):
-    (moved,) = client.checkpoints.download_all([SAMPLER], tmp_path / ("x" * 300))
-    assert isinstance(moved.error, LocalError)
-    assert not server.seen
+        client.checkpoints.download(EXTERNAL, target)
 
 
 # Separate files ------------------------------------------------------------------------------
@@ -353,20 +320,17 @@ def test_a_training_checkpoint_is_never_fetched_by_its_bare_name(copies, client,
     assert copies.requests(place) == []
 
 
-@pytest.mark.parametrize("status", [404, 405, 422, 400])
-def test_without_copies_there_is_the_archive(status, copies, client, target):
-    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, status))
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [*(("load_weights", n) for n in (404, 405, 422, 400)), ("save_weights_external", 404)],
+)
+def test_without_copies_there_is_the_archive(call, status, copies, client, target):
+    detail = "Missing model_id" if call == "load_weights" else "Not Found"
+    copies.on("POST", call, copies.reply({"detail": detail}, status))
     offer(copies, tar(FILES), place="weights/final")
     client.checkpoints.download(TRAINING, target)
     assert arrived(target) == FILES
     assert copies.requests("sessions/s-1/finish")[0].body == {"reason": {"type": "success"}}
-
-
-def test_a_service_without_external_weights_falls_back_too(copies, client, target):
-    copies.on("POST", "save_weights_external", copies.reply({"detail": "Not Found"}, 404))
-    offer(copies, tar(FILES), place="weights/final")
-    client.checkpoints.download(TRAINING, target)
-    assert arrived(target) == FILES
 
 
 @pytest.mark.parametrize("bad", ["refused", "cut", "interrupt"])
@@ -388,35 +352,31 @@ def test_the_copy_is_removed_whatever_happens(bad, copies, storage, client, targ
 
 
 def test_a_checkpoint_of_separate_files_is_left_alone(server, storage, client, target):
-    place = f"{PLACE}/external_weights/mine"
     urls = {"deep/a": f"{storage.url}/a", "b.age": f"{storage.url}/b"}
-    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
+    offer_files(server, urls)
     storage.on("GET", "/a", storage.reply("no", 403), storage.reply(b"A"))
     storage.on(
         "GET", "/b", storage.reply(gzip.compress(b"B"), headers={"Content-Encoding": "gzip"})
     )
-    client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
+    client.checkpoints.download(EXTERNAL, target)
     assert arrived(target) == {"b.age": b"B", "deep/a": b"A"}
     assert {s.method for s in server.seen} == {"GET"}
     assert len(server.seen) == 2
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", ".", "a\\..\\x"])
-def test_names_that_leave_the_directory_are_refused(name, server, storage, client, target):
-    place = f"{PLACE}/external_weights/mine"
-    server.on("GET", f"{place}/external_weights_urls", {"urls": {name: f"{storage.url}/a"}})
-    with pytest.raises(InvalidResponse, match="unsafe name"):
-        client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
-    assert not storage.seen
+@pytest.mark.parametrize(
+    "urls",
+    [
+        *(None, [], {}, {"a": 1}),
+        *({name: "http://h/a"} for name in ("../x", "/etc/x", "", ".", "a\\..\\x", "\ud800")),
+    ],
+)
+def test_unsafe_names_and_addresses_of_another_shape_are_refused(urls, server, client, target):
+    offer_files(server, urls)
+    with pytest.raises(InvalidResponse, match=r"unsafe name|no files|urls"):
+        client.checkpoints.download(EXTERNAL, target)
+    assert len(server.seen) == 1
     assert not target.exists()
-
-
-@pytest.mark.parametrize("urls", [None, [], {}, {"a": 1}])
-def test_addresses_of_another_shape(urls, server, client, target):
-    place = f"{PLACE}/external_weights/mine"
-    server.on("GET", f"{place}/external_weights_urls", {"urls": urls})
-    with pytest.raises(InvalidResponse):
-        client.checkpoints.download("tinker://r:train:0/external_weights/mine", target)
 
 
 class EnoughError(Exception):
@@ -426,8 +386,7 @@ class EnoughError(Exception):
 def test_what_an_attempt_left_running_does_no_harm_to_the_next(server, storage, client, target):
     content = random.Random(0).randbytes(1_000_000)
     urls = {name: f"{storage.url}/{name}" for name in ("small", "large")}
-    path = "tinker://r:train:0/external_weights/files"
-    server.on("GET", f"{PLACE}/external_weights/files/external_weights_urls", {"urls": urls})
+    offer_files(server, urls)
     storage.on("GET", "/small", storage.reply(b"{}"))
     late = storage.reply(content, delay=0.6)
     storage.on("GET", "/large", late, storage.reply(content, pieces=10, linger=0.1))
@@ -436,6 +395,6 @@ def test_what_an_attempt_left_running_does_no_harm_to_the_next(server, storage, 
         raise EnoughError
 
     with pytest.raises(EnoughError):
-        client.checkpoints.download(path, target, on_progress=give_up)
-    client.checkpoints.download(path, target)  # while the response to the first is on its way
+        client.checkpoints.download(EXTERNAL, target, on_progress=give_up)
+    client.checkpoints.download(EXTERNAL, target)  # while the response to the first is on its way
     assert (target / "large").read_bytes() == content

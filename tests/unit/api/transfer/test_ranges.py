@@ -76,19 +76,22 @@ def parts(*have: int) -> list[list[int]]:
     return [[n * PART, n * PART + here, (n + 1) * PART] for n, here in enumerate(every)]
 
 
-def test_parts_that_were_not_started_need_not_be_on_the_disk(fetch):
-    asked = fetch(parts(PART, 30_000, PART, 7), 300_007)
-    assert asked == [(130_000, 199_999), (300_007, 399_999)] + [
-        (n * PART, (n + 1) * PART - 1) for n in range(4, 10)
-    ]
-
-
-def test_parts_that_the_disk_has_lost_are_not_believed(fetch):
-    assert fetch(parts(PART, 30_000, PART, 50_000), 300_007) == [(0, -1)]
-
-
-def test_a_single_part_goes_on_from_what_is_on_the_disk(fetch):
-    assert fetch([[0, 5, len(CONTENT)]], 123_456) == [(123_456, len(CONTENT) - 1)]
+@pytest.mark.parametrize(
+    ("segments", "on_disk", "asked"),
+    [
+        (
+            parts(PART, 30_000, PART, 7),
+            300_007,
+            [(130_000, 199_999), (300_007, 399_999)]
+            + [(n * PART, (n + 1) * PART - 1) for n in range(4, 10)],
+        ),
+        (parts(PART, 30_000, PART, 50_000), 300_007, [(0, -1)]),
+        ([[0, 5, len(CONTENT)]], 123_456, [(123_456, len(CONTENT) - 1)]),
+    ],
+    ids=["parts that were not started", "parts that the disk has lost", "one part"],
+)
+def test_what_is_on_the_disk_is_not_fetched_again(segments, on_disk, asked, fetch):
+    assert fetch(segments, on_disk) == asked
 
 
 def test_connections_that_still_bring_the_old_file_do_not_write_into_the_new_one(server, fetch):

@@ -10,7 +10,6 @@ import pytest
 from tests.unit.api.conftest import KEY, NEVER
 from tinkex.api.transfer.streams import (
     BodyReader,
-    Changed,
     RenewableURL,
     ResumingReader,
     Span,
@@ -41,15 +40,6 @@ def test_a_body_that_was_read_gives_its_connection_back(server, storage, content
     assert len({seen.port for seen in server.seen}) == 1
 
 
-def test_a_body_that_was_not_read_closes_its_connection(server, storage):
-    server.on("GET", "/file", server.reply(CONTENT))
-    for _ in range(2):
-        with storage() as body:
-            assert CONTENT.startswith(body.read())
-    with storage() as body:
-        assert whole(body) == CONTENT
-
-
 def test_a_part_of_a_file(server, storage):
     headers = {"Content-Range": f"bytes 5-104/{len(CONTENT)}", "ETag": '"1"'}
     server.on("GET", "/file", server.reply(CONTENT[5:105], 206, headers))
@@ -58,35 +48,28 @@ def test_a_part_of_a_file(server, storage):
         assert (body.start, body.total, body.received) == (5, len(CONTENT), 100)
 
 
-def test_a_body_with_a_content_coding_is_decoded(server, storage):
-    packed = gzip.compress(CONTENT)
-    server.on("GET", "/file", server.reply(packed, headers={"Content-Encoding": "gzip"}))
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKS = b"".join(
+    b"%x\r\n%s\r\n" % (len(chunk), chunk)
+    for chunk in (CONTENT[at : at + 77_777] for at in range(0, len(CONTENT), 77_777))
+)
+
+
+@pytest.mark.parametrize(
+    ("framed", "content"),
+    [
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS + b"0\r\n\r\n", CONTENT),
+        (OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(CONTENT, mtime=0), CONTENT),
+        (OK + b"\r\n" + CONTENT, CONTENT),
+        (OK + b"Content-Length: 5\r\n\r\nhelloworld", b"hello"),
+    ],
+    ids=["chunks", "content coding", "until the connection ends", "more than announced"],
+)
+def test_bodies_in_every_framing(framed, content, server, storage):
+    server.on("GET", "/file", server.reply(raw=framed))
     with storage() as body:
-        assert whole(body) == CONTENT
-        assert (body.total, body.tag) == (None, None)
-
-
-def test_chunks(server, storage):
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunks = (CONTENT[at : at + 77_777] for at in range(0, len(CONTENT), 77_777))
-    framed = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
-    server.on("GET", "/file", server.reply(raw=head + framed + b"0\r\n\r\n"))
-    with storage() as body:
-        assert whole(body) == CONTENT
-        assert body.expected is None
-
-
-def test_a_body_that_ends_with_its_connection(server, storage):
-    server.on("GET", "/file", server.reply(raw=b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT))
-    with storage() as body:
-        assert whole(body) == CONTENT
-
-
-def test_what_comes_after_the_announced_length_is_not_content(server, storage):
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
-    server.on("GET", "/file", server.reply(raw=head + b"helloworld"))
-    with storage() as body:
-        assert whole(body) == b"hello"
+        assert whole(body) == content
+        assert (body.total, body.tag) == (5 if content == b"hello" else None, None)
 
 
 @pytest.mark.parametrize("linger", [0.0, NEVER])
@@ -126,34 +109,10 @@ def test_a_reader_that_was_closed_makes_no_other_connection(server, reader):
     assert len(server.seen) == 1
 
 
-def in_parts(server, most: int):
-    """Return the script of a storage that sends at most *most* bytes of a range."""
-
-    def part(seen):
-        first, _, last = seen.headers["range"].removeprefix("bytes=").partition("-")
-        start, end = int(first), int(last) + 1 if last else len(CONTENT)
-        end = min(end, start + most)
-        place = f"bytes {start}-{max(start, end - 1)}/{len(CONTENT)}"
-        return server.reply(CONTENT[start:end], 206, {"ETag": '"1"', "Content-Range": place})
-
-    return part
-
-
 @pytest.mark.parametrize("end", [None, 2_900_000])
-@pytest.mark.parametrize("most", [1_000_000, 10**9])
-def test_parts_may_be_shorter_than_what_was_asked_for(server, reader, naps, end, most):
-    server.on("GET", "/file", in_parts(server, most))
+def test_a_reader_stops_at_the_end_of_its_span(server, reader, end):
+    part = CONTENT[10:end]
+    place = f"bytes 10-{len(part) + 9}/{len(CONTENT)}"
+    server.on("GET", "/file", server.reply(part, 206, {"ETag": '"1"', "Content-Range": place}))
     with reader(Span(10, end)) as opened:
-        assert whole(opened) == CONTENT[10:end]
-    assert naps == []
-    assert len(server.seen) == (3 if most == 1_000_000 else 1)
-
-
-def test_a_storage_that_sends_nothing_of_a_part_is_given_up(server, reader, naps):
-    server.on("GET", "/file", in_parts(server, 0))
-    with reader(Span(10)) as opened, pytest.raises(ConnectionFailed, match="less than it was"):
-        whole(opened)
-
-
-def test_a_file_that_has_changed_is_reported_with_what_helps():
-    assert Changed().hint == "Download it again."
+        assert whole(opened) == part
