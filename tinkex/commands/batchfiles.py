@@ -379,7 +379,7 @@ class ResultsFile:
                 f"{self.name} is not a regular file",
                 hint="Leave --output out to write results to standard output.",
             )
-        if force:
+        if force or not self._path.stat().st_size:  # a full disk leaves an empty one
             return
         if not resume:
             raise UsageError(
@@ -411,7 +411,7 @@ class ResultsFile:
         :param resume: keep its rows; otherwise it is emptied.
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
-        resume = resume and self._path.exists()
+        resume = resume and self._path.exists() and self._path.stat().st_size > 0
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
