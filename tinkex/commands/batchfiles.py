@@ -379,7 +379,7 @@ class ResultsFile:
                 f"{self.name} is not a regular file",
                 hint="Leave --output out to write results to standard output.",
             )
-        if force or not self._path.stat().st_size:  # a full disk leaves an empty one
+        if force or self._is_blank():
             return
         if not resume:
             raise UsageError(
@@ -411,7 +411,7 @@ class ResultsFile:
         :param resume: keep its rows; otherwise it is emptied.
         :raises LocalError: a file cannot be written, or another run is writing it.
         """
-        resume = resume and self._path.exists() and self._path.stat().st_size > 0
+        resume = resume and self._path.exists() and not self._is_blank()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
@@ -493,6 +493,10 @@ class ResultsFile:
                     os.fsync(file.fileno())
                 file.close()
         self._file = self._failures = None
+
+    def _is_blank(self) -> bool:
+        """Return whether a run was killed, or its disk was full, before it wrote anything."""
+        return self._path.stat().st_size == 0 and not self._record_path.exists()
 
     def _read_done(self, file: IO[bytes]) -> None:
         """Find out which rows have their line, and drop an incomplete last line."""
