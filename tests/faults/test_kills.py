@@ -90,7 +90,7 @@ def not_loadable(spot: Spot) -> bool:
     """Return whether the files are being exchanged, so that nothing takes them for an adapter."""
     adapter = spot.directory / "work" / "adapter"
     names = {path.name for path in adapter.iterdir()}
-    marked = list(adapter.glob(".tinkex-download-*/state.json"))
+    marked = list(adapter.glob(".tinkex-download-*"))
     return bool(marked) and ("adapter_config.json" not in names or "mine" in names)
 
 

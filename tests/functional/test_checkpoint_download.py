@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import time
@@ -222,7 +223,8 @@ def test_a_file_in_ranges_is_resumed(kind, tinkex, throttled, download, target):
     process.communicate(timeout=60)
     (stage,) = stages(target)
     name = "archive" if kind == "tar" else f"content/{LARGE}"
-    _, _, segments = json.loads((stage / "state.json").read_text())["files"][name]
+    state = Path(os.environ["XDG_STATE_HOME"]) / "tinkex" / "downloads" / f"{stage.name}.json"
+    _, _, segments = json.loads(state.read_text())["files"][name]
     have = sum(position - start for start, position, _ in segments)
     assert have > MIB
     assert len(segments) > 4

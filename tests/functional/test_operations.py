@@ -24,7 +24,7 @@ def test_models(served):
         "sampleable": True,
     }
     done = served("model list gpt-9", code=1)
-    assert "not a valid model name contains 'gpt-9'" in done.stderr
+    assert "no model name contains 'gpt-9'" in done.stderr
     assert done.stdout == ""
 
 
@@ -59,7 +59,7 @@ def test_sessions_of_a_checkpoint(served, saved):
         (("billing", "usage", "--csv", "/no/such\0name"), "NUL"),
         (("api", "GET"), "path is missing"),
         (("api", "GET", "//elsewhere/x"), "not a path"),
-        (("api", "GET", "https://elsewhere.test/x"), "not below the base URL"),
+        (("api", "GET", "https://elsewhere.test/x"), "not under the base URL"),
         (("api", "GET", "sessions", "--field", "novalue"), "not a field"),
         (("api", "POST", "x", "--input", "/no/such/file"), "cannot read"),
         (("api", "GET", "no_such_thing"), "Not Found (HTTP 404"),

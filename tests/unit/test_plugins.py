@@ -228,7 +228,7 @@ def test_profiles_of_plugins(fake_plugins, home):
     rows = {row["name"] for row in invoke(["profile", "list", "-f", "json"]).rows}
     assert rows & {*names, "local", "default"} == {"corp", "local", "misspelt"}
     for name, what in (
-        ("wrong", "no mapping of settings"),
+        ("wrong", "does not return a mapping of settings"),
         ("gone", "p-profiles does not load"),
         ("misspelt", "unknown setting 'base_ulr'"),
         ("default", "no profile is called 'default'"),

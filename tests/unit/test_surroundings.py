@@ -29,14 +29,6 @@ def test_profiles_with_odd_names_and_nothing_inside(config):
     assert invoke(["config", "show", "--profile", "a"]).exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["CLIFF_MAX_TERM_WIDTH", "CLIFF_FIT_WIDTH"])
-def test_odd_variables_of_cliff(monkeypatch, name):
-    monkeypatch.setenv(name, "abc")
-    done = invoke(["config", "show"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "must be whole numbers" in done.stderr
-
-
 def test_log_file_on_a_full_disk_keeps_nobody_from_work():
     done = invoke(["config", "show", "--log-file", "/dev/full", "-vv"])
     assert done.exit_code == 0

@@ -399,8 +399,8 @@ class ResultsFile:
                 option = f"--{name.replace('_', '-')} {json.dumps(before.get(name))}"
                 made_with = f"{option}, but this run uses {json.dumps(now)}"
                 raise UsageError(
-                    f"{self.name} was made with "
-                    + ("other prompts" if name == "prompts" else made_with),
+                    f"{self.name} was created with "
+                    + ("different prompts" if name == "prompts" else made_with),
                     hint="Use the prompts and options of the first run, or start over with "
                     "--force.",
                 )

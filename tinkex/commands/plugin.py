@@ -13,6 +13,7 @@ import keyword
 import os
 import re
 import shlex
+import shutil
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -323,6 +324,7 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
 
     :raises LocalError: it is not empty, or a file cannot be written.
     """
+    is_new = not directory.exists()
     try:
         if directory.is_dir() and any(directory.iterdir()):
             raise LocalError(f"{directory} is not empty", hint="Choose another with --directory.")
@@ -333,4 +335,6 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
+        if is_new:  # half a plugin would be in the way of the next attempt
+            shutil.rmtree(directory, ignore_errors=True)
         raise LocalError(f"cannot write {directory}: {error.strerror}") from error

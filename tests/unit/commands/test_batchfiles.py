@@ -269,7 +269,7 @@ def test_a_line_that_is_no_result(out, begin, line):
     [
         ({}, "exists already"),
         ({"resume": True, "temperature": 0.5}, r"--temperature 1.0, but this run uses 0.5"),
-        ({"resume": True, "prompts": "d2"}, "other prompts"),
+        ({"resume": True, "prompts": "d2"}, "different prompts"),
     ],
 )
 def test_existing_results_are_neither_replaced_nor_mixed(out, begin, options, message):

@@ -6,12 +6,15 @@ import errno
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+#: Opening a FIFO returns at once.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _MODES = {
     "rb": os.O_RDONLY,
     "r+b": os.O_RDWR,
@@ -69,7 +72,10 @@ class Directory:
         :param make: create the directories that it is in.
         """
         with self._parent(relative, make=make) as (parent, name):
-            handle = os.open(name, _MODES[mode] | _NO_LINK, 0o666, dir_fd=parent)
+            handle = os.open(name, _MODES[mode] | _NO_LINK | _NO_WAIT, 0o666, dir_fd=parent)
+            if not stat.S_ISREG(os.fstat(handle).st_mode):  # a FIFO, say, would block for ever
+                os.close(handle)
+                raise OSError(errno.EINVAL, "not a regular file", name)
             return io.FileIO(handle, mode.replace("x", "w"))
 
     def stat(self, relative: Path | str) -> os.stat_result | None:

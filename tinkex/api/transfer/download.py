@@ -459,9 +459,16 @@ Fetch = Callable[[TinkerPath, Path, bool, OnProgress | None], Download]
 
 
 def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
-    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``."""
-    parts = [path.run_id, path.kind, path.name] if with_run else [path.kind, path.name]
-    return root.joinpath(*map(_segment, parts))
+    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
+
+    :raises LocalError: one of these is a symbolic link, which would lead out of *root*.
+    """
+    place = root
+    for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
+        place /= _segment(part)
+        if place.is_symlink():
+            raise LocalError(f"{place} is a symbolic link", hint="Remove it.")
+    return place
 
 
 def download_many(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from tinkex.exceptions import LocalError
 NAME = "tinkex.lock.json"
 #: The configuration of an adapter, as PEFT writes it (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
+#: Maximum size of a manifest in bytes, a hundred times that of the largest checkpoint.
+_MAX_SIZE = 64 * 1024 * 1024
 #: Incremented when the meaning of a member changes.
 VERSION = 1
 
@@ -79,7 +81,8 @@ def read(directory: Path) -> Manifest | None:
     """
     place = directory / NAME
     try:
-        return parse(place.read_bytes())
+        with closing(Directory.at(directory)) as parent, parent.open(NAME, "rb") as file:
+            return parse(file.read(_MAX_SIZE) or b"")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -3,11 +3,11 @@
 Anyone can put a directory of its name in its place: a cloned repository, or another user of a
 shared directory. So nothing that is found on disk is trusted:
 
-* It is created with mode 0700. An existing one is used only if it is private to this user and
-  contains nothing but regular files and directories.
-* Its state file has sizes, tags and ranges of partial files. What is moved or deleted is never
-  read from disk, except for the names in the target's ``tinkex.lock.json``, which stay below the
-  target.
+* It is created with mode 0700. An existing one is used only if it is private to this user,
+  contains nothing but regular files and directories, and is the one that this user's state names.
+* The state — sizes, tags and ranges of partial files — is in ``$XDG_STATE_HOME/tinkex/downloads``,
+  where no repository and no other user can put anything. What is moved or deleted is never read
+  from disk, except for the names in the target's ``tinkex.lock.json``, which stay below the target.
 * Every file is opened relative to an open directory, without following symbolic links.
 """
 
@@ -41,7 +41,13 @@ from tinkex.exceptions import (
     TargetInUse,
     TinkexError,
 )
-from tinkex.files import acquire_lock, why_not_private
+from tinkex.files import (
+    acquire_lock,
+    private_directory,
+    why_not_private,
+    write_private,
+    xdg_directory,
+)
 
 #: Prefix of the directory's name; a digest of the checkpoint and the target follows.
 PREFIX = ".tinkex-download-"
@@ -58,16 +64,16 @@ _LAST = (Path(manifest.ADAPTER_CONFIG), Path(manifest.NAME))
 _FINAL = (InvalidResponse, NotFound, NotOffered)
 #: Seconds between two writes of the state; a killed program loses no more than that.
 _INTERVAL = 1.0
-_STATE, _NEW_STATE, _LOCK = "state.json", "state.new", "lock"
+_LOCK = "lock"
 #: Directory of the files to install.
 CONTENT = "content"
-_VERSION = 1
+_VERSION = 2
 #: Concurrent calls that bring files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
 _KEPT = "What has arrived is kept: run the same download again to resume it."
 _NOT_KEPT = (
-    "Nothing is kept, because this file system does not show that a directory is private: "
+    "Nothing is kept, because tinkex could not tell its directory from a foreign one later: "
     "the same download starts over."
 )
 
@@ -171,7 +177,9 @@ class StagingDirectory:
             # Another process may remove it at any step, until it is locked.
             with suppress(FileNotFoundError):
                 where = home / self._name
-                root, self._is_private, self._name = _trusted(self._home, self._name, where)
+                root, self._is_private, self._name = _trusted(
+                    self._home, self._name, where, self._known_directory()
+                )
                 self.root = self._held(root)
                 self._is_locked = self._lock(root)
         self._make_content()
@@ -234,6 +242,8 @@ class StagingDirectory:
             for name in os.listdir(self.root.fileno()):
                 with suppress(OSError):
                     self.root.remove(name)
+            with suppress(OSError):
+                self.state_file.unlink(missing_ok=True)
             self._home.remove_empty(self._name)
         self._handles.close()
 
@@ -260,23 +270,51 @@ class StagingDirectory:
                 self._save()
 
     def _save(self) -> None:
+        if not self._is_private:
+            return
         files = {
             name: [file.size, file.tag, [[s.start, s.position, s.end] for s in file.segments]]
             for name, file in self.files.items()
         }
-        state = {"version": _VERSION, "copy": self.copy, "files": files}
-        with self.root.open(_NEW_STATE, "wb") as file:
-            file.write(json.dumps(state).encode())
-        self.root.replace(_NEW_STATE, self.root, _STATE)
+        state = {
+            "version": _VERSION,
+            "directory": _identity(self.root),
+            "copy": self.copy,
+            "files": files,
+        }
+        try:
+            private_directory(self.state_file.parent)
+            write_private(self.state_file, json.dumps(state))
+        except LocalError:  # a home that cannot be written costs the resume, not the download
+            self._is_private = False
         self._saved = time.monotonic()
+
+    @property
+    def state_file(self) -> Path:
+        """The file with the state."""
+        return xdg_directory("state") / "tinkex" / "downloads" / f"{self._name}.json"
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state = json.loads(self.state_file.read_bytes())
+            return state if state["version"] == _VERSION else {}
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            return {}
+
+    def _known_directory(self) -> list[int] | None:
+        found: list[int] | None = self._state().get("directory")
+        return found
 
     def _load(self) -> None:
         """Read the state of an earlier attempt; what has another form is ignored."""
+        state = self._state()
         try:
-            with self.root.open(_STATE, "rb") as file:
-                self.copy, self.files = _parsed(json.loads(file.read()))
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            if state["directory"] != _identity(self.root):
+                raise ValueError("of another directory")
+            self.copy, self.files = _parsed(state)
+        except (ValueError, KeyError, TypeError, AttributeError):
             self.clear_content()
+            self._save()
 
     def check_space(self, size: int) -> None:
         """Check that *size* more bytes can be written.
@@ -380,8 +418,10 @@ class StagingDirectory:
         if config in old or config in names:
             target.remove(config)
         for relative in sorted(old.difference(names)):
+            # The manifest may come from elsewhere: only what it describes exactly is removed.
             with suppress(OSError):
-                target.remove(relative)
+                if known is not None and _sha256(target, relative) == known.files[str(relative)]:
+                    target.remove(relative)
         # By that of the same checkpoint, a later attempt knows that it may replace these files.
         if known is not None and known.tinker_path != str(self._path):
             target.remove(lock_file)
@@ -418,13 +458,27 @@ def name_of(path: TinkerPath, target: Path) -> str:
 # Trust ----------------------------------------------------------------------------------------
 
 
-def _trusted(home: Directory, name: str, where: Path) -> tuple[Directory, bool, str]:
+def _identity(directory: Directory) -> list[int]:
+    found = os.fstat(directory.fileno())
+    return [found.st_dev, found.st_ino]
+
+
+def _sha256(directory: Directory, relative: Path) -> manifest.ManifestFile:
+    with directory.open(relative, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return manifest.ManifestFile(file.tell(), digest)
+
+
+def _trusted(
+    home: Directory, name: str, where: Path, known: list[int] | None
+) -> tuple[Directory, bool, str]:
     """Create or enter the staging directory *name* in *home*.
 
     Some file systems show every directory as another user's or as open to all. A planted one
     looks the same there, so a new one with a new name is created each time.
 
     :param where: its path, for messages.
+    :param known: device and inode of the directory that the state of this user names.
     :returns: the directory, whether it is private, and its name.
     :raises LocalError: it was not left by a download of this user.
     """
@@ -436,27 +490,35 @@ def _trusted(home: Directory, name: str, where: Path) -> tuple[Directory, bool, 
     try:
         reason = why_not_private(os.fstat(root.fileno()))
         if reason is None and not is_made:
-            _check_content(root, where)
+            _check_content(root, where, is_known=_identity(root) == known)
     except BaseException:
         root.close()
         raise
-    if reason is None or is_made:
-        return root, reason is None, name
+    if reason is None:
+        return root, True, name
     root.close()
-    root, is_private, name = _trusted(home, f"{name}-{secrets.token_hex(6)}", where)
-    if is_private:  # so the first one was not created by tinkex
+    if is_made:
+        home.remove_empty(name)
+    name = f"{name}-{secrets.token_hex(6)}"
+    home.make(name, 0o700)
+    root = home.enter(name)
+    if why_not_private(os.fstat(root.fileno())) is None:  # so the other is not of our making
         root.close()
         home.remove_empty(name)
         raise _refused(where, reason)
     return root, False, name
 
 
-def _check_content(root: Directory, where: Path) -> None:
-    """Refuse a directory that contains anything that a download does not create.
+def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
+    """Refuse a directory that contains anything that a download of this user did not create.
 
-    :raises LocalError: it contains a link, or a file of another user.
+    :param is_known: the state of this user names it. One that it does not name may be left by a
+        kill right after its creation, and then has no content yet.
+    :raises LocalError: it contains a link, or a file of another user or of unknown origin.
     """
     for relative, found in root.entries():
+        if not (is_known or relative in (Path(_LOCK), Path(CONTENT))):
+            raise _refused(where, f"nothing is known about its content, such as {relative}")
         is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not (is_file or stat.S_ISDIR(found.st_mode)):
             raise _refused(where, f"it contains a link: {relative}")

@@ -6,6 +6,7 @@ process left, and what the next attempt, without and with a kill of its own, mad
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -35,7 +36,10 @@ def fill(directory: Directory, path: TinkerPath) -> list[Path]:
     for name, content in files.items():
         with directory.open(name, "wb", make=True) as file:
             file.write(content.encode())
-    known = {Path(name): manifest.ManifestFile(len(text), None) for name, text in files.items()}
+    known = {
+        Path(name): manifest.ManifestFile(len(text), hashlib.sha256(text.encode()).hexdigest())
+        for name, text in files.items()
+    }
     return [*map(Path, files), manifest.write(directory, path, known)]
 
 

@@ -153,7 +153,16 @@ def own(root: Path, treasure: Path) -> None:
     root.mkdir(mode=0o700)
     (root / "content").mkdir()
     (root / "lock").touch()
-    (root / "state.json").write_text('{"version": 1, "copy": null, "files": {}}')
+    record(root)
+
+
+def record(root: Path, **state: object) -> None:
+    """Write the state of *root* to where only this user can."""
+    found = root.stat()
+    known = {"version": 2, "directory": [found.st_dev, found.st_ino], "copy": None, "files": {}}
+    place = Path(os.environ["XDG_STATE_HOME"]) / "tinkex" / "downloads" / f"{root.name}.json"
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.write_text(json.dumps(known | state))
 
 
 def links_to_own(root: Path, treasure: Path) -> None:
@@ -207,24 +216,40 @@ def test_a_staging_directory_that_is_not_ours_is_refused(
     assert not server.seen
 
 
+@pytest.mark.parametrize("copy", [None, "tinker://other/external_weights/download"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_private_directory_that_no_download_of_this_user_has_created_is_refused(
+    version, copy, server, client, target, treasure
+):
+    """As ``tar``, or ``git clone`` with a strict umask, makes one."""
+    root = target.parent / name_of(PATH, target)
+    root.mkdir(mode=0o700)
+    (root / "archive").write_bytes(tar({**FILES, "modeling.py": b"evil"}))
+    found = root.stat()
+    files = {"archive": [found.st_size, '"1"', [[0, found.st_size, found.st_size]]]}
+    state = {"version": version, "directory": [found.st_dev, found.st_ino], "copy": copy}
+    (root / "state.json").write_text(json.dumps({**state, "files": files}))
+    offer(server, tar(FILES))
+    with refused(root, "nothing is known about its content"):
+        client.checkpoints.download(SAMPLER, target, force=True)
+    assert not server.seen
+
+
 @pytest.mark.parametrize(
     "state",
     [
-        "",
-        "[]",
-        '{"version": 7, "copy": null, "files": {}}',
-        '{"version": 1, "copy": 7, "files": {}}',
+        {"copy": 7},
         *(
-            f'{{"version": 1, "copy": null, "files": {{{file}}}}}'
-            for file in (
-                '"../../home/.bashrc": [9, "x", [[0, 4, 9]]]',
-                '"/etc/passwd": [9, "x", [[0, 4, 9]]]',
-                '"archive": 5',
-                '"archive": [9, "x", []]',
-                '"archive": [9, "x", [[0, 10, 9]]]',
-                '"archive": [9, "x", [[-1, 4, 9]]]',
-                '"archive": [9, "x", [[0, 1.5, 9]]]',
-                '"archive": [9, null, [[0, 4, 9]]]',
+            {"files": files}
+            for files in (
+                {"../../home/.bashrc": [9, "x", [[0, 4, 9]]]},
+                {"/etc/passwd": [9, "x", [[0, 4, 9]]]},
+                {"archive": 5},
+                {"archive": [9, "x", []]},
+                {"archive": [9, "x", [[0, 10, 9]]]},
+                {"archive": [9, "x", [[-1, 4, 9]]]},
+                {"archive": [9, "x", [[0, 1.5, 9]]]},
+                {"archive": [9, None, [[0, 4, 9]]]},
             )
         ),
     ],
@@ -232,7 +257,7 @@ def test_a_staging_directory_that_is_not_ours_is_refused(
 def test_a_state_that_no_download_writes_is_forgotten(state, server, client, target, treasure):
     root = target.parent / name_of(PATH, target)
     own(root, treasure)
-    (root / "state.json").write_text(state)
+    record(root, **state)
     (root / "content" / "stale").touch()
     offer(server, tar(FILES))
     client.checkpoints.download(SAMPLER, target)
@@ -245,8 +270,7 @@ def test_only_a_copy_that_a_download_has_made_is_deleted_after_it(server, client
     root = target.parent / name_of(TinkerPath.from_string(path), target)
     own(root, treasure)
     copy = "tinker://r:train:0/external_weights/precious"
-    state = {"version": 1, "copy": copy, "files": {}}
-    (root / "state.json").write_text(json.dumps(state))
+    record(root, copy=copy)
     with pytest.raises(NotOffered):
         client.checkpoints.download(path, target)
     assert {seen.method for seen in server.seen} <= {"GET", "POST"}
