@@ -84,7 +84,9 @@ def test_a_name_that_means_another_checkpoint_by_now_is_reported(served, client,
     assert "Nothing was left to do" in served(line, cwd=tmp_path).stderr
     training.save_weights_for_sampler("two")
     done = served(line, cwd=tmp_path, code=1)
-    assert re.search(r'was created with --model-path "tinker://\S+/one", but this run uses', done.stderr)
+    assert re.search(
+        r'was created with --model-path "tinker://\S+/one", but this run uses', done.stderr
+    )
     line = line.replace("@latest:sampler", ":one")
     assert "Nothing was left to do" in served(line, cwd=tmp_path).stderr
 
