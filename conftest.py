@@ -16,6 +16,8 @@ def _ours() -> dict[str, str]:
 
 
 _at_first = _ours()
+# A shell ignores it for what it starts in the background, and programs under test inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
