@@ -1,9 +1,10 @@
 # Needs Python >= 3.11, make and git; every target sets up the rest in a directory of this tree.
 #
 #   make demo    the main job on the embedded local service, each command with its output
-#   make test    lint, types, documentation, then every test
-#   make test-faults   every command against every fault; make test runs a part of it
-#   make test-kills, test-load   commands killed 200 times; 64 clients on the local service
+#   make test    lint, types, documentation, then the tests; five minutes with the installation
+#   make test-faults   every command against every fault; make test runs a sample
+#   make test-kills    commands killed and interrupted at random moments, 200 times each
+#   make test-load     64 clients at once on the local service
 #   make audit   what is known against the versions of the dependencies
 #   make fuzz    every parser against many thousands of odd inputs
 #   make docs    the manual, in doc/build/html
@@ -35,10 +36,9 @@ METADATA := Makefile setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg plu
 # The commit is stamped into what is built.
 GIT_HEAD := $(wildcard .git/HEAD .git/logs/HEAD)
 
-# Errors only: the notes on editable installation are not for whoever types `make`.
-PIP := -m pip --disable-pip-version-check -qq
+PIP := -m pip --disable-pip-version-check
 VENV := .venv/bin/python
-# Tests and tools leave nothing in the cache of whoever types `make`.
+# Tests and tools leave nothing in the cache of the user.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
 .PHONY: help demo test lint types docs man pictures pytest test-faults test-kills test-load fuzz audit bench clean
@@ -47,35 +47,45 @@ help:
 
 # --------------------------------------------------------------- virtual environments
 
-# $(1) directory, $(2) what is told. A half-made environment has no stamp and is made again.
-# The recent pip writes console scripts that start 6 ms faster; setuptools is for the tests that
-# build packages without the network.
+# $(1) directory, $(2) what it is for and how large. A half-made environment has no stamp and is
+# made again. The recent pip writes console scripts that start 6 ms faster; setuptools is for the
+# tests that build packages without the network.
 define new_venv
-	@echo "setting up $(1) ($(2))"
+	@echo "setting up $(1): $(2)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; say which: make PYTHON=python3.11")'
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	@$(1)/bin/python $(PIP) install --upgrade pip 'setuptools>=77'
+	@$(1)/bin/python $(PIP) -qq install --upgrade pip 'setuptools>=77'
+endef
+
+# $(1) directory, $(2) what to install. pip's own output is a screenful for each package: the names
+# alone show how far it is, and what it complained about is shown where it failed.
+define install
+	@$(1)/bin/python $(PIP) install $(2) 2> $(1)/errors | awk '\
+	    /^ *Collecting /{ sub(/[][<>=!~;].*/, "", $$2); printf "%s%s", n++ ? " " : "    ", $$2; fflush() } \
+	    /^Installing collected/{ print n ? "\n    installing them" : "    installing"; fflush() }' \
+	    || { cat $(1)/errors >&2; exit 1; }
 endef
 
 # For development and tests: editable, so that sources are used as they are.
+EDITABLE := -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin))
 .venv/.stamp: $(METADATA)
-	$(call new_venv,.venv,tinkex and its plugins for development)
-	@$(VENV) $(PIP) install -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin))
+	$(call new_venv,.venv,tinkex and its plugins and tools for development (about 95 packages and a minute))
+	$(call install,.venv,$(EDITABLE))
 	@rm -rf .venv/cache
 	@touch $@
 
 # For the demonstration and the measurements: installed as a user installs it.
 .venv-demo/.stamp: $(METADATA) $(SOURCES) $(GIT_HEAD)
-	$(call new_venv,.venv-demo,tinkex and tinkex-local as a user installs them)
+	$(call new_venv,.venv-demo,tinkex and tinkex-local as a user installs them (about 50 packages and half a minute))
 	@rm -rf build $(addsuffix /build,$(PLUGINS))  # setuptools would pack files that are gone
-	@.venv-demo/bin/python $(PIP) install . plugins/tinkex-local
+	$(call install,.venv-demo,. plugins/tinkex-local)
 	@rm -rf build $(addsuffix /build,$(PLUGINS))
 	@touch $@
 
 # The official SDK and command line, which the local service and the measurements are held against.
 .venv-sdk/.stamp: Makefile
-	$(call new_venv,.venv-sdk,the official SDK)
-	@.venv-sdk/bin/python $(PIP) install 'tinker==0.38.*'
+	$(call new_venv,.venv-sdk,the official SDK to compare with (about 45 packages and half a minute))
+	$(call install,.venv-sdk,'tinker==0.38.*')
 	@touch $@
 
 # --------------------------------------------------------------- targets
@@ -94,6 +104,8 @@ lint: .venv/.stamp
 	@echo "ruff"
 	@$(VENV) -m ruff check --quiet .
 	@$(VENV) -m ruff format --check --quiet .
+	@echo "budgets"
+	@$(VENV) .ci/house.py --check
 
 types: .venv/.stamp
 	@echo "mypy --strict"
@@ -112,35 +124,36 @@ pictures: .venv/.stamp
 	@$(VENV) doc/pictures.py
 
 pytest: .venv/.stamp .venv-sdk/.stamp
-	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@echo "pytest"
+	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # The whole matrix of faults and commands; writes its table for the manual.
 test-faults: .venv/.stamp .venv-sdk/.stamp
-	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/faults --all-faults \
+	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/faults --all-faults --hang-after 3600 \
 	    --fault-table doc/source/explanation/faults.csv \
 	    --write-table doc/source/explanation/writes.csv $(PYTEST_ARGS)
 
 # Every parser against inputs that nobody thought of; writes how many.
 FUZZ_EXAMPLES ?= 10000
 fuzz: .venv/.stamp
-	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/fuzz --fuzz-examples $(FUZZ_EXAMPLES) \
+	@$(CACHE) $(VENV) -m pytest -q -n $(WORKERS) tests/fuzz --hang-after 0 --fuzz-examples $(FUZZ_EXAMPLES) \
 	    --fuzz-table doc/source/explanation/fuzz.csv $(PYTEST_ARGS)
 
 # Sixty-four clients at once on the local service for a minute; writes their waits.
 test-load: .venv/.stamp
-	@$(CACHE) $(VENV) tests/load/serve.py --write doc/source/explanation/load.csv
+	@$(CACHE) $(VENV) benchmarks/serve_load.py --write doc/source/explanation/load.csv
 
-# Every command that writes, killed two hundred times at any moment; writes how often.
+# Every command that writes, killed and interrupted at random moments; writes how often.
 KILLS ?= 200
 test-kills: .venv/.stamp
-	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load tests/faults/test_kills.py \
-	    tests/faults/test_kill_server.py --kills $(KILLS) \
+	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load -m kills --hang-after 0 --kills $(KILLS) \
+	    tests/faults tests/unit plugins/tinkex-local/tests \
 	    --kill-table doc/source/explanation/kills.csv $(PYTEST_ARGS)
 
 # What is known against the versions that are installed; needs a network that reaches PyPI itself.
 audit: .venv/.stamp
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
-	    .venv-audit/bin/python $(PIP) install pip-audit; }
+	    .venv-audit/bin/python $(PIP) -qq install pip-audit; }
 	@$(VENV) -m pip list --format=freeze --exclude-editable > .venv-audit/installed.txt
 	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv-audit/installed.txt
 

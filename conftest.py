@@ -1,8 +1,9 @@
-"""No test leaves its environment behind: what starts between two would take it for its own."""
+"""What holds for every test: it ends, and it leaves the environment as it was."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,29 @@ def _ours() -> dict[str, str]:
 
 
 _at_first = _ours()
+# A shell ignores it for what it starts in the background, and programs under test inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--hang-after", type=float, default=300, help="seconds; 0: never")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that hangs; tests therefore need no clock to say "this must not wait"."""
+
+    def hangs(*_: object) -> None:
+        pytest.fail(f"hangs: not done after {limit:g} s")
+
+    limit = item.config.getoption("--hang-after")
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.hookimpl(wrapper=True)

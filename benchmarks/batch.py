@@ -26,7 +26,7 @@ from frame import (
 COUNT, LENGTH, TOKENS = 2000, 64, 64
 #: Prompts, and tokens in each of them and in each answer, for the measurement of memory.
 MANY, SHORT = 100_000, 8
-#: Samples under way at once that the official SDK is tried with; the best one counts.
+#: Concurrent samples that the official SDK is tried with; the best one counts.
 OFFICIAL = (16, 64, 256, 1000)
 #: Milliseconds that the server takes for a sample.
 HOLDS = (0, 100)
@@ -112,7 +112,7 @@ def _prompts(home: str, count: int, length: int) -> Path:
 
 
 def _environ(home: str, url: str) -> dict[str, str]:
-    # Nobody's tokenizer is asked for: token ids go in and out.
+    # No tokenizer is loaded: the prompts and the results are token ids.
     return environment(home, url, HF_HUB_OFFLINE="1", TINKER_TELEMETRY="0")
 
 

@@ -70,24 +70,22 @@ runs beside it.
 _SINK = """
 import sys, time
 from tinkex.api import ServiceClient
-from tinkex.api.body import BLOCK
-from tinkex.api.storage import WHOLE, Storage
-from tinkex.api.stream import Address, Stream
+from tinkex.api.transfer.streams import RenewableURL, ResumingReader
 url = sys.argv[1]
 with ServiceClient(base_url=url, api_key="tml-benchmark") as client:
-    with Storage(client._transport) as storage, open("/dev/null", "wb", buffering=0) as sink:
+    with open("/dev/null", "wb", buffering=0) as sink:
         place = url + "/stored/files/adapter_model.safetensors"
-        room = memoryview(bytearray(BLOCK))
         began = time.perf_counter()
-        with Stream(storage, Address(lambda: place, lambda: place), WHOLE) as stream:
-            while count := stream.readinto(room):
-                sink.write(room[:count])
+        signed = RenewableURL(lambda renew: place)
+        with ResumingReader(client._transport, signed) as reader:
+            while block := reader.read():
+                sink.write(block)
         print(time.perf_counter() - began)
 """
 #: The whole command, but for the writing.
 _DROPPED = """
 import sys
-from tinkex.api import archive, pieces
+from tinkex.api.transfer import archive; from tinkex.api.transfer import ranges as pieces
 pieces._write_all = archive.write_all = lambda *_: None
 pieces._Probe.is_held_back = lambda *_: False  # the sum of several ranges reads the file again
 from tinkex.__main__ import start

@@ -32,6 +32,8 @@ OURS_DELETE, OFFICIAL_DELETE = (
 OURS_LONGEST = "tinkex checkpoint list -f json (100,000)"
 OURS_LONGEST_CSV = "tinkex checkpoint list -f csv (100,000)"
 OFFICIAL_LONGEST = "tinker checkpoint list (100,000)"
+OURS_SLOW = "tinkex run list -f json (100 pages at 100 ms)"
+OFFICIAL_SLOW = "tinker run list (100 pages at 100 ms)"
 OURS_RUNS, OFFICIAL_RUNS = "tinkex run list -f json (100,000)", "tinker run list (100,000)"
 
 TARGETS = (
@@ -46,6 +48,7 @@ LONGEST = (
     Target(OURS_LONGEST, OFFICIAL_LONGEST),
     Target(OURS_LONGEST, OFFICIAL_LONGEST, 0, "rss"),
     Target(OURS_LONGEST_CSV, OFFICIAL_LONGEST, 0, "rss"),
+    Target(OURS_SLOW, OFFICIAL_SLOW),
     Target(OURS_RUNS, OFFICIAL_RUNS),
     Target(OURS_RUNS, OFFICIAL_RUNS, 0, "rss"),
 )
@@ -98,13 +101,16 @@ def _measure(context: Context, home: str, rounds: int) -> Samples:
 
 def _measure_longest(context: Context, home: str, rounds: int) -> Samples:
     listed, listed_official = _lists(context)
-    with server("--count", str(VERY_LONG)) as url:
-        environ = environment(home, url)
+    slow = ("--count", str(LONG), "--wait", "0.1")
+    with server("--count", str(VERY_LONG)) as url, server(*slow) as slow_url:
+        environ, waiting = environment(home, url), environment(home, slow_url)
         return measure(
             [
                 Command(OURS_LONGEST, listed, environ),
                 Command(OURS_LONGEST_CSV, [*listed[:-1], "csv"], environ),
                 Command(OFFICIAL_LONGEST, listed_official, environ),
+                Command(OURS_SLOW, _of_runs(listed), waiting),
+                Command(OFFICIAL_SLOW, _of_runs(listed_official), waiting),
                 Command(OURS_RUNS, _of_runs(listed), environ),
                 Command(OFFICIAL_RUNS, _of_runs(listed_official), environ),
             ],

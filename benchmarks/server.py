@@ -1,7 +1,7 @@
 """A server whose answers cost nothing: what is measured is the client.
 
 Prints its address and serves until it is ended. The answers are those of the protocol for an
-account with ``--count`` runs of one checkpoint each (20 unless told); they are encoded once, before
+account with ``--count`` runs of one checkpoint each (20 by default); they are encoded once, before
 the first request. Deletions are accepted and change nothing.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
@@ -77,11 +78,14 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     disable_nagle_algorithm = True
     log = False
+    wait = 0.0
 
     def do_GET(self) -> None:
         """Answer; what is not in the table is a 404 as the protocol has it."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, _, query = self.path.partition("?")
+        if self.wait:
+            time.sleep(self.wait)
         if path.removeprefix(API) in LISTS:
             body: bytes | None = page(path.removeprefix(API), query)
         elif self.command == "DELETE":
@@ -108,8 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20, help="length of the lists")
     parser.add_argument("--log", action="store_true", help="log requests on standard error")
+    parser.add_argument("--wait", type=float, default=0, help="seconds before each response")
     options = parser.parse_args()
-    Handler.log = options.log
+    Handler.log, Handler.wait = options.log, options.wait
     for name, record in (("training_runs", run), ("checkpoints", checkpoint)):
         LISTS[name] = [json.dumps(record(number)).encode() for number in range(options.count)]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -21,6 +21,7 @@ from frame import (
 
 BARE = "python -c pass"
 LIST = "tinkex checkpoint list -f json"
+REQUESTS = "python -c 'import requests; requests.get(URL)'"
 OURS = (
     "tinkex --version",
     "tinkex version",
@@ -47,6 +48,8 @@ TARGETS = (
     Target(LIST, "tinker -f json run list", 0.20),
     Target(LIST_OF_MANY, LIST, 1.1),
     Target(LIST_BESIDE_SLEEPER, LIST, 1.1),
+    Target(LIST, REQUESTS),
+    Target(LIST, REQUESTS, 0, "cpu"),
     Target(LIST, "tinker -f json run list", 0, "cpu"),
     Target(LIST, "tinker -f json run list", 0, "rss"),
     Target(LIST, "tinker -f json checkpoint list"),
@@ -58,13 +61,15 @@ TARGETS = (
 TEXT = """\
 The interpreter, the program and one listing of 20 over plain HTTP on the same machine, {rounds}
 rounds. The last command of the official program makes one request for its list; `run list` makes
-three requests on three connections. {installed} distributions are installed; the last two lines
+three requests on three connections. The one-line script imports requests and makes one request:
+what a list would cost with nothing of tinkex in it. {installed} distributions are installed; the
+last two lines
 are of the same program with more beside it: 150 of them, and a plugin with a command whose module
 sleeps for half a second when it is imported.
 """
 LIMITS = """\
 four fifths of the time of a list are the imports of cliff and requests with the parts of the
-standard library that they need; the last column of `python -X importtime` tells them apart.
+standard library that they need; the last column of `python -X importtime` distinguishes them.
 """
 
 
@@ -78,6 +83,9 @@ def run(context: Context) -> Section:
             Command(name, _argv(programs, name), environ, silent=name == BARE)
             for name in (BARE, *OFFICIAL, *OURS)
         ]
+        script = f"import requests; requests.get({url + '/api/v1/checkpoints'!r})"
+        requested = [str(context.python), "-c", script]
+        commands.append(Command(REQUESTS, requested, environ, silent=True))
         installed = _installed(context)
         many, sleeper = Path(home, "many"), Path(home, "sleeper")
         for number in range(DISTRIBUTIONS - installed):

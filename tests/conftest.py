@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tinkex import plugins
+
 _OURS = ("TINKER", "TINKEX", "HF_", "HUGGING_FACE", "CLOUDFLARE_", "CLIFF_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
@@ -70,16 +72,9 @@ def fake_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(directory))
     monkeypatch.setenv("PYTHONPATH", str(directory))
     before = set(sys.modules)
-    _forget_entry_points(monkeypatch)
+    plugins.installed.cache_clear()  # each path is read once
     yield FakePlugins(directory)
     for name in set(sys.modules) - before:
         origin = getattr(sys.modules[name], "__file__", None) or ""
         if origin.startswith(str(directory)):
             del sys.modules[name]
-
-
-def _forget_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make tinkex look again: a process looks once."""
-    from tinkex import discovery
-
-    monkeypatch.setattr(discovery, "_found", {})

@@ -1,28 +1,29 @@
-"""tinkex: the command line for the Tinker API, as a plugin-based cliff application."""
+"""tinkex: the command line for the Tinker API, a plugin-based cliff application."""
 
 from __future__ import annotations
 
-# What `typing.TYPE_CHECKING` is; importing typing would double the time of `--version`.
+from tinkex.version import __version__
+
+# That of typing, whose import would double the time of `--version`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tinkex.calling import Result
+    from tinkex.cli.app import Result
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "run"]
 
 
 def run(argv: Sequence[str]) -> Result:
     """Run one command line from Python.
 
-    Nothing is printed, the process does not exit, and no log handler stays behind. Files named by
+    Nothing is printed, the process does not exit, and no log handler is left. Files named by
     ``--output`` are written as on the command line.
 
     :param argv: the words after ``tinkex``: ``["checkpoint", "list", "--limit", "5"]``.
     :returns: the command's name, its typed result, and what it would have printed.
     :raises tinkex.exceptions.TinkexError: the command failed.
     """
-    from tinkex import calling
+    from tinkex.cli import app
 
-    return calling.run(argv)
+    return app.run(argv)

@@ -1,7 +1,7 @@
-"""Stamp the commit into what is built, so that ``tinkex version`` can tell it.
+"""Stamp the commit into what is built, so that ``tinkex version`` can print it.
 
 Runs inside setuptools only. The commit is that of the source tree being built; a tree that is
-not the top of its own repository (an unpacked sdist inside somebody's project) has none.
+not the top of its own repository (an unpacked sdist inside another project) has none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _write_stamp(directory: Path) -> None:
 
 
 class build_py(_build_py):
-    """Copy the package, then write the stamp beside it (never into the source tree)."""
+    """Copy the package, then write the stamp into the copy, never into the source tree."""
 
     def run(self) -> None:
         super().run()

@@ -1,11 +1,12 @@
-"""Columns that look one way to a person and another to a program.
+"""Column types and presentation: what people see where programs get raw values.
 
-Tables get ``human_readable``; JSON, YAML, CSV and the like get the raw value.
+Tables show ``human_readable``; JSON, YAML, CSV and similar formats write the raw value.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from cliff.columns import FormattableColumn
 __all__ = [
     "Dollars",
     "Flag",
+    "Presentation",
     "Size",
     "Structure",
     "Time",
@@ -23,36 +25,27 @@ __all__ = [
     "printable",
 ]
 
-#: Table headings that are not simply the field name in words.
+#: Words that headings write in another way.
+_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN")}
+#: Table headings that differ from the field name in words.
 HEADINGS = {
-    "api_key": "API key",
-    "api_key_command": "API key command",
-    "allow_http": "Allow http",
-    "base_url": "Base URL",
-    "checkpoint_id": "Checkpoint",
     "checkpoint_count": "Checkpoints",
-    "checkpoints_count": "Checkpoints",
+    "checkpoint_id": "Checkpoint",
     "checkpoint_storage_bytes": "Stored",
     "checkpoint_type": "Type",
+    "checkpoints_count": "Checkpoints",
     "cost_usd": "Cost",
     "created_at": "Created",
     "effective_rate_usd_per_gigabyte_month": "Per GB and month",
     "estimated_cost_usd": "Cost",
     "estimated_monthly_cost_usd": "Per month",
     "expires_at": "Expires",
-    "http_pool": "HTTP pool",
     "file_size_bytes": "Size",
-    "http_pool_options": "HTTP pool options",
-    "http_pools": "HTTP pools",
     "is_lora": "LoRA",
-    "key_id": "Key ID",
-    "last_checkpoint": "Last checkpoint",
     "last_checkpoint_time": "Last saved",
     "last_request_time": "Last request",
-    "last_sampler_checkpoint": "Last sampler checkpoint",
     "last_sampler_checkpoint_time": "Last sampler saved",
     "latency_ms": "Latency (ms)",
-    "lora_rank": "LoRA rank",
     "max_context_length": "Max context",
     "model_name": "Model",
     "model_owner": "Owner",
@@ -66,15 +59,11 @@ HEADINGS = {
     "time": "Created",
     "tinker_path": "Path",
     "train_attn": "Train attention",
-    "train_mlp": "Train MLP",
     "train_unembed": "Train unembedding",
     "training_run_id": "Run",
-    "user_urn": "User URN",
     "training_run_ids": "Runs",
-    "url": "URL",
 }
-
-#: Columns whose values are copied and pasted: never wrapped, never cut.
+#: Columns whose values people copy: never wrapped or truncated.
 WHOLE = frozenset(
     {
         "checkpoint_id",
@@ -90,34 +79,64 @@ WHOLE = frozenset(
     }
 )
 
+
+class Presentation:
+    """How the formats plain and table show the result of a command.
+
+    A formatter finds it as ``parsed_args.presentation``.
+
+    :ivar plain_row: returns the plain line of a row, given as a mapping; ``None`` omits the row.
+    :ivar plain_lines: returns the plain lines of one object, given as a mapping.
+    :ivar droppable: columns that a narrow table may hide, the least important first.
+    :ivar links: words of a table → addresses they link to.
+    :ivar empty: status line in place of a table without rows.
+    :ivar notes: status lines that the formatter adds for the command to print.
+    """
+
+    # Not a dataclass: most commands need no module that does.
+    def __init__(
+        self,
+        plain_row: Callable[[Mapping[str, Any]], str | None] | None = None,
+        plain_lines: Callable[[Mapping[str, Any]], Sequence[str]] | None = None,
+        droppable: Sequence[str] = (),
+        empty: str = "",
+    ) -> None:
+        self.plain_row = plain_row
+        self.plain_lines = plain_lines
+        self.droppable = droppable
+        self.empty = empty
+        self.links: dict[str, str] = {}
+        self.notes: list[str] = []
+
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-#: Control characters, separators of lines, changes of direction, and halves of surrogate pairs.
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Control characters, line separators, bidirectional controls and lone surrogates.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def heading(name: str) -> str:
     """Return the table heading of the field *name*."""
-    words = name.replace("_", " ")
+    words = " ".join(_WORDS.get(word, word) for word in name.split("_"))
     return HEADINGS.get(name) or words[:1].upper() + words[1:]
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return *text* with all replaced that steers a terminal, so that no server can do that.
+    """Return *text* with every character replaced that controls a terminal.
 
-    That is less than ``str.isprintable`` refuses: no-break spaces, joiners, and letters younger
-    than this Python's tables are text like any other.
+    ``str.isprintable`` refuses more: no-break spaces, joiners, and letters that are newer than the
+    tables of this Python.
 
-    :param keep: control characters that may stay, such as ``"\\n\\t"``.
+    :param keep: control characters to keep, such as ``"\\n\\t"``.
     """
     if text.isprintable():
         return text
-    return _STEERING.sub(lambda found: found[0] if found[0] in keep else _REPLACEMENT, text)
+    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _REPLACEMENT, text)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return *value* as JSON: letters as they are, what steers a terminal escaped.
+    """Return *value* as JSON with letters unescaped and terminal controls escaped.
 
-    JSON itself asks for escapes below U+0020 only; terminals obey some characters above, too.
+    JSON requires escapes below U+0020 only; terminals obey some characters above it too.
     """
     import json
 
@@ -128,7 +147,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def plain_text(value: Any) -> str:
-    """Return *value* as one field of a line: raw, ``true``/``false``, empty for nothing."""
+    """Return *value* as one field of a plain line: raw, ``true``/``false``, empty for null."""
     if isinstance(value, FormattableColumn):
         value = value.machine_readable()
     if value is None:
@@ -141,19 +160,17 @@ def plain_text(value: Any) -> str:
 
 
 class Size(FormattableColumn[int | None]):
-    """A number of bytes: ``1.2 GB`` for people (powers of 1000, as object stores count)."""
+    """A number of bytes: ``1.2 GB`` for people, in powers of 1000 as object stores count."""
 
     def human_readable(self) -> str:
         if self._value is None:
             return ""
-        size = float(self._value)
+        size, *units = float(self._value), "kB", "MB", "GB", "TB"
         if size < 1000:
             return f"{size:.0f} B"
-        for unit in ("kB", "MB", "GB", "TB"):
-            size /= 1000
-            if size < 999.95 or unit == "TB":
-                return f"{size:.1f} {unit}"
-        raise AssertionError
+        while (size := size / 1000) >= 999.95 and len(units) > 1:
+            units.pop(0)
+        return f"{size:.1f} {units[0]}"
 
 
 class Dollars(FormattableColumn[float | None]):
@@ -162,12 +179,12 @@ class Dollars(FormattableColumn[float | None]):
     def human_readable(self) -> str:
         if self._value is None:
             return ""
-        # Tokens are cheap: an amount below a cent is not nothing.
+        # Tokens are cheap: an amount below a cent must not look like zero.
         return f"${self._value:,.4f}" if 0 < self._value < 0.01 else f"${self._value:,.2f}"
 
 
 class Time(FormattableColumn[Any]):
-    """A moment: ``3 hours ago`` for people, ISO-8601 UTC with ``Z`` for programs."""
+    """A point in time: ``3 hours ago`` for people, ISO 8601 in UTC with ``Z`` for programs."""
 
     _value: datetime | None
 
@@ -194,13 +211,34 @@ class Structure(FormattableColumn[Any]):
         return plain_text(self._value)
 
 
+_COLUMN_OF_TYPE: Mapping[type, Callable[[Any], Any]] = {
+    bool: Flag,
+    datetime: Time,
+    dict: Structure,
+    list: Structure,
+    tuple: lambda value: Structure(list(value)),
+}
+
+
+def cells(record: object, names: Iterable[str]) -> tuple[Any, ...]:
+    """Return the attributes *names* of *record* as columns that suit their types and names."""
+    return tuple([_cell(name, getattr(record, name)) for name in names])
+
+
+def _cell(name: str, value: Any) -> Any:
+    column = _COLUMN_OF_TYPE.get(type(value))
+    if column is None and isinstance(value, (int, float)):
+        column = Size if name.endswith("_bytes") else Dollars if "cost_usd" in name else None
+    return value if column is None else column(value)
+
+
 def iso(moment: datetime) -> str:
-    """Return *moment* as ISO-8601 in UTC with ``Z``, to the second unless it is finer."""
+    """Return *moment* as ISO 8601 in UTC with ``Z``; with a fraction of a second if it has one."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def relative(moment: datetime, now: datetime) -> str:
-    """Return *moment* as seen from *now*: ``3 hours ago``, ``in 2 days``."""
+    """Return *moment* relative to *now*: ``3 hours ago``, ``in 2 days``."""
     seconds = (now - moment).total_seconds()
     amount = abs(seconds)
     if amount < 45:

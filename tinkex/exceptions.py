@@ -1,62 +1,46 @@
-"""Every error tinkex raises on purpose, and how it is told to a person.
+"""Every error that tinkex raises on purpose.
 
 ::
 
     TinkexError
-    ├── UsageError            the command line does not make sense
-    ├── SettingsError         no key, a bad URL, an unreadable configuration file
-    ├── LocalError            a file here: missing, unreadable, already there, disk full
-    ├── PluginError           an entry point is missing or does not load
-    ├── TransportError        no usable answer
-    │   ├── ConnectionFailed      refused, unknown host, reset
-    │   ├── TLSError              the certificate does not convince
-    │   ├── TimedOut              the time given by --timeout ran out
-    │   └── InvalidAnswer         an answer that is not what the protocol promises
-    ├── APIError              an answer of 400 or above
+    ├── UsageError              arguments that make no sense, alone or together
+    │   └── InvalidName             no checkpoint or training run has this name
+    ├── SettingsError           no key, a bad URL, an unreadable configuration file
+    ├── LocalError              a file or directory on this machine is not usable
+    │   ├── TargetExists            a file would be replaced
+    │   └── TargetInUse             another process is writing to the same place
+    ├── TokenizerError          no tokenizer, or one that is not usable
+    │   └── ChatTemplateError       no chat template, or one that is not usable
+    ├── PluginError             an entry point is missing or does not load
+    ├── TransportError          no usable response
+    │   ├── ConnectionFailed        reset, cut off, a proxy that fails
+    │   │   └── Unreachable             unknown host, connection refused
+    │   ├── TLSError                no TLS connection, or an untrusted certificate
+    │   ├── TimedOut                the time limit was exceeded
+    │   └── InvalidResponse         a response that the protocol does not allow
+    │       └── Redirected              a redirect that would send the key to another server
+    ├── APIError                a response with a status of 400 or above
     │   ├── BadRequest (400, 422) · Unauthorized (401) · PaymentRequired (402)
     │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405)
     │   └── Conflict (409) · RateLimited (429) · ServerError (5xx)
-    └── OperationFailed       a long-running operation ended in failure
+    └── OperationFailed         a long-running operation failed
 
-``str(error)`` is a whole clause without the operation's name; the command line puts
-``<Operation> failed. …`` before it (see :meth:`TinkexError.sentence`).
+``str(error)`` is a clause without the name of the operation; the command line puts
+``<Operation> failed. …`` before it (see :meth:`TinkexError.sentence`). Errors know nothing of
+options and commands: the command line adds a hint for each class.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar, Literal
-
-#: What plugins may use, see the page "Plugin API".
-__all__ = [
-    "APIError",
-    "BadRequest",
-    "Conflict",
-    "ConnectionFailed",
-    "Forbidden",
-    "InvalidAnswer",
-    "LocalError",
-    "NotFound",
-    "NotOffered",
-    "OperationFailed",
-    "PaymentRequired",
-    "PluginError",
-    "RateLimited",
-    "ServerError",
-    "SettingsError",
-    "TLSError",
-    "TimedOut",
-    "TinkexError",
-    "TransportError",
-    "Unauthorized",
-    "UsageError",
-    "from_response",
-]
 
 Category = Literal["user", "server"]
 
-#: Longest excerpt of a server's own words that is shown, in characters.
+#: Maximum length of the server's own message that is shown, in characters.
 MAX_DETAIL = 300
 
 
@@ -64,26 +48,28 @@ class TinkexError(Exception):
     """Base of all errors of this package.
 
     :param message: what happened, as a clause: ``Missing --api-key``.
-    :param hint: what to type or do next; empty where there is nothing, ``None`` if not known.
-    :param category: ``user`` when the person at the keyboard can mend it, ``server`` when
-        trying again later may help. Each class has its own default.
+    :param hint: what to do next, as a sentence; empty if there is nothing to do, ``None`` if the
+        error does not know: the command line then has a hint for the class.
+    :param category: ``user`` if the caller can fix it, ``server`` if a retry may help. Each class
+        has its own default.
+    :ivar status: the HTTP status, for an error of the server.
+    :ivar request_id: the server's id of the request, if it sent one.
     """
 
     default_category: ClassVar[Category] = "user"
-    default_hint: ClassVar[str | None] = None
 
     def __init__(
         self, message: str, *, hint: str | None = None, category: Category | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint if hint is not None else self.default_hint
+        self.hint = hint
         self.category: Category = category or self.default_category
         self.status: int | None = None
         self.request_id: str | None = None
 
     def sentence(self, operation: str) -> str:
-        """Return the first line a user sees; *operation* is a noun such as ``Sampling``."""
+        """Return the first line that a user sees; *operation* is a noun such as ``Sampling``."""
         if self.category == "user":
             return f"{operation} failed. Please check your inputs: {self}"
         return f"{operation} failed due to server or transient error. Consider retrying: {self}"
@@ -100,15 +86,13 @@ class TinkexError(Exception):
 
 
 class Terminated(SystemExit):
-    """The process was told to end (SIGTERM, SIGHUP); not an error, and never to be swallowed."""
+    """The process received SIGTERM or SIGHUP; not an error, and never swallowed."""
 
 
 class RequestShown(BaseException):
-    """A request was written out instead of being sent (``--curl``).
+    """Requests were printed, as command lines of curl, instead of being sent.
 
-    Not an error, so nothing that goes on after errors goes on after it.
-
-    :param lines: the requests, as command lines.
+    Not an ``Exception``, so that code that continues after errors stops here.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -117,9 +101,9 @@ class RequestShown(BaseException):
 
 
 class UsageError(TinkexError):
-    """Options or arguments that do not make sense together.
+    """Arguments that make no sense, alone or together.
 
-    :param whole_line: the message is already the whole first line and takes no prefix.
+    :param whole_line: the message is the whole first line and takes no prefix.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, whole_line: bool = False) -> None:
@@ -130,6 +114,19 @@ class UsageError(TinkexError):
         return self.message if self.whole_line else super().sentence(operation)
 
 
+class InvalidName(UsageError):
+    """A text is not a checkpoint or training run's name, or names one that does not exist.
+
+    :param resource: what it should name: ``checkpoint`` or ``run``.
+    """
+
+    def __init__(
+        self, message: str, *, resource: str = "checkpoint", hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.resource = resource
+
+
 class SettingsError(TinkexError):
     """A setting is missing, malformed or cannot be read."""
 
@@ -137,48 +134,78 @@ class SettingsError(TinkexError):
 class LocalError(TinkexError):
     """A file or directory on this machine is not usable as asked."""
 
-    default_hint = "Check the name, the permissions and the free space."
+
+class TargetExists(LocalError):
+    """A file or directory exists that would have to be replaced."""
+
+
+class TargetInUse(LocalError):
+    """Another process is writing to the same place."""
+
+
+class TokenizerError(TinkexError):
+    """A tokenizer is missing or not usable."""
+
+
+class ChatTemplateError(TokenizerError):
+    """A tokenizer has no chat template, or one that is not usable."""
 
 
 class PluginError(TinkexError):
-    """An entry point is missing, claimed twice, or does not load."""
+    """An entry point is missing, defined twice, or does not load."""
 
 
 class TransportError(TinkexError):
-    """No usable answer came back from the server."""
+    """The server sent no usable response."""
 
     default_category: ClassVar[Category] = "server"
 
 
 class ConnectionFailed(TransportError):
-    """The connection was refused, reset, or the host is not known."""
+    """The connection failed."""
+
+
+class Unreachable(ConnectionFailed):
+    """No connection could be made: the host is unknown, refuses, or does not respond.
+
+    The server has not seen the request, so any request may be sent again.
+    """
 
 
 class TLSError(TransportError):
-    """The server's certificate could not be verified."""
+    """No TLS connection could be made, or the server's certificate is not trusted."""
 
     default_category: ClassVar[Category] = "user"
 
 
 class TimedOut(TransportError):
-    """The time allowed by ``--timeout`` ran out."""
-
-    default_hint = "Allow more time with --timeout (milliseconds, or 30s, 5m)."
+    """The time limit was exceeded."""
 
 
-class InvalidAnswer(TransportError):
-    """The server answered with something that the protocol does not know."""
+class InvalidResponse(TransportError):
+    """The server sent a response that the protocol does not allow."""
 
-    default_hint = "Is the address that of a Tinker service? See: tinkex config show."
+
+class Redirected(InvalidResponse):
+    """The server redirects to another one, to which the API key must not be sent.
+
+    :param location: scheme, host and port of the other server.
+    """
+
+    def __init__(self, message: str, *, location: str) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class APIError(TinkexError):
-    """The server answered with a status of 400 or above.
+    """The server sent a response with a status of 400 or above.
 
-    :param status: the HTTP status.
-    :param request_id: the server's id of the request, if it sent one.
-    :param body: the decoded body, or its text; kept for callers, never shown whole.
+    :param body: the decoded body, or its text; for callers, never shown whole.
+    :ivar resource: what the request was about, if known: ``checkpoint``, ``run``, ``session`` or
+        ``model``.
     """
+
+    resource: str | None = None
 
     def __init__(
         self,
@@ -207,49 +234,41 @@ class BadRequest(APIError):
 
 
 class Unauthorized(APIError):
-    """The API key was not accepted (401)."""
+    """The API key was not accepted (401).
 
-    default_hint = "Check the key with 'tinkex config show'; --api-key or TINKER_API_KEY sets it."
+    :ivar key_origin: where the key comes from, such as ``TINKER_API_KEY``, if known.
+    """
+
+    key_origin: str | None = None
 
 
 class PaymentRequired(APIError):
     """The account cannot pay for the request (402)."""
 
-    default_hint = "See the billing page of the service's console."
-
 
 class Forbidden(APIError):
     """The key does not permit the request (403)."""
 
-    default_hint = "Check which account the key belongs to; see 'tinkex config show'."
-
 
 class NotFound(APIError):
-    """The thing does not exist, or no longer does (404, 410)."""
-
-    default_hint = "See what there is: tinkex checkpoint list, tinkex run list."
+    """The resource does not exist, or no longer does (404, 410)."""
 
 
 class NotOffered(APIError):
-    """This server has no such endpoint (404 or 405 without a word about the thing asked for)."""
-
-    default_hint = "See which server this is: tinkex config show."
+    """This server has no such endpoint (405, or 404 without naming a resource)."""
 
 
 class Conflict(APIError):
-    """The request contradicts the present state (409)."""
-
-    default_hint = "See what is there already: tinkex checkpoint list, tinkex checkpoint info."
+    """The request conflicts with the present state (409)."""
 
 
 class RateLimited(APIError):
     """Too many requests (429).
 
-    :ivar retry_after: seconds the server asked to wait, if it said so.
+    :ivar retry_after: seconds that the server asked to wait, if it did.
     """
 
     default_category: ClassVar[Category] = "server"
-    default_hint = "Wait a while, or ask for less at once."
     retry_after: float | None = None
 
 
@@ -257,11 +276,10 @@ class ServerError(APIError):
     """The server failed (5xx)."""
 
     default_category: ClassVar[Category] = "server"
-    default_hint = "Try again in a while; if it stays, report it with the time and request id."
 
 
 class OperationFailed(TinkexError):
-    """A long-running operation (a *future*) ended in failure.
+    """A long-running operation (a *future*) failed.
 
     The server's own category decides whether a retry is suggested.
     """
@@ -276,13 +294,16 @@ _BY_STATUS: dict[int, type[APIError]] = {
     403: Forbidden,
     404: NotFound,
     405: NotOffered,
+    406: BadRequest,
     409: Conflict,
     410: NotFound,
+    413: BadRequest,
+    415: BadRequest,
     422: BadRequest,
     429: RateLimited,
 }
 
-#: Statuses below 500 that say "again, later".
+#: Statuses below 500 after which a retry may help.
 _TRANSIENT = frozenset({408, 425, 429})
 
 
@@ -292,103 +313,81 @@ def from_response(
     content_type: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> APIError:
-    """Return the error for an answer of 400 or above; never raises, whatever the body.
+    """Return the error for a response of 400 or above; never raises, whatever the body.
 
-    :param status: the HTTP status.
-    :param body: the body as received; JSON, text, HTML, cut short or empty.
-    :param content_type: the value of ``Content-Type``.
+    :param body: the body as received; JSON, text, HTML, truncated or empty.
     :param headers: the response headers (any case), for the request id and ``Retry-After``.
     """
     headers = {key.lower(): value for key, value in (headers or {}).items()}
     decoded = _decode(body, content_type)
     detail = detail_of(decoded)
-    cls = _class_for(status, detail)
-    error = cls(
-        detail or _stock_phrase(status),
+    # A server without the route responds with its framework's stock phrase or nothing;
+    # a 404 about a missing resource names it.
+    no_route = status == 404 and detail.lower() in ("", "not found")
+    cls = ServerError if status >= 500 else _BY_STATUS.get(status, APIError)
+    phrases = {known.value: known.phrase for known in HTTPStatus if known < 500}
+    error = (NotOffered if no_route else cls)(
+        detail or phrases.get(status, "API request failed"),
         status=status,
         request_id=headers.get("x-request-id") or headers.get("cf-ray"),
         body=decoded,
         category="server" if status >= 500 or status in _TRANSIENT else "user",
     )
     if isinstance(error, RateLimited):
-        error.retry_after = _seconds(headers.get("retry-after"))
+        with contextlib.suppress(ValueError):
+            seconds = float(headers.get("retry-after", ""))
+            error.retry_after = seconds if 0 <= seconds < 86400 else None
     return error
 
 
 def detail_of(body: Any) -> str:
-    """Return the server's own words out of a decoded error body, on one line, or ``''``.
+    """Return the server's own message in a decoded error body, on one line, or ``''``.
 
-    Knows ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``,
+    Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``,
     ``{"error": …}``, ``{"message": …}`` and plain text; HTML yields nothing.
     """
-    try:
-        return _detail(body)
-    except RecursionError:  # no server means that
-        return ""
-
-
-def _detail(body: Any) -> str:
-    if isinstance(body, Mapping):
-        for key in ("detail", "error", "message"):
-            if body.get(key):
-                return _detail(body[key])
-        return ""
+    for _ in range(8):  # {"error": {"message": …}}
+        if isinstance(body, Mapping):
+            body = next(filter(None, map(body.get, ("detail", "error", "message"))), None)
     if isinstance(body, list):
-        return _one_line("; ".join(filter(None, map(_validation_item, body))))
-    if isinstance(body, str):
-        return "" if body.lstrip().startswith("<") else _one_line(body)
-    return ""
+        body = "; ".join(filter(None, map(_validation_item, body)))
+    if not isinstance(body, str) or body.lstrip().startswith("<"):
+        return ""
+    text = " ".join("".join(c if c.isprintable() else " " for c in body).split())
+    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
 
 
 def _validation_item(item: Any) -> str:
     if not isinstance(item, Mapping):
-        return _detail(item)
+        return item if isinstance(item, str) else ""
     loc = item.get("loc")
     parts = [str(p) for p in loc if isinstance(p, (str, int))] if isinstance(loc, list) else []
     where = ".".join(part for part in parts if part != "body")
-    what = _detail(item.get("msg")) or _detail(item.get("detail"))
-    return f"{where}: {what}" if where and what else where or what
-
-
-def _one_line(text: str) -> str:
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
+    what = item.get("msg") or item.get("detail")
+    return ": ".join(filter(None, (where, what if isinstance(what, str) else "")))
 
 
 def _decode(body: bytes | str, content_type: str) -> Any:
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     if "json" in content_type or text[:1] in ("{", "["):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
     return text
 
 
-def _class_for(status: int, detail: str) -> type[APIError]:
-    # A server without the route answers 404 with a framework's stock phrase or nothing;
-    # a 404 about a missing thing names it.
-    if status == 404 and detail.lower() in ("", "not found"):
-        return NotOffered
-    if status >= 500:
-        return ServerError
-    return _BY_STATUS.get(status, BadRequest if status in (406, 413, 415) else APIError)
+def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:
+    """Return ``a, b and 3 more`` for a message.
+
+    :param most: maximum number of names shown.
+    :param total: how many there are, if more than *names*.
+    """
+    more = (total or len(names)) - len(names[:most])
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _stock_phrase(status: int) -> str:
-    from http import HTTPStatus
-
-    if status >= 500:
-        return "API request failed"
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "API request failed"
-
-
-def _seconds(value: str | None) -> float | None:
-    try:
-        seconds = float(value) if value is not None else None
-    except ValueError:
-        return None
-    return seconds if seconds is not None and 0 <= seconds < 86400 else None
+#: What plugins may use, see the page "Plugin API": every error, and what makes one of a response.
+__all__ = ["from_response"] + [
+    name
+    for name, value in globals().items()
+    if isinstance(value, type) and issubclass(value, TinkexError)
+]

@@ -1,10 +1,14 @@
-"""The argument parser of every command, the global options, and the types of option values."""
+"""The argument parser of every command, the global options, and types of option values."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+import itertools
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TextIO
 
 from tinkex.exceptions import SettingsError, UsageError
@@ -12,9 +16,21 @@ from tinkex.exceptions import SettingsError, UsageError
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["integer", "non_empty", "number"]
 
+#: Seconds of each unit. A month has no fixed length, and ``m`` is a minute.
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_NUMBER = r"\d{1,12}(?:\.\d{1,6})?"
+_PART = rf"({_NUMBER})\s*([smhdwy])"
+#: A longer duration could lead to dates that Python does not have.
+_LONGEST = timedelta(days=100 * 365)
+_DURATION_HINT = "Give a number with a unit: 90s, 45m, 12h, 7d, 2w, 1y; or several: 1h30m."
+_MOMENT_HINT = (
+    "Give a date (2026-11-01), a time (2026-11-01T15:30, in UTC unless it has an offset), "
+    "how long ago (30d, 12h), today, yesterday or now."
+)
+
 
 class HelpRequested(Exception):
-    """``--help`` was given; the help of the parser that saw it is wanted."""
+    """``--help`` was given; *parser* has the help to print."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__(parser.prog)
@@ -22,7 +38,7 @@ class HelpRequested(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Fill sentences, and keep the line breaks of paragraphs that have indented lines: examples."""
+    """Wrap paragraphs, except those with indented lines, such as examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         import textwrap
@@ -39,16 +55,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class _StoreOnce(argparse.Action):
     """The ``store`` action, refusing a second, different value."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        seen: dict[str, Any] = getattr(parser, "seen", {})
-        if option_string and seen.setdefault(self.dest, values) != values:
-            parser.error(f"{option_string} is given twice, with different values")
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if option and parser.seen.setdefault(self.dest, values) != values:
+            parser.error(f"{option} is given twice, with different values")
         setattr(namespace, self.dest, values)
 
 
@@ -62,11 +71,11 @@ class _Help(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raise :class:`UsageError` instead of exiting, and say which option was meant.
+    """Raise :class:`UsageError` instead of exiting, with a hint at what was meant.
 
     :param command: the command's name (``checkpoint list``), or ``''`` for the program itself.
     :param subcommands: full names of the commands below this one.
-    :param help_action: what ``--help`` does; by default it raises :class:`HelpRequested`.
+    :param help_action: the action of ``--help``; by default it raises :class:`HelpRequested`.
     """
 
     def __init__(
@@ -99,16 +108,24 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        from tinkex.suggestions import mended
-
-        message, hint = mended(message, self._words, self._option_string_actions)
-        raise UsageError(message, hint=hint or f"See: {self._help_command()}")
+        message = message.replace("ignored explicit argument", "takes no value:")
+        hint = f"See: {self._help_command()}"
+        about = re.fullmatch(r"argument (\S+): expected one argument", message)
+        names = about[1].split("/") if about else []
+        for word, value in itertools.pairwise(self._words):
+            known = value.partition("=")[0] in self._option_string_actions and " " not in value
+            if word in names and value[:1] == "-" and not known:
+                joined = f"{names[-1]}={'KEY' if _is_secret(names[-1]) else shlex.quote(value)}"
+                hint = f"Join a value that begins with '-' to its option: {joined}"
+        raise UsageError(message, hint=hint)
 
     def option_strings(self) -> list[str]:
         """Return every option this parser knows."""
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
+        from tinkex.cli.errors import unknown_command
+
         front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
         options = [
             arg.partition("=")[0]
@@ -119,49 +136,48 @@ class Parser(argparse.ArgumentParser):
         if options and not verb:  # but: checkpoint lst --limit
             raise UsageError(
                 f"Invalid option(s) for {self.command or 'tinkex'}: {', '.join(options)}",
-                hint=self._nearest_option(options[0]),
+                hint=self._hint_at_option(options[0]),
                 whole_line=True,
             )
         if f"{self.command} {extra[0]}" in self.subcommands:
             raise UsageError(
-                f"options stand after the whole command: tinkex {self.command} {extra[0]} …",
-                hint="Options that all commands take may also stand before it.",
+                f"options follow the whole command: tinkex {self.command} {extra[0]} …",
+                hint="Global options may also precede it.",
             )
-        from tinkex import suggestions
-
         if verb:
-            raise suggestions.unknown_command([*self.command.split(), extra[0]], self.subcommands)
-        flags, texts = self._flags_and_texts()
-        message, hint = suggestions.stray(extra, self._words, flags, texts)
-        what = f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}"
-        raise UsageError(message or what, hint=hint or f"See: {self._help_command()}")
+            raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
+        raise UsageError(
+            f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
+            hint=self._hint_at_quotes(extra) or f"See: {self._help_command()}",
+        )
 
-    def _flags_and_texts(self) -> tuple[set[str], set[str]]:
-        """Return the options that take no value, and those that take any text."""
-        flags, texts = set(), set()
-        for name, action in self._option_string_actions.items():
-            if action.nargs == 0:
-                flags.add(name)
-            elif not (action.nargs or action.type or action.choices):
-                texts.add(name)
-        return flags, texts
+    def _hint_at_option(self, option: str) -> str:
+        from tinkex.cli.errors import nearest_option
 
-    def _nearest_option(self, option: str) -> str:
-        from tinkex import suggestions
+        # Before a command it may be an option of that command.
+        near = nearest_option(option, self._option_string_actions, 0.6 if self.command else 0.75)
+        if near:
+            return f"Did you mean {near}?"
+        if self.command:
+            return f"See: {self._help_command()}"
+        return "Options of a command follow it: tinkex checkpoint list --limit 5"
 
-        if not self.command:  # it may be an option of the command that follows
-            near = suggestions.option(option, self.option_strings(), at_least=0.75)
-            behind = "Options of a command stand behind it: tinkex checkpoint list --limit 5"
-            return f"Did you mean {near}?" if near else behind
-        near = suggestions.option(option, self.option_strings())
-        return f"Did you mean {near}?" if near else f"See: {self._help_command()}"
+    def _hint_at_quotes(self, extra: list[str]) -> str | None:
+        """Return a hint if the words in *extra* belong to the text before them."""
+        at = self._words.index(extra[0])
+        name, joined, text = self._words[at - 1].partition("=")
+        if not joined and at > 1:
+            name, text = self._words[at - 2 : at]
+        option = self._option_string_actions.get(name)
+        if option is None or option.nargs == 0 or option.type or option.choices:
+            return None
+        if _is_secret(name):
+            return None
+        text = shlex.quote(" ".join([text, *extra]))
+        return f"Quote a text of several words: {name} {text}"
 
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
-
-    def print_help(self, file: Any = None) -> None:
-        """Print the help, through a pager when *file* is a terminal too short for it."""
-        print_paged(self, file)
 
 
 def print_paged(
@@ -169,14 +185,14 @@ def print_paged(
 ) -> None:
     """Write the help of *parser* and *more* to *stream*.
 
-    :param paged: on a terminal that is too short for it, through a pager.
+    :param paged: use a pager on a terminal that is too short for it.
     """
-    from tinkex.terminal import can_move, wants_colour
+    from tinkex.cli.formatters import can_redraw, wants_colour
 
-    # Where the standard library draws help in colour (Python 3.14), it does as we say.
+    # Python 3.14 colours help; by our rules.
     parser.color = wants_colour(stream)  # type: ignore[attr-defined]
-    # A pager draws; on a dumb terminal less warns of it, and waits for a key.
-    if not paged or not can_move(stream):
+    # On a dumb terminal less prints a warning and waits for a key.
+    if not paged or not can_redraw(stream):
         stream.write(parser.format_help() + more)
         return
     import autopage.argparse
@@ -187,20 +203,20 @@ def print_paged(
 
 
 def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a whole command line, which leaves what follows the command alone."""
+    """Return the parser of a command line; it leaves the words after the global options alone."""
     usage = f"{prog} [global options] <command> [options]\n       {prog} help <command>"
     # The program's own help lists the commands, so it is a command.
     parser = Parser(prog=prog, description=description, usage=usage, help_action="store_true")
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     parser.add_argument(
-        "-f", "--format", dest="formatter", metavar="<format>", help="as after the command"
+        "-f", "--format", dest="formatter", metavar="<format>", help="output format"
     )
-    parser.add_argument("--json", action="store_true", help="as after the command")
+    parser.add_argument("--json", action="store_true", help="same as -f json")
     add_global_options(parser, after_command=False)
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="with a script on standard input: go on after a line that fails",
+        help="continue a script on standard input after a line that fails",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -209,93 +225,75 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
 def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
     """Add the options that every command takes.
 
-    :param after_command: this is a command's parser: an option not given there must not
-        overwrite the one given before the command.
+    :param after_command: *parser* is that of a command: an option that is not given after the
+        command must not overwrite one that is given before it.
     """
-    default: Any = argparse.SUPPRESS if after_command else None
     group = parser.add_argument_group("global options")
-    group.add_argument(
+    actions = [*_add_settings(group.add_argument), *_add_diagnostics(group.add_argument)]
+    if after_command:
+        for action in actions:
+            action.default = argparse.SUPPRESS
+
+
+def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
+    yield add(
         "--api-key",
         metavar="<key>",
-        default=default,
         help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
     )
-    group.add_argument(
-        "--base-url",
-        metavar="<url>",
-        default=default,
-        help="address of the service [TINKER_BASE_URL]",
-    )
-    group.add_argument(
+    yield add("--base-url", metavar="<url>", help="address of the service [TINKER_BASE_URL]")
+    yield add(
         "--timeout",
         metavar="<ms>",
-        default=default,
         type=_timeout,
-        help="longest wait for the service: milliseconds, or with a unit: 30s, 2m "
+        help="maximum time to wait for the service: milliseconds, or with a unit: 30s, 2m "
         "(default: 120000)",
     )
-    group.add_argument(
+    yield add(
         "--profile",
         metavar="<name>",
-        default=default,
         help="named group of settings from the configuration file [TINKEX_PROFILE]",
     )
-    group.add_argument(
+    yield add(
         "--http-pool",
         metavar="<name>",
-        default=default,
         help="HTTP pool that carries the requests [TINKEX_HTTP_POOL]",
     )
-    group.add_argument(
+    yield add(
         "--insecure",
         action="store_true",
-        default=argparse.SUPPRESS if after_command else None,
-        help="do not check certificates: anyone on the way can read the key; warns each time",
+        default=None,
+        help="do not verify TLS certificates: anyone in between can read the key (warns each time)",
     )
-    _add_diagnostic_options(group, after_command=after_command)
 
 
-def _add_diagnostic_options(group: Any, *, after_command: bool) -> None:
-    def default(value: Any) -> Any:
-        return argparse.SUPPRESS if after_command else value
-
-    group.add_argument(
-        "-v",
-        "--verbose",
-        action="count",
-        default=default(0),
-        help="log every request on standard error",
-    )
-    group.add_argument(
-        "-q",
-        "--quiet",
-        action="store_true",
-        default=default(False),
-        help="no status lines on standard error",
-    )
-    group.add_argument(
-        "--log-file", metavar="<file>", default=default(None), help="write a log to this file"
-    )
-    group.add_argument(
-        "--curl",
-        action="store_true",
-        default=default(False),
-        help="print the first request as a curl command, without the key, and send nothing",
-    )
-    group.add_argument(
-        "--debug", action="store_true", default=default(False), help="show tracebacks of errors"
-    )
+def _add_diagnostics(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
+    log = "log every request on standard error"
+    yield add("-v", "--verbose", action="count", default=0, help=log)
+    quiet = "print no status lines on standard error"
+    yield add("-q", "--quiet", action="store_true", help=quiet)
+    yield add("--log-file", metavar="<file>", help="write the log to this file")
+    curl = "print the first request as a curl command without the key; send nothing"
+    yield add("--curl", action="store_true", help=curl)
+    yield add("--debug", action="store_true", help="show tracebacks of errors")
 
 
 def _timeout(text: str) -> str:
-    # Checked here so that the error names the option; converted by the settings.
-    from tinkex.values import parse_timeout
+    # The settings convert it; checked here so that the error names the option.
+    from tinkex.config.values import parse_timeout
 
-    try:
+    with _named_by_argparse():
         parse_timeout(text)
-    except SettingsError as error:
-        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
     return text
+
+
+@contextmanager
+def _named_by_argparse() -> Iterator[None]:
+    """Raise an error that argparse reports with the name of the option."""
+    try:
+        yield
+    except (SettingsError, UsageError) as error:
+        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
 
 
 def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
@@ -343,46 +341,85 @@ def number(
 def duration(
     *, bare: str | None = None, least: timedelta = timedelta()
 ) -> Callable[[str], timedelta]:
-    """Return an argparse type: a span of time such as ``7d``.
+    """Return an argparse type: a duration such as ``7d``.
 
-    :param bare: unit of a number without one, see :func:`tinkex.durations.parse_duration`.
+    :param bare: unit of a number without one, see :func:`parse_duration`.
     :param least: a shorter one is refused.
     """
 
     def convert(text: str) -> timedelta:
-        from tinkex.durations import parse_duration
-
-        try:
-            span = parse_duration(text, bare=bare)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
-        if span < least:
+        with _named_by_argparse():
+            length = parse_duration(text, bare=bare)
+        if length < least:
             raise argparse.ArgumentTypeError(f"must be at least {least.total_seconds():g}s")
-        return span
+        return length
 
     return convert
 
 
 def interval() -> Callable[[str], timedelta]:
-    """Return an argparse type: the time between two requests of a command that asks on and on.
-
-    More than one a second is of no use to anybody, and a burden to the service.
-    """
+    """Return an argparse type: a polling interval, of one second or more."""
     return duration(bare="s", least=timedelta(seconds=1))
 
 
 def moment(text: str) -> datetime:
     """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (ago), in UTC."""
-    from tinkex.durations import parse_moment
-
-    try:
+    with _named_by_argparse():
         return parse_moment(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error}. {error.hint}") from error
+
+
+def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
+    """Return the duration *text*: ``90s``, ``7d``, ``1h30m``, ``1.5d``.
+
+    :param bare: unit (``s``, ``m``, ``h``, ``d``, ``w``, ``y``) of a number without one; without
+        *bare*, such a number is refused.
+    :raises UsageError: not a duration, zero, or longer than a hundred years.
+    """
+    words = text.strip()
+    if bare is not None and re.fullmatch(_NUMBER, words, re.ASCII):
+        words += bare
+    length = _duration(words)
+    if length is None or not timedelta() < length <= _LONGEST:
+        raise UsageError(f"not a duration: {text[:40]!r}", hint=_DURATION_HINT)
+    return length
+
+
+def parse_moment(text: str, now: datetime | None = None) -> datetime:
+    """Return the moment *text* in UTC.
+
+    :param text: an ISO 8601 date (midnight UTC) or time (UTC unless it has an offset), a duration
+        (that long before *now*; ``ago`` may follow), ``now``, ``today`` or ``yesterday``.
+    :param now: the present, with a time zone; by default that of the clock.
+    :raises UsageError: not a moment, or outside the years 1 to 9999.
+    """
+    now = (now or datetime.now(UTC)).astimezone(UTC)
+    words = " ".join(text.split()).lower()
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    named = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
+    if words in named:
+        return named[words]
+    length = _duration(words.removesuffix(" ago"))
+    try:
+        if length is not None and length <= _LONGEST:
+            return now - length
+        found = datetime.fromisoformat(text.strip())
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f"not a date or time: {text[:40]!r}", hint=_MOMENT_HINT) from None
+
+
+def _duration(words: str) -> timedelta | None:
+    """Return the sum of the parts of *words*, or ``None`` if they are no duration."""
+    if not re.fullmatch(rf"(?:{_PART}\s*)+", words, re.ASCII | re.IGNORECASE):
+        return None
+    parts = re.findall(_PART, words, re.ASCII | re.IGNORECASE)
+    seconds = sum(float(count) * _UNITS[unit.lower()] for count, unit in parts)
+    # Callers refuse what is too long; a timedelta could not hold it.
+    return timedelta(seconds=min(seconds, _LONGEST.total_seconds() * 2))
 
 
 def top_k(text: str) -> int:
-    """Return the argparse value of ``--top-k``: −1 (off) or a count of at least 1."""
+    """Return the argparse value of ``--top-k``: -1 (off) or at least 1."""
     value = integer(-1)(text)
     if value == 0:
         raise argparse.ArgumentTypeError("must be -1 (off) or at least 1, not 0")
@@ -394,3 +431,7 @@ def non_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _is_secret(option: str) -> bool:
+    return option.endswith("key")

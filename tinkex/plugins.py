@@ -1,27 +1,30 @@
-"""The entry-point groups of tinkex, and how one entry point is found and loaded.
+"""The entry-point groups of tinkex, and how an entry point is found and loaded.
 
-Listing names imports nothing: a slow or broken plugin costs only those who use it.
+Listing names imports nothing: a slow or broken plugin costs only the commands that use it.
+
+:func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
+than a whole command where there are many. stevedore caches the result in a file, which a first
+start, a container and a read-only home do not have, and which may be up to two minutes stale. Here
+only those metadata files are parsed that contain the name of a tinkex group; that takes less time
+than checking whether such a cache is still valid.
 """
 
 from __future__ import annotations
 
 import abc
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from tinkex import discovery
 from tinkex.exceptions import PluginError, Terminated
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
     from pathlib import Path
-
-    import requests.adapters
-
-    from tinkex.settings import Settings
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = [
@@ -33,7 +36,14 @@ __all__ = [
     "SHOW_FORMATTERS",
     "TOKENIZERS",
     "HttpPool",
+    "HttpRequest",
+    "HttpResponse",
+    "PoolOptions",
+    "PoolSettings",
+    "Sender",
+    "Timeouts",
     "TokenizerSource",
+    "load_driver",
 ]
 
 COMMANDS = "tinkex.commands"
@@ -50,6 +60,116 @@ GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZ
 #: Environment variable: only these distributions are plugins; empty for none at all.
 ONLY = "TINKEX_PLUGINS"
 
+#: The prefix of every group.
+_PREFIX = "tinkex."
+_METADATA = (".dist-info", ".egg-info")
+_log = logging.getLogger("tinkex")
+
+
+class HttpRequest(NamedTuple):
+    """A request as an HTTP pool sends it.
+
+    :ivar url: absolute, ASCII, percent-encoded.
+    :ivar headers: all but those that the pool has to add: ``Host``, ``Content-Length`` and, if it
+        can decode any, ``Accept-Encoding``.
+    :ivar body: ``None`` for a request without a body.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+
+
+class Timeouts(NamedTuple):
+    """How long an HTTP pool may wait, in seconds.
+
+    :ivar connect: until the connection is made.
+    :ivar read: until the headers of the response are complete, connecting included, and then for
+        each chunk of its body, however slowly the bytes trickle in.
+    """
+
+    connect: float
+    read: float
+
+
+class HttpResponse(Protocol):
+    """The response to an :class:`HttpRequest`: its headers, and a body still to be read."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by their names in lower case; repeated ones are joined by ``", "``."""
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body, its content coding removed, in the pieces in which it arrives.
+
+        The connection is reusable once the iterator is exhausted.
+
+        :param size: maximum number of bytes of a piece; none is empty.
+        :raises ConnectionFailed: the body ends before its announced length.
+        :raises TimedOut: nothing arrives within the read timeout.
+        :raises InvalidResponse: the body is malformed.
+        """
+
+    def close(self) -> None:
+        """Drop what has not been read, and the connection with it; may be called twice."""
+
+
+class Sender(Protocol):
+    """What carries requests: made by :meth:`HttpPool.build`, used by several threads at once."""
+
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
+        """Send *request* to the host of its URL and return the response, whatever its status.
+
+        Sends it once: retries, redirects and the total time are the caller's business.
+
+        :raises Unreachable: no connection could be made; the server has not seen the request.
+        :raises ConnectionFailed: the connection broke before the headers of the response.
+        :raises TimedOut: the headers of the response did not arrive in time.
+        :raises TLSError: the certificate is not trusted, or there is no TLS.
+        :raises InvalidResponse: the response is not HTTP.
+        :raises SettingsError: the URL, the proxy or a file of the options is unusable.
+        """
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+class PoolOptions(NamedTuple):  # not a dataclass, whose module is slow to import
+    """The options of an HTTP pool; they apply to the service and to the storage of downloads.
+
+    :ivar driver: name of the installed HTTP pool, or ``None``: the one that the settings name.
+    :ivar ca_bundle: path of the certificate authorities to trust, a file or a hashed directory.
+    :ivar client_cert: path of the client certificate in PEM.
+    :ivar client_key: path of its key, if that is in a file of its own.
+    :ivar insecure: certificates are not verified.
+    """
+
+    driver: str | None = None
+    ca_bundle: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    insecure: bool = False
+
+
+class PoolSettings(Protocol):
+    """The settings that concern an HTTP pool; :class:`tinkex.settings.Settings` has them."""
+
+    @property
+    def base_url(self) -> str:
+        """Address of the service, without a trailing slash."""
+
+    @property
+    def http_pool(self) -> str:
+        """The name by which the pool was chosen."""
+
+    @property
+    def pool_options(self) -> PoolOptions: ...
+
 
 class HttpPool(abc.ABC):
     """A way to carry requests, chosen by ``--http-pool NAME`` (group ``tinkex.http_pools``).
@@ -57,35 +177,33 @@ class HttpPool(abc.ABC):
     The entry point names a subclass; it is created without arguments.
     """
 
-    #: Where requests go when nobody set a base URL; ``None`` means the official service.
+    #: Address of the service if no base URL is set; ``None``: the official service.
     base_url: ClassVar[str | None] = None
-    #: Whether a request without an API key makes sense.
+    #: Whether requests need an API key.
     needs_api_key: ClassVar[bool] = True
+    #: Whether requests are shown instead of being sent, so that nothing may be changed.
+    is_dry_run: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def build(self, settings: Settings, *, size: int) -> requests.adapters.BaseAdapter:
-        """Return the transport adapter, mounted for every URL of the session.
+    def build(self, settings: PoolSettings) -> Sender:
+        """Return what sends the requests of one client.
 
-        It must neither retry nor follow redirects: the session above it does both. The ``raw`` of
-        its responses must read as urllib3's does (``read``, ``read1``, ``tell``), also in parts.
-
-        :param settings: the effective settings.
-        :param size: how many requests may be under way at once.
+        :raises SettingsError: *settings* do not suit the pool.
         """
 
 
 class TokenizerSource(abc.ABC):
-    """Knows where the tokenizers of some models are (group ``tinkex.tokenizers``).
+    """Finds the tokenizers of some models (group ``tinkex.tokenizers``).
 
     The entry point names a subclass; it is created without arguments.
     """
 
     @abc.abstractmethod
     def find(self, model: str, *, network: bool) -> Path | None:
-        """Return a directory that holds ``tokenizer.json``, or ``None`` if not known here.
+        """Return a directory that contains ``tokenizer.json``, or ``None`` if the model is unknown.
 
         :param model: a base-model name such as ``Qwen/Qwen3-8B``.
-        :param network: whether files may be fetched; every source is asked without first.
+        :param network: whether files may be downloaded; every source is first called without.
         """
 
 
@@ -94,10 +212,57 @@ def entry_points(group: str) -> list[EntryPoint]:
 
     Where ``TINKEX_PLUGINS`` is set: the built-in ones and those of the distributions it names.
     """
-    found = discovery.entry_points(group)
+    found = installed(tuple(sys.path)).get(group, [])
     if only() is None:
         return list(found)
     return [ep for ep in found if is_builtin(ep) or not is_left_out(distribution_of(ep))]
+
+
+@lru_cache
+def installed(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """Return the entry points of every tinkex group below the directories *path*, by group.
+
+    As in :mod:`importlib.metadata`, the first distribution of a name on the path is the one that
+    counts, and an entry point knows its distribution: ``dist``. Each path is read once.
+    """
+    groups: dict[str, list[EntryPoint]] = {}
+    for distribution in _distributions(path):
+        try:
+            for entry_point in distribution.entry_points:
+                if entry_point.group.startswith(_PREFIX):
+                    groups.setdefault(entry_point.group, []).append(entry_point)
+        except Exception as error:  # an unreadable file costs its own plugin only
+            where = getattr(distribution, "_path", "a distribution")
+            _log.warning("cannot read the entry points in %s: %s", where, error)
+    return groups
+
+
+def _distributions(path: tuple[str, ...]) -> Iterator[Distribution]:
+    """Yield the distributions of *path* that may have entry points in a tinkex group."""
+    seen: set[str] = set()
+    for entry in path:
+        try:
+            names = sorted(os.listdir(entry or "."))
+        except OSError:
+            continue
+        for name in filter(lambda name: name.endswith(_METADATA), names):
+            project = name.rpartition(".")[0].partition("-")[0].lower().replace(".", "_")
+            if project in seen:
+                continue
+            seen.add(project)
+            directory = os.path.join(entry, name)
+            if _mentions_a_group(directory):
+                from importlib.metadata import Distribution
+
+                yield Distribution.at(directory)
+
+
+def _mentions_a_group(directory: str) -> bool:
+    try:
+        with open(os.path.join(directory, "entry_points.txt"), "rb") as file:
+            return _PREFIX.encode() in file.read()
+    except OSError:
+        return False
 
 
 def only() -> tuple[str, ...] | None:
@@ -108,20 +273,16 @@ def only() -> tuple[str, ...] | None:
     return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
-def unknown_in_only() -> list[str]:
-    """Return what ``TINKEX_PLUGINS`` names and is not installed."""
-    return [name for name in only() or () if find_distribution(name) is None]
-
-
 def is_left_out(distribution: str) -> bool:
-    """Tell whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
+    """Return whether ``TINKEX_PLUGINS`` keeps the plugin *distribution* from being loaded."""
     names = only()
     return names is not None and not any(same_name(distribution, name) for name in names)
 
 
 def same_name(one: str, other: str) -> bool:
-    """Tell whether two spellings name the same distribution (PEP 503)."""
-    return _normal(one) == _normal(other)
+    """Return whether two spellings name the same distribution (PEP 503)."""
+    one, other = (name.lower().replace("_", "-").replace(".", "-") for name in (one, other))
+    return one == other
 
 
 def find_distribution(name: str) -> Distribution | None:
@@ -134,12 +295,14 @@ def find_distribution(name: str) -> Distribution | None:
         return None
 
 
-def how_to_install(name: str) -> str:
-    """Return the command that installs the plugin *name* of this project.
+def how_to_get(name: str) -> str:
+    """Return a hint for a plugin *name* of this project that is not loaded.
 
-    It comes from where tinkex came from, which pip notes (PEP 610): a directory of sources, a
+    It is installed from where tinkex was, which pip records (PEP 610): a source directory, a
     repository, or else the package index.
     """
+    if find_distribution(name):
+        return f"{ONLY} does not name {name}."
     import json
     import shlex
     from pathlib import Path
@@ -152,42 +315,22 @@ def how_to_install(name: str) -> str:
     if "dir_info" in origin:
         directory = Path(url2pathname(urlsplit(url).path), "plugins", name)
         if directory.is_dir():
-            return f"pip install {shlex.quote(str(directory))}"
+            return f"Install it: pip install {shlex.quote(str(directory))}"
     if vcs := origin.get("vcs_info"):
         where = f"{vcs['vcs']}+{url}@{vcs['commit_id']}#subdirectory=plugins/{name}"
-        return f"pip install {shlex.quote(f'{name} @ {where}')}"
-    return f"pip install {name}"
-
-
-def how_to_get(name: str) -> str:
-    """Return what to do where the plugin *name* of this project is not loaded, as a hint."""
-    if find_distribution(name):
-        return f"{ONLY} does not name {name}."
-    return f"Install it: {how_to_install(name)}"
-
-
-def is_ours(group: str) -> bool:
-    """Tell whether *group* is one that tinkex reads."""
-    return group in GROUPS or group.startswith(HOOKS + ".")
-
-
-def _key(entry_point: EntryPoint) -> tuple[str, str, str]:
-    return entry_point.group, entry_point.name, entry_point.value
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
+        return f"Install it: pip install {shlex.quote(f'{name} @ {where}')}"
+    return f"Install it: pip install {name}"
 
 
 def is_builtin(entry_point: EntryPoint) -> bool:
-    """Tell whether *entry_point* is tinkex's own (some of its formats are cliff's classes)."""
+    """Return whether *entry_point* is tinkex's own (some of its formats are cliff's classes)."""
     return entry_point.value.partition(":")[0].partition(".")[0] in ("tinkex", "cliff")
 
 
 def pick(group: str, name: str) -> EntryPoint:
     """Return the entry point *name* of *group*: a built-in first, then the only plugin.
 
-    :raises PluginError: nobody claims the name, or two plugins do.
+    :raises PluginError: no plugin has the name, or two plugins do.
     """
     claims = [ep for ep in entry_points(group) if ep.name == name]
     for entry_point in claims:
@@ -201,8 +344,8 @@ def pick(group: str, name: str) -> EntryPoint:
     if len(claims) > 1:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
         raise PluginError(
-            f"two plugins claim the {_noun(group)} {name!r}: {owners}",
-            hint=f"Uninstall one of them, or name those to load: {ONLY}=a,b",
+            f"two plugins define the {_noun(group)} {name!r}: {owners}",
+            hint=f"Uninstall one of them, or list the plugins to load: {ONLY}=a,b",
         )
     return claims[0]
 
@@ -210,10 +353,10 @@ def pick(group: str, name: str) -> EntryPoint:
 def load(entry_point: EntryPoint) -> Any:
     """Import what *entry_point* names.
 
-    :raises PluginError: anything goes wrong in the import, ``sys.exit`` included.
+    :raises PluginError: the import fails, be it with ``sys.exit``.
     """
     try:
-        # What a plugin prints when it is imported is no part of anybody's result.
+        # What a plugin prints when it is imported is not part of the result.
         with redirect_stdout(sys.stderr):
             return entry_point.load()
     except (KeyboardInterrupt, Terminated):
@@ -229,7 +372,7 @@ def load(entry_point: EntryPoint) -> Any:
 def load_driver(group: str, name: str) -> Any:
     """Return the instance behind the entry point *name* of *group*.
 
-    :raises PluginError: it is not there, is claimed twice, or does not load.
+    :raises PluginError: it does not exist, two plugins define it, or it does not load.
     """
     entry_point = pick(group, name)
     try:
@@ -245,30 +388,16 @@ def load_driver(group: str, name: str) -> Any:
 
 
 def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
-    """Yield every entry point of every group of ours with its distribution.
-
-    Reads the metadata of all installed distributions: for ``plugin list`` and errors only.
-    """
-    from importlib.metadata import distributions
-
-    seen = set()
-    for distribution in distributions():
-        for entry_point in distribution.entry_points:
-            key = (distribution.name, *_key(entry_point))
-            if is_ours(entry_point.group) and key not in seen:
-                seen.add(key)
-                yield entry_point, distribution
+    """Yield every entry point in a group of tinkex, used or not, with its distribution."""
+    for group, found in installed(tuple(sys.path)).items():
+        if group in GROUPS or group.startswith(HOOKS + "."):
+            yield from ((ep, ep.dist) for ep in found if ep.dist is not None)
 
 
 def distribution_of(entry_point: EntryPoint) -> str:
     """Return the name of the distribution that brings *entry_point*."""
-    known = getattr(entry_point, "dist", None)
-    if known is not None and known.name:
-        return str(known.name)
-    for candidate, distribution in claims():
-        if _key(candidate) == _key(entry_point):
-            return distribution.name
-    return entry_point.value.partition(".")[0].partition(":")[0]
+    owner = entry_point.dist
+    return owner.name if owner is not None else entry_point.value.partition(":")[0]
 
 
 def _noun(group: str) -> str:

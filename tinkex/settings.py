@@ -1,24 +1,24 @@
-"""Where each setting comes from: flag, environment, profile, default — in that order.
+"""The effective settings: each comes from an option, the environment, a profile or the default.
 
-A profile named *by flag* is as explicit as a flag, so its values win over the environment:
-``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor follow a forgotten
-``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the file itself comes after
-the environment; but where such a profile says which server it is, the key that it has for that
-server stands before one of the environment.
+That is the order of precedence. A profile named *by option* is as explicit as an option, so its
+values precede the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another
+server, nor follow a forgotten ``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the
+configuration file comes after the environment; but if such a profile names its server, its key for
+that server precedes one of the environment.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex import configfile, keys, plugins, pools, profiles
-from tinkex.exceptions import PluginError, SettingsError
-from tinkex.pools import PoolOptions
-from tinkex.values import (
+from tinkex import plugins
+from tinkex.config import credentials, file, pools
+from tinkex.config.values import (
+    CREDENTIAL,
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
     ENVIRONMENT,
@@ -26,36 +26,38 @@ from tinkex.values import (
     is_loopback,
     parse,
 )
+from tinkex.exceptions import PluginError, SettingsError
+from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["PoolOptions", "Settings"]
+__all__ = ["Settings"]
 
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = pools.DEFAULT_DRIVER
-#: Two ways to say one thing: the first source that has either decides both.
-_CREDENTIAL = ("api_key", "api_key_command")
-#: How the origin of a value begins that a profile has set.
+#: Prefix of the origin of a value that comes from a profile.
 PROFILE_ORIGIN = "profile "
+#: The settings of one source: name → value, and its origin in words.
+_Source = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
 class Settings:
     """The effective settings of one invocation.
 
-    :ivar profile: name of the profile in force, or ``None``.
+    :ivar profile: name of the active profile, or ``None``.
     :ivar base_url: address of the service, without a trailing slash; may have a path.
-    :ivar timeout: seconds that one operation may wait for the service; a command that needs
-        several (create a run, then save) allows each as much.
-    :ivar http_pool: name of the HTTP pool that carries requests: an installed driver, or one that
+    :ivar timeout: seconds that one operation may wait for the service; each operation of a
+        command (create a run, then save) has as much.
+    :ivar http_pool: name of the HTTP pool that sends requests: an installed driver, or one that
         the configuration file names.
     :ivar format: output format set by environment or profile, or ``None``.
     :ivar project_id: project that new sessions belong to, or ``None``.
     :ivar tags: tags of new sessions.
-    :ivar allow_http: a key may travel over plain http to another machine.
+    :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
-    :ivar origins: setting name → where its value came from, in words.
-    :ivar pool_options: size, repetitions and TLS of the HTTP pool.
+    :ivar origins: setting name → where its value comes from, in words.
+    :ivar pool_options: TLS options of the HTTP pool.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -78,57 +80,53 @@ class Settings:
         return self.pool_options.driver or self.http_pool
 
     def check_pool(self) -> None:
-        """Refuse options of the HTTP pool that cannot be used.
+        """Check the options of the HTTP pool.
 
         :raises SettingsError: a file is missing or unusable, or certificates of the official
-            service would not be checked although nobody has named its address.
+            service would not be checked although its address was not given explicitly.
         """
         official = self.base_url == DEFAULT_BASE_URL and "base_url" not in self.origins
         if self.pool_options.insecure and official:
             raise SettingsError(
-                "certificate checks stay on for the official service",
-                hint="Behind a proxy that signs by itself, trust its authority: ca_bundle. "
-                "If you do mean it, name the address with --base-url.",
+                "certificate checks cannot be turned off for the default address",
+                hint="For a proxy with its own certificates, set ca_bundle to its authority. "
+                "To turn them off anyway, give the address with --base-url.",
             )
-        self.pool_options.check_files()
+        pools.check_files(self.pool_options)
 
     def credential(self) -> str | None:
         """Return the API key to send, or ``None`` where none is needed.
 
-        Runs the credential command when that is where the key comes from.
+        Runs the credential command if there is one and no key is given.
 
-        :raises SettingsError: there is no key, the command failed, or the key would travel
+        :raises SettingsError: there is no key, the command failed, or the key would be sent
             unencrypted to another machine.
         """
         if not self.needs_api_key:
             return None
         key = self.api_key
         if not key and self.api_key_command:
-            key = keys.from_command(self.api_key_command)
+            key = credentials.from_command(self.api_key_command)
         if not key:
             raise SettingsError("Missing --api-key", hint=self._how_to_get_a_key())
-        self._refuse_plain_http()
-        return keys.checked(key)
+        is_exposed = self.base_url.startswith("http://") and not is_loopback(self.base_url)
+        if is_exposed and not self.allow_http:
+            raise SettingsError(
+                f"the API key would be sent unencrypted to {self.base_url}",
+                hint="Use https, or set allow_http: true in a profile.",
+            )
+        return credentials.checked(key)
 
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
             return f"Give the profile one: tinkex --profile {self.profile} auth login."
-        hint = "Log in with 'tinkex auth login' or set TINKER_API_KEY; without an account: "
-        if "local" in profiles.names():
-            return f"{hint}--profile local."
-        return f"{hint}--profile local, of tinkex-local. {plugins.how_to_get('tinkex-local')}"
-
-    def _refuse_plain_http(self) -> None:
-        if self.allow_http or not self.base_url.startswith("http://"):
-            return
-        if not is_loopback(self.base_url):
-            raise SettingsError(
-                f"the API key would travel unencrypted to {self.base_url}",
-                hint="Use https, or set allow_http: true in a profile.",
-            )
+        return (
+            "Log in with 'tinkex auth login' or set TINKER_API_KEY; "
+            "without an account: --profile local."
+        )
 
     def key_warning(self) -> str | None:
-        """Return a hint when the key looks wrong for the official service, else ``None``."""
+        """Return a warning if the key looks wrong for the official service, else ``None``."""
         key = self.api_key
         official = self.base_url == DEFAULT_BASE_URL
         if not key or not official or key.startswith(("tml-", "eyJ")):
@@ -143,94 +141,143 @@ def resolve(
 ) -> Settings:
     """Return the effective settings.
 
-    :param flags: options given on the command line (absent or ``None`` means not given):
+    :param flags: options of the command line (absent or ``None`` if not given):
         ``api_key``, ``base_url``, ``timeout``, ``profile``, ``http_pool``, ``insecure``.
     :param environ: the environment; ``os.environ`` by default.
-    :param stdin: where ``--api-key -`` is read from.
+    :param stdin: the stream that ``--api-key -`` is read from.
     :raises SettingsError: a value is malformed, the configuration file cannot be read, or the
         profile does not exist.
     """
     environ = os.environ if environ is None else environ
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    config = configfile.read(configfile.config_path(environ))
-    profile, by_flag = _choose_profile(flags, environ, config)
-    without_checks = bool(flags.pop("insecure", None))
-    layers = [_from_flags(flags, stdin)]
-    named = [_from_profile(profile, config)] if profile else []
+    path = file.config_path(environ)
+    config = file.read(path)
+    profile, origin = _active_profile(flags.pop("profile", None), environ, config, path)
+    insecure = bool(flags.pop("insecure", False))
+    options = _from_options(flags, stdin)
     environment = _from_environ(environ)
-    if named and not by_flag:
-        environment = _without_other_key(environment, named[0], "base_url" in flags)
-    layers += [*named, environment] if by_flag else [environment, *named]
-    values, origins = _merge(layers)
-    if profile:
-        values["profile"] = profile
-        origins["profile"] = _profile_origin(flags, environ)
-    _find_pool(values, origins, config, configfile.config_path(environ))
-    if without_checks:
-        values["pool_options"] = pools.insecure(values["pool_options"])
+    named = {} if profile is None else _from_profile(profile, config)
+    if origin == "--profile":
+        sources = [options, named, environment]
+    else:
+        if "base_url" not in options | environment and _has_own_key(named):
+            environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
+        sources = [options, environment, named]
+    values, origins = _merge(sources)
+    if profile is not None:
+        values["profile"], origins["profile"] = profile, origin
+    _add_stored_key(values, origins)
+    _add_pool_options(values, origins, config, path)
+    if insecure:
+        values["pool_options"] = values["pool_options"]._replace(insecure=True)
         origins["http_pool.insecure"] = "--insecure"
-    _apply_pool(values, origins, layers, config)
+    _add_driver(values, origins, config)
     return Settings(**values, origins=origins)
 
 
-def chosen_profile(flag: str | None = None, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the name of the profile in force, which need not exist.
+def chosen_profile(flag: str | None = None) -> str | None:
+    """Return the name of the active profile, which need not exist.
 
-    :param flag: the profile named by an option.
+    :param flag: the profile that an option names.
     :raises SettingsError: the configuration file cannot be read.
     """
-    environ = os.environ if environ is None else environ
-    flags = {"profile": flag} if flag else {}
-    return _choose_profile(flags, environ, configfile.read(configfile.config_path(environ)))[0]
+    path = file.config_path()
+    return _active_profile(flag, os.environ, file.read(path), path)[0]
 
 
-def profile_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the names of all profiles, those that plugins bring included.
+def profile_names() -> list[str]:
+    """Return the names of all profiles, those of plugins included.
 
     :raises SettingsError: the configuration file cannot be read.
     """
-    config = configfile.read(configfile.config_path(environ))
-    return sorted({*configfile.profiles_in(config), *profiles.names()})
+    written = file.profiles_in(file.read(file.config_path()))
+    return sorted({*written, *file.plugin_profile_names()})
 
 
-class _Layer:
-    """Settings of one source: name → value, and name → where from."""
+def pool_names(config: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the names of all HTTP pools: installed drivers and pools of the file.
 
-    def __init__(self, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
-        self.values = values
-        self.origin = origin
+    :param config: the content of the file; by default it is read.
+    :raises SettingsError: the configuration file cannot be read.
+    """
+    installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
+    config = file.read(file.config_path()) if config is None else config
+    return sorted({*installed, *pools.named_in(config)})
 
 
-def _from_flags(flags: Mapping[str, Any], stdin: TextIO | None) -> _Layer:
-    values = {name: value for name, value in flags.items() if name != "profile"}
+def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Yield ``(name, value, origin)`` of every setting, secrets masked."""
+    for name in DESCRIPTIONS:
+        value = credentials.masked(name, getattr(settings, name))
+        if name == "timeout":
+            value = f"{value:g}s"
+        origin = settings.origins.get(name, "default")
+        yield name, list(value) if isinstance(value, tuple) else value, origin
+
+
+def stray_key(settings: Settings) -> str | None:
+    """Return a warning if a key of the official service may be sent to the wrong server.
+
+    The key comes from the environment, the server from a profile that has no key for it.
+    """
+    origin, url = settings.origins.get("api_key"), settings.base_url
+    official = settings.needs_api_key and (settings.api_key or "").startswith("tml-")
+    elsewhere = is_of_profile(url, settings.origins.get("base_url")) and not is_loopback(url)
+    if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
+        return None
+    return (
+        f"{origin} goes to {url}, the server of profile {settings.profile}; if it is "
+        "a key for another server, give the profile its own: "
+        f"tinkex --profile {settings.profile} auth login"
+    )
+
+
+def is_of_profile(base_url: str, origin: str | None) -> bool:
+    """Return whether a profile names a server other than the official one.
+
+    A key of the official service is sent there only if the user gives it explicitly.
+    """
+    return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
+
+
+def _active_profile(
+    flag: Any, environ: Mapping[str, str], config: Mapping[str, Any], path: Path
+) -> tuple[str | None, str]:
+    """Return the name of the active profile, and the origin of that choice."""
+    variable = ENVIRONMENT["profile"]
+    for name, origin in (
+        (flag, "--profile"),
+        (environ.get(variable), variable),
+        (config.get("profile"), str(path)),
+    ):
+        if name not in (None, ""):
+            return str(name), origin
+    return None, ""
+
+
+def _from_options(flags: Mapping[str, Any], stdin: TextIO | None) -> _Source:
+    values = dict(flags)
     if "api_key" in values:
-        values["api_key"] = keys.read_argument(values["api_key"], stdin)
-    return _Layer(values, lambda name: "--" + name.replace("_", "-"))
+        values["api_key"] = credentials.read_argument(values["api_key"], stdin)
+    return {name: (value, f"--{name.replace('_', '-')}") for name, value in values.items()}
 
 
-def _from_environ(environ: Mapping[str, str]) -> _Layer:
-    values = {
-        name: environ[variable]
+def _from_environ(environ: Mapping[str, str]) -> _Source:
+    return {
+        name: (environ[variable], variable)
         for name, variable in ENVIRONMENT.items()
         if environ.get(variable) and name != "profile"
     }
-    return _Layer(values, lambda name: ENVIRONMENT[name])
 
 
-def _without_other_key(environment: _Layer, profile: _Layer, has_address: bool) -> _Layer:
-    """Return *environment* without its key if *profile* has a server of its own and its key."""
-    own = profile.values.get("base_url") not in (None, DEFAULT_BASE_URL)
-    if has_address or not own or "base_url" in environment.values:  # an option, a variable
-        return environment
-    if not any(profile.values.get(name) for name in _CREDENTIAL):
-        return environment
-    kept = {name: value for name, value in environment.values.items() if name not in _CREDENTIAL}
-    return _Layer(kept, environment.origin)
-
-
-def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
-    written = configfile.profiles_in(config)
-    values = written[name] or {} if name in written else _implied_profile(name, written)
+def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
+    written, provided = file.profiles_in(config), file.plugin_profile_names()
+    if name not in {*written, *provided}:
+        hint = "Known: " + (", ".join(sorted({*written, *provided})) or "none") + "."
+        if name == "local":
+            hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
+        raise SettingsError(f"no profile is called {name!r}", hint=hint)
+    values = written[name] or {} if name in written else file.plugin_profile(name)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
     for key in values:
@@ -239,162 +286,72 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Layer:
                 f"profile {name!r} has an unknown setting {str(key)!r}",
                 hint="Known: " + ", ".join(sorted(PROFILE_KEYS)) + ".",
             )
-    return _Layer(values, lambda _: f"{PROFILE_ORIGIN}{name}")
+    return {key: (value, f"{PROFILE_ORIGIN}{name}") for key, value in values.items()}
 
 
-def _implied_profile(name: str, written: Mapping[str, Any]) -> Mapping[str, Any]:
-    # Installing tinkex-local is enough for `--profile local`.
-    implied = profiles.names()
-    if name in implied:
-        return profiles.brought(name)
-    hint = "Known: " + (", ".join(sorted({*map(str, written), *implied})) or "none") + "."
-    if name == "local":
-        hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
-    raise SettingsError(f"no profile is called {name!r}", hint=hint)
+def _has_own_key(profile: _Source) -> bool:
+    """Return whether *profile* has both its own server and a key for it."""
+    server, _ = profile.get("base_url", (None, ""))
+    has_key = any(profile.get(name, (None, ""))[0] for name in CREDENTIAL)
+    return has_key and server not in (None, DEFAULT_BASE_URL)
 
 
-def _choose_profile(
-    flags: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any]
-) -> tuple[str | None, bool]:
-    if flags.get("profile"):
-        return str(flags["profile"]), True
-    chosen = environ.get(ENVIRONMENT["profile"]) or config.get("profile")
-    return (None if chosen in (None, "") else str(chosen)), False
-
-
-def _profile_origin(flags: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    if flags.get("profile"):
-        return "--profile"
-    variable = ENVIRONMENT["profile"]
-    return variable if environ.get(variable) else str(configfile.config_path(environ))
-
-
-def _merge(layers: list[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+def _merge(sources: list[_Source]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the value and the origin of each setting that one of *sources* has."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        # The first source that names a credential, as a key or as a command, decides both.
-        has_credential = "api_key" in values or "api_key_command" in values
-        for name, value in layer.values.items():
-            if name in values or value is None:
+    for source in sources:
+        has_credential = not values.keys().isdisjoint(CREDENTIAL)
+        for name, (value, origin) in source.items():
+            if value is None or name in values or (has_credential and name in CREDENTIAL):
                 continue
-            if has_credential and name in _CREDENTIAL:
-                continue
-            values[name] = _parse(name, value, layer.origin(name))
-            origins[name] = layer.origin(name)
-    if not ("api_key" in values or "api_key_command" in values):
-        url = values.get("base_url", DEFAULT_BASE_URL)
-        from tinkex.keystore import KeyStore
-
-        store = KeyStore()
-        own = is_of_profile(url, origins.get("base_url"))
-        stored = store.for_address(url, only_its_own=own)
-        if stored:
-            values["api_key"], origins["api_key"] = stored.key, str(store.path)
+            try:
+                values[name] = parse(name, value)
+            except SettingsError as error:
+                raise SettingsError(f"{error} (from {origin})", hint=error.hint) from error
+            origins[name] = origin
     return values, origins
 
 
-def stray_key(settings: Settings) -> str | None:
-    """Return a warning if a hosted key of the environment goes to the server of a profile.
-
-    That is one on another machine, for which the profile has no key.
-    """
-    origin = settings.origins.get("api_key")
-    official = settings.needs_api_key and (settings.api_key or "").startswith("tml-")
-    elsewhere = is_of_profile(settings.base_url, settings.origins.get("base_url"))
-    strays = origin == ENVIRONMENT["api_key"] and official and elsewhere
-    if not strays or is_loopback(settings.base_url):
-        return None
-    return (
-        f"{origin} goes to {settings.base_url}, the server of profile {settings.profile}; if it is "
-        f"a key for another, give the profile one: tinkex --profile {settings.profile} auth login"
-    )
+def _add_stored_key(values: dict[str, Any], origins: dict[str, str]) -> None:
+    if values.keys().isdisjoint(CREDENTIAL):
+        url = values.get("base_url", DEFAULT_BASE_URL)
+        store = credentials.KeyStore()
+        own = is_of_profile(url, origins.get("base_url"))
+        if stored := store.for_address(url, only_its_own=own):
+            values["api_key"], origins["api_key"] = stored.key, str(store.path)
 
 
-def is_of_profile(base_url: str, origin: str | None) -> bool:
-    """Tell whether a profile says that the service is another than the official one.
-
-    A key of the official service is never sent there by itself.
-    """
-    return base_url != DEFAULT_BASE_URL and (origin or "").startswith(PROFILE_ORIGIN)
-
-
-def _apply_pool(
-    values: dict[str, Any], origins: dict[str, str], layers: list[_Layer], config: Mapping[str, Any]
+def _add_pool_options(
+    values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
 ) -> None:
-    """Let the chosen pool say where requests go and whether they need a key."""
+    """Add the options that the configuration file has for the pool."""
+    name = values.get("http_pool", DEFAULT_POOL)
+    named = pools.named_in(config)
+    drivers = {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} if named else set()
+    values["pool_options"], given = pools.options_of(name, config, path.parent, drivers)
+    section = f"{pools.SECTION}.{name}"
+    origins |= {f"http_pool.{member}": section for member in given}
+    if name in named or "http_pool" in origins:
+        origins.setdefault("http_pool.driver", section if name in named else origins["http_pool"])
+
+
+def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any]) -> None:
+    """Add what the driver of the pool says: the address of its service, and whether to send a key.
+
+    :raises SettingsError: there is no such driver, or it does not load.
+    """
     name = values["pool_options"].driver
     if name == DEFAULT_POOL:
         return
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
-        raise _unknown_pool(error, values, origins, config) from error
+        origin, hint = origins["http_pool.driver"], error.hint
+        if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
+            hint = "Known: " + ", ".join(pool_names(config)) + "."
+        raise SettingsError(f"{error} (from {origin})", hint=hint) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
-    # A pool with an address of its own is the server; only a flag may point elsewhere.
-    if pool.base_url and "base_url" not in layers[0].values:
-        values["base_url"] = pool.base_url
-        origins["base_url"] = f"HTTP pool {name}"
-
-
-def _find_pool(
-    values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
-) -> None:
-    """Let the configuration file say what is behind the name of the pool."""
-    name = values.get("http_pool", DEFAULT_POOL)
-    asked = plugins.entry_points(plugins.HTTP_POOLS) if config.get(pools.SECTION) else []
-    drivers = {ep.name for ep in asked}
-    options, given = pools.options_of(name, config, path.parent, drivers)
-    values["pool_options"] = options
-    origins |= {f"http_pool.{member}": f"{pools.SECTION}.{name}" for member in given}
-    if name in pools.named_in(config) and "driver" not in given:
-        origins["http_pool.driver"] = f"{pools.SECTION}.{name}"
-    elif name not in pools.named_in(config) and "http_pool" in origins:
-        origins["http_pool.driver"] = origins["http_pool"]
-
-
-def _unknown_pool(
-    error: PluginError,
-    values: Mapping[str, Any],
-    origins: Mapping[str, str],
-    config: Mapping[str, Any],
-) -> SettingsError:
-    origin = origins.get("http_pool.driver") or origins["http_pool"]
-    hint = error.hint
-    if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
-        hint = "Known: " + ", ".join(_pool_names(config)) + "."
-    return SettingsError(f"{error} (from {origin})", hint=hint)
-
-
-def pool_names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return what may be named as HTTP pool: installed drivers and those of the file.
-
-    :raises SettingsError: the configuration file cannot be read.
-    """
-    return _pool_names(configfile.read(configfile.config_path(environ)))
-
-
-def _pool_names(config: Mapping[str, Any]) -> list[str]:
-    installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
-    return sorted({*installed, *pools.named_in(config)})
-
-
-def _parse(name: str, value: Any, origin: str) -> Any:
-    try:
-        return parse(name, value)
-    except SettingsError as error:
-        raise SettingsError(f"{error} (from {origin})", hint=error.hint) from error
-
-
-def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
-    """Yield ``(name, value, origin)`` of every setting, secrets masked."""
-    for name in DESCRIPTIONS:
-        value = getattr(settings, name)
-        if name == "api_key" and value:
-            value = keys.mask(value)
-        if name == "timeout":
-            value = f"{value:g}s"
-        if name == "api_key_command" and value:
-            value = keys.mask_inside(value)
-        origin = settings.origins.get(name, "default")
-        yield name, list(value) if isinstance(value, tuple) else value, origin
+    # A pool with its own address is the server; only an option precedes it.
+    if pool.base_url and origins.get("base_url") != "--base-url":
+        values["base_url"], origins["base_url"] = pool.base_url, f"HTTP pool {name}"

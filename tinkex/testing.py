@@ -1,10 +1,9 @@
 """Helpers for the tests of plugins.
 
-:func:`invoke` runs a command line in this process and returns all that a user would see.
-:func:`isolated` keeps the settings and files of whoever runs the tests out of them, and
-:func:`local_service` lets commands talk to the embedded service, so that nothing of the network is
-needed. :func:`check_distribution` checks the entry points of a distribution against what tinkex
-promises its users of every command.
+:func:`invoke` runs a command line in this process and returns its output. :func:`isolated` hides
+the developer's settings and files, and :func:`local_service` connects commands to the embedded
+service, so that no network is needed. :func:`check_distribution` checks the entry points of a
+distribution against what tinkex promises its users of every command.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,7 +33,7 @@ _CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_c
 
 @dataclass(frozen=True)
 class Invocation:
-    """What one command line left behind.
+    """The outcome of one command line.
 
     :ivar stdout: the result, and nothing else.
     :ivar stderr: status lines and errors.
@@ -50,7 +48,7 @@ class Invocation:
     def rows(self) -> Any:
         """The decoded output of a command run with ``-f json``.
 
-        :raises AssertionError: the output is no JSON; tells the exit code and standard error.
+        :raises AssertionError: the output is not JSON; shows the exit code and standard error.
         """
         try:
             return json.loads(self.stdout)
@@ -64,10 +62,7 @@ class Invocation:
 class _Stream(io.StringIO):
     def __init__(self, text: str = "", *, terminal: bool = False) -> None:
         super().__init__(text)
-        self._terminal = terminal
-
-    def isatty(self) -> bool:
-        return self._terminal
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
 
 
 def invoke(
@@ -77,29 +72,29 @@ def invoke(
     terminal: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Invocation:
-    """Run *argv* (the words after ``tinkex``) and return what came of it.
+    """Run *argv* (the words after ``tinkex``) and return its outcome.
 
-    :param stdin: what the command finds on standard input.
+    :param stdin: the text on standard input.
     :param terminal: all three streams claim to be a terminal.
     :param environ: environment variables set for this command alone.
     """
-    from tinkex.shell import TinkexApp
+    from tinkex.cli.app import TinkexApp
 
     stdout, stderr = _Stream(terminal=terminal), _Stream(terminal=terminal)
     with mock.patch.dict(os.environ, environ or {}):
         app = TinkexApp(_Stream(stdin, terminal=terminal), stdout, stderr)
-        app.remembers = False  # a test leaves nothing in the cache of who runs it
+        app.uses_cache = False
         code = app.run(list(argv))
     return Invocation(stdout.getvalue(), stderr.getvalue(), code)
 
 
 @contextlib.contextmanager
 def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Let the block run as a new user whose home is *directory*; yields it as a path.
+    """Run the block as a new user whose home is *directory*; yield it as a path.
 
     ``HOME`` and the directories for configuration, data, state and cache are below it. Variables
-    that tinkex reads are not set, nor are proxies and certificates. Afterwards the environment is
-    as before.
+    that tinkex reads are removed, also those of proxies and certificates. Afterwards the
+    environment is restored.
     """
     home = Path(directory).absolute()
     with mock.patch.dict(os.environ):
@@ -113,9 +108,9 @@ def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Let the commands of the block talk to an embedded service of their own.
+    """Connect the commands of the block to an embedded service of their own.
 
-    It lives in this process and keeps its files below *directory*; the block is :func:`isolated`
+    It runs in this process and keeps its files below *directory*; the block is :func:`isolated`
     there. Yields the path of the service's files.
 
     :raises tinkex.exceptions.PluginError: tinkex-local is not installed.
@@ -135,9 +130,9 @@ def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
-        docstring is not one sentence, an argument has no help, an option hides a global one.
+        docstring is not one sentence, an argument has no help, an option clashes with a global one.
     """
-    found = [ep for ep in distribution(name).entry_points if plugins.is_ours(ep.group)]
+    found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
     faults = [fault for entry_point in found for fault in _faults(entry_point)]
     if not found:
         faults = [f"{name} has no entry point in any group of tinkex"]
@@ -151,16 +146,16 @@ def _faults(entry_point: Any) -> Iterator[str]:
         loaded = plugins.load(entry_point)
     except TinkexError as error:
         yield f"{label}: {error}"
-        return
-    if entry_point.group == plugins.COMMANDS:
-        yield from (f"{label}: {fault}" for fault in _command_faults(loaded, entry_point.name))
+    else:
+        if entry_point.group == plugins.COMMANDS:
+            yield from (f"{label}: {fault}" for fault in _command_faults(loaded, entry_point.name))
 
 
 def _command_faults(command: Any, name: str) -> Iterator[str]:
     from tinkex.commands.base import Command, Lister, ShowOne
 
     if not (isinstance(command, type) and issubclass(command, (Command, Lister, ShowOne))):
-        yield "is no Command, Lister or ShowOne of tinkex.commands.base"
+        yield "is not a Command, Lister or ShowOne of tinkex.commands.base"
         return
     doc = inspect.getdoc(command) or ""
     if "\n" in doc or not doc.endswith("."):
@@ -170,6 +165,4 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
     except (argparse.ArgumentError, ValueError) as error:
         yield f"its options clash: {error}"
         return
-    for action in parser._actions:
-        if not action.help:
-            yield f"the argument {action.dest} has no help"
+    yield from (f"the argument {a.dest} has no help" for a in parser._actions if not a.help)

@@ -1,12 +1,14 @@
-"""The version, and the commit that the package was built from."""
+"""The version number, and the commit that the package was built from.
 
-from __future__ import annotations
+Imports nothing: the build reads ``__version__`` from the source, and every other module may
+import this one.
+"""
 
-from tinkex import __version__
+__version__ = "0.1.0"
 
 
 def commit() -> str | None:
-    """Return the short commit hash stamped in at build time, or ``None``."""
+    """Return the short commit hash that :mod:`tinkex._build` added, or ``None``."""
     try:
         from tinkex._commit import COMMIT
     except ImportError:
@@ -15,6 +17,6 @@ def commit() -> str | None:
 
 
 def line() -> str:
-    """Return ``tinkex 0.x.y (abc1234)``, without the bracket when the commit is not known."""
-    stamp = commit()
-    return f"tinkex {__version__}" + (f" ({stamp})" if stamp else "")
+    """Return ``tinkex 0.x.y (abc1234)``; without the commit if it is unknown."""
+    built_from = commit()
+    return f"tinkex {__version__}" + (f" ({built_from})" if built_from else "")

@@ -12,8 +12,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import tinkex
+from tinkex.cli.app import TinkexApp
 from tinkex.commands.base import Lister
-from tinkex.shell import TinkexApp
 
 project = "tinkex"
 author = "the tinkex authors"

@@ -11,18 +11,17 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-#: What each distribution may need; whoever adds one says here that it is worth its risk.
+#: What each distribution may need; an addition needs a reason.
 ALLOWED = {
     "tinkex": {
         *("cliff", "stevedore", "requests", "PyYAML", "tokenizers", "rich", "prompt_toolkit"),
-        *("Jinja2", "urllib3"),
+        *("Jinja2", "urllib3", "wcwidth"),
     },
     "tinkex-hello": {"tinkex"},
-    "tinkex-http2": {"tinkex", "httpcore", "certifi", "requests", "urllib3"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-local": {
-        *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "requests"),
-        *("safetensors", "tokenizers", "urllib3", "waitress"),
+        *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
+        *("tokenizers", "waitress"),
     },
 }
 #: What comes with a dependency whose job it is, in any version that the dependency wants.
@@ -38,28 +37,24 @@ def requirements(setup_cfg: Path) -> tuple[str, list[Requirement]]:
     return config["metadata"]["name"], [Requirement(line) for line in lines if line.strip()]
 
 
-FILES = [ROOT / "setup.cfg", *sorted(ROOT.glob("plugins/*/setup.cfg"))]
+NEEDED = dict(requirements(p) for p in (ROOT / "setup.cfg", *ROOT.glob("plugins/*/setup.cfg")))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
-def test_every_dependency_is_wanted_and_bounded_on_both_sides(file):
-    name, needed = requirements(file)
-    assert {requirement.name for requirement in needed} == ALLOWED[name]
-    for requirement in needed:
+@pytest.mark.parametrize("name", ALLOWED)
+def test_every_dependency_is_wanted_and_bounded_on_both_sides(name: str):
+    assert {requirement.name for requirement in NEEDED[name]} == ALLOWED[name]
+    for requirement in NEEDED[name]:
         signs = {specifier.operator for specifier in requirement.specifier}
         assert ">=" in signs, f"{requirement}: from which version on?"
         assert signs & {"<", "=="} or requirement.name in NEWEST, f"{requirement}: up to which?"
 
 
-def test_two_distributions_never_ask_for_versions_that_exclude_each_other():
-    wanted: dict[str, list[Requirement]] = {}
-    for file in FILES:
-        for requirement in requirements(file)[1]:
-            wanted.setdefault(requirement.name.lower(), []).append(requirement)
-    shared = {name: found for name, found in wanted.items() if len(found) > 1}
-    assert {"tinkex", "requests", "tokenizers"} <= set(shared)
-    for name, found in shared.items():
-        assert len({str(requirement.specifier) for requirement in found}) == 1, name
+def test_every_distribution_asks_for_the_same_versions_of_what_they_share():
+    assert NEEDED.keys() == ALLOWED.keys()
+    wanted: dict[str, set[str]] = {}
+    for requirement in (r for needed in NEEDED.values() for r in needed):
+        wanted.setdefault(requirement.name.lower(), set()).add(str(requirement.specifier))
+    assert {name: found for name, found in wanted.items() if len(found) > 1} == {}
 
 
 def imported(package: Path) -> set[str]:
@@ -77,7 +72,7 @@ def imported(package: Path) -> set[str]:
 
 
 def test_what_is_imported_is_asked_for():
-    needed = {requirement.name.lower() for requirement in requirements(ROOT / "setup.cfg")[1]}
+    needed = {requirement.name.lower() for requirement in NEEDED["tinkex"]}
     modules = {"yaml": "pyyaml"} | BROUGHT
     missing = {name for name in imported(ROOT / "tinkex") if modules.get(name, name) not in needed}
     assert not missing

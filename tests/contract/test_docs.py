@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+import cliff
 import pytest
+import requests
 
 import tinkex.api
-from tinkex import configfile, exceptions, plugins, settings, shell, values
+from tinkex import exceptions, plugins, settings
+from tinkex.cli import app as shell
+from tinkex.cli.app import TinkexApp
+from tinkex.config import file, values
 from tinkex.exceptions import TinkexError
-from tinkex.shell import TinkexApp
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "doc" / "source"
@@ -58,91 +60,95 @@ def has_word(text: str, word: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
 
 
-def test_every_command_has_a_section_with_its_options(manual: dict[str, str], app: TinkexApp):
+@pytest.fixture(scope="module")
+def options_of(app: TinkexApp) -> dict[str, list[str]]:
+    """Return the options of each command."""
+    return {name: parser_of(app, name).option_strings() for name in app.command_manager.commands}
+
+
+def test_every_command_has_a_section_with_its_options(
+    manual: dict[str, str], options_of: dict[str, list[str]]
+):
     shared = source("settings") + source("formats")  # as text, tables wrap at hyphens
     missing = []
-    for name in app.command_manager.commands:
-        page = manual.get(f"reference/cli/{name.split()[0]}", "")
-        section = _section(page, name)
-        if not section:
-            missing.append(name)
-        options = parser_of(app, name).option_strings()
-        for option in options:
-            if not (has_word(section, option) or has_word(shared, option)):
-                missing.append(f"{name} {option}")
+    for name, options in options_of.items():
+        section = _section(manual.get(f"reference/cli/{name.split()[0]}", ""), name)
+        missing += [name] if not section else []
+        missing += [f"{name} {o}" for o in options if not has_word(section + shared, o)]
     assert missing == []
 
 
 def _section(page: str, title: str) -> str:
     """Return the text below the heading *title*, up to the next heading of its kind."""
-    match = re.search(rf"(?m)^{re.escape(title)}\n=+\n(.*?)(?=^\S[^\n]*\n=+\n|\Z)", page, re.S)
-    match = match or re.search(
-        rf"(?m)^{re.escape(title)}\n[-]+\n(.*?)(?=^\S[^\n]*\n[-*=]+\n|\Z)", page, re.S
-    )
-    return match[1] if match else ""
+    for line, ends in (("=", "="), ("-", "-*=")):
+        heading = rf"^{re.escape(title)}\n{line}+\n"
+        match = re.search(rf"(?ms){heading}(.*?)(?=^\S[^\n]*\n[{ends}]+\n|\Z)", page)
+        if match:
+            return match[1]
+    return ""
 
 
-def test_every_global_option_is_described_with_the_settings(app: TinkexApp):
-    options = app.parser.option_strings()
-    text = source("settings") + source("formats")
-
-    assert [option for option in options if not has_word(text, option)] == []
-
-
-def test_every_setting_is_described():
-    text = source("settings")
+def test_every_global_option_and_setting_is_described(app: TinkexApp):
     names = [
         *values.ENVIRONMENT.values(),
-        configfile.CONFIG_VARIABLE,
+        file.CONFIG_VARIABLE,
         plugins.ONLY,
         "TINKEX_LOCAL_HOME",
         *values.PROFILE_KEYS,
         values.DEFAULT_BASE_URL,
         f"{settings.DEFAULT_TIMEOUT * 1000:.0f}",
     ]
+    text = source("settings")
 
     assert [name for name in names if name not in text] == []
+    text += source("formats")
+    assert [option for option in app.parser.option_strings() if not has_word(text, option)] == []
 
 
-def test_every_exit_code_is_described(manual: dict[str, str]):
-    codes = {value for name, value in vars(shell).items() if name.startswith("EXIT_")}
-    listed = set(map(int, re.findall(r"^\| (\d+) ", manual["reference/exit-codes"], re.M)))
-
-    assert listed == codes
-
-
-def first_cells(page: str) -> list[str]:
+def first_cells(page: str, pattern: str = r"``([^`]+)``") -> set[str]:
     """Return the literals in the first cells of the rows of all tables of *page*."""
     cells = re.findall(r"(?m)^   \* - (.*(?:\n       .*)*)", source(page))
-    return [literal for cell in cells for literal in re.findall(r"``([^`]+)``", cell)]
+    return {literal for cell in cells for literal in re.findall(pattern, cell)}
 
 
-def test_the_entry_point_groups_are_described_and_no_other():
-    described = {name.removesuffix(".<noun_verb>") for name in first_cells("entry-points")}
+def test_tables_list_what_there_is_and_nothing_else(manual: dict[str, str], app: TinkexApp):
+    codes = {value for name, value in vars(shell).items() if name.startswith("EXIT_")}
+    listed = set(map(int, re.findall(r"^\| (\d+) ", manual["reference/exit-codes"], re.M)))
+    assert listed == codes
 
-    assert described == set(plugins.GROUPS)
+    groups = {name.removesuffix(".<noun_verb>") for name in first_cells("entry-points")}
+    assert groups == set(plugins.GROUPS)
 
-
-def test_the_keys_of_a_profile_are_described_and_no_other():
     rows = re.findall(r"(?m)^   \* - .*\n((?:     - .*\n){4})", source("settings"))
     keys = {key for row in rows for key in re.findall(r"``(\w+)``", row.splitlines()[2])}
-
     assert keys == set(settings.PROFILE_KEYS)
+
+    formats = {
+        ep.name
+        for group in (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        for ep in plugins.entry_points(group)
+        if plugins.is_builtin(ep)
+    }
+    assert first_cells("formats", r"^``([a-z]+)``") == formats
+
+    commands = app.command_manager.commands.values()
+    fields = {name for c in commands for name in getattr(c.load(), "column_names", ())}
+    assert first_cells("shapes") == fields
 
 
 #: Where a variable that is not read here is read: libraries, which the manual may speak of.
-LIBRARIES = ("cliff", "requests")
+LIBRARIES = (cliff, requests)
 VARIABLE = r"\b(?:TINKER|TINKEX)_[A-Z_]+\b"
 
 
-def code_of(package: Path) -> str:
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py")))
+def code_of(*packages: Path) -> str:
+    files = [path for package in packages for path in package.rglob("*.py")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
 
 
 @pytest.fixture(scope="module")
 def code() -> str:
-    packages = [ROOT / "tinkex", *(p for p in ROOT.glob("plugins/*/tinkex_*") if p.is_dir())]
-    return "\n".join(map(code_of, packages))
+    return code_of(ROOT / "tinkex", *ROOT.glob("plugins/*/tinkex_*"))
 
 
 def test_every_environment_variable_is_described(code: str):
@@ -159,62 +165,28 @@ def test_no_environment_variable_is_described_that_nobody_reads(code: str):
     named = set(re.findall(r"``([A-Z]+_[A-Z_]+|PAGER|TERM)``", source("settings")))
     for path in TEXTS:
         named |= set(re.findall(VARIABLE, path.read_text(encoding="utf-8")))
-    libraries = "\n".join(
-        code_of(Path(str(importlib.util.find_spec(name).origin)).parent)  # type: ignore[union-attr]
-        for name in LIBRARIES
-    )
+    code += code_of(*(Path(str(library.__file__)).parent for library in LIBRARIES))
 
-    def is_read(name: str) -> bool:
-        # Proxies are read by a pattern: <scheme>_proxy.
-        return name in code or name in libraries or name.lower().removesuffix("_proxy") in code
-
-    assert sorted(name for name in named if not is_read(name)) == []
+    # Proxies are read by a pattern: <scheme>_proxy.
+    read = {name for name in named if name in code or name.lower().removesuffix("_proxy") in code}
+    assert named - read == set()
 
 
-#: Options of other programs that the manual speaks of.
-FOREIGN_OPTIONS = {"--max-lora-rank"}
-#: Twice the same letter.
-REPEATED_OPTIONS = {"-vv"}
+#: An option of another program that the manual speaks of, and twice the same letter.
+FOREIGN_OPTIONS = {"--max-lora-rank", "-vv"}
 
 
-def test_every_option_in_a_sentence_exists(app: TinkexApp):
-    known = set(app.parser.option_strings()) | FOREIGN_OPTIONS | REPEATED_OPTIONS
-    for name in app.command_manager.commands:
-        known |= set(parser_of(app, name).option_strings())
-    wrong = []
-    for path in SOURCE.rglob("*.rst"):
-        for literal in re.findall(r"``(-[^`]+)``", path.read_text(encoding="utf-8")):
-            wrong += [
-                f"{path.name}: {option}"
-                for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", literal)
-                if option not in known
-            ]
+def test_every_option_in_a_sentence_exists(app: TinkexApp, options_of: dict[str, list[str]]):
+    known = {*app.parser.option_strings(), *FOREIGN_OPTIONS}.union(*options_of.values())
+    wrong = [
+        f"{path.name}: {option}"
+        for path in SOURCE.rglob("*.rst")
+        for literal in re.findall(r"``(-[^`]+)``", path.read_text(encoding="utf-8"))
+        for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", literal)
+        if option not in known
+    ]
 
     assert wrong == []
-
-
-def test_every_field_of_an_output_is_described_and_no_other(app: TinkexApp):
-    fields = {
-        field
-        for name in app.command_manager.commands
-        for field in getattr(app.command_manager.commands[name].load(), "column_names", ())
-    }
-
-    described = set(first_cells("shapes"))
-    assert sorted(fields - described) == [], "add them to doc/source/reference/shapes.rst"
-    assert sorted(described - fields) == [], "no command has them"
-
-
-def test_the_formats_are_described_and_no_other():
-    names = {
-        ep.name
-        for group in (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
-        for ep in plugins.entry_points(group)
-        if plugins.is_builtin(ep)
-    }
-
-    described = re.findall(r"(?m)^   \* - ``([a-z]+)``", source("formats"))
-    assert set(described) == names
 
 
 def test_every_public_name_of_the_sdk_is_described(manual: dict[str, str]):
@@ -232,65 +204,19 @@ def test_every_public_name_of_the_sdk_is_described(manual: dict[str, str]):
 def test_the_architecture_has_every_room():
     text = (SOURCE / "explanation" / "architecture.rst").read_text(encoding="utf-8")
     package = Path(tinkex.api.__file__).parents[1]
-    rooms = [p.stem for folder in (package, package / "api") for p in folder.glob("*.py")]
+    rooms = {path.parent.relative_to(package).as_posix() for path in package.rglob("*.py")}
 
-    assert [r for r in rooms if f"``{r}``" not in text and r not in ("__init__", "_commit")] == []
-
-
-def commands_in(text: str) -> Iterator[str]:
-    """Yield what follows the word ``tinkex`` wherever *text* shows it as a command."""
-    text = re.sub(r"\\\n\s*", " ", text)
-    # A mistake that is shown with its hint is meant.
-    text = re.sub(r"(?m)^ *\$ .*\n(?: *[^ $\n].*\n){1,3}? *Hint: .*$", "", text)
-    # In fenced blocks of Markdown commands stand without a prompt.
-    text = re.sub(r"(?ms)^```(?:bash|sh)$(.*?)^```$", lambda m: m[1].replace("\n", "\n$ "), text)
-    begin = r"(?:^\s*(?:\$ |if |[A-Z_]+=\S+ )+|\$\(|[`|'\"] ?|xargs )"
-    for match in re.finditer(rf"(?m){begin}tinkex +([^`|;&>)\n]+)", text):
-        yield match[1]
+    assert [room for room in sorted(rooms - {".", "api"}) if f"``{room}" not in text] == []
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_command_shown_exists_with_the_options_shown(path: Path, app: TinkexApp):
+def test_every_command_in_a_sentence_exists(path: Path, app: TinkexApp):
+    """Those in blocks are run: tests/functional/test_documented_examples."""
     wrong = []
-    for line in commands_in(path.read_text(encoding="utf-8")):
-        words = re.split(r"[\s=]+", re.sub(r"'[^']*'|\"[^\"]*\"", "QUOTED", line).strip())
-        fault = _fault(app, words)
-        if fault:
-            wrong.append(f"tinkex {line}: {fault}")
+    for words in re.findall(r"`tinkex((?: [a-z][a-z-]*)+)`", path.read_text(encoding="utf-8")):
+        try:
+            app.command_manager.find_command(words.split())
+        except TinkexError as error:
+            wrong.append(f"tinkex{words}: {error}")
 
     assert wrong == []
-
-
-#: Global options that are followed by a value.
-GLOBAL_VALUES = ("--profile", "--api-key", "--base-url", "--timeout", "--http-pool", "-f")
-
-
-def _fault(app: TinkexApp, words: list[str]) -> str | None:
-    known = set(app.parser.option_strings())
-    while words and (words[0].startswith("-") or words[0].startswith("@")):
-        takes_value = words[0] in GLOBAL_VALUES
-        if words[0] not in known and not words[0].startswith("@"):
-            return f"no global option {words[0]}"
-        words = words[2:] if takes_value else words[1:]
-    if not words or not re.fullmatch(r"[a-z]+", words[0]):
-        return None  # not a command line: "tinkex …", "tinkex <command>", or a global option alone
-    try:
-        _, name, rest = app.command_manager.find_command(words)
-    except TinkexError as error:
-        return str(error)
-    known = set(parser_of(app, name).option_strings())
-    for word in rest:
-        if re.fullmatch(r"--?[a-z][a-z-]*", word) and word not in known:
-            return f"no option {word}"
-    if rest and re.fullmatch(r"[a-z]{3,}", rest[0]) and app.command_manager.below(name):
-        return f"no command {rest[0]} below {name}"
-    return None
-
-
-def test_the_finder_of_commands_finds_and_refuses(app: TinkexApp):
-    shown = list(
-        commands_in("$ tinkex run lst\nsee ``tinkex checkpoint list --nope`` for | tinkex nix")
-    )
-
-    assert shown == ["run lst", "checkpoint list --nope", "nix"]
-    assert all(_fault(app, line.split()) for line in shown)

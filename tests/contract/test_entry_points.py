@@ -56,42 +56,19 @@ def parser_of(entry_point: EntryPoint) -> argparse.ArgumentParser:
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_what_is_installed_is_what_the_sources_declare(name: str):
+def test_a_distribution_is_installed_as_declared_and_passes_the_published_check(name: str):
     installed = {(ep.group, ep.name, ep.value) for ep in distribution(name).entry_points}
 
     assert installed == DISTRIBUTIONS[name], "run pip install -e again (make does)"
-
-
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_a_distribution_passes_the_check_published_for_plugins(name: str):
     testing.check_distribution(name)
 
 
-@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=label)
-def test_an_entry_point_loads(entry_point: EntryPoint):
-    assert callable(entry_point.load())
-
-
-def test_no_name_is_claimed_twice():
+def test_no_name_is_claimed_twice_and_every_group_is_one_that_tinkex_reads():
     counts = Counter((ep.group, ep.name) for ep in ENTRY_POINTS)
-
     assert [key for key, count in counts.items() if count > 1] == []
 
-
-def test_every_group_with_our_prefix_is_one_that_tinkex_reads():
-    ours = {ep.group for ep in ENTRY_POINTS if ep.group.startswith("tinkex.")}
-
+    ours = {group for group, _ in counts if group.startswith("tinkex.")}
     assert {g for g in ours if not g.startswith(f"{plugins.HOOKS}.")} <= set(plugins.GROUPS)
-
-
-@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
-def test_a_command_is_named_noun_verb_and_its_class_verb_noun(entry_point: EntryPoint):
-    *nouns, verb = entry_point.name.split("_")
-    words = "-".join((verb, *nouns)).split("-")
-    expected = "".join(word.capitalize() for word in words)
-
-    assert re.fullmatch(r"[a-z]+([_-][a-z]+)*", entry_point.name)
-    assert entry_point.load().__name__ == NOUNS_THAT_DO.get(entry_point.name, expected)
 
 
 #: Commands that have no ``-f json``, each with the reason why.
@@ -104,48 +81,38 @@ WITHOUT_JSON = {
 
 
 @pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
-def test_a_command_has_json(entry_point: EntryPoint):
-    options = parser_of(entry_point)._option_string_actions
-    assert ({"-f", "--format", "--json"} <= set(options)) == (entry_point.name not in WITHOUT_JSON)
+def test_a_command_keeps_the_conventions(entry_point: EntryPoint):
+    *nouns, verb = entry_point.name.split("_")
+    words = "-".join((verb, *nouns)).split("-")
+    expected = "".join(word.capitalize() for word in words)
+    assert re.fullmatch(r"[a-z]+([_-][a-z]+)*", entry_point.name)
+    assert entry_point.load().__name__ == NOUNS_THAT_DO.get(entry_point.name, expected)
 
-
-@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
-def test_a_commands_docstring_is_one_sentence(entry_point: EntryPoint):
     doc = inspect.getdoc(entry_point.load()) or ""
-
     assert re.fullmatch(r"[A-Z][^\n.]*\.", doc), doc
     assert len(doc) <= 90
 
-
-@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
-def test_every_argument_of_a_command_has_help(entry_point: EntryPoint):
     parser = parser_of(entry_point)
-
+    options = parser._option_string_actions
+    assert ({"-f", "--format", "--json"} <= set(options)) == (entry_point.name not in WITHOUT_JSON)
     assert [action.dest for action in parser._actions if not action.help] == []
-
-
-@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
-def test_no_option_of_a_command_shadows_a_global_one(entry_point: EntryPoint):
-    alone = Parser()
-    add_global_options(alone, after_command=True)
-    parser = parser_of(entry_point)
-    names = {action.dest for action in _global_options(alone)}
-    storing = [action for action in parser._actions if action.dest in names]
-
-    # Another option that stored under the same name would change a setting without a word.
-    assert storing == _global_options(parser)
-
-
-def _global_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return next(g for g in parser._action_groups if g.title == "global options")._group_actions
-
-
-@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
-def test_options_are_long_words_and_values_are_in_brackets(entry_point: EntryPoint):
-    parser = parser_of(entry_point)
-    own = next(g for g in parser._action_groups if g.title in ("options", "optional arguments"))
-    for action in own._group_actions:
+    for action in _group(parser, "options"):
         longest = max(action.option_strings, key=len)
         assert re.fullmatch(r"--[a-z]+(-[a-z0-9]+)*", longest), longest
         if action.nargs != 0 and not action.choices:
             assert re.fullmatch(r"<[a-z_]+(=[a-z_]+)?>", str(action.metavar)), longest
+
+
+def test_no_option_of_a_command_shadows_a_global_one():
+    """Another option that stored under the same name would change a setting without a word."""
+    alone = Parser()
+    add_global_options(alone, after_command=True)
+    names = {action.dest for action in _group(alone, "global options")}
+    for entry_point in COMMANDS:
+        parser = parser_of(entry_point)
+        storing = [action for action in parser._actions if action.dest in names]
+        assert storing == _group(parser, "global options"), label(entry_point)
+
+
+def _group(parser: argparse.ArgumentParser, title: str) -> list[argparse.Action]:
+    return next(g for g in parser._action_groups if g.title == title)._group_actions

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from graphlib import TopologicalSorter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,89 +20,45 @@ import tinkex
 PACKAGE = Path(tinkex.__file__).resolve().parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-#: Layer of each module or package directly below tinkex; a module may import its own layer and
-#: those before it. The first is imported by all and imports nothing of ours.
+#: Rooms and modules directly below tinkex, from the one that all may import to the one that
+#: none does; a module imports its own layer and those before it.
 LAYERS = (
-    {"exceptions", "__init__"},
-    {
-        "plugins",
-        "discovery",
-        "pools",
-        "profiles",
-        "later",
-        "cachefile",
-        "files",
-        "private",
-        "keys",
-        "keystore",
-        "values",
-        "yamledit",
-        "configfile",
-        "durations",
-        "fields",
-        "findings",
-        "settings",
-        "version",
-        "_commit",
-        "_build",
-    },
+    {"exceptions", "columns", "files", "version", "_commit", "_build", "__init__"},
+    {"plugins"},
+    {"config"},
+    {"settings"},
     {"api"},
-    {
-        "columns",
-        "options",
-        "prompts",
-        "rows",
-        "ledger",
-        "adapter",
-        "bundle",
-        "checkup",
-        "progress",
-        "skeleton",
-        "lines",
-        "login",
-        "logs",
-        "remembered",
-        "reports",
-        "spool",
-        "suggestions",
-        "terminal",
-    },
-    {"formatters", "commands", "commandmanager", "completion"},
-    {"shell", "clients", "program", "calling", "repl", "console"},
+    {"cli", "options"},
+    {"commands"},
     {"testing", "__main__"},
 )
 LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 
+#: Modules that are imports of requests, or of the HTTP clients below it.
+HTTP = ("requests", "urllib3", "http.client")
+
+
 def imports_of(path: Path, *, lazy: bool = True) -> Iterator[tuple[str, int]]:
-    """Yield (module, line) of each import in *path*, those for type checking only left out.
+    """Yield (module, line) of each import in *path*, those for type checking included.
 
     :param lazy: also those inside functions.
     """
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), lazy)
+    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), lazy):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in NAMES else str(node.module)), node.lineno
 
 
-def _imports(node: ast.AST, lazy: bool) -> Iterator[tuple[str, int]]:
+def _nodes(node: ast.AST, lazy: bool) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from ((alias.name, child.lineno) for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute here"
-            module = child.module or ""
-            yield module, child.lineno
-            yield from ((f"{module}.{alias.name}", child.lineno) for alias in child.names)
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-            yield from (found for other in child.orelse for found in _imports(other, lazy))
-        elif lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield from _imports(child, lazy)
-
-
-def room(module: str) -> str:
-    """Return the part of ``tinkex.<part>…`` that has a layer, or '' for other packages."""
-    words = module.split(".")
-    if words[0] != "tinkex":
-        return ""
-    return words[1] if len(words) > 1 and words[1] in LAYER_OF else "__init__"
+        yield child
+        if lazy or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _nodes(child, lazy)
 
 
 def dotted(path: Path) -> str:
@@ -109,95 +66,96 @@ def dotted(path: Path) -> str:
     return ".".join(words[:-1] if words[-1] == "__init__" else words)
 
 
-def places(found: list[tuple[str, int]], path: Path) -> list[str]:
-    return [f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}" for name, line in found]
+NAMES = {dotted(path): path for path in MODULES}
+
+
+def layer(module: str) -> int:
+    """Return the layer of a module of tinkex, -1 for other packages."""
+    words = module.split(".")
+    return -1 if words[0] != "tinkex" else LAYER_OF[words[1] if len(words) > 1 else "__init__"]
+
+
+def faults(paths: Iterable[Path], is_wrong: Callable[[Path, str], bool], **kind: bool) -> list[str]:
+    """Return the imports of *paths* that are wrong, as places in the sources."""
+    return [
+        f"{path.relative_to(PACKAGE.parent)}:{line} imports {name}"
+        for path in paths
+        for name, line in imports_of(path, **kind)
+        if is_wrong(path, name)
+    ]
 
 
 def test_every_module_has_a_layer():
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-
-    assert rooms - set(LAYER_OF) == set()
+    assert {name.split(".")[1] for name in NAMES if "." in name} - set(LAYER_OF) == set()
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p != PACKAGE / "__init__.py"], ids=dotted)
-def test_a_module_imports_only_its_own_layer_and_those_before_it(path: Path):
-    own = LAYER_OF[path.relative_to(PACKAGE).parts[0].removesuffix(".py")]
+def test_a_module_imports_only_its_own_layer_and_those_before_it():
+    lazy = PACKAGE / "__init__.py"  # its run() imports the application when it is called
 
-    wrong = [(name, line) for name, line in imports_of(path) if LAYER_OF.get(room(name), -1) > own]
-
-    assert places(wrong, path) == []
-
-
-def test_the_package_itself_imports_nothing_of_ours_when_imported():
-    # Its run() goes through the shell, when it is called.
-    found = imports_of(PACKAGE / "__init__.py", lazy=False)
-
-    assert [name for name, _ in found if name.startswith("tinkex")] == []
+    assert faults(set(MODULES) - {lazy}, lambda p, name: layer(name) > layer(dotted(p))) == []
+    found = faults([lazy], lambda _, name: layer(name) > 0, lazy=False)
+    assert [fault for fault in found if not _is_for_types(fault)] == []
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if not p.is_relative_to(PACKAGE / "api")], ids=dotted
-)
-def test_requests_and_urllib3_live_in_the_api_only(path: Path):
-    wrong = [
-        (name, line)
-        for name, line in imports_of(path)
-        if name.partition(".")[0] in ("requests", "urllib3", "http")
-        and not name.startswith("http.HTTPStatus")
-        and name != "http"
-    ]
+def test_inside_the_api_requests_are_below_resources_and_the_client_above():
+    def depth(name: str) -> int:
+        below = ("tinkex.api.http", "tinkex.api.paths")
+        above = ("tinkex.api.client",)
+        if not name.startswith("tinkex.api."):
+            return -1
+        return 0 if name.startswith(below) else 2 if name.startswith(above) else 1
 
-    assert places(wrong, path) == []
+    modules = [path for name, path in NAMES.items() if name.startswith("tinkex.api.")]
 
-
-@pytest.mark.parametrize("path", sorted((PACKAGE / "api").glob("*.py")), ids=dotted)
-def test_the_api_neither_knows_the_command_line_nor_prints(path: Path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    foreign = [
-        (name, line)
-        for name, line in imports_of(path)
-        if name.partition(".")[0] in ("cliff", "argparse", "rich", "prompt_toolkit")
-    ]
-    calls = [
-        ast.unparse(node.func)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) in ("print", "input", "sys.exit", "exit")
-    ]
-    streams = [
-        ast.unparse(node)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr")
-    ]
-
-    assert places(foreign, path) == []
-    assert calls == []
-    assert streams == []
+    assert faults(modules, lambda p, name: depth(name) > depth(dotted(p))) == []
+    assert faults(modules, lambda p, name: name == "tinkex.api") == []
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=dotted)
-def test_commands_import_no_api_module_before_they_run(path: Path):
-    found = imports_of(path, lazy=False)
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name: {found for found, _ in imports_of(path) if found in NAMES} - {name}
+        for name, path in NAMES.items()
+        if name != "tinkex"  # see above
+    }
 
-    wrong = [(n, line) for n, line in found if room(n) == "api" or "requests" in n]
-
-    assert places(wrong, path) == []
+    tuple(TopologicalSorter(graph).static_order())  # a CycleError names them
 
 
-@pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_a_module_can_be_imported_first(path: Path):
-    if path.stem == "_build":
-        pytest.importorskip("setuptools")
+def test_only_the_default_http_pool_imports_requests_and_urllib3():
+    others = set(MODULES) - {PACKAGE / "api" / "http" / "adapter.py"}
 
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import {dotted(path)}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    assert faults(others, lambda _, name: name.startswith(HTTP)) == []
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+
+def test_the_api_neither_knows_the_command_line_nor_prints():
+    modules = sorted((PACKAGE / "api").rglob("*.py"))
+    foreign = ("cliff", "argparse", "rich", "prompt_toolkit")
+    calls = ("print(", "input(", "sys.exit(", "exit(")
+
+    assert faults(modules, lambda _, name: name.partition(".")[0] in foreign) == []
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                assert not ast.unparse(node).startswith(calls), path
+            elif isinstance(node, ast.Attribute):
+                assert ast.unparse(node) not in ("sys.stdout", "sys.stderr"), path
+
+
+def test_commands_import_no_api_module_before_they_run():
+    modules = sorted((PACKAGE / "commands").glob("*.py"))
+
+    def wrong(path: Path, name: str) -> bool:
+        return name.startswith("tinkex.api")
+
+    assert [f for f in faults(modules, wrong, lazy=False) if not _is_for_types(f)] == []
+
+
+def _is_for_types(fault: str) -> bool:
+    """Return whether the import at the place *fault* is for type checking only."""
+    place, _, line = fault.partition(" ")[0].rpartition(":")
+    tree = ast.parse((PACKAGE.parent / place).read_text(encoding="utf-8"))
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
+    return any(block.lineno < int(line) <= (block.end_lineno or 0) for block in blocks)
 
 
 SLOW = (
@@ -230,36 +188,10 @@ def test_what_needs_no_service_imports_nothing_slow(words: list[str], code: int)
     assert [name for name in SLOW if name in modules] == []
 
 
-def test_the_version_is_told_before_cliff_is_imported():
+def test_the_version_is_printed_before_cliff_is_imported():
     slow = {"cliff", "stevedore", "argparse", "json", "importlib.metadata", "typing"}
 
     assert slow & modules_after(["--version"], 0) == set()
-
-
-#: What a listing does without: what requests and cliff bring along, and what other resources need.
-UNUSED_BY_A_LIST = (
-    "charset_normalizer.api",
-    "idna.core",
-    "prettytable",
-    "yaml",
-    "rich",
-    "cmd2",
-    "prompt_toolkit",
-    "tokenizers",
-    "uuid",
-    "difflib",
-    # What tinkex.later puts off.
-    *("ast", "dis", "pickle"),
-    *(
-        f"tinkex.api.{name}"
-        for name in ("copying", "lineage", "pastsessions", "prices", "selection")
-    ),
-    *(f"tinkex.api.{name}" for name in ("siblings", "storage", "traces")),
-    "tinkex.api.models",
-    "tinkex.api.runs",
-    "tinkex.api.sampling",
-    "tinkex.api.training",
-)
 
 
 def test_entry_points_are_found_without_a_cache(listing_server: str, tmp_path: Path):
@@ -270,28 +202,6 @@ def test_entry_points_are_found_without_a_cache(listing_server: str, tmp_path: P
     assert not (tmp_path / "python-entrypoints").exists()
 
 
-def test_a_list_imports_only_what_it_uses(listing_server: str):
-    words = ["checkpoint", "list", "-f", "json", "--base-url", listing_server, "--api-key", "tml-x"]
-
-    modules = modules_after(words, 0)
-
-    assert [name for name in UNUSED_BY_A_LIST if name in modules] == []
-    assert "requests" in modules
-
-
-#: Modules of tinkex that a list runs; one more is to be meant.
-NEEDED_BY_A_LIST = {
-    *("__main__", "later", "program", "shell", "exceptions", "logs", "reports", "terminal"),
-    *("commandmanager", "discovery", "plugins", "options", "columns", "formatters", "progress"),
-    *("clients", "settings", "configfile", "files", "private", "keys", "pools", "profiles"),
-    *("values", "cachefile", "spool", "remembered", "api", "commands"),
-    *(f"commands.{name}" for name in ("base", "extensions", "checkpoint", "filters", "names")),
-    *(f"commands.{name}" for name in ("paging", "save")),
-    *(f"api.{name}" for name in ("client", "transport", "requesting", "retrying", "answers")),
-    *(f"api.{name}" for name in ("failures", "waiting", "bounded", "network", "addresses")),
-    *(f"api.{name}" for name in ("credentials", "capabilities", "paths", "paging", "reading")),
-    *(f"api.{name}" for name in ("parallel", "checkpoints", "listing", "records", "sessions")),
-}
 #: Distributions that it imports something of.
 USED_BY_A_LIST = {
     *("cliff", "stevedore", "autopage"),
@@ -299,21 +209,36 @@ USED_BY_A_LIST = {
 }
 #: Parts of the standard library, each of which takes as long as a command of its own.
 HEAVY = (
+    *("yaml", "prettytable", "rich", "cmd2", "prompt_toolkit", "tokenizers"),
     *("asyncio", "concurrent", "configparser", "ctypes", "decimal", "doctest", "html", "pydoc"),
     *("multiprocessing", "sqlite3", "statistics", "tarfile", "unittest", "xml", "zipimport"),
 )
 
 
-def test_a_list_imports_nothing_that_was_not_meant(listing_server: str):
+def test_a_list_imports_nothing_heavy_that_it_does_not_need(listing_server: str):
     words = ["checkpoint", "list", "-f", "json", "--base-url", listing_server, "--api-key", "tml-x"]
 
     modules = modules_after(words, 0)
 
-    ours = {name.removeprefix("tinkex.") for name in modules if name.startswith("tinkex.")}
-    assert ours == NEEDED_BY_A_LIST
     tops = {name.partition(".")[0] for name in modules}
     assert tops - sys.stdlib_module_names - USED_BY_A_LIST == {"tinkex"}
     assert tops & set(HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["checkpoint", "list"], ["run", "--base-model", "M", "--prompt", "x"], ["run", "list"]],
+)
+def test_the_embedded_service_is_called_without_requests(words: list[str], tmp_path: Path):
+    models = pytest.importorskip("tinkex_local.state.models")
+    words = [models.DEFAULT_MODEL if word == "M" else word for word in words]
+    limit = ["--max-tokens", "3"] if "--prompt" in words else []
+
+    home = str(tmp_path / "service")
+    modules = modules_after(["--profile", "local", *words, *limit], 0, TINKEX_LOCAL_HOME=home)
+
+    assert {"tinkex_local.wire.wsgi"} <= modules
+    assert {"requests", "urllib3"} & modules == set()
 
 
 @pytest.fixture

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.test_official_sdk import SDK
+from tests.contract.test_official_sdk import SDK, output, served
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
 
 pytestmark = needs_the_sdk
@@ -20,54 +17,30 @@ KEY = "tml-contract-0123456789"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("served")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", KEY],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={"PATH": os.defpath, "HOME": str(home), "TINKEX_LOCAL_HOME": str(home / "state")},
-    )
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.terminate()
-    process.wait(20)
-    process.stdout.close()
+def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with served(tmp_path_factory.mktemp("served"), KEY) as found:
+        yield found
 
 
 class Both:
     """The two command lines, in one home, pointed at one server, without a key."""
 
-    def __init__(self, home: Path, server: str) -> None:
+    def __init__(self, home: Path, environ: dict[str, str]) -> None:
         self.credentials = home / ".tinker" / "credentials.json"
-        self._environ = {
-            "PATH": os.defpath,
-            "HOME": str(home),
-            "COLUMNS": "200",
-            "TINKER_BASE_URL": server,
-            "TINKER_TELEMETRY": "0",
-        }
+        self._environ = environ | {"HOME": str(home)}
 
     def official(self, *words: str, stdin: str = "", code: int = 0) -> str:
-        command = [SDK.with_name("tinker"), "-f", "json", *words]
-        # It has been seen to abort when its interpreter ends, with all of its work done.
-        return self._run(command, stdin, code, -signal.SIGABRT)
+        program = [SDK.with_name("tinker"), "-f", "json"]
+        return output(*program, *words, stdin=stdin, code=code, env=self._environ)
 
     def ours(self, *words: str, stdin: str = "", code: int = 0) -> str:
-        return self._run([sys.executable, "-m", "tinkex", *words], stdin, code)
-
-    def _run(self, command: list[str | Path], stdin: str, *codes: int) -> str:
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=120, env=self._environ
-        )
-        assert done.returncode in codes, (command, done.stdout, done.stderr)
-        return done.stdout
+        program = [sys.executable, "-m", "tinkex"]
+        return output(*program, *words, stdin=stdin, code=code, env=self._environ)
 
 
 @pytest.fixture
-def both(tmp_path: Path, server: str) -> Both:
-    return Both(tmp_path, server)
+def both(tmp_path: Path, environ: dict[str, str]) -> Both:
+    return Both(tmp_path, environ)
 
 
 def test_the_official_program_finds_what_ours_stored(both):
@@ -85,10 +58,10 @@ def test_ours_finds_what_the_official_program_stored(both):
     status = json.loads(both.ours("auth", "status", "-f", "json"))
     assert status["key_origin"] == str(both.credentials)
     assert status["key_name"] == "local"
-    (row,) = json.loads(both.ours("auth", "list", "-f", "json"))
+    (row,) = status["stored_keys"]
     assert (row["key_id"], row["name"], row["in_use"]) == ("1", "local", True)
     both.official("auth", "logout")
-    assert both.ours("auth", "list") == ""
+    assert "Stored key" not in both.ours("auth", "status", "--offline")
     both.ours("auth", "status", code=1)
 
 

@@ -1,7 +1,7 @@
 """The official SDK and its command line, from PyPI, against ``tinkex local serve``.
 
 They live in a virtual environment of their own, because they bring hundreds of megabytes that
-nobody else needs: ``.venv-sdk`` in the root of the repository, or the interpreter that
+nothing else needs: ``.venv-sdk`` in the root of the repository, or the interpreter that
 ``TINKEX_SDK_PYTHON`` names.
 """
 
@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -31,122 +33,82 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("sdk")
+@contextmanager
+def served(home: Path, key: str) -> Iterator[dict[str, str]]:
+    """Run the local service, which asks for *key*; yields the environment of its clients.
 
-
-@pytest.fixture(scope="module")
-def environ(home):
-    """An environment that knows nothing of the machine's accounts and proxies."""
-    return {
+    It knows nothing of the machine's accounts and proxies.
+    """
+    environ = {
         "PATH": os.defpath,
         "HOME": str(home),
         "COLUMNS": "200",
         "TINKEX_LOCAL_HOME": str(home / "state"),
-        "TINKER_API_KEY": "tml-dummy",
         "TINKER_TELEMETRY": "0",
         "HF_HUB_OFFLINE": "1",
     }
-
-
-@pytest.fixture(scope="module")
-def server(environ):
-    log = Path(environ["HOME"]) / "server.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            # With a key, so that the SDK exchanges it for a token.
-            [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", "tml-dummy"],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=environ,
-        )
-    try:
+    log = home / "server.log"
+    command = [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", key]
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environ
+        ) as process,
+    ):
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url, log.read_text()
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+        try:
+            url = process.stdout.readline().strip()
+            assert url, log.read_text()
+            yield environ | {"TINKER_BASE_URL": url}
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in log.read_text()
 
 
-def succeeded(done: subprocess.CompletedProcess[str]) -> bool:
-    """Tell whether a program did its work.
-
-    The official one has been seen to abort when its interpreter ends, with all of it done.
-    """
-    theirs = Path(done.args[0]).parent == SDK.parent
-    return done.returncode == 0 or (theirs and done.returncode == -signal.SIGABRT)
-
-
-@pytest.fixture(scope="module")
-def call(environ, server):
-    """Run something of the SDK's environment against the server; return its JSON."""
-
-    def run(*command: str):
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environ | {"TINKER_BASE_URL": server},
-        )
-        assert succeeded(done), done.stderr
-        return json.loads(done.stdout)
-
-    return run
+def output(*command: str | Path, env: dict[str, str], stdin: str = "", code: int = 0) -> str:
+    """Return what *command* prints, which ends with *code*."""
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=120, env=env
+    )
+    # The official program has been seen to abort when its interpreter ends, with all of it done.
+    aborted = Path(command[0]).parent == SDK.parent and done.returncode == -signal.SIGABRT
+    assert aborted or done.returncode == code, (command, done.stdout, done.stderr)
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def found(call):
+def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    # With a key, so that the SDK exchanges it for a token.
+    with served(tmp_path_factory.mktemp("sdk"), "tml-dummy") as found:
+        yield found | {"TINKER_API_KEY": "tml-dummy"}
+
+
+@pytest.fixture(scope="module")
+def found(environ):
     """What the SDK saw and did."""
-    return call(str(SDK), str(Path(__file__).with_name("sdk_driver.py")), BASE_MODEL)
+    driver = Path(__file__).with_name("sdk_driver.py")
+    return json.loads(output(SDK, driver, BASE_MODEL, env=environ))
 
 
 @pytest.fixture(scope="module")
-def official(call, found):
+def official(environ, found):
     """The official command line, after the SDK has run."""
-    return lambda *words: call(str(SDK.with_name("tinker")), "-f", "json", *words)
+    program = [SDK.with_name("tinker"), "-f", "json"]
+    return lambda *words: json.loads(output(*program, *words, env=environ) or "null")
 
 
 @pytest.fixture(scope="module")
-def ours(call, found):
+def ours(environ, found):
     """Our command line against the same server."""
-    return lambda *words: call(sys.executable, "-m", "tinkex", *words, "-f", "json")
-
-
-class _Both:
-    """The same words for the official command line and for ours."""
-
-    def __init__(self, environ):
-        self.environ = environ
-        self.official = [str(SDK.with_name("tinker"))]
-        self.ours = [sys.executable, "-m", "tinkex"]
-
-    def __call__(self, *words: str) -> list[list[str]]:
-        return [[*self.official, *words], [*self.ours, *words]]
-
-    def run(self, command: list[str]) -> None:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env=self.environ
-        )
-        assert succeeded(done), done.stderr
-
-
-@pytest.fixture(scope="module")
-def run_both(environ, server):
-    """Make command lines of both programs, and run them."""
-    return _Both(environ | {"TINKER_BASE_URL": server})
+    program = [sys.executable, "-m", "tinkex"]
+    return lambda *words: json.loads(output(*program, *words, "-f", "json", env=environ) or "null")
 
 
 def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
     assert found["models"] == [BASE_MODEL]
-    info = {"model_name": BASE_MODEL, "is_lora": True, "lora_rank": 8}
-    assert found["info"] == found["loaded"] == info
+    assert found["info"] == found["loaded"] == [BASE_MODEL, True, 8]
     assert found["sampler_path"] == f"tinker://{found['run']}/sampler_weights/final"
     assert found["state_path"] == f"tinker://{found['run']}/weights/state"
     assert found["clash"].startswith("RequestFailedError")
@@ -163,8 +125,8 @@ def test_the_sdk_samples_from_base_and_checkpoint(found):
         assert 1 <= len(sequence["tokens"]) == len(sequence["logprobs"]) <= 6
         assert sequence["stop_reason"] in ("stop", "length")
     # A fresh adapter changes nothing, so one seed gives one text.
-    assert [s["tokens"] for s in found["tuned_samples"]] == [s["tokens"] for s in base]
-    assert found["unnamed_samples"] == [base[0]["tokens"]]
+    for name in ("tuned_samples", "unnamed_samples"):
+        assert [s["tokens"] for s in found[name]] == [s["tokens"] for s in base]
     assert found["prompt_logprobs"][0] is None
     assert all(value < 0 for value in found["prompt_logprobs"][1:])
 
@@ -190,28 +152,31 @@ def test_the_sdk_lists_shares_and_deletes(found):
     assert found["run_rank"] == 8
     assert found["weights_info"]["base_model"] == BASE_MODEL
     assert found["public"] == [True, False]
-    assert found["expires"]
-    assert found["expires_removed"]
+    assert found["expires"] == [True, False]
     assert found["after_delete"] == [found["state_path"]]
 
 
-def test_both_command_lines_list_the_same_runs(official, ours):
-    theirs = [
-        (run["training_run_id"], run["base_model"]) for run in official("run", "list")["runs"]
-    ]
-    mine = [tuple(row.values())[:2] for row in ours("run", "list")]
+def test_both_command_lines_list_the_same_runs(official, ours, found):
+    theirs, mine = official("run", "list")["runs"], ours("run", "list")
     assert len(theirs) == 2
-    assert [run for run, _ in mine] == [run for run, _ in theirs]
+    for own, other in zip(mine, theirs, strict=True):
+        for name in ("training_run_id", "user_metadata", "is_lora", "lora_rank"):
+            assert own[name] == other[name]
+        for name in ("last_checkpoint", "last_sampler_checkpoint"):
+            assert own[name] == (other[name] or {"tinker_path": None})["tinker_path"]
+            assert (own[f"{name}_time"] is None) == (own[name] is None)
+    assert [run["last_checkpoint"] for run in theirs if run["training_run_id"] == found["run"]] != [
+        None
+    ]
 
 
 def test_both_command_lines_show_the_same_checkpoints(official, ours, found):
-    theirs = official("checkpoint", "list")["checkpoints"]
-    mine = ours("checkpoint", "list")
-    assert [row["tinker_path"] for row in mine] == [item["tinker_path"] for item in theirs]
-    assert [row["size_bytes"] for row in mine] == [item["size_bytes"] for item in theirs]
-    info = official("checkpoint", "info", found["state_path"])
-    own = ours("checkpoint", "info", found["state_path"])
-    assert (info["lora_rank"], info["is_lora"]) == (own["lora_rank"], own["is_lora"]) == (8, True)
+    theirs, mine = official("checkpoint", "list")["checkpoints"], ours("checkpoint", "list")
+    for name in ("tinker_path", "size_bytes"):
+        assert [row[name] for row in mine] == [item[name] for item in theirs]
+    for program in (official, ours):
+        info = program("checkpoint", "info", found["state_path"])
+        assert (info["lora_rank"], info["is_lora"]) == (8, True)
 
 
 def test_both_export_the_same_trace(official, ours, found, tmp_path):
@@ -223,37 +188,23 @@ def test_both_export_the_same_trace(official, ours, found, tmp_path):
     assert theirs.read_bytes() == own.read_bytes()
 
 
-def test_both_tell_the_last_checkpoints_and_what_is_attached(official, ours, found):
-    (theirs,) = [r for r in official("run", "list")["runs"] if r["training_run_id"] == found["run"]]
-    (own,) = [row for row in ours("run", "list") if row["training_run_id"] == found["run"]]
-    assert theirs["last_checkpoint"]
-    for name in ("last_checkpoint", "last_sampler_checkpoint"):
-        last = theirs[name] or {"tinker_path": None}
-        assert own[name] == last["tinker_path"]
-        assert (own[f"{name}_time"] is None) == (own[name] is None)
-    assert own["user_metadata"] == theirs["user_metadata"]
-    assert (own["is_lora"], own["lora_rank"]) == (theirs["is_lora"], theirs["lora_rank"])
-
-
-def test_both_command_lines_set_and_remove_the_same_expiry(official, ours, found, run_both):
+def test_both_command_lines_set_and_remove_the_same_expiry(official, ours, found):
     path = found["state_path"]
 
-    def expiry():
+    def expiry(program, *words):
+        program("checkpoint", "set-ttl", path, *words)
         (row,) = [row for row in ours("checkpoint", "list") if row["tinker_path"] == path]
         return row["expires_at"]
 
-    for seconds in (7200, 30 * 86400):
-        expiries = []
-        for words in run_both("checkpoint", "set-ttl", path, "--ttl", str(seconds)):
-            run_both.run(words)
-            expiries.append(datetime.fromisoformat(expiry()))
-        theirs, mine = expiries
+    for seconds in ("7200", "2592000"):
+        theirs, mine = (
+            datetime.fromisoformat(expiry(program, "--ttl", seconds))
+            for program in (official, ours)
+        )
         assert abs((mine - theirs).total_seconds()) < 60
-    for words in run_both("checkpoint", "set-ttl", path, "--remove"):
-        run_both.run(words)
-        assert expiry() is None
-        run_both.run([*run_both.ours, "checkpoint", "set-ttl", path, "--ttl", "1d"])
-    ours("checkpoint", "set-ttl", path, "--remove")
+    for program in (official, ours):
+        assert expiry(ours, "--ttl", "1d") is not None
+        assert expiry(program, "--remove") is None
 
 
 def test_the_official_sdk_sees_our_copy(official, ours, found):
@@ -264,8 +215,8 @@ def test_the_official_sdk_sees_our_copy(official, ours, found):
     assert deleted == {"deleted_count": 1, "failed": []}
 
 
-def test_the_official_command_line_downloads_and_deletes(official, ours, found, environ, call):
-    target = Path(environ["HOME"]) / "download"
+def test_the_official_command_line_downloads_and_deletes(official, ours, found, tmp_path):
+    target = tmp_path / "download"
     official("checkpoint", "download", found["state_path"], "-o", str(target))
     (directory,) = target.iterdir()
     config = json.loads((directory / "adapter_config.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import re
@@ -11,12 +10,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Callable
+from importlib.metadata import PathDistribution, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.contract.test_entry_points import declared
 from tinkex import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def build_sdist(source: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return somebody else's repository, and the short hash of its commit."""
+    """Return another project's repository, and the short hash of its commit."""
     directory = tmp_path_factory.mktemp("foreign")
     (directory / "theirs.txt").write_text("not ours\n")
     return directory, commit_all(directory)[:7]
@@ -80,36 +81,26 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a git clone of these sources, and the hash of its commit."""
+    """Return a git clone of these sources, and the short hash of its commit."""
     place = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT, place / "origin", ignore=MADE)
     commit = commit_all(place / "origin")
     run("git", "clone", "-q", place / "origin", place / "clone", cwd=place)
-    return place / "clone", commit
+    return place / "clone", commit[:7]
 
 
-@pytest.fixture(scope="module")
-def wheel(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel built in the clone."""
-    return build_wheel(clone[0], tmp_path_factory.mktemp("wheel"))
+def built(build: Callable[[Path, Path], Path], below: str = "") -> Any:
+    """Return a fixture: the file that *build* makes of the clone, or of a directory in it."""
+
+    @pytest.fixture(scope="module")
+    def file(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return build(clone[0] / below, tmp_path_factory.mktemp("built"))
+
+    return file
 
 
-@pytest.fixture(scope="module")
-def sdist(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the source distribution built in the clone."""
-    return build_sdist(clone[0], tmp_path_factory.mktemp("sdist"))
-
-
-@pytest.fixture(scope="module")
-def local_wheel(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return tinkex-local's wheel built in the clone."""
-    return build_wheel(clone[0] / "plugins" / "tinkex-local", tmp_path_factory.mktemp("local"))
-
-
-@pytest.fixture(scope="module")
-def local_sdist(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return tinkex-local's source distribution built in the clone."""
-    return build_sdist(clone[0] / "plugins" / "tinkex-local", tmp_path_factory.mktemp("local-s"))
+wheel, sdist = built(build_wheel), built(build_sdist)
+local_wheel = built(build_wheel, "plugins/tinkex-local")
 
 
 def names(path: Path) -> set[str]:
@@ -121,140 +112,96 @@ def names(path: Path) -> set[str]:
         return {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
 
 
-def metadata(wheel: Path, name: str) -> str:
-    with zipfile.ZipFile(wheel) as archive:
-        (entry,) = [n for n in archive.namelist() if n.endswith(f".dist-info/{name}")]
-        return archive.read(entry).decode()
+def content(wheel: Path) -> set[str]:
+    """Return the files in a wheel that are not its metadata."""
+    return {name for name in names(wheel) if ".dist-info/" not in name}
 
 
-def modules(package: Path) -> Iterator[str]:
-    for path in package.rglob("*.py"):
-        if path.name != "_commit.py":
-            yield path.relative_to(package.parent).as_posix()
+def modules(package: Path) -> set[str]:
+    found = {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
+    return found - {f"{package.name}/_commit.py"}
 
 
-def declared(text: str) -> set[tuple[str, str, str]]:
-    """Return the entry points (group, name, value) of an ``entry_points.txt``."""
-    config = configparser.ConfigParser(interpolation=None, delimiters="=")
-    config.read_string(text)
-    return {
-        (group, name, config[group][name]) for group in config.sections() for name in config[group]
-    }
+def metadata(wheel: Path) -> PathDistribution:
+    return PathDistribution(zipfile.Path(wheel, f"{wheel.name.rsplit('-', 3)[0]}.dist-info/"))
 
 
-def declared_in_sources(setup_cfg: Path) -> set[tuple[str, str, str]]:
-    config = configparser.ConfigParser(interpolation=None, delimiters="=")
-    config.read(setup_cfg, encoding="utf-8")
-    groups = config["options.entry_points"].items()
-    return declared("\n".join(f"[{group}]\n{lines}" for group, lines in groups))
+def entry_points(wheel: Path) -> set[tuple[str, str, str]]:
+    return {(ep.group, ep.name, ep.value) for ep in metadata(wheel).entry_points}
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path):
-    found = {name for name in names(wheel) if ".dist-info/" not in name}
-
-    assert {name for name in found if not name.startswith("tinkex/")} == set()
-    assert set(modules(ROOT / "tinkex")) <= found
-    assert "tinkex/py.typed" in found
+def test_the_wheel_holds_the_package_and_what_describes_it(wheel: Path):
+    found, text = content(wheel), str(metadata(wheel).read_text("METADATA"))
     templates = (ROOT / "tinkex" / "templates").rglob("*.in")
     data = {path.relative_to(ROOT).as_posix() for path in templates}
+
+    assert {name for name in found if not name.startswith("tinkex/")} == set()
+    assert modules(ROOT / "tinkex") | {"tinkex/py.typed"} <= found
     assert len(data) >= 9
     assert {name for name in found if not name.endswith((".py", "py.typed"))} == data
-
-
-def test_the_wheel_has_every_entry_point_and_the_console_script(wheel: Path):
-    found = declared(metadata(wheel, "entry_points.txt"))
-
-    assert ("console_scripts", "tinkex", "tinkex.__main__:start") in found
-    assert found == declared_in_sources(ROOT / "setup.cfg")
-
-
-def test_the_wheel_tells_its_licence_and_its_description(wheel: Path):
-    text = metadata(wheel, "METADATA")
-
+    assert ("console_scripts", "tinkex", "tinkex.__main__:main") in entry_points(wheel)
+    assert entry_points(wheel) == declared(ROOT / "setup.cfg")[1]
     assert re.search(r"^License(-Expression)?: Apache-2.0$", text, re.MULTILINE)
-    assert "License-File: LICENSE" in text
-    assert "Requires-Python: >=3.11" in text
-    assert (ROOT / "README.md").read_text(encoding="utf-8").strip() in text
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    for part in ("License-File: LICENSE", "Requires-Python: >=3.11", readme):
+        assert part in text
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names(wheel))
 
 
 def test_the_sdist_can_build_the_package_and_leaves_out_what_is_not_of_it(sdist: Path):
     found = names(sdist)
 
-    assert set(modules(ROOT / "tinkex")) <= found
+    assert modules(ROOT / "tinkex") <= found
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "tinkex/py.typed"} <= found
     assert {n for n in found if n.startswith(("plugins/", "tests/", "benchmarks/"))} == set()
 
 
 def test_the_local_wheel_holds_its_package_and_the_model(local_wheel: Path):
-    found = {name for name in names(local_wheel) if ".dist-info/" not in name}
+    found, source = content(local_wheel), ROOT / "plugins" / "tinkex-local"
     model = "tinkex_local/models/baker-street-2M"
     files = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json")
 
     assert {name for name in found if not name.startswith("tinkex_local/")} == set()
-    assert set(modules(ROOT / "plugins" / "tinkex-local" / "tinkex_local")) <= found
+    assert modules(source / "tinkex_local") <= found
     assert {"tinkex_local/py.typed", *(f"{model}/{file}" for file in files)} <= found
     # The export is for running; the weights it was made from are five times as large.
     assert {n for n in found if n.endswith((".safetensors", ".bin", ".pt")) or "/hf/" in n} == set()
     assert local_wheel.stat().st_size < 4_000_000
+    assert entry_points(local_wheel) == declared(source / "setup.cfg")[1]
 
 
-def test_the_local_wheel_has_every_entry_point(local_wheel: Path):
-    found = declared(metadata(local_wheel, "entry_points.txt"))
-
-    assert ("tinkex.http_pools", "local", "tinkex_local.pool:LocalPool") in found
-    assert found == declared_in_sources(ROOT / "plugins" / "tinkex-local" / "setup.cfg")
-
-
-def test_the_local_sdist_can_build_the_package(local_sdist: Path, tmp_path: Path):
-    with tarfile.open(local_sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    (source,) = (tmp_path / "unpacked").iterdir()
-    (tmp_path / "out").mkdir()
-
-    rebuilt = build_wheel(source, tmp_path / "out")
-
-    assert "tinkex_local/models/baker-street-2M/model.onnx.data" in names(rebuilt)
-
-
-def version_of(wheel: Path, directory: Path, cwd: Path) -> dict[str, str | None]:
-    """Return what ``tinkex version --json`` of *wheel* says when it is run in *cwd*."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(directory)
+def version_in(cwd: Path, *options: str, **environment: str) -> str:
+    """Return what ``tinkex version`` prints when it is run in *cwd*."""
     code = "import sys; from tinkex.__main__ import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "version", "--json"],
+        [sys.executable, "-P", "-c", code, "version", *options],
         cwd=cwd,
-        env=environ(directory) | {"PYTHONPATH": str(directory)},
+        env=environ(cwd) | environment,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    told: dict[str, str | None] = json.loads(done.stdout)
-    return told
+    return done.stdout
 
 
-def test_a_build_in_a_clone_has_its_commit(clone: tuple[Path, str], wheel: Path, tmp_path: Path):
-    commit = clone[1][:7]
-
-    assert len(commit) == 7
-    assert version_of(wheel, tmp_path, clone[0])["commit"] == commit
+def commit_of(wheel: Path, directory: Path, cwd: Path) -> str | None:
+    """Return the commit that the program of *wheel* shows when it is run in *cwd*."""
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read("tinkex/_commit.py").decode() == f'COMMIT = "{commit}"\n'
+        archive.extractall(directory)
+    commit: str | None = json.loads(version_in(cwd, "--json", PYTHONPATH=str(directory)))["commit"]
+    return commit
 
 
-def test_building_leaves_no_stamp_in_the_sources(clone: tuple[Path, str], wheel: Path, sdist: Path):
-    assert not (clone[0] / "tinkex" / "_commit.py").exists()
-
-
-def test_the_program_never_shows_the_commit_of_the_directory_it_is_run_in(
-    clone: tuple[Path, str], wheel: Path, foreign: tuple[Path, str], tmp_path: Path
+def test_a_build_in_a_clone_has_its_commit_wherever_it_runs(
+    clone: tuple[Path, str], wheel: Path, sdist: Path, foreign: tuple[Path, str], tmp_path: Path
 ):
-    told = version_of(wheel, tmp_path, foreign[0])
+    directory, commit = clone
 
-    assert told["commit"] == clone[1][:7]
-    assert told["commit"] != foreign[1]
+    assert commit_of(wheel, tmp_path, directory) == commit
+    assert commit_of(wheel, tmp_path, foreign[0]) == commit != foreign[1]
+    # Building leaves no stamp in the sources.
+    assert not (directory / "tinkex" / "_commit.py").exists()
 
 
 def test_a_copy_without_git_has_no_commit_even_inside_another_repository(
@@ -262,12 +209,11 @@ def test_a_copy_without_git_has_no_commit_even_inside_another_repository(
 ):
     source = foreign[0] / "vendor" / "tinkex"
     shutil.copytree(ROOT, source, ignore=MADE)
-    (tmp_path / "out").mkdir()
 
-    built = build_wheel(source, tmp_path / "out")
+    copied = build_wheel(source, tmp_path / "out")
 
-    assert "tinkex/_commit.py" not in names(built)
-    assert version_of(built, tmp_path / "run", foreign[0])["commit"] is None
+    assert "tinkex/_commit.py" not in names(copied)
+    assert commit_of(copied, tmp_path / "run", foreign[0]) is None
 
 
 def test_a_wheel_made_from_the_sdist_has_the_commit_of_the_sdist(
@@ -276,24 +222,12 @@ def test_a_wheel_made_from_the_sdist_has_the_commit_of_the_sdist(
     with tarfile.open(sdist) as archive:
         archive.extractall(foreign[0] / "unpacked", filter="data")
     (source,) = (foreign[0] / "unpacked").iterdir()
-    (tmp_path / "out").mkdir()
 
-    built = build_wheel(source, tmp_path / "out")
-
-    assert version_of(built, tmp_path / "run", foreign[0])["commit"] == clone[1][:7]
+    assert (
+        commit_of(build_wheel(source, tmp_path / "out"), tmp_path / "run", foreign[0]) == clone[1]
+    )
 
 
 def test_an_installation_from_the_sources_in_place_shows_no_commit(foreign: tuple[Path, str]):
     # This environment: the editable installation that the tests run.
-    code = "import sys; from tinkex.__main__ import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "version"],
-        cwd=foreign[0],
-        env=environ(foreign[0]),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"tinkex {__version__}\n"
+    assert version_in(foreign[0]) == f"tinkex {__version__}\n"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.contract.test_official_sdk import SDK, succeeded
+from tests.contract.test_official_sdk import SDK, output
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
-from tinkex.shell import TinkexApp
+from tinkex.cli.app import TinkexApp
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "reference" / "official-cli.rst"
 #: Prints every command of the installed official program with its options.
@@ -43,17 +43,8 @@ def named(cell: str) -> Named:
     return " ".join(command), (*words[len(command) :], *others)
 
 
-def rows() -> list[tuple[Named, Named]]:
-    text = PAGE.read_text(encoding="utf-8")
-    found = re.findall(r"(?m)^   \* - (``.*)\n     - (.*)\n     -", text)
-    return [(named(theirs), named(ours)) for theirs, ours in found]
-
-
-ROWS = rows()
-
-
-def test_every_line_of_the_table_is_read():
-    assert len(ROWS) == PAGE.read_text(encoding="utf-8").count("\n   * - ") - 1
+TABLE = re.findall(r"(?m)^   \* - (``.*)\n     - (.*)\n     -", PAGE.read_text(encoding="utf-8"))
+ROWS = [(named(theirs), named(ours)) for theirs, ours in TABLE]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +65,9 @@ def test_what_the_table_names_exists(row: tuple[Named, Named], app: TinkexApp):
     assert [option for option in row[1][1] if option not in options] == []
 
 
-def test_the_other_direction_of_a_row_is_not_forgotten():
+def test_every_row_is_read_and_has_both_directions():
     """An option there has an option here, unless the row is of a command alone."""
+    assert len(ROWS) == PAGE.read_text(encoding="utf-8").count("\n   * - ") - 1
     assert [theirs for theirs, ours in ROWS if bool(theirs[1]) != bool(ours[1])] == []
 
 
@@ -92,11 +84,7 @@ class TestInstalledProgram:
     @pytest.fixture(scope="class")
     @classmethod
     def official(cls):
-        done = subprocess.run(
-            [SDK, "-c", INTROSPECT], capture_output=True, text=True, timeout=120, check=False
-        )
-        assert succeeded(done), done.stderr
-        return json.loads(done.stdout)
+        return json.loads(output(SDK, "-c", INTROSPECT, env=dict(os.environ)))
 
     def test_has_nothing_that_the_table_lacks(self, official):
         commands = [name for name, found in official.items() if not found["group"]]

@@ -1,6 +1,6 @@
 """The commands that talk to a server, as the matrix of faults runs them.
 
-Every command of tinkex and of the plugins in this tree is here, or among those that talk to nobody.
+Every command of tinkex and of the plugins in this tree is here, or among those that need no server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Talk:
     :ivar endless: where nothing fails, it goes on until it is interrupted.
     :ivar unserved: what it needs is not at the service behind the faults, or it repeats nothing, so
         that it cannot go on as if nothing had been.
-    :ivar parts: it does several things, and tells on lines of their own before which went wrong.
+    :ivar parts: it does several things, and names on lines of their own which went wrong.
     :ivar keeps: files that tell what went wrong with its parts, ready for another try.
     :ivar findings: it prints what it found, faults too.
     """

@@ -16,7 +16,9 @@ import pytest
 import trustme
 
 from tests.faults import table
+from tests.faults.writes import WRITERS, Elsewhere, Place, Spot
 from tests.functional.conftest import KEY, MODEL, service
+from tests.serving import Reply, Request, serving
 from tinkex.testing import invoke
 
 __all__ = ["service"]
@@ -34,10 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
-    recorders = {"fault": table.Recorder, "write": table.WriteRecorder, "kill": table.KillRecorder}
-    for name, recorder in recorders.items():
+    for name in table.TABLES:
         if path := config.getoption(f"--{name}-table"):
-            config.pluginmanager.register(recorder(Path(path)))
+            config.pluginmanager.register(table.Recorder(name, Path(path)))
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,35 @@ def saved(renew) -> tuple[str, str]:
     """Save a checkpoint; returns its path and its run."""
     path, run = renew()
     return path, run
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Elsewhere]:
+    process = Elsewhere()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def powerless() -> Iterator[Elsewhere]:
+    process = Elsewhere("--powerless")
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def place(service, tmp_path_factory, elsewhere) -> Iterator[Place]:
+    """Return where writers go: the service has a checkpoint, another server the trace of a session."""
+    spot = Spot(tmp_path_factory.mktemp("before")).make(saver := WRITERS["checkpoint"])
+    done = elsewhere(saver, spot, Place({"service": service.url}, ""), again=False)
+    assert done.exit_code == 0, done
+
+    def trace(request: Request) -> Reply:
+        if "/api/" in request.path:
+            url = f"http://{request.headers['host']}/trace"
+            return Reply({"status": "ready", "url": url})
+        return Reply(b"perfetto" * 5000)
+
+    with serving(trace) as url:
+        urls = {"service": service.url, "traces": url}
+        yield Place(urls, json.loads(spot.text("work/saved.json"))["weights_path"])

@@ -9,94 +9,63 @@ import time
 from collections.abc import Callable
 
 from tests.faults.steering import evil, evil_error
-from tests.faults.wire import FOR_EVER, JSON, Request, head, reset
+from tests.faults.wire import FOR_EVER, JSON, Request, head
 
 # ------------------------------------------------------------------ faults of the connection
 
 BODY = json.dumps({"training_runs": [], "checkpoints": [], "padding": "x" * 500}).encode()
 
 
+HEAD = head(200, len(BODY))
+CHUNKED = head(200, "", Transfer_Encoding="chunked")
+#: What is sent before the server falls silent, and before it resets the connection.
+SILENT = {
+    "silent": b"",
+    "silent-in-headers": b"HTTP/1.1 200 OK\r\nContent-Ty",
+    "silent-in-body": HEAD + BODY[:20],
+}
+RESET = {
+    "reset-before": b"",
+    "reset-in-headers": b"HTTP/1.1 200 OK\r\nContent-",
+    "reset-in-body": HEAD + BODY[:20],
+}
+#: What is sent before the connection ends.
+RAW = {
+    "close-before": b"",
+    **{f"cut-{keep}": HEAD + BODY[:keep] for keep in (0, 1, len(BODY) // 2, len(BODY) - 1)},
+    "length-too-long": head(200, len(BODY) + 100) + BODY,
+    "length-too-short": head(200, len(BODY) - 100) + BODY,
+    "length-absurd": head(200, 10**15) + BODY,
+    "length-negative": head(200, -5) + BODY,
+    "length-no-number": head(200, "many") + BODY,
+    "chunks-cut": CHUNKED + b"40\r\n" + BODY[:20],
+    "chunks-garbage": CHUNKED + b"zz\r\n" + BODY + b"\r\n0\r\n\r\n",
+    "not-http": b"\x00\x01\x02 not http at all\r\n\r\n",
+    "header-flood": b"HTTP/1.1 200 OK\r\n" + b"X-Pad: " + b"x" * 70_000 + b"\r\n\r\n",
+}
+
+
 def silent(request: Request) -> None:
+    request.send(SILENT[request.fault])
     time.sleep(FOR_EVER)
 
 
-def silent_in_headers(request: Request) -> None:
-    request.send(b"HTTP/1.1 200 OK\r\nContent-Ty")
-    time.sleep(FOR_EVER)
+def reset(request: Request) -> None:
+    request.send(RESET[request.fault])
+    time.sleep(0.02)
+    request.reset()
 
 
-def silent_in_body(request: Request) -> None:
-    request.send(head(200, len(BODY)) + BODY[:20])
-    time.sleep(FOR_EVER)
-
-
-def dripping(request: Request) -> None:
-    request.send(head(200, len(BODY)))
-    for byte in BODY:
-        request.send(bytes([byte]))
-        time.sleep(0.1)
-
-
-def close_before(request: Request) -> None:
+def raw(request: Request) -> None:
+    request.send(RAW[request.fault])
     request.connection.shutdown(socket.SHUT_RDWR)
 
 
-def reset_before(request: Request) -> None:
-    reset(request)
-
-
-def reset_in_headers(request: Request) -> None:
-    request.send(b"HTTP/1.1 200 OK\r\nContent-")
-    time.sleep(0.02)
-    reset(request)
-
-
-def reset_in_body(request: Request) -> None:
-    request.send(head(200, len(BODY)) + BODY[:20])
-    time.sleep(0.02)
-    reset(request)
-
-
-def cut(request: Request) -> None:
-    """Close after as many bytes of the body as the fault's name says."""
-    keep = int(request.fault.removeprefix("cut-"))
-    request.send(head(200, len(BODY)) + BODY[:keep])
-
-
-def length_too_long(request: Request) -> None:
-    request.send(head(200, len(BODY) + 100) + BODY)
-
-
-def length_too_short(request: Request) -> None:
-    request.send(head(200, len(BODY) - 100) + BODY)
-
-
-def length_absurd(request: Request) -> None:
-    request.send(head(200, 10**15) + BODY)
-
-
-def length_negative(request: Request) -> None:
-    request.send(head(200, -5) + BODY)
-
-
-def length_no_number(request: Request) -> None:
-    request.send(head(200, "many") + BODY)
-
-
-def chunks_cut(request: Request) -> None:
-    request.send(head(200, "", Transfer_Encoding="chunked") + b"40\r\n" + BODY[:20])
-
-
-def chunks_garbage(request: Request) -> None:
-    request.send(head(200, "", Transfer_Encoding="chunked") + b"zz\r\n" + BODY + b"\r\n0\r\n\r\n")
-
-
-def not_http(request: Request) -> None:
-    request.send(b"\x00\x01\x02 not http at all\r\n\r\n")
-
-
-def header_flood(request: Request) -> None:
-    request.send(b"HTTP/1.1 200 OK\r\n" + b"X-Pad: " + b"x" * 70_000 + b"\r\n\r\n")
+def dripping(request: Request) -> None:
+    request.send(HEAD)
+    for byte in BODY:
+        request.send(bytes([byte]))
+        time.sleep(0.1)
 
 
 def gzip_garbage(request: Request) -> None:
@@ -203,7 +172,7 @@ def losing_once(request: Request) -> None:
 def true_cut(request: Request) -> None:
     """Cut the real answer at a thousandth of its body: ``true-cut-<thousandth>-<framing>``.
 
-    Framing ``length`` tells how long it was to be; ``close`` leaves the end of the connection as
+    Framing ``length`` announces the whole length; ``close`` leaves the end of the connection as
     the only mark of the end. Only what is asked last is cut.
     """
     _, _, place, framing = request.fault.split("-")
@@ -252,31 +221,18 @@ def future(request: Request) -> None:
         "future-list": (200, [1, 2]),
     }
     if request.fault == "future-silent":
-        return silent(request)
+        time.sleep(FOR_EVER)
     code, body = answers[request.fault]
     time.sleep(0.02)
     return request.answer(code, json.dumps(body).encode())
 
 
 FAULTS: dict[str, Callable[[Request], None]] = {
-    "silent": silent,
-    "silent-in-headers": silent_in_headers,
-    "silent-in-body": silent_in_body,
+    **dict.fromkeys(SILENT, silent),
     "dripping": dripping,
-    "close-before": close_before,
-    "reset-before": reset_before,
-    "reset-in-headers": reset_in_headers,
-    "reset-in-body": reset_in_body,
-    **{f"cut-{keep}": cut for keep in (0, 1, len(BODY) // 2, len(BODY) - 1)},
-    "length-too-long": length_too_long,
-    "length-too-short": length_too_short,
-    "length-absurd": length_absurd,
-    "length-negative": length_negative,
-    "length-no-number": length_no_number,
-    "chunks-cut": chunks_cut,
-    "chunks-garbage": chunks_garbage,
-    "not-http": not_http,
-    "header-flood": header_flood,
+    "close-before": raw,
+    **dict.fromkeys(RESET, reset),
+    **dict.fromkeys(RAW, raw),
     "gzip-garbage": gzip_garbage,
     "huge": huge,
     **dict.fromkeys(ANSWERS, scripted),

@@ -53,7 +53,7 @@ def files_up_to(longest: int | None) -> Iterator[None]:
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run one command line as the program would, caches and all."""
-    from tinkex.shell import TinkexApp
+    from tinkex.cli.app import TinkexApp
 
     stdout, stderr = io.StringIO(), io.StringIO()
     with mock.patch.dict(os.environ, job["environ"]):

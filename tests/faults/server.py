@@ -38,7 +38,6 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[dict[str, str]] = []
-        self.members: set[str] = set()
         self._counts: Counter[tuple[str, str, bytes]] = Counter()
         self._lock = threading.Lock()
 
@@ -76,9 +75,6 @@ class Handler(socketserver.BaseRequestHandler):
         self.server.seen.append({"path": request.path, **request.headers})
         if request.path == "/seen":
             request.answer(200, json.dumps(self.server.seen).encode())
-        elif request.path == "/members":
-            request.answer(200, json.dumps(sorted(self.server.members)).encode())
-            self.server.members.clear()
         elif act := fault_of(request.fault):
             act(request)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 from tests.faults.wire import JSON, Request
 
@@ -17,13 +16,11 @@ _WORKING = (
 
 
 def evil(request: Request) -> None:
-    """Give the true answer, its texts steering a terminal: ``evil-<member>``, or ``evil-all``.
+    """Give the true answer, its texts steering a terminal.
 
-    A member is the name that a JSON object has for a text or for what the text is a part of.
-    ``evil-shown`` changes all but what a client works with, ``evil-none`` nothing; the members of
-    all answers are told at ``/members``.
+    ``evil-all`` changes every text, ``evil-shown`` those that a client does not work with, and
+    ``evil-none`` none.
     """
-    wanted = request.fault.removeprefix("evil-")
     code, body, kind = request.upstream()
     if code in range(300, 400):
         return request.answer(code, body, kind)
@@ -31,36 +28,22 @@ def evil(request: Request) -> None:
         value = json.loads(body)
     except ValueError:
         return request.answer(code, body, kind)
-    request.server.members |= set(members(value))
-    kind = kind.split("\r")[0]
-    changed = steering(value, wanted, evil=wanted in ("all", "shown"))
-    return request.answer(code, json.dumps(changed).encode(), kind)
+    if request.fault != "evil-none":
+        value = steering(value, _WORKING if request.fault == "evil-shown" else ())
+    return request.answer(code, json.dumps(value).encode(), kind.split("\r")[0])
 
 
-def members(value: object) -> Iterator[str]:
-    """Yield the names in *value* of what holds a text."""
+def steering(value: object, kept: tuple[str, ...]) -> object:
     if isinstance(value, dict):
-        for name, member in value.items():
-            if isinstance(member, str):
-                yield name
-            yield from members(member)
-    elif isinstance(value, list):
-        for member in value:
-            yield from members(member)
-
-
-def steering(value: object, wanted: str, *, evil: bool) -> object:
-    if isinstance(value, dict):
-        kept = _WORKING if wanted == "shown" else ()
         return {
             name: member
             if name in kept or name.endswith(("_at", "time", "_start", "_end"))
-            else steering(member, wanted, evil=evil or name == wanted)
+            else steering(member, kept)
             for name, member in value.items()
         }
     if isinstance(value, list):
-        return [steering(member, wanted, evil=evil) for member in value]
-    return value + STEERING if evil and isinstance(value, str) else value
+        return [steering(member, kept) for member in value]
+    return value + STEERING if isinstance(value, str) else value
 
 
 def evil_error(request: Request) -> None:

@@ -1,9 +1,14 @@
-"""The table of faults and commands in the manual, written from what the tests found."""
+"""The tables of the manual, written from what the tests found.
+
+A test records what came of it as a property; the option ``--fault-table``, ``--write-table`` or
+``--kill-table`` names the file that all of it goes to.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,65 +16,8 @@ import pytest
 from tests.faults.faults import FAULTS
 from tests.faults.writes import WRITERS
 
-OUTCOMES = ("told", "recovers", "succeeds")
-#: Names of the properties that a test of the matrix records.
-FAULT, COMMAND, OUTCOME = "fault", "fault-command", "fault-outcome"
-
-
-class Recorder:
-    """Collects what the tests of the matrix recorded, and writes it when they are over."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._cells: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        known = dict(report.user_properties)
-        if report.when != "call" or FAULT not in known:
-            return
-        outcome = known.get(OUTCOME, "") if report.passed else "FAILED"
-        self._cells[str(known[FAULT])][str(known[COMMAND])][str(outcome)] += 1
-
-    def pytest_sessionfinish(self) -> None:
-        if not self._cells:
-            return
-        with self._path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["Fault", "Told", "Recovers", "Succeeds"])
-            for fault in sorted(self._cells, key=_place):
-                writer.writerow([fault, *_row(self._cells[fault])])
-
-
-def _row(commands: dict[str, Counter[str]]) -> list[str]:
-    """Return how many commands told the fault, and which did not need to."""
-    failed = [name for name, outcomes in commands.items() if "FAILED" in outcomes]
-    if failed:
-        return [f"FAILED: {', '.join(failed)}", "", ""]
-    with_outcome = {
-        outcome: sorted(name for name, found in commands.items() if outcome in found)
-        for outcome in OUTCOMES
-    }
-    told = len(with_outcome["told"])
-    recovered = len(with_outcome["recovers"])
-    return [
-        str(told) if told else "",
-        str(recovered) if recovered else "",
-        ", ".join(with_outcome["succeeds"]),
-    ]
-
-
-def _place(fault: str) -> tuple[int, str]:
-    """Connections first, statuses last, the others in the order in which the server has them."""
-    if fault.startswith("status "):
-        return 1000, fault
-    names = list(FAULTS)
-    return (names.index(fault), "") if fault in names else (-1, fault)
-
-
-# ------------------------------------------------------------------ what cannot be written
-
-#: Names of the properties that a test of the writers records.
-WRITER, TROUBLE, TRIES = "writer", "writer-trouble", "writer-tries"
+#: Row, column, and what was found, with a count where the table counts.
+Cells = dict[str, dict[str, Counter[str]]]
 _TROUBLES = {
     "full": "Full after so many pages",
     "files": "Full after so many files",
@@ -77,57 +25,62 @@ _TROUBLES = {
 }
 
 
-class WriteRecorder:
-    """Collects what the tests of writers recorded, and writes it when they are over."""
+class Recorder:
+    """Collects what tests recorded for one table, and writes it when they are over."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._cells: dict[str, dict[str, str]] = defaultdict(dict)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        known = {name: str(value) for name, value in report.user_properties}
-        if report.when == "call" and WRITER in known:
-            tries = known[TRIES] if report.passed else "FAILED"
-            self._cells[known[WRITER]][known[TROUBLE]] = tries
-
-    def pytest_sessionfinish(self) -> None:
-        if not self._cells:
-            return
-        with self._path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["Command", "What it writes", *_TROUBLES.values(), "Outcome"])
-            for name, wanted in WRITERS.items():
-                cells = [self._cells[name].get(trouble, "") for trouble in _TROUBLES]
-                outcome = "goes on" if wanted.goes_on else "told"
-                writer.writerow([name, wanted.what, *cells, outcome])
-
-
-# ------------------------------------------------------------------ kills
-
-KILLS, SIGNALS = "kills", "signals"
-
-
-class KillRecorder:
-    """Counts how often each command was killed or told to end, and writes it in the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._counts: dict[str, Counter[str]] = {KILLS: Counter(), SIGNALS: Counter()}
+    def __init__(self, table: str, path: Path) -> None:
+        self._table, self._path = table, path
+        self._cells: Cells = defaultdict(lambda: defaultdict(Counter))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call":
-            return
-        for how, value in report.user_properties:
-            if how in self._counts:
-                name, _, count = str(value).rpartition(": ")
-                self._counts[how][name] += int(count) if report.passed else 0
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == self._table:
+                row, column, found, count = value  # type: ignore[misc]
+                self._cells[row][column][found if report.passed else "FAILED"] += int(count)
 
     def pytest_sessionfinish(self) -> None:
-        if not self._counts[KILLS]:
-            return
-        with self._path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["Command", "Killed (-9)", "Interrupted or terminated"])
-            for name in self._counts[KILLS]:
-                signals = self._counts[SIGNALS][name]
-                writer.writerow([name, self._counts[KILLS][name], signals or ""])
+        if self._cells:
+            with self._path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(TABLES[self._table](self._cells))
+
+
+def faults(cells: Cells) -> Iterator[list[str]]:
+    """Yield for each fault how many commands reported it, and which did not need to."""
+    yield ["Fault", "Reported", "Recovers", "Succeeds"]
+    places = {fault: place for place, fault in enumerate(FAULTS, 1)}  # connections come before
+    ordered = sorted(cells, key=lambda f: (f.startswith("status "), places.get(f, 0), f))
+    for fault in ordered:
+        commands = cells[fault]
+        failed = [name for name, found in commands.items() if "FAILED" in found]
+        reported, recovers, succeeds = (
+            sorted(name for name, found in commands.items() if outcome in found)
+            for outcome in ("reported", "recovers", "succeeds")
+        )
+        counts = [str(len(reported) or ""), str(len(recovers) or ""), ", ".join(succeeds)]
+        yield [fault, *([f"FAILED: {', '.join(failed)}", "", ""] if failed else counts)]
+
+
+def writes(cells: Cells) -> Iterator[list[str]]:
+    """Yield for each command that writes how often it met which trouble."""
+    yield ["Command", "What it writes", *_TROUBLES.values(), "Outcome"]
+    for name, writer in WRITERS.items():
+        tries = [_counted(cells[name][trouble]) for trouble in _TROUBLES]
+        yield [name, writer.what, *tries, "goes on" if writer.goes_on else "reported"]
+
+
+def kills(cells: Cells) -> Iterator[list[str]]:
+    """Yield for each command how often it was killed, and how often it got another signal."""
+    yield ["Command", "Killed (-9)", "Interrupted or terminated"]
+    for name, found in cells.items():
+        yield [name, _counted(found["kills"]), _counted(found["signals"])]
+
+
+def _counted(found: Counter[str]) -> str:
+    return "FAILED" if "FAILED" in found else str(found.total() or "")
+
+
+TABLES: dict[str, Callable[[Cells], Iterator[list[str]]]] = {
+    "fault": faults,
+    "write": writes,
+    "kill": kills,
+}

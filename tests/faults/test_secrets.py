@@ -9,26 +9,32 @@ from pathlib import Path
 import pytest
 
 from tests.faults.commands import COMMANDS
+from tests.faults.sample import sample
 from tests.faults.test_matrix import KEY, filled
 from tinkex.testing import invoke
 
 FAULTS = ("key-echoed", "status-401-json", "redirect-other-host", "json-null", "close-before")
-#: Settings of a log that tells all.
+#: Settings of a log of everything.
 LOUD = {
     "debug": ("--debug", "--log-file", "{log}"),
     "curl": ("--curl",),
 }
-#: What is written of a request; one without an answer is told in the error alone.
+#: What is written of a request; one without an answer shows in the error alone.
 SIGN = {"debug": "tinkex.http", "curl": "curl"}
 
 
-def cases() -> Iterator[tuple[str, str, str]]:
-    for name in COMMANDS:
-        yield from ((name, fault, "debug") for fault in FAULTS)
-        yield name, "key-echoed", "curl"
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "loud" not in metafunc.fixturenames:
+        return
+    cases = [(name, (fault, "debug")) for name in COMMANDS for fault in FAULTS]
+    if not metafunc.config.getoption("--all-faults"):
+        cases = sample(cases, 8)
+    cases += [(name, ("key-echoed", loud)) for name in COMMANDS for loud in LOUD]
+    metafunc.parametrize(
+        ("name", "fault", "loud"), dict.fromkeys((name, *case) for name, case in cases)
+    )
 
 
-@pytest.mark.parametrize(("name", "fault", "loud"), list(cases()))
 def test_the_key_is_written_nowhere(faulty, name, fault, loud, tmp_path, home, monkeypatch):
     here, log = tmp_path / "here", tmp_path / "log.txt"
     here.mkdir()

@@ -1,4 +1,4 @@
-"""Every file that tinkex writes, where it cannot: nothing that was there is lost, and it is told.
+"""Every file that tinkex writes, where it cannot: nothing that was there is lost, and it is reported.
 
 A limit on the length of files, and directories without permission to write, serve everywhere. With
 ``--all-faults``, where file systems can be mounted, the disk itself is full after each page and after
@@ -8,24 +8,17 @@ each file that a command writes, and then mounted read-only.
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import os
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import tinkex_local
-from tests.faults import table
-from tests.faults.writes import WRITERS, Spot, Writer
-from tests.functional.conftest import KEY
+from tests.faults.writes import WRITERS, Elsewhere, Place, Spot, Writer
 from tinkex.testing import Invocation
 
-MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
 #: Bytes that no file may exceed, in every run.
 LONGEST = (0, 10)
 #: What has a disk of its own in every run.
@@ -35,108 +28,10 @@ STEPS = (*range(12), 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 PAGE = 4096
 
 
-class Elsewhere:
-    """A process that runs command lines under limits (:mod:`tests.faults.limited`)."""
-
-    def __init__(self, *options: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.limited", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-
-    def __call__(
-        self, writer: Writer, spot: Spot, place: Place, *, longest: int | None = None, again: bool
-    ) -> Invocation:
-        words = [place.fill(word) for word in writer.words]
-        words += [*(writer.again if again else ()), *place.address(writer)]
-        work = str(spot.directory / "work")
-        environ = spot.environ | ({} if writer.stdin == f"{KEY}\n" else place.key(writer))
-        job = {"argv": words, "environ": environ, "directory": work, "longest": longest}
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({**job, "stdin": writer.stdin}) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        return Invocation(answer["stdout"], answer["stderr"], answer["code"])
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()
-
-
-class Place:
-    """Servers, and a checkpoint on one of them."""
-
-    def __init__(self, urls: dict[str, str], path: str) -> None:
-        self._urls = urls
-        run = path.removeprefix("tinker://").split("/")[0]
-        self._values = {"{path}": path, "{run}": run, "{model}": str(MODEL_FILES)}
-
-    def fill(self, word: str) -> str:
-        return self._values.get(word, word)
-
-    def address(self, writer: Writer) -> tuple[str, ...]:
-        if writer.where == "local":
-            return ("--profile", "local")
-        return ("--base-url", self._urls[writer.where]) if writer.where else ()
-
-    def key(self, writer: Writer) -> dict[str, str]:
-        return {"TINKER_API_KEY": KEY} if writer.where in self._urls else {}
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "recorded" in metafunc.fixturenames:
         all_of_them = metafunc.config.getoption("--all-faults")
         metafunc.parametrize("name", WRITERS if all_of_them else QUICK)
-
-
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Elsewhere]:
-    process = Elsewhere()
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
-def powerless() -> Iterator[Elsewhere]:
-    process = Elsewhere("--powerless")
-    yield process
-    process.close()
-
-
-class _Traces(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        url = f"http://127.0.0.1:{self.server.server_address[1]}/trace"
-        body = b"perfetto" * 5000
-        if "/api/" in self.path:
-            body = json.dumps({"status": "ready", "url": url}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def place(service, tmp_path_factory, elsewhere) -> Iterator[Place]:
-    """Return where commands go: the service has a checkpoint, another server the trace of a session."""
-    spot = Spot(tmp_path_factory.mktemp("before")).make(saver := WRITERS["checkpoint"])
-    done = elsewhere(saver, spot, Place({"service": service.url}, ""), again=False)
-    assert done.exit_code == 0, done
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Traces)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = {"service": service.url, "traces": f"http://127.0.0.1:{server.server_address[1]}"}
-    yield Place(urls, json.loads(spot.text("work/saved.json"))["weights_path"])
-    server.shutdown()
-    server.server_close()
 
 
 # ------------------------------------------------------------------ what came of it
@@ -193,9 +88,7 @@ def recorded(record_property) -> Callable[[str, str, int], None]:
     """Return a function that records what came of one kind of trouble."""
 
     def record(name: str, trouble: str, tries: int) -> None:
-        record_property(table.WRITER, name)
-        record_property(table.TROUBLE, trouble)
-        record_property(table.TRIES, tries)
+        record_property("write", (name, trouble, "tried", tries))
 
     return record
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from tests.faults.server import Server
 
-#: Longer than any client under test waits.
-FOR_EVER = 30.0
+#: Longer than any test lasts: who waits for it hangs.
+FOR_EVER = 10_000.0
 JSON = "application/json"
 
 
@@ -39,8 +39,13 @@ class Request:
     def send(self, data: bytes) -> None:
         self.connection.sendall(data)
 
+    def reset(self) -> None:
+        """End the connection with RST instead of FIN."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.connection.close()
+
     def answer(self, status: int, body: bytes, kind: str = JSON, **headers: str) -> None:
-        headers = {"Connection": "close", **headers}  # said, so that nobody asks on it again
+        headers = {"Connection": "close", **headers}  # so that no client asks on it again
         self.send(head(status, len(body), kind, **headers) + body)
 
     def upstream(self) -> tuple[int, bytes, str]:
@@ -71,9 +76,3 @@ def head(status: int, length: int | str, kind: str = JSON, **headers: str) -> by
     lines += [f"Content-Length: {length}"] if length != "" else []
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join([*lines, "X-Request-Id: req-7", ""]) + "\r\n").encode()
-
-
-def reset(request: Request) -> None:
-    """End the connection with RST instead of FIN."""
-    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    request.connection.close()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import tinkex_local
 from tests.functional.conftest import KEY, MODEL
+from tinkex.testing import Invocation
+
+MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
 
 #: Prompts of the batch, as token ids.
 ROWS = 6
@@ -73,11 +79,11 @@ class Writer:
     :ivar before: makes what was there before.
     :ivar after: raises unless all that the command is to write is there.
     :ivar goes_on: it succeeds all the same: what it cannot write serves only its own speed.
-    :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is told.
+    :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is reported.
     :ivar prints: it has printed its result before it writes.
     :ivar where: the address of the server, or none of its own.
     :ivar leaves: names of files that it may leave behind when it fails, whole as far as they go.
-    :ivar again: stand behind the words when it is run anew.
+    :ivar again: stand behind the words when it is run again.
     """
 
     what: str
@@ -91,6 +97,69 @@ class Writer:
     stdin: str = ""
     leaves: tuple[str, ...] = ()
     again: tuple[str, ...] = ()
+
+
+#: What checkpoints that are downloaded come over.
+OLD_ADAPTER = {"adapter_config.json": "{}", "mine": "mine"}
+
+
+class Elsewhere:
+    """A process that runs command lines under limits (:mod:`tests.faults.limited`)."""
+
+    def __init__(self, *options: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.limited", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def __call__(
+        self, writer: Writer, spot: Spot, place: Place, *, longest: int | None = None, again: bool
+    ) -> Invocation:
+        words = place.words(writer, *(writer.again if again else ()))
+        job = {
+            "argv": words,
+            "environ": place.environ(writer, spot),
+            "directory": str(spot.directory / "work"),
+            "longest": longest,
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({**job, "stdin": writer.stdin}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        return Invocation(answer["stdout"], answer["stderr"], answer["code"])
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+
+class Place:
+    """Servers, and a checkpoint on one of them."""
+
+    def __init__(self, urls: dict[str, str], path: str) -> None:
+        self._urls = urls
+        run = path.removeprefix("tinker://").split("/")[0]
+        self._values = {"{path}": path, "{run}": run, "{model}": str(MODEL_FILES)}
+
+    def words(self, writer: Writer, *more: str) -> list[str]:
+        """Return the command line of *writer*, with *more* behind it."""
+        address: tuple[str, ...] = ()
+        if writer.where:
+            local = ("--profile", "local")
+            address = local if writer.where == "local" else ("--base-url", self._urls[writer.where])
+        return [*(self._values.get(word, word) for word in writer.words), *more, *address]
+
+    def environ(self, writer: Writer, spot: Spot) -> dict[str, str]:
+        """Return the variables of *spot*, and the key unless *writer* is to store it."""
+        with_key = writer.where in self._urls and writer.stdin != f"{KEY}\n"
+        return spot.environ | ({"TINKER_API_KEY": KEY} if with_key else {})
 
 
 CONFIG = "config/tinkex/config.yaml"
@@ -159,6 +228,11 @@ def adapter(below: str) -> Callable[[Spot], None]:
     return check
 
 
+def old_adapter(spot: Spot) -> None:
+    for name, text in OLD_ADAPTER.items():
+        spot.write(f"work/adapter/{name}", text)
+
+
 def skeleton(spot: Spot) -> None:
     assert "tinkex" in spot.text("work/tinkex-mine/setup.cfg")
 
@@ -180,12 +254,6 @@ WRITERS: dict[str, Writer] = {
         holds(CONFIG, "# mine", "60s", "10s"),
         some_settings,
     ),
-    "config unset": Writer(
-        "configuration file",
-        ("config", "unset", "--profile", "work", "timeout"),
-        holds(CONFIG, "# mine", "10s"),
-        some_settings,
-    ),
     "profile add": Writer(
         "configuration file",
         ("profile", "add", "new", "--base-url", "https://tinker.example"),
@@ -193,27 +261,12 @@ WRITERS: dict[str, Writer] = {
         some_settings,
         where="",
     ),
-    "profile use": Writer(
-        "configuration file",
-        ("profile", "use", "work"),
-        holds(CONFIG, "profile: work"),
-        some_settings,
-    ),
-    "profile remove": Writer(
-        "configuration file",
-        ("profile", "remove", "other", "--yes"),
-        holds(CONFIG, "# mine", "30s"),
-        some_settings,
-    ),
     "auth login": Writer(
         "stored keys",
         ("auth", "login", "--with-token"),
         holds(KEYS, KEY, "tml-7"),
         two_keys,
         stdin=f"{KEY}\n",
-    ),
-    "auth switch": Writer(
-        "stored keys", ("auth", "switch", "8"), holds(KEYS, '"default": "8"'), two_keys
     ),
     "auth logout": Writer("stored keys", ("auth", "logout", "8"), holds(KEYS, "tml-7"), two_keys),
     "checkpoint": Writer(
@@ -245,6 +298,12 @@ WRITERS: dict[str, Writer] = {
         ("checkpoint", "download", "{path}", "--output", "adapter"),
         adapter("work/adapter"),
     ),
+    "checkpoint download (over another)": Writer(
+        "download",
+        ("checkpoint", "download", "{path}", "--output", "adapter", "--force"),
+        both(adapter("work/adapter"), holds("work/adapter/mine", "mine")),
+        old_adapter,
+    ),
     "checkpoint sync": Writer(
         "download", ("checkpoint", "sync", "{run}", "all"), adapter("work/all")
     ),
@@ -260,19 +319,6 @@ WRITERS: dict[str, Writer] = {
         ("billing", "usage", "--since", "2d", "--csv", "usage.csv"),
         holds("work/usage.csv", ","),
         old("usage.csv"),
-    ),
-    "billing storage": Writer(
-        "CSV",
-        ("billing", "storage", "--csv", "storage.csv"),
-        holds("work/storage.csv", ","),
-        old("storage.csv"),
-    ),
-    "doctor": Writer(
-        "report",
-        ("doctor", "--bundle", "report.json"),
-        holds_json("work/report.json", "findings"),
-        old("report.json"),
-        prints=True,
     ),
     "complete": Writer(
         "completion script",
@@ -293,7 +339,7 @@ WRITERS: dict[str, Writer] = {
         (),
         holds("work/list.txt", "timeout"),
         both(some_settings, old("list.txt")),
-        stdin="config list > list.txt\n",
+        stdin="config show > list.txt\n",
         where="",
     ),
     "run list (caches)": Writer(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.functional.conftest import KEY, Program, Service
 from tests.functional.test_interactive import Terminal
+from tests.serving import Reply, Request, serving
 from tinkex.testing import invoke
 
 
@@ -26,21 +26,21 @@ def credentials(home: Path) -> Path:
 
 
 def test_login_use_and_logout(at, service, credentials):
-    done = at("auth", "login", "--with-token", "--name", "here", stdin=f"{KEY}\n")
+    done = at("auth login --with-token --name here", stdin=f"{KEY}\n")
     assert done.stdout == (
         f"Logged in as local@localhost (tinkex-local): stored the key 'here' in {credentials}\n"
     )
     assert f"tinkex sends this key to {service.url} only." in done.stderr
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
-    at("run", "list", "-f", "json")  # the service takes it
+    at("run list -f json")  # the service takes it
 
-    (row,) = at("auth", "list", "-f", "json").rows
+    status = at("auth status -f json").rows
+    (row,) = status["stored_keys"]
     assert (row["name"], row["in_use"], row["base_url"]) == ("here", True, service.url)
-    status = at("auth", "status", "-f", "json").rows
     assert status["key_origin"] == str(credentials)
     assert status["key_name"] == "local"
     assert status["latency_ms"] >= 0
-    who = at("auth", "whoami", "-f", "json").rows
+    who = at("auth whoami -f json").rows
     assert who == {
         "email": "local@localhost",
         "organization": "tinkex-local",
@@ -50,125 +50,32 @@ def test_login_use_and_logout(at, service, credentials):
         "key_id": "1",
     }
     # It is another server's key: the official one does not get it.
-    assert "Missing --api-key" in at("auth", "status", code=1, TINKER_BASE_URL="").stderr
+    assert "Missing --api-key" in at("auth status", code=1, TINKER_BASE_URL="").stderr
 
-    assert at("auth", "logout").stdout == f"Removed the key 'here' from {credentials}\n"
+    assert at("auth logout").stdout == f"Removed the key 'here' from {credentials}\n"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
-    assert "no key is stored" in at("auth", "logout", code=1).stderr
+    assert "no key is stored" in at("auth logout", code=1).stderr
 
 
 def test_a_profile_with_a_server_of_its_own_holds_its_key(tinkex, service, home, credentials):
     path = home / ".config" / "tinkex" / "config.yaml"
     assert "It has no key yet: tinkex --profile mine auth login" in (
-        tinkex("profile", "add", "mine", "--base-url", service.url).stderr
+        tinkex(f"profile add mine --base-url {service.url}").stderr
     )
     path.write_text("# by hand\n" + path.read_text())
     path.chmod(0o644)
-    done = tinkex("--profile", "mine", "auth", "login", "--with-token", stdin=KEY)
+    done = tinkex("--profile mine auth login --with-token", stdin=KEY)
     assert f"stored the key 'local' in profile mine ({path})" in done.stdout
-    assert "could be read by others (mode 0644)" in done.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == (
         f"# by hand\nprofiles:\n  mine:\n    base_url: {service.url}\n    api_key: {KEY}\n"
     )
     assert not credentials.exists()
-    assert tinkex("--profile", "mine", "auth", "whoami").stdout.startswith("Email: local@")
-    assert tinkex("--profile", "mine", "auth", "logout").stdout == (
+    assert tinkex("--profile mine auth whoami").stdout.startswith("Email: local@")
+    assert tinkex("--profile mine auth logout").stdout == (
         "Removed the key 'mine' from profile mine\n"
     )
     assert KEY not in path.read_text()
-
-
-def test_a_key_that_is_refused_is_not_stored(at, credentials):
-    done = at("auth", "login", "--with-token", stdin="tml-wrong-0123456789", code=1)
-    assert done.stdout == ""
-    assert done.stderr.startswith(
-        "Auth login failed. Please check your inputs: Invalid API key (HTTP 401"
-    )
-    assert "Nothing was stored." in done.stderr
-    assert not credentials.exists()
-
-
-@pytest.mark.parametrize(
-    ("stdin", "argv", "what"),
-    [
-        ("", ["--with-token"], "no API key in standard input"),
-        ("", [], "there is no terminal to ask for the key on"),
-        ("a b\n", ["--with-token"], "holds a space"),
-        (KEY, ["--with-token", "--name", ""], "must not be empty"),
-        (KEY, ["--with-token", "--in-profile"], "no profile in force"),
-        (KEY, ["--with-token", "--profile", "local"], "is used without a key"),
-    ],
-)
-def test_login_that_cannot_be(at, stdin, argv, what, credentials):
-    environ = {} if "local" not in argv else {"TINKER_BASE_URL": ""}
-    done = at("auth", "login", *argv, stdin=stdin, code=1, **environ)
-    assert what in done.stderr
-    assert "Hint: " in done.stderr
-    assert done.stdout == ""
-    assert not credentials.exists()
-
-
-@pytest.mark.parametrize("variable", ["TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"])
-def test_login_while_the_environment_says_the_key(at, variable, credentials):
-    done = at("auth", "login", "--with-token", stdin=KEY, code=1, **{variable: "tml-env"})
-    assert f"{variable} is set, and would be used instead of a stored key" in done.stderr
-    assert f"unset {variable}" in done.stderr
-    assert not credentials.exists()
-
-
-def test_login_in_a_profile_of_its_own_needs_no_clean_environment(at, service, config):
-    path = config(f"profile: own\nprofiles: {{own: {{base_url: '{service.url}'}}}}")
-    environ = {"TINKER_API_KEY": "tml-for-another", "TINKER_BASE_URL": ""}
-    done = at("auth", "login", "--with-token", stdin=KEY, **environ)
-    assert "profile own" in done.stderr
-    assert KEY in path.read_text()
-    assert at("auth", "whoami", **environ).code == 0  # the server takes no other key
-
-
-def test_login_in_a_profile_whose_command_prints_the_key(at, config, credentials):
-    path = config("profile: p\nprofiles: {p: {api_key_command: echo x}}\n")
-    done = at("auth", "login", "--with-token", stdin=KEY, code=1)
-    assert "profile p has api_key_command" in done.stderr
-    assert "tinkex --profile p config unset api_key_command" in done.stderr
-    assert not credentials.exists()
-    assert KEY not in path.read_text()
-
-
-def test_login_with_the_global_option(at, credentials):
-    at("auth", "login", "--api-key", "-", stdin=KEY)
-    assert KEY in credentials.read_text()
-
-
-def test_a_server_without_information_about_keys(tinkex, credentials, open_service):
-    done = tinkex(
-        "auth", "login", "--with-token", "--base-url", open_service, stdin="tml-anything-at-all"
-    )
-    assert "This server offers no information about keys" in done.stderr
-    assert "tml-anything-at-all" in credentials.read_text()
-    assert tinkex("auth", "status", "--base-url", open_service, "-f", "json").rows["email"] is None
-    done = tinkex("auth", "whoami", "--base-url", open_service, code=1)
-    assert "this server does not offer information about keys" in done.stderr
-
-
-@pytest.fixture
-def open_service(tinkex) -> Iterator[str]:
-    """Serve the embedded service without a key."""
-    import os
-    import subprocess
-
-    process = subprocess.Popen(
-        [tinkex.path, "local", "serve"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **tinkex.environment},
-    )
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.terminate()
-    process.wait(20)
-    process.stdout.close()
 
 
 def write(path: Path, **keys: dict[str, str]) -> None:
@@ -185,47 +92,20 @@ def test_switch_and_logout_by_name(credentials):
     )
     assert invoke(["auth", "switch", "b"]).stdout == "Using the key 'b'\n"
     assert json.loads(credentials.read_text())["default"] == "8"
-    rows = invoke(["auth", "list", "-f", "json"]).rows
+    status = invoke(["auth", "status", "--offline", "-f", "json"]).rows
+    rows = status["stored_keys"]
     assert [(row["name"], row["in_use"]) for row in rows] == [("a", False), ("b", True)]
+    assert status["latency_ms"] is None
+    lines = invoke(["auth", "status", "--offline"]).stdout.splitlines()
+    assert lines[-1] == f"Stored key: b (in use): tml-…6789, in {credentials}"
     done = invoke(["auth", "switch", "b"], environ={"TINKER_API_KEY": "x"})
-    assert "TINKER_API_KEY says which key is used here" in done.stderr
+    assert "The key in use comes from TINKER_API_KEY" in done.stderr
     done = invoke(["auth", "logout", "7"])
     assert done.stdout == f"Removed the key 'a' from {credentials}\n"
     assert "The key stays valid; revoke it at https://" in done.stderr
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
     assert "There is no stored key." in invoke(["auth", "logout", "--all"]).stderr
-
-
-def test_a_key_that_the_old_login_made_is_deleted_on_the_server(at, credentials):
-    write(credentials, **{"7": {"type": "generated", "key": KEY, "name": "made"}})
-    done = at("auth", "logout")
-    assert (
-        "could not delete the key 'made' on the server" in done.stderr
-    )  # it is asked, and refuses
-    assert json.loads(credentials.read_text())["keys"] == {}
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [["switch", "7"], ["logout", "--all"], ["logout", "7"], ["logout"], ["list"]],
-)
-def test_a_damaged_file_is_told_and_kept(credentials, argv):
-    credentials.parent.mkdir()
-    credentials.write_text("{")
-    done = invoke(["auth", *argv])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "cannot be understood" in done.stderr
-    assert credentials.read_text() == "{"
-
-
-def test_a_file_for_all_eyes_is_told(at, credentials):
-    at("auth", "login", "--with-token", stdin=KEY)
-    credentials.chmod(0o640)
-    for argv in (["auth", "status"], ["auth", "list"]):
-        assert f"chmod 600 {credentials}" in at(*argv).stderr
-    assert "no longer" in at("auth", "login", "--with-token", stdin=KEY).stderr
-    assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
 
 
 def test_the_key_is_shown_nowhere(service, tmp_path):
@@ -235,19 +115,16 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
     runs = [
         invoke(["profile", "add", "p", "--base-url", service.url, "--api-key", KEY, *watched]),
         invoke(["auth", "login", "--with-token", *watched], stdin=KEY, environ=at),
-        *(
-            invoke(["auth", verb, *watched], environ=at)
-            for verb in ("status", "whoami", "list", "logout")
-        ),
+        *(invoke(["auth", verb, *watched], environ=at) for verb in ("status", "whoami", "logout")),
         *(
             invoke(["--profile", "p", *words, *watched])
             for words in (
-                ["config", "list"],
+                ["config", "show"],
                 ["config", "get", "api_key", "-f", "json"],
                 ["config", "set", "api_key", KEY],
                 ["profile", "list", "-f", "json"],
-                ["profile", "show", "-f", "yaml"],
-                ["auth", "list", "-f", "csv"],
+                ["profile", "list", "-f", "csv"],
+                ["auth", "status", "--offline", "-f", "yaml"],
             )
         ),
     ]
@@ -262,43 +139,64 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
     assert "eyJ" not in log.read_text()
 
 
-def test_the_question_does_not_show_the_key(service, credentials, home):
-    terminal = Terminal("auth", "login", TINKER_BASE_URL=service.url)
+@pytest.mark.parametrize(
+    ("stdin", "options", "environ", "message"),
+    [
+        ("tml-wrong-0123456789", "--with-token", {}, "Invalid API key (HTTP 401"),
+        ("", "--with-token", {}, "no API key in standard input"),
+        ("", "", {}, "cannot ask for the key: standard input is not a terminal"),
+        ("a b\n", "--with-token", {}, "holds a space"),
+        (KEY, "--with-token --name ''", {}, "must not be empty"),
+        (KEY, "--with-token --in-profile", {}, "no active profile"),
+        (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "is used without a key"),
+        (KEY, "--with-token --profile p", {}, "profile p has api_key_command"),
+        *(
+            (KEY, "--with-token", {name: "tml-env"}, f"{name} is set, and would be used instead")
+            for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD")
+        ),
+    ],
+)
+def test_login_that_fails_stores_nothing(at, config, credentials, stdin, options, environ, message):
+    path = config("profiles: {p: {api_key_command: echo x}}\n")
+    done = at(f"auth login {options}", stdin=stdin, code=1, **environ)
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Hint: " in done.stderr or "Nothing was stored." in done.stderr
+    assert not credentials.exists()
+    assert KEY not in path.read_text()
+
+
+def test_a_server_without_information_about_keys(tinkex, credentials):
+    def answer(request: Request) -> Reply:
+        is_list = request.path.endswith("/training_runs")
+        return Reply({"training_runs": []}) if is_list else Reply({"detail": "Not Found"}, 404)
+
+    with serving(answer) as url:
+        done = tinkex(f"auth login --with-token --base-url {url}", stdin="tml-anything-at-all")
+        assert "This server offers no information about keys" in done.stderr
+        assert "tml-anything-at-all" in credentials.read_text()
+        assert tinkex(f"auth status --base-url {url} -f json").rows["email"] is None
+        done = tinkex(f"auth whoami --base-url {url}", code=1)
+        assert "this server does not offer information about keys" in done.stderr
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_the_question_shows_no_key_and_the_history_has_none(shell, service, credentials, home):
+    terminal = Terminal(*([] if shell else ["auth", "login"]), TINKER_BASE_URL=service.url)
     try:
+        if shell:
+            terminal.expect("tinkex>")
+            terminal.type("auth login\r")
         terminal.expect(f"API key for {service.url}: ")
         terminal.type(f"{KEY}\r")
-        shown = terminal.expect("Logged in as local@localhost")
-        assert KEY not in shown
+        assert KEY not in terminal.expect("Logged in as local@localhost")
+        if shell:
+            terminal.expect("tinkex>")
+            terminal.run("auth whoami", "local@localhost")
+            terminal.type("exit\r")
         assert terminal.ended() == 0
     finally:
         terminal.close()
     assert KEY in credentials.read_text()
-
-
-def test_ctrl_c_at_the_question(service, credentials):
-    terminal = Terminal("auth", "login", TINKER_BASE_URL=service.url)
-    try:
-        terminal.expect("API key for")
-        terminal.type("tml-half\x03")
-        terminal.expect("interrupted")
-        assert terminal.ended() == 130
-    finally:
-        terminal.close()
-    assert not credentials.exists()
-
-
-def test_login_in_the_interactive_shell_leaves_no_trace(service, credentials, home):
-    terminal = Terminal(TINKER_BASE_URL=service.url)
-    try:
-        terminal.expect("tinkex>")
-        terminal.type("auth login\r")
-        terminal.expect("API key for")
-        terminal.type(f"{KEY}\r")
-        terminal.expect("Logged in")
-        terminal.expect("tinkex>")
-        terminal.run("auth whoami", "local@localhost")
-        terminal.type("exit\r")
-        assert terminal.ended() == 0
-    finally:
-        terminal.close()
-    assert KEY not in (home / ".local" / "state" / "tinkex" / "history").read_text()
+    history = home / ".local" / "state" / "tinkex" / "history"
+    assert not shell or KEY not in history.read_text()

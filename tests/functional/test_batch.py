@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
+import resource
 import signal
 import subprocess
 import sys
-import time
+import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-import tinkex_local
-from tests.functional.conftest import KEY, MODEL, Program
-from tinkex.api import ServiceClient
-from tinkex.settings import Settings
+from tests.functional.conftest import MODEL, Program
+from tests.serving import Reply, Request, serving
+from tests.until import until
 
 STUB = Path(__file__).parents[2] / "benchmarks" / "sampling_server.py"
-MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
-ON_MODEL = ("--base-model", MODEL, "--max-tokens", "3")
+ON_MODEL = f"--base-model {MODEL} --max-tokens 3"
+TO_FILE = "run batch in.jsonl --base-model m --output out.jsonl"
 
 
 @contextmanager
@@ -62,10 +61,7 @@ def test_every_kind_of_prompt(served, tmp_path):
         {"id": 9, "messages": [{"role": "user", "content": "Hi"}], "num_samples": 2},
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = served(
-        *("run", "batch", "in.jsonl", *ON_MODEL, "--ordered", "--output", "out.jsonl"),
-        cwd=tmp_path,
-    )
+    done = served(f"run batch in.jsonl {ON_MODEL} --ordered --output out.jsonl", cwd=tmp_path)
 
     first, second, third = lines(tmp_path / "out.jsonl")
     assert (first["id"], second["id"], third["id"]) == ("text", "2", "9")
@@ -78,130 +74,69 @@ def test_every_kind_of_prompt(served, tmp_path):
     assert done.stdout == ""
 
 
-def test_standard_input_to_standard_output(served):
-    done = served("run", "batch", "-", *ON_MODEL, "--ordered", stdin="one\n\ntwo\nthree\n")
-
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["id"], row["index"]) for row in found] == [("1", 0), ("3", 1), ("4", 2)]
-    assert all(isinstance(row["sequences"][0]["text"], str) for row in found)
-
-
-def test_a_directory(served, tmp_path):
-    (tmp_path / "prompts").mkdir()
-    for name in "cab":
-        (tmp_path / "prompts" / f"{name}.txt").write_text(f"The {name}\n")
-    done = served(
-        *("run", "batch", "prompts", *ON_MODEL, "--with-tokens", "--ordered"), cwd=tmp_path
-    )
-
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["id"] for row in found] == ["a.txt", "b.txt", "c.txt"]
-    assert all(len(s["tokens"]) == len(s["logprobs"]) for s in found[0]["sequences"])
-
-
-def test_many_rows_on_the_embedded_service(served, tmp_path):
-    token_rows(tmp_path / "in.jsonl", 150)
-    served("run", "batch", "in.jsonl", *ON_MODEL, "--output", "out.jsonl", cwd=tmp_path)
-
-    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(150))
-
-
-def test_a_checkpoint(served, saved, tmp_path):
-    done = served("run", "batch", "-", "--model-path", saved["weights_path"], stdin="a\nb\n")
-
-    assert len(done.stdout.splitlines()) == 2
-
-
-def test_a_name_that_means_another_checkpoint_by_now_is_told(service, tinkex, tmp_path):
-    tinkex.environment |= {"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY}
-    settings = Settings(base_url=service.url, api_key=KEY, allow_http=True, timeout=30)
+def test_a_name_that_means_another_checkpoint_by_now_is_reported(served, client, tmp_path):
     token_rows(tmp_path / "in.jsonl", 3)
-    with ServiceClient(settings) as client:
-        training = client.create_lora_training_client(MODEL, rank=1)
-        training.save_weights_for_sampler("one")
-        argv = ("run", "batch", "in.jsonl", "--model-path", f"{training.model_id}@latest:sampler")
-        argv += ("--max-tokens", "1", "--output", "out.jsonl", "--resume")
-        tinkex(*argv, cwd=tmp_path)
-        assert "Nothing was left to do" in tinkex(*argv, cwd=tmp_path).stderr
-        training.save_weights_for_sampler("two")
-    done = tinkex(*argv, cwd=tmp_path, code=1)
-    assert re.search(r'was made with --model-path "tinker://\S+/one", and now it is', done.stderr)
-    full = [w.replace("@latest:sampler", ":one") for w in argv]
-    assert "Nothing was left to do" in tinkex(*full, cwd=tmp_path).stderr
+    training = client.create_lora_training_client(MODEL, rank=1)
+    training.save_weights_for_sampler("one")
+    line = f"run batch in.jsonl --model-path {training.model_id}@latest:sampler"
+    line += " --max-tokens 1 --output out.jsonl --resume"
+    served(line, cwd=tmp_path)
+    assert "Nothing was left to do" in served(line, cwd=tmp_path).stderr
+    training.save_weights_for_sampler("two")
+    done = served(line, cwd=tmp_path, code=1)
+    assert re.search(
+        r'was created with --model-path "tinker://\S+/one", but this run uses', done.stderr
+    )
+    line = line.replace("@latest:sampler", ":one")
+    assert "Nothing was left to do" in served(line, cwd=tmp_path).stderr
 
 
-def test_rows_that_fail_lie_beside_and_are_tried_again(served, tmp_path):
+def test_rows_that_fail_are_in_a_file_of_failures_and_retried(served, tmp_path):
     rows = ['{"prompt": "fine"}', '{"tokens": [99999999]}', '{"prompt": "fine, too"}']
     (tmp_path / "in.jsonl").write_text("\n".join(rows))
-    argv = ("run", "batch", "in.jsonl", *ON_MODEL, "--output", "out.jsonl")
-    done = served(*argv, cwd=tmp_path, code=1)
+    line = f"run batch in.jsonl {ON_MODEL} --output out.jsonl"
+    done = served(line, cwd=tmp_path, code=1)
 
     assert sorted(indexes(tmp_path / "out.jsonl")) == [0, 2]
     (failed,) = lines(tmp_path / "out.failed.jsonl")
     assert (failed["id"], failed["index"]) == ("2", 1)
     assert failed["error"]["message"].startswith("Batch failed")
     assert "1 failed" in done.stderr
-    assert "To go on:\n  tinkex run batch in.jsonl" in done.stderr
+    assert "To resume:\n  tinkex run batch in.jsonl" in done.stderr
 
-    done = served(*argv, "--resume", cwd=tmp_path, code=1)
+    done = served(f"{line} --resume", cwd=tmp_path, code=1)
     assert "0 of 3 rows sampled" in done.stderr
     assert "1 failed, 2 done before" in done.stderr
     assert len(lines(tmp_path / "out.failed.jsonl")) == 1
 
 
-def test_rows_that_fail_are_told_where_there_is_no_file(served):
-    done = served(
-        "run", "batch", "-", *ON_MODEL, stdin='{"tokens": [9999999]}\n{"tokens": [1]}', code=1
-    )
+def test_rows_that_fail_are_reported_where_there_is_no_file(served):
+    stdin = '{"tokens": [9999999]}\n{"tokens": [1]}'
+    done = served(f"run batch - {ON_MODEL}", stdin=stdin, code=1)
 
     assert len(done.stdout.splitlines()) == 1
     assert "Failed: standard input, line 1: " in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("argv", "stdin", "told"),
+    ("argv", "stdin", "message"),
     [
-        (["-"], '{"prompt": "x"}\n{"promt": "y"}', "standard input, line 2"),
-        (["-"], "", "there are no prompts"),
-        (["nothing.jsonl"], "", "nothing.jsonl: No such file"),
-        (["-", "--resume"], "x", "--resume needs a file"),
-        (["-", "--force"], "x", "--force needs a file"),
-        (["-", "--force", "--resume", "--output", "o"], "x", "exclude each other"),
-        (["-", "--concurrency", "0"], "x", "at least 1"),
-        (["-", "--concurrency", "many"], "x", "not a whole number"),
-        (["-", "--output", "/dev/null"], "x", "no regular file"),
-        (["-", "--output", "."], "x", "directory"),
-        (["-", "--api-key", "-"], "x", "not both"),
+        ("-", '{"prompt": "x"}\n{"promt": "y"}', "standard input, line 2"),
+        ("nothing.jsonl", "", "nothing.jsonl: No such file"),
+        ("- --resume", "x", "--resume needs a file"),
+        ("- --force", "x", "--force needs a file"),
+        ("- --concurrency 0", "x", "at least 1"),
+        ("- --output /dev/null", "x", "not a regular file"),
+        ("- --api-key -", "x", "not both"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_sampled(tinkex, tmp_path, argv, stdin, told):
-    done = tinkex(
-        *("run", "batch", *argv, "--base-model", "m", "--base-url", "http://127.0.0.1:9"),
-        stdin=stdin,
-        code=1,
-        cwd=tmp_path,
-    )
+def test_mistakes_are_reported_before_anything_is_sampled(tinkex, tmp_path, argv, stdin, message):
+    words = f"run batch {argv} --base-model m --base-url http://127.0.0.1:9"
+    done = tinkex(words, stdin=stdin, code=1, cwd=tmp_path)
 
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_messages_without_a_chat_template_are_told_once(tmp_path):
-    shutil.copy(MODEL_FILES / "tokenizer.json", tmp_path)
-    rows = [{"prompt": "x"}, *[{"messages": [{"role": "user", "content": "Hi"}]}] * 30]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with stub() as program:
-        done = program(
-            *("run", "batch", "in.jsonl", "--base-model", "m", "--tokenizer", str(tmp_path)),
-            *("--output", "out.jsonl"),
-            cwd=tmp_path,
-            code=1,
-        )
-
-    assert "has no chat template" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
-    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -211,79 +146,34 @@ def test_results_are_not_written_over_the_prompts(tinkex, tmp_path, prompts):
     (tmp_path / "link").symlink_to("out.jsonl")
     token_rows(tmp_path / ("a" if prompts == "." else prompts), 2)
     before = {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
-    done = tinkex(
-        *("run", "batch", prompts, "--base-model", "m", "--output", "out.jsonl", "--force"),
-        *("--input-format", "jsonl", "--base-url", "http://127.0.0.1:9"),
-        cwd=tmp_path,
-        code=1,
-    )
+    words = "--force --input-format jsonl --base-url http://127.0.0.1:9"
+    done = tinkex(TO_FILE.replace("in.jsonl", prompts), *words.split(), cwd=tmp_path, code=1)
 
     assert "among the prompts" in done.stderr or "has the prompts" in done.stderr
     assert {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-@pytest.mark.parametrize("count", [10, 300])
-def test_prompts_that_change_meanwhile_are_told(tmp_path, count):
-    token_rows(tmp_path / "in.jsonl", 200)
-    out = tmp_path / "out.jsonl"
-    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl")
-    with stub("--hold", "40") as program:
-        process = start(program, *argv, "--concurrency", "4", cwd=tmp_path)
-        wait_for_lines(out, 1)
-        token_rows(tmp_path / "in.jsonl", count)
-        stdout, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (1, "")
-    assert "in.jsonl changed while it was being sampled" in stderr
-    assert "--resume" not in stderr  # that would be refused
-    assert set(indexes(out)) <= set(range(200))
-
-
-def test_a_service_that_refuses_the_key_is_told_once(served, tmp_path):
-    if "TINKER_API_KEY" not in served.environment:
-        pytest.skip("no key in the process")
-    (tmp_path / "out.jsonl").write_text("precious\n")
-    done = served(
-        *("run", "batch", "-", *ON_MODEL, "--api-key", "tml-wrong", "--force"),
-        *("--output", "out.jsonl"),
-        stdin="x\n" * 50,
-        code=1,
-        cwd=tmp_path,
-    )
-
-    assert len(done.stderr.splitlines()) == 2
-    assert (tmp_path / "out.jsonl").read_text() == "precious\n"
-
-
 # ---------------------------------------------------------------- interruptions
 
 
-def start(program: Program, *argv: str, cwd: Path, **more) -> subprocess.Popen:
-    return subprocess.Popen(
-        [program.path, *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **program.environment},
-        **more,
-    )
-
-
 def wait_for_lines(path: Path, count: int) -> None:
-    until = time.monotonic() + 30
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
 
 
-def test_killed_at_any_moment_a_run_goes_on_without_loss_or_repetition(tmp_path):
+@pytest.fixture
+def many(tmp_path) -> Path:
+    """Return a directory with ``in.jsonl``: more rows than are sampled before the test ends them."""
+    token_rows(tmp_path / "in.jsonl", 5000)
+    return tmp_path
+
+
+def test_killed_at_any_moment_a_run_resumes_without_loss_or_repetition(tmp_path):
     token_rows(tmp_path / "in.jsonl", 600)
     out = tmp_path / "out.jsonl"
-    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl", "--resume")
     before: list[str] = []
     with stub("--hold", "2") as program:
         for count in (1, 60, 250):
-            process = start(program, *argv, "--concurrency", "8", cwd=tmp_path)
+            process = program.start(f"{TO_FILE} --resume --concurrency 8", cwd=tmp_path)
             wait_for_lines(out, count)
             process.kill()
             process.communicate()
@@ -292,7 +182,7 @@ def test_killed_at_any_moment_a_run_goes_on_without_loss_or_repetition(tmp_path)
             assert whole[: len(before)] == before  # what was there stays as it was
             before = whole
             out.write_text(kept + '{"id": "r5')  # as if the machine had torn a line as well
-        done = program(*argv, cwd=tmp_path)
+        done = program(f"{TO_FILE} --resume", cwd=tmp_path)
 
     assert f"{len(before)} done before" in done.stderr
     assert f"{600 - len(before)} of 600 rows sampled" in done.stderr
@@ -300,149 +190,115 @@ def test_killed_at_any_moment_a_run_goes_on_without_loss_or_repetition(tmp_path)
     assert out.read_text().splitlines()[: len(before)] == before
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-def test_ctrl_c_drains_and_says_how_to_go_on(tmp_path, signals):
-    token_rows(tmp_path / "in.jsonl", 5000)
-    out = tmp_path / "out.jsonl"
-    argv = ["run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"]
-    with stub("--hold", "100" if signals == 1 else "3000") as program:
-        process = start(program, *argv, "--concurrency", "20", cwd=tmp_path)
-        wait_for_lines(out, 0)  # it has begun
-        if signals == 1:
-            wait_for_lines(out, 20)
-        time.sleep(0.3)
-        for _ in range(signals):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=10)
-        assert time.monotonic() - began < 2.5
-        assert (process.returncode, stdout) == (130, "")
-        assert stderr.endswith("Batch interrupted.\n")
-        (line,) = re.findall(r"To go on:\n  tinkex (.*)\n", stderr)
-        assert line == f"{' '.join(argv)} --concurrency 20 --resume"
-        finished = len(lines(out))
-        assert f"{finished} rows are in out.jsonl" in stderr
-        assert finished >= 40 if signals == 1 else finished == 0  # those under way have come in
-        token_rows(tmp_path / "in.jsonl", 5001)
-        done = program(*line.split(), cwd=tmp_path, code=1)
-        assert "was made with other prompts" in done.stderr
-
-
-def test_sigterm_ends_it_at_once_and_says_how_to_go_on(tmp_path):
-    token_rows(tmp_path / "in.jsonl", 3000)
-    out = tmp_path / "out.jsonl"
-    argv = ["run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"]
-    with stub("--hold", "100") as program:
-        process = start(program, *argv, "--concurrency", "20", cwd=tmp_path)
-        wait_for_lines(out, 20)
-        process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        stdout, stderr = process.communicate(timeout=10)
-        assert time.monotonic() - began < 1.5
-    assert (process.returncode, stdout) == (143, "")
-    (line,) = re.findall(r"To go on:\n  tinkex (.*)\n", stderr)
-    assert line == f"{' '.join(argv)} --concurrency 20 --resume"
-    assert f"{len(lines(out))} rows are in out.jsonl" in stderr
-
-
-def test_the_line_to_go_on_with_has_no_key(tmp_path):
-    token_rows(tmp_path / "in.jsonl", 1)
-    (tmp_path / "out.jsonl").write_text("old")
-    with stub() as program:
-        done = program(
-            *("run", "batch", "in.jsonl", "--api-key", "tml-secret-key-0123", "--force"),
-            *("--base-model", "m", "--output", "out.jsonl", "--tokenizer=/nothing"),
-            cwd=tmp_path,
-            code=1,
-        )
-    assert "tml-secret" not in done.stderr
-
-
-def test_a_storm_of_refusals(tmp_path):
-    token_rows(tmp_path / "in.jsonl", 60)
-    with stub("--busy", "40") as program:
-        done = program(
-            *("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl"),
-            cwd=tmp_path,
-        )
-
-    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(60))
-    assert "1 retries, 0 failed" in done.stderr
-
-
-def test_a_service_that_goes_away_ends_the_run(tmp_path):
-    token_rows(tmp_path / "in.jsonl", 5000)
-    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl")
-    with stub("--hold", "5") as program:
-        process = start(program, *argv, "--concurrency", "24", cwd=tmp_path)
-        wait_for_lines(tmp_path / "out.jsonl", 100)
-    stdout, stderr = process.communicate(timeout=60)
-
-    assert (process.returncode, stdout) == (1, "")
-    assert "connection refused" in stderr
-    assert "--resume" in stderr
-    assert len(indexes(tmp_path / "out.jsonl")) >= 100
-    assert len(lines(tmp_path / "out.failed.jsonl")) < 100
-
-
-def test_a_closed_pipe_ends_the_run(tmp_path):
-    token_rows(tmp_path / "in.jsonl", 5000)
-    with stub() as program:
-        process = start(program, "run", "batch", "in.jsonl", "--base-model", "m", cwd=tmp_path)
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr is not None
-        stderr = process.stderr.read()
-        process.stderr.close()
-        assert process.wait(20) == 141
-    assert "Traceback" not in stderr
+@pytest.mark.parametrize(
+    ("number", "code", "hold"),
+    [(signal.SIGINT, 130, 100), (signal.SIGINT, 130, 10**8), (signal.SIGTERM, 143, 10**8)],
+)
+def test_signals_end_it_and_it_says_how_to_resume(many, number, code, hold):
+    out = many / "out.jsonl"
+    with stub("--hold", str(hold)) as program:
+        line = f"{TO_FILE} --concurrency 20 --log-file log"
+        process = program.start(line, cwd=many)
+        until(lambda: out.exists() and (many / "log").read_text().count("asample") >= 20)
+        wait_for_lines(out, 20 if hold == 100 else 0)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)  # it does not wait for samples on hold
+        assert (process.returncode, stdout) == (code, "")
+        assert number != signal.SIGINT or stderr.endswith("Batch interrupted.\n")
+        found = re.search(r"(\d+) rows are in out.jsonl. To resume:\n  tinkex (.*)\n", stderr)
+        reported, resume = found.groups()
+        assert resume == f"{line} --resume"
+        finished = indexes(out)
+        assert len(set(finished)) == len(finished)
+        # A signal may come between the writing of a row and its counting.
+        assert len(finished) - int(reported) in (0, 1)
+        assert bool(finished) is (hold == 100)
+        token_rows(many / "in.jsonl", 5001)
+        done = program(resume, cwd=many, code=1)
+        assert "was created with different prompts" in done.stderr
 
 
 def test_a_full_disk_ends_the_run_and_says_how_to_go_on(tmp_path):
-    import resource
-
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     token_rows(tmp_path / "in.jsonl", 400)
-    argv = ("run", "batch", "in.jsonl", "--base-model", "m", "--output", "out.jsonl")
     with stub() as program:
-        process = start(program, *argv, cwd=tmp_path, preexec_fn=limit)
-        stdout, stderr = process.communicate(timeout=30)
-        assert (process.returncode, stdout) == (1, "")
-        assert "cannot write out.jsonl: File too large" in stderr
-        assert "--resume" in stderr
+        done = program.process(TO_FILE, cwd=tmp_path, preexec_fn=limit, code=1)
+        assert done.stdout == ""
+        assert "cannot write out.jsonl: File too large" in done.stderr
+        assert "--resume" in done.stderr
         assert (tmp_path / "out.jsonl").read_bytes().endswith(b"\n")
-        program(*argv, "--resume", cwd=tmp_path)
+        program(f"{TO_FILE} --resume", cwd=tmp_path)
     assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(400))
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):
-    script = (
-        "import resource, sys\n"
-        "from tinkex.__main__ import main\n"
-        "sys.argv[0] = 'tinkex'\n"
-        "code = main()\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
-        "sys.exit(code)\n"
-    )
-    options = ("--base-model", "m", "--output", "out.jsonl", "--force", "--concurrency", "8")
     peaks = []
     with stub("--tokens", "8") as program:
         for count in (300, 3300):
             token_rows(tmp_path / "in.jsonl", count)
-            done = subprocess.run(
-                [sys.executable, "-c", script, "run", "batch", "in.jsonl", *options],
-                capture_output=True,
-                text=True,
-                cwd=tmp_path,
-                env={**os.environ, **program.environment},
-                timeout=120,
-            )
-            assert done.returncode == 0, done.stderr
-            peaks.append(int(done.stderr.splitlines()[-1]))
+            peaks.append(program.peak(f"{TO_FILE} --force --concurrency 8", cwd=tmp_path))
     # 3000 rows more: half a kilobyte each is allowed, less than one result takes in memory.
     assert peaks[1] - peaks[0] < 1500
+
+
+# ---------------------------------------------------------------- trouble in the middle
+
+ROWS = 400
+
+
+class Trouble:
+    """Passes requests on to a service unless :attr:`status` is set; 0 ends the connection."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.status: int | None = None
+        self.refused = threading.Event()
+
+    def __call__(self, request: Request) -> Reply | None:
+        if self.status is None:
+            headers = {"Content-Type": "application/json"}
+            passed = urllib.request.Request(self._url + request.path, request.body, headers)
+            with urllib.request.urlopen(passed) as response:
+                return Reply(json.load(response))
+        self.refused.set()
+        if self.status:
+            return Reply(status=self.status)
+        request.handler.close_connection = True
+        return None
+
+
+@pytest.fixture
+def troubled(tmp_path: Path) -> Iterator[tuple[Program, Trouble]]:
+    token_rows(tmp_path / "in.jsonl", ROWS)
+    with stub("--hold", "20") as program:
+        trouble = Trouble(program.environment["TINKER_BASE_URL"])
+        with serving(trouble) as program.environment["TINKER_BASE_URL"]:
+            yield program, trouble
+
+
+@pytest.mark.parametrize("status", [0, 503, 401])
+def test_an_outage_is_outlived_and_an_expired_key_is_resumed_with_another(
+    troubled, tmp_path, status
+):
+    program, trouble = troubled
+    process = program.start(f"{TO_FILE} --concurrency 8", cwd=tmp_path)
+    wait_for_lines(tmp_path / "out.jsonl", 60)
+    trouble.status = status
+    assert trouble.refused.wait(60)
+    if status != 401:
+        trouble.status = None
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (1 if status == 401 else 0, "")
+    before = (tmp_path / "out.jsonl").read_text().splitlines()
+    if status == 401:
+        assert 60 <= len(before) < ROWS
+        assert "To resume:" in stderr
+        trouble.status = None
+        done = program(f"{TO_FILE} --resume", cwd=tmp_path)
+        assert f"{len(before)} done before" in done.stderr
+    assert (tmp_path / "out.jsonl").read_text().splitlines()[: len(before)] == before
+    assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(ROWS))
+    assert not (tmp_path / "out.failed.jsonl").exists()

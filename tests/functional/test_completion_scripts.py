@@ -8,15 +8,14 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.functional.conftest import Program
 from tests.functional.test_interactive import Terminal
-from tinkex.remembered import Remembered
-from tinkex.values import DEFAULT_BASE_URL
+from tinkex.cli.completion import Cache
+from tinkex.config.values import DEFAULT_BASE_URL
 
 SEEN = "tinker://run-1:train:0/weights/0001"
 
@@ -36,7 +35,7 @@ CASES = [
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a directory with a file in it; the program is on the path and knows some names."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    known = Remembered(DEFAULT_BASE_URL, None)
+    known = Cache(DEFAULT_BASE_URL, None)
     known.add("checkpoints", [SEEN])
     known.add("runs", ["run-1"])
     (tmp_path / "prompt.txt").write_text("")
@@ -57,7 +56,7 @@ def needs(name: str) -> None:
 
 @pytest.mark.parametrize(("line", "offered"), CASES)
 def test_bash(place, tinkex: Program, line, offered):
-    path = tinkex("complete", "--shell", "bash", "--install").stdout.strip()
+    path = tinkex("complete --shell bash --install").stdout.strip()
     # Readline cuts at ':' and '=' as well, and replaces the last piece only.
     words = " ".join(line.replace(":", " : ").split(" "))
     code = (
@@ -73,7 +72,7 @@ def test_bash(place, tinkex: Program, line, offered):
 @pytest.mark.parametrize(("line", "offered"), CASES)
 def test_fish(place, tinkex: Program, line, offered):
     needs("fish")
-    path = tinkex("complete", "--shell", "fish", "--install").stdout.strip()
+    path = tinkex("complete --shell fish --install").stdout.strip()
     assert path.endswith("/fish/completions/tinkex.fish")
     found = shell("fish", "-c", f"complete -C '{line}'", cwd=place)
     assert offered in [row.partition("\t")[0] for row in found.splitlines()]
@@ -81,7 +80,7 @@ def test_fish(place, tinkex: Program, line, offered):
 
 def test_zsh(place, tinkex: Program, home: Path, monkeypatch: pytest.MonkeyPatch):
     needs("zsh")
-    path = Path(tinkex("complete", "--shell", "zsh", "--install").stdout.strip())
+    path = Path(tinkex("complete --shell zsh --install").stdout.strip())
     assert path == home / ".local/share/zsh/site-functions/_tinkex"
     monkeypatch.chdir(place)
     terminal = Terminal("-f", "-i", program="zsh", PS1="ready> ")
@@ -98,83 +97,27 @@ def test_zsh(place, tinkex: Program, home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_installing_twice_changes_nothing(tinkex: Program, home: Path):
-    first = tinkex("complete", "--install")
+    first = tinkex("complete --install")
     path = Path(first.stdout.strip())
     assert path == home / ".local/share/bash-completion/completions/tinkex"
     assert "Installed." in first.stderr
     before = path.stat()
-    again = tinkex("complete", "--install")
+    again = tinkex("complete --install")
     assert again.stdout == first.stdout
-    assert "there already" in again.stderr
+    assert "Already installed." in again.stderr
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert stat.S_IMODE(before.st_mode) == 0o644
     assert [p.name for p in path.parent.iterdir()] == ["tinkex"]
 
 
-def test_where_it_cannot_be_installed(tinkex: Program, home: Path):
-    (home / ".local").mkdir()
-    (home / ".local/share").write_text("")
-    done = tinkex("complete", "--install", code=1)
-    assert done.stdout == ""
-    assert "cannot write" in done.stderr
-
-
-def test_what_lists_print_is_offered_and_what_is_deleted_is_not(served: Program, saved):
+@pytest.mark.parametrize("served", ["embedded"], indirect=True)
+def test_what_lists_print_is_offered_and_what_is_deleted_is_not(served: Program, saved, home: Path):
     path = saved["weights_path"]
+    served.process("checkpoint list --api-key tml-functional-test")
     line = "tinkex checkpoint info tinker://"
     assert path in served("complete", "--line", line).stdout.splitlines()
-    served("checkpoint", "list")
-    served("checkpoint", "delete", path)
-    assert path not in served("complete", "--line", line).stdout
-
-
-def test_no_key_is_in_the_cache(served: Program, saved, home: Path):
-    served("checkpoint", "list", "--api-key", "tml-functional-test")
     files = list((home / ".cache/tinkex/completion").iterdir())
     assert files
     assert all("tml-functional" not in file.read_text() for file in files)
-
-
-def test_tab_asks_the_service_in_the_background(served: Program, saved, home: Path):
-    for file in (home / ".cache/tinkex/completion").iterdir():
-        file.unlink()
-    line = "tinkex checkpoint info "
-    until = time.monotonic() + 20
-    while saved["weights_path"] not in served("complete", "--line", line).stdout:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
-def test_offline_is_silent_and_quick(tinkex: Program):
-    began = time.monotonic()
-    done = tinkex(
-        "complete",
-        "--line",
-        "tinkex run info ",
-        TINKER_API_KEY="tml-a",
-        TINKER_BASE_URL="http://127.0.0.1:9",
-    )
-    assert (done.stdout, done.stderr) == ("words\n", "")
-    assert time.monotonic() - began < 5
-
-
-def fastest(*argv: str | Path, times: int = 5) -> float:
-    """Return the seconds of the quickest of some runs: the machine may have other work."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=60)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-def test_the_cache_answers_at_once(place):
-    """On a quiet machine that is within 150 ms, some ten times a bare interpreter's start."""
-    program = Path(sys.executable).parent / "tinkex"
-    line = "tinkex checkpoint info tinker://run-1:tr"
-    bare = fastest(sys.executable, "-c", "pass")
-
-    asked = fastest(program, "complete", "--line", line)
-
-    assert asked < max(0.150, 15 * bare), f"{asked:.3f} s; a bare interpreter: {bare:.3f} s"
-    assert asked < 2
+    served.process(f"checkpoint delete {path}")
+    assert path not in served("complete", "--line", line).stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,7 @@ EIGHT = range(8)
 
 def together(program: Program, *command_lines: tuple[str, ...], cwd: Path) -> None:
     """Run all at once; each has to succeed."""
-    processes = [
-        subprocess.Popen(
-            [program.path, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=cwd,
-            env={**os.environ, **program.environment},
-        )
-        for words in command_lines
-    ]
+    processes = [program.start(*words, cwd=cwd) for words in command_lines]
     for process, words in zip(processes, command_lines, strict=True):
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, (words, stderr)
@@ -63,18 +51,11 @@ def test_eight_keys_go_and_the_ninth_stays(tinkex, home, tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("served", ["in-process"], indirect=True)
+@pytest.mark.parametrize("served", ["embedded"], indirect=True)
 def test_four_checkpoints_in_one_embedded_service(served, tmp_path):
     save = ("checkpoint", "--base-model", MODEL, "--rank", "1", "--output")
     together(served, *((*save, f"{n}.json") for n in range(4)), cwd=tmp_path)
     paths = {json.loads((tmp_path / f"{n}.json").read_text())["weights_path"] for n in range(4)}
-    listed = served("checkpoint", "list", "-f", "json").rows
+    listed = served("checkpoint list -f json").rows
     assert {row["tinker_path"] for row in listed} == paths
     assert len(paths) == 4
-
-
-def test_one_output_file_of_four_commands_is_that_of_one(served, tmp_path):
-    sample = ("run", "--base-model", MODEL, "--max-tokens", "3", "--output", "out.txt", "--prompt")
-    together(served, *((*sample, "Watson") for _ in range(4)), cwd=tmp_path)
-    assert (tmp_path / "out.txt").read_text().strip()
-    assert [path.name for path in tmp_path.iterdir() if "tinkex-" in path.name] == []

@@ -6,27 +6,24 @@ stand-in for where it is not.
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.functional.conftest import KEY, MODEL
+from tests.serving import Reply, serving
 from tinkex import __version__
 from tinkex.api import ServiceClient
 
 GUIDE = Path(__file__).parent / "guide"
-KEY = "tml-functional-test"
-MODEL = "tinkex/baker-street-2M"
 
 STATISTICS = re.compile(r"stop_reason=(length|stop) \| avg_logprob=-\d+\.\d{3}")
 
@@ -63,7 +60,7 @@ def script(service, tmp_path: Path) -> Run:
             # Whatever is not asked of the service must not come from elsewhere.
             "TINKEX_LOCAL_HOME": str(tmp_path / "unused"),
         }
-        directory = tmp_path / "work"
+        directory = tmp_path / name
         directory.mkdir()
         done = subprocess.run(
             ["bash", str(GUIDE / f"{name}.sh")],
@@ -79,13 +76,6 @@ def script(service, tmp_path: Path) -> Run:
         return Ran(done.stdout, done.stderr, directory)
 
     return run
-
-
-@pytest.fixture
-def client(service) -> Iterator[ServiceClient]:
-    """Return the SDK's client of the service."""
-    with ServiceClient(base_url=service.url, api_key=KEY) as client:
-        yield client
 
 
 @pytest.fixture
@@ -136,10 +126,6 @@ def test_verify(script: Run):
     assert re.fullmatch(rf"tinkex {re.escape(__version__)}( \([0-9a-f]{{7}}\))?", first)
     assert second == first
     assert list(json.loads("\n".join(rest))) == ["version", "commit"]
-
-
-def test_global_options(script: Run):
-    assert_samples(script("global-options").stdout, 1)
 
 
 def test_save(script: Run):
@@ -202,47 +188,6 @@ def test_help(script: Run):
         "usage: tinkex run list",
         "usage: tinkex version",
     ]
-
-
-def test_generate(script: Run):
-    ran = script("generate")
-
-    assert_samples(ran.stdout, 2)
-    assert ran.stderr == "Starting sampling...\nSampling complete (2 sequences)\n"
-
-
-def test_generate_text(script: Run):
-    ran = script("generate-text")
-
-    assert_samples(ran.stdout, 1)
-    assert ran.stderr == "Starting sampling...\nSampling complete (1 sequences)\n"
-
-
-def test_generate_json(script: Run):
-    assert_response(json.loads(script("generate-json").stdout), tokens=5)
-
-
-def test_prompt_files(script: Run):
-    ran = script("prompt-files")
-
-    for sample in re.split(r"(?m)^(?=Sample 1:$)", ran.stdout)[1:]:
-        assert_samples(sample, 1)
-    assert ran.stdout.count("Sample 1:") == 3
-
-
-def test_output_files(script: Run):
-    ran = script("output-files")
-
-    assert ran.stdout == ""
-    assert_samples(ran.file("story.txt"), 1)
-    assert_response(ran.json("response.json"), tokens=50)
-
-
-def test_several_samples(script: Run):
-    ran = script("several-samples")
-
-    assert_samples(ran.stdout, 3)
-    assert ran.stderr.splitlines()[-1] == "Sampling complete (3 sequences)"
 
 
 def test_runs(script: Run, checkpoint: str):
@@ -311,36 +256,6 @@ def test_example_5(script: Run):
     assert_metadata(ran.json("checkpoint.json"))
 
 
-def test_exit_code(script: Run):
-    assert script("exit-code").stdout.splitlines()[-1] == "Success!"
-
-
-def test_performance(script: Run):
-    ran = script("performance")
-
-    assert_samples(ran.file("long.txt"), 1)
-    for number in range(1, 5):
-        assert_samples(ran.file(f"sample-{number}.txt"), 1)
-
-
-def test_large_prompts(script: Run):
-    assert script("large-prompts").stdout.count("Sample 1:") == 2
-
-
-def test_json_parsing(script: Run):
-    ran = script("json-parsing")
-
-    tokens = json.loads(ran.stdout)
-    assert 1 <= len(tokens) <= 6
-    assert all(isinstance(token, int) for token in tokens)
-
-
-def test_every_script_has_a_test():
-    scripts = {path.stem.replace("-", "_") for path in GUIDE.glob("*.sh")}
-
-    assert {f"test_{name}" for name in scripts} <= set(globals())
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -360,7 +275,9 @@ def test_every_script_has_a_test():
     ],
     ids=["no key", "no output", "invalid option"],
 )
-def test_a_mistake_is_told_in_the_guides_words(tinkex, tmp_path, words: list[str], line: str):
+def test_a_mistake_is_reported_in_the_words_of_the_guide(
+    tinkex, tmp_path, words: list[str], line: str
+):
     done = tinkex(*words, code=1, cwd=tmp_path)
 
     assert done.stdout == ""
@@ -369,46 +286,57 @@ def test_a_mistake_is_told_in_the_guides_words(tinkex, tmp_path, words: list[str
     assert not (tmp_path / "c.json").exists()
 
 
-class _Failing(http.server.BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.send_response(500)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        ("global-options", 1),
+        ("generate", 2),
+        ("generate-text", 1),
+        ("several-samples", 3),
+        ("large-prompts", 1),
+        ("prompt-files", 1),
+    ],
+)
+def test_scripts_that_print_samples(script: Run, name: str, samples: int):
+    ran = script(name)
 
-    do_GET = do_POST
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def test_a_failing_server_is_told_in_the_guides_words(tinkex):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            done = sample(tinkex, url)
-        finally:
-            server.shutdown()
-            thread.join()
-
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[1].startswith(
-        "Sampling failed due to server or transient error. Consider retrying: API request failed"
-    )
+    printed = re.split(r"(?m)^(?=Sample 1:$)", ran.stdout)[1:]
+    assert len(printed) == {"large-prompts": 2, "prompt-files": 3}.get(name, 1)
+    for each in printed:
+        assert_samples(each, samples)
+    if name.startswith("generate"):
+        assert ran.stderr == f"Starting sampling...\nSampling complete ({samples} sequences)\n"
 
 
-def test_a_silent_server_is_told_in_the_guides_words(tinkex):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        done = sample(tinkex, f"http://127.0.0.1:{listening.getsockname()[1]}", "--timeout", "700")
+def test_scripts_that_print_or_write_responses(script: Run):
+    assert_response(json.loads(script("generate-json").stdout), tokens=5)
+    tokens = json.loads(script("json-parsing").stdout)
+    assert 1 <= len(tokens) <= 6
+    assert all(isinstance(token, int) for token in tokens)
+    ran = script("output-files")
+    assert ran.stdout == ""
+    assert_samples(ran.file("story.txt"), 1)
+    assert_response(ran.json("response.json"), tokens=50)
+    ran = script("performance")
+    for name in ("long", *(f"sample-{number}" for number in range(1, 5))):
+        assert_samples(ran.file(f"{name}.txt"), 1)
+    assert script("exit-code").stdout.splitlines()[-1] == "Success!"
 
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[1].startswith(
-        "Sampling failed due to server or transient error. Consider retrying: "
-        "Timed out while awaiting sampling"
-    )
+
+def test_every_script_is_run():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [path.stem for path in GUIDE.glob("*.sh") if f'"{path.stem}"' not in text] == []
 
 
-def sample(tinkex, url: str, *more: str):
-    words = ["run", "--base-model", MODEL, "--prompt", "Hello", "--api-key", KEY]
-    return tinkex(*words, "--base-url", url, *more, code=1)
+def test_a_failing_and_a_silent_server_are_reported_in_the_words_of_the_guide(tinkex, silent):
+    with serving(lambda _: Reply(status=500)) as failing:
+        for url, reason in (
+            (failing, "API request failed"),
+            (silent.url, "Timed out while awaiting sampling"),
+        ):
+            line = f"run --base-model {MODEL} --prompt Hello --api-key {KEY} --timeout 700"
+            done = tinkex(f"{line} --base-url {url}", code=1)
+            assert done.stdout == ""
+            assert done.stderr.splitlines()[1].startswith(
+                "Sampling failed due to server or transient error. Consider retrying: " + reason
+            )

@@ -7,13 +7,11 @@ import pty
 import re
 import select
 import signal
-import socket
 import stat
 import struct
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
@@ -47,7 +45,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, pattern: str, timeout: float = 20) -> str:
+    def expect(self, pattern: str, timeout: float = 60) -> str:
         """Wait until *pattern* is shown; return what was shown up to there, and drop it."""
         until = time.monotonic() + timeout
         while not (match := re.search(pattern, self._seen)):
@@ -72,7 +70,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Return the exit code."""
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -93,32 +91,6 @@ def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     yield start
     for terminal in terminals:
         terminal.close()
-
-
-@pytest.fixture
-def silent_server() -> Iterator[tuple[str, threading.Event]]:
-    """A server that accepts and never answers; the event tells that somebody is waiting."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    asked, held = threading.Event(), []
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            held.append(connection)
-            connection.recv(65536)
-            asked.set()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    for connection in held:
-        connection.close()
-    thread.join(5)
 
 
 def test_errors_do_not_end_it_and_ctrl_d_does(open_terminal):
@@ -154,33 +126,6 @@ def test_what_is_pasted_may_have_several_lines(open_terminal):
     shell.expect(r'"version": "0')
 
 
-def test_exit_ends_it(open_terminal):
-    terminal = open_terminal("--profile", "local")
-    terminal.expect(r"tinkex\(local\)>")
-    terminal.type("exit\r")
-    assert terminal.ended() == 0
-
-
-def test_the_prompt_shows_the_profile(open_terminal, config):
-    config("profiles: {work: {base_url: 'http://127.0.0.1:1', api_key: tml-a}}")
-    terminal = open_terminal()
-    terminal.expect("tinkex>")
-    assert "tinkex(work)>" in terminal.run("profile use work", r"\r\n")
-    shown = terminal.run("profile use nope", "no profile is called 'nope'")
-    assert shown.endswith("tinkex(work)>")
-    assert "http://127.0.0.1:1" in terminal.run("config show -f csv", "allow_http")
-
-
-def test_pipes_and_files(open_terminal, tmp_path):
-    terminal = open_terminal()
-    terminal.expect("tinkex>")
-    shown = terminal.run("config show | head -2 | tr a-z A-Z", r"BASE_URL.*\n")
-    assert "PROFILE\t" in shown  # what is piped is plain, not a table
-    assert "HTTP_POOL" not in shown
-    terminal.run(f"version --json > '{tmp_path}/v 1'", r"\r\n")
-    assert (tmp_path / "v 1").read_text().startswith("{")
-
-
 def test_ctrl_c_at_the_prompt_drops_the_line(open_terminal):
     terminal = open_terminal()
     terminal.expect("tinkex>")
@@ -191,14 +136,13 @@ def test_ctrl_c_at_the_prompt_drops_the_line(open_terminal):
     terminal.run("version", r"tinkex 0\.")
 
 
-def test_ctrl_c_ends_a_command_that_waits_for_the_network(open_terminal, silent_server):
-    url, asked = silent_server
-    terminal = open_terminal("--base-url", url, TINKER_API_KEY="tml-a")
+def test_ctrl_c_ends_a_command_that_waits_for_the_network(open_terminal, silent):
+    terminal = open_terminal("--base-url", silent.url, TINKER_API_KEY="tml-a")
     terminal.expect("tinkex>")
     terminal.type("run list\r")
-    assert asked.wait(20)
+    assert silent.asked.wait(60)
     terminal.type(CTRL_C)
-    terminal.expect("Run list interrupted", timeout=5)
+    terminal.expect("Run list interrupted")
     terminal.expect("tinkex>")
     terminal.run("version", r"tinkex 0\.")
 
@@ -209,7 +153,7 @@ def test_ctrl_c_ends_a_command_of_a_pipe(open_terminal):
     terminal.type("version | (cat; sleep 60)\r")
     terminal.expect(r"tinkex 0\.[^\n]*\n")
     terminal.type(CTRL_C)
-    terminal.expect("tinkex>", timeout=5)
+    terminal.expect("tinkex>")
     terminal.run("version", r"tinkex 0\.")
 
 
@@ -247,40 +191,3 @@ def test_history_is_kept_without_keys(open_terminal, home):
     again.expect("version")
     again.type("\r")
     again.expect(r"tinkex 0\.")
-
-
-@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs Linux's /proc")
-def test_one_connection_serves_the_session(open_terminal, service):
-    from tests.functional.conftest import KEY
-
-    terminal = open_terminal("--base-url", service.url, TINKER_API_KEY=KEY)
-    terminal.expect("tinkex>")
-    for _ in range(3):
-        terminal.run("run list -f json", r"\]")
-    pid = terminal.process.pid
-    established = [
-        line.split()[9]
-        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-        if line.split()[3] == "01"
-    ]
-    sockets = {
-        os.readlink(fd)[8:-1]
-        for fd in Path(f"/proc/{pid}/fd").iterdir()
-        if os.path.exists(fd) and os.readlink(fd).startswith("socket:[")
-    }
-    assert len(sockets & set(established)) == 1
-
-
-def test_a_script_runs_against_the_service(served, tmp_path):
-    script = (
-        "checkpoint --base-model tinkex/baker-street-2M --rank 1 --output "
-        f"'{tmp_path}/a b.json'\n"
-        "checkpoint list -f value -c tinker_path | head -1\n"
-        "checkpoint info tinker://no/weights/such\n"
-        "version\n"
-    )
-    done = served(stdin=script, code=1)
-    assert (tmp_path / "a b.json").is_file()
-    assert done.stdout.splitlines()[-1].startswith("tinker://")
-    done = served("--keep-going", stdin=script, code=1)
-    assert done.stdout.splitlines()[-1].startswith("tinkex 0.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import ssl
-import threading
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import trustme
 import yaml
 
-from tinkex.settings import PoolOptions, Settings
+from tests.serving import Reply, Request, serving
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -23,40 +23,24 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 KEY = "tml-pools-0123456789abcdef"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Lists one run, hands out the address of its archive; counts failures to come."""
+class Runs:
+    """Lists one run, hands out an archive of another storage, and counts requests."""
 
-    protocol_version = "HTTP/1.1"
-    failures = 0
     seen = 0
+    storage = ""
 
-    def do_GET(self) -> None:
-        cls = type(self)
-        cls.seen += 1
-        if cls.failures:
-            cls.failures -= 1
-            return self._answer(503, {"detail": "busy"}, {"Retry-After": "0"})
+    def __call__(self, request: Request) -> Reply:
+        self.seen += 1
+        if request.path.endswith("/archive"):
+            return Reply({"url": f"{self.storage}/files.tar"})
+        if request.path == "/files.tar":
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as tar:
+                tar.addfile(tarfile.TarInfo("adapter_config.json"))
+            return Reply(buffer.getvalue())
         runs = [{"training_run_id": "run-1", "base_model": "m", "model_owner": "me"}]
         cursor = {"offset": 0, "limit": 20, "total_count": 1}
-        return self._answer(200, {"training_runs": runs, "cursor": cursor}, {})
-
-    def _answer(self, status: int, value: Any, headers: dict[str, str]) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        pass  # clients that do not trust it hang up
+        return Reply({"training_runs": runs, "cursor": cursor})
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,10 @@ class Servers:
     directory: Path
     url: str
     strict_url: str
-    handler: type[_Handler]
+    handler: Runs
+
+    def options(self, **files: str) -> dict[str, str]:
+        return {name: str(self.directory / file) for name, file in files.items()}
 
 
 @pytest.fixture(scope="module")
@@ -75,47 +62,35 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     ours, stranger = trustme.CA(), trustme.CA()
     ours.cert_pem.write_to_path(directory / "ca.pem")
     stranger.cert_pem.write_to_path(directory / "stranger.pem")
-    client = ours.issue_cert("somebody@example.org")
+    client = ours.issue_cert("client@example.org")
     client.cert_chain_pems[0].write_to_path(directory / "client.pem")
     client.private_key_pem.write_to_path(directory / "client.key")
     client.private_key_and_cert_chain_pem.write_to_path(directory / "both.pem")
     stranger.issue_cert("x@example.org").private_key_pem.write_to_path(directory / "other.key")
     (directory / "no.pem").write_text("nothing of the kind\n")
-    handler = type("Handler", (_Handler,), {})
-    running = []
-    for strict in (False, True):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    open_to_all, strict = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
+    for context in (open_to_all, strict):
         ours.issue_cert("127.0.0.1").configure_cert(context)
-        if strict:
-            context.verify_mode = ssl.CERT_REQUIRED
-            ours.configure_trust(context)
-        server = _Quiet(("127.0.0.1", 0), handler)
-        server.socket = context.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        running.append(server)
-    urls = [f"https://127.0.0.1:{server.server_port}" for server in running]
-    yield Servers(directory, *urls, handler)
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    strict.verify_mode = ssl.CERT_REQUIRED
+    ours.configure_trust(strict)
+    runs = Runs()
+    with serving(runs, open_to_all) as url, serving(runs, strict) as strict_url:
+        runs.storage = strict_url
+        yield Servers(directory, url, strict_url, runs)
 
 
 @pytest.fixture
 def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that lists runs with one pool, ``office``, of the given options."""
-    servers.handler.failures = servers.handler.seen = 0
+    servers.handler.seen = 0
     path = tmp_path / "config.yaml"
     monkeypatch.setenv("TINKEX_CONFIG", str(path))
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
 
-    def call(options: Any, *words: str, url: str = servers.url, code: int = 0) -> Any:
+    def call(options: Any, *words: str, url: str = servers.url, code: int | None = 0) -> Any:
         path.write_text(yaml.safe_dump({"http_pools": {"office": options}}))
         words = words or ("run", "list", "-f", "json", "--http-pool", "office")
         done = invoke([*words, "--base-url", url, "--api-key", KEY])
-        assert done.exit_code == code, done.stderr
+        assert code in (None, done.exit_code), done.stderr
         if code:
             assert done.stdout == ""
         return done
@@ -123,180 +98,84 @@ def run(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return call
 
 
-DRIVERS = ("default", "http2")
-
-
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_an_authority_of_ones_own(run, servers, driver):
-    options = {"driver": driver, "ca_bundle": str(servers.directory / "ca.pem"), "size": 2}
-    done = run(options)
-    assert json.loads(done.stdout)[0]["training_run_id"] == "run-1"
-    assert done.stderr == ""
-
-
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_another_authority_is_told(run, servers, driver):
-    options = {"driver": driver, "ca_bundle": str(servers.directory / "stranger.pem")}
-    done = run(options, code=1)
-    assert "could not be verified" in done.stderr
-    assert "ca_bundle" in done.stderr
-    assert servers.handler.seen == 0
-
-
-@pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("files", [("client.pem", "client.key"), ("both.pem", None)])
-def test_a_client_certificate(run, servers, driver, files):
-    options = {"driver": driver, "ca_bundle": str(servers.directory / "ca.pem")}
-    run(options, url=servers.strict_url, code=1)
-    options["client_cert"] = str(servers.directory / files[0])
-    if files[1]:
-        options["client_key"] = str(servers.directory / files[1])
-    assert "run-1" in run(options, url=servers.strict_url).stdout
-
-
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_without_checks_is_loud(run, driver):
-    flag = ("run", "list", "-f", "json", "--quiet", "--insecure", "--http-pool", "office")
-    pool = ("run", "list", "-f", "json", "--quiet", "--http-pool", "office")
-    for words, options, origin in (
-        (flag, {"driver": driver}, "--insecure"),
-        (pool, {"driver": driver, "insecure": True}, "http_pools.office"),
-    ):
-        done = run(options, *words)
-        assert "run-1" in done.stdout
-        assert done.stderr.count("WARNING: certificates are not checked") == 1
-        assert origin in done.stderr
-
-
-def test_an_option_behind_the_command_or_before_it(run):
-    for words in (("--insecure", "run", "list"), ("run", "list", "--insecure")):
-        assert "WARNING: certificates" in run({}, *words).stderr
-    assert "could not be verified" in run({}, "run", "list", code=1).stderr
-
-
-def test_the_official_service_by_default_is_never_without_checks(run, monkeypatch):
-    run({}, "config", "show")
-    monkeypatch.delenv("TINKER_BASE_URL", raising=False)
-    done = invoke(["run", "list", "--insecure", "--api-key", KEY])
-    assert done.exit_code == 1
-    assert done.stdout == ""
-    assert "certificate checks stay on for the official service" in done.stderr
-
-
-@pytest.mark.parametrize(("retries", "code", "asked"), [(0, 1, 1), (1, 1, 2), (2, 0, 3)])
-def test_retries(run, servers, retries, code, asked):
-    servers.handler.failures = 2
-    run({"ca_bundle": str(servers.directory / "ca.pem"), "retries": retries}, code=code)
-    assert servers.handler.seen == asked
+CA = {"ca_bundle": "ca.pem"}
+CERTIFICATE = {"client_cert": "client.pem", "client_key": "client.key"}
 
 
 @pytest.mark.parametrize(
-    ("options", "what"),
+    ("files", "strict", "message"),
     [
-        ({"ca_bundle": "nowhere.pem"}, "ca_bundle of the HTTP pool cannot be read"),
-        ({"ca_bundle": "no.pem"}, "holds no certificate"),
-        ({"client_cert": "nowhere.pem"}, "client_cert of the HTTP pool cannot be read"),
-        ({"client_cert": "."}, "is a directory"),
-        ({"client_cert": "client.pem"}, "cannot be used with its key"),
-        ({"client_cert": "client.pem", "client_key": "other.key"}, "cannot be used with its key"),
-        ({"client_cert": "client.pem", "client_key": "nowhere"}, "client_key of the HTTP pool"),
+        (CA, False, None),
+        (CA, True, ""),
+        (CA | CERTIFICATE, True, None),
+        (CA | {"client_cert": "both.pem"}, True, None),
+        ({}, False, "could not be verified"),
+        ({"ca_bundle": "stranger.pem"}, False, "could not be verified"),
+        ({"ca_bundle": "nowhere.pem"}, False, "ca_bundle of the HTTP pool cannot be read"),
+        ({"ca_bundle": "no.pem"}, False, "holds no certificate"),
+        ({"client_cert": "nowhere.pem"}, False, "client_cert of the HTTP pool cannot be read"),
+        ({"client_cert": "."}, False, "s a directory"),
+        ({"client_cert": "client.pem"}, False, "cannot be used with its key"),
+        (CERTIFICATE | {"client_key": "other.key"}, False, "cannot be used with its key"),
+        (CERTIFICATE | {"client_key": "nowhere"}, False, "client_key of the HTTP pool"),
     ],
 )
-def test_files_that_cannot_be_used(run, servers, options, what):
-    done = run({name: str(servers.directory / file) for name, file in options.items()}, code=1)
-    assert what in done.stderr
-    assert done.stderr.count("\n") <= 2
+def test_files_of_a_pool(run, servers, files, strict, message):
+    url = servers.strict_url if strict else servers.url
+    done = run(servers.options(**files), url=url, code=0 if message is None else 1)
+    if message is None:
+        assert json.loads(done.stdout)[0]["training_run_id"] == "run-1"
+        assert done.stderr == ""
+    else:
+        assert message in done.stderr
+        assert servers.handler.seen == 0
 
 
-def test_show_tells_options_and_where_from(run, servers):
-    authority = str(servers.directory / "ca.pem")
-    words = ("config", "show", "-f", "json", "--http-pool", "office")
-    done = run({"ca_bundle": authority, "retries": 9}, *words)
+@pytest.mark.parametrize(
+    ("words", "options", "origin"),
+    [
+        ("run list --quiet --insecure --http-pool office", {}, "--insecure"),
+        ("--insecure run list --quiet", {}, "--insecure"),
+        ("run list --quiet --http-pool office", {"insecure": True}, "http_pools.office"),
+    ],
+)
+def test_without_checks_is_loud(run, words, options, origin):
+    done = run(options, *words.split())
+    assert "run-1" in done.stdout
+    assert done.stderr.count("WARNING: certificates are not checked") == 1
+    assert origin in done.stderr
+
+
+def test_options_are_shown_with_their_origin_as_curl_and_to_the_doctor(run, servers):
+    options = servers.options(**CA)
+    words = ("--http-pool", "office", "--timeout", "5s")
+    done = run(options, "config", "show", "-f", "json", *words)
     found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(done.stdout)}
     assert found["http_pool"] == ("office", "--http-pool")
     assert found["http_pool.driver"] == ("default", "http_pools.office")
-    assert found["http_pool.retries"] == (9, "http_pools.office")
-    assert found["http_pool.ca_bundle"] == (authority, "http_pools.office")
-    assert found["http_pool.size"] == (256, "default")
+    assert found["http_pool.ca_bundle"] == (options["ca_bundle"], "http_pools.office")
+    assert found["http_pool.insecure"] == (False, "default")
+    curl = ("run", "list", "--curl", *words)
+    assert f"--cacert {options['ca_bundle']}" in run(options, *curl).stdout
+    assert "curl --insecure " in run(options, *curl, "--insecure").stdout
+    for pool, status in ((options, "ok"), ({"insecure": True}, "warning")):
+        done = run(pool, "doctor", "-f", "json", *words, code=None)
+        assert {row["check"]: row["status"] for row in json.loads(done.stdout)}["tls"] == status
 
 
-def test_curl_says_the_same(run, servers):
-    options = {"ca_bundle": str(servers.directory / "ca.pem")}
-    words = ("run", "list", "--curl", "--http-pool", "office")
-    assert f"--cacert {options['ca_bundle']}" in run(options, *words).stdout
-    assert "curl --insecure " in run(options, *words, "--insecure").stdout
-
-
-def test_doctor_looks_with_the_same_eyes(run, servers):
-    words = ("doctor", "-f", "json", "--http-pool", "office", "--timeout", "5s")
-    path = str(servers.directory / "ca.pem")
-    for options, status in (({"ca_bundle": path}, "ok"), ({"insecure": True}, "warning")):
-        done = invoke_any(run, options, *words)
-        found = {row["check"]: row["status"] for row in json.loads(done.stdout)}
-        assert found["tls"] == status
-
-
-def invoke_any(run: Callable[..., Any], options: Any, *words: str) -> Any:
-    """Return the outcome of *words*, whose exit code says what the server lacks."""
-    try:
-        return run(options, *words)
-    except AssertionError:
-        return run(options, *words, code=1)
-
-
-def test_downloads_come_the_same_way(servers, monkeypatch):
+def test_downloads_come_the_same_way(run, servers, tmp_path):
     """The storage is another host, which asks for the certificate too."""
-    from tinkex.api.storage import Storage
-    from tinkex.api.transport import Transport
-    from tinkex.exceptions import TinkexError
-
-    servers.handler.failures = servers.handler.seen = 0
-    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
-    authority, both = (str(servers.directory / name) for name in ("ca.pem", "both.pem"))
-    for options, trusted in (
-        (PoolOptions(ca_bundle=authority, client_cert=both), True),
-        (PoolOptions(client_cert=both, insecure=True), True),
-        (PoolOptions(ca_bundle=authority), False),
-        (PoolOptions(client_cert=both), False),
+    certificate = servers.options(client_cert="both.pem")
+    download = ("checkpoint", "download", "tinker://r/sampler_weights/x", "--http-pool", "office")
+    for number, (options, trusted) in enumerate(
+        (
+            (servers.options(**CA) | certificate, True),
+            (certificate | {"insecure": True}, True),
+            (servers.options(**CA), False),
+            (certificate, False),
+        )
     ):
-        settings = Settings(base_url=servers.url, api_key=KEY, pool_options=options, timeout=10.0)
-        transport = Transport(settings)
-        with Storage(transport) as storage:
-            if trusted:
-                with storage.open(f"{servers.strict_url}/archive") as body:
-                    assert b"run-1" in body.read()
-            else:
-                with pytest.raises(TinkexError), storage.open(f"{servers.strict_url}/archive"):
-                    pass
-        transport.close()
-    assert servers.handler.seen == 2
-    servers.handler.failures, servers.handler.seen = 2, 0
-    options = PoolOptions(ca_bundle=authority, client_cert=both, retries=1)
-    transport = Transport(Settings(base_url=servers.url, api_key=KEY, pool_options=options))
-    with (
-        Storage(transport) as storage,
-        pytest.raises(TinkexError, match="refused the download"),
-        storage.open(f"{servers.strict_url}/archive"),
-    ):
-        pass
-    transport.close()
-    assert servers.handler.seen == 2
-
-
-def test_completion_offers_the_names(run, monkeypatch):
-    from tinkex.completion import _pools
-
-    run({}, "config", "show")
-    assert {"office", "default", "local"} <= set(_pools())
-
-
-def test_a_profile_shows_the_options_of_its_pool(tmp_path, monkeypatch):
-    path = tmp_path / "config.yaml"
-    monkeypatch.setenv("TINKEX_CONFIG", str(path))
-    path.write_text("http_pools: {office: {size: 8}}\nprofiles: {p: {http_pool: office}, q: {}}\n")
-    shown = json.loads(invoke(["profile", "show", "p", "-f", "json"]).stdout)
-    assert shown["http_pool_options"] == {"size": 8}
-    assert (
-        json.loads(invoke(["profile", "show", "q", "-f", "json"]).stdout)["http_pool_options"]
-        is None
-    )
+        target = tmp_path / str(number)
+        words = (*download, "--timeout", "20s", "--output", str(target))
+        run(options, *words, code=0 if trusted else 1)
+        assert target.exists() is trusted

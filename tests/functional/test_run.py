@@ -12,8 +12,7 @@ MODEL = "tinkex/baker-street-2M"
 
 def test_plain_text(served):
     done = served(
-        "run", "--base-model", MODEL, "--prompt", "Sherlock Holmes", "--max-tokens", "12",
-        "--temperature", "0.7", "--num-samples", "2",
+        f"run --base-model {MODEL} --prompt 'Sherlock Holmes' --max-tokens 12 --temperature 0.7 --num-samples 2",
     )  # fmt: skip
     assert done.stderr == "Starting sampling...\nSampling complete (2 sequences)\n"
     one, two = done.stdout.split("\n\nSample 2:\n")
@@ -24,7 +23,7 @@ def test_plain_text(served):
 
 
 def test_json_is_the_whole_response_and_nothing_else(served):
-    done = served("run", "--base-model", MODEL, "--prompt", "Hello", "--max-tokens", "5", "--json")
+    done = served(f"run --base-model {MODEL} --prompt Hello --max-tokens 5 --json")
     response = json.loads(done.stdout)
     assert list(response) == ["sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"]
     assert response["type"] == "sample"
@@ -34,74 +33,10 @@ def test_json_is_the_whole_response_and_nothing_else(served):
     assert all(value <= 0 for value in sequence["logprobs"])
 
 
-def test_seed_repeats_and_its_absence_does_not(served):
-    options = ("run", "--base-model", MODEL, "--prompt", "The", "--max-tokens", "16", "--json")
-    first = served(*options, "--seed", "7").stdout
-    assert first == served(*options, "--seed", "7").stdout
-    assert first != served(*options, "--seed", "8").stdout
-    assert served(*options).stdout != served(*options).stdout
-
-
-def test_other_formats_have_a_row_a_sample(served):
-    done = served(
-        "run", "--base-model", MODEL, "--prompt", "The", "--max-tokens", "4", "--num-samples", "3",
-        "-f", "json",
-    )  # fmt: skip
-    assert [row["sample"] for row in done.rows] == [1, 2, 3]
-    assert all(row["token_count"] <= 4 and isinstance(row["text"], str) for row in done.rows)
-
-
-def test_prompt_files(served, tmp_path):
-    (tmp_path / "tokens.json").write_text("[464, 12, 99]")
-    (tmp_path / "object.json").write_text('{"tokens": [464, 12, 99]}')
-    (tmp_path / "prompt.txt").write_text("Write a haiku about coding\n")
-    options = ("--max-tokens", "6", "--seed", "3", "--json")
-
-    def sample(*argv: str, stdin: str = "") -> str:
-        return served("run", "--base-model", MODEL, *argv, *options, stdin=stdin).stdout
-
-    by_array = sample("--prompt-file", str(tmp_path / "tokens.json"))
-    assert by_array == sample("--prompt-file", str(tmp_path / "object.json"))
-    assert by_array == sample("--prompt-file", "-", stdin="[464, 12, 99]")
-    by_text = sample("--prompt-file", str(tmp_path / "prompt.txt"))
-    assert by_text == sample("--prompt", "Write a haiku about coding")
-    assert by_text != by_array
-
-
-def test_output_file(served, tmp_path):
-    target = tmp_path / "out" / "story.txt"
-    done = served(
-        "run", "--base-model", MODEL, "--prompt", "A", "--max-tokens", "3", "--output", str(target)
-    )
-    assert done.stdout == ""
-    assert target.read_text().startswith("Sample 1:\n")
-
-
-@pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_hyphen_is_standard_output(served, tmp_path, words):
-    options = ("run", "--base-model", MODEL, "--prompt", "a", "--max-tokens", "3", "--seed", "1")
-    done = served(*options, *words, "--output", "-", cwd=tmp_path)
-    assert done.stdout == served(*options, *words).stdout
-    (tmp_path / "rows.txt").write_text("a\n")
-    rows = ("run", "batch", "rows.txt", "--base-model", MODEL, "--max-tokens", "3")
-    assert '"index"' in served(*rows, "--output", "-", cwd=tmp_path).stdout
-    assert not (tmp_path / "-").exists()
-
-
-def test_stop_text(served):
-    done = served(
-        "run", "--base-model", MODEL, "--prompt", "He said", "--max-tokens", "200", "--seed", "1",
-        "--stop", "e", "--stop", "zzz", "-f", "json",
-    )  # fmt: skip
-    (row,) = done.rows
-    assert row["stop_reason"] == "stop"
-    assert row["token_count"] < 200
-
-
 def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
     options = ("--prompt", "The", "--max-tokens", "6", "--seed", "5", "--json")
-    by_path = served("run", "--model-path", saved["weights_path"], *options)
-    by_base = served("run", "--base-model", MODEL, *options)
+    by_path = served(f"run --model-path {saved['weights_path']}", *options)
+    by_base = served(f"run --base-model {MODEL}", *options)
     assert by_path.stdout == by_base.stdout
 
 
@@ -109,7 +44,7 @@ def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
     ("argv", "what"),
     [
         (["--base-model", "no/such-model"], "no/such-model"),
-        (["--base-model", "no/such-model"], "Hint: See which models there are: tinkex model list"),
+        (["--base-model", "no/such-model"], "Hint: See 'tinkex model list'"),
         (["--model-path", "tinker://none/sampler_weights/x"], "none"),
         (["--base-model", MODEL, "--tokenizer", "no/such-tokenizer"], "no/such-tokenizer"),
     ],
@@ -123,41 +58,26 @@ def test_unknown_names(served, argv, what):
     assert error.count("\n") <= 2
 
 
-def test_prompt_longer_than_the_model_allows(served, tmp_path):
-    (tmp_path / "long.json").write_text(json.dumps([5] * 5000))
-    done = served(
-        "run", "--base-model", MODEL, "--prompt-file", str(tmp_path / "long.json"), code=1
-    )
-    assert done.stdout == ""
-    assert "Please check your inputs" in done.stderr
-
-
 def test_run_list_and_info(served, saved):
-    lines = served("run", "list", "--limit", "0").stdout.splitlines()
+    lines = served("run list --limit 0").stdout.splitlines()
     assert f"{saved['model_id']}\t{MODEL}" in lines
-    done = served("run", "info", saved["model_id"])
+    done = served(f"run info {saved['model_id']}")
     first, second = done.stdout.splitlines()[:2]
     assert first == f"{saved['model_id']} ({MODEL})"
     assert second.startswith("Owner: ")
-    shown = served("run", "info", saved["model_id"], "-f", "json").rows
+    shown = served(f"run info {saved['model_id']} -f json").rows
     assert shown["lora_rank"] == 4
     assert shown["last_sampler_checkpoint"] == saved["weights_path"]
     assert shown["last_sampler_checkpoint_time"].endswith("Z")
     assert shown["last_checkpoint"] is shown["last_checkpoint_time"] is None
-    listed = served("run", "list", "--limit", "0", "-f", "json").rows
+    listed = served("run list --limit 0 -f json").rows
     (row,) = [row for row in listed if row["training_run_id"] == saved["model_id"]]
     assert {name: shown[name] for name in row} == row
     columns = "Run,last_sampler_checkpoint,last_sampler_checkpoint_time"
-    done = served("run", "list", "--limit", "0", "-c", columns, "-f", "csv")
+    done = served(f"run list --limit 0 -c {columns} -f csv")
     times = (saved["model_id"], saved["weights_path"], shown["last_sampler_checkpoint_time"])
     assert ",".join(f'"{value}"' for value in times) in done.stdout.splitlines()
-    assert "last_checkpoint" in served("run", "list", "--sort", "last_checkpoint", code=1).stderr
-
-
-def test_run_that_is_not_there(served):
-    done = served("run", "info", "no-such-run", code=1)
-    assert done.stdout == ""
-    assert done.stderr.startswith("Run info failed. Please check your inputs: ")
+    assert "last_checkpoint" in served("run list --sort last_checkpoint", code=1).stderr
 
 
 def test_programmatic(served, tmp_path, monkeypatch):

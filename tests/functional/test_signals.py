@@ -1,29 +1,40 @@
-"""SIGTERM at commands that wait or watch, and at a person's prompts.
+"""Signals at commands that wait, watch or change many things, and at a person's prompts.
 
-Ctrl-C at every command is in test_faults, both signals at those that write in tests/faults.
+Signals at commands that write files are in tests/faults.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
+import re
 import signal
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.faults.commands import COMMANDS
+from tests.faults.test_matrix import filled
 from tests.functional.conftest import KEY, Program, Service
 from tests.functional.test_interactive import Terminal
+from tests.serving import Reply, Request, serving
+from tests.until import idle, until
+from tinkex.testing import invoke
 
 WATCHING = {
     "run watch": ("run", "watch", "{run}"),
     "run wait": ("run", "wait", "{run}", "--until", "checkpoint:never"),
     "checkpoint sync --watch": ("checkpoint", "sync", "{run}", "all", "--watch"),
 }
-#: Tells from the directory of the test whether it watches already.
+#: Finds out from the directory of the test whether it watches already.
 BEGUN: dict[str, Callable[[Path], object]] = {
     "run watch": lambda here: (here / "out").read_text(),
     "run wait": lambda here: (here / "log").read_text().count(" 200") >= 2,
@@ -31,39 +42,57 @@ BEGUN: dict[str, Callable[[Path], object]] = {
 }
 
 
-def ended(process: subprocess.Popen[bytes], number: int) -> tuple[int, float]:
-    """Send *number*; return the exit code and the seconds until the end."""
+def ended(process: subprocess.Popen[Any], number: int) -> int:
+    """Send *number*; return the exit code. Nothing that is signalled here would end by itself."""
     process.send_signal(number)
-    began = time.monotonic()
-    return process.wait(20), time.monotonic() - began
+    return process.wait(60)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_ends_every_command(silent, name, tmp_path, monkeypatch):
+    """In this process, whose main thread gets the signal."""
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt() -> None:
+        silent.asked.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    words = filled(COMMANDS[name].words, "tinker://run/weights/name", "run")
+    # It would wait for an hour.
+    done = invoke([*words, "--base-url", silent.url, "--api-key", "k", "--timeout", "1h"])
+    thread.join()
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr.endswith(f"{COMMANDS[name].operation} interrupted.\n")
+    if not COMMANDS[name].parts:  # those keep what another try resumes
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_is_ended_while_it_waits(silent, tinkex, number, code):
+    process = tinkex.start(f"checkpoint list --base-url {silent.url} --api-key k")
+    assert silent.asked.wait(60)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (code, "")
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("served", ["http"], indirect=True)
 @pytest.mark.parametrize("name", WATCHING)
 def test_watching_ends_at_once(name, number, served: Program, saved, tmp_path):
     words = [saved["model_id"] if word == "{run}" else word for word in WATCHING[name]]
     with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(
-            [served.path, *words, "--log-file", "log"],
-            stdout=out,
-            stderr=subprocess.PIPE,
-            cwd=tmp_path,
-            env={**os.environ, **served.environment},
-        )
+        process = served.start(*words, "--log-file", "log", stdout=out, cwd=tmp_path)
     try:
-        end = time.monotonic() + 30
-        while not ((tmp_path / "log").exists() and BEGUN[name](tmp_path)):
-            assert time.monotonic() < end
-            assert process.poll() is None
-            time.sleep(0.02)
-        code, seconds = ended(process, number)
+        until(lambda: (tmp_path / "log").exists() and BEGUN[name](tmp_path))
+        code = ended(process, number)
     finally:
         process.kill()
         _, stderr = process.communicate()
     assert code == 128 + number
-    assert seconds < 1.5
-    assert b"Traceback" not in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.fixture
@@ -88,12 +117,9 @@ def terminal(home: Path, service: Service) -> Iterator[type[Terminal]]:
 def test_the_prompt_of_a_login(terminal, number, home):
     shown = terminal("auth", "login")
     shown.expect("key")
-    end = time.monotonic() + 10
-    while shown.echoes and time.monotonic() < end:
-        time.sleep(0.01)
-    code, seconds = ended(shown.process, number)
+    until(lambda: not shown.echoes)
+    code = ended(shown.process, number)
     assert code == 128 + number
-    assert seconds < 1.5
     assert shown.echoes, "what is typed afterwards would stay invisible"
     assert not (home / ".tinker" / "credentials.json").exists()
 
@@ -101,25 +127,85 @@ def test_the_prompt_of_a_login(terminal, number, home):
 def test_the_shell_between_two_lines(terminal):
     shown = terminal()
     shown.expect("tinkex>")
-    code, seconds = ended(shown.process, signal.SIGTERM)
+    until(lambda: idle(shown.process))
+    code = ended(shown.process, signal.SIGTERM)
     assert code == 143
-    assert seconds < 1.5
     assert shown.echoes
 
 
-def test_the_shell_while_a_command_runs(terminal, saved_on_service):
+def test_the_shell_while_a_command_runs(terminal, saved):
     shown = terminal("--api-key", KEY)
     shown.expect("tinkex>")
-    shown.type(f"run watch {saved_on_service}\r")
+    shown.type(f"run watch {saved['model_id']}\r")
     shown.expect("saved")
-    code, seconds = ended(shown.process, signal.SIGTERM)
+    code = ended(shown.process, signal.SIGTERM)
     assert code == 143
-    assert seconds < 1.5
+
+
+# ---------------------------------------------------------------- changes of many checkpoints
+
+PATHS = [f"tinker://run-{number}:train:0/weights/final" for number in range(500)]
+CHANGES = {
+    "delete": (["delete", "--yes"], "deleted"),
+    "publish": (["publish"], "published"),
+    "set-ttl": (["set-ttl", "--ttl", "7d"], "set"),
+}
+READERS = {
+    "plain": lambda text: [word for word in text.split() if word.startswith("tinker://")],
+    "json": lambda text: [row["tinker_path"] for row in json.loads(text) if not row["error"]],
+    "csv": lambda text: [
+        row["tinker_path"] for row in csv.DictReader(io.StringIO(text)) if not row["error"]
+    ],
+}
+
+
+class Slow:
+    """A service that takes its time for every change, and refuses those of some runs."""
+
+    def __init__(self) -> None:
+        self.changed: set[str] = set()
+
+    def answer(self, request: Request) -> Reply:
+        time.sleep(0.1)
+        run = request.path.split("/")[4]
+        if "7:" in run:
+            return Reply({}, 403)
+        self.changed.add(f"tinker://{run}/weights/final")
+        return Reply({})
 
 
 @pytest.fixture
-def saved_on_service(service: Service, tmp_path: Path) -> str:
-    program = Program({"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY})
-    words = ("checkpoint", "--base-model", "tinkex/baker-street-2M", "--rank", "1")
-    program(*words, "--output", str(tmp_path / "saved.json"))
-    return str(program("run", "list", "--limit", "1", "-f", "json").rows[0]["training_run_id"])
+def slow(tinkex: Program) -> Iterator[Slow]:
+    slow = Slow()
+    with serving(slow.answer) as url:
+        tinkex.environment |= {"TINKER_BASE_URL": url, "TINKER_API_KEY": "tml-bulk-changes"}
+        yield slow
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "number"),
+    [
+        *(("delete", form, number) for form in READERS for number in (2, 15)),
+        *((name, "plain", 2) for name in ("publish", "set-ttl")),
+    ],
+)
+def test_an_interruption_reports_what_was_done(name, form, number, tinkex, slow):
+    words, done = CHANGES[name]
+    process = tinkex.start("checkpoint", *words, *PATHS, "-f", form)
+    until(lambda: len(slow.changed) >= 60)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    reported = READERS[form](stdout)
+    assert set(reported) <= slow.changed
+    assert len(slow.changed) - len(reported) <= 32  # those under way
+    (counted,) = re.findall(rf"At least (\d+) of 500 were {done} before that", stderr)
+    # A signal between the writing of a row and its counting leaves one more row.
+    assert len(reported) - 1 <= int(counted) <= len(reported)
+
+
+def test_one_that_fails_is_reported_when_all_were_tried(tinkex, slow):
+    done = tinkex("checkpoint publish", *PATHS[:40], "-f", "json", code=1)
+    assert len(slow.changed) == 36
+    assert [row["tinker_path"] for row in done.rows] == PATHS[:40]
+    assert "4 of 40 checkpoints could not be published" in done.stderr

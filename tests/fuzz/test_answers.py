@@ -8,6 +8,7 @@ import json
 import stat
 import struct
 import tarfile
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,12 +16,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fuzz.test_input import JSON
-from tinkex.api import archive, protobuf, reading
-from tinkex.api.addresses import joined
-from tinkex.api.records import Checkpoint
-from tinkex.api.samples import SampleResponse
+from tinkex.api.http import protobuf, schema
+from tinkex.api.http.transport import join_url
+from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.api.sampling.types import SampleResponse
+from tinkex.api.transfer import archive
+from tinkex.api.transfer.staging import Directory
 from tinkex.columns import printable
-from tinkex.exceptions import InvalidAnswer, TinkexError, from_response
+from tinkex.exceptions import InvalidResponse, TinkexError, from_response
 
 NAMES = ("checkpoint_id", "checkpoint_type", "tinker_path", "time", "size_bytes", "public")
 MEMBERS = st.sampled_from(
@@ -45,7 +48,7 @@ def test_a_checkpoint_is_read_or_refused(tried, value):
     tried()
     try:
         found = Checkpoint.from_json(value)
-    except InvalidAnswer:
+    except InvalidResponse:
         return
     assert found.tinker_path.startswith("tinker://")
     assert found.time.tzinfo is not None
@@ -57,7 +60,7 @@ def test_samples_are_read_or_refused_and_stay_json(tried, value, length):
     tried()
     try:
         response = SampleResponse.from_json(value, length)
-    except InvalidAnswer:
+    except InvalidResponse:
         return
     json.dumps(response.as_dict(), allow_nan=False)
 
@@ -69,7 +72,7 @@ def test_protobuf_is_read_or_refused(tried, message):
     tried()
     try:
         found = protobuf.sample_response(message)
-    except InvalidAnswer:
+    except InvalidResponse:
         return
     assert isinstance(found["sequences"], list)
 
@@ -132,7 +135,7 @@ def test_any_error_body_becomes_one_sentence(tried, status, body, kind):
 def test_a_place_to_go_is_an_address_or_refused(tried, place):
     tried()
     try:
-        address = joined("https://tinker.example/services/x/", place)
+        address = join_url("https://tinker.example/services/x/", place)
     except TinkexError:
         return
     # Other schemes are refused where they would be fetched.
@@ -144,13 +147,13 @@ def test_a_place_to_go_is_an_address_or_refused(tried, place):
 def test_a_member_has_its_type_or_is_refused(tried, data):
     tried()
     for read, kinds in (
-        (reading.optional_text, str),
-        (reading.optional_int, int),
-        (reading.optional_bool, bool),
+        (schema.optional_text, str),
+        (schema.optional_int, int),
+        (schema.optional_bool, bool),
     ):
         try:
             value = read(data, "a")
-        except InvalidAnswer:
+        except InvalidResponse:
             continue
         assert value is None or type(value) is kinds
 
@@ -203,15 +206,27 @@ def test_an_archive_writes_plain_files_below_its_directory_only(
     top = tmp_path_factory.mktemp("archive")
     target = top / "target"
     target.mkdir()
-    data = packed(members, zipped, flip, cut)
-    with contextlib.suppress(TinkexError):
-        archive.extract(io.BytesIO(data), target, lambda relative: None)
+    extract(packed(members, zipped, flip, cut), target)
     assert [path.name for path in top.iterdir()] == ["target"]
     for path in target.rglob("*"):
         mode = path.lstat().st_mode
         assert stat.S_ISREG(mode) or stat.S_ISDIR(mode)
         assert not mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX)
         assert path.resolve().is_relative_to(target)
+
+
+def extract(data: bytes, target: Path) -> None:
+    """Extract the archive *data* into *target*, or fail with an error of ours."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        directory = Directory.at(target)
+        with (
+            open(file.name, "rb", buffering=0) as source,
+            contextlib.suppress(TinkexError, OSError),
+        ):
+            archive.extract(source, directory, admit=lambda _: None, check_space=lambda _: None)
+        directory.close()
 
 
 def packed(members, zipped, flip, cut) -> bytes:
@@ -237,7 +252,5 @@ def test_a_directory_that_is_a_link_is_not_written_through(tmp_path: Path):
     outside, target = tmp_path / "outside", tmp_path / "target"
     outside.mkdir(), target.mkdir()
     (target / "a").symlink_to(outside)
-    data = packed([("a/x", tarfile.REGTYPE, b"1", "", 0o644)], False, None, None)
-    with contextlib.suppress(TinkexError):
-        archive.extract(io.BytesIO(data), target, lambda relative: None)
+    extract(packed([("a/x", tarfile.REGTYPE, b"1", "", 0o644)], False, None, None), target)
     assert list(outside.iterdir()) == []

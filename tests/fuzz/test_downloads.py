@@ -1,29 +1,29 @@
-"""Archives from storages of every kind of unreliability, interrupted and gone on with.
+"""Archives from storages of every kind of unreliability, interrupted and resumed.
 
 What lands is exactly what is in an archive; or nothing does, and there is an error of ours.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
-import json
 import random
 import tarfile
 import tempfile
 import threading
 from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.api import download_killed as driver
-from tinkex.api import ServiceClient, archive, body, lockfile, pieces, waiting
+from tests.serving import Reply, Request, serving
+from tests.unit.api.transfer.lowered import LOWERED
+from tinkex.api import ServiceClient
+from tinkex.api.http import retry
+from tinkex.api.transfer import manifest, ranges, streams
 from tinkex.exceptions import TinkexError
 from tinkex.settings import Settings
 
@@ -43,24 +43,15 @@ MANNERS = st.sampled_from(["good", "whole", "another tag", "weak tag", "no tag",
 
 
 class Stopped(BaseException):
-    """Somebody has pressed Ctrl-C."""
+    """The user presses Ctrl-C."""
 
 
 class Store:
     """A storage with one archive; each request meets the next of :attr:`faults`, or :attr:`manner`."""
 
     def __init__(self) -> None:
-        store = self
         self.lock = threading.Lock()
-
-        class Handler(_Handler):
-            pass
-
-        Handler.store = store
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = ""
 
     def begin(
         self, sizes: dict[str, int], faults: list[tuple[str, int]], form: int, manner: str
@@ -81,30 +72,17 @@ class Store:
                 tar.addfile(info, io.BytesIO(content))
         return packed.getvalue()
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    store: Store
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def handle(self) -> None:
-        with contextlib.suppress(OSError):
-            super().handle()
-
-    def do_GET(self) -> None:
-        store = self.store
-        if self.path.endswith("/archive"):
-            return self._send(200, {}, json.dumps({"url": f"{store.url}/a?signed"}).encode())
-        with store.lock:
-            fault, eighths = store.faults.popleft() if store.faults else (store.manner, 8)
-            store.version += fault == "changed"
-            store.tags += fault == "another tag"
-            other = f"-{store.tags}" * (fault == "another tag")
-            whole = store.archive()
+    def answer(self, request: Request) -> Reply:
+        if request.path.endswith("/archive"):
+            return Reply({"url": f"{self.url}/a?signed"})
+        with self.lock:
+            fault, eighths = self.faults.popleft() if self.faults else (self.manner, 8)
+            self.version += fault == "changed"
+            self.tags += fault == "another tag"
+            other = f"-{self.tags}" * (fault == "another tag")
+            whole = self.archive()
         if fault.isdecimal():
-            return self._send(int(fault), {}, b"{}")
+            return Reply({}, int(fault))
         if fault == "gone":
             eighths = 0
         tag = f'"{hashlib.md5(whole).hexdigest()}{other}"'
@@ -113,12 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
             del headers["ETag"]
         if fault == "no ranges":
             del headers["Accept-Ranges"]
-        found, status, asked = whole, 200, self.headers.get("Range")
-        if asked and self.headers.get("If-Range") == tag and fault not in ("whole", "no ranges"):
+        found, status, asked = whole, 200, request.headers.get("range")
+        if asked and request.headers.get("if-range") == tag and fault not in ("whole", "no ranges"):
             first, _, last = asked.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last) + 1 if last else len(whole), len(whole))
             if start >= end:
-                return self._send(416, {}, b"{}")
+                return Reply({}, 416)
             start -= 100 * (fault == "wrong start")
             end -= (end - start) // 2 * (fault == "less")
             total = len(whole) + (fault == "wrong total")
@@ -128,43 +106,32 @@ class _Handler(BaseHTTPRequestHandler):
             found, headers["Content-Encoding"] = gzip.compress(found, 1), "gzip"
         length = len(found) + {"too short": -100, "too long": 100}.get(fault, 0)
         stop = len(found) * eighths // 8 if fault in ("cut", "gone") else len(found)
-        return self._send(status, headers, found[:stop], None if fault == "chunked" else length)
-
-    def _send(
-        self, status: int, headers: dict[str, str], content: bytes, length: int | None = -1
-    ) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-            content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
-        else:
-            self.send_header("Content-Length", str(max(0, length if length >= 0 else len(content))))
-            self.close_connection = length not in (-1, len(content))
-        self.end_headers()
-        self.wfile.write(content)
+        if fault == "chunked":
+            headers |= {"Transfer-Encoding": "chunked", "Content-Length": ""}
+            return Reply(b"%x\r\n%s\r\n0\r\n\r\n" % (len(found), found), status, headers)
+        if length != stop:
+            headers["Content-Length"] = str(max(0, length))
+            request.handler.close_connection = True
+        return Reply(found[:stop], status, headers)
 
 
 @pytest.fixture(scope="module")
 def store():
     store = Store()
-    yield store
-    store.http.shutdown()
-    store.http.server_close()
+    with serving(store.answer) as store.url:
+        yield store
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Let small files take the ways of large ones, and no time pass between attempts."""
-    for module, values in driver.LOWERED.items():
+    for module, values in LOWERED.items():
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(driver.packed, "LARGE", LARGE)
     for name in ("_PROBE_BYTES", "_MIN_REST", "_PART"):
-        monkeypatch.setattr(pieces, name, 3_000)
-    monkeypatch.setattr(body, "_SIP", 700)
-    monkeypatch.setattr(waiting.Deadline, "pause", lambda *_: None)
+        monkeypatch.setattr(ranges, name, 3_000)
+    monkeypatch.setattr(streams, "BLOCK", 700)
+    monkeypatch.setattr(retry.Deadline, "pause", lambda *_: None)
 
 
 @pytest.fixture
@@ -181,8 +148,7 @@ def stopping(monkeypatch):
 
         return writing
 
-    monkeypatch.setattr(pieces, "_write_all", counted(pieces._write_all))
-    monkeypatch.setattr(archive, "write_all", counted(archive.write_all))
+    monkeypatch.setattr(ranges, "_write_all", counted(ranges._write_all))
     return lambda writes: left.__setitem__(0, writes)
 
 
@@ -198,7 +164,7 @@ def test_what_lands_is_what_is_in_an_archive(
 ):
     tried()
     store.begin(sizes, faults, form, manner)
-    settings = Settings(base_url=store.url, timeout=5, api_key="tml-test", allow_http=True)
+    settings = Settings(base_url=store.url, timeout=60, api_key="tml-test", allow_http=True)
     with tempfile.TemporaryDirectory() as home, ServiceClient(settings) as client:
         target = Path(home) / "target"
         for writes in (*stops, 1_000_000):
@@ -206,7 +172,7 @@ def test_what_lands_is_what_is_in_an_archive(
             if writes == 1_000_000:
                 store.faults.clear()
             try:
-                client.checkpoints.download(driver.SAMPLER, target)
+                client.checkpoints.download("tinker://r:train:0/sampler_weights/final", target)
                 break
             except (TinkexError, Stopped):
                 assert writes < 1_000_000
@@ -218,15 +184,15 @@ def check(target: Path, archives: list[dict[str, bytes]]) -> None:
     found = {
         file.relative_to(target).as_posix(): file.read_bytes()
         for file in target.rglob("*")
-        if file.is_file() and file.name != lockfile.NAME
+        if file.is_file() and file.name != manifest.NAME
     }
     assert found in [
         {name.removeprefix("./"): content for name, content in files.items()} for files in archives
     ]
-    lock = lockfile.read(target)
+    lock = manifest.read(target)
     assert lock is not None
     assert lock.files == {
-        name: lockfile.LockedFile(len(content), hashlib.sha256(content).hexdigest())
+        name: manifest.ManifestFile(len(content), hashlib.sha256(content).hexdigest())
         for name, content in found.items()
     }
     assert [path.name for path in target.parent.iterdir()] == ["target"]

@@ -13,14 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tinkex import settings
-from tinkex.adapter import read_model_path
 from tinkex.api.paths import TinkerPath
+from tinkex.cli.repl import parse, unfinished
 from tinkex.columns import Size, iso, printable, relative
+from tinkex.commands.inputs import read_model_path, read_prompt
+from tinkex.config.credentials import checked, read_argument
+from tinkex.config.values import parse_timeout
 from tinkex.exceptions import TinkexError, UsageError
-from tinkex.keys import checked, read_argument
-from tinkex.lines import parse, unfinished
-from tinkex.prompts import read_prompt
-from tinkex.values import parse_timeout
 
 TEXT = st.text(max_size=60)
 SEGMENT = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20)

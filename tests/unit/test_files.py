@@ -1,4 +1,4 @@
-"""Writing without losing what was there."""
+"""Files: writes that lose nothing, private directories, locks."""
 
 from __future__ import annotations
 
@@ -8,65 +8,44 @@ import stat
 import pytest
 
 from tinkex.exceptions import LocalError
-from tinkex.files import check_writable, read_bytes, replacing, write_atomically
+from tinkex.files import (
+    acquire_lock,
+    check_writable,
+    private_directory,
+    read_bytes,
+    replacing,
+    write_atomically,
+    xdg_directory,
+)
 
 
-def test_writes_and_replaces(tmp_path):
+def test_files_are_replaced_links_followed_and_devices_written_directly(tmp_path):
     path = tmp_path / "new" / "dir" / "f.json"
     write_atomically(str(path), "one")
     path.chmod(0o600)
-    write_atomically(str(path), "two")
-    assert path.read_text() == "two"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(path.parent) == ["f.json"]
-
-
-def test_follows_a_link(tmp_path):
-    (tmp_path / "real").write_text("old")
-    (tmp_path / "link").symlink_to("real")
-    write_atomically(str(tmp_path / "link"), "new")
+    (tmp_path / "link").symlink_to(path)
+    for target in (path, tmp_path / "link"):
+        write_atomically(str(target), target.name)
+        assert path.read_text() == target.name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert os.listdir(path.parent) == ["f.json"]
     assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "new"
-
-
-def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "f"
-    path.write_text("old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LocalError, match="No space left on device"):
-        write_atomically(str(path), "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["f"]
-
-
-def test_devices_are_written_directly():
     write_atomically("/dev/null", "text")
     with pytest.raises(LocalError, match="No space left"):
         write_atomically("/dev/full", "text")
 
 
 def test_check_writable(tmp_path):
-    with pytest.raises(LocalError, match="it is a directory"):
-        check_writable(str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(LocalError, match="is not a directory"):
-        check_writable(str(tmp_path / "file" / "below"))
+    for path, what in (
+        (tmp_path, "it is a directory"),
+        (tmp_path / "file" / "below", "is not a directory"),
+        ("-", "cannot be written to standard output"),
+    ):
+        with pytest.raises(LocalError, match=what):
+            check_writable(str(path))
     check_writable(str(tmp_path / "not" / "yet" / "f"))
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_standard_output_is_no_file():
-    with pytest.raises(LocalError, match="not to standard output"):
-        check_writable("-")
-
-
-def test_long_names(tmp_path):
-    write_atomically(str(tmp_path / ("n" * 255)), "text")
-    assert os.listdir(tmp_path) == ["n" * 255]
 
 
 def test_input_is_bounded(tmp_path):
@@ -102,18 +81,70 @@ def test_permissions_of_what_takes_the_place(tmp_path, before, asked, after):
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 @pytest.mark.parametrize("durable", [True, False])
-def test_what_is_broken_off_leaves_nothing(tmp_path, durable):
+def test_what_is_broken_off_leaves_nothing(tmp_path, durable, error):
     path = tmp_path / "f"
     path.write_text("old")
 
     def interrupted() -> None:
         with replacing(path, durable=durable) as stream:
             stream.write(b"new")
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((KeyboardInterrupt, OSError)):
         interrupted()
-
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_private_directory_is_created_once_and_used_again(tmp_path):
+    path = tmp_path / "a" / "b"
+    old = os.umask(0)
+    try:
+        assert private_directory(path) == private_directory(path) == path
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("planted", "reason"),
+    [("open", "open to other users"), ("link", "not a directory"), ("file", "not a directory")],
+)
+def test_what_another_user_may_have_planted_is_refused(tmp_path, planted, reason):
+    private_directory(tmp_path / "mine")
+    path = tmp_path / "d"
+    if planted == "open":
+        path.mkdir(mode=0o755)
+    elif planted == "link":
+        path.symlink_to("mine")
+    else:
+        path.touch()
+    with pytest.raises(LocalError, match=reason) as caught:
+        private_directory(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's directory")
+def test_the_directory_of_another_user_is_refused(tmp_path):
+    os.chown(private_directory(tmp_path / "theirs"), 12345, -1)
+    with pytest.raises(LocalError, match="belongs to another user"):
+        private_directory(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("kind", ["config", "data", "state", "cache"])
+def test_base_directories(kind, monkeypatch):
+    variable = f"XDG_{kind.upper()}_HOME"
+    assert str(xdg_directory(kind, {variable: "/there"})) == "/there"
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert str(xdg_directory(kind, {})).startswith("/home/ada/.")
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path):
+    path = tmp_path / "f"
+    with path.open("w") as one, path.open("w") as other:
+        assert acquire_lock(one)
+        assert not acquire_lock(other)
+        one.close()
+        assert acquire_lock(other, timeout=None)

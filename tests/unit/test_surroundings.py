@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tinkex.cli.repl import history_path, load_history, save_line
 from tinkex.testing import invoke
 
 
@@ -22,43 +23,10 @@ def homeless(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "profile: p\nprofiles: {p: {tags: 5}}",
-        "profile: p\nprofiles: {p: {tags: true}}",
-        "d: 2001-99-99",
-        "a: " + "9" * 5000,
-        "[" * 5000,
-        "profile: p\nprofiles: {p: {api_key: [tml-SECRET]}}",
-    ],
-)
-def test_odd_configuration_files_are_told_in_a_sentence(config, text):
-    config(text)
-    for argv in (["checkpoint", "list"], ["checkpoint", "list", "--json"]):
-        done = invoke(argv)
-        assert (done.exit_code, done.stdout) == (1, "")
-        assert "Traceback" not in done.stderr
-        assert "bug" not in done.stderr
-        assert "SECRET" not in done.stderr
-
-
 def test_profiles_with_odd_names_and_nothing_inside(config):
     config("profiles: {1: {format: csv}, a: }")
     assert invoke(["config", "show", "--profile", "1"]).stdout.startswith('"name"')
     assert invoke(["config", "show", "--profile", "a"]).exit_code == 0
-
-
-def test_user_without_a_home(homeless):
-    assert invoke(["config", "show"]).exit_code == 0
-
-
-@pytest.mark.parametrize("name", ["CLIFF_MAX_TERM_WIDTH", "CLIFF_FIT_WIDTH"])
-def test_odd_variables_of_cliff(monkeypatch, name):
-    monkeypatch.setenv(name, "abc")
-    done = invoke(["config", "show"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "must be whole numbers" in done.stderr
 
 
 def test_log_file_on_a_full_disk_keeps_nobody_from_work():
@@ -86,35 +54,22 @@ def test_a_key_that_may_go_to_the_wrong_server_is_told_once_and_only_where_it_go
 
 
 def test_a_user_without_a_home_gets_no_directory_named_after_one(homeless, tmp_path):
+    assert invoke(["config", "show"]).exit_code == 0
     done = invoke(["config", "set", "format", "json"])
-
     assert done.exit_code == 1
     assert "this user has no home directory" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_not_installed_for_a_user_without_a_home(shell, homeless, tmp_path):
-    done = invoke(["complete", "--shell", shell, "--install"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("Complete failed. Please check your inputs: no such home directo")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_user_without_a_home_has_an_interactive_shell_all_the_same(homeless, tmp_path):
-    from tinkex.console import FileHistory, history_path
-
-    assert history_path() is None
-    history = FileHistory(history_path())
-    history.append_string("run list")
-    assert history.get_strings() == ["run list"]
-    assert list(FileHistory(history_path()).load_history_strings()) == []
+    for shell in ("bash", "zsh", "fish"):
+        done = invoke(["complete", "--shell", shell, "--install"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "Please check your inputs: no such home directo" in done.stderr
+    save_line(history_path(), "run list")
+    assert load_history(history_path()) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """The current directory is one that somebody has removed."""
+    """The current directory has been removed."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -127,13 +82,4 @@ def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
     argv = ["run", "--base-model", "m", "--prompt", "x", "--output", "file", "--api-key", "k"]
     done = invoke(argv)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "the current directory is not there any more\nHint: Go to another" in done.stderr
-
-
-def test_doctor_in_a_removed_directory_tells_that_and_nothing_of_itself(nowhere):
-    done = invoke(["doctor", "--base-url", "http://127.0.0.1:9", "--timeout", "2s", "-f", "json"])
-    (disk,) = [row for row in done.rows if row["check"] == "disk here"]
-    assert (disk["status"], disk["detail"]) == (
-        "warning",
-        "the current directory is not there any more",
-    )
+    assert "the current directory no longer exists\nHint: Change to another one" in done.stderr

@@ -16,114 +16,71 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinkex.api.auth import ApiKey, Auth, Identity, KeyCheck
-    from tinkex.api.billing import Billing, Usage, UsageEvent
-    from tinkex.api.bulk import SampledRow, SampledRows, SampleRow
-    from tinkex.api.checkpoints import Checkpoint, Checkpoints
-    from tinkex.api.client import ServiceClient
-    from tinkex.api.download import Download
-    from tinkex.api.lineage import CheckpointInfo
-    from tinkex.api.meter import Progress
-    from tinkex.api.models import Model, Models
-    from tinkex.api.moving import Moved
-    from tinkex.api.paging import Page
-    from tinkex.api.pastsessions import SessionInfo, SessionQuery, SessionSummary
-    from tinkex.api.paths import TinkerPath
-    from tinkex.api.runs import Runs, TrainingRun
-    from tinkex.api.samples import SampledSequence, SampleResponse, SamplingParams
-    from tinkex.api.sampling import SamplingClient
-    from tinkex.api.sessions import Session, Sessions
-    from tinkex.api.tokenizer import Tokenizer, load_tokenizer
-    from tinkex.api.traces import Trace
-    from tinkex.api.training import SavedWeights, TrainingClient
-    from tinkex.api.verifying import VerifiedFile, verify
-    from tinkex.api.waits import Wait
+    from tinkex.api.client import ServiceClient as ServiceClient
+    from tinkex.api.http.pagination import Page as Page
+    from tinkex.api.http.retry import Wait as Wait
+    from tinkex.api.paths import TinkerPath as TinkerPath
+    from tinkex.api.resources.auth import ApiKey as ApiKey
+    from tinkex.api.resources.auth import Auth as Auth
+    from tinkex.api.resources.auth import Identity as Identity
+    from tinkex.api.resources.auth import KeyCheck as KeyCheck
+    from tinkex.api.resources.billing import Billing as Billing
+    from tinkex.api.resources.billing import Usage as Usage
+    from tinkex.api.resources.billing import UsageEvent as UsageEvent
+    from tinkex.api.resources.checkpoint_info import Checkpoint as Checkpoint
+    from tinkex.api.resources.checkpoint_info import CheckpointInfo as CheckpointInfo
+    from tinkex.api.resources.checkpoints import Checkpoints as Checkpoints
+    from tinkex.api.resources.models import Model as Model
+    from tinkex.api.resources.models import Models as Models
+    from tinkex.api.resources.runs import Runs as Runs
+    from tinkex.api.resources.runs import TrainingRun as TrainingRun
+    from tinkex.api.resources.session_info import SessionInfo as SessionInfo
+    from tinkex.api.resources.session_info import SessionQuery as SessionQuery
+    from tinkex.api.resources.session_info import SessionSummary as SessionSummary
+    from tinkex.api.resources.sessions import Session as Session
+    from tinkex.api.resources.sessions import Sessions as Sessions
+    from tinkex.api.resources.sessions import Trace as Trace
+    from tinkex.api.resources.training import SavedWeights as SavedWeights
+    from tinkex.api.resources.training import TrainingClient as TrainingClient
+    from tinkex.api.sampling.client import SamplingClient as SamplingClient
+    from tinkex.api.sampling.tokenizer import Tokenizer as Tokenizer
+    from tinkex.api.sampling.tokenizer import load_tokenizer as load_tokenizer
+    from tinkex.api.sampling.types import SampledRow as SampledRow
+    from tinkex.api.sampling.types import SampledSequence as SampledSequence
+    from tinkex.api.sampling.types import SampleResponse as SampleResponse
+    from tinkex.api.sampling.types import SampleRow as SampleRow
+    from tinkex.api.sampling.types import SamplingParams as SamplingParams
+    from tinkex.api.transfer.download import Download as Download
+    from tinkex.api.transfer.download import DownloadResult as DownloadResult
+    from tinkex.api.transfer.progress import Progress as Progress
+    from tinkex.api.transfer.verify import VerifiedFile as VerifiedFile
+    from tinkex.api.transfer.verify import verify as verify
 
-__all__ = [
-    "ApiKey",
-    "Auth",
-    "Billing",
-    "Checkpoint",
-    "CheckpointInfo",
-    "Checkpoints",
-    "Download",
-    "Identity",
-    "KeyCheck",
-    "Model",
-    "Models",
-    "Moved",
-    "Page",
-    "Progress",
-    "Runs",
-    "SampleResponse",
-    "SampleRow",
-    "SampledRow",
-    "SampledRows",
-    "SampledSequence",
-    "SamplingClient",
-    "SamplingParams",
-    "SavedWeights",
-    "ServiceClient",
-    "Session",
-    "SessionInfo",
-    "SessionQuery",
-    "SessionSummary",
-    "Sessions",
-    "TinkerPath",
-    "Tokenizer",
-    "Trace",
-    "TrainingClient",
-    "TrainingRun",
-    "Usage",
-    "UsageEvent",
-    "VerifiedFile",
-    "Wait",
-    "load_tokenizer",
-    "verify",
-]
-
-_HOME = {
-    "ApiKey": "auth",
-    "Auth": "auth",
-    "Billing": "billing",
-    "Checkpoint": "checkpoints",
-    "CheckpointInfo": "lineage",
-    "Checkpoints": "checkpoints",
-    "Download": "download",
-    "Identity": "auth",
-    "KeyCheck": "auth",
-    "Model": "models",
-    "Models": "models",
-    "Moved": "moving",
-    "Page": "paging",
-    "Progress": "meter",
-    "Runs": "runs",
-    "SampleResponse": "samples",
-    "SampleRow": "bulk",
-    "SampledRow": "bulk",
-    "SampledRows": "bulk",
-    "SampledSequence": "samples",
-    "SamplingClient": "sampling",
-    "SamplingParams": "samples",
-    "SavedWeights": "training",
-    "ServiceClient": "client",
-    "Session": "sessions",
-    "SessionInfo": "pastsessions",
-    "SessionQuery": "pastsessions",
-    "SessionSummary": "pastsessions",
-    "Sessions": "sessions",
-    "TinkerPath": "paths",
-    "Tokenizer": "tokenizer",
-    "Trace": "traces",
-    "TrainingClient": "training",
-    "TrainingRun": "runs",
-    "Usage": "billing",
-    "UsageEvent": "billing",
-    "VerifiedFile": "verifying",
-    "Wait": "waits",
-    "load_tokenizer": "tokenizer",
-    "verify": "verifying",
+#: Module below this package → the public names that it defines.
+_NAMES = {
+    "client": "ServiceClient",
+    "http.pagination": "Page",
+    "http.retry": "Wait",
+    "paths": "TinkerPath",
+    "resources.auth": "ApiKey Auth Identity KeyCheck",
+    "resources.billing": "Billing Usage UsageEvent",
+    "resources.checkpoint_info": "Checkpoint CheckpointInfo",
+    "resources.checkpoints": "Checkpoints",
+    "resources.models": "Model Models",
+    "resources.runs": "Runs TrainingRun",
+    "resources.session_info": "SessionInfo SessionQuery SessionSummary",
+    "resources.sessions": "Session Sessions Trace",
+    "resources.training": "SavedWeights TrainingClient",
+    "sampling.client": "SamplingClient",
+    "sampling.tokenizer": "Tokenizer load_tokenizer",
+    "sampling.types": "SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "transfer.download": "Download DownloadResult",
+    "transfer.progress": "Progress",
+    "transfer.verify": "VerifiedFile verify",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,46 +1,44 @@
-"""The service client: the way into everything else."""
+"""The service client, from which everything else is reached."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
-from tinkex.api.capabilities import Capabilities
+from tinkex.api.http.retry import Deadline, OnWait
+from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
-from tinkex.api.sessions import Outcome, Sessions, outcome_of
-from tinkex.api.transport import Transport
-from tinkex.api.waiting import Deadline, OnWait
-from tinkex.cachefile import cache_directory
-from tinkex.exceptions import APIError, InvalidAnswer, UsageError
+from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
+from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
-# Training and sampling are imported by those who do them: listing should not pay for them.
+# Imported where they are used: a list does not pay for training and sampling.
 if TYPE_CHECKING:
-    from tinkex.api.answers import Answer
-    from tinkex.api.auth import Auth
-    from tinkex.api.billing import Billing
-    from tinkex.api.checkpoints import Checkpoints
-    from tinkex.api.models import Models
-    from tinkex.api.runs import Runs
-    from tinkex.api.sampling import SamplingClient
-    from tinkex.api.training import TrainingClient
+    from tinkex.api.http.transport import Response
+    from tinkex.api.resources.auth import Auth
+    from tinkex.api.resources.billing import Billing
+    from tinkex.api.resources.checkpoints import Checkpoints
+    from tinkex.api.resources.models import Models
+    from tinkex.api.resources.runs import Runs
+    from tinkex.api.resources.training import TrainingClient
+    from tinkex.api.resources.watch import Snapshot
+    from tinkex.api.sampling.client import SamplingClient
 
 
 class ServiceClient:
     """A client of one service with one key; a context manager.
 
-    :param settings: the effective settings; without them they are found as the command line
-        finds them, the following arguments taking the place of flags.
+    :param settings: the effective settings; by default those of the command line, with the
+        following arguments as its options.
     :param api_key: the key, or ``@FILE``.
     :param base_url: address of the service.
     :param timeout: seconds that one operation may take, retries and polling included.
-    :param http_pool: name of the driver that carries requests.
+    :param http_pool: name of the HTTP pool that sends the requests.
     :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
-    :param pool: carries the requests in place of the driver that the settings name.
-    :param remembers: keep for a day, in a file of this user's cache, what the service lacks.
+    :param pool: sends the requests instead of the pool that the settings name.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
@@ -56,7 +54,6 @@ class ServiceClient:
         http_pool: str | None = None,
         on_wait: OnWait | None = None,
         pool: HttpPool | None = None,
-        remembers: bool = False,
     ) -> None:
         flags = {
             "api_key": api_key,
@@ -70,45 +67,40 @@ class ServiceClient:
             raise UsageError("give settings or single arguments, not both")
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
-        if remembers:
-            directory = cache_directory("servers")
-            self._transport.capabilities = Capabilities(settings.base_url, directory)
         self.sessions = Sessions(self._transport)
-
-    # Each resource is imported by those who use it: a list should not pay for the others.
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints of the account."""
-        from tinkex.api.checkpoints import Checkpoints
+        from tinkex.api.resources.checkpoints import Checkpoints
 
         return Checkpoints(self._transport, self.sessions)
 
     @cached_property
     def runs(self) -> Runs:
         """The training runs of the account."""
-        from tinkex.api.runs import Runs
+        from tinkex.api.resources.runs import Runs
 
         return Runs(self._transport)
 
     @cached_property
     def models(self) -> Models:
         """What the service trains and samples."""
-        from tinkex.api.models import Models
+        from tinkex.api.resources.models import Models
 
         return Models(self._transport)
 
     @cached_property
     def auth(self) -> Auth:
-        """Keys and the account they belong to."""
-        from tinkex.api.auth import Auth
+        """API keys and their account."""
+        from tinkex.api.resources.auth import Auth
 
         return Auth(self._transport)
 
     @cached_property
     def billing(self) -> Billing:
         """What was used, and what is stored."""
-        from tinkex.api.billing import Billing
+        from tinkex.api.resources.billing import Billing
 
         return Billing(self._transport)
 
@@ -127,7 +119,7 @@ class ServiceClient:
         self._transport.close()
 
     def deadline(self, operation: str) -> Deadline:
-        """Start one time allowance, that of the settings, for several calls in a row.
+        """Start a time allowance, that of the settings, for several calls in a row.
 
         :param operation: a noun for messages: ``Timed out while awaiting <operation>``.
         """
@@ -142,25 +134,44 @@ class ServiceClient:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         paginate: bool = False,
-    ) -> Answer:
-        """Make any request of the service, with the key; return its successful answer.
+    ) -> Response:
+        """Send any request to the service, with the key; return its successful response.
 
-        :param path: below ``/api/v1``; with a leading slash below the base URL.
+        :param path: below ``/api/v1``; with a leading slash below the base URL; or a URL below the
+            base URL. It may have a query.
         :param body: is sent as JSON; bytes as they are.
-        :param paginate: go on until the end of a list and return all of its pages as one.
-        :raises UsageError: the path leads elsewhere.
+        :param paginate: fetch all pages of a list and return them as one.
+        :raises UsageError: the path is not below the base URL, or such a request has no pages.
         :raises tinkex.exceptions.APIError: the service refused.
         """
-        from tinkex.api import raw
+        from tinkex.api.resources import raw
 
-        return raw.request(
-            self._transport,
-            method,
-            path,
-            params=params,
-            body=body,
-            headers=headers,
-            paginate=paginate,
+        call = Request(method, path, body, params or {}, headers or {})
+        return raw.request(self._transport, call, paginate=paginate)
+
+    def watch(
+        self,
+        run_id: str,
+        *,
+        interval: float,
+        limit: float | None = None,
+        on_trouble: Callable[[TinkexError, float], None],
+    ) -> Iterator[Snapshot]:
+        """Yield a snapshot of a training run now, and then one every *interval* seconds.
+
+        After the first one, transient errors are passed to *on_trouble* and retried, with growing
+        pauses.
+
+        :param limit: seconds in all; ``None`` for no limit.
+        :param on_trouble: called with an error and the seconds until the next poll.
+        :raises TimedOut: *limit* has passed.
+        :raises tinkex.exceptions.TinkexError: the first poll failed, or a poll with a permanent
+            error.
+        """
+        from tinkex.api.resources import watch
+
+        return watch.snapshots(
+            self._transport, run_id, interval=interval, limit=limit, on_trouble=on_trouble
         )
 
     def create_lora_training_client(
@@ -180,7 +191,7 @@ class ServiceClient:
         :param seed: makes the initial values repeatable.
         :raises UsageError: the service does not have the model, or a value is out of range.
         """
-        from tinkex.api import training
+        from tinkex.api.resources import training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
@@ -201,8 +212,8 @@ class ServiceClient:
 
         :param optimizer: load the optimizer's state as well.
         """
-        from tinkex.api import training
-        from tinkex.api.lineage import lineage_of
+        from tinkex.api.resources import training
+        from tinkex.api.resources.checkpoint_info import lineage_of
 
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline("the training run to be created")
@@ -224,7 +235,7 @@ class ServiceClient:
                 client = training.create_model(
                     self._transport, session, lineage.base_model, lora, user_metadata, deadline
                 )
-                training.load_into(client, parsed, deadline, optimizer=optimizer)
+                client.load_state(path, optimizer=optimizer, deadline=deadline)
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 
@@ -235,13 +246,13 @@ class ServiceClient:
         model_path: str | None = None,
         deadline: Deadline | None = None,
     ) -> SamplingClient:
-        """Get ready to draw from a base model or from a checkpoint, exactly one of them.
+        """Start sampling from a base model or from a checkpoint, exactly one of them.
 
         :param base_model: name of a model of the service.
         :param model_path: ``tinker://`` path of a sampler checkpoint.
         :param deadline: see :meth:`deadline`.
         """
-        from tinkex.api.sampling import SamplingClient
+        from tinkex.api.sampling.client import SamplingClient
 
         if (base_model is None) == (model_path is None):
             raise UsageError("give either a base model or a model path")
@@ -253,25 +264,19 @@ class ServiceClient:
             )
 
     def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
-        """Refuse a model that is not offered.
+        """Refuse a model that the service does not offer.
 
-        Some servers would train the model that they have under whatever name they are given.
+        Some servers train the model that they have, whatever name they are given.
         """
-        from tinkex.api.models import list_models
+        from tinkex.api.resources.models import list_models
 
         try:
             offered = [model.model_name for model in list_models(self._transport, deadline)]
-        except (APIError, InvalidAnswer):
+        except (APIError, InvalidResponse):
             return
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
-                hint=f"It offers {_some(offered)}.",
+                hint=f"It offers {a_few(offered, 6)}.",
             )
-
-
-def _some(names: list[str]) -> str:
-    shown = names[:6]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more

@@ -1,30 +1,37 @@
-"""``tinker://`` paths: the names of checkpoints."""
+"""``tinker://`` paths of checkpoints, and ids as segments of a URL."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
 
-from tinkex.exceptions import InvalidAnswer, UsageError
+from tinkex.config.values import DEFAULT_BASE_URL
+from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
+
+T = TypeVar("T")
 
 SCHEME = "tinker://"
 #: Middle part of a path → ``checkpoint_type`` of the service.
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 SAMPLER_KIND = "sampler_weights"
 
-_EXAMPLE = "It looks like tinker://RUN_ID/sampler_weights/NAME; see 'tinkex checkpoint list'."
+
+#: The web console of the official service; no other server is known to have one.
+_CONSOLE = "https://tinker.thinkingmachines.ai"
 
 
 @dataclass(frozen=True)
 class TinkerPath:
-    """A checkpoint's name: ``tinker://<run_id>/<kind>/<name>``.
+    """The path of a checkpoint: ``tinker://<run_id>/<kind>/<name>``.
 
-    Some servers hand out ``tinker://<run_id>/<name>`` for sampler checkpoints; read as
-    ``sampler_weights`` it is the same thing as the full form.
+    Some servers write ``tinker://<run_id>/<name>`` for sampler checkpoints, which is read as
+    ``sampler_weights``.
 
     :ivar run_id: the training run; opaque, may contain ``:``.
     :ivar kind: ``weights``, ``sampler_weights`` or ``external_weights``.
-    :ivar name: the name it was saved under.
+    :ivar name: the name given when it was saved.
     """
 
     run_id: str
@@ -33,24 +40,29 @@ class TinkerPath:
 
     @classmethod
     def from_string(cls, text: str) -> TinkerPath:
-        """Read a path.
+        """Return the path that *text* is.
 
-        :raises UsageError: *text* is not one.
+        :raises InvalidName: *text* is malformed.
         """
-        if not isinstance(text, str) or not text.startswith(SCHEME):
-            raise UsageError(f"not a checkpoint path: {_shown(text)}", hint=_EXAMPLE)
-        parts = text.removeprefix(SCHEME).split("/")
+        scheme, _, rest = str(text).partition("//")
+        parts = rest.split("/")
         if len(parts) == 2:
             parts.insert(1, SAMPLER_KIND)
-        if len(parts) != 3 or not all(map(_is_segment, parts)):
-            raise UsageError(f"not a checkpoint path: {_shown(text)}", hint=_EXAMPLE)
-        run_id, kind, name = parts
-        if kind not in KINDS:
-            raise UsageError(
-                f"{_shown(text)} is neither weights, sampler_weights nor external_weights",
-                hint=_EXAMPLE,
+        is_path = scheme == "tinker:" and len(parts) == 3 and all(map(_is_segment, parts))
+        if not is_path or parts[1] not in KINDS:
+            raise InvalidName(
+                f"not a checkpoint path: {shown(text)}",
+                hint="It looks like tinker://RUN_ID/sampler_weights/NAME.",
             )
-        return cls(run_id, kind, name)
+        return cls(*parts)
+
+    @classmethod
+    def from_server(cls, text: str) -> TinkerPath:
+        """Return the path that *text*, part of a response, is.
+
+        :raises InvalidResponse: *text* is malformed.
+        """
+        return _from_server(cls.from_string, text)
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.run_id}/{self.kind}/{self.name}"
@@ -67,17 +79,17 @@ class TinkerPath:
 
     @property
     def url(self) -> str:
-        """The address below the API: ``training_runs/<run>/checkpoints/<kind>/<name>``."""
+        """The URL below the API: ``training_runs/<run>/checkpoints/<kind>/<name>``."""
         return f"{run_url(self.run_id)}/checkpoints/{self.kind}/{segment(self.name)}"
 
     @property
     def bare_url(self) -> str:
-        """The address without the kind, which some servers want."""
+        """The URL without the kind, which some servers expect."""
         return f"{run_url(self.run_id)}/checkpoints/{segment(self.name)}"
 
 
 def run_url(run_id: str) -> str:
-    """Return the address of a run below the API.
+    """Return the URL of a run below the API.
 
     :raises UsageError: *run_id* cannot be the id of a run.
     """
@@ -90,19 +102,23 @@ def segment(text: str) -> str:
     :raises UsageError: *text* cannot be one: it is empty, ``.`` or ``..``.
     """
     if not _is_segment(text):
-        raise UsageError(f"not an id: {_shown(text)}")
+        raise UsageError(f"not an id: {shown(text)}")
     return quote(text, safe=":")
 
 
-def served(text: str) -> str:
-    """Return the id *text* of a server as one segment of a URL.
+def segment_from_server(text: str) -> str:
+    """Return the id *text* in a response as one segment of a URL.
 
-    :raises InvalidAnswer: it cannot be one.
+    :raises InvalidResponse: it cannot be one.
     """
+    return _from_server(segment, text)
+
+
+def _from_server(read: Callable[[str], T], text: str) -> T:
     try:
-        return segment(text)
+        return read(text)
     except UsageError as error:
-        raise InvalidAnswer(f"the server's answer cannot be right: {error}") from error
+        raise InvalidResponse(f"unexpected response from the server: {error}") from error
 
 
 def _is_segment(text: str) -> bool:
@@ -110,6 +126,18 @@ def _is_segment(text: str) -> bool:
     return bool(text) and text not in (".", "..") and text.isprintable() and len(text) <= 1024
 
 
-def _shown(text: object) -> str:
-    shown = str(text).encode("utf-8", "replace").decode()
-    return repr(shown if len(shown) <= 200 else shown[:199] + "…")
+def shown(text: object) -> str:
+    """Return *text* quoted and shortened for a message."""
+    line = str(text).encode("utf-8", "replace").decode()
+    return repr(line if len(line) <= 200 else line[:199] + "…")
+
+
+def console_page(base_url: str, *parts: str) -> str | None:
+    """Return a page of the service's web console, or ``None`` if the service has no console.
+
+    :param base_url: the service; only the official one has a console.
+    :param parts: ``training_runs`` and a run, or ``checkpoints``, a run and a checkpoint's id.
+    """
+    if urlsplit(base_url)[:2] != urlsplit(DEFAULT_BASE_URL)[:2]:
+        return None
+    return "/".join([_CONSOLE, *(quote(part, safe="") for part in parts)])

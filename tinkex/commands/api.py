@@ -1,27 +1,35 @@
-"""Any request of the API."""
+"""Make any request of the API."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.columns import json_text, printable
 from tinkex.commands.base import Command
 from tinkex.exceptions import LocalError, UsageError
+from tinkex.files import read_bytes
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api.answers import Answer
+    from tinkex.api.http.transport import Response
+
+
+_KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_HINT = "It looks like name=value, name[member]=value or name[]=value."
 
 
 class Api(Command):
-    """Make any request of the API with the key, and print the answer."""
+    """Send any request to the API with the key, and print the response."""
 
     notes = (
-        "The path is one below /api/v1 (training_runs), or with a leading slash one below the "
-        "base URL.\nFields are the query of a GET, HEAD or DELETE and the JSON body of everything "
-        "else."
+        "The path is relative to /api/v1 (training_runs), or with a leading slash to the base\n"
+        "URL. Fields are the query of a GET, HEAD or DELETE, and the JSON body of other requests."
     )
     operation = "API request"
     examples = (
@@ -33,65 +41,56 @@ class Api(Command):
         "tinkex api POST weights_info --input body.json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "method", metavar="<method>", help="GET, POST, PUT, DELETE, …; may be left out"
         )
-        parser.add_argument("path", metavar="<api_path>", nargs="?", help="what to ask for")
-        parser.add_argument(
+        parser.add_argument("path", metavar="<api_path>", nargs="?", help="path of the request")
+        repeatable = functools.partial(parser.add_argument, action="append", default=[])
+        repeatable(
             "-F",
             "--field",
             metavar="<key=value>",
-            action="append",
-            default=[],
-            help="a field: numbers, true, false, null and JSON as such, @FILE the text of a file; "
-            "a[b]=… and a[]=… nest",
+            help="field: numbers, true, false, null and JSON are decoded, @FILE is the text of a "
+            "file; a[b]=… and a[]=… nest; may be repeated",
         )
-        parser.add_argument(
+        repeatable(
             "--raw-field",
             metavar="<key=value>",
-            action="append",
-            default=[],
-            help="a field whose value is a text, whatever it looks like",
+            help="field whose value is always text; may be repeated",
+        )
+        repeatable(
+            "-H",
+            "--header",
+            metavar="<header>",
+            type=_header,
+            help="additional header of the form 'Name: value'; may be repeated",
         )
         parser.add_argument(
             "--input",
             metavar="<file>",
             type=non_empty,
-            help="file with the body, - for standard input; fields become the query",
+            help="file with the body, or - for standard input; fields become the query",
         )
-        parser.add_argument(
-            "-H",
-            "--header",
-            metavar="<header>",
-            action="append",
-            default=[],
-            type=_header,
-            help="another header, of the form 'Name: value'; may be repeated",
-        )
-        parser.add_argument(
-            "--paginate", action="store_true", help="ask for all pages and join them into one"
-        )
-        parser.add_argument(
-            "-i", "--include", action="store_true", help="print status and headers first"
-        )
-        return parser
+        add_flag = functools.partial(parser.add_argument, action="store_true")
+        add_flag("--paginate", help="fetch all pages and join them into one")
+        add_flag("-i", "--include", help="print the status and headers first")
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         method, path = _method_and_path(parsed_args)
-        self._check_stdin(parsed_args)
-        fields = self._fields(parsed_args)
+        _check_stdin(parsed_args, self.app.option("api_key"))
+        typed = [split_field(field) for field in parsed_args.field]
+        raw = [split_field(field) for field in parsed_args.raw_field]
+        pairs = [(key, field_value(value, self.app.stdin)) for key, value in typed]
+        fields = build_object([*pairs, *raw])
         body: Any = None
         if parsed_args.input is not None:
-            from tinkex.files import read_bytes
-
             body = read_bytes(parsed_args.input, self.app.stdin)
             if parsed_args.paginate:
                 body = _object(body)
         elif method not in ("GET", "HEAD", "DELETE") and (fields or method == "POST"):
             body, fields = fields, {}
-        answer = self.client.request(
+        response = self.client.request(
             method,
             path,
             params={name: _in_query(name, value) for name, value in fields.items()},
@@ -99,52 +98,43 @@ class Api(Command):
             headers=dict(parsed_args.header),
             paginate=parsed_args.paginate,
         )
-        self.result = _value(answer)
+        self.result = _value(response)
         self.app.display.clear()
         if parsed_args.include:
-            self._print_head(answer)
-        self._print(answer)
+            lines = [
+                f"{name}: {printable(text)}" for name, text in sorted(response.headers.items())
+            ]
+            self.app.stdout.write("\n".join([f"HTTP {response.status}", *lines, "\n"]))
+        self._print(response)
 
-    def _check_stdin(self, parsed_args: argparse.Namespace) -> None:
-        takers = [field.partition("=")[2] == "@-" for field in parsed_args.field]
-        takers += [parsed_args.input == "-", self.app.option("api_key") == "-"]
-        if sum(takers) > 1:  # the second would find nothing
-            raise UsageError(
-                "standard input can give one of --input, --field and --api-key only",
-                hint="Name a file for the others.",
-            )
-
-    def _fields(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
-        from tinkex import fields
-
-        typed = [fields.split(field) for field in parsed_args.field]
-        raw = [fields.split(field) for field in parsed_args.raw_field]
-        pairs = [(key, fields.typed(value, self.app.stdin)) for key, value in typed]
-        return fields.assembled([*pairs, *raw])
-
-    def _print_head(self, answer: Answer) -> None:
-        lines = [f"HTTP {answer.status}"]
-        lines += [f"{name}: {printable(value)}" for name, value in sorted(answer.headers.items())]
-        self.app.stdout.write("\n".join(lines) + "\n\n")
-
-    def _print(self, answer: Answer) -> None:
-        """Print the body: JSON for people on a terminal, otherwise byte by byte as it came."""
-        if not answer.body:
+    def _print(self, response: Response) -> None:
+        """Print the body: formatted JSON on a terminal, otherwise its bytes."""
+        if not response.body:
             return
         out, on_terminal = self.app.stdout, self.app.stdout.isatty()
         if on_terminal and isinstance(self.result, bytes):
-            if not answer.content_type.startswith("text/"):
+            if not response.content_type.startswith("text/"):
                 raise LocalError(
-                    f"the answer is {answer.content_type or 'not text'}, which a terminal "
-                    "cannot show",
-                    hint="Redirect it into a file: tinkex api … > file",
+                    "a terminal cannot show a response of type "
+                    f"{response.content_type or 'unknown'}",
+                    hint="Redirect it to a file: tinkex api … > file",
                 )
-            out.write(printable(answer.body.decode("utf-8", "replace"), keep="\n\t") + "\n")
+            out.write(printable(response.body.decode("utf-8", "replace"), keep="\n\t") + "\n")
         elif on_terminal:
             text = json_text(self.result, indent=2)
             out.write(printable(text, keep="\n") + "\n")
         else:
-            _write(out, answer.body, newline=not isinstance(self.result, bytes))
+            _write(out, response.body, newline=not isinstance(self.result, bytes))
+
+
+def _check_stdin(parsed_args: argparse.Namespace, api_key: str | None) -> None:
+    readers = [field.partition("=")[2] == "@-" for field in parsed_args.field]
+    readers += [parsed_args.input == "-", api_key == "-"]
+    if sum(readers) > 1:  # the second would read nothing
+        raise UsageError(
+            "only one of --input, --field and --api-key can be read from standard input",
+            hint="Name a file for the others.",
+        )
 
 
 def _method_and_path(parsed_args: argparse.Namespace) -> tuple[str, str]:
@@ -168,34 +158,107 @@ def _object(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise UsageError("--paginate needs a JSON object as the body") from None
+        raise UsageError("--paginate requires a JSON object as the body") from None
 
 
 def _in_query(name: str, value: Any) -> str:
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return ",".join(_in_query(name, item) for item in value)
     if isinstance(value, (dict, list)):
-        raise UsageError(f"the field {name!r} cannot stand in a query", hint="Use POST or PUT.")
+        raise UsageError(f"the field {name!r} cannot be part of a query", hint="Use POST or PUT.")
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value(answer: Answer) -> Any:
-    """Return the JSON value of the body, its bytes if it is something else, or ``None``."""
-    if not answer.body:
+def _value(response: Response) -> Any:
+    """Return the JSON value of the body, its bytes if it is not JSON, or ``None`` if empty."""
+    if not response.body:
         return None
     try:
-        return json.loads(answer.body.decode("utf-8-sig"))
+        return json.loads(response.body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        return answer.body
+        return response.body
 
 
 def _write(stream: Any, content: bytes, *, newline: bool) -> None:
     if newline and not content.endswith(b"\n"):
         content += b"\n"
     binary = getattr(stream, "buffer", None)
-    if binary is None:  # tinkex.run() collects text
+    if binary is None:  # tinkex.run() captures text
         stream.write(content.decode("utf-8", "replace"))
         return
     stream.flush()
     binary.write(content)
     binary.flush()
+
+
+def field_value(text: str, stdin: TextIO | None) -> Any:
+    """Return the value of a field written as *text*.
+
+    ``true``, ``false``, ``null``, numbers, ``[…]`` and ``{…}`` are JSON, ``@FILE`` and ``@-`` the
+    text of a file or of standard input; everything else is text.
+
+    :raises tinkex.exceptions.LocalError: the file cannot be read.
+    """
+    if text.startswith("@"):
+        return read_bytes(text[1:], stdin).decode("utf-8", "replace")
+    if text in ("true", "false", "null") or text[:1] in ("[", "{") or _NUMBER.fullmatch(text):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text
+
+
+def split_field(field: str) -> tuple[str, str]:
+    """Return the key and value of *field*.
+
+    :raises UsageError: there is no ``=`` or no valid key.
+    """
+    key, sign, value = field.partition("=")
+    if not sign or not _KEY.fullmatch(key):
+        raise UsageError(f"not a field: {field[:80]!r}", hint=_HINT)
+    return key, value
+
+
+def build_object(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return *fields* as one JSON object; keys such as ``a[b]`` and ``a[]`` nest.
+
+    The notation is that of ``gh api``.
+
+    :raises UsageError: two fields conflict.
+    """
+    result: dict[str, Any] = {}
+    for key, value in fields:
+        match = _KEY.fullmatch(key)
+        assert match is not None, "checked by split_field()"
+        _put(result, [match[1], *re.findall(r"\[([^\[\]]*)\]", match[2])], value, key)
+    return result
+
+
+def _put(target: Any, steps: list[str], value: Any, key: str) -> None:
+    """Put *value* into the object or list *target* at *steps*, creating the levels in between."""
+    step, rest = steps[0], steps[1:]
+    if isinstance(target, list):
+        if step:
+            raise _conflict(key)
+        if not rest:
+            target.append(value)
+            return
+        # As in gh: a member that the last element already has starts another element.
+        last = target[-1] if target else None
+        if not isinstance(last, dict) or rest[0] in last:
+            target.append({} if rest[0] else [])
+        _put(target[-1], rest, value, key)
+        return
+    if not isinstance(target, dict) or not step:
+        raise _conflict(key)
+    if not rest:
+        if step in target:
+            raise UsageError(f"the field {key!r} is given twice")
+        target[step] = value
+        return
+    _put(target.setdefault(step, {} if rest[0] else []), rest, value, key)
+
+
+def _conflict(key: str) -> UsageError:
+    return UsageError(f"the field {key!r} conflicts with another one", hint=_HINT)

@@ -1,28 +1,41 @@
-"""API keys: storing them, choosing among them, and asking the service about them."""
+"""API keys: storing them, choosing one of them, and asking the service about them.
+
+The file of the official login holds keys of the official service. A profile that names a server of
+its own holds its key itself, so that neither key is ever sent to the other server.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import hashlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
-from tinkex import keys
-from tinkex.columns import Flag, plain_text
+from cliff.columns import FormattableColumn
+
+from tinkex.cli.errors import hint_for
+from tinkex.columns import plain_text
 from tinkex.commands.base import Lister, ShowOne
+from tinkex.config import credentials, file
+from tinkex.config.credentials import KeyStore, StoredKey
+from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, ENVIRONMENT
 from tinkex.exceptions import Forbidden, SettingsError, TinkexError, Unauthorized, UsageError
+from tinkex.files import exposed_mode
 from tinkex.options import non_empty
+from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
 
 if TYPE_CHECKING:
-    from tinkex.api import ApiKey
-    from tinkex.keystore import StoredKey
-    from tinkex.settings import Settings
+    from tinkex.api import ApiKey, KeyCheck
 
 
 class LoginAuth(ShowOne):
-    """Ask for an API key, have the service check it, and store it."""
+    """Ask for an API key, check it with the service, and store it."""
 
-    acts = True
+    is_action = True
     column_names = ("name", "key_id", "key", "organization", "email", "base_url", "stored_in")
     examples = (
         "tinkex auth login",
@@ -30,98 +43,96 @@ class LoginAuth(ShowOne):
         "tinkex --profile skyrl auth login",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--with-token",
-            action="store_true",
-            help="read the key from standard input, without a question",
+            "--with-token", action="store_true", help="read the key from standard input"
         )
         parser.add_argument(
             "--name",
             metavar="<text>",
             type=non_empty,
-            help="name to store the key under (default: the name it has with the service)",
+            help="name to store the key under (default: its name at the service)",
         )
         parser.add_argument(
             "--in-profile",
             action="store_true",
-            help="store the key in the profile in force; it is stored there anyhow if the profile "
-            "names a server of its own",
+            help="store the key in the active profile (default if the profile names a server)",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import login
+        from tinkex.api.paths import console_page
 
-        place = login.place_for(self.settings, in_profile=parsed_args.in_profile)
-        key, source = self._key(parsed_args, place)
-        trial = login.with_key(self.settings, key, source)
-        warning = trial.key_warning()
-        if warning:
+        profile = _profile_to_store_in(self.settings, in_profile=parsed_args.in_profile)
+        name = parsed_args.name
+        page = console_page(self.settings.base_url, "keys")
+        if page:
+            page += f"?new_key=true&key_name={quote(name or _machine_name(), safe='')}"
+        key, source = self._key(parsed_args, page)
+        origins = {**self.settings.origins, "api_key": source}
+        trial = replace(self.settings, api_key=key, api_key_command=None, origins=origins)
+        if warning := trial.key_warning():
             self.status(warning)
         found = self._checked(trial)
-        if found is None:
-            self.status("This server offers no information about keys; it answers with this one.")
-        stored = login.stored_key(trial, key, found, parsed_args.name)
-        exposed = place.exposed()
-        stored = place.store(stored)
-        if exposed:
-            self.app.warn(f"{place} could be read by others (mode {exposed}); no longer.")
-        if place.profile is None and stored.base_url is not None:
-            self._tell_about_address(stored)
+        stored = _stored_key(trial, key, found, name)
+        if profile is None:
+            where = str(KeyStore().path)
+            self._store(stored)
+        else:
+            where = f"profile {profile} ({file.config_path()})"
+            file.write_setting(profile, "api_key", key)
         self.result = stored
-        return self.column_names, (
-            stored.name,
-            stored.key_id,
-            keys.mask(key),
-            stored.organization,
-            stored.email,
-            trial.base_url,
-            str(place),
-        )
+        shown = (stored.name, stored.key_id, credentials.mask(key), stored.organization)
+        return self.column_names, (*shown, stored.email, trial.base_url, where)
 
-    def _checked(self, trial: Settings) -> ApiKey | None:
-        """Return what the service tells about the key of *trial*, which it takes."""
-        try:
-            return self.app.client_for(trial).auth.check().api_key
-        except (Unauthorized, Forbidden) as error:
-            error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
-            raise
+    def _key(self, parsed_args: argparse.Namespace, page: str | None) -> tuple[str, str]:
+        """Return the key and where it comes from.
 
-    def _tell_about_address(self, stored: StoredKey) -> None:
-        self.status(f"tinkex sends this key to {stored.base_url} only.")
-        if stored.is_default:
-            self.status(
-                "The official command line sends it wherever it is pointed; a profile keeps it "
-                f"from there: tinkex profile add NAME --base-url {stored.base_url}"
-            )
-
-    def _key(self, parsed_args: argparse.Namespace, place: Any) -> tuple[str, str]:
-        """Return the key and where it comes from."""
+        :param page: where to create a key, if that is known.
+        """
         stdin = self.app.stdin
         # A key that the interactive shell was started with is not meant to be stored.
         on_this_line = hasattr(parsed_args, "api_key") or not self.app.interactive_mode
         if on_this_line and self.settings.origins.get("api_key") == "--api-key":
-            return keys.checked(self.settings.api_key or ""), "--api-key"
+            return credentials.checked(self.settings.api_key or ""), "--api-key"
         if parsed_args.with_token:
-            return keys.checked(keys.read_argument("-", stdin)), "standard input"
+            key = credentials.read_argument("-", stdin)
+            return credentials.checked(key), "standard input"
         if not stdin or not stdin.isatty():
             raise UsageError(
-                "there is no terminal to ask for the key on",
+                "cannot ask for the key: standard input is not a terminal",
                 hint="Give it on standard input: … | tinkex auth login --with-token",
             )
-        page = self._page(parsed_args.name)
         if page:
-            self.status(f"Make a key here: {page}")
+            self.status(f"Create a key here: {page}")
         self.app.display.clear()
-        return keys.checked(keys.ask(f"API key for {place.base_url}: ")), "what was typed"
+        key = credentials.ask(f"API key for {self.settings.base_url}: ")
+        return credentials.checked(key), "the terminal"
 
-    def _page(self, name: str | None) -> str | None:
-        from tinkex.api.auth import new_key_page
-        from tinkex.login import name_of_machine
+    def _checked(self, trial: Settings) -> ApiKey | None:
+        """Return what the service reports about the key of *trial*, which it accepts."""
+        try:
+            found = self.app.client_for(trial).auth.check().api_key
+        except (Unauthorized, Forbidden) as error:
+            error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
+            raise
+        if found is None:
+            self.status("This server offers no information about keys; it accepts this one.")
+        return found
 
-        return new_key_page(self.settings, name or name_of_machine())
+    def _store(self, key: StoredKey) -> None:
+        """Store *key* in the file of the official login."""
+        store = KeyStore()
+        if key.base_url is not None:
+            self.status(f"tinkex sends this key to {key.base_url} only.")
+            # The official program sends the default key to any server.
+            if any(other.is_default and other.key_id != key.key_id for other in store.all()):
+                key = replace(key, is_default=False)
+            else:
+                self.status(
+                    "The official command line sends it to any server; a profile prevents that: "
+                    f"tinkex profile add NAME --base-url {key.base_url}"
+                )
+        store.add(key)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         who = f" as {record['email']}" if record["email"] else ""
@@ -131,39 +142,38 @@ class LoginAuth(ShowOne):
 
 
 class LogoutAuth(Lister):
-    """Forget stored keys; they stay valid with the service."""
+    """Remove stored keys; they stay valid at the service."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "key_id", "stored_in")
     examples = ("tinkex auth logout", "tinkex auth logout laptop", "tinkex auth logout --all")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "name",
             metavar="<key_name>",
             nargs="?",
-            help="name or id of a stored key (default: the stored key that is in use)",
+            help="name or id of a stored key (default: the stored key in use)",
         )
         parser.add_argument(
             "--all",
             action="store_true",
-            help="forget all keys in the file of the official login; profiles keep theirs",
+            help="remove all keys in the file of the official login; profiles keep theirs",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if parsed_args.all and parsed_args.name is not None:
-            raise UsageError("give the name of a key or --all, not both")
-        rows = self._forget(parsed_args)
+            raise UsageError("use either the name of a key or --all")
+        rows = self._remove(parsed_args)
         self.result = [row[0] or row[1] for row in rows]
-        self._tell_what_remains()
+        for name in CREDENTIAL:
+            if os.environ.get(ENVIRONMENT[name]):
+                self.status(f"{ENVIRONMENT[name]} is still set, and is used.")
         return self.column_names, rows
 
-    def _forget(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
-        from tinkex import configfile, login
-        from tinkex.keystore import KeyStore
+    def _remove(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
+        from tinkex.api.paths import console_page
 
         store = KeyStore()
         if parsed_args.all:
@@ -172,201 +182,250 @@ class LogoutAuth(Lister):
             chosen = [store.find(parsed_args.name)]
         else:
             settings = self.settings
-            profile = login.profile_of_key(settings)
-            if profile is not None:
-                configfile.write_setting(profile, "api_key", None)
+            if settings.origins.get("api_key", "").startswith(PROFILE_ORIGIN):
+                profile = str(settings.profile)
+                file.write_setting(profile, "api_key", None)
                 return [(profile, None, f"profile {profile}")]
-            chosen = [login.key_in_force(settings, store)]
-        for key in chosen:
-            self._revoke(key)
+            chosen = [_stored_key_in_use(settings, store)]
         if chosen:
             store.remove(*(key.key_id for key in chosen))
         else:
             self.status("There is no stored key.")
-        return [(key.name, key.key_id, str(store.path)) for key in chosen]
-
-    def _revoke(self, key: StoredKey) -> None:
-        """Delete on the server what an old official login made for itself: nobody else has it."""
-        from tinkex import login
-        from tinkex.api.auth import key_page
-
-        if key.kind != "generated":
+        for key in chosen:
             if key.base_url is None and key.key_id.isdecimal():
-                self.status(f"The key stays valid; revoke it at {key_page(key.key_id)}")
-            return
-        try:
-            settings = login.with_key(self.settings, key.key, f"the stored key {key.name}")
-            self.app.client_for(settings).auth.revoke()
-        except TinkexError as error:
-            self.app.warn(f"could not delete the key {key.name!r} on the server: {error}")
-
-    def _tell_what_remains(self) -> None:
-        import os
-
-        for variable in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD"):
-            if os.environ.get(variable):
-                self.status(f"{variable} is still set, and is used.")
+                page = console_page(DEFAULT_BASE_URL, "keys", key.key_id)
+                self.status(f"The key stays valid; revoke it at {page}")
+        return [(key.name, key.key_id, str(store.path)) for key in chosen]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         name = plain_text(record["name"]) or plain_text(record["key_id"])
         return f"Removed the key {name!r} from {plain_text(record['stored_in'])}"
 
 
-class ListAuth(Lister):
-    """List the stored keys: those of the official login's file and those in profiles."""
-
-    mends = True
-    column_names = (
-        "name",
-        "key_id",
-        "in_use",
-        "key",
-        "organization",
-        "email",
-        "base_url",
-        "stored_in",
-    )
-    plain_columns = ("name", "key_id", "in_use", "key", "base_url", "stored_in")
-    droppable = ("email", "organization", "base_url", "key_id")
-    examples = ("tinkex auth list", "tinkex auth list -f json")
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import login
-
-        settings = self._settings_if_any()
-        self.result = known = login.all_keys()
-        for warning in login.exposed_files():
-            self.app.warn(warning)
-        origin = settings.origins.get("api_key") if settings else None
-        if origin in ("TINKER_API_KEY", "--api-key"):
-            self.status(f"{origin} is given, and is used instead of a stored key.")
-        rows = [
-            (
-                key.name,
-                key.key_id,
-                Flag(bool(settings and settings.api_key == key.key and where == origin)),
-                keys.mask(key.key),
-                key.organization,
-                key.email,
-                key.base_url,
-                where,
-            )
-            for key, where in known
-        ]
-        return self.column_names, rows
-
-    def _settings_if_any(self) -> Settings | None:
-        try:
-            return self.settings
-        except SettingsError as error:
-            self.app.warn(f"{error}")
-            return None
-
-
 class SwitchAuth(ShowOne):
     """Use another of the keys in the file of the official login."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "key_id", "organization", "email", "stored_in")
     examples = ("tinkex auth switch laptop", "tinkex auth switch 7")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "name", metavar="<key_name>", help="name or id of a stored key; see 'tinkex auth list'"
+            "name",
+            metavar="<key_name>",
+            help="name or id of a stored key; see 'tinkex auth status --offline'",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.keystore import KeyStore
-
         store = KeyStore()
         key = store.find(parsed_args.name)
         if key.base_url is not None:
             raise UsageError(
-                f"the key {key.name!r} is sent to {key.base_url} only, and needs no switch",
+                f"the key {key.name!r} is used for {key.base_url} without a switch",
                 hint="The default key is that of the official service.",
             )
         store.set_default(key.key_id)
         self.result = replace(key, is_default=True)
         try:
-            origin = self.settings.origins.get("api_key")
+            origin = self.settings.origins.get("api_key") or "the profile"
             if origin != str(store.path):
-                self.status(f"{origin or 'the profile'} says which key is used here, not the file.")
+                self.status(f"The key in use comes from {origin}, not from the file.")
         except SettingsError as error:
             self.app.warn(f"{error}")
-        return self.column_names, (
-            key.name,
-            key.key_id,
-            key.organization,
-            key.email,
-            str(store.path),
-        )
+        values = (getattr(key, name) for name in self.column_names[:-1])
+        return self.column_names, (*values, str(store.path))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Using the key {plain_text(record['name'] or record['key_id'])!r}"]
 
 
 class StatusAuth(ShowOne):
-    """Show which key is used, where it comes from, and whether the service takes it."""
+    """Show the key in use, whether the service accepts it, and all stored keys."""
 
     column_names = (
-        "base_url",
-        "profile",
-        "key",
-        "key_origin",
-        "key_name",
-        "organization",
-        "email",
-        "latency_ms",
+        *("base_url", "profile", "key", "key_origin", "key_name", "organization", "email"),
+        *("latency_ms", "stored_keys"),
     )
-    examples = ("tinkex auth status", "tinkex --profile skyrl auth status -f json")
+    examples = ("tinkex auth status", "tinkex auth status --offline -f json")
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--offline", action="store_true", help="show what is stored; send no request"
+        )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import login
-
         settings = self.settings
-        for warning in login.exposed_files():
-            self.app.warn(warning)
-        origins = settings.origins
-        origin = origins.get("api_key") or origins.get("api_key_command")
-        try:
-            self.result = check = self.client.auth.check()
-        except TinkexError as error:
-            if origin and settings.needs_api_key and "comes from" not in (error.hint or ""):
-                error.hint = f"The key comes from {origin}. {error.hint or ''}".rstrip()
-            raise
-        key = check.api_key
+        origin = next((o for name in CREDENTIAL if (o := settings.origins.get(name))), None)
+        stored = list(_stored_keys(settings))
+        config, store = file.config_path(), KeyStore().path
+        for path in {store if key["stored_in"] == str(store) else config for key in stored}:
+            if mode := exposed_mode(path):
+                self.app.warn(f"{path} can be read by others (mode {mode}); chmod 600 {path}")
+        check = None if parsed_args.offline else self._check(origin)
+        key = check and check.api_key
         return self.column_names, (
             settings.base_url,
             settings.profile,
-            keys.mask(settings.api_key or ""),
+            credentials.mask(settings.api_key or ""),
             origin if settings.needs_api_key else "none is needed",
             key and key.name,
             key and key.organization,
             key and key.email,
-            round(check.seconds * 1000),
+            check and round(check.seconds * 1000),
+            StoredKeys(stored),
         )
 
+    def _check(self, origin: str | None) -> KeyCheck:
+        """Ask the service about the key, which comes from *origin*."""
+        try:
+            self.result = check = self.client.auth.check()
+        except TinkexError as error:
+            known = getattr(error, "key_origin", None) or not self.settings.needs_api_key
+            if origin and not known:
+                error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
+            raise
+        return check
+
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
+        shown = {k: v for k, v in record.items() if k != "stored_keys"}
+        lines = record["stored_keys"].human_readable().splitlines()
+        return [*super().plain_lines(shown), *(f"Stored key: {line}" for line in lines)]
 
 
 class WhoamiAuth(ShowOne):
-    """Show whose key is used: the user and the organization."""
+    """Show the user and the organization of the key in use."""
 
     column_names = ("email", "organization", "user_urn", "org_urn", "key_name", "key_id")
     examples = ("tinkex auth whoami", "tinkex auth whoami -f json -c email")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        if not self.settings.needs_api_key:
-            raise UsageError(
-                f"{self.settings.base_url} is used without a key",
-                hint="Name the service that is meant: --profile or --base-url.",
-            )
+        _require_keys(self.settings)
         self.result = who = self.client.auth.identity()
         return self.column_names, tuple(getattr(who, name) for name in self.column_names)
 
-    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
+
+class StoredKeys(FormattableColumn[list[dict[str, Any]]]):
+    """Stored keys: a line for each for people, objects for programs."""
+
+    def human_readable(self) -> str:
+        return "\n".join(
+            f"{plain_text(key['name'] or key['key_id'])}{' (in use)' if key['in_use'] else ''}: "
+            f"{key['key']}, in {plain_text(key['stored_in'])}"
+            for key in self._value
+        )
+
+
+def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:
+    """Return the profile to store a key in, ``None`` for the file of the official login.
+
+    :param in_profile: the active profile, whatever its server.
+    :raises UsageError: no key is needed, or a stored one would not be used.
+    """
+    _require_keys(settings)
+    if in_profile and settings.profile is None:
+        raise UsageError(
+            "there is no active profile to store the key in",
+            hint="Name it: tinkex --profile NAME auth login --in-profile",
+        )
+    own = is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    _refuse_if_unused(settings, into_profile=in_profile or own)
+    return settings.profile if in_profile or own else None
+
+
+def _require_keys(settings: Settings) -> None:
+    if not settings.needs_api_key:
+        raise UsageError(
+            f"{settings.base_url} is used without a key",
+            hint="Choose another service with --profile or --base-url.",
+        )
+
+
+def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
+    """Refuse to store a key while another source takes precedence."""
+    named = settings.origins.get("profile") == "--profile"
+    # A profile with a server and a key for it does not take one from the environment.
+    precedes = named or is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    for name in CREDENTIAL:
+        variable = ENVIRONMENT[name]
+        if os.environ.get(variable) and not (into_profile and precedes):
+            raise UsageError(
+                f"{variable} is set, and would be used instead of a stored key",
+                hint=f"First: unset {variable}",
+            )
+        origin = settings.origins.get(name, "")
+        replaces = into_profile and name == "api_key"
+        if origin.startswith(PROFILE_ORIGIN) and not replaces:
+            raise UsageError(
+                f"{origin} has {name}, which would be used instead of a stored key",
+                hint=f"First: tinkex --profile {settings.profile} config unset {name}",
+            )
+
+
+def _stored_key(settings: Settings, key: str, found: ApiKey | None, name: str | None) -> StoredKey:
+    """Return the record to store for *key*.
+
+    :param found: what the service reported about it.
+    :param name: the user's name for it.
+    """
+    key_id = found.key_id if found else hashlib.sha256(key.encode()).hexdigest()[:8]
+    official = settings.base_url == DEFAULT_BASE_URL
+    if not official:  # two services may both have a key 1
+        key_id = f"{urlsplit(settings.base_url).netloc}:{key_id}"
+    elif not found:
+        key_id = f"local:{key_id}"
+    return StoredKey(
+        key_id=key_id,
+        key=key,
+        name=name or (found.name if found else "") or _machine_name(),
+        note=found.note if found else None,
+        organization=found.organization if found else None,
+        email=found.email if found else None,
+        base_url=None if official else settings.base_url,
+        is_default=True,
+    )
+
+
+def _machine_name() -> str:
+    """Return the name of a key created for this machine."""
+    return f"tinkex-{socket.gethostname().partition('.')[0] or 'unknown'}"
+
+
+def _stored_key_in_use(settings: Settings, store: KeyStore) -> StoredKey:
+    """Return the key of *store* that *settings* use, or would use without the environment.
+
+    :raises SettingsError: there is none, or the file cannot be parsed.
+    """
+    store.all()  # reports a damaged file
+    own = is_of_profile(settings.base_url, settings.origins.get("base_url"))
+    key = store.for_address(settings.base_url, only_its_own=own)
+    if key is None:
+        raise SettingsError(
+            f"no key is stored for {settings.base_url}",
+            hint="See the stored keys: tinkex auth status --offline",
+        )
+    return key
+
+
+def _stored_keys(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yield every stored key and where it is: in a file or a profile; the key is masked.
+
+    :raises SettingsError: a file cannot be read or parsed.
+    """
+    store = KeyStore()
+    found = [(key, str(store.path)) for key in store.all()]
+    for name, values in file.profiles_in(file.read(file.config_path())).items():
+        if isinstance(values, Mapping) and values.get("api_key"):
+            key = StoredKey("", str(values["api_key"]), name, base_url=values.get("base_url"))
+            found.append((key, f"{PROFILE_ORIGIN}{name}"))
+    for key, stored_in in found:
+        yield {
+            "name": key.name,
+            "key_id": key.key_id or None,
+            "in_use": (settings.api_key, settings.origins.get("api_key")) == (key.key, stored_in),
+            "key": credentials.mask(key.key),
+            "organization": key.organization,
+            "email": key.email,
+            "base_url": key.base_url,
+            "stored_in": stored_in,
+        }

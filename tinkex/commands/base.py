@@ -1,17 +1,15 @@
-"""What every command is made of: cliff's three kinds of command, bound to tinkex.
+"""The bases of all commands: cliff's three kinds of command, bound to tinkex.
 
-A command — ours or a plugin's — subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
-has a one-line docstring (its help), and implements ``get_parser`` and ``take_action`` as in any
-cliff application. ``self.client`` is the service, ``self.settings`` the effective settings,
-``self.status`` says something on standard error. Failures are raised as
-:class:`~tinkex.exceptions.TinkexError`.
+A command of tinkex or of a plugin subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
+has a docstring of one line (its help), and implements ``add_arguments`` (or cliff's ``get_parser``)
+and ``take_action``. Failures are raised as :class:`~tinkex.exceptions.TinkexError`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cliff.command
@@ -20,8 +18,8 @@ import cliff.lister
 import cliff.show
 
 from tinkex import plugins
-from tinkex.columns import heading, plain_text
-from tinkex.commands.extensions import Extension, Formatters, NamedHook
+from tinkex.cli.commandmanager import Application, Formatters, load_hook
+from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.options import Parser, add_global_options
 
@@ -30,22 +28,21 @@ if TYPE_CHECKING:
 
     from tinkex.api import Progress, ServiceClient
     from tinkex.settings import Settings
-    from tinkex.shell import TinkexApp
 
 __all__ = ["Command", "Lister", "ShowOne"]
 
 
 class _Bound(cliff.command.Command):
-    """Stands between cliff's display classes and cliff's own command in ``Lister.__mro__``."""
+    """Comes between cliff's display classes and cliff's own command in ``Lister.__mro__``."""
 
-    app: TinkexApp
-    # An option spelt twice is a mistake of the author, to be seen at once, not to be dropped.
+    app: Application  # type: ignore[assignment]
+    # Fail where an option is defined twice, instead of replacing the first.
     conflict_handler = "error"
-    #: The noun in "<operation> failed"; by default the command's name.
+    #: The subject of "… failed"; by default the command's name.
     operation: ClassVar[str] = ""
-    #: Shown at the end of the help.
+    #: Command lines, shown at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
-    #: What else there is to know, shown in the help before the examples.
+    #: A text before the examples in the help.
     notes: ClassVar[str] = ""
 
     #: What :func:`tinkex.run` returns as the command's typed result.
@@ -62,31 +59,46 @@ class _Bound(cliff.command.Command):
         return self.app.settings
 
     def status(self, text: str) -> None:
-        """Say *text* on standard error, unless ``--quiet``."""
+        """Print *text* on standard error, unless ``--quiet``."""
         self.app.status(text)
 
     def show_transfer(self, progress: Progress) -> None:
-        """Show on a terminal how far a download is; to be given as ``on_progress``."""
+        """Show the progress of a download on a terminal; pass this as ``on_progress``."""
         self.app.display.transfer(progress)
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
 
-        :raises UsageError: the answer is no, or there is no terminal to ask on.
+        :raises UsageError: the answer is no, or standard input is not a terminal.
         """
-        # Not so with --curl: whether the command sends anything is not known here.
+        # Also with --curl: whether the command sends anything is not known here.
         if assume_yes:
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
-                "this needs a confirmation, and standard input is not a terminal",
-                hint="Add --yes to go on without a question.",
+                "confirmation is required, but standard input is not a terminal",
+                hint="Add --yes to confirm it.",
             )
         self.app.display.clear()
         self.app.stderr.write(f"{question} [y/N] ")
         self.app.stderr.flush()
         if self.app.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
+
+    def format_before_command(self, offered: Sequence[str]) -> str | None:
+        """Return the format that ``-f`` or ``--json`` before the command chose.
+
+        :raises UsageError: it is not one of *offered*.
+        """
+        chosen = getattr(self.app_args, "formatter", None)
+        if getattr(self.app_args, "json", False):
+            chosen = "json"
+        if chosen and chosen not in offered:
+            raise UsageError(
+                f"{self.cmd_name} has no format {chosen!r}",
+                hint="Formats: " + ", ".join(offered) + ".",
+            )
+        return chosen
 
     def operation_name(self) -> str:
         """Return the subject of an error sentence about this command."""
@@ -95,26 +107,16 @@ class _Bound(cliff.command.Command):
 
     def get_description(self) -> str:
         text = self._description or type(self).__doc__ or ""
-        if "\n" not in text and text:
-            return text
-        import inspect  # with what it imports 5 ms, and most commands have one line
-
-        return inspect.cleandoc(text) or inspect.getdoc(type(self)) or ""
+        return "\n".join(line.strip() for line in text.strip().splitlines())
 
     def get_epilog(self) -> str:
-        # cliff's own looks the plugin's name up in all installed distributions (11–90 ms).
+        # cliff's own searches all installed distributions for the plugin's name (11–90 ms).
         parts = [self._epilog or "", self.notes]
         if self.examples:
             parts.append("examples:\n" + "\n".join(f"  {line}" for line in self.examples))
-        below = self._subcommands()
-        if below:
+        if below := self._subcommands():
             parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
-        for hook in self._hooks:
-            try:
-                if hook.obj:
-                    parts.append(str(hook.obj.get_epilog() or ""))
-            except Exception as error:
-                self._hook_failed(hook.entry_point, error)
+        self._with_hooks(lambda hook: parts.append(str(hook.get_epilog() or "")))
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -127,80 +129,93 @@ class _Bound(cliff.command.Command):
             subcommands=self._subcommands(),
         )
         add_global_options(parser, after_command=True)
-        for hook in self._hooks:
-            try:
-                if hook.obj:
-                    hook.obj.get_parser(parser)
-            except Exception as error:
-                self._hook_failed(hook.entry_point, error)
+        self._with_hooks(lambda hook: hook.get_parser(parser))
         return parser
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments and options of this command to *parser*."""
 
     def _subcommands(self) -> list[str]:
         if not self.cmd_name or self.app is None:  # Sphinx builds parsers without an application
             return []
-        names = self.app.command_manager.get_command_names()
-        return sorted(name for name in names if name.startswith(f"{self.cmd_name} "))
+        return self.app.command_manager.below(self.cmd_name)
 
     def _load_hooks(self) -> None:
-        hooks: list[Any] = []
-        self._hooks = hooks
+        self._hooks: list[Any] = []
         if not self.cmd_name or self.app is None:
             return
         group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
         for entry_point in plugins.entry_points(group):
             try:
-                hook = NamedHook(plugins.load(entry_point)(command=self), entry_point)
-                hooks.append(Extension(hook, entry_point))
+                self._hooks.append(load_hook(entry_point, self))
             except (Exception, SystemExit) as error:
-                self._hook_failed(entry_point, error.__cause__ or error)
+                self._warn_of_hook(entry_point, error.__cause__ or error)
 
-    def _hook_failed(self, entry_point: EntryPoint, error: BaseException) -> None:
+    def _with_hooks(self, call: Callable[[Any], object]) -> None:
+        for hook in self._hooks:
+            try:
+                call(hook.obj)
+            except Exception as error:
+                self._warn_of_hook(hook.entry_point, error)
+
+    def _warn_of_hook(self, entry_point: EntryPoint, error: BaseException) -> None:
         owner = plugins.distribution_of(entry_point)
         self.app.warn(
             f"the hook {entry_point.name!r} of plugin {owner} does not load "
-            f"({type(error).__name__}: {error}); going on without it"
+            f"({type(error).__name__}: {error}); running without it"
         )
 
 
 class Command(_Bound):
-    """A command whose result is not rows: it writes to ``self.app.stdout`` itself."""
-
-
-class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
-    """Formats: which there are, which is the default, and ``--json``."""
-
-    #: It does something (saves, deletes, …): its default format is plain everywhere.
-    acts: ClassVar[bool] = False
-    #: It mends settings, and so runs also where they have a fault.
-    mends: ClassVar[bool] = False
-
-    @property
-    def formatter_default(self) -> str:
-        """Format when neither option, environment nor profile names one."""
-        stdout = getattr(self.app, "stdout", None)
-        return "table" if not self.acts and stdout and stdout.isatty() else "plain"
-
-    def _load_formatter_plugins(self) -> Any:
-        return Formatters(self.formatter_namespace, self.app)
+    """A command that writes to ``self.app.stdout`` itself."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        group = next(g for g in parser._action_groups if g.title == "output formatters")
-        self._add_json_option(group)
-        formats = next(a for a in group._group_actions if a.dest == "formatter")
-        formats.default = None
-        formats.help = (
-            "output format; by default "
-            + ("plain" if self.acts else "table on a terminal, plain elsewhere")
-            + " [TINKEX_FORMAT]"
-        )
-        columns = next(a for a in group._group_actions if a.dest == "columns")
-        columns.metavar = "<column>"
-        columns.help = "only this column; may be repeated, or several with commas between them"
-        parser.set_defaults(note=self.status)
+        self.add_arguments(parser)
         return parser
 
-    def _add_json_option(self, group: Any) -> None:
+
+class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
+    """A command with output formats: its default format, ``--json`` and ``-c``."""
+
+    #: It changes something (saves, deletes, …): its default format is plain everywhere.
+    is_action: ClassVar[bool] = False
+    #: It repairs or shows settings, and so runs with invalid ones too.
+    tolerates_bad_settings: ClassVar[bool] = False
+    #: Field names of the output, in order, if they are always the same.
+    column_names: ClassVar[Sequence[str]] = ()
+
+    @functools.cached_property
+    def presentation(self) -> Presentation:
+        """How the formats for people show the result; ``take_action`` may change it."""
+        return Presentation()
+
+    @property
+    def formatter_default(self) -> str:
+        """Format if no option, environment variable or profile names one."""
+        stdout = getattr(self.app, "stdout", None)
+        return "table" if not self.is_action and stdout and stdout.isatty() else "plain"
+
+    def _load_formatter_plugins(self) -> Any:
+        return Formatters(self.formatter_namespace, getattr(self.app, "words", ()))
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        group = self._formatter_group
+        self.add_json_option(group)
+        formats, columns = (
+            next(a for a in group._group_actions if a.dest == dest)
+            for dest in ("formatter", "columns")
+        )
+        formats.default = None
+        default = "plain" if self.is_action else "table on a terminal, plain elsewhere"
+        formats.help = f"output format; by default {default} [TINKEX_FORMAT]"
+        columns.metavar = "<column>"
+        columns.help = "print only this column; repeat it, or separate several by commas"
+        self.add_arguments(parser)
+        return parser
+
+    def add_json_option(self, group: Any) -> None:
         group.add_argument(
             "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
         )
@@ -209,84 +224,69 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         if getattr(self.app_args, "json", False) and "whole_json" in parsed_args:
             parsed_args.whole_json = True
         if parsed_args.formatter is None:
-            parsed_args.formatter = self._default_format()
+            parsed_args.formatter = self.default_format()
         self._add_defaults(parsed_args)
-        self._check_columns_option(parsed_args)
+        parsed_args.columns = self._field_names(parsed_args.columns)
         return super().run(parsed_args)
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        self.app.display.clear()
-        return super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
+        """Write the result, then any notes from the format.
 
-    def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
-        """Add the defaults of a plugin's format that no word of the command line names."""
-        if plugins.is_builtin(self._formatter_plugins[parsed_args.formatter].entry_point):
-            return  # those of our formats are always there
-        parser = argparse.ArgumentParser(add_help=False)
-        formatter = self._formatter_plugins[parsed_args.formatter].obj
-        assert formatter is not None
-        formatter.add_argument_group(parser)
-        for name, value in vars(parser.parse_args([])).items():
-            if name not in parsed_args:
-                setattr(parsed_args, name, value)
-
-    def _default_format(self) -> str:
-        offered = self._formatter_plugins.names()
-        before_command = getattr(self.app_args, "formatter", None)
-        if getattr(self.app_args, "json", False):
-            before_command = "json"
-        if before_command:
-            if before_command not in offered:
-                raise UsageError(
-                    f"{self.cmd_name} has no format {before_command!r}",
-                    hint="It has: " + ", ".join(sorted(offered)) + ".",
-                )
-            return str(before_command)
-        try:
-            wanted = self.settings.format
-        except SettingsError:
-            if not self.mends:
-                raise
-            return self.formatter_default
-        if wanted in offered:
-            return str(wanted)
-        if wanted and not Formatters.known(wanted):
-            origin = self.settings.origins.get("format")
-            raise SettingsError(
-                f"no format is called {wanted!r} (from {origin})",
-                hint="Known: " + ", ".join(sorted(offered)) + ".",
-            )
-        return self.formatter_default
-
-    def _generate_columns_and_selector(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str]
-    ) -> Any:
-        known = {_normal(name): name for name in column_names}
-        for name in parsed_args.columns:
+        The format finds :attr:`presentation` in *parsed_args*.
+        """
+        known = {_normal(name) for name in column_names}
+        for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
                 raise UsageError(
                     f"no column is called {name!r}",
                     hint="Columns: " + ", ".join(column_names) + ".",
                 )
-        return super()._generate_columns_and_selector(parsed_args, column_names)
+        self.app.display.clear()
+        parsed_args.presentation = self.presentation
+        code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
+        for note in self.presentation.notes:
+            self.status(note)
+        return code
 
-    def _check_columns_option(self, parsed_args: argparse.Namespace) -> None:
-        """Let headings as well as field names choose columns (``-c Path``, ``-c Path,Size``)."""
-        parsed_args.columns = self._field_names(parsed_args.columns)
+    def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
+        """Add the defaults of a plugin's format that a setting chose, not the command line."""
+        format = self._formatter_plugins[parsed_args.formatter]
+        if plugins.is_builtin(format.entry_point):
+            return  # the parser has them
+        parser = argparse.ArgumentParser(add_help=False)
+        format.obj.add_argument_group(parser)  # type: ignore[union-attr]
+        for name, value in vars(parser.parse_args([])).items():
+            if name not in parsed_args:
+                setattr(parsed_args, name, value)
+
+    def default_format(self) -> str:
+        offered = sorted(self._formatter_plugins.names())
+        if before_command := self.format_before_command(offered):
+            return before_command
+        try:
+            chosen = self.settings.format
+        except SettingsError:
+            if not self.tolerates_bad_settings:
+                raise
+            return self.formatter_default
+        if chosen and chosen not in offered and not Formatters.known(chosen):
+            origin = self.settings.origins.get("format")
+            raise SettingsError(
+                f"no format is called {chosen!r} (from {origin})",
+                hint="Formats: " + ", ".join(offered) + ".",
+            )
+        return str(chosen) if chosen in offered else self.formatter_default
 
     def _field_names(self, given: Sequence[str]) -> list[str]:
-        """Return the columns that are *given* by name or heading, some with commas between them."""
+        """Return field names for names or headings, some of which are separated by commas."""
         by_heading = {_normal(heading(name)): name for name in self.column_names}
+        names = [part.strip() for text in given for part in text.split(",")]
         return [
             name if _normal(name) in self.column_names else by_heading.get(_normal(name), name)
-            for text in given
-            for name in (part.strip() for part in text.split(","))
+            for name in names
         ]
-
-    #: Field names of the output, in order; commands with a fixed set declare them.
-    column_names: ClassVar[Sequence[str]] = ()
 
 
 class Lister(_Display, cliff.lister.Lister):
@@ -294,57 +294,43 @@ class Lister(_Display, cliff.lister.Lister):
 
     #: Columns of a plain line, separated by tabs; all when empty.
     plain_columns: ClassVar[Sequence[str]] = ()
-    #: Columns that a table may leave out on a narrow terminal, the least important first.
+    #: Columns that a table may hide on a narrow terminal, the least important first.
     droppable: ClassVar[Sequence[str]] = ()
-
-    _streams = False
 
     @property
     def formatter_namespace(self) -> str:
         return plugins.LIST_FORMATTERS
 
-    def may_stream(self, parsed_args: argparse.Namespace) -> bool:
-        """Tell whether rows may be written one by one, since nobody needs all of them at once."""
-        whole = self.app.keeps_result or parsed_args.formatter == "table"
-        return not whole and not parsed_args.sort_columns
-
-    def streamed(self, rows: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-        """Return *rows*, to be written as they come; none is shown before the last has come."""
-        self._streams = True
-        return rows
+    @functools.cached_property
+    def presentation(self) -> Presentation:
+        """How the formats for people show the rows; ``take_action`` may change it."""
+        noun, _, verb = (self.cmd_name or "").rpartition(" ")
+        empty = f"No {noun}s." if verb == "list" else "" if self.is_action else "There are none."
+        return Presentation(plain_row=self.plain_row, droppable=self.droppable, empty=empty)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.set_defaults(plain_row=self.plain_row, droppable=self.droppable)
-        noun, _, verb = (self.cmd_name or "").rpartition(" ")
-        if verb == "list":
-            parser.set_defaults(nothing=f"No {noun}s.")
-        elif self.acts:  # it says itself what it did
-            parser.set_defaults(nothing=None)
-        action = next(a for a in parser._actions if a.dest == "sort_columns")
-        # cliff's text says that columns that there are not are ignored.
-        action.help = (
-            "sort the rows that are shown by this column; as for -c, the first counts most"
-        )
-        action.metavar = "<column>"
+        sort = next(a for a in self._formatter_group._group_actions if a.dest == "sort_columns")
+        # cliff's text says that unknown columns are ignored.
+        sort.help = "sort the printed rows by this column; of several, the first counts most"
+        sort.metavar = "<column>"
         return parser
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
+        return super().run(parsed_args)
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        """Write rows as *data* yields them; where one fails, a list writes none of them."""
         if getattr(parsed_args, "offset", 0):
-            parsed_args.nothing = None  # there may be some, before it
-        parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)
-        known = {_normal(name) for name in column_names}
-        for name in parsed_args.sort_columns:
-            if _normal(name) not in known:
-                raise UsageError(
-                    f"no column is called {name!r}",
-                    hint="Columns: " + ", ".join(column_names) + ".",
-                )
-        if not self._streams:
+            self.presentation.empty = ""  # there may be some before it
+        if parsed_args.formatter == "table":  # needs all rows before it writes any
+            data = list(data)
+        if self.is_action or not isinstance(data, Iterator):
             return super().produce_output(parsed_args, column_names, data)
-        from tinkex.spool import spooled
+        from tinkex.cli.formatters import spooled
 
         stdout = self.app.stdout
         try:
@@ -354,7 +340,7 @@ class Lister(_Display, cliff.lister.Lister):
             self.app.stdout = stdout
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        """Return the line of one row in the plain format; ``None`` leaves the row out."""
+        """Return the line of one row in the plain format; ``None`` omits the row."""
         names = self.plain_columns or tuple(record)
         return "\t".join(plain_text(record.get(name)) for name in names)
 
@@ -362,34 +348,26 @@ class Lister(_Display, cliff.lister.Lister):
 class ShowOne(_Display, cliff.show.ShowOne):
     """A command whose result is one object."""
 
-    #: Words of a table that are links, on terminals that have them → where they lead.
-    _links: Mapping[str, str] = MappingProxyType({})
-
     @property
     def formatter_namespace(self) -> str:
         return plugins.SHOW_FORMATTERS
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.set_defaults(plain_lines=self.plain_lines)
-        return parser
+    @functools.cached_property
+    def presentation(self) -> Presentation:
+        """How the formats for people show the object; ``take_action`` may change it."""
+        return Presentation(plain_lines=self.plain_lines)
 
-    def produce_output(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
-    ) -> int:
-        parsed_args.links = self._links
-        return super().produce_output(parsed_args, column_names, data)
-
-    def _link(self, word: str, *page: str) -> None:
-        """Let *word* be a link to a page of the service's web console, if it has one."""
-        from tinkex.api.addresses import console_page
+    def add_link(self, word: str, *page: str) -> None:
+        """Make *word* in a table a link to a page of the service's web console, if it has one."""
+        from tinkex.api.paths import console_page
 
         if address := console_page(self.settings.base_url, *page):
-            self._links = {**self._links, word: address}
+            self.presentation.links[word] = address
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        """Return the lines of the object in the plain format: ``Heading: value``."""
-        return [f"{heading(name)}: {plain_text(value)}" for name, value in record.items()]
+        """Return the lines of the object in the plain format: ``Heading: value``, if any."""
+        texts = {name: plain_text(value) for name, value in record.items()}
+        return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
 
 
 def _normal(name: str) -> str:

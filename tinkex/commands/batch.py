@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.columns import json_text
+from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
-from tinkex.commands.sample import (
+from tinkex.commands.run import (
     add_sampling_options,
     checked_model,
     find_tokenizer,
+    mean,
     sampling_params,
 )
-from tinkex.commands.save import add_model_options
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import (
+    APIError,
+    ConnectionFailed,
+    NotOffered,
+    PaymentRequired,
+    SettingsError,
+    Terminated,
+    TinkexError,
+    TLSError,
+    Unauthorized,
+    UsageError,
+)
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.ledger import Ledger
-    from tinkex.rows import Prompts
+    from tinkex.api import SampledRow, SampleRow, SamplingClient, Tokenizer
+    from tinkex.commands.batchfiles import PromptRow, PromptSource, ResultsFile
 
-#: Most rows under way at once; as tinkex.api.bulk.MOST, which is not to be imported for help.
-MOST = 256
-#: Options that decide about results: a run goes on only with the same.
+__all__ = ["BatchRun", "BatchSummary"]
+
+#: As in tinkex.api.sampling.batch, which is not imported for help.
+MAX_CONCURRENCY = 256
+#: Options that the results depend on: a batch is resumed only with the same.
 _DECISIVE = (
     *("base_model", "model_path", "max_tokens", "temperature", "top_k", "top_p", "seed"),
     *("stop", "num_samples", "tokenizer", "with_tokens"),
 )
+#: Options that the command line to resume must not have, and the number of words after each.
+_LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
+#: Consecutive rows that fail through the service before the batch ends.
+_GIVE_UP = 20
+#: Errors that every other row would meet as well.
+_FATAL = (Unauthorized, PaymentRequired, NotOffered, TLSError, SettingsError)
+#: Minimum number of seconds between two updates of the progress bar.
+_TICK = 0.1
 
 
 class BatchRun(Command):
@@ -40,8 +67,7 @@ class BatchRun(Command):
         "shuf -n 100 questions.txt | tinkex run batch - --base-model Qwen/Qwen3-8B --max-tokens 64",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
@@ -49,64 +75,33 @@ class BatchRun(Command):
             "file; - is standard input",
         )
         add_model_options(parser)
-        parser.add_argument(
-            "--output",
-            metavar="<path>",
-            help="file for the results (default, or -: standard output, without --resume)",
-        )
-        parser.add_argument(
-            "--resume", action="store_true", help="go on with the file of an earlier run"
-        )
-        parser.add_argument("--force", action="store_true", help="replace the file")
+        _add_output_options(parser)
         parser.add_argument(
             "--concurrency",
             metavar="<int>",
             type=_concurrency,
             default=None,
-            help=f"rows under way at once, at most {MOST}, or auto: as many as the service takes "
+            help=f"concurrent requests, at most {MAX_CONCURRENCY}, or auto: adapt to the service "
             "(default: auto)",
-        )
-        parser.add_argument(
-            "--ordered", action="store_true", help="put the results into the order of the prompts"
         )
         parser.add_argument(
             "--input-format",
             choices=("jsonl", "text"),
-            help="what a file holds (default: by its name, else by its first line)",
-        )
-        parser.add_argument(
-            "-f",
-            "--format",
-            dest="formatter",
-            choices=("json",),
-            help="results are JSON lines, whether this is given or not",
-        )
-        parser.add_argument(
-            "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
-        )
-        parser.add_argument(
-            "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
+            help="format of the file (default: by its name, else by its first line)",
         )
         add_sampling_options(parser)
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")
         self._check(parsed_args)
-        from tinkex.commands.batching import Batch
-        from tinkex.rows import open_prompts
+        from tinkex.commands.batchfiles import PromptSource
 
         with ExitStack() as stack:
-            prompts = stack.enter_context(
-                open_prompts(
-                    parsed_args.prompts,
-                    self.app.stdin,
-                    sampling_params(parsed_args),
-                    parsed_args.num_samples,
-                    parsed_args.input_format,
-                )
-            )
-            ledger = self._ledger(parsed_args, prompts, model_path)
+            params, num_samples = sampling_params(parsed_args), parsed_args.num_samples
+            name, kind = parsed_args.prompts, parsed_args.input_format
+            prompts = PromptSource(name, self.app.stdin, params, num_samples, kind)
+            stack.callback(prompts.close)
+            file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
                 self.client.create_sampling_client(
@@ -119,43 +114,255 @@ class BatchRun(Command):
                 needed=prompts.needs_tokenizer or bool(parsed_args.tokenizer),
             )
             if tokenizer is not None and prompts.needs_template:
-                _ = tokenizer.template  # that there is none is told once, not for each row
-            if ledger is not None:
-                stack.callback(ledger.close)
-                ledger.open(resume=parsed_args.resume)
-            batch = Batch(self, parsed_args, prompts, sampling, tokenizer, ledger)
+                _ = tokenizer.template  # a missing template is reported once, not for each row
+            if file is not None:
+                stack.callback(file.close)
+                file.open(resume=parsed_args.resume)
+            batch = _Batch(self, parsed_args, prompts, sampling, tokenizer, file)
             self.result = batch.summary
             return batch.run()
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
-        if parsed_args.output == "-":
-            parsed_args.output = None
-        if parsed_args.prompts == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can give the key or the prompts, not both")
+        if parsed_args.prompts == "-":
+            check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
-            raise UsageError("--resume and --force exclude each other")
+            raise UsageError("use either --resume or --force")
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):
             option = "--resume" if parsed_args.resume else "--force"
             raise UsageError(
                 f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
             )
 
-    def _ledger(
-        self, parsed_args: argparse.Namespace, prompts: Prompts, model_path: str | None
-    ) -> Ledger | None:
+    def _results_file(
+        self, parsed_args: argparse.Namespace, prompts: PromptSource, model_path: str | None
+    ) -> ResultsFile | None:
         if parsed_args.output is None:
             return None
-        from tinkex.ledger import Ledger
+        from tinkex.commands.batchfiles import ResultsFile
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
         made_by |= {"prompts": prompts.digest, "model_path": model_path}
-        ledger = Ledger(parsed_args.output, made_by, prompts.total)
+        file = ResultsFile(parsed_args.output, made_by, prompts.total)
         if parsed_args.prompts != "-":
-            ledger.keep_off(parsed_args.prompts)
-        ledger.check(resume=parsed_args.resume, force=parsed_args.force)
-        return ledger
+            file.check_apart_from(parsed_args.prompts)
+        file.check(resume=parsed_args.resume, force=parsed_args.force)
+        return file
+
+
+@dataclass
+class BatchSummary:
+    """The outcome of a batch.
+
+    :ivar rows: number of prompts.
+    :ivar completed: rows sampled by this run.
+    :ivar skipped: rows sampled by an earlier run.
+    :ivar tokens: tokens generated by this run.
+    :ivar retries: refused and resubmitted samples.
+    """
+
+    rows: int = 0
+    completed: int = 0
+    skipped: int = 0
+    failed: int = 0
+    tokens: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Batch:
+    """One run over all rows without a result."""
+
+    command: Command
+    options: argparse.Namespace
+    prompts: PromptSource
+    sampling: SamplingClient
+    tokenizer: Tokenizer | None
+    file: ResultsFile | None
+
+    def __post_init__(self) -> None:
+        self._started = self._consecutive_failures = 0
+        self._drawn = 0.0
+        self._began = time.monotonic()
+        skipped = self.file.done if self.file else 0
+        self.summary = BatchSummary(rows=self.prompts.total, skipped=skipped)
+
+    def run(self) -> int:
+        """Sample the rows, write the results, and return the exit code."""
+        try:
+            failure = self._sample_all()
+        except (Terminated, KeyboardInterrupt) as interruption:
+            self._report(interruption)
+            raise
+        if self.file is not None and self.options.ordered and failure is None:
+            self.file.sort()
+        self._report(failure)
+        if failure is not None:
+            raise failure
+        return 1 if self.summary.failed else 0
+
+    def _sample_all(self) -> TinkexError | None:
+        """Write all results; return the error that ended the batch early."""
+        # A file is sorted at the end, so that no finished row waits in memory for another.
+        results = self.sampling.sample_many(
+            self._rows(),
+            concurrency=self.options.concurrency,
+            ordered=self.options.ordered and self.file is None,
+            tokenizer=self.tokenizer,
+        )
+        with closing(results):
+            self._show_progress()
+            try:
+                for result in results:
+                    self._take(result)
+                    self._show_progress()
+            except TinkexError as error:
+                return error
+        return None
+
+    def _rows(self) -> Iterator[SampleRow]:
+        from tinkex.api import SampleRow
+
+        for row in self.prompts:
+            if self.file is None or row.index not in self.file:
+                self._started += 1
+                yield SampleRow(row.prompt, row.params, row.num_samples, key=row)
+
+    def _take(self, result: SampledRow) -> None:
+        """Write one result.
+
+        :raises TinkexError: it cannot be written, or the row's error ends the whole batch.
+        """
+        row: PromptRow = result.row.key
+        if result.response is None:
+            assert result.error is not None
+            self._take_failed(row, result.error)
+            return
+        self._consecutive_failures = 0
+        record: dict[str, Any] = {"id": row.id, "index": row.index}
+        record["sequences"] = [self._sequence(s.as_dict()) for s in result.response.sequences]
+        if row.extra:
+            record["extra"] = row.extra
+        if self.file is not None:
+            self.file.write(row.index, record)
+        else:
+            stdout = self.command.app.stdout
+            if stdout.isatty():
+                self.command.app.display.clear()
+            stdout.write(json_text(record) + "\n")
+            stdout.flush()
+        self.summary.completed += 1
+        self.summary.tokens += sum(len(s.tokens) for s in result.response.sequences)
+
+    def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
+        self.summary.failed += 1
+        if self.file is not None:
+            failure = error.as_dict(self.command.operation_name())
+            self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
+        else:
+            self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
+        # Single rows fail now and then; a service that does not work fails all of them.
+        is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
+        self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
+        if isinstance(error, _FATAL) or self._consecutive_failures >= _GIVE_UP:
+            raise error
+
+    def _sequence(self, whole: Mapping[str, Any]) -> dict[str, Any]:
+        tokens, logprobs = whole["tokens"], whole["logprobs"]
+        sequence: dict[str, Any] = {
+            "text": self.tokenizer.decode(tokens) if self.tokenizer else None,
+            "stop_reason": whole["stop_reason"],
+            "avg_logprob": mean(logprobs),
+            "token_count": len(tokens),
+        }
+        if self.options.with_tokens or self.tokenizer is None:
+            sequence |= {"tokens": tokens, "logprobs": logprobs}
+        return sequence
+
+    def _show_progress(self) -> None:
+        now = time.monotonic()
+        if now - self._drawn < _TICK:
+            return
+        self._drawn = now
+        summary = self.summary
+        took = max(now - self._began, 0.001)
+        note = f"{summary.completed / took:.1f} rows/s, {summary.tokens / took:.0f} tok/s"
+        if summary.failed:
+            note += f", {summary.failed} failed"
+        if self.sampling.backpressure.is_shut:
+            note += ", the service is busy"
+        else:
+            note += f", {self._started - summary.completed - summary.failed} concurrent"
+        done = summary.completed + summary.skipped + summary.failed
+        self.command.app.display.count(note, done, summary.rows)
+
+    def _report(self, end: BaseException | None) -> None:
+        """Report the outcome, and how to resume a batch that is not complete.
+
+        :param end: what ended the batch early.
+        """
+        from tinkex.commands.batchfiles import PromptsChanged
+
+        self.command.app.display.clear()
+        say, summary, file = self.command.status, self.summary, self.file
+        summary.seconds = round(time.monotonic() - self._began, 3)
+        summary.retries = self.sampling.backpressure.refusals + self.sampling.resubmissions
+        say(
+            f"{summary.completed} of {summary.rows} rows sampled in {summary.seconds:.1f} s: "
+            f"{summary.tokens} tokens ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
+            f"{summary.retries} retries, {summary.failed} failed"
+            + (f", {summary.skipped} done before." if summary.skipped else ".")
+        )
+        if file is None:
+            return
+        if summary.skipped == summary.rows:
+            say(f"Nothing was left to do: {file.name} has all rows")
+            return
+        if summary.failed:
+            say(f"Rows that failed: {file.failed_path}")
+        if isinstance(end, PromptsChanged):  # --resume would refuse them
+            say(f"{file.done} rows are in {file.name}")
+        elif end is not None or summary.failed:
+            words = _without(self.command.app.words, _LEFT_OUT)
+            say(f"{file.done} rows are in {file.name}. To resume:")
+            say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
+        else:
+            say(f"Results written to {file.name}")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        metavar="<path>",
+        type=lambda text: None if text == "-" else text,
+        help="file for the results (default, or -: standard output, without --resume)",
+    )
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--ordered", action="store_true", help="sort the results by the order of the prompts"
+    )
+    add_formats(parser, ("json",), "output format; always JSON lines")
+    parser.add_argument(
+        "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
+    )
 
 
 def _concurrency(text: str) -> int | None:
-    return None if text == "auto" else integer(1, MOST)(text)
+    return None if text == "auto" else integer(1, MAX_CONCURRENCY)(text)
+
+
+def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Return *words* without *options* and the words after each that belong to it."""
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip -= 1
+        elif name in options:
+            skip = 0 if equals else options[name]
+        else:
+            kept.append(word)
+    return kept

@@ -1,67 +1,45 @@
-"""Checkpoints: list and inspect."""
+"""Save, list and show checkpoints."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Flag, Size, Structure, Time, plain_text
+from tinkex.columns import Structure, cells, iso, plain_text
+from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.filters import (
-    add_filters,
-    add_order,
-    add_scope,
-    given_filters,
-    selection,
-    sorting,
-)
-from tinkex.commands.names import add_path, checkpoint_path, with_run
-from tinkex.commands.paging import add_paging, holds_all, tell_rest
-from tinkex.commands.save import SaveCheckpoint
+from tinkex.exceptions import LocalError, UsageError
+from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint, CheckpointInfo
-    from tinkex.api.paging import Page, Walk
+    from tinkex.api import Checkpoint, TrainingClient
+    from tinkex.api.http.pagination import Page, Walk
 
-__all__ = ["InfoCheckpoint", "ListCheckpoint", "SaveCheckpoint"]
 
 _FIELDS = (
-    "checkpoint_id",
-    "checkpoint_type",
-    "size_bytes",
-    "public",
-    "time",
-    "expires_at",
-    "tinker_path",
+    *("checkpoint_id", "checkpoint_type", "size_bytes", "public"),
+    *("time", "expires_at", "tinker_path"),
 )
 
-
-def _values(checkpoint: Checkpoint | CheckpointInfo) -> tuple[Any, ...]:
-    return (
-        checkpoint.checkpoint_id,
-        checkpoint.checkpoint_type,
-        Size(checkpoint.size_bytes),
-        Flag(checkpoint.public),
-        Time(checkpoint.time),
-        Time(checkpoint.expires_at),
-        checkpoint.tinker_path,
-    )
+#: The default of the official SDK, too.
+DEFAULT_RANK = 32
+MAX_RANK = 65536
+#: Parts of a model that can be trained: option → words.
+_PARTS = {"mlp": "MLP layers", "attn": "attention layers", "unembed": "unembedding layer"}
 
 
 class ListCheckpoint(Lister):
-    """List checkpoints: all, or those that the options choose."""
+    """List checkpoints."""
 
-    column_names = (*_FIELDS[:-1], "user_metadata", _FIELDS[-1])  # the path stays the last
+    column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
     droppable = (
-        "user_metadata",
-        "expires_at",
-        "public",
-        "checkpoint_id",
-        "size_bytes",
-        "checkpoint_type",
-        "time",
+        *("user_metadata", "expires_at", "public", "checkpoint_id"),
+        *("size_bytes", "checkpoint_type", "time"),
     )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
@@ -70,119 +48,193 @@ class ListCheckpoint(Lister):
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        add_paging(parser, "checkpoints")
-        add_filters(parser)
-        add_scope(parser)
-        add_order(parser, _FIELDS)
-        return parser
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_paging(parser, "checkpoints")
+        arguments.add_filters(parser)
+        arguments.add_scope(parser)
+        arguments.add_order(parser, _FIELDS)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        if given_filters(parsed_args) or parsed_args.sort:
-            return self._whole(parsed_args, self._chosen(parsed_args))
-        asked = (parsed_args.limit or None, parsed_args.offset)
-        scope = parsed_args.access_scope
-        if self.may_stream(parsed_args):
-            walk = self.client.checkpoints.walk(*asked, access_scope=scope)
-            return self.column_names, self.streamed(self._rows(walk, whole=True))
-        page = self.client.checkpoints.list(*asked, access_scope=scope)
-        return self._whole(parsed_args, page)
-
-    def _whole(self, parsed_args: argparse.Namespace, page: Page[Checkpoint]) -> Any:
-        self.result = page
-        whole = not given_filters(parsed_args)
-        return self.column_names, list(self._rows(page, whole=whole))
-
-    def _rows(
-        self, found: Walk[Checkpoint] | Page[Checkpoint], *, whole: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, and say what there is to say when the last has come.
-
-        :param whole: nothing was left out, but for what is beyond the limit.
-        """
-        from tinkex.remembered import KEPT
-
-        if found.note:
-            self.status(found.note)
-        latest: list[str] = []
-        for checkpoint in found:
-            if len(latest) < KEPT:
-                latest.append(checkpoint.tinker_path)
-            *values, path = _values(checkpoint)
-            yield (*values, Structure(checkpoint.user_metadata), path)
-        tell_rest(self, found, "checkpoints")
-        self.app.remember("checkpoints", latest, whole=whole and holds_all(found))
-
-    def _chosen(self, parsed_args: argparse.Namespace) -> Page[Checkpoint]:
-        from tinkex.api.selection import is_pattern
-
-        checkpoints, scope = self.client.checkpoints, parsed_args.access_scope
+        scope, filtered = parsed_args.access_scope, arguments.given_filters(parsed_args)
         limit, offset = parsed_args.limit or None, parsed_args.offset
-
-        def of(run_id: str | None) -> Page[Checkpoint]:
-            return checkpoints.select(
-                selection(parsed_args, run_id),
-                limit,
-                offset,
-                **sorting(parsed_args),
-                access_scope=scope,
-            )
-
-        run_id = parsed_args.run_id
-        return of(run_id) if run_id is None or is_pattern(run_id) else with_run(self, run_id, of)
+        found: Page[Checkpoint] | Walk[Checkpoint]
+        if filtered or parsed_args.sort:
+            found = arguments.select_checkpoints(self, parsed_args, limit, offset)
+        elif self.app.keeps_result:
+            found = self.client.checkpoints.list(limit, offset, access_scope=scope)
+        else:  # page by page
+            found = self.client.checkpoints.walk(limit, offset, access_scope=scope)
+        self.result = found
+        return self.column_names, arguments.list_rows(
+            *(self, found, "checkpoints", lambda c: cells(c, self.column_names)),
+            name=lambda c: c.tinker_path,
+            whole=not filtered,
+        )
 
 
 class InfoCheckpoint(ShowOne):
-    """Show one checkpoint and the LoRA configuration of its weights."""
+    """Show a checkpoint and its LoRA configuration."""
 
     column_names = (
-        "base_model",
-        "is_lora",
-        "lora_rank",
-        "train_attn",
-        "train_mlp",
-        "train_unembed",
-        "run_id",
-        *_FIELDS,
-        "user_metadata",
+        *("base_model", "is_lora", "lora_rank", "train_attn", "train_mlp", "train_unembed"),
+        *("run_id", *_FIELDS, "user_metadata"),
     )
     examples = (
         "tinkex checkpoint info tinker://run-123/weights/0001",
         "tinkex checkpoint info @latest:sampler",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        add_path(parser)
-        return parser
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_path(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        info = self.client.checkpoints.info(checkpoint_path(self, parsed_args.tinker_path))
-        self.result = info
+        path = arguments.checkpoint_path(self, parsed_args.tinker_path)
+        self.result = info = self.client.checkpoints.info(path)
         if info.run_id:
-            self._link(info.run_id, "training_runs", info.run_id)
-            self._link(info.tinker_path, "checkpoints", info.run_id, info.checkpoint_id)
-        return self.column_names, (
-            info.base_model,
-            Flag(info.is_lora),
-            info.lora_rank,
-            Flag(info.train_attn),
-            Flag(info.train_mlp),
-            Flag(info.train_unembed),
-            info.run_id,
-            *_values(info),
-            Structure(info.user_metadata),
-        )
+            self.add_link(info.run_id, "training_runs", info.run_id)
+            self.add_link(info.tinker_path, "checkpoints", info.run_id, info.checkpoint_id)
+        return self.column_names, cells(info, self.column_names)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        lines = [
-            f"Base model: {plain_text(record.get('base_model'))}",
-            f"LoRA: {plain_text(record.get('is_lora'))}",
-        ]
-        rest = {
-            name: value
-            for name, value in record.items()
-            if name not in ("base_model", "is_lora") and plain_text(value)
-        }
+        rest = dict(record)
+        base_model, is_lora = rest.pop("base_model"), rest.pop("is_lora")
+        lines = [f"Base model: {plain_text(base_model)}", f"LoRA: {plain_text(is_lora)}"]
         return lines + super().plain_lines(rest)
+
+
+class SaveCheckpoint(ShowOne):
+    """Save a checkpoint of a new LoRA adapter, and write its metadata to a file."""
+
+    is_action = True
+    operation = "Checkpoint"
+    column_names = ("base_model", "model_id", "weights_path", "saved_at", "response")
+    examples = (
+        "tinkex checkpoint --base-model Qwen/Qwen3-8B --rank 64 --output checkpoint.json",
+        "tinkex checkpoint --model-path tinker://run-123/weights/0001 --output next.json",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_model_options(parser)
+        parser.add_argument(
+            "--output",
+            metavar="<path>",
+            help="file for the metadata of the checkpoint (JSON), required; - for standard output",
+        )
+        parser.add_argument(
+            "--name", metavar="<name>", help="name (default: derived from the base model)"
+        )
+        parser.add_argument(
+            "--rank",
+            metavar="<int>",
+            type=integer(1, MAX_RANK),
+            help=f"LoRA rank, from 1 to {MAX_RANK} (default: {DEFAULT_RANK})",
+        )
+        parser.add_argument(
+            "--seed", metavar="<int>", type=integer(0), help="random seed (default: a new one)"
+        )
+        for part, words in _PARTS.items():
+            parser.add_argument(
+                f"--train-{part}",
+                action=argparse.BooleanOptionalAction,
+                default=True,
+                help=f"train the {words} (default: yes)",
+            )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import check_writable
+
+        arguments.check_model_options(parsed_args, "checkpoint")
+        self._output = output = parsed_args.output
+        if output is None:
+            raise UsageError(
+                "--output is required for checkpoint command",
+                hint="It sets the metadata file: --output checkpoint.json",
+            )
+        name = _checked_name(parsed_args.name)
+        if output != "-":
+            check_writable(output)
+        with self._training_client(parsed_args) as training:
+            saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
+            self.result = {
+                "base_model": training.base_model,
+                "model_id": saved.model_id,
+                "weights_path": saved.path,
+                "saved_at": iso(datetime.now(UTC).replace(microsecond=0)),
+                "response": {"model_id": saved.model_id, "path": saved.path},
+            }
+        self.app.remember("checkpoints", [saved.path])
+        self.app.remember("models", [training.base_model])
+        if output != "-":  # the result is shown there
+            self._write(output)
+        *values, response = self.result.values()
+        return self.column_names, (*values, Structure(response))
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        if self._output == "-":
+            return json.dumps(self.result, indent=2).splitlines()
+        return [f"Checkpoint saved to {self._output}"]
+
+    def _training_client(self, parsed_args: argparse.Namespace) -> TrainingClient:
+        base_model, rank = parsed_args.base_model, parsed_args.rank
+        if parsed_args.model_path:
+            from tinkex.commands.inputs import read_model_path
+
+            model = read_model_path(
+                parsed_args.model_path,
+                lambda name: arguments.checkpoint_path(self, name, kind="training"),
+            )
+            if model.base_model is None or "/weights/" in (model.tinker_path or ""):
+                return self._resumed(parsed_args, str(model.tinker_path))
+            base_model, rank = model.base_model, rank or model.lora_rank
+            self.status(f"No training state found; starting fresh from {base_model}.")
+        return self.client.create_lora_training_client(
+            base_model,
+            rank=rank or DEFAULT_RANK,
+            seed=parsed_args.seed,
+            **{f"train_{part}": getattr(parsed_args, f"train_{part}") for part in _PARTS},
+        )
+
+    def _resumed(self, parsed_args: argparse.Namespace, path: str) -> TrainingClient:
+        """Load the training checkpoint *path* into a new run."""
+        from tinkex.api.paths import TinkerPath
+
+        if TinkerPath.from_string(path).kind != "weights":
+            raise UsageError(
+                f"{path} has no training state to resume from",
+                hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",
+            )
+        fixed = [f"--{x}" for x in ("rank", "seed") if getattr(parsed_args, x) is not None]
+        fixed += [f"--no-train-{x}" for x in _PARTS if not getattr(parsed_args, f"train_{x}")]
+        if fixed:
+            raise UsageError(
+                f"{', '.join(fixed)} cannot change the configuration of a checkpoint",
+                hint="Leave it out, or start over with --base-model.",
+            )
+        return self.client.create_training_client_from_checkpoint(path)
+
+    def _write(self, output: str) -> None:
+        from tinkex.files import write_atomically
+
+        try:
+            write_atomically(output, json.dumps(self.result, indent=2) + "\n")
+        except LocalError as error:
+            raise LocalError(
+                f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
+                hint="Free some space or choose another --output.",
+            ) from error
+
+
+def _checked_name(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}", name):
+        raise UsageError(
+            f"not a checkpoint name: {name[:80]!r}",
+            hint="Letters, digits, '_', '-' and '.', at most 255, not starting with '-' or '.'.",
+        )
+    return name
+
+
+def _default_name(base_model: str | None) -> str:
+    last = (base_model or "").rstrip("/").rsplit("/", 1)[-1]
+    # Only characters that every known server accepts.
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-").lower()
+    return f"checkpoint-{slug}"[:255].rstrip("-")

@@ -1,4 +1,4 @@
-"""Completion for the shells of the system: the scripts, and the answers they ask for."""
+"""Completion for bash, zsh and fish: the scripts, and the answers they ask for."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import os
 import re
 from pathlib import Path
 
-from tinkex import completion, lines
 from tinkex.commands.base import Command
-from tinkex.files import user_path
+from tinkex.files import xdg_directory
 
 SHELLS = ("bash", "zsh", "fish")
+#: What is left to do after --install.
+_NEXT = {
+    "bash": "The package bash-completion loads it in new shells.",
+    "zsh": "In ~/.zshrc, before compinit: fpath=({directory} $fpath)",
+    "fish": "New shells load it.",
+}
 
 
 class Complete(Command):
@@ -24,85 +29,75 @@ class Complete(Command):
         "fish: tinkex complete --shell fish | source     (in config.fish)",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--shell", choices=SHELLS, default="bash", help="shell (default: bash)")
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
             "--install",
             action="store_true",
-            help="write the script to the place where the shell looks for it",
+            help="write the script to the file where the shell looks for it",
         )
         what.add_argument(
             "--line",
             metavar="<text>",
-            help="print what may stand at the end of this command line; the scripts ask so",
+            help="print the completions at the end of this command line, for the scripts",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         if parsed_args.line is not None:
-            self.app.stdout.write(answer(self, parsed_args.line))
+            self.app.stdout.write(self._answer(parsed_args.line))
         elif parsed_args.install:
             self._install(parsed_args.shell)
         else:
             self.app.stdout.write(_SCRIPTS[parsed_args.shell])
         return 0
 
+    def _answer(self, line: str) -> str:
+        """Return the completions at the end of *line*.
+
+        The first line is ``files``, ``directories`` or ``words``; then a word on each line, with a
+        tab and a note if it has one.
+        """
+        from tinkex.cli import completion
+        from tinkex.cli.repl import unfinished
+
+        typed = unfinished(line)
+        words = typed.words
+        while words and re.match(r"\w+=", words[0]):  # environment variables
+            words = words[1:]
+        if not words or typed.after:
+            return "files\n"
+        offer = completion.offer(self.app, words[1:], typed.current)
+        values = [f"{value}\t{note}" if note else value for value, note in offer.values]
+        return "\n".join([offer.files or "words", *values, ""])
+
     def _install(self, shell: str) -> None:
         from tinkex.files import write_atomically
 
-        path = place(shell)
-        script = _SCRIPTS[shell]
+        path, script = _path(shell), _SCRIPTS[shell]
         try:
-            there = path.read_text(encoding="utf-8")
+            is_there = path.read_text(encoding="utf-8") == script
         except (OSError, UnicodeDecodeError):
-            there = None
-        if there != script:
+            is_there = False
+        if not is_there:
             write_atomically(str(path), script)
         self.app.stdout.write(f"{path}\n")
-        self.status("Installed." if there != script else "It was there already.")
-        self.status(_THEN[shell].format(directory=path.parent))
+        self.status("Already installed." if is_there else "Installed.")
+        self.status(_NEXT[shell].format(directory=path.parent))
 
 
-def answer(command: Command, line: str) -> str:
-    """Return what may stand at the end of *line*: ``files``, ``directories`` or ``words``, then
-    a word on each line, with a tab and a note where there is one."""
-    unfinished = lines.unfinished(line)
-    words = unfinished.words
-    while words and re.match(r"\w+=", words[0]):  # settings of the environment
-        words = words[1:]
-    if not words or unfinished.after:
-        return "files\n"
-    offer = completion.offer(command.app, words[1:], unfinished.current)
-    told = [f"{value}\t{note}" if note else value for value, note in offer.values]
-    return "\n".join([offer.files or "words", *told, ""])
-
-
-def place(shell: str) -> Path:
-    """Return the path where *shell* looks for a user's completion of tinkex.
-
-    :raises LocalError: there is no home directory.
-    """
-    environ = os.environ
-    data = Path(environ.get("XDG_DATA_HOME") or user_path("~/.local/share"))
+def _path(shell: str) -> Path:
+    """Return the file where *shell* looks for the user's completion of tinkex."""
+    data = xdg_directory("data")
     if shell == "bash":
-        base = environ.get("BASH_COMPLETION_USER_DIR") or data / "bash-completion"
+        base = os.environ.get("BASH_COMPLETION_USER_DIR") or data / "bash-completion"
         return Path(base) / "completions" / "tinkex"
     if shell == "zsh":
         return data / "zsh" / "site-functions" / "_tinkex"
-    config = Path(environ.get("XDG_CONFIG_HOME") or user_path("~/.config"))
-    return config / "fish" / "completions" / "tinkex.fish"
+    return xdg_directory("config") / "fish" / "completions" / "tinkex.fish"
 
 
-#: What remains to be done after --install.
-_THEN = {
-    "bash": "The package bash-completion loads it in new shells.",
-    "zsh": "In ~/.zshrc, before compinit: fpath=({directory} $fpath)",
-    "fish": "New shells load it.",
-}
-
-# bash cuts words at ':', '=' and '@', and wants no more than the last piece back.
+# bash splits words at ':', '=' and '@', and expects the last piece only.
 _BASH = r"""# tinkex completion for bash
 _tinkex() {
     local line="${COMP_LINE:0:${COMP_POINT:-0}}" word kind="" whole kept="" breaks

@@ -1,131 +1,241 @@
-"""The examination of everything between this machine and the service."""
+"""Checks of everything between this machine and the service."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import os
+import shutil
+import tempfile
+import textwrap
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import plain_text
+from tinkex import plugins
+from tinkex.cli.errors import hint_for
+from tinkex.columns import Size, plain_text
 from tinkex.commands.base import Lister
-from tinkex.exceptions import SettingsError, TinkexError
+from tinkex.config import credentials
+from tinkex.config.file import config_path
+from tinkex.exceptions import TinkexError
+from tinkex.files import xdg_directory
 
 if TYPE_CHECKING:
+    from tinkex.api.http.probe import CheckResult, Status
+    from tinkex.plugins import HttpPool
     from tinkex.settings import Settings
+
+Check = Callable[[], "list[CheckResult]"]
 
 #: SGR codes.
 _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
-#: Seconds for a check where nobody gives a time: a service that is up answers far sooner.
-_SECONDS = 15.0
+#: Seconds for a check where the user sets no timeout: a service that is up answers far sooner.
+_TIMEOUT = 15.0
+#: Bytes of free space below which a disk gets a warning.
+_LOW_SPACE = 1_000_000_000
+_AGAIN = "Try again later; if it persists, contact the operator of the service."
+#: Checks that need settings.
+_NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
 
 class Doctor(Lister):
-    """Examine settings, key, network, service, tokenizers and disk; say what to do."""
+    """Check settings, key, network, service, tokenizers and disk; say what to do."""
 
     notes = "Nothing is created or changed. The exit code is 1 if a check fails."
-    acts = True  # a table has no room for whole sentences
+    is_action = True  # a table has no room for whole sentences
+    tolerates_bad_settings = True  # it reports them
     column_names = ("check", "status", "detail", "hint")
-    examples = (
-        "tinkex doctor",
-        "tinkex --profile skyrl doctor --timeout 5s",
-        "tinkex doctor --bundle report.json",
-    )
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "--bundle",
-            metavar="<file>",
-            help="also write a report for whoever helps; it holds no key, and only you can read it",
-        )
-        return parser
+    examples = ("tinkex doctor", "tinkex --profile skyrl doctor --timeout 5s")
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         code = super().run(parsed_args)
-        if parsed_args.bundle:  # last: a full disk is no reason to keep the findings back
-            self._write(parsed_args.bundle)
-        self._tell_outcome()
-        failed = any(finding.status == "fail" for finding in self.result or ())
-        return code or int(failed)
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import checkup
-        from tinkex.files import check_writable
-
-        if parsed_args.bundle:
-            check_writable(parsed_args.bundle)
-        state = self._settings_or_error()
-        settings = None if isinstance(state, TinkexError) else state
-        self.app.display.expect("the results")
-        found = checkup.examine(state, self._seconds(settings), self.app.pool)
-        self.result = found
-        return self.column_names, [(f.check, f.status, f.detail, f.hint) for f in found]
-
-    def _settings_or_error(self) -> Settings | TinkexError:
-        try:
-            return self.settings
-        except TinkexError as error:
-            return error
-
-    def _seconds(self, settings: Settings | None) -> float:
-        if settings is None or "timeout" not in settings.origins:
-            return _SECONDS
-        return float(settings.timeout)
-
-    def _write(self, name: str) -> None:
-        from tinkex.bundle import report
-        from tinkex.files import write_atomically
-
-        state = self._settings_or_error()
-        settings = None if isinstance(state, TinkexError) else state
-        write_atomically(name, report(self.result, settings), private=True)
-        self.status(f"Wrote the report to {name}. Look through it before you send it to anybody.")
-
-    def _tell_outcome(self) -> None:
-        failed = [f.check for f in self.result if f.status == "fail"]
-        warned = [f.check for f in self.result if f.status == "warning"]
+        failed = [result.check for result in self.result or () if result.status == "fail"]
+        warned = [result.check for result in self.result or () if result.status == "warning"]
         if failed:
             self.status(f"Failed: {', '.join(failed)}.")
         elif warned:
-            self.status(f"It works; look at: {', '.join(warned)}.")
+            self.status(f"Passed with warnings: {', '.join(warned)}.")
         else:
-            self.status("All is well.")
+            self.status("All checks passed.")
+        return code or int(bool(failed))
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        settings: Settings | TinkexError
+        timeout = _TIMEOUT
+        try:
+            settings = self.settings
+            if "timeout" in settings.origins:
+                timeout = settings.timeout
+        except TinkexError as error:
+            settings = error
+        self.app.display.expect("the results")
+        self.result = found = run_checks(settings, timeout, self.app.pool)
+        return self.column_names, [
+            (f.check, f.status, f.detail, (f.error and hint_for(f.error)) or f.hint) for f in found
+        ]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        """Return a line of four fields; for people, in columns, with the hint below."""
+        """Return a line of four fields; on a terminal, text in columns with the hint below."""
         stream = self.app.stdout
         if not stream.isatty():
             return super().plain_row(record)
-        import shutil
-        import textwrap
+        from tinkex.cli.formatters import wants_colour
 
-        from tinkex.terminal import wants_colour
-
-        status, check = plain_text(record["status"]), plain_text(record["check"])
-        width = max(shutil.get_terminal_size().columns, 40)
-        margin = " " * 10
-        text = textwrap.fill(
-            f"{check}: {plain_text(record['detail'])}",
+        check, status, detail, hint = (plain_text(record[name]) for name in self.column_names)
+        width, margin = max(shutil.get_terminal_size().columns, 40), " " * 10
+        fill = textwrap.TextWrapper(
             width,
             initial_indent=margin,
             subsequent_indent=margin,
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).fill
         colour = _COLOURS.get(status) if wants_colour(stream) else None
         shown = f"\x1b[{colour}m{status:<8}\x1b[0m" if colour else f"{status:<8}"
-        lines = [f"{shown}  {text[10:]}"]
-        if record["hint"] and status in ("fail", "warning"):
-            hint = plain_text(record["hint"])
-            lines.append(
-                textwrap.fill(
-                    f"-> {hint}", width, initial_indent=margin, subsequent_indent=margin + "   "
-                )
-            )
+        lines = [f"{shown}  {fill(f'{check}: {detail}')[10:]}"]
+        if hint and status in ("fail", "warning"):
+            lines.append(fill(f"-> {hint}"))
         return "\n".join(lines)
 
-    def _default_format(self) -> str:
+
+def run_checks(
+    settings: Settings | TinkexError, timeout: float, pool: HttpPool | None = None
+) -> list[CheckResult]:
+    """Return the results of all checks, in the order of a request's way; they run concurrently.
+
+    :param settings: the effective settings, or why there are none.
+    :param timeout: seconds after which a check that has not ended counts as failed.
+    :param pool: see :class:`tinkex.api.http.probe.Prober`; with one, only requests are made.
+    """
+    from tinkex.api.http.concurrency import map_ordered
+
+    checks: dict[str, Check] = {}
+    if isinstance(settings, TinkexError):
+        error = settings
+        checks["settings"] = lambda: [_failed("settings", error)]
+        checks |= {name: _skipped(name) for name in _NETWORK}
+    else:
+        from tinkex.api.http.probe import Prober
+
+        if pool is None:
+            checks["settings"] = lambda: [_settings(settings)]
+            checks["key"] = lambda: [_key(settings)]
+        checks |= Prober(settings, timeout, pool).checks()
+    if pool is None:
+        checks |= {"tokenizer": _tokenizer, "hub": _hub, "disk": _disk}
+    results = map_ordered(
+        lambda name: _run(name, checks[name], timeout), checks, workers=len(checks)
+    )
+    return [result for each in results for result in each]
+
+
+def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
+    """Return the results of one check; a broken one does not affect the others."""
+    from tinkex.api.http.concurrency import run_in_thread
+
+    try:
+        # A check has time limits of its own, which end first and say more.
+        return run_in_thread(check, timeout + 0.5)
+    except TimeoutError:
+        late = f"no result within {timeout:g} s"
+        return [_result(name, "fail", late, "Allow more with --timeout.")]
+    except TinkexError as error:
+        return [_failed(name, error)]
+    except Exception as error:
+        detail = f"the check itself failed: {type(error).__name__}: {error}"
+        return [_result(name, "fail", detail, "Report it with --debug.")]
+
+
+def _result(check: str, status: Status, detail: str, hint: str | None = None) -> CheckResult:
+    from tinkex.api.http.probe import CheckResult
+
+    return CheckResult(check, status, detail, hint)
+
+
+def _failed(check: str, error: TinkexError) -> CheckResult:
+    return _result(check, "fail", str(error), hint_for(error) or _AGAIN)
+
+
+def _skipped(check: str) -> Check:
+    return lambda: [_result(check, "skipped", "needs settings that can be read")]
+
+
+def _settings(settings: Settings) -> CheckResult:
+    from tinkex.settings import effective
+
+    shown = ("profile", "base_url", "timeout", "http_pool")
+    found = [(n, value, origin) for n, value, origin in effective(settings) if n in shown]
+    parts = [f"{n} {value} ({origin})" for n, value, origin in found if value]
+    path = config_path()
+    parts.append(str(path) if path.exists() else f"no {path}")
+    return _result("settings", "ok", "; ".join(parts))
+
+
+def _key(settings: Settings) -> CheckResult:
+    from tinkex.settings import stray_key
+
+    if not settings.needs_api_key:
+        return _result("key", "ok", "none is needed")
+    try:
+        key = settings.credential() or ""
+    except TinkexError as error:
+        return _failed("key", error)
+    name = "api_key" if settings.api_key else "api_key_command"
+    origin = settings.origins.get(name, "default")
+    detail = f"{credentials.mask(key)} from {origin}, {len(key)} characters"
+    if credentials.is_expired(key):
+        hint = "Get a new one from where it came."
+        return _result("key", "fail", f"{detail}: the token has expired", hint)
+    warning = settings.key_warning() or stray_key(settings)
+    return _result("key", "warning" if warning else "ok", detail, warning)
+
+
+def _tokenizer() -> list[CheckResult]:
+    from huggingface_hub import constants
+
+    names = sorted(ep.name for ep in plugins.entry_points(plugins.TOKENIZERS))
+    cache = Path(constants.HF_HUB_CACHE)
+    count = sum(1 for _ in cache.glob("models--*/snapshots/*/tokenizer.json"))
+    detail = f"sources: {', '.join(names)}; {count} tokenizers in {cache}"
+    return [_result("tokenizer", "ok", detail)]
+
+
+def _hub() -> list[CheckResult]:
+    from tinkex.api.sampling.tokenizer import hub_state
+
+    address, problem, has_token = hub_state()
+    token = "with a token" if has_token else "without a token"
+    if problem is None:
+        return [_result("hub", "ok", f"{address} answers ({token})")]
+    hint = "Needed only for tokenizers that are not in the cache; HF_ENDPOINT sets a mirror."
+    status: Status = "skipped" if problem == "HF_HUB_OFFLINE is set" else "warning"
+    return [_result("hub", status, f"{address}: {problem}", hint)]
+
+
+def _disk() -> list[CheckResult]:
+    found = []
+    for name, place, hint in (
+        ("disk here", Path.cwd, "Change to another directory with cd."),
+        ("disk for temporary files", tempfile.gettempdir, "Set TMPDIR to another directory."),
+        ("disk for the cache", partial(xdg_directory, "cache"), ""),
+    ):
         try:
-            return super()._default_format()
-        except SettingsError:  # this is the command that tells
-            return self.formatter_default
+            found.append(_space(name, Path(place())))
+        except OSError as error:  # gettempdir() says itself that no directory is writable
+            gone = name == "disk here" and isinstance(error, FileNotFoundError)
+            problem = "the current directory no longer exists" if gone else str(error.strerror)
+            found.append(_result(name, "warning", problem, hint))
+    return found
+
+
+def _space(name: str, path: Path) -> CheckResult:
+    existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+    free = shutil.disk_usage(existing).free
+    detail = f"{Size(free).human_readable()} free in {existing}"
+    if not os.access(existing, os.W_OK):
+        return _result(name, "warning", f"{existing} is not writable", "Use another directory.")
+    if free < _LOW_SPACE:
+        hint = "Free some space, or name another directory with --output."
+        return _result(name, "warning", detail, hint)
+    return _result(name, "ok", detail)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
+from typing import Any
 
+from tinkex.cli.errors import unknown_command
 from tinkex.commands.base import Command
 from tinkex.exceptions import PluginError
 from tinkex.options import print_paged
-from tinkex.suggestions import unknown_command
 
 _IN_SHELL = """
 in this shell:
-  profile use <name>    use another profile from here on, in this shell
-  <command> | less      hand the output to a command of the system
+  profile use <name>    use another profile, in this shell only
+  <command> | less      pipe the output to a command of the system
   <command> > <file>    write the output to a file; >> appends
   exit                  leave; so does Ctrl-D
 """
@@ -25,51 +26,48 @@ class Help(Command):
 
     examples = ("tinkex help", "tinkex help checkpoint", "tinkex help checkpoint list")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("words", metavar="<command>", nargs="*", help="name of the command")
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        # In the shell what is typed next is a command, not a key of the pager: 'help | less' pages.
+        # In the interactive shell the next words are a command, not keys for a pager.
         paged = not self.app.interactive_mode
         words = [word for word in parsed_args.words if not word.startswith("-")]
         manager = self.app.command_manager
         name = " ".join(words)
         if not words:
             more = _IN_SHELL if self.app.interactive_mode else ""
-            listing = "\ncommands:\n" + self._listing()
+            listing = "\ncommands:\n" + self._listing(sorted(manager.commands))
             print_paged(self.app.parser, self.app.stdout, listing + more, paged=paged)
         elif name not in manager.commands and manager.below(name):
-            self.app.stdout.write(f"commands:\n{self._listing(name + ' ')}")
+            self.app.stdout.write(f"commands:\n{self._listing(manager.below(name))}")
         else:
+            factory: Any
             factory, found, rest = manager.find_command(words)
             if rest:
                 raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
-            parser = command.get_parser(self.app._prog(found))
-            print_paged(parser, self.app.stdout, paged=paged)
+            print_paged(command.get_parser(self.app.prog(found)), self.app.stdout, paged=paged)
         return 0
 
-    def _listing(self, prefix: str = "") -> str:
+    def _listing(self, names: list[str]) -> str:
         """Return a line for each command: its name and the first line of its docstring.
 
-        On a terminal, one that is too long goes on below; elsewhere a line is a command.
+        On a terminal, a long line is wrapped.
         """
-        names = [n for n in self.app.command_manager.get_command_names() if n.startswith(prefix)]
         width = max(map(len, names)) + 2
-        lines = [f"  {name:{width}}{self._summary(name)}" for name in sorted(names)]
+        lines = [f"  {name:{width}}{self._summary(name)}" for name in names]
         if self.app.stdout.isatty():
             columns = max(shutil.get_terminal_size().columns, width + 30)
-            below = " " * (width + 2)
-            lines = [textwrap.fill(line, columns, subsequent_indent=below) for line in lines]
+            indent = " " * (width + 2)
+            lines = [textwrap.fill(line, columns, subsequent_indent=indent) for line in lines]
         return "\n".join([*lines, ""])
 
     def _summary(self, name: str) -> str:
         try:
-            command = self.app.command_manager.commands[name].load()
+            command = self.app.command_manager.load(name)
         except PluginError as error:
             return f"({error})"
-        # As inspect.getdoc() finds it, without the parser and disassembler that it imports.
+        # As inspect.getdoc(), without importing inspect.
         documented = (cls.__doc__ for cls in command.__mro__ if cls.__doc__)
         return next(documented, "").strip().partition("\n")[0].rstrip(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tinkex.columns import Flag
+from tinkex.columns import cells
 from tinkex.commands.base import Lister
 from tinkex.exceptions import UsageError
 
@@ -18,33 +18,22 @@ class ListModel(Lister):
     droppable = ("max_context_length",)
     examples = ("tinkex model list", "tinkex model list qwen3 -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "substring",
             metavar="<substring>",
             nargs="?",
-            help="only models whose name contains this, in any case",
+            help="only models whose names contain this text, in any case",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         models = self.client.models.list()
         self.app.remember("models", [model.model_name for model in models], whole=True)
         wanted = (parsed_args.substring or "").lower()
-        found = [model for model in models if wanted in model.model_name.lower()]
-        if wanted and not found:
+        self.result = [model for model in models if wanted in model.model_name.lower()]
+        if wanted and not self.result:
             raise UsageError(
                 f"no model name contains {parsed_args.substring[:80]!r}",
-                hint="'tinkex model list' shows all that this service offers to this key.",
+                hint="'tinkex model list' shows all models of this service and key.",
             )
-        self.result = found
-        return self.column_names, [
-            (
-                model.model_name,
-                model.max_context_length,
-                Flag(model.trainable),
-                Flag(model.sampleable),
-            )
-            for model in found
-        ]
+        return self.column_names, [cells(model, self.column_names) for model in self.result]

@@ -1,94 +1,95 @@
-"""What is installed, and what each plugin adds."""
+"""Plugins: what is installed, what each one adds, and the skeleton of a new one.
+
+The files of the skeleton are package data (``templates/plugin``), each with the text that it has in
+the plugin except for ``${name}`` and the like.
+"""
 
 from __future__ import annotations
 
 import argparse
-import difflib
+import importlib.util
 import inspect
-from collections import Counter
+import keyword
+import os
+import re
+import shlex
+import shutil
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliff.columns import FormattableColumn
 
-from tinkex import commandmanager, plugins
+from tinkex import plugins
+from tinkex.cli.commandmanager import Formatters, load_command
+from tinkex.cli.errors import nearest
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.exceptions import PluginError
+from tinkex.exceptions import LocalError, PluginError, UsageError
+from tinkex.files import user_path
 from tinkex.options import Parser
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 
-class ListPlugin(Lister):
-    """List every entry point that tinkex uses, and why one does not load."""
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
-    mends = True  # the fault may be a plugin's
+
+class ListPlugin(Lister):
+    """List the entry points of plugins, with any load error."""
+
+    tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("group", "name", "distribution", "version", "error")
     droppable = ("version",)
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.set_defaults(nothing=None)  # said in all formats below
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--all", action="store_true", help="also what tinkex itself brings, not only plugins"
+            "--all", action="store_true", help="include the entry points of tinkex itself"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        trouble = _Trouble()
-        rows = []
-        for entry_point, distribution in trouble.claims:
-            if plugins.is_builtin(entry_point) and not parsed_args.all:
-                continue
-            error = trouble.of(entry_point, distribution)
-            key = (entry_point.group, entry_point.name)
-            rows.append((*key, distribution.name, distribution.version, error))
-        rows.sort(key=str)
+        usage = _Usage()
+        rows = sorted(
+            (
+                (ep.group, ep.name, owner.name, owner.version, usage.problem(ep, owner))
+                for ep, owner in usage.claims
+                if parsed_args.all or not plugins.is_builtin(ep)
+            ),
+            key=str,
+        )
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         if not rows:
             self.status("No plugins are installed.")
-            parsed_args.note = None  # a table need not say it again
-        unknown = plugins.unknown_in_only()
-        if unknown:
-            self.app.warn(f"{plugins.ONLY} names what is not installed: {', '.join(unknown)}")
+            self.presentation.empty = ""  # a table need not repeat it
         return self.column_names, rows
 
 
 class ShowPlugin(ShowOne):
-    """Show what one plugin adds to tinkex: commands, options, hooks, formats and drivers."""
+    """Show what a plugin adds to tinkex: commands, options, hooks, formats and drivers."""
 
     column_names = (
-        "distribution",
-        "version",
-        "summary",
-        "commands",
-        "hooks",
-        "formats",
-        "http_pools",
-        "tokenizers",
-        "profiles",
-        "errors",
+        *("distribution", "version", "summary", "commands", "hooks", "formats"),
+        *("http_pools", "tokenizers", "profiles", "errors"),
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "name", metavar="<distribution>", help="name that pip installed the plugin by"
+            "name", metavar="<distribution>", help="name of the distribution, as pip knows it"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         distribution = _installed(parsed_args.name)
-        trouble = _Trouble()
+        usage = _Usage()
         found = [
-            ep for ep, owner in trouble.claims if plugins.same_name(owner.name, distribution.name)
+            ep for ep, owner in usage.claims if plugins.same_name(owner.name, distribution.name)
         ]
         if not found:
             raise PluginError(f"{distribution.name} is installed, but adds nothing to tinkex")
-        self.result = _contents(distribution, found, trouble)
+        self.result = _contents(distribution, found, usage)
         values = [Lines(v) if isinstance(v, list) else v for v in self.result.values()]
         return self.column_names, values
 
@@ -96,66 +97,98 @@ class ShowPlugin(ShowOne):
         lines = [f"{record['distribution']} {record['version']}"]
         lines += [record["summary"]] if record["summary"] else []
         for name in self.column_names[3:]:
-            texts = record[name].lines()
-            if texts:
+            if texts := record[name].human_readable().splitlines():
                 lines += [f"{name.replace('_', ' ').replace('http', 'HTTP')}:"]
                 lines += [f"  {text}" for text in texts]
         return lines
 
 
+class NewPlugin(ShowOne):
+    """Write the skeleton of a plugin: a command, a format, a hook, and tests that pass."""
+
+    is_action = True
+    column_names = ("distribution", "package", "directory", "command", "format")
+    examples = (
+        "tinkex plugin new tinkex-stats",
+        "tinkex plugin new tinkex-stats --directory ~/src/stats",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", metavar="<name>", help="name of the distribution: tinkex-stats")
+        parser.add_argument(
+            "--directory",
+            metavar="<dir>",
+            help="new or empty directory to write to (default: the name, in this directory)",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        names = names_for(parsed_args.name)
+        self._check_free(names["noun"])
+        directory = user_path(parsed_args.directory or names["name"])
+        write_files(skeleton(names), directory)
+        noun = names["noun"]
+        values = (names["name"], names["package"], str(directory), f"{noun} hello", noun)
+        self.result = dict(zip(self.column_names, values, strict=True))
+        where = shlex.quote(str(directory))
+        self.presentation.notes.append(
+            f"Next: cd {where} && pip install -e '.[test]' && python -m pytest"
+        )
+        return self.column_names, values
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Plugin {record['distribution']} written to {record['directory']}"]
+
+    def _check_free(self, noun: str) -> None:
+        hint = "Choose another name; see: tinkex plugin list --all"
+        if f"{noun} hello" in self.app.command_manager.commands:
+            raise UsageError(f"the command '{noun} hello' already exists", hint=hint)
+        if Formatters.known(noun):
+            raise UsageError(f"the format '{noun}' already exists", hint=hint)
+
+
 class Lines(FormattableColumn[list[Any]]):
-    """A list: a line for each member for people, itself for programs."""
+    """A list: one line per item in text formats, the list itself in JSON."""
 
     def human_readable(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join(map(self._line, self._value))
 
-    def lines(self) -> list[str]:
-        """Return a line for each member."""
-        return [member if isinstance(member, str) else _line(member) for member in self._value]
-
-
-def _line(member: Mapping[str, Any]) -> str:
-    if "error" in member:
-        return f"{member['name']} ({member['group']}): {member['error']}"
-    if "kinds" in member:
-        return f"{member['name']} (of {' and '.join(member['kinds'])})"
-    name = f"{member['name']} (on {member['command']})" if "command" in member else member["name"]
-    return " ".join([name, *member["options"]])
+    @staticmethod
+    def _line(member: str | Mapping[str, Any]) -> str:
+        if isinstance(member, str):
+            return member
+        if "error" in member:
+            return f"{member['name']} ({member['group']}): {member['error']}"
+        where = f" (on {member['command']})" if "command" in member else ""
+        return " ".join([member["name"] + where, *member["options"]])
 
 
-class _Trouble:
-    """What keeps each entry point from being used."""
+class _Usage:
+    """Which entry points are used, and what prevents the use of the others."""
 
     def __init__(self) -> None:
-        #: Every entry point of ours with its distribution.
+        #: Every entry point of a tinkex group with its distribution.
         self.claims: Sequence[tuple[EntryPoint, Distribution]] = list(plugins.claims())
-        used = [
-            ep
-            for ep, owner in self.claims
-            if plugins.is_builtin(ep) or not plugins.is_left_out(owner.name)
-        ]
-        self._count = Counter((ep.group, ep.name) for ep in used)
-        self._builtin = {(ep.group, ep.name) for ep in used if plugins.is_builtin(ep)}
+        #: Group and name → distributions that are loaded; "" stands for tinkex itself.
+        self._owners: dict[tuple[str, str], set[str]] = {}
+        for ep, owner in self.claims:
+            if plugins.is_builtin(ep):
+                self._owners.setdefault((ep.group, ep.name), set()).add("")
+            elif not plugins.is_left_out(owner.name):
+                self._owners.setdefault((ep.group, ep.name), set()).add(owner.name)
 
-    def of(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
-        """Return why *entry_point* is not used, or ``None``; imports it to know."""
-        key = (entry_point.group, entry_point.name)
+    def problem(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
+        """Return why *entry_point* is not used, or ``None``; imports it to find out."""
         if not plugins.is_builtin(entry_point):
             if plugins.is_left_out(distribution.name):
                 return f"not used: {plugins.ONLY} does not name {distribution.name}"
-            if key in self._builtin:
-                return "not used: tinkex has one of this name"
-            # Any number of hooks may listen to one command.
-            if self._count[key] > 1 and not _is_hook(entry_point.group):
-                others = {owner.name for ep, owner in self.claims if (ep.group, ep.name) == key} - {
-                    distribution.name
-                }
+            others = self._owners[entry_point.group, entry_point.name] - {distribution.name}
+            if "" in others:
+                return "not used: tinkex has one of the same name"
+            if others and not _is_hook(entry_point.group):  # a command may have several hooks
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
-            if entry_point.group == plugins.COMMANDS:
-                commandmanager.load(entry_point)
-            else:
-                plugins.load(entry_point)
+            is_command = entry_point.group == plugins.COMMANDS
+            (load_command if is_command else plugins.load)(entry_point)
         except PluginError as error:
             cause = error.__cause__
             return f"{type(cause).__name__}: {cause}" if cause else str(error)
@@ -163,21 +196,19 @@ class _Trouble:
 
 
 def _installed(name: str) -> Distribution:
-    distribution = plugins.find_distribution(name)
-    if distribution is None:
-        known = sorted({owner.name for _, owner in plugins.claims()})
-        near = difflib.get_close_matches(name, known, n=1)
-        raise PluginError(
-            f"no distribution is called {name!r}",
-            hint=f"Did you mean {near[0]}?" if near else "See: tinkex plugin list",
-        )
-    return distribution
+    if distribution := plugins.find_distribution(name):
+        return distribution
+    near = nearest(name, {owner.name for _, owner in plugins.claims()})
+    raise PluginError(
+        f"no distribution is called {name!r}",
+        hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
+    )
 
 
 def _contents(
-    distribution: Distribution, entry_points: Sequence[EntryPoint], trouble: _Trouble
+    distribution: Distribution, entry_points: Sequence[EntryPoint], usage: _Usage
 ) -> dict[str, Any]:
-    errors = {ep: text for ep in entry_points if (text := trouble.of(ep, distribution))}
+    errors = {ep: text for ep in entry_points if (text := usage.problem(ep, distribution))}
     usable = sorted((ep for ep in entry_points if ep not in errors), key=lambda ep: ep.name)
 
     def described(describe: Callable[[EntryPoint], Any], wanted: Callable[[str], bool]) -> Any:
@@ -196,7 +227,7 @@ def _contents(
         "summary": distribution.metadata.json.get("summary"),
         "commands": described(_command, lambda group: group == plugins.COMMANDS),
         "hooks": described(_hook, _is_hook),
-        "formats": _formats(usable),
+        "formats": sorted({ep.name for ep in usable if ep.group in _FORMATS}),
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
         "profiles": [ep.name for ep in usable if ep.group == plugins.PROFILES],
@@ -226,17 +257,8 @@ def _hook(entry_point: EntryPoint) -> dict[str, Any]:
     }
 
 
-def _formats(entry_points: Sequence[EntryPoint]) -> list[dict[str, Any]]:
-    kinds: dict[str, list[str]] = {}
-    for group, kind in ((plugins.LIST_FORMATTERS, "lists"), (plugins.SHOW_FORMATTERS, "objects")):
-        for entry_point in entry_points:
-            if entry_point.group == group:
-                kinds.setdefault(entry_point.name, []).append(kind)
-    return [{"name": name, "kinds": found} for name, found in kinds.items()]
-
-
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the arguments that are not in every command: options and names of positionals."""
+    """Yield the options and positionals that not every command has."""
     shared = {"global options", "output formatters"}
     elsewhere = {
         action
@@ -251,3 +273,68 @@ def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _is_hook(group: str) -> bool:
     return group.startswith(plugins.HOOKS + ".")
+
+
+# The skeleton of a plugin -----------------------------------------------------------------------
+
+
+def names_for(name: str) -> dict[str, str]:
+    """Return what the templates may refer to, made from the name of a distribution.
+
+    ``name`` is the distribution, ``package`` the Python package, ``noun`` the first word of its
+    commands and the name of its format, ``Noun`` and ``identifier`` the noun in Python names.
+
+    :raises UsageError: it is not a valid name, or its package would hide another one.
+    """
+    package, noun = name.replace("-", "_"), name.removeprefix("tinkex-")
+    if not _NAME.fullmatch(name) or len(name) > 60 or not noun[0].isalpha():
+        raise UsageError(
+            f"not a name for a plugin: {name[:80]!r}",
+            hint="Lower-case letters, digits and single hyphens, a letter first: tinkex-stats.",
+        )
+    if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
+        raise UsageError(
+            f"a package called {package!r} exists already, or cannot exist",
+            hint=f"Call the plugin tinkex-{name}, for instance.",
+        )
+    return {
+        "name": name,
+        "package": package,
+        "noun": noun,
+        "Noun": "".join(word.capitalize() for word in noun.split("-")),
+        "identifier": noun.replace("-", "_"),
+    }
+
+
+def skeleton(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of every file of the skeleton by its path."""
+    root = Path(__file__).parents[1] / "templates" / "plugin"
+    found = {}
+    for template in sorted(root.rglob("*.in")):
+        folder, file = template.relative_to(root).parent.as_posix(), template.stem
+        folder = names["package"] if folder == "package" else folder
+        file = ".gitignore" if file == "gitignore" else file  # a template must be visible
+        text = string.Template(template.read_text(encoding="utf-8")).substitute(names)
+        found[f"{folder}/{file}".removeprefix("./")] = text
+    return found
+
+
+def write_files(texts: Mapping[str, str], directory: Path) -> None:
+    """Write *texts* (path → content) into *directory*, which is new or empty.
+
+    :raises LocalError: it is not empty, or a file cannot be written.
+    """
+    is_new = not directory.exists()
+    try:
+        if directory.is_dir() and any(directory.iterdir()):
+            raise LocalError(f"{directory} is not empty", hint="Choose another with --directory.")
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise LocalError(f"{directory} is a file", hint="Choose another with --directory.")
+        for name, text in texts.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        if is_new:  # half a plugin would be in the way of the next attempt
+            shutil.rmtree(directory, ignore_errors=True)
+        raise LocalError(f"cannot write {directory}: {error.strerror}") from error

@@ -8,100 +8,56 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex import keys
+from tinkex import settings
 from tinkex.columns import Flag, Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
+from tinkex.config import credentials, file, pools
+from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
 from tinkex.exceptions import SettingsError, UsageError
-from tinkex.values import DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
 
-#: What a profile may say, in the order in which it is shown.
+#: Settings that a profile may have, in the order in which they are shown.
 _SETTINGS = tuple(name for name in DESCRIPTIONS if name != "profile")
 #: Settings that are global options; ``profile add`` writes those that are given.
 _GLOBAL = ("base_url", "api_key", "timeout", "http_pool")
 
 
 class ListProfile(Lister):
-    """List all profiles, those that plugins bring included."""
+    """List all profiles and their settings, with those of plugins; keys are masked."""
 
-    mends = True
-    column_names = ("name", "active", "base_url", "http_pool", "credential", "format")
+    tolerates_bad_settings = True
+    column_names = ("name", "active", *_SETTINGS, "http_pool_options")
     plain_columns = ("name", "active", "base_url", "http_pool")
-    droppable = ("format", "http_pool", "credential")
+    droppable = (
+        *("http_pool_options", "allow_http", "tags", "project_id", "timeout", "format"),
+        *("http_pool", "api_key_command", "api_key"),
+    )
     examples = ("tinkex profile list", "tinkex profile list -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import settings
-
         profiles = _all()
         active = settings.chosen_profile(self.app.option("profile"))
         if active is not None and active not in profiles:
-            self.app.warn(f"the profile in force, {active!r}, does not exist")
+            self.app.warn(f"the active profile, {active!r}, does not exist")
+        named_pools = pools.named_in(file.read(file.config_path()))
         self.result = list(profiles)
-        return self.column_names, [
-            self._row(name, values, name == active) for name, values in profiles.items()
-        ]
-
-    @staticmethod
-    def _row(name: str, values: Mapping[str, Any], active: bool) -> tuple[Any, ...]:
-        pool = values.get("http_pool")
-        return (
-            name,
-            Flag(active),
-            values.get("base_url") or (None if pool else DEFAULT_BASE_URL),
-            pool,
-            _credential(values),
-            values.get("format"),
-        )
-
-
-class ShowProfile(ShowOne):
-    """Show what one profile says, its key masked."""
-
-    mends = True
-    column_names = ("name", "active", *_SETTINGS, "http_pool_options")
-    examples = ("tinkex profile show", "tinkex profile show skyrl -f yaml")
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "name",
-            metavar="<profile>",
-            nargs="?",
-            help="name of a profile (default: the one in force)",
-        )
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import settings
-
-        active = settings.chosen_profile(self.app.option("profile"))
-        name = parsed_args.name or active
-        if name is None:
-            raise UsageError("no profile is in force", hint="Name one: tinkex profile list")
-        values = _known(name)
-        unknown = sorted(str(key) for key in values if key not in _SETTINGS)
-        if unknown:
-            self.app.warn(f"profile {name} has unknown settings: {', '.join(unknown)}")
-        shown = {key: _shown(key, value) for key, value in values.items()}
-        options = _pool_options(values)
-        self.result = {"name": name, **shown}
-        return self.column_names, (
-            name,
-            Flag(name == active),
-            *(Structure(shown.get(key)) for key in _SETTINGS),
-            Structure(options),
-        )
-
-    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return super().plain_lines({k: v for k, v in record.items() if plain_text(v)})
+        rows = []
+        for name, values in profiles.items():
+            unknown = sorted(str(key) for key in values if key not in _SETTINGS)
+            if unknown:
+                self.app.warn(f"profile {name} has unknown settings: {', '.join(unknown)}")
+            options = named_pools.get(str(values.get("http_pool", pools.DEFAULT_DRIVER)))
+            address = {} if values.get("http_pool") else {"base_url": DEFAULT_BASE_URL}
+            row = _row(name, {**address, **values}, active=name == active)
+            rows.append((*row, Structure(options)))
+        return self.column_names, rows
 
 
 class AddProfile(ShowOne):
     """Write a new profile."""
 
-    acts = True
-    mends = True
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "active", *_SETTINGS)
     examples = (
         "tinkex profile add skyrl --server skyrl",
@@ -109,71 +65,50 @@ class AddProfile(ShowOne):
         "tinkex profile add work --api-key-command 'pass show tinker' --default-format table",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="<name>", help="name of the new profile")
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            type=_server,
-            help="begin with what is known of this server: its usual address, and a key that will "
-            "do where none is looked at",
+            help="use the default address of this server, and a placeholder key if it checks none",
         )
-        parser.add_argument(
-            "--api-key-command", metavar="<command>", help="command that prints the API key"
-        )
-        parser.add_argument(
-            "--default-format", metavar="<format>", help="output format where -f names none"
-        )
-        parser.add_argument(
-            "--project-id", metavar="<id>", help="project that new sessions belong to"
-        )
-        parser.add_argument(
-            "--tags", metavar="<tags>", help="tags of new sessions, separated by commas"
-        )
-        parser.add_argument(
-            "--allow-http",
-            action="store_true",
-            help="let the key travel over plain http to another machine",
-        )
-        parser.add_argument(
-            "--use", action="store_true", help="use it from now on when none is named"
-        )
-        parser.add_argument("--force", action="store_true", help="replace a profile of this name")
-        return parser
+        for name, metavar, meaning in (
+            ("api-key-command", "<command>", "command that prints the API key"),
+            ("default-format", "<format>", "output format if -f is not given"),
+            ("project-id", "<id>", "project that new sessions belong to"),
+            ("tags", "<tags>", "tags of new sessions, separated by commas"),
+        ):
+            parser.add_argument(f"--{name}", metavar=metavar, help=meaning)
+        for name, meaning in (
+            ("allow-http", "allow sending the key over plain http to another machine"),
+            ("use", "make it the default profile"),
+            ("force", "replace a profile of this name"),
+        ):
+            parser.add_argument(f"--{name}", action="store_true", help=meaning)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, profiles
-
         name = parsed_args.name
         if not re.fullmatch(r"\w[\w.@-]*", name):
             raise UsageError(
                 f"not a name for a profile: {name[:40]!r}",
                 hint="Use letters, digits, '-', '_', '.' and '@'.",
             )
-        written = configfile.profiles_in(configfile.read(configfile.config_path()))
+        written = file.profiles_in(file.read(file.config_path()))
         if name in written and not parsed_args.force:
             raise UsageError(
                 f"there is a profile called {name!r} already",
                 hint="Change it with 'tinkex config set', or replace it with --force.",
             )
         values = self._values(parsed_args)
-        if name in profiles.names() and values.keys().isdisjoint({"http_pool", "base_url"}):
-            values = {**profiles.brought(name), **values}
-        configfile.write_profile(name, values, use=parsed_args.use)
-        if not ({"api_key", "api_key_command", "http_pool"} & values.keys()):
-            self._tell_about_key(name, values)
-        shown = {key: _shown(key, value) for key, value in values.items()}
-        self.result = {"name": name, **shown}
-        return self.column_names, (
-            name,
-            Flag(parsed_args.use),
-            *(Structure(shown.get(key)) for key in _SETTINGS),
-        )
-
-    def _tell_about_key(self, name: str, values: Mapping[str, Any]) -> None:
-        if values.get("base_url", DEFAULT_BASE_URL) != DEFAULT_BASE_URL:
+        is_of_plugin = name in file.plugin_profile_names()
+        if is_of_plugin and values.keys().isdisjoint({"http_pool", "base_url"}):
+            values = {**file.plugin_profile(name), **values}
+        file.write_profile(name, values, use=parsed_args.use)
+        has_key = not {*CREDENTIAL, "http_pool"}.isdisjoint(values)
+        if not has_key and values.get("base_url", DEFAULT_BASE_URL) != DEFAULT_BASE_URL:
             self.status(f"It has no key yet: tinkex --profile {name} auth login")
+        self.result = {"name": name} | {k: credentials.masked(k, v) for k, v in values.items()}
+        return self.column_names, _row(name, values, active=parsed_args.use)
 
     def _values(self, parsed_args: argparse.Namespace) -> dict[str, Any]:
         given = {name: self._global(parsed_args, name) for name in _GLOBAL}
@@ -185,7 +120,7 @@ class AddProfile(ShowOne):
             "allow_http": "true" if parsed_args.allow_http else None,
         }
         if given["api_key"] is not None and given["api_key_command"] is not None:
-            raise UsageError("give a key or a command that prints one, not both")
+            raise UsageError("use either --api-key or --api-key-command")
         values: dict[str, Any] = dict(SERVERS.get(parsed_args.server, {}))
         if given["api_key_command"] is not None:
             values.pop("api_key", None)
@@ -196,7 +131,7 @@ class AddProfile(ShowOne):
         return values
 
     def _global(self, parsed_args: argparse.Namespace, name: str) -> Any:
-        """Return a global option of this line; those that the shell was started with are not."""
+        """Return a global option of this line; those of an interactive shell do not count."""
         value = getattr(parsed_args, name, None)
         if value is None and not self.app.interactive_mode:
             value = self.app.option(name)
@@ -206,128 +141,83 @@ class AddProfile(ShowOne):
         return [f"Added the profile {plain_text(record['name'])}"]
 
 
-class UseProfile(ShowOne):
-    """Use a profile from now on when none is named."""
-
-    acts = True
-    mends = True
+class _OneProfile(ShowOne):
+    is_action = True
+    tolerates_bad_settings = True
     column_names = ("name", "file")
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("name", metavar="<profile>", help="name of a profile")
+
+
+class UseProfile(_OneProfile):
+    """Make a profile the default."""
+
     examples = ("tinkex profile use work",)
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="<profile>", help="name of a profile")
-        return parser
-
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, settings
-
         settings.resolve({"profile": parsed_args.name})  # it must be usable
-        configfile.write_default(parsed_args.name)
+        file.write_default_profile(parsed_args.name)
         self.result = parsed_args.name
         if os.environ.get("TINKEX_PROFILE"):
-            self.status("TINKEX_PROFILE is set, and comes first.")
-        return self.column_names, (parsed_args.name, str(configfile.config_path()))
+            self.status("TINKEX_PROFILE is set, and takes precedence.")
+        return self.column_names, (parsed_args.name, str(file.config_path()))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Using the profile {plain_text(record['name'])}"]
 
 
-class RemoveProfile(ShowOne):
+class RemoveProfile(_OneProfile):
     """Remove a profile, and the key in it, from the configuration file."""
 
-    acts = True
-    mends = True
-    column_names = ("name", "file")
     examples = ("tinkex profile remove skyrl --yes",)
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="<profile>", help="name of a profile")
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
         parser.add_argument(
-            "--force", action="store_true", help="also the one that is used when none is named"
+            "--force", action="store_true", help="remove it even if it is the active one"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex import configfile, settings
-
-        name = parsed_args.name
-        _known(name)
-        config = configfile.read(configfile.config_path())
-        written = configfile.profiles_in(config)
-        if name not in written:
+        name, profiles = parsed_args.name, _all()
+        if name not in profiles:
+            known = ", ".join(profiles) or "none"
+            raise SettingsError(f"no profile is called {name!r}", hint=f"Known: {known}.")
+        if name not in file.profiles_in(file.read(file.config_path())):
             raise UsageError(
-                f"the profile {name!r} is not written anywhere: it comes with a plugin",
-                hint="It goes when the plugin is uninstalled.",
+                f"the profile {name!r} is not in the configuration file: a plugin provides it",
+                hint="Uninstall the plugin to remove it.",
             )
         active = settings.chosen_profile(self.app.option("profile"))
         if name == active and not parsed_args.force:
             raise UsageError(
-                f"the profile {name!r} is in force",
-                hint="Use another one first, or add --force.",
+                f"the profile {name!r} is active", hint="Use another one first, or add --force."
             )
-        holds = " and the API key in it" if _credential(written[name] or {}) else ""
-        self.confirm(f"Remove the profile {name}{holds}?", assume_yes=parsed_args.yes)
-        configfile.remove_profile(name)
+        has_key = any(profiles[name].get(key) for key in CREDENTIAL)
+        with_key = " and the API key in it" if has_key else ""
+        self.confirm(f"Remove the profile {name}{with_key}?", assume_yes=parsed_args.yes)
+        file.remove_profile(name)
         self.result = name
-        return self.column_names, (name, str(configfile.config_path()))
+        return self.column_names, (name, str(file.config_path()))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Removed the profile {plain_text(record['name'])}"]
 
 
-def _server(text: str) -> str:
-    if "/" in text or ":" in text:
-        raise UsageError(
-            f"--server names a kind of server: {', '.join(SERVERS)}",
-            hint=f"An address is --base-url: --base-url {text[:200]}",
-        )
-    return text
-
-
-def _pool_options(values: Mapping[str, Any]) -> Any:
-    """Return what the file says about the HTTP pool that a profile names."""
-    from tinkex import configfile, pools
-
-    name = str(values.get("http_pool", pools.DEFAULT_DRIVER))
-    return pools.named_in(configfile.read(configfile.config_path())).get(name)
+def _row(name: str, values: Mapping[str, Any], *, active: bool) -> tuple[Any, ...]:
+    """Return the name of a profile, whether it is active, and its settings; keys are masked."""
+    shown = (credentials.masked(key, values.get(key)) for key in _SETTINGS)
+    return name, Flag(active), *map(Structure, shown)
 
 
 def _all() -> dict[str, Mapping[str, Any]]:
-    """Return every profile by name, those that plugins bring included."""
-    from tinkex import configfile, profiles
+    """Return every profile by name, those of plugins included.
 
-    written = configfile.profiles_in(configfile.read(configfile.config_path()))
-    found = {**profiles.all_brought(), **written}
-    return {name: _mapping(name, found[name]) for name in sorted(found)}
-
-
-def _known(name: str) -> Mapping[str, Any]:
-    known = _all()
-    if name not in known:
-        raise SettingsError(
-            f"no profile is called {name!r}",
-            hint="Known: " + (", ".join(known) or "none") + ".",
-        )
-    return known[name]
-
-
-def _mapping(name: str, values: Any) -> Mapping[str, Any]:
-    if not isinstance(values or {}, Mapping):
-        raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
-    return values or {}
-
-
-def _credential(values: Mapping[str, Any]) -> str | None:
-    if values.get("api_key"):
-        return keys.mask(str(values["api_key"]))
-    return "command" if values.get("api_key_command") else None
-
-
-def _shown(name: str, value: Any) -> Any:
-    """Return *value* so that it can be shown."""
-    if name == "api_key" and value:
-        return keys.mask(str(value))
-    return keys.mask_inside(str(value)) if name == "api_key_command" and value else value
+    :raises SettingsError: one is not a mapping.
+    """
+    found = file.plugin_profiles() | file.profiles_in(file.read(file.config_path()))
+    for name, values in found.items():
+        if not isinstance(values or {}, Mapping):
+            raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
+    return {name: found[name] or {} for name in sorted(found)}

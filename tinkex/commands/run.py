@@ -1,57 +1,269 @@
-"""Training runs."""
+"""Sample text, and show training runs."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Flag, Structure, Time, plain_text
-from tinkex.commands.base import Lister, ShowOne
-from tinkex.commands.filters import add_order, add_scope, sorting
-from tinkex.commands.names import with_run
-from tinkex.commands.paging import add_paging, holds_all, tell_rest
-from tinkex.options import non_empty
+from tinkex.columns import Flag, Structure, Time, plain_text, printable
+from tinkex.commands import arguments
+from tinkex.commands.base import Command, Lister, ShowOne
+from tinkex.exceptions import TinkexError, UsageError
+from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
-    from tinkex.api import TrainingRun
-    from tinkex.api.paging import Page, Walk
+    from tinkex.api import SampledSequence, SampleResponse, SamplingParams, Tokenizer, TrainingRun
+    from tinkex.api.http.pagination import Page, Walk
 
-__all__ = ["InfoRun", "ListRun"]
+__all__ = ["InfoRun", "ListRun", "Sample"]
 
-#: What was saved last, of each kind: the path, and when.
-_LAST = (
-    "last_checkpoint",
-    "last_checkpoint_time",
-    "last_sampler_checkpoint",
-    "last_sampler_checkpoint_time",
+#: Option, metavar, type, default and help.
+_SAMPLING_OPTIONS = (
+    (
+        *("max-tokens", "<int>", integer(1), None),
+        "maximum number of tokens to generate (default: 256)",
+    ),
+    (
+        *("temperature", "<float>", number(0), 1.0),
+        "sampling temperature; 0 always takes the most likely token (default: 1.0)",
+    ),
+    ("top-k", "<int>", top_k, -1, "sample from the k most likely tokens; -1: all (default: -1)"),
+    (
+        *("top-p", "<float>", number(0, 1, above=True), 1.0),
+        "sample from the most likely tokens of this total probability (default: 1.0)",
+    ),
+    ("num-samples", "<int>", integer(1, 4096), 1, "number of samples, at most 4096 (default: 1)"),
+    ("seed", "<int>", integer(0), None, "seed for repeatable samples (default: random)"),
+    (
+        *("tokenizer", "<name>", str, None),
+        "model name or local directory of the tokenizer (default: the base model's)",
+    ),
 )
+#: The last checkpoint of each kind: its path and time.
+_LAST = (
+    *("last_checkpoint", "last_checkpoint_time"),
+    *("last_sampler_checkpoint", "last_sampler_checkpoint_time"),
+)
+_RUN_COLUMNS = (
+    *("training_run_id", "base_model", "model_owner", "is_lora", "lora_rank", "corrupted"),
+    *("last_request_time", *_LAST, "user_metadata"),
+)
+
+
+class Sample(Lister):
+    """Sample text from a base model or a checkpoint; its subcommands manage training runs."""
+
+    is_action = True
+    operation = "Sampling"
+    column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
+    examples = (
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
+        "tinkex run --model-path tinker://run-123/sampler_weights/final --prompt-file prompt.txt",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_model_options(parser)
+        parser.add_argument("--prompt", metavar="<text>", help="text of the prompt")
+        parser.add_argument(
+            "--prompt-file",
+            metavar="<path>",
+            help='file with the prompt: text, a JSON array of token ids, or {"tokens": [...]}; '
+            "- is standard input",
+        )
+        add_sampling_options(parser)
+        parser.add_argument(
+            "--output",
+            metavar="<path>",
+            type=lambda text: None if text == "-" else text,
+            help="file for the result (default, or -: standard output)",
+        )
+
+    def add_json_option(self, group: Any) -> None:
+        group.add_argument(
+            "--json",
+            action="store_true",
+            dest="whole_json",
+            help="the whole response as JSON, with token ids and logprobs",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.commands.inputs import read_prompt
+        from tinkex.files import check_writable
+
+        model_path, base_model = checked_model(self, parsed_args, "run")
+        if parsed_args.prompt_file == "-":
+            arguments.check_stdin(self, "prompt")
+        prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+        if parsed_args.output is not None:
+            check_writable(parsed_args.output)
+        # One deadline for all requests; a missing key is reported before any status.
+        deadline = self.client.deadline("sampling")
+        self.status("Starting sampling...")
+        with self.client.create_sampling_client(
+            base_model=base_model, model_path=model_path, deadline=deadline
+        ) as sampling:
+            tokenizer = None
+            if isinstance(prompt, str) or not parsed_args.whole_json:
+                tokenizer = find_tokenizer(
+                    self,
+                    lambda: parsed_args.tokenizer or sampling.find_base_model(deadline),
+                    needed=isinstance(prompt, str) or bool(parsed_args.tokenizer),
+                )
+            if isinstance(prompt, str):
+                assert tokenizer is not None
+                prompt = tokenizer.encode(prompt, timeout=deadline.remaining())
+            response: SampleResponse = sampling.sample(
+                prompt, sampling_params(parsed_args), parsed_args.num_samples, deadline=deadline
+            )
+        self.result = response
+        return self.column_names, [
+            (
+                index,
+                tokenizer.decode(sequence.tokens) if tokenizer else None,
+                sequence.stop_reason,
+                mean(sequence.logprobs),
+                len(sequence.tokens),
+            )
+            for index, sequence in enumerate(response.sequences, 1)
+        ]
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+    ) -> int:
+        stdout, written = self.app.stdout, io.StringIO()
+        self._on_terminal = stdout.isatty() and parsed_args.output is None
+        self.app.stdout = written
+        try:
+            if parsed_args.whole_json:
+                import json
+
+                self.app.display.clear()
+                written.write(json.dumps(self.result.as_dict(), indent=2) + "\n")
+            else:
+                super().produce_output(parsed_args, column_names, data)
+        finally:
+            self.app.stdout = stdout
+        if parsed_args.output is not None:
+            from tinkex.files import write_atomically
+
+            write_atomically(parsed_args.output, written.getvalue())
+            self.status(f"Output written to {parsed_args.output}")
+        else:
+            stdout.write(written.getvalue())
+            stdout.flush()
+        self.status(f"Sampling complete ({len(self.result.sequences)} sequences)")
+        return 0
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        index = record["sample"]
+        sequence: SampledSequence = self.result.sequences[index - 1]
+        text = record["text"]
+        if text is None:
+            text = f"token ids: {list(sequence.tokens)}"
+        if self._on_terminal:
+            text = printable(text, keep="\n\t")
+        average = record["avg_logprob"]
+        shown = "n/a" if average is None else f"{average:.3f}"
+        gap = "" if index == len(self.result.sequences) else "\n"
+        return (
+            f"Sample {index}:\n{text}\n"
+            f"stop_reason={plain_text(record['stop_reason'])} | avg_logprob={shown}{gap}"
+        )
+
+
+def checked_model(
+    command: Command | Lister, parsed_args: argparse.Namespace, name: str
+) -> tuple[str | None, str | None]:
+    """Return the path of the checkpoint or the base model to sample; one of the two is ``None``.
+
+    :param name: name of the command, for messages.
+    :raises UsageError: not exactly one is given, or it cannot be sampled.
+    """
+    arguments.check_model_options(parsed_args, name)
+    if parsed_args.base_model:
+        return None, parsed_args.base_model
+    from tinkex.commands.inputs import read_model_path
+
+    model = read_model_path(
+        parsed_args.model_path,
+        lambda short: arguments.checkpoint_path(command, short, kind="sampler"),
+    )
+    if not model.tinker_path:
+        raise UsageError(
+            f"{parsed_args.model_path} does not name its checkpoint, and the service cannot read "
+            "local files",
+            hint=f"To sample its base model: --base-model {model.base_model}",
+        )
+    return model.tinker_path, None
+
+
+def find_tokenizer(
+    command: Command | Lister, name: Callable[[], str], *, needed: bool
+) -> Tokenizer | None:
+    """Return the tokenizer of the model *name*, or ``None`` if it is not *needed* and missing.
+
+    :raises TinkexError: it is needed, and missing.
+    """
+    from tinkex.api.sampling.tokenizer import load_tokenizer
+
+    try:
+        return load_tokenizer(name())
+    except TinkexError as error:
+        if needed:
+            raise
+        command.status(f"Showing token ids: {error}.")
+        return None
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sampling parameters, and ``--tokenizer``."""
+    for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
+        parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
+    parser.add_argument(
+        "--stop",
+        metavar="<text>",
+        type=non_empty,
+        action="append",
+        default=[],
+        help="text that ends a sample; may be repeated",
+    )
+
+
+def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
+    """Return the sampling parameters that the options give."""
+    from tinkex.api import SamplingParams
+
+    return SamplingParams(
+        max_tokens=parsed_args.max_tokens,
+        temperature=parsed_args.temperature,
+        top_k=parsed_args.top_k,
+        top_p=parsed_args.top_p,
+        seed=parsed_args.seed,
+        stop=parsed_args.stop,
+    )
+
+
+def mean(logprobs: Sequence[float | None] | None) -> float | None:
+    """Return the mean of the finite *logprobs*, or ``None`` if there are none."""
+    known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
+    return sum(known) / len(known) if known else None
 
 
 class ListRun(Lister):
     """List training runs, the newest first."""
 
-    column_names = (
-        "training_run_id",
-        "base_model",
-        "model_owner",
-        "is_lora",
-        "lora_rank",
-        "corrupted",
-        "last_request_time",
-        *_LAST,
-        "user_metadata",
-    )
+    column_names = _RUN_COLUMNS
     plain_columns = ("training_run_id", "base_model")
     droppable = (
-        "user_metadata",
-        *_LAST[::2],
-        "is_lora",
-        *_LAST[1::2],
-        "corrupted",
-        "model_owner",
-        "lora_rank",
-        "last_request_time",
+        *("user_metadata", *_LAST[::2], "is_lora", *_LAST[1::2]),
+        *("corrupted", "model_owner", "lora_rank", "last_request_time"),
     )
     examples = (
         "tinkex run list --limit 10",
@@ -60,124 +272,73 @@ class ListRun(Lister):
         "tinkex run list --limit 0 -f json",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        add_paging(parser, "runs")
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_paging(parser, "runs")
         parser.add_argument(
             "--model",
             metavar="<text>",
             type=non_empty,
-            help="those whose base model's name holds this text, in any case",
+            help="runs whose base model contains this text, in any case",
         )
-        add_scope(parser)
-        add_order(parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")])
-        return parser
+        arguments.add_scope(parser)
+        arguments.add_order(
+            parser, [n for n in self.column_names if n not in (*_LAST, "user_metadata")]
+        )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         limit, offset = parsed_args.limit or None, parsed_args.offset
-        scope = parsed_args.access_scope
-        runs = self.client.runs
-        if parsed_args.model or parsed_args.sort:
-            chosen = runs.select(
-                limit,
-                offset,
-                model=parsed_args.model,
-                **sorting(parsed_args),
-                access_scope=scope,
-            )
-            return self._whole(chosen, whole=not parsed_args.model)
-        if self.may_stream(parsed_args):
-            walk = runs.walk(limit, offset, access_scope=scope)
-            return self.column_names, self.streamed(self._rows(walk, whole=True))
-        return self._whole(runs.list(limit, offset, access_scope=scope), whole=True)
-
-    def _whole(self, page: Page[TrainingRun], *, whole: bool) -> Any:
+        scope, runs = parsed_args.access_scope, self.client.runs
+        model, order = parsed_args.model, arguments.sorting(parsed_args)
+        page: Walk[TrainingRun] | Page[TrainingRun]
+        if model or parsed_args.sort:
+            page = runs.select(limit, offset, model=model, **order, access_scope=scope)
+        elif self.app.keeps_result:
+            page = runs.list(limit, offset, access_scope=scope)
+        else:  # page by page
+            page = runs.walk(limit, offset, access_scope=scope)
         self.result = page
-        return self.column_names, list(self._rows(page, whole=whole))
-
-    def _rows(
-        self, found: Walk[TrainingRun] | Page[TrainingRun], *, whole: bool
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, and say what there is to say when the last has come.
-
-        :param whole: nothing was left out, but for what is beyond the limit.
-        """
-        from tinkex.remembered import KEPT
-
-        latest: list[str] = []
-        models: dict[str, None] = {}
-        for run in found:
-            if len(latest) < KEPT:
-                latest.append(run.training_run_id)
-                models[run.base_model] = None
-            yield self._row(run)
-        tell_rest(self, found, "runs")
-        self.app.remember("runs", latest, whole=whole and holds_all(found))
-        self.app.remember("models", models)
-
-    @staticmethod
-    def _row(run: TrainingRun) -> tuple[Any, ...]:
-        return (
-            run.training_run_id,
-            run.base_model,
-            run.model_owner,
-            Flag(run.is_lora),
-            run.lora_rank,
-            Flag(run.corrupted),
-            Time(run.last_request_time),
-            *_last(run),
-            Structure(run.user_metadata),
+        return self.column_names, arguments.list_rows(
+            self, page, "runs", _values, name=lambda run: run.training_run_id, whole=not model
         )
 
 
 class InfoRun(ShowOne):
     """Show one training run."""
 
-    column_names = (
-        "training_run_id",
-        "base_model",
-        "model_owner",
-        "is_lora",
-        "lora_rank",
-        "corrupted",
-        "last_request_time",
-        *_LAST,
-        "user_metadata",
-    )
+    column_names = _RUN_COLUMNS
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        run = with_run(self, parsed_args.run_id, self.client.runs.get)
+        run = arguments.with_run(self, parsed_args.run_id, self.client.runs.get)
         self.result = run
-        self._link(run.training_run_id, "training_runs", run.training_run_id)
-        return self.column_names, (
-            run.training_run_id,
-            run.base_model,
-            run.model_owner,
-            Flag(run.is_lora),
-            run.lora_rank,
-            Flag(run.corrupted),
-            Time(run.last_request_time),
-            *_last(run),
-            Structure(run.user_metadata),
-        )
+        self.add_link(run.training_run_id, "training_runs", run.training_run_id)
+        return self.column_names, _values(run)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         rest = dict(record)
         run_id, base_model = rest.pop("training_run_id"), rest.pop("base_model")
         first = f"{plain_text(run_id)} ({plain_text(base_model)})"
-        return [first, *super().plain_lines({k: v for k, v in rest.items() if plain_text(v)})]
+        return [first, *super().plain_lines(rest)]
 
 
-def _last(run: TrainingRun) -> Iterator[Any]:
-    """Yield the values of the columns :data:`_LAST`."""
+def _values(run: TrainingRun) -> tuple[Any, ...]:
+    """Return the values of the columns :data:`_RUN_COLUMNS`."""
+    last: list[Any] = []
     for checkpoint in (run.last_checkpoint, run.last_sampler_checkpoint):
-        yield checkpoint and checkpoint.tinker_path
-        yield Time(checkpoint.time if checkpoint else None)
+        last += [checkpoint and checkpoint.tinker_path, Time(checkpoint and checkpoint.time)]
+    return (
+        run.training_run_id,
+        run.base_model,
+        run.model_owner,
+        Flag(run.is_lora),
+        run.lora_rank,
+        Flag(run.corrupted),
+        Time(run.last_request_time),
+        *last,
+        Structure(run.user_metadata),
+    )

@@ -6,16 +6,15 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex import __version__
 from tinkex.commands.base import ShowOne
-from tinkex.version import commit, line
+from tinkex.version import __version__, commit, line
 
 
 class Version(ShowOne):
     """Show the version and the commit it was built from."""
 
-    acts = True
-    mends = True  # whoever reports a fault is asked for it first
+    is_action = True
+    tolerates_bad_settings = True  # needed first to report a problem
     column_names = ("version", "commit")
     examples = ("tinkex version --json",)
 

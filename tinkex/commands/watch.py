@@ -1,4 +1,4 @@
-"""What happens to a training run: run watch shows it, run wait waits for it."""
+"""Follow a training run, or wait for a checkpoint or an idle run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Time, iso, json_text, plain_text
+from tinkex.commands.arguments import add_formats, with_run
 from tinkex.commands.base import Command, ShowOne
-from tinkex.commands.names import with_run
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
-from tinkex.options import duration, interval
+from tinkex.options import duration, interval, parse_duration
 
 if TYPE_CHECKING:
-    from tinkex.api.watching import Change, Condition, Snapshot
+    from tinkex.api.resources.watch import Change, Condition, Snapshot
 
 __all__ = ["WaitRun", "WatchRun"]
 
 _INTERVAL = timedelta(seconds=10)
-#: Those of run watch, which writes each change as soon as it is seen.
+#: Formats of run watch, which writes each change at once.
 _FORMATS = ("plain", "json")
 _EVENTS = {
     "run": "last request",
@@ -32,129 +32,57 @@ _EVENTS = {
 }
 
 
-class _Watching:
-    """What watch and wait have in common."""
+class WatchRun(Command):
+    """Follow a training run."""
 
-    if TYPE_CHECKING:
-        app: Any
-        client: Any
-        status: Any
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("run_id", metavar="<run_id>", help="training run: its id or @latest")
-        parser.add_argument(
-            "--interval",
-            metavar="<time>",
-            type=interval(),
-            default=_INTERVAL,
-            help="time between two looks: seconds, or with a unit: 30s, 5m; at least 1s "
-            "(default: 10s)",
-        )
-
-    def snapshots(
-        self, parsed_args: argparse.Namespace, limit: timedelta | None = None
-    ) -> Iterator[Snapshot]:
-        from tinkex.api import watching
-
-        run_id = with_run(self, parsed_args.run_id, self._known)  # type: ignore[arg-type]
-        try:
-            yield from watching.snapshots(
-                self.client,
-                run_id,
-                interval=parsed_args.interval.total_seconds(),
-                limit=None if limit is None else limit.total_seconds(),
-                on_trouble=self._trouble,
-                on_pause=lambda: self.app.display.expect("something new"),
-            )
-        except KeyboardInterrupt:
-            self.app.display.clear()
-            self.status(f"The run {run_id} itself goes on.")
-            raise
-
-    def _known(self, run_id: str) -> str:
-        self.client.runs.get(run_id)
-        return run_id
-
-    def _trouble(self, error: TinkexError, pause: float) -> None:
-        self.app.warn(f"{error}; looking again in {pause:.0f} s", prefix="No connection: ")
-
-
-class WatchRun(_Watching, Command):
-    """Show what happens to a training run until it fails or Ctrl-C ends the watching."""
-
+    notes = "Ends when the run fails, or with Ctrl-C; the run itself continues."
     examples = ("tinkex run watch run-123", "tinkex run watch @latest --interval 1m --json")
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        self.add_options(parser)
-        parser.add_argument(
-            "-f",
-            "--format",
-            dest="formatter",
-            choices=_FORMATS,
-            help="plain: a line for each change; json: a JSON object on each line (default: plain) "
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        _add_options(parser)
+        add_formats(
+            parser,
+            _FORMATS,
+            "plain: one line for each change; json: one JSON object a line (default: plain) "
             "[TINKEX_FORMAT]",
         )
-        parser.add_argument(
-            "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
-        )
-        return parser
-
-    def run(self, parsed_args: argparse.Namespace) -> int:
-        parsed_args.formatter = parsed_args.formatter or self._default_format()
-        return super().run(parsed_args)
-
-    def _default_format(self) -> str:
-        """Return the format that stands before the command, or else in the settings."""
-        given = getattr(self.app_args, "formatter", None)
-        if getattr(self.app_args, "json", False):
-            given = "json"
-        if given is None:
-            setting = self.app.format_setting
-            return setting if setting in _FORMATS else "plain"
-        if given not in _FORMATS:
-            raise UsageError(
-                f"{self.cmd_name} has no format {given!r}",
-                hint="It has: " + ", ".join(sorted(_FORMATS)) + ".",
-            )
-        return str(given)
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        from tinkex.api.watching import changes, check_usable
-
+        # Decides about errors, too.
+        parsed_args.formatter = (
+            parsed_args.formatter
+            or self.format_before_command(_FORMATS)
+            or ("json" if self.app.format_setting == "json" else "plain")
+        )
         write = _as_json if parsed_args.formatter == "json" else _line
         self.result: list[Change] = []
-        before = None
-        for snapshot in self.snapshots(parsed_args):
-            for change in changes(before, snapshot):
+        for _, changes in _polls(self, parsed_args):
+            for change in changes:
                 self.result.append(change)
                 self.app.display.clear()
                 self.app.stdout.write(write(change) + "\n")
             self.app.stdout.flush()
-            check_usable(snapshot)
-            before = snapshot
 
 
-class WaitRun(_Watching, ShowOne):
+class WaitRun(ShowOne):
     """Wait until a training run has saved a checkpoint, or has been idle for a while."""
 
-    acts = True
+    is_action = True
     column_names = ("training_run_id", "condition", "subject", "last_request_time")
     examples = (
         "tinkex run wait run-123 --until checkpoint:final --max-wait 2h",
         "tinkex run wait @latest --until idle:10m",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        self.add_options(parser)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        _add_options(parser)
         parser.add_argument(
             "--until",
             metavar="<condition>",
             action="append",
             default=[],
             help="checkpoint (any new one), checkpoint:NAME (may be a pattern), or idle:TIME (no "
-            "request for so long); may be repeated, and one is enough (default: idle:10m)",
+            "request for this time); may be repeated, any one is enough (default: idle:10m)",
         )
         parser.add_argument(
             "--max-wait",
@@ -162,47 +90,86 @@ class WaitRun(_Watching, ShowOne):
             type=duration(bare="s"),
             help="give up after this time: 2h, 90m (default: never); --timeout is for one request",
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.api.watching import WaitedOut
+        from tinkex.api.resources.watch import WaitedOut
 
-        wanted = {text: _condition(text) for text in parsed_args.until or ["idle:10m"]}
+        conditions = {text: _condition(text) for text in parsed_args.until or ["idle:10m"]}
         try:
-            text, subject, snapshot = self._await(parsed_args, wanted)
+            text, subject, snapshot = self._await(parsed_args, conditions)
         except WaitedOut as error:
             raise TimedOut(
-                f"Timed out while awaiting {' or '.join(wanted)}",
-                hint="Allow more time with --max-wait; the run itself goes on.",
+                f"Timed out while awaiting {' or '.join(conditions)}",
+                hint="Allow more time with --max-wait; the run itself continues.",
             ) from error
         run = snapshot.run
         self.result = subject
-        last = Time(run.last_request_time)
-        return self.column_names, (run.training_run_id, text, subject, last)
+        return self.column_names, (run.training_run_id, text, subject, Time(run.last_request_time))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [plain_text(record["subject"])]
 
     def _await(
-        self, parsed_args: argparse.Namespace, wanted: dict[str, Condition]
+        self, parsed_args: argparse.Namespace, conditions: dict[str, Condition]
     ) -> tuple[str, str, Snapshot]:
-        """Return the condition that was met, what met it, and how the run was then."""
-        from tinkex.api.watching import changes, check_usable
-
+        """Return the condition that was met, what met it, and the snapshot."""
         first: Snapshot | None = None
-        before: Snapshot | None = None
-        for snapshot in self.snapshots(parsed_args, parsed_args.max_wait):
+        for snapshot, changes in _polls(self, parsed_args, parsed_args.max_wait):
+            for change in changes if first else ():
+                self.status(_line(change).replace("\t", "  "))
             first = first or snapshot
-            if before is not None:
-                for change in changes(before, snapshot):
-                    self.status(_line(change).replace("\t", "  "))
-            for text, condition in wanted.items():
+            for text, condition in conditions.items():
                 subject = condition.met(first, snapshot)
                 if subject is not None:
                     return text, subject, snapshot
+        raise AssertionError("unreachable: the snapshots do not end")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_id", metavar="<run_id>", help="training run: its id or @latest")
+    parser.add_argument(
+        "--interval",
+        metavar="<time>",
+        type=interval(),
+        default=_INTERVAL,
+        help="polling interval: seconds, or with a unit: 30s, 5m; at least 1s (default: 10s)",
+    )
+
+
+def _polls(
+    command: WatchRun | WaitRun, parsed_args: argparse.Namespace, limit: timedelta | None = None
+) -> Iterator[tuple[Snapshot, list[Change]]]:
+    """Yield the snapshots of the run that the command line names, each with what has changed.
+
+    :raises OperationFailed: the run is corrupted.
+    """
+    from tinkex.api.resources.watch import changes, check_usable
+
+    def existing(run_id: str) -> str:
+        command.client.runs.get(run_id)
+        return run_id
+
+    def on_trouble(error: TinkexError, pause: float) -> None:
+        command.app.warn(f"{error}; retrying in {pause:.0f} s", prefix="No connection: ")
+        command.app.display.expect("changes")
+
+    run_id = with_run(command, parsed_args.run_id, existing)
+    before = None
+    try:
+        for snapshot in command.client.watch(
+            run_id,
+            interval=parsed_args.interval.total_seconds(),
+            limit=None if limit is None else limit.total_seconds(),
+            on_trouble=on_trouble,
+        ):
+            yield snapshot, list(changes(before, snapshot))
             check_usable(snapshot)
             before = snapshot
-        raise AssertionError("a run is watched without end")
+            command.app.display.expect("changes")
+    except KeyboardInterrupt:
+        command.app.display.clear()
+        command.status(f"The run {run_id} itself continues.")
+        raise
 
 
 def _line(change: Change) -> str:
@@ -216,8 +183,7 @@ def _as_json(change: Change) -> str:
 
 
 def _condition(text: str) -> Condition:
-    from tinkex.api.watching import Condition
-    from tinkex.durations import parse_duration
+    from tinkex.api.resources.watch import Condition
 
     kind, _, value = text.partition(":")
     if kind == "checkpoint" and (value or ":" not in text):

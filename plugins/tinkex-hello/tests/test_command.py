@@ -1,4 +1,4 @@
-"""``tinkex hello``, against answers written here and against a real service."""
+"""``tinkex hello`` with mocked responses and with a real service."""
 
 from __future__ import annotations
 

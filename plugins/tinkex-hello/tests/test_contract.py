@@ -1,5 +1,5 @@
 from tinkex.testing import check_distribution
 
 
-def test_the_entry_points_keep_what_tinkex_promises() -> None:
+def test_the_entry_points_follow_the_rules() -> None:
     check_distribution("tinkex-hello")

@@ -18,7 +18,7 @@ class Hello(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "--name", metavar="<name>", default="world", help="who is greeted (default: world)"
+            "--name", metavar="<name>", default="world", help="name to greet (default: world)"
         )
         return parser
 

@@ -16,7 +16,7 @@ class MarkdownFormatter(ListFormatter, SingleFormatter):
     """A table for issues, chats and wikis."""
 
     def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
-        """Add nothing: markdown has no options."""
+        """Add no options."""
 
     def emit_list(
         self,
@@ -42,7 +42,7 @@ class MarkdownFormatter(ListFormatter, SingleFormatter):
 
 
 def _cell(value: Any) -> str:
-    # Sizes and times know how people read them; programs have -f json.
+    # Sizes and times in the form for people; programs use -f json.
     text = value.human_readable() if isinstance(value, FormattableColumn) else plain_text(value)
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
 

@@ -13,7 +13,7 @@ class ChangedHook(CommandHook):
 
     def get_parser(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parser.add_argument(
-            "--changed", action="store_true", help="only what differs from the defaults"
+            "--changed", action="store_true", help="leave out settings with their default value"
         )
         return parser
 
@@ -24,7 +24,7 @@ class ChangedHook(CommandHook):
         return parsed_args
 
     def after(self, parsed_args: argparse.Namespace, return_code: Any) -> Any:
-        # What a command that prints rows returns is its column names and its rows.
+        # A command that prints rows returns its column names and its rows.
         names, rows = return_code
         if parsed_args.changed:
             origin = list(names).index("origin")

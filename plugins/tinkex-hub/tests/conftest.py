@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pytest
 
+from tests.serving import Reply, Request, serving
 from tinkex.testing import Invocation, invoke, local_service
 
 TOKEN = "hf_goodgoodgoodgoodgood"
@@ -30,7 +29,6 @@ class FakeHub:
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, Any]] = {}
-        self.requests: list[tuple[str, str]] = []
         self.tokens: set[str] = set()
         self.commits: list[dict[str, Any]] = []
         self.blobs: dict[str, bytes] = {}
@@ -38,105 +36,98 @@ class FakeHub:
         self.lost = False
         self.url = ""
 
-    def add(self, repo: str, *, private: bool = True, **files: str) -> None:
-        named = {name.replace("_md", ".md"): text.encode() for name, text in files.items()}
-        self.repos[repo] = {"private": private, "branches": {"main": named}}
+    def add(self, repo: str, *, private: bool = True, readme: str | None = None) -> None:
+        files = {} if readme is None else {"README.md": readme.encode()}
+        self.repos[repo] = {"private": private, "branches": {"main": files}}
 
     def files(self, repo: str, branch: str = "main") -> dict[str, bytes]:
         found: dict[str, bytes] = self.repos[repo]["branches"][branch]
         return found
 
-    def answer(
-        self, method: str, path: str, query: str, body: bytes, token: str
-    ) -> tuple[int, Any, dict[str, str]]:
-        self.requests.append((method, path))
+    def answer(self, request: Request) -> Reply:
+        body, stream, path = request.body, request.handler.rfile, request.path
+        if "chunked" in request.headers.get("transfer-encoding", ""):
+            while size := int(stream.readline(), 16):
+                body += stream.read(size)
+                stream.readline()
+            stream.readline()
+        token = request.headers.get("authorization", "")
         self.tokens.add(token)
         if path.startswith("/lfs/"):  # the storage has its own signatures
             self.blobs[path.removeprefix("/lfs/")] = body
-            return (403 if self.lost else 200), None, {}
+            return Reply(status=403 if self.lost else 200)
         if self.broken:
-            return self.broken, {"error": "We are down"}, {}
+            return Reply({"error": "We are down"}, self.broken)
         if token != f"Bearer {TOKEN}":
-            return 401, {"error": "Invalid username or password."}, {}
-        words = path.strip("/").split("/")
+            return Reply({"error": "Invalid username or password."}, 401)
+        words = [unquote(word) for word in path.strip("/").split("/")]
+        repo = "/".join(words[2:4])
         if path == "/api/whoami-v2":
-            return 200, {"name": "ada", "type": "user", "orgs": [{"name": "club"}]}, {}
+            return Reply({"name": "ada", "type": "user", "orgs": [{"name": "club"}]})
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
-            return 200, {"errors": [], "warnings": []}, {}
-        if words[0] == "api" and len(words) == 4 and method == "GET":
-            return self._info("/".join(words[2:4]))
+            return Reply({"errors": [], "warnings": []})
+        if words[0] == "api" and len(words) == 4 and request.method in ("GET", "HEAD"):
+            return self._info(repo)
         if "resolve" in words:
             return self._file("/".join(words[:2]), words[3], "/".join(words[4:]))
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._batch(json.loads(body))
         if words[4:5] == ["branch"]:
-            return self._branch("/".join(words[2:4]), unquote(words[5]))
+            branches = self.repos[repo]["branches"]
+            branches[words[5]] = dict(branches["main"])
+            return Reply()
         if words[4:5] == ["preupload"]:
             return self._preupload(json.loads(body))
         if words[4:5] == ["commit"]:
-            return self._commit("/".join(words[2:4]), unquote(words[5]), query, body)
-        return 404, {"error": "Sorry, we can't find the page you are looking for."}, {}
+            return self._commit(repo, words[5], "create_pr" in request.query, body)
+        return Reply({"error": "Sorry, we can't find the page you are looking for."}, 404)
 
-    def _missing(self, what: str) -> tuple[int, Any, dict[str, str]]:
-        return 404, {"error": f"{what}"}, {"X-Error-Code": what}
-
-    def _create(self, wanted: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+    def _create(self, wanted: dict[str, Any]) -> Reply:
         owner = wanted.get("organization") or "ada"
         repo = f"{owner}/{wanted['name']}"
         if owner != "ada":
-            return 403, {"error": f"You don't have the rights to create a model under {owner}"}, {}
+            error = f"You don't have the rights to create a model under {owner}"
+            return Reply({"error": error}, 403)
         if repo in self.repos:
-            return 409, {"error": "You already created this model repo"}, {}
+            return Reply({"error": "You already created this model repo"}, 409)
         private = wanted.get("visibility", "private" if wanted.get("private") else "") == "private"
-        self.repos[repo] = {"private": private, "branches": {"main": {}}}
-        return 200, {"url": f"{self.url}/{repo}", "name": repo}, {}
+        self.add(repo, private=private)
+        return Reply({"url": f"{self.url}/{repo}", "name": repo})
 
-    def _info(self, repo: str) -> tuple[int, Any, dict[str, str]]:
+    def _info(self, repo: str) -> Reply:
         if repo not in self.repos:
-            return self._missing("RepoNotFound")
+            return missing("RepoNotFound")
         known = {"private": self.repos[repo]["private"], "sha": "0" * 40, "siblings": []}
-        return 200, {"id": repo, "modelId": repo, "tags": [], "downloads": 0, **known}, {}
+        return Reply({"id": repo, "modelId": repo, "tags": [], "downloads": 0, **known})
 
-    def _file(self, repo: str, branch: str, name: str) -> tuple[int, Any, dict[str, str]]:
+    def _file(self, repo: str, branch: str, name: str) -> Reply:
         if repo not in self.repos:
-            return self._missing("RepoNotFound")
-        if unquote(branch) not in self.repos[repo]["branches"]:
-            return self._missing("RevisionNotFound")
-        content = self.files(repo, unquote(branch)).get(name)
+            return missing("RepoNotFound")
+        if branch not in self.repos[repo]["branches"]:
+            return missing("RevisionNotFound")
+        content = self.files(repo, branch).get(name)
         if content is None:
-            return self._missing("EntryNotFound")
+            return missing("EntryNotFound")
         tag = hashlib.sha256(content).hexdigest()
-        return 200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": "0" * 40}
+        return Reply(content, headers={"ETag": f'"{tag}"', "X-Repo-Commit": "0" * 40})
 
-    def _branch(self, repo: str, branch: str) -> tuple[int, Any, dict[str, str]]:
-        branches = self.repos[repo]["branches"]
-        if branch in branches:
-            return 409, {"error": f"Reference already exists: {branch}"}, {}
-        branches[branch] = dict(branches["main"])
-        return 200, None, {}
+    def _preupload(self, wanted: dict[str, Any]) -> Reply:
+        files = []
+        for path in (file["path"] for file in wanted["files"]):
+            mode = "lfs" if path.endswith(".safetensors") else "regular"
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False})
+        return Reply({"files": files})
 
-    def _preupload(self, wanted: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        def mode(name: str) -> str:
-            return "lfs" if name.endswith(".safetensors") else "regular"
-
-        files = [
-            {"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False}
-            for f in wanted["files"]
-        ]
-        return 200, {"files": files}, {}
-
-    def _batch(self, wanted: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+    def _batch(self, wanted: dict[str, Any]) -> Reply:
         objects = [
             {**item, "actions": {"upload": {"href": f"{self.url}/lfs/{item['oid']}"}}}
             for item in wanted["objects"]
         ]
-        return 200, {"transfer": "basic", "objects": objects}, {}
+        return Reply({"transfer": "basic", "objects": objects})
 
-    def _commit(
-        self, repo: str, branch: str, query: str, body: bytes
-    ) -> tuple[int, Any, dict[str, str]]:
+    def _commit(self, repo: str, branch: str, pull_request: bool, body: bytes) -> Reply:
         lines = [json.loads(line) for line in body.splitlines() if line]
         changed: dict[str, bytes] = {}
         for line in lines:
@@ -147,53 +138,16 @@ class FakeHub:
                 content = self.blobs[value["oid"]]
                 assert hashlib.sha256(content).hexdigest() == value["oid"]
                 changed[value["path"]] = content
-        pull_request = "create_pr=1" in query
-        self.commits.append({"branch": branch, "pr": pull_request, "files": changed, **lines[0]})
+        self.commits.append(lines[0]["value"])
         if not pull_request:
             self.files(repo, branch).update(changed)
         url = f"{self.url}/{repo}/discussions/1" if pull_request else None
-        commit = f"{self.url}/{repo}/commit/{'1' * 40}"
-        return 200, {"commitUrl": commit, "commitOid": "1" * 40, "pullRequestUrl": url}, {}
+        commit = {"commitUrl": f"{self.url}/{repo}/commit/{'1' * 40}", "commitOid": "1" * 40}
+        return Reply({**commit, "pullRequestUrl": url})
 
 
-def serving(hub: FakeHub) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-
-        def _serve(self) -> None:
-            if "chunked" in self.headers.get("Transfer-Encoding", ""):
-                body = b""
-                while size := int(self.rfile.readline(), 16):
-                    body += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-            else:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = urlsplit(self.path)
-            token = self.headers.get("Authorization", "")
-            status, value, headers = hub.answer(
-                self.command.replace("HEAD", "GET"), parts.path, parts.query, body, token
-            )
-            raw = isinstance(value, bytes)
-            content = value if raw else b"" if value is None else json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain" if raw else "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            for name, text in headers.items():
-                self.send_header(name, text)
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else content)
-            self.wfile.flush()
-
-        do_GET = do_HEAD = do_POST = do_PUT = _serve
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    return server
+def missing(what: str) -> Reply:
+    return Reply({"error": what}, 404, {"X-Error-Code": what})
 
 
 @pytest.fixture
@@ -203,46 +157,37 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     hub = FakeHub()
-    server = serving(hub)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-class Pushing:
-    """``checkpoint push-hf`` of a checkpoint on a local service, to the stand-in."""
-
-    def __init__(self, hub: FakeHub, path: str, scratch: Path) -> None:
-        self.hub, self.path, self.scratch = hub, path, scratch
-
-    def __call__(
-        self, *words: str, token: str | None = TOKEN, stdin: str = "", path: str = "", **more: str
-    ) -> Invocation:
-        environ = {"HF_ENDPOINT": self.hub.url} | ({"HF_TOKEN": token} if token else {}) | more
-        argv = ["checkpoint", "push-hf", path or self.path, *words]
-        done = invoke(argv, environ=environ, stdin=stdin)
-        assert "Traceback" not in done.stderr
-        assert TOKEN not in done.stderr + done.stdout
-        assert [p for p in self.scratch.iterdir() if "tinkex-hub" in p.name] == []
-        return done
+    with serving(hub.answer) as hub.url:
+        yield hub
 
 
 @pytest.fixture
-def push(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pushing]:
-    """Return the command, ready for a checkpoint of rank 4."""
+def push(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return ``checkpoint push-hf`` of a checkpoint of rank 4 on a local service, to the stand-in.
+
+    Its attributes are the *hub* and the *path* of the checkpoint.
+    """
     pytest.importorskip("tinkex_local")
     import tempfile
 
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    scratch, saved = tmp_path / "scratch", tmp_path / "saved.json"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+
+    def push(
+        *words: str, token: str | None = TOKEN, stdin: str = "", path: str = "", **more: str
+    ) -> Invocation:
+        environ = {"HF_ENDPOINT": hub.url} | ({"HF_TOKEN": token} if token else {}) | more
+        argv = ["checkpoint", "push-hf", path or push.path, *words]
+        done = invoke(argv, environ=environ, stdin=stdin)
+        assert "Traceback" not in done.stderr
+        assert TOKEN not in done.stderr + done.stdout
+        assert [p for p in scratch.iterdir() if "tinkex-hub" in p.name] == []
+        return done
+
     with local_service(tmp_path / "home"):
-        saved = tmp_path / "saved.json"
         argv = ["checkpoint", "--base-model", MODEL, "--rank", "4", "--output", str(saved)]
         done = invoke(argv)
         assert done.exit_code == 0, done.stderr
-        path = json.loads(saved.read_text())["weights_path"]
-        yield Pushing(hub, path, tmp_path / "scratch")
+        push.hub, push.path = hub, json.loads(saved.read_text())["weights_path"]
+        yield push

@@ -1,4 +1,4 @@
-"""Names, cards and the look at what was downloaded."""
+"""Names, model cards and checks of adapters."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import yaml
 
 from tinkex.api import TinkerPath
 from tinkex.exceptions import UsageError
-from tinkex_hub import adapter, card, names
+from tinkex.testing import check_distribution
+from tinkex_hub import adapter, card, commands
 
+CONFIG = "adapter_config.json"
 PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
+
+
+def test_the_entry_points_keep_what_tinkex_promises() -> None:
+    check_distribution("tinkex-hub")
 
 
 @pytest.mark.parametrize(
@@ -24,12 +30,9 @@ PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
         (None, "tinker-adapter-3f-train-0"),
     ],
 )
-def test_default_repository(base: str | None, repo: str) -> None:
-    assert names.default_repo(PATH, base) == repo
-
-
-def test_default_branch() -> None:
-    assert names.default_revision(PATH) == "weights-step.10"
+def test_default_repository_and_branch(base: str | None, repo: str) -> None:
+    assert commands.default_repo(PATH, base) == repo
+    assert commands.default_revision(PATH) == "weights-step.10"
 
 
 @pytest.mark.parametrize(
@@ -47,30 +50,30 @@ def test_path_in_a_card(text: str, path: str | None) -> None:
 
 @pytest.mark.parametrize("base", ["Qwen/Qwen3-8B", "a: b # c", '"quoted"', "line\nbreak", None])
 def test_a_card_is_read_back(base: str | None) -> None:
-    text = card.written(PATH, "ada/mine", base, None)
-
+    text = card.build(PATH, "ada/mine", base, None)
     head = yaml.safe_load(text.split("---\n")[1])
     assert head.get("base_model") == base
     assert "tinker_path" not in head
     assert card.path_in(text) == str(PATH)
 
 
-def test_encrypted_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "adapter_model.safetensors.age").write_bytes(b"age-encryption.org/v1")
-
-    with pytest.raises(UsageError, match="encrypted") as caught:
-        adapter.check(tmp_path)
-    assert "age" in (caught.value.hint or "")
-
-
-@pytest.mark.parametrize("files", [[], ["model.safetensors"], ["adapter_config.json"]])
-def test_what_is_no_adapter_is_refused(tmp_path: Path, files: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([CONFIG, "adapter_model.safetensors.age"], "encrypted"),
+        ([], "not a PEFT adapter"),
+        (["model.safetensors"], "not a PEFT adapter"),
+        ([CONFIG], "not a PEFT adapter"),
+    ],
+)
+def test_other_files_than_an_adapter_are_refused(
+    tmp_path: Path, files: list[str], words: str
+) -> None:
     for name in files:
         (tmp_path / name).write_text("{}")
-
-    with pytest.raises(UsageError, match="no PEFT adapter"):
+    with pytest.raises(UsageError, match=words) as caught:
         adapter.check(tmp_path)
+    assert ("age" in (caught.value.hint or "")) >= (words == "encrypted")
 
 
 @pytest.mark.parametrize(
@@ -86,16 +89,15 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path, files: list[str]) -> None
 def test_the_base_model_is_filled_in(
     tmp_path: Path, config: dict[str, object], known: str | None, base: str | None, written: object
 ) -> None:
-    file = tmp_path / "adapter_config.json"
+    file = tmp_path / CONFIG
     file.write_text(json.dumps(config))
-
     assert adapter.fill_base_model(tmp_path, known) == base
     assert json.loads(file.read_text()).get("base_model_name_or_path") == written
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "adapter_config.json").write_text(text)
+    (tmp_path / CONFIG).write_text(text)
 
-    with pytest.raises(UsageError, match="no JSON object"):
+    with pytest.raises(UsageError, match="not a JSON object"):
         adapter.fill_base_model(tmp_path, "m")

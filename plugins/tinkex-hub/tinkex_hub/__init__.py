@@ -1,3 +1,3 @@
-"""Checkpoints for the Hugging Face Hub."""
+"""Push checkpoints to the Hugging Face Hub."""
 
 __version__ = "0.1.0"

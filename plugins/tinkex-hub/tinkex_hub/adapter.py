@@ -1,4 +1,4 @@
-"""The downloaded files: are they an adapter that others can load?"""
+"""Check and complete the files of a PEFT adapter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tinkex.exceptions import LocalError, UsageError
 
-#: Of the checkpoint's own bookkeeping; no part of the adapter.
+#: Files of the service and of tinkex that are not part of the adapter.
 BOOKKEEPING = ("checkpoint_complete", "tinkex.lock.json")
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -16,27 +16,27 @@ _BASE = "base_model_name_or_path"
 
 
 def check(directory: Path) -> None:
-    """Refuse what is no PEFT adapter.
+    """Check that *directory* holds a PEFT adapter.
 
-    :raises UsageError: files are encrypted, or are not those of an adapter.
+    :raises UsageError: files are encrypted, or it is not an adapter.
     """
     names = sorted(file.name for file in directory.rglob("*") if file.is_file())
     encrypted = [name for name in names if name.endswith(".age")]
     if encrypted:
         raise UsageError(
-            f"the checkpoint is encrypted ({encrypted[0]}), and the hub could not load it",
+            f"the checkpoint is encrypted ({encrypted[0]}), so that nothing could load it",
             hint="Download it, decrypt it with 'age', and upload the files with 'hf upload'.",
         )
     if not (directory / _CONFIG).is_file() or not any((directory / w).is_file() for w in _WEIGHTS):
         found = ", ".join(names[:5]) or "nothing"
         raise UsageError(
-            f"the checkpoint is no PEFT adapter: it has {found}",
+            f"the checkpoint is not a PEFT adapter: it has {found}",
             hint=f"An adapter has {_CONFIG} and {_WEIGHTS[0]}.",
         )
 
 
 def fill_base_model(directory: Path, base_model: str | None) -> str | None:
-    """Write *base_model* into an adapter configuration that names none; return what it names.
+    """Write *base_model* into an adapter configuration that names none; return the base model.
 
     :raises LocalError: the configuration cannot be read or written.
     """
@@ -54,5 +54,5 @@ def fill_base_model(directory: Path, base_model: str | None) -> str | None:
     except OSError as error:
         raise LocalError(f"cannot complete {_CONFIG}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the checkpoint's {_CONFIG} is no JSON object") from error
+        raise UsageError(f"the {_CONFIG} of the checkpoint is not a JSON object") from error
     return base_model

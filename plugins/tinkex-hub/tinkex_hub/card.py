@@ -1,4 +1,4 @@
-"""The model card: what a repository tells about its adapter, and which checkpoint it is of."""
+"""Model cards: they describe an adapter and name its checkpoint."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ NAME = "README.md"
 _PARTS = {"train_attn": "attention", "train_mlp": "MLP", "train_unembed": "unembedding"}
 
 
-def written(
-    path: TinkerPath, repo: str, base_model: str | None, info: CheckpointInfo | None
-) -> str:
-    """Return the card of *path*.
+def build(path: TinkerPath, repo: str, base_model: str | None, info: CheckpointInfo | None) -> str:
+    """Return the model card of the checkpoint *path*.
 
-    Its head has members that the hub knows and no other; the checkpoint's path is in the text.
+    Its front matter has only keys that the hub knows; the path is in the text.
 
-    :param repo: the repository with its owner, for the example of use.
+    :param repo: the repository with its owner, for the usage example.
     """
     return f"{_head(base_model)}\n{_text(path, repo, base_model, info)}"
 
 
 def path_in(text: str) -> str | None:
-    """Return the checkpoint that the card *text* names, or ``None``.
+    """Return the checkpoint path in the model card *text*, or ``None``.
 
-    Cards of the official command line are understood as well.
+    This includes cards that the official command line wrote.
     """
     found = re.search(r"tinker://[^\s`'\"<>)]+", text)
     return found[0].rstrip(".,;") if found else None
@@ -36,7 +34,7 @@ def _head(base_model: str | None) -> str:
     tags = ["tinker", "peft", "lora"]
     lines = ["---"]
     if base_model:
-        # A JSON string is a YAML string, whatever characters the name holds.
+        # A JSON string is a valid YAML string.
         lines.append(f"base_model: {json.dumps(base_model)}")
         tags.append(f"base_model:adapter:{base_model}")
     lines += ["library_name: peft", "tags:", *(f"- {json.dumps(tag)}" for tag in tags), "---", ""]

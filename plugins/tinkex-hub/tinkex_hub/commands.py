@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, plain_text
+from tinkex.commands.arguments import add_path, checkpoint_path
 from tinkex.commands.base import ShowOne
 from tinkex.exceptions import APIError, LocalError, SettingsError, Unauthorized, UsageError
 from tinkex.files import user_path
@@ -21,10 +23,14 @@ if TYPE_CHECKING:
     from tinkex_hub.hub import Hub, Pushed
 
 
+#: Maximum length of a repository's name on the hub.
+_MAX_NAME = 96
+
+
 class PushHfCheckpoint(ShowOne):
     """Upload a checkpoint to the Hugging Face Hub as a PEFT adapter."""
 
-    acts = True
+    is_action = True
     column_names = (
         "tinker_path", "repo_id", "revision", "public", "url", "commit", "pull_request", "files",
     )  # fmt: skip
@@ -36,40 +42,36 @@ class PushHfCheckpoint(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "tinker_path",
-            metavar="<tinker_path>",
-            help="checkpoint path, such as tinker://run-123/weights/0001",
-        )
+        add_path(parser)
         parser.add_argument(
             "-r",
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: one of your own, named after base model and "
+            help="repository, as owner/name (default: one of yours, named after the base model and "
             "run, with a branch named after the checkpoint)",
         )
         parser.add_argument(
             "--public", action="store_true", help="make a new repository public (default: private)"
         )
         parser.add_argument(
-            "--revision", metavar="<branch>", type=non_empty, help="branch; made if it is missing"
+            "--revision", metavar="<branch>", type=non_empty, help="branch, created if missing"
         )
         parser.add_argument(
-            "--commit-message", metavar="<text>", type=non_empty, help="message of the commit"
+            "--commit-message", metavar="<text>", type=non_empty, help="commit message"
         )
         parser.add_argument(
             "--create-pr", action="store_true", help="open a pull request instead of committing"
         )
         _add_choice(parser, "--allow-pattern", "only files whose names match this shell pattern")
-        _add_choice(parser, "--ignore-pattern", "no files whose names match this shell pattern")
+        _add_choice(parser, "--ignore-pattern", "skip files whose names match this shell pattern")
         parser.add_argument(
             "--hf-token",
             metavar="<token>",
-            help="token of the hub; - reads it from standard input, @FILE from a file [HF_TOKEN]",
+            help="Hugging Face token; - reads it from standard input, @FILE from a file [HF_TOKEN]",
         )
         parser.add_argument(
-            "--no-model-card", action="store_true", help=f"write no {'README.md'} where none is"
+            "--no-model-card", action="store_true", help="do not write a README.md if there is none"
         )
         return parser
 
@@ -77,10 +79,12 @@ class PushHfCheckpoint(ShowOne):
         from tinkex.api import TinkerPath
         from tinkex_hub.hub import Hub
 
-        path = TinkerPath.from_string(parsed_args.tinker_path)
         if parsed_args.create_pr and parsed_args.revision not in (None, "main"):
-            raise UsageError("a pull request is against main: leave --revision or --create-pr out")
+            raise UsageError(
+                "a pull request always targets main", hint="Use either --revision or --create-pr."
+            )
         self.client  # noqa: B018 - a missing key shows before anything else
+        path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))
         hub = Hub(self._token(parsed_args.hf_token), self.settings.timeout, visible=self._visible())
         owners = hub.owners()
         with _scratch() as scratch:
@@ -120,13 +124,13 @@ class PushHfCheckpoint(ShowOne):
         return text.strip()
 
     def _visible(self) -> bool:
-        """Tell whether progress of huggingface_hub, which draws on its own, may be seen."""
+        """Return whether huggingface_hub may draw progress: it writes to the terminal itself."""
         stream = self.app.stderr
         return stream is sys.stderr and stream.isatty()
 
 
 class _Push:
-    """One upload: what is known of it grows from step to step."""
+    """The state of one upload."""
 
     def __init__(
         self,
@@ -140,7 +144,7 @@ class _Push:
         self._command, self._options = command, options
         self._path, self._hub, self._scratch = path, hub, scratch
         self._owners = owners
-        self._info = self._described()
+        self._info = self._checkpoint_info()
         self._base_model = self._info.base_model if self._info else None
         self.repo, self.revision = self._target(owners[0])
         self.private = not options.public
@@ -149,7 +153,7 @@ class _Push:
         self.pushed: Pushed
 
     def run(self) -> None:
-        """Do it: nothing is downloaded before the repository is known to be the right one."""
+        """Check the repository, then download, check and upload the files."""
         exists = self._check_repository()
         directory = self._scratch / "files"
         self._download(directory)
@@ -168,28 +172,27 @@ class _Push:
     def _branch(self) -> str | None:
         return None if self._options.create_pr else self.revision
 
-    def _described(self) -> CheckpointInfo | None:
+    def _checkpoint_info(self) -> CheckpointInfo | None:
         try:
             return self._command.client.checkpoints.info(str(self._path))
         except Unauthorized:
             raise
         except APIError:
-            return None  # the download will tell if there is no such checkpoint
+            return None  # if the checkpoint does not exist, the download fails
 
     def _target(self, account: str) -> tuple[str, str | None]:
-        from tinkex_hub import names
-
         repo, revision = self._options.repo, self._options.revision
         if repo is None:
-            repo = names.default_repo(self._path, self._base_model)
+            repo = default_repo(self._path, self._base_model)
             if revision is None and not self._options.create_pr:
-                revision = names.default_revision(self._path)
+                revision = default_revision(self._path)
         return (repo if "/" in repo else f"{account}/{repo}"), revision
 
     def _check_repository(self) -> bool:
-        """Refuse a repository of another checkpoint or one more public than meant.
+        """Return whether the repository exists.
 
-        :return: whether it is there already.
+        :raises UsageError: it belongs to another checkpoint, is public without ``--public``, or
+            cannot be created.
         """
         from tinkex_hub import card
 
@@ -198,16 +201,16 @@ class _Push:
         if private is None and owner not in self._owners:
             raise UsageError(
                 f"there is no repository {self.repo}, and {self._owners[0]} cannot create it",
-                hint=f"Repositories of {', '.join(self._owners)} can be created.",
+                hint=f"You can create repositories of {', '.join(self._owners)}.",
             )
         if private is None:
             return False
         if not private and not self._options.public:
             raise UsageError(
-                f"the repository {self.repo} is public", hint="If that is meant, add --public."
+                f"the repository {self.repo} is public", hint="If that is intended, add --public."
             )
         if private and self._options.public:
-            self._command.status(f"The repository {self.repo} is there already and stays private.")
+            self._command.status(f"The repository {self.repo} exists and stays private.")
         self.private = private
         text = self._hub.card_of(self.repo, self._branch, self._scratch / "cache")
         named = card.path_in(text) if text else None
@@ -236,7 +239,7 @@ class _Push:
         file = directory / card.NAME
         if file.exists():
             return
-        text = card.written(self._path, self.repo, self._base_model, self._info)
+        text = card.build(self._path, self.repo, self._base_model, self._info)
         try:
             file.write_text(text, encoding="utf-8")
         except OSError as error:
@@ -259,21 +262,40 @@ class _Push:
         )
         chosen = [(name, directory / name) for name in kept]
         if not chosen:
-            raise UsageError(
-                "the patterns leave no file to upload", hint=f"There are: {', '.join(names[:6])}."
-            )
+            raise UsageError("no file matches the patterns", hint=f"Files: {', '.join(names[:6])}.")
         return chosen
+
+
+def default_repo(path: TinkerPath, base_model: str | None) -> str:
+    """Return the name of the repository for *path*, without its owner.
+
+    As in the official command line: ``tinker-<base model>-<run>``.
+    """
+    base = base_model.rstrip("/").rsplit("/", 1)[-1] if base_model else "adapter"
+    return _sanitize(f"tinker-{base}-{path.run_id}")
+
+
+def default_revision(path: TinkerPath) -> str:
+    """Return the branch for *path* in the repository of its run."""
+    return _sanitize(path.checkpoint_id)
+
+
+def _sanitize(text: str) -> str:
+    # The hub refuses '--', '..', and punctuation at either end.
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", text)
+    name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", name))
+    return name[:_MAX_NAME].strip("-_.")
 
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """Yield a private directory that is gone afterwards, whatever happens."""
+    """Yield a private temporary directory; it is removed afterwards."""
     try:
         directory = tempfile.TemporaryDirectory(prefix="tinkex-hub-")
     except OSError as error:
         raise LocalError(
-            f"no temporary directory can be made: {error.strerror}",
-            hint="Free some space, or name another directory with TMPDIR.",
+            f"cannot create a temporary directory: {error.strerror}",
+            hint="Free some space, or set TMPDIR to another directory.",
         ) from error
     with directory as name:
         yield Path(name)

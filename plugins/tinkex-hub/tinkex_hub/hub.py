@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: one repository, read and written, with errors in the words of tinkex."""
+"""The Hugging Face Hub: read and write a repository; errors are those of tinkex."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinkex.exceptions import (
     APIError,
     ConnectionFailed,
     Forbidden,
-    InvalidAnswer,
+    InvalidResponse,
     LocalError,
     NotFound,
     PluginError,
@@ -29,12 +29,12 @@ from tinkex.exceptions import (
 from tinkex_hub import __version__, card
 
 _MAIN = "main"
-_LOGIN = "Give one with --hf-token or HF_TOKEN, or log in: hf auth login"
-#: What carries requests in the versions of huggingface_hub that there are.
-_CARRIERS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+_LOGIN = "Use --hf-token or HF_TOKEN, or log in: hf auth login"
+#: HTTP libraries of the supported versions of huggingface_hub.
+_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
-#: What huggingface_hub fails with where an answer is no JSON, or not of the form that it expects.
-_MISREAD = (
+#: Exceptions of huggingface_hub if a response is not JSON, or not of the expected form.
+_UNEXPECTED = (
     *(json.JSONDecodeError, UnicodeDecodeError, RecursionError),
     *(LookupError, TypeError, AttributeError),
 )
@@ -44,8 +44,8 @@ _MISREAD = (
 class Pushed:
     """A finished upload.
 
-    :ivar url: where to look at it: the pull request, or the branch.
-    :ivar commit: hash of the commit, or of the newest one if nothing was new.
+    :ivar url: address of the pull request or the branch.
+    :ivar commit: hash of the commit, or of the latest one if nothing has changed.
     """
 
     url: str
@@ -53,13 +53,13 @@ class Pushed:
 
 
 class Hub:
-    """One hub with one token.
+    """A hub, with a token.
 
-    :param token: a token of the hub; without one, that of ``HF_TOKEN`` or of ``hf auth login``.
-    :param timeout: seconds in which the hub must say something.
-    :param visible: huggingface_hub may show how far an upload is.
+    :param token: by default that of ``HF_TOKEN`` or of ``hf auth login``.
+    :param timeout: maximum seconds without a byte from the hub.
+    :param visible: huggingface_hub may show the progress of an upload.
     :raises SettingsError: there is no token.
-    :raises PluginError: huggingface_hub is not usable.
+    :raises PluginError: huggingface_hub does not load.
     """
 
     def __init__(self, token: str | None, timeout: float, *, visible: bool) -> None:
@@ -76,11 +76,11 @@ class Hub:
         logging.set_verbosity_error()
         huggingface_hub.utils.disable_progress_bars()
         self._visible = visible
-        with self._told():
+        with self._errors():
             token = token or huggingface_hub.get_token()
         if not token:
             raise SettingsError("there is no Hugging Face token", hint=_LOGIN)
-        get_session().timeout = timeout  # there is none by default
+        get_session().timeout = timeout  # there is no timeout by default
         self._api = huggingface_hub.HfApi(
             endpoint=self.endpoint,
             token=token,
@@ -89,30 +89,30 @@ class Hub:
         )
 
     def owners(self) -> list[str]:
-        """Return the name of the token's account, and those of its organizations.
+        """Return the names of the account of the token and of its organizations.
 
-        :raises Unauthorized: the hub does not take the token.
+        :raises Unauthorized: the hub does not accept the token.
         """
-        with self._told():
+        with self._errors():
             account = self._api.whoami()
             organizations = account.get("orgs") or []
             return [str(account["name"]), *(str(one["name"]) for one in organizations)]
 
     def is_private(self, repo: str) -> bool | None:
-        """Tell whether the repository *repo* is private; ``None`` if it does not exist."""
+        """Return whether the repository *repo* is private; ``None`` if it does not exist."""
         try:
-            with self._told():
+            with self._errors():
                 return bool(self._api.model_info(repo).private)
         except NotFound:
             return None
 
     def card_of(self, repo: str, revision: str | None, scratch: Path) -> str | None:
-        """Return the model card on *revision* of *repo*, or ``None`` if there is none.
+        """Return the model card on branch *revision* of *repo*, or ``None``.
 
-        :param scratch: a directory for the file, so that nothing stays behind.
+        :param scratch: temporary directory for the file.
         """
         try:
-            with self._told():
+            with self._errors():
                 file = self._api.hf_hub_download(
                     repo, card.NAME, revision=revision, cache_dir=scratch, force_download=True
                 )
@@ -121,8 +121,8 @@ class Hub:
         return Path(file).read_text(encoding="utf-8", errors="replace")
 
     def prepare(self, repo: str, revision: str | None, *, private: bool, exists: bool) -> None:
-        """Create the repository unless it *exists*, and the branch unless it is there."""
-        with self._told(repo):
+        """Create the repository unless it *exists*, and the branch if missing."""
+        with self._errors(repo):
             if not exists:
                 self._api.create_repo(repo, private=private)
             if revision not in (None, _MAIN):
@@ -139,13 +139,13 @@ class Hub:
     ) -> Pushed:
         """Upload *files* in one commit.
 
-        :param files: names in the repository, and where each file is.
+        :param files: names in the repository, and the file of each.
         """
         from huggingface_hub import CommitOperationAdd, utils
 
         if self._visible:
             utils.enable_progress_bars()
-        with self._told(repo):
+        with self._errors(repo):
             operations = [CommitOperationAdd(name, file) for name, file in files]
             done = self._api.create_commit(
                 repo,
@@ -160,14 +160,14 @@ class Hub:
         return Pushed(url, done.oid)
 
     @contextmanager
-    def _told(self, repo: str | None = None) -> Iterator[None]:
-        """Raise errors of huggingface_hub as those of tinkex."""
+    def _errors(self, repo: str | None = None) -> Iterator[None]:
+        """Translate errors of huggingface_hub to those of tinkex."""
         try:
             yield
         except TinkexError:
             raise
         except Exception as error:
-            ours = translated(error, self._host, repo)
+            ours = translate(error, self._host, repo)
             if ours is None:
                 raise
             raise ours from error
@@ -177,38 +177,40 @@ class Hub:
         return urlsplit(self.endpoint).netloc or self.endpoint
 
 
-def translated(error: BaseException, host: str, repo: str | None) -> TinkexError | None:
-    """Return our error for *error*, or ``None`` where it is a mistake in the code."""
+def translate(error: BaseException, host: str, repo: str | None) -> TinkexError | None:
+    """Return the tinkex error for *error*, or ``None`` if it is a bug."""
     from huggingface_hub import errors
 
-    if isinstance(error, RuntimeError):  # the storage of large files, which has its own addresses
-        hint = "Try again: what has been uploaded is not uploaded twice."
+    if isinstance(error, RuntimeError):  # the storage of large files, at addresses of its own
+        hint = "Try again: uploaded files are not uploaded twice."
         return ConnectionFailed(f"the upload to {host} failed: {_words(error)}", hint=hint)
     for cause in _chain(error):
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return SettingsError("HF_HUB_OFFLINE is set", hint="Unset it to reach the hub.")
         if isinstance(cause, errors.HFValidationError):
             first = str(cause).splitlines()[0].rstrip(".")
-            return UsageError(f"not a name that the hub takes: {first}")
+            return UsageError(f"not a valid name on the hub: {first}")
         if isinstance(cause, errors.LocalTokenNotFoundError):
             return SettingsError("there is no Hugging Face token", hint=_LOGIN)
         if isinstance(cause, errors.HfHubHTTPError):
             return _refused(cause, host, repo)
         if isinstance(cause, errors.EntryNotFoundError):
             return NotFound(f"{host} has no such file", status=404)
-        if type(cause).__module__.partition(".")[0] in _CARRIERS:
+        if type(cause).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             if "Timeout" in type(cause).__name__:
-                return TimedOut(f"Timed out while awaiting an answer of {host}")
-            hint = "Is HF_ENDPOINT right, and is there a way to the hub?"
-            return ConnectionFailed(f"no usable answer of {host}: {_words(cause)}", hint=hint)
-    if isinstance(error, _MISREAD):
-        return InvalidAnswer(
-            f"the answer of {host} is not that of a hub", hint="Is HF_ENDPOINT right?"
+                return TimedOut(f"Timed out while awaiting a response from {host}")
+            hint = "Check HF_ENDPOINT and the network connection."
+            return ConnectionFailed(f"no usable response from {host}: {_words(cause)}", hint=hint)
+    if isinstance(error, _UNEXPECTED):
+        return InvalidResponse(
+            f"unexpected response from {host}", hint="Check HF_ENDPOINT: is it a Hugging Face hub?"
         )
     if isinstance(error, OSError):
-        return LocalError(f"a file cannot be uploaded: {_words(error)}")
+        return LocalError(f"cannot upload a file: {_words(error)}")
     if isinstance(error, ValueError):
-        return UsageError(f"{host} would not take it: {_words(error)}", hint="See --debug.")
+        return UsageError(
+            f"cannot upload to {host}: {_words(error)}", hint="Add --debug for details."
+        )
     return None
 
 
@@ -227,16 +229,16 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
     detail = " ".join(str(error.server_message or "").split())[:200]
     said = f": {detail}" if detail else ""
     if status == 401:
-        return Unauthorized(f"{host} does not take the Hugging Face token", hint=_LOGIN, **more)
+        return Unauthorized(f"{host} does not accept the Hugging Face token", hint=_LOGIN, **more)
     if status == 403:
         where = f" to write to {repo}" if repo else ""
-        hint = "It needs the permission to write to the repositories of that account."
+        hint = "It needs the permission to write to repositories of that account."
         return Forbidden(f"the token is not allowed{where}{said}", hint=hint, **more)
     if status == 404:
         hint = "Check --repo and --revision."
-        return NotFound(f"{host} knows no {repo or 'such thing'}{said}", hint=hint, **more)
+        return NotFound(f"{host} has no {repo or 'such resource'}{said}", hint=hint, **more)
     if status >= 500 or status == 429:
-        hint = "Try again in a while; nothing of the checkpoint is lost."
+        hint = "Try again in a while; the checkpoint is unchanged."
         return ServerError(f"{host} failed{said}", hint=hint, category="server", **more)
     return APIError(f"{host} refused{said}", hint="Check --repo and --revision.", **more)
 

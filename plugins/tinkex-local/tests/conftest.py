@@ -2,83 +2,67 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
+import resource
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tinkex.plugins import HttpRequest, Timeouts
 from tinkex_local.app import App, create_app
+from tinkex_local.wire.wsgi import BASE_URL, WsgiSender
 
 BASE_MODEL = "tinkex/baker-street-2M"
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
 
     @property
     def json(self) -> Any:
-        assert self.headers["Content-Type"] == "application/json", self.body[:200]
+        assert self.headers["content-type"] == "application/json", self.body[:200]
         return json.loads(self.body)
 
 
-@dataclass
 class Client:
     """Calls a WSGI application; ``c.post("create_session", {...})``."""
 
-    app: Any
-    headers: dict[str, str] = field(default_factory=dict)
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.headers: dict[str, str] = {}
 
     def request(
         self, method: str, target: str, body: Any = None, raw: bytes | None = None, **headers: str
-    ) -> Answer:
-        parts = urlsplit(target)
-        path = parts.path if parts.path.startswith("/") else f"/api/v1/{parts.path}"
+    ) -> Response:
+        """Send a request to a path below the prefix, to another path, or to an address."""
+        path = target if target.startswith("/") else f"/api/v1/{target}"
+        url = target if target.startswith(BASE_URL) else BASE_URL + path
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        environ = {
-            "REQUEST_METHOD": method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": unquote(path, "latin-1"),
-            "QUERY_STRING": parts.query,
-            "CONTENT_LENGTH": str(len(data)),
-            "CONTENT_TYPE": "application/json",
-            "HTTP_HOST": "service.test",
-            "SERVER_NAME": "service.test",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(data),
-            "wsgi.errors": io.StringIO(),
-        }
-        for name, value in {**self.headers, **headers}.items():
-            environ[f"HTTP_{name.upper()}"] = value
-        seen: list[Any] = []
-        result = self.app(environ, lambda *args: seen.append(args))
+        request = HttpRequest(method, url, {**self.headers, **headers}, data)
+        response = WsgiSender(self.app).send(request, Timeouts(connect=5.0, read=60.0))
         try:
-            content = b"".join(result)
+            return Response(response.status, response.headers, b"".join(response.chunks(65536)))
         finally:
-            if hasattr(result, "close"):
-                result.close()
-        return Answer(int(seen[0][0][:3]), dict(seen[0][1]), content)
+            response.close()
 
-    def get(self, target: str, **headers: str) -> Answer:
+    def get(self, target: str, **headers: str) -> Response:
         return self.request("GET", target, **headers)
 
-    def post(self, target: str, body: Any = None, **headers: str) -> Answer:
+    def post(self, target: str, body: Any = None, **headers: str) -> Response:
         return self.request("POST", target, {} if body is None else body, **headers)
 
-    def put(self, target: str, body: Any) -> Answer:
+    def put(self, target: str, body: Any) -> Response:
         return self.request("PUT", target, body)
 
-    def delete(self, target: str) -> Answer:
+    def delete(self, target: str) -> Response:
         return self.request("DELETE", target)
 
     # What a client does with these calls.
@@ -97,8 +81,9 @@ class Client:
                 return outcome
         raise AssertionError("no outcome within a minute")
 
-    def session(self) -> str:
-        return str(self.post("create_session", {"tags": [], "sdk_version": "0"}).json["session_id"])
+    def session(self, **more: Any) -> str:
+        body = {"tags": [], "sdk_version": "0", **more}
+        return str(self.post("create_session", body).json["session_id"])
 
     def model(self, session: str | None = None, number: int = 0, **lora: Any) -> str:
         body = {
@@ -118,8 +103,12 @@ class Client:
         }[kind]
         return str(self.result(call, {"model_id": model, "path": name, **more})["path"])
 
-    def sampler(self, number: int = 0, **target: str) -> str:
-        body = {"session_id": self.session(), "sampling_session_seq_id": number}
+    def checkpoints(self, query: str = "") -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = self.get(f"checkpoints{query}").json["checkpoints"]
+        return listed
+
+    def sampler(self, number: int = 0, session: str | None = None, **target: str) -> str:
+        body = {"session_id": session or self.session(), "sampling_session_seq_id": number}
         target = target or {"base_model": BASE_MODEL}
         answer = self.post("create_sampling_session", body | target)
         assert answer.status == 200, answer.body
@@ -139,11 +128,32 @@ def sample_body(sampler: str, seq: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 class Clock:
+    """Stands at 2027-01-15T08:00:00Z."""
+
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture
+def files_up_to() -> Any:
+    """Return a context in which this process writes no file longer than a size: a full disk.
+
+    Not for a whole test: pytest reports its outcome before it ends the fixtures, maybe to a file.
+    """
+
+    @contextlib.contextmanager
+    def files_up_to(size: int) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return files_up_to
 
 
 @pytest.fixture
@@ -157,22 +167,29 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def app(home: Path, clock: Clock) -> Iterator[App]:
-    app = create_app(home, clock=clock)
-    yield app
-    app.close()
+def opened(home: Path, clock: Clock) -> Iterator[Callable[..., Client]]:
+    """Return a function that opens the service once more; its key is an argument."""
+    apps: list[App] = []
+
+    def opened(api_key: str | None = None) -> Client:
+        apps.append(create_app(home, api_key, clock=clock))
+        return Client(apps[-1])
+
+    yield opened
+    for app in apps:
+        app.close()
 
 
 @pytest.fixture
-def client(app: App) -> Client:
-    return Client(app)
+def client(opened: Callable[..., Client]) -> Client:
+    return opened()
+
+
+@pytest.fixture
+def app(client: Client) -> Any:
+    return client.app
 
 
 @pytest.fixture
 def sampling_body() -> Any:
     return sample_body
-
-
-@pytest.fixture
-def client_of() -> type[Client]:
-    return Client

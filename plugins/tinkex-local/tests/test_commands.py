@@ -1,59 +1,69 @@
-"""``tinkex local …`` as a user runs it."""
+"""``tinkex local …`` as a user runs it, and the state that it finds."""
 
 import contextlib
 import json
 import math
 import os
-import resource
 import shutil
-import threading
-import time
 
 import pytest
+import waitress
 
 import tinkex
 from tinkex.exceptions import LocalError, TinkexError, UsageError
+from tinkex.plugins import HttpRequest, Timeouts
+from tinkex.settings import Settings
 from tinkex_local.home import occupied
-from tinkex_local.registry import DEFAULT_MODEL, built_in
-from tinkex_local.store import FILE, Store
-
-MODEL = built_in(DEFAULT_MODEL).directory
+from tinkex_local.pool import LocalPool
+from tinkex_local.state.models import DEFAULT_MODEL, built_in
+from tinkex_local.state.store import FILE, Store
+from tinkex_local.wire.wsgi import BASE_URL
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TINKEX_LOCAL_HOME", str(tmp_path / "home"))
     for name in ("TINKER_API_KEY", "TINKER_BASE_URL", "TINKEX_PROFILE", "TINKEX_FORMAT"):
         monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
 
 
 def run(*words: str) -> str:
     return tinkex.run(list(words)).stdout
 
 
+def shown(*words: str):
+    return json.loads(run(*words, "--json"))
+
+
 @pytest.fixture
 def model(tmp_path):
     """A directory with another model: a copy of ours."""
-    shutil.copytree(MODEL, tmp_path / "model")
+    shutil.copytree(built_in(DEFAULT_MODEL).directory, tmp_path / "model")
     return tmp_path / "model"
 
 
-def save(tmp_path, *more: str) -> str:
-    output = tmp_path / "saved.json"
-    run(
-        *("--profile", "local", "checkpoint", "--base-model", DEFAULT_MODEL),
-        *("--rank", "4", "--output", str(output), *more),
-    )
-    return str(json.loads(output.read_text())["weights_path"])
+@pytest.fixture
+def save(tmp_path):
+    """Return a function that saves a checkpoint and returns its path."""
+
+    def save(*more: str, base_model: str = DEFAULT_MODEL) -> str:
+        output = tmp_path / "saved.json"
+        options = ("--base-model", base_model, "--rank", "4", "--output", str(output))
+        run("--profile", "local", "checkpoint", *options, *more)
+        return str(json.loads(output.read_text())["weights_path"])
+
+    return save
 
 
-def test_info_tells_the_home_and_what_is_in_it(tmp_path):
-    info = json.loads(run("local", "info", "--json"))
-    assert info["home"] == str(tmp_path / "home")
+def test_info_shows_the_home_and_its_contents(home, save):
+    info = shown("local", "info")
+    assert info["home"] == str(home)
     assert (info["models"], info["runs"], info["checkpoints"]) == (1, 0, 0)
-    save(tmp_path)
-    info = json.loads(run("local", "info", "--json"))
+    assert home.stat().st_mode & 0o777 == 0o700
+    save()
+    info = shown("local", "info")
     assert (info["sessions"], info["runs"], info["checkpoints"]) == (1, 1, 1)
     assert info["size_bytes"] > 100_000
 
@@ -63,190 +73,146 @@ def test_a_file_that_goes_away_while_sizes_are_added_is_not_counted(tmp_path):
     (tmp_path / "size" / "there").write_bytes(b"12345")
     (tmp_path / "size" / "gone").symlink_to(tmp_path / "nowhere")
     assert occupied(tmp_path / "size") == 5
-    over = threading.Event()
-
-    def save_and_delete():
-        directory = tmp_path / "size" / "checkpoint"
-        while not over.is_set():
-            directory.mkdir()
-            (directory / "file").write_bytes(b"1")
-            shutil.rmtree(directory)
-
-    other = threading.Thread(target=save_and_delete)
-    other.start()
-    try:
-        assert {occupied(tmp_path / "size") for _ in range(500)} <= {5, 6}
-    finally:
-        over.set()
-        other.join()
 
 
-def test_python_gets_what_the_lines_say(tmp_path):
-    run("local", "model", "add", "me/same", str(MODEL))
-    assert tinkex.run(["local", "info"]).value["models"] == 2
-    models = tinkex.run(["local", "model", "list"]).value
-    assert [model["model_name"] for model in models] == [DEFAULT_MODEL, "me/same"]
-    assert tinkex.run(["local", "model", "remove", "me/same"]).value == "me/same"
-
-
-def test_the_home_is_private(tmp_path):
-    run("local", "info")
-    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
-
-
-def test_reset_asks_and_then_deletes(tmp_path):
-    save(tmp_path)
-    with pytest.raises(TinkexError, match="confirmation"):
-        run("local", "reset")
-    assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
-    with pytest.raises(TinkexError, match="confirmation"):
-        run("local", "reset", "--curl")
-    assert json.loads(run("local", "info", "--json"))["checkpoints"] == 1
-    run("local", "reset", "--yes")
-    info = json.loads(run("local", "info", "--json"))
+def test_reset_asks_and_then_deletes(home, save):
+    save()
+    for words in ((), ("--curl",)):
+        with pytest.raises(TinkexError, match="confirmation"):
+            run("local", "reset", *words)
+    assert shown("local", "info")["checkpoints"] == 1
+    (home / "checkpoints" / ".tmp-1").mkdir()  # as killed processes leave them
+    (home / "checkpoints" / "without-a-row").mkdir()
+    assert shown("local", "reset", "--yes") == {"home": str(home)}
+    info = shown("local", "info")
     assert (info["sessions"], info["runs"], info["checkpoints"]) == (0, 0, 0)
-    assert list((tmp_path / "home" / "checkpoints").iterdir()) == []
+    assert list((home / "checkpoints").iterdir()) == []
 
 
-def test_reset_mends_a_damaged_state(tmp_path):
+@pytest.mark.parametrize("kept", [0, 100])
+def test_reset_repairs_a_damaged_state(home, kept):
     run("local", "info")
-    (tmp_path / "home" / FILE).write_bytes(b"garbage" * 1000)
-    with pytest.raises(TinkexError, match="not a database"):
-        run("local", "info")
+    whole = (home / FILE).read_bytes()
+    (home / FILE).write_bytes(whole[:kept] + b"\xff" * (len(whole) - kept))
+    if not kept:  # seen at once, by commands and by the HTTP pool
+        with pytest.raises(LocalError, match="not a database"):
+            run("local", "info")
+        assert "local reset" in refused_by_pool().hint
     run("local", "reset", "--yes")
-    assert json.loads(run("local", "info", "--json"))["runs"] == 0
+    assert shown("local", "info")["runs"] == 0
 
 
-@contextlib.contextmanager
-def full_disk():
-    """Let this process write nothing into any file.
-
-    Not a fixture: pytest reports a test's outcome before it ends the fixtures, and its own report may
-    go to a file.
-    """
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def refused_by_pool() -> LocalError:
+    sender = LocalPool().build(Settings(base_url=BASE_URL))
+    with pytest.raises(LocalError) as caught:
+        sender.send(HttpRequest("GET", f"{BASE_URL}/api/v1/healthz", {}), Timeouts(5.0, 60.0))
+    return caught.value
 
 
-def test_reset_removes_nothing_when_the_disk_is_full(tmp_path):
-    checkpoint = save(tmp_path)
-    state = {path: path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file()}
-    start = time.monotonic()
-    with full_disk(), pytest.raises(LocalError, match=r"cannot use .*state") as caught:
-        run("local", "reset", "--yes")
-    assert time.monotonic() - start < 5
-    assert "reset" not in (caught.value.hint or "")
-    assert state[tmp_path / "home" / FILE] == (tmp_path / "home" / FILE).read_bytes()
-    assert all(path.exists() for path in state if "checkpoints" in path.parts), checkpoint
-
-
-def test_a_new_state_on_a_full_disk_is_told_at_once(tmp_path):
-    start = time.monotonic()
-    with full_disk(), pytest.raises(LocalError):
+def test_a_full_disk_is_reported_and_reset_removes_nothing(home, save, files_up_to):
+    with files_up_to(0), pytest.raises(LocalError):
         run("local", "info")
-    assert time.monotonic() - start < 5
+    save()
+    state = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    with files_up_to(0), pytest.raises(LocalError, match=r"cannot use .*state") as caught:
+        run("local", "reset", "--yes")
+    assert "reset" not in (caught.value.hint or "")
+    assert state[home / FILE] == (home / FILE).read_bytes()
+    assert all(path.exists() for path in state if "checkpoints" in path.parts)
 
 
-def test_reset_leaves_a_state_of_a_newer_version_alone(tmp_path):
-    (tmp_path / "home").mkdir()
-    store = Store(tmp_path / "home" / FILE)
-    store.write("PRAGMA user_version = 99")
-    store.close()
+def test_a_state_of_a_newer_version_is_left_alone(home):
+    home.mkdir()
+    with contextlib.closing(Store(home / FILE)) as store:
+        store.write("PRAGMA user_version = 99")
+    assert "newer version" in str(refused_by_pool())
     with pytest.raises(LocalError, match="newer version"):
         run("local", "reset", "--yes")
-    assert (tmp_path / "home" / FILE).exists()
+    assert (home / FILE).exists()
 
 
-def test_a_state_that_breaks_while_it_is_used_is_mended_too(tmp_path):
-    save(tmp_path)
-    file = tmp_path / "home" / FILE
-    whole = file.read_bytes()
-    file.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
-    run("local", "reset", "--yes")
-    assert json.loads(run("local", "info", "--json"))["runs"] == 0
-
-
-def test_homes_of_nobody_are_told(monkeypatch):
+def test_homes_that_cannot_be_used_are_named(home, monkeypatch):
+    home.write_text("")
+    with pytest.raises(LocalError, match=r"cannot use .*/home: it is not a directory"):
+        run("local", "info")
     with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
         run("local", "model", "add", "me/other", "~nosuchuser/model")
     monkeypatch.setenv("TINKEX_LOCAL_HOME", "~nosuchuser/x")
-    with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
-        run("local", "info")
-    with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
-        run("local", "reset", "--yes")
+    for words in (("local", "info"), ("local", "reset", "--yes")):
+        with pytest.raises(LocalError, match="no such home directory: ~nosuchuser"):
+            run(*words)
 
 
-def test_a_model_is_added_used_listed_and_removed(tmp_path, model):
-    assert run("local", "model", "add", "me/other", str(model)) == "Added me/other\n"
-    listed = json.loads(run("local", "model", "list", "--json"))
+def test_a_model_is_added_used_listed_and_removed(model, save):
+    (model / "config.json").unlink()  # which alone has the width of the MLP
+    added = shown("local", "model", "add", "me/other", str(model))
+    assert added == {"model_name": "me/other", "directory": str(model)}
+    listed = tinkex.run(["local", "model", "list"]).value
     assert [entry["model_name"] for entry in listed] == [DEFAULT_MODEL, "me/other"]
-    assert listed[1]["directory"] == str(model)
-    told = json.loads(
-        run(
-            *("--profile", "local", "run", "--base-model", "me/other", "--prompt", "Holmes"),
-            *("--max-tokens", "3", "--seed", "1", "--json"),
-        )
-    )
-    assert 1 <= len(told["sequences"][0]["tokens"]) <= 3
-    run("local", "reset", "--yes")
-    assert len(json.loads(run("local", "model", "list", "--json"))) == 2
-    assert run("local", "model", "remove", "me/other") == "Removed me/other\n"
-    assert len(json.loads(run("local", "model", "list", "--json"))) == 1
-    assert (model / "model.onnx").exists()
-
-
-def test_an_added_model_without_config_json_samples_but_has_no_mlp_adapters(tmp_path, model):
-    (model / "config.json").unlink()
-    run("local", "model", "add", "me/other", str(model))
-    save_it = ["--profile", "local", "checkpoint", "--base-model", "me/other", "--rank", "4"]
+    options = ("--prompt", "Holmes", "--max-tokens", "3", "--seed", "1")
+    sampled = shown("--profile", "local", "run", "--base-model", "me/other", *options)
+    assert 1 <= len(sampled["sequences"][0]["tokens"]) <= 3
     with pytest.raises(TinkexError, match=r"config\.json"):
-        run(*save_it, "--output", str(tmp_path / "x.json"))
-    run(*save_it, "--no-train-mlp", "--output", str(tmp_path / "x.json"))
+        save(base_model="me/other")
+    save("--no-train-mlp", base_model="me/other")
+    run("local", "reset", "--yes")
+    assert len(shown("local", "model", "list")) == 2
+    assert run("local", "model", "remove", "me/other") == "Removed me/other\n"
+    assert (model / "model.onnx").exists()
+    assert run("local", "model", "add", "me/other", str(model)) == "Added me/other\n"
+    shutil.rmtree(model)
+    assert shown("local", "model", "list")[1]["context_length"] is None
+    assert tinkex.run(["local", "model", "remove", "me/other"]).value == "me/other"
+    assert len(shown("local", "model", "list")) == 1
+    for name in (DEFAULT_MODEL, "me/other"):
+        with pytest.raises(UsageError):
+            run("local", "model", "remove", name)
+
+
+CONFIG = "genai_config.json"
+
+
+def change(part, name, value):
+    """Return what changes one value of a configuration."""
+
+    def change(path):
+        config = json.loads((path / CONFIG).read_text())
+        (config["model"] if part == "model" else config["model"]["decoder"])[name] = value
+        (path / CONFIG).write_text(json.dumps(config))
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("name", "break_it", "words"),
     [
         (DEFAULT_MODEL, lambda path: None, "already"),
-        ("a/b/c", lambda path: None, "no model name"),
-        ("../x", lambda path: None, "no model name"),
+        ("a/b/c", lambda path: None, "not a valid model name"),
+        ("../x", lambda path: None, "not a valid model name"),
         ("me/x", lambda path: shutil.rmtree(path), "not a directory"),
-        ("me/x", lambda path: (path / "genai_config.json").unlink(), "genai_config.json"),
-        ("me/x", lambda path: (path / "genai_config.json").write_text("{"), "JSON"),
-        ("me/x", lambda path: (path / "genai_config.json").write_text("{}"), "lacks"),
+        ("me/x", lambda path: (path / CONFIG).unlink(), "genai_config.json"),
+        ("me/x", lambda path: (path / CONFIG).write_text("{"), "JSON"),
+        ("me/x", lambda path: (path / CONFIG).write_text("{}"), "lacks"),
         ("me/x", lambda path: (path / "tokenizer.json").unlink(), "tokenizer.json"),
         ("me/x", lambda path: (path / "model.onnx").unlink(), "model.onnx"),
+        *(
+            ("me/x", change(part, name, value), rf"genai_config\.json: {name} is not ")
+            for part, name, value in (
+                ("model", "context_length", math.inf),
+                ("model", "context_length", -1),
+                ("model", "vocab_size", "many"),
+                ("model", "eos_token_id", [0, math.inf]),
+                ("model", "decoder", None),
+                ("decoder", "hidden_size", 10**400),
+            )
+        ),
     ],
 )
-def test_what_is_no_model_is_not_added(model, name, break_it, words):
+def test_an_unusable_model_is_not_added(model, name, break_it, words):
     break_it(model)
-    with pytest.raises(TinkexError, match=words):
+    with pytest.raises(UsageError, match=words):
         run("local", "model", "add", name, str(model))
-    assert len(json.loads(run("local", "model", "list", "--json"))) == 1
-
-
-@pytest.mark.parametrize(
-    ("part", "name", "value"),
-    [
-        ("model", "context_length", math.inf),
-        ("model", "context_length", -1),
-        ("model", "vocab_size", "many"),
-        ("model", "eos_token_id", [0, math.inf]),
-        ("model", "decoder", None),
-        ("decoder", "hidden_size", 10**400),
-    ],
-)
-def test_a_model_whose_configuration_is_garbled_is_not_added(model, part, name, value):
-    path = model / "genai_config.json"
-    config = json.loads(path.read_text())
-    (config["model"] if part == "model" else config["model"]["decoder"])[name] = value
-    path.write_text(json.dumps(config))
-    with pytest.raises(UsageError, match=rf"genai_config\.json: {name} is not "):
-        run("local", "model", "add", "me/x", str(model))
+    assert len(shown("local", "model", "list")) == 1
 
 
 def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):
@@ -256,40 +222,15 @@ def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):
         run("local", "model", "add", "me/x", directory)
 
 
-@pytest.mark.parametrize("name", [DEFAULT_MODEL, "me/unknown"])
-def test_what_was_not_added_cannot_be_removed(name):
-    with pytest.raises(TinkexError):
-        run("local", "model", "remove", name)
+def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
+    with pytest.raises(UsageError, match="--api-key is required"):
+        run("local", "serve", "--host", "0.0.0.0")
 
+    def taken(*args, **options):
+        raise OSError(98, "Address already in use")
 
-def test_a_model_that_lost_its_directory_is_listed_and_told(tmp_path, model):
-    run("local", "model", "add", "me/other", str(model))
-    shutil.rmtree(model)
-    listed = json.loads(run("local", "model", "list", "--json"))
-    assert listed[1]["context_length"] is None
-    run("local", "model", "remove", "me/other")
-
-
-def test_the_main_job_through_the_embedded_service(tmp_path):
-    path = save(tmp_path)
-    local = ("--profile", "local")
-    (listed,) = json.loads(run(*local, "checkpoint", "list", "--json"))
-    assert listed["tinker_path"] == path
-    sample = ("--prompt", "Holmes", "--max-tokens", "5", "--seed", "1", "--json")
-    base = json.loads(run(*local, "run", "--base-model", DEFAULT_MODEL, *sample))
-    assert json.loads(run(*local, "run", "--model-path", path, *sample)) == base
-    run(*local, "checkpoint", "publish", path)
-    run(*local, "checkpoint", "download", path, "--output", str(tmp_path / "got"))
-    assert (tmp_path / "got" / "adapter_model.safetensors").stat().st_size > 10_000
-    run(*local, "checkpoint", "delete", "--yes", path)
-    assert json.loads(run(*local, "checkpoint", "list", "--json")) == []
-
-
-def test_what_was_done_as_json(tmp_path, model):
-    def rows(*words):
-        return json.loads(run(*words, "--json"))
-
-    added = rows("local", "model", "add", "me/other", str(model))
-    assert added == {"model_name": "me/other", "directory": str(model)}
-    assert rows("local", "model", "remove", "me/other") == {"model_name": "me/other"}
-    assert rows("local", "reset", "--yes").keys() == {"home"}
+    monkeypatch.setattr(waitress, "create_server", taken)
+    with pytest.raises(LocalError) as caught:
+        run("local", "serve", "--port", "8000")
+    assert str(caught.value) == "cannot listen on 127.0.0.1:8000: Address already in use"
+    assert caught.value.hint == "Choose another --port; 0 selects a free port."

@@ -1,11 +1,13 @@
 """Every field of every body, filled with what does not belong there: refused in words, never a 500."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 BASE_MODEL = "tinkex/baker-street-2M"
-PATH = "tinker://nobody:train:0/weights/a"
+PATH = "tinker://none:train:0/weights/a"
 MARK = "@@"
 
 #: JSON texts; some are no JSON, and some are no numbers to most programs.
@@ -13,40 +15,27 @@ VALUES = [
     *("null", "true", "-1", "0", "1.5", "1e400", "-1e400", "1e308", "1e-320", "NaN", "Infinity"),
     *("9" * 25, "9" * 400, "18446744073709551616", "9223372036854775808", "-9223372036854775809"),
     *('""', '"x"', r'"\ud800"', r'"\u0000"', json.dumps("x" * 100_000), '"../../etc"'),
-    *(
-        f'"{PATH}"',
-        '"tinker://"',
-        "[]",
-        "{}",
-        "[[1]]",
-        "[1e30]",
-        f'["a", {"9" * 30}]',
-        '{"a": 1e400}',
-    ),
+    *(f'"{PATH}"', '"tinker://"', "[]", "{}", "[[1]]", "[1e30]", f'["a", {"9" * 30}]'),
+    '{"a": 1e400}',
     *(r'{"\ud800": "\udfff"}', f'{{"a": {"9" * 30}}}', "[" * 400 + "]" * 400, "[" * 100_000),
 ]
 WHOLE = [*VALUES, "", "{", '{"a": 1}x', "a=1&b=2", '{"a": 1, "a": 2}', " " * 100, "\ufeff{}"]
 
 CREATED = {"user_metadata": {"a": "b"}, "ttl_seconds": 7200}
+# fmt: off
 BODIES = {
     "create_session": {"tags": ["a"], "sdk_version": "0", "display_name": "d", **CREATED},
     "session_heartbeat": {"session_id": "s"},
     "sessions/s/finish": {"reason": {"type": "success"}, "detail": "d"},
     "sessions/search": {
-        "session_id": "s",
-        "project_ids": ["p"],
-        "user_metadata": {"a": "b"},
-        "limit": 5,
+        "session_id": "s", "project_ids": ["p"], "user_metadata": {"a": "b"}, "limit": 5,
         "owner": {"type": "user", "owner_urns": ["o"]},
         "display_name": "d",
         "statuses": [{"type": "active", "reasons": ["r"]}],
         "cursor": {"last_created_at": "t", "last_session_id": "s"},
     },
     "create_model": {
-        "session_id": "s",
-        "model_seq_id": 0,
-        "base_model": BASE_MODEL,
-        **CREATED,
+        "session_id": "s", "model_seq_id": 0, "base_model": BASE_MODEL, **CREATED,
         "lora_config": {"rank": 4, "seed": 1, "train_mlp": True},
     },
     "get_info": {"model_id": "m"},
@@ -57,25 +46,15 @@ BODIES = {
     "load_weights": {"path": PATH, "optimizer": False, "session_id": "s", "model_seq_id": 1},
     "copy_weights": {"source_path": PATH, "session_id": "s", "model_seq_id": 1, **CREATED},
     "create_sampling_session": {
-        "session_id": "s",
-        "sampling_session_seq_id": 1,
-        "model_path": PATH,
+        "session_id": "s", "sampling_session_seq_id": 1, "model_path": PATH,
     },
     "asample": {
-        "base_model": BASE_MODEL,
-        "num_samples": 1,
-        "prompt_logprobs": True,
-        "prompt_logprobs_last_n": 1,
-        "topk_prompt_logprobs": 1,
-        "target_prompt_logprobs": None,
+        "base_model": BASE_MODEL, "num_samples": 1, "target_prompt_logprobs": None,
+        "prompt_logprobs": True, "prompt_logprobs_last_n": 1, "topk_prompt_logprobs": 1,
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5]}]},
         "sampling_params": {
-            "max_tokens": 2,
-            "seed": 1,
-            "stop": ["a"],
-            "temperature": 1.0,
-            "top_k": -1,
-            "top_p": 1.0,
+            "max_tokens": 2, "seed": 1, "stop": ["a"],
+            "temperature": 1.0, "top_k": -1, "top_p": 1.0,
         },
     },
     "retrieve_future": {"request_id": "r", "allow_metadata_only": False},
@@ -85,6 +64,7 @@ BODIES = {
     "telemetry": {"events": []},
     "client/config": {"sdk_version": "0"},
 }
+# fmt: on
 
 
 def places(value, above=()):
@@ -132,9 +112,31 @@ def test_no_body_makes_the_service_fail(client, call, caplog):
     assert client.post("sessions/search").status == 200
 
 
-@pytest.mark.parametrize("call", BODIES)
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "NONSENSE"])
-def test_another_method_is_405_in_json(client, call, method):
-    answer = client.request(method, call, raw=b"{}")
-    assert answer.status in (404, 405)
-    assert answer.json["detail"]
+def test_another_method_is_405_in_json(client, method):
+    for call in BODIES:
+        answer = client.request(method, call, raw=b"{}")
+        assert answer.status in (404, 405)
+        assert answer.json["detail"]
+
+
+#: A kind of body that holds others, for the first time in a process, by many threads at once.
+FIRST_READ = """
+import contextlib, sys, threading
+from tinkex_local.wire import bodies
+from tinkex_local.problems import Problem
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(16)
+def read():
+    start.wait()
+    with contextlib.suppress(Problem):
+        bodies.decode(b'{"prompt": {"chunks": []}, "sampling_params": {}}', bodies.Sample)
+threads = [threading.Thread(target=read) for _ in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_threads_may_read_a_kind_of_body_for_the_first_time_together():
+    readers = [subprocess.Popen([sys.executable, "-c", FIRST_READ]) for _ in range(6)]
+    assert [reader.wait(60) for reader in readers] == [0] * 6

@@ -4,5 +4,5 @@ __version__ = "0.1.0"
 
 
 def profile() -> dict[str, str]:
-    """Return the settings of the profile ``local``, which is there once this is installed."""
+    """Return the settings of the profile ``local``, which exists once this package is installed."""
     return {"http_pool": "local"}

@@ -1,4 +1,4 @@
-"""Who may use the service: whoever has the key of ``local serve --api-key``, or a token for it."""
+"""Access to the service: the key of ``local serve --api-key``, or a token for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import hmac
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 #: Seconds that a token works.
-LIFETIME = 3600
-#: The refusal that a client may answer with a new token and the same request.
+TOKEN_LIFETIME = 3600
+#: The refusal after which a client may repeat the request with a new token.
 EXPIRED = "The token has expired"
-#: The one key that there is, as the protocol describes keys.
-KEY_ID = 1
 EMAIL = "local@localhost"
 ORGANIZATION = "tinkex-local"
 
@@ -24,7 +23,7 @@ _HEADER = {"alg": "HS256", "typ": "JWT"}
 class Access:
     """Compares keys, and makes and checks tokens.
 
-    :param api_key: what clients must send; ``None`` lets everybody in.
+    :param api_key: what clients must send; ``None`` needs no key.
     :param clock: the present in seconds since the epoch.
     """
 
@@ -34,7 +33,7 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody is let in."""
+        """Whether requests need no key."""
         return self._key is None
 
     def refusal(self, given: str | None) -> str | None:
@@ -43,16 +42,15 @@ class Access:
             return None
         if given is None:
             return "Missing API key"
-        if self._is_key(given):
+        if hmac.compare_digest(given.encode("latin-1"), self._key):  # headers come as latin-1
             return None
         return self._fault_of_token(given)
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``auth/apikey/me`` tells."""
+        """Return the response of ``auth/apikey/me``."""
         details = {"org_details": {"name": ORGANIZATION}, "user_details": {"email": EMAIL}}
-        return {"key_id": KEY_ID, "name": "local", "note": "local serve --api-key"} | {
-            "details": details
-        }
+        about = {"key_id": 1, "name": "local", "note": "local serve --api-key"}
+        return {**about, "details": details}
 
     def token(self) -> str:
         """Return a token that is worth as much as the key, for a while."""
@@ -62,14 +60,10 @@ class Access:
             "org_id": ORGANIZATION,
             "email": EMAIL,
             "iat": now,
-            "exp": now + LIFETIME,
+            "exp": now + TOKEN_LIFETIME,
         }
         signed = f"{_encoded(json.dumps(_HEADER).encode())}.{_encoded(json.dumps(claims).encode())}"
         return f"{signed}.{self._signature(signed)}"
-
-    def _is_key(self, given: str) -> bool:
-        # Headers come as latin-1.
-        return hmac.compare_digest(given.encode("latin-1"), self._key or b"")
 
     def _fault_of_token(self, given: str) -> str | None:
         signed, _, signature = given.rpartition(".")
@@ -88,3 +82,33 @@ class Access:
 
 def _encoded(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+#: Seconds that a signed address works.
+SIGNATURE_LIFETIME = 900
+
+
+class Signer:
+    """Signs paths with a secret of this installation.
+
+    :param secret: anything long and random.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+
+    def sign(self, path: str, expires: int) -> str:
+        """Return *path*, percent-encoded, with the expiry and the signature as its query."""
+        return f"{quote(path, safe='/:')}?expires={expires}&signature={self._mac(path, expires)}"
+
+    def valid(self, path: str, expires: str, signature: str, now: float) -> bool:
+        """Return whether the signature belongs to *path* and has not expired at *now*."""
+        if not (expires.isascii() and expires.isdecimal() and len(expires) < 16):
+            return False
+        expected = self._mac(path, int(expires))
+        genuine = hmac.compare_digest(expected.encode(), signature.encode())
+        return genuine and now < int(expires)
+
+    def _mac(self, path: str, expires: int) -> str:
+        message = f"{expires}\n{path}".encode()
+        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()

@@ -9,17 +9,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex_local import checkpoints, operations
+from tinkex.exceptions import LocalError
 from tinkex_local.access import Access
 from tinkex_local.engines import DEFAULT
-from tinkex_local.modelfiles import ModelError
+from tinkex_local.engines.runner import MAX_POLLS, Runner
+from tinkex_local.home import HOME_VARIABLE, default_home
 from tinkex_local.problems import Problem, log
-from tinkex_local.runner import MAX_POLLS, Runner
-from tinkex_local.service import Service
-from tinkex_local.web import PREFIX, shelf, wire, work
+from tinkex_local.state import checkpoints, operations
+from tinkex_local.state.models import ModelError
+from tinkex_local.state.service import Service
+from tinkex_local.state.store import StateError, is_damaged, reason
+from tinkex_local.wire import PREFIX, http, routes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 
 #: Seconds between two looks for what has expired.
 TIDY_SECONDS = 3600.0
@@ -36,7 +40,10 @@ class App:
     def __init__(self, service: Service, runner: Runner, api_key: str | None) -> None:
         self.service = service
         self._access = Access(api_key, service.clock)
-        self._routes = _routes(service, runner, self._access)
+        self._routes = http.Routes(PREFIX, service.home, self._refusal)
+        _add_basics(self._routes, service)
+        _add_access(self._routes, self._access)
+        routes.add(self._routes, service, runner)
         self._tidied = float("-inf")
         self._tidy()
 
@@ -48,7 +55,6 @@ class App:
             headers = [*headers, ("X-Request-ID", request_id)]
             return start_response(status, headers, exc_info)
 
-        self._check_key(environ)
         try:
             self._tidy()
         except (sqlite3.Error, OSError) as error:  # what is expired is not shown even so
@@ -67,14 +73,11 @@ class App:
         checkpoints.sweep(self.service)
         operations.forget_old(self.service)
 
-    def _check_key(self, environ: WSGIEnvironment) -> None:
-        # Noted here, told by the routes, which know how to answer.
+    def _refusal(self, environ: WSGIEnvironment) -> str | None:
         path = environ.get("PATH_INFO", "")
-        if path == _OPEN or path.startswith(f"{PREFIX}/{shelf.SIGNED}/"):
-            return
-        refusal = self._access.refusal(environ.get("HTTP_X_API_KEY"))
-        if refusal is not None:
-            environ[wire.REFUSAL] = refusal
+        if path == _OPEN or path.startswith(f"{PREFIX}/{routes.SIGNED}/"):
+            return None
+        return self._access.refusal(environ.get("HTTP_X_API_KEY"))
 
 
 def create_app(
@@ -87,7 +90,7 @@ def create_app(
     """Return the service over the state in *home*.
 
     :param home: directory of the state, created when missing.
-    :param api_key: what clients must send as ``X-API-Key``; ``None`` lets everybody in.
+    :param api_key: what clients must send as ``X-API-Key``; ``None`` needs no key.
     :param engine: name of the driver that computes.
     :param clock: the present in seconds since the epoch.
     :raises OSError: the directory cannot be used.
@@ -97,31 +100,22 @@ def create_app(
     return App(service, Runner(service, engine), api_key)
 
 
-def _routes(service: Service, runner: Runner, access: Access) -> wire.Routes:
-    routes = wire.Routes(PREFIX, service.home)
-    _add_basics(routes, service)
-    _add_access(routes, access)
-    work.add(routes, service, runner)
-    shelf.add(routes, service)
-    return routes
-
-
-def _add_basics(app: wire.Routes, service: Service) -> None:
-    @app.get("healthz")
+def _add_basics(app: http.Routes, service: Service) -> None:
+    @app.on("GET", "healthz")
     def healthz() -> Any:
         return {"status": "ok"}
 
-    @app.post("telemetry")
+    @app.on("POST", "telemetry")
     def telemetry() -> Any:
         return {"status": "accepted"}  # and dropped, unread
 
-    @app.get("get_server_capabilities")
+    @app.on("GET", "get_server_capabilities")
     def get_server_capabilities() -> Any:
         models = []
         for model in service.models.all():
             try:
                 context = model.facts.context_length
-            except ModelError:  # its directory has gone; ``local model list`` tells
+            except ModelError:  # its directory has gone; ``local model list`` reports it
                 continue
             models.append(
                 {
@@ -134,8 +128,8 @@ def _add_basics(app: wire.Routes, service: Service) -> None:
         return {"supported_models": models}
 
 
-def _add_access(app: wire.Routes, access: Access) -> None:
-    @app.post("client/config")
+def _add_access(app: http.Routes, access: Access) -> None:
+    @app.on("POST", "client/config")
     def client_config() -> Any:
         # Each result that the SDK waits for is a connection and a thread here.
         return {
@@ -143,17 +137,46 @@ def _add_access(app: wire.Routes, access: Access) -> None:
             "sample_max_concurrent_requests": MAX_POLLS // 2,
         }
 
-    if access.is_open:  # without keys there is nothing to tell about them
+    if access.is_open:  # without a key there is nothing to describe
         return
 
-    @app.post("auth/token")
+    @app.on("POST", "auth/token")
     def token() -> Any:
         return {"jwt": access.token()}
 
-    @app.get("auth/apikey/me")
+    @app.on("GET", "auth/apikey/me")
     def apikey_me() -> Any:
         return access.describe()
 
-    @app.delete("auth/apikey/me")
+    @app.on("DELETE", "auth/apikey/me")
     def revoke() -> Any:
         raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")
+
+
+_ELSEWHERE = f"{HOME_VARIABLE} names another directory."
+
+
+def open_default(api_key: str | None = None) -> App:
+    """Return the service over the state in the default home directory.
+
+    :param api_key: as for :func:`tinkex_local.app.create_app`.
+    :raises LocalError: the directory or the state file cannot be used.
+    """
+    home = default_home()
+    try:
+        return create_app(home, api_key)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise LocalError(f"cannot use {home}: {why}", hint=_ELSEWHERE) from error
+    except (StateError, sqlite3.Error) as error:
+        raise unusable(error) from error
+
+
+def unusable(error: StateError | sqlite3.Error) -> LocalError:
+    """Return the error that says why the state cannot be used; damage alone asks for a reset."""
+    if isinstance(error, StateError):
+        words = str(error)
+    else:
+        words = f"cannot use the state: {reason(error, default_home())}"
+    again = "'tinkex local reset' starts over; " if is_damaged(error) else ""
+    return LocalError(words, hint=again + _ELSEWHERE)

@@ -14,7 +14,7 @@ from tinkex.exceptions import LocalError, UsageError
 from tinkex.options import integer
 
 if TYPE_CHECKING:
-    from tinkex_local.service import Service
+    from tinkex_local.app import App
 
 
 class ServeLocal(Command):
@@ -47,10 +47,12 @@ class ServeLocal(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         from tinkex_local.serve import Server, is_loopback
 
-        key = self._key()
+        # A key from the environment is for the hosted service; only the flag is meant for this one.
+        by_flag = self.settings.origins.get("api_key") == "--api-key"
+        key = self.settings.api_key if by_flag else None
         if key is None and not is_loopback(parsed_args.host):
             raise UsageError(
-                f"{parsed_args.host} can be reached by other machines, and there is no --api-key",
+                f"other machines can reach {parsed_args.host}: --api-key is required",
                 hint="Choose a key that clients must send: --api-key KEY, or @FILE, or -.",
             )
         with _app(key) as app:
@@ -59,7 +61,7 @@ class ServeLocal(Command):
             except OSError as error:
                 where = f"{parsed_args.host}:{parsed_args.port}"
                 reason = error.strerror or str(error)
-                hint = "Choose another --port; 0 is any that is free."
+                hint = "Choose another --port; 0 selects a free port."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
 
             def announce() -> None:
@@ -73,32 +75,24 @@ class ServeLocal(Command):
         self.status("Stopped.")
         return 0
 
-    def _key(self) -> str | None:
-        # A key from the environment is for the hosted service; only the flag is meant for us.
-        by_flag = self.settings.origins.get("api_key") == "--api-key"
-        return self.settings.api_key if by_flag else None
-
 
 class InfoLocal(ShowOne):
-    """Show where the embedded service keeps its state, and how much of it there is."""
+    """Show the state of the embedded service: its directory, contents and size."""
 
     operation = "showing the local service"
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        from tinkex_local import checkpoints
         from tinkex_local.home import occupied
+        from tinkex_local.state import checkpoints
 
-        with _service() as service:
-            sessions, runs = (
-                service.store.scalar(f"SELECT count(*) FROM {table}")  # noqa: S608
-                for table in ("sessions", "runs")
-            )
+        with _app() as app:
+            service = app.service
             values = (
                 str(service.home),
                 len(service.models.all()),
-                sessions,
-                runs,
+                service.store.scalar("SELECT count(*) FROM sessions"),
+                service.store.scalar("SELECT count(*) FROM runs"),
                 checkpoints.count(service),
                 occupied(service.home),
             )
@@ -110,7 +104,7 @@ class ResetLocal(ShowOne):
     """Delete all sessions, runs and checkpoints of the embedded service; added models stay."""
 
     operation = "reset"
-    acts = True
+    is_action = True
     column_names: ClassVar = ("home",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -120,13 +114,13 @@ class ResetLocal(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local.home import default_home
-        from tinkex_local.reset import reset
+        from tinkex_local.state.reset import reset
 
         home = default_home()
         self.confirm(
             f"Delete every session, run and checkpoint in {home}?", assume_yes=parsed_args.yes
         )
-        with _told(str(home)):
+        with _reported(str(home)):
             reset(home)
         self.result = home
         return self.column_names, (str(home),)
@@ -136,10 +130,10 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Let the embedded service sample from another onnxruntime-genai model."""
+    """Add an onnxruntime-genai model to the embedded service."""
 
     operation = "adding a model"
-    acts = True
+    is_action = True
     column_names: ClassVar = ("model_name", "directory")
     examples = ("tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",)
 
@@ -150,7 +144,7 @@ class AddLocalModel(ShowOne):
             "directory",
             metavar="<dir>",
             help="directory with genai_config.json, the ONNX files and tokenizer.json; a "
-            "config.json beside them tells the shapes of adapters; it is used where it is",
+            "config.json next to them gives the shapes of adapters; the directory is not copied",
         )
         return parser
 
@@ -158,8 +152,8 @@ class AddLocalModel(ShowOne):
         from tinkex.files import user_path
 
         directory = user_path(parsed_args.directory)
-        with _service() as service, _told(parsed_args.directory):
-            model = service.models.add(parsed_args.name, directory, service.clock())
+        with _app() as app, _reported(parsed_args.directory):
+            model = app.service.models.add(parsed_args.name, directory, app.service.clock())
             self.result = model.name
         return self.column_names, (model.name, str(model.directory))
 
@@ -168,18 +162,18 @@ class AddLocalModel(ShowOne):
 
 
 class ListLocalModel(Lister):
-    """List the models that the embedded service samples from."""
+    """List the models of the embedded service."""
 
     operation = "listing local models"
     column_names: ClassVar = ("model_name", "context_length", "directory")
     plain_columns: ClassVar = ("model_name", "directory")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        from tinkex_local.modelfiles import ModelError
+        from tinkex_local.state.models import ModelError
 
         rows = []
-        with _service() as service:
-            for model in service.models.all():
+        with _app() as app:
+            for model in app.service.models.all():
                 try:
                     context: int | None = model.facts.context_length
                 except ModelError as error:
@@ -191,10 +185,10 @@ class ListLocalModel(Lister):
 
 
 class RemoveLocalModel(ShowOne):
-    """Let the embedded service forget an added model; its files stay."""
+    """Remove an added model from the embedded service; its files stay."""
 
     operation = "removing a model"
-    acts = True
+    is_action = True
     column_names: ClassVar = ("model_name",)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -203,8 +197,8 @@ class RemoveLocalModel(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with _service() as service, _told(parsed_args.name):
-            service.models.remove(parsed_args.name)
+        with _app() as app, _reported(parsed_args.name):
+            app.service.models.remove(parsed_args.name)
             self.result = parsed_args.name
         return self.column_names, (parsed_args.name,)
 
@@ -213,17 +207,11 @@ class RemoveLocalModel(ShowOne):
 
 
 @contextmanager
-def _service() -> Iterator[Service]:
+def _app(key: str | None = None) -> Iterator[App]:
     """Open the state in the default home directory."""
-    with _app(None) as app:
-        yield app.service
-
-
-@contextmanager
-def _app(key: str | None) -> Iterator[Any]:
     import sqlite3
 
-    from tinkex_local.opening import open_default, unusable
+    from tinkex_local.app import open_default, unusable
 
     app = open_default(key)
     try:
@@ -235,13 +223,13 @@ def _app(key: str | None) -> Iterator[Any]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Turn what may go wrong with *what* into an error that is told."""
+def _reported(what: str) -> Iterator[None]:
+    """Turn errors about *what* into errors of tinkex."""
     import sqlite3
 
-    from tinkex_local.modelfiles import ModelError
-    from tinkex_local.opening import unusable
-    from tinkex_local.store import StateError
+    from tinkex_local.app import unusable
+    from tinkex_local.state.models import ModelError
+    from tinkex_local.state.store import StateError
 
     try:
         yield

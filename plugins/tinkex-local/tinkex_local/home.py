@@ -8,10 +8,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tinkex.files import user_path
+from tinkex.files import user_path, xdg_directory
 
 #: Environment variable that names the directory.
 HOME_VARIABLE = "TINKEX_LOCAL_HOME"
+#: Directory below it with one directory a checkpoint.
+CHECKPOINTS = "checkpoints"
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:
@@ -25,9 +27,8 @@ def default_home(environ: Mapping[str, str] | None = None) -> Path:
     environ = os.environ if environ is None else environ
     if environ.get(HOME_VARIABLE):
         return user_path(environ[HOME_VARIABLE])
-    base = environ.get("XDG_DATA_HOME")
-    data = Path(base) if base else user_path("~/.local/share")
-    return data / "tinkex" / "local"
+    # Expanded again, so that a user without a home directory gets an error.
+    return user_path(str(xdg_directory("data", environ))) / "tinkex" / "local"
 
 
 def prepare(home: Path) -> Path:
@@ -36,20 +37,14 @@ def prepare(home: Path) -> Path:
     :raises OSError: it cannot be created or is not a directory.
     """
     home = home.absolute()
-    if not home.is_dir():
-        home.parent.mkdir(parents=True, exist_ok=True)
-    for directory in (home, checkpoints_directory(home)):
+    home.parent.mkdir(parents=True, exist_ok=True)
+    for directory in (home, home / CHECKPOINTS):
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
         except FileExistsError as error:
             name = "it" if directory == home else str(directory)
             raise NotADirectoryError(errno.ENOTDIR, f"{name} is not a directory") from error
     return home
-
-
-def checkpoints_directory(home: Path) -> Path:
-    """Return the directory below *home* with one directory a checkpoint."""
-    return home / "checkpoints"
 
 
 def occupied(home: Path) -> int:

@@ -1,19 +1,10 @@
-"""The ``local`` HTTP pool: requests are handed to the service in this process, without a socket."""
+"""The ``local`` HTTP pool: requests go to the service in this process, without a socket."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tinkex.exceptions import SettingsError
-from tinkex.plugins import HttpPool
-
-if TYPE_CHECKING:
-    from requests.adapters import BaseAdapter
-
-    from tinkex.settings import Settings
-
-#: A name that no resolver answers: a request that left this process would fail, not travel.
-BASE_URL = "http://local.tinkex.invalid"
+from tinkex.plugins import HttpPool, PoolSettings, Sender
+from tinkex_local.wire.wsgi import BASE_URL, WsgiSender
 
 
 class LocalPool(HttpPool):
@@ -22,8 +13,8 @@ class LocalPool(HttpPool):
     base_url = BASE_URL
     needs_api_key = False
 
-    def build(self, settings: Settings, *, size: int) -> BaseAdapter:
-        """Return an adapter over the state in the default home directory.
+    def build(self, settings: PoolSettings) -> Sender:
+        """Return a sender over the state in the default home directory.
 
         :raises SettingsError: an option names the address of another service.
         """
@@ -31,9 +22,6 @@ class LocalPool(HttpPool):
             raise SettingsError(
                 f"the HTTP pool {settings.http_pool} reaches the embedded service only, "
                 f"not {settings.base_url}",
-                hint="Leave --base-url out, or choose another way to it: --http-pool default.",
+                hint="Omit --base-url, or use a pool that can reach it: --http-pool default.",
             )
-        # Settings and completion ask a pool what it is without ever sending a request.
-        from tinkex_local.wsgi import WsgiAdapter
-
-        return WsgiAdapter()
+        return WsgiSender()

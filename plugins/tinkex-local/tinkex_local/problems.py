@@ -25,7 +25,7 @@ class Problem(Exception):
 
 
 class OperationError(Exception):
-    """A long-running operation that failed; told by ``retrieve_future`` with status 200.
+    """A long-running operation that failed; ``retrieve_future`` reports it with status 200.
 
     :param category: ``user`` when repeating the same request cannot help.
     """
@@ -36,12 +36,12 @@ class OperationError(Exception):
 
 
 def bad_request(detail: str) -> Problem:
-    """Return the refusal of a request that makes no sense here."""
+    """Return the refusal of an invalid request."""
     return Problem(400, detail)
 
 
 def not_found(what: str, name: str) -> Problem:
-    """Return the answer about something that is not there: ``Unknown session 'x'``."""
+    """Return the refusal of an unknown name: ``Unknown session 'x'``."""
     return Problem(404, f"Unknown {what} {name!r}")
 
 

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import waitress
 
-from tinkex_local.runner import MAX_POLLS
-from tinkex_local.web.wire import MAX_BODY
+from tinkex_local.engines.runner import MAX_POLLS
+from tinkex_local.wire.http import MAX_BODY
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from tinkex_local.app import App
 
-#: Requests answered at once: all that wait for results, and others beside them.
+#: Concurrent requests: all that wait for results, and some others.
 THREADS = MAX_POLLS + 32
-#: Open connections. A client has one for each result that it waits for; whoever opens more than
-#: this and says nothing keeps others out for as long as waitress is patient, two minutes.
+#: Open connections. A client has one for each result that it waits for; one that opens more
+#: and sends nothing keeps others out for two minutes, until waitress closes idle connections.
 CONNECTIONS = 768
 
 
@@ -40,10 +40,10 @@ class Server:
     def __init__(self, app: App, host: str, port: int, log: Callable[[str], None]) -> None:
         logging.getLogger("waitress").setLevel(logging.ERROR)
         self._app = app
-        guarded: WSGIApplication = _OwnMachineOnly(app) if is_loopback(host) else app
+        guarded: WSGIApplication = own_machine_only(app) if is_loopback(host) else app
         name = host.strip("[]")
         self._server: Any = waitress.create_server(
-            _Logged(guarded, log),
+            logged(guarded, log),
             host=name,
             port=port,
             threads=THREADS,
@@ -61,12 +61,12 @@ class Server:
         self.url = f"http://{f'[{name}]' if ':' in name else name}:{number}"
 
     def run(self, announce: Callable[[], None]) -> int:
-        """Answer requests until SIGTERM or SIGINT; return the number of the signal, or 0.
+        """Serve requests until SIGTERM or SIGINT; return the number of the signal, or 0.
 
-        Requests under way are answered; long polls end at once.
+        Requests in progress are finished; long polls end at once.
 
-        :param announce: tells whoever waits for it that the service is there; a signal that
-            comes from then on ends it as well.
+        :param announce: reports that the service accepts connections; a signal from then on
+            ends it.
         """
         received: list[int] = []
 
@@ -80,7 +80,7 @@ class Server:
         signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
         before = {number: signal.signal(number, stop) for number in signals}
         try:
-            with contextlib.suppress(SystemExit):  # before waitress is there to take it
+            with contextlib.suppress(SystemExit):  # before waitress catches it
                 announce()
                 self._server.run()
         finally:
@@ -92,10 +92,7 @@ class Server:
 
 
 def _connections() -> int:
-    """Return how many connections may be open; half of the open files are for everything else.
-
-    As many files are asked of the system as that takes.
-    """
+    """Return how many connections may be open: half of the files, their limit raised."""
     try:
         import resource
     except ImportError:  # not a Unix: no such limit
@@ -111,7 +108,7 @@ def _connections() -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether *host* names this machine only."""
+    """Return whether *host* names this machine only."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -121,33 +118,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _OwnMachineOnly:
-    """Lets in only requests that were meant for this machine.
+def own_machine_only(app: WSGIApplication) -> WSGIApplication:
+    """Return *app*, which then lets in only requests that were meant for this machine.
 
     A web page can make a browser on this machine send requests to a loopback address, under a
-    host name of its own. Such a request has that name in ``Host``, or names its page's origin.
+    host name that it chooses. Such a request has that name in ``Host``, or an ``Origin``.
     """
 
-    def __init__(self, app: WSGIApplication) -> None:
-        self._app = app
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if "HTTP_ORIGIN" in environ or (name and not is_loopback(name)):
             start_response("403 Forbidden", [("Content-Type", "application/json")])
             return [b'{"detail": "Only programs on this machine may use this service"}']
-        return self._app(environ, start_response)
+        return app(environ, start_response)
+
+    return guarded
 
 
-class _Logged:
-    """Writes one line a request: method, path without the query, status, time, request id."""
+def logged(app: WSGIApplication, log: Callable[[str], None]) -> WSGIApplication:
+    """Return *app*, which then logs method, path without the query, status, time, request id."""
 
-    def __init__(self, app: WSGIApplication, log: Callable[[str], None]) -> None:
-        self._app = app
-        self._log = log
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def logging_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         began = time.monotonic()
         seen = "-"
 
@@ -157,9 +149,11 @@ class _Logged:
             return start_response(status, headers, exc_info)
 
         try:
-            return self._app(environ, start)
+            return app(environ, start)
         finally:
             took = (time.monotonic() - began) * 1000
             request_id = environ.get("tinkex_local.request_id", "-")
             path = environ.get("PATH_INFO", "").encode("unicode_escape").decode()
-            self._log(f"{environ.get('REQUEST_METHOD')} {path} {seen} {took:.0f} ms {request_id}")
+            log(f"{environ.get('REQUEST_METHOD')} {path} {seen} {took:.0f} ms {request_id}")
+
+    return logging_app

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tinkex.plugins import TokenizerSource
 from tinkex_local.home import default_home
-from tinkex_local.registry import Registry, built_in
-from tinkex_local.store import FILE, StateError, Store
+from tinkex_local.state.models import Registry, built_in
+from tinkex_local.state.store import FILE, StateError, Store
 
 
 class LocalSource(TokenizerSource):
@@ -23,7 +23,7 @@ class LocalSource(TokenizerSource):
             try:
                 with contextlib.closing(Store(state)) as store:
                     known = Registry(store).find(model)
-            except (StateError, sqlite3.Error):  # the service itself will tell
+            except (StateError, sqlite3.Error):  # the service itself reports it
                 return None
         if known is None or not (known.directory / "tokenizer.json").is_file():
             return None

@@ -1,4 +1,4 @@
-"""What every dialect has to tell: one account with a run, two checkpoints, and work in progress."""
+"""What the dialects have in common: one account with a run, two checkpoints, and work in progress."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import gzip
 import io
 import itertools
 import tarfile
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tests.contract.dialects.wire import Refusal, Reply, Scripted, Seen, detail, route
+from tests.contract.dialects.wire import Refusal, Scripted, detail, route
+from tests.serving import Reply, Request
 
 KEY = "tml-dialect-0123456789abcdef"
 MODEL = "Qwen/Qwen3-8B"
@@ -20,6 +22,7 @@ FILES = {
 }
 #: What sampling draws, whatever it is asked.
 TOKENS, LOGPROBS = [11, 12], [-0.5, -1.25]
+CHECKPOINT = "training_runs/{run}/checkpoints/{kind}/{name}"
 
 
 @dataclass
@@ -30,7 +33,6 @@ class Saved:
     kind: str
     name: str
     public: bool = False
-    ttl: int | None = None
 
     @property
     def path(self) -> str:
@@ -41,11 +43,9 @@ class Saved:
 class Operation:
     """Work that was accepted; its first poll comes back without the result."""
 
-    kind: str
     result: Any
     failure: str | None = None
     polls: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Account(Scripted):
@@ -55,7 +55,7 @@ class Account(Scripted):
     :cvar new_run: id of the next one.
     :cvar accepted: status of an accepted operation.
     :cvar created: status of a new session.
-    :cvar done: status of a change that has nothing to tell.
+    :cvar done: status of a change that has nothing to return.
     """
 
     run: ClassVar[str] = "r"
@@ -66,29 +66,26 @@ class Account(Scripted):
     created: ClassVar[int] = 200
     done: ClassVar[int] = 200
     time: ClassVar[str] = "2026-11-20T13:55:34.109929Z"
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "GET healthz": {"status": "ok"},
+        "POST client/config": {"pjwt_auth_enabled": False},
+        "POST session_heartbeat": {"type": "session_heartbeat"},
+    }
+    #: What a listed model says beside its name.
+    model: ClassVar[Mapping[str, Any]] = {
+        "max_context_length": 32768, "trainable": True, "sampleable": True,
+    }  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
         self.runs = [self.run]
-        self.saved = [
-            Saved(self.run, "weights", "final"),
-            Saved(self.run, "sampler_weights", "final"),
-        ]
+        self.saved = [Saved(self.run, kind, "final") for kind in ("weights", "sampler_weights")]
+        self.training, self.sampling = (saved.path for saved in self.saved)
         self.operations: dict[str, Operation] = {}
         #: Say that the next operation fails, and how.
         self.fails: str | None = None
         self.samplers: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(13)
-
-    # ----------------------------------------------------------------- what is told of things
-
-    @property
-    def training(self) -> str:
-        return f"tinker://{self.run}/weights/final"
-
-    @property
-    def sampling(self) -> str:
-        return f"tinker://{self.run}/sampler_weights/final"
 
     def described(self, saved: Saved) -> dict[str, Any]:
         """Return a checkpoint as the lists have it."""
@@ -120,18 +117,19 @@ class Account(Scripted):
         found = [s for s in self.saved if (s.run, s.kind) == (run, kind)]
         return self.described(found[-1]) if found else None
 
-    def of(self, run: str, kind: str, name: str) -> Saved:
+    def of(self, *where: str) -> Saved:
+        """Return the checkpoint with this run, kind and name."""
         for saved in self.saved:
-            if (saved.run, saved.kind, saved.name) == (run, kind, name):
+            if (saved.run, saved.kind, saved.name) == where:
                 return saved
-        raise detail(404, f"Checkpoint not found: {kind}/{name}")
+        raise detail(404, f"Checkpoint not found: {'/'.join(where[1:])}")
 
     def known_run(self, run: str) -> str:
         if run not in self.runs:
             raise detail(404, f"Training run {run} not found")
         return run
 
-    def page(self, seen: Seen, items: list[Any], name: str, size: int) -> dict[str, Any]:
+    def page(self, seen: Request, items: list[Any], name: str, size: int) -> dict[str, Any]:
         limit, offset = int(seen.query.get("limit", size)), int(seen.query.get("offset", 0))
         cursor = {"offset": offset, "limit": limit, "total_count": len(items)}
         return {name: items[offset : offset + limit], "cursor": cursor}
@@ -141,98 +139,75 @@ class Account(Scripted):
     def new_id(self) -> str:
         return f"req-{next(self._numbers)}"
 
-    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
-        """Take *kind* on; its result is *result*, unless this one is to fail."""
+    def accept(self, result: Any, **extra: Any) -> Reply:
+        """Take work on; its result is *result*, unless this one is to fail."""
         request_id = self.new_id()
-        self.operations[request_id] = Operation(kind, result, self.fails, extra=extra)
+        self.operations[request_id] = Operation(result, self.fails)
         self.fails = None
         return Reply({"request_id": request_id, **extra}, self.accepted)
 
-    def unready(self, operation: Operation, request_id: str) -> Reply:
+    def unready(self, request_id: str) -> Reply:
         """Return the end of a long poll without a result."""
-        return Reply(
-            {
-                "type": "try_again",
-                "request_id": request_id,
-                "queue_state": "paused_capacity",
-                "queue_state_reason": "short on capacity",
-            }
-        )
+        state = {"queue_state": "paused_capacity", "queue_state_reason": "short on capacity"}
+        return Reply({"type": "try_again", "request_id": request_id, **state})
 
     def failed(self, operation: Operation) -> Reply:
-        """Return the answer for an operation that failed."""
+        """Return the response for an operation that failed."""
         return Reply({"error": operation.failure, "category": "user"})
 
-    def result(self, operation: Operation, seen: Seen) -> Reply:
+    def result(self, operation: Operation) -> Reply:
         return Reply(operation.result)
 
     @route("POST", "retrieve_future")
-    def retrieve_future(self, seen: Seen) -> Reply:
-        request_id = seen.body["request_id"]
+    def retrieve_future(self, seen: Request) -> Reply:
+        request_id = seen.json["request_id"]
         if not isinstance(request_id, str):
-            raise detail(422, [{"loc": ["body", "request_id"], "msg": "Input should be a string"}])
+            raise validation("request_id", "Input should be a string")
         operation = self.operations.get(request_id)
         if operation is None:
             raise detail(404, "Future not found")
         operation.polls += 1
         if operation.polls == 1:
-            return self.unready(operation, request_id)
-        return self.failed(operation) if operation.failure else self.result(operation, seen)
+            return self.unready(request_id)
+        return self.failed(operation) if operation.failure else self.result(operation)
 
     # ----------------------------------------------------------------- sessions and models
 
-    @route("GET", "healthz")
-    def healthz(self, seen: Seen) -> Any:
-        return {"status": "ok"}
-
-    @route("POST", "client/config")
-    def client_config(self, seen: Seen) -> Any:
-        return {"pjwt_auth_enabled": False}
-
     @route("GET", "get_server_capabilities")
-    def capabilities(self, seen: Seen) -> Any:
-        model = {"model_name": MODEL, "max_context_length": 32768}
-        return {"supported_models": [{**model, "trainable": True, "sampleable": True}]}
+    def capabilities(self, seen: Request) -> Any:
+        return {"supported_models": [{"model_name": MODEL, **self.model}]}
 
     @route("POST", "create_session")
-    def create_session(self, seen: Seen) -> Reply:
-        missing = [
-            name for name in ("tags", "user_metadata", "sdk_version") if name not in seen.body
-        ]
-        if missing:
-            raise detail(422, [{"loc": ["body", missing[0]], "msg": "Field required"}])
+    def create_session(self, seen: Request) -> Reply:
+        for name in ("tags", "user_metadata", "sdk_version"):
+            if name not in seen.json:
+                raise validation(name, "Field required")
         messages = dict.fromkeys(("info_message", "warning_message", "error_message"))
         return Reply({"session_id": self.session, **messages}, self.created)
 
-    @route("POST", "session_heartbeat")
-    def session_heartbeat(self, seen: Seen) -> Any:
-        return {"type": "session_heartbeat"}
-
     @route("POST", "create_model")
-    def create_model(self, seen: Seen) -> Reply:
+    def create_model(self, seen: Request) -> Reply:
         self.runs.append(self.new_run)
-        return self.accept("CreateModel", {"model_id": self.new_run, "type": "create_model"})
+        return self.accept({"model_id": self.new_run, "type": "create_model"})
 
     @route("POST", "save_weights")
-    def save_weights(self, seen: Seen) -> Reply:
-        return self._save(seen, "weights", "SaveWeights")
+    def save_weights(self, seen: Request) -> Reply:
+        return self._save(seen, "weights")
 
     @route("POST", "save_weights_for_sampler")
-    def save_weights_for_sampler(self, seen: Seen) -> Reply:
-        return self._save(seen, "sampler_weights", "SaveWeightsForSampler")
+    def save_weights_for_sampler(self, seen: Request) -> Reply:
+        return self._save(seen, "sampler_weights")
 
-    def _save(self, seen: Seen, kind: str, request_type: str) -> Reply:
+    def _save(self, seen: Request, kind: str) -> Reply:
         self.count(seen)
-        saved = Saved(
-            seen.body["model_id"], kind, seen.body["path"], ttl=seen.body.get("ttl_seconds")
-        )
+        saved = Saved(seen.json["model_id"], kind, seen.json["path"])
         if self.taken(saved):
             raise detail(409, f"Checkpoint {saved.name} already exists")
         if self.fails is None:
             self.saved.append(saved)
-        return self.accept(request_type, {"path": self.result_path(saved)})
+        return self.accept({"path": self.result_path(saved)})
 
-    def count(self, seen: Seen) -> None:
+    def count(self, seen: Request) -> None:
         """Look at the number of a training request."""
 
     def taken(self, saved: Saved) -> bool:
@@ -242,74 +217,77 @@ class Account(Scripted):
         return saved.path
 
     @route("POST", "weights_info")
-    def weights_info(self, seen: Seen) -> Any:
-        run, kind, name = seen.body["tinker_path"].removeprefix("tinker://").split("/")
-        self.of(run, kind, name)
+    def weights_info(self, seen: Request) -> Any:
+        self.of(*parts(seen.json["tinker_path"]))
         return {"base_model": MODEL, "is_lora": True, "lora_rank": 32}
 
     # ----------------------------------------------------------------- sampling
 
     @route("POST", "create_sampling_session")
-    def create_sampling_session(self, seen: Seen) -> Reply:
-        self.samplers[self.sampler] = seen.body
+    def create_sampling_session(self, seen: Request) -> Reply:
+        self.samplers[self.sampler] = seen.json
         return Reply({"sampling_session_id": self.sampler}, self.created)
 
     @route("GET", "samplers/{sampler}")
-    def get_sampler(self, seen: Seen, sampler: str) -> Any:
+    def get_sampler(self, seen: Request, sampler: str) -> Any:
         path = self.samplers[sampler].get("model_path")
         return {"sampler_id": sampler, "base_model": MODEL, "model_path": path}
 
     @route("POST", "asample")
-    def asample(self, seen: Seen) -> Reply:
-        body = seen.body
+    def asample(self, seen: Request) -> Reply:
         sequence = {"stop_reason": "length", "tokens": TOKENS, "logprobs": LOGPROBS}
-        prompt = [None, -1.0, -2.0] if body.get("prompt_logprobs") else None
-        result = {"sequences": [sequence] * body["num_samples"], "prompt_logprobs": prompt}
-        return self.accept("Sample", result | {"topk_prompt_logprobs": None})
+        prompt = [None, -1.0, -2.0] if seen.json.get("prompt_logprobs") else None
+        result = {"sequences": [sequence] * seen.json["num_samples"], "prompt_logprobs": prompt}
+        return self.accept(result | {"topk_prompt_logprobs": None})
 
     # ----------------------------------------------------------------- runs and checkpoints
 
     @route("GET", "training_runs")
-    def list_runs(self, seen: Seen) -> Any:
+    def list_runs(self, seen: Request) -> Any:
         return self.page(seen, [self.described_run(run) for run in self.runs], "training_runs", 20)
 
     @route("GET", "training_runs/{run}")
-    def get_run(self, seen: Seen, run: str) -> Any:
+    def get_run(self, seen: Request, run: str) -> Any:
         return self.described_run(self.known_run(run))
 
     @route("GET", "training_runs/{run}/checkpoints")
-    def list_of_run(self, seen: Seen, run: str) -> Any:
+    def list_of_run(self, seen: Request, run: str) -> Any:
         self.known_run(run)
         return {"checkpoints": [self.described(s) for s in self.saved if s.run == run]}
 
     @route("GET", "checkpoints")
-    def list_checkpoints(self, seen: Seen) -> Any:
+    def list_checkpoints(self, seen: Request) -> Any:
         return self.page(seen, [self.described(s) for s in self.saved], "checkpoints", 100)
 
-    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}")
-    def delete(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
-        self.saved.remove(self.of(run, kind, name))
+    @route("DELETE", CHECKPOINT)
+    def delete(self, seen: Request, *where: str) -> Reply:
+        self.saved.remove(self.of(*where))
         return Reply(None, self.done)
 
-    @route("POST", "training_runs/{run}/checkpoints/{kind}/{name}/publish")
-    def publish(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
-        self.of(run, kind, name).public = True
+    @route("POST", f"{CHECKPOINT}/publish")
+    def publish(self, seen: Request, *where: str) -> Reply:
+        self.of(*where).public = True
         return Reply(None, self.done)
 
-    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}/publish")
-    def unpublish(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
-        self.of(run, kind, name).public = False
+    @route("DELETE", f"{CHECKPOINT}/publish")
+    def unpublish(self, seen: Request, *where: str) -> Reply:
+        self.of(*where).public = False
         return Reply(None, self.done)
 
-    @route("PUT", "training_runs/{run}/checkpoints/{kind}/{name}/ttl")
-    def set_ttl(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
-        self.of(run, kind, name).ttl = seen.body["ttl_seconds"]
+    @route("PUT", f"{CHECKPOINT}/ttl")
+    def set_ttl(self, seen: Request, *where: str) -> Reply:
+        self.of(*where)
         return Reply(None, self.done)
 
 
-def validation(field_name: str, message: str, kind: str = "value_error") -> Refusal:
+def parts(path: str) -> list[str]:
+    """Return run, kind and name of a ``tinker://`` path, or what it has of them."""
+    return path.removeprefix("tinker://").split("/")
+
+
+def validation(field: str, message: str, kind: str = "value_error") -> Refusal:
     """Return the form that FastAPI gives to a body it does not accept."""
-    return detail(422, [{"type": kind, "loc": ["body", *field_name.split(".")], "msg": message}])
+    return detail(422, [{"type": kind, "loc": ["body", *field.split(".")], "msg": message}])
 
 
 def tarred(*, gz: bool, first_member_without_name: bool = False) -> bytes:

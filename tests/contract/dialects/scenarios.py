@@ -1,7 +1,7 @@
 """What each command says to each dialect: one row a command.
 
 A row is ``"command": Scenario(words, stdout, …)``; words in parentheses tell two rows of one command
-apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}``, ``{sampler}``, ``{published}``,
+apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}`` (which is public), ``{sampler}``,
 ``{session}``, ``{model}``, ``{key}``, ``{tmp}`` (a directory), ``{tokens}`` (a file with a prompt) and
 ``{prompts}`` (one with a row) stand for what the server has. *stdout* is all that comes out, compared
 to the letter, or a regular expression where it begins with ``re:``. Where a dialect answers
@@ -42,33 +42,22 @@ def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict
     return dict.fromkeys(dialects, clause) | others
 
 
-#: Commands that ask no server.
+#: Commands that ask no server → what they do instead.
 OFFLINE = {
-    "auth list": "reads the stored keys",
+    **dict.fromkeys(("config set", "config unset"), "writes the configuration file"),
+    **dict.fromkeys(
+        ("profile add", "profile remove", "profile use"), "writes the configuration file"
+    ),
+    **dict.fromkeys(("config get", "config show", "profile list"), "reads settings"),
+    **dict.fromkeys(("plugin list", "plugin show"), "reads entry points"),
+    **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
+    **dict.fromkeys(("local model add", "plugin new"), "writes files"),
+    **dict.fromkeys(("local model remove", "local reset"), "removes files"),
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
-    "checkpoint verify": "reads downloaded files",
-    "complete": "asks only for Tab, in the background",
-    "config get": "reads settings",
-    "config list": "reads settings",
-    "config set": "writes the configuration file",
-    "config show": "reads settings",
-    "config unset": "writes the configuration file",
+    "complete": "asks only for Tab",
     "help": "reads the commands",
-    "local info": "reads the files of the local service",
-    "local model add": "copies files",
-    "local model list": "reads files",
-    "local model remove": "removes files",
-    "local reset": "removes files",
     "local serve": "is a server itself",
-    "plugin list": "reads entry points",
-    "plugin new": "writes files",
-    "plugin show": "reads entry points",
-    "profile add": "writes the configuration file",
-    "profile list": "reads settings",
-    "profile remove": "writes the configuration file",
-    "profile show": "reads settings",
-    "profile use": "writes the configuration file",
     "version": "knows it",
 }
 
@@ -102,8 +91,8 @@ SCENARIOS = {
         refused=lacking("publishing", *SKYRL),
     ),
     "checkpoint unpublish": Scenario(
-        "checkpoint unpublish {published}",
-        "Unpublished {published}\n",
+        "checkpoint unpublish {training}",
+        "Unpublished {training}\n",
         refused=lacking("unpublishing", *SKYRL, tuft="this server does not offer unpublishing (HTTP 400)"),
     ),
     "checkpoint delete": Scenario(

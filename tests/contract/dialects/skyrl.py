@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tests.contract.dialects.account import (
-    MODEL,
+    CHECKPOINT,
     Account,
     Operation,
     Saved,
     tarred,
     validation,
 )
-from tests.contract.dialects.wire import Reply, Seen, crash, detail, route
+from tests.contract.dialects.wire import crash, detail, route
+from tests.serving import Reply, Request
 
 
 class SkyRL(Account):
@@ -25,14 +26,16 @@ class SkyRL(Account):
     session = "session_0a1b2c3d"
     sampler = "sampling_4d3c2b1a"
     time = "2026-11-20T13:55:34.109929"
+    model: ClassVar[Mapping[str, Any]] = {}
     lacks: ClassVar[Mapping[str, int]] = {
         "GET checkpoints": 404,
-        "DELETE training_runs/{run}/checkpoints/{kind}/{name}": 404,
-        "POST training_runs/{run}/checkpoints/{kind}/{name}/publish": 404,
-        "DELETE training_runs/{run}/checkpoints/{kind}/{name}/publish": 404,
-        "PUT training_runs/{run}/checkpoints/{kind}/{name}/ttl": 404,
+        f"DELETE {CHECKPOINT}": 404,
+        f"POST {CHECKPOINT}/publish": 404,
+        f"DELETE {CHECKPOINT}/publish": 404,
+        f"PUT {CHECKPOINT}/ttl": 404,
     }
-
+    #: What it says of the first token of a prompt.
+    first_logprobs: ClassVar[list[None]] = []
     #: Its runs were unloaded, or their sessions have ended.
     unloaded = False
 
@@ -45,7 +48,7 @@ class SkyRL(Account):
         nothing = {"last_checkpoint": None, "last_sampler_checkpoint": None}
         return super().described_run(run) | nothing | {"model_owner": "default"}
 
-    def page(self, seen: Seen, items: list[Any], name: str, size: int) -> dict[str, Any]:
+    def page(self, seen: Request, items: list[Any], name: str, size: int) -> dict[str, Any]:
         page = super().page(seen, items, name, size)
         if not page[name]:
             page["cursor"]["total_count"] = 0
@@ -54,89 +57,80 @@ class SkyRL(Account):
     def new_id(self) -> str:
         return super().new_id().removeprefix("req-")
 
-    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
-        reply = super().accept(kind, result, **extra)
+    def accept(self, result: Any, **extra: Any) -> Reply:
+        reply = super().accept(result, **extra)
         request_id = reply.body["request_id"]
         return Reply({**reply.body, "future_id": request_id, "status": "pending"}, reply.status)
 
-    def unready(self, operation: Operation, request_id: str) -> Reply:
+    def unready(self, request_id: str) -> Reply:
         return Reply({"detail": "Timeout waiting for result"}, 408)
 
     def failed(self, operation: Operation) -> Reply:
         return Reply({"detail": operation.failure}, 400)
 
-    def result(self, operation: Operation, seen: Seen) -> Reply:
-        known = {
-            k: v for k, v in operation.result.items() if k not in ("type", "topk_prompt_logprobs")
-        }
-        return Reply(known)
+    def result(self, operation: Operation) -> Reply:
+        unknown = ("type", "topk_prompt_logprobs")
+        return Reply({k: v for k, v in operation.result.items() if k not in unknown})
 
-    @route("POST", "retrieve_future")
-    def retrieve_future(self, seen: Seen) -> Reply:
-        request_id = seen.body["request_id"]
+    def retrieve_future(self, seen: Request) -> Reply:
+        request_id = seen.json["request_id"]
         if isinstance(request_id, str) and not request_id.isdecimal():
             raise crash()
         return super().retrieve_future(seen)
 
-    @route("GET", "get_server_capabilities")
-    def capabilities(self, seen: Seen) -> Any:
-        return {"supported_models": [{"model_name": MODEL}]}
-
-    @route("POST", "create_model")
-    def create_model(self, seen: Seen) -> Reply:
-        if "lora_config" not in seen.body:
+    def create_model(self, seen: Request) -> Reply:
+        if "lora_config" not in seen.json:
             raise validation("lora_config", "Field required")
         self.runs.append(self.new_run)
-        return self.accept("CreateModel", {"model_id": self.new_run}, model_id=self.new_run)
+        return self.accept({"model_id": self.new_run}, model_id=self.new_run)
 
     @route("POST", "load_weights")
-    def load_weights(self, seen: Seen) -> Reply:
-        if "model_id" not in seen.body:
+    def load_weights(self, seen: Request) -> Reply:
+        if "model_id" not in seen.json:
             raise validation("model_id", "Field required", "missing")
-        if "/sampler_weights/" in seen.body["path"]:
+        if "/sampler_weights/" in seen.json["path"]:
             raise detail(400, "Not a training checkpoint")
-        return self.accept("LoadWeights", {"type": "load_weights"})
+        return self.accept({"type": "load_weights"})
 
-    def _save(self, seen: Seen, kind: str, request_type: str) -> Reply:
-        if not re.fullmatch(r"[a-zA-Z0-9_-]{1,255}", seen.body["path"]):
+    def _save(self, seen: Request, kind: str) -> Reply:
+        if not re.fullmatch(r"[a-zA-Z0-9_-]{1,255}", seen.json["path"]):
             raise validation("path", "String should match pattern '^[a-zA-Z0-9_-]+$'")
-        return super()._save(seen, kind, request_type)
+        return super()._save(seen, kind)
 
     def result_path(self, saved: Saved) -> str:
         bare = saved.kind == "sampler_weights"
         return f"tinker://{saved.run}/{saved.name}" if bare else saved.path
 
-    @route("POST", "weights_info")
-    def weights_info(self, seen: Seen) -> Any:
-        if "/weights/" not in seen.body["tinker_path"]:
+    def weights_info(self, seen: Request) -> Any:
+        if "/weights/" not in seen.json["tinker_path"]:
             raise detail(400, "Invalid tinker path: expected tinker://<run>/weights/<name>")
         return super().weights_info(seen)
 
-    @route("POST", "asample")
-    def asample(self, seen: Seen) -> Reply:
-        params = seen.body["sampling_params"]
-        if ":" in seen.body["sampling_session_id"] or "seq_id" not in seen.body:
+    def asample(self, seen: Request) -> Reply:
+        params = seen.json["sampling_params"]
+        if ":" in seen.json["sampling_session_id"] or "seq_id" not in seen.json:
             raise validation("sampling_session_id", "Value error")
         if params.get("max_tokens") is None:
             raise detail(400, "max_tokens is currently required")
         if not isinstance(params.get("stop") or [], list):
             raise validation("sampling_params.stop", "Input should be a valid list")
-        path = self.samplers[seen.body["sampling_session_id"]].get("model_path")
+        path = self.samplers[seen.json["sampling_session_id"]].get("model_path")
         if path and self.unloaded:
             raise detail(400, f"Model {path.split('/')[2]} not loaded")
         reply = super().asample(seen)
-        if seen.body.get("prompt_logprobs"):
-            self.operations[reply.body["request_id"]].result["prompt_logprobs"] = [-1.0, -2.0]
+        if seen.json.get("prompt_logprobs"):
+            found = self.operations[reply.body["request_id"]].result
+            found["prompt_logprobs"] = [*self.first_logprobs, -1.0, -2.0]
         return reply
 
     @route("GET", "training_runs/{run}/checkpoints/{name}/archive")
-    def archive(self, seen: Seen, run: str, name: str) -> Reply:
+    def archive(self, seen: Request, run: str, name: str) -> Reply:
         self.of(run, "sampler_weights", name)
         location = f"{self.url}/api/v1/training_runs/{run}/checkpoints/{name}/download"
         return Reply(None, 302, {"Location": location})
 
     @route("GET", "training_runs/{run}/checkpoints/{name}/download")
-    def download(self, seen: Seen, run: str, name: str) -> Reply:
+    def download(self, seen: Request, run: str, name: str) -> Reply:
         self.of(run, "sampler_weights", name)
         return Reply(tarred(gz=True, first_member_without_name=True))
 
@@ -148,26 +142,18 @@ class SkyRLMain(SkyRL):
         k: v for k, v in SkyRL.lacks.items() if k.endswith(("publish", "ttl", "GET checkpoints"))
     }
     done = 204
+    first_logprobs: ClassVar[list[None]] = [None]
 
     def __init__(self) -> None:
         super().__init__()
         self._bodies: dict[tuple[str, int], Any] = {}
 
-    @route("POST", "load_weights")
-    def load_weights(self, seen: Seen) -> Reply:
-        if "model_id" in seen.body and seen.body.get("seq_id") != 1:
-            raise detail(400, f"LoadWeights is not permitted with seq_id {seen.body['seq_id']}")
+    def load_weights(self, seen: Request) -> Reply:
+        if "model_id" in seen.json and seen.json.get("seq_id") != 1:
+            raise detail(400, f"LoadWeights is not permitted with seq_id {seen.json['seq_id']}")
         return super().load_weights(seen)
 
-    def count(self, seen: Seen) -> None:
-        number = (seen.body["model_id"], seen.body["seq_id"])
-        if self._bodies.setdefault(number, seen.body) != seen.body:
+    def count(self, seen: Request) -> None:
+        number = (seen.json["model_id"], seen.json["seq_id"])
+        if self._bodies.setdefault(number, seen.json) != seen.json:
             raise detail(409, "Training request sequence number was reused")
-
-    @route("POST", "asample")
-    def asample(self, seen: Seen) -> Reply:
-        reply = super().asample(seen)
-        if seen.body.get("prompt_logprobs"):
-            found = self.operations[reply.body["request_id"]].result
-            found["prompt_logprobs"] = [None, -1.0, -2.0]
-        return reply

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.contract.dialects.account import (
+    CHECKPOINT,
     FILES,
     KEY,
     MODEL,
     Account,
     Operation,
     Saved,
+    parts,
     validation,
 )
-from tests.contract.dialects.official import PROTOBUF, sample_message
-from tests.contract.dialects.wire import Refusal, Reply, Seen, crash, detail, route
+from tests.contract.dialects.wire import Refusal, crash, detail, route
+from tests.serving import Reply, Request
 
 #: Members that a body may have; any other is refused.
 KNOWN: dict[str, set[str]] = {
@@ -52,9 +54,14 @@ class TuFT(Account):
     session = "5f0e0000-0000-4000-8000-000000000003"
     sampler = "5f0e0000-0000-4000-8000-000000000004"
     accepted, created, done = 202, 201, 204
-    lacks: ClassVar[Mapping[str, int]] = {
-        "PUT training_runs/{run}/checkpoints/{kind}/{name}/ttl": 405
+    lacks: ClassVar[Mapping[str, int]] = {f"PUT {CHECKPOINT}/ttl": 405}
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "POST auth/token": {"jwt": "eyJhbGciOiJub25lIn0.e30."},  # which it does not take back
+        "GET sessions": {"sessions": [session]},
     }
+    model: ClassVar[Mapping[str, Any]] = {
+        "max_context_length": 32768, "capabilities": ["training", "sampling"],
+    }  # fmt: skip
     #: Where archives lie; a test sets it.
     directory: ClassVar[Path]
 
@@ -62,22 +69,23 @@ class TuFT(Account):
         super().__init__()
         self.numbers: dict[str, int] = {}
 
-    def admit(self, seen: Seen) -> None:
+    def admit(self, seen: Request) -> None:
         if seen.path in OPEN:
             return
-        if seen.key is None:
+        key = seen.headers.get("x-api-key")
+        if key is None:
             raise detail(401, "Missing API key")
-        if seen.key != KEY:
+        if key != KEY:
             raise detail(403, "Invalid API key")
         if seen.path in KNOWN:
-            for name in seen.body.keys() - KNOWN[seen.path]:
+            for name in seen.json.keys() - KNOWN[seen.path]:
                 raise validation(name, "Extra inputs are not permitted", "extra_forbidden")
 
-    def count(self, seen: Seen) -> None:
-        wanted = self.numbers.get(seen.body["model_id"], 1)
-        if seen.body["seq_id"] != wanted:
-            self.fails = f"Sequence conflict: expected {wanted}, got {seen.body['seq_id']}."
-        self.numbers[seen.body["model_id"]] = seen.body["seq_id"] + 1
+    def count(self, seen: Request) -> None:
+        wanted = self.numbers.get(seen.json["model_id"], 1)
+        if seen.json["seq_id"] != wanted:
+            self.fails = f"Sequence conflict: expected {wanted}, got {seen.json['seq_id']}."
+        self.numbers[seen.json["model_id"]] = seen.json["seq_id"] + 1
 
     def missing(self, status: int) -> Refusal:
         # A greedy route for DELETE matches every address below a run's checkpoints.
@@ -92,106 +100,76 @@ class TuFT(Account):
         return super().described_run(run) | {"model_owner": "ada"}
 
     @route("POST", "client/config")
-    def client_config(self, seen: Seen) -> Any:
-        if "sdk_version" not in seen.body:
+    def client_config(self, seen: Request) -> Any:
+        if "sdk_version" not in seen.json:
             raise validation("sdk_version", "Field required")
         return {"pjwt_auth_enabled": False}
 
-    @route("POST", "auth/token")
-    def auth_token(self, seen: Seen) -> Any:
-        return {"jwt": "eyJhbGciOiJub25lIn0.e30."}  # which it does not take back
-
-    @route("GET", "get_server_capabilities")
-    def capabilities(self, seen: Seen) -> Any:
-        model = {"model_name": MODEL, "max_context_length": 32768}
-        return {"supported_models": [{**model, "capabilities": ["training", "sampling"]}]}
-
-    @route("GET", "sessions")
-    def sessions(self, seen: Seen) -> Any:
-        return {"sessions": [self.session]}
-
     @route("GET", "sessions/{session}")
-    def get_session(self, seen: Seen, session: str) -> Any:
+    def get_session(self, seen: Request, session: str) -> Any:
         if session != self.session:
             raise crash()
         return {"training_run_ids": [self.run], "sampler_ids": [], "user_metadata": None}
 
     @route("POST", "session_heartbeat")
-    def session_heartbeat(self, seen: Seen) -> Any:
-        if seen.body["session_id"] != self.session:
+    def session_heartbeat(self, seen: Request) -> Any:
+        if seen.json["session_id"] != self.session:
             raise crash()
         return {"type": None}
 
-    @route("POST", "create_model")
-    def create_model(self, seen: Seen) -> Reply:
-        if seen.body["base_model"] != MODEL:
-            raise detail(400, f"Base model {seen.body['base_model']} is not supported")
+    def create_model(self, seen: Request) -> Reply:
+        if seen.json["base_model"] != MODEL:
+            raise detail(400, f"Base model {seen.json['base_model']} is not supported")
         return super().create_model(seen)
 
     @route("POST", "load_weights")
-    def load_weights(self, seen: Seen) -> Reply:
-        if "model_id" not in seen.body:
+    def load_weights(self, seen: Request) -> Reply:
+        if "model_id" not in seen.json:
             raise detail(400, "Missing model_id")
         self.count(seen)
-        return self.accept("LoadWeights", {"path": seen.body["path"], "type": None})
+        return self.accept({"path": seen.json["path"], "type": None})
 
-    def accept(self, kind: str, result: Any, **extra: Any) -> Reply:
-        return super().accept(kind, {**result, "type": None}, model_id=None, **extra)
+    def accept(self, result: Any, **extra: Any) -> Reply:
+        return super().accept({**result, "type": None}, model_id=None, **extra)
 
     def failed(self, operation: Operation) -> Reply:
         return Reply({"detail": f"Future failed: {operation.failure}"}, 422)
 
-    def result(self, operation: Operation, seen: Seen) -> Reply:
-        if operation.kind == "Sample" and PROTOBUF in seen.headers["accept"]:
-            return Reply(sample_message(operation.result), content_type=PROTOBUF)
-        return Reply(operation.result)
-
     def taken(self, saved: Saved) -> bool:
         return False  # it overwrites in silence
 
-    @route("POST", "create_sampling_session")
-    def create_sampling_session(self, seen: Seen) -> Reply:
-        path = seen.body.get("model_path")
+    def create_sampling_session(self, seen: Request) -> Reply:
+        path = seen.json.get("model_path")
         if path is not None:
-            parts = path.removeprefix("tinker://").split("/")
-            if len(parts) != 3:
+            if len(parts(path)) != 3:
                 raise crash()
-            self.of(*parts)
+            self.of(*parts(path))
         return super().create_sampling_session(seen)
 
-    @route("GET", "samplers/{sampler}")
-    def get_sampler(self, seen: Seen, sampler: str) -> Any:
+    def get_sampler(self, seen: Request, sampler: str) -> Any:
         return super().get_sampler(seen, sampler) | {"model_path": "/var/lib/tuft/checkpoints/0"}
 
-    @route("GET", "checkpoints")
-    def list_checkpoints(self, seen: Seen) -> Any:
+    def list_checkpoints(self, seen: Request) -> Any:
         found = [self.described(s) for s in self.saved if s.kind == "weights"]
         return self.page(seen, found, "checkpoints", 100)
 
-    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}")
-    def delete(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
-        self.of(run, kind, name)
+    def delete(self, seen: Request, *where: str) -> Reply:
+        gone = self.of(*where)
         # Both kinds of one name are one directory.
-        self.saved = [s for s in self.saved if (s.run, s.name) != (run, name)]
+        self.saved = [s for s in self.saved if (s.run, s.name) != (gone.run, gone.name)]
         return Reply(None, self.done)
 
-    @route("DELETE", "training_runs/{run}/checkpoints/{kind}/{name}/publish")
-    def unpublish(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
+    def unpublish(self, seen: Request, *where: str) -> Reply:
         raise detail(400, "Invalid checkpoint reference")
 
-    @route("GET", "training_runs/{run}/checkpoints/{kind}/{name}/archive")
-    def archive(self, seen: Seen, run: str, kind: str, name: str) -> Reply:
-        self.of(run, kind, name)
+    @route("GET", f"{CHECKPOINT}/archive")
+    def archive(self, seen: Request, *where: str) -> Reply:
+        self.of(*where)
         for file, content in FILES.items():
             (self.directory / file).write_bytes(content)
         return Reply(None, 302, {"Location": self.directory.as_uri()})
 
-    @route("GET", "training_runs/{run}")
-    def get_run(self, seen: Seen, run: str) -> Any:
-        return self.described_run(self.known_run(run))
-
-    @route("POST", "weights_info")
-    def weights_info(self, seen: Seen) -> Any:
-        if len(seen.body["tinker_path"].removeprefix("tinker://").split("/")) != 3:
+    def weights_info(self, seen: Request) -> Any:
+        if len(parts(seen.json["tinker_path"])) != 3:
             raise crash()
         return super().weights_info(seen)

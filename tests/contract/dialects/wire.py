@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-JSON = "application/json"
+from tests.serving import Reply, Request, serving
+
 Handler = Callable[..., Any]
 
 
-@dataclass
-class Reply:
-    """An answer: JSON, unless the body is bytes or text already; ``None`` is an empty body."""
-
-    body: Any = None
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content_type: str | None = None
-
-    def encoded(self) -> tuple[bytes, str]:
-        if self.body is None:
-            return b"", self.content_type or ""
-        if isinstance(self.body, bytes):
-            return self.body, self.content_type or "application/octet-stream"
-        if isinstance(self.body, str):
-            return self.body.encode(), self.content_type or "text/plain; charset=utf-8"
-        return json.dumps(self.body).encode(), self.content_type or JSON
-
-
 class Refusal(Exception):
-    """An answer that ends the handling of a request."""
+    """A response that ends the handling of a request."""
 
-    def __init__(self, status: int, body: Any) -> None:
+    def __init__(self, status: int, body: Any, **headers: str) -> None:
         super().__init__(status, body)
-        text_or_json = body if isinstance(body, (str, dict)) else {"detail": body}
-        self.reply = Reply(text_or_json, status)
+        self.reply = Reply(body, status, headers)
 
 
 def detail(status: int, text: Any) -> Refusal:
@@ -54,74 +33,64 @@ def crash() -> Refusal:
     return Refusal(500, "Internal Server Error")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One request as it arrived; *path* is below the API, or whole where it is not of the API."""
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    raw: bytes
-
-    @property
-    def body(self) -> Any:
-        return json.loads(self.raw) if self.raw else None
-
-    @property
-    def key(self) -> str | None:
-        return self.headers.get("x-api-key")
-
-
 def route(method: str, path: str) -> Callable[[Handler], Handler]:
-    """Let the decorated method answer *method* of *path*; ``{name}`` stands for one segment."""
+    """Let the decorated method, or what overrides it, answer *method* of *path*.
+
+    ``{name}`` stands for one segment of the path, which becomes an argument.
+    """
 
     def decorate(handler: Handler) -> Handler:
-        handler.routes = [*getattr(handler, "routes", ()), (method, path)]  # type: ignore[attr-defined]
+        handler.route = f"{method} {path}"  # type: ignore[attr-defined]
         return handler
 
     return decorate
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+)\}", path)
-    plain = [re.escape(part) for part in parts[::2]]
-    groups = [f"(?P<{name}>[^/]+)" for name in parts[1::2]] + [""]
-    return re.compile("".join(a + b for a, b in zip(plain, groups, strict=True)))
+    parts = re.split(r"\{\w+\}", path)
+    return re.compile("([^/]+)".join(map(re.escape, parts)))
 
 
 class Scripted:
     """Answers requests by the routes of its class and those of its bases.
 
     :cvar base: path of the base URL.
-    :cvar lacks: routes of a base that this dialect does not have → status of the answer.
+    :cvar fixed: routes with the same response always, ``"METHOD path"`` → response.
+    :cvar lacks: routes of a base that this dialect does not have → status of the response.
     """
 
     base: ClassVar[str] = ""
+    fixed: ClassVar[Mapping[str, Any]] = {}
     lacks: ClassVar[Mapping[str, int]] = {}
-    _routes: ClassVar[list[tuple[str, re.Pattern[str], str, str]]] = []
+    _routes: ClassVar[list[tuple[str, re.Pattern[str], str, Any]]] = []
 
     def __init_subclass__(cls) -> None:
-        found: dict[tuple[str, str], str] = {}
+        found: dict[str, Any] = {}
         for owner in reversed(cls.__mro__):
+            found |= {
+                key: lambda *_, value=value: value
+                for key, value in vars(owner).get("fixed", {}).items()
+            }
             for name, value in vars(owner).items():
-                found.update((key, name) for key in getattr(value, "routes", ()))
-        cls._routes = [(m, _pattern(p), p, name) for (m, p), name in found.items()]
+                if hasattr(value, "route"):
+                    found[value.route] = name
+        split = ((*key.split(" "), handler) for key, handler in found.items())
+        cls._routes = [(method, _pattern(path), path, handler) for method, path, handler in split]
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[Request] = []
         self.url = ""  # set when it listens
         self._lock = threading.RLock()
 
-    def requests(self, method: str, path: str) -> list[Seen]:
+    def requests(self, method: str, path: str) -> list[Request]:
         """Return the requests of *method* whose path matches the route *path*."""
         pattern = _pattern(path)
         return [s for s in self.seen if s.method == method and pattern.fullmatch(s.path)]
 
-    def admit(self, seen: Seen) -> None:
+    def admit(self, seen: Request) -> None:
         """Refuse a request before it is looked at: keys, unknown fields."""
 
-    def answer(self, seen: Seen) -> Reply:
+    def answer(self, seen: Request) -> Any:
         with self._lock:
             self.seen.append(seen)
             try:
@@ -129,68 +98,35 @@ class Scripted:
             except Refusal as refusal:
                 return refusal.reply
 
-    def _dispatch(self, seen: Seen) -> Reply:
-        for method, pattern, path, name in self._routes:
+    def _dispatch(self, seen: Request) -> Reply:
+        for method, pattern, path, handler in self._routes:
             match = pattern.fullmatch(seen.path)
             if match is None or method != seen.method:
                 continue
             if f"{method} {path}" in self.lacks:
                 raise self.missing(self.lacks[f"{method} {path}"])
             self.admit(seen)
-            found = {key: unquote(value) for key, value in match.groupdict().items()}
-            value = getattr(self, name)(seen, **found)
+            call = getattr(self, handler) if isinstance(handler, str) else handler
+            value = call(seen, *map(unquote, match.groups()))
             return value if isinstance(value, Reply) else Reply(value)
         raise self.missing(404)
 
     def missing(self, status: int) -> Refusal:
-        """Return the answer to a request for what is not there at all."""
+        """Return the response to a request for what is not there at all."""
         return detail(status, {404: "Not Found", 405: "Method Not Allowed"}[status])
 
 
 @contextmanager
 def listening(dialect: Scripted) -> Iterator[str]:
-    """Let *dialect* answer on a loopback port for as long as the block runs; yields its URL."""
+    """Let *dialect* answer on a loopback port during the block; yields its URL.
 
-    class Http(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
+    The paths that it sees are below the API, or whole where they are not of the API.
+    """
 
-        def _serve(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = urlsplit(self.path)
-            path = parts.path.removeprefix(f"{dialect.base}/api/v1/")
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            query = dict(parse_qsl(parts.query))
-            reply = dialect.answer(Seen(self.command, path, query, headers, raw))
-            body, kind = reply.encoded()
-            self.send_response(reply.status)
-            for name, value in {"Content-Type": kind, **reply.headers}.items():
-                if value:
-                    self.send_header(name, value)
-            if reply.status != 204:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(b"" if reply.status == 204 else body)
-            self.wfile.flush()
+    def answer(request: Request) -> Any:
+        path = request.path.removeprefix(f"{dialect.base}/api/v1/")
+        return dialect.answer(dataclasses.replace(request, path=path))
 
-        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            pass
-
-    server = Quiet(("127.0.0.1", 0), Http)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    dialect.url = f"http://127.0.0.1:{server.server_port}{dialect.base}"
-    try:
+    with serving(answer) as url:
+        dialect.url = f"{url}{dialect.base}"
         yield dialect.url
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

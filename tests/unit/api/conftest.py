@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
 
 import pytest
 
+from tests import serving
 from tinkex.api import ServiceClient, Wait
 from tinkex.settings import Settings
-
-if TYPE_CHECKING:
-    from tests.unit.api.h2server import H2Server
 
 KEY = "tml-test-key-0123456789"
 BASE = "http://tinker.test/services/tinker-prod"
 API = f"{BASE}/api/v1"
-#: The pool http2 and a server that speaks HTTP/2; without the last word, one that does not.
-HTTP2 = "http2 spoken"
-POOLS = ("default", "http2", HTTP2)
+#: Seconds after which an answer comes that no test waits for.
+NEVER = 10_000.0
 
 
 @dataclass
-class Reply:
-    """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset."""
+class Reply(serving.Reply):
+    """One answer: JSON by default, or bytes, or raw bytes in place of HTTP, or a reset.
 
-    body: Any = None
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
+    :ivar delay: seconds before it; :data:`NEVER` is the end of the test.
+    :ivar linger: seconds after each piece of the body.
+    """
+
     raw: bytes | None = None
     delay: float = 0.0
     reset: bool = False
     linger: float = 0.0
     pieces: int = 1
-
-    def encoded(self) -> tuple[bytes, str]:
-        if isinstance(self.body, bytes):
-            return self.body, "application/octet-stream"
-        if isinstance(self.body, str):
-            return self.body.encode(), "text/plain"
-        return (
-            (b"", "") if self.body is None else (json.dumps(self.body).encode(), "application/json")
-        )
 
 
 @dataclass
@@ -59,8 +47,8 @@ class Seen:
 
     method: str
     path: str
-    query: dict[str, str]
-    headers: dict[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
     body: Any
     at: float
     port: int
@@ -70,7 +58,7 @@ Script = Callable[[Seen], Reply]
 
 
 class Server:
-    """Answers what it is told to; the last reply of a path is repeated."""
+    """Answers as its script says; the last reply of a path is repeated."""
 
     reply = Reply
 
@@ -78,43 +66,9 @@ class Server:
         self.seen: list[Seen] = []
         self.script: dict[tuple[str, str], list[Reply | Script]] = {}
         self._lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                parts = urlsplit(self.path)
-                seen = Seen(
-                    self.command,
-                    parts.path.removeprefix("/api/v1/"),
-                    dict(parse_qsl(parts.query)),
-                    {k.lower(): v for k, v in self.headers.items()},
-                    json.loads(body) if body else None,
-                    time.monotonic(),
-                    self.client_address[1],
-                )
-                server.answer(seen, self)
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 128  # the default of 5 lets clients wait that connect at once
-
-            def handle_error(self, *args: object) -> None:
-                pass
-
-        self._http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
+        self._closing = threading.Event()
+        self._open = contextlib.ExitStack()
+        self.url = self._open.enter_context(serving.serving(self._answer))
 
     def on(self, method: str, path: str, *replies: Reply | Script | Any) -> None:
         known = [r if isinstance(r, Reply) or callable(r) else Reply(r) for r in replies]
@@ -123,78 +77,55 @@ class Server:
     def requests(self, path: str, method: str | None = None) -> list[Seen]:
         return [s for s in self.seen if s.path == path and method in (None, s.method)]
 
-    def answer(self, seen: Seen, handler: BaseHTTPRequestHandler) -> None:
+    def _answer(self, request: serving.Request) -> None:
+        seen = Seen(
+            request.method,
+            request.path.removeprefix("/api/v1/"),
+            request.query,
+            request.headers,
+            request.json,
+            time.monotonic(),
+            request.handler.client_address[1],
+        )
         with self._lock:
             self.seen.append(seen)
             replies = self.script.get((seen.method, seen.path))
-            reply = Reply({"detail": "Not Found"}, 404)
+            found: Reply | Script = Reply({"detail": "Not Found"}, 404)
             if replies:
                 found = replies.pop(0) if len(replies) > 1 else replies[0]
-                reply = found if isinstance(found, Reply) else found(seen)
-        time.sleep(reply.delay)
+        self._send(found if isinstance(found, Reply) else found(seen), request.handler)
+
+    def _send(self, reply: Reply, handler: BaseHTTPRequestHandler) -> None:
+        self._closing.wait(reply.delay)
         if reply.reset:
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             handler.connection.close()
-            handler.close_connection = True
-            return
-        if reply.raw is not None:
-            handler.wfile.write(reply.raw)
-            handler.wfile.flush()
-            time.sleep(reply.linger)
-            handler.close_connection = True
-            return
-        body, kind = reply.encoded()
-        handler.send_response(reply.status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(body)), **reply.headers}
-        for name, value in headers.items():
-            if value:
-                handler.send_header(name, value)
-        handler.end_headers()
-        body = b"" if seen.method == "HEAD" else body
+        body = reply.send(handler) if reply.raw is None and not reply.reset else reply.raw or b""
         step = -(-len(body) // reply.pieces) or 1
-        for start in range(0, len(body), step):
+        for start in range(0, 0 if reply.reset else len(body), step):
             handler.wfile.write(body[start : start + step])
             handler.wfile.flush()
-            time.sleep(reply.linger)
+            self._closing.wait(reply.linger)
+        if reply.reset or reply.raw is not None:
+            handler.close_connection = True
 
     def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-@pytest.fixture(autouse=True)
-def no_ca_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
+        self._closing.set()
+        self._open.close()
 
 
 @pytest.fixture
-def pool() -> str:
-    """The HTTP pool that carries requests; modules that hold for all pools have more of them."""
-    return "default"
-
-
-@pytest.fixture
-def server(
-    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Server | H2Server]:
-    if pool != HTTP2:
-        server: Server | H2Server = Server()
-    else:
-        from tests.unit.api.h2server import H2Server
-
-        server = H2Server(tmp_path)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.authority))
+def server() -> Iterator[Server]:
+    server = Server()
     yield server
     server.close()
 
 
 @pytest.fixture
-def storage(server: Server) -> Iterator[Server]:
-    """Another server: somebody else's storage."""
-    other = type(server)()
+def storage() -> Iterator[Server]:
+    """Another server: the storage of a third party."""
+    other = Server()
     yield other
     other.close()
 
@@ -207,17 +138,17 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def waits() -> list[Wait]:
-    """What the client told while waiting."""
+    """What the client reported while waiting."""
     return []
 
 
 @pytest.fixture
-def connect(pool: str, waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
+def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
     """Return a function that makes a client for an address."""
     made: list[ServiceClient] = []
 
-    def connect(base_url: str = BASE, *, timeout: float = 5.0, **more: Any) -> ServiceClient:
-        more = {"api_key": KEY, "allow_http": True, "http_pool": pool.split()[0], **more}
+    def connect(base_url: str = BASE, *, timeout: float = 30.0, **more: Any) -> ServiceClient:
+        more = {"api_key": KEY, "allow_http": True, **more}
         settings = Settings(base_url=base_url, timeout=timeout, **more)
         made.append(ServiceClient(settings, on_wait=waits.append))
         return made[-1]
@@ -225,7 +156,7 @@ def connect(pool: str, waits: list[Wait]) -> Iterator[Callable[..., ServiceClien
     yield connect
     for client in made:
         for session in client.sessions._open:
-            session._over.set()  # no farewell, and no heartbeats during other tests
+            session._finished.set()  # no farewell, and no heartbeats during other tests
         client.close()
 
 
@@ -239,7 +170,7 @@ def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClie
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let every pause pass at once, and return how long each was meant to be."""
     naps: list[float] = []
-    from tinkex.api import waiting
+    from tinkex.api.http import retry
 
     class Clock:
         offset = 0.0
@@ -251,5 +182,8 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         def monotonic(self) -> float:
             return time.monotonic() + Clock.offset
 
-    monkeypatch.setattr(waiting, "time", Clock())
+        def time(self) -> float:
+            return time.time() + Clock.offset
+
+    monkeypatch.setattr(retry, "time", Clock())
     return naps

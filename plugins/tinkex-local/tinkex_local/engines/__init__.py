@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tinkex_local.registry import LocalModel
+from tinkex_local.state.models import LocalModel
 
 GROUP = "tinkex_local.engines"
 DEFAULT = "onnx"
@@ -54,7 +54,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The answer to a :class:`SampleSpec`; entries of the prompt not asked for are ``None``."""
+    """The result of a :class:`SampleSpec`; prompt tokens that were not scored are ``None``."""
 
     sequences: list[Sequence]
     prompt_logprobs: list[float | None] | None = None
@@ -75,20 +75,3 @@ class Engine(abc.ABC):
 
         :raises OperationError: the model cannot be run, or not on this request.
         """
-
-
-def load(name: str = DEFAULT) -> Engine:
-    """Return a new engine called *name*.
-
-    :raises LookupError: none is called so.
-    """
-    from importlib.metadata import entry_points
-
-    if name == DEFAULT:  # looking a name up reads the metadata of every installed distribution
-        from tinkex_local.engines.onnx import OnnxEngine
-
-        return OnnxEngine()
-    for entry_point in entry_points(group=GROUP, name=name):
-        engine: Engine = entry_point.load()()
-        return engine
-    raise LookupError(f"no engine is called {name!r}")

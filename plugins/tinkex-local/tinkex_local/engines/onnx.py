@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime_genai as og
 
 from tinkex_local.engines import Engine, SampleResult, SampleSpec, Sequence
-from tinkex_local.engines.logits import best, choose, log_softmax
 from tinkex_local.problems import OperationError
-from tinkex_local.registry import LocalModel
+from tinkex_local.state.models import LocalModel
 
 #: Models kept in memory.
 LOADED = 2
@@ -41,14 +40,14 @@ class OnnxEngine(Engine):
         self._tokenizers: dict[Path, Any] = {}
 
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
-        stops = _Stops(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
+        ended = stops_at(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
         loaded = self._load(model)
         try:
             reader = _Reader(loaded, spec)
             scores = yield from _read_prompt(reader, spec)
             sequences = []
             for index in range(spec.num_samples):
-                sequences.append((yield from _continue(reader, spec, index, stops)))
+                sequences.append((yield from _continue(reader, spec, index, ended)))
         except (RuntimeError, MemoryError) as error:
             raise OperationError(f"the model {model.name} failed: {error}", "server") from error
         return SampleResult(sequences, *scores)
@@ -112,7 +111,7 @@ class _Reader:
         if len(rows) == len(tokens):
             return list(rows)
         self.last_only = True
-        self._restart(before)
+        self.restart(before)
         return self.read_each(tokens)
 
     def back(self) -> NDArray[Any]:
@@ -122,38 +121,33 @@ class _Reader:
             try:
                 self._generator.rewind_to(count)
             except RuntimeError:  # not every architecture can
-                self.read_again()
+                self.restart(count)
         assert self._after_prompt is not None
         return self._after_prompt
 
-    def read_again(self) -> None:
-        """Read the whole prompt anew, in the usual pieces."""
-        self._restart(len(self._prompt))
-
-    def _restart(self, count: int) -> None:
+    def restart(self, count: int) -> None:
+        """Read the first *count* tokens of the prompt again, in pieces."""
         self._generator = og.Generator(self._model, self._params)
         for at in range(0, count, PIECE):
             self.read(self._prompt[at : min(at + PIECE, count)])
 
 
-class _Stops:
-    """Tells when a sequence is over."""
+def stops_at(spec: SampleSpec, eos: frozenset[int], decoder: Any) -> Callable[[list[int]], bool]:
+    """Return a function that says whether the last of some tokens ends their sequence.
 
-    def __init__(self, spec: SampleSpec, eos: frozenset[int], decoder: Any) -> None:
-        self._ids = eos | spec.stop_tokens
-        self._strings = spec.stop_strings
-        self._decoder = decoder
-        # A token is at least one byte of text; a few more for one cut in the middle.
-        self._window = max((len(text.encode()) for text in self._strings), default=0) + 8
+    :param decoder: the tokenizer; needed for stop strings only.
+    """
+    ids, strings = eos | spec.stop_tokens, spec.stop_strings
+    # A token is at least one byte of text; a few more for one cut in the middle.
+    window = max((len(text.encode()) for text in strings), default=0) + 8
 
-    def reached(self, tokens: list[int]) -> bool:
-        """Tell whether the last of *tokens* ends the sequence."""
-        if tokens[-1] in self._ids:
-            return True
-        if not self._strings:
-            return False
-        tail = self._decoder.decode(tokens[-self._window :], skip_special_tokens=False)
-        return any(text in tail for text in self._strings)
+    def ended(tokens: list[int]) -> bool:
+        if tokens[-1] in ids or not strings:
+            return tokens[-1] in ids
+        tail = decoder.decode(tokens[-window:], skip_special_tokens=False)
+        return any(text in tail for text in strings)
+
+    return ended
 
 
 _Scores = tuple[list[float | None] | None, list[list[tuple[int, float]] | None] | None]
@@ -177,7 +171,7 @@ def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Sc
                     tables.append(best(logprobs, spec.topk_prompt_logprobs))
         yield
     if reader.last_only:  # it was read token by token
-        reader.read_again()
+        reader.restart(len(prompt))
         yield
     if not spec.prompt_logprobs:
         return None, None
@@ -185,7 +179,7 @@ def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Sc
 
 
 def _continue(
-    reader: _Reader, spec: SampleSpec, index: int, stops: _Stops
+    reader: _Reader, spec: SampleSpec, index: int, ended: Callable[[list[int]], bool]
 ) -> Generator[None, None, Sequence]:
     # Seeding by text is defined the same on every platform and Python version.
     draw = random.Random(f"{spec.seed}:{index}")  # noqa: S311 - not for secrets
@@ -203,9 +197,60 @@ def _continue(
         )
         tokens.append(token)
         logprobs.append(float(distribution[token]))
-        if stops.reached(tokens):
+        if ended(tokens):
             return Sequence(tokens, logprobs, "stop")
         if len(tokens) >= spec.max_tokens:
             return Sequence(tokens, logprobs, "length")
         yield
         logits = reader.read([token])
+
+
+Floats = NDArray[np.float64]
+
+
+def log_softmax(logits: NDArray[Any]) -> Floats:
+    """Return the natural logarithms of the probabilities along the last axis."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=-1, keepdims=True)
+    values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
+    return values
+
+
+def choose(
+    logprobs: Floats, *, temperature: float, top_k: int, top_p: float, uniform: float
+) -> int:
+    """Return the token drawn by *uniform*.
+
+    :param logprobs: of the whole vocabulary.
+    :param temperature: 0 takes the likeliest token.
+    :param top_k: draw among that many of the likeliest; 0 or less means all.
+    :param top_p: draw among the fewest tokens that together have this probability; after
+        temperature and top-k.
+    :param uniform: a number from 0 up to, not including, 1.
+    """
+    if temperature <= 0 or top_k == 1:
+        return int(logprobs.argmax())
+    with np.errstate(over="ignore"):  # a tiny temperature may reach -inf, which is right
+        weights = np.exp((logprobs - logprobs.max()) / temperature)
+    if top_k <= 0 and top_p >= 1:
+        return _draw(weights, uniform)
+    order = np.argsort(-weights, kind="stable")
+    if top_k > 0:
+        order = order[:top_k]
+    weights = weights[order]
+    if top_p < 1:
+        before = np.cumsum(weights) - weights
+        kept = max(1, int((before < top_p * weights.sum()).sum()))
+        order, weights = order[:kept], weights[:kept]
+    return int(order[_draw(weights, uniform)])
+
+
+def best(logprobs: Floats, count: int) -> list[tuple[int, float]]:
+    """Return the *count* likeliest tokens and their logprobs, the likeliest first."""
+    order = np.argsort(-logprobs, kind="stable")[:count]
+    return [(int(token), float(logprobs[token])) for token in order]
+
+
+def _draw(weights: Floats, uniform: float) -> int:
+    totals = np.cumsum(weights)
+    return min(int(np.searchsorted(totals, uniform * totals[-1], side="right")), len(totals) - 1)

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
-import requests
-from requests.adapters import HTTPAdapter
-
-from tinkex.plugins import HttpPool
-from tinkex.settings import Settings
+from tinkex.plugins import (
+    HTTP_POOLS,
+    HttpPool,
+    HttpRequest,
+    HttpResponse,
+    PoolSettings,
+    Sender,
+    Timeouts,
+    load_driver,
+)
 
 #: Requests a second.
 RATE = 20.0
 
 
 class PacedPool(HttpPool):
-    """Keep-alive connections, used no more than ``RATE`` times a second."""
+    """The default pool, used no more than ``RATE`` times a second."""
 
-    def build(self, settings: Settings, *, size: int) -> HTTPAdapter:
-        """Return requests' own adapter, held back."""
-        return PacedAdapter(pool_maxsize=size, max_retries=0)
+    def build(self, settings: PoolSettings) -> Sender:
+        """Return a sender that holds back the one of the default pool."""
+        return PacedSender(load_driver(HTTP_POOLS, "default").build(settings))
 
 
-class PacedAdapter(HTTPAdapter):
-    """Sends a request when its turn has come; requests come from several threads."""
+class PacedSender:
+    """Sends each request when its turn has come; requests come from several threads."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
         self._lock = threading.Lock()
         self._next = 0.0
 
-    def send(
-        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
-    ) -> requests.Response:
-        """Send *request*, as soon as it may go."""
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
+        """Send *request* as soon as its turn has come."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + 1 / RATE
         time.sleep(max(0.0, turn - time.monotonic()))
-        return super().send(request, *args, **kwargs)
+        return self._sender.send(request, timeouts)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._sender.close()

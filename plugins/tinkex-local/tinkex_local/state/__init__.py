@@ -1,0 +1,1 @@
+"""What the service remembers: sessions, runs, checkpoints, operations, models."""

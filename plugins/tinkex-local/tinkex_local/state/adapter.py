@@ -1,0 +1,156 @@
+"""The files of an adapter in PEFT's layout: shapes, a fresh one, whether one changes anything.
+
+The names and the configuration are those that PEFT writes for a LoRA adapter of a causal model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinkex_local.problems import OperationError
+from tinkex_local.state.models import ModelFacts
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+#: Fixed, as the hosted service has it: the strength of an adapter does not change with its rank.
+ALPHA = 32
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+UNEMBED = ("lm_head",)
+#: Architectures whose modules have these names; others fuse or rename them.
+ARCHITECTURES = frozenset(
+    {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
+)
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """Everything that determines a fresh adapter.
+
+    :ivar rank: of the two factors.
+    :ivar seed: of the random numbers in the first factor.
+    """
+
+    base_model: str
+    rank: int
+    seed: int
+    train_attn: bool = True
+    train_mlp: bool = True
+    train_unembed: bool = True
+
+    @property
+    def target_modules(self) -> list[str]:
+        """Names of the adapted modules, sorted."""
+        chosen: tuple[str, ...] = ()
+        chosen += ATTENTION if self.train_attn else ()
+        chosen += MLP if self.train_mlp else ()
+        chosen += UNEMBED if self.train_unembed else ()
+        return sorted(chosen)
+
+
+def check(spec: AdapterSpec, facts: ModelFacts) -> None:
+    """Check that an adapter of *spec* can be made for the model.
+
+    :raises OperationError: it cannot; the message says why.
+    """
+    if not spec.target_modules:
+        raise OperationError("lora_config trains nothing: attn, mlp and unembed are all false")
+    if facts.model_type not in ARCHITECTURES:
+        raise OperationError(
+            f"adapters for models of type {facts.model_type!r} are not known to this service"
+        )
+    if spec.train_mlp and facts.intermediate is None:
+        raise OperationError(
+            f"the MLP width of {spec.base_model} is not known: put the model's config.json "
+            "into its directory, or set train_mlp to false"
+        )
+
+
+def shapes(spec: AdapterSpec, facts: ModelFacts) -> Iterator[tuple[str, int, int]]:
+    """Yield ``(module, inputs, outputs)`` of every adapted module, in PEFT's spelling."""
+    hidden, wide = facts.hidden, facts.intermediate or 0
+    queries, keys = facts.heads * facts.head_size, facts.key_value_heads * facts.head_size
+    sizes = {
+        "self_attn.q_proj": (hidden, queries),
+        "self_attn.k_proj": (hidden, keys),
+        "self_attn.v_proj": (hidden, keys),
+        "self_attn.o_proj": (queries, hidden),
+        "mlp.gate_proj": (hidden, wide),
+        "mlp.up_proj": (hidden, wide),
+        "mlp.down_proj": (wide, hidden),
+    }
+    chosen = set(spec.target_modules)
+    for layer in range(facts.layers):
+        for module, (inputs, outputs) in sizes.items():
+            if module.partition(".")[2] in chosen:
+                yield f"base_model.model.model.layers.{layer}.{module}", inputs, outputs
+    if "lm_head" in chosen:
+        yield "base_model.model.lm_head", hidden, facts.vocabulary
+
+
+def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
+    """Write a fresh adapter into *directory*: A random from the seed, B zero.
+
+    :raises OSError: the files cannot be written.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(spec.seed % 2**64)
+    tensors = {}
+    for module, inputs, outputs in shapes(spec, facts):
+        # PEFT's own initialisation: kaiming-uniform with a = sqrt(5).
+        bound = 1 / math.sqrt(inputs)
+        first = random.uniform(-bound, bound, (spec.rank, inputs))
+        tensors[f"{module}.lora_A.weight"] = first.astype(np.float32)
+        tensors[f"{module}.lora_B.weight"] = np.zeros((outputs, spec.rank), np.float32)
+    try:
+        save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
+    except SafetensorError as error:  # it wraps what the system said
+        raise OSError(str(error)) from error
+    config = json.dumps(_config(spec), indent=2, sort_keys=True) + "\n"
+    (directory / CONFIG).write_text(config, encoding="utf-8")
+
+
+def is_identity(directory: Path) -> bool:
+    """Return whether the adapter changes nothing: every second factor is zero.
+
+    :raises OSError: the adapter cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(directory / TENSORS, framework="numpy") as file:
+            names = [name for name in file.keys() if ".lora_B." in name]  # noqa: SIM118
+            return not any(file.get_tensor(name).any() for name in names)
+    except SafetensorError as error:
+        raise OSError(f"{directory / TENSORS} is damaged: {error}") from error
+
+
+def _config(spec: AdapterSpec) -> dict[str, object]:
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": spec.base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": ALPHA,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": spec.rank,
+        "rank_pattern": {},
+        "revision": None,
+        "target_modules": spec.target_modules,
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }

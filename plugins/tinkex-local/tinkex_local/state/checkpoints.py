@@ -1,0 +1,241 @@
+"""Checkpoints: a row in the state and a directory of files, always both or neither.
+
+The files are written under a temporary name first. The rename and the row belong to one write
+transaction; whatever a killed process leaves is a directory without a row, swept at a start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tinkex_local.problems import OperationError, conflict, not_found
+from tinkex_local.state.paths import TYPES, TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.state.store import as_json, from_json, iso
+
+_TEMPORARY = ".tmp-"
+#: Seconds after which an unfinished directory belongs to no living process.
+ABANDONED = 3600
+
+
+def stage(service: Service, write: Callable[[Path], None]) -> Path:
+    """Write the files of a checkpoint under a temporary name; return the directory.
+
+    :param write: fills the directory it is given.
+    :raises OperationError: the disk is full or not writable.
+    """
+    directory = service.checkpoints / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        directory.mkdir(mode=0o700)
+        write(directory)
+        for path in directory.iterdir():
+            with path.open("r+b") as file:  # Windows flushes only what is open for writing
+                os.fsync(file.fileno())
+    except OSError as error:
+        shutil.rmtree(directory, ignore_errors=True)
+        reason = error.strerror or str(error)
+        raise OperationError(f"cannot write the checkpoint: {reason}", "server") from error
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory
+
+
+def make_room(service: Service, path: TinkerPath, *, overwrite: bool = False) -> list[str]:
+    """Make sure that nothing is called *path*; to be called within a transaction.
+
+    :returns: internal ids whose files are to be :func:`discard`\\ ed once that has committed.
+    :raises OperationError: there is such a checkpoint and *overwrite* is false.
+    """
+    row = _row(service, path)
+    if row is None:
+        return []
+    if not overwrite and not _expired(service, row):
+        raise OperationError(f"A checkpoint {path} exists already")
+    service.store.write("DELETE FROM checkpoints WHERE id = ?", row["id"])
+    return [row["id"]]
+
+
+def adopt(
+    service: Service,
+    staged: Path,
+    path: TinkerPath,
+    *,
+    ttl: int | None,
+    user_metadata: dict[str, Any] | None,
+    listed: bool = True,
+) -> tuple[str, int]:
+    """Make *staged* the checkpoint *path*; to be called within a transaction.
+
+    :param ttl: seconds until it expires, or ``None``.
+    :param listed: whether listings show it and its path works.
+    :returns: the checkpoint's internal id and its size in bytes.
+    """
+    now = service.clock()
+    identifier, size = take(service, staged)
+    service.store.insert(
+        "checkpoints",
+        id=identifier,
+        run_id=path.run_id,
+        kind=path.kind,
+        name=path.name,
+        created=now,
+        size=size,
+        expires=None if ttl is None else now + ttl,
+        user_metadata=as_json(user_metadata),
+        listed=int(listed),
+    )
+    return identifier, size
+
+
+def take(service: Service, staged: Path) -> tuple[str, int]:
+    """Give *staged* its final place; to be called within the transaction that notes it.
+
+    :returns: the internal id and the size in bytes.
+    """
+    identifier = uuid.uuid4().hex
+    size = sum(file.stat().st_size for file in staged.iterdir())
+    staged.rename(service.checkpoints / identifier)
+    return identifier, size
+
+
+def find(service: Service, path: TinkerPath) -> sqlite3.Row:
+    """Return the row of a checkpoint.
+
+    :raises Problem: it does not exist, or it has expired.
+    """
+    row = _row(service, path)
+    if row is None or not row["listed"] or _expired(service, row):
+        raise not_found("checkpoint", str(path))
+    return row
+
+
+def listing(
+    service: Service,
+    *,
+    run_id: str | None = None,
+    kind: str | None = None,
+    limit: int = -1,
+    offset: int = 0,
+) -> list[dict[str, Any]]:
+    """Return checkpoints as the protocol lists them, the newest first."""
+    where, values = _visible(service, run_id, kind)
+    rows = service.store.rows(
+        f"SELECT * FROM checkpoints WHERE {where} ORDER BY created DESC, rowid DESC "  # noqa: S608
+        "LIMIT ? OFFSET ?",
+        *values,
+        limit,
+        offset,
+    )
+    return [as_dict(row) for row in rows]
+
+
+def count(service: Service, run_id: str | None = None) -> int:
+    """Return the number of listed checkpoints."""
+    where, values = _visible(service, run_id)
+    return int(service.store.scalar(f"SELECT count(*) FROM checkpoints WHERE {where}", *values))  # noqa: S608
+
+
+def as_dict(row: sqlite3.Row) -> dict[str, Any]:
+    """Return a checkpoint as the protocol shows it."""
+    path = TinkerPath(row["run_id"], row["kind"], row["name"])
+    return {
+        "checkpoint_id": path.checkpoint_id,
+        "checkpoint_type": TYPES[path.kind],
+        "time": iso(row["created"]),
+        "tinker_path": str(path),
+        "size_bytes": row["size"],
+        "public": bool(row["public"]),
+        "user_metadata": from_json(row["user_metadata"]),
+        "expires_at": iso(row["expires"]),
+    }
+
+
+def delete(service: Service, path: TinkerPath) -> None:
+    """Delete a checkpoint for good.
+
+    :raises Problem: it does not exist.
+    """
+    with service.store.transaction():
+        row = find(service, path)
+        service.store.write("DELETE FROM checkpoints WHERE id = ?", row["id"])
+    discard(service, [row["id"]])
+
+
+def set_public(service: Service, path: TinkerPath, public: bool) -> None:
+    """Publish or unpublish a checkpoint.
+
+    :raises Problem: it does not exist, or it is so already.
+    """
+    with service.store.transaction():
+        row = find(service, path)
+        if bool(row["public"]) == public:
+            raise conflict(f"{path} is {'public' if public else 'private'} already")
+        service.store.write(
+            "UPDATE checkpoints SET public = ? WHERE id = ?", int(public), row["id"]
+        )
+
+
+def set_ttl(service: Service, path: TinkerPath, seconds: int | None) -> None:
+    """Let a checkpoint expire in *seconds*, or never.
+
+    :raises Problem: it does not exist.
+    """
+    expires = None if seconds is None else service.clock() + seconds
+    with service.store.transaction():
+        row = find(service, path)
+        service.store.write("UPDATE checkpoints SET expires = ? WHERE id = ?", expires, row["id"])
+
+
+def sweep(service: Service) -> None:
+    """Remove what has expired and what killed processes left behind."""
+    store = service.store
+    with store.transaction():
+        # No other process is between its rename and its row now.
+        store.write("DELETE FROM checkpoints WHERE expires <= ?", service.clock())
+        kept = {row[0] for row in store.rows("SELECT id FROM checkpoints")}
+        kept |= {row[0] for row in store.rows("SELECT weights FROM runs WHERE weights NOT NULL")}
+        names = set(os.listdir(service.checkpoints))
+    discard(service, [name for name in names - kept if not name.startswith(_TEMPORARY)])
+    for directory in service.checkpoints.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # its owner finished just now
+            if time.time() - directory.stat().st_mtime > ABANDONED:
+                discard(service, [directory.name])
+
+
+def discard(service: Service, identifiers: Iterable[str]) -> None:
+    """Delete the files of checkpoints that have no row any more."""
+    for identifier in identifiers:
+        shutil.rmtree(service.checkpoints / identifier, ignore_errors=True)
+
+
+def _visible(
+    service: Service, run_id: str | None, kind: str | None = None
+) -> tuple[str, list[Any]]:
+    where = "listed AND (expires IS NULL OR expires > ?)"
+    values: list[Any] = [service.clock()]
+    for column, value in (("run_id", run_id), ("kind", kind)):
+        if value is not None:
+            where, values = f"{where} AND {column} = ?", [*values, value]
+    return where, values
+
+
+def _row(service: Service, path: TinkerPath) -> sqlite3.Row | None:
+    return service.store.row(
+        "SELECT * FROM checkpoints WHERE run_id = ? AND kind = ? AND name = ?",
+        path.run_id,
+        path.kind,
+        path.name,
+    )
+
+
+def _expired(service: Service, row: sqlite3.Row) -> bool:
+    return row["expires"] is not None and row["expires"] <= service.clock()

@@ -1,0 +1,205 @@
+"""The models that the service can sample from: the one in the package and those added."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tinkex_local.state.store import Store
+
+#: Name of the model that comes with the package.
+DEFAULT_MODEL = "tinkex/baker-street-2M"
+_BUILT_IN = {DEFAULT_MODEL: Path(__file__).parents[1] / "models" / "baker-street-2M"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """One model: its public name and its directory."""
+
+    name: str
+    directory: Path
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What its files say.
+
+        :raises ModelError: the directory is gone or damaged.
+        """
+        return read_facts(self.directory)
+
+
+def built_in(name: str) -> LocalModel | None:
+    """Return the model of the package called *name*; needs no state."""
+    directory = _BUILT_IN.get(name)
+    return LocalModel(name, directory) if directory else None
+
+
+class Registry:
+    """The models known to one installation."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def all(self) -> list[LocalModel]:
+        """Return every model, the built-in one first."""
+        rows = self._store.rows("SELECT * FROM models ORDER BY added, name")
+        added = [LocalModel(row["name"], Path(row["directory"])) for row in rows]
+        return [LocalModel(name, directory) for name, directory in _BUILT_IN.items()] + added
+
+    def find(self, name: str) -> LocalModel | None:
+        """Return the model called exactly *name*, if there is one."""
+        row = self._store.row("SELECT * FROM models WHERE name = ?", name)
+        if row is not None:
+            return LocalModel(row["name"], Path(row["directory"]))
+        return built_in(name)
+
+    def add(self, name: str, directory: Path, now: float) -> LocalModel:
+        """Make the onnxruntime-genai model in *directory* known as *name*.
+
+        :raises ModelError: the name is malformed or taken, or the directory is no model.
+        """
+        if not _NAME.fullmatch(name):
+            raise ModelError(
+                f"{name!r} is not a valid model name: use letters, digits, '.', '_', '-', "
+                "and at most one '/'"
+            )
+        directory = directory.expanduser().absolute()
+        if not directory.is_dir():
+            raise ModelError(f"{directory} is not a directory")
+        try:
+            str(directory).encode()
+        except UnicodeEncodeError as error:
+            raise ModelError(f"the name of {directory} is not UTF-8") from error
+        read_facts(directory)
+        model = LocalModel(name, directory)
+        with self._store.transaction():
+            if self.find(name):
+                raise ModelError(f"a model called {name!r} exists already")
+            self._store.insert("models", name=name, directory=str(directory), added=now)
+        return model
+
+    def remove(self, name: str) -> None:
+        """Forget the model called *name*; its directory stays.
+
+        :raises ModelError: it was never added.
+        """
+        if name in _BUILT_IN:
+            raise ModelError(f"{name!r} comes with the package and cannot be removed")
+        if not self._store.write("DELETE FROM models WHERE name = ?", name):
+            raise ModelError(f"no model is called {name!r}")
+
+
+#: Largest number that is believed, far above that of any model.
+_LARGEST = 2**31 - 1
+
+
+class ModelError(Exception):
+    """A directory is not a usable model; the message is a clause for a person."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes and special tokens of one model.
+
+    :ivar context_length: tokens of prompt and completion together.
+    :ivar eos: ids of the tokens that end a text.
+    :ivar intermediate: width of the MLP; ``None`` without a ``config.json``.
+    """
+
+    model_type: str
+    context_length: int
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    eos: frozenset[int]
+    intermediate: int | None
+
+
+def read_facts(directory: Path) -> ModelFacts:
+    """Return the facts about the model in *directory*.
+
+    :raises ModelError: a file is missing or does not have what it should.
+    """
+    try:
+        changed = (directory / "genai_config.json").stat().st_mtime_ns
+    except OSError as error:
+        raise ModelError(f"{directory} has no readable genai_config.json") from error
+    return _read_facts(directory, changed)
+
+
+@lru_cache(maxsize=32)
+def _read_facts(directory: Path, changed: int) -> ModelFacts:
+    path = directory / "genai_config.json"
+    model = _value(_read_json(path), "model", path, dict, "an object")
+    decoder = _value(model, "decoder", path, dict, "an object")
+    for name in (str(_value(decoder, "filename", path)), "tokenizer.json"):
+        if not (directory / name).is_file():
+            raise ModelError(f"{directory} has no {name}")
+    return ModelFacts(
+        model_type=str(_value(model, "type", path)),
+        context_length=_count(model, "context_length", path),
+        vocabulary=_count(model, "vocab_size", path),
+        hidden=_count(decoder, "hidden_size", path),
+        layers=_count(decoder, "num_hidden_layers", path),
+        heads=_count(decoder, "num_attention_heads", path),
+        key_value_heads=_count(decoder, "num_key_value_heads", path),
+        head_size=_count(decoder, "head_size", path),
+        eos=_ids(model.get("eos_token_id"), path) | _generation_eos(directory),
+        intermediate=_intermediate(directory),
+    )
+
+
+def _value(
+    values: Mapping[str, Any], name: str, path: Path, kind: type = object, what: str = ""
+) -> Any:
+    if name not in values:
+        raise ModelError(f"{path} lacks {name}")
+    if not isinstance(values[name], kind):
+        raise ModelError(f"{path}: {name} is not {what}")
+    return values[name]
+
+
+def _count(values: Mapping[str, Any], name: str, path: Path) -> int:
+    value = _value(values, name, path)
+    if type(value) is not int or not 0 < value <= _LARGEST:
+        raise ModelError(f"{path}: {name} is not a whole number above 0")
+    return value
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not readable as JSON") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _ids(value: Any, path: Path) -> frozenset[int]:
+    values = [item for item in (value if isinstance(value, list) else [value]) if item is not None]
+    if any(type(item) is not int for item in values):
+        raise ModelError(f"{path}: eos_token_id is not a token or a list of them")
+    return frozenset(values)
+
+
+def _generation_eos(directory: Path) -> frozenset[int]:
+    path = directory / "generation_config.json"
+    return _ids(_read_json(path).get("eos_token_id"), path) if path.is_file() else frozenset()
+
+
+def _intermediate(directory: Path) -> int | None:
+    # Only the original config.json has the width of the MLP.
+    path = directory / "config.json"
+    values = _read_json(path) if path.is_file() else {}
+    known = values.get("intermediate_size") is not None
+    return _count(values, "intermediate_size", path) if known else None

@@ -1,0 +1,84 @@
+"""An open service: its state, models, clock and signer."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tinkex_local import home as homes
+from tinkex_local.access import Signer
+from tinkex_local.problems import Problem, bad_request, not_found
+from tinkex_local.state.models import LocalModel, ModelError, ModelFacts, Registry
+from tinkex_local.state.store import FILE, Store
+
+#: Shown as the owner of every run.
+OWNER = "local"
+#: What errors call a row, and the table that it is in.
+TABLES = {
+    "session": "sessions",
+    "training run": "runs",
+    "model": "runs",
+    "sampling session": "samplers",
+}
+
+
+class Service:
+    """State, models and clock of one home directory.
+
+    :param home: created when missing.
+    :param clock: the present in seconds since the epoch.
+    :ivar checkpoints: the directory with one directory a checkpoint.
+    :raises OSError: the directory cannot be used.
+    :raises StateError: the state file cannot be used.
+    """
+
+    def __init__(self, home: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.home = homes.prepare(home)
+        self.checkpoints = self.home / homes.CHECKPOINTS
+        self.clock = clock
+        self.store = Store(self.home / FILE)
+        self.models = Registry(self.store)
+        self.signer = Signer(self.store.scalar("SELECT value FROM meta WHERE key = 'secret'"))
+        #: Set when the service stops: long polls end early.
+        self.stopping = threading.Event()
+
+    def find(self, what: str, name: str) -> sqlite3.Row:
+        """Return the row of a session, run or sampler.
+
+        :param what: one of the names in :data:`TABLES`.
+        :raises Problem: it does not exist.
+        """
+        row = self.store.row(f"SELECT * FROM {TABLES[what]} WHERE id = ?", name)  # noqa: S608
+        if row is None:
+            raise not_found(what, name)
+        return row
+
+    def model(self, name: str) -> LocalModel:
+        """Return the model called *name*.
+
+        :raises Problem: it does not exist.
+        """
+        model = self.models.find(name)
+        if model is None:
+            known = ", ".join(entry.name for entry in self.models.all())
+            raise bad_request(f"Unknown base model {name!r}; this service has: {known}")
+        return model
+
+    def facts(self, name: str) -> ModelFacts:
+        """Return what the files of the model called *name* say.
+
+        :raises Problem: the model does not exist, or its directory has gone.
+        """
+        model = self.model(name)
+        try:
+            return model.facts
+        except ModelError as error:
+            raise Problem(500, f"The model {name} is not usable: {error}") from error
+
+    def close(self) -> None:
+        """Let long polls end and close the state."""
+        self.stopping.set()
+        self.store.close()

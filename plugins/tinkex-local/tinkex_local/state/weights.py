@@ -1,0 +1,283 @@
+"""Saving the adapter of a run as a checkpoint, loading one back, and copying one."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tinkex_local.problems import OperationError, bad_request
+from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sampling, sessions
+from tinkex_local.state.paths import TinkerPath
+from tinkex_local.state.service import Service
+from tinkex_local.state.store import from_json
+from tinkex_local.wire import bodies
+
+_Action = Callable[[Path], dict[str, Any]]
+
+
+def save(service: Service, body: bodies.SaveWeights) -> dict[str, Any]:
+    """Save a run as a training checkpoint.
+
+    :raises Problem: the run does not exist, or the sequence number does not fit.
+    """
+    path = TinkerPath(body.model_id, paths.TRAINING, body.path or _unnamed())
+    return _save_named(service, "save_weights", body, path, overwrite=body.overwrite)
+
+
+def save_external(service: Service, body: bodies.SaveWeightsExternal) -> dict[str, Any]:
+    """Save a run as files to be fetched from signed addresses.
+
+    :raises Problem: encryption is asked for, or as for :func:`save`.
+    """
+    if body.age_encryption_recipients:
+        raise bad_request("This service does not encrypt exports")
+    path = TinkerPath(body.model_id, paths.EXTERNAL, body.path)
+    return _save_named(service, "save_weights_external", body, path)
+
+
+def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> dict[str, Any]:
+    """Save a run for sampling: under a name, or straight into a sampling session.
+
+    :raises Problem: neither or both are asked for, or as for :func:`save`.
+    """
+    if (body.path is None) == (body.sampling_session_seq_id is None):
+        raise bad_request("Give either path or sampling_session_seq_id")
+    kind = "save_weights_for_sampler"
+    if body.path is not None:
+        path = TinkerPath(body.model_id, paths.SAMPLER, body.path)
+        return _save_named(service, kind, body, path)
+    row = runs.usable(service, body.model_id)
+    path = TinkerPath(body.model_id, paths.SAMPLER, _unnamed())
+
+    def action(staged: Path) -> dict[str, Any]:
+        number = body.sampling_session_seq_id or 0
+        sampler_id = sampling.sampler_id_of(row["session_id"], number)
+        if service.store.scalar("SELECT 1 FROM samplers WHERE id = ?", sampler_id):
+            raise OperationError(f"The sampling session {sampler_id!r} exists already")
+        identifier, size = checkpoints.adopt(
+            service,
+            staged,
+            path,
+            ttl=body.ttl_seconds,
+            user_metadata=body.user_metadata,
+            listed=False,
+        )
+        target = (row["base_model"], identifier)
+        sampling.insert_sampler(service, row["session_id"], number, body.digest(), *target)
+        return {"path": None, "sampling_session_id": sampler_id, "size_bytes": size}
+
+    return _perform(service, kind, body, row, action)
+
+
+def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
+    """Load a training checkpoint into a run, or into a new run of a session.
+
+    :raises Problem: the checkpoint or the run is not there, or they do not fit.
+    """
+    path = paths.parse(body.path)
+    if path.kind != paths.TRAINING:
+        raise bad_request(f"{path} is not a training checkpoint: only …/{paths.TRAINING}/… loads")
+    if body.model_id is not None and body.session_id is None and body.model_seq_id is None:
+        return _load_into(service, body, path)
+    if body.model_id is None and body.session_id is not None and body.model_seq_id is not None:
+        return _create_from(service, body, path)
+    raise bad_request("Give either model_id and seq_id, or session_id and model_seq_id")
+
+
+def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:
+    model_id = body.model_id or ""
+    row = runs.usable(service, model_id)
+    before = operations.earlier(service, runs.scope_of(model_id), body.seq_id, body)
+    if before is not None:
+        return {"request_id": before, "model_id": model_id}
+    source, spec = runs.spec_of(_source(service, body, path)), runs.spec_of(row)
+    same = ("base_model", "rank", "target_modules")
+    if any(getattr(source, name) != getattr(spec, name) for name in same):
+        raise bad_request(
+            f"{path} does not fit: base model, rank and trained modules must be those of "
+            f"the model {model_id}"
+        )
+
+    replaced: list[str] = []
+
+    def action(staged: Path) -> dict[str, Any]:
+        identifier, _ = checkpoints.take(service, staged)
+        # Asked here: another load may have come between.
+        replaced.extend(filter(None, [service.find("training run", model_id)["weights"]]))
+        service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
+        return {"path": str(path), "model_id": model_id}
+
+    answer = _perform(service, "load_weights", body, row, action, write=_copier(service, path))
+    checkpoints.discard(service, replaced)
+    return answer
+
+
+def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:
+    session_id, number = body.session_id or "", body.model_seq_id or 0
+    scope, run_id = runs.models_of(session_id), runs.run_id_of(session_id, number)
+    before = operations.earlier(service, scope, number, body)
+    if before is not None:
+        return {"request_id": before, "model_id": run_id}
+    sessions.require_open(service, session_id)
+    spec = runs.spec_of(_source(service, body, path))
+
+    def action(staged: Path) -> dict[str, Any]:
+        sessions.require_open(service, session_id)
+        identifier, _ = checkpoints.take(service, staged)
+        runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
+        return {"path": str(path), "model_id": run_id}
+
+    write = _copier(service, path)
+    request_id = _perform_with_files(service, "load_weights", scope, number, body, write, action)
+    return {"request_id": request_id, "model_id": run_id}
+
+
+def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sqlite3.Row:
+    checkpoints.find(service, path)
+    source = service.find("training run", path.run_id)
+    if body.base_model not in (None, source["base_model"]):
+        raise bad_request(f"{path} belongs to {source['base_model']}, not to {body.base_model}")
+    return source
+
+
+def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
+    identifier = checkpoints.find(service, path)["id"]
+    return partial(_copy, service.checkpoints / identifier)
+
+
+def _copy(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)
+
+
+def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
+    """Copy a checkpoint into a new run of a session; asked twice, it is copied once.
+
+    :raises Problem: the original or the session is not there, the number was used otherwise, or
+        a project is named, which this service does not have.
+    """
+    if body.destination_project_id is not None:
+        raise bad_request("This service has no projects: give session_id and model_seq_id")
+    if body.session_id is None or body.model_seq_id is None:
+        raise bad_request("Give destination_project_id, or session_id and model_seq_id")
+    source = paths.parse(body.source_path)
+    session_id, number = body.session_id, body.model_seq_id
+    run_id = runs.run_id_of(session_id, number)
+    target = TinkerPath(run_id, source.kind, source.name)
+    scope = runs.models_of(session_id)
+    if operations.earlier(service, scope, number, body) is None:
+        sessions.require_open(service, session_id)
+        row = checkpoints.find(service, source)
+        spec = runs.spec_of(service.find("training run", source.run_id))
+
+        def action(staged: Path) -> dict[str, Any]:
+            sessions.require_open(service, session_id)
+            runs.insert(service, run_id, session_id, spec, None)
+            runs.end(service, run_id)  # nothing more can be saved from it
+            checkpoints.adopt(
+                service,
+                staged,
+                target,
+                ttl=body.ttl_seconds,
+                user_metadata=from_json(row["user_metadata"]),
+            )
+            return {"tinker_path": str(target)}
+
+        write = _copier(service, source)
+        _perform_with_files(service, "copy_weights", scope, number, body, write, action)
+    return {"tinker_path": str(target)}
+
+
+def _save_named(
+    service: Service, kind: str, body: bodies.Save, path: TinkerPath, *, overwrite: bool = False
+) -> dict[str, Any]:
+    row = runs.usable(service, body.model_id)
+    replaced: list[str] = []
+
+    def action(staged: Path) -> dict[str, Any]:
+        replaced.extend(checkpoints.make_room(service, path, overwrite=overwrite))
+        _, size = checkpoints.adopt(
+            service, staged, path, ttl=body.ttl_seconds, user_metadata=body.user_metadata
+        )
+        return {"path": str(path), "size_bytes": size}
+
+    answer = _perform(service, kind, body, row, action)
+    checkpoints.discard(service, replaced)
+    return answer
+
+
+def _perform(
+    service: Service,
+    kind: str,
+    body: bodies.Save | bodies.LoadWeights,
+    row: sqlite3.Row,
+    action: _Action,
+    *,
+    write: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
+    """Do *action* with files as the next operation of the run *row*.
+
+    :param write: writes the files; by default those of the present adapter.
+    """
+
+    def of_run(staged: Path) -> dict[str, Any]:
+        runs.usable(service, row["id"])  # a reset may have come while the files were written
+        return action(staged)
+
+    if write is None and row["weights"] is not None:
+        write = partial(_copy, service.checkpoints / row["weights"])
+    elif write is None:
+        facts = service.facts(row["base_model"])
+        write = partial(adapter.write, spec=runs.spec_of(row), facts=facts)
+    request_id = _perform_with_files(
+        service, kind, runs.scope_of(row["id"]), body.seq_id, body, write, of_run, ordered=True
+    )
+    service.store.write("UPDATE runs SET last_request = ? WHERE id = ?", service.clock(), row["id"])
+    return {"request_id": request_id, "model_id": row["id"]}
+
+
+def _perform_with_files(
+    service: Service,
+    kind: str,
+    scope: str,
+    seq: int | None,
+    body: bodies.Body,
+    write: Callable[[Path], None],
+    action: _Action,
+    *,
+    ordered: bool = False,
+) -> str:
+    """Write files, then do *action* with their directory; see :func:`operations.perform`."""
+    before = operations.earlier(service, scope, seq, body)
+    if before is not None:
+        return before
+    if ordered:
+        operations.require_order(service, scope, seq)
+    began = service.clock()  # writing the files takes the longest
+    staged = failure = None
+    try:
+        staged = checkpoints.stage(service, write)
+    except OperationError as error:
+        failure = error
+
+    def adopt() -> dict[str, Any]:
+        if staged is None:
+            raise failure or AssertionError
+        return action(staged)
+
+    try:
+        return operations.perform(
+            service, kind, scope, seq, body, adopt, ordered=ordered, began=began
+        )
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def _unnamed() -> str:
+    return f"unnamed-{uuid.uuid4().hex[:12]}"

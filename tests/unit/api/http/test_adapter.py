@@ -1,0 +1,182 @@
+"""What every HTTP pool keeps to: the default one over a socket, the local one in this process."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+
+from tests.unit.api.conftest import Server
+from tinkex.api.http.adapter import RequestsSender
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, Unreachable
+from tinkex.plugins import HttpRequest, HttpResponse, PoolOptions, Timeouts
+
+TIMEOUTS = Timeouts(connect=5.0, read=30.0)
+LARGE = bytes(range(256)) * 2000
+Send = Callable[..., HttpResponse]
+
+
+def application(environ, start):
+    """Answer by the path: what arrived, a large body, or nothing."""
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    headers = [("X-Method", environ["REQUEST_METHOD"]), ("X-Two", "a"), ("X-Two", "b")]
+    pieces = [body]
+    if environ["PATH_INFO"] == "/large":
+        pieces = [LARGE[:100_000], b"", LARGE[100_000:]]
+    elif environ["PATH_INFO"] == "/agent":
+        pieces = [environ.get("HTTP_USER_AGENT", "").encode()]
+    headers.append(("Content-Length", str(sum(map(len, pieces)))))
+    start("418 I'm a teapot" if environ["PATH_INFO"] == "/odd" else "200 OK", headers)
+    return iter(pieces) if environ["REQUEST_METHOD"] != "HEAD" else iter([])
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(params=["default", "local"])
+def send(request: pytest.FixtureRequest) -> Iterator[Send]:
+    """Return a function that sends a request to a path of the application."""
+    if request.param == "local":
+        pool = pytest.importorskip("tinkex_local.pool")
+        from tinkex_local.wire.wsgi import WsgiSender
+
+        sender, base, stop = WsgiSender(application), pool.BASE_URL, lambda: None
+    else:
+        server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        sender, base = RequestsSender(PoolOptions()), f"http://127.0.0.1:{server.server_port}"
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+
+    def send(method: str, path: str, headers=None, body=None) -> HttpResponse:
+        return sender.send(HttpRequest(method, base + path, headers or {}, body), TIMEOUTS)
+
+    yield send
+    if request.param != "local":
+        sender.close()
+    stop()
+
+
+def content(response: HttpResponse, size: int = 1000) -> bytes:
+    with closing(response):
+        return b"".join(response.chunks(size))
+
+
+def test_a_response_has_status_headers_in_lower_case_and_a_body(send: Send):
+    response = send("POST", "/odd", {"X-A": "b"}, b"hello")
+    assert response.status == 418
+    assert response.headers["x-method"] == "POST"
+    assert response.headers["x-two"] == "a, b"
+    assert content(response) == b"hello"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
+def test_a_request_may_be_without_a_body(send: Send, method: str):
+    response = send(method, "/")
+    assert (response.headers["x-method"], content(response)) == (method, b"")
+    assert content(send(method, "/agent", {"User-Agent": "me/1"})) == b"me/1"
+    response = send("HEAD", "/large")
+    assert (response.headers["content-length"], content(response)) == (str(len(LARGE)), b"")
+
+
+@pytest.mark.parametrize("size", [7, 1000, 1 << 20])
+def test_a_body_comes_in_chunks_of_at_most_the_size(send: Send, size: int):
+    chunks = list(send("GET", "/large").chunks(size))
+    assert b"".join(chunks) == LARGE
+    assert 0 < min(map(len, chunks)) <= max(map(len, chunks)) <= size
+
+
+def test_a_response_may_be_closed_before_its_end_and_twice(send: Send):
+    response = send("GET", "/large")
+    assert len(next(response.chunks(10))) <= 10
+    response.close()
+    response.close()
+    assert content(send("GET", "/large")) == LARGE
+
+
+def test_threads_share_a_sender(send: Send):
+    bodies = [f"{number}".encode() * 1000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda body: content(send("POST", "/", {}, body)), bodies))
+    assert found == bodies
+
+
+# The default pool ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sender() -> Iterator[RequestsSender]:
+    sender = RequestsSender(PoolOptions())
+    yield sender
+    sender.close()
+
+
+def get(url: str, **headers: str) -> HttpRequest:
+    return HttpRequest("GET", url, headers)
+
+
+def test_a_connection_is_kept_once_a_body_was_read(sender: RequestsSender, server: Server):
+    server.on("GET", "x", {"a": 1})
+    for _ in range(3):
+        content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
+    assert len({seen.port for seen in server.seen}) == 1
+    sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS).close()
+    content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
+    assert len({seen.port for seen in server.seen}) == 2
+    sender.close()  # it opens again
+    assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == b'{"a": 1}'
+
+
+def test_a_coding_is_removed_unless_the_caller_asks_for_none(
+    sender: RequestsSender, server: Server
+):
+    packed = gzip.compress(LARGE)
+    server.on("GET", "x", server.reply(packed, headers={"Content-Encoding": "gzip"}))
+    assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == LARGE
+    assert "gzip" in server.seen[0].headers["accept-encoding"]
+    identity = {"Accept-Encoding": "identity"}
+    content(sender.send(get(f"{server.url}/api/v1/x", **identity), TIMEOUTS))
+    assert server.seen[1].headers["accept-encoding"] == "identity"
+
+
+def test_a_bomb_comes_in_small_chunks(sender: RequestsSender, server: Server):
+    bomb = gzip.compress(bytes(64 * 1024 * 1024))
+    server.on("GET", "x", server.reply(bomb, headers={"Content-Encoding": "gzip"}))
+    response = sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)
+    chunks = response.chunks(1000)
+    assert max(len(next(chunks)) for _ in range(20)) <= 1000
+    response.close()
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", ConnectionFailed),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", ConnectionFailed),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nabc", InvalidResponse),
+        (b"SSH-2.0\r\n", ConnectionFailed),
+        (b"", ConnectionFailed),
+    ],
+)
+def test_a_damaged_response_has_been_sent_for(raw, error, sender: RequestsSender, server: Server):
+    server.on("GET", "x", server.reply(raw=raw))
+    with pytest.raises(error) as caught:
+        content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
+    assert not isinstance(caught.value, Unreachable)
+    assert "127.0.0.1" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("Error", "("))
+
+
+def test_what_was_never_sent_is_marked(sender: RequestsSender):
+    for url in ("http://127.0.0.1:1/x", "http://nowhere.invalid/x"):
+        with pytest.raises(Unreachable):
+            sender.send(get(url), TIMEOUTS)

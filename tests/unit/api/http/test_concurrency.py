@@ -1,0 +1,157 @@
+"""map_ordered and run_in_thread: bounded, in order, and never in the way of an interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.until import until
+from tinkex.api.http.concurrency import map_ordered, map_unordered, run_in_thread
+from tinkex.exceptions import NotFound
+
+#: Seconds after which a test that hangs is ended.
+GUARD = 60
+
+
+def test_results_come_in_order_with_no_more_calls_at_once_than_workers():
+    lock, running, most, counts = threading.Lock(), 0, 0, []
+    meet = threading.Barrier(2, timeout=GUARD)
+
+    def do(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if number < 2:
+            meet.wait()  # two calls run at the same time
+        with lock:
+            running -= 1
+        return number * 2
+
+    found = list(map_ordered(do, iter(range(40)), workers=4, on_done=counts.append))
+
+    assert found == [number * 2 for number in range(40)]
+    assert counts == list(range(1, 41))
+    assert 2 <= most <= 4
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_result_of_a_later_item_waits_for_an_earlier_one_where_order_matters(ordered):
+    last = threading.Event()
+
+    def do(number: int) -> int:
+        if number == 9:
+            last.set()
+        elif number == 0:
+            assert last.wait(GUARD)
+        return number
+
+    found = list((map_ordered if ordered else map_unordered)(do, iter(range(10)), workers=2))
+
+    assert sorted(found) == list(range(10))
+    assert (found.index(0) < found.index(9)) is ordered
+
+
+def test_items_are_taken_only_within_the_window():
+    taken: list[int] = []
+
+    def items():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = map_ordered(str, items(), workers=4, window=4)
+    for number in range(10):
+        assert next(results) == str(number)
+        assert len(taken) <= number + 1 + 4
+    assert list(results) == [str(number) for number in range(10, 100)]
+
+
+def test_an_exception_is_raised_while_an_earlier_item_still_runs():
+    never = threading.Event()
+
+    def do(number: int) -> None:
+        if number == 0:
+            never.wait(GUARD)
+        else:
+            raise NotFound("gone", status=404)
+
+    with pytest.raises(NotFound):
+        list(map_ordered(do, range(3)))
+    never.set()
+
+
+def test_an_exception_of_the_items_is_raised():
+    def items():
+        yield 1
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(map_ordered(str, items(), workers=2))
+
+
+@pytest.mark.parametrize("end", ["closed", "failed"])
+def test_workers_end_with_the_iterator(end):
+    before, begun, first = set(threading.enumerate()), [], threading.Event()
+
+    def do(number: int) -> int:
+        begun.append(number)
+        if number == 3 and end == "failed":
+            assert first.wait(GUARD)
+            raise ZeroDivisionError
+        return number
+
+    results = map_ordered(do, range(1000), workers=4, window=4)
+    next(results)
+    first.set()
+    if end == "failed":
+        with pytest.raises(ZeroDivisionError):
+            list(results)
+    else:
+        next(results)
+        results.close()
+    until(lambda: not set(threading.enumerate()) - before)
+    assert len(begun) < 1000
+
+
+def test_a_call_in_a_thread_returns_raises_or_is_given_up():
+    never = threading.Event()
+
+    assert run_in_thread(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        run_in_thread(lambda: 1 // 0, 30)
+    with pytest.raises(TimeoutError):
+        run_in_thread(lambda: never.wait(GUARD), 0.01)
+    never.set()
+
+
+SCRIPT = """
+import sys, threading, time
+from tinkex.api.http.concurrency import map_ordered, run_in_thread
+def block(_=None):
+    time.sleep(0.5)  # until the main thread has started the threads and waits
+    print(end="started\\n", flush=True)
+    threading.Event().wait()
+try:
+    list(map_ordered(block, range(3))) if sys.argv[1] == "map" else run_in_thread(block)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("kind", ["map", "run"])
+def test_an_interrupt_ends_the_wait_and_the_program(kind):
+    program = subprocess.Popen([sys.executable, "-c", SCRIPT, kind], stdout=subprocess.PIPE)
+    try:
+        assert program.stdout.readline().startswith(b"started")
+        os.kill(program.pid, signal.SIGINT)
+        assert program.wait(GUARD) == 130
+    finally:
+        program.kill()
+        program.stdout.close()
+        program.wait()

@@ -1,0 +1,121 @@
+"""Training clients: numbers of calls, saved checkpoints, and runs that continue from one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinkex.exceptions import UsageError
+
+RUN = "r:train:0"
+PATH = "tinker://r/weights/x"
+
+
+@pytest.fixture
+def service(server):
+    server.on("POST", "create_session", {"session_id": "s-1"})
+    server.on("POST", "session_heartbeat", {"type": "session_heartbeat"})
+    server.on("POST", "create_model", {"request_id": "c", "model_id": RUN})
+    server.on("POST", "save_weights_for_sampler", {"request_id": "w"})
+    server.on("POST", "save_weights", {"request_id": "w"})
+    server.on("POST", "load_weights", {"request_id": "l"})
+    return server
+
+
+def results(server, **by_id):
+    """Let retrieve_future answer by request id."""
+
+    def answer(seen):
+        reply = by_id[seen.body["request_id"]]
+        return reply if isinstance(reply, server.reply) else server.reply(reply)
+
+    server.on("POST", "retrieve_future", answer)
+
+
+@pytest.fixture
+def training(service, client):
+    """A training client of a service that accepts every name and reports no path."""
+    results(service, c={}, w={"path": None})
+    return client.create_lora_training_client("any", train_mlp=False, train_unembed=False)
+
+
+def test_the_shape_is_sent_without_members_of_default_value(service, training):
+    assert training.model_id == RUN  # which came with the acceptance
+    (seen,) = service.requests("create_model")
+    assert seen.body["lora_config"] == {"rank": 32, "train_mlp": False, "train_unembed": False}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"rank": 0}, {"train_mlp": False, "train_attn": False, "train_unembed": False}]
+)
+def test_an_impossible_shape_is_refused_without_a_request(bad, service, client):
+    with pytest.raises(UsageError):
+        client.create_lora_training_client("any", **bad)
+    assert not service.seen
+
+
+def test_a_result_without_a_path_has_the_requested_name(training):
+    assert training.save_state("final").path == f"tinker://{RUN}/weights/final"
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\n"])
+def test_an_impossible_name_is_refused_without_a_request(name, service, training):
+    with pytest.raises(UsageError):
+        training.save_weights_for_sampler(name)
+    assert not service.requests("save_weights_for_sampler")
+
+
+def test_a_checkpoint_is_continued_in_one_call(service, client):
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, "lora_rank": 8})
+    results(service, l={"model_id": "s-1:train:0"})
+    training = client.create_training_client_from_checkpoint(PATH, optimizer=True)
+    assert (training.model_id, training.base_model, training.lora_rank) == ("s-1:train:0", "m", 8)
+    (load,) = service.requests("load_weights")
+    assert load.body == {"path": PATH, "optimizer": True, "session_id": "s-1", "model_seq_id": 0}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [(400, "Missing model_id"), (422, [{"loc": ["body", "model_id"], "msg": "required"}])],
+)
+def test_a_server_that_loads_into_models_only_gets_two_calls(refusal, service, client):
+    status, detail = refusal
+    shape = {"lora_rank": 8, "train_mlp": False, "train_attn": True, "train_unembed": None}
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True, **shape})
+    results(service, c={"model_id": RUN}, l={"type": "load_weights"})
+    refused = service.reply({"detail": detail}, status)
+    service.on("POST", "load_weights", refused, {"request_id": "l"})
+    training = client.create_training_client_from_checkpoint(PATH)
+    assert training.model_id == RUN
+    created = service.requests("create_model")[0].body
+    assert created["lora_config"] == {"rank": 8, "train_mlp": False}
+    assert created["model_seq_id"] == 0
+    loaded = service.requests("load_weights")[1].body
+    assert loaded == {"model_id": RUN, "seq_id": 1, "path": PATH, "optimizer": False}
+
+
+def test_saving_creates_session_model_and_checkpoint_and_finishes(service, client, waits):
+    service.on("POST", "create_session", {"session_id": "s-1", "info_message": "Welcome."})
+    service.on("POST", "sessions/s-1/finish", None)
+    path = f"tinker://{RUN}/sampler_weights/final"
+    again = {"type": "try_again", "request_id": "c", "queue_state": "paused_capacity"}
+    created = {"model_id": RUN, "type": "create_model"}
+    service.on("POST", "retrieve_future", again, created, {"path": path, "size_bytes": 1234})
+    with client.create_lora_training_client("any", rank=8, seed=7) as training:
+        saved = training.save_weights_for_sampler("final")
+    assert (saved.model_id, saved.path) == (RUN, path)
+    assert saved.response == {"path": path, "size_bytes": 1234}
+    (session,) = service.requests("create_session")
+    assert (session.body["tags"], session.body["user_metadata"]) == ([], None)
+    (model,) = service.requests("create_model")
+    assert model.body == {
+        "session_id": "s-1",
+        "model_seq_id": 0,
+        "base_model": "any",
+        "lora_config": {"rank": 8, "seed": 7},
+    }
+    (save,) = service.requests("save_weights_for_sampler")
+    assert save.body == {"model_id": RUN, "seq_id": 1, "path": "final"}
+    (finish,) = service.requests("sessions/s-1/finish")
+    assert finish.body == {"reason": {"type": "success"}}
+    assert [w.note for w in waits if w.note] == ["Welcome."]
+    assert [w.queue_state for w in waits if w.queue_state] == ["paused_capacity"]

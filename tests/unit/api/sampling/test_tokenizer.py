@@ -1,0 +1,216 @@
+"""Tokenizers: where they are found, and the conversion of text to tokens and back."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import tokenizers
+from huggingface_hub import constants, try_to_load_from_cache
+from tokenizers import AddedToken, models, pre_tokenizers, processors
+
+from tinkex.api.sampling import tokenizer as module
+from tinkex.api.sampling.tokenizer import HuggingFaceSource, load_tokenizer, repository_of
+from tinkex.exceptions import LocalError, TimedOut, TokenizerError, UsageError
+from tinkex.plugins import TokenizerSource
+
+WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "hello": 3, "world": 4}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with a small tokenizer that begins every text with ``<s>``."""
+    made = tokenizers.Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair=None, special_tokens=[("<s>", 0)]
+    )
+    path = tmp_path / "tok"
+    path.mkdir()
+    made.save(str(path / "tokenizer.json"))
+    return path
+
+
+class Source(TokenizerSource):
+    """Knows some models; records the calls."""
+
+    def __init__(self, known: dict[bool, Path | None], error: Exception | None = None) -> None:
+        self.known, self.error, self.asked = known, error, []
+
+    def find(self, model: str, *, network: bool) -> Path | None:
+        self.asked.append((model, network))
+        if self.error:
+            raise self.error
+        return self.known.get(network)
+
+
+def test_encoding_and_decoding(directory):
+    tokenizer = load_tokenizer(str(directory))
+    assert load_tokenizer(str(directory / "tokenizer.json"), sources=[]).encode("hello") == [0, 3]
+    assert tokenizer.encode("hello world") == [0, 3, 4]
+    assert tokenizer.decode((3, 4, 1)) == "hello world"
+    assert tokenizer.decode([3, 1, 4, 1, 1]) == "hello </s> world"
+    assert tokenizer.decode([3, 1], strip_end=False) == "hello </s>"
+    for tokens in ([], [1], [3, 99999], [3, -1], [3, 2**40]):
+        assert tokenizer.decode(tokens) in ("", "hello")
+    with pytest.raises(UsageError, match="Unicode"):
+        tokenizer.encode("a\udcff")
+    text = "hello world " * 8000
+    assert len(text) > module._SHORT
+    assert tokenizer.encode(text) == tokenizer.inner.encode(text).ids
+
+
+class Slow:
+    """A tokenizer that fails, or does not return in time."""
+
+    over = threading.Event()
+
+    def encode_batch(self, texts, **options):
+        if texts[0].startswith("x"):
+            raise ValueError("no")
+        self.over.wait(60)
+
+
+def test_long_texts_have_a_time_limit_and_a_maximum_size(monkeypatch):
+    with pytest.raises(ValueError, match="no"):
+        module.Tokenizer(Slow()).encode("x" * 100_000)
+    with pytest.raises(TimedOut, match="the tokens of the prompt"):
+        module.Tokenizer(Slow()).encode("y" * 100_000, timeout=0.01)
+    Slow.over.set()
+    monkeypatch.setattr(module, "MAX_TEXT", 10)
+    with pytest.raises(UsageError, match="the text is longer than"):
+        module.Tokenizer(Slow()).encode("hello world")
+
+
+def test_local_files_come_before_the_network(directory):
+    first, second = Source({True: directory}), Source({False: directory})
+    assert load_tokenizer("a/b", sources=[first, second])
+    assert first.asked == second.asked == [("a/b", False)]
+    assert load_tokenizer("a/b", sources=[first])
+    assert first.asked[-1] == ("a/b", True)
+
+
+def test_a_source_that_fails_does_not_stop_the_others(directory, tmp_path):
+    broken = Source({}, ZeroDivisionError("x"))
+    empty = Source({False: tmp_path})
+    assert load_tokenizer("a/b", sources=[broken, empty, Source({False: directory})])
+    with pytest.raises(TokenizerError, match="no tokenizer for 'a/b': Source failed"):
+        load_tokenizer("a/b", sources=[broken])
+
+
+def test_a_broken_plugin_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
+    info = tmp_path / "broken_tok-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-tok\nVersion: 1\n")
+    entry_point = "[tinkex.tokenizers]\nbroken = no_such_module:Thing\n"
+    (info / "entry_points.txt").write_text(entry_point)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TokenizerError, match="no tokenizer for 'a/b'"):
+        load_tokenizer("a/b")
+    assert "no_such_module" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("/nonexistent/dir", TokenizerError, "cannot read"),
+        ("./nonexistent", TokenizerError, "cannot read"),
+        ("~/nonexistent", TokenizerError, "cannot read"),
+        ("x.json", TokenizerError, "cannot read"),
+        ("~no-such-user/x", LocalError, "no such home directory"),
+        ("a\0b", LocalError, "NUL"),
+    ],
+)
+def test_a_path_that_does_not_exist(name, error, message):
+    with pytest.raises(error, match=message):
+        load_tokenizer(name, sources=[])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json", '{"version": "1.0"}'])
+def test_a_file_that_is_not_a_tokenizer(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match="is not a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [
+        ("Qwen/Qwen3-8B", ("Qwen/Qwen3-8B", None)),
+        ("Qwen/Qwen3-8B:peft:262144", ("Qwen/Qwen3-8B", None)),
+        ("meta-llama/Llama-3.1-8B", module._LLAMA_3),
+        ("moonshotai/Kimi-K2.5-Text-Only", module._KIMI_K2_5),
+        ("org/model/variant", ("org/model", None)),
+        ("gpt2", ("gpt2", None)),
+        *((name, None) for name in ("thinkingmachines/Inkling:peft:262144", "TML/x")),
+        *((name, None) for name in ("/models/tiny", "a/b/c/d", "../b", "")),
+    ],
+)
+def test_repositories(model, repository):
+    assert repository_of(model) == repository
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(cache, server, monkeypatch):
+    """The scripted server in place of the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    def serve(body: object, status: int = 200, **headers: str) -> None:
+        for method in ("HEAD", "GET"):
+            path = "/Qwen/Qwen3-8B/resolve/main/tokenizer.json"
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            server.on(method, path, server.reply(body, status, names))
+
+    return serve
+
+
+def test_the_cache_is_read_as_the_hub_library_writes_it(cache, directory):
+    home = cache / "models--Qwen--Qwen3-8B"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("abc123")
+    snapshot = home / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    file = snapshot / "tokenizer.json"
+    file.write_bytes((directory / "tokenizer.json").read_bytes())
+    assert HuggingFaceSource().find("Qwen/Qwen3-8B", network=False) == snapshot
+    theirs = try_to_load_from_cache("Qwen/Qwen3-8B", "tokenizer.json", cache_dir=str(cache))
+    assert theirs == str(file)
+    assert load_tokenizer("Qwen/Qwen3-8B").encode("hello") == [0, 3]
+
+
+@pytest.mark.parametrize("status", [None, 0, 401, 403, 404, 500])
+def test_an_error_of_the_hub_is_one_sentence(status, cache, server, request, monkeypatch):
+    """``None``: offline; 0: unreachable."""
+    expected = "it is not in the cache, and HF_HUB_OFFLINE is set"
+    if status is not None:
+        headers = {"X_Error_Code": "RepoNotFound"} if status == 404 else {}
+        request.getfixturevalue("hub")({"error": "x"}, status, **headers)
+        expected = server.url.partition("://")[2]
+    if status == 0:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        expected = "and connection refused by 127.0.0.1:9"
+    with pytest.raises(TokenizerError) as caught:
+        load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert str(caught.value).startswith("no tokenizer for 'Qwen/Qwen3-8B': ")
+    assert "\n" not in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_a_file_of_the_hub_is_downloaded_into_the_cache(hub, directory, server):
+    hub((directory / "tokenizer.json").read_bytes(), ETag='"e1"', X_Repo_Commit="c" * 40)
+    assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()]).encode("hello") == [0, 3]
+    server.seen.clear()
+    assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
+    assert not server.seen

@@ -1,0 +1,104 @@
+"""A model and a prompt, from the command line and from files."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from tinkex.commands.inputs import ModelPath, read_model_path, read_prompt
+from tinkex.exceptions import LocalError, UsageError
+
+PATH = "tinker://run/sampler_weights/a"
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        (b"Write a haiku\n", "Write a haiku"),
+        (b"two\nlines\r\n", "two\nlines"),
+        (b"\xef\xbb\xbfbom", "bom"),
+        (b"[1, 2, 3]\n", [1, 2, 3]),
+        (b' \n {"tokens": [4, 5]} ', [4, 5]),
+        *((text, text.decode()) for text in (b'["a"]', b"[1, true]", b"[1.5]", b"[1, 2", b"3")),
+        (b'{"token": [1]}', '{"token": [1]}'),
+        (b"[" * 50_000, "[" * 50_000),
+    ],
+)
+def test_files_with_text_or_token_ids(tmp_path, content, prompt):
+    (tmp_path / "prompt").write_bytes(content)
+    assert read_prompt(None, str(tmp_path / "prompt")) == prompt
+
+
+def test_standard_input():
+    assert read_prompt(None, "-", io.TextIOWrapper(io.BytesIO(b"[7]"))) == [7]
+    assert read_prompt(None, "-", io.StringIO("text\n")) == "text"
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        *((content, UsageError, "empty") for content in (b"", b"\n", b"[]", b'{"tokens": []}')),
+        (b"[-1]", UsageError, "token ids must be from 0"),
+        (b"[2147483648]", UsageError, "token ids must be from 0"),
+        (b"caf\xe9", LocalError, "not UTF-8"),
+        (None, LocalError, "No such file"),
+    ],
+)
+def test_files_without_a_prompt(tmp_path, content, error, message):
+    if content is not None:
+        (tmp_path / "prompt").write_bytes(content)
+    with pytest.raises(error, match=message):
+        read_prompt(None, str(tmp_path / "prompt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "file", "message"),
+    [(None, None, "required"), ("a", "b", "use either --prompt or"), ("", None, "empty")],
+)
+def test_exactly_one_prompt_is_given(text, file, message):
+    with pytest.raises(UsageError, match=message):
+        read_prompt(text, file)
+
+
+ADAPTER = {"base_model_name_or_path": "org/model", "r": 8}
+DOWNLOADED = {"tinker_path": PATH, "base_model": "org/other", "lora_rank": 4}
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "model"),
+    [
+        ({}, PATH, ModelPath(PATH)),
+        ({"adapter_config.json": ADAPTER}, "", ModelPath(None, "org/model", 8)),
+        (
+            {"adapter_config.json": ADAPTER, "tinkex.lock.json": DOWNLOADED},
+            *("", ModelPath(PATH, "org/other", 4)),
+        ),
+        (
+            {"checkpoint.json": {"base_model": "org/model", "weights_path": PATH}},
+            *("checkpoint.json", ModelPath(PATH, "org/model", None)),
+        ),
+    ],
+)
+def test_models(tmp_path, files, name, model):
+    for file, values in files.items():
+        (tmp_path / file).write_text(json.dumps(values))
+    assert read_model_path(name if name == PATH else str(tmp_path / name)) == model
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ("{}", UsageError, "names its base model"),
+        ("[]", UsageError, "names its base model"),
+        ('{"base_model_name_or_path": 3, "r": true}', UsageError, "names its base model"),
+        ("{", LocalError, "is not JSON"),
+        (None, LocalError, "does not exist"),
+    ],
+)
+def test_directories_without_a_model(tmp_path, config, error, message):
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(error, match=message):
+        read_model_path(str(tmp_path if config is not None else tmp_path / "none"))

@@ -1,0 +1,161 @@
+"""``tinkex plugin list``, ``show`` and ``new``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_plugins import COMMAND, FORMATTER, HOOK
+from tinkex.testing import invoke
+
+
+def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypatch):
+    fake_plugins.add("p-good", "[tinkex.commands]\ngreet = p_good:Hello\n", COMMAND, version="2.5")
+    fake_plugins.add("p-bad", "[tinkex.commands]\nbad = p_bad:Hello\n", "raise ImportError('gone')")
+    fake_plugins.add("p-shadow", "[tinkex.commands]\nversion = p_shadow:Hello\n", COMMAND)
+    for name in ("p_one", "p_two"):
+        entry = f"[tinkex.commands]\nhi = {name}:Hello\n"
+        fake_plugins.add(name.replace("_", "-"), entry, COMMAND)
+    rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
+    values = ("tinkex.commands", "greet", "p-good", "2.5", None)
+    assert tuple(rows["p-good"].values()) == values
+    assert rows["p-bad"]["error"] == "ImportError: gone"
+    assert "tinkex has one of the same name" in rows["p-shadow"]["error"]
+    assert rows["p-one"]["error"] == "claimed by more than one plugin: also by p-two"
+    assert "tinkex" not in rows
+    everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
+    assert {row["error"] for row in everything if row["distribution"] == "tinkex"} == {None}
+    monkeypatch.setenv("TINKEX_PLUGINS", "p.one,p-nix,q-nix")
+    done = invoke(["plugin", "list", "-f", "json"])
+    errors = {row["distribution"]: row["error"] for row in done.rows}
+    assert errors["p-one"] is None
+    assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
+
+
+EVERYTHING = """
+[tinkex.commands]
+greet_hello = p_all:Hello
+greet_bad = p_gone:Hello
+greet_clash = p_all:Clash
+[tinkex.formatters.list]
+shout = p_all:Shout
+[tinkex.hooks.plugin_list]
+h = p_all:Hook
+[tinkex.http_pools]
+pipe = p_all:Pool
+[tinkex.tokenizers]
+shelf = p_all:Shelf
+"""
+CLASH = """
+class Clash(Hello):
+    "Clash."
+    def get_parser(self, prog_name):
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--timeout")
+        return parser
+
+class Pool: pass
+class Shelf: pass
+"""
+
+
+def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
+    fake_plugins.add("p-all", EVERYTHING, COMMAND + FORMATTER + HOOK + CLASH, version="3.1")
+    fake_plugins.add("p-other", "[tinkex.hooks.greet_hello]\nh = p_other:Hook\n", HOOK)
+    shown = invoke(["plugin", "show", "P_All", "-f", "json"]).rows
+    errors = {member["name"]: member["error"] for member in shown.pop("errors")}
+    assert shown == {
+        "distribution": "p-all",
+        "version": "3.1",
+        "summary": None,
+        "commands": [{"name": "greet hello", "summary": "Greet.", "options": []}],
+        "hooks": [{"name": "h", "command": "plugin list", "options": ["--twice"]}],
+        "formats": ["shout"],
+        "http_pools": ["pipe"],
+        "tokenizers": ["shelf"],
+        "profiles": [],
+    }
+    assert errors == {
+        "greet_bad": "ModuleNotFoundError: No module named 'p_gone'",
+        "greet_clash": "ArgumentError: argument --timeout: conflicting option string: --timeout",
+    }
+    plain = invoke(["plugin", "show", "p-all"]).stdout.splitlines()
+    assert plain[:3] == ["p-all 3.1", "commands:", "  greet hello"]
+    assert "  h (on plugin list) --twice" in plain
+    assert "HTTP pools:" in plain
+
+
+def test_plugin_show_of_what_is_no_plugin(fake_plugins):
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    done = invoke(["plugin", "show", "p-oen"])
+    assert (done.stdout, done.exit_code) == ("", 1)
+    assert "no distribution is called 'p-oen'" in done.stderr
+    assert "Hint: Did you mean p-one?" in done.stderr
+    assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
+    assert invoke(["plugin", "show", ""]).exit_code == 1
+
+
+@pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[
+            "-",
+            "Tinkex-X",
+            "a/b",
+            "../a",
+            "a--b",
+            "a-",
+            "1a",
+            "tinkex-",
+            "tinkex-1",
+            "ä",
+            "a_b",
+            "a.b",
+            "class",
+            "json",
+            "requests",
+        ],
+        *["tinkex", "yaml", "tinkex-local", "tinkex-table", "tinkex-json"],
+        *("", "a b", "a" * 61),
+    ],
+)
+def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
+    done = invoke(["plugin", "new", "--", name])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("Plugin new failed. Please check your inputs: ")
+    assert "Hint: " in done.stderr
+    assert list(cwd.iterdir()) == []
+
+
+def test_directory_may_be_elsewhere_new_or_empty(cwd):
+    (cwd / "empty").mkdir()
+    inode = (cwd / "empty").stat().st_ino
+    for directory in ("empty", "a/b/c", str(cwd / "absolute")):
+        done = invoke(["plugin", "new", "tinkex-x", "--directory", directory, "--json"])
+        assert done.rows["directory"] == directory, done.stderr
+        assert (cwd / directory / "tinkex_x" / "commands.py").is_file()
+    assert (cwd / "empty").stat().st_ino == inode
+    assert (cwd / "a" / "b" / "c").stat().st_mode & 0o777 == (cwd / "a").stat().st_mode & 0o777
+
+
+def test_what_is_there_is_never_touched(cwd):
+    (cwd / "full").mkdir()
+    (cwd / "full" / "mine.txt").write_text("mine")
+    (cwd / "file").write_text("mine")
+    for directory, what in (
+        ("full", "is not empty"),
+        ("file", "is a file"),
+        ("file/x", "cannot"),
+        ("~no-such-user/x", "no such home directory"),
+    ):
+        done = invoke(["plugin", "new", "tinkex-x", "--directory", directory])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert what in done.stderr, done.stderr
+    assert sorted(p.name for p in cwd.rglob("*")) == ["file", "full", "mine.txt"]

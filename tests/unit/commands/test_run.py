@@ -1,0 +1,59 @@
+"""``run`` with texts and numbers that a model or a server may return."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, models
+
+from tests.unit.api.conftest import Server
+from tinkex.testing import invoke
+
+#: One token each: text with characters of many kinds, and a control sequence.
+TEXTS = ["« Bonjour\u00a0! » \u3000 \N{MAN}\u200d\N{GIRL} \U0001fae8", "\x1b[2J"]
+
+
+@pytest.fixture
+def sample(tmp_path):
+    made = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    made.add_tokens([AddedToken(text, normalized=False) for text in TEXTS])
+    made.save(str(tmp_path / "tokenizer.json"))
+    server = Server()
+    server.on("POST", "create_session", {"session_id": "s-1"})
+    server.on("POST", "create_sampling_session", {"sampling_session_id": "sample-1"})
+    server.on("POST", "asample", {"request_id": "a"})
+
+    def run(*words, token=1, logprobs=(-0.5,), terminal=False):
+        sequence = {"tokens": [token], "logprobs": list(logprobs), "stop_reason": "stop"}
+        server.on("POST", "retrieve_future", {"type": "sample", "sequences": [sequence]})
+        argv = ["run", "--base-model", "m", "--prompt", "x", "--tokenizer", str(tmp_path), *words]
+        done = invoke([*argv, "--base-url", server.url, "--api-key", "k"], terminal=terminal)
+        assert done.exit_code == 0, done.stderr
+        return done
+
+    yield run
+    server.close()
+
+
+@pytest.mark.parametrize("words", [[], ["-f", "value", "-c", "text"], ["-f", "csv", "-c", "text"]])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_letters_of_all_languages_stay_unchanged(sample, words, terminal):
+    assert TEXTS[0] in sample(*words, terminal=terminal).stdout
+
+
+def test_a_file_has_the_same_content_on_a_terminal_and_in_a_script(sample, tmp_path):
+    file = tmp_path / "out.txt"
+    written = []
+    for terminal in (True, False):
+        sample("--output", str(file), token=2, terminal=terminal)
+        written.append(file.read_text())
+    assert written[0] == written[1]
+    assert TEXTS[1] in written[0]
+    assert TEXTS[1] not in sample(token=2, terminal=True).stdout
+
+
+def test_the_mean_omits_numbers_that_json_does_not_have(sample):
+    (row,) = json.loads(sample("-f", "json", logprobs=(-0.5, float("-inf"))).stdout)
+    assert row["avg_logprob"] == -0.5
+    assert "avg_logprob=n/a" in sample(logprobs=(float("-inf"),)).stdout

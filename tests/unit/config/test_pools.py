@@ -1,0 +1,110 @@
+"""Options of HTTP pools: how they are read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tinkex import settings
+from tinkex.config.pools import options_of
+from tinkex.exceptions import SettingsError
+from tinkex.plugins import PoolOptions
+
+HERE = Path("/etc/tinkex")
+
+
+def found(values, name="office"):
+    return options_of(name, {"http_pools": {name: values}}, HERE, {"default", "local"})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("office", None, PoolOptions("default")),
+        ("local", {"insecure": True}, PoolOptions("local", insecure=True)),
+        ("office", {"driver": "local", "insecure": True}, PoolOptions("local", insecure=True)),
+        ("office", {"ca_bundle": "ca.pem"}, PoolOptions("default", ca_bundle="/etc/tinkex/ca.pem")),
+        ("office", {"ca_bundle": "/ca.pem"}, PoolOptions("default", ca_bundle="/ca.pem")),
+        ("office", {"ca_bundle": None}, PoolOptions("default")),
+    ],
+)
+def test_options_are_read(name, values, expected):
+    assert found(values, name)[0] == expected
+
+
+def test_paths_may_begin_with_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert found({"client_cert": "~/c.pem"})[0].client_cert == "/home/me/c.pem"
+
+
+@pytest.mark.parametrize(
+    ("values", "what", "hint"),
+    [
+        ({"insecur": 3}, "unknown option 'insecur'", "Known: driver, ca_bundle"),
+        ({3: 3}, "unknown option '3'", "Known"),
+        ({"insecure": "yes"}, "neither true nor false", ""),
+        ({"ca_bundle": 3}, "not the path of a file", ""),
+        ({"ca_bundle": ""}, "not the path of a file", ""),
+        ({"driver": ["x"]}, "not a name", ""),
+        ({"client_key": "k.pem"}, "has client_key, but no client_cert", "certificate"),
+        ([1], "not a mapping", ""),
+    ],
+)
+def test_what_is_refused(values, what, hint):
+    with pytest.raises(SettingsError, match=what) as caught:
+        found(values)
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    monkeypatch.setenv("TINKEX_CONFIG", str(path))
+    monkeypatch.delenv("TINKEX_HTTP_POOL", raising=False)
+    return path.write_text
+
+
+def test_a_name_chosen_by_option_variable_or_profile(config, monkeypatch):
+    config(
+        "http_pools: {a: {ca_bundle: /1}, b: {ca_bundle: /2}, c: {ca_bundle: /3}}\nprofiles: {p: {http_pool: c}}"
+    )
+    assert settings.resolve({"http_pool": "a"}).pool_options.ca_bundle == "/1"
+    assert settings.resolve({"profile": "p"}).pool_options.ca_bundle == "/3"
+    monkeypatch.setenv("TINKEX_HTTP_POOL", "b")
+    assert settings.resolve({}).pool_options.ca_bundle == "/2"
+    assert settings.resolve({}).pool_driver == "default"
+
+
+def test_the_pool_of_another_server_keeps_its_address(config):
+    config("http_pools: {mine: {driver: local}}")
+    found = settings.resolve({"http_pool": "mine"})
+    assert (found.pool_driver, found.needs_api_key) == ("local", False)
+    assert found.origins["base_url"] == "HTTP pool local"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "what", "hint"),
+    [
+        ("http_pools: [1]", {}, "http_pools in the configuration file", ""),
+        (
+            "profiles: {p: {http_pool: {insecure: true}}}",
+            *({"profile": "p"}, "a name, not a mapping", "http_pools at the top"),
+        ),
+        (
+            "http_pools: {office: {driver: nope}}",
+            *({"http_pool": "office"}, r"nope.*from http_pools\.office", ""),
+        ),
+    ],
+)
+def test_configurations_that_are_refused(config, text, flags, what, hint):
+    config(text)
+    with pytest.raises(SettingsError, match=what) as caught:
+        settings.resolve(flags)
+    assert hint in (caught.value.hint or "")
+
+
+def test_certificates_of_the_official_service_are_checked_unless_it_is_named():
+    settings.resolve({"insecure": True, "base_url": settings.DEFAULT_BASE_URL}).check_pool()
+    with pytest.raises(SettingsError, match="cannot be turned off for the default address"):
+        settings.resolve({"insecure": True}).check_pool()

@@ -1,0 +1,369 @@
+"""The default HTTP pool: requests, over connections that are kept alive (HTTP/1.1).
+
+The only module that imports requests and urllib3.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from tinkex import plugins
+from tinkex.api.http import errors
+from tinkex.api.http.concurrency import run_in_thread
+from tinkex.config.pools import CA_VARIABLES
+from tinkex.config.values import is_loopback
+from tinkex.exceptions import (
+    ConnectionFailed,
+    InvalidResponse,
+    SettingsError,
+    TinkexError,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    import socket
+
+    from tinkex.plugins import HttpRequest, PoolOptions, PoolSettings, Timeouts
+
+#: Connections to one host that are kept for the next request, and hosts that have any.
+_CONNECTIONS, _HOSTS = 256, 4
+#: How ``openssl rehash`` names certificates.
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+_PROXY_HINT = "It comes from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY lists exceptions."
+#: What requests and the libraries below it raise.
+_FOREIGN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
+
+
+class DefaultPool(plugins.HttpPool):
+    """Keep-alive connections over HTTP/1.1, with the proxies of the environment."""
+
+    def build(self, settings: PoolSettings) -> RequestsSender:
+        """Return a sender with the TLS options of *settings*."""
+        return RequestsSender(settings.pool_options)
+
+
+class RequestsSender:
+    """Sends requests by the transport adapter of requests.
+
+    A :class:`requests.Session` would add cookies, ``.netrc`` and redirects, none of which are
+    wanted here, and triple the CPU time of a request.
+    """
+
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._adapter = DeadlineAdapter(
+            pool_connections=_HOSTS, pool_maxsize=_CONNECTIONS, max_retries=0
+        )
+        certificate, key = options.client_cert, options.client_key
+        self._certificate = (certificate, key) if certificate and key else certificate
+        self._verify: str | bool | None = None
+        self._proxies: dict[str, dict[str, str]] = {}
+
+    def send(self, request: HttpRequest, timeouts: Timeouts) -> RequestsResponse:
+        """Send *request*; see :class:`tinkex.plugins.Sender`."""
+        try:
+            with deadline_scope(timeouts.read):
+                response = self._adapter.send(
+                    _prepared(request),
+                    stream=True,
+                    timeout=(timeouts.connect, timeouts.read),
+                    verify=self._trusted(request.url),
+                    cert=self._certificate,
+                    proxies=self._proxies_for(request.url),
+                )
+        except _FOREIGN as error:
+            raise translated(error, request.url) from error
+        return RequestsResponse(response, request.url, timeouts.read)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._adapter.close()
+
+    def _trusted(self, url: str) -> str | bool:
+        if self._verify is None and url.startswith("https:"):
+            self._verify = trusted(self._options) or False
+        return True if self._verify is None else self._verify
+
+    def _proxies_for(self, url: str) -> dict[str, str]:
+        # The environment is read once for each host: reading it takes longer than a request.
+        host = url.split("/", 3)[2]
+        if host not in self._proxies:
+            self._proxies[host] = proxies_for(url)
+        return self._proxies[host]
+
+
+class RequestsResponse:
+    """A response of requests as :class:`tinkex.plugins.HttpResponse`.
+
+    :param read: seconds that each chunk may take.
+    """
+
+    def __init__(self, response: requests.Response, url: str, read: float) -> None:
+        self.status = response.status_code
+        self.headers = dict(response.headers.lower_items())
+        self._response, self._url, self._read = response, url, read
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Yield the body as it arrives; see :class:`tinkex.plugins.HttpResponse`."""
+        # iter_content() of requests waits until *size* bytes are there, however long that takes.
+        read = self._response.raw.read1
+        decode = "content-encoding" in self.headers
+        while True:
+            try:
+                with deadline_scope(self._read):
+                    chunk = read(size, decode_content=decode)
+            except _FOREIGN as error:
+                raise translated(error, self._url) from error
+            if not chunk:
+                return
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back, or close it if the body has not been read to its end."""
+        self._response.close()
+
+
+def _prepared(request: HttpRequest) -> requests.PreparedRequest:
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url, prepared.body = request.method, request.url, request.body
+    given = {name.lower() for name in request.headers}
+    headers = dict(request.headers)
+    if "accept-encoding" not in given:
+        headers["Accept-Encoding"] = "gzip, deflate"
+    if request.body is not None or request.method not in ("GET", "HEAD"):
+        headers["Content-Length"] = str(len(request.body or b""))
+    prepared.headers = cast(Any, headers)
+    return prepared
+
+
+# The environment ----------------------------------------------------------------------------------
+
+
+def proxies_for(url: str) -> dict[str, str]:
+    """Return the proxies for *url* (scheme → address), none if it is to be reached directly.
+
+    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case. This machine is never
+    reached by way of a proxy: requests to it, the API key included, may be unencrypted.
+    """
+    return {} if is_loopback(url) else dict(get_environ_proxies(url))
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the address of the proxy on the way to *url*, if there is one."""
+    return select_proxy(url, proxies_for(url))
+
+
+def trusted(options: PoolOptions) -> str | None:
+    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
+
+    :raises SettingsError: a variable names a path that does not exist.
+    """
+    if options.insecure or options.ca_bundle:
+        return None if options.insecure else options.ca_bundle
+    for variable in CA_VARIABLES:
+        value = os.environ.get(variable)
+        if value and not Path(value).exists():
+            raise SettingsError(
+                f"{variable} names {value}, which does not exist",
+                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
+            )
+        if value:
+            return value
+    import ssl
+
+    # OpenSSL reads single certificates of a hashed directory when it needs them, which saves
+    # parsing the whole bundle in every process.
+    directory = ssl.get_default_verify_paths().capath
+    return directory if directory and _is_hashed(directory) else DEFAULT_CA_BUNDLE_PATH
+
+
+def _is_hashed(directory: str) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return any(_HASHED.fullmatch(entry.name) for entry in entries)
+    except OSError:
+        return False
+
+
+# Deadlines ----------------------------------------------------------------------------------------
+
+#: When the current scope ends, in seconds of the monotonic clock.
+_end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
+
+
+@contextmanager
+def deadline_scope(seconds: float) -> Iterator[None]:
+    """Bound what this thread does with connections inside the block: *seconds* for all of it.
+
+    The timeout of a socket starts over with every byte, so that a server which sends one now and
+    then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
+    header of a compressed body.
+    """
+    token = _end.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _end.reset(token)
+
+
+def _seconds_left() -> float:
+    """Return the rest of the current scope.
+
+    :raises TimeoutError: it is over.
+    """
+    left = _end.get() - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """The transport adapter of requests, its connections bounded by :func:`deadline_scope`.
+
+    All but those to a SOCKS proxy.
+    """
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the connection pool for a request."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if pool.ConnectionCls in _BOUNDED:
+            pool.ConnectionCls = _BOUNDED[pool.ConnectionCls]
+        return pool
+
+
+class _Reader(io.RawIOBase):
+    """Reads from a socket that waits no longer than the current scope allows."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock, self._raw = sock, raw
+        self._timeout = sock.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = _seconds_left()
+        if left < math.inf:
+            self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Response
+
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+_BOUNDED: dict[Any, Any] = {HTTPConnection: _Connection, HTTPSConnection: _SecureConnection}
+
+
+def _connect(connection: HTTPConnection, connect: Any) -> None:
+    """Connect within the current scope.
+
+    In a thread, as the resolver of the system knows no time limit and blocks signals.
+    """
+    left = _seconds_left()
+    if left == math.inf or is_loopback(f"//{connection.host}"):
+        connect()
+        return
+    try:
+        run_in_thread(connect, left)
+    except TimeoutError as error:
+        message = f"{connection.host} cannot be reached"
+        raise urllib3.exceptions.ConnectTimeoutError(connection, message) from error
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+def translated(error: Exception, url: str) -> TinkexError:
+    """Return the error of tinkex for *error*, which a request to *url* raised."""
+    causes, host = errors.chain(error), errors.host_of(url)
+    return (
+        _settings_error(causes, host)
+        or errors.tls_error(causes, host)
+        or _proxy_error(causes, host)
+        or errors.connection_error(causes, host)
+        or _urllib3_error(causes, host)
+        or errors.lost(causes, host)
+    )
+
+
+def _settings_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    of_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
+    of_url = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
+    for cause in causes:
+        if isinstance(cause, of_proxy):
+            return SettingsError("the address of the HTTP proxy is malformed", hint=_PROXY_HINT)
+        if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
+            return SettingsError(
+                "a SOCKS proxy is set, which needs another package",
+                hint="Install it: pip install 'requests[socks]'",
+            )
+        if isinstance(cause, of_url):
+            return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
+    return None
+
+
+def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    if not any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        return None
+    message = f"the HTTP proxy on the way to {host} failed{errors.because(causes)}"
+    if any(isinstance(cause, urllib3.exceptions.ConnectTimeoutError) for cause in causes):
+        return Unreachable(message, hint=_PROXY_HINT)
+    return ConnectionFailed(message, hint=_PROXY_HINT)
+
+
+def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:
+    for cause in causes:
+        if isinstance(cause, urllib3.exceptions.NewConnectionError):
+            return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
+        if isinstance(cause, urllib3.exceptions.ConnectTimeoutError):
+            return Unreachable(f"{host} does not answer")
+        if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+            return errors.timed_out(host)
+        if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
+            return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
+        if isinstance(cause, urllib3.exceptions.DecodeError):
+            return InvalidResponse(f"{host} sent a response whose compression is damaged")
+    return None

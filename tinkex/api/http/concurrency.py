@@ -1,0 +1,164 @@
+"""Threads for blocking calls: the caller stays interruptible, and the program can always exit.
+
+Every thread is a daemon, and the caller waits on a queue, so that Ctrl-C, SIGTERM and the end of
+the program never wait for a call that is still running.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from operator import length_hint
+from typing import Generic, TypeVar
+
+from tinkex.exceptions import RequestShown
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_ordered(
+    do: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int = 8,
+    window: int = 1000,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[R]:
+    """Yield ``do(item)`` for each of *items*, in their order, with several calls at a time.
+
+    Items are taken from *items* as workers become free, by one worker at a time. The first
+    exception of any call is raised at once, even while earlier items are still running; a caller
+    that needs all outcomes returns the exception as the result. After an exception, or once the
+    iterator is closed, no further item is started, and results of running calls are dropped.
+
+    :param workers: maximum number of concurrent calls.
+    :param window: maximum number of items started but not yet yielded; it bounds memory.
+    :param on_done: called with the number of finished items, in the thread that iterates.
+    :raises Exception: whatever *do* or *items* raised first.
+    :raises RequestShown: with the lines of all items, once all have been shown.
+    """
+    if not length_hint(items, 1):
+        return iter(())
+    return _Pool(do, items, workers, window).results(on_done, ordered=True)
+
+
+def map_unordered(
+    do: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int = 8,
+    window: int = 1000,
+    on_done: Callable[[int], None] | None = None,
+) -> Iterator[R]:
+    """Yield ``do(item)`` for each of *items* as the calls finish; see :func:`map_ordered`."""
+    return _Pool(do, items, workers, window).results(on_done, ordered=False)
+
+
+class _Pool(Generic[T, R]):
+    """The workers of one call of :func:`map_ordered`, and the queue of what they finished."""
+
+    def __init__(self, do: Callable[[T], R], items: Iterable[T], workers: int, window: int) -> None:
+        self._do = do
+        self._items = enumerate(items)
+        self._workers = workers
+        self._started = 0
+        #: One permit for each started worker without an item.
+        self._idle = threading.Semaphore(0)
+        self._taking = threading.Lock()
+        self._room = threading.Semaphore(window)
+        self._stopped = False
+        #: Index, result and exception of an item; ``None`` for a worker that has ended.
+        self._done: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
+        self._done = queue.SimpleQueue()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name="tinkex-worker", daemon=True).start()
+
+    def _work(self) -> None:
+        """Work on one item after the other; the target of each thread."""
+        index = -1
+        try:
+            while self._room.acquire():
+                with self._taking:
+                    if self._stopped:
+                        return
+                    try:
+                        index, item = next(self._items)
+                    except StopIteration:
+                        return
+                    has_idle = self._idle.acquire(blocking=False)
+                    starts = not has_idle and self._started < self._workers
+                    self._started += starts
+                if starts:  # a worker for the next item
+                    self._start()
+                try:
+                    self._done.put((index, self._do(item), None))
+                except RequestShown as shown:  # takes no time, and all of them are of interest
+                    self._done.put((index, None, shown))
+                self._idle.release()
+        except BaseException as error:  # raised again in the thread that iterates
+            self._done.put((index, None, error))
+        finally:
+            self._room.release()
+            self._done.put(None)
+
+    def results(self, on_done: Callable[[int], None] | None, *, ordered: bool) -> Iterator[R]:
+        """Start the workers, and yield results until all of them have ended."""
+        early: dict[int, R] = {}
+        shown: dict[int, RequestShown] = {}
+        finished = position = ended = 0
+        try:
+            self._started = 1
+            self._start()
+            while ended < self._started:
+                outcome = self._done.get()
+                if outcome is None:
+                    ended += 1
+                    continue
+                index, result, error = outcome
+                if isinstance(error, RequestShown):
+                    shown[index] = error
+                    self._room.release()
+                    continue
+                if error is not None:
+                    raise error
+                early[index if ordered else finished] = result  # type: ignore[assignment]
+                finished += 1
+                if on_done is not None:
+                    on_done(finished)
+                while position in early:
+                    self._room.release()
+                    yield early.pop(position)
+                    position += 1
+        finally:  # start no further item, and end the workers that wait for room
+            self._stopped = True
+            self._room.release(self._workers)
+        if shown:
+            raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
+
+
+def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
+    """Return ``do()``, called in a thread, so that signals are handled while it runs.
+
+    :param timeout: seconds to wait; ``None`` for no limit.
+    :raises TimeoutError: *timeout* has passed; the call goes on, and its outcome is dropped.
+    :raises Exception: whatever *do* raised.
+    """
+    done: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((do(), None))
+        except BaseException as error:  # raised again in the calling thread
+            done.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        result, error = done.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]

@@ -1,0 +1,206 @@
+"""When a request is sent again, how long to wait before, and how long an operation may take.
+
+All of it is decided above the HTTP pools, so that each of them obeys it and every wait is reported.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tinkex.exceptions import ConnectionFailed, TimedOut, Unreachable
+
+#: Methods whose repetition has no further effect.
+REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
+#: Longest wait that a server may ask for, in seconds; beyond it, its error is reported.
+LONGEST_WAIT = 60.0
+#: Repetitions of a request, at most.
+ATTEMPTS = 5
+#: Those after HTTP 500: an unexpected failure inside the server is most often a permanent one.
+ATTEMPTS_AFTER_500 = 2
+#: Those for a host that refuses the connection: the user hears of it within two seconds.
+ATTEMPTS_TO_CONNECT = 1
+_FIRST_DELAY = 0.5
+_AFTER_LOSS = 0.2
+_LONGEST_BACKOFF = 10.0
+_JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why there is no result yet; passed to the ``on_wait`` of a client.
+
+    :ivar operation: what the client waits for, as a noun: ``sampling``.
+    :ivar elapsed: seconds since the operation began.
+    :ivar queue_state: the server's word: ``active``, ``paused_capacity``,
+        ``paused_rate_limit``; ``None`` if it sent none.
+    :ivar reason: why, in words: the server's reason, or ``HTTP 503``.
+    :ivar retry_in: seconds until the next try, if there will be one.
+    :ivar note: something to show apart from waiting, such as a message of the service.
+    """
+
+    operation: str
+    elapsed: float
+    queue_state: str | None = None
+    reason: str | None = None
+    retry_in: float | None = None
+    note: str | None = None
+
+
+OnWait = Callable[[Wait], None]
+
+
+class Deadline:
+    """The time that one operation of a client may take, retries and polling included.
+
+    :param operation: a noun, used in messages: ``Timed out while awaiting sampling``.
+    :param seconds: the allowance; it starts now.
+    :param on_wait: is called for every wait.
+    :param patience: seconds by which waiting for a busy service may extend the allowance.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        seconds: float,
+        on_wait: OnWait | None = None,
+        *,
+        patience: float = 0.0,
+    ) -> None:
+        self.operation = operation
+        self.seconds = seconds
+        self.patience = patience
+        self._on_wait = on_wait
+        self._start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the operation began."""
+        return time.monotonic() - self._start
+
+    def remaining(self) -> float:
+        """Return the seconds left, always more than zero.
+
+        :raises TimedOut: none are left.
+        """
+        left = self.seconds - self.elapsed
+        if left <= 0:
+            raise self.timed_out()
+        return left
+
+    def timed_out(self) -> TimedOut:
+        """Return the error for an operation whose time is up."""
+        return TimedOut(f"Timed out while awaiting {self.operation}")
+
+    def allows(self, seconds: float) -> bool:
+        """Return whether a wait of *seconds* would leave time for another try."""
+        return self.elapsed + seconds < self.seconds
+
+    def excuse(self, seconds: float) -> None:
+        """Extend the allowance by *seconds* spent on a busy service, as far as patience lasts."""
+        excused = min(seconds, self.patience)
+        self.patience -= excused
+        self.seconds += excused
+
+    def sleep(self, seconds: float) -> None:
+        """Wait without reporting it.
+
+        :raises TimedOut: the time is up, at the latest when it is.
+        """
+        time.sleep(max(0.0, min(seconds, self.remaining())))
+        self.remaining()
+
+    def report(
+        self,
+        *,
+        reason: str | None = None,
+        retry_in: float | None = None,
+        queue_state: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Report a :class:`~tinkex.api.Wait` to the ``on_wait`` of the client."""
+        if self._on_wait is not None:
+            self._on_wait(Wait(self.operation, self.elapsed, queue_state, reason, retry_in, note))
+
+    def pause(self, seconds: float, reason: str) -> None:
+        """Report that the next try comes in *seconds* and why, then wait.
+
+        :raises TimedOut: the time is up.
+        """
+        self.report(reason=reason, retry_in=seconds)
+        self.sleep(seconds)
+
+
+class Retrying:
+    """The repetitions of one call.
+
+    :ivar may_be_done: the server may have acted on an earlier try that was not merely refused.
+    :param repeatable: repeating the call is harmless even if the server has acted on it.
+    """
+
+    def __init__(self, repeatable: bool) -> None:
+        self._repeatable = repeatable
+        self._attempts = self._attempts_to_connect = 0
+        self.may_be_done = False
+
+    def after_response(self, status: int, headers: Mapping[str, str]) -> float | None:
+        """Return the seconds until the call is sent again, or ``None`` if it is not.
+
+        :param headers: those of the response, their names in lower case.
+        """
+        wanted = headers.get("x-should-retry", "").lower()
+        is_transient = self._repeatable and (status in (408, 429) or status >= 500)
+        if wanted == "false" or not (wanted == "true" or is_transient):
+            return None
+        asked = retry_after(headers)
+        if asked is not None and asked > LONGEST_WAIT:
+            return None
+        if status == 500 and wanted != "true" and self._attempts >= ATTEMPTS_AFTER_500:
+            return None
+        backoff = self._next_backoff(_FIRST_DELAY)
+        if backoff is None:
+            return None
+        self.may_be_done |= status != 429
+        return backoff if asked is None else asked
+
+    def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
+        """Wait until the call that *error* ended is sent again, or raise *error* if it is not."""
+        unsent = isinstance(error, Unreachable)
+        self._attempts_to_connect += unsent
+        if self._attempts_to_connect > ATTEMPTS_TO_CONNECT or not (unsent or self._repeatable):
+            raise error
+        self.may_be_done |= not unsent
+        wait = self._next_backoff(_AFTER_LOSS)
+        if wait is None or not deadline.allows(wait):
+            raise error
+        deadline.pause(wait, str(error))
+
+    def _next_backoff(self, first: float) -> float | None:
+        """Count one more attempt and return the seconds before it; ``None`` if it is too many."""
+        self._attempts += 1
+        if self._attempts > ATTEMPTS:
+            return None
+        if self._attempts == 1:
+            return first
+        backoff = _FIRST_DELAY * 2.0 ** (self._attempts - 1)
+        return min(backoff + random.uniform(0, _JITTER), _LONGEST_BACKOFF)  # noqa: S311
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait, or ``None`` if it does not say.
+
+    :param headers: those of its response, their names in lower case.
+    """
+    value = ""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        if value.replace(".", "", 1).isdecimal() and value.isascii():
+            return float(value) * unit
+    from email.utils import parsedate_to_datetime  # 3 ms that few responses need
+
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return None

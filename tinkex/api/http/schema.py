@@ -1,0 +1,157 @@
+"""JSON objects of the service as typed values.
+
+A missing or null optional member is its default; a member of another type than the protocol
+gives it is an :class:`~tinkex.exceptions.InvalidResponse` that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
+
+from tinkex.exceptions import InvalidResponse
+
+Json = Mapping[str, Any]
+T = TypeVar("T")
+
+#: Limit of numbers: no size, count or rank comes near.
+_TOO_LARGE = 2**63
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise the error for a response that the protocol does not allow.
+
+    :param what: what is wrong with it: ``no 'model_id'``.
+    """
+    raise InvalidResponse(f"unexpected response from the server: {what}")
+
+
+def mapping(value: Any, name: str) -> Json:
+    """Return *value*, which must be a JSON object."""
+    if not isinstance(value, Mapping):
+        refuse(f"no object where {name!r} should be")
+    return value
+
+
+def optional_mapping(data: Json, name: str) -> Json | None:
+    """Return the object *name* of *data*, or ``None``."""
+    value = data.get(name)
+    return None if value is None else mapping(value, name)
+
+
+def items(data: Json, name: str) -> list[Any]:
+    """Return the list *name* of *data*, which is required."""
+    value = data.get(name)
+    if not isinstance(value, list):
+        refuse(f"no list of {name!r}")
+    return value
+
+
+def identifier(value: Any) -> str:
+    """Return *value*, which must be text."""
+    if not isinstance(value, str):
+        refuse("no text as an id")
+    return value
+
+
+def text(data: Json, name: str) -> str:
+    """Return the text *name* of *data*, which is required and not empty."""
+    value = optional_text(data, name)
+    if not value:
+        refuse(f"no {name!r}")
+    return value
+
+
+def optional_text(data: Json, name: str) -> str | None:
+    """Return the text *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    refuse(f"no text as {name!r}")
+
+
+def optional_int(data: Json, name: str) -> int | None:
+    """Return the whole number *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        if value is not None and abs(value) >= _TOO_LARGE:
+            refuse(f"a number out of range as {name!r}")
+        return value
+    refuse(f"no whole number as {name!r}")
+
+
+def optional_number(data: Json, name: str) -> float | None:
+    """Return the finite number *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
+        return float(value)
+    refuse(f"no number as {name!r}")
+
+
+def optional_bool(data: Json, name: str) -> bool | None:
+    """Return the truth value *name* of *data*, or ``None``."""
+    value = data.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    refuse(f"neither true nor false as {name!r}")
+
+
+def optional_time(data: Json, name: str) -> datetime | None:
+    """Return the time *name* of *data* in UTC, or ``None``.
+
+    Some servers leave the zone out; they mean UTC.
+    """
+    value = optional_text(data, name)
+    if not value:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
+        refuse(f"no time as {name!r}")
+
+
+def read(cls: type[T], data: Any, name: str, **given: Any) -> T:
+    """Return the dataclass *cls* with the members of the JSON object *data*.
+
+    Each field is read by its annotation; one with a default may be missing or null.
+
+    :param name: what *data* is, for the error message.
+    :param given: fields that are not read.
+    """
+    record = mapping(data, name)
+    for field, reader, is_required in _plan(cls):  # type: ignore[arg-type]
+        if field not in given:
+            value = reader(record, field)
+            if is_required and value in (None, ""):
+                refuse(f"no {field!r}")
+            if value is not None:
+                given[field] = value
+    return cls(**given)
+
+
+_READERS: Mapping[str, Callable[[Json, str], Any]] = {
+    "str": optional_text,
+    "int": optional_int,
+    "float": optional_number,
+    "bool": optional_bool,
+    "datetime": optional_time,
+    "Mapping[str, Any]": optional_mapping,
+}
+
+
+@lru_cache
+def _plan(cls: Any) -> list[tuple[str, Callable[[Json, str], Any], bool]]:
+    """Return name, reader and whether it is required, of each field that can be read."""
+    return [
+        (field.name, reader, field.default is MISSING and field.default_factory is MISSING)
+        for field in fields(cls)
+        if (reader := _READERS.get(str(field.type).removesuffix(" | None")))
+    ]

@@ -1,0 +1,461 @@
+"""Calls of the API: made into HTTP requests, retried, refused, read to the end.
+
+Everything that holds for every HTTP pool is here: the key, retries, redirects, deadlines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
+
+from tinkex import plugins
+from tinkex.api.http import errors
+from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
+from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
+from tinkex.exceptions import (
+    APIError,
+    ConnectionFailed,
+    InvalidResponse,
+    NotOffered,
+    Redirected,
+    SettingsError,
+    TimedOut,
+    TinkexError,
+    Unauthorized,
+    UsageError,
+    from_response,
+)
+from tinkex.plugins import HttpRequest, HttpResponse, Timeouts
+from tinkex.version import __version__
+
+if TYPE_CHECKING:
+    from tinkex.settings import Settings
+
+#: Seconds to wait for a connection.
+CONNECT_TIMEOUT = 5.0
+#: Seconds to wait for a response before a repeatable request is sent again.
+READ_TIMEOUT = 60.0
+#: The version of the official SDK whose protocol is spoken; servers ask for it.
+PROTOCOL_VERSION = "0.38.0"
+#: Headers of every request.
+HEADERS = {"User-Agent": f"tinkex/{__version__}", "Accept": "application/json"}
+#: Maximum size of a response of the API in bytes; files are not read this way.
+MAX_RESPONSE = 256 * 1024 * 1024
+_CHUNK = 64 * 1024
+#: Minimum length of the key of a service.
+_REAL_KEY = 16
+#: Content types in words.
+_FORMS = {"text/html": "a web page", "text/plain": "plain text", "": "nothing"}
+#: The characters of a URL that are not percent-encoded.
+_SAFE = "!#$%&'()*+,/:;=?@[]~"
+_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9._~-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._~-]+)?")
+
+_log = logging.getLogger("tinkex.http")
+
+
+@dataclasses.dataclass(slots=True)
+class Request:
+    """A call of the API; not to be changed.
+
+    :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
+        percent-encoded.
+    :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
+    :ivar repeatable: whether the call may be made twice; ``None``: the method decides.
+    :ivar final: statuses that are not retried: the caller handles them.
+    :ivar settled: statuses that mean success after a try that the server may have acted on.
+    :ivar what: what a server lacks that does not know the path: ``publishing``.
+    """
+
+    method: str
+    path: str
+    body: Any = None
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    repeatable: bool | None = None
+    final: frozenset[int] = frozenset()
+    settled: frozenset[int] = frozenset()
+    what: str | None = None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the call may be made twice."""
+        return self.method in REPEATABLE if self.repeatable is None else self.repeatable
+
+
+@dataclasses.dataclass(slots=True)
+class Response:
+    """A response of the service, read to its end, whatever its status; not to be changed.
+
+    :ivar headers: by their names in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the request, if it sent one."""
+        return self.headers.get("x-request-id")
+
+    @property
+    def date(self) -> datetime | None:
+        """When the server responded by its own clock, UTC; ``None`` if it does not say."""
+        from email.utils import parsedate_to_datetime
+
+        try:
+            return parsedate_to_datetime(self.headers.get("date", "")).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
+
+    def without(self, hidden: Callable[..., str]) -> Response:
+        """Return the response without credentials, which the service may repeat.
+
+        :param hidden: see :meth:`tinkex.api.http.auth.KeyAuth.hidden`.
+        """
+        # In a success, a short key may be part of a name: only real ones are looked for.
+        shortest = _REAL_KEY if self.ok else 0
+        values = hidden("\n".join(self.headers.values()), shortest=shortest).split("\n")
+        headers = dict(zip(self.headers, values, strict=True)) if self.headers else {}
+        if self.ok and self.content_type not in ("", "application/json"):
+            return Response(self.status, headers, self.body)
+        text = self.body.decode("utf-8", "surrogateescape")
+        body = hidden(text, shortest=shortest).encode("utf-8", "surrogateescape")
+        return Response(self.status, headers, body)
+
+    def error(self) -> APIError:
+        """Return the error that the response stands for."""
+        return from_response(self.status, self.body, self.content_type, self.headers)
+
+    def json(self) -> Any:
+        """Return the JSON value of the body.
+
+        :raises InvalidResponse: the body is not JSON.
+        """
+        try:
+            return json.loads(self.body.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            kind = "" if not self.body.strip() else self.content_type or "something"
+            form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
+            error = InvalidResponse(
+                f"the server answered with {form} instead of JSON (HTTP {self.status})"
+            )
+            error.request_id = self.request_id
+            raise error from None
+
+    def object(self) -> dict[str, Any]:
+        """Return the JSON object of the body.
+
+        :raises InvalidResponse: the body is not a JSON object.
+        """
+        value = self.json()
+        if not isinstance(value, dict):
+            raise InvalidResponse("the server answered with JSON that is not an object")
+        return value
+
+
+class Transport:
+    """Calls one service with one key.
+
+    :param settings: address, key, HTTP pool and time allowance.
+    :param on_wait: is called for every wait, see :class:`tinkex.api.Wait`.
+    :param pool: sends the requests instead of the pool that the settings name.
+    :ivar missing: endpoints that the service was found to lack, so that it is not asked for them
+        again. Only those with a substitute, and only after the substitute has worked: an outage
+        must not be taken for a missing endpoint. The last way is always tried.
+    :ivar is_dry_run: requests are shown instead of being sent, so nothing may be changed.
+    :raises tinkex.exceptions.SettingsError: there is no usable key, or the options of the pool
+        are unusable.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_wait: OnWait | None = None,
+        pool: plugins.HttpPool | None = None,
+    ) -> None:
+        self.settings = settings
+        self.base_url = settings.base_url.rstrip("/")
+        self._on_wait = on_wait
+        self.auth = KeyAuth(settings)
+        self.missing: set[str] = set()
+        if pool is None:
+            pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
+        settings.check_pool()
+        self._sender = pool.build(settings)
+        self.is_dry_run = pool.is_dry_run
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._sender.close()
+
+    def deadline(
+        self, operation: str, seconds: float | None = None, *, patience: float = 0.0
+    ) -> Deadline:
+        """Start the time allowance of one public operation, a noun."""
+        seconds = seconds or self.settings.timeout
+        return Deadline(operation, seconds, self._report, patience=patience)
+
+    def _report(self, wait: Wait) -> None:
+        if self._on_wait is not None:
+            reason = wait.reason and self.auth.hidden(wait.reason)
+            note = wait.note and self.auth.hidden(wait.note)
+            self._on_wait(dataclasses.replace(wait, reason=reason, note=note))
+
+    def url(self, path: str) -> str:
+        """Return the URL of *path* below the API, or below the base URL if it has a slash."""
+        if path.startswith("/"):
+            return self.base_url + path
+        return f"{self.base_url}/api/v1/{path}"
+
+    def call(self, request: Request, deadline: Deadline) -> Response:
+        """Make a call, with retries where they help, and return its successful response.
+
+        :raises tinkex.exceptions.APIError: the service refused.
+        :raises tinkex.exceptions.TransportError: there was no usable response in time.
+        """
+        response, may_be_done = self._persist(request, deadline)
+        if response.ok:
+            return response
+        if may_be_done and response.status in request.settled:
+            return Response(204, response.headers)
+        raise self.refusal(response, request.what)
+
+    def refusal(self, response: Response, what: str | None = None) -> TinkexError:
+        """Return the error that the unsuccessful *response* stands for.
+
+        :param what: as :attr:`Request.what`.
+        """
+        if 300 <= response.status < 400:
+            url = join_url(self.base_url, response.headers.get("location", ""))
+            target = errors.host_of(url)
+            return Redirected(
+                f"{errors.host_of(self.base_url)} redirects to {target}, "
+                "and the API key does not go along",
+                location=f"{urlsplit(url).scheme}://{target}",
+            )
+        error = response.error()
+        if isinstance(error, NotOffered) and what:
+            error.message = f"this server does not offer {what}"
+        if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
+            error.key_origin = self.settings.origins["api_key"]
+        return error
+
+    def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
+        """Return the last response, and whether the server may have acted on an earlier try."""
+        retrying = Retrying(request.is_repeatable)
+        if request.method == "POST":
+            key = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}"}
+            request = dataclasses.replace(request, headers={**key, **request.headers})
+        while True:
+            try:
+                response = self.once(request, deadline)
+            except (ConnectionFailed, TimedOut) as error:
+                retrying.pause_after(error, deadline)
+                continue
+            wait = None
+            if not response.ok and response.status not in request.final:
+                wait = retrying.after_response(response.status, response.headers)
+            if wait is None or not deadline.allows(wait):
+                return response, retrying.may_be_done
+            deadline.pause(wait, f"HTTP {response.status}")
+
+    def once(
+        self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
+    ) -> Response:
+        """Send *request* once and return the response, whatever its status.
+
+        After a 401 that asks for another credential it is sent again with that.
+
+        :param read_timeout: seconds to wait for the response.
+        :raises tinkex.exceptions.TransportError: there was no response.
+        """
+        credential = self.auth.current
+        response = self._exchange(request, credential, deadline, read_timeout)
+        if response.status == 401:
+            invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
+            exchange = functools.partial(self._token, deadline=deadline)
+            try:
+                renewed = self.auth.renew(credential, invalid, exchange, deadline.remaining())
+            except TimeoutError:  # another thread renews it, with more time
+                raise deadline.timed_out() from None
+            if renewed:
+                response = self._exchange(request, self.auth.current, deadline, read_timeout)
+        return response.without(self.auth.hidden)
+
+    def _exchange(
+        self,
+        request: Request,
+        credential: str | None,
+        deadline: Deadline,
+        read_timeout: float | None = None,
+    ) -> Response:
+        """Send *request* and return the response, which may repeat the credential."""
+        start = time.monotonic()
+        prepared = self._prepared(request, credential)
+        left = deadline.remaining()
+        read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
+        timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
+        try:
+            response = read_whole(self._sender.send(prepared, timeouts), deadline)
+        except TimedOut as error:
+            if not deadline.allows(0.05):  # it has waited for all the time there was
+                raise deadline.timed_out() from error
+            raise
+        took = round((time.monotonic() - start) * 1000)
+        name = self.auth.hidden(response.request_id or "-")
+        arguments = (request.method, request.path, response.status, took, name)
+        _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
+        if response.status == 400 and not response.body:
+            # Proxies in front of the service respond like this when they lose it.
+            raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
+        return response
+
+    def _prepared(self, request: Request, credential: str | None) -> HttpRequest:
+        url = _ascii_base(self.url(request.path))
+        if request.params:
+            given = {name: value for name, value in request.params.items() if value is not None}
+            url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
+        body = None if request.body is None else _encoded(request.body)
+        common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
+        return HttpRequest(request.method, url, _merged(common, request.headers, credential), body)
+
+    def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
+        """Send a GET to a URL that the service handed out; return the response before its body.
+
+        The key goes to the origin of the service only, so never to a storage behind signed URLs.
+
+        :raises tinkex.exceptions.TransportError: there was no response.
+        """
+        credential = self.auth.current if same_origin(url, self.base_url) else None
+        request = HttpRequest("GET", url, _merged(HEADERS, headers, credential))
+        return self._sender.send(request, timeouts)
+
+    def read(self, response: HttpResponse, deadline: Deadline) -> Response:
+        """Read *response* to its end, without the credentials that it may repeat.
+
+        :raises InvalidResponse: see :func:`read_whole`.
+        """
+        return read_whole(response, deadline).without(self.auth.hidden)
+
+    def token(self, deadline: Deadline) -> str | None:
+        """Return the token that the service gives for the key, or ``None`` if it gives none.
+
+        :raises TransportError: there was no usable response in time.
+        """
+        key = self.auth.current
+        return key if key is None or key.startswith(JWT_PREFIX) else self._token(key, deadline)
+
+    def _token(self, key: str, deadline: Deadline) -> str | None:
+        version = {"sdk_version": PROTOCOL_VERSION}
+        try:
+            config = self._exchange(Request("POST", "client/config", version), key, deadline)
+            if not config.ok or config.object().get("pjwt_auth_enabled") is not True:
+                return None
+            response = self._exchange(Request("POST", "auth/token", {}), key, deadline)
+            token = response.object().get("jwt") if response.ok else None
+        except (InvalidResponse, APIError):
+            return None
+        return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
+
+
+def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
+    """Read *response* to its end and give its connection back.
+
+    :raises InvalidResponse: the body is larger than :data:`MAX_RESPONSE`.
+    :raises TimedOut: the deadline passes, however slowly the bytes trickle in.
+    """
+    with closing(response):
+        body = bytearray()
+        for chunk in response.chunks(_CHUNK):
+            body += chunk
+            if len(body) > MAX_RESPONSE:
+                raise InvalidResponse("the server's response is too large")
+            deadline.remaining()
+    return Response(response.status, response.headers, bytes(body))
+
+
+def _encoded(body: Any) -> bytes:
+    try:
+        return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the request contains text that is not valid Unicode",
+            hint="Its bytes are not UTF-8: convert them, say with iconv.",
+        ) from error
+
+
+def _merged(
+    common: Mapping[str, str], more: Mapping[str, str], credential: str | None
+) -> dict[str, str]:
+    """Return all headers of a request; no header of *more* replaces the credential."""
+    found = {name.lower(): (name, value) for name, value in (*common.items(), *more.items())}
+    if credential:
+        found[HEADER.lower()] = (HEADER, credential)
+    return dict(found.values())
+
+
+# URLs ---------------------------------------------------------------------------------------------
+
+
+def join_url(base: str, location: str) -> str:
+    """Return the URL that *location*, as a server sends it, means relative to *base*.
+
+    :raises InvalidResponse: it is not a URL.
+    """
+    try:
+        url = urljoin(base, location.strip())
+        return _ascii(url) if url.startswith(("http:", "https:")) else url
+    except ValueError as error:
+        raise InvalidResponse("the server hands out a malformed address") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _ascii_base(url: str) -> str:
+    try:
+        return _ascii(url)
+    except ValueError as error:
+        host = errors.host_of(url)
+        raise SettingsError(f"not a usable address: {host}", hint="Check the base URL.") from error
+
+
+def _ascii(url: str) -> str:
+    """Return *url* with all characters but ASCII percent-encoded.
+
+    :raises ValueError: it has no host, or a malformed one or port.
+    """
+    parts = urlsplit(url)
+    if not _HOST.fullmatch(parts.hostname or "") or parts.port == 0:
+        raise ValueError("malformed host or port")
+    return quote(urlunsplit(parts), safe=_SAFE)
+
+
+def same_origin(url: str, other: str) -> bool:
+    """Return whether scheme, host and port of both URLs are equal."""
+    one, two = (
+        (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
+        for parts in map(urlsplit, (url, other))
+    )
+    return one == two

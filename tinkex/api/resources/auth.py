@@ -1,0 +1,142 @@
+"""The API key: whose it is, whether the service accepts it, and revoking it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tinkex.api.http import schema
+from tinkex.api.http.auth import JWT_PREFIX
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
+from tinkex.api.resources.models import list_models
+from tinkex.config.credentials import jwt_claims
+from tinkex.exceptions import NotOffered
+
+#: Prefix of an organization's URN; tokens have the id without it.
+_ORGANIZATION = "tml:organization:"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What a service reports about a key, its organization and user; never the key itself."""
+
+    key_id: str
+    name: str = ""
+    note: str | None = None
+    organization: str | None = None
+    email: str | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> ApiKey:
+        """Return the key that a response of ``auth/apikey/me`` describes."""
+        key = schema.mapping(data, "the key")
+        number = key.get("key_id")
+        key_id = number if isinstance(number, str) else schema.optional_int(key, "key_id")
+        if key_id in (None, ""):
+            schema.refuse("no 'key_id'")
+        details = schema.optional_mapping(key, "details") or {}
+        organization = schema.optional_mapping(details, "org_details") or {}
+        user = schema.optional_mapping(details, "user_details") or {}
+        return schema.read(
+            cls,
+            key,
+            "the key",
+            key_id=str(key_id),
+            organization=schema.optional_text(organization, "name"),
+            email=schema.optional_text(user, "email"),
+        )
+
+
+@dataclass(frozen=True)
+class KeyCheck:
+    """The service has responded and accepted the key.
+
+    :ivar api_key: what it reports about the key, or ``None`` if it does not offer that.
+    :ivar seconds: response time, including the connection.
+    """
+
+    api_key: ApiKey | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the key belongs to; ``None`` where the service does not report it."""
+
+    email: str | None = None
+    organization: str | None = None
+    user_urn: str | None = None
+    org_urn: str | None = None
+    key_id: str | None = None
+    key_name: str | None = None
+
+
+class Auth:
+    """The key of this client, as the service sees it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def check(self) -> KeyCheck:
+        """Check that the service responds and accepts the key.
+
+        A server without information about keys gets a request for a list instead.
+
+        :raises Unauthorized: it does not accept the key.
+        """
+        deadline = self._transport.deadline("an answer of the service")
+        began = time.monotonic()
+        key: ApiKey | None = None
+        try:
+            if self._transport.auth.current is None:
+                list_models(self._transport, deadline)
+            else:
+                key = self._key(deadline)
+        except NotOffered:  # a server without such information, or a token instead of a key
+            began = time.monotonic()
+            runs = Request("GET", "training_runs", params={"limit": 1, "offset": 0})
+            self._transport.call(runs, deadline).object()
+        return KeyCheck(key, time.monotonic() - began)
+
+    def identity(self) -> Identity:
+        """Return who the key belongs to, from the key's record and from a token.
+
+        :raises NotOffered: the service offers neither.
+        """
+        deadline = self._transport.deadline("an answer about the key")
+        missing: NotOffered | None = None
+        try:
+            key = self._key(deadline)
+        except NotOffered as error:
+            key, missing = ApiKey(""), error
+        # Nothing depends on the claims: they are not verified.
+        claims = {
+            name: value
+            for name, value in jwt_claims(self._transport.token(deadline) or "").items()
+            if isinstance(value, str) and value
+        }
+        if missing is not None and not claims:
+            raise missing
+        organization = claims.get("org_id")
+        return Identity(
+            email=key.email or claims.get("email"),
+            organization=key.organization,
+            user_urn=claims.get("sub"),
+            org_urn=organization and _ORGANIZATION + organization,
+            key_id=key.key_id or None,
+            key_name=key.name or None,
+        )
+
+    def revoke(self) -> None:
+        """Delete the key on the server, for every user of it."""
+        deadline = self._transport.deadline("the key to be revoked")
+        request = Request("DELETE", "auth/apikey/me", what="revoking a key")
+        self._transport.call(request, deadline)
+
+    def _key(self, deadline: Deadline) -> ApiKey:
+        if (self._transport.auth.current or "").startswith(JWT_PREFIX):
+            raise NotOffered("the credential is a token, not a key", status=404)
+        request = Request("GET", "auth/apikey/me", what="information about keys")
+        return ApiKey.from_json(self._transport.call(request, deadline).object())

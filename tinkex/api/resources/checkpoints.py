@@ -1,0 +1,448 @@
+"""The checkpoints of the account: list, describe, publish, copy, delete and download them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinkex.api.http import pagination, schema
+from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.pagination import Page, Walk
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Transport
+from tinkex.api.paths import TinkerPath, run_url, segment_from_server
+from tinkex.api.resources.checkpoint_info import (
+    Checkpoint,
+    CheckpointInfo,
+    Lineage,
+    lineage_of,
+    weights_info,
+)
+from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
+from tinkex.api.resources.sessions import Sessions
+from tinkex.config import credentials
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    Forbidden,
+    InvalidResponse,
+    NotFound,
+    NotOffered,
+    TinkexError,
+    a_few,
+)
+from tinkex.files import path_of
+
+if TYPE_CHECKING:
+    from tinkex.api.resources.selection import Selection
+    from tinkex.api.transfer.download import Download, DownloadResult
+    from tinkex.api.transfer.progress import OnProgress, Progress
+
+#: Seconds that a checkpoint may be given until it expires: an hour to ten years.
+TTL_LIMITS = (3600, 10 * 365 * 86400)
+NOT_OFFERED = "This server has no list over all runs; each run was asked."
+INCOMPLETE = "This server's list over all runs has no sampler checkpoints; each run was asked."
+
+_ACCOUNT_LIST = "GET checkpoints"
+#: Checkpoints per page.
+_PAGE_SIZE = 1000
+#: Runs listed at the same time.
+_CONCURRENCY = 8
+#: Seconds that a suggestion may take; the error itself is known already.
+_PATIENCE = 5.0
+#: Names that a suggestion shows.
+_SHOWN = 3
+#: TuFT's answer to every request to unpublish: its route takes "publish" for the name.
+_MISREAD = "Invalid checkpoint reference"
+#: Carries the access token of the account that owns the original of a copy.
+_TOKEN_HEADER = "X-Tinker-Weights-Access-Token"  # noqa: S105 - a name, not a token
+
+
+class Checkpoints:
+    """The checkpoints of the account."""
+
+    def __init__(self, transport: Transport, sessions: Sessions) -> None:
+        self._transport = transport
+        self._sessions = sessions
+
+    def list(
+        self,
+        limit: int | None = 20,
+        offset: int = 0,
+        run_id: str | None = None,
+        *,
+        access_scope: str | None = None,
+    ) -> Page[Checkpoint]:
+        """Return checkpoints in the service's order.
+
+        Some servers have no list over all runs, or one without sampler checkpoints; then each
+        run is listed, and the page's ``note`` says so.
+
+        :param limit: maximum number of checkpoints; ``None`` and 0 mean all.
+        :param run_id: only those of one training run.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read; without
+            effect on the list of one run.
+        :raises tinkex.exceptions.NotFound: there is no such run.
+        """
+        found = self.walk(limit, offset, run_id, access_scope=access_scope)
+        return found if isinstance(found, Page) else found.page()
+
+    def walk(
+        self,
+        limit: int | None = 20,
+        offset: int = 0,
+        run_id: str | None = None,
+        *,
+        access_scope: str | None = None,
+    ) -> Walk[Checkpoint] | Page[Checkpoint]:
+        """Return what :meth:`list` does, page by page where the service has pages.
+
+        The first page has been fetched, the others are fetched during the iteration, which may
+        therefore raise; memory stays flat.
+        """
+        limit = pagination.positive_limit(limit, offset)
+        deadline = self._transport.deadline("the list of checkpoints")
+        if run_id is None:
+            return walk_account(self._transport, deadline, limit, offset, access_scope)
+        return Page.of(list_of_run(self._transport, run_id, deadline), limit, offset)
+
+    def select(
+        self,
+        wanted: Selection,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        sort: str | None = None,
+        descending: bool = False,
+        access_scope: str | None = None,
+    ) -> Page[Checkpoint]:
+        """Return the checkpoints that match *wanted*, chosen here out of the whole list.
+
+        Limit, offset and scope are those of :meth:`list`.
+
+        :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
+        :raises tinkex.exceptions.NotFound: there is no such run.
+        """
+        limit = pagination.positive_limit(limit, offset)
+        everything = self.list(None, run_id=wanted.one_run, access_scope=access_scope)
+        found = [checkpoint for checkpoint in everything if wanted.matches(checkpoint)]
+        if sort is not None:
+            from tinkex.api.resources import selection
+
+            found = selection.ordered(found, sort, descending=descending)
+        return Page.of(found, limit, offset, everything.note)
+
+    def info(self, path: str) -> CheckpointInfo:
+        """Return everything that the service reports about the checkpoint *path*.
+
+        Also works for a published checkpoint of another account.
+
+        :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others of its run.
+        """
+        deadline = self._transport.deadline("the checkpoint")
+        parsed = TinkerPath.from_string(path)
+        try:
+            found = self._find(parsed, deadline)
+        except (NotFound, Forbidden) as missing:
+            try:
+                lineage = weights_info(self._transport, parsed, deadline)
+            except (APIError, InvalidResponse):
+                raise missing from None
+            return CheckpointInfo.of(parsed, None, lineage)
+        try:
+            lineage = lineage_of(self._transport, parsed, deadline)
+        except APIError:
+            lineage = Lineage()
+        return CheckpointInfo.of(parsed, found, lineage)
+
+    def publish(self, path: str) -> None:
+        """Make the checkpoint *path* public.
+
+        :raises tinkex.exceptions.Conflict: it is public already.
+        """
+        what = ("publishing", "the checkpoint to be published")
+        self._change("POST", path, "/publish", what)
+
+    def unpublish(self, path: str) -> None:
+        """Make the checkpoint *path* private again.
+
+        :raises tinkex.exceptions.Conflict: it is not public.
+        """
+        what = ("unpublishing", "the checkpoint to be unpublished")
+        try:
+            self._change("DELETE", path, "/publish", what)
+        except BadRequest as error:
+            if error.message != _MISREAD:
+                raise
+            message = "this server does not offer unpublishing"
+            raise NotOffered(message, status=400, request_id=error.request_id) from error
+
+    def delete(self, path: str) -> None:
+        """Delete the checkpoint *path*; this cannot be undone.
+
+        :raises tinkex.exceptions.NotFound: it does not exist.
+        """
+        what = ("deleting checkpoints", "the checkpoint to be deleted")
+        self._change("DELETE", path, "", what)
+
+    def set_ttl(self, path: str, seconds: int | None) -> None:
+        """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
+
+        :raises tinkex.exceptions.BadRequest: *seconds* is outside of ``TTL_LIMITS``.
+        """
+        what = ("expiry of checkpoints", "the expiry to be set")
+        self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
+
+    def copy(
+        self,
+        path: str,
+        *,
+        project_id: str | None = None,
+        ttl_seconds: int | None = None,
+        access_token: str | None = None,
+    ) -> str:
+        """Copy the checkpoint *path*, keeping its kind and name, and return the copy's path.
+
+        :param project_id: the project to own the copy; by default it goes into a new run of a
+            new session, which cannot be trained further.
+        :param ttl_seconds: seconds until the copy expires, whatever the original's expiry.
+        :param access_token: key of the account that may read the original, if it is another.
+        """
+        body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
+        deadline = self._transport.deadline("the checkpoint to be copied")
+        if ttl_seconds is not None:
+            body["ttl_seconds"] = ttl_seconds
+        headers = {_TOKEN_HEADER: credentials.checked(access_token)} if access_token else {}
+        if project_id:
+            return self._copied(body | {"destination_project_id": project_id}, headers, deadline)
+        with self._sessions.begun(deadline) as session:
+            body |= {"session_id": session.session_id, "model_seq_id": session.model_seq_id}
+            copy = self._copied(body, headers, deadline)
+        session.finish()
+        return copy
+
+    def suggest(self, path: str) -> str | None:
+        """Return a hint for *path*, which does not exist: others of its run; never raises."""
+        parsed = TinkerPath.from_string(path)
+        patience = min(_PATIENCE, self._transport.settings.timeout)
+        deadline = self._transport.deadline("other checkpoints of the run", patience)
+        try:
+            return suggestion(parsed, list_of_run(self._transport, parsed.run_id, deadline))
+        except NotFound:
+            return f"There is no training run {parsed.run_id}."
+        except TinkexError:
+            return None
+
+    def download(
+        self,
+        path: str,
+        directory: Path | str,
+        *,
+        force: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Download:
+        """Download the files of the checkpoint *path* into *directory*.
+
+        When this returns, all files are complete and in place; if it raises, *directory* has not
+        changed, and the next call with the same arguments resumes the download. The timeout
+        bounds the time without a single byte, not the whole download.
+
+        :param directory: created if necessary; its other files stay.
+        :param force: replace existing files, once the new ones are complete.
+        :param on_progress: called after every block received, by one thread at a time.
+        :raises tinkex.exceptions.LocalError: a file exists or cannot be written, or another
+            process downloads the same checkpoint to the same place.
+        """
+        return self._fetch(TinkerPath.from_string(path), path_of(directory), force, on_progress)
+
+    def download_all(
+        self,
+        paths: Sequence[str],
+        directory: Path | str,
+        *,
+        force: bool = False,
+        with_run: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[DownloadResult]:
+        """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
+
+        Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
+        are skipped, incomplete ones replaced.
+
+        :param force: download all of them, and replace existing files.
+        :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
+        :param on_progress: called after every block received, with the bytes of all.
+        """
+        from tinkex.api.transfer.download import directory_of, download_many
+
+        root = path_of(directory)
+        parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
+        places = [(path, directory_of(root, path, with_run=with_run)) for path in parsed]
+        return download_many(self._fetch, places, on_progress, force=force)
+
+    def sync(
+        self,
+        run_id: str,
+        directory: Path | str,
+        *,
+        types: Collection[str] = (),
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Iterator[DownloadResult]:
+        """Download new checkpoints of the run *run_id* into ``<kind>/<name>`` below *directory*.
+
+        Complete downloads are skipped, incomplete ones replaced.
+
+        :param types: only checkpoints of these types; all when empty.
+        :raises tinkex.exceptions.NotFound: there is no such run.
+        """
+        from tinkex.api.resources import selection
+
+        wanted = {selection.type_called(word) for word in types}
+        paths = [
+            checkpoint.tinker_path
+            for checkpoint in self.list(None, run_id=run_id)
+            if not wanted or checkpoint.checkpoint_type in wanted
+        ]
+        return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
+
+    def _fetch(
+        self, path: TinkerPath, directory: Path, force: bool, on_progress: OnProgress | None
+    ) -> Download:
+        from tinkex.api.transfer.download import download
+
+        return download(self._transport, self._sessions, path, directory, force, on_progress)
+
+    def _find(self, path: TinkerPath, deadline: Deadline) -> Checkpoint:
+        found = {c.tinker_path: c for c in list_of_run(self._transport, path.run_id, deadline)}
+        if str(path) in found:
+            return found[str(path)]
+        hint = suggestion(path, found.values())
+        raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
+
+    def _change(
+        self,
+        method: str,
+        path: str,
+        suffix: str,
+        what: tuple[str, str],
+        body: Any = None,
+    ) -> None:
+        """Request a change; *what* is the name of the ability and what the deadline is for."""
+        parsed = TinkerPath.from_string(path)
+        deadline = self._transport.deadline(what[1])
+        # A retry may find that the first try has succeeded: deleted, or in that state already.
+        settled = frozenset({404, 409} if suffix else {404})
+        request = Request(
+            method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
+        )
+        self._transport.call(request, deadline)
+
+    def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
+        # Retries carry the same idempotency key, so they make no second copy.
+        what = "copies of checkpoints"
+        request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
+        answer = self._transport.call(request, deadline).object()
+        return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
+
+
+def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
+    """Return a hint for *path*, which is not among *found*, the checkpoints of its run."""
+    others = [TinkerPath.from_string(checkpoint.tinker_path) for checkpoint in found]
+    if not others:
+        return f"The run {path.run_id} has no checkpoints."
+    same_name = next((other for other in others if other.name == path.name), None)
+    if same_name:
+        return f"Did you mean {same_name}?"
+    # Of two kinds with one name, the same kind is meant.
+    others.sort(key=lambda other: other.kind != path.kind)
+    near = closest(path.name, [other.name for other in others])
+    by_name = {other.name: str(other) for other in reversed(others)}
+    return f"In this run there are: {a_few([by_name[name] for name in near], total=len(others))}."
+
+
+def closest(name: str, names: Iterable[str]) -> list[str]:
+    """Return a few of *names*, those most like *name* first."""
+    different = list(dict.fromkeys(names))
+    alike = difflib.get_close_matches(name, different, n=_SHOWN, cutoff=0.5)
+    return (alike + [other for other in different if other not in alike])[:_SHOWN]
+
+
+def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    """Return all checkpoints of the run *run_id*.
+
+    :raises NotFound: there is no such run.
+    """
+    request = Request("GET", f"{run_url(run_id)}/checkpoints")
+    try:
+        data = transport.call(request, deadline).object()
+    except NotOffered as error:
+        raise no_such_run(run_id, error) from error
+    return [Checkpoint.from_json(record) for record in schema.items(data, "checkpoints")]
+
+
+def walk_account(
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None,
+    offset: int,
+    access_scope: str | None = None,
+) -> Walk[Checkpoint] | Page[Checkpoint]:
+    """Return *limit* checkpoints (``None``: all) of the account: a page, or a walk.
+
+    The first page has been fetched: it shows which kind of list the server has.
+    """
+    if _ACCOUNT_LIST in transport.missing:
+        return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
+    scope = {"access_scope": access_scope} if access_scope else {}
+    walk = partial(
+        pagination.walk,
+        transport,
+        Request("GET", "checkpoints", params=scope, what="a list over all runs"),
+        Checkpoint.from_json,
+        deadline,
+        page_size=_PAGE_SIZE,
+        key=lambda checkpoint: checkpoint.tinker_path,
+    )
+    found = walk(limit=limit, offset=offset)
+    try:
+        # A page beyond the end shows nothing about the list.
+        seen = found.first() or (walk(limit=1, offset=0).first() if offset else [])
+    except NotOffered:
+        page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
+        transport.missing.add(_ACCOUNT_LIST)
+        return page
+    transport.missing.discard(_ACCOUNT_LIST)
+    # Servers with lists that never have sampler checkpoints also leave the kind out of
+    # checkpoint_id; a list with ids in full form is complete, which saves a request.
+    if all(c.checkpoint_type == "training" and "/" not in c.checkpoint_id for c in seen):
+        runs = walk_runs(transport, deadline, 100)
+        if any(run.last_sampler_checkpoint is not None for run in runs):
+            return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
+    return found
+
+
+def _page_of_runs(
+    transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
+) -> Page[Checkpoint]:
+    """Return what :func:`walk_account` does by listing one run after the other."""
+
+    def of_listed(run: TrainingRun) -> list[Checkpoint]:
+        segment_from_server(run.training_run_id)
+        try:
+            return list_of_run(transport, run.training_run_id, deadline)
+        except NotFound:
+            return []  # deleted in the meantime
+
+    end = None if limit is None else offset + limit
+    runs = walk_runs(transport, deadline).page()
+    found: list[Checkpoint] = []
+    asked = 0
+    for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):
+        found += records
+        asked += 1
+        if end is not None and len(found) >= end:
+            break
+    return Page(found[offset:end], len(found) if asked == len(runs) else None, offset, note)

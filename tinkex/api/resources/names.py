@@ -1,0 +1,268 @@
+"""Short names for runs and checkpoints, resolved to ids and paths.
+
+For a checkpoint: its path; ``RUN:NAME``; ``RUN@latest``; ``@latest`` for the whole account;
+``RUN`` alone where the run has just one. ``@latest`` may be followed by ``:sampler``,
+``:training`` or ``:external``, and everything but a path by ``~N``: the N-th saved before it.
+For a run: its id; ``@latest``, the run last used, and ``@latest~N``; a checkpoint's path.
+
+``RUN`` is the id of a run or its unique beginning. A full path costs no request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+from tinkex.api.paths import KINDS, SCHEME, TinkerPath, shown
+from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.api.resources.checkpoints import Checkpoints, closest
+from tinkex.api.resources.runs import Runs
+from tinkex.api.resources.selection import TYPES
+from tinkex.exceptions import (
+    BadRequest,
+    InvalidName,
+    NotFound,
+    TinkexError,
+    UsageError,
+    a_few,
+)
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+_FORMS = "Give tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
+_NAME = re.compile(r"([^@~]*)(@latest(?::([a-z_]+))?)?(?:~([0-9]{1,6}))?")
+_KINDS_OF_NAME = {"checkpoint": "checkpoint path or name", "run": "training run's id or name"}
+#: A slash may be in RUN:weights/NAME only.
+_SLASHES = re.compile(rf"[^/]*|[^/]+:({'|'.join(KINDS)})/[^/:]+")
+
+
+class AmbiguousName(UsageError):
+    """The name fits several runs or checkpoints; the hint lists them."""
+
+
+class Account(Protocol):
+    """The part of a client that names are looked up with."""
+
+    @property
+    def runs(self) -> Runs: ...
+    @property
+    def checkpoints(self) -> Checkpoints: ...
+
+
+@dataclass(frozen=True)
+class _Name:
+    """The parts of a name; *latest* says that the newest is meant, or one *back* from it."""
+
+    text: str
+    run: str
+    latest: bool
+    kind: str | None
+    back: int
+
+
+def is_path(text: str) -> bool:
+    """Return whether *text* is a path, or looks like one."""
+    return text.startswith(SCHEME)
+
+
+def resolve_checkpoint(account: Account, text: str, *, kind: str | None = None) -> str:
+    """Return the path of the checkpoint that *text* names.
+
+    :param kind: ``training`` or ``sampler``: the type to prefer where *text* leaves a choice.
+    :raises UsageError: it fits no checkpoint, or several (:class:`AmbiguousName`).
+    :raises tinkex.exceptions.TinkexError: a request failed.
+    """
+    if is_path(text):
+        return str(TinkerPath.from_string(text))
+    if text.count("/") == 2 and text.split("/")[1] in KINDS:
+        return str(TinkerPath.from_string(SCHEME + text))
+    return _Search(account, "checkpoint", text).checkpoint(kind)
+
+
+def resolve_run(account: Account, text: str) -> str:
+    """Return the id of the run that *text* names, out of the list of all runs.
+
+    :raises UsageError: it fits no run, or several (:class:`AmbiguousName`).
+    """
+    if is_path(text):
+        return TinkerPath.from_string(text).run_id
+    return _Search(account, "run", text).run()
+
+
+def with_run(account: Account, text: str, do: Callable[[str], R]) -> R:
+    """Return *do* of the id of the run that *text* names.
+
+    *text* is tried as an id first, and looked up only if the service does not know it.
+
+    :raises UsageError: see :func:`resolve_run`.
+    """
+    if is_path(text) or "@" in text or "~" in text:
+        return do(resolve_run(account, text))
+    try:
+        return do(text)
+    except (NotFound, BadRequest) as unknown:
+        try:
+            run_id = resolve_run(account, text)
+        except AmbiguousName:
+            raise
+        except TinkexError:
+            raise unknown from None
+        if run_id == text:
+            raise
+        return do(run_id)
+
+
+class _Search:
+    """The lookup of one name."""
+
+    def __init__(self, account: Account, what: str, text: str) -> None:
+        self._account = account
+        self._name = _parsed(text, what)
+
+    def run(self) -> str:
+        name = self._name
+        if not name.latest:
+            return self._one_beginning(name.run)
+        if name.run or name.kind:
+            raise InvalidName(f"not a run's name: {shown(name.text)}", resource="run")
+        never = datetime.min.replace(tzinfo=UTC)
+        runs = sorted(
+            self._account.runs.list(None),
+            key=lambda run: run.last_request_time or never,
+            reverse=True,
+        )
+        return _nth(runs, name.back, "training runs", "run").training_run_id
+
+    def checkpoint(self, kind: str | None) -> str:
+        name, run_id, label = self._name, "", None
+        if name.run:
+            run_id, label, found = self._checkpoints(name.run)
+        else:
+            found = self._account.checkpoints.list(None)
+        if label is not None:
+            if "@" in name.text:
+                raise InvalidName(f"{shown(name.text)} names two checkpoints", hint=_FORMS)
+            return _labelled(found, run_id, label, kind, name.back)
+        kind = name.kind or kind
+        fitting = [c for c in found if kind in (None, c.checkpoint_type)]
+        # Checkpoints saved at the same time stay in the service's order.
+        fitting.sort(key=lambda checkpoint: checkpoint.time, reverse=True)
+        if len(fitting) > 1 and not name.latest:
+            raise AmbiguousName(
+                f"the run {run_id} has {len(fitting)} checkpoints",
+                hint="Give RUN:NAME or RUN@latest; there are "
+                f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
+            )
+        what = f"{kind + ' ' if kind else ''}checkpoints"
+        what += f" of the run {run_id}" if run_id else ""
+        return _nth(fitting, name.back, what, "checkpoint").tinker_path
+
+    def _checkpoints(self, text: str) -> tuple[str, str | None, Sequence[Checkpoint]]:
+        """Return the run, the checkpoint's name if *text* has one, and the run's checkpoints."""
+        run_id, _, label = text.rpartition(":")
+        if not run_id or _is_numbered(run_id, label):
+            run_id, label = text, ""
+        of_run = self._account.checkpoints.list
+        found: Sequence[Checkpoint] = []
+        # An id unknown to the service may be the beginning of one.
+        with contextlib.suppress(NotFound, BadRequest, UsageError):
+            found = of_run(None, run_id=run_id)
+        if not found:
+            run_id, label = self._split(text)
+            found = of_run(None, run_id=run_id)
+        return run_id, label or None, found
+
+    def _ids(self) -> list[str]:
+        return [run.training_run_id for run in self._account.runs.list(None)]
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """Return the run that *text* begins with, and the checkpoint's name or ``""``."""
+        head, _, label = text.rpartition(":")
+        ids = self._ids()
+        if head and not _is_numbered(head, label) and not _matching(text, ids):
+            return self._one_beginning(head, ids), label
+        return self._one_beginning(text, ids), ""
+
+    def _one_beginning(self, text: str, ids: list[str] | None = None) -> str:
+        """Return the only run whose id is *text* or begins with it."""
+        ids = self._ids() if ids is None else ids
+        found = _matching(text, ids)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise AmbiguousName(
+                f"{len(found)} training run ids begin with {shown(text)}",
+                hint=f"Type more of it: {a_few(found)}.",
+            )
+        near = difflib.get_close_matches(text, ids, n=3, cutoff=0.5)
+        raise InvalidName(
+            f"no training run id begins with {shown(text)}",
+            resource="run",
+            hint=f"Did you mean {a_few(near)}?" if near else None,
+        )
+
+
+def _parsed(text: str, what: str) -> _Name:
+    match = _NAME.fullmatch(text)
+    run, latest, kind, back = match.groups() if match else ("", None, None, None)
+    if not (run or latest) or not text.isprintable() or not _SLASHES.fullmatch(run):
+        hint = _FORMS if what == "checkpoint" else None
+        raise InvalidName(f"not a {_KINDS_OF_NAME[what]}: {shown(text)}", resource=what, hint=hint)
+    if kind is not None and kind not in TYPES:
+        raise UsageError(
+            f"no type of checkpoint is called {shown(kind)}",
+            hint="@latest may be followed by :sampler, :training or :external.",
+        )
+    is_latest = latest is not None or back is not None
+    return _Name(text, run, is_latest, TYPES[kind] if kind else None, int(back or 0))
+
+
+def _is_numbered(run_id: str, label: str) -> bool:
+    """Return whether *label* is the end of an id ``…:train:0``, not a checkpoint's name."""
+    return run_id.endswith(":train") and label.isdecimal()
+
+
+def _matching(text: str, ids: Sequence[str]) -> list[str]:
+    return [text] if text in ids else [run_id for run_id in ids if run_id.startswith(text)]
+
+
+def _labelled(
+    found: Sequence[Checkpoint], run_id: str, label: str, kind: str | None, back: int
+) -> str:
+    """Return the checkpoint of *found* called *label*: ``NAME`` or ``weights/NAME``."""
+    names = {c.tinker_path: TinkerPath.from_string(c.tinker_path) for c in found}
+    fitting = [p for p in names.values() if label in (p.name, p.checkpoint_id)]
+    if len(fitting) > 1:
+        fitting = [p for p in fitting if p.checkpoint_type == kind] or fitting
+    if not fitting:
+        near = closest(label, [p.checkpoint_id if "/" in label else p.name for p in names.values()])
+        raise UsageError(
+            f"the run {run_id} has no checkpoint called {shown(label)}",
+            hint=f"It has {a_few(near)}." if near else "It has none at all.",
+        )
+    if len(fitting) > 1:
+        raise AmbiguousName(
+            f"{len(fitting)} checkpoints of the run {run_id} are called {shown(label)}",
+            hint=f"Give one in full: {a_few([str(p) for p in fitting])}.",
+        )
+    line = [c for c in found if names[c.tinker_path].kind == fitting[0].kind]
+    line.sort(key=lambda checkpoint: checkpoint.time, reverse=True)
+    place = [c.tinker_path for c in line].index(str(fitting[0]))
+    return _nth(line[place:], back, f"checkpoints up to {fitting[0]}", "checkpoint").tinker_path
+
+
+def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
+    """Return the item of *found* that ``~back`` means.
+
+    :param what: what *found* are, for the error message.
+    """
+    if back < len(found):
+        return found[back]
+    few = f"there are only {len(found)} {what}, so there is no ~{back}"
+    raise InvalidName(few if found else f"there are no {what}", resource=resource)

@@ -1,0 +1,142 @@
+"""Requests to any endpoint of the API, also to those without a method here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote
+
+from tinkex.api.http import schema
+from tinkex.api.http.pagination import total_count
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
+from tinkex.exceptions import InvalidResponse, UsageError
+
+#: Characters of a path that are not percent-encoded.
+_SAFE = "/:@!$&'()*+,;=-._~%"
+#: A method as in RFC 9110, in upper case.
+_METHOD = re.compile(r"[A-Z]{1,20}")
+#: The name of a header as in RFC 9110, and the values that http.client accepts.
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+#: Default items per page.
+_PAGE = 100
+_HINT = "Give a path below /api/v1, such as training_runs, or below the base URL: /api/v1/healthz."
+
+
+def request(transport: Transport, given: Request, *, paginate: bool = False) -> Response:
+    """Send *given*, its path not yet checked; see :meth:`tinkex.api.ServiceClient.request`."""
+    method, body = given.method.upper(), given.body
+    if not _METHOD.fullmatch(method):
+        raise UsageError(f"not an HTTP method: {method[:40]!r}", hint="GET, POST, PUT, DELETE")
+    below, query = _below(transport.base_url, given.path)
+    _check(given.headers, given.params)
+    call = Request(method, below, body, {**query, **given.params}, given.headers)
+    deadline = transport.deadline("an answer")
+    if not paginate:
+        return transport.call(call, deadline)
+    if method == "GET":
+        return _joined(_by_offset(transport, call, deadline))
+    if method == "POST" and isinstance(body, (dict, type(None))):
+        return _joined(_by_cursor(transport, call, deadline))
+    raise UsageError("only a GET, or a POST with a JSON object, has pages")
+
+
+def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Refuse headers and parameters that cannot be sent."""
+    for name, value in headers.items():
+        if not _HEADER.fullmatch(name):
+            raise UsageError(f"not a header name: {name[:40]!r}")
+        if not _VALUE.fullmatch(str(value)):
+            raise UsageError(f"the header {name} has a character that is not allowed in headers")
+    for name, value in params.items():
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        try:
+            "".join(map(str, [name, *texts])).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the value of {name[:40]!r} is not valid Unicode") from error
+
+
+def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
+    """Return *path* for :class:`Request`, and its query.
+
+    :raises UsageError: it is not below *base_url*.
+    """
+    if path.startswith(("http://", "https://")):
+        if not path.startswith(base_url + "/"):
+            raise UsageError(
+                f"the path is not under the base URL {base_url}: {path[:200]!r}", hint=_HINT
+            )
+        path = path.removeprefix(base_url)
+    where, _, query = path.partition("?")
+    segments = unquote(where).replace("\\", "/").split("/")
+    if not where.strip("/") or "#" in path or "://" in where or not path.isprintable():
+        raise UsageError(f"not a path of the API: {path[:200]!r}", hint=_HINT)
+    if where.startswith("//") or ".." in segments or "." in segments:
+        raise UsageError(f"not a path below the base URL: {path[:200]!r}", hint=_HINT)
+    values = parse_qs(query, keep_blank_values=True)
+    return quote(where, safe=_SAFE), {k: v if len(v) > 1 else v[0] for k, v in values.items()}
+
+
+def _by_offset(transport: Transport, call: Request, deadline: Deadline) -> Iterator[Response]:
+    """Yield the pages of a list with ``limit`` and ``offset``."""
+    size = _count(call.params.get("limit", _PAGE), "limit") or _PAGE
+    offset = _count(call.params.get("offset", 0), "offset")
+    before: list[Any] = []
+    while True:
+        params = {**call.params, "limit": size, "offset": offset}
+        answer = transport.call(dataclasses.replace(call, params=params), deadline)
+        page = answer.object()
+        found = page[_list_in(page)]
+        if found and found == before:
+            return  # the server ignores the offset: the loop would never end
+        yield answer
+        before, offset = found, offset + len(found)
+        # The pages of some servers are smaller than requested, and some report a total of 0.
+        total = total_count(page)
+        if not found or (offset >= total if total else len(found) < size):
+            return
+
+
+def _by_cursor(transport: Transport, call: Request, deadline: Deadline) -> Iterator[Response]:
+    """Yield the pages of a search that returns a cursor for its next page."""
+    body = dict(call.body or {})
+    while True:
+        answer = transport.call(dataclasses.replace(call, body=body), deadline)
+        yield answer
+        cursor = answer.object().get("next_cursor")
+        if not cursor or cursor == body.get("cursor"):
+            return
+        body["cursor"] = cursor
+
+
+def _joined(answers: Iterator[Response]) -> Response:
+    """Return the first page with the items of all."""
+    first = next(answers)
+    whole = first.object()
+    name = _list_in(whole)
+    items = whole[name]
+    for answer in answers:
+        items += schema.items(answer.object(), name)
+    rest = {key: value for key, value in whole.items() if key not in ("cursor", "next_cursor")}
+    return Response(first.status, first.headers, json.dumps(rest).encode())
+
+
+def _list_in(page: Mapping[str, Any]) -> str:
+    names = [name for name, value in page.items() if isinstance(value, list)]
+    if len(names) != 1:
+        raise InvalidResponse(
+            "the response is not a page of a list",
+            hint="Request it without pagination to see what it is.",
+        )
+    return names[0]
+
+
+def _count(value: Any, name: str) -> int:
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UsageError(f"{name} is not a whole number: {text[:40]!r}")
+    return int(text)

@@ -1,0 +1,155 @@
+"""Training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tinkex.api.http import pagination, schema
+from tinkex.api.http.pagination import Page, Walk
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
+from tinkex.api.paths import run_url
+from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.api.resources.selection import ordered
+from tinkex.exceptions import NotFound, NotOffered
+
+#: Runs per page.
+_PAGE_SIZE = 100
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run.
+
+    :ivar model_owner: its owner, in the service's words; may be empty.
+    :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
+    :ivar corrupted: whether it cannot be continued.
+    :ivar last_request_time: UTC.
+    :ivar last_checkpoint: its newest training checkpoint.
+    """
+
+    training_run_id: str
+    base_model: str
+    model_owner: str = ""
+    is_lora: bool = True
+    lora_rank: int | None = None
+    corrupted: bool = False
+    last_request_time: datetime | None = None
+    last_checkpoint: Checkpoint | None = None
+    last_sampler_checkpoint: Checkpoint | None = None
+    user_metadata: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, data: Any) -> TrainingRun:
+        """Return the run that *data* describes."""
+        run = schema.mapping(data, "training_runs")
+        last = {
+            name: None if run.get(name) is None else Checkpoint.from_json(run[name])
+            for name in ("last_checkpoint", "last_sampler_checkpoint")
+        }
+        return schema.read(cls, run, "training_runs", **last)
+
+
+class Runs:
+    """The training runs of the account."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(
+        self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
+    ) -> Page[TrainingRun]:
+        """Return runs in the service's order.
+
+        :param limit: maximum number of runs; ``None`` and 0 mean all.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
+        """
+        return self.walk(limit, offset, access_scope=access_scope).page()
+
+    def walk(
+        self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
+    ) -> Walk[TrainingRun]:
+        """Return what :meth:`list` does, page by page.
+
+        Pages are fetched during the iteration, which may therefore raise; memory stays flat.
+        """
+        limit = pagination.positive_limit(limit, offset)
+        deadline = self._transport.deadline("the list of runs")
+        return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+    def select(
+        self,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        model: str | None = None,
+        sort: str | None = None,
+        descending: bool = False,
+        access_scope: str | None = None,
+    ) -> Page[TrainingRun]:
+        """Return runs filtered and sorted here, out of the whole list; see :meth:`list`.
+
+        :param model: part of the base model's name, in any case.
+        :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
+        """
+        limit = pagination.positive_limit(limit, offset)
+        part = (model or "").casefold()
+        found = [
+            run
+            for run in self.list(None, access_scope=access_scope)
+            if part in run.base_model.casefold()
+        ]
+        if sort is not None:
+            found = ordered(found, sort, descending=descending)
+        return Page.of(found, limit, offset)
+
+    def get(self, run_id: str) -> TrainingRun:
+        """Return one run.
+
+        :raises tinkex.exceptions.NotFound: there is none of that id.
+        """
+        answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
+        return TrainingRun.from_json(answer.object())
+
+
+def walk_runs(
+    transport: Transport,
+    deadline: Deadline,
+    limit: int | None = None,
+    offset: int = 0,
+    access_scope: str | None = None,
+) -> Walk[TrainingRun]:
+    """Return the walk through *limit* runs (``None``: all) as part of another operation."""
+    scope = {"access_scope": access_scope} if access_scope else {}
+    return pagination.walk(
+        transport,
+        Request("GET", "training_runs", params=scope, what="listing runs"),
+        TrainingRun.from_json,
+        deadline,
+        limit=limit,
+        offset=offset,
+        page_size=_PAGE_SIZE,
+        key=lambda run: run.training_run_id,
+    )
+
+
+def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Response:
+    """Return the service's response about the run *run_id*.
+
+    :raises NotFound: there is no such run.
+    """
+    try:
+        return transport.call(Request("GET", run_url(run_id)), deadline)
+    except NotOffered as error:
+        raise no_such_run(run_id, error) from error
+
+
+def no_such_run(run_id: str, error: NotOffered) -> NotFound:
+    """Return the error for a 404 without a message from an endpoint that every server has."""
+    message = f"no training run is called {run_id!r}"
+    missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
+    missing.resource = "run"
+    return missing

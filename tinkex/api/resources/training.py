@@ -1,0 +1,230 @@
+"""Training clients: start a training run, save and load its weights."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinkex.api.http import futures, schema
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
+from tinkex.api.paths import TinkerPath, segment
+from tinkex.api.resources.checkpoint_info import Lineage
+from tinkex.api.resources.sessions import Session, outcome_of
+from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
+
+#: Errors of servers that cannot start a run by loading a checkpoint.
+NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
+CREATE_BY_LOADING = "POST load_weights without a model"
+#: Part of the message of servers that load into an existing model only.
+_WANTS_MODEL = "model_id"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The shape of the adapter to train.
+
+    :ivar seed: makes the initial values reproducible.
+    :ivar train_unembed: adapt the output layer.
+    """
+
+    rank: int = 32
+    seed: int | None = None
+    train_mlp: bool = True
+    train_attn: bool = True
+    train_unembed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"rank must be at least 1, not {self.rank}")
+        if not (self.train_mlp or self.train_attn or self.train_unembed):
+            raise UsageError("no layers are left to train")
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON form, without members of default value."""
+        default = vars(LoraConfig())
+        given = {name: value for name, value in vars(self).items() if value != default[name]}
+        return {"rank": self.rank, **given}
+
+
+def shape_of(lineage: Lineage) -> LoraConfig:
+    """Return the shape of a saved adapter, with defaults for what the service does not report."""
+    known = {name: vars(lineage)[name] for name in ("train_mlp", "train_attn", "train_unembed")}
+    known["rank"] = lineage.lora_rank
+    return LoraConfig(**{name: value for name, value in known.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """A checkpoint just saved; *response* is the service's response as received."""
+
+    model_id: str
+    path: str
+    response: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainingClient:
+    """A model in training; a context manager that finishes its session.
+
+    Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
+    at a time: the service expects their numbers in order.
+
+    :ivar model_id: the service's id, also that of the training run.
+    :ivar base_model: name of the base model, ``None`` if unknown.
+    :ivar lora_rank: rank of the adapter, ``None`` if unknown.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        model_id: str,
+        base_model: str | None,
+        lora_rank: int | None,
+    ) -> None:
+        self.model_id = model_id
+        self.base_model = base_model
+        self.lora_rank = lora_rank
+        self._transport = transport
+        self._session = session
+        self._next_seq_id = 1
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> TrainingClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._session.finish(outcome_of(kind))
+
+    def close(self) -> None:
+        """Finish the session; the saved checkpoints stay."""
+        self._session.finish()
+
+    def save_weights_for_sampler(
+        self, name: str, *, ttl_seconds: int | None = None
+    ) -> SavedWeights:
+        """Save a checkpoint to sample from.
+
+        :param name: every server accepts letters, digits, ``_`` and ``-``.
+        :param ttl_seconds: seconds until it expires, within the service's limits.
+        :raises tinkex.exceptions.Conflict: the name is taken; some servers report that as
+            :class:`~tinkex.exceptions.OperationFailed`.
+        """
+        return self._save("save_weights_for_sampler", name, ttl_seconds, {})
+
+    def save_state(
+        self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False
+    ) -> SavedWeights:
+        """Save a checkpoint to continue training from.
+
+        :param overwrite: allow replacing an existing checkpoint of the name.
+        """
+        extra = {"overwrite": True} if overwrite else {}
+        return self._save("save_weights", name, ttl_seconds, extra)
+
+    def load_state(
+        self, path: str, *, optimizer: bool = False, deadline: Deadline | None = None
+    ) -> None:
+        """Load the weights of a training checkpoint into this model.
+
+        :param optimizer: load the optimizer's state as well.
+        :param deadline: deadline of the operation that this is part of.
+        """
+        body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
+        deadline = deadline or self._transport.deadline("loading weights")
+        self._run("load_weights", body, deadline)
+
+    def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
+        """Save weights as separate files for download, for *ttl_seconds*.
+
+        :raises tinkex.exceptions.NotOffered: the service does not offer this.
+        """
+        body = {"path": name, "ttl_seconds": ttl_seconds}
+        result = self._run("save_weights_external", body, deadline)
+        return TinkerPath.from_server(schema.text(result, "path"))
+
+    def _save(
+        self, endpoint: str, name: str, ttl: int | None, extra: Mapping[str, Any]
+    ) -> SavedWeights:
+        segment(name)  # refuses impossible names
+        if "/" in name:
+            raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
+        body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
+        result = self._run(endpoint, body, self._transport.deadline("the checkpoint to be saved"))
+        kind = "weights" if endpoint == "save_weights" else "sampler_weights"
+        path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
+        return SavedWeights(self.model_id, str(TinkerPath.from_server(path)), result)
+
+    def _run(self, endpoint: str, body: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        with self._lock:
+            numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
+            what = endpoint.replace("_", " ")
+            request = Request("POST", endpoint, numbered, what=what)
+            request_id = futures.request_id_of(self._transport.call(request, deadline).object())
+            # The number of a refused call is used for the next one.
+            self._next_seq_id += 1
+        request_type = endpoint.title().replace("_", "")  # LoadWeights
+        return futures.result(self._transport, request_id, request_type, deadline)
+
+
+def create_model(
+    transport: Transport,
+    session: Session,
+    base_model: str,
+    lora: LoraConfig,
+    user_metadata: Mapping[str, Any] | None,
+    deadline: Deadline,
+) -> TrainingClient:
+    """Start a training run on *base_model*."""
+    body = {**_body(session, user_metadata), "base_model": base_model, "lora_config": lora.body()}
+    accepted = transport.call(Request("POST", "create_model", body, what="training"), deadline)
+    model_id = _await_model(transport, session, accepted, "CreateModel", deadline)
+    return TrainingClient(transport, session, model_id, base_model, lora.rank)
+
+
+def create_by_loading(
+    transport: Transport,
+    session: Session,
+    path: TinkerPath,
+    deadline: Deadline,
+    *,
+    optimizer: bool = False,
+    user_metadata: Mapping[str, Any] | None = None,
+) -> TrainingClient:
+    """Start a training run from a checkpoint, in one call.
+
+    :raises BadRequest, NotFound, NotOffered: one of :data:`NO_DIRECT_LOAD`; either the service
+        does not offer this, or there is no such checkpoint.
+    """
+    body = {**_body(session, user_metadata), "path": str(path), "optimizer": optimizer}
+    try:
+        accepted = transport.call(Request("POST", "load_weights", body, what="loading"), deadline)
+    except BadRequest as error:
+        # The message is about the call, not about this checkpoint.
+        if _WANTS_MODEL in error.message:
+            transport.missing.add(CREATE_BY_LOADING)
+        raise
+    transport.missing.discard(CREATE_BY_LOADING)
+    model_id = _await_model(transport, session, accepted, "LoadWeights", deadline)
+    return TrainingClient(transport, session, model_id, None, None)
+
+
+def _body(session: Session, user_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "session_id": session.session_id,
+        "model_seq_id": session.model_seq_id,
+    }
+    return body | ({"user_metadata": dict(user_metadata)} if user_metadata else {})
+
+
+def _await_model(
+    transport: Transport, session: Session, accepted: Response, kind: str, deadline: Deadline
+) -> str:
+    """Return the id of the model whose creation the service has *accepted*."""
+    session.model_seq_id += 1
+    early = accepted.object()
+    result = futures.result(transport, futures.request_id_of(early), kind, deadline)
+    model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")
+    return model_id or schema.refuse("no 'model_id'")

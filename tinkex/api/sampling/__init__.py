@@ -1,0 +1,1 @@
+"""Sampling: one prompt or many, tokenizers and chat templates."""

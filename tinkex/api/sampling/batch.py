@@ -1,0 +1,171 @@
+"""Sample many prompts concurrently.
+
+A sample waits for its result in a request that the service holds open, so each has a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+
+from tinkex.api.http.concurrency import map_ordered, map_unordered
+from tinkex.api.sampling.types import SampledRow, SampleResponse, SampleRow
+from tinkex.exceptions import TinkexError, UsageError
+
+#: Maximum number of concurrent samples; there are as many pooled connections.
+MAX_CONCURRENCY = 256
+#: Concurrent samples at the start, unless a number is given.
+_FIRST = 32
+#: Factor by which the rate must grow for a doubled concurrency to be kept.
+_GAIN = 1.1
+#: Seconds to keep a concurrency after a refusal, or after doubling it did not help.
+_REST = 20.0
+#: Minimum number of seconds over which a rate is measured.
+_WINDOW = 0.25
+#: Samples taken ahead of the oldest unfinished one, times the concurrency, to keep the order.
+_AHEAD = 4
+
+
+def sample_rows(
+    rows: Iterable[SampleRow],
+    sample: Callable[[SampleRow], SampleResponse],
+    spells: Callable[[], int],
+    limit: ConcurrencyLimit,
+    *,
+    ordered: bool,
+) -> Generator[SampledRow, None, None]:
+    """Yield the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`.
+
+    :param sample: samples one row.
+    :param spells: returns how many times the service has begun to refuse samples.
+    """
+    failures: list[Exception] = []
+
+    def admitted() -> Iterator[tuple[int, SampleRow]]:
+        try:
+            yield from enumerate(limit.admit(rows))
+        except Exception as error:  # raised after the results of the rows before
+            failures.append(error)
+
+    def sampled(numbered: tuple[int, SampleRow]) -> SampledRow:
+        index, row = numbered
+        try:
+            return SampledRow(index, row, response=sample(row))
+        except TinkexError as error:
+            return SampledRow(index, row, error=error)
+        finally:
+            limit.release()
+
+    try:
+        yield from (map_ordered if ordered else map_unordered)(
+            sampled,
+            admitted(),
+            workers=limit.most,
+            window=limit.most * _AHEAD,
+            on_done=lambda _: limit.received(spells(), time.monotonic()),
+        )
+    finally:
+        limit.close()
+    if failures:
+        raise failures[0]
+
+
+class ConcurrencyLimit:
+    """The number of concurrent samples: fixed, or adapted to the rate of results.
+
+    A doubled number is kept if results then come clearly faster; a refusal halves it. So it
+    settles where the service, or this machine, can do no more.
+
+    :param fixed: the number, or ``None`` to adapt it.
+    :ivar value: the current number.
+    :ivar most: the maximum number.
+    :raises UsageError: *fixed* is out of range.
+    """
+
+    def __init__(self, fixed: int | None) -> None:
+        if fixed is not None and not 1 <= fixed <= MAX_CONCURRENCY:
+            raise UsageError(f"the concurrency must be from 1 to {MAX_CONCURRENCY}, not {fixed}")
+        self.value = fixed or _FIRST
+        self.most = fixed or MAX_CONCURRENCY
+        self._fixed = fixed is not None
+        self._running = self._unread = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._spells = 0
+        self._before = 0  # the number before the trial of twice as many; 0 if there is none
+        self._rate = 0.0
+        self._rest_until = 0.0
+        self._count = -self.value  # of finished rows; those before 0 only fill the pipeline
+        self._since = 0.0
+
+    def admit(self, rows: Iterable[SampleRow]) -> Iterator[SampleRow]:
+        """Yield *rows*, each as soon as there is room for it."""
+        remaining = iter(rows)
+        while self._wait_for_room():
+            try:
+                row = next(remaining)
+            except StopIteration:
+                return
+            yield row
+
+    def close(self) -> None:
+        """Admit no more rows."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def release(self) -> None:
+        """Make room after a row was sampled."""
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
+
+    def received(self, spells: int, now: float) -> None:
+        """Make room after a result was received, and adapt the number.
+
+        :param spells: how many times the service has begun to refuse samples.
+        :param now: the time, in seconds of a monotonic clock.
+        """
+        with self._changed:
+            self._unread -= 1
+            if not self._fixed:
+                self._adapt(spells, now)
+            self._changed.notify()
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            while not self._closed and (
+                self._running >= self.value or self._unread >= 2 * self.value
+            ):
+                self._changed.wait()
+            self._running += 1
+            self._unread += 1
+            return not self._closed
+
+    def _adapt(self, spells: int, now: float) -> None:
+        if spells > self._spells:
+            self._spells = spells
+            self._settle(max(1, (self._before or self.value) // 2), now)
+            return
+        self._count += 1
+        if self._count <= 0:
+            self._since = now
+        took = now - self._since
+        if self._count >= self.value and took >= _WINDOW:
+            self._judge(self._count / took, now)
+            self._count = -self.value
+
+    def _judge(self, rate: float, now: float) -> None:
+        if self._before and rate < self._rate * _GAIN:
+            self._settle(self._before, now)
+        elif now >= self._rest_until and self.value < MAX_CONCURRENCY:
+            self._before, self._rate = self.value, rate
+            self.value = min(MAX_CONCURRENCY, self.value * 2)
+        else:
+            self._before = 0
+
+    def _settle(self, value: int, now: float) -> None:
+        self.value, self._before = value, 0
+        self._rest_until = now + _REST
+        self._count = -value

@@ -1,0 +1,139 @@
+"""Chat templates, which turn messages into the text of a prompt.
+
+A tokenizer of the hub has its template in ``chat_template.jinja``, or in the member
+``chat_template`` of ``tokenizer_config.json``. It is rendered as by transformers
+(``transformers.utils.chat_template_utils``): sandboxed, with the same names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tinkex.exceptions import ChatTemplateError, UsageError
+
+#: Files next to ``tokenizer.json`` that may contain the template.
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+#: Special tokens that templates use by name.
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    :param source: the template, in Jinja.
+    :param special: name → text of each special token.
+    :raises ChatTemplateError: *source* is not a template.
+    """
+
+    def __init__(self, source: str, special: Mapping[str, str]) -> None:
+        import jinja2
+
+        self._special = dict(special)
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"the chat template is not valid: {error}") from error
+
+    @classmethod
+    def from_directory(cls, directory: Path) -> ChatTemplate | None:
+        """Read the template next to a ``tokenizer.json``; ``None`` if there is none.
+
+        :raises ChatTemplateError: it cannot be read.
+        """
+        config = _config(directory / CONFIG)
+        source = _read(directory / TEMPLATE)
+        if source is None:
+            source = config.get("chat_template")
+        if not isinstance(source, str):
+            return None
+        special = {}
+        for name in _SPECIAL:
+            token = config.get(name)
+            text = token.get("content") if isinstance(token, dict) else token
+            if isinstance(text, str):
+                special[name] = text
+        return cls(source, special)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the prompt for the reply to *messages*.
+
+        :raises UsageError: they are not messages, or not valid for the template.
+        """
+        check_messages(messages)
+        try:
+            rendered: str = self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._special,
+            )
+        except Exception as error:  # a template may raise anything
+            reason = str(error) or type(error).__name__
+            raise UsageError(f"the chat template refuses the messages: {reason}") from error
+        return rendered
+
+
+def check_messages(messages: object) -> None:
+    """Check that *messages* is a list of messages.
+
+    :raises UsageError: it is not.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise UsageError("messages must be a list of at least one")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise UsageError('each message must be an object like {"role": "user", "content": …}')
+
+
+def _environment() -> Any:
+    from datetime import datetime
+
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}`` marks the text of the assistant; it has no effect here."""
+
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> NoReturn:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _config(path: Path) -> dict[str, Any]:
+    text = _read(path)
+    try:
+        value = json.loads(text) if text is not None else {}
+    except (ValueError, RecursionError) as error:
+        raise ChatTemplateError(f"{path} is not JSON") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ChatTemplateError(f"cannot read {path}: {reason}") from error

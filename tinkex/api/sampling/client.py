@@ -1,0 +1,340 @@
+"""The sampling client: samples of a base model or a checkpoint, with back-pressure.
+
+A service that is too busy answers 429 when a sample is submitted. As in the official SDK (0.38,
+``internal_client_holder``) this is not a failure: every sample of the client waits a moment, the
+refused one is sent again unchanged, and for some seconds only a few are submitted at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from tinkex.api.http import futures, protobuf, schema
+from tinkex.api.http.retry import LONGEST_WAIT, Deadline
+from tinkex.api.http.transport import Request, Transport
+from tinkex.api.paths import TinkerPath, segment_from_server
+from tinkex.api.resources import checkpoint_info
+from tinkex.api.resources.sessions import Session, outcome_of
+from tinkex.api.sampling.types import (
+    Prompt,
+    SampledRow,
+    SampleResponse,
+    SampleRow,
+    SamplingParams,
+    are_token_ids,
+)
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    NotFound,
+    OperationFailed,
+    ServerError,
+    TinkexError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from tinkex.api.sampling.tokenizer import Tokenizer
+
+#: Asks the service to answer 429 instead of queueing.
+_BACKPRESSURE = {"X-Tinker-Sampling-Backpressure": "1"}
+#: Statuses of a refused sample, which this module handles instead of the transport.
+_BUSY = frozenset({429})
+#: Maximum number of times a sample is resubmitted that the service lost or failed to compute.
+_RESUBMISSIONS = 2
+#: Seconds before the first resubmission; doubled for the next.
+_RESUBMISSION_DELAY = 0.5
+#: Maximum number of seconds that a busy service may add to the timeout of one of many samples.
+PATIENCE = 3600.0
+#: Maximum number of concurrent submissions: normally, and for a while after a refusal.
+USUAL, NARROW = 400, 10
+#: Seconds for which the lower maximum holds, after the pause that follows a refusal.
+NARROW_SECONDS = 10.0
+#: Estimated bytes of a token in a request, and the largest size of a small request.
+_TOKEN_BYTES, _SMALL = 10, 128 * 1024
+#: Seconds of the pause after a refused small request, and after any other.
+_SMALL_PAUSE, _LARGE_PAUSE = 1.0, 5.0
+
+
+class SamplingClient:
+    """Samples one model; a context manager that finishes its session.
+
+    Created by :meth:`tinkex.api.ServiceClient.create_sampling_client`. Threads may share it.
+
+    :ivar sampling_session_id: the service's id.
+    :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
+    :ivar backpressure: shared by all samples of this client; see
+        :class:`~tinkex.api.sampling.client.Backpressure`.
+    :ivar resubmissions: number of samples submitted again because the service lost or failed them.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        session: Session,
+        *,
+        base_model: str | None,
+        model_path: TinkerPath | None,
+        deadline: Deadline,
+    ) -> None:
+        body: dict[str, Any] = {
+            "session_id": session.session_id,
+            "sampling_session_seq_id": next(session.sampler_seq_ids),
+        }
+        if model_path is not None:
+            body["model_path"] = str(model_path)
+        else:
+            body["base_model"] = base_model
+        request = Request("POST", "create_sampling_session", body, what="sampling")
+        try:
+            created = transport.call(request, deadline).object()
+        except (BadRequest, NotFound) as error:
+            if model_path is None:
+                error.resource = "model"
+            raise
+        self.sampling_session_id = schema.text(created, "sampling_session_id")
+        self.model_path = model_path
+        self._transport = transport
+        self._session = session
+        self._base_model = base_model
+        self._next_seq_id = 0
+        self._lock = threading.Lock()
+        self.backpressure = Backpressure()
+        self.resubmissions = 0
+
+    def __enter__(self) -> SamplingClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._session.finish(outcome_of(kind))
+
+    def close(self) -> None:
+        """Finish the session."""
+        self._session.finish()
+
+    @property
+    def base_model(self) -> str:
+        """Name of the base model; see :meth:`find_base_model`."""
+        return self.find_base_model()
+
+    def find_base_model(self, deadline: Deadline | None = None) -> str:
+        """Return the name of the base model; requested on first use.
+
+        :param deadline: see :meth:`sample`.
+        :raises tinkex.exceptions.TinkexError: the service does not report it.
+        """
+        if self._base_model:
+            return self._base_model
+        deadline = deadline or self._transport.deadline("the name of the base model")
+        path = f"samplers/{segment_from_server(self.sampling_session_id)}"
+        with suppress(APIError):
+            found = self._transport.call(Request("GET", path), deadline).object()
+            self._base_model = schema.optional_text(found, "base_model")
+        if not self._base_model:
+            if self.model_path is None:
+                schema.refuse("no 'base_model'")
+            self._base_model = checkpoint_info.base_model_of(
+                self._transport, self.model_path, deadline
+            )
+        return self._base_model
+
+    def sample(
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams | None = None,
+        num_samples: int = 1,
+        *,
+        deadline: Deadline | None = None,
+    ) -> SampleResponse:
+        """Return *num_samples* continuations of the prompt *tokens*.
+
+        :param deadline: the deadline of a larger operation; see
+            :meth:`tinkex.api.ServiceClient.deadline`.
+        :raises tinkex.exceptions.UsageError: the prompt is empty or contains an invalid token id.
+        :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
+        :raises tinkex.exceptions.TimedOut: it took longer than the timeout of the settings.
+        """
+        if num_samples < 1:
+            raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
+        if not tokens:
+            raise UsageError("the prompt is empty")
+        if not are_token_ids(tokens):
+            raise UsageError("the prompt contains an invalid token id")
+        body = {
+            "sampling_session_id": self.sampling_session_id,
+            "num_samples": num_samples,
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(tokens)}]},
+            "sampling_params": (params or SamplingParams()).body(),
+        }
+        deadline = deadline or self._transport.deadline("sampling")
+        response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
+        # Protobuf that was cut between two fields parses without an error.
+        if len(response.sequences) < num_samples:
+            schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
+        return response
+
+    def sample_many(
+        self,
+        rows: Iterable[SampleRow],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        tokenizer: Tokenizer | None = None,
+    ) -> Generator[SampledRow, None, None]:
+        """Sample many prompts concurrently; yield results as they complete.
+
+        Rows are taken from *rows* as there is room for them, in other threads but one at a time;
+        so there may be any number of them. A row that fails yields a result with an error, and
+        the others continue. Closing the generator starts no further rows.
+
+        :param concurrency: number of concurrent samples; by default it adapts to the service, up to
+            ``tinkex.api.sampling.batch.MAX_CONCURRENCY``.
+        :param ordered: yield results in the order of *rows*; early ones are held back.
+        :param tokenizer: for prompts that are text or messages; see
+            :func:`tinkex.api.load_tokenizer`.
+        :raises UsageError: *concurrency* is out of range.
+        """
+        from tinkex.api.sampling.batch import ConcurrencyLimit, sample_rows
+
+        def sample(row: SampleRow) -> SampleResponse:
+            deadline = self._transport.deadline("sampling", patience=PATIENCE)
+            tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
+            return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+
+        gate, limit = self.backpressure, ConcurrencyLimit(concurrency)
+        return sample_rows(rows, sample, lambda: gate.spells, limit, ordered=ordered)
+
+    def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
+        for resubmission in range(_RESUBMISSIONS + 1):
+            # After acceptance, whatever happens, another attempt needs another number.
+            with self._lock:
+                number = self._next_seq_id
+                self._next_seq_id += 1
+            request_id = self._submit({**body, "seq_id": number}, size, deadline)
+            try:
+                return futures.result(
+                    self._transport, request_id, "Sample", deadline, protobuf.sample_response
+                )
+            except TinkexError as error:
+                reason = _resubmission_reason(error)
+                delay = _RESUBMISSION_DELAY * 2**resubmission
+                if reason is None or resubmission == _RESUBMISSIONS or not deadline.allows(delay):
+                    raise
+                with self._lock:
+                    self.resubmissions += 1
+                deadline.pause(delay, f"{reason}; submitting it again")
+        raise AssertionError("unreachable")
+
+    def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> str:
+        """Submit the sample, again after each refusal; return the id of its operation."""
+        # The number makes it the same sample however many times it is sent.
+        request = Request(
+            "POST",
+            "asample",
+            body,
+            headers=_BACKPRESSURE,
+            repeatable=True,
+            final=_BUSY,
+            what="sampling",
+        )
+        while True:
+            try:
+                with self.backpressure.passing(deadline):
+                    response = self._transport.call(request, deadline)
+                return futures.request_id_of(response.object())
+            except APIError as error:
+                if error.status != 429:
+                    raise
+                pause = getattr(error, "retry_after", None) or 0.0
+                if not 0 < pause <= LONGEST_WAIT:
+                    pause = _SMALL_PAUSE if size * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
+                # All samples of this client wait, not only the refused one.
+                self.backpressure.refused(pause)
+                if not deadline.allows(pause) and deadline.patience < pause:
+                    raise
+                deadline.report(reason="the service is busy", retry_in=pause)
+
+
+def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
+    if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
+        return prompt  # type: ignore[return-value]
+    if tokenizer is None:
+        raise UsageError("a prompt that is not token ids needs a tokenizer")
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, timeout=seconds)
+    return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
+
+
+def _resubmission_reason(error: TinkexError) -> str | None:
+    """Return why to resubmit an accepted sample that failed with *error*; ``None``: do not."""
+    if isinstance(error, NotFound) and error.status == 410:
+        return "the service has lost the request"
+    if isinstance(error, OperationFailed) and error.category == "server":
+        return "the service failed to compute it"
+    if isinstance(error, ServerError):
+        return f"HTTP {error.status}"
+    return None
+
+
+class Backpressure:
+    """The gate that every submission of a sampling client passes.
+
+    :ivar refusals: number of refused submissions (429).
+    :ivar spells: number of times the service began to refuse; refusals until submissions are back
+        to normal belong to the same spell.
+    """
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.spells = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._closed_until = 0.0
+        self._narrow_until = 0.0
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether all submissions are paused at the moment."""
+        return time.monotonic() < self._closed_until
+
+    @contextmanager
+    def passing(self, deadline: Deadline) -> Iterator[None]:
+        """Wait for the gate; the block submits one sample.
+
+        :raises tinkex.exceptions.TimedOut: the gate stays shut for longer than *deadline*.
+        """
+        self._enter(deadline)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify()
+
+    def refused(self, pause: float) -> None:
+        """Shut the gate for *pause* seconds, then let only a few pass for a while."""
+        now = time.monotonic()
+        with self._changed:
+            self.refusals += 1
+            if now >= self._narrow_until:
+                self.spells += 1
+            self._closed_until = max(self._closed_until, now + pause)
+            self._narrow_until = self._closed_until + NARROW_SECONDS
+
+    def _enter(self, deadline: Deadline) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                shut = self._closed_until - now
+                narrow = self._narrow_until - now
+                if shut <= 0 and self._inside < (NARROW if narrow > 0 else USUAL):
+                    self._inside += 1
+                    return
+                wait = shut if shut > 0 else narrow if narrow > 0 else None
+                left = deadline.remaining()
+                self._changed.wait(left if wait is None else min(wait, left))
+                deadline.excuse(time.monotonic() - now)

@@ -1,0 +1,220 @@
+"""Sampling parameters, and the sequences that a model returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinkex.api.http import schema
+from tinkex.api.http.schema import Json
+from tinkex.exceptions import TinkexError, UsageError
+
+#: Maximum number of generated tokens by default; some servers require one.
+DEFAULT_MAX_TOKENS = 256
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+def are_token_ids(tokens: object) -> bool:
+    """Return whether *tokens* is a sequence of whole numbers from 0 to 2147483647."""
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
+        return False
+    if set(map(type, tokens)) == {int}:  # the usual case, and ten times as fast
+        return bool(min(tokens) >= 0 and max(tokens) < 2**31)
+    return all(_is_whole(token) and 0 <= token < 2**31 for token in tokens)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """The parameters of sampling.
+
+    :ivar max_tokens: maximum number of tokens to generate; ``None``: :data:`DEFAULT_MAX_TOKENS`.
+    :ivar temperature: 0 always takes the most likely token.
+    :ivar top_k: sample from this many most likely tokens; -1 for all.
+    :ivar top_p: sample from the most likely tokens of this total probability, up to 1.
+    :ivar seed: makes the result repeatable, where the server supports it.
+    :ivar stop: texts that end a sequence.
+    :raises UsageError: a value is of another type or out of range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = -1
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and not _is_whole(value):
+                raise UsageError(f"{name} must be a whole number")
+        for name in ("temperature", "top_p"):
+            if not _is_finite(getattr(self, name)):
+                raise UsageError(f"{name} must be a number")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.temperature < 0:
+            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.top_k != -1 and self.top_k < 1:
+            raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
+        stop: object = self.stop
+        if not isinstance(stop, (list, tuple)):  # each character of a text would end a sequence
+            raise UsageError("stop must be a list of texts")
+        if not all(isinstance(text, str) and text for text in stop):
+            raise UsageError("a stop text must not be empty")
+        object.__setattr__(self, "stop", tuple(stop))
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON object that every server accepts: ``stop`` a list, no unset members."""
+        body: dict[str, Any] = {
+            "max_tokens": self.max_tokens or DEFAULT_MAX_TOKENS,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        if self.seed is not None:
+            body["seed"] = self.seed
+        if self.stop:
+            body["stop"] = list(self.stop)
+        return body
+
+
+@dataclass(frozen=True)
+class SampledSequence:
+    """One continuation of the prompt.
+
+    :ivar tokens: the generated token ids; the end-of-text token may be among them.
+    :ivar logprobs: the natural logarithm of each token's probability, if the server reports it.
+    :ivar stop_reason: ``stop`` (end of text or a stop text) or ``length``.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    stop_reason: str
+
+    @classmethod
+    def from_json(cls, data: Any) -> SampledSequence:
+        """Return the sequence that *data* describes.
+
+        :raises tinkex.exceptions.InvalidResponse: it does not describe one.
+        """
+        sequence = schema.mapping(data, "sequences")
+        tokens = schema.items(sequence, "tokens")
+        if not set(map(type, tokens)) <= {int}:
+            schema.refuse("an invalid token id in 'tokens'")
+        logprobs = None
+        if sequence.get("logprobs") is not None:
+            logprobs = _numbers(schema.items(sequence, "logprobs"), "logprobs")
+        stop_reason = schema.optional_text(sequence, "stop_reason") or "stop"
+        return cls(tuple(tokens), logprobs, stop_reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the sequence as a JSON object; numbers that are not finite become null."""
+        return {
+            "tokens": list(self.tokens),
+            "logprobs": _finite(self.logprobs),
+            "stop_reason": self.stop_reason,
+        }
+
+
+@dataclass(frozen=True)
+class SampleResponse:
+    """All continuations of one prompt.
+
+    :ivar sequences: one for each requested sample.
+    :ivar prompt_logprobs: the logprob of each token of the prompt, from servers that always return
+        them; the first is unknown.
+    """
+
+    sequences: tuple[SampledSequence, ...]
+    prompt_logprobs: tuple[float | None, ...] | None = None
+
+    @classmethod
+    def from_json(cls, data: Json, prompt_length: int | None = None) -> SampleResponse:
+        """Return the result that *data* describes.
+
+        :param prompt_length: number of tokens in the prompt; some servers omit the unknown logprob
+            of the first one, which is restored.
+        :raises tinkex.exceptions.InvalidResponse: it does not describe one.
+        """
+        sequences = tuple(map(SampledSequence.from_json, schema.items(data, "sequences")))
+        if data.get("prompt_logprobs") is None:
+            return cls(sequences)
+        values = schema.items(data, "prompt_logprobs")
+        known = iter(_numbers([x for x in values if x is not None], "prompt_logprobs"))
+        logprobs = tuple(None if x is None else next(known) for x in values)
+        if prompt_length is not None and len(logprobs) == prompt_length - 1:
+            logprobs = (None, *logprobs)
+        return cls(sequences, logprobs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the response as a JSON object; numbers that are not finite become null."""
+        return {
+            "sequences": [sequence.as_dict() for sequence in self.sequences],
+            "prompt_logprobs": _finite(self.prompt_logprobs),
+            "topk_prompt_logprobs": None,  # never requested
+            "type": "sample",
+        }
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One of many prompts.
+
+    :ivar prompt: token ids, a text, or messages (``{"role": …, "content": …}``); texts and
+        messages need a tokenizer.
+    :ivar params: the sampling parameters.
+    :ivar num_samples: number of sequences to generate.
+    :ivar key: any object; it is returned with the result.
+    """
+
+    prompt: Prompt
+    params: SamplingParams | None = None
+    num_samples: int = 1
+    key: Any = None
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """The result of one prompt; either *response* or *error* is ``None``.
+
+    :ivar index: position of the row, from 0.
+    :ivar row: the row itself.
+    """
+
+    index: int
+    row: SampleRow
+    response: SampleResponse | None = None
+    error: TinkexError | None = None
+
+
+def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
+    try:
+        if set(map(type, values)) <= {float, int}:
+            return tuple(map(float, values))
+    except OverflowError:  # a whole number of hundreds of digits
+        schema.refuse(f"a number out of range in {name!r}")
+    schema.refuse(f"no number in {name!r}")
+
+
+def _finite(values: Sequence[float | None] | None) -> list[float | None] | None:
+    """Return *values* with null for those that are not finite, which JSON does not have."""
+    if values is None:
+        return None
+    return [x if x is not None and math.isfinite(x) else None for x in values]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):  # no number; one of hundreds of digits
+        return False

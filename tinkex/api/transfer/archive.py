@@ -1,0 +1,174 @@
+"""Extraction of a downloaded archive, whose content is not trusted."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import IO, cast
+
+from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.manifest import ManifestFile
+from tinkex.exceptions import InvalidResponse
+
+#: Maximum size in bytes of the headers of one member, long names included.
+MAX_HEADERS = 1024 * 1024
+#: Maximum number of files of a checkpoint, and of members of an archive.
+MAX_FILES = 10_000
+_GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK = 256 * 1024
+#: Two empty blocks end an archive.
+_END = 2 * tarfile.BLOCKSIZE
+#: What the libraries raise for malformed archives; the last four come from numbers in headers.
+_MALFORMED = (
+    *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
+    *(ValueError, OverflowError, MemoryError, RecursionError),
+)
+
+
+def safe_relative(name: str) -> Path:
+    """Return *name* as a path that stays below the directory it is joined to.
+
+    :raises InvalidResponse: it does not.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
+    # Backslashes and colons would mean directories and drives on another system.
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not is_text:
+        raise InvalidResponse(f"the download holds a file with an unsafe name: {name[:200]!r}")
+    return Path(*parts)
+
+
+def extract(
+    file: FileIO,
+    directory: Directory,
+    *,
+    admit: Callable[[Path], None],
+    check_space: Callable[[int], None],
+) -> dict[Path, ManifestFile]:
+    """Extract the tar archive *file*, plain or gzip, into *directory*.
+
+    Only regular files and directories are extracted; their owners, modes and times are not.
+
+    :param admit: called with the relative path of each file, before it is written.
+    :param check_space: called with the size of each file, before it is written.
+    :returns: the files by relative path.
+    :raises InvalidResponse: the archive is malformed, incomplete, or contains something unsafe.
+    :raises OSError: a file cannot be written.
+    """
+    is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    file.seek(0)
+    content = gzip.GzipFile(fileobj=file, mode="rb") if is_gzip else file
+    source = _Source(cast(IO[bytes], content))
+    try:
+        found = _extract(source, directory, admit, check_space)
+    except _MALFORMED as error:
+        raise InvalidResponse("the archive is damaged or incomplete") from error
+    if not found:
+        raise InvalidResponse("the archive holds no files")
+    return found
+
+
+class _Source:
+    """A file for :mod:`tarfile` that limits the size of headers, which are read into memory.
+
+    :ivar budget: bytes that may be read, or ``None`` while content is read.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.budget: int | None = MAX_HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to *size* bytes."""
+        if self.budget is not None:
+            if not 0 <= size <= self.budget:
+                raise InvalidResponse("the archive holds a header that is too large")
+            self.budget -= size
+        return self._file.read(size)
+
+
+def _extract(
+    source: _Source,
+    directory: Directory,
+    admit: Callable[[Path], None],
+    check_space: Callable[[int], None],
+) -> dict[Path, ManifestFile]:
+    found: dict[Path, ManifestFile] = {}
+    with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as tar:
+        for member in _members(tar, source):
+            if member.isdir():
+                if member.name.strip("/") not in ("", "."):
+                    with _once(member):
+                        directory.make_parents(safe_relative(member.name) / "file")
+                continue
+            relative = _checked(member)
+            admit(relative)
+            check_space(member.size)
+            with _once(member):
+                found[relative] = _write(tar, member, directory, relative)
+        end = tar.offset
+    source.budget = None
+    source.seek(end)
+    if source.read(_END) != bytes(_END):
+        raise InvalidResponse("the archive is incomplete")
+    while source.read(_BLOCK):  # to the check sum of gzip
+        pass
+    return found
+
+
+def _members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]:
+    for _ in range(MAX_FILES + 1):
+        source.budget = MAX_HEADERS
+        member = tar.next()
+        if member is None:
+            return
+        source.budget = None
+        yield member
+    raise InvalidResponse(f"the archive holds more than {MAX_FILES} files")
+
+
+def _checked(member: tarfile.TarInfo) -> Path:
+    """Return the relative path of a member that is a regular file.
+
+    :raises InvalidResponse: it is something else, or its name is unsafe.
+    """
+    if not member.isreg() or member.issparse():
+        raise InvalidResponse(f"the archive holds something that is no file: {member.name[:200]!r}")
+    relative = safe_relative(member.name)
+    if hasattr(tarfile, "data_filter"):  # since Python 3.11.4
+        tarfile.data_filter(member, "/nonexistent")  # the directory is asked for links only
+    return relative
+
+
+def _write(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Directory, relative: Path
+) -> ManifestFile:
+    content = tar.extractfile(member)
+    assert content is not None
+    digest, size = hashlib.sha256(), 0
+    with directory.open(relative, "xb", make=True) as file:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+            rest = memoryview(block)
+            while rest:
+                rest = rest[file.write(rest) :]
+    if size != member.size:
+        raise InvalidResponse("the archive is incomplete")
+    return ManifestFile(size, digest.hexdigest())
+
+
+@contextmanager
+def _once(member: tarfile.TarInfo) -> Iterator[None]:
+    """Raise the error for a member whose name is that of an earlier one."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InvalidResponse(f"the archive holds {member.name[:200]!r} twice") from error

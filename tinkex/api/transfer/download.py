@@ -1,0 +1,524 @@
+"""Downloads of checkpoints: as separate files or as an archive, one or several of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlsplit
+
+from tinkex.api.http import schema
+from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
+from tinkex.api.http.transport import Request, Transport, join_url
+from tinkex.api.paths import SAMPLER_KIND, TinkerPath
+from tinkex.api.transfer import archive, manifest
+from tinkex.api.transfer.manifest import ManifestFile
+from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
+from tinkex.api.transfer.ranges import FileDownload
+from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
+from tinkex.api.transfer.streams import RenewableURL
+from tinkex.api.transfer.verify import check_weights
+from tinkex.config.values import is_loopback
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    ConnectionFailed,
+    Forbidden,
+    InvalidResponse,
+    LocalError,
+    NotFound,
+    NotOffered,
+    TimedOut,
+    TinkexError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from tinkex.api.http.retry import Deadline
+    from tinkex.api.http.transport import Response
+    from tinkex.api.resources.sessions import Sessions
+
+#: Checkpoints, and files of each, that are fetched at the same time.
+_CHECKPOINTS, _FILES = 3, 4
+#: Seconds between two polls whether an archive is ready, at first and at most.
+_FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
+#: Statuses of an archive that is not ready.
+_NOT_READY = frozenset({425, 503})
+_FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
+#: Name of the archive in the staging directory.
+_ARCHIVE = "archive"
+#: Name and life in seconds of the copy that a service makes of a training checkpoint.
+_COPY_NAME, _COPY_TTL = "download", 3600
+#: Errors for the copy of an earlier attempt that no longer exists.
+_GONE = (NotFound, NotOffered, Forbidden, BadRequest, InvalidResponse, UsageError)
+#: Signed URLs are renewed when they are valid for less than this.
+_MARGIN = timedelta(minutes=5)
+#: Characters of ids and names that every file system accepts.
+_PLAIN = " !@()+,=[]{}~"
+
+#: The files of a checkpoint by relative path.
+Files = dict[Path, ManifestFile]
+
+
+@dataclass(frozen=True)
+class Download:
+    """A finished download.
+
+    :ivar directory: the directory with the files.
+    :ivar files: relative names and sizes in bytes.
+    :ivar bytes: the sum of the sizes.
+    """
+
+    directory: Path
+    files: list[tuple[str, int]]
+    bytes: int
+
+
+def download(
+    transport: Transport,
+    sessions: Sessions,
+    path: TinkerPath,
+    directory: Path,
+    force: bool,
+    on_progress: OnProgress | None,
+) -> Download:
+    """Download *path* into *directory*; see :meth:`tinkex.api.Checkpoints.download`."""
+    tracker = ProgressTracker(on_progress)
+    with ExitStack() as stack:
+        if transport.is_dry_run:  # the first request is shown, and the target is not touched
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        staging = stack.enter_context(StagingDirectory(path, directory, force=force))
+        try:
+            files = _Download(transport, sessions, path, staging, tracker).fetch()
+        finally:
+            tracker.cancel()
+        with local_errors(directory):
+            check_weights(staging.content, files)
+            files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
+            written = manifest.write(staging.content, path, files)
+        staging.install([*files, written])
+    sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]
+    return Download(directory, sizes, sum(size for _, size in sizes))
+
+
+class _Download:
+    """Fetches the files of a checkpoint into a staging directory."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        sessions: Sessions,
+        path: TinkerPath,
+        staging: StagingDirectory,
+        tracker: ProgressTracker,
+    ) -> None:
+        self._transport, self._sessions, self._path = transport, sessions, path
+        self._staging, self._tracker = staging, tracker
+
+    def fetch(self) -> Files:
+        """Fetch the files in the way that the service offers for this kind of checkpoint."""
+        if self._path.kind == "external_weights":
+            return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
+        from tinkex.api.resources.training import CREATE_BY_LOADING
+
+        can_copy = CREATE_BY_LOADING not in self._transport.missing
+        if self._path.kind == "weights" and can_copy:
+            with (
+                suppress(NoCopiesError),
+                export_copy(self._transport, self._sessions, self._path, self._staging) as signed,
+            ):
+                return self._fetch_files(signed)
+        return self._fetch_archive()
+
+    # Separate files -------------------------------------------------------------------------
+
+    def _fetch_files(self, signed: SignedURLs) -> Files:
+        names = {archive.safe_relative(name): name for name in sorted(signed.urls())}
+        if not names:
+            raise InvalidResponse("the checkpoint has no files")
+        for relative in names:
+            self._staging.admit(relative)
+        self._tracker.expect(relative.as_posix() for relative in names)
+
+        def fetch(relative: Path) -> tuple[Path, ManifestFile]:
+            self._tracker.check()
+            url = RenewableURL(partial(signed.url, names[relative]))
+            with local_errors(self._staging.target):
+                label = relative.as_posix()
+                sha256 = self._fetch_file(url, f"{CONTENT}/{label}", label)
+                known = self._staging.content.stat(relative)
+                assert known is not None, "it has just been fetched"
+                return relative, ManifestFile(known.st_size, sha256)
+
+        return dict(map_ordered(fetch, names, workers=_FILES))
+
+    def _fetch_file(self, url: RenewableURL, name: str, label: str, **options: Any) -> str:
+        return FileDownload(
+            self._transport, self._staging, url, name, self._tracker, label=label, **options
+        ).fetch()
+
+    # An archive -----------------------------------------------------------------------------
+
+    def _fetch_archive(self) -> Files:
+        url = self._archive_url()
+        if urlsplit(url).scheme == "file":
+            return self._copy_directory(url)
+        label, staging = self._path.name, self._staging
+
+        def check_space(size: int, received: int) -> None:
+            # The content is at least as large, and both are needed for a while.
+            staging.check_space(2 * size - received)
+
+        self._tracker.expect([label])
+        with local_errors(staging.target):
+            staging.clear_content()
+            renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
+            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, with_sum=False)
+            with staging.root.open(_ARCHIVE, "rb") as file:
+                return archive.extract(
+                    file, staging.content, admit=staging.admit, check_space=staging.check_space
+                )
+
+    def _archive_url(self) -> str:
+        """Return the signed URL of the archive, once it is ready."""
+        missing, path = self._transport.missing, self._path
+        # Some servers know sampler checkpoints here, and only by their bare names: for a
+        # training checkpoint such a name would mean the sampler's files.
+        ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
+        if _FULL_ARCHIVE in missing:
+            ways.reverse()
+        refusal: NotOffered | None = None
+        for way in ways:
+            try:
+                found = self._poll_archive(f"{way}/archive")
+            except NotOffered as error:
+                refusal = refusal or error
+                continue
+            if way == path.url:
+                missing.discard(_FULL_ARCHIVE)
+            elif refusal is not None:
+                missing.add(_FULL_ARCHIVE)
+            return found
+        assert refusal is not None
+        refusal.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
+        raise refusal from None
+
+    def _poll_archive(self, path: str) -> str:
+        transport = self._transport
+        deadline = transport.deadline("the archive to be made")
+        interval = _FIRST_POLL
+        # Every response is handled here: a redirect is the result, 503 means "not ready".
+        request = Request("GET", path, what="archives", repeatable=False)
+        retrying = Retrying(repeatable=True)
+        while True:
+            try:
+                response = transport.once(request, deadline)
+            except (ConnectionFailed, TimedOut) as error:
+                retrying.pause_after(error, deadline)
+                continue
+            if response.status not in _NOT_READY:
+                return self._location(response, path)
+            asked = retry_after(response.headers)
+            wait = asked if asked is not None and asked <= LONGEST_WAIT else interval
+            if not deadline.allows(wait):
+                raise transport.refusal(response)
+            deadline.pause(wait, "the archive is being made")
+            interval = min(interval * 2, _LONGEST_POLL)
+
+    def _location(self, response: Response, path: str) -> str:
+        base = self._transport.url(path)
+        if 300 <= response.status < 400 and response.headers.get("location"):
+            return join_url(base, response.headers["location"])
+        if not response.ok:
+            raise self._transport.refusal(response, "archives")
+        return join_url(base, schema.text(response.object(), "url"))
+
+    # A directory ----------------------------------------------------------------------------
+
+    def _copy_directory(self, url: str) -> Files:
+        """Copy the directory that a server on this machine names instead of a URL."""
+        source = self._local_directory(url)
+        found: Files = {}
+        with local_errors(self._staging.target):
+            self._staging.clear_content()
+            for file in sorted(source.rglob("*")):
+                if file.is_symlink() or not file.is_file():
+                    continue
+                if len(found) == archive.MAX_FILES:
+                    raise InvalidResponse(f"the checkpoint has more than {len(found)} files")
+                relative = file.relative_to(source)
+                self._staging.admit(relative)
+                with (
+                    file.open("rb") as old,
+                    self._staging.content.open(relative, "wb", make=True) as new,
+                ):
+                    shutil.copyfileobj(old, new)
+                    size = new.tell()
+                with self._staging.content.open(relative, "rb") as copy:
+                    sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+                found[relative] = ManifestFile(size, sha256)
+        return found
+
+    def _local_directory(self, url: str) -> Path:
+        """Return the directory that *url* names, if it can be nothing but a checkpoint.
+
+        :raises LocalError: it is on another machine, or may be anything.
+        """
+        parts = urlsplit(url)
+        source = Path(unquote(parts.path))
+        is_here = is_loopback(self._transport.base_url) and parts.netloc in ("", "localhost")
+        is_plain = source.is_absolute() and ".." not in source.parts
+        config = source / manifest.ADAPTER_CONFIG
+        if is_here and is_plain and config.is_file() and not config.is_symlink():
+            return source
+        raise LocalError(
+            f"the checkpoint is in a directory on the server's own machine: {source}",
+            hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
+            f"{config.name} is in that directory.",
+        )
+
+
+# Signed URLs and copies -----------------------------------------------------------------------
+
+
+class SignedURLs:
+    """The signed URLs of a checkpoint's files, renewed before they expire; thread-safe.
+
+    :param keep: the checkpoint is the user's own, so its expiry time is not changed.
+    """
+
+    def __init__(self, transport: Transport, path: TinkerPath, keep: bool) -> None:
+        self.path = path
+        self._transport, self._keep = transport, keep
+        self._lock = threading.Lock()
+        self._urls: dict[str, str] = {}
+        self._expiry: datetime | None = None
+
+    def urls(self, *, renew: bool = False) -> dict[str, str]:
+        """Return the URLs by relative name, valid for some minutes.
+
+        :param renew: new ones in any case.
+        """
+        with self._lock:
+            is_old = self._expiry and datetime.now(UTC) > self._expiry - _MARGIN
+            if renew or is_old or not self._urls:
+                self._renew()
+            return self._urls
+
+    def url(self, name: str, renew: bool) -> str:
+        """Return the URL of the file *name*; a new one with *renew*."""
+        urls = self.urls(renew=renew)
+        if name not in urls:
+            raise InvalidResponse(f"the checkpoint has lost its file {name[:200]!r}")
+        return urls[name]
+
+    def _renew(self) -> None:
+        deadline = self._transport.deadline("addresses of the files")
+        path = f"{self.path.url}/external_weights_urls"
+        request = Request("GET", path, what="downloads of separate files")
+        data = self._transport.call(request, deadline).object()
+        urls = schema.mapping(data.get("urls"), "urls")
+        if not all(isinstance(url, str) for url in urls.values()):
+            schema.refuse("no addresses as 'urls'")
+        self._urls, self._expiry = dict(urls), _expiry(data)
+        if not self._keep:  # a copy must live longer than its URLs
+            body = {"ttl_seconds": _COPY_TTL}
+            with suppress(APIError):
+                self._transport.call(Request("PUT", f"{self.path.url}/ttl", body), deadline)
+
+
+def _expiry(data: dict[str, Any]) -> datetime | None:
+    try:
+        found = schema.optional_time(data, "expires")
+    except InvalidResponse:
+        return None
+    # URLs that expire at once would only be renewed again and again.
+    return found if found and found > datetime.now(UTC) + _MARGIN else None
+
+
+class NoCopiesError(Exception):
+    """The service makes no copies of training checkpoints for downloads."""
+
+
+@contextmanager
+def export_copy(
+    transport: Transport, sessions: Sessions, path: TinkerPath, staging: StagingDirectory
+) -> Iterator[SignedURLs]:
+    """Yield the signed URLs of a copy of *path*: that of an earlier attempt, or a new one.
+
+    The copy is deleted at the end, unless the next attempt can resume with it; then it expires
+    within an hour.
+
+    :raises NoCopiesError: the service makes none.
+    """
+    from tinkex.api.resources.sessions import outcome_of
+
+    signed = _kept_copy(transport, staging)
+    if signed is not None:
+        with _deleted(transport, signed.path, staging):
+            yield signed
+        return
+    deadline = transport.deadline("the checkpoint to be prepared")
+    session = sessions.create(deadline=deadline)
+    kind: type[BaseException] | None = None
+    try:
+        copy = _make_copy(transport, session, path, deadline)
+        with staging.changing(at_once=True):
+            staging.copy = str(copy)
+        with _deleted(transport, copy, staging):
+            yield SignedURLs(transport, copy, keep=False)
+    except BaseException as error:
+        kind = None if isinstance(error, NoCopiesError) else type(error)
+        raise
+    finally:
+        session.finish(outcome_of(kind))
+
+
+def _kept_copy(transport: Transport, staging: StagingDirectory) -> SignedURLs | None:
+    try:
+        copy = TinkerPath.from_string(staging.copy or "")
+        if (copy.kind, copy.name) != ("external_weights", _COPY_NAME):
+            return None  # only what a download has made may be deleted after it
+        signed = SignedURLs(transport, copy, keep=False)
+        signed.urls()
+        return signed
+    except _GONE:
+        return None
+
+
+@contextmanager
+def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) -> Iterator[None]:
+    seconds = 10.0
+    try:
+        yield
+    except BaseException as error:
+        seconds = 10.0 if isinstance(error, Exception) else 0.5
+        if staging.keeps(error):
+            seconds = 0
+        raise
+    finally:
+        if seconds:
+            with suppress(TinkexError):  # it expires anyway, and the result is what matters
+                deadline = transport.deadline("the copy to be deleted", seconds)
+                transport.call(Request("DELETE", copy.url), deadline)
+
+
+def _make_copy(
+    transport: Transport, session: Any, path: TinkerPath, deadline: Deadline
+) -> TinkerPath:
+    from tinkex.api.resources import training
+
+    metadata = {"created_by": "tinkex"}
+    try:
+        client = training.create_by_loading(
+            transport, session, path, deadline, user_metadata=metadata
+        )
+    except training.NO_DIRECT_LOAD as error:
+        raise NoCopiesError from error
+    try:
+        return client.save_external(_COPY_NAME, _COPY_TTL, deadline)
+    except NotOffered as error:
+        raise NoCopiesError from error
+
+
+# Several checkpoints --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DownloadResult:
+    """A checkpoint and the result of its download.
+
+    :ivar tinker_path: the checkpoint.
+    :ivar directory: its directory.
+    :ivar download: what was fetched; ``None`` if nothing was.
+    :ivar error: why it failed.
+    """
+
+    tinker_path: str
+    directory: Path
+    download: Download | None = None
+    error: TinkexError | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether it was complete before."""
+        return self.download is None and self.error is None
+
+
+Fetch = Callable[[TinkerPath, Path, bool, OnProgress | None], Download]
+
+
+def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
+    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
+
+    :raises LocalError: one of these is a symbolic link, which would lead out of *root*.
+    """
+    place = root
+    for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
+        place /= _segment(part)
+        if place.is_symlink():
+            raise LocalError(f"{place} is a symbolic link", hint="Remove it.")
+    return place
+
+
+def download_many(
+    fetch: Fetch,
+    places: Sequence[tuple[TinkerPath, Path]],
+    on_progress: OnProgress | None,
+    *,
+    force: bool = False,
+) -> Iterator[DownloadResult]:
+    """Download checkpoints, several at a time; yield the results in the order of *places*.
+
+    Complete ones are skipped, incomplete ones replaced.
+
+    :param fetch: downloads one into a directory, with or without replacing files.
+    :param force: download all of them, and replace files of the same names.
+    """
+    total, begun = ProgressTracker(on_progress), set[TinkerPath]()
+    total.expect(str(path) for path, _ in places)
+
+    def work(place: tuple[TinkerPath, Path]) -> DownloadResult:
+        path, directory = place
+
+        def heard(progress: Progress) -> None:
+            begun.add(path)
+            count = f"{len(begun)} of {len(places)}: " if len(places) > 1 else ""
+            label = f"{count}{path.name}/{progress.file}"
+            total.start(str(path), progress.total_bytes, progress.done_bytes, label=label)
+
+        if not force and manifest.is_complete(directory, path):
+            total.start(str(path), 0)
+            return DownloadResult(str(path), directory)
+        try:
+            # An incomplete earlier download of the same checkpoint is replaced.
+            is_ours = manifest.read_of(directory, path) is not None
+            done = fetch(path, directory, force or is_ours, heard)
+        except TinkexError as error:
+            return DownloadResult(str(path), directory, error=error)
+        return DownloadResult(str(path), directory, done)
+
+    wanted = {place for _, directory in places for place in (directory, *directory.parents)}
+    missing = [place for place in wanted if not os.path.exists(place)]
+    try:
+        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+    finally:
+        # A download that fails leaves a parent alone that another one still uses.
+        for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _segment(text: str) -> str:
+    quoted = quote(text, safe=_PLAIN + (":" if Path("a:b").parts == ("a:b",) else ""))
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

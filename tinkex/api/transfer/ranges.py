@@ -1,0 +1,242 @@
+"""One file of a download: resumed, and fetched in several ranges where one connection is slow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from io import FileIO
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.transfer.progress import ProgressTracker
+from tinkex.api.transfer.staging import PartialFile, Segment, StagingDirectory
+from tinkex.api.transfer.streams import Changed, RenewableURL, ResumingReader, Span
+from tinkex.exceptions import ConnectionFailed
+
+if TYPE_CHECKING:
+    from tinkex.api.http.transport import Transport
+
+#: Connections for one file, once a single one has proved slow.
+RANGES = 8
+#: Bytes and seconds after which a single connection is judged.
+_PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.1
+#: Share of the time that the receiving thread is busy, from which this machine is the limit.
+_BUSY = 0.5
+#: Bytes a second of one connection that are always enough.
+_FAST = 256 * 1024 * 1024
+#: Minimum rest of a file, in bytes and seconds, that is worth more connections.
+_MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
+#: Size in bytes of the ranges that connections take one after the other, and their maximum number.
+_PART, _MAX_PARTS = 32 * 1024 * 1024, 1000
+#: Bytes that are read at a time to be hashed.
+_BLOCK = 1024 * 1024
+#: Size in bytes of a file that is worth a write of the state.
+_WORTH = 1024 * 1024
+
+
+class FileDownload:
+    """The download of one file into a staging directory.
+
+    :param name: its path in the staging directory.
+    :param label: its name in progress reports.
+    :param with_sum: whether :meth:`fetch` computes the SHA-256.
+    :param on_size: called with the size of the file and the bytes that have arrived.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        staging: StagingDirectory,
+        url: RenewableURL,
+        name: str,
+        tracker: ProgressTracker,
+        *,
+        label: str,
+        with_sum: bool = True,
+        on_size: Callable[[int, int], None] = lambda size, received: None,
+    ) -> None:
+        self._transport, self._staging, self._url = transport, staging, url
+        self._name, self._label = name, label
+        self._tracker, self._on_size = tracker, on_size
+        self._with_sum = with_sum
+        self._sha256, self._hashed = hashlib.sha256(), 0
+
+    def fetch(self) -> str:
+        """Fetch what is missing, and return the SHA-256 of the file in hexadecimal.
+
+        The sum follows the bytes that have arrived, so that it takes little time at the end.
+
+        :raises tinkex.exceptions.TinkexError: it is not available.
+        :raises OSError: it cannot be written.
+        """
+        known = self._staging.files.get(self._name)
+        try:
+            if known is not None and self._on_disk(known):
+                self._resume(known)
+            else:
+                self._start()
+        except Changed:
+            # Where parts do not fit together, the file is fetched as a whole.
+            self._start(may_split=False)
+        self._hash()
+        return self._sha256.hexdigest()
+
+    def _on_disk(self, known: PartialFile) -> int:
+        """Return how many bytes of a file of an earlier attempt are on the disk."""
+        status, segments = self._staging.root.stat(self._name), known.segments
+        if status is None or status.st_size > known.size:
+            return 0
+        if len(segments) == 1:  # more may have been written than was noted
+            segments[0].position = status.st_size
+        elif status.st_size < max(
+            (s.position for s in segments if s.position > s.start), default=0
+        ):
+            return 0
+        return known.received
+
+    def _start(self, *, may_split: bool = True) -> None:
+        with ResumingReader(self._transport, self._url) as reader:
+            size, tag = reader.body.total, reader.body.tag
+            segment = Segment(0, 0, -1 if size is None else size)
+            root, files = self._staging.root, self._staging.files
+            # A new small file may be forgotten: writing the state for each takes quadratic time.
+            at_once = self._name in files or (size or 0) >= _WORTH
+            with self._staging.changing(at_once=at_once):
+                # Connections of a failed attempt may still write to the old file.
+                root.remove(self._name)
+                root.open(self._name, "xb", make=True).close()
+                files.pop(self._name, None)
+                self._sha256, self._hashed = hashlib.sha256(), 0
+                if size is not None and tag is not None:
+                    files[self._name] = PartialFile(size, tag, [segment])
+            self._announce(size, 0)
+            with self._open_file() as file:
+                if self._receive(reader, segment, file, may_split=may_split):
+                    self._split(files[self._name], reader)
+
+    def _resume(self, known: PartialFile) -> None:
+        self._announce(known.size, known.received)
+        if known.received == known.size:  # its last byte shows whether it is still this version
+            with self._open_range(Segment(0, known.size - 1, known.size), known) as reader:
+                reader.read()
+        elif len(known.segments) > 1:
+            self._fetch_segments(known, None)
+        else:
+            with self._open_range(known.segments[0], known) as reader, self._open_file() as file:
+                if self._receive(reader, known.segments[0], file, may_split=True):
+                    self._split(known, reader)
+
+    def _announce(self, size: int | None, received: int) -> None:
+        if size is not None:
+            self._on_size(size, received)
+        self._tracker.start(self._label, size, received)
+
+    # Bytes ----------------------------------------------------------------------------------
+
+    def _receive(
+        self, reader: ResumingReader, segment: Segment, file: FileIO, *, may_split: bool = False
+    ) -> bool:
+        """Write the bytes of *segment*.
+
+        :returns: whether it stopped because other connections should help.
+        """
+        probe = _Probe() if may_split else None
+        while segment.end < 0 or segment.position < segment.end:
+            block = reader.read()
+            self._tracker.check()
+            if not block:
+                break
+            if segment.end >= 0:  # a storage may send more than it was asked for
+                block = block[: segment.end - segment.position]
+            _write_all(file.fileno(), block, segment.position)
+            if may_split and self._with_sum and self._hashed == segment.position:
+                self._sha256.update(block)
+                self._hashed += len(block)
+            with self._staging.changing():
+                segment.position += len(block)
+            self._tracker.add(self._label, len(block))
+            if probe is not None and probe.is_over(reader):
+                if probe.is_held_back(reader, segment):
+                    return True
+                probe = None
+        if segment.position < segment.end:
+            raise ConnectionFailed(f"the file {self._label} ended after {segment.position} bytes")
+        return False
+
+    def _split(self, known: PartialFile, first: ResumingReader) -> None:
+        """Fetch the rest of the only segment in ranges; *first* goes on with the first of them."""
+        (segment,) = known.segments
+        start, end = segment.position, segment.end
+        count = max(RANGES, min((end - start) // _PART, _MAX_PARTS))
+        edges = [start + (end - start) * n // count for n in range(count + 1)]
+        with self._staging.changing(at_once=True):
+            segment.end = edges[1]
+            known.segments += [Segment(at, at, to) for at, to in pairwise(edges[1:])]
+        self._fetch_segments(known, first)
+
+    def _fetch_segments(self, known: PartialFile, first: ResumingReader | None) -> None:
+        def fetch(segment: Segment) -> None:
+            # Each has its own descriptor, because each may end at another time.
+            with self._open_file() as file:
+                if first is not None and segment is known.segments[0]:
+                    self._receive(first, segment, file)
+                    first.close()  # it would go on to send what others fetch
+                    return
+                with self._open_range(segment, known) as reader:
+                    self._receive(reader, segment, file)
+
+        missing = [segment for segment in known.segments if segment.position < segment.end]
+        fetched = map_ordered(fetch, missing, workers=RANGES)
+        for segment, _ in zip(missing, fetched, strict=True):
+            self._hash(segment.end)
+
+    def _hash(self, end: int | None = None) -> None:
+        """Add the bytes up to *end*, by default all, to the sum."""
+        if not self._with_sum:
+            return
+        with self._staging.root.open(self._name, "rb") as file:
+            file.seek(self._hashed)
+            while end is None or self._hashed < end:
+                self._tracker.check()
+                block = file.read(_BLOCK if end is None else min(_BLOCK, end - self._hashed))
+                if not block:
+                    return
+                self._sha256.update(block)
+                self._hashed += len(block)
+
+    def _open_range(self, segment: Segment, known: PartialFile) -> ResumingReader:
+        span = Span(segment.position, segment.end, known.tag, known.size)
+        return ResumingReader(self._transport, self._url, span)
+
+    def _open_file(self) -> FileIO:
+        return self._staging.root.open(self._name, "r+b")
+
+
+class _Probe:
+    """Finds out whether something other than this machine limits a connection."""
+
+    def __init__(self) -> None:
+        self._began, self._cpu = time.monotonic(), time.thread_time()
+
+    def is_over(self, reader: ResumingReader) -> bool:
+        """Return whether enough has been received to judge."""
+        seconds = time.monotonic() - self._began
+        return reader.received >= _PROBE_BYTES and seconds >= _PROBE_SECONDS
+
+    def is_held_back(self, reader: ResumingReader, segment: Segment) -> bool:
+        """Return whether more connections would help."""
+        seconds = time.monotonic() - self._began
+        busy = (time.thread_time() - self._cpu) / seconds
+        rate, rest = reader.received / seconds, segment.end - segment.position
+        slow = rate < _FAST and rest >= _MIN_REST and rest / rate > _MIN_SECONDS
+        return reader.body.ranged and reader.body.tag is not None and busy < _BUSY and slow
+
+
+def _write_all(file: int, block: bytes, position: int) -> None:
+    rest = memoryview(block)
+    while rest:
+        count = os.pwrite(file, rest, position)
+        rest, position = rest[count:], position + count

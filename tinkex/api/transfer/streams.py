@@ -1,0 +1,310 @@
+"""Files from signed URLs: streamed without the API key, and resumed where a connection breaks.
+
+Signed URLs lead to a storage of another party. The key goes to the origin of the service only,
+also across redirects.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tinkex.api.http import errors
+from tinkex.api.http.retry import Retrying
+from tinkex.api.http.transport import CONNECT_TIMEOUT, join_url
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    ConnectionFailed,
+    Forbidden,
+    InvalidResponse,
+    NotFound,
+    TimedOut,
+)
+from tinkex.plugins import HttpResponse, Timeouts
+
+if TYPE_CHECKING:
+    from tinkex.api.http.retry import Deadline
+    from tinkex.api.http.transport import Response, Transport
+
+#: Maximum number of bytes read at a time; a killed program loses no more than that.
+BLOCK = 256 * 1024
+_REDIRECTS = 5
+_SCHEMES = ("http", "https")
+#: Errors with which a storage refuses a signature that has expired.
+_EXPIRED = (Forbidden, BadRequest, NotFound)
+_UNSATISFIABLE = 416
+
+
+class Changed(InvalidResponse):
+    """The file is another version than its first part, or the storage sends no parts of it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the file has changed while it was being downloaded", hint="Download it again."
+        )
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes of a file to ask for.
+
+    :ivar start: the first byte.
+    :ivar end: the byte after the last one, or ``None`` for all of the rest.
+    :ivar tag: only of the version with this :attr:`BodyReader.tag`.
+    :ivar total: only of a file of this size, if given.
+    """
+
+    start: int = 0
+    end: int | None = None
+    tag: str | None = None
+    total: int | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Return the request headers for it (RFC 9110, 13.1 and 14.2)."""
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if self.start or self.end is not None:
+            last = "" if self.end is None else self.end - 1
+            headers["Range"] = f"bytes={self.start}-{last}"
+            if self.tag:
+                headers["If-Range"] = self.tag
+        return headers
+
+
+WHOLE = Span()
+
+
+@contextmanager
+def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[BodyReader]:
+    """Ask for a file at a signed URL, with retries and redirects.
+
+    The timeout bounds the silence between two blocks, not the whole transfer.
+
+    :param span: the bytes to ask for; the storage may send the whole file anyway.
+    :raises tinkex.exceptions.APIError: the storage refused; 403 often means "expired".
+    """
+    deadline = transport.deadline("the download")
+    retrying = Retrying(repeatable=True)
+    expected = (200, 206) if span.start or span.end is not None else (200,)
+    url = join_url("", url)
+    hops = 0
+    while hops <= _REDIRECTS:
+        _refuse_unsafe(url, transport.base_url)
+        try:
+            seconds = deadline.remaining()
+            timeouts = Timeouts(min(CONNECT_TIMEOUT, seconds), seconds)
+            response = transport.open(url, span.headers(), timeouts)
+            refusal = None
+            if response.status not in expected:
+                refusal = transport.read(response, deadline)
+        except (ConnectionFailed, TimedOut) as error:
+            retrying.pause_after(error, deadline)
+            continue
+        if refusal is None:
+            with closing(response):
+                yield BodyReader(response, url)
+            return
+        location = refusal.headers.get("location")
+        if 300 <= refusal.status < 400 and location:
+            url = join_url(url, location)
+            hops += 1
+        else:
+            _wait_or_raise(refusal, retrying, deadline)
+    raise InvalidResponse(f"{errors.host_of(url)} redirects in circles")
+
+
+def _refuse_unsafe(url: str, base_url: str) -> None:
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise InvalidResponse(f"the service hands out an address that begins with {scheme!r}:")
+    if scheme == "http" and base_url.startswith("https:"):
+        raise InvalidResponse("the service hands out an unencrypted address for the download")
+
+
+def _wait_or_raise(refusal: Response, retrying: Retrying, deadline: Deadline) -> None:
+    if refusal.ok:
+        raise InvalidResponse(f"the storage answered HTTP {refusal.status} instead of a file")
+    wait = retrying.after_response(refusal.status, refusal.headers)
+    if wait is None or not deadline.allows(wait):
+        error = refusal.error()
+        error.message = f"the storage refused the download: {error.message}"
+        raise error
+    deadline.pause(wait, f"HTTP {refusal.status}")
+
+
+class BodyReader:
+    """The body of a storage's response; it counts, and detects a cut connection.
+
+    :ivar start: position of its first byte in the file.
+    :ivar total: size of the whole file in bytes, or ``None``.
+    :ivar expected: bytes that the response announces, or ``None``.
+    :ivar tag: a strong entity tag or a date that identifies the version, or ``None``.
+    :ivar ranged: the server sends parts of the file on request.
+    :ivar received: bytes read so far.
+    """
+
+    def __init__(self, response: HttpResponse, url: str) -> None:
+        self._url = url
+        self._chunks = response.chunks(BLOCK)
+        self.received = 0
+        headers = response.headers
+        self.expected = _count(headers.get("content-length", ""))
+        self.start, self.total = 0, self.expected
+        if response.status == 206:
+            self.start, self.total = _content_range(headers.get("content-range", ""))
+        self.ranged = response.status == 206 or headers.get("accept-ranges") == "bytes"
+        self.tag = _tag(headers)
+        if headers.get("content-encoding", "identity") != "identity":
+            # What is announced is not what is written.
+            self.expected = self.total = self.tag = None
+
+    def read(self) -> bytes:
+        """Return the next block, empty at the end.
+
+        :raises tinkex.exceptions.TransportError: the connection broke or stayed silent.
+        """
+        try:
+            block = next(self._chunks, b"")
+        except ConnectionFailed as error:
+            raise self._cut() from error
+        except TimedOut as error:
+            raise TimedOut("Timed out while awaiting more of the download") from error
+        self.received += len(block)
+        if not block and self.expected is not None and self.received != self.expected:
+            raise self._cut()
+        return block
+
+    def _cut(self) -> ConnectionFailed:
+        of = f" of {self.expected}" if self.expected is not None else ""
+        host = errors.host_of(self._url)
+        return ConnectionFailed(
+            f"the connection to {host} was cut off after {self.received}{of} bytes"
+        )
+
+
+def _tag(headers: Mapping[str, str]) -> str | None:
+    tag = headers.get("etag", "")
+    is_strong = len(tag) > 2 and tag.startswith('"') and tag.isascii() and tag.isprintable()
+    return tag if is_strong else headers.get("last-modified") or None
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
+
+
+def _content_range(text: str) -> tuple[int, int | None]:
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text, re.ASCII)
+    if match is None:
+        raise InvalidResponse("the storage sent a part of the file without saying which")
+    return int(match[1]), _count(match[3])
+
+
+class RenewableURL:
+    """A signed URL that is replaced when it expires; several threads may use it.
+
+    :param find: returns a URL that is valid now, or with ``True`` a new one.
+    """
+
+    def __init__(self, find: Callable[[bool], str]) -> None:
+        self._find = find
+        self._lock = threading.Lock()
+        self._renewed: str | None = None
+
+    def get(self) -> str:
+        """Return the URL."""
+        with self._lock:
+            return self._renewed or self._find(False)
+
+    def replace(self, refused: str) -> str:
+        """Return another URL than *refused*; only one thread asks for it."""
+        with self._lock:
+            if self._renewed is None or self._renewed == refused:
+                self._renewed = self._find(True)
+            return self._renewed
+
+
+class ResumingReader:
+    """The bytes of *span* in order; a context manager.
+
+    A broken connection is replaced by one that starts where it broke, if the storage can do that.
+
+    :ivar body: the current response.
+    :ivar position: position of the next byte in the file.
+    :ivar received: bytes read so far.
+    :raises Changed: at any time, if the bytes would not be of the same version of the file.
+    """
+
+    def __init__(self, transport: Transport, url: RenewableURL, span: Span = WHOLE) -> None:
+        self._transport, self._url, self._span = transport, url, span
+        self._stack = ExitStack()
+        self._is_closed = False
+        self._retrying: Retrying | None = None
+        self.position = span.start
+        self.received = 0
+        self.body = self._open(span)
+
+    def __enter__(self) -> ResumingReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._is_closed = True
+        self._stack.close()
+
+    def read(self) -> bytes:
+        """Return the next block, empty at the end.
+
+        :raises tinkex.exceptions.TransportError: the download cannot be resumed.
+        """
+        while True:
+            try:
+                block = self.body.read()
+            except ConnectionFailed as error:
+                if self.position == (self._span.end or self.body.total):
+                    return b""  # only the end of the response was lost
+                self._resume(error)
+                continue
+            if block:
+                self.position += len(block)
+                self.received += len(block)
+                self._retrying = None  # the next failure is another one
+            return block
+
+    def _resume(self, error: ConnectionFailed) -> None:
+        tag, total = self.body.tag, self.body.total
+        # Another thread closes it when another part of the file has failed.
+        if tag is None or total is None or self._is_closed:
+            raise error
+        self._retrying = self._retrying or Retrying(repeatable=True)
+        self._retrying.pause_after(error, self._transport.deadline("the download"))
+        self._stack.close()
+        self.body = self._open(Span(self.position, self._span.end, tag, total))
+
+    def _open(self, span: Span) -> BodyReader:
+        url = self._url.get()
+        try:
+            body = self._enter(url, span)
+        except _EXPIRED:  # the signature, perhaps, whatever its announced life
+            body = self._enter(self._url.replace(url), span)
+        same = not span.tag or span.tag == body.tag
+        same = same and (span.total is None or span.total == body.total)
+        if body.start != span.start or not same:
+            self._stack.close()
+            raise Changed
+        return body
+
+    def _enter(self, url: str, span: Span) -> BodyReader:
+        try:
+            return self._stack.enter_context(open_signed(self._transport, url, span))
+        except APIError as error:
+            if error.status == _UNSATISFIABLE:
+                raise Changed from error
+            raise

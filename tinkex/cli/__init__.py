@@ -1,0 +1,1 @@
+"""The user interface: application, shell, formats, errors and completion."""

@@ -1,0 +1,437 @@
+"""The application: runs one command line and returns its exit code; prints errors in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+import cliff.app
+import cliff.command
+
+from tinkex.cli.commandmanager import CommandManager
+from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
+from tinkex.exceptions import LocalError, RequestShown, TinkexError, Unauthorized, UsageError
+from tinkex.options import HelpRequested, print_paged, program_parser
+from tinkex.version import __version__
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tinkex.api import ServiceClient
+    from tinkex.plugins import HttpPool
+    from tinkex.settings import Settings
+
+EXIT_OK = 0
+#: Any failure, usage errors included.
+EXIT_FAILURE = 1
+#: 128 + the number of the signal, as shells report it.
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+
+#: Global options that are settings (see :mod:`tinkex.settings`).
+_SETTING_OPTIONS = ("api_key", "base_url", "timeout", "profile", "http_pool", "insecure")
+
+
+class TinkexApp(cliff.app.App):
+    """The cliff application behind ``tinkex``."""
+
+    NAME = "tinkex"
+    LOG = logging.getLogger("tinkex")
+
+    command_manager: CommandManager
+
+    def __init__(
+        self,
+        stdin: TextIO | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+    ) -> None:
+        super().__init__(
+            "Save, list, inspect, publish, download, clean up and sample checkpoints "
+            "of the Tinker API and of servers that speak its protocol.",
+            __version__,
+            CommandManager(),
+            stdin,
+            stdout,
+            stderr,
+            deferred_help=True,
+        )
+        #: The words of the command line being run.
+        self.words: tuple[str, ...] = ()
+        self.command: Any = None
+        #: Global options the interactive shell was started with: each of its lines inherits them.
+        self.shell_options: argparse.Namespace | None = None
+        #: Names that commands print are kept for completion, and what a server lacks for later.
+        self.uses_cache = True
+        #: The caller wants the typed result of the command, not only its output.
+        self.keeps_result = False
+        self._parsed: argparse.Namespace | None = None
+        self._settings: Settings | None = None
+        self._settings_failed = False
+        self._display: Any = None
+        #: One for each set of settings, for the next lines of the shell too.
+        self._clients: dict[Settings, ServiceClient] = {}
+        self._log_handlers: list[logging.Handler] = []
+
+    # ------------------------------------------------------------------ what commands use
+
+    @property
+    def settings(self) -> Settings:
+        """The effective settings of the command line being run."""
+        if self._settings is None:
+            from tinkex import settings
+
+            flags = {name: self.option(name) for name in _SETTING_OPTIONS}
+            self._settings_failed = True
+            self._settings = settings.resolve(flags, stdin=self.stdin)
+            self._settings_failed = False
+            if self._settings.pool_options.insecure:
+                origin = self._settings.origins.get("http_pool.insecure")
+                self.warn(
+                    f"certificates are not checked ({origin}): anyone between here and "
+                    f"{self._settings.base_url} can read the API key and change what is sent.",
+                    prefix="WARNING: ",
+                )
+        return self._settings
+
+    @property
+    def format_setting(self) -> str | None:
+        """The format of environment or profile; ``None`` also if the settings are invalid."""
+        if not self._settings_failed:
+            with contextlib.suppress(Exception):  # reported when the settings are needed
+                return self.settings.format
+        return None
+
+    @property
+    def client(self) -> ServiceClient:
+        """The service, with the settings of the command line being run."""
+        return self.client_for(self.settings)
+
+    def client_for(self, settings: Settings) -> ServiceClient:
+        """Return the client, and so the connection pool, for one set of settings."""
+        from tinkex.api import ServiceClient
+
+        if self.option("curl"):  # needs no key: nothing is sent
+            from dataclasses import replace
+
+            from tinkex.api.http.curl import KEY_VARIABLE
+
+            keyless = replace(settings, api_key=KEY_VARIABLE, api_key_command=None)
+            return ServiceClient(keyless, pool=self.pool)
+        if settings not in self._clients:
+            from tinkex.settings import stray_key
+
+            if warning := stray_key(settings):
+                self.warn(warning)
+            self._clients[settings] = ServiceClient(
+                settings, on_wait=lambda wait: self.display.wait(wait)
+            )
+        self.display.expect("the service")
+        return self._clients[settings]
+
+    @property
+    def pool(self) -> HttpPool | None:
+        """The HTTP pool to use in place of that of the settings: with ``--curl``."""
+        if not self.option("curl"):
+            return None
+        from tinkex.api.http.curl import CurlPool
+
+        return CurlPool()
+
+    def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
+        """Keep *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
+
+        :param whole: these are all that exist; others are dropped.
+        """
+        if self.uses_cache:
+            from tinkex.cli.completion import Cache
+
+            Cache.of(self.settings).add(kind, values, whole=whole)
+
+    def forget(self, kind: str, values: Iterable[str]) -> None:
+        """Drop *values* from completion."""
+        if self.uses_cache:
+            from tinkex.cli.completion import Cache
+
+            Cache.of(self.settings).drop(kind, values)
+
+    def status(self, text: str) -> None:
+        """Print *text* on standard error, unless ``--quiet``.
+
+        A program that asks for JSON finds nothing but an error as JSON on standard error.
+        """
+        if self.option("quiet") or (self._wants_json() and not self.stderr.isatty()):
+            return
+        self.warn(text, prefix="")
+
+    def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
+        """Print *text* on standard error, also with ``--quiet``."""
+        from tinkex.columns import printable
+
+        self.display.clear()
+        # A standard error that cannot be written must not stop a command.
+        with contextlib.suppress(OSError):
+            self.stderr.write(f"{prefix}{printable(text)}\n")
+            self.stderr.flush()
+
+    @property
+    def display(self) -> Any:
+        """Progress and waits on standard error; draws nothing if that is no terminal."""
+        if self._display is None:
+            from tinkex.cli.progress import Display
+
+            self._display = Display(self.stderr, quiet=bool(self.option("quiet")))
+        return self._display
+
+    def option(self, name: str) -> Any:
+        """Return the value of a global option, given before or after the command."""
+        for namespace in (self._parsed, getattr(self, "options", None)):
+            if namespace is not None and hasattr(namespace, name):
+                return getattr(namespace, name)
+        return None
+
+    def prog(self, name: str) -> str:
+        """Return what to type for the command *name*, as its usage line shows it."""
+        return name if self.interactive_mode else f"{self.NAME} {name}"
+
+    # ------------------------------------------------------------------ one command line
+
+    def run(self, argv: list[str]) -> int:
+        """Run one command line and return its exit code; print any error."""
+        return self.guarded(lambda: self.execute(argv))
+
+    def guarded(self, work: Callable[[], int]) -> int:
+        """Return what *work* returns; print any error and return its exit code."""
+        try:
+            with unwrapped_signals():
+                return work()
+        except BrokenPipeError:
+            return EXIT_CLOSED_PIPE
+        except KeyboardInterrupt:
+            self.display.clear()
+            self.stderr.write(f"{self.operation_name()} interrupted.\n")
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            self._report(error)
+            return EXIT_FAILURE
+        finally:
+            if not self.interactive_mode:
+                self.close()
+
+    def execute(self, argv: Sequence[str]) -> int:
+        """Run one command line and return its exit code.
+
+        :raises TinkexError: the command failed.
+        """
+        self.reset()
+        self.words = tuple(argv)
+        inherited = copy.copy(self.shell_options) if self.interactive_mode else None
+        self.options = self.parser.parse_args(list(argv), inherited)
+        words = self.options.words
+        if words[:1] == ["--"]:
+            words = words[1:]
+        self.configure_logging()
+        if self.options.keep_going and words:
+            raise UsageError(
+                "--keep-going is for a script on standard input",
+                hint="For example: tinkex --keep-going < script",
+            )
+        if self.options.version:
+            words = ["version"]
+        elif self.options.help:
+            words = ["help", *words]
+        if not words:
+            return self.interact() or EXIT_OK
+        return self.run_subcommand(words)
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        if argv[0] not in self.command_manager.commands and argv[1:2] in (["-h"], ["--help"]):
+            argv = ["help", argv[0]]
+        try:
+            factory, name, rest = self.command_manager.find_command(argv)
+            self.command = factory(self, self.options, name)
+            parser = self.command.get_parser(self.prog(name))
+            self._parsed = parser.parse_args(rest)
+            self.configure_logging()
+            try:
+                code = self.command.run(self._parsed)
+                if self.option("curl"):
+                    self.status("This command sends no request.")
+            except RequestShown as shown:
+                code = self._show(shown)
+            self.stdout.flush()
+            return code if code in range(256) else EXIT_FAILURE
+        except HelpRequested as request:
+            print_paged(request.parser, self.stdout, paged=not self.interactive_mode)
+            return EXIT_OK
+        finally:
+            if self._display is not None:
+                self._display.clear()
+
+    def _show(self, shown: RequestShown) -> int:
+        """Print requests that were not sent."""
+        self.command.result = list(shown.lines)
+        self.display.clear()
+        self.stdout.write("".join(f"{line}\n" for line in shown.lines))
+        self.status("Not sent. Any further request depends on the response.")
+        if not self.settings.needs_api_key:
+            self.status(f"curl cannot reach the server of the HTTP pool {self.settings.http_pool}.")
+        return EXIT_OK
+
+    def interact(self) -> int:  # type: ignore[override]
+        """Read command lines from a terminal, or from a script on standard input."""
+        from tinkex.cli.repl import Repl
+
+        keep_going = bool(self.options.keep_going)
+        if not self.interactive_mode:
+            options = self.shell_options = copy.copy(self.options)
+            options.keep_going = False
+            if options.api_key == "-":  # the first line is the key, once
+                from tinkex.config.credentials import read_argument
+
+                options.api_key = read_argument(options.api_key, self.stdin)
+        return Repl(self).loop(keep_going=keep_going)
+
+    def reset(self) -> None:
+        """Forget the previous command line, so that no error names its command."""
+        self.words = ()
+        self.command = self._parsed = self._settings = self._display = None
+        self._settings_failed = False
+        if self.shell_options is not None:
+            self.options = copy.copy(self.shell_options)
+
+    def close(self) -> None:
+        """Close all clients and remove the log handlers."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            with contextlib.suppress(Exception):
+                client.close()
+        self._remove_log_handlers()
+
+    def build_option_parser(
+        self,
+        description: str | None,
+        version: str | None,
+        argparse_kwargs: dict[str, Any] | None = None,
+    ) -> argparse.ArgumentParser:
+        return program_parser(self.NAME, description)
+
+    # ------------------------------------------------------------------ logging
+
+    def configure_logging(self) -> None:
+        """Write log records to standard error and the log file, by ``-v`` and ``--log-file``."""
+        self._remove_log_handlers()
+        verbose = self.option("debug") or self.option("verbose")
+        level = logging.DEBUG if verbose else logging.WARNING
+        console = logging.StreamHandler(self.stderr)
+        console.setLevel(logging.ERROR if self.option("quiet") else level)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        self._log_handlers = [console]
+        if (path := self.option("log_file")) is not None:
+            self._log_handlers.append(_log_file(path))
+            level = logging.DEBUG
+        for handler in self._log_handlers:
+            self.LOG.addHandler(handler)
+        self.LOG.setLevel(level)
+
+    def _remove_log_handlers(self) -> None:
+        handlers, self._log_handlers = self._log_handlers, []
+        for handler in handlers:
+            self.LOG.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                with contextlib.suppress(OSError):
+                    handler.close()
+        self.LOG.setLevel(logging.NOTSET)
+
+    # ------------------------------------------------------------------ errors
+
+    def operation_name(self) -> str:
+        """Return the subject of an error sentence about the command line being run."""
+        return self.command.operation_name() if self.command is not None else "Command"
+
+    def _report(self, error: Exception) -> None:
+        """Print *error* on standard error: one sentence and one hint, or JSON."""
+        self.display.clear()
+        known = as_tinkex_error(error)
+        if isinstance(known, Unauthorized):
+            known.hint = self.settings.key_warning() or known.hint
+        if known.hint is None and known.category == "server":
+            known.hint = "Try again later; if it persists, report it with the time and request id."
+        elif known.hint is None:
+            name = getattr(self.command, "cmd_name", None)
+            known.hint = f"See: tinkex help {name or ''}".rstrip()
+        if self.option("debug"):
+            import traceback
+
+            traceback.print_exception(error, file=self.stderr)
+        print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
+
+    def _wants_json(self) -> bool:
+        chosen = self.option("formatter") or ("json" if self.option("json") else None)
+        if self._parsed is None and not chosen:
+            return wants_json(self.words) or self.format_setting == "json"
+        if chosen == "json" or getattr(self._parsed, "whole_json", False):
+            return True
+        return chosen is None and self.format_setting == "json"
+
+
+def _log_file(path: str) -> logging.Handler:
+    from tinkex.files import user_path
+
+    try:
+        handler = logging.FileHandler(user_path(path), encoding="utf-8")
+    except OSError as error:
+        raise LocalError(f"cannot write the log file {path}: {error.strerror}") from error
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    return handler
+
+
+# ---------------------------------------------------------------------- command lines from Python
+
+
+class Result(NamedTuple):
+    """The result of a command run from Python.
+
+    :ivar command: the command's name, such as ``checkpoint list``.
+    :ivar value: its typed result: a page of checkpoints, a sample response, a metadata dict, …
+    :ivar stdout: what the command line would have printed.
+    """
+
+    command: str
+    value: Any
+    stdout: str
+
+
+def run(argv: Sequence[str]) -> Result:
+    """Run one command line from Python; see :func:`tinkex.run`.
+
+    :raises TinkexError: the command failed.
+    """
+    if isinstance(argv, (str, bytes)):
+        raise UsageError(
+            "a command line is a list of words",
+            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
+        )
+    stdout = io.StringIO()
+    app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
+    app.uses_cache, app.keeps_result = False, True
+    try:
+        code = app.execute([os.fsdecode(word) for word in argv])
+        if code:
+            raise TinkexError(f"{app.operation_name()} ended with status {code}")
+    except Exception as error:
+        known = as_tinkex_error(error)
+        if known is error:
+            raise
+        raise known from error
+    finally:
+        app.close()
+    command = app.command
+    name = command.cmd_name if command is not None else "help"
+    return Result(name, getattr(command, "result", None), stdout.getvalue())

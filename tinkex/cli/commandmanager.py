@@ -1,0 +1,203 @@
+"""Commands, formats and hooks by entry points; only those that are used are imported.
+
+cliff's and stevedore's managers import all entry points of a group at every start and hide the
+errors of those that fail; cliff's takes unique prefixes for names (``checkpoint de`` would delete).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import cliff.command
+import cliff.commandmanager
+
+from tinkex import plugins
+from tinkex.exceptions import PluginError, TinkexError
+
+if TYPE_CHECKING:
+    import argparse
+    import logging
+    from importlib.metadata import EntryPoint
+
+    from tinkex.api import ServiceClient
+    from tinkex.plugins import HttpPool
+    from tinkex.settings import Settings
+
+
+class CommandManager(cliff.commandmanager.CommandManager):
+    """The names of all commands; exact names only, and built-in names win."""
+
+    commands: dict[str, Any]
+
+    def __init__(self) -> None:
+        # cliff looks hooks up in "<namespace>.<command>"; commands have another group.
+        super().__init__(plugins.HOOKS)
+
+    def _load_commands(self) -> None:
+        self.load_commands(plugins.COMMANDS)
+
+    def load_commands(self, namespace: str) -> None:
+        self.group_list.append(namespace)
+        for entry_point in plugins.entry_points(namespace):
+            self.commands[entry_point.name.replace("_", " ")] = entry_point
+
+    def add_command(self, name: str, command_class: type[cliff.command.Command]) -> None:
+        # cliff adds its own `help` and `complete` to every application; ours are entry points.
+        if name not in self.commands:
+            super().add_command(name, command_class)
+
+    def find_command(self, argv: list[str]) -> tuple[type[cliff.command.Command], str, list[str]]:
+        """Return the class, the name and the remaining arguments of the longest match.
+
+        :raises UsageError: no command has this name.
+        :raises PluginError: the command does not load.
+        """
+        last = self._get_last_possible_command_index(argv)
+        for end in range(last, 0, -1):
+            name = " ".join(argv[:end])
+            if name in self.commands:
+                return self.load(name), name, argv[end:]
+        from tinkex.cli.errors import unknown_command
+
+        raise unknown_command(argv[:last][:3] or argv[:1], self.commands)
+
+    def load(self, name: str) -> type[cliff.command.Command]:
+        """Return the class of the command *name*.
+
+        :raises PluginError: two plugins claim the name, the import fails, or it is no command.
+        """
+        return load_command(plugins.pick(plugins.COMMANDS, self.commands[name].name))
+
+    def below(self, noun: str) -> list[str]:
+        """Return the names of the subcommands of *noun*, which need not be a command itself."""
+        return sorted(name for name in self.commands if name.startswith(noun + " "))
+
+
+class Application(Protocol):
+    """The application as commands and completion know it; plugins use the streams only."""
+
+    NAME: str
+    LOG: logging.Logger
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    parser: argparse.ArgumentParser
+    command_manager: CommandManager
+    interactive_mode: bool
+    words: tuple[str, ...]
+    options: argparse.Namespace
+    shell_options: argparse.Namespace | None
+    keeps_result: bool
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def format_setting(self) -> str | None: ...
+    @property
+    def client(self) -> ServiceClient: ...
+    @property
+    def pool(self) -> HttpPool | None: ...
+    @property
+    def display(self) -> Any: ...
+    def client_for(self, settings: Settings) -> ServiceClient: ...
+    def option(self, name: str) -> Any: ...
+    def prog(self, name: str) -> str: ...
+    def status(self, text: str) -> None: ...
+    def warn(self, text: str, *, prefix: str = "Warning: ") -> None: ...
+    def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None: ...
+    def forget(self, kind: str, values: Iterable[str]) -> None: ...
+
+
+def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
+    """Return the command class that *entry_point* names.
+
+    :raises PluginError: the import fails, or it is no command of tinkex.
+    """
+    command: type[cliff.command.Command] = plugins.load(entry_point)
+    is_command = isinstance(command, type) and issubclass(command, cliff.command.Command)
+    if not is_command or not hasattr(command, "operation_name"):  # cliff's own have none
+        owner = plugins.distribution_of(entry_point)
+        raise PluginError(
+            f"{entry_point.value} of plugin {owner} is not a Command, Lister or ShowOne of "
+            "tinkex.commands.base"
+        )
+    return command
+
+
+class Formatters:
+    """The formats of one kind of command, in the place of stevedore's manager.
+
+    Built-in formats are imported at once; a plugin's format only if a word of the command line
+    names it, because then its options may be on the line too, or if a setting chooses it.
+    """
+
+    def __init__(self, group: str, words: Iterable[str] = ()) -> None:
+        self._group = group
+        self._entry_points = {ep.name: ep for ep in plugins.entry_points(group)}
+        # Possible values of -f: -f X, -fX, --format=X.
+        self._named = {text for w in words for text in (w, w[2:], w.removeprefix("--format="))}
+        self._loaded: dict[str, Any] = {}
+
+    @staticmethod
+    def known(name: str) -> bool:
+        """Return whether any kind of command has a format of this name."""
+        groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        return any(ep.name == name for group in groups for ep in plugins.entry_points(group))
+
+    def names(self) -> list[str]:
+        return list(self._entry_points)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an object with ``obj`` and ``entry_point``.
+
+        :raises PluginError: the format does not load.
+        """
+        if name not in self._loaded:
+            formatter = plugins.load_driver(self._group, name)
+            self._loaded[name] = SimpleNamespace(
+                obj=formatter, entry_point=self._entry_points[name]
+            )
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[Any]:
+        for name, entry_point in self._entry_points.items():
+            if plugins.is_builtin(entry_point) or name in self._named:
+                try:
+                    yield self[name]
+                except PluginError:
+                    continue  # reported when the format is used
+
+
+def load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Any:
+    """Return an object with the hook as ``obj``, and ``entry_point``.
+
+    :raises PluginError: the import fails.
+    """
+    hook = plugins.load(entry_point)(command=command)
+    guarded = SimpleNamespace(
+        get_parser=hook.get_parser,
+        get_epilog=hook.get_epilog,
+        before=_naming(entry_point, hook.before),
+        after=_naming(entry_point, hook.after),
+    )
+    return SimpleNamespace(obj=guarded, entry_point=entry_point)
+
+
+def _naming(entry_point: EntryPoint, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *method* of a hook with errors that name its plugin."""
+
+    def call(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except (TinkexError, BrokenPipeError):  # the hook means to end the command
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"the hook {entry_point.name!r} of plugin {plugins.distribution_of(entry_point)} "
+                f"failed ({type(error).__name__}: {error})",
+                hint=f"To run without it, list the other plugins in {plugins.ONLY}.",
+            ) from error
+
+    return call

@@ -1,0 +1,365 @@
+"""Completion of a command line at the cursor, in every shell.
+
+Commands, options and choices come from the parsers, so plugins are completed as built-in commands
+are. Values depend on the metavar of an argument (``<tinker_path>``, ``<run_id>``, ``<file>``, …).
+Names of the service come from :class:`Cache`, or from the service itself, within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinkex import plugins
+from tinkex.exceptions import LocalError, TinkexError
+from tinkex.files import private_directory, replacing, why_not_private, xdg_directory
+
+if TYPE_CHECKING:
+    from tinkex.cli.commandmanager import Application
+    from tinkex.settings import Settings
+
+#: Seconds to wait for the service.
+PATIENCE = 1.0
+#: Seconds after which the service is asked again.
+FRESH = 120.0
+#: Seconds after which names are not offered any more.
+EXPIRY = 3600.0
+#: Names of each kind that are kept, and that the service is asked for.
+KEPT, ASKED = 1000, 200
+
+#: Words that no shell interprets; others are not offered.
+_SAFE = re.compile(r"[\w./:@%+,=~-]+")
+#: Metavar of an argument → kind of names.
+_KINDS = {
+    "<tinker_path>": "checkpoints",
+    "<run_id>": "runs",
+    "<session_id>": "sessions",
+    "<substring>": "models",
+}
+_FILES = {"<path>": "files", "<file>": "files", "<dir>": "directories"}
+#: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
+_NEWEST = (
+    ("@latest", "the last one"),
+    ("@latest:sampler", "the last one for sampling"),
+    ("@latest:training", "the last one to train on"),
+)
+_CONDITIONS = (
+    ("checkpoint", "any new checkpoint"),
+    ("checkpoint:", "one of this name"),
+    ("idle:10m", "no request for ten minutes"),
+)
+
+
+class Offer(NamedTuple):
+    """What may stand at the cursor.
+
+    :ivar values: words, each with a note about it, or ``""``.
+    :ivar files: ``files`` or ``directories`` if such a path may stand there too; else ``""``.
+    """
+
+    values: tuple[tuple[str, str], ...] = ()
+    files: str = ""
+
+
+def offer(app: Application, words: Sequence[str], current: str) -> Offer:
+    """Return the completions that can replace *current*.
+
+    :param words: the words before it, without the program's name.
+    :param current: the word so far.
+    """
+    try:
+        found = _CommandLine(app, list(words)).offer(current)
+    except Exception as error:
+        # Say a plugin that does not load: the command itself will report it.
+        app.LOG.debug("no completion: %s", error)
+        return Offer()
+    values = {
+        value: note
+        for value, note in found.values
+        if value and value.startswith(current) and _SAFE.fullmatch(value)
+    }
+    return Offer(tuple(values.items()), found.files)
+
+
+class _CommandLine:
+    """The words before the cursor, parsed as the program parses them."""
+
+    def __init__(self, app: Application, words: list[str]) -> None:
+        self._app = app
+        self._words = words
+
+    def offer(self, current: str) -> Offer:
+        program = self._app.parser
+        at = 0
+        while at < len(self._words) and self._words[at].startswith("-"):
+            if option := _waiting_option(program, self._words[at]):
+                if at + 1 == len(self._words):
+                    return self._values(option, current)
+                at += 1
+            at += 1
+        names = self._words[at:]
+        if self._app.interactive_mode and names == ["profile", "use"]:
+            from tinkex.settings import profile_names
+
+            return _plain(profile_names())
+        for end in range(len(names), 0, -1):
+            name = " ".join(names[:end])
+            if name in self._app.command_manager.commands:
+                return self._after_command(name, names[end:], current)
+        if not names and current.startswith("-"):
+            return self._options(program, self._words, current)
+        return _plain(self._next_words(names))
+
+    def _next_words(self, names: list[str]) -> list[str]:
+        """Return the words that may follow *names* in the name of a command."""
+        commands = [name.split() for name in self._app.command_manager.commands]
+        if self._app.interactive_mode:
+            commands += [["profile", "use"], ["exit"]]
+        depth = len(names)
+        return sorted({c[depth] for c in commands if len(c) > depth and c[:depth] == names})
+
+    def _after_command(self, name: str, rest: list[str], current: str) -> Offer:
+        if name == "help":
+            return _plain(self._next_words(rest))
+        app = self._app
+        if not hasattr(app, "options"):
+            app.options = app.parser.parse_args([])
+        factory: Any = app.command_manager.load(name)
+        command = factory(app, app.options, name)
+        parser = command.get_parser(name)
+        positionals, option, only_words = 0, None, False
+        for word in rest:
+            if option is not None:
+                option = None
+            elif word == "--" and not only_words:
+                only_words = True
+            elif word.startswith("-") and len(word) > 1 and not only_words:
+                option = _waiting_option(parser, word)
+            else:
+                positionals += 1
+        if option is not None:
+            return self._values(option, current, command)
+        if current.startswith("-") and not only_words:
+            return self._options(parser, rest, current, command)
+        below = [] if rest else self._next_words(name.split())
+        found = _positional(parser, positionals)
+        if found is None and not (below or current or only_words):
+            return self._options(parser, rest, current, command)
+        here = self._values(found, current, command) if found is not None else Offer()
+        return Offer((*_plain(below).values, *here.values), here.files)
+
+    def _options(
+        self, parser: Any, given: Sequence[str], current: str, command: Any = None
+    ) -> Offer:
+        """Return the options that may still be given, or the values in ``--option=…``."""
+        if current.startswith("--") and "=" in current:
+            name, _, value = current.partition("=")
+            option = parser._option_string_actions.get(name)
+            values = self._values(option, value, command).values if option is not None else ()
+            return Offer(tuple((f"{name}={value}", note) for value, note in values))
+        used = {word.partition("=")[0] for word in given}
+        return Offer(
+            tuple(
+                (spelling, " ".join((action.help or "").replace("%%", "%").split())[:70])
+                for spelling, action in sorted(parser._option_string_actions.items())
+                if (spelling.startswith("--") or current == spelling)
+                and action.help != argparse.SUPPRESS
+                and ("Append" in type(action).__name__ or used.isdisjoint(action.option_strings))
+            )
+        )
+
+    def _values(self, action: Any, current: str, command: Any = None) -> Offer:
+        """Return the values of the option or argument *action*."""
+        from tinkex import settings
+
+        metavar = str(action.metavar)
+        if action.dest == "profile" or metavar == "<profile>":
+            return _plain(settings.profile_names())
+        if metavar == "<key_name>":
+            return _plain(_stored_keys())
+        if action.dest == "http_pool":
+            return _plain(settings.pool_names())
+        if action.choices:
+            return _plain(map(str, action.choices))
+        if action.dest == "formatter":
+            groups = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+            return _plain(ep.name for group in groups for ep in plugins.entry_points(group))
+        if action.dest in ("columns", "sort_columns"):
+            return _plain(getattr(command, "column_names", ()))
+        if action.dest == "until":
+            return Offer(_CONDITIONS)
+        kind = {"base_model": "models", "model_path": "checkpoints"}.get(action.dest)
+        kind = kind or _KINDS.get(metavar)
+        if kind is None:
+            return Offer(files=_FILES.get(metavar, ""))
+        if current.startswith("@"):
+            return Offer(_NEWEST if kind == "checkpoints" else _NEWEST[:1])
+        names = [name for name in self._names(kind) if name not in self._words]
+        files = "directories" if action.dest == "model_path" else ""
+        return Offer(_plain(names).values, files)
+
+    # ------------------------------------------------------------------ names of the service
+
+    def _names(self, kind: str) -> list[str]:
+        from tinkex import settings
+
+        effective = settings.resolve(self._flags())
+        cache = Cache.of(effective)
+        if not cache.is_fresh(kind) and "--api-key" not in self._words and _may_ask(effective):
+            cache.add(kind, ())  # not to ask again at the next key
+            _ask(kind, effective, cache)
+        return cache.names(kind)
+
+    def _flags(self) -> dict[str, Any]:
+        """Return the settings that are options of this line, or of the shell it is typed in."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        for name in ("profile", "base_url", "http_pool"):
+            value = getattr(self._app.shell_options, name, None)
+            parser.add_argument("--" + name.replace("_", "-"), default=value)
+        return vars(parser.parse_known_args(self._words)[0])
+
+
+def _stored_keys() -> list[str]:
+    """Return the names of the stored keys; the id of a key whose name is not unique."""
+    from tinkex.config.credentials import KeyStore
+
+    known = KeyStore().all()
+    names = [key.name for key in known]
+    return [key.name if key.name and names.count(key.name) == 1 else key.key_id for key in known]
+
+
+def _may_ask(settings: Settings) -> bool:
+    """Return whether a request requires no action by the user.
+
+    A command that prints the key may ask for a passphrase, and nothing is sent without checking
+    certificates unless the user is warned.
+    """
+    if settings.pool_options.insecure:
+        return False
+    return bool(settings.api_key) or not settings.needs_api_key
+
+
+def _ask(kind: str, settings: Settings, cache: Cache) -> None:
+    """List the names of *kind* into *cache*; give up after :data:`PATIENCE`."""
+    from tinkex.api import ServiceClient
+    from tinkex.api.http.concurrency import run_in_thread
+
+    def work() -> None:
+        with ServiceClient(settings) as client:
+            cache.add(kind, _listed(client, kind), whole=True)
+
+    with suppress(TinkexError, TimeoutError):  # the thread may still fill the cache
+        run_in_thread(work, PATIENCE)
+
+
+def _listed(client: Any, kind: str) -> list[str]:
+    if kind == "checkpoints":
+        return [checkpoint.tinker_path for checkpoint in client.checkpoints.list(ASKED)]
+    if kind == "runs":
+        return [run.training_run_id for run in client.runs.list(ASKED)]
+    if kind == "models":
+        return [model.model_name for model in client.models.list()]
+    return list(client.sessions.list(ASKED))
+
+
+# ---------------------------------------------------------------------- names seen before
+
+
+class Cache:
+    """Names that commands have printed with one profile at one address, for an hour.
+
+    They are in a small JSON file that only its owner can access, in a directory of such files. Its
+    name is a hash and says nothing about the server. A file that cannot be read or written is no
+    error. It never holds a key.
+    """
+
+    def __init__(self, base_url: str, profile: str | None) -> None:
+        import hashlib
+
+        about = f"{profile or ''}\n{base_url}".encode("utf-8", "surrogatepass")
+        name = hashlib.sha256(about).hexdigest()[:24]
+        self.path = xdg_directory("cache") / "tinkex" / "completion" / f"{name}.json"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Cache:
+        """Return the cache for *settings*."""
+        return cls(settings.base_url, settings.profile)
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of *kind*, the latest first."""
+        return self._read().get(kind, (0, []))[1]
+
+    def is_fresh(self, kind: str) -> bool:
+        """Return whether names of *kind* were printed or asked for in the last two minutes."""
+        return self._read().get(kind, (0, []))[0] > time.time() - FRESH
+
+    def add(self, kind: str, names: Iterable[str | None], *, whole: bool = False) -> None:
+        """Add *names*, the latest first.
+
+        :param whole: these are all that exist; others are dropped.
+        """
+        content = self._read()
+        before = content.get(kind, (0, []))[1]
+        merged = dict.fromkeys(filter(None, names)) | ({} if whole else dict.fromkeys(before))
+        latest = list(merged)[:KEPT]
+        if latest != before or not self.is_fresh(kind):
+            self._write(content | {kind: (time.time(), latest)})
+
+    def drop(self, kind: str, names: Iterable[str]) -> None:
+        """Remove *names*."""
+        content = self._read()
+        asked, known = content.get(kind, (0, []))
+        gone = set(names)
+        if not gone.isdisjoint(known):
+            self._write(content | {kind: (asked, [name for name in known if name not in gone])})
+
+    def _read(self) -> dict[str, tuple[float, list[str]]]:
+        """Return kind → time and names; without entries that are too old or dated in the future."""
+        now = time.time()
+        try:
+            if why_not_private(self.path.parent.lstat()):
+                return {}
+            content = json.loads(self.path.read_bytes())
+            return {
+                str(kind): (float(at), [str(name) for name in names])
+                for kind, (at, names) in content.items()
+                if now - EXPIRY < at <= now
+            }
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def _write(self, content: dict[str, tuple[float, list[str]]]) -> None:
+        with suppress(OSError, LocalError):
+            directory = private_directory(self.path.parent)
+            for file in directory.iterdir():
+                if file.stat().st_mtime < time.time() - EXPIRY:
+                    file.unlink(missing_ok=True)
+            # Not durable: syncing takes longer than the file saves.
+            with replacing(self.path, mode=0o600, durable=False) as stream:
+                stream.write(json.dumps(content).encode())
+
+
+# ---------------------------------------------------------------------- what argparse knows
+
+
+def _waiting_option(parser: Any, word: str) -> Any:
+    """Return the option *word* if its value is the next word, else ``None``."""
+    option = parser._option_string_actions.get(word)
+    return option if option is not None and option.nargs != 0 else None
+
+
+def _positional(parser: Any, place: int) -> Any:
+    """Return the argument in *place*; the last one may take several words."""
+    actions = parser._get_positional_actions()
+    if place < len(actions):
+        return actions[place]
+    return actions[-1] if actions and actions[-1].nargs in ("+", "*") else None
+
+
+def _plain(values: Iterable[str]) -> Offer:
+    return Offer(tuple((value, "") for value in values))

@@ -1,0 +1,253 @@
+"""Errors on standard error: one sentence and one hint, which names what the user may have meant."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from tinkex import exceptions, plugins
+from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
+
+_TOKENIZER = "Name another one or a local directory with --tokenizer"
+
+
+def _hint_for_resource(error: exceptions.APIError) -> str | None:
+    return f"See 'tinkex {error.resource} list'." if error.resource else None
+
+
+def _hint_for_key(error: exceptions.Unauthorized) -> str:
+    origin = f"The key comes from {error.key_origin}. " if error.key_origin else ""
+    return f"{origin}Check it with 'tinkex config show'; --api-key or TINKER_API_KEY sets another."
+
+
+#: Class of an error → hint, or a function of the error that returns one; the nearest class counts.
+#: An error's own hint takes precedence, except that of an InvalidName, which the entry includes.
+HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
+    exceptions.InvalidName: lambda error: (
+        f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
+    ),
+    exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
+    exceptions.TargetInUse: "Wait for it, or name another place with --output.",
+    exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
+    exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
+    LocalError: "Check the name, the permissions and the free space.",
+    exceptions.Unreachable: "Is the address right? See 'tinkex config show'.",
+    exceptions.TLSError: "Is the address right? See 'tinkex config show'.",
+    exceptions.TimedOut: "Allow more time with --timeout (milliseconds, or 30s, 5m).",
+    exceptions.InvalidResponse: "Is it the address of a Tinker service? See 'tinkex config show'.",
+    exceptions.Redirected: lambda error: f"Set --base-url to {error.location} to use that server.",
+    exceptions.BadRequest: _hint_for_resource,
+    exceptions.Unauthorized: _hint_for_key,
+    exceptions.PaymentRequired: "See the billing page of the service's console.",
+    exceptions.Forbidden: "Check which account the key belongs to: tinkex auth whoami.",
+    exceptions.NotFound: lambda error: (
+        _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
+    ),
+    exceptions.NotOffered: "Check which server this is: tinkex config show.",
+    exceptions.Conflict: "See the present state with 'tinkex checkpoint info'.",
+    exceptions.RateLimited: "Wait a while, or send fewer requests at once.",
+}
+
+_HINTS_BY_ERRNO = {
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Check the name."),
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EISDIR: "Name a file in it.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions."),
+    errno.EROFS: "Choose a directory that is writable.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
+}
+
+_SHOW = "info show get view describe inspect"
+_DELETE = "delete remove unset rm del destroy uninstall"
+#: What it is called here, and what other programs call it. Of several entries with a word, the
+#: first whose name exists counts.
+FOREIGN = (
+    ("--version", "-V"),
+    ("--insecure", "-k --no-verify"),
+    ("--limit", "-n"),
+    ("--limit 0", "--all"),
+    ("--base-url", "--endpoint --host --server"),
+    ("--api-key", "--token"),
+    ("--output", "-o"),
+    ("-f", "-o --output --output-format"),
+    *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
+    ("-f plain", "--tsv"),
+    ("run", "chat complete generate sample"),
+    ("checkpoint", "save"),
+    ("complete", "completion"),
+    ("billing usage", "cost"),
+    ("local serve", "serve"),
+    ("help", "shell"),
+    ("info", _SHOW),
+    ("list", "ls"),
+    ("show", f"{_SHOW} list ls"),
+    ("list", _SHOW),
+    ("status", "list ls"),
+    *((name, _DELETE) for name in ("delete", "remove", "unset")),
+    *((name, "add new create init") for name in ("add", "new")),
+    *((name, "use switch select activate") for name in ("use", "switch")),
+    ("download", "pull fetch"),
+    ("push-hf", "push upload"),
+    ("watch", "follow tail logs"),
+    ("copy", "cp"),
+    ("set", "edit"),
+)
+#: Commands of this project's plugins, which may not be installed → the plugin.
+_PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
+
+
+def as_tinkex_error(error: Exception) -> TinkexError:
+    """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint."""
+    if isinstance(error, TinkexError):
+        error.hint = hint_for(error)
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        if error.errno == errno.ENOENT and not error.filename:
+            return LocalError(
+                "the current directory no longer exists", hint="Change to another one with cd."
+            )
+        # Only errors of the standard streams have no file name.
+        where = f"{error.filename}: " if error.filename else "cannot write the output: "
+        return LocalError(f"{where}{error.strerror}", hint=_hint_by_errno(error))
+    what = " ".join(str(error).split())[:200]
+    return UsageError(
+        f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
+        hint="Run it again with --debug, and report its output to the maintainers.",
+        whole_line=True,
+    )
+
+
+def hint_for(error: TinkexError) -> str | None:
+    """Return what to type or do next about *error*, or ``None`` if that depends on the command."""
+    if error.hint is not None and not isinstance(error, exceptions.InvalidName):
+        return error.hint
+    if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
+        return hint
+    found = next((HINTS[cls] for cls in type(error).__mro__ if cls in HINTS), None)
+    return found(error) if callable(found) else found
+
+
+def _hint_by_errno(error: BaseException | None) -> str | None:
+    return _HINTS_BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def print_error(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -> None:
+    """Write *error* to *stream*.
+
+    :param operation: the subject of the sentence, such as ``Checkpoint list``.
+    :param as_json: as one line ``{"error": {…}}``, for programs.
+    """
+    from tinkex.columns import json_text, printable
+
+    if as_json:
+        stream.write(json_text({"error": error.as_dict(operation)}) + "\n")
+    else:
+        stream.write(printable(error.sentence(operation)) + "\n")
+        if error.hint:
+            stream.write(f"Hint: {printable(error.hint)}\n")
+    stream.flush()
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Return whether a command line asks for JSON, even one that cannot be parsed."""
+    return (
+        not {"--json", "-fjson", "-f=json", "--format=json"}.isdisjoint(words)
+        or ("-f", "json") in itertools.pairwise(words)
+        or ("--format", "json") in itertools.pairwise(words)
+    )
+
+
+@contextmanager
+def unwrapped_signals() -> Iterator[None]:
+    """Re-raise a signal's exception if another error wraps it.
+
+    A signal handler may raise anywhere: where Python wraps what a class body raises, or just
+    before some cleaning up fails because of it.
+
+    :raises KeyboardInterrupt, Terminated: one of them is the cause or context of an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        found: BaseException | None = error
+        for _ in range(20):  # a chain may be a circle
+            if isinstance(found, (KeyboardInterrupt, Terminated)):
+                raise found from None
+            found = found and (found.__cause__ or found.__context__)
+        raise
+
+
+# ---------------------------------------------------------------------- what the user meant
+
+
+def nearest(typed: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the one of *known* that *typed* abbreviates or misspells, or ``None``.
+
+    :param cutoff: how similar the two must be, from 0 to 1.
+    """
+    import difflib
+
+    known = list(known)
+    begun = [name for name in known if len(typed) > 1 and name.startswith(typed)]
+    if len(begun) == 1:
+        return begun[0]
+    return next(iter(difflib.get_close_matches(typed, known, 1, cutoff)), None)
+
+
+def nearest_option(typed: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """Return the option of *known* that *typed* most likely means, perhaps with a value."""
+    for meant in _translated(typed):
+        if meant.partition(" ")[0] in known:
+            return meant
+    long = [name.removeprefix("--") for name in known if name.startswith("--")]
+    words = set(typed.strip("-").split("-"))
+    for name in long:
+        if words <= set(name.split("-")):  # --url for --base-url
+            return f"--{name}"
+    near = nearest(typed.strip("-"), long, cutoff)
+    return f"--{near}" if near else None
+
+
+def _translated(word: str) -> list[str]:
+    return [name for name, foreign in FOREIGN if word in foreign.split()]
+
+
+def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
+    """Return the error for *words*, which name no command; the hint names the nearest one."""
+    typed = " ".join(words)
+    known = sorted(known)
+    below = [name for name in known if name.startswith(words[0] + " ")]
+    near = _nearest_command(words, known, below)
+    plugin = next(
+        (of for name, of in _PLUGIN_COMMANDS.items() if f"{typed} ".startswith(f"{name} ")), None
+    )
+    if plugin:
+        hint = f"It comes with {plugin}. {plugins.how_to_get(plugin)}"
+    elif near:
+        hint = f"Did you mean 'tinkex {near}'?"
+    elif below:
+        hint = f"Subcommands of '{words[0]}': " + ", ".join(below) + "."
+    else:
+        hint = "See: tinkex help"
+    return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
+
+
+def _nearest_command(words: Sequence[str], known: list[str], below: list[str]) -> str | None:
+    if below and len(words) == 1:  # only a noun: no verb to compare
+        return None
+    noun = words[0] if below else nearest(words[0], {name.split()[0] for name in known}, 0.8)
+    verb = words[1] if len(words) > 1 else "list"
+    candidates = [] if below else _translated(words[0])
+    if noun and (len(words) > 1 or words[0] == noun + "s"):  # checkpoints
+        candidates += [f"{noun} {meant}" for meant in (verb, *_translated(verb))]
+    for name in candidates:
+        if name in known:
+            return name
+    if not below:
+        return nearest(" ".join(words), known)
+    # Compared without the noun: it would make any two verbs look alike.
+    near = nearest(" ".join(words[1:]), [name.partition(" ")[2] for name in below])
+    return near and f"{noun} {near}"

@@ -1,0 +1,300 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tinkex.exceptions import UsageError
+from tinkex.options import integer, moment
+
+if TYPE_CHECKING:
+    from tinkex.api import Checkpoint
+    from tinkex.api.http.pagination import Page, Walk
+    from tinkex.commands.base import Command, Lister, ShowOne
+
+    AnyCommand = Command | Lister | ShowOne
+
+#: What plugins may use, see the page "Plugin API".
+__all__ = [
+    "add_limit",
+    "add_model_options",
+    "add_paging",
+    "add_path",
+    "add_paths",
+    "add_scope",
+    "checkpoint_path",
+    "checkpoint_paths",
+    "print_rest",
+    "with_run",
+]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: Types of checkpoints: the words of paths, then those of the service.
+TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
+_PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
+
+
+def add_path(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``tinker_path``, which names one checkpoint."""
+    parser.add_argument("tinker_path", metavar="<tinker_path>", help=f"checkpoint: {_PATH_FORMS}")
+
+
+def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """Add the argument ``tinker_paths``, which names several checkpoints."""
+    parser.add_argument(
+        "tinker_paths",
+        metavar="<tinker_path>",
+        nargs="*" if optional else "+",
+        help=f"checkpoints: {_PATH_FORMS}",
+    )
+
+
+def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
+    """Return the full path of the checkpoint that *text* names; print it if it differs.
+
+    :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
+    :raises UsageError: *text* names no checkpoint, or several.
+    """
+    from tinkex.api.paths import TinkerPath
+    from tinkex.api.resources.names import is_path, resolve_checkpoint
+
+    if is_path(text):
+        return str(TinkerPath.from_string(text))
+    path = resolve_checkpoint(command.client, text, kind=kind)
+    command.status(f"{text} is {path}")
+    return path
+
+
+def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
+    """Return the full paths that *texts* name, without duplicates."""
+    return list(dict.fromkeys([checkpoint_path(command, text) for text in texts]))
+
+
+def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
+    """Return ``do(run_id)`` for the run that *text* names; print the id if it differs.
+
+    :raises UsageError: *text* names no run, or several.
+    """
+    from tinkex.api.resources import names
+
+    def announce(run_id: str) -> R:
+        if run_id != text:
+            command.status(f"{text} is {run_id}")
+        return do(run_id)
+
+    return names.with_run(command.client, text, announce)
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
+    group = add_run_filters(parser)
+    group.add_argument(
+        "--before", metavar="<time>", type=moment, help="saved before this time: 2026-11-01, 7d ago"
+    )
+    group.add_argument("--after", metavar="<time>", type=moment, help="saved at this time or later")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--public", action="store_true", default=None, help="published")
+    either.add_argument(
+        "--not-public", dest="public", action="store_false", default=None, help="not published"
+    )
+
+
+def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add ``--run-id`` and ``--type``, and return their group."""
+    group = parser.add_argument_group("filters")
+    group.add_argument(
+        "--run-id", metavar="<run_id>", help="training run, or a pattern: 'nightly*'"
+    )
+    add_type(group)
+    return group
+
+
+def add_type(parser: argparse._ActionsContainer) -> None:
+    """Add ``--type``."""
+    parser.add_argument(
+        "--type",
+        dest="checkpoint_type",
+        metavar="<type>",
+        choices=TYPE_WORDS,
+        help="type of checkpoint: weights, sampler_weights or external_weights "
+        "(also: training, sampler, external)",
+    )
+
+
+def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
+    """Return the value of ``--type`` in the service's words."""
+    from tinkex.api.resources.selection import TYPES
+
+    return TYPES.get(parsed_args.checkpoint_type)
+
+
+def given_filters(parsed_args: argparse.Namespace) -> bool:
+    """Return whether any filter is given."""
+    names = ("run_id", "checkpoint_type", "before", "after", "public")
+    return any(getattr(parsed_args, name, None) is not None for name in names)
+
+
+def select_checkpoints(
+    command: AnyCommand, parsed_args: argparse.Namespace, limit: int | None = None, offset: int = 0
+) -> Page[Checkpoint]:
+    """Return the checkpoints that match the filters, in the order of ``--sort``."""
+    from tinkex.api.resources.selection import Selection, is_pattern
+
+    def given(name: str) -> Any:
+        return getattr(parsed_args, name, None)
+
+    def select(run_id: str | None) -> Page[Checkpoint]:
+        kind = checkpoint_type(parsed_args)
+        wanted = Selection(run_id, kind, given("before"), given("after"), given("public"))
+        return command.client.checkpoints.select(
+            wanted, limit, offset, access_scope=given("access_scope"), **sorting(parsed_args)
+        )
+
+    run_id = parsed_args.run_id
+    if run_id is None or is_pattern(run_id):
+        return select(run_id)
+    return with_run(command, run_id, select)
+
+
+def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add ``--access-scope``; without *default* the service decides."""
+    parser.add_argument(
+        "--access-scope",
+        metavar="<scope>",
+        choices=("owned", "accessible"),
+        default=default,
+        help="owned, or accessible: all that the key may read "
+        f"(default: {default or 'the service decides'})",
+    )
+
+
+def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
+    """Add ``--sort`` by one of *fields*."""
+    parser.add_argument(
+        "--sort",
+        metavar="<field>[:desc]",
+        choices=[field + order for field in fields for order in ("", ":desc")],
+        help="sort the whole list by this field; with :desc, the largest or newest first; "
+        "one of: " + ", ".join(fields) + " (default: the order of the service)",
+    )
+
+
+def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
+    """Return the value of ``--sort`` as keyword arguments of ``select``."""
+    field, _, order = (getattr(parsed_args, "sort", None) or "").partition(":")
+    return {"sort": field or None, "descending": order == "desc"}
+
+
+def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
+    """Add ``--limit`` and ``--offset``."""
+    add_limit(parser, things)
+    parser.add_argument(
+        "--offset",
+        metavar="<int>",
+        type=integer(0),
+        default=0,
+        help=f"number of {things} to skip (default: 0)",
+    )
+
+
+def add_limit(parser: argparse.ArgumentParser, things: str) -> None:
+    """Add ``--limit``."""
+    parser.add_argument(
+        "--limit",
+        metavar="<int>",
+        type=integer(0),
+        default=20,
+        help=f"maximum number of {things} to return; 0: all (default: 20)",
+    )
+
+
+def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
+    """Print on standard error how many *things* are not shown, if any."""
+    if page.offset and not len(page):
+        total = things if page.total is None else page.total
+        command.status(f"Nothing to show: --offset {page.offset} skips all {total}.")
+    if page.total is not None and page.offset + len(page) < page.total:
+        command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
+
+
+def list_rows(
+    command: Lister,
+    found: Page[T] | Walk[T],
+    things: str,
+    row: Callable[[T], tuple[Any, ...]],
+    name: Callable[[T], str],
+    *,
+    whole: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows, then print how many are not shown and remember names for completion.
+
+    :param things: ``checkpoints`` or ``runs``.
+    :param whole: no filter leaves any out.
+    """
+    from tinkex.cli.completion import KEPT
+
+    if found.note:
+        command.status(found.note)
+    latest: list[str] = []
+    for item in found:
+        if len(latest) < KEPT:
+            latest.append(name(item))
+        yield row(item)
+    print_rest(command, found, things)
+    command.app.remember(things, latest, whole=whole and holds_all(found))
+
+
+def check_stdin(command: AnyCommand, what: str) -> None:
+    """Check that standard input, which gives *what*, does not also give the key.
+
+    :raises UsageError: it does.
+    """
+    if command.app.option("api_key") == "-":
+        raise UsageError(
+            f"standard input can give the key or the {what}, not both",
+            hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+        )
+
+
+def holds_all(page: Page[Any] | Walk[Any]) -> bool:
+    """Return whether *page* is known to hold the whole list."""
+    return page.offset == 0 and page.total is not None and len(page) >= page.total
+
+
+def add_formats(parser: argparse.ArgumentParser, formats: Sequence[str], text: str) -> None:
+    """Add ``-f`` with *formats* and ``--json`` to a command that writes its output itself."""
+    parser.add_argument("-f", "--format", dest="formatter", choices=formats, help=text)
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="formatter", help="same as -f json"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--base-model`` and ``--model-path``."""
+    parser.add_argument(
+        "--base-model", metavar="<id>", help="base model, such as meta-llama/Llama-3.1-8B"
+    )
+    parser.add_argument(
+        "--model-path",
+        metavar="<path>",
+        help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
+        "the directory of a downloaded one, or the metadata file of a saved one",
+    )
+
+
+def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
+    """Check that exactly one of ``--base-model`` and ``--model-path`` is given.
+
+    :raises UsageError: none or both are given.
+    """
+    if parsed_args.base_model and parsed_args.model_path:
+        raise UsageError("use either --base-model or --model-path", hint="Leave one of them out.")
+    if not parsed_args.base_model and not parsed_args.model_path:
+        raise UsageError(
+            f"--base-model or --model-path is required for {command} command",
+            hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
+        )

@@ -1,0 +1,311 @@
+"""Change checkpoints: publish, unpublish, set-ttl and copy, and the base of all bulk changes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from tinkex.cli.errors import hint_for
+from tinkex.columns import Flag, Time, plain_text
+from tinkex.commands.arguments import add_path, add_paths, checkpoint_path, checkpoint_paths
+from tinkex.commands.base import Lister, ShowOne
+from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
+from tinkex.options import duration, non_empty
+
+#: Maximum number of concurrent changes, as in the official command line.
+CONCURRENCY = 32
+#: Environment variable with the key of the account that a copied checkpoint belongs to.
+TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
+
+#: Changes one path.
+Change = Callable[[str], None]
+#: Returns the row of a path and the error that its change raised, if any.
+Row = Callable[[str, TinkexError | None], tuple[Any, ...]]
+
+
+class BulkChange(Lister):
+    """A command that changes checkpoints: each is tried, and has a row with its outcome.
+
+    :ivar result: the paths of the changed checkpoints.
+    """
+
+    is_action = True
+    #: What is in progress: ``Deleting``.
+    doing: ClassVar[str]
+    #: What is finished: ``deleted``.
+    done: ClassVar[str]
+    #: Completion no longer offers the changed checkpoints.
+    deletes: ClassVar[bool] = False
+    _tried = 0
+    _failures: Mapping[str, TinkexError] = MappingProxyType({})
+    #: The signal that stopped the command before all were tried.
+    _interrupt: BaseException | None = None
+
+    def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
+        """Change *paths* concurrently and return their rows, in order.
+
+        :raises TinkexError: *paths* is a single path, and its change failed.
+        """
+        self.result, self._tried = [], len(paths)
+        if len(paths) == 1:
+            try:
+                change(paths[0])
+            except NotFound as error:
+                error.hint = self._hint(paths[0], error)
+                raise
+            self.result.append(paths[0])
+            self._forget()
+            return [row(paths[0], None)]
+        rows = self._rows(paths, change, row)
+        # A progress bar and rows cannot be drawn at once: the rows come at the end.
+        return list(rows) if self.app.display.draws else rows
+
+    def _forget(self) -> None:
+        if self.deletes:
+            self.app.forget("checkpoints", self.result)
+
+    def _rows(self, paths: Sequence[str], change: Change, row: Row) -> Iterator[tuple[Any, ...]]:
+        from tinkex.api.http.concurrency import map_ordered
+
+        self._failures = failures = dict[str, TinkexError]()
+
+        def attempt(path: str) -> TinkexError | None:
+            try:
+                change(path)
+            except TinkexError as error:
+                return error
+            return None
+
+        def count(finished: int) -> None:
+            self.app.display.count(self.doing, finished, len(paths))
+
+        # The window is the maximum number of changes without a row when a signal arrives.
+        errors = map_ordered(attempt, paths, workers=CONCURRENCY, window=CONCURRENCY, on_done=count)
+        try:
+            for path, error in zip(paths, errors, strict=True):
+                yield row(path, error)
+                # Counted only after the row is written.
+                if error is None:
+                    self.result.append(path)
+                else:
+                    failures[path] = error
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            self._interrupt = interrupt
+        finally:
+            self.app.display.clear()
+            self._forget()
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        """Write the rows, then raise one error if any change failed."""
+        try:
+            super().produce_output(parsed_args, column_names, data)
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            self._interrupt = interrupt
+        if self._interrupt is not None:
+            if self._tried > 1:
+                self.app.warn(
+                    f"At least {len(self.result)} of {self._tried} were {self.done} before that, "
+                    f"as listed above; up to {CONCURRENCY} more may be.",
+                    prefix="",
+                )
+            raise self._interrupt
+        if self._failures:
+            raise self._failed()
+        if self._tried > 1:
+            self.status(f"{len(self.result)} checkpoints {self.done}.")
+        return 0
+
+    def _failed(self) -> TinkexError:
+        path, first = next(iter(self._failures.items()))
+        return TinkexError(
+            f"{len(self._failures)} of {self._tried} checkpoints could not be {self.done}",
+            hint=self._hint(path, first),
+            category=first.category,
+        )
+
+    def _hint(self, path: str, error: TinkexError) -> str | None:
+        missing = isinstance(error, NotFound)
+        return (self.client.checkpoints.suggest(path) if missing else None) or hint_for(error)
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        """Return the plain line of a changed checkpoint."""
+        return f"{self.done.capitalize()} {plain_text(record['tinker_path'])}"
+
+    def plain_row(self, record: Mapping[str, Any]) -> str | None:
+        if record["error"]:
+            path = plain_text(record["tinker_path"])
+            self.app.warn(f"{path}: {record['error']}", prefix=f"Not {self.done}: ")
+            return None
+        return self.line(record)
+
+
+class _Visibility(BulkChange):
+    """Base of publish and unpublish."""
+
+    column_names = ("tinker_path", "public", "error")
+    public: bool
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_paths(parser)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        checkpoints = self.client.checkpoints
+        change = checkpoints.publish if self.public else checkpoints.unpublish
+
+        def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            # After a failure, its visibility is unknown.
+            return (path, Flag(None if error else self.public), error and str(error))
+
+        return self.column_names, self.change(paths, change, row)
+
+
+class PublishCheckpoint(_Visibility):
+    """Make checkpoints public: readable by everyone who knows the path."""
+
+    public = True
+    doing, done = "Publishing", "published"
+    examples = (
+        "tinkex checkpoint publish tinker://run-123/weights/0001",
+        "tinkex checkpoint publish run-123:final",
+    )
+
+
+class UnpublishCheckpoint(_Visibility):
+    """Make checkpoints private again."""
+
+    public = False
+    doing, done = "Unpublishing", "unpublished"
+    examples = ("tinkex checkpoint unpublish tinker://run-123/weights/0001",)
+
+
+class SetTtlCheckpoint(BulkChange):
+    """Set or remove the expiry time of checkpoints."""
+
+    column_names = ("tinker_path", "ttl_seconds", "expires_at", "error")
+    doing, done = "Setting", "set"
+    examples = (
+        "tinkex checkpoint set-ttl tinker://run-123/weights/0001 --ttl 7d",
+        "tinkex checkpoint set-ttl run-123@latest --remove",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_paths(parser)
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--ttl",
+            metavar="<time>",
+            type=duration(bare="s"),
+            help="time to live from now on, from 1 hour to 10 years: seconds, or 12h, 7d, 1y; "
+            "the service deletes the checkpoint afterwards",
+        )
+        what.add_argument("--remove", action="store_true", help="remove the expiry time")
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        if not parsed_args.remove and parsed_args.ttl is None:
+            raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
+        seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
+        paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        set_ttl = self.client.checkpoints.set_ttl
+
+        def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            expires = None
+            if seconds is not None and error is None:
+                expires = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+            return (path, None if error else seconds, Time(expires), error and str(error))
+
+        return self.column_names, self.change(paths, lambda path: set_ttl(path, seconds), row)
+
+    def line(self, record: Mapping[str, Any]) -> str:
+        from tinkex.api.resources.selection import in_words
+
+        path, seconds = plain_text(record["tinker_path"]), record["ttl_seconds"]
+        if seconds is None:
+            return f"{path} does not expire"
+        span = in_words(timedelta(seconds=seconds))
+        return f"{path} expires {plain_text(record['expires_at'])} (in {span})"
+
+
+class CopyCheckpoint(ShowOne):
+    """Copy a checkpoint into a project, or from another account into this one."""
+
+    is_action = True
+    column_names = ("source_path", "tinker_path")
+    examples = (
+        "tinkex checkpoint copy run-123:final --project-id proj-archive",
+        "tinkex checkpoint copy tinker://run-9/sampler_weights/best --source-api-key @other.key",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_path(parser)
+        parser.add_argument(
+            "--project-id",
+            metavar="<id>",
+            type=non_empty,
+            help="project for the copy (default: the configured project; if there is none, a new "
+            "training run)",
+        )
+        parser.add_argument(
+            "--ttl",
+            metavar="<time>",
+            type=duration(bare="s"),
+            help="time to live of the copy: seconds, or 12h, 7d, 1y (default: never expires)",
+        )
+        parser.add_argument(
+            "--source-api-key",
+            metavar="<file>",
+            help="@FILE with the key of the account that may read the original, or - for standard "
+            f"input; never the key itself [{TOKEN_VARIABLE}]",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)
+        token = self._token(parsed_args.source_api_key)
+        source = checkpoint_path(self, parsed_args.tinker_path)
+        self.result = copied = self.client.checkpoints.copy(
+            source,
+            project_id=parsed_args.project_id or self.settings.project_id,
+            ttl_seconds=seconds,
+            access_token=token,
+        )
+        self.app.remember("checkpoints", [copied])
+        return self.column_names, (source, copied)
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [f"Copied to {plain_text(record['tinker_path'])}"]
+
+    def _token(self, argument: str | None) -> str | None:
+        from tinkex.config.credentials import read_argument
+
+        if argument is None:
+            return os.environ.get(TOKEN_VARIABLE) or None
+        if argument != "-" and not argument.startswith("@"):
+            raise UsageError(
+                "--source-api-key takes no key: every user of this machine could read it",
+                hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
+            )
+        if argument == "-" and self.app.option("api_key") == "-":
+            raise UsageError("standard input can hold only one key")
+        return read_argument(argument, self.app.stdin)
+
+
+def _ttl_seconds(span: timedelta) -> int:
+    """Return the time to live *span* in seconds.
+
+    :raises UsageError: the service does not allow it.
+    """
+    from tinkex.api.resources.checkpoints import TTL_LIMITS
+
+    seconds = round(span.total_seconds())
+    if not TTL_LIMITS[0] <= seconds <= TTL_LIMITS[1]:
+        raise UsageError(
+            "the time to live must be at least 1 hour and at most 10 years",
+            hint="A number without a unit is in seconds; with a unit: 12h, 7d, 1y.",
+        )
+    return seconds

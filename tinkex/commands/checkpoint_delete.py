@@ -1,0 +1,272 @@
+"""Delete checkpoints: by name or filter (delete), or by retention rules (prune)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import Flag, Size, Time, plain_text
+from tinkex.commands import arguments
+from tinkex.commands.checkpoint_change import BulkChange
+from tinkex.exceptions import TinkexError, UsageError
+from tinkex.options import duration, integer, number
+
+if TYPE_CHECKING:
+    from tinkex.api import Checkpoint
+    from tinkex.api.resources.selection import Decision
+
+
+#: Maximum number of runs whose checkpoints are listed to show sizes in a question.
+_RUNS_LISTED = 32
+#: Maximum number of paths in a question.
+_PATHS_SHOWN = 20
+#: Bytes of a gigabyte, the unit of storage prices.
+_GIGABYTE = 1e9
+
+
+class _Deletion(BulkChange):
+    """Base of delete and prune."""
+
+    doing, done = "Deleting", "deleted"
+    deletes = True
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
+        )
+
+    def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
+        """Return the checkpoints that match the filters, by path."""
+        page = arguments.select_checkpoints(self, parsed_args)
+        if page.note:
+            self.status(page.note)
+        return {checkpoint.tinker_path: checkpoint for checkpoint in page}
+
+    def confirm_deletion(self, paths: Sequence[str], known: Mapping[str, Checkpoint]) -> None:
+        """Ask whether to delete *paths*; sizes are shown of those in *known*.
+
+        :raises UsageError: the answer is no, or there is no terminal to ask on.
+        """
+        lines = [f"  {path}{_note(known.get(path))}" for path in paths[:_PATHS_SHOWN]]
+        if len(paths) > _PATHS_SHOWN:
+            lines.append(f"  … and {len(paths) - _PATHS_SHOWN} more")
+        complete = len(known) >= len(paths)
+        what = _summary(known.values()) if complete else f"{len(paths)} checkpoint(s)"
+        self.confirm("\n".join(["This cannot be undone:", *lines, f"Delete {what}?"]))
+
+
+class DeleteCheckpoint(_Deletion):
+    """Delete checkpoints; asks for confirmation on a terminal."""
+
+    column_names = ("tinker_path", "deleted", "error")
+    examples = (
+        "tinkex checkpoint delete tinker://run-old/weights/0001",
+        "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
+        "tinkex checkpoint delete --type weights --before 30d --dry-run",
+        "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        arguments.add_paths(parser, optional=True)
+        arguments.add_filters(parser)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        if bool(parsed_args.tinker_paths) == arguments.given_filters(parsed_args):
+            raise UsageError(
+                "use either checkpoint paths or filters",
+                hint="For example: tinkex checkpoint delete --run-id RUN --before 30d --dry-run.",
+            )
+        # All names are resolved before anything is deleted.
+        paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
+        client = self.client  # a missing key shows before the question
+        known = {} if paths else self.select(parsed_args)
+        if not paths and not known:
+            self.status("No checkpoint matches the filters: nothing to delete.")
+        if parsed_args.dry_run:
+            return self.column_names, self._rehearse(paths, known)
+        # A script is asked only about checkpoints that it has not named.
+        on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
+        if not (parsed_args.yes or self.app.option("curl")) and (known or (paths and on_terminal)):
+            self.confirm_deletion(paths or list(known), known or self._find(paths))
+
+        def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            return (path, Flag(error is None), error and str(error))
+
+        paths = paths or list(known)
+        return self.column_names, self.change(paths, client.checkpoints.delete, row)
+
+    def plain_row(self, record: Mapping[str, Any]) -> str | None:
+        if not record["error"] and not record["deleted"].machine_readable():
+            return f"Would delete {plain_text(record['tinker_path'])}"
+        return super().plain_row(record)
+
+    def _rehearse(self, paths: list[str], known: Mapping[str, Checkpoint]) -> list[tuple[Any, ...]]:
+        """Return the rows of ``--dry-run``."""
+        if paths:
+            known = self._find(paths)
+        missing = [path for path in paths if path not in known]
+        if missing:
+            raise TinkexError(
+                f"{len(missing)} of {len(paths)} checkpoints do not exist: {missing[0]}"
+                + (" and others" if len(missing) > 1 else ""),
+                hint=self.client.checkpoints.suggest(missing[0]),
+            )
+        self.result = []
+        if known:
+            self.status(f"Would delete {_summary(known.values())}; nothing was changed.")
+        return [(path, Flag(False), None) for path in paths or known]
+
+    def _find(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
+        """Return the *paths* that exist, as far as the lists of their runs show."""
+        from tinkex.api.http.concurrency import map_ordered
+        from tinkex.api.paths import TinkerPath
+
+        checkpoints = self.client.checkpoints
+
+        def of(run_id: str) -> Sequence[Checkpoint]:
+            try:
+                return list(checkpoints.list(None, run_id=run_id))
+            except TinkexError:
+                return ()
+
+        runs = list(dict.fromkeys(TinkerPath.from_string(path).run_id for path in paths))
+        pages = map_ordered(of, runs[:_RUNS_LISTED])
+        found = {checkpoint.tinker_path: checkpoint for page in pages for checkpoint in page}
+        return {path: found[path] for path in paths if path in found}
+
+
+class PruneCheckpoint(_Deletion):
+    """Delete checkpoints by retention rules; asks for confirmation on a terminal."""
+
+    column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
+    droppable = ("error", "size_bytes", "time", "action")
+    notes = (
+        "Rules apply to each run and each type of checkpoint separately. A checkpoint is deleted\n"
+        "only if no rule keeps it. Published checkpoints and the newest of each run and type are\n"
+        "kept unless the options say otherwise."
+    )
+    examples = (
+        "tinkex checkpoint prune --keep-last 3 --dry-run",
+        "tinkex checkpoint prune --run-id run-123 --keep-every 1000 --keep-last 2",
+        "tinkex checkpoint prune --run-id 'nightly*' --older-than 30d --yes",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        arguments.add_run_filters(parser)
+        _add_rules(parser.add_argument_group("rules (at least one of the first three)"))
+        parser.add_argument(
+            "--rate",
+            metavar="<usd>",
+            type=number(0),
+            help="storage price in US dollars per gigabyte per month, to show what pruning saves "
+            "(default: the price that the service reports, if any)",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api.resources.selection import Policy, plan
+
+        names = ("keep_last", "keep_every", "older_than", "include_published", "include_newest")
+        rules = {name: getattr(parsed_args, name) for name in names}
+        if all(rules[name] is None for name in names[:3]):
+            raise UsageError(
+                "at least one retention rule is required",
+                hint="Give --keep-last, --keep-every or --older-than.",
+            )
+        policy = Policy(**rules)
+        decisions = plan(self.select(parsed_args).values(), policy, datetime.now(UTC))
+        going = {d.checkpoint.tinker_path: d for d in decisions if d.goes}
+        chosen = {path: decision.checkpoint for path, decision in going.items()}
+        self._print_plan(len(decisions), list(chosen.values()), parsed_args.rate)
+        if parsed_args.dry_run:
+            self.result = decisions
+            rows = [(*_values(d, "delete" if d.goes else "keep"), None) for d in decisions]
+            return self.column_names, rows
+        self.result = []
+        if not chosen:
+            return self.column_names, []
+        if not parsed_args.yes:
+            self.confirm_deletion(list(chosen), chosen)
+
+        def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            action = "failed" if error else "deleted"
+            return (*_values(going[path], action), error and str(error))
+
+        delete = self.client.checkpoints.delete
+        return self.column_names, self.change(list(chosen), delete, row)
+
+    def plain_row(self, record: Mapping[str, Any]) -> str | None:
+        if record["action"] in ("delete", "keep"):
+            names = ("action", "tinker_path", "reason")
+            return "\t".join(plain_text(record[name]) for name in names)
+        return super().plain_row(record)
+
+    def _print_plan(self, count: int, chosen: list[Checkpoint], rate: float | None) -> None:
+        """Print how many of *count* checkpoints are deleted, and how much that saves."""
+        from tinkex.api.resources.selection import total_size
+
+        if not chosen:
+            why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
+            self.status(f"Nothing to prune: {why}")
+            return
+        self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
+        size = total_size(chosen)
+        rate = rate if rate is not None else self.client.billing.storage_rate()
+        if size is not None and rate is not None:
+            saved = size / _GIGABYTE * rate
+            amount = f"about ${saved:,.2f}" if saved >= 0.005 or not saved else "less than $0.01"
+            self.status(f"That saves {amount} a month, at ${rate:g} a gigabyte.")
+
+
+def _add_rules(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--keep-last", metavar="<int>", type=integer(1), help="number of newest checkpoints to keep"
+    )
+    group.add_argument(
+        "--keep-every",
+        metavar="<int>",
+        type=integer(1),
+        help="keep checkpoints whose step (the number at the end of the name) is a multiple of "
+        "this, and those without a step",
+    )
+    group.add_argument(
+        "--older-than",
+        metavar="<time>",
+        type=duration(),
+        help="keep checkpoints younger than this: 12h, 7d",
+    )
+    group.add_argument(
+        "--include-published", action="store_true", help="also delete published checkpoints"
+    )
+    group.add_argument(
+        "--include-newest", action="store_true", help="also delete the newest of each run and type"
+    )
+
+
+def _values(decision: Decision, action: str) -> tuple[Any, ...]:
+    checkpoint = decision.checkpoint
+    size, saved = Size(checkpoint.size_bytes), Time(checkpoint.time)
+    return (checkpoint.tinker_path, size, saved, action, decision.reason)
+
+
+def _note(checkpoint: Checkpoint | None) -> str:
+    """Return what a question shows behind a path."""
+    if checkpoint is None:
+        return ""
+    size = Size(checkpoint.size_bytes).human_readable()
+    words = ", ".join(filter(None, (size, "published" if checkpoint.public else "")))
+    return f"  ({words})" if words else ""
+
+
+def _summary(checkpoints: Iterable[Checkpoint]) -> str:
+    """Return ``3 checkpoints, 1.2 GB``; the size only if all sizes are known."""
+    from tinkex.api.resources.selection import total_size
+
+    checkpoints = list(checkpoints)
+    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
+    size = total_size(checkpoints)
+    return count if size is None else f"{count}, {Size(size).human_readable()}"

@@ -1,0 +1,305 @@
+"""Download checkpoints, keep a directory in sync with a run, and verify downloaded files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tinkex.cli.errors import hint_for
+from tinkex.columns import Size, Structure, plain_text
+from tinkex.commands import arguments
+from tinkex.commands.base import Lister
+from tinkex.exceptions import Terminated, TinkexError, UsageError
+from tinkex.options import interval
+
+if TYPE_CHECKING:
+    from tinkex.api import DownloadResult, VerifiedFile
+
+
+#: Formats that write every row at once.
+_STREAMED = ("plain", "value", "csv")
+_KEPT = "What has arrived is kept: run the same command again to resume."
+
+
+class _Fetching(Lister):
+    """Base of download and sync: a row for each result, and one error at the end."""
+
+    is_action = True
+    #: Plain line of a downloaded checkpoint.
+    line: ClassVar[str]
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        self._tried, self._failures = 0, list[TinkexError]()
+        try:
+            super().produce_output(parsed_args, column_names, data)
+        except (KeyboardInterrupt, Terminated):
+            self.app.warn(_KEPT, prefix="")
+            raise
+        if self._failures:
+            raise TinkexError(
+                f"{len(self._failures)} of {self._tried} checkpoints could not be downloaded",
+                hint=hint_for(self._failures[0]),
+                category=self._failures[0].category,
+            )
+        return 0
+
+    def rows(
+        self, results: Iterable[DownloadResult], *, every: bool = True
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of *results*, then print their number.
+
+        :param every: also those of checkpoints that were present; :attr:`result` has them all.
+        """
+        fetched = present = 0
+        for result in results:
+            self._tried += 1
+            if result.error is not None:
+                self._failures.append(result.error)
+            if every:
+                self.result.append(result)
+            fetched, present = fetched + (result.download is not None), present + result.present
+            if every or not result.present:
+                self.app.display.clear()
+                yield self.row(result)
+                self.app.stdout.flush()
+        if every or fetched:
+            self.status(f"{fetched} downloaded, {present} already present.")
+
+    def row(self, result: DownloadResult) -> tuple[Any, ...]:
+        """Return the row of *result*."""
+        done, error = result.download, result.error
+        values = {
+            "tinker_path": result.tinker_path,
+            "directory": str(result.directory),
+            "status": "failed" if error else "present" if done is None else "fetched",
+            "files": None if done is None else Structure([name for name, _ in done.files]),
+            "size_bytes": None if done is None else Size(done.bytes),
+            "error": error and str(error),
+        }
+        return tuple(values[name] for name in self.column_names)
+
+    def plain_row(self, record: Mapping[str, Any]) -> str | None:
+        path = plain_text(record["tinker_path"])
+        if record["error"]:
+            self.app.warn(f"{path}: {record['error']}", prefix="Not downloaded: ")
+        if record["size_bytes"] is None:  # it failed or was present
+            return None
+        return self.line.format(path=path, directory=plain_text(record["directory"]))
+
+
+class DownloadCheckpoint(_Fetching):
+    """Download the files of checkpoints; resumes an interrupted download."""
+
+    line = "Downloaded to {directory}"
+    column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
+    droppable = ("error", "files", "size_bytes")
+    examples = (
+        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001",
+        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001 --force",
+        "tinkex checkpoint download --run-id run-123 --type sampler --output ./models",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        arguments.add_paths(parser, optional=True)
+        parser.add_argument(
+            "--run-id", metavar="<run_id>", help="download all checkpoints of this training run"
+        )
+        arguments.add_type(parser)
+        parser.add_argument(
+            "-o",
+            "--output",
+            metavar="<dir>",
+            default=".",
+            help="output directory, created if missing (default: the current one); several "
+            "checkpoints are written to <run>/<kind>/<name> in it, or to <kind>/<name> if only "
+            "--run-id is given, as with 'checkpoint sync'",
+        )
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="replace existing files once the new ones are complete; without it, a download of "
+            "several checkpoints skips those already complete",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api.resources.selection import Selection
+        from tinkex.files import user_path
+
+        target, run_id = user_path(parsed_args.output), parsed_args.run_id
+        if parsed_args.checkpoint_type and not run_id:
+            raise UsageError(
+                "--type requires --run-id", hint="A path names its type: leave --type out."
+            )
+        if not parsed_args.tinker_paths and not run_id:
+            raise UsageError(
+                "no checkpoint is given",
+                hint="Give a path, or --run-id for all checkpoints of a run.",
+            )
+        named = paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
+        if len(paths) == 1 and not run_id:
+            return self.column_names, [self._download(paths[0], target, parsed_args)]
+        if run_id:
+            kind, select = arguments.checkpoint_type(parsed_args), self.client.checkpoints.select
+            found = arguments.with_run(self, run_id, lambda run: select(Selection(run, kind)))
+            paths = paths + [checkpoint.tinker_path for checkpoint in found]
+            if not paths:
+                raise UsageError(f"the run {run_id} has no such checkpoints")
+        self.result = []
+        results = self.client.checkpoints.download_all(
+            paths,
+            target,
+            force=parsed_args.force,
+            with_run=bool(named),
+            on_progress=self.app.display.transfer,
+        )
+        return self.column_names, self.rows(results)
+
+    def _download(
+        self, path: str, target: Path, parsed_args: argparse.Namespace
+    ) -> tuple[Any, ...]:
+        try:
+            self.result = done = self.client.checkpoints.download(
+                path, target, force=parsed_args.force, on_progress=self.app.display.transfer
+            )
+        except (KeyboardInterrupt, Terminated) as interrupt:
+            for note in getattr(interrupt, "__notes__", ()):
+                self.app.warn(note, prefix="")
+            raise
+        files = Structure([name for name, _ in done.files])
+        return path, parsed_args.output, files, Size(done.bytes), None
+
+
+class SyncCheckpoint(_Fetching):
+    """Download the new checkpoints of a training run, each into its own directory."""
+
+    line = "Fetched {path} to {directory}"
+    column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
+    droppable = ("error", "size_bytes", "directory")
+    examples = (
+        "tinkex checkpoint sync run-123 ./models",
+        "tinkex checkpoint sync run-123 ./models --type sampler --watch --interval 5m",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("run_id", metavar="<run_id>", help="training run")
+        parser.add_argument(
+            "directory",
+            metavar="<dir>",
+            help="directory for the files: <kind>/<name> below it for each checkpoint",
+        )
+        arguments.add_type(parser)
+        parser.add_argument(
+            "--watch", action="store_true", help="keep polling for new checkpoints until Ctrl-C"
+        )
+        parser.add_argument(
+            "--interval",
+            metavar="<time>",
+            type=interval(),
+            default="60s",
+            help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.files import user_path
+
+        if parsed_args.watch and parsed_args.formatter not in _STREAMED:
+            raise UsageError(
+                f"the format {parsed_args.formatter} cannot be used with --watch, which never ends",
+                hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
+            )
+        self._target, self.result = user_path(parsed_args.directory), []
+        # A wrong run or key fails before anything is written.
+        results = self._poll(parsed_args)
+        if parsed_args.watch:
+            return self.column_names, self._watch(parsed_args, results)
+        return self.column_names, self.rows(results)
+
+    def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
+        kind = arguments.checkpoint_type(parsed_args)
+
+        def poll(run_id: str) -> Iterator[DownloadResult]:
+            parsed_args.run_id = run_id  # resolved once
+            return self.client.checkpoints.sync(
+                run_id,
+                self._target,
+                types=() if kind is None else (kind,),
+                on_progress=self.app.display.transfer,
+            )
+
+        return arguments.with_run(self, parsed_args.run_id, poll)
+
+    def _watch(
+        self, parsed_args: argparse.Namespace, results: Iterator[DownloadResult]
+    ) -> Iterator[tuple[Any, ...]]:
+        seconds = parsed_args.interval.total_seconds()
+        while True:
+            try:
+                yield from self.rows(results, every=False)
+                self.app.display.clear()
+                time.sleep(seconds)
+                results = self._poll(parsed_args)
+            except TinkexError as error:
+                if error.category != "server":
+                    raise
+                self.app.warn(f"{error}; next poll in {seconds:.0f} s", prefix="")
+                time.sleep(seconds)
+                results = iter(())
+
+
+class VerifyCheckpoint(Lister):
+    """Check downloaded files against their manifest, without the network."""
+
+    column_names = ("file", "status", "size_bytes", "reason", "tinker_path")
+    plain_columns = ("status", "file", "reason")
+    droppable = ("tinker_path", "size_bytes")
+    examples = (
+        "tinkex checkpoint verify ./models/0001",
+        "tinkex checkpoint verify ./models -f json",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "directories",
+            metavar="<dir>",
+            nargs="+",
+            help="directory of a downloaded checkpoint, or one with several below it",
+        )
+        parser.add_argument(
+            "--strict",
+            action="store_true",
+            help="also fail for files that the download did not write",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api import verify
+        from tinkex.files import user_path
+
+        found = [verify(user_path(name)) for name in parsed_args.directories]
+        return self.column_names, self._rows(found)
+
+    def _rows(self, found: list[Iterator[VerifiedFile]]) -> Iterator[tuple[Any, ...]]:
+        self.result = []
+        for files in found:
+            for file in files:
+                self.result.append(file)
+                size = Size(file.size_bytes)
+                yield str(file.file), file.status, size, file.reason, file.tinker_path
+
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        super().produce_output(parsed_args, column_names, data)
+        good = ("ok",) if parsed_args.strict else ("ok", "extra")
+        bad = [file for file in self.result if file.status not in good]
+        if bad:
+            raise TinkexError(
+                f"{len(bad)} of {len(self.result)} files differ from what was downloaded",
+                hint="Download the checkpoint again with --force.",
+            )
+        self.status(f"{len(self.result)} files verified.")
+        return 0

@@ -1,0 +1,154 @@
+"""The inputs of commands that sample: a model, and a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from tinkex.exceptions import LocalError, UsageError
+from tinkex.files import read_bytes, user_path
+
+#: File that PEFT writes next to every adapter (``peft.LoraConfig``).
+ADAPTER_CONFIG = "adapter_config.json"
+_EXAMPLE = "For example: --prompt 'Once upon a time', or --prompt-file prompt.txt."
+
+
+@dataclass(frozen=True)
+class ModelPath:
+    """The model that ``--model-path`` names.
+
+    :ivar tinker_path: the checkpoint on the service, if known.
+    :ivar base_model: name of the base model, if known.
+    :ivar lora_rank: rank of the adapter, if known.
+    """
+
+    tinker_path: str | None = None
+    base_model: str | None = None
+    lora_rank: int | None = None
+
+
+def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> ModelPath:
+    """Return the model that *text* names.
+
+    :param text: a ``tinker://`` path, the directory of a downloaded checkpoint or of an adapter,
+        the metadata file that ``tinkex checkpoint --output`` wrote, or, where no such file exists,
+        a short name of a checkpoint.
+    :param resolve: returns the path of a short name, see :mod:`tinkex.api.resources.names`.
+    :raises LocalError: nothing has this name, or a file cannot be read.
+    :raises UsageError: its base model is not known.
+    """
+    if text.startswith("tinker://"):
+        return ModelPath(tinker_path=text)
+    from tinkex.api.transfer import manifest
+
+    path = user_path(text)
+    # Anything else counts as a missing file: ./model, model/, ~/model, adapter.json.
+    may_be_a_name = "@" in text or ":" in text or "~" in text[1:]
+    if resolve is not None and not path.exists() and may_be_a_name:
+        return ModelPath(tinker_path=resolve(text))
+    if path.is_file():
+        return _checked(_from_json(_load(path), "weights_path"), text)
+    if not path.is_dir():
+        raise LocalError(
+            f"--model-path does not exist: {text}",
+            hint="Give tinker://RUN/sampler_weights/NAME or a directory with adapter_config.json.",
+        )
+    known = _from_json(_load(path / manifest.NAME), "tinker_path")
+    config = _load(path / ADAPTER_CONFIG)
+    base_model, rank = config.get("base_model_name_or_path"), config.get("r")
+    return _checked(
+        ModelPath(
+            known.tinker_path,
+            known.base_model or (base_model if isinstance(base_model, str) else None),
+            known.lora_rank or (rank if type(rank) is int else None),
+        ),
+        text,
+    )
+
+
+def _from_json(values: dict[str, Any], path_key: str) -> ModelPath:
+    path, base_model, rank = (values.get(k) for k in (path_key, "base_model", "lora_rank"))
+    return ModelPath(
+        path if isinstance(path, str) and path.startswith("tinker://") else None,
+        base_model if isinstance(base_model, str) else None,
+        rank if type(rank) is int else None,
+    )
+
+
+def _checked(model: ModelPath, text: str) -> ModelPath:
+    if model.tinker_path or model.base_model:
+        return model
+    raise UsageError(
+        f"nothing in {text} names its base model",
+        hint=f"{ADAPTER_CONFIG} should have base_model_name_or_path; or give --base-model.",
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise LocalError(
+            f"{path} is not JSON",
+            hint="It must be a file written by 'tinkex checkpoint --output' or by PEFT.",
+        ) from error
+    except OSError as error:
+        raise LocalError(f"cannot read {path}: {error.strerror}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None) -> str | list[int]:
+    """Return the prompt that ``--prompt`` or ``--prompt-file`` gives.
+
+    A file with a JSON array of whole numbers, or with ``{"tokens": [...]}``, contains token ids;
+    any other file is text, without the line breaks at its end (as the shell's ``$(cat file)``).
+
+    :raises UsageError: neither or both are given, or the prompt is empty.
+    :raises LocalError: the file cannot be read, or is not UTF-8.
+    """
+    if text is None and file is None:
+        message = "--prompt or --prompt-file is required for run command"
+        raise UsageError(message, hint=_EXAMPLE)
+    if text is not None and file is not None:
+        raise UsageError("use either --prompt or --prompt-file", hint=_EXAMPLE)
+    prompt: str | list[int] | None = text
+    if file is not None:
+        try:
+            prompt = prompt_in(read_bytes(file, stdin).decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise LocalError(
+                f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
+            ) from error
+    if not prompt:
+        raise UsageError("the prompt is empty", hint=_EXAMPLE)
+    return prompt
+
+
+def prompt_in(text: str) -> str | list[int]:
+    """Return the prompt in the content *text* of a file: a text, or token ids.
+
+    :raises UsageError: a token id is out of range.
+    """
+    tokens = _token_ids(text)
+    return text.rstrip("\r\n") if tokens is None else tokens
+
+
+def _token_ids(text: str) -> list[int] | None:
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        value = value.get("tokens")
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        return None
+    if any(not 0 <= item < 2**31 for item in value):
+        raise UsageError("token ids must be from 0 to 2147483647")
+    return value

@@ -1,0 +1,1 @@
+"""Settings: the configuration file, values, pools and where a key comes from."""

@@ -1,0 +1,315 @@
+"""API keys: where a key comes from, and the file where keys are stored.
+
+A key is given as it is, in a file, on standard input or by a command; or it is stored in
+``~/.tinker/credentials.json``, the file of the official login. Its format is the official one,
+version 1::
+
+    {"version": 1, "default": "7", "keys": {"7": {
+        "type": "manual", "key": "tml-…", "name": "laptop", "note": "",
+        "details": {"org_details": {"name": "…"}, "user_details": {"email": "…"}}}}}
+
+The members of ``keys`` are named by the id that the service has for the key. One member is ours: a
+record with ``base_url`` is the key of another server than the official one, and is sent to that
+address only. Unknown members are kept, and a file that cannot be parsed is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.files import locked, user_path, write_private
+
+#: Seconds that a credential command may take.
+CREDENTIAL_COMMAND_TIMEOUT = 60
+#: Prefix of every JSON Web Token (JWT).
+JWT_PREFIX = "eyJ"
+#: Version of the file of stored keys.
+VERSION = 1
+
+
+def read_argument(argument: str, stdin: TextIO | None) -> str:
+    """Return the key that ``--api-key`` gives: *argument*, ``-`` for *stdin*, ``@FILE``.
+
+    :raises SettingsError: the source is empty.
+    :raises LocalError: the file cannot be read.
+    """
+    if argument != "-" and not argument.startswith("@"):
+        return argument
+    source = "standard input" if argument == "-" else argument[1:]
+    try:
+        if argument == "-":
+            text = stdin.readline() if stdin is not None else ""
+        else:
+            text = user_path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise LocalError(f"cannot read the API key from {source}: {why}") from error
+    if not text.strip():
+        raise SettingsError(
+            f"no API key in {source}",
+            hint="The first line of standard input, or the file, is the key.",
+        )
+    return text.strip()
+
+
+def ask(question: str) -> str:
+    """Return the key that the user types at the terminal, without showing it.
+
+    :raises UsageError: nothing was typed.
+    """
+    import getpass
+
+    try:
+        key = getpass.getpass(question).strip()
+    except EOFError:
+        key = ""
+    if not key:
+        raise UsageError(
+            "Cancelled: nothing was typed, nothing was changed.", hint="", whole_line=True
+        )
+    return key
+
+
+def from_command(command: str) -> str:
+    """Return the key that *command*, run by the shell, prints.
+
+    :raises SettingsError: it fails or prints nothing.
+    """
+    import subprocess
+
+    hint = "It is run by the shell and must print the key and nothing else."
+    try:
+        done = subprocess.run(  # noqa: S602 - running the user's own command is its purpose
+            command,
+            shell=True,
+            check=False,
+            # Input that is piped to tinkex is not for the command; a user at a terminal is.
+            stdin=None if os.isatty(0) else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=CREDENTIAL_COMMAND_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SettingsError(
+            f"the credential command did not end within {CREDENTIAL_COMMAND_TIMEOUT} s", hint=hint
+        ) from error
+    key = done.stdout.decode("utf-8", "replace").strip()
+    if done.returncode or not key:
+        what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
+        raise SettingsError(f"the credential command {what}", hint=hint)
+    return key
+
+
+def checked(key: str) -> str:
+    """Return *key* if it can be sent in a header.
+
+    :raises SettingsError: it cannot.
+    """
+    # A line break in a header value would be refused later with a far worse message.
+    if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
+        raise SettingsError(
+            "the API key holds a space, a line break or a non-ASCII character",
+            hint="A key is one word. Was something else copied with it?",
+        )
+    return key
+
+
+def jwt_claims(token: str) -> Mapping[str, Any]:
+    """Return the claims of *token*, which are not verified; empty if it is not a JWT."""
+    import base64
+
+    parts = token.split(".")
+    if not token.startswith(JWT_PREFIX) or len(parts) != 3:
+        return {}
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def is_expired(key: str) -> bool:
+    """Return whether *key* is a JWT that has expired; other keys do not expire."""
+    import time
+
+    try:
+        return float(jwt_claims(key)["exp"]) < time.time()
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def mask(secret: str) -> str:
+    """Return *secret* in a form that can be recognized but not used: ``tml-…9f3c``."""
+    return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""
+
+
+def masked(setting: str, value: Any) -> Any:
+    """Return the *value* of a setting as it may be shown: without any part of it that is a key."""
+    if setting == "api_key" and value:
+        return mask(str(value))
+    if setting == "api_key_command" and value:
+        return re.sub(rf"(?:tml-|{JWT_PREFIX})[\w.=-]+", lambda found: mask(found[0]), str(value))
+    return value
+
+
+@dataclass(frozen=True)
+class StoredKey:
+    """A key of the file.
+
+    :ivar key_id: the service's id of the key, or one of ours where the service has none.
+    :ivar base_url: the only address that it is sent to; ``None`` for the official service's.
+    :ivar is_default: it is the key that is used.
+    """
+
+    key_id: str
+    key: str = field(repr=False)
+    name: str = ""
+    note: str | None = None
+    organization: str | None = None
+    email: str | None = None
+    base_url: str | None = None
+    is_default: bool = False
+
+
+class KeyStore:
+    """The keys in the file *path*, by default that of the official login."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or Path(os.path.expanduser("~"), ".tinker", "credentials.json")
+
+    def all(self) -> list[StoredKey]:
+        """Return all keys in the order of the file.
+
+        :raises SettingsError: the file cannot be read or parsed.
+        """
+        content = self._load()
+        default = str(content.get("default"))
+        return [
+            StoredKey(
+                key_id=key_id,
+                key=record["key"],
+                name=_text(record, "name") or "",
+                note=_text(record, "note"),
+                organization=_text(record, "details", "org_details", "name"),
+                email=_text(record, "details", "user_details", "email"),
+                base_url=_text(record, "base_url"),
+                is_default=key_id == default,
+            )
+            for key_id, record in content["keys"].items()
+            if _text(record, "key")
+        ]
+
+    def find(self, name: str) -> StoredKey:
+        """Return the key with the id or the name *name*.
+
+        :raises UsageError: there is none, or several have this name.
+        """
+        known = self.all()
+        found = [k for k in known if k.key_id == name] or [k for k in known if k.name == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(key.key_id for key in found)
+            raise UsageError(
+                f"several keys are called {name!r}", hint=f"Give one of the ids: {ids}."
+            )
+        names = ", ".join(key.name or key.key_id for key in known) or "none"
+        raise UsageError(f"no stored key is called {name!r}", hint=f"Stored: {names}.")
+
+    def for_address(self, base_url: str, *, only_its_own: bool) -> StoredKey | None:
+        """Return the key for the service at *base_url*: one stored for it, else the default.
+
+        Never raises: a file that cannot be read counts as empty.
+
+        :param only_its_own: return only a key that was stored for this very address.
+        """
+        try:
+            known = sorted(self.all(), key=lambda key: not key.is_default)
+        except SettingsError:
+            return None
+        own = [key for key in known if key.base_url == base_url]
+        if not only_its_own:
+            own += [key for key in known if key.is_default and key.base_url is None]
+        return own[0] if own else None
+
+    def add(self, key: StoredKey) -> None:
+        """Store *key* under its id, replacing a key with the same id.
+
+        :raises LocalError: the file cannot be written.
+        """
+        with self._changing() as content:
+            old = content["keys"].get(key.key_id)
+            content["keys"][key.key_id] = _record(key, old if isinstance(old, dict) else {})
+            if key.is_default:
+                content["default"] = key.key_id
+
+    def remove(self, *key_ids: str) -> None:
+        """Remove the keys with these ids; afterwards none of them is the default."""
+        with self._changing() as content:
+            for key_id in key_ids:
+                content["keys"].pop(key_id, None)
+            if content.get("default") in key_ids:
+                del content["default"]
+
+    def set_default(self, key_id: str) -> None:
+        """Make the key with this id the one that is used."""
+        with self._changing() as content:
+            if key_id not in content["keys"]:
+                raise UsageError(f"the key {key_id} is no longer stored")
+            content["default"] = key_id
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        with locked(self.path):
+            content = self._load()
+            yield content
+            write_private(self.path, json.dumps(content, indent=2))
+
+    def _load(self) -> dict[str, Any]:
+        """Return the content of the file, which has ``keys``."""
+        problem = "it is not JSON"
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            problem = f"it is not of version {VERSION}"
+            keys = content.setdefault("keys", {})
+            if content.setdefault("version", VERSION) == VERSION and isinstance(keys, dict):
+                return content  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return {"version": VERSION, "keys": {}}
+        except OSError as error:
+            problem = str(error.strerror)
+        except (ValueError, RecursionError, AttributeError):
+            pass
+        raise SettingsError(
+            f"cannot parse {self.path}: {problem}",
+            hint="The file is unchanged; move it away to start with an empty one.",
+        )
+
+
+def _text(value: Any, *path: str) -> str | None:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and value else None
+
+
+def _record(key: StoredKey, old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of *key*; the official reader requires all details or none."""
+    kind = old.get("type", "manual") if old.get("key") == key.key else "manual"
+    new: dict[str, Any] = {"type": kind, "key": key.key, "name": key.name}
+    if key.note is not None:
+        new["note"] = key.note
+    if key.organization is not None and key.email is not None:
+        new["details"] = {
+            "org_details": {"name": key.organization},
+            "user_details": {"email": key.email},
+        }
+    if key.base_url is not None:
+        new["base_url"] = key.base_url
+    return {**old, **new}

@@ -1,0 +1,304 @@
+"""The configuration file: where it is, what it says, and changes that keep its layout.
+
+Profiles of plugins are here too: they exist without being written into the file.
+
+PyYAML writes a file from scratch, without comments, order or layout. But its parser knows where
+each value is in the text, so that one value can be replaced, added or removed in place. Every
+change is read back and compared with what was intended; where they differ (anchors, merge keys, an
+unforeseen layout) nothing is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tinkex import plugins
+from tinkex.exceptions import PluginError, SettingsError
+from tinkex.files import locked, user_path, write_private, xdg_directory
+
+CONFIG_VARIABLE = "TINKEX_CONFIG"
+_FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
+_NO_LIMIT = 10**9
+
+
+class NotEditable(Exception):
+    """The text has a layout that cannot be changed without losing something."""
+
+
+def config_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the path of the configuration file, which need not exist."""
+    environ = os.environ if environ is None else environ
+    if environ.get(CONFIG_VARIABLE):
+        return user_path(environ[CONFIG_VARIABLE])
+    return xdg_directory("config", environ) / "tinkex" / "config.yaml"
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """Return the content of the configuration file *path*; empty if there is no such file.
+
+    :raises SettingsError: it cannot be read, or is not a configuration file.
+    """
+    return _parse(_text(path), path)
+
+
+def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the profiles that *config*, the content of a configuration file, defines."""
+    return {str(name): values for name, values in (config.get("profiles") or {}).items()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise SettingsError(f"cannot read {path}: {reason}", hint=_FIX) from error
+
+
+def _parse(text: str, path: Path) -> Mapping[str, Any]:
+    if not text.strip():
+        return {}  # most users have no such file: nothing to import for it
+    import json
+
+    import yaml
+
+    try:
+        config = yaml.safe_load(text)
+        json.dumps(config, default=str, skipkeys=True)  # fails where a value contains itself
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
+        # Dates out of range, endless nesting, values that do not match their tag.
+        raise SettingsError(f"{path} is not valid YAML", hint=_FIX) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"{path} is not valid YAML{where}", hint=_FIX) from error
+    if config is None:
+        return {}
+    if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
+        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_FIX)
+    return config
+
+
+def plugin_profile_names() -> set[str]:
+    """Return the names of the profiles that plugins provide, without importing any."""
+    return {ep.name for ep in plugins.entry_points(plugins.PROFILES)}
+
+
+def plugin_profile(name: str) -> dict[str, Any]:
+    """Return the settings of the profile *name* of a plugin.
+
+    :raises SettingsError: the plugin does not load, or returns no settings.
+    """
+    try:
+        values = plugins.load_driver(plugins.PROFILES, name)
+    except PluginError as error:
+        raise SettingsError(str(error), hint=error.hint) from error
+    if not isinstance(values, Mapping):
+        raise SettingsError(
+            f"the plugin of the profile {name!r} does not return a mapping of settings"
+        )
+    return dict(values)
+
+
+def plugin_profiles() -> dict[str, dict[str, Any]]:
+    """Return the settings of every usable profile that a plugin provides, by name."""
+    found = {}
+    for name in plugin_profile_names():
+        with contextlib.suppress(SettingsError):  # reported on use, and by 'plugin list'
+            found[name] = plugin_profile(name)
+    return found
+
+
+def write_default_profile(name: str | None) -> None:
+    """Make *name* the default profile; ``None`` removes the default.
+
+    Like the functions below:
+
+    :raises SettingsError: the file cannot be read or changed.
+    :raises LocalError: it cannot be written.
+    """
+    _change((["profile"], name))
+
+
+def write_profile(name: str, values: Mapping[str, Any], *, use: bool = False) -> None:
+    """Write the profile *name*, replacing its earlier settings by *values*.
+
+    :param use: also make it the default profile, in the same step.
+    """
+    _change((["profiles", name], dict(values)), *([(["profile"], name)] if use else []))
+
+
+def remove_profile(name: str) -> None:
+    """Remove the profile *name*; if it is the default, no other takes its place."""
+    is_default = str(read(config_path()).get("profile")) == name
+    _change((["profiles", name], None), *([(["profile"], None)] if is_default else []))
+
+
+def write_setting(profile: str, name: str, value: Any) -> None:
+    """Write one setting of *profile*, which is created if need be; ``None`` removes it."""
+    _change((["profiles", profile, name], value))
+
+
+def _change(*changes: tuple[list[str], Any]) -> None:
+    """Make all changes, or none: the key of each mapping down to a value, and the value."""
+    path = config_path()
+    with locked(path):
+        before = text = _text(path)
+        _parse(text, path)  # a damaged file is not touched
+        for where, value in changes:
+            try:
+                text = edit(text, where, value)
+            except KeyError:
+                continue
+            except NotEditable as error:
+                raise SettingsError(
+                    f"{path} has a layout that cannot be changed without losing something",
+                    hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
+                ) from error
+        if before or text:  # also an unchanged one: it is private from now on
+            write_private(path, text)
+
+
+def edit(text: str, path: list[str], value: Any) -> str:
+    """Return the YAML *text* with another value at *path*, the key of each mapping down to it.
+
+    :param value: the new value; ``None`` removes the old one.
+    :raises NotEditable: see above.
+    :raises KeyError: there is no value to remove.
+    """
+    import yaml
+
+    expected = _with(yaml.safe_load(text), path, value)
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    try:
+        changed = _changed(text, node, path, value)
+        if _without_none(yaml.safe_load(changed)) == _without_none(expected):
+            return changed
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise NotEditable from error
+    raise NotEditable
+
+
+def _with(content: Any, path: Sequence[str], value: Any) -> dict[Any, Any]:
+    """Return *content* with *value* at *path*; what others share with it is not changed."""
+    changed = dict(content) if isinstance(content, dict) else {}
+    key = next((own for own in changed if str(own) == path[0]), path[0])  # 7 is a number there
+    if len(path) > 1:
+        changed[key] = _with(changed.get(key), path[1:], value)
+    elif value is None:
+        del changed[key]
+    else:
+        changed[key] = value
+    return changed
+
+
+def _without_none(value: Any) -> Any:
+    """Return *value* with empty mappings for None: what a mapping without members is written as."""
+    if isinstance(value, dict):
+        return {key: _without_none(below) for key, below in value.items()}
+    return {} if value is None else value
+
+
+def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
+    if node is None:
+        return _with_newline(text) + _block({path[0]: _nested(path[1:], value)}, 0)
+    name, *rest = path
+    if node.id != "mapping":
+        raise NotEditable
+    if node.flow_style:
+        return _change_flow(text, node, path, value)
+    entry = next(((key, below) for key, below in node.value if key.value == name), None)
+    if entry is None:
+        at = _line_end(text, _end(node))
+        added = _block({name: _nested(rest, value)}, node.start_mark.column)
+        return _with_newline(text[:at]) + added + text[at:]
+    key, below = entry
+    if rest and below.id == "mapping":
+        return _changed(text, below, rest, value)
+    if value is None:
+        line = text.rfind("\n", 0, key.start_mark.index) + 1
+        return text[:line] + text[_line_end(text, _end(below)) :]
+    return _replace(text, node.start_mark.column, key, below, _nested(rest, value))
+
+
+def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
+    """Rewrite a mapping in braces, which has one line and no comment."""
+    import yaml
+
+    begin, end = node.start_mark.index, node.end_mark.index
+    old = text[begin:end]
+    if "\n" in old or "#" in old:
+        raise NotEditable
+    return text[:begin] + _flow(_with(yaml.safe_load(old), path, value)) + text[end:]
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for key in reversed(path):
+        value = {key: value}
+    return value
+
+
+def _replace(text: str, column: int, key: Any, old: Any, value: Any) -> str:
+    """Write *value* in place of the node *old*, in a mapping that begins at *column*."""
+    begin, end = old.start_mark.index, _end(old)
+    if begin < key.end_mark.index:  # an alias: its text is elsewhere
+        raise NotEditable
+    if isinstance(value, dict):
+        head = text[:begin].rstrip(" ") + text[end : _line_end(text, end)]
+        return _with_newline(head) + _block(value, column + 2) + text[_line_end(text, end) :]
+    written = _flow([value])[1:-1]
+    if old.id != "scalar" and not old.flow_style:  # it begins on the next line
+        colon = text.index(":", key.end_mark.index) + 1
+        rest = text[colon : _line_end(text, colon)]
+        return f"{text[:colon]} {written}{rest}{text[_line_end(text, end) :]}"
+    if old.id == "scalar" and old.style in ("|", ">"):
+        return text[:begin] + written + "\n" + text[end:]
+    space = "" if text[begin - 1 : begin].isspace() else " "
+    return text[:begin] + space + written + text[end:]
+
+
+def _end(node: Any) -> int:
+    """Return where the text of *node* ends; a block ends where its last value does."""
+    while node.id != "scalar" and not node.flow_style and node.value:
+        last = node.value[-1]
+        last = last[1] if isinstance(last, tuple) else last
+        if last.start_mark.index <= node.start_mark.index:  # an alias: its text is elsewhere
+            raise NotEditable
+        node = last
+    end: int = node.end_mark.index
+    return end
+
+
+def _flow(value: Any) -> str:
+    return _dump(value, flow=True).rstrip("\n")
+
+
+def _block(value: dict[str, Any], indent: int) -> str:
+    lines = _dump(value, flow=False).splitlines(keepends=True)
+    return "".join(" " * indent + line for line in lines)
+
+
+def _dump(value: Any, *, flow: bool) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(
+        value, default_flow_style=flow, width=_NO_LIMIT, allow_unicode=True, sort_keys=False
+    )
+    return text
+
+
+def _with_newline(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _line_end(text: str, at: int) -> int:
+    """Return where the line with the character before *at* ends, its line break included."""
+    if text[at - 1 : at] == "\n":  # of a block text
+        return at
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end + 1

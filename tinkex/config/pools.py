@@ -1,0 +1,132 @@
+"""Named HTTP pools: a driver with options, from ``http_pools`` of the configuration file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tinkex.exceptions import SettingsError
+from tinkex.files import user_path
+from tinkex.plugins import PoolOptions
+
+#: The section of the configuration file.
+SECTION = "http_pools"
+DEFAULT_DRIVER = "default"
+#: First one set wins; the first two are those of requests, the others those of OpenSSL.
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+_PATHS = ("ca_bundle", "client_cert", "client_key")
+#: The options in the order in which they are shown.
+MEMBERS = PoolOptions._fields
+
+
+def named_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the named pools of *config*, the content of a configuration file.
+
+    :raises SettingsError: the section is not a mapping.
+    """
+    section = config.get(SECTION)
+    if not isinstance(section or {}, Mapping):
+        raise SettingsError(
+            f"{SECTION} in the configuration file must be a mapping",
+            hint=f"For example: {SECTION}: {{office: {{ca_bundle: ~/office.pem}}}}",
+        )
+    return {str(name): values for name, values in (section or {}).items()}
+
+
+def options_of(
+    name: str, config: Mapping[str, Any], directory: Path, drivers: Collection[str]
+) -> tuple[PoolOptions, tuple[str, ...]]:
+    """Return the options of the pool *name*, and the names of those that the file sets.
+
+    :param directory: the base of relative paths: that of the configuration file.
+    :param drivers: names of the installed drivers.
+    :raises SettingsError: an option is unknown or malformed.
+    """
+    named = named_in(config)
+    if name not in named:
+        return PoolOptions(driver=name), ()
+    values = named[name] or {}
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"the HTTP pool {name!r} is not a mapping in the configuration file")
+    given = {
+        str(key): _parsed(name, str(key), value, directory)
+        for key, value in values.items()
+        if value is not None
+    }
+    if "client_key" in given and "client_cert" not in given:
+        raise SettingsError(
+            f"the HTTP pool {name!r} has client_key, but no client_cert",
+            hint="Give the certificate that the key belongs to.",
+        )
+    driver = name if name in drivers else DEFAULT_DRIVER
+    return PoolOptions(**{"driver": driver, **given}), tuple(given)
+
+
+def check_files(options: PoolOptions) -> None:
+    """Read the files of *options*.
+
+    :raises SettingsError: one of them cannot be read, or does not hold what it should.
+    """
+    if not (options.ca_bundle or options.client_cert):
+        return
+    import ssl
+
+    authorities = None if options.insecure else options.ca_bundle
+    for name in ("client_cert", "client_key") + (("ca_bundle",) if authorities else ()):
+        path = getattr(options, name)
+        if path and not (name == "ca_bundle" and os.path.isdir(path)):
+            try:
+                open(path, "rb").close()
+            except OSError as error:
+                problem = f"{name} of the HTTP pool cannot be read: {path}"
+                raise SettingsError(f"{problem}: {error.strerror}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if authorities and not os.path.isdir(authorities):
+            context.load_verify_locations(cafile=authorities)
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"ca_bundle of the HTTP pool holds no certificate: {authorities}",
+            hint="It must be a file in PEM, with a line '-----BEGIN CERTIFICATE-----'.",
+        ) from error
+    try:
+        if options.client_cert:  # with an empty password, or OpenSSL would ask for one
+            context.load_cert_chain(options.client_cert, options.client_key, password=lambda: b"")
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingsError(
+            f"client_cert of the HTTP pool cannot be used with its key: {options.client_cert}",
+            hint="Both must be in PEM, in one file or two, the key without a passphrase.",
+        ) from error
+
+
+def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield ``(name, value, origin)`` of every option; names as ``http_pool.ca_bundle``."""
+    for member in MEMBERS:
+        name = f"http_pool.{member}"
+        value, origin = getattr(options, member), origins.get(name, "default")
+        if member == "ca_bundle" and value is None:
+            variable = next((v for v in CA_VARIABLES if os.environ.get(v)), None)
+            if variable:
+                value, origin = os.environ[variable], variable
+        yield name, value, origin
+
+
+def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
+    if key not in MEMBERS:
+        raise SettingsError(
+            f"the HTTP pool {pool!r} has an unknown option {key!r}",
+            hint="Known: " + ", ".join(MEMBERS) + ".",
+        )
+    if key == "insecure":
+        if isinstance(value, bool):
+            return value
+        raise SettingsError(f"insecure of the HTTP pool {pool!r} is neither true nor false")
+    if not isinstance(value, str) or not value.strip():
+        wanted = "the path of a file" if key in _PATHS else "a name"
+        raise SettingsError(f"{key} of the HTTP pool {pool!r} is not {wanted}")
+    if key in _PATHS:
+        return str(directory / user_path(value))
+    return value.strip()

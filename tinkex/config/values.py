@@ -1,0 +1,181 @@
+"""The settings: what each is for, and how its value is parsed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tinkex.exceptions import SettingsError
+
+#: Name of a setting → its environment variable.
+ENVIRONMENT = {
+    "profile": "TINKEX_PROFILE",
+    "api_key": "TINKER_API_KEY",
+    "api_key_command": "TINKER_CREDENTIAL_CMD",
+    "base_url": "TINKER_BASE_URL",
+    "http_pool": "TINKEX_HTTP_POOL",
+    "format": "TINKEX_FORMAT",
+    "project_id": "TINKER_PROJECT_ID",
+    "tags": "TINKER_TAGS",
+}
+#: Name of a setting → what it is for, in the order in which they are shown.
+DESCRIPTIONS = {
+    "profile": "default profile",
+    "base_url": "address of the service",
+    "api_key": "API key",
+    "api_key_command": "command that prints the API key",
+    "timeout": "time limit for the service (milliseconds, or 30s, 2m)",
+    "http_pool": "HTTP pool that sends the requests",
+    "format": "output format",
+    "project_id": "project that new sessions belong to",
+    "tags": "tags of new sessions, separated by commas",
+    "allow_http": "send the key over plain http to another machine (true or false)",
+}
+#: The same for the options of an HTTP pool.
+POOL_DESCRIPTIONS = {
+    "http_pool.driver": "installed HTTP pool behind the name",
+    "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
+    "http_pool.client_cert": "client certificate in PEM",
+    "http_pool.client_key": "key of the client certificate, if it is in another file",
+    "http_pool.insecure": "do not check certificates (true or false)",
+}
+#: Two ways to give the key: the first source that has either of them decides both.
+CREDENTIAL = ("api_key", "api_key_command")
+#: Settings that a profile may have.
+PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"}
+
+#: The official service (https://tinker-docs.thinkingmachines.ai).
+DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
+#: Settings for servers that are known by name; the ports are the defaults in their manuals.
+SERVERS = {
+    "official": {"base_url": DEFAULT_BASE_URL},
+    "skyrl": {"base_url": "http://127.0.0.1:8000", "api_key": "tml-dummy"},
+    "tuft": {"base_url": "http://127.0.0.1:10610"},
+}
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
+
+
+def parse(name: str, value: Any) -> Any:
+    """Return the parsed *value* of the setting *name*.
+
+    :raises SettingsError: it is malformed.
+    """
+    # A command runs here, and may contain a file name that is not UTF-8; the others are sent.
+    try:
+        if name != "api_key_command":
+            str(value).encode()
+    except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
+        raise SettingsError(
+            f"the value of {name} is not valid Unicode",
+            hint="Its bytes are not UTF-8; convert them, for instance with iconv.",
+        ) from error
+    parser: Callable[[Any], Any] = _PARSERS.get(name, _parse_text)
+    return parser(value)
+
+
+def from_text(name: str, text: str) -> Any:
+    """Return *text*, typed by the user, as a configuration file holds the setting *name*.
+
+    :raises SettingsError: it is malformed.
+    """
+    value: Any = text.strip()
+    if name == "allow_http":
+        value = {"true": True, "yes": True, "false": False, "no": False}.get(value.lower(), value)
+    if not value and value is not False:
+        raise SettingsError(
+            f"the value of {name} is empty", hint=f"To remove it: tinkex config unset {name}"
+        )
+    parsed = parse(name, value)
+    return list(parsed) if name == "tags" else value if name == "timeout" else parsed
+
+
+def parse_timeout(text: str | int | float) -> float:
+    """Return a timeout in seconds: *text* is ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
+
+    :raises SettingsError: not a timeout: malformed, zero, or more than 30 days.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(text).strip(), re.ASCII)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if seconds <= 0 or seconds > 30 * 86400:
+        raise SettingsError(
+            f"not a timeout: {str(text)[:40]!r}",
+            hint="Give milliseconds (60000) or a unit (500ms, 30s, 2m), up to 30 days.",
+        )
+    return seconds
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether *url* is an address of this machine."""
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _parse_url(value: Any) -> str:
+    from urllib.parse import urlsplit
+
+    text = str(value).strip().rstrip("/")
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        valid = valid and parts.port != 0 and not (parts.query or parts.fragment)
+    except ValueError:
+        valid = False
+    if not valid or any(c.isspace() for c in text):
+        raise SettingsError(
+            f"not a base URL: {text[:80]!r}", hint="It looks like https://host/path."
+        )
+    if parts.username or parts.password:
+        raise SettingsError(
+            "the base URL must not hold a user name or password",
+            hint="Give the key with --api-key or TINKER_API_KEY.",
+        )
+    return text
+
+
+def _parse_tags(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (str, list)):
+        raise SettingsError("tags must be a list or a text with commas")
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(tag for part in parts if (tag := str(part).strip()))
+
+
+def _parse_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise SettingsError(f"neither true nor false: {value!r}")
+
+
+def _parse_text(value: Any) -> str:
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value).strip()
+    # The value is not repeated: it may be a key in the wrong place.
+    raise SettingsError(f"expected a string, not {type(value).__name__}")
+
+
+def _parse_pool(value: Any) -> str:
+    if isinstance(value, dict):
+        raise SettingsError(
+            "http_pool is a name, not a mapping",
+            hint="Put the options under http_pools at the top level, and their name here.",
+        )
+    return _parse_text(value)
+
+
+#: The others are texts.
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "base_url": _parse_url,
+    "timeout": parse_timeout,
+    "http_pool": _parse_pool,
+    "tags": _parse_tags,
+    "allow_http": _parse_bool,
+}
