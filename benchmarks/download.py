@@ -38,8 +38,6 @@ RUN = "tinker://run-1:train:0"
 SINK, CURL, OFFICIAL = "tinkex's reader", "curl -o /dev/null", "official function, /dev/null"
 #: Commands that print how many seconds their transfer took, and what that part of them is called.
 CLOCKS = {name: f"{name}: the transfer" for name in (SINK, CURL, OFFICIAL)}
-FILES_SINK = "tinkex checkpoint download (files), nothing written"
-TAR_SINK = "tinkex checkpoint download (tar), nothing written"
 FILES, TAR = "tinkex checkpoint download (files)", "tinkex checkpoint download (tar)"
 OFFICIAL_FILES = "official download function (files)"
 CURL_FILES, CURL_TAR = "curl to a file", "curl, tar -x"
@@ -49,11 +47,9 @@ SLOW_GZ, SLOW_CURL_GZ = f"tinkex tar.gz, {RATE} MiB/s", f"curl tar.gz, {RATE} Mi
 
 TEXT = """\
 {size} MiB in one large file and a small one, half of it incompressible; the server sends with
-`sendfile` from memory. {rounds} rounds. Two kinds of nothing are written to: "tinkex's reader"
-sends what arrives to `/dev/null`, as curl and the official function (`urlopen`, 8 KiB blocks) do;
-"nothing written" is the whole command — start-up, signed addresses, SHA-256 of all that arrives,
-reading of the archive — whose blocks are dropped where they would be written. Neither curl nor
-the official function works out sums. Rows called "the transfer" are the same processes by their
+`sendfile` from memory. {rounds} rounds. "tinkex's reader" sends all to `/dev/null`, as curl
+and the official function (`urlopen`, 8 KiB blocks) do. The command also computes SHA-256, which
+neither of the others does. Rows called "the transfer" are the same processes by their
 own clocks, from the request to the last byte: throughput without the start of an interpreter.
 The other commands write to a memory file system, so that no disk is measured. With a limit of
 {rate} MiB/s for each connection ours opens eight.
@@ -81,16 +77,6 @@ with ServiceClient(base_url=url, api_key="tml-benchmark") as client:
             while block := reader.read():
                 sink.write(block)
         print(time.perf_counter() - began)
-"""
-#: The whole command, but for the writing.
-_DROPPED = """
-import sys
-from tinkex.api.transfer import archive; from tinkex.api.transfer import ranges as pieces
-pieces._write_all = archive.write_all = lambda *_: None
-pieces._Probe.is_held_back = lambda *_: False  # the sum of several ranges reads the file again
-from tinkex.__main__ import start
-sys.argv[0] = "tinkex"
-start()
 """
 #: The loop of the official program (tinker 0.38, ``cli/commands/checkpoint.py``).
 _OFFICIAL = """
@@ -123,10 +109,7 @@ def run(context: Context) -> Section:
         # A throughput of 0.85 times curl's.
         Target(CLOCKS[SINK], CLOCKS[CURL], 1.18),
         Target(SINK, CURL, 1.18),
-        Target(FILES_SINK, CURL, 1.18),
-        Target(TAR_SINK, CURL, 1.18),
         Target(SINK, OFFICIAL, 0.6, "cpu"),
-        Target(FILES_SINK, OFFICIAL, 0.6, "cpu"),
         Target(FILES, CURL_FILES),
         Target(FILES, OFFICIAL_FILES),
         Target(FILES, OFFICIAL_FILES, 0, "cpu"),
@@ -170,7 +153,6 @@ def _plain(context: Context, home: str, out: Path, url: str) -> list[Command]:
     target = str(out / "file")
     official = [str(context.tinker_python), "-c", _OFFICIAL, url]
     unpack = 'mkdir -p "$1" && curl -s "$2" | tar -x -C "$1"'
-    dropped = [str(context.python), "-c", _DROPPED]
     files = _ours(context, "external_weights/files", out)
     tar = _ours(context, "sampler_weights/a.tar", out)
     environ = environment(home, url)
@@ -186,8 +168,6 @@ def _plain(context: Context, home: str, out: Path, url: str) -> list[Command]:
         command(SINK, [str(context.python), "-c", _SINK, url]),
         command(CURL, ["curl", "-s", "-o", "/dev/null", "-w", "%{time_total}\n", large]),
         command(OFFICIAL, [*official, "/dev/null"]),
-        command(FILES_SINK, [*dropped, *files[1:]]),
-        command(TAR_SINK, [*dropped, *tar[1:]]),
         command(FILES, files),
         command(CURL_FILES, ["curl", "-s", "-o", target, large]),
         command(OFFICIAL_FILES, [*official, target, target + "2"]),
