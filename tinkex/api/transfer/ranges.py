@@ -167,7 +167,7 @@ class FileDownload:
         return False
 
     def _split(self, known: PartialFile, first: ResumingReader) -> None:
-        """Fetch the rest of the only segment in ranges; *first* goes on with the first of them."""
+        """Fetch the rest of the only segment in ranges; *first* continues with the first."""
         (segment,) = known.segments
         start, end = segment.position, segment.end
         count = max(RANGES, min((end - start) // _PART, _MAX_PARTS))
