@@ -82,7 +82,7 @@ class _Source:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.seek, self.tell = file.seek, file.tell
+        self.seek, self.tell, self.readinto = file.seek, file.tell, file.readinto
         self.budget: int | None = MAX_HEADERS
 
     def read(self, size: int = -1) -> bytes:
@@ -112,7 +112,7 @@ def _extract(
             admit(relative)
             check_space(member.size)
             with _once(member):
-                found[relative] = _write(tar, member, directory, relative)
+                found[relative] = _write(source, member, directory, relative)
         end = tar.offset
     source.budget = None
     source.seek(end)
@@ -148,21 +148,22 @@ def _checked(member: tarfile.TarInfo) -> Path:
 
 
 def _write(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Directory, relative: Path
+    source: _Source, member: tarfile.TarInfo, directory: Directory, relative: Path
 ) -> ManifestFile:
-    content = tar.extractfile(member)
-    assert content is not None
-    digest, size = hashlib.sha256(), 0
+    digest, rest = hashlib.sha256(), member.size
+    # A quarter faster than `TarFile.extractfile`, which copies each block twice more.
+    buffer = memoryview(bytearray(_BLOCK))
+    source.seek(member.offset_data)
     with directory.open(relative, "xb", make=True) as file:
-        while block := content.read(_BLOCK):
+        while rest:
+            block = buffer[: source.readinto(buffer[:rest])]
+            if not block:
+                raise InvalidResponse("the archive is incomplete")
             digest.update(block)
-            size += len(block)
-            rest = memoryview(block)
-            while rest:
-                rest = rest[file.write(rest) :]
-    if size != member.size:
-        raise InvalidResponse("the archive is incomplete")
-    return ManifestFile(size, digest.hexdigest())
+            rest -= len(block)
+            while block:
+                block = block[file.write(block) :]
+    return ManifestFile(member.size, digest.hexdigest())
 
 
 @contextmanager
