@@ -64,7 +64,7 @@ def extract(
     is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     file.seek(0)
     content = gzip.GzipFile(fileobj=file, mode="rb") if is_gzip else file
-    source = _Source(cast(IO[bytes], content))
+    source = _Source(content)
     try:
         found = _extract(source, directory, admit, check_space)
     except _MALFORMED as error:
@@ -80,7 +80,7 @@ class _Source:
     :ivar budget: bytes that may be read, or ``None`` while content is read.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: FileIO | gzip.GzipFile) -> None:
         self._file = file
         self.seek, self.tell, self.readinto = file.seek, file.tell, file.readinto
         self.budget: int | None = MAX_HEADERS
