@@ -63,9 +63,14 @@ class Tokenizer:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise TokenizerError(f"cannot read {path}: {reason}") from error
         try:
-            return cls(tokenizers.Tokenizer.from_str(text), path.parent)
+            inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise TokenizerError(f"{path} is not a tokenizer") from error
+            reason = " ".join(str(error).split())[:200]
+            raise TokenizerError(f"{path} is not a tokenizer: {reason}") from error
+        # A tokenizer saved after training has its settings for batches; transformers ignores them.
+        inner.no_truncation()
+        inner.no_padding()
+        return cls(inner, path.parent)
 
     def encode(self, text: str, *, special: bool = True, timeout: float | None = None) -> list[int]:
         """Return the token ids of *text*.

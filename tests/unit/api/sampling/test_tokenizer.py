@@ -128,11 +128,30 @@ def test_a_path_that_does_not_exist(name, error, message):
         load_tokenizer(name, sources=[])
 
 
-@pytest.mark.parametrize("content", ["", "{}", "no json", '{"version": "1.0"}'])
-def test_a_file_that_is_not_a_tokenizer(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "EOF while parsing a value at line 1 column 0"),
+        ("{}", "Model missing"),
+        ("<html>", "expected value at line 1 column 1"),
+        ('{"version": "9"}', "Unknown tokenizer version '9'"),
+    ],
+)
+def test_a_file_that_is_not_a_tokenizer_is_refused_with_the_reason(content, reason, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(TokenizerError, match="is not a tokenizer"):
+    with pytest.raises(TokenizerError, match=f"is not a tokenizer: {reason}"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_prompt_is_neither_cut_nor_padded_as_the_tokenizer_was_saved(directory):
+    inner = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    inner.enable_truncation(16)
+    inner.enable_padding(length=2000)
+    inner.save(str(directory / "tokenizer.json"))
+    tokenizer = load_tokenizer(str(directory))
+    assert tokenizer.encode("hello") == [0, 3]
+    assert len(tokenizer.encode("hello " * 40)) == 41
+    assert len(tokenizer.encode("hello " * 40_000)) == 40_001
 
 
 @pytest.mark.parametrize(
