@@ -16,8 +16,8 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 
 #: Files next to ``tokenizer.json`` that may contain the template.
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-#: Special tokens that templates use by name.
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+#: File next to them that may name further special tokens.
+SPECIAL = "special_tokens_map.json"
 
 
 class ChatTemplate:
@@ -49,13 +49,7 @@ class ChatTemplate:
             source = config.get("chat_template")
         if not isinstance(source, str):
             return None
-        special = {}
-        for name in _SPECIAL:
-            token = config.get(name)
-            text = token.get("content") if isinstance(token, dict) else token
-            if isinstance(text, str):
-                special[name] = text
-        return cls(source, special)
+        return cls(source, _special_tokens(config, _config(directory / SPECIAL)))
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt for the reply to *messages*.
@@ -65,11 +59,11 @@ class ChatTemplate:
         check_messages(messages)
         try:
             rendered: str = self._template.render(
+                self._special,
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=True,
                 tools=None,
                 documents=None,
-                **self._special,
             )
         except Exception as error:  # a template may raise anything
             reason = str(error) or type(error).__name__
@@ -87,6 +81,25 @@ def check_messages(messages: object) -> None:
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UsageError('each message must be an object like {"role": "user", "content": …}')
+
+
+def _special_tokens(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
+    """Return name → text of the special tokens, with the precedence of transformers.
+
+    :param extra: the content of ``special_tokens_map.json``; it does not count if *config* has the
+        newer ``added_tokens_decoder``.
+    """
+    if "added_tokens_decoder" not in config:
+        config = config | extra
+    named = {name: token for name, token in config.items() if name.endswith("_token")}
+    more = config.get("extra_special_tokens")
+    named |= more if isinstance(more, dict) else {}
+    special = {}
+    for name, token in named.items():
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            special[name] = text
+    return special
 
 
 def _environment() -> Any:

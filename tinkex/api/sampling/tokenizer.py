@@ -318,7 +318,7 @@ def _download(repository: Repository) -> Path:
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for name in (chat.CONFIG, chat.TEMPLATE, FILE):
+    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
         except Exception as error:  # the HTTP library behind it changes between versions

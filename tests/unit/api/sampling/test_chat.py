@@ -71,6 +71,7 @@ def test_invalid_messages_are_refused(messages):
 
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+MAP = "special_tokens_map.json"
 TOKENS = {"bos_token": {"content": "<b>"}, "eos_token": "<e>"}
 
 
@@ -88,6 +89,34 @@ def test_where_the_template_is(tmp_path, files, expected):
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / name).write_text(text)
 
+    assert ChatTemplate.from_directory(tmp_path).render(HI) == expected
+
+
+NEWER = {"added_tokens_decoder": {"0": {"content": "<e>"}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "special", "expected"),
+    [
+        (TOKENS, None, "<b>|||"),
+        (TOKENS, {"bos_token": "<c>"}, "<c>|||"),
+        (TOKENS, {"bos_token": {"content": "<c>"}}, "<c>|||"),
+        (TOKENS, {"bos_token": None}, "|||"),
+        (TOKENS | NEWER, {"bos_token": "<c>"}, "<b>|||"),
+        (NEWER, {"bos_token": "<c>"}, "|||"),
+        ({"mask_token": "<m>", "image_token": {"content": "<i>"}}, None, "|<m>|<i>|"),
+        ({"extra_special_tokens": {"image_token": "<i>", "boi": "<o>"}}, None, "||<i>|<o>"),
+        ({"image_token": "x", "extra_special_tokens": {"image_token": "<i>"}}, None, "||<i>|"),
+        ({"extra_special_tokens": ["<i>"]}, [], "|||"),
+        ({}, {"extra_special_tokens": {"boi": "<o>"}}, "|||<o>"),
+    ],
+)
+def test_special_tokens_of_every_file_reach_the_template(tmp_path, config, special, expected):
+    """The expected values are those of transformers 5.24."""
+    (tmp_path / TEMPLATE).write_text("{{ bos_token }}|{{ mask_token }}|{{ image_token }}|{{ boi }}")
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    if special is not None:
+        (tmp_path / MAP).write_text(json.dumps(special))
     assert ChatTemplate.from_directory(tmp_path).render(HI) == expected
 
 

@@ -230,6 +230,7 @@ def test_an_error_of_the_hub_is_one_sentence(status, cache, server, request, mon
 def test_a_file_of_the_hub_is_downloaded_into_the_cache(hub, directory, server):
     hub((directory / "tokenizer.json").read_bytes(), ETag='"e1"', X_Repo_Commit="c" * 40)
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()]).encode("hello") == [0, 3]
+    assert any(seen.path.endswith("/special_tokens_map.json") for seen in server.seen)
     server.seen.clear()
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
     assert not server.seen
