@@ -303,9 +303,9 @@ def _checked_prompt(kind: str, value: Any) -> Any:
         if not value or not are_token_ids(value):
             raise UsageError("'tokens' must be a list of token ids, from 0 to 2147483647")
     else:
-        from tinkex.api.sampling.chat import check_messages
+        from tinkex.api.sampling.chat import text_messages
 
-        check_messages(value)
+        return text_messages(value)
     return value
 
 

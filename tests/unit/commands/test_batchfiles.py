@@ -55,6 +55,12 @@ def test_a_row_overrides_the_options(of_jsonl):
     assert (rest.id, rest.prompt, rest.params, rest.extra) == ("2", [1, 2], DEFAULTS, {})
 
 
+def test_parts_of_a_message_are_one_text(of_jsonl):
+    parts = [{"type": "text", "text": "part "}, {"type": "text", "text": "one"}]
+    (row,) = of_jsonl({"messages": [{"role": "user", "content": parts}]})
+    assert row.prompt == [{"role": "user", "content": "part one"}]
+
+
 def test_blank_lines_count_as_lines_only(tmp_path, opened):
     (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n  \n{two}\nthree")
     found = [(row.index, row.id, row.prompt) for row in opened(tmp_path / "p.txt")]
@@ -122,7 +128,16 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
             (f'{{"tokens": {value}}}', "'tokens' must be")
             for value in ("[]", "[true]", "[2147483648]")
         ),
-        ('{"messages": [{"content": "x"}]}', "each message must be"),
+        ('{"messages": [{"content": "x"}]}', "message 1 must be an object"),
+        *(
+            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a text{rest}")
+            for content, rest in (
+                (', "content": null', ', or a list of {"type": "text", "text": …}, not null'),
+                ("", ""),
+                (', "content": 7', ""),
+                (', "content": [{"type": "image_url"}]', ""),
+            )
+        ),
         *(
             (f'{{"prompt": "x", {member}}}', message)
             for message, *members in (

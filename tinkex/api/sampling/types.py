@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ from tinkex.exceptions import TinkexError, UsageError
 DEFAULT_MAX_TOKENS = 256
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+def shown(value: object) -> str:
+    """Return the beginning of *value* as JSON, for messages."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def are_token_ids(tokens: object) -> bool:

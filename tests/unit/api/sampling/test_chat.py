@@ -70,6 +70,53 @@ def test_invalid_messages_are_refused(messages):
         ChatTemplate(SIMPLE, {}).render(messages)
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+def part(text: object) -> dict[str, object]:
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ({"content": None}, "null"),
+        ({}, "null"),
+        ({"content": 7}, "7"),
+        ({"content": True}, "true"),
+        ({"content": {"text": "x"}}, '{"text": "x"}'),
+        ({"content": []}, "[]"),
+        ({"content": ["x"]}, '["x"]'),
+        ({"content": [part(3)]}, '[{"type": "text", "text": 3}]'),
+        ({"content": [part("x"), IMAGE]}, '[{"type": "text", "text": "x"}'),
+        ({"content": None, "tool_calls": []}, "null"),
+    ],
+)
+def test_content_that_is_not_text_is_refused_with_its_message(message, shown):
+    messages = [*HI, {"role": "user", **message}]
+    with pytest.raises(UsageError, match=r"content of message 2 must be a text") as caught:
+        ChatTemplate(SIMPLE, {}).render(messages)
+    assert f"not {shown}" in str(caught.value)
+
+
+TYPED = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %};{% endfor %}"
+
+
+@pytest.mark.parametrize(("source", "end"), [(SIMPLE, "\n"), (TYPED, ";")])
+def test_text_parts_and_text_are_one_prompt_with_every_template(source, end):
+    messages = [{"role": "user", "content": [part("part "), part("one")]}]
+    joined = [{"role": "user", "content": "part one"}]
+    assert render(source, messages) == render(source, joined)
+    assert render(source, messages).endswith(f"part one{end}")
+    assert messages[0]["content"] == [part("part "), part("one")]  # the caller's are unchanged
+
+
+def test_a_call_of_a_tool_needs_no_content():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    source = SIMPLE + "{{ messages[1].tool_calls[0].function.name }}"
+    assert render(source, [*HI, call]) == "user: Hi\nassistant: \nf"
+
+
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 MAP = "special_tokens_map.json"
 TOKENS = {"bos_token": {"content": "<b>"}, "eos_token": "<e>"}
