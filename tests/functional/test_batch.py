@@ -110,6 +110,12 @@ def test_rows_that_fail_are_in_a_file_of_failures_and_retried(served, tmp_path):
     assert len(lines(tmp_path / "out.failed.jsonl")) == 1
 
 
+def test_one_json_array_is_taken_as_rows(served):
+    rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "tokens": [1]}]
+    done = served(f"run batch - {ON_MODEL} --ordered", stdin=json.dumps(rows, indent=2))
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["a", "b"]
+
+
 def test_rows_that_fail_are_reported_where_there_is_no_file(served):
     stdin = '{"tokens": [9999999]}\n{"tokens": [1]}'
     done = served(f"run batch - {ON_MODEL}", stdin=stdin, code=1)

@@ -101,6 +101,8 @@ class BatchRun(Command):
             name, kind = parsed_args.prompts, parsed_args.input_format
             prompts = PromptSource(name, self.app.stdin, params, num_samples, kind)
             stack.callback(prompts.close)
+            if prompts.doubtful:
+                self._warn_of_numbers(prompts)
             file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
@@ -132,6 +134,11 @@ class BatchRun(Command):
             raise UsageError(
                 f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
             )
+
+    def _warn_of_numbers(self, prompts: PromptSource) -> None:
+        where, why = prompts.first_doubtful
+        more = f", and {prompts.doubtful - 1} more likewise" if prompts.doubtful > 1 else ""
+        self.app.warn(f"{where} is sampled as text, not as token ids: {why}{more}")
 
     def _results_file(
         self, parsed_args: argparse.Namespace, prompts: PromptSource, model_path: str | None

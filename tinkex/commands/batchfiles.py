@@ -2,7 +2,7 @@
 
 Prompts are lines of JSONL, lines of text, or the files of a directory. They are read twice: once
 to check all of them before anything is sampled, and once row by row while sampling, so that memory
-does not grow with the number of rows.
+does not grow with the number of rows. A JSON array of rows is made into lines first.
 
 Each result is one line, written at once. Next to ``OUT.jsonl`` are ``OUT.batch.json``, which
 records how the results were made, and ``OUT.failed.jsonl`` with the rows that failed. To resume,
@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from array import array
@@ -26,7 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from tinkex.commands.inputs import prompt_in
+from tinkex.api.sampling.types import are_token_ids, shown, why_not_token_ids
+from tinkex.commands.inputs import nearly_token_ids, prompt_in
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 from tinkex.files import (
     MAX_INPUT,
@@ -86,6 +88,8 @@ class PromptSource:
     :ivar digest: hash of their content.
     :ivar needs_tokenizer: whether a prompt is not token ids.
     :ivar needs_template: whether a prompt is messages.
+    :ivar doubtful: number of prompts that look like token ids, and are text.
+    :ivar first_doubtful: where the first of them is, and why it is text.
     :raises UsageError: a row is invalid, two have the same id, or there are none.
     :raises LocalError: they cannot be read.
     """
@@ -107,10 +111,14 @@ class PromptSource:
         else:
             self._file = _seekable(name, stdin)
             self._kind = kind or _kind_of(name, self._file)
+        self._item = "line"
         self.total = 0
         self.needs_tokenizer = self.needs_template = False
+        self.doubtful, self.first_doubtful = 0, ("", "")
         try:
-            self.digest = self._check()
+            if self._file and self._kind == "jsonl" and _first(self._file)[:1] == b"[":
+                self._file, self._item = _array_as_lines(self._name, self._file), "row"
+            self.digest = self._check(is_text=kind == "text")
         except BaseException:
             self.close()
             raise
@@ -140,10 +148,11 @@ class PromptSource:
                 "does not change.",
             ) from invalid
 
-    def _check(self) -> str:
-        """Read everything once; return the digest."""
-        from tinkex.api.sampling.types import are_token_ids
+    def _check(self, *, is_text: bool) -> str:
+        """Read everything once; return the digest.
 
+        :param is_text: no prompt is reported as doubtful.
+        """
         digest = hashlib.sha256()
         seen: set[int] = set()
         for row in self._rows(digest):
@@ -161,6 +170,10 @@ class PromptSource:
             if not are_token_ids(row.prompt):
                 self.needs_tokenizer = True
                 self.needs_template |= not isinstance(row.prompt, str)
+            if not is_text and self._kind != "jsonl" and (why := nearly_token_ids(row.prompt)):
+                self.doubtful += 1
+                if self.doubtful == 1:
+                    self.first_doubtful = (row.where, why)
         if not self.total:
             raise UsageError(f"there are no prompts in {self._name}")
         return digest.hexdigest()
@@ -194,7 +207,7 @@ class PromptSource:
         while line := self._file.readline(MAX_INPUT):
             number += 1
             digest.update(line)
-            where = f"{self._name}, line {number}"
+            where = f"{self._name}, {self._item} {number}"
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
                 raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
             if number == 1:
@@ -233,7 +246,7 @@ class PromptSource:
             _check_extra(name, value)
         id = number if row.get("id") is None else row["id"]
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
-            raise UsageError("'id' must be a text or a whole number")
+            raise UsageError(f"'id' must be a text or a whole number, not {shown(id)}")
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
 
@@ -277,31 +290,68 @@ def _kind_of(name: str, file: IO[bytes]) -> str:
         return "jsonl"
     if name.endswith(".txt"):
         return "text"
+    return "jsonl" if re.match(rb"\{|\[\s*[{\]]", _first(file)) else "text"
+
+
+def _first(file: IO[bytes]) -> bytes:
+    """Return the beginning of the first lines that are not blank."""
     file.seek(0)
     while line := file.readline(MAX_INPUT):
-        if line.strip():
-            return "jsonl" if line.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" else "text"
-    return "text"
+        if line := line.removeprefix(codecs.BOM_UTF8).lstrip():
+            return line + file.read(1024)
+    return b""
+
+
+def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
+    """Return a temporary file with one line for each item of the JSON array in *file*.
+
+    :raises UsageError: it is not a JSON array.
+    """
+    with file:
+        file.seek(0)
+        content = file.read(MAX_INPUT + 1)
+    if len(content) > MAX_INPUT:
+        hint = "Write one JSON object a line: jq -c '.[]'"
+        raise LocalError(f"{name} is longer than {MAX_INPUT} bytes", hint=hint)
+    try:
+        rows = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        hint = "Write one JSON object a line; for one prompt a line: --input-format text."
+        raise UsageError(
+            f"{name} is not a JSON array: {_why_not_json(error)}", hint=hint
+        ) from error
+    lines: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned
+    lines.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+    return lines
 
 
 def _object(text: str) -> dict[str, Any]:
-    with contextlib.suppress(ValueError, RecursionError):
+    try:
         row = json.loads(text)
-        if isinstance(row, dict):
-            return row
+        why = f"it is {shown(row)}"
+    except (ValueError, RecursionError) as error:
+        row, why = None, _why_not_json(error)
+    if isinstance(row, dict):
+        return row
     hint = "Each line is one JSON object; for one prompt a line: --input-format text."
-    raise UsageError("not a JSON object", hint=hint)
+    raise UsageError(f"not a JSON object: {why}", hint=hint)
+
+
+def _why_not_json(error: Exception) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return "it is nested too deeply, or not UTF-8 text"
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""
+    return f"{error.msg} ({line}column {error.colno})"
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
     if kind == "prompt":
         if not isinstance(value, str) or not value:
-            raise UsageError("'prompt' must be a text that is not empty")
+            raise UsageError(f"'prompt' must be a text that is not empty, not {shown(value)}")
     elif kind == "tokens":
-        from tinkex.api.sampling.types import are_token_ids
-
-        if not value or not are_token_ids(value):
-            raise UsageError("'tokens' must be a list of token ids, from 0 to 2147483647")
+        why = why_not_token_ids(value) if value else f"it is {shown(value)}"
+        if why:
+            raise UsageError(f"'tokens' must be a list of token ids, from 0 to 2147483647: {why}")
     else:
         from tinkex.api.sampling.chat import text_messages
 

@@ -86,6 +86,57 @@ def test_the_format_of_a_file(tmp_path, opened, name, content, kind, prompt):
     assert row.prompt == prompt
 
 
+ROWS = [{"prompt": "x", "max_tokens": 2}, {"id": "b", "tokens": [1]}]
+
+
+@pytest.mark.parametrize("name", ["-", "p", "p.json", "p.jsonl"])
+@pytest.mark.parametrize("text", [json.dumps(ROWS), f"\ufeff \n{json.dumps(ROWS, indent=1)}\n"])
+def test_a_json_array_of_rows_is_taken_as_rows(tmp_path, opened, name, text):
+    (tmp_path / "p").with_name(name).write_text(text)
+    stdin = io.TextIOWrapper(io.BytesIO(text.encode())) if name == "-" else None
+    prompts = opened(name if stdin else tmp_path / name, stdin)
+    assert [(row.id, row.prompt) for row in prompts] == [("1", "x"), ("b", [1])]
+    assert [row.where.rpartition(", ")[2] for row in prompts] == ["row 1", "row 2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("[]", None, "there are no prompts"),
+        ('[{"prompt": "x"}, 3]', None, "row 2: not a JSON object: it is 3"),
+        ('[\n{"prompt": "x"},\n]', None, r"is not a JSON array: .* \(line [23], column"),
+        ("[1, 2]", "jsonl", "row 1: not a JSON object: it is 1"),
+        ("[" * 100_000, "jsonl", "is not a JSON array: it is nested too deeply"),
+    ],
+)
+def test_a_json_array_that_has_no_rows(tmp_path, opened, text, kind, message):
+    (tmp_path / "p").write_text(text)
+    with pytest.raises(TinkexError, match=message):
+        opened(tmp_path / "p", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "doubtful", "first"),
+    [
+        ("p", None, 2, ("line 2", "it is not JSON")),
+        ("p.txt", "text", 0, ("", "")),
+        ("d", None, 1, ("d/b.json", "item 2 is null")),
+    ],
+)
+def test_prompts_that_are_nearly_token_ids_are_counted(
+    tmp_path, opened, name, kind, doubtful, first
+):
+    for file in ("p", "p.txt"):
+        (tmp_path / file).write_text("[INST] Hi [/INST]\n[1, 2,]\n[1, 2]\n")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.json").write_text("[1, 2]")
+    (tmp_path / "d" / "b.json").write_text("[1, null]")
+    prompts = opened(tmp_path / name, kind=kind)
+    assert prompts.doubtful == doubtful
+    assert prompts.first_doubtful[0].endswith(first[0])
+    assert prompts.first_doubtful[1] == first[1]
+
+
 def test_a_directory_has_one_prompt_a_file(tmp_path, opened):
     files = {"b/2.txt": "two\n", "b/.hidden": "no", ".git/config": "no", "c.json": "[1, 2]"}
     for name, content in (files | {"a.txt": "one\n\ntwo"}).items():
@@ -117,16 +168,22 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not a JSON object"),
-        ("[" * 100_000, "not a JSON object"),
+        ("{", "not a JSON object: Expecting property name enclosed in double quotes (column 2)"),
+        ("[" * 100_000, "not a JSON object: it is nested too deeply"),
+        ("[1]", "not a JSON object: it is [1]"),
         ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
         ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
         ("{}", "expected one of 'prompt', 'tokens' and 'messages', not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
-        ('{"prompt": ""}', "'prompt' must be"),
+        ('{"prompt": ""}', "'prompt' must be a text that is not empty, not \"\""),
         *(
-            (f'{{"tokens": {value}}}', "'tokens' must be")
-            for value in ("[]", "[true]", "[2147483648]")
+            (f'{{"tokens": {value}}}', f"from 0 to 2147483647: {why}")
+            for value, why in (
+                ("[]", "it is []"),
+                ("[true]", "item 1 is true"),
+                ("[1, 2147483648]", "item 2 is 2147483648"),
+                ('"1 2"', 'it is "1 2"'),
+            )
         ),
         ('{"messages": [{"content": "x"}]}', "message 1 must be an object"),
         *(
@@ -141,12 +198,15 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         *(
             (f'{{"prompt": "x", {member}}}', message)
             for message, *members in (
-                ("'id' must be", '"id": 1.5', '"id": true'),
+                ("'id' must be", '"id": true'),
+                ("'id' must be a text or a whole number, not 1.5", '"id": 1.5'),
                 ("max_tokens must be at least 1", '"max_tokens": 0'),
-                ("temperature must be a number", '"temperature": "hot"'),
+                ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
+                ('temperature must be a number, not "hot"', '"temperature": "hot"'),
                 ("top_p must be a number", '"top_p": 1' + "0" * 400),
-                ("stop must be", '"stop": 3'),
-                ("stop text must not be empty", '"stop": ""'),
+                ("stop must be a list of texts, not 3", '"stop": 3'),
+                ("stop text must be a text that is not empty, not null", '"stop": ["a", null]'),
+                ("stop text must be a text that is not empty", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
                 ("unknown field 'max_token'", '"max_token": 3'),
             )

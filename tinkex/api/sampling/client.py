@@ -26,6 +26,7 @@ from tinkex.api.sampling.types import (
     SampleRow,
     SamplingParams,
     are_token_ids,
+    why_not_token_ids,
 )
 from tinkex.exceptions import (
     APIError,
@@ -163,7 +164,9 @@ class SamplingClient:
         if not tokens:
             raise UsageError("the prompt is empty")
         if not are_token_ids(tokens):
-            raise UsageError("the prompt contains an invalid token id")
+            raise UsageError(
+                f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}"
+            )
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
