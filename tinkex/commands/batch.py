@@ -248,7 +248,9 @@ class _Batch:
             return
         self._consecutive_failures = 0
         record: dict[str, Any] = {"id": row.id, "index": row.index}
-        record["sequences"] = [self._sequence(s.as_dict()) for s in result.response.sequences]
+        record["sequences"] = [
+            self._sequence(s.as_dict(), result.tail) for s in result.response.sequences
+        ]
         if row.extra:
             record["extra"] = row.extra
         if self.file is not None:
@@ -275,10 +277,10 @@ class _Batch:
         if isinstance(error, _FATAL) or self._consecutive_failures >= _GIVE_UP:
             raise error
 
-    def _sequence(self, whole: Mapping[str, Any]) -> dict[str, Any]:
+    def _sequence(self, whole: Mapping[str, Any], tail: Sequence[int]) -> dict[str, Any]:
         tokens, logprobs = whole["tokens"], whole["logprobs"]
         sequence: dict[str, Any] = {
-            "text": self.tokenizer.decode(tokens) if self.tokenizer else None,
+            "text": self.tokenizer.decode(tokens, after=tail) if self.tokenizer else None,
             "stop_reason": whole["stop_reason"],
             "avg_logprob": mean(logprobs),
             "token_count": len(tokens),

@@ -338,8 +338,10 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _why_not_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     if not isinstance(error, json.JSONDecodeError):
-        return "it is nested too deeply, or not UTF-8 text"
+        return str(error)
     line = f"line {error.lineno}, " if error.lineno > 1 else ""
     return f"{error.msg} ({line}column {error.colno})"
 

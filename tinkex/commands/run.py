@@ -120,7 +120,7 @@ class Sample(Lister):
         return self.column_names, [
             (
                 index,
-                tokenizer.decode(sequence.tokens) if tokenizer else None,
+                tokenizer.decode(sequence.tokens, after=prompt) if tokenizer else None,
                 sequence.stop_reason,
                 mean(sequence.logprobs),
                 len(sequence.tokens),

@@ -20,6 +20,7 @@ from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
 from tinkex.api.sampling.types import (
+    TAIL,
     Prompt,
     SampledRow,
     SampleResponse,
@@ -203,10 +204,11 @@ class SamplingClient:
         """
         from tinkex.api.sampling.batch import ConcurrencyLimit, sample_rows
 
-        def sample(row: SampleRow) -> SampleResponse:
+        def sample(row: SampleRow) -> tuple[SampleResponse, Sequence[int]]:
             deadline = self._transport.deadline("sampling", patience=PATIENCE)
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
-            return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+            response = self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+            return response, tokens[-TAIL:]
 
         gate, limit = self.backpressure, ConcurrencyLimit(concurrency)
         return sample_rows(rows, sample, lambda: gate.spells, limit, ordered=ordered)

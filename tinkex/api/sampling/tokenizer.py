@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.sampling import chat
+from tinkex.api.sampling.types import TAIL
 from tinkex.exceptions import (
     ChatTemplateError,
     PluginError,
@@ -123,16 +124,27 @@ class Tokenizer:
             raise ChatTemplateError(f"the tokenizer{where} has no chat template")
         return found
 
-    def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
+    def decode(
+        self, tokens: Sequence[int], *, strip_end: bool = True, after: Sequence[int] = ()
+    ) -> str:
         """Return the text of *tokens*, special tokens included.
 
         :param strip_end: omit the special tokens at the end.
+        :param after: the tokens before them, or the last of those: a decoder like that of
+            SentencePiece drops the blank at the beginning of a text, which a continuation needs.
         """
         kept = list(tokens)
         while strip_end and kept and kept[-1] in self._special:
             kept.pop()
+        if after and kept:
+            before, whole = self._decode(after[-TAIL:]), self._decode([*after[-TAIL:], *kept])
+            if whole.startswith(before):  # it does not complete a character of the prompt
+                return whole.removeprefix(before)
+        return self._decode(kept)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
         # Servers may return tokens beyond the vocabulary, which they pad.
-        known = [token for token in kept if 0 <= token < 2**32]
+        known = [token for token in tokens if 0 <= token < 2**32]
         return str(self.inner.decode(known, skip_special_tokens=False))
 
     @cached_property

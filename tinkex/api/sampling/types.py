@@ -14,13 +14,18 @@ from tinkex.exceptions import TinkexError, UsageError
 
 #: Maximum number of generated tokens by default; some servers require one.
 DEFAULT_MAX_TOKENS = 256
+#: Number of the last tokens of a prompt on which the text of a continuation may depend.
+TAIL = 16
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 def shown(value: object) -> str:
     """Return the beginning of *value* as JSON, for messages."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError, RecursionError):  # keys that are no texts; nested too deeply
+        text = type(value).__name__
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
@@ -202,12 +207,14 @@ class SampledRow:
 
     :ivar index: position of the row, from 0.
     :ivar row: the row itself.
+    :ivar tail: the last token ids of the prompt, for :meth:`tinkex.api.Tokenizer.decode`.
     """
 
     index: int
     row: SampleRow
     response: SampleResponse | None = None
     error: TinkexError | None = None
+    tail: Sequence[int] = ()
 
 
 def _numbers(values: list[Any], name: str) -> tuple[float, ...]:

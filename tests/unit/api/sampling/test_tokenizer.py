@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from huggingface_hub import constants, try_to_load_from_cache
-from tokenizers import AddedToken, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tinkex.api.sampling import tokenizer as module
 from tinkex.api.sampling.tokenizer import HuggingFaceSource, load_tokenizer, repository_of
@@ -60,6 +60,46 @@ def test_encoding_and_decoding(directory):
     text = "hello world " * 8000
     assert len(text) > module._SHORT
     assert tokenizer.encode(text) == tokenizer.inner.encode(text).ids
+
+
+PIECES = {"<unk>": 0, "<s>": 1, "▁Once": 2, "▁upon": 3, "▁": 4, "time": 5, "</s>": 6}
+PIECES |= {f"<0x{byte:02X}>": 10 + byte for byte in range(256)}
+
+
+def sentencepiece(decoder) -> module.Tokenizer:
+    made = tokenizers.Tokenizer(models.BPE(PIECES, [], byte_fallback=True, unk_token="<unk>"))
+    made.add_special_tokens(["<s>", "</s>"])
+    made.decoder = decoder
+    return module.Tokenizer(made)
+
+
+LLAMA = decoders.Sequence(
+    [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1)]
+)
+
+
+@pytest.mark.parametrize("decoder", [LLAMA, decoders.Metaspace()])
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "text"),
+    [
+        ([1, 2], [3], " upon"),
+        ([1, 2], [3, 6], " upon"),
+        ([1, 2], [5], "time"),
+        ([2], [4, 4, 5], "  time"),
+        ([2] * 100, [3], " upon"),
+        ((2, -1, 2**40), [3], " upon"),
+        ([1, 2], [6], ""),
+        ([], [3], "upon"),
+    ],
+)
+def test_the_first_space_of_a_continuation_is_kept(decoder, prompt, tokens, text):
+    assert sentencepiece(decoder).decode(tokens, after=prompt) == text
+
+
+def test_a_continuation_that_completes_a_character_of_the_prompt_is_shown():
+    first, second = (10 + byte for byte in "é".encode())
+    assert sentencepiece(LLAMA).decode([second, 3], after=[2, first]) == "\ufffd upon"
+    assert sentencepiece(LLAMA).decode([first, second], after=[2]) == "é"
 
 
 class Slow:
