@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -60,6 +61,32 @@ def test_encoding_and_decoding(directory):
     text = "hello world " * 8000
     assert len(text) > module._SHORT
     assert tokenizer.encode(text) == tokenizer.inner.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_file", "add_bos_token", "new", "old"),
+    [
+        ("PreTrainedTokenizerFast", True, False, [0, 3], [0, 3]),
+        ("PreTrainedTokenizerFast", False, True, [3], [3]),
+        ("LlamaTokenizerFast", True, True, [0, 3], [0, 3]),
+        ("LlamaTokenizerFast", True, False, [0, 3], [3]),
+        ("LlamaTokenizerFast", False, True, [3], [0, 3]),
+        ("LlamaTokenizerFast", False, None, [3], [0, 3]),
+        ("LlamaTokenizerFast", False, False, [3], [3]),
+    ],
+)
+def test_the_file_of_the_tokenizer_decides_on_bos(
+    directory, kind, in_file, add_bos_token, new, old
+):
+    """*new* are the ids of transformers 5.24, *old* those of 4.57."""
+    config = {"tokenizer_class": kind, "bos_token": "<s>", "add_bos_token": add_bos_token}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    if not in_file:
+        inner = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        inner.post_processor = processors.ByteLevel()
+        inner.save(str(directory / "tokenizer.json"))
+    assert load_tokenizer(str(directory)).encode("hello") == new
+    assert new == old or kind == "LlamaTokenizerFast"
 
 
 PIECES = {"<unk>": 0, "<s>": 1, "▁Once": 2, "▁upon": 3, "▁": 4, "time": 5, "</s>": 6}
