@@ -224,6 +224,23 @@ def test_signals_end_it_and_it_says_how_to_resume(many, number, code, hold):
         assert "was created with different prompts" in done.stderr
 
 
+def test_an_output_moved_away_ends_the_run_which_can_be_resumed(many):
+    out, moved = many / "out.jsonl", many / "moved.jsonl"
+    token_rows(many / "in.jsonl", 400)
+    with stub("--hold", "20") as program:
+        process = program.start(f"{TO_FILE} --concurrency 8", cwd=many)
+        wait_for_lines(out, 20)
+        out.rename(moved)
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (1, "")
+        assert "out.jsonl was moved or removed during the batch" in stderr
+        count = len(indexes(moved))
+        assert f"{count} rows are in the former file. To resume:\n  tinkex run batch" in stderr
+        moved.rename(out)
+        assert f"{count} done before" in program(f"{TO_FILE} --resume", cwd=many).stderr
+    assert sorted(indexes(out)) == list(range(400))
+
+
 def test_a_full_disk_ends_the_run_and_says_how_to_go_on(tmp_path):
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

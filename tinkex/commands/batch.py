@@ -36,7 +36,8 @@ from tinkex.options import integer
 
 if TYPE_CHECKING:
     from tinkex.api import SampledRow, SampleRow, SamplingClient, Tokenizer
-    from tinkex.commands.batchfiles import PromptRow, PromptSource, ResultsFile
+    from tinkex.commands.batch_prompts import PromptRow, PromptSource
+    from tinkex.commands.batch_results import ResultsFile
 
 __all__ = ["BatchRun", "BatchSummary"]
 
@@ -94,7 +95,7 @@ class BatchRun(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")
         self._check(parsed_args)
-        from tinkex.commands.batchfiles import PromptSource
+        from tinkex.commands.batch_prompts import PromptSource
 
         with ExitStack() as stack:
             params, num_samples = sampling_params(parsed_args), parsed_args.num_samples
@@ -145,7 +146,7 @@ class BatchRun(Command):
     ) -> ResultsFile | None:
         if parsed_args.output is None:
             return None
-        from tinkex.commands.batchfiles import ResultsFile
+        from tinkex.commands.batch_results import ResultsFile
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
@@ -224,6 +225,8 @@ class _Batch:
                 for result in results:
                     self._take(result)
                     self._show_progress()
+                if self.file is not None:
+                    self.file.check_in_place()
             except TinkexError as error:
                 return error
         return None
@@ -311,7 +314,8 @@ class _Batch:
 
         :param end: what ended the batch early.
         """
-        from tinkex.commands.batchfiles import PromptsChanged
+        from tinkex.commands.batch_prompts import PromptsChanged
+        from tinkex.commands.batch_results import ResultsMoved
 
         self.command.app.display.clear()
         say, summary, file = self.command.status, self.summary, self.file
@@ -334,7 +338,8 @@ class _Batch:
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
             words = _without(self.command.app.words, _LEFT_OUT)
-            say(f"{file.done} rows are in {file.name}. To resume:")
+            where = "the former file" if isinstance(end, ResultsMoved) else file.name
+            say(f"{file.done} rows are in {where}. To resume:")
             say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
         else:
             say(f"Results written to {file.name}")

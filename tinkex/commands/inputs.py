@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex.api.sampling.types import why_not_token_ids
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import read_bytes, user_path
 
@@ -140,6 +139,8 @@ def prompt_in(text: str) -> str | list[int]:
 
     :raises UsageError: a token id is out of range.
     """
+    from tinkex.api.sampling.types import why_not_token_ids
+
     value = _json(text)
     tokens = value.get("tokens") if isinstance(value, dict) else value
     if not isinstance(tokens, list) or not all(type(item) is int for item in tokens):
@@ -151,6 +152,8 @@ def prompt_in(text: str) -> str | list[int]:
 
 def nearly_token_ids(prompt: object) -> str | None:
     """Return why *prompt* is text although it is JSON, or looks like token ids; else ``None``."""
+    from tinkex.api.sampling.types import why_not_token_ids
+
     if not isinstance(prompt, str):
         return None
     value = _json(prompt)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tinkex.api import SamplingParams
-from tinkex.commands.batchfiles import PromptsChanged, PromptSource, ResultsFile
+from tinkex.commands.batch_prompts import PromptsChanged, PromptSource
+from tinkex.commands.batch_results import ResultsFile, ResultsMoved
 from tinkex.exceptions import LocalError, TinkexError
 
 DEFAULTS = SamplingParams(max_tokens=9, temperature=0.5)
@@ -390,6 +391,27 @@ def test_two_runs_do_not_write_one_file(out, begin):
         begin(out, resume=True)
     first.close()
     begin(out, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.rename(path.with_name("moved")), "out.jsonl was moved or removed"),
+        (lambda path: path.unlink(), "was moved or removed"),
+        (lambda path: (path.unlink(), path.write_text("x")), "was moved or removed"),
+        (lambda path: path.parent.rename(path.parent.with_name("away")), "was moved or removed"),
+        (lambda path: path.write_text(""), "was changed by another program"),
+    ],
+)
+@pytest.mark.parametrize("step", ["write", "check_in_place"])
+def test_an_output_moved_away_during_the_batch_is_noticed(tmp_path, begin, change, message, step):
+    path = tmp_path / "d" / "out.jsonl"
+    file = begin(path)
+    file.write(0, record(0))
+    file.check_in_place()
+    change(path)
+    with pytest.raises(ResultsMoved, match=message):
+        file.write(1, record(1)) if step == "write" else file.check_in_place()
 
 
 def test_a_file_that_cannot_hold_results(tmp_path, begin):
