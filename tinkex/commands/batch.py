@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for, is_unloaded
 from tinkex.columns import json_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
@@ -270,6 +271,7 @@ class _Batch:
     def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
         self.summary.failed += 1
         if self.file is not None:
+            error.hint = hint_for(error)
             failure = error.as_dict(self.command.operation_name())
             self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
         else:
@@ -277,7 +279,11 @@ class _Batch:
         # Single rows fail now and then; a service that does not work fails all of them.
         is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
         self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
-        if isinstance(error, _FATAL) or self._consecutive_failures >= _GIVE_UP:
+        if (
+            isinstance(error, _FATAL)
+            or is_unloaded(error)
+            or self._consecutive_failures >= _GIVE_UP
+        ):
             raise error
 
     def _sequence(self, whole: Mapping[str, Any], tail: Sequence[int]) -> dict[str, Any]:
