@@ -178,7 +178,8 @@ class PromptSource:
                     row = PromptRow(index, id, where, prompt, params, num_samples, {})
             except UnicodeDecodeError as error:
                 hint = "Convert it with iconv."
-                raise LocalError(f"{where} is not UTF-8 text", hint=hint) from error
+                message = f"{where} is not UTF-8 text (byte {error.start})"
+                raise LocalError(message, hint=hint) from error
             except TinkexError as error:
                 raise UsageError(f"{where}: {error}", hint=error.hint) from error
             yield row
@@ -310,11 +311,11 @@ def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    from tinkex.api.sampling.types import shown
+    from tinkex.api.sampling.types import brief_json
 
     try:
         row = json.loads(text)
-        why = f"it is {shown(row)}"
+        why = f"it is {brief_json(row)}"
     except (ValueError, RecursionError) as error:
         row, why = None, _why_not_json(error)
     if isinstance(row, dict):
@@ -333,13 +334,13 @@ def _why_not_json(error: Exception) -> str:
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
-    from tinkex.api.sampling.types import shown, why_not_token_ids
+    from tinkex.api.sampling.types import brief_json, why_not_token_ids
 
     if kind == "prompt":
         if not isinstance(value, str) or not value:
-            raise UsageError(f"'prompt' must be a text that is not empty, not {shown(value)}")
+            raise UsageError(f"'prompt' must be a text that is not empty, not {brief_json(value)}")
     elif kind == "tokens":
-        why = why_not_token_ids(value) if value else f"it is {shown(value)}"
+        why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
         if why:
             raise UsageError(f"'tokens' must be a list of token ids, from 0 to 2147483647: {why}")
     else:

@@ -238,7 +238,7 @@ def test_two_rows_with_one_id(of_jsonl, ids, places):
     [
         ("p", b"", "there are no prompts"),
         ("p", b"\n \n", "there are no prompts"),
-        ("p.txt", b"fine\n\xff\xfe\n", "line 2 is not UTF-8"),
+        ("p.txt", b"fine\n\xff\xfe\n", r"line 2 is not UTF-8 text \(byte 0\)"),
         ("d/x", b"\xff", "x is not UTF-8"),
         ("d/x", b"\n", "x: the prompt is empty"),
         ("d/.x", b"hidden", "there are no prompts"),

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinkex.api.sampling.types import shown
+from tinkex.api.sampling.types import brief_json
 from tinkex.exceptions import ChatTemplateError, UsageError
 
 #: Files next to ``tokenizer.json`` that may contain the template.
@@ -104,7 +104,7 @@ def text_messages(messages: object) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise UsageError(
                 f'message {number} must be an object like {{"role": "user", "content": …}}, '
-                f"not {shown(message)}"
+                f"not {brief_json(message)}"
             )
         content = message.get("content")
         if content is None and message.get("tool_calls"):
@@ -113,7 +113,7 @@ def text_messages(messages: object) -> list[dict[str, Any]]:
         if text is None:
             raise UsageError(
                 f"the content of message {number} must be a text, or a list of "
-                f'{{"type": "text", "text": …}}, not {shown(content)}'
+                f'{{"type": "text", "text": …}}, not {brief_json(content)}'
             )
         checked.append({**message, "content": text})
     return checked

@@ -84,7 +84,8 @@ class Tokenizer:
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
-            raise UsageError("the text is not valid Unicode") from error
+            where = f"character {error.start + 1}"
+            raise UsageError(f"the text is not valid Unicode ({where})") from error
         if size > MAX_TEXT:
             most = MAX_TEXT // 1024**2
             raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")

@@ -20,7 +20,7 @@ TAIL = 16
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
-def shown(value: object) -> str:
+def brief_json(value: object) -> str:
     """Return the beginning of *value* as JSON, for messages."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=repr)
@@ -39,10 +39,10 @@ def are_token_ids(tokens: object) -> bool:
 def why_not_token_ids(tokens: object) -> str | None:
     """Return why :func:`are_token_ids` is false, with the position of the first other item."""
     if not isinstance(tokens, Sequence) or isinstance(tokens, str):
-        return f"it is {shown(tokens)}"
+        return f"it is {brief_json(tokens)}"
     for number, token in enumerate(tokens, 1):
         if not _is_whole(token) or not 0 <= token < 2**31:
-            return f"item {number} is {shown(token)}"
+            return f"item {number} is {brief_json(token)}"
     return None
 
 
@@ -70,11 +70,11 @@ class SamplingParams:
         for name in ("max_tokens", "top_k", "seed"):
             value = getattr(self, name)
             if value is not None and not _is_whole(value):
-                raise UsageError(f"{name} must be a whole number, not {shown(value)}")
+                raise UsageError(f"{name} must be a whole number, not {brief_json(value)}")
         for name in ("temperature", "top_p"):
             value = getattr(self, name)
             if not _is_finite(value):
-                raise UsageError(f"{name} must be a number, not {shown(value)}")
+                raise UsageError(f"{name} must be a number, not {brief_json(value)}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
         if self.temperature < 0:
@@ -85,10 +85,12 @@ class SamplingParams:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
         if not isinstance(stop, (list, tuple)):  # each character of a text would end a sequence
-            raise UsageError(f"stop must be a list of texts, not {shown(stop)}")
+            raise UsageError(f"stop must be a list of texts, not {brief_json(stop)}")
         for text in stop:
             if not isinstance(text, str) or not text:
-                raise UsageError(f"a stop text must be a text that is not empty, not {shown(text)}")
+                raise UsageError(
+                    f"a stop text must be a text that is not empty, not {brief_json(text)}"
+                )
         object.__setattr__(self, "stop", tuple(stop))
 
     def body(self) -> dict[str, Any]:

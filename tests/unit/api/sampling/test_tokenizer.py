@@ -56,7 +56,7 @@ def test_encoding_and_decoding(directory):
     assert tokenizer.decode([3, 1], strip_end=False) == "hello </s>"
     for tokens in ([], [1], [3, 99999], [3, -1], [3, 2**40]):
         assert tokenizer.decode(tokens) in ("", "hello")
-    with pytest.raises(UsageError, match="Unicode"):
+    with pytest.raises(UsageError, match=r"not valid Unicode \(character 2\)"):
         tokenizer.encode("a\udcff")
     text = "hello world " * 8000
     assert len(text) > module._SHORT
