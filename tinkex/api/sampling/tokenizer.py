@@ -105,7 +105,8 @@ class Tokenizer:
     ) -> list[int]:
         """Return the token ids of the prompt for the reply to *messages*.
 
-        :param messages: ``{"role": …, "content": …}`` each, as the model's chat template expects.
+        :param messages: ``{"role": …, "content": …}`` each; the content is a text, or a list of
+            ``{"type": "text", "text": …}``.
         :param timeout: maximum number of seconds; ``None`` for no limit.
         :raises UsageError: they are not messages, or not valid for the template.
         :raises ChatTemplateError: the tokenizer has no usable chat template.
