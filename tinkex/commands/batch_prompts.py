@@ -275,7 +275,7 @@ def _kind_of(name: str, file: IO[bytes]) -> str:
         return "jsonl"
     if name.endswith(".txt"):
         return "text"
-    return "jsonl" if re.match(rb"\{|\[\s*[{\]]", _first(file)) else "text"
+    return "jsonl" if re.match(rb"\{|\[\s*(\{|\]\s*$)", _first(file)) else "text"
 
 
 def _first(file: IO[bytes]) -> bytes:

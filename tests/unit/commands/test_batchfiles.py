@@ -75,6 +75,8 @@ def test_blank_lines_count_as_lines_only(tmp_path, opened):
         ("p.ndjson", '{"prompt": "x"}', None, "x"),
         ("p", '\n {"prompt": "x"}', None, "x"),
         ("p", "plain", None, "plain"),
+        ("p", "[] to do", None, "[] to do"),
+        ("p", "[INST] Hi", None, "[INST] Hi"),
         ("p.txt", '{"prompt": "x"}', None, '{"prompt": "x"}'),
         ("p.jsonl", '{"prompt": "x"}', "text", '{"prompt": "x"}'),
         ("p.txt", '{"prompt": "x"}', "jsonl", "x"),
