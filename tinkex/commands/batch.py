@@ -73,8 +73,8 @@ class BatchRun(Command):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="JSONL file, text file with one prompt a line, or directory with one prompt a "
-            "file; - is standard input",
+            help="JSONL file or JSON array, text file with one prompt a line, or directory with "
+            "one prompt a file; - is standard input",
         )
         add_model_options(parser)
         _add_output_options(parser)
