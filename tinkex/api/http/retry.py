@@ -151,7 +151,7 @@ class Retrying:
         :param headers: those of the response, their names in lower case.
         """
         wanted = headers.get("x-should-retry", "").lower()
-        is_transient = self._repeatable and (status in (408, 429) or status >= 500)
+        is_transient = self._repeatable and (status in (408, 429) or 500 <= status != 501)
         if wanted == "false" or not (wanted == "true" or is_transient):
             return None
         asked = retry_after(headers)

@@ -22,7 +22,10 @@ from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
 from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
+from tinkex.columns import printable
 from tinkex.exceptions import (
+    NO_ROUTE,
+    TRACEBACK,
     APIError,
     ConnectionFailed,
     InvalidResponse,
@@ -33,7 +36,9 @@ from tinkex.exceptions import (
     TinkexError,
     Unauthorized,
     UsageError,
+    detail_of,
     from_response,
+    words_of,
 )
 from tinkex.plugins import HttpRequest, HttpResponse, Timeouts
 from tinkex.version import __version__
@@ -257,7 +262,8 @@ class Transport:
             return self._redirected(response)
         error = response.error()
         if isinstance(error, NotOffered) and what:
-            error.message = f"this server does not offer {what}"
+            name_missing(error, f"this server does not offer {what}")
+        log_traceback(error.body)
         if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
             error.key_origin = self.settings.origins["api_key"]
         return error
@@ -428,6 +434,20 @@ def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
                 raise InvalidResponse("the server's response is too large")
             deadline.remaining()
     return Response(response.status, response.headers, bytes(body))
+
+
+def name_missing(error: NotOffered, message: str) -> None:
+    """Make *message*, which names what is not offered, that of *error*; keep the server's words."""
+    words = detail_of(error.body)
+    said = "" if words.lower().rstrip(".") in NO_ROUTE else f": {words}"
+    error.message = f"{message}{said}"
+
+
+def log_traceback(body: Any) -> None:
+    """Log the traceback in a decoded error body, of which an error shows the last line only."""
+    if TRACEBACK in (words := words_of(body)):
+        for line in words.splitlines():
+            _log.debug("%s", printable(line))
 
 
 def _encoded(body: Any) -> bytes:

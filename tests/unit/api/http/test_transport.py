@@ -15,6 +15,8 @@ from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
     InvalidResponse,
+    NotOffered,
+    OperationFailed,
     RateLimited,
     Redirected,
     ServerError,
@@ -92,6 +94,56 @@ def test_lasting_failures_are_not_repeated(status, server, client):
     with pytest.raises(APIError) as caught:
         client.models.list()
     assert (len(server.seen), caught.value.status) == (1, status)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, {"detail": "Not Found"}, ""),
+        (405, {"error": "Method Not Allowed"}, ""),
+        (501, None, ""),
+        (405, {"message": "run: modal volume get a b"}, ": run: modal volume get a b"),
+        (501, {"detail": "ask the operator"}, ": ask the operator"),
+    ],
+)
+def test_what_is_not_offered_comes_with_the_sentence_of_the_server(
+    status, body, words, server, client
+):
+    path = "training_runs/r/checkpoints/weights/x/publish"
+    server.on("POST", path, server.reply(body, status))
+    with pytest.raises(NotOffered) as caught:
+        client.checkpoints.publish("tinker://r/weights/x")
+    assert str(caught.value) == f"this server does not offer publishing{words} (HTTP {status})"
+    assert len(server.seen) == 1
+
+
+def test_the_sentence_of_a_download_that_is_not_offered_is_shown(server, client, tmp_path):
+    reply = server.reply({"error": "unsupported", "message": "run: modal volume get a"}, 405)
+    path = "training_runs/r/checkpoints/sampler_weights"
+    server.on("GET", f"{path}/x/archive", reply)
+    with pytest.raises(NotOffered, match="run: modal volume get a"):
+        client.checkpoints.download("tinker://r/sampler_weights/x", tmp_path / "d")
+
+
+@pytest.mark.parametrize("body", [{"error": "no engine"}, {"error_message": "no engine"}])
+def test_an_error_in_a_successful_response_is_shown(body, server, client):
+    server.on("GET", PATH, body)
+    with pytest.raises(OperationFailed, match=r"^no engine$"):
+        client.models.list()
+    server.on("POST", "create_session", body)
+    with pytest.raises(OperationFailed, match=r"^no engine$"):
+        client.sessions.create()
+    assert client.request("GET", PATH).object() == body  # 'tinkex api' shows it as it is
+
+
+def test_a_traceback_of_a_server_is_one_line_and_whole_in_the_log(server, client, caplog):
+    traceback = f"Traceback (most recent call last):\n  File\x1b[1m {KEY}\nValueError: too large"
+    server.on("GET", PATH, server.reply({"detail": traceback}, 500, {"x-should-retry": "false"}))
+    with caplog.at_level(logging.DEBUG, "tinkex.http"), pytest.raises(ServerError) as caught:
+        client.models.list()
+    assert str(caught.value) == "ValueError: too large (HTTP 500)"
+    lines = [r.getMessage() for r in caplog.records if r.name == "tinkex.http"]
+    assert lines[1:] == [traceback.splitlines()[0], "  File\ufffd[1m …", "ValueError: too large"]
 
 
 def test_the_server_decides_about_repetition(server, client, naps):
