@@ -85,6 +85,7 @@ class Request:
     :ivar final: statuses that are neither retried nor followed: the caller handles them.
     :ivar settled: statuses that mean success after a try that the server may have acted on.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
+    :ivar keyless: is sent without the key.
     """
 
     method: str
@@ -96,6 +97,7 @@ class Request:
     final: frozenset[int] = frozenset()
     settled: frozenset[int] = frozenset()
     what: str | None = None
+    keyless: bool = False
 
     @property
     def is_repeatable(self) -> bool:
@@ -309,9 +311,9 @@ class Transport:
         :param read_timeout: seconds to wait for the response.
         :raises tinkex.exceptions.TransportError: there was no response.
         """
-        credential = self.auth.current
+        credential = None if request.keyless else self.auth.current
         response = self._exchange(request, credential, deadline, read_timeout)
-        if response.status == 401:
+        if response.status == 401 and not request.keyless:
             invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
             exchange = functools.partial(self._token, deadline=deadline)
             try:
