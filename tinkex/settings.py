@@ -10,6 +10,7 @@ that server precedes one of the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +133,14 @@ class Settings:
         if not key or not official or key.startswith(("tml-", "eyJ")):
             return None
         return "Keys of the official service begin with 'tml-'; this one does not. Is it its key?"
+
+    def address_warning(self) -> str | None:
+        """Return a warning if the base URL has what is added to it, else ``None``."""
+        found = re.search(r"(/oai)?/api(/v1)?$|/v1$", self.base_url)
+        if found is None:
+            return None
+        base = self.base_url[: found.start()]
+        return f"The base URL ends in {found[0]}; /api/v1 is added to it. Is {base} meant?"
 
 
 def resolve(

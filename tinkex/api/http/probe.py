@@ -146,7 +146,8 @@ class Prober:
             return [CheckResult("service", "fail", detail, "Try again in a while.")]
         if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
             detail = f"something answers (HTTP {first.status}; {took}), but not a Tinker service"
-            return [CheckResult("service", "fail", detail, "Is the base URL right?"), _clock(first)]
+            hint = self._settings.address_warning() or "Is the base URL right?"
+            return [CheckResult("service", "fail", detail, hint), _clock(first)]
         return [CheckResult("service", "ok", f"answers in {took}"), _clock(first)]
 
     def access(self) -> list[CheckResult]:
