@@ -29,7 +29,7 @@ class ListProfile(Lister):
     column_names = ("name", "active", *_SETTINGS, "http_pool_options")
     plain_columns = ("name", "active", "base_url", "http_pool")
     droppable = (
-        *("http_pool_options", "allow_http", "tags", "project_id", "timeout", "format"),
+        *("http_pool_options", "headers", "allow_http", "tags", "project_id", "timeout", "format"),
         *("http_pool", "api_key_command", "api_key"),
     )
     examples = ("tinkex profile list", "tinkex profile list -f json")

@@ -212,6 +212,7 @@ class Transport:
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
+        self._headers = {} if settings.is_exposed else settings.headers
         self.missing: set[str] = set()
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
@@ -381,17 +382,21 @@ class Transport:
             url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
         body = None if request.body is None else _encoded(request.body)
         common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
-        return HttpRequest(request.method, url, _merged(common, request.headers, credential), body)
+        headers = _merged({**self._headers, **common}, request.headers, credential)
+        return HttpRequest(request.method, url, headers, body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
         """Send a GET to a URL that the service handed out; return the response before its body.
 
-        The key goes to the origin of the service only, so never to a storage behind signed URLs.
+        The key and the headers of the settings go to the origin of the service only, so never to a
+        storage behind signed URLs.
 
         :raises tinkex.exceptions.TransportError: there was no response.
         """
-        credential = self.auth.current if same_origin(url, self.base_url) else None
-        request = HttpRequest("GET", url, _merged(HEADERS, headers, credential))
+        is_own = same_origin(url, self.base_url)
+        common = {**self._headers, **HEADERS} if is_own else HEADERS
+        credential = self.auth.current if is_own else None
+        request = HttpRequest("GET", url, _merged(common, headers, credential))
         return self._sender.send(request, timeouts)
 
     def read(self, response: HttpResponse, deadline: Deadline) -> Response:
