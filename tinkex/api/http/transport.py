@@ -30,6 +30,7 @@ from tinkex.exceptions import (
     ConnectionFailed,
     InvalidResponse,
     NotOffered,
+    RateLimited,
     Redirected,
     SettingsError,
     TimedOut,
@@ -61,6 +62,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SAME_REQUEST = frozenset({307, 308})
 #: Redirects that are followed for one request.
 _HOPS = 5
+#: For a 429 that does not say when to come back, where something is created.
+_LIMIT_HINT = "It is a limit of the server: end a session or a run, or wait until idle ones end."
 _CHUNK = 64 * 1024
 #: Minimum length of the key of a service.
 _REAL_KEY = 16
@@ -254,7 +257,11 @@ class Transport:
             return response
         if may_be_done and response.status in request.settled:
             return Response(204, response.headers)
-        raise self.refusal(response, request.what)
+        error = self.refusal(response, request.what)
+        is_limit = isinstance(error, RateLimited) and error.retry_after is None
+        if is_limit and request.path.startswith("create_"):
+            error.hint = _LIMIT_HINT
+        raise error
 
     def refusal(self, response: Response, what: str | None = None) -> TinkexError:
         """Return the error that the unsuccessful *response* stands for.

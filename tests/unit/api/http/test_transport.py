@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 
@@ -38,7 +39,7 @@ def test_every_request_carries_key_and_agent_and_nothing_of_netrc_or_cookies(ser
         client.models.list()
     for seen in server.seen:
         assert seen.headers["x-api-key"] == KEY
-        assert seen.headers["user-agent"].startswith("tinkex/")
+        assert re.fullmatch(r"tinkex/\S+", seen.headers["user-agent"])  # and no other program
         assert not {"authorization", "cookie", "x-idempotency-key"} & seen.headers.keys()
 
 
@@ -189,6 +190,23 @@ def test_a_post_is_not_repeated(reply, server, client):
         client.create_sampling_client(base_model="m")
     assert len(server.seen) == 1
     assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
+
+
+@pytest.mark.parametrize("path", ["create_session", "create_sampling_session"])
+def test_a_429_without_retry_after_is_a_limit_where_something_is_created(path, server, client):
+    server.on("POST", "create_session", {"session_id": "s"})
+    server.on("POST", path, server.reply({"detail": "session limit of your tier"}, 429))
+    with pytest.raises(RateLimited, match="session limit of your tier") as caught:
+        client.create_sampling_client(base_model="m")
+    assert "It is a limit of the server" in str(caught.value.hint)
+    assert len(server.requests(path)) == 1
+
+
+def test_a_429_with_retry_after_is_waited_for_whatever_the_method(server, client, naps):
+    busy = server.reply({"detail": "busy"}, 429, {"Retry-After": "3"})
+    server.on("POST", "create_session", busy, {"session_id": "s"})
+    assert client.sessions.create().session_id == "s"
+    assert naps == [3]
 
 
 @pytest.mark.parametrize(
