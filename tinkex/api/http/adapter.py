@@ -418,10 +418,11 @@ def _public(proxy: str) -> str:
 
 
 def _proxy_hint(proxy: str) -> str:
+    if not proxy:
+        return "No proxy is set for this address: the network has one."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
-    name = _public(proxy) or "on the way"
-    return f"The proxy {name} comes from {origin}; NO_PROXY lists exceptions."
+    return f"The proxy {_public(proxy)} comes from {origin}; NO_PROXY lists exceptions."
 
 
 def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:
