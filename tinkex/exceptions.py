@@ -21,7 +21,7 @@
     │       └── Redirected              a redirect that would send the key to another server
     ├── APIError                a response with a status of 400 or above
     │   ├── BadRequest (400, 422) · Unauthorized (401) · PaymentRequired (402)
-    │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405)
+    │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405, 501)
     │   └── Conflict (409) · RateLimited (429) · ServerError (5xx)
     └── OperationFailed         a long-running operation failed
 
@@ -320,7 +320,9 @@ _FILLED_IN = frozenset(
         *("prompt_logprobs", "allow_metadata_only"),
     }
 )
-_FILLED_IN_HINT = "It refuses what this version sends to every server; report it with its name."
+_FILLED_IN_HINT = (
+    "This server refuses what tinkex sends to every server; report it with the server's name."
+)
 
 #: Statuses below 500 after which a retry may help.
 _TRANSIENT = frozenset({408, 425, 429})

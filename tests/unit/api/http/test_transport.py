@@ -104,6 +104,7 @@ def test_lasting_failures_are_not_repeated(status, server, client):
         (405, {"error": "Method Not Allowed"}, ""),
         (501, None, ""),
         (405, {"message": "run: modal volume get a b"}, ": run: modal volume get a b"),
+        (405, "ask\nthe operator", ": ask the operator"),
         (501, {"detail": "ask the operator"}, ": ask the operator"),
     ],
 )
