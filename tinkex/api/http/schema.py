@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
-from tinkex.exceptions import InvalidResponse, OperationFailed, detail_of
+from tinkex.exceptions import InvalidResponse, detail_of
 
 Json = Mapping[str, Any]
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def refuse(what: str, data: Json | None = None) -> NoReturn:
     """
     errors = {name: data.get(name) for name in ("error", "error_message")} if data else {}
     if words := detail_of(errors):
-        raise OperationFailed(words)
+        raise InvalidResponse(f"the server answered with an error: {words}", hint="")
     raise InvalidResponse(f"unexpected response from the server: {what}")
 
 
