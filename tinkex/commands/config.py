@@ -122,6 +122,8 @@ class SetConfig(_Change):
             self.status(f"Created the profile {profile!r}; it is the default.")
         else:
             self._write(profile, name, value)
+        if name == "base_url" and (warning := settings.Settings(base_url=value).address_warning()):
+            self.app.warn(warning)
         return self._changed(name, value, profile)
 
     def _write(self, profile: str, name: str, value: Any) -> None:

@@ -104,6 +104,9 @@ class AddProfile(ShowOne):
         if is_of_plugin and values.keys().isdisjoint({"http_pool", "base_url"}):
             values = {**file.plugin_profile(name), **values}
         file.write_profile(name, values, use=parsed_args.use)
+        address = str(values.get("base_url", DEFAULT_BASE_URL))
+        if warning := settings.Settings(base_url=address).address_warning():
+            self.app.warn(warning)
         has_key = not {*CREDENTIAL, "http_pool"}.isdisjoint(values)
         if not has_key and values.get("base_url", DEFAULT_BASE_URL) != DEFAULT_BASE_URL:
             self.status(f"It has no key yet: tinkex --profile {name} auth login")

@@ -239,6 +239,14 @@ def test_a_base_url_that_ends_in_api_v1_gets_the_hint(suffix, reply):
         assert "ends in" not in invoke(["run", "list", "--base-url", url, *words[2:]]).stderr
 
 
+def test_a_base_url_that_ends_in_api_v1_gets_the_hint_where_it_is_set():
+    words = ["--base-url", "http://127.0.0.1:8000/api/v1", "--api-key", "tml-x"]
+    shown = "Warning: The base URL ends in /api/v1; /api/v1 is added to it."
+    assert shown in invoke(["profile", "add", "x", *words]).stderr
+    done = invoke(["--profile", "x", "config", "set", "base_url", words[1]])
+    assert (done.exit_code, shown in done.stderr) == (0, True)
+
+
 def test_only_debug_shows_a_traceback():
     assert "Traceback" not in invoke(["run", "list"]).stderr
     assert "Traceback" in invoke(["run", "list", "--debug"]).stderr
