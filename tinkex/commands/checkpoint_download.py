@@ -42,7 +42,7 @@ def _warn(
             groups[mismatch].append(str(directory))
     for mismatch, directories in groups.items():
         command.app.warn(f"{a_few(directories, 1)}: {mismatch}")
-        hint = f"Write it: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
+        hint = f"Write the list: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
         if not mismatch.is_fixable:
             hint = "Convert them first, with weights.build_lora_adapter of tinker-cookbook."
         command.app.warn(hint, prefix="Hint: ")
