@@ -10,9 +10,7 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from tests.weights import weights
 from tinkex.api.transfer.content import check, tensor_names
@@ -110,8 +108,9 @@ def test_a_large_file_of_another_format_is_not_read_into_memory(length, tmp_path
 
 
 def test_weights_of_the_safetensors_library_pass(tmp_path):
+    library, np = (pytest.importorskip(name) for name in ("safetensors.numpy", "numpy"))
     found = {"b": np.ones((2, 3)), "empty": np.zeros((0, 4)), "a": np.float16([1])}
-    save_file(found, tmp_path / NAME, metadata={"format": "pt"})
+    library.save_file(found, tmp_path / NAME, metadata={"format": "pt"})
     with (tmp_path / NAME).open("rb") as file:
         assert sorted(tensor_names(file)) == ["a", "b", "empty"]
     (tmp_path / NAME).write_bytes(packed(b"{}"))
