@@ -102,10 +102,12 @@ def _compared(
             text, original = adapter.fixed(directory, mismatch)
             new = ManifestFile(len(text), hashlib.sha256(text).hexdigest())
             if checked.status == "ok" or new == known:
-                # In this order, the same call completes what a kill in between has left.
-                manifest.record_change(place, ADAPTER_CONFIG, new, original)
+                # The manifest is replaced first: the same call completes what a kill in between
+                # has left. A full disk leaves both as they were.
                 with replacing(checked.file) as stream:
                     stream.write(text)
+                    stream.flush()
+                    manifest.record_change(place, ADAPTER_CONFIG, new, original)
                 reason = "target_modules written: " + ", ".join(mismatch.modules)
                 return replace(checked, size_bytes=len(text), status="ok", reason=reason)
     return replace(checked, mismatch=mismatch)
