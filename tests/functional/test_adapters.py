@@ -132,6 +132,13 @@ def test_a_configuration_that_was_edited_is_not_overwritten(tinkex, store, targe
     assert (target / CONFIG).read_text() == '{"target_modules": ["q_proj"]}'
 
 
+def test_a_configuration_that_is_nested_too_deeply_is_refused(tinkex, store, target):
+    tinkex(f"checkpoint download {SEPARATE} --output {target}")
+    replaced(target, CONFIG, b'{"x": ' + b"[" * 3_000 + b"]" * 3_000 + b"}")
+    done = tinkex(f"checkpoint verify {target} --fix-config", code=1)
+    assert "a bug in tinkex" not in done.stderr
+
+
 def test_several_adapters_are_warned_of_once(tinkex, store, target):
     warning = f"Warning: {target}/sampler_weights/tar and 1 more: {LACKS}\n"
     done = tinkex(f"checkpoint sync {RUN} {target}")

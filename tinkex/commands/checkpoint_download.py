@@ -199,7 +199,7 @@ class DownloadCheckpoint(_Fetching):
             for note in getattr(interrupt, "__notes__", ()):
                 self.app.warn(note, prefix="")
             raise
-        _warn(self, [(target, done.mismatch)], [parsed_args.output])
+        _warn(self, [(target, done.mismatch)], [str(target)])
         files = Structure([name for name, _ in done.files])
         return path, parsed_args.output, files, Size(done.bytes), None
 
@@ -331,11 +331,13 @@ class VerifyCheckpoint(Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        from tinkex.files import user_path
+
         super().produce_output(parsed_args, column_names, data)
         good = ("ok",) if parsed_args.strict else ("ok", "extra")
         bad = [file for file in self.result if file.status not in good]
         mismatches = [(file.file.parent, file.mismatch) for file in self.result]
-        _warn(self, mismatches, parsed_args.directories)
+        _warn(self, mismatches, [str(user_path(name)) for name in parsed_args.directories])
         if bad:
             invalid = {file.status == "invalid" for file in bad}
             ways = [text for is_invalid, text in _WAYS.items() if is_invalid in invalid]

@@ -15,7 +15,7 @@ from typing import Any
 from tinkex.api.transfer.content import json_object, tensor_names
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import ADAPTER_CONFIG
-from tinkex.exceptions import a_few
+from tinkex.exceptions import LocalError, a_few
 
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -116,11 +116,15 @@ def _has(entries: frozenset[str], module: str) -> bool:
 def fixed(directory: Directory, found: AdapterMismatch) -> tuple[bytes, dict[str, Any]]:
     """Return the configuration in *directory* with the modules of *found*, and the old values.
 
+    :raises LocalError: it is nested too deeply.
     :raises OSError: it cannot be read.
     :raises ValueError: it is not a JSON object.
     """
     with directory.open(ADAPTER_CONFIG, "rb") as file:
         config = json_object(file)
     new = {"target_modules": found.modules, "task_type": config.get("task_type") or "CAUSAL_LM"}
-    text = json.dumps({**config, **new}, indent=2, sort_keys=True) + "\n"
+    try:
+        text = json.dumps({**config, **new}, indent=2, sort_keys=True) + "\n"
+    except RecursionError as error:
+        raise LocalError(f"{ADAPTER_CONFIG} is nested too deeply") from error
     return text.encode(), {key: config.get(key) for key in new}

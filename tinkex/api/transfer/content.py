@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 
 from tinkex.api.transfer.manifest import ADAPTER_CONFIG
 
-WEIGHTS = ".safetensors"
 #: Bytes from which the format of a file can be recognized.
 START = 512
 #: Bytes for the length of the header of weights, and maximum of that length; the format sets both.
@@ -40,7 +39,7 @@ def kind_of(start: bytes) -> str | None:
     if text.startswith(b"<") and re.search(b"<html|<!doctype html", text):
         return "an HTML page"
     found = next((kind for begin, kind in _KINDS.items() if text.startswith(begin)), None)
-    is_text = start.isascii() and start.decode("ascii").replace("\n", "").isprintable()
+    is_text = text.isascii() and b"".join(text.split()).decode().isprintable()
     return found or ("plain text" if is_text else None)
 
 
@@ -50,7 +49,7 @@ def check(name: str, file: BinaryIO) -> None:
     :raises ValueError: it contains something else, or is not whole; the message has no subject.
     :raises OSError: it cannot be read.
     """
-    if name.endswith(WEIGHTS):
+    if name.endswith(".safetensors"):
         tensor_names(file)
     elif name == ADAPTER_CONFIG:
         json_object(file)
@@ -71,7 +70,7 @@ def tensor_names(file: BinaryIO) -> list[str]:
     if length > _MAX_HEADER or start[_LENGTH : _LENGTH + 1] != b"{":
         raise ValueError(_is_not("a safetensors file", start))
     file.seek(_LENGTH)
-    header, end = file.read(length), 0
+    header, names, end = file.read(length), list[str](), 0
     if len(header) == length:
         try:
             tensors = json.loads(header.decode())
