@@ -113,6 +113,15 @@ def test_an_adapter_that_peft_loads_in_part_is_warned_of_and_fixed(tinkex, store
     assert tinkex(f"checkpoint verify {target} --fix-config").stderr == "2 files verified.\n"
 
 
+def test_an_adapter_in_a_directory_of_its_archive_is_fixed_there(tinkex, store, target):
+    path = ARCHIVES["tar"]
+    store.files = {f"final/{name}": content for name, content in SKYRL.items()}
+    assert f"Warning: {target}: {LACKS}" in tinkex(f"checkpoint download {path} -o {target}").stderr
+    assert "Warning: " not in tinkex(f"checkpoint verify {target} --fix-config").stderr
+    assert json.loads((target / "final" / CONFIG).read_text())["target_modules"] == MODULES
+    assert tinkex(f"checkpoint verify {target} --strict").stderr == "2 files verified.\n"
+
+
 def test_a_fix_that_was_killed_is_completed_by_the_same_command(tinkex, store, target):
     tinkex(f"checkpoint download {SEPARATE} --output {target}")
     tinkex(f"checkpoint verify {target} --fix-config")

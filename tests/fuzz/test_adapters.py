@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from pathlib import Path
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -43,9 +44,11 @@ def test_an_adapter_is_read_or_refused(tried, tmp_path_factory, header, config, 
             check(name, file)
     directory = Directory.at(place)
     try:
-        found = examine(directory)
+        found = examine(directory, Path("adapter_config.json"))
         if found is not None:
             assert "\n" not in printable(str(found))
-            assert json.loads(fixed(directory, found)[0])["target_modules"] == list(found.modules)
+            assert json.loads(fixed(directory, Path("adapter_config.json"), found)[0])[
+                "target_modules"
+            ] == list(found.modules)
     finally:
         os.close(directory.fileno())

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tinkex.api.transfer.content import json_object, tensor_names
@@ -62,15 +63,15 @@ def _shown(names: tuple[str, ...]) -> str:
     return a_few([name[:200] for name in names], _SHOWN)
 
 
-def examine(directory: Directory) -> AdapterMismatch | None:
-    """Compare the configuration of the adapter in *directory* with its tensors.
+def examine(directory: Directory, relative: Path) -> AdapterMismatch | None:
+    """Compare the configuration *relative* of an adapter in *directory* with its tensors.
 
     :returns: ``None`` if PEFT loads all of them, or there is no readable adapter.
     """
     try:
-        with directory.open(ADAPTER_CONFIG, "rb") as file:
+        with directory.open(relative, "rb") as file:
             config = json_object(file)
-        with directory.open(_WEIGHTS, "rb") as file:
+        with directory.open(relative.with_name(_WEIGHTS), "rb") as file:
             return compare(config, tensor_names(file))
     except (OSError, ValueError):
         return None
@@ -113,14 +114,16 @@ def _has(entries: frozenset[str], module: str) -> bool:
     return not entries.isdisjoint({module, *ends})
 
 
-def fixed(directory: Directory, found: AdapterMismatch) -> tuple[bytes, dict[str, Any]]:
-    """Return the configuration in *directory* with the modules of *found*, and the old values.
+def fixed(
+    directory: Directory, relative: Path, found: AdapterMismatch
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the configuration *relative* in *directory* with the modules of *found*, and the old values.
 
     :raises LocalError: it is nested too deeply.
     :raises OSError: it cannot be read.
     :raises ValueError: it is not a JSON object.
     """
-    with directory.open(ADAPTER_CONFIG, "rb") as file:
+    with directory.open(relative, "rb") as file:
         config = json_object(file)
     new = {"target_modules": found.modules, "task_type": config.get("task_type") or "CAUSAL_LM"}
     try:

@@ -106,12 +106,15 @@ def download(
             tracker.cancel()
         with local_errors(directory):
             _check_content(staging, files)
-            mismatch = adapter.examine(staging.content)
+            configs = [relative for relative in files if relative.name == manifest.ADAPTER_CONFIG]
+            found = [adapter.examine(staging.content, relative) for relative in configs]
             files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
     sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]
-    return Download(directory, sizes, sum(size for _, size in sizes), mismatch)
+    return Download(
+        directory, sizes, sum(size for _, size in sizes), next(filter(None, found), None)
+    )
 
 
 def _check_content(staging: StagingDirectory, files: Files) -> None:

@@ -82,8 +82,8 @@ def _checked(found: list[tuple[Path, Manifest]], fix_config: bool) -> Iterator[V
     for place, known in found:
         for name, file in known.files.items():
             checked = _check(known.tinker_path, place / name, file)
-            if name == ADAPTER_CONFIG:
-                checked = _compared(place, checked, file, fix_config)
+            if checked.file.name == ADAPTER_CONFIG:
+                checked = _compared(place, name, checked, file, fix_config)
             yield checked
         for path in _others(place, {*known.files, manifest.NAME}):
             size = path.stat().st_size if path.is_file() else None
@@ -91,15 +91,15 @@ def _checked(found: list[tuple[Path, Manifest]], fix_config: bool) -> Iterator[V
 
 
 def _compared(
-    place: Path, checked: VerifiedFile, known: ManifestFile, fix_config: bool
+    place: Path, name: str, checked: VerifiedFile, known: ManifestFile, fix_config: bool
 ) -> VerifiedFile:
     """Compare a configuration with its tensors; fix it, unless it has been changed."""
     with local_errors(place), closing(Directory.at(place)) as directory:
-        mismatch = adapter.examine(directory)
+        mismatch = adapter.examine(directory, Path(name))
         if mismatch is None:
             return checked
         if fix_config and mismatch.is_fixable:
-            text, original = adapter.fixed(directory, mismatch)
+            text, original = adapter.fixed(directory, Path(name), mismatch)
             new = ManifestFile(len(text), hashlib.sha256(text).hexdigest())
             if checked.status == "ok" or new == known:
                 # The manifest is replaced first: the same call completes what a kill in between
@@ -107,7 +107,7 @@ def _compared(
                 with replacing(checked.file) as stream:
                     stream.write(text)
                     stream.flush()
-                    manifest.record_change(place, ADAPTER_CONFIG, new, original)
+                    manifest.record_change(place, name, new, original)
                 reason = "target_modules written: " + ", ".join(mismatch.modules)
                 return replace(checked, size_bytes=len(text), status="ok", reason=reason)
     return replace(checked, mismatch=mismatch)
