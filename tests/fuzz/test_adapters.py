@@ -16,6 +16,7 @@ from tinkex.api.transfer.content import check
 from tinkex.api.transfer.directory import Directory
 from tinkex.columns import printable
 
+CONFIG_FILE = Path("adapter_config.json")
 MODULE = st.sampled_from(["base_model.model.x.q_proj", "lm_head", "a.experts", "\ud800", "\x1b[2J"])
 TENSOR = st.builds("{}.lora_{}.weight".format, MODULE, st.text(max_size=2))
 PLACES = st.lists(st.integers(0, 3) | JSON, max_size=3)
@@ -44,11 +45,10 @@ def test_an_adapter_is_read_or_refused(tried, tmp_path_factory, header, config, 
             check(name, file)
     directory = Directory.at(place)
     try:
-        found = examine(directory, Path("adapter_config.json"))
+        found = examine(directory, CONFIG_FILE)
         if found is not None:
             assert "\n" not in printable(str(found))
-            assert json.loads(fixed(directory, Path("adapter_config.json"), found)[0])[
-                "target_modules"
-            ] == list(found.modules)
+            new = json.loads(fixed(directory, CONFIG_FILE, found)[0])
+            assert new["target_modules"] == list(found.modules)
     finally:
         os.close(directory.fileno())

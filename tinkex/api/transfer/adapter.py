@@ -117,7 +117,7 @@ def _has(entries: frozenset[str], module: str) -> bool:
 def fixed(
     directory: Directory, relative: Path, found: AdapterMismatch
 ) -> tuple[bytes, dict[str, Any]]:
-    """Return the configuration *relative* in *directory* with the modules of *found*, and the old values.
+    """Return the configuration *relative* with the modules of *found*, and the previous values.
 
     :raises LocalError: it is nested too deeply.
     :raises OSError: it cannot be read.

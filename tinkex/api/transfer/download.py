@@ -105,19 +105,19 @@ def download(
         finally:
             tracker.cancel()
         with local_errors(directory):
-            _check_content(staging, files)
-            configs = [relative for relative in files if relative.name == manifest.ADAPTER_CONFIG]
-            found = [adapter.examine(staging.content, relative) for relative in configs]
+            mismatch = _checked(staging, files)
             files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
     sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]
-    return Download(
-        directory, sizes, sum(size for _, size in sizes), next(filter(None, found), None)
-    )
+    return Download(directory, sizes, sum(size for _, size in sizes), mismatch)
 
 
-def _check_content(staging: StagingDirectory, files: Files) -> None:
+def _checked(staging: StagingDirectory, files: Files) -> AdapterMismatch | None:
+    """Check what *files* contain; return what PEFT would not load of the first adapter.
+
+    :raises InvalidResponse: one is not what its name says.
+    """
     for relative in files:
         with staging.content.open(relative, "rb") as file:
             try:
@@ -127,6 +127,8 @@ def _check_content(staging: StagingDirectory, files: Files) -> None:
                     f"{relative} {error}",
                     hint="Try again. If it fails again, the checkpoint is damaged on the server.",
                 ) from error
+    configs = [relative for relative in files if relative.name == manifest.ADAPTER_CONFIG]
+    return next(filter(None, (adapter.examine(staging.content, one) for one in configs)), None)
 
 
 class _Download:
