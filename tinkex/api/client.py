@@ -183,7 +183,7 @@ class ServiceClient:
         train_mlp: bool = True,
         train_attn: bool = True,
         train_unembed: bool = True,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
         """Start a training run: a new adapter for *base_model*.
 
@@ -206,7 +206,7 @@ class ServiceClient:
         path: str,
         *,
         optimizer: bool = False,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
         """Start a training run that continues from a training checkpoint.
 

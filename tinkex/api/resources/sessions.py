@@ -30,6 +30,7 @@ from tinkex.exceptions import (
     OperationFailed,
     TargetExists,
     TinkexError,
+    UsageError,
 )
 from tinkex.files import path_of, replacing
 
@@ -124,18 +125,20 @@ class Sessions:
         self,
         *,
         tags: Sequence[str] | None = None,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
     ) -> Session:
         """Open a session; messages of the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; those of the settings by default.
+        :param user_metadata: names and texts; some servers take no other values.
         :param deadline: deadline of the operation that the session is opened for.
+        :raises tinkex.exceptions.UsageError: a value in *user_metadata* is not text.
         """
         settings = self._transport.settings
         body: dict[str, Any] = {
             "tags": list(settings.tags if tags is None else tags),
-            "user_metadata": None if user_metadata is None else dict(user_metadata),
+            "user_metadata": _texts(user_metadata or {}),  # strict servers refuse null
             "sdk_version": PROTOCOL_VERSION,
         }
         if settings.project_id:
@@ -145,7 +148,7 @@ class Sessions:
         for name in ("info_message", "warning_message", "error_message"):
             message = answer.get(name)
             if message and isinstance(message, str):
-                deadline.report(note=message)
+                deadline.report(note=f"server: {message}")
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
             self._open = [known for known in self._open if not known._finished.is_set()]
@@ -154,7 +157,7 @@ class Sessions:
 
     @contextmanager
     def begun(
-        self, deadline: Deadline, *, user_metadata: Mapping[str, Any] | None = None
+        self, deadline: Deadline, *, user_metadata: Mapping[str, str] | None = None
     ) -> Iterator[Session]:
         """Open a session for what the block creates; it is finished only if the block fails."""
         session = self.create(user_metadata=user_metadata, deadline=deadline)
@@ -320,6 +323,13 @@ class Sessions:
                 if on_progress is not None:
                     on_progress(Progress(body.received, body.expected, target.name))
             return stream.tell()
+
+
+def _texts(user_metadata: Mapping[str, str]) -> dict[str, str]:
+    for name, value in user_metadata.items():
+        if not isinstance(value, str):
+            raise UsageError(f"the value of {name!r} in user_metadata must be text")
+    return dict(user_metadata)
 
 
 def _scope(accessible: bool) -> dict[str, str]:

@@ -174,7 +174,7 @@ def create_model(
     session: Session,
     base_model: str,
     lora: LoraConfig,
-    user_metadata: Mapping[str, Any] | None,
+    user_metadata: Mapping[str, str] | None,
     deadline: Deadline,
 ) -> TrainingClient:
     """Start a training run on *base_model*."""
@@ -191,7 +191,7 @@ def create_by_loading(
     deadline: Deadline,
     *,
     optimizer: bool = False,
-    user_metadata: Mapping[str, Any] | None = None,
+    user_metadata: Mapping[str, str] | None = None,
 ) -> TrainingClient:
     """Start a training run from a checkpoint, in one call.
 
@@ -211,7 +211,7 @@ def create_by_loading(
     return TrainingClient(transport, session, model_id, None, None)
 
 
-def _body(session: Session, user_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def _body(session: Session, user_metadata: Mapping[str, str] | None) -> dict[str, Any]:
     body: dict[str, Any] = {
         "session_id": session.session_id,
         "model_seq_id": session.model_seq_id,

@@ -105,7 +105,7 @@ def test_saving_creates_session_model_and_checkpoint_and_finishes(service, clien
     assert (saved.model_id, saved.path) == (RUN, path)
     assert saved.response == {"path": path, "size_bytes": 1234}
     (session,) = service.requests("create_session")
-    assert (session.body["tags"], session.body["user_metadata"]) == ([], None)
+    assert (session.body["tags"], session.body["user_metadata"]) == ([], {})
     (model,) = service.requests("create_model")
     assert model.body == {
         "session_id": "s-1",
@@ -117,5 +117,18 @@ def test_saving_creates_session_model_and_checkpoint_and_finishes(service, clien
     assert save.body == {"model_id": RUN, "seq_id": 1, "path": "final"}
     (finish,) = service.requests("sessions/s-1/finish")
     assert finish.body == {"reason": {"type": "success"}}
-    assert [w.note for w in waits if w.note] == ["Welcome."]
+    assert [w.note for w in waits if w.note] == ["server: Welcome."]
     assert [w.queue_state for w in waits if w.queue_state] == ["paused_capacity"]
+
+
+def test_a_strict_server_gets_metadata_of_texts_only(service, client):
+    """hatchery answers 422 to null and to numbers, in create_session and in create_model."""
+    results(service, c={})
+    client.create_lora_training_client("any")
+    client.create_lora_training_client("any", user_metadata={"team": "nlp"})
+    sessions, models = service.requests("create_session"), service.requests("create_model")
+    assert [seen.body["user_metadata"] for seen in sessions] == [{}, {"team": "nlp"}]
+    assert [seen.body.get("user_metadata", {}) for seen in models] == [{}, {"team": "nlp"}]
+    with pytest.raises(UsageError, match="value of 'step' in user_metadata must be text"):
+        client.create_lora_training_client("any", user_metadata={"step": 1})
+    assert len(service.requests("create_session")) == 2
