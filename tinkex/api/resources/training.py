@@ -162,11 +162,11 @@ class TrainingClient:
             numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
             what = endpoint.replace("_", " ")
             request = Request("POST", endpoint, numbered, what=what)
-            request_id = futures.request_id_of(self._transport.call(request, deadline).object())
+            accepted = self._transport.call(request, deadline).object()
             # The number of a refused call is used for the next one.
             self._next_seq_id += 1
-        request_type = endpoint.title().replace("_", "")  # LoadWeights
-        return futures.result(self._transport, request_id, request_type, deadline)
+        kind = endpoint.title().replace("_", "")  # LoadWeights
+        return futures.outcome(self._transport, accepted, kind, deadline, wanted="path")
 
 
 def create_model(
@@ -225,6 +225,6 @@ def _await_model(
     """Return the id of the model whose creation the service has *accepted*."""
     session.model_seq_id += 1
     early = accepted.object()
-    result = futures.result(transport, futures.request_id_of(early), kind, deadline)
+    result = futures.outcome(transport, early, kind, deadline, wanted="model_id")
     model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")
     return model_id or schema.refuse("no 'model_id'")

@@ -92,6 +92,9 @@ class SamplingClient:
         request = Request("POST", "create_sampling_session", body, what="sampling")
         try:
             created = transport.call(request, deadline).object()
+            if created.get("sampling_session_id") is None:  # some servers take their time
+                kind, wanted = "CreateSamplingSession", "sampling_session_id"
+                created = futures.outcome(transport, created, kind, deadline, wanted=wanted)
         except (BadRequest, NotFound) as error:
             if model_path is None:
                 error.resource = "model"
@@ -214,10 +217,11 @@ class SamplingClient:
             with self._lock:
                 number = self._next_seq_id
                 self._next_seq_id += 1
-            request_id = self._submit({**body, "seq_id": number}, size, deadline)
+            accepted = self._submit({**body, "seq_id": number}, size, deadline)
+            decode = protobuf.sample_response
             try:
-                return futures.result(
-                    self._transport, request_id, "Sample", deadline, protobuf.sample_response
+                return futures.outcome(
+                    self._transport, accepted, "Sample", deadline, decode, wanted="sequences"
                 )
             except TinkexError as error:
                 reason = _resubmission_reason(error)
@@ -229,8 +233,8 @@ class SamplingClient:
                 deadline.pause(delay, f"{reason}; submitting it again")
         raise AssertionError("unreachable")
 
-    def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> str:
-        """Submit the sample, again after each refusal; return the id of its operation."""
+    def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
+        """Submit the sample, again after each refusal; return the response."""
         # The number makes it the same sample however many times it is sent.
         request = Request(
             "POST",
@@ -245,7 +249,7 @@ class SamplingClient:
             try:
                 with self.backpressure.passing(deadline):
                     response = self._transport.call(request, deadline)
-                return futures.request_id_of(response.object())
+                return response.object()
             except APIError as error:
                 if error.status != 429:
                     raise

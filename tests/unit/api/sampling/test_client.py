@@ -68,6 +68,25 @@ def test_fewer_sequences_than_requested_are_invalid(sampling):
         sampling.sample([1], num_samples=2)
 
 
+def test_a_sampling_session_that_takes_time_is_waited_for(sampler, server, client):
+    """hatchery: the id is in the result of an operation, not in the response."""
+    accepted = {"request_id": "f", "model_id": "smp_1", "future_id": "f", "status": "pending"}
+    server.on("POST", "create_sampling_session", accepted)
+    created = {"type": "create_sampling_session", "sampling_session_id": "smp_1:0"}
+    server.on("POST", "retrieve_future", {"type": "try_again"}, created, sampler.retrieve)
+    sampling = client.create_sampling_client(base_model="m")
+    assert sampling.sampling_session_id == "smp_1:0"
+    assert sampling.sample([1, 2]).sequences[0].tokens == (2, 1)
+    assert sampler.submitted[0].body["sampling_session_id"] == "smp_1:0"
+
+
+def test_a_sample_in_the_response_is_taken(sampler, server, sampling):
+    drawn = {"tokens": [7], "logprobs": None, "stop_reason": "stop"}
+    server.on("POST", "asample", {"sequences": [drawn]})
+    assert sampling.sample([1]).sequences[0].tokens == (7,)
+    assert not server.requests("retrieve_future")
+
+
 # ---------------------------------------------------------------- back-pressure
 
 
