@@ -219,23 +219,11 @@ class ServiceClient:
         deadline = self._transport.deadline("the training run to be created")
         lineage = lineage_of(self._transport, parsed, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
-            try:
-                client = training.create_by_loading(
-                    self._transport,
-                    session,
-                    parsed,
-                    deadline,
-                    optimizer=optimizer,
-                    user_metadata=user_metadata,
-                )
-            except training.NO_DIRECT_LOAD:
-                if lineage.base_model is None:
-                    raise
-                lora = training.shape_of(lineage)
-                client = training.create_model(
-                    self._transport, session, lineage.base_model, lora, user_metadata, deadline
-                )
-                client.load_state(path, optimizer=optimizer, deadline=deadline)
+            client = training.create_and_load(
+                *(self._transport, session, parsed, lineage, deadline),
+                optimizer=optimizer,
+                user_metadata=user_metadata,
+            )
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 

@@ -36,6 +36,8 @@ class SkyRL(Account):
     }
     #: What it says of the first token of a prompt.
     first_logprobs: ClassVar[list[None]] = []
+    #: Further runs that it has places for.
+    places = 8
     #: Its runs were unloaded, or their sessions have ended.
     unloaded = False
 
@@ -81,8 +83,17 @@ class SkyRL(Account):
     def create_model(self, seen: Request) -> Reply:
         if "lora_config" not in seen.json:
             raise validation("lora_config", "Field required")
-        self.runs.append(self.new_run)
+        if self.places == 0:
+            self.fails = "Maximum number of LoRA adapters (9) reached"
+        self.places -= self.fails is None
+        self.runs.append(self.new_run)  # which stays in the list, also if this fails
         return self.accept({"model_id": self.new_run}, model_id=self.new_run)
+
+    @route("POST", "unload_model")
+    def unload_model(self, seen: Request) -> Reply:
+        self.known_run(seen.json["model_id"])
+        self.places += 1
+        return self.accept({"model_id": seen.json["model_id"]})
 
     @route("POST", "load_weights")
     def load_weights(self, seen: Request) -> Reply:

@@ -1,10 +1,15 @@
-"""``checkpoint``: what saving refuses."""
+"""``checkpoint``: what saving refuses, and what it leaves on the server."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
-from tinkex.testing import invoke
+from tests.contract.dialects.account import KEY, MODEL
+from tests.contract.dialects.skyrl import SkyRL
+from tests.contract.dialects.wire import listening
+from tinkex.testing import Invocation, invoke
 
 
 @pytest.mark.parametrize(
@@ -23,3 +28,46 @@ def test_options_that_a_saved_checkpoint_fixes(argv, what, tmp_path):
     done = invoke(["checkpoint", *argv, "--output", str(tmp_path / "x"), "--api-key", "k"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert what in done.stderr
+
+
+@pytest.fixture
+def skyrl() -> Iterator[SkyRL]:
+    server = SkyRL()
+    with listening(server):
+        yield server
+
+
+@pytest.fixture
+def save(skyrl, tmp_path) -> Callable[..., Invocation]:
+    """Return a function that saves a checkpoint on SkyRL."""
+
+    def save(*more: str) -> Invocation:
+        options = ["--base-url", skyrl.url, "--api-key", KEY, "--output", str(tmp_path / "x.json")]
+        return invoke(["checkpoint", "--base-model", MODEL, *options, *more])
+
+    return save
+
+
+def test_the_save_that_finds_no_place_says_that_the_server_is_full(skyrl, save):
+    skyrl.places = 1
+    assert save("--name", "one").exit_code == 0
+    done = save("--name", "two")
+    assert (done.exit_code, done.stdout) == (1, "")
+    line, hint = done.stderr.splitlines()
+    assert line == (
+        "Checkpoint failed due to server or transient error. Consider retrying: "
+        "Maximum number of LoRA adapters (9) reached"
+    )
+    assert hint.startswith("Hint: The server is full. It frees a place when an idle session ends")
+    assert hint.endswith(f" The training run {skyrl.new_run} was created and has no checkpoint.")
+
+
+def test_a_refused_save_names_its_run_and_frees_its_place(skyrl, save):
+    skyrl.places = 1
+    assert save("--name", "one").exit_code == 0
+    skyrl.places = 1
+    done = save("--name", "one")
+    assert done.exit_code == 1
+    assert "already exists" in done.stderr
+    assert f"The training run {skyrl.new_run} was created and has no checkpoint." in done.stderr
+    assert save("--name", "two").exit_code == 0

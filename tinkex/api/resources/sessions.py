@@ -66,6 +66,8 @@ class Session:
         self._transport = transport
         self._finished = threading.Event()
         self._lock = threading.Lock()
+        #: Models that no checkpoint needs; they are unloaded where a session cannot be finished.
+        self.unneeded: set[str] = set()
         #: The number of the next model.
         self.model_seq_id = 0
         #: The numbers of further sampling sessions.
@@ -75,19 +77,23 @@ class Session:
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
 
-        Never raises, and takes a second at most; without effect on servers that do not offer it.
+        Where that is not offered, only the models in :attr:`unneeded` are unloaded: until an
+        idle session ends, they take places that other runs need. Never raises, and takes a
+        second for each request at most.
         """
         with self._lock:
             if self._finished.is_set():
                 return
             self._finished.set()
-        if _FINISH in self._transport.missing:
-            return
-        path = f"sessions/{self._segment}/finish"
         seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
-        answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
-        if answer is not None and not answer.ok and isinstance(answer.error(), NotOffered):
+        if _FINISH not in self._transport.missing:
+            path = f"sessions/{self._segment}/finish"
+            answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
+            if answer is None or not isinstance(answer.error(), NotOffered):
+                return
             self._transport.missing.add(_FINISH)
+        for model_id in self.unneeded:
+            self._send(Request("POST", "unload_model", {"model_id": model_id}), seconds)
 
     def _beat(self) -> None:
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,15 +10,34 @@ from typing import Any
 
 from tinkex.api.http import futures, schema
 from tinkex.api.http.retry import Deadline
-from tinkex.api.http.transport import Request, Response, Transport
-from tinkex.api.paths import TinkerPath, segment
+from tinkex.api.http.transport import Request, Transport
+from tinkex.api.paths import TinkerPath, run_url, segment
 from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, outcome_of
-from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
+from tinkex.exceptions import (
+    BadRequest,
+    Conflict,
+    ConnectionFailed,
+    NotFound,
+    NotOffered,
+    OperationFailed,
+    TimedOut,
+    TinkexError,
+    Unreachable,
+    UsageError,
+)
 
 #: Errors of servers that cannot start a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
 CREATE_BY_LOADING = "POST load_weights without a model"
+#: Errors after which nothing was saved or loaded. After any other, that is not known.
+_REFUSED = (BadRequest, Conflict, OperationFailed, UsageError)
+#: Seconds to look for a checkpoint whose response was lost.
+_PATIENCE = 1.0
+#: Messages of servers that have no place for another run: SkyRL, miles, hatchery.
+_FULL = re.compile(
+    r"maximum number of lora adapters|no free adapter slot|max \d+ concurrent sessions", re.I
+)
 #: Part of the message of servers that load into an existing model only.
 _WANTS_MODEL = "model_id"
 
@@ -68,6 +88,9 @@ class SavedWeights:
 class TrainingClient:
     """A model in training; a context manager that finishes its session.
 
+    Where sessions cannot be finished, a run is unloaded if its first save is refused and that
+    error leaves the block.
+
     Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
     at a time: the service expects their numbers in order.
 
@@ -90,13 +113,23 @@ class TrainingClient:
         self._transport = transport
         self._session = session
         self._next_seq_id = 1
+        self._has_saved = False
+        self._refusal: TinkexError | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> TrainingClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._session.finish(outcome_of(kind))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any
+    ) -> None:
+        outcome = outcome_of(kind)
+        if error is not None and error is self._refusal:
+            self._session.unneeded.add(self.model_id)
+        if outcome == "interrupted" and not self._has_saved:
+            note = _left(self.model_id, is_known=False)
+            self._transport.deadline("the checkpoint to be saved").report(note=note)
+        self._session.finish(outcome)
 
     def close(self) -> None:
         """Finish the session; the saved checkpoints stay."""
@@ -148,14 +181,41 @@ class TrainingClient:
     def _save(
         self, endpoint: str, name: str, ttl: int | None, extra: Mapping[str, Any]
     ) -> SavedWeights:
-        segment(name)  # refuses impossible names
-        if "/" in name:
-            raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
-        body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
-        result = self._run(endpoint, body, self._transport.deadline("the checkpoint to be saved"))
         kind = "weights" if endpoint == "save_weights" else "sampler_weights"
+        body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
+        try:
+            segment(name)  # refuses impossible names
+            if "/" in name:
+                raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
+            deadline = self._transport.deadline("the checkpoint to be saved")
+            result = self._run(endpoint, body, deadline)
+        except TinkexError as error:
+            if not (_is_lost(error) and self._lists(f"{kind}/{name}")):
+                self._leave(error)
+                raise
+            deadline.report(note="The response was lost, but the checkpoint is in the list.")
+            result = {}
+        self._has_saved = True
         path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
         return SavedWeights(self.model_id, str(TinkerPath.from_server(path)), result)
+
+    def _leave(self, error: TinkexError) -> None:
+        """Note that *error* leaves the run without a checkpoint, if it has none."""
+        if self._has_saved:
+            return
+        self._refusal = error if isinstance(error, _REFUSED) else None
+        error.aftermath = _left(self.model_id, is_known=self._refusal is not None)
+
+    def _lists(self, checkpoint_id: str) -> bool:
+        """Return whether the server lists a checkpoint of this run; never raises."""
+        request = Request("GET", f"{run_url(self.model_id)}/checkpoints")
+        deadline = self._transport.deadline("the list of checkpoints", _PATIENCE)
+        try:
+            rows = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
+        except TinkexError:
+            return False
+        paths = [str(row.get("tinker_path")) for row in rows if isinstance(row, dict)]
+        return any(path.endswith(f"/{checkpoint_id}") for path in paths)
 
     def _run(self, endpoint: str, body: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         with self._lock:
@@ -179,9 +239,42 @@ def create_model(
 ) -> TrainingClient:
     """Start a training run on *base_model*."""
     body = {**_body(session, user_metadata), "base_model": base_model, "lora_config": lora.body()}
-    accepted = transport.call(Request("POST", "create_model", body, what="training"), deadline)
-    model_id = _await_model(transport, session, accepted, "CreateModel", deadline)
+    request = Request("POST", "create_model", body, what="training")
+    model_id = _start(transport, session, request, "CreateModel", deadline)
     return TrainingClient(transport, session, model_id, base_model, lora.rank)
+
+
+def create_and_load(
+    transport: Transport,
+    session: Session,
+    path: TinkerPath,
+    lineage: Lineage,
+    deadline: Deadline,
+    *,
+    optimizer: bool = False,
+    user_metadata: Mapping[str, str] | None = None,
+) -> TrainingClient:
+    """Start a training run from a checkpoint, in one call or in two.
+
+    :param lineage: what *path* was trained from.
+    """
+    try:
+        return create_by_loading(
+            *(transport, session, path, deadline), optimizer=optimizer, user_metadata=user_metadata
+        )
+    except NO_DIRECT_LOAD:
+        if lineage.base_model is None:
+            raise
+    lora = shape_of(lineage)
+    client = create_model(transport, session, lineage.base_model, lora, user_metadata, deadline)
+    try:
+        client.load_state(str(path), optimizer=optimizer, deadline=deadline)
+    except TinkexError as error:
+        client._leave(error)
+        if client._refusal is not None:
+            session.unneeded.add(client.model_id)
+        raise
+    return client
 
 
 def create_by_loading(
@@ -199,15 +292,15 @@ def create_by_loading(
         does not offer this, or there is no such checkpoint.
     """
     body = {**_body(session, user_metadata), "path": str(path), "optimizer": optimizer}
+    request = Request("POST", "load_weights", body, what="loading")
     try:
-        accepted = transport.call(Request("POST", "load_weights", body, what="loading"), deadline)
+        model_id = _start(transport, session, request, "LoadWeights", deadline)
     except BadRequest as error:
         # The message is about the call, not about this checkpoint.
         if _WANTS_MODEL in error.message:
             transport.missing.add(CREATE_BY_LOADING)
         raise
     transport.missing.discard(CREATE_BY_LOADING)
-    model_id = _await_model(transport, session, accepted, "LoadWeights", deadline)
     return TrainingClient(transport, session, model_id, None, None)
 
 
@@ -219,12 +312,49 @@ def _body(session: Session, user_metadata: Mapping[str, str] | None) -> dict[str
     return body | ({"user_metadata": dict(user_metadata)} if user_metadata else {})
 
 
-def _await_model(
-    transport: Transport, session: Session, accepted: Response, kind: str, deadline: Deadline
+def _start(
+    transport: Transport, session: Session, request: Request, kind: str, deadline: Deadline
 ) -> str:
-    """Return the id of the model whose creation the service has *accepted*."""
-    session.model_seq_id += 1
-    early = accepted.object()
-    result = futures.outcome(transport, early, kind, deadline, wanted="model_id")
+    """Request a model; return its id once it exists."""
+    early: dict[str, Any] = {}
+    try:
+        early = transport.call(request, deadline).object()
+        session.model_seq_id += 1
+        result = futures.outcome(transport, early, kind, deadline, wanted="model_id")
+    except BaseException as error:
+        model_id = early.get("model_id")
+        left = _left(model_id, is_known=True) if isinstance(model_id, str) else None
+        if isinstance(error, TinkexError):
+            _explain(error, left)
+        elif left and outcome_of(type(error)) == "interrupted":
+            deadline.report(note=left)
+        raise
     model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")
     return model_id or schema.refuse("no 'model_id'")
+
+
+def _explain(error: TinkexError, left: str | None) -> None:
+    """Add to *error*, which ended the creation of a run, what a user can do.
+
+    :param left: what it left on the server, if known.
+    """
+    if _FULL.search(error.message):
+        error.category = "server"
+        error.hint = (
+            "The server is full. It frees a place when an idle session ends, some minutes after "
+            "the last request in it, or when a run is unloaded."
+        )
+    if left is None and _is_lost(error):
+        left = "The training run may have been created: see the list of runs before trying again."
+    error.aftermath = left
+
+
+def _is_lost(error: TinkexError) -> bool:
+    """Return whether the server may have done what ended with *error*."""
+    is_lost = isinstance(error, (ConnectionFailed, TimedOut))
+    return is_lost and not isinstance(error, Unreachable)
+
+
+def _left(model_id: str, *, is_known: bool) -> str:
+    has = "has no checkpoint" if is_known else "may have no checkpoint"
+    return f"The training run {model_id} was created and {has}."

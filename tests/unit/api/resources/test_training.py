@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tinkex.exceptions import UsageError
+from tests.unit.api.conftest import NEVER
+from tinkex.exceptions import (
+    BadRequest,
+    ConnectionFailed,
+    OperationFailed,
+    RateLimited,
+    TimedOut,
+    UsageError,
+)
 
 RUN = "r:train:0"
 PATH = "tinker://r/weights/x"
@@ -132,3 +140,107 @@ def test_a_strict_server_gets_metadata_of_texts_only(service, client):
     with pytest.raises(UsageError, match="value of 'step' in user_metadata must be text"):
         client.create_lora_training_client("any", user_metadata={"step": 1})
     assert len(service.requests("create_session")) == 2
+
+
+# ------------------------------------------------------------------ runs that are left behind
+
+
+REFUSED = {"error": "name is taken", "category": "user"}
+
+
+@pytest.mark.parametrize("can_finish", [True, False])
+def test_a_refused_save_frees_the_place_of_its_run(can_finish, service, client):
+    """Where sessions end only by idling: on SkyRL the ninth save in five minutes fails."""
+    if can_finish:
+        service.on("POST", "sessions/s-1/finish", None)
+    results(service, c={}, w=REFUSED)
+    with (
+        pytest.raises(OperationFailed) as caught,
+        client.create_lora_training_client("any") as training,
+    ):
+        training.save_weights_for_sampler("x")
+    unloaded = [seen.body for seen in service.requests("unload_model")]
+    assert unloaded == ([] if can_finish else [{"model_id": RUN}])
+    assert caught.value.aftermath == f"The training run {RUN} was created and has no checkpoint."
+
+
+def test_a_run_that_may_have_a_checkpoint_is_never_unloaded(service, client):
+    service.on("POST", "retrieve_future", {}, {"path": None}, REFUSED)
+    training = client.create_lora_training_client("any")
+    training.save_state("one")
+    with pytest.raises(OperationFailed) as caught, training:
+        training.save_state("two")
+    assert caught.value.aftermath is None
+    results(service, c={}, w=service.reply(reset=True))
+    with (
+        pytest.raises(ConnectionFailed) as caught,
+        client.create_lora_training_client("any") as training,
+    ):
+        training.save_state("lost")
+    assert (
+        caught.value.aftermath == f"The training run {RUN} was created and may have no checkpoint."
+    )
+    assert service.requests("unload_model") == []
+
+
+def test_a_checkpoint_that_cannot_be_loaded_frees_the_place_of_the_new_run(service, client):
+    service.on("POST", "weights_info", {"base_model": "m", "is_lora": True})
+    results(service, c={"model_id": RUN}, l={"error": "other shape", "category": "user"})
+    refused = service.reply({"detail": "Missing model_id"}, 400)
+    service.on("POST", "load_weights", refused, {"request_id": "l"})
+    with pytest.raises(OperationFailed, match="other shape") as caught:
+        client.create_training_client_from_checkpoint(PATH)
+    assert [seen.body for seen in service.requests("unload_model")] == [{"model_id": RUN}]
+    assert RUN in caught.value.aftermath
+
+
+@pytest.mark.parametrize(
+    ("accepted", "answer", "kind"),
+    [
+        (
+            {"request_id": "c", "model_id": RUN},
+            ({"detail": "Maximum number of LoRA adapters (8) reached"}, 400),
+            OperationFailed,
+        ),
+        (({"error": "no free adapter slots (capacity 4)"}, 400), None, BadRequest),
+        (({"detail": "Max 5 concurrent sessions"}, 429), None, RateLimited),
+    ],
+)
+def test_a_full_server_is_called_full(accepted, answer, kind, service, client):
+    """SkyRL, miles and hatchery; none of them is asked again."""
+    reply = accepted if isinstance(accepted, dict) else service.reply(*accepted)
+    service.on("POST", "create_model", reply)
+    if answer:
+        service.on("POST", "retrieve_future", service.reply(*answer))
+    with pytest.raises(kind) as caught:
+        client.create_lora_training_client("any")
+    error = caught.value
+    assert "Consider retrying: " in error.sentence("Checkpoint")
+    assert error.hint.startswith("The server is full. It frees a place when an idle session ends")
+    assert bool(error.aftermath) is isinstance(accepted, dict)  # whose run stays in the list
+    assert len(service.requests("create_model")) == 1
+
+
+# ------------------------------------------------------------------ responses that are lost
+
+
+def test_a_save_whose_response_is_lost_is_looked_for_and_never_sent_again(service, client, waits):
+    row = {"checkpoint_id": "x", "tinker_path": f"tinker://{RUN}/sampler_weights/x"}
+    service.on("GET", f"training_runs/{RUN}/checkpoints", {"checkpoints": [row]})
+    service.on("POST", "save_weights_for_sampler", service.reply(reset=True))
+    results(service, c={})
+    with client.create_lora_training_client("any") as training:
+        assert training.save_weights_for_sampler("x").path == row["tinker_path"]
+        with pytest.raises(ConnectionFailed):
+            training.save_weights_for_sampler("y")
+    assert len(service.requests("save_weights_for_sampler")) == 2
+    assert "The response was lost, but the checkpoint is in the list." in [w.note for w in waits]
+
+
+def test_a_run_whose_creation_is_not_answered_is_created_once(service, connect):
+    """hatchery works for minutes inside the POST."""
+    service.on("POST", "create_model", service.reply({"request_id": "c"}, delay=NEVER))
+    with pytest.raises(TimedOut) as caught:
+        connect(service.url, timeout=1).create_lora_training_client("any")
+    assert caught.value.aftermath.startswith("The training run may have been created: ")
+    assert len(service.requests("create_model")) == 1
