@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.contract.dialects.account import KEY, MODEL
 from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.wire import listening
+from tinkex.api.paths import UNKNOWN_FORM
 from tinkex.testing import Invocation, invoke
 
 
@@ -71,3 +73,11 @@ def test_a_refused_save_names_its_run_and_frees_its_place(skyrl, save):
     assert "already exists" in done.stderr
     assert f"The training run {skyrl.new_run} was created and has no checkpoint." in done.stderr
     assert save("--name", "two").exit_code == 0
+
+
+def test_a_path_of_an_unknown_form_is_saved_with_a_warning(skyrl, save, tmp_path, monkeypatch):
+    monkeypatch.setattr(SkyRL, "result_path", lambda *_: "tinker://r/checkpoints/one")
+    done = save("--name", "one")
+    assert (done.exit_code, done.stderr) == (0, f"{UNKNOWN_FORM}\n")
+    saved = json.loads((tmp_path / "x.json").read_text())
+    assert saved["weights_path"] == saved["response"]["path"] == "tinker://r/checkpoints/one"

@@ -13,7 +13,13 @@ from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
-from tinkex.api.paths import TinkerPath, run_url, segment_from_server
+from tinkex.api.paths import (
+    UNKNOWN_FORM,
+    TinkerPath,
+    as_received,
+    run_url,
+    segment_from_server,
+)
 from tinkex.api.resources.checkpoint_info import (
     Checkpoint,
     CheckpointInfo,
@@ -345,7 +351,10 @@ class Checkpoints:
         what = "copies of checkpoints"
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
-        return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
+        path, is_known = as_received(schema.text(answer, "tinker_path"))
+        if not is_known:
+            deadline.report(note=UNKNOWN_FORM)
+        return path
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:

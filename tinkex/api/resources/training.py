@@ -11,7 +11,7 @@ from typing import Any
 from tinkex.api.http import futures, schema
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
-from tinkex.api.paths import TinkerPath, run_url, segment
+from tinkex.api.paths import UNKNOWN_FORM, TinkerPath, as_received, run_url, segment
 from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, outcome_of
 from tinkex.exceptions import (
@@ -196,8 +196,13 @@ class TrainingClient:
             deadline.report(note="The response was lost, but the checkpoint is in the list.")
             result = {}
         self._has_saved = True
-        path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
-        return SavedWeights(self.model_id, str(TinkerPath.from_server(path)), result)
+        path = result.get("path")
+        if not path or not isinstance(path, str):
+            path = f"tinker://{self.model_id}/{kind}/{name}"
+        path, is_known = as_received(path)
+        if not is_known:
+            deadline.report(note=UNKNOWN_FORM)
+        return SavedWeights(self.model_id, path, result)
 
     def _leave(self, error: TinkexError) -> None:
         """Note that *error* leaves the run without a checkpoint, if it has none."""

@@ -244,3 +244,24 @@ def test_a_run_whose_creation_is_not_answered_is_created_once(service, connect):
         connect(service.url, timeout=1).create_lora_training_client("any")
     assert caught.value.aftermath.startswith("The training run may have been created: ")
     assert len(service.requests("create_model")) == 1
+
+
+@pytest.mark.parametrize(
+    ("received", "path"),
+    [
+        ("tinker://r/x", "tinker://r/sampler_weights/x"),
+        ("tinker://r/checkpoints/x", None),
+        ("mint://r/sampler_weights/x.pt", None),
+        ("twinkle://r/sampler_weights/20261130_120000", None),
+        ("/var/models/x", None),
+        (7, f"tinker://{RUN}/sampler_weights/x"),
+    ],
+)
+def test_a_saved_checkpoint_keeps_the_path_that_the_server_gave_it(received, path, service, client):
+    """A save that succeeded must not be lost for a path that this version cannot read."""
+    results(service, c={}, w={"path": received})
+    with client.create_lora_training_client("any") as training:
+        assert training.save_weights_for_sampler("x").path == path or received
+    service.on("POST", "copy_weights", {"tinker_path": str(received)})
+    if path is None:
+        assert client.checkpoints.copy(PATH) == received
