@@ -139,6 +139,7 @@ class SaveCheckpoint(ShowOne):
                 default=True,
                 help=f"train the {words} (default: yes)",
             )
+        arguments.add_unload(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
@@ -166,6 +167,8 @@ class SaveCheckpoint(ShowOne):
         self.app.remember("models", [training.base_model])
         if output != "-":  # the result is shown there
             self._write(output)
+        if parsed_args.unload:
+            arguments.unload(self, saved.model_id)
         *values, response = self.result.values()
         return self.column_names, (*values, Structure(response))
 

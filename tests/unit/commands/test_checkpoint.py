@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.contract.dialects.account import KEY, MODEL
+from tests.contract.dialects.account import KEY, MODEL, validation
 from tests.contract.dialects.skyrl import SkyRL
-from tests.contract.dialects.wire import listening
+from tests.contract.dialects.wire import detail, listening
 from tinkex.api.paths import UNKNOWN_FORM
 from tinkex.testing import Invocation, invoke
 
@@ -81,3 +81,44 @@ def test_a_path_of_an_unknown_form_is_saved_with_a_warning(skyrl, save, tmp_path
     assert (done.exit_code, done.stderr) == (0, f"{UNKNOWN_FORM}\n")
     saved = json.loads((tmp_path / "x.json").read_text())
     assert saved["weights_path"] == saved["response"]["path"] == "tinker://r/checkpoints/one"
+
+
+def test_with_unload_more_checkpoints_are_saved_than_there_are_places(skyrl, save):
+    skyrl.places = 1
+    for name in ("one", "two", "three"):
+        done = save("--name", name, "--unload")
+        assert (done.exit_code, done.stderr) == (0, "")
+    assert skyrl.requests("POST", "unload_model")[0].json == {"model_id": skyrl.new_run}
+    save("--name", "four")
+    assert save("--name", "five").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (detail(404, "Not Found"), "this server does not offer unloading runs (HTTP 404)"),
+        # hatchery wants the id elsewhere, and would end the run.
+        (validation("model_id", "Field required"), "model_id: Field required (HTTP 422)"),
+    ],
+)
+def test_a_run_that_cannot_be_unloaded_is_a_warning(refusal, words, skyrl, save, monkeypatch):
+    monkeypatch.setattr(SkyRL, "unload_model", lambda *_: refusal.reply)
+    done = save("--name", "one", "--unload")
+    assert done.exit_code == 0
+    assert done.stderr == f"Warning: the training run {skyrl.new_run} is not unloaded: {words}\n"
+
+
+def test_the_run_of_a_copy_is_unloaded(skyrl):
+    path = f"tinker://{skyrl.new_run}/weights/final"
+    fixed = {**SkyRL.fixed, "POST copy_weights": {"tinker_path": path}}
+    server = type("Copying", (SkyRL,), {"fixed": fixed})()
+    server.runs.append(skyrl.new_run)
+    words = ["checkpoint", "copy", server.training, "--unload", "--api-key", KEY]
+    with listening(server) as url:
+        refused = invoke([*words, "--base-url", url, "--project-id", "p"])
+        assert "--unload is for a copy in a run of its own, not in the project p" in refused.stderr
+        done = invoke([*words, "--base-url", url])
+    assert (done.stdout, done.stderr) == (f"Copied to {path}\n", "")
+    assert [s.json for s in server.requests("POST", "unload_model")] == [
+        {"model_id": skyrl.new_run}
+    ]
