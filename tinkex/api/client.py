@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
+from tinkex.api.http import schema
 from tinkex.api.http.retry import Deadline, OnWait
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
@@ -189,13 +190,14 @@ class ServiceClient:
 
         :param rank: rank of the adapter.
         :param seed: makes the initial values repeatable.
-        :raises UsageError: the service does not have the model, or a value is out of range.
+        :raises UsageError: the service does not have the model or not this rank, or a value is
+            out of range.
         """
         from tinkex.api.resources import training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
-        self._refuse_unknown(base_model, deadline)
+        self._refuse_unknown(base_model, rank, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             return training.create_model(
                 self._transport, session, base_model, lora, user_metadata, deadline
@@ -251,15 +253,18 @@ class ServiceClient:
                 self._transport, session, base_model=base_model, model_path=path, deadline=deadline
             )
 
-    def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
-        """Refuse a model that the service does not offer.
+    def _refuse_unknown(self, base_model: str, rank: int, deadline: Deadline) -> None:
+        """Refuse a model or rank that the service does not offer.
 
-        Some servers train the model that they have, whatever name they are given.
+        Some servers train the model that they have, whatever name they are given, and keep a
+        run in their lists whose rank they then refuse.
         """
-        from tinkex.api.resources.models import list_models
+        from tinkex.api.resources import models
 
         try:
-            offered = [model.model_name for model in list_models(self._transport, deadline)]
+            data = models.capabilities(self._transport, deadline)
+            offered = [model.model_name for model in models.models_of(data)]
+            most = schema.optional_int(data, "max_rank")
         except (APIError, InvalidResponse):
             return
         names = {base_model, base_model.partition(":")[0]}
@@ -268,3 +273,5 @@ class ServiceClient:
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",
             )
+        if most is not None and rank > most:
+            raise UsageError(f"this service trains adapters up to rank {most}, not {rank}")

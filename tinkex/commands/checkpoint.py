@@ -154,6 +154,8 @@ class SaveCheckpoint(ShowOne):
         name = _checked_name(parsed_args.name)
         if output != "-":
             check_writable(output)
+        if name:
+            self.client.checkpoints.check_name(name)
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
             self.result = {

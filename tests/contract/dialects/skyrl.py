@@ -17,6 +17,11 @@ from tests.contract.dialects.account import (
 from tests.contract.dialects.wire import crash, detail, route
 from tests.serving import Reply, Request
 
+#: What pydantic and FastAPI publish of the name of a checkpoint.
+NAME = {
+    "anyOf": [{"type": "string", "maxLength": 255, "pattern": "^[a-zA-Z0-9_-]+$"}, {"type": "null"}]
+}
+
 
 class SkyRL(Account):
     """Version 0.3."""
@@ -36,6 +41,14 @@ class SkyRL(Account):
     }
     #: What it says of the first token of a prompt.
     first_logprobs: ClassVar[list[None]] = []
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "GET /openapi.json": {
+            "openapi": "3.1.0",
+            "components": {
+                "schemas": {"SaveWeightsForSamplerRequest": {"properties": {"path": NAME}}}
+            },
+        }
+    }
     #: Further runs that it has places for.
     places = 8
     #: Its runs were unloaded, or their sessions have ended.

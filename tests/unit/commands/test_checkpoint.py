@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.contract.dialects.account import KEY, MODEL, validation
+from tests.contract.dialects.official import Official
 from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.wire import detail, listening
 from tinkex.api.paths import UNKNOWN_FORM
@@ -110,7 +111,7 @@ def test_a_run_that_cannot_be_unloaded_is_a_warning(refusal, words, skyrl, save,
 
 def test_the_run_of_a_copy_is_unloaded(skyrl):
     path = f"tinker://{skyrl.new_run}/weights/final"
-    fixed = {**SkyRL.fixed, "POST copy_weights": {"tinker_path": path}}
+    fixed = {"POST copy_weights": {"tinker_path": path}}
     server = type("Copying", (SkyRL,), {"fixed": fixed})()
     server.runs.append(skyrl.new_run)
     words = ["checkpoint", "copy", server.training, "--unload", "--api-key", KEY]
@@ -122,3 +123,34 @@ def test_the_run_of_a_copy_is_unloaded(skyrl):
     assert [s.json for s in server.requests("POST", "unload_model")] == [
         {"model_id": skyrl.new_run}
     ]
+
+
+def test_a_name_that_the_server_refuses_makes_no_run(skyrl, save):
+    done = save("--name", "v1.5")
+    assert done.exit_code == 1
+    assert "this service takes no checkpoint named 'v1.5'" in done.stderr
+    assert skyrl.requests("POST", "create_session") == []
+    assert save("--name", "v1-5").exit_code == 0
+    assert len(skyrl.requests("GET", "/openapi.json")) == 1  # plain names need no look
+
+
+def test_a_server_that_does_not_describe_itself_decides_about_a_name(tmp_path):
+    with listening(Official()) as url:
+        done = invoke(
+            [
+                *("checkpoint", "--base-model", MODEL, "--name", "v1.5", "--base-url", url),
+                *("--api-key", KEY, "--output", str(tmp_path / "x.json")),
+            ]
+        )
+    assert done.exit_code == 0
+
+
+def test_a_rank_that_the_server_refuses_makes_no_run(skyrl, save, monkeypatch):
+    """hatchery reports the highest rank."""
+    found = {"supported_models": [{"model_name": MODEL}], "max_rank": 256}
+    monkeypatch.setattr(SkyRL, "capabilities", lambda *_: found)
+    done = save("--name", "x", "--rank", "257")
+    assert done.exit_code == 1
+    assert "this service trains adapters up to rank 256, not 257" in done.stderr
+    assert skyrl.requests("POST", "create_session") == []
+    assert save("--name", "x", "--rank", "256").exit_code == 0

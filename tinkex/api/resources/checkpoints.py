@@ -230,6 +230,15 @@ class Checkpoints:
         session.finish()
         return copy
 
+    def check_name(self, name: str) -> None:
+        """Refuse the name of a new checkpoint if the service is known to refuse it.
+
+        :raises tinkex.exceptions.UsageError: it does; found before a run is created for it.
+        """
+        from tinkex.api.resources import training
+
+        training.check_name(self._transport, name)
+
     def suggest(self, path: str) -> str | None:
         """Return a hint for *path*, which does not exist: others of its run; never raises."""
         parsed = TinkerPath.from_string(path)

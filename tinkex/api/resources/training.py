@@ -34,6 +34,10 @@ CREATE_BY_LOADING = "POST load_weights without a model"
 _REFUSED = (BadRequest, Conflict, OperationFailed, UsageError)
 #: Seconds to look for a checkpoint whose response was lost.
 _PATIENCE = 1.0
+#: Names that every known server takes, and how servers that take no others describe them.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_PLAIN_NAMES_ONLY = "^[a-zA-Z0-9_-]+$"
+_SAVING = "SaveWeightsForSamplerRequest"
 #: Messages of servers that have no place for another run: SkyRL, miles, hatchery.
 _FULL = re.compile(
     r"maximum number of lora adapters|no free adapter slot|max \d+ concurrent sessions", re.I
@@ -232,6 +236,27 @@ class TrainingClient:
             self._next_seq_id += 1
         kind = endpoint.title().replace("_", "")  # LoadWeights
         return futures.outcome(self._transport, accepted, kind, deadline, wanted="path")
+
+
+def check_name(transport: Transport, name: str) -> None:
+    """Refuse *name* if the service's own description of its API (OpenAPI) rules it out.
+
+    :raises UsageError: it does.
+    """
+    if _PLAIN_NAME.fullmatch(name) or transport.is_dry_run:
+        return
+    try:
+        deadline = transport.deadline("the description of the service", _PATIENCE)
+        found = transport.once(Request("GET", "/openapi.json"), deadline).object()
+        member = found["components"]["schemas"][_SAVING]["properties"]["path"]
+        patterns = [form.get("pattern") for form in member.get("anyOf", [member])]
+    except (TinkexError, KeyError, TypeError, AttributeError):
+        return  # it describes nothing
+    if _PLAIN_NAMES_ONLY in patterns:
+        raise UsageError(
+            f"this service takes no checkpoint named {name[:80]!r}",
+            hint="It takes letters, digits, '_' and '-'.",
+        )
 
 
 def create_model(
