@@ -68,6 +68,7 @@ def outcome(
             raise _failure(transport, accepted)
         if accepted.get(wanted) is not None:
             return dict(accepted)
+        refuse(f"neither {wanted!r} nor 'request_id'")
     return result(transport, request_id_of(accepted), kind, deadline, decode)
 
 

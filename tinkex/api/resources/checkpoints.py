@@ -356,10 +356,16 @@ class Checkpoints:
         self._transport.call(request, deadline)
 
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
+        from tinkex.api.http import futures  # which lists do without
+
         # Retries carry the same idempotency key, so they make no second copy.
         what = "copies of checkpoints"
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
+        if answer.get("tinker_path") is None:  # some servers take their time
+            answer = futures.outcome(
+                self._transport, answer, "CopyWeights", deadline, wanted="tinker_path"
+            )
         path, is_known = as_received(schema.text(answer, "tinker_path"))
         if not is_known:
             deadline.report(note=UNKNOWN_FORM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,11 @@ _SEARCH_PAGE_SIZE = 200
 #: Seconds between two polls for a trace: at first, and, doubling, at most, which is what the
 #: official SDK always waits. The trace of a short session is not worth five seconds.
 FIRST_INTERVAL, INTERVAL = 0.5, 5.0
+
+#: Messages of servers that have no place for another run or sampler: SkyRL, miles, hatchery.
+_FULL = re.compile(
+    r"maximum number of lora adapters|no free adapter slot|max \d+ concurrent sessions", re.I
+)
 
 Outcome = Literal["success", "errored", "interrupted"]
 
@@ -329,6 +335,16 @@ class Sessions:
                 if on_progress is not None:
                     on_progress(Progress(body.received, body.expected, target.name))
             return stream.tell()
+
+
+def explain_full(error: TinkexError) -> None:
+    """Say in *error* what to do, if it is that of a server without a free place."""
+    if _FULL.search(error.message):
+        error.category = "server"
+        error.hint = (
+            "The server is full. It frees a place when an idle session ends, some minutes after "
+            "the last request in it, or when a run is unloaded."
+        )
 
 
 def _texts(user_metadata: Mapping[str, str]) -> dict[str, str]:

@@ -13,14 +13,16 @@ from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import UNKNOWN_FORM, TinkerPath, as_received, run_url, segment
 from tinkex.api.resources.checkpoint_info import Lineage
-from tinkex.api.resources.sessions import Session, outcome_of
+from tinkex.api.resources.sessions import Session, explain_full, outcome_of
 from tinkex.exceptions import (
     BadRequest,
     Conflict,
     ConnectionFailed,
+    InvalidResponse,
     NotFound,
     NotOffered,
     OperationFailed,
+    ServerError,
     TimedOut,
     TinkexError,
     Unreachable,
@@ -32,16 +34,14 @@ NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
 CREATE_BY_LOADING = "POST load_weights without a model"
 #: Errors after which nothing was saved or loaded. After any other, that is not known.
 _REFUSED = (BadRequest, Conflict, OperationFailed, UsageError)
+#: Errors after which it may have been saved all the same.
+_LOST = (ConnectionFailed, TimedOut, InvalidResponse, NotFound, ServerError)
 #: Seconds to look for a checkpoint whose response was lost.
 _PATIENCE = 1.0
 #: Names that every known server takes, and how servers that take no others describe them.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _PLAIN_NAMES_ONLY = "^[a-zA-Z0-9_-]+$"
 _SAVING = "SaveWeightsForSamplerRequest"
-#: Messages of servers that have no place for another run: SkyRL, miles, hatchery.
-_FULL = re.compile(
-    r"maximum number of lora adapters|no free adapter slot|max \d+ concurrent sessions", re.I
-)
 #: Part of the message of servers that load into an existing model only.
 _WANTS_MODEL = "model_id"
 
@@ -194,7 +194,8 @@ class TrainingClient:
             deadline = self._transport.deadline("the checkpoint to be saved")
             result = self._run(endpoint, body, deadline)
         except TinkexError as error:
-            if not (_is_lost(error) and self._lists(f"{kind}/{name}")):
+            is_lost = isinstance(error, _LOST) and not isinstance(error, Unreachable)
+            if not (is_lost and self._lists(f"{kind}/{name}")):
                 self._leave(error)
                 raise
             deadline.report(note="The response was lost, but the checkpoint is in the list.")
@@ -220,7 +221,7 @@ class TrainingClient:
         request = Request("GET", f"{run_url(self.model_id)}/checkpoints")
         deadline = self._transport.deadline("the list of checkpoints", _PATIENCE)
         try:
-            rows = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
+            rows = schema.items(self._transport.once(request, deadline).object(), "checkpoints")
         except TinkexError:
             return False
         paths = [str(row.get("tinker_path")) for row in rows if isinstance(row, dict)]
@@ -368,21 +369,11 @@ def _explain(error: TinkexError, left: str | None) -> None:
 
     :param left: what it left on the server, if known.
     """
-    if _FULL.search(error.message):
-        error.category = "server"
-        error.hint = (
-            "The server is full. It frees a place when an idle session ends, some minutes after "
-            "the last request in it, or when a run is unloaded."
-        )
-    if left is None and _is_lost(error):
+    explain_full(error)
+    is_lost = isinstance(error, (ConnectionFailed, TimedOut))
+    if left is None and is_lost and not isinstance(error, Unreachable):
         left = "The training run may have been created: see the list of runs before trying again."
     error.aftermath = left
-
-
-def _is_lost(error: TinkexError) -> bool:
-    """Return whether the server may have done what ended with *error*."""
-    is_lost = isinstance(error, (ConnectionFailed, TimedOut))
-    return is_lost and not isinstance(error, Unreachable)
 
 
 def _left(model_id: str, *, is_known: bool) -> str:

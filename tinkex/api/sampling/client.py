@@ -18,7 +18,7 @@ from tinkex.api.http.retry import LONGEST_WAIT, Deadline
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
-from tinkex.api.resources.sessions import Session, outcome_of
+from tinkex.api.resources.sessions import Session, explain_full, outcome_of
 from tinkex.api.sampling.types import (
     Prompt,
     SampledRow,
@@ -95,8 +95,9 @@ class SamplingClient:
             if created.get("sampling_session_id") is None:  # some servers take their time
                 kind, wanted = "CreateSamplingSession", "sampling_session_id"
                 created = futures.outcome(transport, created, kind, deadline, wanted=wanted)
-        except (BadRequest, NotFound) as error:
-            if model_path is None:
+        except TinkexError as error:
+            explain_full(error)
+            if model_path is None and isinstance(error, (BadRequest, NotFound)):
                 error.resource = "model"
             raise
         self.sampling_session_id = schema.text(created, "sampling_session_id")

@@ -163,7 +163,7 @@ def test_a_failure_reported_with_status_200_is_one(server, client):
         futures.outcome(
             client._transport, answer, "LoadWeights", client.deadline("x"), wanted="path"
         )
-    with pytest.raises(InvalidResponse, match="no 'request_id'"):
+    with pytest.raises(InvalidResponse, match="neither 'path' nor 'request_id'"):
         futures.outcome(client._transport, {}, "LoadWeights", client.deadline("x"), wanted="path")
     assert not server.seen
 

@@ -8,6 +8,7 @@ from tests.unit.api.conftest import NEVER
 from tinkex.exceptions import (
     BadRequest,
     ConnectionFailed,
+    NotFound,
     OperationFailed,
     RateLimited,
     TimedOut,
@@ -221,17 +222,31 @@ def test_a_full_server_is_called_full(accepted, answer, kind, service, client):
     assert len(service.requests("create_model")) == 1
 
 
+def test_an_interrupt_names_the_run_that_may_have_no_checkpoint(service, client, waits):
+    results(service, c={})
+    training = client.create_lora_training_client("any")
+    with pytest.raises(KeyboardInterrupt), training:
+        raise KeyboardInterrupt
+    note = f"The training run {RUN} was created and may have no checkpoint."
+    assert [wait.note for wait in waits if wait.note] == [note]
+    assert service.requests("unload_model") == []
+
+
 # ------------------------------------------------------------------ responses that are lost
 
 
-def test_a_save_whose_response_is_lost_is_looked_for_and_never_sent_again(service, client, waits):
+@pytest.mark.parametrize("where", ["save_weights_for_sampler", "retrieve_future"])
+def test_a_save_whose_response_is_lost_is_looked_for_and_never_sent_again(
+    where, service, client, waits
+):
     row = {"checkpoint_id": "x", "tinker_path": f"tinker://{RUN}/sampler_weights/x"}
     service.on("GET", f"training_runs/{RUN}/checkpoints", {"checkpoints": [row]})
-    service.on("POST", "save_weights_for_sampler", service.reply(reset=True))
     results(service, c={})
+    lost = [service.reply(reset=True), service.reply({"detail": "Promise expired"}, 410)]
     with client.create_lora_training_client("any") as training:
+        service.on("POST", where, lost[where == "retrieve_future"])
         assert training.save_weights_for_sampler("x").path == row["tinker_path"]
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises((ConnectionFailed, NotFound)):
             training.save_weights_for_sampler("y")
     assert len(service.requests("save_weights_for_sampler")) == 2
     assert "The response was lost, but the checkpoint is in the list." in [w.note for w in waits]
@@ -265,3 +280,9 @@ def test_a_saved_checkpoint_keeps_the_path_that_the_server_gave_it(received, pat
     service.on("POST", "copy_weights", {"tinker_path": str(received)})
     if path is None:
         assert client.checkpoints.copy(PATH) == received
+
+
+def test_a_copy_that_takes_time_is_waited_for(service, client):
+    service.on("POST", "copy_weights", {"request_id": "k"})
+    results(service, k={"tinker_path": PATH})
+    assert client.checkpoints.copy(PATH) == PATH
