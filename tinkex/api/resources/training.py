@@ -118,6 +118,7 @@ class TrainingClient:
         self._session = session
         self._next_seq_id = 1
         self._has_saved = False
+        self._tried: set[str] = set()
         self._refusal: TinkexError | None = None
         self._lock = threading.Lock()
 
@@ -187,6 +188,8 @@ class TrainingClient:
     ) -> SavedWeights:
         kind = "weights" if endpoint == "save_weights" else "sampler_weights"
         body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
+        number, is_new = self._next_seq_id, f"{kind}/{name}" not in self._tried
+        self._tried.add(f"{kind}/{name}")
         try:
             segment(name)  # refuses impossible names
             if "/" in name:
@@ -195,9 +198,11 @@ class TrainingClient:
             result = self._run(endpoint, body, deadline)
         except TinkexError as error:
             is_lost = isinstance(error, _LOST) and not isinstance(error, Unreachable)
-            if not (is_lost and self._lists(f"{kind}/{name}")):
+            # An earlier checkpoint of the name would prove nothing.
+            if not (is_lost and is_new and self._lists(f"{kind}/{name}")):
                 self._leave(error)
                 raise
+            self._next_seq_id = number + 1
             deadline.report(note="The response was lost, but the checkpoint is in the list.")
             result = {}
         self._has_saved = True
