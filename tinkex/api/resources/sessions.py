@@ -95,7 +95,8 @@ class Session:
         if _FINISH not in self._transport.missing:
             path = f"sessions/{self._segment}/finish"
             answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
-            if answer is None or not isinstance(answer.error(), NotOffered):
+            is_offered = answer is None or answer.ok or not isinstance(answer.error(), NotOffered)
+            if is_offered:
                 return
             self._transport.missing.add(_FINISH)
         for model_id in self.unneeded:

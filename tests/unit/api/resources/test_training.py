@@ -288,3 +288,21 @@ def test_a_copy_that_takes_time_is_waited_for(service, client):
     service.on("POST", "copy_weights", {"request_id": "k"})
     results(service, k={"tinker_path": PATH})
     assert client.checkpoints.copy(PATH) == PATH
+
+
+def described(path):
+    """Return the part of an OpenAPI document about the names of checkpoints."""
+    return {"schemas": {"SaveWeightsForSamplerRequest": {"properties": {"path": path}}}}
+
+
+@pytest.mark.parametrize(
+    "components",
+    [
+        *(None, [], {"schemas": []}, described(7), described({"anyOf": [None]})),
+        described({"pattern": "(a+)+$"}),  # compared, and never run as a regular expression
+    ],
+)
+def test_a_name_is_not_refused_by_a_description_that_says_nothing(components, service, client):
+    service.on("GET", "/openapi.json", {"components": components})
+    client.checkpoints.check_name("a.b")
+    assert len(service.seen) == 1
