@@ -259,14 +259,18 @@ class ServiceClient:
         Some servers train the model that they have, whatever name they are given, and keep a
         run in their lists whose rank they then refuse.
         """
-        from tinkex.api.resources import models
+        from tinkex.api.resources.models import Model
 
+        request = Request("GET", "get_server_capabilities")
         try:
-            data = models.capabilities(self._transport, deadline)
-            offered = [model.model_name for model in models.models_of(data)]
+            data = self._transport.call(request, deadline).object()
+            models = list(
+                filter(None, map(Model.from_json, schema.items(data, "supported_models")))
+            )
             most = schema.optional_int(data, "max_rank")
         except (APIError, InvalidResponse):
             return
+        offered = [model.model_name for model in models]
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):
             raise UsageError(

@@ -18,9 +18,6 @@ KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights"
 SAMPLER_KIND = "sampler_weights"
 
 
-#: A note about a path in a response.
-UNKNOWN_FORM = "This version does not know the form of the server's path; it is shown as received."
-
 #: The web console of the official service; no other server is known to have one.
 _CONSOLE = "https://tinker.thinkingmachines.ai"
 
@@ -91,25 +88,6 @@ class TinkerPath:
         return f"{run_url(self.run_id)}/checkpoints/{segment(self.name)}"
 
 
-def as_received(text: str) -> tuple[str, bool]:
-    """Return *text*, the path of a new checkpoint in a response, and whether its form is known.
-
-    What has been made must not be lost for the form of its path: it is the server's own, and
-    stays as it is. Only a kind that was left out is added.
-
-    :raises InvalidResponse: *text* has characters that no path has.
-    """
-    try:
-        path = TinkerPath.from_string(text)
-    except InvalidName:
-        if not text.isprintable():
-            raise InvalidResponse(
-                f"unexpected response from the server: not a path: {shown(text)}"
-            ) from None
-        return text, False
-    return (str(path) if text.startswith(SCHEME) else text), True
-
-
 def run_url(run_id: str) -> str:
     """Return the URL of a run below the API.
 
@@ -134,6 +112,29 @@ def segment_from_server(text: str) -> str:
     :raises InvalidResponse: it cannot be one.
     """
     return _from_server(segment, text)
+
+
+#: A note about a path in a response.
+UNKNOWN_FORM = "This version does not know the form of the server's path; it is shown as received."
+
+
+def as_received(text: str) -> tuple[str, bool]:
+    """Return *text*, the path of a new checkpoint in a response, and whether its form is known.
+
+    What has been made must not be lost for the form of its path: it is the server's own, and
+    stays as it is. Only a kind that was left out is added.
+
+    :raises InvalidResponse: *text* has characters that no path has.
+    """
+    try:
+        path = TinkerPath.from_string(text)
+    except InvalidName:
+        if not text.isprintable():
+            raise InvalidResponse(
+                f"unexpected response from the server: not a path: {shown(text)}"
+            ) from None
+        return text, False
+    return (str(path) if text.startswith(SCHEME) else text), True
 
 
 def _from_server(read: Callable[[str], T], text: str) -> T:

@@ -77,11 +77,11 @@ def test_a_refused_save_names_its_run_and_frees_its_place(skyrl, save):
 
 
 def test_a_path_of_an_unknown_form_is_saved_with_a_warning(skyrl, save, tmp_path, monkeypatch):
-    monkeypatch.setattr(SkyRL, "result_path", lambda *_: "tinker://r/checkpoints/one")
+    monkeypatch.setattr(SkyRL, "result_path", lambda *_: "/srv/models/one")
     done = save("--name", "one")
     assert (done.exit_code, done.stderr) == (0, f"{UNKNOWN_FORM}\n")
     saved = json.loads((tmp_path / "x.json").read_text())
-    assert saved["weights_path"] == saved["response"]["path"] == "tinker://r/checkpoints/one"
+    assert saved["weights_path"] == saved["response"]["path"] == "/srv/models/one"
 
 
 def test_with_unload_more_checkpoints_are_saved_than_there_are_places(skyrl, save):

@@ -52,16 +52,7 @@ class Models:
 
 def list_models(transport: Transport, deadline: Deadline) -> list[Model]:
     """Return all models as part of another operation."""
-    return models_of(capabilities(transport, deadline))
-
-
-def capabilities(transport: Transport, deadline: Deadline) -> schema.Json:
-    """Return what the service reports about itself."""
     request = Request("GET", "get_server_capabilities", what="a list of models")
-    return transport.call(request, deadline).object()
-
-
-def models_of(data: schema.Json) -> list[Model]:
-    """Return the models among the capabilities of a service."""
+    data = transport.call(request, deadline).object()
     models = map(Model.from_json, schema.items(data, "supported_models"))
     return [model for model in models if model is not None]

@@ -106,14 +106,6 @@ class Runs:
             found = ordered(found, sort, descending=descending)
         return Page.of(found, limit, offset)
 
-    def get(self, run_id: str) -> TrainingRun:
-        """Return one run.
-
-        :raises tinkex.exceptions.NotFound: there is none of that id.
-        """
-        answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
-        return TrainingRun.from_json(answer.object())
-
     def unload(self, run_id: str) -> None:
         """Free the place that a training run takes on the server; it cannot be trained further.
 
@@ -129,6 +121,14 @@ class Runs:
         if answer.body.strip():
             accepted = answer.object()
             futures.outcome(self._transport, accepted, "UnloadModel", deadline, wanted="model_id")
+
+    def get(self, run_id: str) -> TrainingRun:
+        """Return one run.
+
+        :raises tinkex.exceptions.NotFound: there is none of that id.
+        """
+        answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
+        return TrainingRun.from_json(answer.object())
 
 
 def walk_runs(
