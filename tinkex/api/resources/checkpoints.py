@@ -202,6 +202,15 @@ class Checkpoints:
         what = ("expiry of checkpoints", "the expiry to be set")
         self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
 
+    def check_name(self, name: str) -> None:
+        """Refuse the name of a new checkpoint if the service is known to refuse it.
+
+        :raises tinkex.exceptions.UsageError: it does; found before a run is created for it.
+        """
+        from tinkex.api.resources import training
+
+        training.check_name(self._transport, name)
+
     def copy(
         self,
         path: str,
@@ -229,15 +238,6 @@ class Checkpoints:
             copy = self._copied(body, headers, deadline)
         session.finish()
         return copy
-
-    def check_name(self, name: str) -> None:
-        """Refuse the name of a new checkpoint if the service is known to refuse it.
-
-        :raises tinkex.exceptions.UsageError: it does; found before a run is created for it.
-        """
-        from tinkex.api.resources import training
-
-        training.check_name(self._transport, name)
 
     def suggest(self, path: str) -> str | None:
         """Return a hint for *path*, which does not exist: others of its run; never raises."""
