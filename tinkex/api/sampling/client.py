@@ -104,7 +104,8 @@ class SamplingClient:
         self.model_path = model_path
         self._transport = transport
         self._session = session
-        self._base_model = base_model
+        said = created.get("base_model")  # the only place where hatchery says it
+        self._base_model = base_model or (said if isinstance(said, str) else None)
         self._next_seq_id = 0
         self._lock = threading.Lock()
         self.backpressure = Backpressure()

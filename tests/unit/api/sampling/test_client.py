@@ -72,10 +72,11 @@ def test_a_sampling_session_that_takes_time_is_waited_for(sampler, server, clien
     """hatchery: the id is in the result of an operation, not in the response."""
     accepted = {"request_id": "f", "model_id": "smp_1", "future_id": "f", "status": "pending"}
     server.on("POST", "create_sampling_session", accepted)
-    created = {"type": "create_sampling_session", "sampling_session_id": "smp_1:0"}
+    created = {"sampling_session_id": "smp_1:0", "base_model": "Qwen/Qwen2-0.5B"}
     server.on("POST", "retrieve_future", {"type": "try_again"}, created, sampler.retrieve)
-    sampling = client.create_sampling_client(base_model="m")
+    sampling = client.create_sampling_client(model_path="tinker://r/x")
     assert sampling.sampling_session_id == "smp_1:0"
+    assert sampling.base_model == "Qwen/Qwen2-0.5B"  # which nothing else there says
     assert sampling.sample([1, 2]).sequences[0].tokens == (2, 1)
     assert sampler.submitted[0].body["sampling_session_id"] == "smp_1:0"
 
