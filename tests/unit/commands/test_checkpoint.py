@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.contract.dialects.account import KEY, MODEL, validation
+from tests.contract.dialects.hatchery import Hatchery
 from tests.contract.dialects.official import Official
 from tests.contract.dialects.skyrl import SkyRL
 from tests.contract.dialects.wire import detail, listening
@@ -154,3 +155,25 @@ def test_a_rank_that_the_server_refuses_makes_no_run(skyrl, save, monkeypatch):
     assert "this service trains adapters up to rank 256, not 257" in done.stderr
     assert skyrl.requests("POST", "create_session") == []
     assert save("--name", "x", "--rank", "256").exit_code == 0
+
+
+def test_saving_and_sampling_work_on_hatchery(tmp_path):
+    prompt, output = tmp_path / "tokens.json", tmp_path / "x.json"
+    prompt.write_text("[5, 6, 7]")
+    server = Hatchery()
+    with listening(server) as url:
+        options = ["--base-url", url, "--api-key", KEY]
+        save = ["checkpoint", "--base-model", MODEL, "--output", str(output), *options]
+        saved = invoke([*save, "--name", "one"])
+        assert (saved.exit_code, saved.stderr) == (0, "server: created\n")
+        path = json.loads(output.read_text())["weights_path"]
+        assert path == f"tinker://{server.new_run}/sampler_weights/one"
+        done = invoke(
+            ["run", "--model-path", path, "--prompt-file", str(prompt), "--json", *options]
+        )
+        assert json.loads(done.stdout)["sequences"][0]["tokens"] == [11, 12]
+        server.places = 0
+        full = invoke([*save, "--name", "two"])
+    assert "Consider retrying: Max 5 concurrent sessions (HTTP 429)" in full.stderr
+    assert "Hint: The server is full." in full.stderr
+    assert len(server.requests("POST", "create_model")) == 2
