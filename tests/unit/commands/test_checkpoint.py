@@ -66,13 +66,13 @@ def test_the_save_that_finds_no_place_says_that_the_server_is_full(skyrl, save):
     assert hint.endswith(f" The training run {skyrl.new_run} was created and has no checkpoint.")
 
 
-def test_a_refused_save_names_its_run_and_frees_its_place(skyrl, save):
+def test_a_refused_save_names_its_run_and_frees_its_place(skyrl, save, monkeypatch):
     skyrl.places = 1
-    assert save("--name", "one").exit_code == 0
-    skyrl.places = 1
-    done = save("--name", "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(SkyRL, "_save", lambda *_: detail(400, "the disk is full").reply)
+        done = save("--name", "one")
     assert done.exit_code == 1
-    assert "already exists" in done.stderr
+    assert "the disk is full" in done.stderr
     assert f"The training run {skyrl.new_run} was created and has no checkpoint." in done.stderr
     assert save("--name", "two").exit_code == 0
 

@@ -16,7 +16,6 @@ from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, explain_full, outcome_of
 from tinkex.exceptions import (
     BadRequest,
-    Conflict,
     ConnectionFailed,
     InvalidResponse,
     NotFound,
@@ -32,8 +31,9 @@ from tinkex.exceptions import (
 #: Errors of servers that cannot start a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
 CREATE_BY_LOADING = "POST load_weights without a model"
-#: Errors after which nothing was saved or loaded. After any other, that is not known.
-_REFUSED = (BadRequest, Conflict, OperationFailed, UsageError)
+#: Errors after which nothing was saved or loaded. After any other, that is not known: a conflict
+#: may be one with an earlier try.
+_REFUSED = (BadRequest, OperationFailed, UsageError)
 #: Errors after which it may have been saved all the same.
 _LOST = (ConnectionFailed, TimedOut, InvalidResponse, NotFound, ServerError)
 #: Seconds to look for a checkpoint whose response was lost.
@@ -117,7 +117,7 @@ class TrainingClient:
         self._transport = transport
         self._session = session
         self._next_seq_id = 1
-        self._has_saved = False
+        self._has_saved = self._may_have_saved = False
         self._tried: set[str] = set()
         self._refusal: TinkexError | None = None
         self._lock = threading.Lock()
@@ -218,8 +218,9 @@ class TrainingClient:
         """Note that *error* leaves the run without a checkpoint, if it has none."""
         if self._has_saved:
             return
-        self._refusal = error if isinstance(error, _REFUSED) else None
-        error.aftermath = _left(self.model_id, is_known=self._refusal is not None)
+        self._may_have_saved |= not isinstance(error, _REFUSED)
+        self._refusal = None if self._may_have_saved else error
+        error.aftermath = _left(self.model_id, is_known=not self._may_have_saved)
 
     def _lists(self, checkpoint_id: str) -> bool:
         """Return whether the server lists a checkpoint of this run; never raises."""
