@@ -35,6 +35,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return home
 
 
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let scripted servers, which answer every poll at once, be polled again soon."""
+    monkeypatch.setattr("tinkex.api.http.futures.INTERVAL", 0.05)
+
+
 @pytest.fixture
 def config(home: Path):
     """Return a function that writes the configuration file and returns its path."""

@@ -54,6 +54,7 @@ class TinkexError(Exception):
         has its own default.
     :ivar status: the HTTP status, for an error of the server.
     :ivar request_id: the server's id of the request, if it sent one.
+    :ivar aftermath: what the failed operation left on the server, as a sentence.
     """
 
     default_category: ClassVar[Category] = "user"
@@ -67,6 +68,7 @@ class TinkexError(Exception):
         self.category: Category = category or self.default_category
         self.status: int | None = None
         self.request_id: str | None = None
+        self.aftermath: str | None = None
 
     def sentence(self, operation: str) -> str:
         """Return the first line that a user sees; *operation* is a noun such as ``Sampling``."""

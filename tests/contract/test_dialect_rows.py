@@ -82,6 +82,8 @@ def test_extra_fields(server, connect):
         "create_model": {"session_id", "model_seq_id", "base_model", "lora_config"},
         "save_weights_for_sampler": {"model_id", "seq_id", "path"},
     }
+    sent = [seen.json for seen in server.seen if seen.method == "POST"]
+    assert not [body for body in sent if None in body.values()]  # hatchery refuses null
     for path, members in allowed.items():
         assert [body.keys() for body in bodies(server, path)] != []
         assert all(body.keys() == members for body in bodies(server, path)), path

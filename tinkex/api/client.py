@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
+from tinkex.api.http import schema
 from tinkex.api.http.retry import Deadline, OnWait
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
@@ -183,19 +184,20 @@ class ServiceClient:
         train_mlp: bool = True,
         train_attn: bool = True,
         train_unembed: bool = True,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
         """Start a training run: a new adapter for *base_model*.
 
         :param rank: rank of the adapter.
         :param seed: makes the initial values repeatable.
-        :raises UsageError: the service does not have the model, or a value is out of range.
+        :raises UsageError: the service does not have the model or not this rank, or a value is
+            out of range.
         """
         from tinkex.api.resources import training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
-        self._refuse_unknown(base_model, deadline)
+        self._refuse_unknown(base_model, rank, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             return training.create_model(
                 self._transport, session, base_model, lora, user_metadata, deadline
@@ -206,7 +208,7 @@ class ServiceClient:
         path: str,
         *,
         optimizer: bool = False,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
         """Start a training run that continues from a training checkpoint.
 
@@ -219,23 +221,11 @@ class ServiceClient:
         deadline = self._transport.deadline("the training run to be created")
         lineage = lineage_of(self._transport, parsed, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
-            try:
-                client = training.create_by_loading(
-                    self._transport,
-                    session,
-                    parsed,
-                    deadline,
-                    optimizer=optimizer,
-                    user_metadata=user_metadata,
-                )
-            except training.NO_DIRECT_LOAD:
-                if lineage.base_model is None:
-                    raise
-                lora = training.shape_of(lineage)
-                client = training.create_model(
-                    self._transport, session, lineage.base_model, lora, user_metadata, deadline
-                )
-                client.load_state(path, optimizer=optimizer, deadline=deadline)
+            client = training.create_and_load(
+                *(self._transport, session, parsed, lineage, deadline),
+                optimizer=optimizer,
+                user_metadata=user_metadata,
+            )
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 
@@ -263,20 +253,29 @@ class ServiceClient:
                 self._transport, session, base_model=base_model, model_path=path, deadline=deadline
             )
 
-    def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
-        """Refuse a model that the service does not offer.
+    def _refuse_unknown(self, base_model: str, rank: int, deadline: Deadline) -> None:
+        """Refuse a model or rank that the service does not offer.
 
-        Some servers train the model that they have, whatever name they are given.
+        Some servers train the model that they have, whatever name they are given, and keep a
+        run in their lists whose rank they then refuse.
         """
-        from tinkex.api.resources.models import list_models
+        from tinkex.api.resources.models import Model
 
+        request = Request("GET", "get_server_capabilities")
         try:
-            offered = [model.model_name for model in list_models(self._transport, deadline)]
+            data = self._transport.call(request, deadline).object()
+            models = list(
+                filter(None, map(Model.from_json, schema.items(data, "supported_models")))
+            )
+            most = schema.optional_int(data, "max_rank")
         except (APIError, InvalidResponse):
             return
+        offered = [model.model_name for model in models]
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",
             )
+        if most is not None and rank > most:
+            raise UsageError(f"this service trains adapters up to rank {most}, not {rank}")

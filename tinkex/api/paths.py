@@ -114,6 +114,29 @@ def segment_from_server(text: str) -> str:
     return _from_server(segment, text)
 
 
+#: A note about a path in a response.
+UNKNOWN_FORM = "This version does not know the form of the server's path; it is shown as received."
+
+
+def as_received(text: str) -> tuple[str, bool]:
+    """Return *text*, the path of a new checkpoint in a response, and whether its form is known.
+
+    What has been made must not be lost for the form of its path: it is the server's own, and
+    stays as it is. Only a kind that was left out is added.
+
+    :raises InvalidResponse: *text* has characters that no path has.
+    """
+    try:
+        path = TinkerPath.from_string(text)
+    except InvalidName:
+        if not text.isprintable():
+            raise InvalidResponse(
+                f"unexpected response from the server: not a path: {shown(text)}"
+            ) from None
+        return text, False
+    return (str(path) if text.startswith(SCHEME) else text), True
+
+
 def _from_server(read: Callable[[str], T], text: str) -> T:
     try:
         return read(text)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, moment
 
 if TYPE_CHECKING:
@@ -298,3 +298,20 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
             f"--base-model or --model-path is required for {command} command",
             hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
         )
+
+
+def add_unload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unload",
+        action="store_true",
+        help="unload the new training run afterwards, which frees its place on a server with few; "
+        "SkyRL then no longer samples from it, and TuFT deletes it",
+    )
+
+
+def unload(command: AnyCommand, run_id: str) -> None:
+    """Unload a run whose checkpoint is safe: a failure is a warning."""
+    try:
+        command.client.runs.unload(run_id)
+    except TinkexError as error:
+        command.app.warn(f"the training run {run_id} is not unloaded: {error}")

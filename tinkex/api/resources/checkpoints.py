@@ -13,7 +13,13 @@ from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
-from tinkex.api.paths import TinkerPath, run_url, segment_from_server
+from tinkex.api.paths import (
+    UNKNOWN_FORM,
+    TinkerPath,
+    as_received,
+    run_url,
+    segment_from_server,
+)
 from tinkex.api.resources.checkpoint_info import (
     Checkpoint,
     CheckpointInfo,
@@ -196,6 +202,15 @@ class Checkpoints:
         what = ("expiry of checkpoints", "the expiry to be set")
         self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
 
+    def check_name(self, name: str) -> None:
+        """Refuse the name of a new checkpoint if the service is known to refuse it.
+
+        :raises tinkex.exceptions.UsageError: it does; found before a run is created for it.
+        """
+        from tinkex.api.resources import training
+
+        training.check_name(self._transport, name)
+
     def copy(
         self,
         path: str,
@@ -341,11 +356,20 @@ class Checkpoints:
         self._transport.call(request, deadline)
 
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
+        from tinkex.api.http import futures  # which lists do without
+
         # Retries carry the same idempotency key, so they make no second copy.
         what = "copies of checkpoints"
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
-        return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
+        if answer.get("tinker_path") is None:  # some servers take their time
+            answer = futures.outcome(
+                self._transport, answer, "CopyWeights", deadline, wanted="tinker_path"
+            )
+        path, is_known = as_received(schema.text(answer, "tinker_path"))
+        if not is_known:
+            deadline.report(note=UNKNOWN_FORM)
+        return path
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:

@@ -106,6 +106,22 @@ class Runs:
             found = ordered(found, sort, descending=descending)
         return Page.of(found, limit, offset)
 
+    def unload(self, run_id: str) -> None:
+        """Free the place that a training run takes on the server; it cannot be trained further.
+
+        SkyRL then no longer samples from its checkpoints, and TuFT deletes the run.
+
+        :raises tinkex.exceptions.NotOffered: the service does not offer this.
+        """
+        from tinkex.api.http import futures  # which lists do without
+
+        deadline = self._transport.deadline("the run to be unloaded")
+        request = Request("POST", "unload_model", {"model_id": run_id}, what="unloading runs")
+        answer = self._transport.call(request, deadline)
+        if answer.body.strip():
+            accepted = answer.object()
+            futures.outcome(self._transport, accepted, "UnloadModel", deadline, wanted="model_id")
+
     def get(self, run_id: str) -> TrainingRun:
         """Return one run.
 

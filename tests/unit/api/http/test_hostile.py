@@ -69,7 +69,7 @@ def test_notes_queue_reasons_and_failed_operations_hide_it(server, client, waits
     sampling(server, [again, {"error": f"boom {KEY}", "category": "server"}])
     with pytest.raises(OperationFailed, match=r"^boom …$"):
         client.create_sampling_client(base_model="m").sample([1])
-    assert "hello …" in [wait.note for wait in waits]
+    assert "server: hello …" in [wait.note for wait in waits]
     assert "busy with …" in [wait.reason for wait in waits]
     assert KEY not in repr(waits)
 
@@ -186,7 +186,7 @@ def test_ids_of_a_server_that_cannot_be_are_its_fault(bad, server, client):
     sampling(server, [{"model_id": "r"}, {"path": "tinker://r/\x1b/x\ud800"}])
     server.on("POST", "create_model", {"request_id": "q"})
     server.on("POST", "save_weights_for_sampler", {"request_id": "q"})
-    with pytest.raises(InvalidResponse, match="not a checkpoint path"):
+    with pytest.raises(InvalidResponse, match="not a path"):
         client.create_lora_training_client("m").save_weights_for_sampler("x")
 
 

@@ -175,7 +175,7 @@ def test_copies_into_a_project_and_into_a_new_run(server, client):
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
-        (({"tinker_path": "nix"}, 200), InvalidResponse),
+        (({"tinker_path": "ni\x1bx"}, 200), InvalidResponse),
         (({}, 200), InvalidResponse),
         (({"detail": "Not Found"}, 404), NotOffered),
         (({"detail": "no"}, 401), Unauthorized),
