@@ -153,6 +153,9 @@ def test_key_does_not_travel_unencrypted(url, refused):
         ("profile: p\nprofiles: {p: {basurl: x}}", "unknown setting 'basurl'"),
         ("profile: p\nprofiles: {p: 3}", "not a mapping"),
         ("profile: p\nprofiles: {p: {allow_http: 'yes'}}", "neither true nor false"),
+        ("profile: p\nprofiles: {p: {allow_http: 1}}", "neither true nor false"),
+        ("profile: p\nprofiles: {p: {tags: [a, ~]}}", "tags must be a list of strings"),
+        ("profile: p\nprofiles: {p: {timeout: 1:30}}", r"not a timeout: '1:30' \(from profile p\)"),
         ("profile: p\nprofiles: {p: {timeout: soon}}", r"not a timeout: 'soon' \(from profile p\)"),
         ("profile: nope", "no profile is called 'nope'"),
     ],
@@ -161,6 +164,25 @@ def test_faults_of_the_configuration_file(config, text, message):
     config(text)
     with pytest.raises(SettingsError, match=message):
         settings.resolve()
+
+
+@pytest.mark.parametrize(
+    ("written", "setting", "value"),
+    [
+        ("api_key: 0123456701234567", "api_key", "0123456701234567"),
+        ("timeout: 0120", "timeout", 0.12),
+        ("tags: [yes, 1.10, 2026-01-02]", "tags", ("yes", "1.10", "2026-01-02")),
+        ("project_id: 1e3", "project_id", "1e3"),
+        ("project_id: 0x1F", "project_id", "0x1F"),
+        ("api_key_command: no", "api_key_command", "no"),
+        ("allow_http: yes", "allow_http", True),
+        ("allow_http: False", "allow_http", False),
+    ],
+)
+def test_a_value_is_what_is_written_and_not_what_yaml_takes_it_for(config, written, setting, value):
+    config(f"profile: no\nprofiles: {{no: {{{written}}}}}")
+    found = settings.resolve()
+    assert (found.profile, getattr(found, setting)) == ("no", value)
 
 
 def test_configuration_file_by_variable(tmp_path):

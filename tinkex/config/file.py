@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinkex import plugins
+from tinkex.config.values import Written
 from tinkex.exceptions import PluginError, SettingsError
 from tinkex.files import locked, user_path, write_private, xdg_directory
 
@@ -68,7 +69,7 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(text)
+        config = _load(text)
         json.dumps(config, default=str, skipkeys=True)  # fails where a value contains itself
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         # Dates out of range, endless nesting, values that do not match their tag.
@@ -82,6 +83,21 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
         raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_FIX)
     return config
+
+
+def _load(text: str) -> Any:
+    """Return the content of the YAML *text*: mappings, lists, null, and texts as written."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def as_written(loader: Any, node: Any) -> Written:
+        return Written(loader.construct_scalar(node))
+
+    for guessed in ("bool", "float", "int", "timestamp"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{guessed}", as_written)
+    return yaml.load(text, Loader)  # noqa: S506 - a safe one
 
 
 def plugin_profile_names() -> set[str]:
@@ -173,11 +189,11 @@ def edit(text: str, path: list[str], value: Any) -> str:
     """
     import yaml
 
-    expected = _with(yaml.safe_load(text), path, value)
+    expected = _with(_load(text), path, None if value is None else _load(_flow(value)))
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     try:
         changed = _changed(text, node, path, value)
-        if _without_none(yaml.safe_load(changed)) == _without_none(expected):
+        if _without_none(_load(changed)) == _without_none(expected):
             return changed
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotEditable from error
@@ -187,13 +203,12 @@ def edit(text: str, path: list[str], value: Any) -> str:
 def _with(content: Any, path: Sequence[str], value: Any) -> dict[Any, Any]:
     """Return *content* with *value* at *path*; what others share with it is not changed."""
     changed = dict(content) if isinstance(content, dict) else {}
-    key = next((own for own in changed if str(own) == path[0]), path[0])  # 7 is a number there
     if len(path) > 1:
-        changed[key] = _with(changed.get(key), path[1:], value)
+        changed[path[0]] = _with(changed.get(path[0]), path[1:], value)
     elif value is None:
-        del changed[key]
+        del changed[path[0]]
     else:
-        changed[key] = value
+        changed[path[0]] = value
     return changed
 
 
@@ -228,13 +243,11 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
 
 def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
     """Rewrite a mapping in braces, which has one line and no comment."""
-    import yaml
-
     begin, end = node.start_mark.index, node.end_mark.index
     old = text[begin:end]
     if "\n" in old or "#" in old:
         raise NotEditable
-    return text[:begin] + _flow(_with(yaml.safe_load(old), path, value)) + text[end:]
+    return text[:begin] + _flow(_with(_load(old), path, value)) + text[end:]
 
 
 def _nested(path: Sequence[str], value: Any) -> Any:
@@ -286,10 +299,23 @@ def _block(value: dict[str, Any], indent: int) -> str:
 def _dump(value: Any, *, flow: bool) -> str:
     import yaml
 
-    text: str = yaml.safe_dump(
-        value, default_flow_style=flow, width=_NO_LIMIT, allow_unicode=True, sort_keys=False
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def as_written(dumper: Any, text: Written) -> Any:
+        tag = dumper.resolve(yaml.ScalarNode, str(text), (True, False))
+        return dumper.represent_scalar(tag, str(text))
+
+    Dumper.add_representer(Written, as_written)
+    dumped: str = yaml.dump(
+        value,
+        Dumper=Dumper,
+        default_flow_style=flow,
+        width=_NO_LIMIT,
+        allow_unicode=True,
+        sort_keys=False,
     )
-    return text
+    return dumped
 
 
 def _with_newline(text: str) -> str:

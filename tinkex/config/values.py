@@ -55,7 +55,19 @@ SERVERS = {
     "tuft": {"base_url": "http://127.0.0.1:10610"},
 }
 
+#: What a truth value may be written as, in small letters.
+_FLAGS = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
+
+
+class Written(str):
+    """A value as the file has it, without quotes, which YAML takes for something else than a text.
+
+    A key of digits or ``no`` would be a number and a truth value: what is written is meant.
+    """
 
 
 def parse(name: str, value: Any) -> Any:
@@ -83,7 +95,7 @@ def from_text(name: str, text: str) -> Any:
     """
     value: Any = text.strip()
     if name == "allow_http":
-        value = {"true": True, "yes": True, "false": False, "no": False}.get(value.lower(), value)
+        value = _FLAGS.get(value.lower(), value)
     if not value and value is not False:
         raise SettingsError(
             f"the value of {name} is empty", hint=f"To remove it: tinkex config unset {name}"
@@ -143,13 +155,19 @@ def _parse_url(value: Any) -> str:
 
 
 def _parse_tags(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (str, list)):
-        raise SettingsError("tags must be a list or a text with commas")
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(tag for part in parts if (tag := str(part).strip()))
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise SettingsError("tags must be a list of strings or a text with commas")
+    return tuple(tag for part in parts if (tag := part.strip()))
 
 
-def _parse_bool(value: Any) -> bool:
+def parse_flag(value: Any) -> bool:
+    """Return the truth value *value*; in a configuration file it is written without quotes.
+
+    :raises SettingsError: it is none.
+    """
+    if isinstance(value, Written):
+        value = _FLAGS.get(value.lower(), value)
     if isinstance(value, bool):
         return value
     raise SettingsError(f"neither true nor false: {value!r}")
@@ -177,5 +195,5 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "timeout": parse_timeout,
     "http_pool": _parse_pool,
     "tags": _parse_tags,
-    "allow_http": _parse_bool,
+    "allow_http": parse_flag,
 }
