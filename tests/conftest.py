@@ -43,6 +43,7 @@ def config(home: Path):
         path = home / ".config" / "tinkex" / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)  # whatever the umask: one that others can write runs no command
         return path
 
     return write

@@ -97,6 +97,20 @@ def why_not_private(found: os.stat_result) -> str | None:
     return "it is open to other users" if found.st_mode & 0o077 else None
 
 
+def why_not_trusted(found: os.stat_result) -> str | None:
+    """Return why a file with the status *found* may be another user's work, or ``None``.
+
+    It should belong to this user or root, or to the user who runs this as root with ``sudo``.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    user = os.geteuid()
+    trusted = {0, user, int(os.environ.get("SUDO_UID") or 0) if user == 0 else 0}
+    if found.st_uid not in trusted:
+        return "it belongs to another user"
+    return "other users can write it" if found.st_mode & 0o022 else None
+
+
 def exposed_mode(path: Path) -> str | None:
     """Return the mode of *path* in octal if other users may access it, else ``None``."""
     try:

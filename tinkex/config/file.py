@@ -19,7 +19,7 @@ from typing import Any
 from tinkex import plugins
 from tinkex.config.values import Written
 from tinkex.exceptions import PluginError, SettingsError
-from tinkex.files import locked, user_path, write_private, xdg_directory
+from tinkex.files import locked, user_path, why_not_trusted, write_private, xdg_directory
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
@@ -43,7 +43,16 @@ def read(path: Path) -> Mapping[str, Any]:
 
     :raises SettingsError: it cannot be read, or is not a configuration file.
     """
-    return _parse(_text(path), path)
+    return read_checked(path)[0]
+
+
+def read_checked(path: Path) -> tuple[Mapping[str, Any], str | None]:
+    """Return the content of the file *path*, and why a command in it must not be run, if so.
+
+    :raises SettingsError: as :func:`read`.
+    """
+    text, distrust = _text(path)
+    return _parse(text, path), distrust
 
 
 def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,11 +60,13 @@ def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): values for name, values in (config.get("profiles") or {}).items()}
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> tuple[str, str | None]:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            # Of the open file: by its name, another could be checked than was read.
+            return stream.read(), why_not_trusted(os.fstat(stream.fileno()))
     except FileNotFoundError:
-        return ""
+        return "", None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise SettingsError(f"cannot read {path}: {reason}", hint=_FIX) from error
@@ -164,7 +175,7 @@ def _change(*changes: tuple[list[str], Any]) -> None:
     """Make all changes, or none: the key of each mapping down to a value, and the value."""
     path = config_path()
     with locked(path):
-        before = text = _text(path)
+        before = text = _text(path)[0]
         _parse(text, path)  # a damaged file is not touched
         for where, value in changes:
             try:
