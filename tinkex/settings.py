@@ -221,7 +221,7 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         if name == "timeout":
             value = f"{value:g}s"
         origin = settings.origins.get(name, "default")
-        yield name, list(value) if isinstance(value, tuple) else value, origin
+        yield name, value, origin
 
 
 def stray_key(settings: Settings) -> str | None:

@@ -14,7 +14,7 @@ from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
 from tinkex.config import credentials, file, pools
 from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
-from tinkex.exceptions import SettingsError, UsageError
+from tinkex.exceptions import SettingsError, UsageError, without_keys
 
 #: Settings that a profile may have, in the order in which they are shown.
 _SETTINGS = tuple(name for name in DESCRIPTIONS if name != "profile")
@@ -88,7 +88,7 @@ class AddProfile(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         name = parsed_args.name
-        if not re.fullmatch(r"\w[\w.@-]*", name):
+        if not re.fullmatch(r"\w[\w.@-]*", name) or without_keys(name) != name:
             raise UsageError(
                 f"not a name for a profile: {name[:40]!r}",
                 hint="Use letters, digits, '-', '_', '.' and '@'.",

@@ -179,7 +179,7 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "text", ["profiles: [", "- x", "a: !!timestamp 99", "a: !!bool z", "a: !!int x", "a: &b [*b]"]
+    "text", ["profiles: [", "- x", "a: !!omap x", "a: !!binary é", "a: !!x z", "a: &b [*b]"]
 )
 def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
     config(text)
