@@ -111,7 +111,7 @@ class Settings:
             if self.distrust:
                 raise SettingsError(
                     f"the api_key_command in {file.config_path()} is not run: {self.distrust}",
-                    hint="Check what it says, then make the file yours alone: chown, chmod go-w.",
+                    hint=file.DISTRUSTED,
                 )
             key = credentials.from_command(self.api_key_command)
         if not key:

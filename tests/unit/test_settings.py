@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tinkex import files, settings
-from tinkex.config import credentials, values
+from tinkex.config import credentials, file, values
 from tinkex.exceptions import LocalError, SettingsError
 
 DEFAULT_BASE_URL = values.DEFAULT_BASE_URL
@@ -231,6 +231,10 @@ def test_a_file_that_others_can_write_does_not_run_its_command(config, tmp_path,
     assert settings.resolve().api_key_command == "printf tml-from-command"
     environ = {**os.environ, "TINKER_CREDENTIAL_CMD": "printf tml-y"}
     assert settings.resolve({}, environ).credential() == "tml-y"
+    # A change does not make the command one of this user's.
+    with pytest.raises(SettingsError, match="is not changed: it has an api_key_command"):
+        file.write_setting("p", "format", "json")
+    assert written.stat().st_mode & 0o777 == 0o666
 
 
 def test_effective_masks_the_key():

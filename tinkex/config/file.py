@@ -24,6 +24,8 @@ from tinkex.files import locked, user_path, why_not_trusted, write_private, xdg_
 CONFIG_VARIABLE = "TINKEX_CONFIG"
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
+#: Hint about a file with a command that may be another user's.
+DISTRUSTED = "Check what it says, then make the file yours alone: chown, chmod go-w."
 
 
 class NotEditable(Exception):
@@ -175,8 +177,14 @@ def _change(*changes: tuple[list[str], Any]) -> None:
     """Make all changes, or none: the key of each mapping down to a value, and the value."""
     path = config_path()
     with locked(path):
-        before = text = _text(path)[0]
-        _parse(text, path)  # a damaged file is not touched
+        before, distrust = _text(path)
+        profiles = profiles_in(_parse(before, path)).values()  # a damaged file is not touched
+        if distrust and any(isinstance(p, dict) and "api_key_command" in p for p in profiles):
+            # The new file would be this user's, and the command in it would be run.
+            raise SettingsError(
+                f"{path} is not changed: it has an api_key_command, and {distrust}", hint=DISTRUSTED
+            )
+        text = before
         for where, value in changes:
             try:
                 text = edit(text, where, value)
