@@ -150,7 +150,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 def json_dumps(value: Any, **options: Any) -> str:
     """Return *value* as JSON, with null for Infinity and NaN, which JSON does not have.
 
-    Python reads both, and a number that is too large as Infinity, from a response of a server.
+    Python accepts both in a response, and reads a number that is too large as Infinity.
     """
     import json
 

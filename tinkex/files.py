@@ -98,9 +98,9 @@ def why_not_private(found: os.stat_result) -> str | None:
 
 
 def why_not_trusted(found: os.stat_result) -> str | None:
-    """Return why a file with the status *found* may be another user's work, or ``None``.
+    """Return why another user may have written the file with the status *found*, or ``None``.
 
-    It should belong to this user or root, or to the user who runs this as root with ``sudo``.
+    It must belong to this user, to root, or to the user who became root with ``sudo``.
     """
     if not hasattr(os, "geteuid"):
         return None

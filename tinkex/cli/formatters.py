@@ -176,7 +176,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
 
 
 class JSONFormatter(_JSONFormatter):
-    """The same JSON as cliff's, written row by row; null for the numbers that JSON has not."""
+    """The same JSON as cliff's, written row by row; Infinity and NaN are null."""
 
     def emit_list(
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
@@ -231,8 +231,8 @@ class ValueFormatter(_ValueFormatter):
 class CSVFormatter(CSVLister):
     """CSV with ``true`` and ``false``; null is an empty cell.
 
-    cliff's writer has an escape character, which doubles backslashes for every reader of RFC 4180.
-    Without one, a value that needs quotes cannot do without them, so ``none`` means ``minimal``.
+    cliff's writer also escapes backslashes, which readers of RFC 4180 do not undo. Without an
+    escape character some values need quotes, so ``--quote none`` means ``minimal``.
     """
 
     def emit_list(

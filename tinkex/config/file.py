@@ -24,7 +24,7 @@ from tinkex.files import locked, user_path, why_not_trusted, write_private, xdg_
 CONFIG_VARIABLE = "TINKEX_CONFIG"
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
-#: Hint about a file with a command that may be another user's.
+#: Hint about a command that another user may have written.
 DISTRUSTED = "Check what it says, then make the file yours alone: chown, chmod go-w."
 
 
@@ -49,7 +49,7 @@ def read(path: Path) -> Mapping[str, Any]:
 
 
 def read_checked(path: Path) -> tuple[Mapping[str, Any], str | None]:
-    """Return the content of the file *path*, and why a command in it must not be run, if so.
+    """Return the content of the file *path*, and why its commands must not be run, or ``None``.
 
     :raises SettingsError: as :func:`read`.
     """
@@ -65,7 +65,7 @@ def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
 def _text(path: Path) -> tuple[str, str | None]:
     try:
         with path.open(encoding="utf-8") as stream:
-            # Of the open file: by its name, another could be checked than was read.
+            # Of the open file: its name may lead to another one by now.
             return stream.read(), why_not_trusted(os.fstat(stream.fileno()))
     except FileNotFoundError:
         return "", None
@@ -99,7 +99,7 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
 
 
 def _load(text: str) -> Any:
-    """Return the content of the YAML *text*: mappings, lists, null, and texts as written."""
+    """Return the content of the YAML *text*, with every scalar but null as it is written."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -180,7 +180,7 @@ def _change(*changes: tuple[list[str], Any]) -> None:
         before, distrust = _text(path)
         profiles = profiles_in(_parse(before, path)).values()  # a damaged file is not touched
         if distrust and any(isinstance(p, dict) and "api_key_command" in p for p in profiles):
-            # The new file would be this user's, and the command in it would be run.
+            # The new file would be this user's alone, and its command would be run.
             raise SettingsError(
                 f"{path} is not changed: it has an api_key_command, and {distrust}", hint=DISTRUSTED
             )

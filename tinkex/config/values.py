@@ -55,7 +55,7 @@ SERVERS = {
     "tuft": {"base_url": "http://127.0.0.1:10610"},
 }
 
-#: What a truth value may be written as, in small letters.
+#: Spellings of truth values, in lower case.
 _FLAGS = {
     **dict.fromkeys(("true", "yes", "on"), True),
     **dict.fromkeys(("false", "no", "off"), False),
@@ -64,9 +64,9 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
 
 
 class Written(str):
-    """A value as the file has it, without quotes, which YAML takes for something else than a text.
+    """An unquoted value of the file as it is written, which YAML would not read as text.
 
-    A key of digits or ``no`` would be a number and a truth value: what is written is meant.
+    YAML reads ``0123`` as an octal number, ``1:30`` as 90 and ``no`` as false.
     """
 
 
@@ -162,9 +162,9 @@ def _parse_tags(value: Any) -> tuple[str, ...]:
 
 
 def parse_flag(value: Any) -> bool:
-    """Return the truth value *value*; in a configuration file it is written without quotes.
+    """Return the truth value *value*, which a configuration file has without quotes.
 
-    :raises SettingsError: it is none.
+    :raises SettingsError: it is neither true nor false.
     """
     if isinstance(value, Written):
         value = _FLAGS.get(value.lower(), value)
