@@ -15,7 +15,14 @@ import cliff.command
 
 from tinkex.cli.commandmanager import CommandManager
 from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
-from tinkex.exceptions import LocalError, RequestShown, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import (
+    LocalError,
+    RequestShown,
+    TinkexError,
+    Unauthorized,
+    UsageError,
+    without_keys,
+)
 from tinkex.options import HelpRequested, print_paged, program_parser
 from tinkex.version import __version__
 
@@ -170,13 +177,13 @@ class TinkexApp(cliff.app.App):
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Print *text* on standard error, also with ``--quiet``."""
+        """Print *text* on standard error, also with ``--quiet``; keys in it are masked."""
         from tinkex.columns import printable
 
         self.display.clear()
         # A standard error that cannot be written must not stop a command.
         with contextlib.suppress(OSError):
-            self.stderr.write(f"{prefix}{printable(text)}\n")
+            self.stderr.write(f"{prefix}{printable(without_keys(text))}\n")
             self.stderr.flush()
 
     @property
@@ -368,7 +375,7 @@ class TinkexApp(cliff.app.App):
         if self.option("debug"):
             import traceback
 
-            traceback.print_exception(error, file=self.stderr)
+            self.stderr.write(without_keys("".join(traceback.format_exception(error))))
         print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
     def _wants_json(self) -> bool:
