@@ -104,9 +104,10 @@ def why_not_trusted(found: os.stat_result) -> str | None:
     """
     if not hasattr(os, "geteuid"):
         return None
-    user = os.geteuid()
-    trusted = {0, user, int(os.environ.get("SUDO_UID") or 0) if user == 0 else 0}
-    if found.st_uid not in trusted:
+    trusted = {str(os.geteuid()), "0"}
+    if os.geteuid() == 0:
+        trusted.add(os.environ.get("SUDO_UID", "0"))
+    if str(found.st_uid) not in trusted:
         return "it belongs to another user"
     return "other users can write it" if found.st_mode & 0o022 else None
 

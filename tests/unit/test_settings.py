@@ -203,6 +203,7 @@ OWNERS = [
     (1000, {"SUDO_UID": "1001"}, 1001, 0o600, "it belongs to another user"),
     (0, {}, 1000, 0o600, "it belongs to another user"),
     (0, {"SUDO_UID": "1000"}, 1001, 0o600, "it belongs to another user"),
+    (0, {"SUDO_UID": "odd"}, 1001, 0o600, "it belongs to another user"),
 ]
 
 
