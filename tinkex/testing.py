@@ -26,7 +26,7 @@ from tinkex.exceptions import PluginError, TinkexError
 __all__ = ["Invocation", "check_distribution", "invoke", "isolated", "local_service"]
 
 #: Variables that tinkex, its libraries and the local service read.
-_READ = ("TINKER_", "TINKEX_", "HF_", "HUGGING_FACE_", "CLIFF_", "XDG_")
+_READ = ("TINKER_", "TINKEX_", "HF_", "HUGGING_FACE_", "CLOUDFLARE_", "CLIFF_", "XDG_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
 
