@@ -23,6 +23,7 @@ from tinkex.exceptions import (
     TinkexError,
     Unauthorized,
     UsageError,
+    without_keys,
 )
 from tinkex.options import HelpRequested, print_paged, program_parser
 from tinkex.version import __version__
@@ -178,13 +179,13 @@ class TinkexApp(cliff.app.App):
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Print *text* on standard error, also with ``--quiet``."""
+        """Print *text* on standard error, also with ``--quiet``; keys in it are masked."""
         from tinkex.columns import printable
 
         self.display.clear()
         # A standard error that cannot be written must not stop a command.
         with contextlib.suppress(OSError):
-            self.stderr.write(f"{prefix}{printable(text)}\n")
+            self.stderr.write(f"{prefix}{printable(without_keys(text))}\n")
             self.stderr.flush()
 
     @property
@@ -378,7 +379,7 @@ class TinkexApp(cliff.app.App):
         if self.option("debug"):
             import traceback
 
-            traceback.print_exception(error, file=self.stderr)
+            self.stderr.write(without_keys("".join(traceback.format_exception(error))))
         print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
     def _wants_json(self) -> bool:
