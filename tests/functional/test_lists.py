@@ -159,3 +159,66 @@ def test_paths_of_another_scheme_are_taken_and_shown_as_they_came():
         assert shown.stdout == "mint://r/weights/0\n"
         done = tinkex("checkpoint info mint://r/weights/2", code=1)
         assert "mint://r/weights/0" in done.stderr
+
+
+# Order ---------------------------------------------------------------------------------------
+
+OLDEST_FIRST = list(range(12))
+ORDERS = {
+    "newest first": OLDEST_FIRST[::-1],
+    "oldest first": OLDEST_FIRST,
+    "by name": sorted(OLDEST_FIRST, key=str),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("words", ["run list", "checkpoint list"])
+@pytest.mark.parametrize(("limit", "offset"), [(2, 0), (1, 0), (3, 4), (1, 11), (5, 11), (0, 0)])
+def test_lists_are_newest_first_on_every_server(words, order, limit, offset):
+    lists = {
+        "training_runs": [a_run(f"r/{n}", hour=n) for n in ORDERS[order]],
+        "checkpoints": [row(str(n), hour=n) for n in ORDERS[order]],
+    }
+    with listing(lists) as (tinkex, service):
+        column = "training_run_id" if words == "run list" else "tinker_path"
+        done = tinkex(f"{words} --limit {limit} --offset {offset} -f value -c {column}")
+    newest_first = [str(n) for n in reversed(OLDEST_FIRST)]
+    assert names(done.stdout) == newest_first[offset:][: limit or None]
+    if order == "newest first":  # only what is needed is read
+        assert len(service.seen) == (2 if offset == 11 else 1)
+
+
+def test_a_list_that_is_not_newest_first_is_read_whole_before_it_is_cut():
+    runs = [a_run(f"r/{n}", last_request_time=1763805600 + n) for n in range(250)]
+    with listing({"training_runs": runs}) as (tinkex, service):
+        assert names(tinkex("run list --limit 2 -f value -c training_run_id").stdout) == [
+            "249",
+            "248",
+        ]
+        done = tinkex("run list --limit 1 --offset 249 -f value -c training_run_id")
+    assert names(done.stdout) == ["0"]
+    assert len(service.seen) == (1 + 3) + (2 + 3)  # pages to see the order, and all pages
+
+
+def test_a_row_that_moves_to_a_later_page_is_shown_once():
+    runs = [a_run(f"r/{n}", last_request_time=1763805600 + n) for n in range(150)]
+    moved = [*runs[:100], *runs[20:70]]  # an unordered set, asked twice
+    with listing({"training_runs": moved}) as (tinkex, _):
+        shown = names(tinkex("run list --limit 0 -f value -c training_run_id").stdout)
+    assert shown == [str(n) for n in range(99, -1, -1)]
+
+
+def test_the_list_of_a_run_is_newest_first_and_unknown_times_come_last():
+    rows = [row("unknown", time=None), *(row(str(n), hour=n) for n in range(3))]
+    with listing({"training_runs/r/checkpoints": rows}) as (tinkex, _):
+        assert names(tinkex("checkpoint list --run-id r").stdout) == ["2", "1", "0", "unknown"]
+        assert names(tinkex("checkpoint list --run-id r --limit 1").stdout) == ["2"]
+
+
+def test_without_a_list_over_all_runs_the_newest_come_first_too():
+    lists = {"training_runs": [a_run("a", hour=1), a_run("b", hour=9)]}
+    for run, hours in (("a", (1, 7)), ("b", (3, 9))):
+        rows = [row(str(hour), run=run, hour=hour) for hour in hours]
+        lists[f"training_runs/{run}/checkpoints"] = rows
+    with listing(lists) as (tinkex, _):
+        assert names(tinkex("checkpoint list --limit 3").stdout) == ["9", "7", "3"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from tinkex.api.resources.checkpoint_info import (
     weights_info,
 )
 from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
+from tinkex.api.resources.selection import time_of
 from tinkex.api.resources.sessions import Sessions
 from tinkex.config import credentials
 from tinkex.exceptions import (
@@ -78,7 +79,7 @@ class Checkpoints:
         *,
         access_scope: str | None = None,
     ) -> Page[Checkpoint]:
-        """Return checkpoints in the service's order.
+        """Return checkpoints, the newest first; those of unknown time come last.
 
         Some servers have no list over all runs, or one without sampler checkpoints; then each
         run is listed, and the page's ``note`` says so.
@@ -125,7 +126,7 @@ class Checkpoints:
 
         Limit, offset and scope are those of :meth:`list`.
 
-        :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
+        :param sort: member of :class:`Checkpoint` to sort by; the newest first by default.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         limit = pagination.positive_limit(limit, offset)
@@ -390,7 +391,7 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    """Return all checkpoints of the run *run_id*.
+    """Return all checkpoints of the run *run_id*, the newest first.
 
     :raises NotFound: there is no such run.
     """
@@ -400,7 +401,8 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
     except NotOffered as error:
         raise no_such_run(run_id, error) from error
     found = (Checkpoint.from_json(record, run_id) for record in schema.items(data, "checkpoints"))
-    return list({checkpoint.tinker_path: checkpoint for checkpoint in found}.values())
+    different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
+    return sorted(different.values(), key=time_of, reverse=True)
 
 
 def walk_account(
@@ -417,19 +419,24 @@ def walk_account(
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
-    walk = partial(
-        pagination.walk,
-        transport,
-        Request("GET", "checkpoints", params=scope, what="a list over all runs"),
-        Checkpoint.from_json,
-        deadline,
-        page_size=_PAGE_SIZE,
-        key=lambda checkpoint: checkpoint.tinker_path,
-    )
-    found = walk(limit=limit, offset=offset)
+
+    def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
+        return pagination.walk(
+            transport,
+            Request("GET", "checkpoints", params=scope, what="a list over all runs"),
+            Checkpoint.from_json,
+            deadline,
+            limit=limit,
+            offset=offset,
+            page_size=_PAGE_SIZE,
+            key=lambda checkpoint: checkpoint.tinker_path,
+        )
+
     try:
+        found = pagination.newest_first(walk, time_of, limit, offset)
+        seen = found if isinstance(found, Page) else found.first()
         # A page beyond the end shows nothing about the list.
-        seen = found.first() or (walk(limit=1, offset=0).first() if offset else [])
+        seen = seen or (walk(1, 0).first() if offset else [])
     except NotOffered:
         page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
         transport.missing.add(_ACCOUNT_LIST)
@@ -447,7 +454,7 @@ def walk_account(
 def _page_of_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
-    """Return what :func:`walk_account` does by listing one run after the other."""
+    """Return what :func:`walk_account` does by listing all runs."""
 
     def of_listed(run: TrainingRun) -> list[Checkpoint]:
         segment_from_server(run.training_run_id)
@@ -456,13 +463,7 @@ def _page_of_runs(
         except NotFound:
             return []  # deleted in the meantime
 
-    end = None if limit is None else offset + limit
-    runs = walk_runs(transport, deadline).page()
-    found: list[Checkpoint] = []
-    asked = 0
-    for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):
-        found += records
-        asked += 1
-        if end is not None and len(found) >= end:
-            break
-    return Page(found[offset:end], len(found) if asked == len(runs) else None, offset, note)
+    runs = walk_runs(transport, deadline).distinct()
+    lists = map_ordered(of_listed, runs, workers=_CONCURRENCY)
+    found = sorted(itertools.chain.from_iterable(lists), key=time_of, reverse=True)
+    return Page.of(found, limit, offset, note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tinkex.api.http import pagination, schema
@@ -71,23 +71,29 @@ class Runs:
     def list(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
     ) -> Page[TrainingRun]:
-        """Return runs in the service's order.
+        """Return runs, the last used first; those of unknown time come last.
 
         :param limit: maximum number of runs; ``None`` and 0 mean all.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
-        return self.walk(limit, offset, access_scope=access_scope).page()
+        found = self.walk(limit, offset, access_scope=access_scope)
+        return found if isinstance(found, Page) else found.page()
 
     def walk(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
-    ) -> Walk[TrainingRun]:
-        """Return what :meth:`list` does, page by page.
+    ) -> Walk[TrainingRun] | Page[TrainingRun]:
+        """Return what :meth:`list` does, page by page where the service has this order.
 
-        Pages are fetched during the iteration, which may therefore raise; memory stays flat.
+        The first page has been fetched, the others are fetched during the iteration, which may
+        therefore raise; memory stays flat.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
-        return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+        def walk(limit: int | None, offset: int) -> Walk[TrainingRun]:
+            return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+        return pagination.newest_first(walk, last_used, limit, offset)
 
     def select(
         self,
@@ -102,7 +108,7 @@ class Runs:
         """Return runs filtered and sorted here, out of the whole list; see :meth:`list`.
 
         :param model: part of the base model's name, in any case.
-        :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
+        :param sort: member of :class:`TrainingRun` to sort by; the last used first by default.
         """
         limit = pagination.positive_limit(limit, offset)
         part = (model or "").casefold()
@@ -122,6 +128,11 @@ class Runs:
         """
         answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
         return TrainingRun.from_json(answer.object())
+
+
+def last_used(run: TrainingRun) -> datetime:
+    """Return when *run* was last used, for sorting: one of an unknown time is the oldest."""
+    return run.last_request_time or datetime.min.replace(tzinfo=UTC)
 
 
 def walk_runs(
