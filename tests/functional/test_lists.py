@@ -222,3 +222,93 @@ def test_without_a_list_over_all_runs_the_newest_come_first_too():
         lists[f"training_runs/{run}/checkpoints"] = rows
     with listing(lists) as (tinkex, _):
         assert names(tinkex("checkpoint list --limit 3").stdout) == ["9", "7", "3"]
+
+
+# Missing routes, unknown things ------------------------------------------------------------------
+
+CRASH = Reply("Internal Server Error", 500)
+#: What servers say about a route that they do not have.
+STOCK = {
+    "FastAPI": Reply({"detail": "Not Found"}, 404),
+    "open-rl": Reply({"error": "Not Found"}, 404),
+    "405": Reply({"detail": "Method Not Allowed"}, 405),
+    "text": Reply("404 page not found", 404),
+    "empty": Reply(None, 404),
+}
+RUNS = {"training_runs": [a_run("r")]}
+
+
+@pytest.mark.parametrize("stock", STOCK)
+@pytest.mark.parametrize(
+    "line", ["run info r", "run watch r", "run wait r --max-wait 9s", "run info zz"]
+)
+def test_a_server_that_does_not_describe_runs_is_said_not_to_offer_it(line, stock):
+    missing = {f"training_runs/{run}": STOCK[stock] for run in ("r", "zz")}
+    with listing(missing) as (tinkex, _):
+        done = tinkex(line, code=1)
+    assert "this server does not offer information about a single run (HTTP 40" in done.stderr
+    assert "no training run" not in done.stderr
+
+
+@pytest.mark.parametrize("answer", [CRASH, *STOCK.values(), Reply({"detail": "No run zz"}, 404)])
+def test_an_unknown_run_is_no_failure_of_the_server(answer):
+    unknown = {"training_runs/zz": answer, "training_runs/zz/checkpoints": answer}
+    with listing(RUNS | unknown) as (tinkex, _):
+        for line in ("run info zz", "run wait zz", "checkpoint list --run-id zz"):
+            if answer.status == 405:
+                continue
+            done = tinkex(line, code=1)
+            assert "Please check your inputs: " in done.stderr
+            assert "zz" in done.stderr.splitlines()[0]
+        done = tinkex("checkpoint info tinker://zz/weights/1", code=1)
+        assert "Consider retrying" not in done.stderr
+
+
+def test_a_failure_about_a_run_that_is_listed_stays_one_of_the_server():
+    with listing(RUNS | {"training_runs/r": CRASH}) as (tinkex, _):
+        assert "Consider retrying: Internal Server Error" in tinkex("run info r", code=1).stderr
+
+
+def test_a_server_with_runs_but_no_lists_of_checkpoints_is_reported():
+    with listing(RUNS) as (tinkex, _):
+        for line in (
+            "checkpoint list",
+            "checkpoint list --run-id r",
+            "checkpoint prune --keep-last 1",
+        ):
+            done = tinkex(line, code=1)
+            assert done.stdout == ""
+            assert "this server does not offer lists of checkpoints (HTTP 404)" in done.stderr
+        assert tinkex("run list").stdout == "r\tm\n"
+
+
+def test_a_404_about_a_run_without_checkpoints_is_an_empty_list():
+    lists = RUNS | {
+        "training_runs/r": a_run("r"),
+        "training_runs/r/checkpoints": Reply({"detail": "No checkpoints found for run r"}, 404),
+    }
+    with listing(lists) as (tinkex, _):
+        for line in ("checkpoint list --run-id r", "checkpoint list"):
+            assert tinkex(line).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted", "code"),
+    [
+        (["weights"], "weights/zz", 1),
+        (["sampler_weights"], "sampler_weights/zz", 1),
+        (["weights"], "sampler_weights/zz", 0),  # a list may never show samplers
+        ([], "weights/zz", 0),
+    ],
+)
+def test_the_list_of_a_run_decides_where_it_shows_checkpoints_of_this_kind(listed, wanted, code):
+    lists = {
+        "training_runs/r/checkpoints": [row("1", kind) for kind in listed],
+        "weights_info": {"base_model": "m", "is_lora": True, "lora_rank": 8},  # for any name
+    }
+    with listing(lists) as (tinkex, _):
+        done = tinkex(f"checkpoint info tinker://r/{wanted}", code=code)
+    if code:
+        assert f"no checkpoint tinker://r/{wanted}" in done.stderr
+    else:
+        assert "Base model: m\n" in done.stdout

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from tinkex.api.resources.checkpoint_info import (
     lineage_of,
     weights_info,
 )
-from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
+from tinkex.api.resources.runs import TrainingRun, call_about_run, request_run, walk_runs
 from tinkex.api.resources.selection import time_of
 from tinkex.api.resources.sessions import Sessions
 from tinkex.config import credentials
@@ -163,19 +163,30 @@ class Checkpoints:
         """
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
+        missing: APIError
         try:
-            found = self._find(parsed, deadline)
-        except (NotFound, Forbidden) as missing:
-            try:
-                lineage = weights_info(self._transport, parsed, deadline)
-            except (APIError, InvalidResponse):
-                raise missing from None
-            return CheckpointInfo.of(parsed, None, lineage)
+            listed = list_of_run(self._transport, parsed.run_id, deadline)
+        except (NotFound, NotOffered, Forbidden) as error:
+            listed, missing = [], error
+        else:
+            known = [(other, record) for record in listed if (other := record.path)]
+            # Servers differ in the scheme that they write.
+            found = next((record for other, record in known if other.url == parsed.url), None)
+            if found is not None:
+                lineage = Lineage()
+                with suppress(APIError):
+                    lineage = lineage_of(self._transport, parsed, deadline)
+                return CheckpointInfo.of(parsed, found, lineage)
+            hint = suggestion(parsed, listed)
+            missing = NotFound(f"no checkpoint {parsed}", status=404, hint=hint)
+            # Some servers describe anything in a run; some list no samplers.
+            if any(other.kind == parsed.kind for other, _ in known):
+                raise missing
         try:
-            lineage = lineage_of(self._transport, parsed, deadline)
-        except APIError:
-            lineage = Lineage()
-        return CheckpointInfo.of(parsed, found, lineage)
+            lineage = weights_info(self._transport, parsed, deadline)
+        except (APIError, InvalidResponse):
+            raise missing from None
+        return CheckpointInfo.of(parsed, None, lineage)
 
     def publish(self, path: str) -> None:
         """Make the checkpoint *path* public.
@@ -334,13 +345,6 @@ class Checkpoints:
 
         return download(self._transport, self._sessions, path, directory, force, on_progress)
 
-    def _find(self, path: TinkerPath, deadline: Deadline) -> Checkpoint:
-        found = {c.tinker_path: c for c in list_of_run(self._transport, path.run_id, deadline)}
-        if str(path) in found:
-            return found[str(path)]
-        hint = suggestion(path, found.values())
-        raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
-
     def _change(
         self,
         method: str,
@@ -394,12 +398,21 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
     """Return all checkpoints of the run *run_id*, the newest first.
 
     :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
     """
-    request = Request("GET", f"{run_url(run_id)}/checkpoints")
     try:
-        data = transport.call(request, deadline).object()
-    except NotOffered as error:
-        raise no_such_run(run_id, error) from error
+        return _listed(transport, run_id, deadline)
+    except NotFound:
+        # Some servers respond like this about a run without checkpoints.
+        with suppress(TinkexError):
+            request_run(transport, run_id, deadline)
+            return []
+        raise
+
+
+def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    request = Request("GET", f"{run_url(run_id)}/checkpoints", what="lists of checkpoints")
+    data = call_about_run(transport, run_id, request, deadline).object()
     found = (Checkpoint.from_json(record, run_id) for record in schema.items(data, "checkpoints"))
     different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
     return sorted(different.values(), key=time_of, reverse=True)
@@ -456,14 +469,20 @@ def _page_of_runs(
 ) -> Page[Checkpoint]:
     """Return what :func:`walk_account` does by listing all runs."""
 
-    def of_listed(run: TrainingRun) -> list[Checkpoint]:
+    def of_listed(run: TrainingRun) -> list[Checkpoint] | NotOffered:
         segment_from_server(run.training_run_id)
         try:
-            return list_of_run(transport, run.training_run_id, deadline)
+            return _listed(transport, run.training_run_id, deadline)
         except NotFound:
-            return []  # deleted in the meantime
+            return []  # it has none, or was deleted in the meantime
+        except NotOffered as error:
+            return error
 
     runs = walk_runs(transport, deadline).distinct()
-    lists = map_ordered(of_listed, runs, workers=_CONCURRENCY)
-    found = sorted(itertools.chain.from_iterable(lists), key=time_of, reverse=True)
-    return Page.of(found, limit, offset, note)
+    found: list[Checkpoint] = []
+    for number, listed in enumerate(map_ordered(of_listed, runs, workers=_CONCURRENCY)):
+        if not isinstance(listed, NotOffered):
+            found += listed
+        elif number == 0:
+            raise listed
+    return Page.of(sorted(found, key=time_of, reverse=True), limit, offset, note)

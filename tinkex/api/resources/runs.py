@@ -14,7 +14,7 @@ from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import run_url, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
-from tinkex.exceptions import NotFound, NotOffered
+from tinkex.exceptions import NotFound, NotOffered, ServerError, TinkexError
 
 #: Runs per page.
 _PAGE_SIZE = 100
@@ -160,16 +160,37 @@ def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Respon
     """Return the service's response about the run *run_id*.
 
     :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
+    """
+    request = Request("GET", run_url(run_id), what="information about a single run")
+    return call_about_run(transport, run_id, request, deadline)
+
+
+def call_about_run(
+    transport: Transport, run_id: str, request: Request, deadline: Deadline
+) -> Response:
+    """Return the response to *request*, which reads something of the run *run_id*.
+
+    A 404 without a message may mean that the endpoint is missing or the run, a 500 that the server
+    fails or that it does not know the run: the list of runs decides.
+
+    :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
     """
     try:
-        return transport.call(Request("GET", run_url(run_id)), deadline)
-    except NotOffered as error:
-        raise no_such_run(run_id, error) from error
+        return transport.call(request, deadline)
+    except (NotOffered, ServerError) as error:
+        if error.status not in (404, 500) or _may_exist(transport, run_id, deadline):
+            raise
+        message = f"no training run is called {run_id!r}"
+        missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
+        missing.resource = "run"
+        raise missing from error
 
 
-def no_such_run(run_id: str, error: NotOffered) -> NotFound:
-    """Return the error for a 404 without a message from an endpoint that every server has."""
-    message = f"no training run is called {run_id!r}"
-    missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
-    missing.resource = "run"
-    return missing
+def _may_exist(transport: Transport, run_id: str, deadline: Deadline) -> bool:
+    """Return whether the list of runs has the run *run_id*, or cannot be read."""
+    try:
+        return any(run.training_run_id == run_id for run in walk_runs(transport, deadline))
+    except TinkexError:
+        return True
