@@ -264,6 +264,13 @@ def test_an_unknown_run_is_no_failure_of_the_server(answer):
         assert "Consider retrying" not in done.stderr
 
 
+def test_an_unknown_session_is_no_failure_of_the_server():
+    crashing = {"sessions": {"sessions": ["s"]}, "sessions/zz": CRASH, "sessions/s": CRASH}
+    with listing(crashing) as (tinkex, _):
+        assert "no session is called 'zz'" in tinkex("session show zz", code=1).stderr
+        assert "Consider retrying" in tinkex("session show s", code=1).stderr
+
+
 def test_a_failure_about_a_run_that_is_listed_stays_one_of_the_server():
     with listing(RUNS | {"training_runs/r": CRASH}) as (tinkex, _):
         assert "Consider retrying: Internal Server Error" in tinkex("run info r", code=1).stderr
