@@ -319,3 +319,14 @@ def test_the_list_of_a_run_decides_where_it_shows_checkpoints_of_this_kind(liste
         assert f"no checkpoint tinker://r/{wanted}" in done.stderr
     else:
         assert "Base model: m\n" in done.stdout
+
+
+# Models --------------------------------------------------------------------------------------
+
+
+def test_models_are_listed_by_their_id_where_they_have_no_name():
+    models = [{"model_id": "Qwen/Qwen3", "max_context_length": 8}, {"tokenizer_id": "x"}, "plain"]
+    with listing({"get_server_capabilities": {"supported_models": models}}) as (tinkex, _):
+        done = tinkex("model list")
+    assert done.stdout == "Qwen/Qwen3\nplain\n"
+    assert done.stderr == "Left out for lack of a name: 1 of 3 models.\n"
