@@ -10,6 +10,7 @@ import pytest
 
 from tests.functional.conftest import Program
 from tests.serving import Reply, Request, serving
+from tinkex.testing import invoke
 
 API = "/api/v1/"
 PAGED = ("training_runs", "checkpoints")
@@ -319,6 +320,30 @@ def test_the_list_of_a_run_decides_where_it_shows_checkpoints_of_this_kind(liste
         assert f"no checkpoint tinker://r/{wanted}" in done.stderr
     else:
         assert "Base model: m\n" in done.stdout
+
+
+# Secrets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owner", ["short", "tml-a-key-of-at-least-16-characters"])
+def test_an_owner_that_is_the_key_is_hidden(owner):
+    runs = [a_run("r", model_owner=owner), a_run("s", model_owner="ada")]
+    with listing({"training_runs": runs, "training_runs/r": runs[0]}) as (tinkex, _):
+        for line in ("run list -f value -c model_owner", "run info r -f value -c model_owner"):
+            shown = tinkex(line, TINKER_API_KEY=owner).stdout.splitlines()
+            assert shown == ["…", "ada"][: len(shown)]
+
+
+def test_the_query_of_a_signed_address_is_in_no_output(tmp_path):
+    address = "http://nosuch.invalid/d?direct=1&download_token=SIGNED"
+    archive = "training_runs/r/checkpoints/sampler_weights/1/archive"
+    with listing({archive: Reply(None, 302, {"Location": address})}) as (tinkex, _):
+        words = ["checkpoint", "download", "tinker://r/sampler_weights/1", "--debug"]
+        done = invoke([*words, "--output", str(tmp_path / "d")], environ=tinkex.environment)
+    assert done.exit_code == 1
+    assert "Traceback" in done.stderr
+    assert "nosuch.invalid" in done.stderr
+    assert "SIGNED" not in done.stderr + done.stdout
 
 
 # Models --------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tinkex.api.http import pagination, schema
+from tinkex.api.http.auth import HIDDEN
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
@@ -127,7 +129,13 @@ class Runs:
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
         answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
-        return TrainingRun.from_json(answer.object())
+        return _read(self._transport, answer.object())
+
+
+def _read(transport: Transport, data: Any) -> TrainingRun:
+    """Return the run that *data* describes; some servers give the key as its owner."""
+    run = TrainingRun.from_json(data)
+    return replace(run, model_owner=HIDDEN) if run.model_owner == transport.auth.current else run
 
 
 def last_used(run: TrainingRun) -> datetime:
@@ -147,7 +155,7 @@ def walk_runs(
     return pagination.walk(
         transport,
         Request("GET", "training_runs", params=scope, what="listing runs"),
-        TrainingRun.from_json,
+        partial(_read, transport),
         deadline,
         limit=limit,
         offset=offset,
