@@ -109,6 +109,11 @@ def pasted(text: str) -> str:
     return f"{scheme.lower()}://{rest.removesuffix('/')}"
 
 
+def is_path(text: str) -> bool:
+    """Return whether *text* is a path, or looks like one."""
+    return pasted(text).partition("://")[0] in SCHEMES
+
+
 def hint_for_page(text: str) -> str | None:
     """Return a hint if *text* is the address of a web page, such as one of a service's console."""
     if not pasted(text).lower().startswith(("https://", "http://")):

@@ -254,17 +254,24 @@ class Checkpoints:
         session.finish()
         return copy
 
-    def suggest(self, path: str) -> str | None:
-        """Return a hint for *path*, which does not exist: others of its run; never raises."""
+    def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
+        """Return a hint for *path*, which does not exist: others of its run; never raises.
+
+        :param to_sample: it may exist, but cannot be sampled, so only samplers are of use.
+        """
         parsed = TinkerPath.from_string(path)
         patience = min(_PATIENCE, self._transport.settings.timeout)
         deadline = self._transport.deadline("other checkpoints of the run", patience)
         try:
-            return suggestion(parsed, list_of_run(self._transport, parsed.run_id, deadline))
+            found = list_of_run(self._transport, parsed.run_id, deadline)
         except NotFound:
             return f"There is no training run {parsed.run_id}."
         except TinkexError:
             return None
+        if not to_sample:
+            return suggestion(parsed, found)
+        samplers = [c for c in found if c.checkpoint_type == "sampler" and c.path != parsed]
+        return suggestion(parsed, samplers) if samplers else None
 
     def download(
         self,
