@@ -1,4 +1,4 @@
-"""Lists of servers that nobody here wrote: odd rows, any order, missing routes."""
+"""Lists of servers of every kind: odd rows, any order, missing routes."""
 
 from __future__ import annotations
 
@@ -140,12 +140,21 @@ def test_an_odd_last_checkpoint_does_not_fail_the_list_of_runs():
             "c", base_model="", last_sampler_checkpoint=row("n", "checkpoints", time=1763805600.5)
         ),
         a_run("d", lora_rank="many", corrupted=None, last_request_time=None),
+        {"base_model": "without an id"},
     ]
     with listing({"training_runs": runs}) as (tinkex, _):
         done = tinkex("run list -f value -c training_run_id -c last_checkpoint")
-    paths = ["a tinker://a/weights/1", "b xorl://b/weights/1", "c null", "d null"]
+    paths = ["a tinker://a/weights/1", "b xorl://b/weights/1", "c null", "d null", " null"]
     assert done.stdout.splitlines() == paths
-    assert "2 rows of a kind or time unknown to this version" in done.stderr
+    assert "3 rows of a kind or time unknown to this version" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["training_runs", "checkpoints"])
+def test_a_list_without_a_single_object_is_no_list(name):
+    with listing({name: [None, 3]}) as (tinkex, _):
+        noun = "run" if name == "training_runs" else "checkpoint"
+        done = tinkex(f"{noun} list", code=1)
+    assert f"no object where '{name}' should be" in done.stderr
 
 
 def test_equal_rows_are_shown_once():

@@ -420,7 +420,7 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
 def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
     request = Request("GET", f"{run_url(run_id)}/checkpoints", what="lists of checkpoints")
     data = call_about_run(transport, run_id, request, deadline).object()
-    found = (Checkpoint.from_json(record, run_id) for record in schema.items(data, "checkpoints"))
+    found = (Checkpoint.from_json(record, run_id) for record in schema.rows(data, "checkpoints"))
     different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
     return sorted(different.values(), key=time_of, reverse=True)
 
@@ -485,7 +485,7 @@ def _page_of_runs(
         except NotOffered as error:
             return error
 
-    runs = walk_runs(transport, deadline).distinct()
+    runs = [run for run in walk_runs(transport, deadline).distinct() if run.training_run_id]
     found: list[Checkpoint] = []
     for number, listed in enumerate(map_ordered(of_listed, runs, workers=_CONCURRENCY)):
         if not isinstance(listed, NotOffered):
