@@ -37,7 +37,7 @@ class TinkerPath:
     :ivar run_id: the training run; opaque, may contain ``:``.
     :ivar kind: ``weights``, ``sampler_weights``, ``external_weights``, or a server's own.
     :ivar name: the name given when it was saved; two segments on some servers.
-    :ivar scheme: one of :data:`SCHEMES`.
+    :ivar scheme: ``tinker``, or that of another server.
     """
 
     run_id: str
