@@ -287,7 +287,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path",
         metavar="<path>",
         help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "the directory of a downloaded one, or the metadata file of a saved one",
+        "the directory of a downloaded one or a file in it, or the metadata file of a saved one",
     )
 
 
