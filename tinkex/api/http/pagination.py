@@ -137,7 +137,8 @@ class Walk(Generic[T]):
         """Return the number of items requested at *start*, those received, and the total."""
         size = self._page_size if self._end is None else min(self._page_size, self._end - start)
         items, total = self._fetch(size, start)
-        return size, items[:size], total
+        # Some servers send the whole list, whatever is requested.
+        return size, items if self._end is None else items[:size], total
 
     def _take(self, size: int, items: list[T], total: int | None) -> list[T]:
         """Record that the page after the last has been received and return its new items."""
