@@ -12,7 +12,16 @@ from tinkex.api.http.retry import Deadline, OnWait
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
-from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    InvalidResponse,
+    NotFound,
+    OperationFailed,
+    TinkexError,
+    UsageError,
+    a_few,
+)
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
@@ -248,10 +257,18 @@ class ServiceClient:
             raise UsageError("give either a base model or a model path")
         path = None if model_path is None else TinkerPath.from_string(model_path)
         deadline = deadline or self.deadline("sampling")
-        with self.sessions.begun(deadline) as session:
-            return SamplingClient(
-                self._transport, session, base_model=base_model, model_path=path, deadline=deadline
-            )
+        try:
+            with self.sessions.begun(deadline) as session:
+                return SamplingClient(
+                    *(self._transport, session),
+                    base_model=base_model,
+                    model_path=path,
+                    deadline=deadline,
+                )
+        except (BadRequest, NotFound, OperationFailed) as error:
+            if path is not None and error.hint is None:
+                error.hint = self.checkpoints.suggest(str(path), to_sample=True)
+            raise
 
     def _refuse_unknown(self, base_model: str, rank: int, deadline: Deadline) -> None:
         """Refuse a model or rank that the service does not offer.
@@ -264,15 +281,17 @@ class ServiceClient:
         request = Request("GET", "get_server_capabilities")
         try:
             data = self._transport.call(request, deadline).object()
-            models = list(
-                filter(None, map(Model.from_json, schema.items(data, "supported_models")))
-            )
+            rows = schema.rows(data, "supported_models", (Mapping, str))
+            models = [model for row in rows if (model := Model.from_json(row)) is not None]
             most = schema.optional_int(data, "max_rank")
         except (APIError, InvalidResponse):
             return
         offered = [model.model_name for model in models]
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):
+            if any(model.is_prefix for model in models):
+                deadline.report(note=f"This server does not list the base model {base_model!r}.")
+                return
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",
