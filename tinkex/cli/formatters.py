@@ -187,9 +187,10 @@ def _room(stdout: TextIO, parsed_args: Namespace) -> _Room:
 
 def _fitting(columns: list[_Column], width: float, presentation: Presentation) -> list[_Column]:
     """Return the columns that fit *width*: some are left out, some in their short form."""
-    short, kept = presentation.short, columns
-    whole = itertools.takewhile(lambda name: name not in short, presentation.droppable)
-    kept = _without(columns, whole, width)
+    short = presentation.short
+    empty = {column.name for column in columns if not any(map(str, column.cells))}
+    droppable = sorted(presentation.droppable, key=lambda name: name not in empty)
+    kept = _without(columns, itertools.takewhile(lambda name: name not in short, droppable), width)
     if _framed_width(kept) > width and short:
         shortened = [
             _Column(c.name, short[c.name][0], list(short[c.name][1](c.cells)))
@@ -197,14 +198,15 @@ def _fitting(columns: list[_Column], width: float, presentation: Presentation) -
             if c.name in short
         ]
         shortened += [column for column in columns if column.name not in short]
-        kept = _without(shortened, (n for n in presentation.droppable if n not in short), width)
+        kept = _without(shortened, (name for name in droppable if name not in short), width)
     shown = {(column.name, column.heading) for column in kept}
     hidden = [
-        c.heading for c in columns if (c.name, c.heading) not in shown and any(map(str, c.cells))
+        c.heading for c in columns if (c.name, c.heading) not in shown and c.name not in empty
     ]
     if hidden:
         presentation.notes.append(
-            f"Hidden (terminal too narrow): {a_few(hidden, 3)}; -f json has all columns."
+            f"Hidden (terminal too narrow): {a_few(hidden, 2 if len(hidden) > 3 else 3)}; "
+            "-f json has all."
         )
     return kept
 

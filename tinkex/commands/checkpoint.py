@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Structure, cells, iso, plain_text
+from tinkex.columns import Structure, Time, cells, iso, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
@@ -37,9 +37,10 @@ class ListCheckpoint(Lister):
 
     column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
+    # An expiry is never hidden before anything else.
     droppable = (
-        *("user_metadata", "expires_at", "public", "checkpoint_id"),
-        *("size_bytes", "checkpoint_type", "time"),
+        *("user_metadata", "checkpoint_id", "public", "tinker_path"),
+        *("size_bytes", "checkpoint_type", "time", "expires_at"),
     )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
@@ -65,11 +66,30 @@ class ListCheckpoint(Lister):
         else:  # page by page
             found = self.client.checkpoints.walk(limit, offset, access_scope=scope)
         self.result = found
+
+        def short(paths: Sequence[str]) -> list[str]:
+            from tinkex.api.resources.names import short_checkpoints
+
+            complete = not filtered and arguments.holds_all(found)
+            return short_checkpoints(paths, complete=complete)
+
+        self.presentation.short["tinker_path"] = ("Name", short)
         return self.column_names, arguments.list_rows(
-            *(self, found, "checkpoints", lambda c: cells(c, self.column_names)),
+            *(self, found, "checkpoints", self._row),
             name=lambda c: c.tinker_path,
             whole=not filtered,
         )
+
+    def _row(self, checkpoint: Checkpoint) -> tuple[Any, ...]:
+        values = dict(zip(self.column_names, cells(checkpoint, self.column_names), strict=True))
+        return tuple((values | {"expires_at": _Expiry(checkpoint.expires_at)}).values())
+
+
+class _Expiry(Time):
+    """When a checkpoint expires: ``never`` for people where programs get null."""
+
+    def human_readable(self) -> str:
+        return super().human_readable() or "never"
 
 
 class InfoCheckpoint(ShowOne):
