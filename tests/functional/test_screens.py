@@ -110,3 +110,45 @@ def test_an_empty_list_says_so(noun):
     empty = {"checkpoints": [], "training_runs": [], "sessions": {"sessions": []}}
     done = shown(f"{noun} list", 80, empty)
     assert (done.stdout, done.stderr) == ("", f"No {noun} found.\n")
+
+
+# ---------------------------------------------------------------------- expiry
+
+EXPIRING = [
+    row("never", expires_at=None),
+    row("gone", expires_at=in_hours(-1)),
+    row("tonight", expires_at=in_hours(8)),
+    row("tomorrow", expires_at=in_hours(22)),
+    row("later", expires_at=in_hours(70)),
+]
+
+
+@pytest.mark.parametrize(
+    ("when", "names"),
+    [
+        ("3d", ["gone", "later", "tomorrow", "tonight"]),
+        ("12h", ["gone", "tonight"]),
+        ("in 1d", ["gone", "tomorrow", "tonight"]),
+        ("2000-01-01", []),
+    ],
+)
+def test_list_by_expiry(when, names):
+    with listing({"checkpoints": EXPIRING}) as (tinkex, _):
+        done = tinkex("checkpoint list -f value -c tinker_path --expires-before", when)
+    assert sorted(path.rpartition("/")[2] for path in done.stdout.split()) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("tonight", "tomorrow"), "2 checkpoints expire within 24 hours; to keep them: "),
+        (("tonight", "later", "gone"), "1 checkpoint expires within 24 hours; to keep it: "),
+        (("never", "gone", "later"), ""),
+    ],
+)
+def test_a_list_warns_of_checkpoints_that_expire_within_24_hours(names, words):
+    rows = [one for one in EXPIRING if one["checkpoint_id"].rpartition("/")[2] in names]
+    with listing({"checkpoints": rows}) as (tinkex, _):
+        said = tinkex("checkpoint list").stderr
+    command = "tinkex checkpoint set-ttl --expires-before 24h --remove\n"
+    assert said == (words and words + command)

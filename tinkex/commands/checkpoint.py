@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Structure, Time, cells, iso, plain_text
@@ -25,6 +25,8 @@ _FIELDS = (
     *("time", "expires_at", "tinker_path"),
 )
 
+#: A list warns of checkpoints that expire within this time.
+_SOON = timedelta(hours=24)
 #: The default of the official SDK, too.
 DEFAULT_RANK = 32
 MAX_RANK = 65536
@@ -46,6 +48,7 @@ class ListCheckpoint(Lister):
         "tinkex checkpoint list --limit 10 --offset 10",
         "tinkex checkpoint list --run-id run-123 -f json",
         "tinkex checkpoint list --type sampler_weights --after 7d --sort size_bytes:desc",
+        "tinkex checkpoint list --expires-before 3d",
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
@@ -74,15 +77,30 @@ class ListCheckpoint(Lister):
             return short_checkpoints(paths, complete=complete)
 
         self.presentation.short["tinker_path"] = ("Name", short)
-        return self.column_names, arguments.list_rows(
+        rows = arguments.list_rows(
             *(self, found, "checkpoints", self._row),
             name=lambda c: c.tinker_path,
             whole=not filtered,
         )
+        return self.column_names, self._guarded(rows)
+
+    def _guarded(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Yield *rows*, then print how many of the checkpoints expire soon."""
+        self._expiring = 0
+        yield from rows
+        if self._expiring:
+            many = self._expiring > 1
+            self.status(
+                f"{self._expiring} {'checkpoints expire' if many else 'checkpoint expires'} within "
+                f"24 hours; to keep {'them' if many else 'it'}: "
+                "tinkex checkpoint set-ttl --expires-before 24h --remove"
+            )
 
     def _row(self, checkpoint: Checkpoint) -> tuple[Any, ...]:
+        now, expires = datetime.now(UTC), checkpoint.expires_at
+        self._expiring += expires is not None and now < expires < now + _SOON
         values = dict(zip(self.column_names, cells(checkpoint, self.column_names), strict=True))
-        return tuple((values | {"expires_at": _Expiry(checkpoint.expires_at)}).values())
+        return tuple((values | {"expires_at": _Expiry(expires)}).values())
 
 
 class _Expiry(Time):
