@@ -156,8 +156,8 @@ def test_list_by_expiry(when, names):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("tonight", "tomorrow"), "2 checkpoints expire within 24 hours; to keep them: "),
-        (("tonight", "later", "gone"), "1 checkpoint expires within 24 hours; to keep it: "),
+        (("tonight", "tomorrow"), "2 checkpoints expire within 24 hours. To keep them:\n"),
+        (("tonight", "later", "gone"), "1 checkpoint expires within 24 hours. To keep it:\n"),
         (("never", "gone", "later"), ""),
     ],
 )
@@ -165,5 +165,5 @@ def test_a_list_warns_of_checkpoints_that_expire_within_24_hours(names, words):
     rows = [one for one in EXPIRING if one["checkpoint_id"].rpartition("/")[2] in names]
     with listing({"checkpoints": rows}) as (tinkex, _):
         said = tinkex("checkpoint list").stderr
-    command = "tinkex checkpoint set-ttl --expires-before 24h --remove\n"
+    command = "  tinkex checkpoint set-ttl --expires-before 24h --remove\n"
     assert said == (words and words + command)
