@@ -1,0 +1,262 @@
+"""Changes of checkpoints: delete, publish, unpublish, set an expiry time.
+
+The list of a run is read before its checkpoints are changed. A server whose ids have no kind may
+change ``weights/x`` when it is asked to change ``sampler_weights/x``, and report success.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import Request, Response, Transport
+from tinkex.api.paths import TinkerPath
+from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.exceptions import (
+    BadRequest,
+    InvalidResponse,
+    NotFound,
+    NotOffered,
+    OperationFailed,
+    ServerError,
+    SharedName,
+    TinkexError,
+    a_few,
+    detail_of,
+)
+
+#: Returns the checkpoints of a run, whole.
+ListOfRun = Callable[[str, Deadline], Iterable[Checkpoint]]
+
+#: TuFT's answer to every request to unpublish: its route takes "publish" for the name.
+_MISREAD = "Invalid checkpoint reference"
+
+
+@dataclass
+class _Run:
+    """A run, before any change.
+
+    :ivar rows: its checkpoints by path; ``None`` if they are not known.
+    :ivar is_read: whether there is nothing more to learn from its list.
+    :ivar error: why its list could not be read.
+    :ivar left: paths that are still listed.
+    """
+
+    rows: Mapping[str, Checkpoint] | None
+    is_read: bool
+    error: TinkexError | None = None
+    left: set[str] = field(default_factory=set)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def has_bare_ids(self) -> bool:
+        """Whether ids have no kind, so that one may be that of two checkpoints."""
+        return any(map(_is_bare, (self.rows or {}).values()))
+
+
+class Changes:
+    """Changes the checkpoints *paths*; its methods may be called from several threads.
+
+    :param list_of_run: reads the list of a run, which is done before its first change.
+    :param known: checkpoints that were just listed. Where their ids have a kind, the lists of
+        their runs are not read again.
+    :param force: whether to change checkpoints that share their name with others, see
+        :exc:`~tinkex.exceptions.SharedName`.
+    :ivar lost: path of a deleted checkpoint → paths of others that are no longer listed either.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        list_of_run: ListOfRun,
+        paths: Iterable[str],
+        *,
+        known: Iterable[Checkpoint] = (),
+        force: bool = False,
+    ) -> None:
+        self._transport = transport
+        self._list_of_run = list_of_run
+        self._paths = {path: TinkerPath.from_string(path) for path in paths}
+        self._force = force
+        self.lost: dict[str, list[str]] = {}
+        rows: dict[str, dict[str, Checkpoint]] = {}
+        for checkpoint in known:
+            rows.setdefault(checkpoint.run_id, {})[checkpoint.tinker_path] = checkpoint
+        self._runs: dict[str, _Run] = {}
+        for run_id in dict.fromkeys(path.run_id for path in self._paths.values()):
+            self._runs[run_id] = run = _Run(rows.get(run_id), is_read=transport.is_dry_run)
+            run.is_read |= bool(run.rows) and not run.has_bare_ids
+
+    def found(self) -> dict[str, Checkpoint]:
+        """Return the checkpoints that the lists of their runs show, by path."""
+        runs = map_ordered(self._read, self._runs)
+        rows = {path: row for run in runs for path, row in (run.rows or {}).items()}
+        return {path: rows[path] for path in self._paths if path in rows}
+
+    def twins(self, path: str) -> list[str]:
+        """Return the paths of others that the server may change instead of *path*."""
+        parsed = self._paths[path]
+        return [
+            row.tinker_path
+            for row in filter(_is_bare, (self._read(parsed.run_id).rows or {}).values())
+            if parsed.name in (row.checkpoint_id, row.tinker_path.rpartition("/")[2])
+            and row.tinker_path not in self._paths
+        ]
+
+    def refusal(self, path: str) -> TinkexError | None:
+        """Return the error that changing *path* raises before any request, if any."""
+        run = self._read(self._paths[path].run_id)
+        if run.error is not None:
+            return run.error
+        if run.has_bare_ids and path not in (run.rows or ()):
+            return _missing(path)  # the server may change another kind of that name
+        if self._force or not (twins := self.twins(path)):
+            return None
+        message = f"{path} has the same name as {a_few(twins)}, and this server may change either"
+        return SharedName(message)
+
+    def publish(self, path: str) -> None:
+        """See :meth:`tinkex.api.Checkpoints.publish`."""
+        deadline = self._transport.deadline("the checkpoint to be published")
+        self._change(path, Request("POST", "/publish", what="publishing"), deadline)
+
+    def unpublish(self, path: str) -> None:
+        """See :meth:`tinkex.api.Checkpoints.unpublish`."""
+        deadline = self._transport.deadline("the checkpoint to be unpublished")
+        try:
+            self._change(path, Request("DELETE", "/publish", what="unpublishing"), deadline)
+        except BadRequest as error:
+            if error.message != _MISREAD:
+                raise
+            message = "this server does not offer unpublishing"
+            raise NotOffered(message, status=400, request_id=error.request_id) from error
+
+    def set_ttl(self, path: str, seconds: int | None) -> None:
+        """See :meth:`tinkex.api.Checkpoints.set_ttl`."""
+        deadline = self._transport.deadline("the expiry to be set")
+        request = Request("PUT", "/ttl", {"ttl_seconds": seconds}, what="expiry of checkpoints")
+        self._change(path, request, deadline)
+
+    def delete(self, path: str) -> None:
+        """See :meth:`tinkex.api.Checkpoints.delete`."""
+        run = self._read(self._paths[path].run_id)
+        if not run.has_bare_ids:
+            self._delete(path, self._deadline())
+            return
+        with run.lock:
+            # It may be gone already, together with another one that was to be deleted, too.
+            if path in run.left or path not in (run.rows or ()):
+                self._delete_and_check(path, run, self._deadline())
+
+    def _deadline(self) -> Deadline:
+        return self._transport.deadline("the checkpoint to be deleted")
+
+    def _delete(self, path: str, deadline: Deadline) -> None:
+        self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)
+
+    def _delete_and_check(self, path: str, run: _Run, deadline: Deadline) -> None:
+        """Delete *path* and compare the list of *run* with what it was before."""
+        for _ in range(2):  # the first request may delete the other checkpoint of that name
+            failure = None
+            try:
+                self._delete(path, deadline)
+            except ServerError as error:  # TuFT also says so of what it has deleted
+                failure = error
+            left = set(self._rows_after(self._paths[path].run_id, failure, deadline))
+            gone = run.left - left
+            if path in gone or not gone:
+                break
+        run.left = left
+        lost = sorted(gone - self._paths.keys())
+        if path in gone:
+            self.lost |= {path: lost} if lost else {}
+        elif failure and not lost:
+            raise failure
+        else:
+            message = "the server reports success, but still lists it"
+            message += f"; {a_few(lost)} is gone instead" if lost else ""
+            raise OperationFailed(message, category="user" if lost else "server")
+
+    def _rows_after(
+        self, run_id: str, failure: TinkexError | None, deadline: Deadline
+    ) -> dict[str, Checkpoint]:
+        try:
+            return self._rows(run_id, deadline)
+        except NotFound:  # it was the last one of its run
+            return {}
+        except TinkexError as error:
+            why = f"the server accepted it, but its list could not be read afterwards: {error}"
+            raise failure or OperationFailed(why) from error
+
+    def _read(self, run_id: str) -> _Run:
+        """Return the run *run_id* after its list was read."""
+        run = self._runs[run_id]
+        with run.lock:
+            if not run.is_read:
+                run.is_read = True
+                deadline = self._transport.deadline("the checkpoints of the run")
+                try:
+                    run.rows = self._rows(run_id, deadline)
+                    run.left = set(run.rows)
+                except (NotFound, NotOffered):
+                    run.rows = None  # the response to the change says more
+                except TinkexError as error:
+                    run.error = error
+        return run
+
+    def _rows(self, run_id: str, deadline: Deadline) -> dict[str, Checkpoint]:
+        return {row.tinker_path: row for row in self._list_of_run(run_id, deadline)}
+
+    def _change(self, path: str, request: Request, deadline: Deadline) -> None:
+        """Make *request*, whose path follows that of the checkpoint."""
+        if refusal := self.refusal(path):
+            raise refusal
+        parsed = self._paths[path]
+        rows = self._read(parsed.run_id).rows
+        try:
+            self._send(parsed.url, request, deadline)
+        except NotOffered as error:
+            # Only a missing route: after any other refusal the shorter id may mean another kind.
+            # ``DELETE …/checkpoints/<name>/publish`` might delete a checkpoint.
+            unpublishes = request.method == "DELETE" and request.path != ""
+            if error.status != 404 or unpublishes or not rows or not _is_bare(rows[path]):
+                raise
+            self._send(parsed.bare_url, request, deadline)
+        except ServerError as error:
+            # TuFT answers so for what it does not have.
+            if error.status != 500 or rows is None or path in rows:
+                raise
+            raise _missing(path) from error
+
+    def _send(self, url: str, request: Request, deadline: Deadline) -> None:
+        # A retry may find that the first try has succeeded: deleted, or in that state already.
+        settled = frozenset({404, 409} if request.path else {404})
+        path = url + request.path
+        request = replace(request, path=path, repeatable=True, settled=settled)
+        _check_success(self._transport.call(request, deadline))
+
+
+def _is_bare(checkpoint: Checkpoint) -> bool:
+    """Return whether the id of *checkpoint* has no kind."""
+    return "/" not in checkpoint.checkpoint_id
+
+
+def _missing(path: str) -> NotFound:
+    return NotFound(f"no checkpoint {path}", status=404)
+
+
+def _check_success(response: Response) -> None:
+    """Check the body of a successful response.
+
+    :raises OperationFailed: it says that the change failed.
+    """
+    body: dict[str, Any] = {}
+    with suppress(InvalidResponse):  # it may be empty
+        body = response.object()
+    if body.get("success") is False or body.get("deleted") is False or body.get("error"):
+        raise OperationFailed(detail_of(body) or "the server reports no success")
