@@ -10,7 +10,7 @@ from tinkex.exceptions import UsageError
 from tinkex.options import integer, moment
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint
+    from tinkex.api import Checkpoint, TrainingRun
     from tinkex.api.http.pagination import Page, Walk
     from tinkex.commands.base import Command, Lister, ShowOne
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 R = TypeVar("R")
-T = TypeVar("T")
+L = TypeVar("L", "Checkpoint", "TrainingRun")
 
 #: Types of checkpoints: the words of paths, then those of the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
@@ -223,14 +223,14 @@ def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> Non
 
 def list_rows(
     command: Lister,
-    found: Page[T] | Walk[T],
+    found: Page[L] | Walk[L],
     things: str,
-    row: Callable[[T], tuple[Any, ...]],
-    name: Callable[[T], str],
+    row: Callable[[L], tuple[Any, ...]],
+    name: Callable[[L], str],
     *,
     whole: bool,
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows, then print how many are not shown and remember names for completion.
+    """Yield the rows, then print how many are odd or not shown; remember names for completion.
 
     :param things: ``checkpoints`` or ``runs``.
     :param whole: no filter leaves any out.
@@ -240,10 +240,15 @@ def list_rows(
     if found.note:
         command.status(found.note)
     latest: list[str] = []
+    odd = 0
     for item in found:
+        odd += not item.is_known
         if len(latest) < KEPT:
             latest.append(name(item))
         yield row(item)
+    if odd:
+        rows = "1 row" if odd == 1 else f"{odd} rows"
+        command.status(f"{rows} of a kind or time unknown to this version, as the server sent it.")
     print_rest(command, found, things)
     command.app.remember(things, latest, whole=whole and holds_all(found))
 

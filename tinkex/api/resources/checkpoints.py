@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ class Checkpoints:
     def __init__(self, transport: Transport, sessions: Sessions) -> None:
         self._transport = transport
         self._sessions = sessions
+        self._skipped: set[str] = set()
 
     def list(
         self,
@@ -127,11 +129,27 @@ class Checkpoints:
         limit = pagination.positive_limit(limit, offset)
         everything = self.list(None, run_id=wanted.one_run, access_scope=access_scope)
         found = [checkpoint for checkpoint in everything if wanted.matches(checkpoint)]
+        if wanted.before or wanted.after:
+            at_any_time = replace(wanted, before=None, after=None)
+            self.known(c for c in everything if c.time is None and at_any_time.matches(c))
         if sort is not None:
             from tinkex.api.resources import selection
 
             found = selection.ordered(found, sort, descending=descending)
         return Page.of(found, limit, offset, everything.note)
+
+    def known(self, found: Iterable[Checkpoint]) -> Sequence[Checkpoint]:
+        """Return those of *found* that may be treated in bulk; report the others once.
+
+        Nothing is done in bulk to a checkpoint whose kind, type or time is unknown.
+        """
+        found = [*found]
+        skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
+        self._skipped |= skipped
+        if skipped:
+            note = f"Skipped, as kind, type or time is unknown: {a_few(sorted(skipped))}."
+            self._transport.deadline("the checkpoints").report(note=note)
+        return [checkpoint for checkpoint in found if checkpoint.is_known]
 
     def info(self, path: str) -> CheckpointInfo:
         """Return everything that the service reports about the checkpoint *path*.
@@ -315,7 +333,7 @@ class Checkpoints:
         wanted = {selection.type_called(word) for word in types}
         paths = [
             checkpoint.tinker_path
-            for checkpoint in self.list(None, run_id=run_id)
+            for checkpoint in self.known(self.list(None, run_id=run_id))
             if not wanted or checkpoint.checkpoint_type in wanted
         ]
         return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
@@ -343,10 +361,11 @@ class Checkpoints:
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
-    """Return a hint for *path*, which is not among *found*, the checkpoints of its run."""
-    others = [TinkerPath.from_string(checkpoint.tinker_path) for checkpoint in found]
+    """Return a hint for *path*, which is not what is meant among *found*, those of its run."""
+    listed = [other for checkpoint in found if (other := checkpoint.path)]
+    others = [other for other in listed if other != path]
     if not others:
-        return f"The run {path.run_id} has no checkpoints."
+        return f"The run {path.run_id} has no {'other ' if listed else ''}checkpoints."
     same_name = next((other for other in others if other.name == path.name), None)
     if same_name:
         return f"Did you mean {same_name}?"
@@ -374,7 +393,8 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
         data = transport.call(request, deadline).object()
     except NotOffered as error:
         raise no_such_run(run_id, error) from error
-    return [Checkpoint.from_json(record) for record in schema.items(data, "checkpoints")]
+    found = (Checkpoint.from_json(record, run_id) for record in schema.items(data, "checkpoints"))
+    return list({checkpoint.tinker_path: checkpoint for checkpoint in found}.values())
 
 
 def walk_account(

@@ -11,7 +11,7 @@ from tinkex.api.http import pagination, schema
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
-from tinkex.api.paths import run_url
+from tinkex.api.paths import run_url, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
 from tinkex.exceptions import NotFound, NotOffered
@@ -32,7 +32,7 @@ class TrainingRun:
     """
 
     training_run_id: str
-    base_model: str
+    base_model: str = ""
     model_owner: str = ""
     is_lora: bool = True
     lora_rank: int | None = None
@@ -44,13 +44,22 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
-        """Return the run that *data* describes."""
-        run = schema.mapping(data, "training_runs")
+        """Return the run that *data* describes, as far as this version understands it."""
+        run = data if isinstance(data, Mapping) else {}
+        run_id = run.get("training_run_id")
+        run_id = run_id if isinstance(run_id, str) and run_id else shown(data)
         last = {
-            name: None if run.get(name) is None else Checkpoint.from_json(run[name])
+            name: None if run.get(name) is None else Checkpoint.from_json(run[name], run_id)
             for name in ("last_checkpoint", "last_sampler_checkpoint")
         }
-        return schema.read(cls, run, "training_runs", **last)
+        given = {"training_run_id": run_id, **last}
+        return schema.read(cls, run, "training_runs", lenient=True, **given)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its last checkpoints are understood."""
+        last = (self.last_checkpoint, self.last_sampler_checkpoint)
+        return all(checkpoint is None or checkpoint.is_known for checkpoint in last)
 
 
 class Runs:
