@@ -275,6 +275,36 @@ def test_unpublishing_never_asks_for_what_could_be_a_deletion(speak):
     ]
 
 
+def test_a_path_as_a_save_returned_it_is_found_under_another_scheme(speak):
+    server = OneSegment()
+    done = speak(server)(f"checkpoint delete mint://{server.run}/weights/a")
+    assert done.stdout == f"Deleted mint://{server.run}/weights/a\n"
+    assert left(server) == ["sampler_weights/b"]
+
+
+def test_a_kind_of_the_server_s_own_is_deleted_where_it_is_named(speak):
+    server = OneSegment()
+    server.saved = [Saved(server.run, "checkpoints", name) for name in ("a", "b")]
+    run = speak(server)
+    done = run(f"checkpoint delete tinker://{server.run}/sampler_weights/a --force")
+    assert (done.exit_code, len(server.saved)) == (1, 2)  # which the list does not have
+    done = run(f"checkpoint delete tinker://{server.run}/checkpoints/a")
+    assert (done.exit_code, left(server)) == (0, ["checkpoints/b"])
+
+
+def test_the_id_of_the_list_is_used_where_it_is_not_the_name(speak):
+    class Numbering(OneSegment):
+        def described(self, saved):
+            return super().described(saved) | {"checkpoint_id": f"{saved.name}1"}
+
+        def first(self, run, name):
+            return super().first(run, name.removesuffix("1"))
+
+    server = Numbering()
+    done = speak(server)(f"checkpoint delete tinker://{server.run}/weights/a")
+    assert (done.exit_code, left(server)) == (0, ["sampler_weights/b"])
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [(404, {"detail": "No such checkpoint"}), (400, {"detail": "Bad id"}), (405, {"detail": ""})],

@@ -41,10 +41,10 @@ _MISREAD = "Invalid checkpoint reference"
 class _Run:
     """A run, before any change.
 
-    :ivar rows: its checkpoints by path; ``None`` if they are not known.
+    :ivar rows: its checkpoints by :func:`_key`; ``None`` if they are not known.
     :ivar is_read: whether there is nothing more to learn from its list.
     :ivar error: why its list could not be read.
-    :ivar left: paths that are still listed.
+    :ivar left: keys of those that are still listed.
     """
 
     rows: Mapping[str, Checkpoint] | None
@@ -82,11 +82,12 @@ class Changes:
         self._transport = transport
         self._list_of_run = list_of_run
         self._paths = {path: TinkerPath.from_string(path) for path in paths}
+        self._keys = set(map(_key, self._paths))
         self._force = force
         self.lost: dict[str, list[str]] = {}
         rows: dict[str, dict[str, Checkpoint]] = {}
         for checkpoint in known:
-            rows.setdefault(checkpoint.run_id, {})[checkpoint.tinker_path] = checkpoint
+            rows.setdefault(checkpoint.run_id, {})[_key(checkpoint.tinker_path)] = checkpoint
         self._runs: dict[str, _Run] = {}
         for run_id in dict.fromkeys(path.run_id for path in self._paths.values()):
             self._runs[run_id] = run = _Run(rows.get(run_id), is_read=transport.is_dry_run)
@@ -95,17 +96,20 @@ class Changes:
     def found(self) -> dict[str, Checkpoint]:
         """Return the checkpoints that the lists of their runs show, by path."""
         runs = map_ordered(self._read, self._runs)
-        rows = {path: row for run in runs for path, row in (run.rows or {}).items()}
-        return {path: rows[path] for path in self._paths if path in rows}
+        rows = {key: row for run in runs for key, row in (run.rows or {}).items()}
+        return {path: rows[_key(path)] for path in self._paths if _key(path) in rows}
 
     def twins(self, path: str) -> list[str]:
         """Return the paths of others that the server may change instead of *path*."""
-        parsed = self._paths[path]
+        rows = self._read(self._paths[path].run_id).rows or {}
+        own = rows.get(_key(path))
+        names = {self._paths[path].name, *([own.checkpoint_id] if own else [])}
         return [
             row.tinker_path
-            for row in filter(_is_bare, (self._read(parsed.run_id).rows or {}).values())
-            if parsed.name in (row.checkpoint_id, row.tinker_path.rpartition("/")[2])
-            and row.tinker_path not in self._paths
+            for key, row in rows.items()
+            if key not in self._keys
+            and _is_bare(row)
+            and names & {row.checkpoint_id, key.rpartition("/")[2]}
         ]
 
     def refusal(self, path: str) -> TinkexError | None:
@@ -113,7 +117,7 @@ class Changes:
         run = self._read(self._paths[path].run_id)
         if run.error is not None:
             return run.error
-        if run.has_bare_ids and path not in (run.rows or ()):
+        if run.has_bare_ids and _key(path) not in (run.rows or ()):
             return _missing(path)  # the server may change another kind of that name
         if self._force or not (twins := self.twins(path)):
             return None
@@ -150,7 +154,7 @@ class Changes:
             return
         with run.lock:
             # It may be gone already, together with another one that was to be deleted, too.
-            if path in run.left or path not in (run.rows or ()):
+            if _key(path) in run.left or self.refusal(path):
                 self._delete_and_check(path, run, self._deadline())
 
     def _deadline(self) -> Deadline:
@@ -169,11 +173,12 @@ class Changes:
                 failure = error
             left = set(self._rows_after(self._paths[path].run_id, failure, deadline))
             gone = run.left - left
-            if path in gone or not gone:
+            if _key(path) in gone or not gone:
                 break
         run.left = left
-        lost = sorted(gone - self._paths.keys())
-        if path in gone:
+        assert run.rows is not None
+        lost = [run.rows[key].tinker_path for key in sorted(gone - self._keys)]
+        if _key(path) in gone:
             self.lost |= {path: lost} if lost else {}
         elif failure and not lost:
             raise failure
@@ -210,7 +215,7 @@ class Changes:
         return run
 
     def _rows(self, run_id: str, deadline: Deadline) -> dict[str, Checkpoint]:
-        return {row.tinker_path: row for row in self._list_of_run(run_id, deadline)}
+        return {_key(row.tinker_path): row for row in self._list_of_run(run_id, deadline)}
 
     def _change(self, path: str, request: Request, deadline: Deadline) -> None:
         """Make *request*, whose path follows that of the checkpoint."""
@@ -224,12 +229,13 @@ class Changes:
             # Only a missing route: after any other refusal the shorter id may mean another kind.
             # ``DELETE …/checkpoints/<name>/publish`` might delete a checkpoint.
             unpublishes = request.method == "DELETE" and request.path != ""
-            if error.status != 404 or unpublishes or not rows or not _is_bare(rows[path]):
+            row = (rows or {}).get(_key(path))
+            if error.status != 404 or unpublishes or row is None or not _is_bare(row):
                 raise
-            self._send(parsed.bare_url, request, deadline)
+            self._send(replace(parsed, name=row.checkpoint_id).bare_url, request, deadline)
         except ServerError as error:
             # TuFT answers so for what it does not have.
-            if error.status != 500 or rows is None or path in rows:
+            if error.status != 500 or rows is None or _key(path) in rows:
                 raise
             raise _missing(path) from error
 
@@ -241,9 +247,14 @@ class Changes:
         _check_success(self._transport.call(request, deadline))
 
 
+def _key(path: str) -> str:
+    """Return *path* without its scheme, which may differ between a save and a list."""
+    return path.rpartition("://")[2]
+
+
 def _is_bare(checkpoint: Checkpoint) -> bool:
-    """Return whether the id of *checkpoint* has no kind."""
-    return "/" not in checkpoint.checkpoint_id
+    """Return whether *checkpoint* has an id without a kind."""
+    return bool(checkpoint.checkpoint_id) and "/" not in checkpoint.checkpoint_id
 
 
 def _missing(path: str) -> NotFound:
