@@ -84,9 +84,13 @@ class _Deletion(BulkChange):
 
 
 class DeleteCheckpoint(_Deletion):
-    """Delete checkpoints; asks for confirmation on a terminal."""
+    """Delete checkpoints; without a terminal, paths are deleted without asking."""
 
     column_names = ("tinker_path", "deleted", "error")
+    notes = (
+        "'echo n | tinkex checkpoint delete PATH' deletes: standard input that is not a terminal\n"
+        "is never read. Filters need --yes there."
+    )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
         "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
