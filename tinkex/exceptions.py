@@ -326,9 +326,10 @@ def from_response(
     headers = {key.lower(): value for key, value in (headers or {}).items()}
     decoded = _decode(body, content_type)
     detail = detail_of(decoded)
-    # A server without the route responds with its framework's stock phrase or nothing;
+    # A server without the route responds with its framework's stock phrase, or not in JSON;
     # a 404 about a missing resource names it.
-    no_route = status == 404 and detail.lower() in ("", "not found")
+    stock = isinstance(decoded, str) or detail.lower().rstrip(".") in ("", "not found")
+    no_route = status == 404 and stock
     cls = ServerError if status >= 500 else _BY_STATUS.get(status, APIError)
     phrases = {known.value: known.phrase for known in HTTPStatus if known < 500}
     error = (NotOffered if no_route else cls)(

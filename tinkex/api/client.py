@@ -271,11 +271,15 @@ class ServiceClient:
         from tinkex.api.resources.models import list_models
 
         try:
-            offered = [model.model_name for model in list_models(self._transport, deadline)]
+            models = list_models(self._transport, deadline)
         except (APIError, InvalidResponse):
             return
+        offered = [model.model_name for model in models]
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):
+            if any(model.is_prefix for model in models):
+                deadline.report(note=f"This server does not list the base model {base_model!r}.")
+                return
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",

@@ -7,6 +7,7 @@ import copy
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -368,7 +369,9 @@ class TinkexApp(cliff.app.App):
         if self.option("debug"):
             import traceback
 
-            traceback.print_exception(error, file=self.stderr)
+            # The query of a signed address is a secret.
+            lines = "".join(traceback.format_exception(error))
+            self.stderr.write(_QUERY.sub("?…", lines))
         print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
     def _wants_json(self) -> bool:
@@ -378,6 +381,9 @@ class TinkexApp(cliff.app.App):
         if chosen == "json" or getattr(self._parsed, "whole_json", False):
             return True
         return chosen is None and self.format_setting == "json"
+
+
+_QUERY = re.compile(r"(?<=\S)\?[^\s'\"()<>=]+=[^\s'\"()<>]+")
 
 
 def _log_file(path: str) -> logging.Handler:

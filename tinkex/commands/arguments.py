@@ -179,7 +179,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
         help="sort the whole list by this field; with :desc, the largest or newest first; "
-        "one of: " + ", ".join(fields) + " (default: the order of the service)",
+        "one of: " + ", ".join(fields) + " (default: the newest first)",
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from tinkex.api.http import schema
@@ -99,6 +101,10 @@ class Walk(Generic[T]):
             self._first = self._take(*self._fetched(self.offset))
         return self._first
 
+    def distinct(self) -> list[T]:
+        """Walk to the end and return all items, each once even if it was on several pages."""
+        return list({self._key(item): item for item in self}.values())
+
     def page(self) -> Page[T]:
         """Walk to the end and return all items."""
         found = list(self)
@@ -180,6 +186,30 @@ def walk(
         return [read(item) for item in schema.items(data, request.path)], total_count(data)
 
     return Walk(fetch, limit, offset, page_size, key)
+
+
+def newest_first(
+    walk: Callable[[int | None, int], Walk[T]],
+    time: Callable[[T], datetime],
+    limit: int | None,
+    offset: int,
+) -> Walk[T] | Page[T]:
+    """Return *limit* items from *offset* on, the newest first, whatever the server's order.
+
+    If the first page is in this order, the server is trusted, and what is not needed is not read.
+    Else the whole list is read and sorted.
+
+    :param walk: returns the walk with a limit and an offset.
+    """
+    found = walk(limit and max(limit, 2), offset)  # one item shows no order
+    seen = found.first()
+    if offset and len(seen) == 1:
+        seen = walk(2, offset - 1).first()
+    times = list(map(time, seen))
+    if all(newer >= older for newer, older in itertools.pairwise(times)):
+        return Page(found.first()[:1], found.total, offset) if limit == 1 else found
+    everything = walk(None, 0) if limit or offset else found
+    return Page.of(sorted(everything.distinct(), key=time, reverse=True), limit, offset)
 
 
 def total_count(data: schema.Json) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,8 @@ from tinkex.api.resources.checkpoint_info import (
     lineage_of,
     weights_info,
 )
-from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
+from tinkex.api.resources.runs import TrainingRun, call_about_run, request_run, walk_runs
+from tinkex.api.resources.selection import time_of
 from tinkex.api.resources.sessions import Sessions
 from tinkex.config import credentials
 from tinkex.exceptions import (
@@ -76,7 +78,7 @@ class Checkpoints:
         *,
         access_scope: str | None = None,
     ) -> Page[Checkpoint]:
-        """Return checkpoints in the service's order.
+        """Return checkpoints, the newest first; those of unknown time come last.
 
         Some servers have no list over all runs, or one without sampler checkpoints; then each
         run is listed, and the page's ``note`` says so.
@@ -123,7 +125,7 @@ class Checkpoints:
 
         Limit, offset and scope are those of :meth:`list`.
 
-        :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
+        :param sort: member of :class:`Checkpoint` to sort by; the newest first by default.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         limit = pagination.positive_limit(limit, offset)
@@ -160,19 +162,30 @@ class Checkpoints:
         """
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
+        missing: APIError
         try:
-            found = self._find(parsed, deadline)
-        except (NotFound, Forbidden) as missing:
-            try:
-                lineage = weights_info(self._transport, parsed, deadline)
-            except (APIError, InvalidResponse):
-                raise missing from None
-            return CheckpointInfo.of(parsed, None, lineage)
+            listed = list_of_run(self._transport, parsed.run_id, deadline)
+        except (NotFound, NotOffered, Forbidden) as error:
+            listed, missing = [], error
+        else:
+            known = [(other, record) for record in listed if (other := record.path)]
+            # Servers differ in the scheme that they write.
+            found = next((record for other, record in known if other.url == parsed.url), None)
+            if found is not None:
+                lineage = Lineage()
+                with suppress(APIError):
+                    lineage = lineage_of(self._transport, parsed, deadline)
+                return CheckpointInfo.of(parsed, found, lineage)
+            hint = suggestion(parsed, listed)
+            missing = NotFound(f"no checkpoint {parsed}", status=404, hint=hint)
+            # Some servers describe anything in a run; some list no samplers.
+            if any(other.kind == parsed.kind for other, _ in known):
+                raise missing
         try:
-            lineage = lineage_of(self._transport, parsed, deadline)
-        except APIError:
-            lineage = Lineage()
-        return CheckpointInfo.of(parsed, found, lineage)
+            lineage = weights_info(self._transport, parsed, deadline)
+        except (APIError, InvalidResponse):
+            raise missing from None
+        return CheckpointInfo.of(parsed, None, lineage)
 
     def changes(
         self, paths: Sequence[str], *, known: Iterable[Checkpoint] = (), force: bool = False
@@ -345,13 +358,6 @@ class Checkpoints:
 
         return download(self._transport, self._sessions, path, directory, force, on_progress)
 
-    def _find(self, path: TinkerPath, deadline: Deadline) -> Checkpoint:
-        found = {c.tinker_path: c for c in list_of_run(self._transport, path.run_id, deadline)}
-        if str(path) in found:
-            return found[str(path)]
-        hint = suggestion(path, found.values())
-        raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
-
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
         # Retries carry the same idempotency key, so they make no second copy.
         what = "copies of checkpoints"
@@ -384,17 +390,27 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    """Return all checkpoints of the run *run_id*.
+    """Return all checkpoints of the run *run_id*, the newest first.
 
     :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
     """
-    request = Request("GET", f"{run_url(run_id)}/checkpoints")
     try:
-        data = transport.call(request, deadline).object()
-    except NotOffered as error:
-        raise no_such_run(run_id, error) from error
+        return _listed(transport, run_id, deadline)
+    except NotFound:
+        # Some servers respond like this about a run without checkpoints.
+        with suppress(TinkexError):
+            request_run(transport, run_id, deadline)
+            return []
+        raise
+
+
+def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    request = Request("GET", f"{run_url(run_id)}/checkpoints", what="lists of checkpoints")
+    data = call_about_run(transport, run_id, request, deadline).object()
     found = (Checkpoint.from_json(record, run_id) for record in schema.items(data, "checkpoints"))
-    return list({checkpoint.tinker_path: checkpoint for checkpoint in found}.values())
+    different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
+    return sorted(different.values(), key=time_of, reverse=True)
 
 
 def walk_account(
@@ -411,19 +427,24 @@ def walk_account(
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
-    walk = partial(
-        pagination.walk,
-        transport,
-        Request("GET", "checkpoints", params=scope, what="a list over all runs"),
-        Checkpoint.from_json,
-        deadline,
-        page_size=_PAGE_SIZE,
-        key=lambda checkpoint: checkpoint.tinker_path,
-    )
-    found = walk(limit=limit, offset=offset)
+
+    def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
+        return pagination.walk(
+            transport,
+            Request("GET", "checkpoints", params=scope, what="a list over all runs"),
+            Checkpoint.from_json,
+            deadline,
+            limit=limit,
+            offset=offset,
+            page_size=_PAGE_SIZE,
+            key=lambda checkpoint: checkpoint.tinker_path,
+        )
+
     try:
+        found = pagination.newest_first(walk, time_of, limit, offset)
+        seen = found if isinstance(found, Page) else found.first()
         # A page beyond the end shows nothing about the list.
-        seen = found.first() or (walk(limit=1, offset=0).first() if offset else [])
+        seen = seen or (walk(1, 0).first() if offset else [])
     except NotOffered:
         page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
         transport.missing.add(_ACCOUNT_LIST)
@@ -441,22 +462,22 @@ def walk_account(
 def _page_of_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
-    """Return what :func:`walk_account` does by listing one run after the other."""
+    """Return what :func:`walk_account` does by listing all runs."""
 
-    def of_listed(run: TrainingRun) -> list[Checkpoint]:
+    def of_listed(run: TrainingRun) -> list[Checkpoint] | NotOffered:
         segment_from_server(run.training_run_id)
         try:
-            return list_of_run(transport, run.training_run_id, deadline)
+            return _listed(transport, run.training_run_id, deadline)
         except NotFound:
-            return []  # deleted in the meantime
+            return []  # it has none, or was deleted in the meantime
+        except NotOffered as error:
+            return error
 
-    end = None if limit is None else offset + limit
-    runs = walk_runs(transport, deadline).page()
+    runs = walk_runs(transport, deadline).distinct()
     found: list[Checkpoint] = []
-    asked = 0
-    for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):
-        found += records
-        asked += 1
-        if end is not None and len(found) >= end:
-            break
-    return Page(found[offset:end], len(found) if asked == len(runs) else None, offset, note)
+    for number, listed in enumerate(map_ordered(of_listed, runs, workers=_CONCURRENCY)):
+        if not isinstance(listed, NotOffered):
+            found += listed
+        elif number == 0:
+            raise listed
+    return Page.of(sorted(found, key=time_of, reverse=True), limit, offset, note)

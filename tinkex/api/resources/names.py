@@ -15,13 +15,12 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from tinkex.api.paths import KINDS, SCHEME, SCHEMES, TinkerPath, hint_for_page, pasted, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.checkpoints import Checkpoints, closest
-from tinkex.api.resources.runs import Runs
+from tinkex.api.resources.runs import Runs, last_used
 from tinkex.api.resources.selection import TYPES, time_of
 from tinkex.exceptions import (
     BadRequest,
@@ -134,12 +133,7 @@ class _Search:
             return self._one_beginning(name.run)
         if name.run or name.kind:
             raise InvalidName(f"not a run's name: {shown(name.text)}", resource="run")
-        never = datetime.min.replace(tzinfo=UTC)
-        runs = sorted(
-            self._account.runs.list(None),
-            key=lambda run: run.last_request_time or never,
-            reverse=True,
-        )
+        runs = sorted(self._account.runs.list(None), key=last_used, reverse=True)
         return _nth(runs, name.back, "training runs", "run").training_run_id
 
     def checkpoint(self, kind: str | None) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tinkex.api.http import pagination, schema
+from tinkex.api.http.auth import HIDDEN
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import run_url, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
-from tinkex.exceptions import NotFound, NotOffered
+from tinkex.exceptions import NotFound, NotOffered, ServerError, TinkexError
 
 #: Runs per page.
 _PAGE_SIZE = 100
@@ -71,23 +73,29 @@ class Runs:
     def list(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
     ) -> Page[TrainingRun]:
-        """Return runs in the service's order.
+        """Return runs, the last used first; those of unknown time come last.
 
         :param limit: maximum number of runs; ``None`` and 0 mean all.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
-        return self.walk(limit, offset, access_scope=access_scope).page()
+        found = self.walk(limit, offset, access_scope=access_scope)
+        return found if isinstance(found, Page) else found.page()
 
     def walk(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
-    ) -> Walk[TrainingRun]:
-        """Return what :meth:`list` does, page by page.
+    ) -> Walk[TrainingRun] | Page[TrainingRun]:
+        """Return what :meth:`list` does, page by page where the service has this order.
 
-        Pages are fetched during the iteration, which may therefore raise; memory stays flat.
+        The first page has been fetched, the others are fetched during the iteration, which may
+        therefore raise; memory stays flat.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
-        return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+        def walk(limit: int | None, offset: int) -> Walk[TrainingRun]:
+            return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+        return pagination.newest_first(walk, last_used, limit, offset)
 
     def select(
         self,
@@ -102,7 +110,7 @@ class Runs:
         """Return runs filtered and sorted here, out of the whole list; see :meth:`list`.
 
         :param model: part of the base model's name, in any case.
-        :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
+        :param sort: member of :class:`TrainingRun` to sort by; the last used first by default.
         """
         limit = pagination.positive_limit(limit, offset)
         part = (model or "").casefold()
@@ -121,7 +129,18 @@ class Runs:
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
         answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
-        return TrainingRun.from_json(answer.object())
+        return _read(self._transport, answer.object())
+
+
+def _read(transport: Transport, data: Any) -> TrainingRun:
+    """Return the run that *data* describes; some servers give the key as its owner."""
+    run = TrainingRun.from_json(data)
+    return replace(run, model_owner=HIDDEN) if run.model_owner == transport.auth.current else run
+
+
+def last_used(run: TrainingRun) -> datetime:
+    """Return when *run* was last used, for sorting: one of an unknown time is the oldest."""
+    return run.last_request_time or datetime.min.replace(tzinfo=UTC)
 
 
 def walk_runs(
@@ -136,7 +155,7 @@ def walk_runs(
     return pagination.walk(
         transport,
         Request("GET", "training_runs", params=scope, what="listing runs"),
-        TrainingRun.from_json,
+        partial(_read, transport),
         deadline,
         limit=limit,
         offset=offset,
@@ -149,16 +168,37 @@ def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Respon
     """Return the service's response about the run *run_id*.
 
     :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
+    """
+    request = Request("GET", run_url(run_id), what="information about a single run")
+    return call_about_run(transport, run_id, request, deadline)
+
+
+def call_about_run(
+    transport: Transport, run_id: str, request: Request, deadline: Deadline
+) -> Response:
+    """Return the response to *request*, which reads something of the run *run_id*.
+
+    A 404 without a message may mean that the endpoint is missing or the run, a 500 that the server
+    fails or that it does not know the run: the list of runs decides.
+
+    :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
     """
     try:
-        return transport.call(Request("GET", run_url(run_id)), deadline)
-    except NotOffered as error:
-        raise no_such_run(run_id, error) from error
+        return transport.call(request, deadline)
+    except (NotOffered, ServerError) as error:
+        if error.status not in (404, 500) or _may_exist(transport, run_id, deadline):
+            raise
+        message = f"no training run is called {run_id!r}"
+        missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
+        missing.resource = "run"
+        raise missing from error
 
 
-def no_such_run(run_id: str, error: NotOffered) -> NotFound:
-    """Return the error for a 404 without a message from an endpoint that every server has."""
-    message = f"no training run is called {run_id!r}"
-    missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
-    missing.resource = "run"
-    return missing
+def _may_exist(transport: Transport, run_id: str, deadline: Deadline) -> bool:
+    """Return whether the list of runs has the run *run_id*, or cannot be read."""
+    try:
+        return any(run.training_run_id == run_id for run in walk_runs(transport, deadline))
+    except TinkexError:
+        return True

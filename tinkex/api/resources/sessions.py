@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from tinkex.exceptions import (
     NotFound,
     NotOffered,
     OperationFailed,
+    ServerError,
     TargetExists,
     TinkexError,
 )
@@ -187,7 +188,21 @@ class Sessions:
 
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
-        return self._get(session_id, accessible, self._transport.deadline("the session"))
+        deadline = self._transport.deadline("the session")
+        try:
+            return self._get(session_id, accessible, deadline)
+        except ServerError as error:
+            if error.status != 500:
+                raise
+            # Some servers respond like this for a session that they do not know.
+            ids: Sequence[str] = (session_id,)
+            with suppress(TinkexError):
+                ids = self.list(None, accessible=accessible)
+            if session_id in ids:
+                raise
+            missing = NotFound(f"no session is called {session_id!r}", status=404)
+            missing.resource = "session"
+            raise missing from error
 
     def get_many(
         self, session_ids: Sequence[str], *, accessible: bool = False
