@@ -16,7 +16,7 @@ from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import TinkerPath
-from tinkex.api.resources.checkpoint_info import Checkpoint
+from tinkex.api.resources.checkpoint_info import Checkpoint, key_of, twins_of
 from tinkex.exceptions import (
     BadRequest,
     InvalidResponse,
@@ -41,10 +41,10 @@ _MISREAD = "Invalid checkpoint reference"
 class _Run:
     """A run, before any change.
 
-    :ivar rows: its checkpoints by :func:`_key`; ``None`` if they are not known.
+    :ivar rows: its checkpoints by :func:`key_of`; ``None`` if they are not known.
     :ivar is_read: whether there is nothing more to learn from its list.
     :ivar error: why its list could not be read.
-    :ivar left: keys of those that are still listed.
+    :ivar left: those that are still listed.
     """
 
     rows: Mapping[str, Checkpoint] | None
@@ -56,7 +56,7 @@ class _Run:
     @property
     def has_bare_ids(self) -> bool:
         """Whether ids have no kind, so that one may be that of two checkpoints."""
-        return any(map(_is_bare, (self.rows or {}).values()))
+        return any(row.has_bare_id for row in (self.rows or {}).values())
 
 
 class Changes:
@@ -82,12 +82,12 @@ class Changes:
         self._transport = transport
         self._list_of_run = list_of_run
         self._paths = {path: TinkerPath.from_string(path) for path in paths}
-        self._keys = set(map(_key, self._paths))
+        self._keys = set(map(key_of, self._paths))
         self._force = force
         self.lost: dict[str, list[str]] = {}
         rows: dict[str, dict[str, Checkpoint]] = {}
         for checkpoint in known:
-            rows.setdefault(checkpoint.run_id, {})[_key(checkpoint.tinker_path)] = checkpoint
+            rows.setdefault(checkpoint.run_id, {})[key_of(checkpoint.tinker_path)] = checkpoint
         self._runs: dict[str, _Run] = {}
         for run_id in dict.fromkeys(path.run_id for path in self._paths.values()):
             self._runs[run_id] = run = _Run(rows.get(run_id), is_read=transport.is_dry_run)
@@ -97,27 +97,20 @@ class Changes:
         """Return the checkpoints that the lists of their runs show, by path."""
         runs = map_ordered(self._read, self._runs)
         rows = {key: row for run in runs for key, row in (run.rows or {}).items()}
-        return {path: rows[_key(path)] for path in self._paths if _key(path) in rows}
+        return {path: rows[key_of(path)] for path in self._paths if key_of(path) in rows}
 
     def twins(self, path: str) -> list[str]:
         """Return the paths of others that the server may change instead of *path*."""
         rows = self._read(self._paths[path].run_id).rows or {}
-        own = rows.get(_key(path))
-        names = {self._paths[path].name, *([own.checkpoint_id] if own else [])}
-        return [
-            row.tinker_path
-            for key, row in rows.items()
-            if key not in self._keys
-            and _is_bare(row)
-            and names & {row.checkpoint_id, key.rpartition("/")[2]}
-        ]
+        found = [row.tinker_path for row in twins_of(self._paths[path], rows.values())]
+        return [other for other in found if key_of(other) not in self._keys]
 
     def refusal(self, path: str) -> TinkexError | None:
         """Return the error that changing *path* raises before any request, if any."""
         run = self._read(self._paths[path].run_id)
         if run.error is not None:
             return run.error
-        if run.has_bare_ids and _key(path) not in (run.rows or ()):
+        if run.has_bare_ids and key_of(path) not in (run.rows or ()):
             return _missing(path)  # the server may change another kind of that name
         if self._force or not (twins := self.twins(path)):
             return None
@@ -154,7 +147,7 @@ class Changes:
             return
         with run.lock:
             # It may be gone already, together with another one that was to be deleted, too.
-            if _key(path) in run.left or self.refusal(path):
+            if key_of(path) in run.left or self.refusal(path):
                 self._delete_and_check(path, run, self._deadline())
 
     def _deadline(self) -> Deadline:
@@ -173,12 +166,12 @@ class Changes:
                 failure = error
             left = set(self._rows_after(self._paths[path].run_id, failure, deadline))
             gone = run.left - left
-            if _key(path) in gone or not gone:
+            if key_of(path) in gone or not gone:
                 break
         run.left = left
         assert run.rows is not None
         lost = [run.rows[key].tinker_path for key in sorted(gone - self._keys)]
-        if _key(path) in gone:
+        if key_of(path) in gone:
             self.lost |= {path: lost} if lost else {}
         elif failure and not lost:
             raise failure
@@ -215,7 +208,7 @@ class Changes:
         return run
 
     def _rows(self, run_id: str, deadline: Deadline) -> dict[str, Checkpoint]:
-        return {_key(row.tinker_path): row for row in self._list_of_run(run_id, deadline)}
+        return {key_of(row.tinker_path): row for row in self._list_of_run(run_id, deadline)}
 
     def _change(self, path: str, request: Request, deadline: Deadline) -> None:
         """Make *request*, whose path follows that of the checkpoint."""
@@ -229,13 +222,13 @@ class Changes:
             # Only a missing route: after any other refusal the shorter id may mean another kind.
             # ``DELETE …/checkpoints/<name>/publish`` might delete a checkpoint.
             unpublishes = request.method == "DELETE" and request.path != ""
-            row = (rows or {}).get(_key(path))
-            if error.status != 404 or unpublishes or row is None or not _is_bare(row):
+            row = (rows or {}).get(key_of(path))
+            if error.status != 404 or unpublishes or row is None or not row.has_bare_id:
                 raise
             self._send(replace(parsed, name=row.checkpoint_id).bare_url, request, deadline)
         except ServerError as error:
             # TuFT answers so for what it does not have.
-            if error.status != 500 or rows is None or _key(path) in rows:
+            if error.status != 500 or rows is None or key_of(path) in rows:
                 raise
             raise _missing(path) from error
 
@@ -245,16 +238,6 @@ class Changes:
         path = url + request.path
         request = replace(request, path=path, repeatable=True, settled=settled)
         _check_success(self._transport.call(request, deadline))
-
-
-def _key(path: str) -> str:
-    """Return *path* without its scheme, which may differ between a save and a list."""
-    return path.rpartition("://")[2]
-
-
-def _is_bare(checkpoint: Checkpoint) -> bool:
-    """Return whether *checkpoint* has an id without a kind."""
-    return bool(checkpoint.checkpoint_id) and "/" not in checkpoint.checkpoint_id
 
 
 def _missing(path: str) -> NotFound:
