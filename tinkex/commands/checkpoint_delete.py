@@ -73,11 +73,11 @@ class _Deletion(BulkChange):
         return refused
 
     def delete(self, paths: Sequence[str], changes: Changes, row: Row) -> Iterable[tuple[Any, ...]]:
-        """Delete *paths*, return their rows, and warn of others that are gone with them."""
+        """Delete *paths*, return their rows, and warn of what happened to others."""
 
         def row_of(path: str, error: TinkexError | None) -> tuple[Any, ...]:
-            for other in changes.lost.get(path, ()):
-                self.app.warn(plain_text(other), prefix="Also gone: ")
+            for note in changes.notes.get(path, ()):
+                self.app.warn(plain_text(note))
             return row(path, error)
 
         return self.change(paths, changes.delete, row_of)

@@ -67,7 +67,7 @@ class Changes:
         their runs are not read again.
     :param force: whether to change checkpoints that share their name with others, see
         :exc:`~tinkex.exceptions.SharedName`.
-    :ivar lost: path of a deleted checkpoint → paths of others that are no longer listed either.
+    :ivar notes: path of a deleted checkpoint → what happened to others, in a few words.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Changes:
         self._paths = {path: TinkerPath.from_string(path) for path in paths}
         self._keys = set(map(key_of, self._paths))
         self._force = force
-        self.lost: dict[str, list[str]] = {}
+        self.notes: dict[str, list[str]] = {}
         rows: dict[str, dict[str, Checkpoint]] = {}
         for checkpoint in known:
             rows.setdefault(checkpoint.run_id, {})[key_of(checkpoint.tinker_path)] = checkpoint
@@ -141,17 +141,15 @@ class Changes:
 
     def delete(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.delete`."""
-        run = self._read(self._paths[path].run_id)
-        if not run.has_bare_ids:
-            self._delete(path, self._deadline())
-            return
+        run = self._runs[self._paths[path].run_id]
         with run.lock:
-            # It may be gone already, together with another one that was to be deleted, too.
-            if key_of(path) in run.left or self.refusal(path):
-                self._delete_and_check(path, run, self._deadline())
-
-    def _deadline(self) -> Deadline:
-        return self._transport.deadline("the checkpoint to be deleted")
+            deadline = self._transport.deadline("the checkpoint to be deleted")
+            if self._read(self._paths[path].run_id, deadline).has_bare_ids:
+                # It may be gone already, together with another one that was to be deleted, too.
+                if key_of(path) in run.left or self.refusal(path):
+                    self._delete_and_check(path, run, deadline)
+                return
+        self._delete(path, deadline)
 
     def _delete(self, path: str, deadline: Deadline) -> None:
         self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)
@@ -168,11 +166,12 @@ class Changes:
             gone = run.left - left
             if key_of(path) in gone or not gone:
                 break
-        run.left = left
-        assert run.rows is not None
-        lost = [run.rows[key].tinker_path for key in sorted(gone - self._keys)]
+        run.left &= left  # what was saved in the meantime is not looked at
+        lost = [(run.rows or {})[key].tinker_path for key in sorted(gone - self._keys)]
         if key_of(path) in gone:
-            self.lost |= {path: lost} if lost else {}
+            doubtful = "is still listed, but its files may be gone"
+            self.notes[path] = [f"{other} is gone, too" for other in lost]
+            self.notes[path] += [f"{o} {doubtful}" for o in self.twins(path) if key_of(o) in left]
         elif failure and not lost:
             raise failure
         else:
@@ -191,13 +190,13 @@ class Changes:
             why = f"the server accepted it, but its list could not be read afterwards: {error}"
             raise failure or OperationFailed(why) from error
 
-    def _read(self, run_id: str) -> _Run:
+    def _read(self, run_id: str, deadline: Deadline | None = None) -> _Run:
         """Return the run *run_id* after its list was read."""
         run = self._runs[run_id]
         with run.lock:
             if not run.is_read:
                 run.is_read = True
-                deadline = self._transport.deadline("the checkpoints of the run")
+                deadline = deadline or self._transport.deadline("the checkpoints of the run")
                 try:
                     run.rows = self._rows(run_id, deadline)
                     run.left = set(run.rows)
@@ -212,10 +211,10 @@ class Changes:
 
     def _change(self, path: str, request: Request, deadline: Deadline) -> None:
         """Make *request*, whose path follows that of the checkpoint."""
+        parsed = self._paths[path]
+        rows = self._read(parsed.run_id, deadline).rows
         if refusal := self.refusal(path):
             raise refusal
-        parsed = self._paths[path]
-        rows = self._read(parsed.run_id).rows
         try:
             self._send(parsed.url, request, deadline)
         except NotOffered as error:
