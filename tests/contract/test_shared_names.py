@@ -127,6 +127,17 @@ def test_bulk_deletion_and_prune_leave_the_training_state_of_that_name(speak, li
     assert 0 < len(left(server)) < 5  # the others are gone
 
 
+def test_a_plan_shows_what_would_be_refused(speak):
+    line = "checkpoint prune --type sampler --keep-last 1 --include-newest --dry-run -f json"
+    done = speak(tuft())(line)
+    rows = [
+        (row["tinker_path"].rpartition("/")[2], row["action"], row["error"]) for row in done.rows
+    ]
+    assert [row[:2] for row in rows] == [("2", "keep"), ("1", "delete"), ("final", "refused")]
+    assert [WHY in (row[2] or "") for row in rows] == [False, False, True]
+    assert done.exit_code == 1
+
+
 def test_with_force_what_is_lost_is_named(speak):
     server = tuft()
     done = speak(server)(f"checkpoint delete {server.sampling} --force")
