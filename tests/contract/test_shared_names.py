@@ -173,6 +173,22 @@ def test_both_kinds_of_a_name_are_deleted_together(speak, order):
     assert left(server) == ALL[2:]
 
 
+def test_many_are_deleted_and_what_stays_is_named(speak):
+    class Keeping(TuFT):
+        def delete(self, seen, *where):
+            return super().delete(seen, *where) if where[2] != "keep" else Reply(None, 204)
+
+    server = Keeping()
+    server.saved = [Saved(server.run, "weights", f"{n}") for n in range(60)]
+    server.saved += [Saved(server.run, kind, "both") for kind in ("weights", "sampler_weights")]
+    server.saved.append(Saved(server.run, "weights", "keep"))
+    done = speak(server)(f"checkpoint delete --run-id {server.run} --yes")
+    assert len(done.stdout.splitlines()) == 62
+    still = "the server reports success, but still lists it"
+    assert f"Not deleted: tinker://{server.run}/weights/keep: {still}" in done.stderr
+    assert left(server) == ["weights/keep"]
+
+
 def test_a_checkpoint_of_another_kind_is_not_deleted_instead(speak):
     server = tuft()
     path = f"tinker://{server.run}/weights/1"

@@ -7,6 +7,7 @@ change ``weights/x`` when it is asked to change ``sampler_weights/x``, and repor
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -44,14 +45,19 @@ class _Run:
     :ivar rows: its checkpoints by :func:`key_of`; ``None`` if they are not known.
     :ivar is_read: whether there is nothing more to learn from its list.
     :ivar error: why its list could not be read.
-    :ivar left: those that are still listed.
+    :ivar left: those that are still listed, of those before any change.
+    :ivar lost: those that are not, were not to be deleted, and have not been reported.
+    :ivar looked: when *left* was last known, by the clock of :func:`time.monotonic`.
     """
 
     rows: Mapping[str, Checkpoint] | None
     is_read: bool
     error: TinkexError | None = None
     left: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)
+    looked: float = 0.0
     lock: threading.RLock = field(default_factory=threading.RLock)
+    looking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def has_bare_ids(self) -> bool:
@@ -143,35 +149,40 @@ class Changes:
         """See :meth:`tinkex.api.Checkpoints.delete`."""
         run = self._runs[self._paths[path].run_id]
         with run.lock:
-            deadline = self._transport.deadline("the checkpoint to be deleted")
-            if self._read(self._paths[path].run_id, deadline).has_bare_ids:
-                # It may be gone already, together with another one that was to be deleted, too.
+            deadline = self._deadline()
+            rows = self._read(self._paths[path].run_id, deadline).rows or {}
+        if not run.has_bare_ids:
+            self._delete(path, deadline)
+        elif not twins_of(self._paths[path], rows.values()):
+            self._delete_and_check(path, run, deadline)
+        else:  # the first request may delete the other one, be it to be deleted, too, or not
+            with run.lock:
                 if key_of(path) in run.left or self.refusal(path):
-                    self._delete_and_check(path, run, deadline)
-                return
-        self._delete(path, deadline)
+                    self._delete_and_check(path, run, self._deadline(), tries=2)
+
+    def _deadline(self) -> Deadline:
+        return self._transport.deadline("the checkpoint to be deleted")
 
     def _delete(self, path: str, deadline: Deadline) -> None:
         self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)
 
-    def _delete_and_check(self, path: str, run: _Run, deadline: Deadline) -> None:
-        """Delete *path* and compare the list of *run* with what it was before."""
-        for _ in range(2):  # the first request may delete the other checkpoint of that name
+    def _delete_and_check(self, path: str, run: _Run, deadline: Deadline, tries: int = 1) -> None:
+        """Delete *path*, in *tries* requests at most, until the list does not have it."""
+        lost: list[str] = []
+        for _ in range(tries):
             failure = None
             try:
                 self._delete(path, deadline)
             except ServerError as error:  # TuFT also says so of what it has deleted
                 failure = error
-            left = set(self._rows_after(self._paths[path].run_id, failure, deadline))
-            gone = run.left - left
-            if key_of(path) in gone or not gone:
+            lost += self._look_again(path, run, failure, deadline)
+            if key_of(path) not in run.left:
                 break
-        run.left &= left  # what was saved in the meantime is not looked at
-        lost = [(run.rows or {})[key].tinker_path for key in sorted(gone - self._keys)]
-        if key_of(path) in gone:
+        if key_of(path) not in run.left:
             doubtful = "is still listed, but its files may be gone"
+            twins = [other for other in self.twins(path) if key_of(other) in run.left]
             self.notes[path] = [f"{other} is gone, too" for other in lost]
-            self.notes[path] += [f"{o} {doubtful}" for o in self.twins(path) if key_of(o) in left]
+            self.notes[path] += [f"{other} {doubtful}" for other in twins]
         elif failure and not lost:
             raise failure
         else:
@@ -179,16 +190,29 @@ class Changes:
             message += f"; {a_few(lost)} is gone instead" if lost else ""
             raise OperationFailed(message, category="user" if lost else "server")
 
-    def _rows_after(
-        self, run_id: str, failure: TinkexError | None, deadline: Deadline
-    ) -> dict[str, Checkpoint]:
-        try:
-            return self._rows(run_id, deadline)
-        except NotFound:  # it was the last one of its run
-            return {}
-        except TinkexError as error:
-            why = f"the server accepted it, but its list could not be read afterwards: {error}"
-            raise failure or OperationFailed(why) from error
+    def _look_again(
+        self, path: str, run: _Run, failure: TinkexError | None, deadline: Deadline
+    ) -> list[str]:
+        """Bring :attr:`_Run.left` up to date, and return what vanished without being named.
+
+        One request serves all threads that have waited for it.
+        """
+        now = time.monotonic()
+        with run.looking:
+            begin = time.monotonic()
+            if run.looked < now:
+                try:
+                    listed = self._rows(self._paths[path].run_id, deadline).keys()
+                except NotFound:  # it was the last one of its run
+                    listed = {}.keys()
+                except TinkexError as error:
+                    why = f"its list could not be read after the deletion: {error}"
+                    raise failure or OperationFailed(why) from error
+                run.lost += sorted(run.left - listed - self._keys)
+                run.left &= listed
+                run.looked = begin
+            lost, run.lost = run.lost, []
+        return [(run.rows or {})[key].tinker_path for key in lost]
 
     def _read(self, run_id: str, deadline: Deadline | None = None) -> _Run:
         """Return the run *run_id* after its list was read."""
