@@ -51,10 +51,10 @@ class _Deletion(BulkChange):
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
+        found = changes.found()
         going = [path for path in paths if not changes.refusal(path)]
         if not going:
             return
-        found = changes.found()
         lines = [
             f"  {path}{_note(found.get(path), changes.twins(path))}"
             for path in going[:_PATHS_SHOWN]
@@ -68,6 +68,7 @@ class _Deletion(BulkChange):
 
     def rehearse(self, paths: Sequence[str], changes: Changes) -> dict[str, TinkexError]:
         """Return why some of *paths* would not be deleted; the command fails as it would then."""
+        changes.found()  # reads all lists at once
         refused = {path: error for path in paths if (error := changes.refusal(path))}
         self._tried, self._failures = len(paths) if refused else 0, refused
         return refused

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ class _Run:
     """A run, before any change.
 
     :ivar rows: its checkpoints by :func:`key_of`; ``None`` if they are not known.
+    :ivar bare: those with an id without a kind, by that id and by their names.
     :ivar is_read: whether there is nothing more to learn from its list.
     :ivar error: why its list could not be read.
     :ivar left: those that are still listed, of those before any change.
@@ -50,8 +52,9 @@ class _Run:
     :ivar looked: when *left* was last known, by the clock of :func:`time.monotonic`.
     """
 
-    rows: Mapping[str, Checkpoint] | None
-    is_read: bool
+    rows: Mapping[str, Checkpoint] | None = None
+    bare: dict[str, list[Checkpoint]] = field(default_factory=lambda: defaultdict(list))
+    is_read: bool = False
     error: TinkexError | None = None
     left: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)
@@ -59,10 +62,20 @@ class _Run:
     lock: threading.RLock = field(default_factory=threading.RLock)
     looking: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def has_bare_ids(self) -> bool:
-        """Whether ids have no kind, so that one may be that of two checkpoints."""
-        return any(row.has_bare_id for row in (self.rows or {}).values())
+    def fill(self, found: Iterable[Checkpoint]) -> None:
+        """Make *found* the checkpoints of the run."""
+        self.rows = {key_of(row.tinker_path): row for row in found}
+        self.left = set(self.rows)
+        for key, row in self.rows.items():
+            for name in {row.checkpoint_id, key.rpartition("/")[2]} if row.has_bare_id else ():
+                self.bare[name].append(row)
+
+    def twins(self, path: TinkerPath) -> list[Checkpoint]:
+        """Return the checkpoints that the server may take for *path*."""
+        own = (self.rows or {}).get(key_of(str(path)))
+        names = {path.name, own.checkpoint_id if own else path.name}
+        near = {row.tinker_path: row for name in names for row in self.bare.get(name, ())}
+        return twins_of(path, near.values())
 
 
 class Changes:
@@ -91,13 +104,16 @@ class Changes:
         self._keys = set(map(key_of, self._paths))
         self._force = force
         self.notes: dict[str, list[str]] = {}
-        rows: dict[str, dict[str, Checkpoint]] = {}
+        rows = defaultdict[str, list[Checkpoint]](list)
         for checkpoint in known:
-            rows.setdefault(checkpoint.run_id, {})[key_of(checkpoint.tinker_path)] = checkpoint
+            rows[checkpoint.run_id].append(checkpoint)
         self._runs: dict[str, _Run] = {}
-        for run_id in dict.fromkeys(path.run_id for path in self._paths.values()):
-            self._runs[run_id] = run = _Run(rows.get(run_id), is_read=transport.is_dry_run)
-            run.is_read |= bool(run.rows) and not run.has_bare_ids
+        for path in self._paths.values():
+            self._runs[path.run_id] = _Run(is_read=transport.is_dry_run)
+        for run_id in self._runs.keys() & rows.keys():
+            if not any(row.has_bare_id for row in rows[run_id]):
+                self._runs[run_id] = run = _Run(is_read=True)
+                run.fill(rows[run_id])
 
     def found(self) -> dict[str, Checkpoint]:
         """Return the checkpoints that the lists of their runs show, by path."""
@@ -107,16 +123,15 @@ class Changes:
 
     def twins(self, path: str) -> list[str]:
         """Return the paths of others that the server may change instead of *path*."""
-        rows = self._read(self._paths[path].run_id).rows or {}
-        found = [row.tinker_path for row in twins_of(self._paths[path], rows.values())]
-        return [other for other in found if key_of(other) not in self._keys]
+        found = self._read(self._paths[path].run_id).twins(self._paths[path])
+        return [row.tinker_path for row in found if key_of(row.tinker_path) not in self._keys]
 
     def refusal(self, path: str) -> TinkexError | None:
         """Return the error that changing *path* raises before any request, if any."""
         run = self._read(self._paths[path].run_id)
         if run.error is not None:
             return run.error
-        if run.has_bare_ids and key_of(path) not in (run.rows or ()):
+        if run.bare and key_of(path) not in (run.rows or ()):
             return _missing(path)  # the server may change another kind of that name
         if self._force or not (twins := self.twins(path)):
             return None
@@ -150,10 +165,10 @@ class Changes:
         run = self._runs[self._paths[path].run_id]
         with run.lock:
             deadline = self._deadline()
-            rows = self._read(self._paths[path].run_id, deadline).rows or {}
-        if not run.has_bare_ids:
+            self._read(self._paths[path].run_id, deadline)
+        if not run.bare:
             self._delete(path, deadline)
-        elif not twins_of(self._paths[path], rows.values()):
+        elif not run.twins(self._paths[path]):
             self._delete_and_check(path, run, deadline)
         else:  # the first request may delete the other one, be it to be deleted, too, or not
             with run.lock:
@@ -201,10 +216,12 @@ class Changes:
         with run.looking:
             begin = time.monotonic()
             if run.looked < now:
+                listed = set[str]()
                 try:
-                    listed = self._rows(self._paths[path].run_id, deadline).keys()
+                    found = self._list_of_run(self._paths[path].run_id, deadline)
+                    listed.update(key_of(row.tinker_path) for row in found)
                 except NotFound:  # it was the last one of its run
-                    listed = {}.keys()
+                    pass
                 except TinkexError as error:
                     why = f"its list could not be read after the deletion: {error}"
                     raise failure or OperationFailed(why) from error
@@ -222,16 +239,12 @@ class Changes:
                 run.is_read = True
                 deadline = deadline or self._transport.deadline("the checkpoints of the run")
                 try:
-                    run.rows = self._rows(run_id, deadline)
-                    run.left = set(run.rows)
+                    run.fill(self._list_of_run(run_id, deadline))
                 except (NotFound, NotOffered):
-                    run.rows = None  # the response to the change says more
+                    pass  # the response to the change says more
                 except TinkexError as error:
                     run.error = error
         return run
-
-    def _rows(self, run_id: str, deadline: Deadline) -> dict[str, Checkpoint]:
-        return {key_of(row.tinker_path): row for row in self._list_of_run(run_id, deadline)}
 
     def _change(self, path: str, request: Request, deadline: Deadline) -> None:
         """Make *request*, whose path follows that of the checkpoint."""
