@@ -135,8 +135,8 @@ class Changes:
             return _missing(path)  # the server may change another kind of that name
         if self._force or not (twins := self.twins(path)):
             return None
-        message = f"{path} has the same name as {a_few(twins)}, and this server may change either"
-        return SharedName(message)
+        why = "and this server, whose ids have no kind, may change that one instead"
+        return SharedName(f"{a_few(twins)} has the same name, {why}")
 
     def publish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.publish`."""
