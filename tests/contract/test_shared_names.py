@@ -163,6 +163,14 @@ def test_the_question_names_what_may_be_lost(speak):
     assert left(server) == ALL
 
 
+def test_a_rehearsal_names_what_may_be_lost(speak):
+    server = tuft()
+    done = speak(server)(f"checkpoint delete {server.sampling} --force --dry-run")
+    assert done.stdout == f"Would delete {server.sampling}\n"
+    lost = f"Warning: deleting {server.sampling} may also delete {server.training}\n"
+    assert (done.exit_code, lost in done.stderr) == (0, True)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_both_kinds_of_a_name_are_deleted_together(speak, order):
     server = tuft()

@@ -70,6 +70,9 @@ class _Deletion(BulkChange):
         """Return why some of *paths* would not be deleted; the command fails as it would then."""
         changes.found()  # reads all lists at once
         refused = {path: error for path in paths if (error := changes.refusal(path))}
+        for path in paths:
+            if path not in refused and (twins := changes.twins(path)):
+                self.app.warn(f"deleting {path} may also delete {a_few(twins)}")
         self._tried, self._failures = len(paths) if refused else 0, refused
         return refused
 
