@@ -1,4 +1,4 @@
-"""Lists of servers that nobody here wrote: odd rows, any order, missing routes."""
+"""Lists of servers of every kind: odd rows, any order, missing routes."""
 
 from __future__ import annotations
 
@@ -140,12 +140,21 @@ def test_an_odd_last_checkpoint_does_not_fail_the_list_of_runs():
             "c", base_model="", last_sampler_checkpoint=row("n", "checkpoints", time=1763805600.5)
         ),
         a_run("d", lora_rank="many", corrupted=None, last_request_time=None),
+        {"base_model": "without an id"},
     ]
     with listing({"training_runs": runs}) as (tinkex, _):
         done = tinkex("run list -f value -c training_run_id -c last_checkpoint")
-    paths = ["a tinker://a/weights/1", "b xorl://b/weights/1", "c null", "d null"]
+    paths = ["a tinker://a/weights/1", "b xorl://b/weights/1", "c null", "d null", " null"]
     assert done.stdout.splitlines() == paths
-    assert "2 rows of a kind or time unknown to this version" in done.stderr
+    assert "3 rows of a kind or time unknown to this version" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["training_runs", "checkpoints"])
+def test_a_list_without_a_single_object_is_no_list(name):
+    with listing({name: [None, 3]}) as (tinkex, _):
+        noun = "run" if name == "training_runs" else "checkpoint"
+        done = tinkex(f"{noun} list", code=1)
+    assert f"no object where '{name}' should be" in done.stderr
 
 
 def test_equal_rows_are_shown_once():
@@ -355,3 +364,52 @@ def test_models_are_listed_by_their_id_where_they_have_no_name():
         done = tinkex("model list")
     assert done.stdout == "Qwen/Qwen3\nplain\n"
     assert done.stderr == "Left out for lack of a name: 1 of 3 models.\n"
+
+
+# Names as people paste them ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [" {} ", "{}/", "TINKER{}", '"{}"', "`{}`"])
+def test_pasted_paths_are_taken(form):
+    path = "tinker://r/weights/2"
+    pasted = form.format(path.removeprefix("tinker") if form.startswith("TINKER") else path)
+    with listing({"training_runs/r/checkpoints": GOOD, "training_runs/r": a_run("r")}) as (
+        tinkex,
+        _,
+    ):
+        shown = tinkex("checkpoint info -f value -c tinker_path", pasted)
+        assert shown.stdout == f"{path}\n"
+        assert tinkex("run info", pasted).stdout.startswith("r (m)\n")
+        assert tinkex("run info", " r ").stdout.startswith("r (m)\n")
+        assert tinkex("checkpoint delete --dry-run", pasted).stdout == f"Would delete {path}\n"
+
+
+@pytest.mark.parametrize("words", ["checkpoint info", "run info", "run --prompt x --model-path"])
+def test_the_address_of_a_console_page_is_named_in_the_hint(words):
+    page = "https://tinker-console.example/training-runs/3f%3Atrain%3A0"
+    with listing({}) as (tinkex, service):
+        done = tinkex(words, page, code=1)
+    hint = "Hint: This is the address of a console page; the run is called 3f:train:0."
+    assert done.stderr.splitlines()[-1].startswith(hint)
+    assert service.seen == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        ([row("2"), row("2", "sampler_weights")], "Did you mean tinker://r/sampler_weights/2?"),
+        ([row("1", "sampler_weights")], "In this run there are: tinker://r/sampler_weights/1."),
+        ([row("2")], "See 'tinkex checkpoint list'"),
+    ],
+)
+def test_sampling_from_training_weights_suggests_the_sampler_of_this_name(rows, hint, tmp_path):
+    (tmp_path / "rows").write_text('{"tokens": [1]}\n')
+    answers = {
+        "create_session": {"session_id": "s"},
+        "create_sampling_session": Reply({"detail": "Unknown checkpoint"}, 404),
+        "training_runs/r/checkpoints": rows,
+    }
+    with listing(answers) as (tinkex, _):
+        for line in ("run --prompt x", f"run batch {tmp_path / 'rows'}"):
+            done = tinkex(f"{line} --model-path tinker://r/weights/2", code=1)
+            assert done.stderr.splitlines()[-1].startswith(f"Hint: {hint}")

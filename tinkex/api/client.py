@@ -11,7 +11,16 @@ from tinkex.api.http.retry import Deadline, OnWait
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
-from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    InvalidResponse,
+    NotFound,
+    OperationFailed,
+    TinkexError,
+    UsageError,
+    a_few,
+)
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
@@ -258,10 +267,18 @@ class ServiceClient:
             raise UsageError("give either a base model or a model path")
         path = None if model_path is None else TinkerPath.from_string(model_path)
         deadline = deadline or self.deadline("sampling")
-        with self.sessions.begun(deadline) as session:
-            return SamplingClient(
-                self._transport, session, base_model=base_model, model_path=path, deadline=deadline
-            )
+        try:
+            with self.sessions.begun(deadline) as session:
+                return SamplingClient(
+                    *(self._transport, session),
+                    base_model=base_model,
+                    model_path=path,
+                    deadline=deadline,
+                )
+        except (BadRequest, NotFound, OperationFailed) as error:
+            if path is not None and error.hint is None:
+                error.hint = self.checkpoints.suggest(str(path), to_sample=True)
+            raise
 
     def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
         """Refuse a model that the service does not offer.

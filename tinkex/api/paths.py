@@ -37,7 +37,7 @@ class TinkerPath:
     :ivar run_id: the training run; opaque, may contain ``:``.
     :ivar kind: ``weights``, ``sampler_weights``, ``external_weights``, or a server's own.
     :ivar name: the name given when it was saved; two segments on some servers.
-    :ivar scheme: one of :data:`SCHEMES`.
+    :ivar scheme: ``tinker``, or that of another server.
     """
 
     run_id: str
@@ -100,6 +100,8 @@ def pasted(text: str) -> str:
 
     The scheme of a path becomes lower case; any other text keeps its slash.
     """
+    if text.startswith(SCHEME) and text[-1] != "/" and not text[-1].isspace():
+        return text  # as in every row of a list
     text = text.strip()
     while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
         text = text[1:-1].strip()
@@ -107,6 +109,11 @@ def pasted(text: str) -> str:
     if not separator or scheme.lower() not in SCHEMES:
         return text
     return f"{scheme.lower()}://{rest.removesuffix('/')}"
+
+
+def is_path(text: str) -> bool:
+    """Return whether *text* is a path, or looks like one."""
+    return pasted(text).partition("://")[0] in SCHEMES
 
 
 def hint_for_page(text: str) -> str | None:

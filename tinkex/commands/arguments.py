@@ -59,8 +59,8 @@ def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) 
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
     """
-    from tinkex.api.paths import TinkerPath
-    from tinkex.api.resources.names import is_path, resolve_checkpoint
+    from tinkex.api.paths import TinkerPath, is_path
+    from tinkex.api.resources.names import resolve_checkpoint
 
     if is_path(text):
         return str(TinkerPath.from_string(text))
@@ -287,7 +287,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path",
         metavar="<path>",
         help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "the directory of a downloaded one, or the metadata file of a saved one",
+        "the directory of a downloaded one or a file in it, or the metadata file of a saved one",
     )
 
 

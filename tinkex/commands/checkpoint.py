@@ -198,7 +198,7 @@ class SaveCheckpoint(ShowOne):
         """Load the training checkpoint *path* into a new run."""
         from tinkex.api.paths import TinkerPath
 
-        if TinkerPath.from_string(path).kind != "weights":
+        if TinkerPath.from_string(path).checkpoint_type in ("sampler", "external"):
             raise UsageError(
                 f"{path} has no training state to resume from",
                 hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",

@@ -174,16 +174,18 @@ def walk(
     offset: int,
     page_size: int,
     key: Callable[[T], Hashable] = lambda item: item,
+    rows: Callable[[schema.Json, str], list[Any]] = schema.rows,
 ) -> Walk[T]:
     """Return the walk through the list at ``request.path``, which is also its name in a page.
 
     :param read: makes an item of its JSON form.
+    :param rows: returns the items of a page by their name.
     """
 
     def fetch(size: int, start: int) -> tuple[list[T], int | None]:
         params = {**request.params, "limit": size, "offset": start}
         data = transport.call(dataclasses.replace(request, params=params), deadline).object()
-        return [read(item) for item in schema.items(data, request.path)], total_count(data)
+        return [read(item) for item in rows(data, request.path)], total_count(data)
 
     return Walk(fetch, limit, offset, page_size, key)
 

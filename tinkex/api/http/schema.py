@@ -52,6 +52,14 @@ def items(data: Json, name: str) -> list[Any]:
     return value
 
 
+def rows(data: Json, name: str, kinds: type | tuple[type, ...] = Mapping) -> list[Any]:
+    """Return the list *name* of *data*; some items may be odd, but not all."""
+    found = items(data, name)
+    if found and not any(isinstance(item, kinds) for item in found):
+        refuse(f"no object where {name!r} should be")
+    return found
+
+
 def identifier(value: Any) -> str:
     """Return *value*, which must be text."""
     if not isinstance(value, str):

@@ -267,17 +267,24 @@ class Checkpoints:
         session.finish()
         return copy
 
-    def suggest(self, path: str) -> str | None:
-        """Return a hint for *path*, which does not exist: others of its run; never raises."""
+    def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
+        """Return a hint for *path*, which does not exist: others of its run; never raises.
+
+        :param to_sample: it may exist, but cannot be sampled, so only samplers are of use.
+        """
         parsed = TinkerPath.from_string(path)
         patience = min(_PATIENCE, self._transport.settings.timeout)
         deadline = self._transport.deadline("other checkpoints of the run", patience)
         try:
-            return suggestion(parsed, list_of_run(self._transport, parsed.run_id, deadline))
+            found = list_of_run(self._transport, parsed.run_id, deadline)
         except NotFound:
             return f"There is no training run {parsed.run_id}."
         except TinkexError:
             return None
+        if not to_sample:
+            return suggestion(parsed, found)
+        samplers = [c for c in found if c.checkpoint_type == "sampler" and c.path != parsed]
+        return suggestion(parsed, samplers) if samplers else None
 
     def download(
         self,
@@ -408,7 +415,7 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
 def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
     request = Request("GET", f"{run_url(run_id)}/checkpoints", what="lists of checkpoints")
     data = call_about_run(transport, run_id, request, deadline).object()
-    found = (Checkpoint.from_json(record, run_id) for record in schema.items(data, "checkpoints"))
+    found = (Checkpoint.from_json(record, run_id) for record in schema.rows(data, "checkpoints"))
     different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
     return sorted(different.values(), key=time_of, reverse=True)
 
@@ -473,7 +480,7 @@ def _page_of_runs(
         except NotOffered as error:
             return error
 
-    runs = walk_runs(transport, deadline).distinct()
+    runs = [run for run in walk_runs(transport, deadline).distinct() if run.training_run_id]
     found: list[Checkpoint] = []
     for number, listed in enumerate(map_ordered(of_listed, runs, workers=_CONCURRENCY)):
         if not isinstance(listed, NotOffered):

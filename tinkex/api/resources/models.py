@@ -61,7 +61,7 @@ def list_models(transport: Transport, deadline: Deadline) -> Page[Model]:
     """Return all models as part of another operation."""
     request = Request("GET", "get_server_capabilities", what="a list of models")
     data = transport.call(request, deadline).object()
-    rows = schema.items(data, "supported_models")
+    rows = schema.rows(data, "supported_models", (Mapping, str))
     models = [model for row in rows if (model := Model.from_json(row)) is not None]
     left_out = len(rows) - len(models)
     note = f"Left out for lack of a name: {left_out} of {len(rows)} models." if left_out else None

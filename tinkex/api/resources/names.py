@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tinkex.api.paths import KINDS, SCHEME, SCHEMES, TinkerPath, hint_for_page, pasted, shown
+from tinkex.api.paths import KINDS, SCHEME, TinkerPath, hint_for_page, is_path, pasted, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.checkpoints import Checkpoints, closest
 from tinkex.api.resources.runs import Runs, last_used
@@ -63,11 +63,6 @@ class _Name:
     latest: bool
     kind: str | None
     back: int
-
-
-def is_path(text: str) -> bool:
-    """Return whether *text* is a path, or looks like one."""
-    return pasted(text).partition("://")[0] in SCHEMES
 
 
 def resolve_checkpoint(account: Account, text: str, *, kind: str | None = None) -> str:

@@ -13,10 +13,10 @@ from tinkex.api.http.auth import HIDDEN
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
-from tinkex.api.paths import run_url, shown
+from tinkex.api.paths import run_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
-from tinkex.exceptions import NotFound, NotOffered, ServerError, TinkexError
+from tinkex.exceptions import InvalidResponse, NotFound, NotOffered, ServerError, TinkexError
 
 #: Runs per page.
 _PAGE_SIZE = 100
@@ -47,21 +47,21 @@ class TrainingRun:
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
         """Return the run that *data* describes, as far as this version understands it."""
-        run = data if isinstance(data, Mapping) else {}
-        run_id = run.get("training_run_id")
-        run_id = run_id if isinstance(run_id, str) and run_id else shown(data)
+        run = schema.mapping(data, "training_runs")
+        run_id = schema.text(run, "training_run_id")
         last = {
             name: None if run.get(name) is None else Checkpoint.from_json(run[name], run_id)
             for name in ("last_checkpoint", "last_sampler_checkpoint")
         }
-        given = {"training_run_id": run_id, **last}
-        return schema.read(cls, run, "training_runs", lenient=True, **given)
+        return schema.read(cls, run, "training_runs", lenient=True, **last)
 
     @property
     def is_known(self) -> bool:
-        """Whether its last checkpoints are understood."""
+        """Whether it has an id, and its last checkpoints are understood."""
         last = (self.last_checkpoint, self.last_sampler_checkpoint)
-        return all(checkpoint is None or checkpoint.is_known for checkpoint in last)
+        return bool(self.training_run_id) and all(
+            checkpoint is None or checkpoint.is_known for checkpoint in last
+        )
 
 
 class Runs:
@@ -129,12 +129,19 @@ class Runs:
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
         answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
-        return _read(self._transport, answer.object())
+        return _without_key(self._transport, TrainingRun.from_json(answer.object()))
 
 
-def _read(transport: Transport, data: Any) -> TrainingRun:
-    """Return the run that *data* describes; some servers give the key as its owner."""
-    run = TrainingRun.from_json(data)
+def _row(transport: Transport, data: Any) -> TrainingRun:
+    """Return the run of a row in a list; without an id if the row has none."""
+    try:
+        return _without_key(transport, TrainingRun.from_json(data))
+    except InvalidResponse:
+        return TrainingRun("")
+
+
+def _without_key(transport: Transport, run: TrainingRun) -> TrainingRun:
+    """Return *run* without the key, which some servers give as its owner."""
     return replace(run, model_owner=HIDDEN) if run.model_owner == transport.auth.current else run
 
 
@@ -155,7 +162,7 @@ def walk_runs(
     return pagination.walk(
         transport,
         Request("GET", "training_runs", params=scope, what="listing runs"),
-        partial(_read, transport),
+        partial(_row, transport),
         deadline,
         limit=limit,
         offset=offset,

@@ -181,6 +181,7 @@ class Sessions:
             limit=pagination.positive_limit(limit, offset),
             offset=offset,
             page_size=_PAGE_SIZE,
+            rows=schema.items,
         ).page()
 
     def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
