@@ -55,6 +55,7 @@ _CHECKPOINTS, _FILES = 3, 4
 _FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
 #: Statuses of an archive that is not ready.
 _NOT_READY = frozenset({425, 503})
+_FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
 #: Name and life in seconds of the copy that a service makes of a training checkpoint.
@@ -124,8 +125,6 @@ class _Download:
     ) -> None:
         self._transport, self._sessions, self._path = transport, sessions, path
         self._staging, self._tracker = staging, tracker
-        #: Where the archive is looked for, without ``/archive``.
-        self._way = path.url
 
     def fetch(self) -> Files:
         """Fetch the files in the way that the service offers for this kind of checkpoint."""
@@ -193,16 +192,32 @@ class _Download:
 
     def _archive_url(self) -> str:
         """Return the signed URL of the archive, once it is ready."""
-        path = self._path
-        try:
-            return self._poll_archive(f"{self._way}/archive")
-        except NotOffered as error:
-            refusal = error
-        if refusal.status == 404 and self._way == path.url and (bare := self._bare_url()):
-            with suppress(NotOffered, NotFound):
-                found = self._poll_archive(f"{bare}/archive")
-                self._way = bare
-                return found
+        missing, path = self._transport.missing, self._path
+        ways = [lambda: path.url, self._bare_url]
+        if _FULL_ARCHIVE in missing:
+            ways.reverse()
+        refusal: NotOffered | None = None
+        for find in ways:
+            if refusal is not None and refusal.status != 404:
+                break
+            way = find()
+            if way is None:
+                continue
+            try:
+                found = self._poll_archive(f"{way}/archive")
+            except NotOffered as error:
+                refusal = refusal or error
+                continue
+            except NotFound:
+                if way == path.url:
+                    raise
+                continue
+            if way == path.url:
+                missing.discard(_FULL_ARCHIVE)
+            elif refusal is not None:
+                missing.add(_FULL_ARCHIVE)
+            return found
+        assert refusal is not None
         refusal.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
         raise refusal from None
 
