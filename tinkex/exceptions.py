@@ -9,6 +9,7 @@
     ├── LocalError              a file or directory on this machine is not usable
     │   ├── TargetExists            a file would be replaced
     │   └── TargetInUse             another process is writing to the same place
+    ├── SharedName              another checkpoint has the same name and may be changed instead
     ├── TokenizerError          no tokenizer, or one that is not usable
     │   └── ChatTemplateError       no chat template, or one that is not usable
     ├── PluginError             an entry point is missing or does not load
@@ -153,6 +154,10 @@ class TargetExists(LocalError):
 
 class TargetInUse(LocalError):
     """Another process is writing to the same place."""
+
+
+class SharedName(TinkexError):
+    """Another checkpoint has the same name, and the server may change that one instead."""
 
 
 class TokenizerError(TinkexError):

@@ -32,6 +32,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     ),
     exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
     exceptions.TargetInUse: "Wait for it, or name another place with --output.",
+    exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
     exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
     LocalError: "Check the name, the permissions and the free space.",

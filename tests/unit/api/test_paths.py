@@ -77,7 +77,7 @@ def test_no_character_of_a_name_changes_the_url(name, server, client):
     path = TinkerPath("r:train:0", "weights", name)
     server.on("DELETE", path.url, server.reply(status=204))
     client.checkpoints.delete(str(path))
-    (seen,) = server.seen
+    (seen,) = server.requests(path.url, "DELETE")
     assert seen.path == path.url
     assert seen.query == {}
     assert "/checkpoints/weights/" in seen.path

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url, name_missing
-from tinkex.api.paths import SAMPLER_KIND, TinkerPath
+from tinkex.api.paths import SAMPLER_KIND, TinkerPath, run_url
+from tinkex.api.resources.checkpoint_info import Checkpoint, row_of, twins_of
 from tinkex.api.transfer import adapter, archive, content, manifest
 from tinkex.api.transfer.adapter import AdapterMismatch
 from tinkex.api.transfer.manifest import ManifestFile
@@ -212,17 +213,24 @@ class _Download:
     def _archive_url(self) -> str:
         """Return the signed URL of the archive, once it is ready."""
         missing, path = self._transport.missing, self._path
-        # Some servers know sampler checkpoints here, and only by their bare names: for a
-        # training checkpoint such a name would mean the sampler's files.
-        ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
+        ways = [lambda: path.url, self._bare_url]
         if _FULL_ARCHIVE in missing:
             ways.reverse()
         refusal: NotOffered | None = None
-        for way in ways:
+        for find in ways:
+            if refusal is not None and refusal.status != 404:
+                break
+            way = find()
+            if way is None:
+                continue
             try:
                 found = self._poll_archive(f"{way}/archive")
             except NotOffered as error:
                 refusal = refusal or error
+                continue
+            except NotFound:
+                if way == path.url:
+                    raise
                 continue
             if way == path.url:
                 missing.discard(_FULL_ARCHIVE)
@@ -233,6 +241,25 @@ class _Download:
         kind = path.checkpoint_type
         name_missing(refusal, f"this server offers no download of {kind} checkpoints")
         raise refusal from None
+
+    def _bare_url(self) -> str | None:
+        """Return the URL by an id without a kind, if the list of the run has such an id."""
+        path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
+        request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
+        try:
+            records = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
+        except (NotFound, NotOffered):
+            return None
+        rows = [Checkpoint.from_json(record, path.run_id) for record in records]
+        row, twins = row_of(path, rows), twins_of(path, rows)
+        # SkyRL has sampler checkpoints only: for a training checkpoint such an id would mean the
+        # sampler's files.
+        if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
+            return None
+        if twins:
+            also = f"which is also that of {twins[0].tinker_path}: check what has arrived"
+            deadline.report(note=f"The server finds {path} by its name only, {also}.")
+        return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:
         transport = self._transport

@@ -217,7 +217,7 @@ def test_a_change_of_state_is_repeated(first, second, server, client, naps):
     bad = server.reply(reset=True) if first == "reset" else server.reply("x", first)
     server.on("POST", path, bad, server.reply({"detail": "It is public already."}, second))
     client.checkpoints.publish("tinker://r/weights/x")
-    keys = [seen.headers["x-idempotency-key"] for seen in server.seen]
+    keys = [seen.headers["x-idempotency-key"] for seen in server.requests(path)]
     assert (len(keys), len(set(keys))) == (2, 1)
     again = server.reply({"detail": "It is public already."}, 409)
     for replies in ([again], [server.reply("x", 429), again]):  # by another than the first try

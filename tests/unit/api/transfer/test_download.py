@@ -6,6 +6,7 @@ import gzip
 import io
 import random
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,13 @@ def test_archives_plain_and_gzip(pack, form, server, client, target):
     assert not leftovers(target.parent)
 
 
+def row(path: str, id: str = "final") -> dict[str, str]:
+    return {"tinker_path": path, "checkpoint_id": id, "time": "2026-11-22T12:00:00Z"}
+
+
 def test_a_bare_id_and_a_relative_address(server, client, target):
     offer(server, None, place="final")
+    server.on("GET", PLACE, {"checkpoints": [row(SAMPLER)]})
     headers = {"Location": f"/api/v1/{PLACE}/final/download"}
     server.on("GET", f"{PLACE}/final/archive", server.reply(status=302, headers=headers))
     server.on("GET", f"{PLACE}/final/download", server.reply(gzip.compress(tar(FILES))))
@@ -99,6 +105,32 @@ def test_a_bare_id_and_a_relative_address(server, client, target):
     assert arrived(target) == FILES
     assert server.seen[-1].headers["x-api-key"].startswith("tml-")
     assert server.seen[-1].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "fetched"),
+    [
+        (SAMPLER, [row(SAMPLER)], True),
+        (SAMPLER, [row(SAMPLER), row(TRAINING)], True),  # SkyRL: the sampler's, which is said
+        (SAMPLER, [row(TRAINING)], False),
+        (SAMPLER, [row(SAMPLER, "sampler_weights/final")], False),
+        (TRAINING, [row(TRAINING)], True),
+        (TRAINING, [row(SAMPLER), row(TRAINING)], False),  # it would be the sampler's
+    ],
+)
+def test_an_archive_by_name_only_is_that_of_the_checkpoint(
+    path, rows, fetched, copies, client, target, waits
+):
+    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, 422))
+    copies.on("GET", PLACE, {"checkpoints": rows})
+    copies.on("GET", f"{PLACE}/final/archive", {"url": f"{copies.url}/files/a.tar"})
+    copies.on("GET", "/files/a.tar", copies.reply(tar(FILES)))
+    with nullcontext() if fetched else pytest.raises(NotOffered):
+        client.checkpoints.download(path, target)
+    assert target.exists() is fetched
+    notes = [wait.note for wait in waits if wait.note]
+    twins = fetched and len(rows) == 2
+    assert [f"also that of {TRAINING}: check what" in note for note in notes] == [True] * twins
 
 
 @pytest.mark.parametrize("form", ["JSON", "redirect"])
