@@ -143,7 +143,9 @@ class _Download:
     # Separate files -------------------------------------------------------------------------
 
     def _fetch_files(self, signed: SignedURLs) -> Files:
-        names = {archive.safe_relative(name): name for name in sorted(signed.urls())}
+        urls = signed.urls()
+        archive.check_number(len(urls))
+        names = archive.relative_names(urls)
         if not names:
             raise InvalidResponse("the checkpoint has no files")
         for relative in names:
@@ -251,12 +253,11 @@ class _Download:
         found: Files = {}
         with local_errors(self._staging.target):
             self._staging.clear_content()
-            for file in sorted(source.rglob("*")):
+            for file in source.rglob("*"):
+                relative = archive.safe_relative(file.relative_to(source).as_posix())
                 if file.is_symlink() or not file.is_file():
                     continue
-                if len(found) == archive.MAX_FILES:
-                    raise InvalidResponse(f"the checkpoint has more than {len(found)} files")
-                relative = file.relative_to(source)
+                archive.check_number(len(found) + 1)
                 self._staging.admit(relative)
                 with (
                     file.open("rb") as old,

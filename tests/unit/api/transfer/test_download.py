@@ -260,6 +260,31 @@ def test_a_file_whose_name_is_too_long(there, server, client, target):
         client.checkpoints.download(EXTERNAL, target)
 
 
+TOO_MANY = [str(n) for n in range(10_001)]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        *((("a/b", same), "holds 'a.*b.*' twice") for same in ("a//b", "a/./b", "./a/b", "a/b/c")),
+        (("a/" * 255 + "b",), "name is too long: 'a/a"),
+        (("é" * 2049,), "name is too long: 'éé"),
+        (TOO_MANY, "more than 10000 files"),
+        (("tinkex.lock.json/x",), "unsafe name: 'tinkex.lock.json/x'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_names_that_cannot_be_files_of_one_checkpoint_are_a_fault_of_the_answer(
+    names, words, server, client, target
+):
+    offer_files(server, dict.fromkeys(names, f"{server.url}/file"))
+    with pytest.raises(InvalidResponse, match=words) as caught:
+        client.checkpoints.download(EXTERNAL, target)
+    assert caught.value.category == "server"
+    assert len(server.seen) == 1
+    assert list(target.parent.iterdir()) == []
+
+
 # Separate files ------------------------------------------------------------------------------
 
 
