@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 import signal
 import time
@@ -14,6 +12,7 @@ import pytest
 
 from tests.functional.storage import ARCHIVES, RUN, SEPARATE, Fault, Store, content, storing
 from tests.until import until
+from tinkex.api.transfer.staging import log_of
 
 SMALL, LARGE = "adapter_config.json", "adapter_model.safetensors"
 FILES = {SMALL: b'{"r": 8}', LARGE: content(3_000_000)}
@@ -223,11 +222,11 @@ def test_a_file_in_ranges_is_resumed(kind, tinkex, throttled, download, target):
     process.communicate(timeout=60)
     (stage,) = stages(target)
     name = "archive" if kind == "tar" else f"content/{LARGE}"
-    state = Path(os.environ["XDG_STATE_HOME"]) / "tinkex" / "downloads" / f"{stage.name}.json"
-    _, _, segments = json.loads(state.read_text())["files"][name]
-    have = sum(position - start for start, position, _ in segments)
+    state = log_of(stage.name).read()
+    assert state is not None
+    have = state.files[name].received
     assert have > MIB
-    assert len(segments) > 4
+    assert len(state.files[name].segments) > 4
     throttled.rate = 0
     until(lambda: not throttled.sending)
     throttled.received()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tinkex.api.http.transport import same_origin
-from tinkex.api.transfer import manifest
+from tinkex.api.transfer import manifest, staging
+from tinkex.api.transfer.state import StateLog
 from tinkex.api.transfer.streams import open_signed
 from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
@@ -402,6 +403,18 @@ def test_unsafe_names_and_addresses_of_another_shape_are_refused(urls, server, c
         client.checkpoints.download(EXTERNAL, target)
     assert len(server.seen) == 1
     assert not target.exists()
+
+
+def test_the_state_is_not_written_for_each_of_many_small_files(server, client, target, monkeypatch):
+    offer_files(server, {str(n): f"{server.url}/{n}" for n in range(300)})
+    for number in range(300):
+        server.on("GET", f"/{number}", server.reply(b"x", headers={"ETag": '"1"'}))
+    monkeypatch.setattr(staging, "_INTERVAL", 3600.0)
+    writes, real = [], StateLog.write
+    monkeypatch.setattr(StateLog, "write", lambda *words: (writes.append(words), real(*words)))
+    client.checkpoints.download(EXTERNAL, target)
+    assert len(arrived(target)) == 300
+    assert len(writes) < 3
 
 
 class EnoughError(Exception):
