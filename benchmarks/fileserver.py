@@ -1,7 +1,8 @@
 """A service whose checkpoints are files on this machine, sent by the kernel (``sendfile``).
 
-Prints its address. ``--directory`` holds ``a.tar``, ``a.tar.gz``, and a directory for each checkpoint
-in separate files; ``--rate`` limits each connection to so many MiB/s. Not a line of tinkex is in it.
+Prints its address. ``--directory`` holds ``a.tar``, ``a.tar.gz``, and a directory for each
+checkpoint in separate files; ``--rate`` limits each connection to so many MiB/s. Not a line of
+tinkex is in it.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ from tinkex.exceptions import (
     TimedOut,
     TinkexError,
     UsageError,
+    detail_of,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ _FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
 #: Statuses of an archive that is not ready.
 _NOT_READY = frozenset({425, 503})
 _FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
+#: Content types of an archive, and how its content begins: gzip, or tar with its word at a place.
+_ARCHIVE_TYPES = frozenset(
+    f"application/{name}"
+    for name in ("gzip", "x-gzip", "tar", "x-tar", "x-compressed-tar", "octet-stream")
+)
+_GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
 #: Name and life in seconds of the copy that a service makes of a training checkpoint.
@@ -212,7 +219,10 @@ class _Download:
                 missing.add(_FULL_ARCHIVE)
             return found
         assert refusal is not None
+        said = detail_of(refusal.body)
         refusal.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
+        if said.lower() not in ("", "not found", "method not allowed"):
+            refusal.message += f": {said}"
         raise refusal from None
 
     def _poll_archive(self, path: str) -> str:
@@ -220,7 +230,7 @@ class _Download:
         deadline = transport.deadline("the archive to be made")
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
-        request = Request("GET", path, what="archives", repeatable=False)
+        request = Request("GET", path, what="archives", repeatable=False, is_enough=_is_archive)
         retrying = Retrying(repeatable=True)
         while True:
             try:
@@ -243,6 +253,8 @@ class _Download:
             return join_url(base, response.headers["location"])
         if not response.ok:
             raise self._transport.refusal(response, "archives")
+        if _is_archive(response):  # it is fetched from the same place, as a file
+            return base
         return join_url(base, schema.text(response.object(), "url"))
 
     # A directory ----------------------------------------------------------------------------
@@ -287,6 +299,13 @@ class _Download:
             hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
             f"{config.name} is in that directory.",
         )
+
+
+def _is_archive(response: Response) -> bool:
+    """Return whether the body of *response*, of which 1 KiB is enough, is an archive."""
+    body, may_be = response.body, response.content_type in _ARCHIVE_TYPES
+    is_tar = body[_TAR_AT:].startswith(_TAR)
+    return response.ok and (body.startswith(_GZIP) or is_tar or (may_be and body[:1] != b"{"))
 
 
 # Signed URLs and copies -----------------------------------------------------------------------

@@ -120,6 +120,35 @@ def test_another_storage_gets_no_credential(form, server, storage, client, targe
     assert "x-api-key" in server.seen[-1].headers
 
 
+@pytest.mark.parametrize("kind", ["application/gzip", "application/octet-stream", "", "text/plain"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_archive_that_arrives_directly_is_taken(pack, kind, server, client, target):
+    place = f"{PLACE}/sampler_weights/final/archive"
+    files = {**FILES, "noise": random.Random(0).randbytes(2_000_000)}
+    body = pack(tar(files))
+    server.on("GET", place, server.reply(body, headers={"Content-Type": kind}))
+    client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == files
+    assert ["x-api-key" in seen.headers for seen in server.seen] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"<html>Sign in</html>", "text/html", "a web page instead of JSON"),
+        (b"{}", "application/octet-stream", "'url'"),
+        (b"gone", "application/gzip", "the archive is damaged or incomplete"),
+        (b"", "application/json", "nothing instead of JSON"),
+    ],
+)
+def test_what_arrives_in_place_of_an_archive_is_named(body, kind, words, server, client, target):
+    reply = server.reply(body, headers={"Content-Type": kind})
+    server.on("GET", f"{PLACE}/sampler_weights/final/archive", reply)
+    with pytest.raises(InvalidResponse, match=words):
+        client.checkpoints.download(SAMPLER, target)
+    assert not target.exists()
+
+
 @pytest.mark.parametrize("status", [503, 425])
 def test_an_archive_in_the_making_is_waited_for(status, server, client, target, naps, waits):
     place = f"{PLACE}/sampler_weights/final/archive"
@@ -151,15 +180,17 @@ def test_a_long_download_outlives_the_timeout(server, connect, target):
 
 
 @pytest.mark.parametrize(
-    ("detail", "kind", "words"),
+    ("status", "detail", "kind", "words"),
     [
-        ("Not Found", NotOffered, "offers no download of sampler checkpoints"),
-        ("Checkpoint not found: final", NotFound, "Checkpoint not found: final"),
+        (404, "Not Found", NotOffered, r"offers no download of sampler checkpoints \("),
+        (404, "Checkpoint not found: final", NotFound, "Checkpoint not found: final"),
+        (405, "Method Not Allowed", NotOffered, r"offers no download of sampler checkpoints \("),
+        (405, "Run: modal volume get x", NotOffered, "no download of .*: Run: modal volume get x"),
     ],
 )
-def test_no_archive(detail, kind, words, server, client, target):
+def test_no_archive(status, detail, kind, words, server, client, target):
     for place in ("sampler_weights/final", "final"):
-        server.on("GET", f"{PLACE}/{place}/archive", server.reply({"detail": detail}, 404))
+        server.on("GET", f"{PLACE}/{place}/archive", server.reply({"detail": detail}, status))
     with pytest.raises(kind, match=words):
         client.checkpoints.download(SAMPLER, target)
     assert not target.exists()
