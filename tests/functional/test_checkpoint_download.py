@@ -236,6 +236,30 @@ def test_a_file_in_ranges_is_resumed(kind, tinkex, throttled, download, target):
     check_whole(target, tinkex, throttled)
 
 
+def open_files(number: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_with_few_open_files_fewer_connections_are_made(kind, tinkex, throttled, download, target):
+    tinkex.process(*download(kind), preexec_fn=open_files(30))
+    check_whole(target, tinkex, throttled)
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_with_too_few_open_files_a_sentence_says_how_to_go_on(
+    kind, tinkex, throttled, download, target
+):
+    done = tinkex.process(*download(kind), preexec_fn=open_files(16), code=1)
+    assert done.stderr.splitlines()[0].endswith(": too many open files")
+    assert KEPT in done.stderr
+    assert "ulimit -n 1024" in done.stderr
+    throttled.received()
+    tinkex(*download(kind))
+    assert throttled.received() < size(throttled, kind)
+    check_whole(target, tinkex, throttled)
+
+
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_trouble_in_ranges_is_mended_in_flight(kind, tinkex, throttled, download, target):
     throttled.faults = [Fault()] * (4 if kind == "separate" else 2)

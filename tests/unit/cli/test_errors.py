@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 
@@ -9,7 +10,7 @@ import pytest
 
 import tinkex
 from tinkex import exceptions, plugins
-from tinkex.cli.errors import hint_for, unwrapped_signals
+from tinkex.cli.errors import as_tinkex_error, hint_for, unwrapped_signals
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -229,6 +230,7 @@ def about(error: APIError, **facts: str) -> APIError:
         (InvalidName("x", resource="run"), "See 'tinkex run list'."),
         (exceptions.TargetExists("x"), "Add --force to replace it, or name another place"),
         (exceptions.TargetInUse("x"), "Wait for it"),
+        (exceptions.LimitReached("x", hint="Run it again."), "Run it again. 'ulimit -a' shows"),
         (exceptions.ChatTemplateError("x"), "Name another one or a local directory with --token"),
         (exceptions.Unreachable("x"), "Is the address right? See 'tinkex config show'."),
         (exceptions.ConnectionFailed("x"), None),
@@ -251,6 +253,11 @@ def test_the_hint_is_the_error_s_own_or_that_of_the_nearest_class(error, hint):
     found = hint_for(error)
     assert (found or "").startswith(hint or "")
     assert (found is None) == (hint is None)
+
+
+def test_any_file_that_cannot_be_opened_because_of_a_limit_says_so():
+    found = as_tinkex_error(OSError(errno.EMFILE, "Too many open files", "/x.py"))
+    assert (str(found), (found.hint or "")[:11]) == ("too many open files", "'ulimit -a'")
 
 
 def test_the_hint_is_the_same_in_json():

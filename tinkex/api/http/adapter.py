@@ -320,7 +320,8 @@ def translated(error: Exception, url: str) -> TinkexError:
     """Return the error of tinkex for *error*, which a request to *url* raised."""
     causes, host = errors.chain(error), errors.host_of(url)
     return (
-        _settings_error(causes, host)
+        errors.local_limit(causes)
+        or _settings_error(causes, host)
         or errors.tls_error(causes, host)
         or _proxy_error(causes, host)
         or errors.connection_error(causes, host)

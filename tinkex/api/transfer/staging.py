@@ -41,6 +41,7 @@ from tinkex.exceptions import (
 )
 from tinkex.files import (
     acquire_lock,
+    limit_error,
     why_not_private,
     xdg_directory,
 )
@@ -498,6 +499,8 @@ def local_errors(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise  # of standard output, not of a file
     except OSError as error:
+        if limit := limit_error(error):
+            raise limit from error
         name = error.filename if isinstance(error.filename, str) else ""
         # Names in the staging directory mean nothing to the user.
         ours = bool(name) and path.is_relative_to(name)
