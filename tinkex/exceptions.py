@@ -161,9 +161,13 @@ class PluginError(TinkexError):
 
 
 class TransportError(TinkexError):
-    """The server sent no usable response."""
+    """The server sent no usable response.
+
+    :ivar stopped: seconds for which the process was stopped (Ctrl-Z) while it waited for one.
+    """
 
     default_category: ClassVar[Category] = "server"
+    stopped: float = 0.0
 
 
 class ConnectionFailed(TransportError):

@@ -105,6 +105,22 @@ def test_what_was_killed_or_interrupted_is_resumed(number, kind, tinkex, store, 
     check_whole(target, tinkex, store)
 
 
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_ctrl_z_for_longer_than_the_timeout_fails_no_download(
+    kind, tinkex, store, download, target
+):
+    store.faults = [Fault(hold=HALF)] * (2 if kind == "separate" else 1)
+    process = tinkex.start(*download(kind, "--timeout", "2000"))
+    until(lambda: partial(target) > HALF - SLACK)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert store.received() < size(store, kind) + SLACK
+    check_whole(target, tinkex, store)
+
+
 def test_a_synchronisation_that_was_killed_is_resumed(tinkex, store, target):
     words = ["checkpoint", "sync", RUN, str(target)]
     store.names = ["gz"]

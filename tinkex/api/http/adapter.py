@@ -92,7 +92,7 @@ class RequestsSender:
                     cert=self._certificate,
                     proxies=self._proxies_for(request.url),
                 )
-        except _FOREIGN as error:
+        except (*_FOREIGN, _StoppedError) as error:
             raise translated(error, request.url) from error
         return RequestsResponse(response, request.url, timeouts.read)
 
@@ -133,7 +133,7 @@ class RequestsResponse:
             try:
                 with deadline_scope(self._read):
                     chunk = read(size, decode_content=decode)
-            except _FOREIGN as error:
+            except (*_FOREIGN, _StoppedError) as error:
                 raise translated(error, self._url) from error
             if not chunk:
                 return
@@ -208,8 +208,18 @@ def _is_hashed(directory: str) -> bool:
 
 # Deadlines ----------------------------------------------------------------------------------------
 
+#: Seconds by which a scope may end late on a busy machine.
+_LATE = 1.0
 #: When the current scope ends, in seconds of the monotonic clock.
 _end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
+
+
+class _StoppedError(Exception):
+    """The process was stopped for so many seconds while it waited."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
 
 
 @contextmanager
@@ -219,10 +229,17 @@ def deadline_scope(seconds: float) -> Iterator[None]:
     The timeout of a socket starts over with every byte, so that a server which sends one now and
     then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
     header of a compressed body.
+
+    :raises _StoppedError: the block failed much later, so the process had been stopped (Ctrl-Z).
     """
     token = _end.set(time.monotonic() + seconds)
     try:
         yield
+    except _FOREIGN as error:
+        late = time.monotonic() - _end.get()
+        if late > _LATE:
+            raise _StoppedError(late) from error
+        raise
     finally:
         _end.reset(token)
 
@@ -321,6 +338,7 @@ def translated(error: Exception, url: str) -> TinkexError:
     causes, host = errors.chain(error), errors.host_of(url)
     return (
         errors.local_limit(causes)
+        or _stopped(error, host)
         or _settings_error(causes, host)
         or errors.tls_error(causes, host)
         or _proxy_error(causes, host)
@@ -328,6 +346,14 @@ def translated(error: Exception, url: str) -> TinkexError:
         or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
+
+
+def _stopped(error: Exception, host: str) -> TinkexError | None:
+    if not isinstance(error, _StoppedError):
+        return None
+    found = ConnectionFailed(f"the connection to {host} was lost while the program was stopped")
+    found.stopped = error.seconds
+    return found
 
 
 def _settings_error(causes: list[BaseException], host: str) -> TinkexError | None:

@@ -26,6 +26,8 @@ _FIRST_DELAY = 0.5
 _AFTER_LOSS = 0.2
 _LONGEST_BACKOFF = 10.0
 _JITTER = 0.1
+#: Seconds by which a pause may end late on a busy machine; beyond, the process was stopped.
+_LATE = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,16 @@ class Deadline:
         self.seconds += excused
 
     def sleep(self, seconds: float) -> None:
-        """Wait without reporting it.
+        """Wait without reporting it; time for which the process was stopped does not count.
 
         :raises TimedOut: the time is up, at the latest when it is.
         """
-        time.sleep(max(0.0, min(seconds, self.remaining())))
+        seconds = max(0.0, min(seconds, self.remaining()))
+        began = time.monotonic()
+        time.sleep(seconds)
+        late = time.monotonic() - began - seconds
+        if late > _LATE:
+            self.seconds += late
         self.remaining()
 
     def report(
@@ -167,6 +174,7 @@ class Retrying:
 
     def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
         """Wait until the call that *error* ended is sent again, or raise *error* if it is not."""
+        deadline.seconds += error.stopped
         unsent = isinstance(error, Unreachable)
         self._attempts_to_connect += unsent
         if self._attempts_to_connect > ATTEMPTS_TO_CONNECT or not (unsent or self._repeatable):

@@ -15,6 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 
 from tests.unit.api.conftest import Server
+from tinkex.api.http import adapter, retry
 from tinkex.api.http.adapter import RequestsSender, translated
 from tinkex.api.http.errors import from_system
 from tinkex.exceptions import ConnectionFailed, InvalidResponse, LimitReached, Unreachable
@@ -199,3 +200,29 @@ def test_a_connection_for_which_no_more_files_may_be_open_says_so(error, monkeyp
     for found in (translated(error, "http://h"), from_system(error, "http://h")):
         assert isinstance(found, LimitReached)
         assert str(found) == "too many open files"
+
+
+def test_time_for_which_the_program_was_stopped_does_not_count(monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds + 100  # Ctrl-Z
+
+    clock = Clock()
+    monkeypatch.setattr(retry, "time", clock)
+    monkeypatch.setattr(adapter, "time", clock)
+    deadline = retry.Deadline("the download", 10)
+    deadline.sleep(1)
+    assert deadline.remaining() == 9
+    with pytest.raises(adapter._StoppedError) as caught, adapter.deadline_scope(5):  # noqa: PT012
+        clock.now += 100
+        raise TimeoutError
+    error = translated(caught.value, "http://h")
+    assert str(error) == "the connection to h was lost while the program was stopped"
+    assert isinstance(error, ConnectionFailed)
+    retry.Retrying(repeatable=True).pause_after(error, deadline)
+    assert deadline.remaining() > 0
