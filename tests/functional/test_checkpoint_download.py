@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import time
@@ -260,6 +261,14 @@ def open_files(number: int) -> Callable[[], None]:
 def test_with_few_open_files_fewer_connections_are_made(kind, tinkex, throttled, download, target):
     tinkex.process(*download(kind), preexec_fn=open_files(30))
     check_whole(target, tinkex, throttled)
+
+
+def test_with_few_open_files_fewer_checkpoints_are_fetched_at_once(tinkex, store, target):
+    store.names = [f"{n}" for n in range(8)]
+    words = ["checkpoint", "download", "--run-id", RUN, "--output", str(target), "-f", "json"]
+    done = tinkex.process(*words, preexec_fn=open_files(24))
+    assert len(json.loads(done.stdout)) == 8
+    assert len([place for place in target.rglob(LARGE) if place.stat().st_size == 3_000_000]) == 8
 
 
 @pytest.mark.parametrize("kind", TWO_KINDS)

@@ -35,6 +35,7 @@ from tinkex.exceptions import (
     ConnectionFailed,
     Forbidden,
     InvalidResponse,
+    LimitReached,
     LocalError,
     NotFound,
     NotOffered,
@@ -524,6 +525,8 @@ def download_many(
             # An incomplete earlier download of the same checkpoint is replaced.
             is_ours = manifest.read_of(directory, path) is not None
             done = fetch(path, directory, force or is_ours, heard)
+        except LimitReached:  # fewer at once
+            raise
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
         return DownloadResult(str(path), directory, done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import random
 import tarfile
 from pathlib import Path
@@ -315,6 +316,17 @@ def test_names_that_cannot_be_files_of_one_checkpoint_are_a_fault_of_the_answer(
     assert caught.value.category == "server"
     assert len(server.seen) == 1
     assert list(target.parent.iterdir()) == []
+
+
+def test_an_absurdly_deep_directory_is_no_bug_of_the_verification(server, client, target):
+    offer(server, tar(FILES))
+    client.checkpoints.download(SAMPLER, target)
+    deep = [f"{target}{'/d' * depth}" for depth in range(1, 1501)]
+    for place in deep:
+        os.mkdir(place)
+    assert {file.status for file in verify(target)} == {"ok"}
+    for place in reversed(deep):  # too deep for what tidies up after tests
+        os.rmdir(place)
 
 
 # Separate files ------------------------------------------------------------------------------
