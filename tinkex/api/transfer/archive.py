@@ -60,13 +60,25 @@ def safe_relative(name: str) -> Path:
     return Path(*parts)
 
 
-def check_number(files: int) -> None:
-    """Return if a checkpoint may have so many *files*.
+def check_number(number: int) -> None:
+    """Return if a checkpoint may have so many files, or directories.
 
     :raises InvalidResponse: it may not.
     """
-    if files > MAX_FILES:
-        raise InvalidResponse(f"the download holds more than {MAX_FILES} files")
+    if number > MAX_FILES:
+        raise InvalidResponse(f"the download holds more than {MAX_FILES} files or directories")
+
+
+def add_directories(known: set[Path], relative: Path) -> None:
+    """Add the directories that *relative* is in to those of a checkpoint.
+
+    :raises InvalidResponse: there are too many.
+    """
+    for parent in relative.parents:
+        if parent in known:
+            break
+        known.add(parent)
+    check_number(len(known))
 
 
 def relative_names(names: Iterable[str]) -> dict[Path, str]:
@@ -74,7 +86,12 @@ def relative_names(names: Iterable[str]) -> dict[Path, str]:
 
     :raises InvalidResponse: a name is unsafe or too long, or two names cannot both be files.
     """
-    found = sorted((safe_relative(name).parts, name) for name in names)
+    found, directories = list[tuple[tuple[str, ...], str]](), set[Path]()
+    for name in names:
+        relative = safe_relative(name)
+        add_directories(directories, relative)
+        found.append((relative.parts, name))
+    found.sort()
     for (first, _), (second, name) in pairwise(found):
         if second[: len(first)] == first:
             raise InvalidResponse(f"the download holds {name[:200]!r} twice")
@@ -140,15 +157,18 @@ def _extract(
     admit: Callable[[Path], None],
     check_space: Callable[[int], None],
 ) -> dict[Path, ManifestFile]:
-    found: dict[Path, ManifestFile] = {}
+    found, directories = dict[Path, ManifestFile](), set[Path]()
     with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as tar:
         for member in _members(tar, source):
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
                     with _once(member):
-                        directory.make_parents(safe_relative(f"{member.name}/file"))
+                        relative = safe_relative(f"{member.name}/file")
+                        add_directories(directories, relative)
+                        directory.make_parents(relative)
                 continue
             relative = _checked(member)
+            add_directories(directories, relative)
             admit(relative)
             check_space(member.size)
             with _once(member):

@@ -165,6 +165,10 @@ def test_the_number_of_members_is_limited(extract, monkeypatch):
     assert len(extract(tar({str(n): b"" for n in range(3)}))) == 3
     with pytest.raises(InvalidResponse, match="more than 3 files"):
         extract(tar({f"other{n}": b"" for n in range(4)}))
+    with pytest.raises(InvalidResponse, match="more than 3 files or directories"):
+        extract(tar({"deep/d/d/file": b""}))
+    with pytest.raises(InvalidResponse, match="more than 3 files or directories"):
+        extract(tar({}, member("deeper/d/d", tarfile.DIRTYPE)))
 
 
 def test_headers_of_many_members_do_not_add_up_in_memory(extract):

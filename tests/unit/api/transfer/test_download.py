@@ -303,6 +303,7 @@ TOO_MANY = [str(n) for n in range(10_001)]
         (("a/" * 255 + "b",), "name is too long: 'a/a"),
         (("é" * 2049,), "name is too long: 'éé"),
         (TOO_MANY, "more than 10000 files"),
+        ([n + "/d" * 250 for n in TOO_MANY[:50]], "more than 10000 files or directories"),
         (("tinkex.lock.json/x",), "unsafe name: 'tinkex.lock.json/x'"),
     ],
     ids=lambda value: str(value)[:20],
