@@ -161,13 +161,9 @@ class PluginError(TinkexError):
 
 
 class TransportError(TinkexError):
-    """The server sent no usable response.
-
-    :ivar stopped: seconds for which the process was stopped (Ctrl-Z) while it waited for one.
-    """
+    """The server sent no usable response."""
 
     default_category: ClassVar[Category] = "server"
-    stopped: float = 0.0
 
 
 class ConnectionFailed(TransportError):

@@ -55,8 +55,14 @@ def stages(target: Path) -> list[Path]:
 
 def partial(target: Path) -> int:
     """Return how many bytes of the large file, or of the archive, are here."""
-    places = [*target.parent.rglob(f"content/{LARGE}"), *target.parent.rglob(".tinkex-*/archive")]
-    return sum(path.stat().st_size for path in places)
+    try:
+        places = [
+            *target.parent.rglob(f"content/{LARGE}"),
+            *target.parent.rglob(".tinkex-*/archive"),
+        ]
+        return sum(path.stat().st_size for path in places)
+    except FileNotFoundError:  # it begins, or ends, just now
+        return 0
 
 
 def arrived(target: Path) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
+from tinkex.api.http.retry import LATE, Stopped
 from tinkex.config.pools import CA_VARIABLES
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
@@ -92,7 +93,7 @@ class RequestsSender:
                     cert=self._certificate,
                     proxies=self._proxies_for(request.url),
                 )
-        except (*_FOREIGN, _StoppedError) as error:
+        except (*_FOREIGN, Stopped) as error:
             raise translated(error, request.url) from error
         return RequestsResponse(response, request.url, timeouts.read)
 
@@ -133,7 +134,7 @@ class RequestsResponse:
             try:
                 with deadline_scope(self._read):
                     chunk = read(size, decode_content=decode)
-            except (*_FOREIGN, _StoppedError) as error:
+            except (*_FOREIGN, Stopped) as error:
                 raise translated(error, self._url) from error
             if not chunk:
                 return
@@ -208,18 +209,8 @@ def _is_hashed(directory: str) -> bool:
 
 # Deadlines ----------------------------------------------------------------------------------------
 
-#: Seconds by which a scope may end late on a busy machine.
-_LATE = 1.0
 #: When the current scope ends, in seconds of the monotonic clock.
 _end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
-
-
-class _StoppedError(Exception):
-    """The process was stopped for so many seconds while it waited."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
 
 
 @contextmanager
@@ -230,15 +221,15 @@ def deadline_scope(seconds: float) -> Iterator[None]:
     then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
     header of a compressed body.
 
-    :raises _StoppedError: the block failed much later, so the process had been stopped (Ctrl-Z).
+    :raises Stopped: the block failed much later, so the process had been stopped (Ctrl-Z).
     """
     token = _end.set(time.monotonic() + seconds)
     try:
         yield
     except _FOREIGN as error:
         late = time.monotonic() - _end.get()
-        if late > _LATE:
-            raise _StoppedError(late) from error
+        if late > LATE:
+            raise Stopped(late) from error
         raise
     finally:
         _end.reset(token)
@@ -349,11 +340,9 @@ def translated(error: Exception, url: str) -> TinkexError:
 
 
 def _stopped(error: Exception, host: str) -> TinkexError | None:
-    if not isinstance(error, _StoppedError):
+    if not isinstance(error, Stopped):
         return None
-    found = ConnectionFailed(f"the connection to {host} was lost while the program was stopped")
-    found.stopped = error.seconds
-    return found
+    return ConnectionFailed(f"the connection to {host} was lost while the program was stopped")
 
 
 def _settings_error(causes: list[BaseException], host: str) -> TinkexError | None:
