@@ -58,7 +58,9 @@ def path_of(name: Path | str) -> Path:
 
 
 def limit_error(error: BaseException) -> LimitReached | None:
-    """Return the error for *error* if it means that no more files can be opened."""
+    """Return the error for *error* if it means that no more files or threads are allowed."""
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return LimitReached("too many threads")
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
         return None
     return LimitReached("too many open files")

@@ -255,9 +255,16 @@ def test_the_hint_is_the_error_s_own_or_that_of_the_nearest_class(error, hint):
     assert (found is None) == (hint is None)
 
 
-def test_any_file_that_cannot_be_opened_because_of_a_limit_says_so():
-    found = as_tinkex_error(OSError(errno.EMFILE, "Too many open files", "/x.py"))
-    assert (str(found), (found.hint or "")[:11]) == ("too many open files", "'ulimit -a'")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "/x.py"), "too many open files"),
+        (RuntimeError("can't start new thread"), "too many threads"),
+    ],
+)
+def test_what_needs_one_more_file_or_thread_than_is_allowed_says_so(error, words):
+    found = as_tinkex_error(error)
+    assert (str(found), (found.hint or "")[:11]) == (words, "'ulimit -a'")
 
 
 def test_the_hint_is_the_same_in_json():

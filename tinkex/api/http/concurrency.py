@@ -27,7 +27,7 @@ def start_thread(work: Callable[[], None], name: str) -> None:
     try:
         threading.Thread(target=work, name=name, daemon=True).start()
     except RuntimeError as error:
-        raise LimitReached("the system allows no more threads") from error
+        raise LimitReached("too many threads") from error
 
 
 def map_ordered(

@@ -184,7 +184,7 @@ def test_fewer_threads_than_asked_for_do_all_of_the_work(monkeypatch):
 
 def test_no_thread_at_all_is_reported_in_one_sentence(monkeypatch):
     few_threads(monkeypatch, 0)
-    with pytest.raises(LimitReached, match="the system allows no more threads"):
+    with pytest.raises(LimitReached, match="too many threads"):
         list(map_ordered(str, range(40)))
 
 
