@@ -523,13 +523,12 @@ def download_many(
             return DownloadResult(str(path), directory)
         try:
             # An incomplete earlier download of the same checkpoint is replaced.
-            is_ours = manifest.read_of(directory, path) is not None
-            done = fetch(path, directory, force or is_ours, heard)
+            replace = force or manifest.read_of(directory, path) is not None
+            return DownloadResult(str(path), directory, fetch(path, directory, replace, heard))
         except LimitReached:  # fewer at once
             raise
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
-        return DownloadResult(str(path), directory, done)
 
     wanted = {place for _, directory in places for place in (directory, *directory.parents)}
     missing = [place for place in wanted if not os.path.exists(place)]
