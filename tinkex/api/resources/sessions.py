@@ -24,6 +24,7 @@ from tinkex.api.http.transport import (
 )
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
+    LimitReached,
     LocalError,
     NotFound,
     NotOffered,
@@ -290,7 +291,7 @@ class Sessions:
         finish = partial(Session.finish, outcome=outcome)
         try:
             list(map_ordered(finish, known))
-        except RuntimeError:  # Python 3.12 starts no thread while it exits
+        except LimitReached:  # also while Python 3.12 exits
             for session in known:
                 session.finish(outcome)
 

@@ -266,11 +266,7 @@ class _Download:
         found: Files = {}
         with local_errors(self._staging.target):
             self._staging.clear_content()
-            for file in source.rglob("*"):
-                relative = archive.safe_relative(file.relative_to(source).as_posix())
-                if file.is_symlink() or not file.is_file():
-                    continue
-                archive.check_number(len(found) + 1)
+            for relative, file in _listed(source).items():
                 self._staging.admit(relative)
                 with (
                     file.open("rb") as old,
@@ -307,6 +303,20 @@ def _is_archive(response: Response) -> bool:
     body, may_be = response.body, response.content_type in _ARCHIVE_TYPES
     is_tar = body[_TAR_AT:].startswith(_TAR)
     return response.ok and (body.startswith(_GZIP) or is_tar or (may_be and body[:1] != b"{"))
+
+
+def _listed(source: Path) -> dict[Path, Path]:
+    """Return the files in *source* by their relative paths.
+
+    :raises InvalidResponse: there are too many, or one has a name that no checkpoint may hold.
+    """
+    found: dict[Path, Path] = {}
+    for file in source.rglob("*"):
+        relative = archive.safe_relative(file.relative_to(source).as_posix())
+        if file.is_file() and not file.is_symlink():
+            found[relative] = file
+            archive.check_number(len(found))
+    return found
 
 
 # Signed URLs and copies -----------------------------------------------------------------------
