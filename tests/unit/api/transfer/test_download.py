@@ -171,7 +171,7 @@ def test_an_archive_that_arrives_directly_is_taken(pack, kind, server, client, t
     [
         (b"<html>Sign in</html>", "text/html", "a web page instead of JSON"),
         (b"{}", "application/octet-stream", "'url'"),
-        (b"gone", "application/gzip", "the archive is damaged or incomplete"),
+        (b"gone", "application/gzip", "the archive is plain text"),
         (b"", "application/json", "nothing instead of JSON"),
     ],
 )
