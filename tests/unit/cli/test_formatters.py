@@ -218,6 +218,12 @@ def test_max_width_wraps_texts_between_words_only(width, note):
         assert max(map(len, lines)) <= width
 
 
+def test_fit_width_is_the_width_of_the_terminal_off_a_terminal_too(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "27")
+    names, row = ("name", "note"), ("first", "a note of several words")
+    assert limited(0, names, row, fit_width=True) == limited(27, names, row)
+
+
 SHORT = {"tinker_path": ("Name", lambda paths: [path[-5:] for path in paths])}
 
 
