@@ -91,6 +91,7 @@ class Presentation:
     :ivar links: words of a table → addresses they link to.
     :ivar empty: status line in place of a table without rows.
     :ivar notes: status lines that the formatter adds for the command to print.
+    :ivar added: columns that hooks added; they follow the plain line of a row, or of an object.
     """
 
     # Not a dataclass: most commands need no module that does.
@@ -107,6 +108,7 @@ class Presentation:
         self.empty = empty
         self.links: dict[str, str] = {}
         self.notes: list[str] = []
+        self.added: Sequence[str] = ()
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

@@ -250,6 +250,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             self.status(note)
         return code
 
+    def _run_after_hooks(self, parsed_args: argparse.Namespace, data: Any) -> Any:
+        names, rows = super()._run_after_hooks(parsed_args, data)
+        self.presentation.added = [name for name in names if name not in data[0]]
+        return names, rows
+
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the defaults of a plugin's format that a setting chose, not the command line."""
         format = self._formatter_plugins[parsed_args.formatter]
