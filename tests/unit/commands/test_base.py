@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import stat
+from pathlib import Path
+
 import pytest
 
+from tinkex.files import plugin_directory
 from tinkex.testing import invoke
 
 COMMANDS = """
@@ -83,3 +87,55 @@ def test_columns_that_a_hook_adds_follow_the_plain_line(fake_plugins, words, sho
     done = invoke(["note", *words, "-f", "plain"])
 
     assert (done.stdout, done.stderr) == (shown, "")
+
+
+PLACES = """
+from tinkex.commands.base import Command
+
+class KeepNote(Command):
+    "Keep a note."
+    def take_action(self, parsed_args):
+        for directory in (self.data_dir, self.cache_dir):
+            (directory / "note").write_text("kept")
+"""
+
+
+def places(home: Path) -> list[Path]:
+    """Return the directories of the plugin ``P.Keep``."""
+    return [home / below / "tinkex/plugins/p-keep" for below in (".local/share", ".cache")]
+
+
+def test_a_plugin_has_private_directories_for_data_and_cache(fake_plugins, home: Path):
+    fake_plugins.add("P.Keep", "[tinkex.commands]\nnote_keep = P.Keep:KeepNote\n", "")
+    (fake_plugins.directory / "P").mkdir()
+    (fake_plugins.directory / "P" / "Keep.py").write_text(PLACES)
+
+    done = invoke(["note", "keep"])
+
+    assert (done.stderr, done.exit_code) == ("", 0)
+    assert [(place / "note").read_text() for place in places(home)] == ["kept", "kept"]
+    assert [stat.S_IMODE(place.stat().st_mode) for place in places(home)] == [0o700, 0o700]
+    assert [plugin_directory(kind, "p_keep") for kind in ("data", "cache")] == places(home)
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (lambda place: place.mkdir(mode=0o755), "it is open to other users"),
+        (lambda place: place.symlink_to(place.parent), "it is not a directory"),
+        (lambda place: place.write_text(""), "it is not a directory"),
+    ],
+    ids=["open", "link", "file"],
+)
+def test_a_directory_that_another_user_may_have_planted_is_refused(
+    fake_plugins, home: Path, plant, reason: str
+):
+    fake_plugins.add("p-keep", "[tinkex.commands]\nnote_keep = p_keep:KeepNote\n", PLACES)
+    place = places(home)[0]
+    place.parent.mkdir(parents=True)
+    plant(place)
+
+    done = invoke(["note", "keep"])
+
+    assert done.exit_code == 1
+    assert done.stderr.endswith(f": cannot use {place}: {reason}\nHint: Move it away.\n")
