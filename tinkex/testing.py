@@ -130,7 +130,8 @@ def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
-        docstring is not one sentence, an argument has no help, an option clashes with a global one.
+        docstring is not one sentence, an argument has no help, an option clashes with a global one,
+        settings are not declared by a dataclass with defaults.
     """
     found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
     faults = [fault for entry_point in found for fault in _faults(entry_point)]
@@ -149,6 +150,20 @@ def _faults(entry_point: Any) -> Iterator[str]:
     else:
         if entry_point.group == plugins.COMMANDS:
             yield from (f"{label}: {fault}" for fault in _command_faults(loaded, entry_point.name))
+        elif entry_point.group == plugins.SETTINGS:
+            yield from (f"{label}: {fault}" for fault in _settings_faults(loaded, entry_point))
+
+
+def _settings_faults(schema: Any, entry_point: Any) -> Iterator[str]:
+    from tinkex.config.sections import described
+
+    owner = plugins.distribution_of(entry_point)
+    if not plugins.same_name(entry_point.name, owner):
+        yield f"its name must be that of the distribution, {owner}"
+    try:
+        described(schema)
+    except (PluginError, ValueError) as error:
+        yield str(error)
 
 
 def _command_faults(command: Any, name: str) -> Iterator[str]:

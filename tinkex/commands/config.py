@@ -36,6 +36,13 @@ class ShowConfig(Lister):
             (name, Structure(value), origin, ENVIRONMENT.get(name), descriptions.get(name))
             for name, value, origin in (*settings.effective(found), *options)
         ]
+        if found.plugins:
+            from tinkex.config import sections
+
+            of_plugins = sections.effective(found.plugins, found.origins["plugins"])
+            rows += [
+                (name, Structure(v), origin, None, about) for name, v, origin, about in of_plugins
+            ]
         return self.column_names, rows
 
 

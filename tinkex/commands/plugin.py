@@ -72,7 +72,7 @@ class ShowPlugin(ShowOne):
 
     column_names = (
         *("distribution", "version", "summary", "commands", "hooks", "formats"),
-        *("http_pools", "tokenizers", "profiles", "errors"),
+        *("http_pools", "tokenizers", "profiles", "settings", "errors"),
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
 
@@ -231,6 +231,7 @@ def _contents(
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
         "profiles": [ep.name for ep in usable if ep.group == plugins.PROFILES],
+        "settings": [line for lines in described(_settings, _is_settings) for line in lines],
         "errors": [{"group": e.group, "name": e.name, "error": errors[e]} for e in errors],
     }
 
@@ -255,6 +256,16 @@ def _hook(entry_point: EntryPoint) -> dict[str, Any]:
         "command": entry_point.group.removeprefix(plugins.HOOKS + ".").replace("_", " "),
         "options": list(_own_options(parser)),
     }
+
+
+def _settings(entry_point: EntryPoint) -> list[str]:
+    from tinkex.config.sections import described
+
+    return described(plugins.load(entry_point))
+
+
+def _is_settings(group: str) -> bool:
+    return group == plugins.SETTINGS
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:

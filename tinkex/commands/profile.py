@@ -13,7 +13,13 @@ from tinkex.columns import Flag, Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
 from tinkex.config import credentials, file, pools
-from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
+from tinkex.config.values import (
+    CREDENTIAL,
+    DEFAULT_BASE_URL,
+    DESCRIPTIONS,
+    PROFILE_KEYS,
+    SERVERS,
+)
 from tinkex.exceptions import SettingsError, UsageError
 
 #: Settings that a profile may have, in the order in which they are shown.
@@ -43,7 +49,7 @@ class ListProfile(Lister):
         self.result = list(profiles)
         rows = []
         for name, values in profiles.items():
-            unknown = sorted(str(key) for key in values if key not in _SETTINGS)
+            unknown = sorted(str(key) for key in values if key not in PROFILE_KEYS)
             if unknown:
                 self.app.warn(f"profile {name} has unknown settings: {', '.join(unknown)}")
             options = named_pools.get(str(values.get("http_pool", pools.DEFAULT_DRIVER)))
