@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.dialects.account import FILES, KEY, LOGPROBS, MODEL, TOKENS, Account
+from tests.contract.dialects.account import FILES, KEY, LOGPROBS, MODEL, TOKENS, Account, Saved
 from tests.contract.dialects.official import Official
 from tests.contract.dialects.scenarios import SCENARIOS
 from tests.contract.dialects.skyrl import SkyRL, SkyRLMain
@@ -82,6 +82,8 @@ def test_extra_fields(server, connect):
         "create_model": {"session_id", "model_seq_id", "base_model", "lora_config"},
         "save_weights_for_sampler": {"model_id", "seq_id", "path"},
     }
+    sent = [seen.json for seen in server.seen if seen.method == "POST"]
+    assert not [body for body in sent if None in body.values()]  # hatchery refuses null
     for path, members in allowed.items():
         assert [body.keys() for body in bodies(server, path)] != []
         assert all(body.keys() == members for body in bodies(server, path)), path
@@ -190,6 +192,8 @@ def test_unknown_things(server, connect):
     with pytest.raises(exceptions.APIError) as caught:
         client.checkpoints.info("tinker://nope/weights/x")
     assert caught.value.status == 404
+    with pytest.raises(exceptions.NotFound):
+        client.checkpoints.info(f"tinker://{server.run}/weights/nope")
     if isinstance(server, TuFT):
         request = Request("GET", "sessions/nope")
         response = client._transport.once(request, client.deadline("a response"))
@@ -298,6 +302,25 @@ def test_total_count(server, connect, limit, offset):
     assert [run.training_run_id for run in page] == server.runs[offset:end]
 
 
+@pytest.mark.parametrize("limit", [1, 2, None])
+def test_order_of_lists(server, connect, limit):
+    # Each dialect lists what it has in its own order, by the time in its own form.
+    times = [server.time.replace("T13", f"T{hour:02d}") for hour in (10, 11, 12)]
+    described, described_run = server.described, server.described_run
+    server.runs = [f"run-{n}" for n in range(3)]
+    server.saved = [Saved(server.runs[0], "weights", str(n)) for n in range(3)]
+    server.described = lambda s: described(s) | {"time": times[int(s.name)]}
+    server.described_run = lambda r: described_run(r) | {"last_request_time": times[int(r[-1])]}
+    if isinstance(server, Official):
+        server.runs.reverse()
+        server.saved.reverse()
+    client = connect(server)
+    assert [run.training_run_id[-1] for run in client.runs.list(limit)] == list("210")[:limit]
+    for run_id in (None, "run-0"):
+        found = client.checkpoints.list(limit, run_id=run_id)
+        assert [c.tinker_path[-1] for c in found] == list("210")[:limit]
+
+
 #: Rows that scenarios hold, which run on every dialect.
 SCENARIOS_OF = {
     "Success codes": ("checkpoint", "checkpoint publish", "checkpoint delete"),
@@ -316,6 +339,6 @@ def test_every_row_has_a_test():
     rows = re.findall(r"^   \* - (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1:]
     tests = {row: f"test_{re.sub('[^a-z]+', '_', row.lower())}" for row in rows}
 
-    assert len(rows) >= 29
+    assert len(rows) >= 30
     assert {row for row in rows if tests[row] not in globals()} == SCENARIOS_OF.keys()
     assert {name for names in SCENARIOS_OF.values() for name in names} <= SCENARIOS.keys()

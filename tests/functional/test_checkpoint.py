@@ -380,7 +380,7 @@ def test_wait_for_what_is_no_condition(tinkex, condition):
     assert "Hint: Give" in tinkex(f"run wait r --api-key k --until {condition}", code=1).stderr
 
 
-@pytest.mark.parametrize("path", ["", "a/b", "@x", "tinker://a/b/c/d", "tinker://../weights/.."])
+@pytest.mark.parametrize("path", ["", "a/b", "@x", "tinker://a/b/c/d/e", "tinker://../weights/.."])
 def test_malformed_paths(tinkex, path):
     for verb in ("info", "publish", "unpublish", "delete", "download", "set-ttl --remove", "copy"):
         done = tinkex(f"checkpoint {verb} --api-key k", path, code=1)

@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Flag, Time, plain_text
-from tinkex.commands.arguments import add_path, add_paths, checkpoint_path, checkpoint_paths
+from tinkex.commands.arguments import (
+    add_path,
+    add_paths,
+    add_unload,
+    checkpoint_path,
+    checkpoint_paths,
+    unload,
+)
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
 from tinkex.options import duration, non_empty
@@ -263,18 +270,27 @@ class CopyCheckpoint(ShowOne):
             help="@FILE with the key of the account that may read the original, or - for standard "
             f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
+        add_unload(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)
         token = self._token(parsed_args.source_api_key)
+        project_id = parsed_args.project_id or self.settings.project_id
+        if parsed_args.unload and project_id:
+            raise UsageError(
+                f"--unload is for a copy in a run of its own, not in the project {project_id}",
+                hint="Use either --unload or a project.",
+            )
         source = checkpoint_path(self, parsed_args.tinker_path)
         self.result = copied = self.client.checkpoints.copy(
             source,
-            project_id=parsed_args.project_id or self.settings.project_id,
+            project_id=project_id,
             ttl_seconds=seconds,
             access_token=token,
         )
         self.app.remember("checkpoints", [copied])
+        if parsed_args.unload:
+            unload(self, copied.partition("://")[2].partition("/")[0])
         return self.column_names, (source, copied)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:

@@ -43,7 +43,8 @@ class _Deletion(BulkChange):
         page = arguments.select_checkpoints(self, parsed_args)
         if page.note:
             self.status(page.note)
-        return {checkpoint.tinker_path: checkpoint for checkpoint in page}
+        known = self.client.checkpoints.known(page)
+        return {checkpoint.tinker_path: checkpoint for checkpoint in known}
 
     def confirm_deletion(self, paths: Sequence[str], known: Mapping[str, Checkpoint]) -> None:
         """Ask whether to delete *paths*; sizes are shown of those in *known*.

@@ -175,7 +175,8 @@ class DownloadCheckpoint(_Fetching):
         if run_id:
             kind, select = arguments.checkpoint_type(parsed_args), self.client.checkpoints.select
             found = arguments.with_run(self, run_id, lambda run: select(Selection(run, kind)))
-            paths = paths + [checkpoint.tinker_path for checkpoint in found]
+            known = self.client.checkpoints.known(found)
+            paths = paths + [checkpoint.tinker_path for checkpoint in known]
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         self.result = []

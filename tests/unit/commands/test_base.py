@@ -60,10 +60,10 @@ class OfOne(OfRows):
 """
 ENTRIES = """
 [tinkex.commands]
-note_list = p_note:ListNote
-note_slow = p_note:SlowNote
-note_some = p_note:SomeNote
-note_show = p_note:ShowNote
+memo_list = p_note:ListNote
+memo_slow = p_note:SlowNote
+memo_some = p_note:SomeNote
+memo_show = p_note:ShowNote
 """
 
 
@@ -79,12 +79,12 @@ note_show = p_note:ShowNote
     ids=" ".join,
 )
 def test_columns_that_a_hook_adds_follow_the_plain_line(fake_plugins, words, shown):
-    groups = (f"[tinkex.hooks.note_{word}]\nh = p_hook:OfRows" for word in ("list", "slow", "some"))
-    hooks = "\n".join([*groups, "[tinkex.hooks.note_show]\nh = p_hook:OfOne\n"])
+    groups = (f"[tinkex.hooks.memo_{word}]\nh = p_hook:OfRows" for word in ("list", "slow", "some"))
+    hooks = "\n".join([*groups, "[tinkex.hooks.memo_show]\nh = p_hook:OfOne\n"])
     fake_plugins.add("p-note", ENTRIES, COMMANDS)
     fake_plugins.add("p-hook", hooks, HOOKS)
 
-    done = invoke(["note", *words, "-f", "plain"])
+    done = invoke(["memo", *words, "-f", "plain"])
 
     assert (done.stdout, done.stderr) == (shown, "")
 
@@ -106,11 +106,11 @@ def places(home: Path) -> list[Path]:
 
 
 def test_a_plugin_has_private_directories_for_data_and_cache(fake_plugins, home: Path):
-    fake_plugins.add("P.Keep", "[tinkex.commands]\nnote_keep = P.Keep:KeepNote\n", "")
+    fake_plugins.add("P.Keep", "[tinkex.commands]\nmemo_keep = P.Keep:KeepNote\n", "")
     (fake_plugins.directory / "P").mkdir()
     (fake_plugins.directory / "P" / "Keep.py").write_text(PLACES)
 
-    done = invoke(["note", "keep"])
+    done = invoke(["memo", "keep"])
 
     assert (done.stderr, done.exit_code) == ("", 0)
     assert [(place / "note").read_text() for place in places(home)] == ["kept", "kept"]
@@ -130,12 +130,12 @@ def test_a_plugin_has_private_directories_for_data_and_cache(fake_plugins, home:
 def test_a_directory_that_another_user_may_have_planted_is_refused(
     fake_plugins, home: Path, plant, reason: str
 ):
-    fake_plugins.add("p-keep", "[tinkex.commands]\nnote_keep = p_keep:KeepNote\n", PLACES)
+    fake_plugins.add("p-keep", "[tinkex.commands]\nmemo_keep = p_keep:KeepNote\n", PLACES)
     place = places(home)[0]
     place.parent.mkdir(parents=True)
     plant(place)
 
-    done = invoke(["note", "keep"])
+    done = invoke(["memo", "keep"])
 
     assert done.exit_code == 1
     assert done.stderr.endswith(f": cannot use {place}: {reason}\nHint: Move it away.\n")

@@ -41,7 +41,7 @@ ENTRIES = """
 [tinkex.settings]
 p-notes = p_notes:Notes
 [tinkex.commands]
-note_show = p_notes:ShowNote
+memo_show = p_notes:ShowNote
 """
 DEFAULTS = ["me", 20, None, False, "notes.md", (), "new", None]
 
@@ -59,7 +59,7 @@ def profile(fake_plugins, config):
 
 
 def test_a_plugin_without_a_section_has_its_defaults(profile):
-    done = invoke(["note", "show"])
+    done = invoke(["memo", "show"])
 
     assert done.stdout.replace("PosixPath('notes.md')", "'notes.md'") == repr(DEFAULTS)
 
@@ -71,7 +71,7 @@ def test_a_plugin_reads_its_section_of_the_profile(profile, name: str):
     path = profile({**section, "file": "n.md", "order": "old"}, name)
 
     shown = ["Ada", 3, 1.0, True, path.parent / "n.md", ("a",), "old", "x"]
-    assert invoke(["note", "show"]).stdout == repr(shown)
+    assert invoke(["memo", "show"]).stdout == repr(shown)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_plugin_reads_its_section_of_the_profile(profile, name: str):
 def test_a_setting_of_a_plugin_that_is_wrong_is_named(profile, section, problem: str):
     profile(section)
 
-    done = invoke(["note", "show"])
+    done = invoke(["memo", "show"])
 
     assert (done.stdout, done.exit_code) == ("", 1)
     assert problem in done.stderr.splitlines()[0]
@@ -144,7 +144,7 @@ def test_a_plugin_without_declared_settings_is_told_where_to_declare_them(fake_p
     code = SCHEMA.replace('"p-notes"', '"p-other"')
     fake_plugins.add("p-notes", ENTRIES, code)
 
-    done = invoke(["note", "show"])
+    done = invoke(["memo", "show"])
 
     assert "the plugin p-other declares no settings" in done.stderr
     assert "tinkex.settings" in done.stderr

@@ -446,6 +446,7 @@ def _make_copy(
         )
     except training.NO_DIRECT_LOAD as error:
         raise NoCopiesError from error
+    session.unneeded.add(client.model_id)
     try:
         return client.save_external(_COPY_NAME, _COPY_TTL, deadline)
     except NotOffered as error:

@@ -334,6 +334,20 @@ def test_without_copies_there_is_the_archive(call, status, copies, client, targe
     assert copies.requests("sessions/s-1/finish")[0].body == {"reason": {"type": "success"}}
 
 
+@pytest.mark.parametrize("has_copies", [True, False])
+def test_the_run_of_the_copy_frees_its_place(has_copies, copies, client, target):
+    """Where sessions cannot be finished, as on Spindle."""
+    gone = copies.reply({"detail": "Not Found"}, 404)
+    copies.on("POST", "sessions/s-1/finish", gone)
+    if not has_copies:
+        copies.on("POST", "save_weights_external", gone)
+        offer(copies, tar(FILES), place="weights/final")
+    client.checkpoints.download(TRAINING, target)
+    assert arrived(target) == FILES
+    (unload,) = copies.requests("unload_model")
+    assert unload.body == {"model_id": "s-1:train:0"}
+
+
 @pytest.mark.parametrize("bad", ["refused", "cut", "interrupt"])
 def test_the_copy_is_removed_whatever_happens(bad, copies, storage, client, target, tmp_path):
     def heard(progress):
