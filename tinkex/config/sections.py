@@ -11,7 +11,8 @@ from typing import Any
 
 from tinkex import plugins
 from tinkex.config import file
-from tinkex.exceptions import PluginError, SettingsError
+from tinkex.config.values import parse_flag
+from tinkex.exceptions import PluginError, SettingsError, TinkexError
 from tinkex.files import user_path
 
 #: The key of a profile whose members are the sections, by the name of the distribution.
@@ -46,7 +47,7 @@ def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
             )
         try:
             values[key] = _parsed(types[key], value)
-        except ValueError as error:
+        except (ValueError, KeyError, TinkexError) as error:
             raise SettingsError(
                 f"the setting {key} of {name} must be {_words(types[key])} (from {origin})",
                 hint=f"Change it in {file.config_path()}.",
@@ -150,18 +151,19 @@ def _words(hint: Any) -> str:
 
 
 def _parsed(hint: Any, value: Any) -> Any:
-    """Return *value* as the type *hint*.
+    """Return *value* as the type *hint*; numbers may be in quotes.
 
-    :raises ValueError: it is of another type.
+    :raises ValueError, KeyError, TinkexError: it is of another type.
     """
-    if hint is Path and isinstance(value, str) and value:
-        return file.config_path().parent / user_path(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint == tuple[str, ...] and isinstance(value, list) and all(type(v) is str for v in value):
-        return tuple(value)
-    if typing.get_origin(hint) is typing.Literal and value in typing.get_args(hint):
-        return value
-    if hint in (str, int, float, bool) and type(value) is hint:
-        return value
+    if hint is bool:
+        return parse_flag(value)
+    if typing.get_origin(hint) is typing.Literal:
+        return {str(choice): choice for choice in typing.get_args(hint)}[str(value)]
+    if hint == tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            return tuple(map(str, value))
+    elif isinstance(value, str):
+        return file.config_path().parent / user_path(value) if hint is Path else hint(value)
+    elif type(value) is hint or (hint is float and type(value) is int):  # of a plugin's profile
+        return hint(value)
     raise ValueError
