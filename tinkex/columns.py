@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: Words that headings write in another way.
-_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN")}
+_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN", "USD")}
 #: Table headings that differ from the field name in words.
 HEADINGS = {
     "checkpoint_count": "Checkpoints",
@@ -187,6 +187,7 @@ class Size(FormattableColumn[int | None]):
     """A number of bytes: ``1.2 GB`` for people, in powers of 1000 as object stores count.
 
     :param value: the number of bytes, or ``None``: empty for people, null for programs.
+    :type value: int | None
     """
 
     def human_readable(self) -> str:
@@ -204,6 +205,7 @@ class Dollars(FormattableColumn[float | None]):
     """An amount of US dollars: ``$1,234.50`` for people, the number for programs.
 
     :param value: the amount in dollars, or ``None``.
+    :type value: float | None
     """
 
     def human_readable(self) -> str:
@@ -247,6 +249,7 @@ class Flag(FormattableColumn[bool | None]):
     """Yes or no for people, true or false for programs.
 
     :param value: a truth value, or ``None``: empty for people, null for programs.
+    :type value: bool | None
     """
 
     def human_readable(self) -> str:
@@ -257,6 +260,7 @@ class Structure(FormattableColumn[Any]):
     """A JSON object or list: compact JSON for people, itself for programs.
 
     :param value: a dict or list that JSON can hold, or any other value: shown as plain text.
+    :type value: Any
     """
 
     def human_readable(self) -> str:

@@ -122,7 +122,12 @@ def test_printable_takes_cr_lf_for_one_line_break():
 
 @pytest.mark.parametrize(
     ("name", "heading"),
-    [("tinker_path", "Path"), ("user_metadata", "User metadata"), ("base_url", "Base URL")],
+    [
+        ("tinker_path", "Path"),
+        ("user_metadata", "User metadata"),
+        ("base_url", "Base URL"),
+        ("budget_usd", "Budget USD"),
+    ],
 )
 def test_headings_are_words(name, heading):
     assert columns.heading(name) == heading
