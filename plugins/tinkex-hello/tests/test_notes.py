@@ -1,4 +1,4 @@
-"""``tinkex note``, and ``checkpoint list --notes``."""
+"""``tinkex note add``, ``list`` and ``show``, and ``checkpoint list --notes``."""
 
 from __future__ import annotations
 
