@@ -37,7 +37,12 @@ def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
     :raises SettingsError: a setting is unknown or malformed.
     """
     schema = declared(name)
-    types = types_of(schema)
+    try:
+        types = types_of(schema)
+    except PluginError as error:
+        raise PluginError(
+            f"the plugin {name} declares unusable settings: {error}", hint=error.hint
+        ) from error
     values = {}
     for key, value in _section(name, sections).items():
         if key not in types:
@@ -114,8 +119,14 @@ def types_of(schema: Any) -> dict[str, Any]:
         those in a configuration file.
     """
     if not isinstance(schema, type) or not dataclasses.is_dataclass(schema):
-        raise PluginError(f"settings are declared by a dataclass, which {schema!r} is not")
-    hints = typing.get_type_hints(schema)
+        raise PluginError(f"settings are declared by a dataclass, and {schema!r} is none")
+    try:
+        hints = typing.get_type_hints(schema)
+    except (NameError, TypeError) as error:
+        raise PluginError(
+            f"the types of {schema.__qualname__} cannot be read: {error}",
+            hint="Import what they name, also when the program runs.",
+        ) from error
     found = {}
     for field in dataclasses.fields(schema):
         others = [hint for hint in typing.get_args(hints[field.name]) if hint is not NoneType]

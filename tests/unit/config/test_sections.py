@@ -130,6 +130,7 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
         ("Notes = dict", "settings are declared by a dataclass"),
         ("limit: int", "the setting limit of Notes has no default"),
         ("limits: dict[str, int] = None", "the setting limits of Notes has an unsupported type"),
+        ("file: 'Path' = None", "the types of Notes cannot be read: name 'Path' is not defined"),
     ],
 )
 def test_an_author_learns_what_a_declaration_of_settings_lacks(fake_plugins, schema, problem):
@@ -139,6 +140,16 @@ def test_an_author_learns_what_a_declaration_of_settings_lacks(fake_plugins, sch
 
     with pytest.raises(AssertionError, match=problem):
         check_distribution("p-notes")
+    error = invoke(["plugin", "show", "p-notes", "-f", "json"]).rows["errors"][0]["error"]
+    assert problem in error
+
+
+def test_a_user_learns_which_plugin_declares_unusable_settings(fake_plugins):
+    fake_plugins.add("p-notes", ENTRIES, SCHEMA.replace("= 20", "= None").replace("int", "set"))
+
+    done = invoke(["memo", "show"])
+
+    assert "the plugin p-notes declares unusable settings: the setting limit of" in done.stderr
 
 
 def test_a_plugin_without_declared_settings_is_told_where_to_declare_them(fake_plugins):
