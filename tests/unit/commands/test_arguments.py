@@ -23,6 +23,8 @@ class StarRun(ShowOne):
     "Star a run."
     def add_arguments(self, parser):
         arguments.add_run(parser)
+        parser.add_argument("--like", metavar="<tinker_path>", help="a checkpoint like it")
+        parser.add_argument("--into", metavar="<dir>", help="a directory")
     def take_action(self, parsed_args):
         run = arguments.with_run(self, parsed_args.run_id, self.client.runs.get)
         return ("run_id",), (run.training_run_id,)
@@ -78,3 +80,6 @@ def test_a_plugins_command_takes_and_completes_names_of_checkpoints_and_runs(
         assert "@latest" in offered("tinkex star run @")
         assert starred("one", offered("tinkex star one ")[0]).stdout == f"Path: {path}\n"
         assert "@latest:sampler" in offered("tinkex star add @")
+        assert "@latest:sampler" in offered("tinkex star run @latest --like @")
+        into = invoke(["complete", "--line", "tinkex star run @latest --into "])
+        assert into.stdout.startswith("directories\n")
