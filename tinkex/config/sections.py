@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from tinkex import plugins
 from tinkex.config import file
-from tinkex.config.values import parse_flag
+from tinkex.config.values import Written, parse_flag
 from tinkex.exceptions import PluginError, SettingsError, TinkexError
 from tinkex.files import user_path
 
@@ -72,20 +73,63 @@ def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, A
     :raises SettingsError: see :func:`read`.
     """
     for name, section in sections.items():
-        found = {}
+        fields: dict[str, Any] = {}
         if _entry_point(name) is not None:
             settings = read(name, sections, origin)
-            found = {field.name: field for field in dataclasses.fields(settings) if field.repr}
+            fields = {field.name: field for field in dataclasses.fields(settings)}
         for key in section:
-            value = getattr(settings, key) if key in found else "…"
-            about = found[key].metadata.get("help", "") if key in found else ""
-            value = list(value) if isinstance(value, tuple) else value
-            yield (
-                f"{KEY}.{name}.{key}",
-                str(value) if isinstance(value, Path) else value,
-                origin,
-                about,
-            )
+            value = _shown(settings, fields[key]) if fields else "…"
+            about = fields[key].metadata.get("help", "") if fields else ""
+            yield f"{KEY}.{name}.{key}", value, origin, about
+
+
+def value_of(name: str, sections: Mapping[str, Any], origin: str) -> tuple[Any, str]:
+    """Return the value of ``plugins.DISTRIBUTION.SETTING``, masked, and where it comes from."""
+    _, plugin, key = place(name, {KEY: sections})
+    settings = read(plugin, sections, origin)
+    is_set = key in _section(plugin, sections)
+    return _shown(settings, _field(plugin, key)), origin if is_set else "default"
+
+
+def masked(name: str, value: Any) -> Any:
+    """Return *value* of ``plugins.DISTRIBUTION.SETTING`` as it may be shown."""
+    _, plugin, key = place(name, None)
+    return value if value is None or _field(plugin, key).repr else "…"
+
+
+def names() -> list[str]:
+    """Return the names of all settings of plugins: ``plugins.DISTRIBUTION.SETTING``.
+
+    Those of a plugin that does not load are left out.
+    """
+    found = []
+    for entry_point in plugins.entry_points(plugins.SETTINGS):
+        with contextlib.suppress(PluginError):
+            types = types_of(declared(entry_point.name))
+            found += [f"{KEY}.{entry_point.name}.{name}" for name in types]
+    return found
+
+
+def place(name: str, profile: Any) -> list[str]:
+    """Return the keys in *profile* down to the setting ``plugins.DISTRIBUTION.SETTING``."""
+    plugin, _, key = name.removeprefix(f"{KEY}.").rpartition(".")
+    sections = profile.get(KEY) if isinstance(profile, Mapping) else None
+    written = (text for text in sections or {} if plugins.same_name(str(text), plugin))
+    return [KEY, next(written, plugin), key]
+
+
+def from_text(name: str, text: str) -> Any:
+    """Return *text* as the configuration file holds the setting ``plugins.DISTRIBUTION.SETTING``.
+
+    :raises SettingsError: it is malformed.
+    """
+    _, plugin, key = place(name, None)
+    hint = types_of(declared(plugin))[key]
+    value: Any = text if hint in (str, Path) else Written(text)
+    if hint == tuple[str, ...]:
+        value = [part.strip() for part in text.split(",")]
+    read(plugin, {plugin: {key: value}}, "the command line")
+    return value
 
 
 def described(schema: Any) -> list[str]:
@@ -153,6 +197,20 @@ def _section(name: str, sections: Mapping[str, Any]) -> Mapping[Any, Any]:
     found: Iterator[Mapping[Any, Any]]
     found = (section for key, section in sections.items() if plugins.same_name(key, name))
     return {key: value for key, value in next(found, {}).items() if value is not None}
+
+
+def _field(plugin: str, key: str) -> Any:
+    return next(field for field in dataclasses.fields(declared(plugin)) if field.name == key)
+
+
+def _shown(settings: Any, field: Any) -> Any:
+    """Return the value of *field* as formats write it, masked if it is secret."""
+    value = getattr(settings, field.name)
+    if value is not None and not field.repr:
+        return "…"
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _words(hint: Any) -> str:

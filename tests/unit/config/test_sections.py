@@ -169,3 +169,59 @@ def test_plugin_show_lists_the_settings(profile):
         "author: text; by default 'me'",
         "limit: a whole number; by default 20",
     ]
+
+
+def test_config_set_get_and_unset_change_a_setting_of_a_plugin(profile):
+    path = profile({"author": "Ada"}, "P_Notes")
+    line = ["plugins.p-notes.limit"]
+
+    assert invoke(["config", "get", *line]).stdout == "20\n"
+    done = invoke(["config", "set", *line, "3"])
+    assert done.stdout == "Set plugins.p-notes.limit to 3 in profile work\n", done.stderr
+    assert invoke(["config", "get", *line, "-f", "json"]).rows["origin"] == "profile work"
+    assert invoke(["memo", "show"]).stdout.startswith("['Ada', 3, ")
+    done = invoke(["config", "unset", *line])
+    assert done.stdout == "Removed plugins.p-notes.limit from profile work\n"
+    assert "limit" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["author", "no"], "author: no"),
+        (["share", "0.5"], "share: 0.5"),
+        (["sorted", "yes"], "sorted: yes"),
+        (["tags", "a, b"], "tags:\n        - a\n        - b"),
+        (["order", "old"], "order: old"),
+    ],
+    ids=" ".join,
+)
+def test_the_first_setting_of_a_plugin_makes_a_profile(profile, home: Path, words, shown: str):
+    done = invoke(["config", "set", f"plugins.p-notes.{words[0]}", *words[1:]])
+
+    text = (home / ".config" / "tinkex" / "config.yaml").read_text()
+    assert done.exit_code == 0, done.stderr
+    assert shown in text.replace("'no'", "no")
+    assert invoke(["memo", "show"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["limit", "many"], "the setting limit of p-notes must be a whole number"),
+        (["limit", "0"], "limit must be at least 1"),
+        (["sorted", "often"], "the setting sorted of p-notes must be true or false"),
+        (["limt", "3"], "plugins.p-notes.limit"),
+    ],
+    ids=" ".join,
+)
+def test_config_set_refuses_what_a_plugin_would(profile, words, problem: str):
+    done = invoke(["config", "set", f"plugins.p-notes.{words[0]}", *words[1:]])
+
+    assert (done.stdout, done.exit_code) == ("", 1)
+    assert problem in done.stderr
+
+
+def test_a_secret_setting_of_a_plugin_is_not_shown(profile):
+    assert "secret" not in invoke(["config", "set", "plugins.p-notes.token", "secret"]).stdout
+    assert invoke(["config", "get", "plugins.p-notes.token"]).stdout == "…\n"
