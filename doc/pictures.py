@@ -36,7 +36,8 @@ PICTURES = {
     ),
     "plugin": (
         "tinkex plugin show tinkex-hello -f plain",
-        "tinkex config show --changed",
+        "tinkex note add tinker://run-123/weights/first 'best so far'",
+        "tinkex note list",
         "tinkex hello --name Ada -f markdown",
     ),
 }
