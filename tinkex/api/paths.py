@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -86,6 +90,37 @@ class TinkerPath:
     def bare_url(self) -> str:
         """The URL without the kind, which some servers expect."""
         return f"{run_url(self.run_id)}/checkpoints/{segment(self.name)}"
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each checkpoint path: ``RUN:NAME``, or ``RUN:KIND/NAME``.
+
+    ``RUN`` is the beginning of the run's id, eight characters or as many as set it apart from the
+    other runs in *paths*. Text that has no such name is its own.
+    """
+    names = {text: text for text in paths}
+    known: dict[str, TinkerPath] = {}
+    for text in names:
+        with suppress(InvalidName):
+            known[text] = TinkerPath.from_string(text)
+    runs = _short_runs({path.run_id for path in known.values()})
+    labels = Counter((path.run_id, path.name) for path in known.values())
+    for text, path in known.items():
+        label = path.name if labels[path.run_id, path.name] == 1 else path.checkpoint_id
+        # Other characters have a meaning in a name.
+        if re.fullmatch(r"[^@~/]+", path.run_id) and re.fullmatch(r"[\w.-]+", path.name):
+            names[text] = f"{runs[path.run_id]}:{label}"
+    return names
+
+
+def _short_runs(run_ids: set[str]) -> dict[str, str]:
+    ids = sorted(run_ids)
+    short = {}
+    for before, run_id, after in zip(["", *ids], ids, [*ids[1:], ""], strict=False):
+        shared = max(len(commonprefix([run_id, other])) for other in (before, after))
+        head = run_id.partition(":")[0]  # "…:train:0" is cut before the colon, or not at all
+        short[run_id] = head[: max(8, shared + 1)] if shared < len(head) else run_id
+    return short
 
 
 def run_url(run_id: str) -> str:

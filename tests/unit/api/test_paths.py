@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinkex.api.paths import TinkerPath, run_url
+from tinkex.api.paths import TinkerPath, run_url, short_names
 from tinkex.exceptions import UsageError
 
 
@@ -61,3 +61,28 @@ def test_run_ids_that_cannot_be_are_refused(run_id):
 
 def test_a_slash_in_a_run_id_stays_in_its_segment():
     assert run_url("a/../b") == "training_runs/a%2F..%2Fb"
+
+
+ONE, OTHER = "699b8252-aa10-4e60", "699b8252-c000-4e60"
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ([f"{ONE}:train:0/weights/first"], ["699b8252:first"]),
+        ([f"{ONE}:train:0/a", f"{OTHER}:train:0/a"], ["699b8252-a:a", "699b8252-c:a"]),
+        ([f"{ONE}:train:0/a", f"{ONE}:train:1/a"], [f"{ONE}:train:0:a", f"{ONE}:train:1:a"]),
+        (
+            ["run-1:train:0/weights/0001", "run-1:train:0/sampler_weights/0001"],
+            ["run-1:weights/0001", "run-1:sampler_weights/0001"],
+        ),
+        (["run-1/s1", "run-12/s1"], ["run-1:s1", "run-12:s1"]),
+        (["run/a~1"], ["tinker://run/a~1"]),
+        (["a@b/c"], ["tinker://a@b/c"]),
+        (["no/such/kind"], ["tinker://no/such/kind"]),
+        ([], []),
+    ],
+)
+def test_short_names(paths, names):
+    paths = [f"tinker://{path}" for path in paths]
+    assert short_names(paths) == dict(zip(paths, names, strict=True))

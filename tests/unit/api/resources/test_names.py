@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.api.resources.conftest import checkpoint, run
+from tinkex.api.paths import short_names
 from tinkex.api.resources.names import AmbiguousName, resolve_checkpoint, resolve_run, with_run
 from tinkex.exceptions import NotFound, ServerError, UsageError
 
@@ -68,6 +69,14 @@ def account(server, client):
 )
 def test_checkpoints(account, text, path):
     assert resolve_checkpoint(account, text) == f"tinker://{path}"
+
+
+def test_every_short_name_means_its_checkpoint(account):
+    short = short_names(c.tinker_path for c in account.checkpoints.list(None))
+    assert "3f9a77c0:weights/0001" in short.values()
+    assert {path: resolve_checkpoint(account, name) for path, name in short.items()} == {
+        path: path for path in short
+    }
 
 
 @pytest.mark.parametrize(
