@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ from sphinx.util.docutils import SphinxDirective
 
 import tinkex
 from tinkex.cli.app import TinkexApp
-from tinkex.commands.base import Lister
+from tinkex.commands.base import Lister, ShowOne
 
 project = "tinkex"
 author = "the tinkex authors"
 project_copyright = "the tinkex authors"
 version = release = tinkex.__version__
+
+# The manual describes these plugins; tinkex-hello is an example.
+os.environ["TINKEX_PLUGINS"] = "tinkex-local,tinkex-hub"
 
 extensions = ["cliff.sphinxext", "sphinx.ext.autodoc"]
 html_theme = "furo"
@@ -61,38 +66,27 @@ nitpick_ignore_regex = [
 ]
 
 autoprogram_cliff_application = "tinkex"
-# Options that every command has: reference/settings and reference/formats describe them once.
-autoprogram_cliff_ignored = [
-    "--help",
-    "--api-key",
-    "--base-url",
-    "--timeout",
-    "--profile",
-    "--http-pool",
-    "--verbose",
-    "--quiet",
-    "--log-file",
-    "--debug",
-    "--format",
-    "--column",
-    "--quote",
-    "--noindent",
-    "--max-width",
-    "--fit-width",
-    "--print-empty",
-    "--prefix",
-    "--variable",
-    "--sort-column",
-    "--sort-ascending",
-    "--sort-descending",
-]
+
+
+def _shared_options() -> list[str]:
+    """Return the options that every command has, and those of the output formats."""
+    app = TinkexApp()
+    commands = [type("Any", (base,), {"take_action": None}) for base in (Lister, ShowOne)]
+    parsers = [app.parser, *(command(app, None).get_parser("") for command in commands)]
+    return sorted({option for parser in parsers for option in parser.option_strings()})
+
+
+# reference/settings and reference/formats describe them once.
+autoprogram_cliff_ignored = _shared_options()
 
 
 class CommandPages(AutoprogramCliffDirective):
-    """cliff's directive, with the examples at the end of a command's help kept line by line."""
+    """cliff's directive for the commands of TinkexApp, their examples kept line by line."""
 
     def _load_commands(self) -> dict[str, type[Command]]:
-        return {name: _with_literal_examples(cls) for name, cls in super()._load_commands().items()}
+        commands = TinkexApp().command_manager.commands
+        names = fnmatch.filter(commands, self.options["command"])
+        return {name: _with_literal_examples(commands[name].load()) for name in names}
 
 
 def _with_literal_examples(command: type[Command]) -> type[Command]:
