@@ -101,8 +101,8 @@ def _path(shell: str) -> Path:
 _BASH = r"""# tinkex completion for bash
 _tinkex() {
     local line="${COMP_LINE:0:${COMP_POINT:-0}}" word kind="" kept how=-f
-    kept="${line##*[[:space:]]}"
-    kept="${kept%"$2"}"
+    kept="${line%"$2"}"
+    kept="${kept##*[[:space:]]}"
     COMPREPLY=()
     compopt -o nosort 2>/dev/null
     while IFS= read -r word; do
@@ -124,7 +124,7 @@ _ZSH = r"""#compdef tinkex
 # tinkex completion for zsh
 _tinkex() {
     local -a answer values shown
-    local kind word line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local kind word line="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX"
     answer=("${(@f)$(${~words[1]} complete --shell zsh --line "$line" 2>/dev/null)}")
     kind="$answer[1]"
     for word in "${(@)answer[2,-1]}"; do
