@@ -39,6 +39,7 @@ CASES = {
     "tinkex run --model-path ru": "tinkex run --model-path run/",
     "tinkex run --prompt-file prom": "tinkex run --prompt-file prompt.txt ",
     'tinkex run --prompt-file "prom': 'tinkex run --prompt-file "prompt.txt" ',
+    'tinkex run --prompt-file "two w': 'tinkex run --prompt-file "two words.txt" ',
     "tinkex run --prompt-file=prom": "tinkex run --prompt-file=prompt.txt ",
 }
 
@@ -72,6 +73,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known.add("checkpoints", [PATH])
     known.add("runs", [RUN])
     Path("prompt.txt").touch()
+    Path("two words.txt").touch()
     Path("run").mkdir()
     return tmp_path
 

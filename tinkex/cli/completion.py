@@ -206,7 +206,7 @@ class _CommandLine:
         if kind != "checkpoints":
             return _plain(name for name in self._names(kind) if name not in self._words)
         files = "directories" if action.dest == "model_path" else ""
-        return Offer(self._checkpoints(begun=bool(current)).values, files)
+        return Offer(self._checkpoints(current).values, files)
 
     # ------------------------------------------------------------------ names of the service
 
@@ -215,18 +215,25 @@ class _CommandLine:
 
         effective = settings.resolve(self._flags())
         cache = Cache.of(effective)
-        if not cache.is_fresh(kind) and "--api-key" not in self._words and _may_ask(effective):
+        has_key = bool(effective.api_key) or not effective.needs_api_key
+        # A command that prints the key may ask for a passphrase, and nothing is sent without
+        # checking certificates unless the user is warned.
+        may_ask = has_key and not effective.pool_options.insecure
+        if may_ask and "--api-key" not in self._words and not cache.is_fresh(kind):
             cache.add(kind, ())  # not to ask again at the next key
             _ask(kind, effective, cache)
         return cache.names(kind)
 
-    def _checkpoints(self, *, begun: bool) -> Offer:
-        """Return the short names of checkpoints, and their paths where a word is *begun*."""
-        from tinkex.api.paths import short_names
+    def _checkpoints(self, current: str) -> Offer:
+        """Return the short names of checkpoints; their paths too where a word is begun."""
+        from tinkex.api.resources.names import short_checkpoints
 
-        short = short_names(self._names("checkpoints")).items()
-        free = {path: name for path, name in short if not {path, name} & set(self._words)}
-        return _plain([*free.values(), *(free if begun else ())])
+        paths = self._names("checkpoints")
+        # A name that several checkpoints turn out to have is an error of the command.
+        short = short_checkpoints(paths, complete="/" not in current)
+        pairs = zip(paths, short, strict=True)
+        free = {path: name for path, name in pairs if not {path, name} & set(self._words)}
+        return _plain([*free.values(), *(free if current else ())])
 
     def _flags(self) -> dict[str, Any]:
         """Return the settings that are options of this line, or of the shell it is typed in."""
@@ -244,17 +251,6 @@ def _stored_keys() -> list[str]:
     known = KeyStore().all()
     names = [key.name for key in known]
     return [key.name if key.name and names.count(key.name) == 1 else key.key_id for key in known]
-
-
-def _may_ask(settings: Settings) -> bool:
-    """Return whether a request requires no action by the user.
-
-    A command that prints the key may ask for a passphrase, and nothing is sent without checking
-    certificates unless the user is warned.
-    """
-    if settings.pool_options.insecure:
-        return False
-    return bool(settings.api_key) or not settings.needs_api_key
 
 
 def _ask(kind: str, settings: Settings, cache: Cache) -> None:

@@ -108,6 +108,9 @@ def as_tinkex_error(error: Exception) -> TinkexError:
     """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint."""
     if isinstance(error, TinkexError):
         error.hint = hint_for(error)
+        if error.aftermath:
+            error.hint = f"{error.hint or ''} {error.aftermath}".lstrip()
+            error.aftermath = None  # it is part of the hint now
         return error
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:

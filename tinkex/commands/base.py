@@ -305,7 +305,10 @@ class Lister(_Display, cliff.lister.Lister):
     def presentation(self) -> Presentation:
         """How the formats for people show the rows; ``take_action`` may change it."""
         noun, _, verb = (self.cmd_name or "").rpartition(" ")
-        empty = f"No {noun}s." if verb == "list" else "" if self.is_action else "There are none."
+        # Without a plural, the sentence is right for any noun of a plugin.
+        empty = (
+            f"No {noun} found." if verb == "list" else "" if self.is_action else "There are none."
+        )
         return Presentation(plain_row=self.plain_row, droppable=self.droppable, empty=empty)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Structure, cells, iso, plain_text
+from tinkex.columns import Structure, Time, cells, iso, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
@@ -25,6 +25,8 @@ _FIELDS = (
     *("time", "expires_at", "tinker_path"),
 )
 
+#: A list warns of checkpoints that expire within this time.
+_SOON = timedelta(hours=24)
 #: The default of the official SDK, too.
 DEFAULT_RANK = 32
 MAX_RANK = 65536
@@ -37,14 +39,16 @@ class ListCheckpoint(Lister):
 
     column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
+    # An expiry is never hidden before anything else.
     droppable = (
-        *("user_metadata", "expires_at", "public", "checkpoint_id"),
-        *("size_bytes", "checkpoint_type", "time"),
+        *("user_metadata", "checkpoint_id", "public", "tinker_path"),
+        *("size_bytes", "checkpoint_type", "time", "expires_at"),
     )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
         "tinkex checkpoint list --run-id run-123 -f json",
         "tinkex checkpoint list --type sampler_weights --after 7d --sort size_bytes:desc",
+        "tinkex checkpoint list --expires-before 3d",
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
@@ -65,11 +69,45 @@ class ListCheckpoint(Lister):
         else:  # page by page
             found = self.client.checkpoints.walk(limit, offset, access_scope=scope)
         self.result = found
-        return self.column_names, arguments.list_rows(
-            *(self, found, "checkpoints", lambda c: cells(c, self.column_names)),
+
+        def short(paths: Sequence[str]) -> list[str]:
+            from tinkex.api.resources.names import short_checkpoints
+
+            complete = not filtered and arguments.holds_all(found)
+            return short_checkpoints(paths, complete=complete)
+
+        self.presentation.short["tinker_path"] = ("Name", short)
+        rows = arguments.list_rows(
+            *(self, found, "checkpoints", self._row),
             name=lambda c: c.tinker_path,
             whole=not filtered,
         )
+        return self.column_names, self._guarded(rows)
+
+    def _guarded(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Yield *rows*, then print how many of the checkpoints expire soon."""
+        self._expiring = 0
+        yield from rows
+        if self._expiring:
+            many = self._expiring > 1
+            self.status(
+                f"{self._expiring} {'checkpoints expire' if many else 'checkpoint expires'} within "
+                f"24 hours; to keep {'them' if many else 'it'}: "
+                "tinkex checkpoint set-ttl --expires-before 24h --remove"
+            )
+
+    def _row(self, checkpoint: Checkpoint) -> tuple[Any, ...]:
+        now, expires = datetime.now(UTC), checkpoint.expires_at
+        self._expiring += expires is not None and now < expires < now + _SOON
+        values = dict(zip(self.column_names, cells(checkpoint, self.column_names), strict=True))
+        return tuple((values | {"expires_at": _Expiry(expires)}).values())
+
+
+class _Expiry(Time):
+    """When a checkpoint expires: ``never`` for people where programs get null."""
+
+    def human_readable(self) -> str:
+        return super().human_readable() or "never"
 
 
 class InfoCheckpoint(ShowOne):
@@ -139,6 +177,7 @@ class SaveCheckpoint(ShowOne):
                 default=True,
                 help=f"train the {words} (default: yes)",
             )
+        arguments.add_unload(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
@@ -153,6 +192,8 @@ class SaveCheckpoint(ShowOne):
         name = _checked_name(parsed_args.name)
         if output != "-":
             check_writable(output)
+        if name:
+            self.client.checkpoints.check_name(name)
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
             self.result = {
@@ -166,6 +207,8 @@ class SaveCheckpoint(ShowOne):
         self.app.remember("models", [training.base_model])
         if output != "-":  # the result is shown there
             self._write(output)
+        if parsed_args.unload:
+            arguments.unload(self, saved.model_id)
         *values, response = self.result.values()
         return self.column_names, (*values, Structure(response))
 
@@ -198,7 +241,7 @@ class SaveCheckpoint(ShowOne):
         """Load the training checkpoint *path* into a new run."""
         from tinkex.api.paths import TinkerPath
 
-        if TinkerPath.from_string(path).kind != "weights":
+        if TinkerPath.from_string(path).checkpoint_type in ("sampler", "external"):
             raise UsageError(
                 f"{path} has no training state to resume from",
                 hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",

@@ -7,17 +7,32 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
-from tinkex.columns import Flag, Time, plain_text
-from tinkex.commands.arguments import add_path, add_paths, checkpoint_path, checkpoint_paths
+from tinkex.columns import Flag, Size, Time, plain_text
+from tinkex.commands.arguments import (
+    add_filters,
+    add_path,
+    add_paths,
+    add_unload,
+    checkpoint_path,
+    checkpoint_paths,
+    given_filters,
+    select_checkpoints,
+    unload,
+)
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
 from tinkex.options import duration, non_empty
 
+if TYPE_CHECKING:
+    from tinkex.api import Checkpoint
+
 #: Maximum number of concurrent changes, as in the official command line.
 CONCURRENCY = 32
+#: Maximum number of paths in a question.
+_PATHS_SHOWN = 20
 #: Environment variable with the key of the account that a copied checkpoint belongs to.
 TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
 
@@ -44,6 +59,29 @@ class BulkChange(Lister):
     _failures: Mapping[str, TinkexError] = MappingProxyType({})
     #: The signal that stopped the command before all were tried.
     _interrupt: BaseException | None = None
+
+    def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
+        """Return the checkpoints that match the filters, by path."""
+        page = select_checkpoints(self, parsed_args)
+        if page.note:
+            self.status(page.note)
+        known = self.client.checkpoints.known(page)
+        return {checkpoint.tinker_path: checkpoint for checkpoint in known}
+
+    def confirm_change(
+        self, words: tuple[str, str], paths: Sequence[str], known: Mapping[str, Checkpoint]
+    ) -> None:
+        """Ask whether to change *paths*; sizes are shown of those in *known*.
+
+        :param words: the line before the paths, and the question with ``{}`` for what is changed.
+        :raises UsageError: the answer is no, or there is no terminal to ask on.
+        """
+        lines = [f"  {path}{_note(known.get(path))}" for path in paths[:_PATHS_SHOWN]]
+        if len(paths) > _PATHS_SHOWN:
+            lines.append(f"  … and {len(paths) - _PATHS_SHOWN} more")
+        complete = len(known) >= len(paths)
+        what = summary(known.values()) if complete else f"{len(paths)} checkpoint(s)"
+        self.confirm("\n".join([words[0], *lines, words[1].format(what)]))
 
     def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
         """Change *paths* concurrently and return their rows, in order.
@@ -193,10 +231,11 @@ class SetTtlCheckpoint(BulkChange):
     examples = (
         "tinkex checkpoint set-ttl tinker://run-123/weights/0001 --ttl 7d",
         "tinkex checkpoint set-ttl run-123@latest --remove",
+        "tinkex checkpoint set-ttl --expires-before 3d --ttl 30d --yes",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_paths(parser)
+        add_paths(parser, optional=True)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
             "--ttl",
@@ -206,12 +245,25 @@ class SetTtlCheckpoint(BulkChange):
             "the service deletes the checkpoint afterwards",
         )
         what.add_argument("--remove", action="store_true", help="remove the expiry time")
+        parser.add_argument(
+            "-y",
+            "--yes",
+            action="store_true",
+            help="do not ask about checkpoints that filters choose",
+        )
+        add_filters(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if not parsed_args.remove and parsed_args.ttl is None:
             raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
         seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
+        if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
+            raise UsageError(
+                "use either checkpoint paths or filters",
+                hint="For example: tinkex checkpoint set-ttl --expires-before 3d --ttl 30d.",
+            )
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
+        paths = paths or self._chosen(parsed_args, seconds)
         set_ttl = self.client.checkpoints.set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
@@ -221,6 +273,20 @@ class SetTtlCheckpoint(BulkChange):
             return (path, None if error else seconds, Time(expires), error and str(error))
 
         return self.column_names, self.change(paths, lambda path: set_ttl(path, seconds), row)
+
+    def _chosen(self, parsed_args: argparse.Namespace, seconds: int | None) -> list[str]:
+        """Return the paths that the filters choose, after a question about them."""
+        from tinkex.api.resources.selection import in_words
+
+        known = self.select(parsed_args)
+        if not known:
+            self.status("No checkpoint matches the filters: nothing to change.")
+        elif not parsed_args.yes and not self.app.option("curl"):
+            question = "Remove the expiry time of {}?"
+            if seconds is not None:
+                question = f"Let {{}} expire in {in_words(timedelta(seconds=seconds))}?"
+            self.confirm_change(("The filters choose:", question), list(known), known)
+        return list(known)
 
     def line(self, record: Mapping[str, Any]) -> str:
         from tinkex.api.resources.selection import in_words
@@ -263,18 +329,27 @@ class CopyCheckpoint(ShowOne):
             help="@FILE with the key of the account that may read the original, or - for standard "
             f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
+        add_unload(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)
         token = self._token(parsed_args.source_api_key)
+        project_id = parsed_args.project_id or self.settings.project_id
+        if parsed_args.unload and project_id:
+            raise UsageError(
+                f"--unload is for a copy in a run of its own, not in the project {project_id}",
+                hint="Use either --unload or a project.",
+            )
         source = checkpoint_path(self, parsed_args.tinker_path)
         self.result = copied = self.client.checkpoints.copy(
             source,
-            project_id=parsed_args.project_id or self.settings.project_id,
+            project_id=project_id,
             ttl_seconds=seconds,
             access_token=token,
         )
         self.app.remember("checkpoints", [copied])
+        if parsed_args.unload:
+            unload(self, copied.partition("://")[2].partition("/")[0])
         return self.column_names, (source, copied)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -309,3 +384,22 @@ def _ttl_seconds(span: timedelta) -> int:
             hint="A number without a unit is in seconds; with a unit: 12h, 7d, 1y.",
         )
     return seconds
+
+
+def _note(checkpoint: Checkpoint | None) -> str:
+    """Return what a question shows behind a path."""
+    if checkpoint is None:
+        return ""
+    size = Size(checkpoint.size_bytes).human_readable()
+    words = ", ".join(filter(None, (size, "published" if checkpoint.public else "")))
+    return f"  ({words})" if words else ""
+
+
+def summary(checkpoints: Iterable[Checkpoint]) -> str:
+    """Return ``3 checkpoints, 1.2 GB``; the size only if all sizes are known."""
+    from tinkex.api.resources.selection import total_size
+
+    checkpoints = list(checkpoints)
+    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
+    size = total_size(checkpoints)
+    return count if size is None else f"{count}, {Size(size).human_readable()}"

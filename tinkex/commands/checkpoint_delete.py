@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands import arguments
-from tinkex.commands.checkpoint_change import BulkChange
+from tinkex.commands.checkpoint_change import BulkChange, summary
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import duration, integer, number
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 #: Maximum number of runs whose checkpoints are listed to show sizes in a question.
 _RUNS_LISTED = 32
-#: Maximum number of paths in a question.
-_PATHS_SHOWN = 20
+_QUESTION = ("This cannot be undone:", "Delete {}?")
 #: Bytes of a gigabyte, the unit of storage prices.
 _GIGABYTE = 1e9
 
@@ -37,25 +36,6 @@ class _Deletion(BulkChange):
         parser.add_argument(
             "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
         )
-
-    def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
-        """Return the checkpoints that match the filters, by path."""
-        page = arguments.select_checkpoints(self, parsed_args)
-        if page.note:
-            self.status(page.note)
-        return {checkpoint.tinker_path: checkpoint for checkpoint in page}
-
-    def confirm_deletion(self, paths: Sequence[str], known: Mapping[str, Checkpoint]) -> None:
-        """Ask whether to delete *paths*; sizes are shown of those in *known*.
-
-        :raises UsageError: the answer is no, or there is no terminal to ask on.
-        """
-        lines = [f"  {path}{_note(known.get(path))}" for path in paths[:_PATHS_SHOWN]]
-        if len(paths) > _PATHS_SHOWN:
-            lines.append(f"  … and {len(paths) - _PATHS_SHOWN} more")
-        complete = len(known) >= len(paths)
-        what = _summary(known.values()) if complete else f"{len(paths)} checkpoint(s)"
-        self.confirm("\n".join(["This cannot be undone:", *lines, f"Delete {what}?"]))
 
 
 class DeleteCheckpoint(_Deletion):
@@ -91,7 +71,7 @@ class DeleteCheckpoint(_Deletion):
         # A script is asked only about checkpoints that it has not named.
         on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
         if not (parsed_args.yes or self.app.option("curl")) and (known or (paths and on_terminal)):
-            self.confirm_deletion(paths or list(known), known or self._find(paths))
+            self.confirm_change(_QUESTION, paths or list(known), known or self._find(paths))
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             return (path, Flag(error is None), error and str(error))
@@ -117,7 +97,7 @@ class DeleteCheckpoint(_Deletion):
             )
         self.result = []
         if known:
-            self.status(f"Would delete {_summary(known.values())}; nothing was changed.")
+            self.status(f"Would delete {summary(known.values())}; nothing was changed.")
         return [(path, Flag(False), None) for path in paths or known]
 
     def _find(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
@@ -190,7 +170,7 @@ class PruneCheckpoint(_Deletion):
         if not chosen:
             return self.column_names, []
         if not parsed_args.yes:
-            self.confirm_deletion(list(chosen), chosen)
+            self.confirm_change(_QUESTION, list(chosen), chosen)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             action = "failed" if error else "deleted"
@@ -213,7 +193,7 @@ class PruneCheckpoint(_Deletion):
             why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
             self.status(f"Nothing to prune: {why}")
             return
-        self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
+        self.status(f"To delete: {summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)
         rate = rate if rate is not None else self.client.billing.storage_rate()
         if size is not None and rate is not None:
@@ -251,22 +231,3 @@ def _values(decision: Decision, action: str) -> tuple[Any, ...]:
     checkpoint = decision.checkpoint
     size, saved = Size(checkpoint.size_bytes), Time(checkpoint.time)
     return (checkpoint.tinker_path, size, saved, action, decision.reason)
-
-
-def _note(checkpoint: Checkpoint | None) -> str:
-    """Return what a question shows behind a path."""
-    if checkpoint is None:
-        return ""
-    size = Size(checkpoint.size_bytes).human_readable()
-    words = ", ".join(filter(None, (size, "published" if checkpoint.public else "")))
-    return f"  ({words})" if words else ""
-
-
-def _summary(checkpoints: Iterable[Checkpoint]) -> str:
-    """Return ``3 checkpoints, 1.2 GB``; the size only if all sizes are known."""
-    from tinkex.api.resources.selection import total_size
-
-    checkpoints = list(checkpoints)
-    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
-    size = total_size(checkpoints)
-    return count if size is None else f"{count}, {Size(size).human_readable()}"

@@ -182,6 +182,8 @@ class Account(Scripted):
         for name in ("tags", "user_metadata", "sdk_version"):
             if name not in seen.json:
                 raise validation(name, "Field required")
+        if seen.json["user_metadata"] is None:  # hatchery and MinT; tinkex sends {} to all
+            raise validation("user_metadata", "Input should be a valid dictionary")
         messages = dict.fromkeys(("info_message", "warning_message", "error_message"))
         return Reply({"session_id": self.session, **messages}, self.created)
 

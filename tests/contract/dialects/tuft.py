@@ -169,7 +169,15 @@ class TuFT(Account):
             (self.directory / file).write_bytes(content)
         return Reply(None, 302, {"Location": self.directory.as_uri()})
 
-    def weights_info(self, seen: Request) -> Any:
-        if len(parts(seen.json["tinker_path"])) != 3:
+    def known_run(self, run: str) -> str:
+        if run not in self.runs:
             raise crash()
-        return super().weights_info(seen)
+        return run
+
+    def weights_info(self, seen: Request) -> Any:
+        run, *rest = parts(seen.json["tinker_path"])
+        if len(rest) != 2:
+            raise crash()
+        self.known_run(run)
+        # It describes any name in a run.
+        return {"base_model": MODEL, "is_lora": True, "lora_rank": 32}

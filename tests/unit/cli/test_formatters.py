@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
+import json
 import re
 import tempfile
 
@@ -16,12 +18,13 @@ from tinkex.cli.formatters import (
     ShellFormatter,
     TableFormatter,
     ValueFormatter,
+    YAMLFormatter,
     can_redraw,
     spooled,
     wants_colour,
 )
 from tinkex.cli.progress import console
-from tinkex.columns import Flag, Presentation, Size
+from tinkex.columns import Flag, Presentation, Size, plain_text
 from tinkex.exceptions import LocalError
 from tinkex.settings import DEFAULT_BASE_URL
 from tinkex.testing import _Stream, invoke
@@ -40,6 +43,7 @@ def options(formatter, **values) -> argparse.Namespace:
 def table(width, monkeypatch, rows=(ROW,), names=NAMES, **values):
     """Return the table of *rows* on a terminal, and the notes about it."""
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     stream = _Stream(terminal=True)
     formatter = TableFormatter()
     shown = Presentation(droppable=("public", "size_bytes", "checkpoint_id"), empty="No rows.")
@@ -55,8 +59,8 @@ def test_path_is_whole_at_every_width_and_lines_fit_where_they_can(width, monkey
         assert max(map(len, text.splitlines())) <= width
     assert bool(notes) == ("1.5 kB" not in text or "yes" not in text)
     if width == 40:
-        hidden = "checkpoint_id, size_bytes, public"
-        assert notes == [f"Hidden (terminal too narrow): {hidden}; -f json has all columns."]
+        hidden = "Checkpoint, Size, Public"
+        assert notes == [f"Hidden (terminal too narrow): {hidden}; -f json has all."]
 
 
 def test_wide_terminal_shows_all_with_headings_in_words(monkeypatch):
@@ -71,6 +75,7 @@ def test_wide_terminal_shows_all_with_headings_in_words(monkeypatch):
 
 def test_too_wide_for_a_frame(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
     stream = _Stream(terminal=True)
     formatter = TableFormatter()
     formatter.emit_one(NAMES, ROW, stream, options(formatter))
@@ -86,17 +91,46 @@ def test_empty_list_is_a_note_about_the_rows_only(monkeypatch):
     assert "+--" in table(200, monkeypatch, rows=[], print_empty=True)[0]
 
 
+def listed(formatter, rows, names=NAMES, **values) -> str:
+    stream = _Stream()
+    formatter.emit_list(names, rows, stream, options(formatter, **values))
+    return stream.getvalue()
+
+
 def test_words_of_formats_without_types():
-    stream = _Stream()
-    formatter = ValueFormatter()
-    formatter.emit_list(NAMES, [("a", Size(None), Flag(False), None)], stream, options(formatter))
-    assert stream.getvalue() == "a null false null\n"
-    stream = _Stream()
-    csv = CSVFormatter()
-    csv.emit_list(
-        NAMES, [("a", Size(1), Flag(False), None)], stream, options(csv, quote_mode="minimal")
-    )
-    assert stream.getvalue().splitlines()[1] == "a,1,false,"
+    row = ("a", Size(None), Flag(False), None)
+    assert listed(ValueFormatter(), [row]) == "a null false null\n"
+    assert listed(CSVFormatter(), [row], quote_mode="minimal").splitlines()[1] == "a,,false,"
+
+
+CELLS = ('back\\slash "quoted", C:\\', "line\nbreak\r\nand\ttab", {"note": 'he said "hi"\nC:\\tmp'})
+
+
+@pytest.mark.parametrize("mode", ["all", "minimal", "none", "nonnumeric"])
+def test_csv_readers_get_what_the_server_sent(mode):
+    text = listed(CSVFormatter(), [CELLS], NAMES[:3], quote_mode=mode)
+    heads, (first, second, third) = csv.reader(io.StringIO(text, newline=""))
+    assert (heads, first, second, json.loads(third)) == (list(NAMES[:3]), *CELLS)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nb"])
+def test_a_row_in_the_value_format_is_one_line(text):
+    assert listed(ValueFormatter(), [(text, text)], ("x", "y")) == "a\\nb a\\nb\n"
+    stream, formatter = _Stream(), ValueFormatter()
+    formatter.emit_one(("x", "y"), (text, 1), stream, options(formatter))
+    assert stream.getvalue() == "a\\nb\n1\n"
+
+
+@pytest.mark.parametrize("noindent", [True, False])
+def test_json_has_null_for_infinity_and_nan(noindent):
+    row = (float("inf"), {"a": [float("nan"), -1e999, 1.5]})
+    expected = {"x": None, "y": {"a": [None, None, 1.5]}}
+    assert json.loads(listed(JSONFormatter(), [row], "xy", noindent=noindent)) == [expected]
+    stream, formatter = _Stream(), JSONFormatter()
+    formatter.emit_one("xy", row, stream, options(formatter, noindent=noindent))
+    assert json.loads(stream.getvalue()) == expected
+    assert "Infinity" not in stream.getvalue()
+    assert plain_text(list(row)) == '[null, {"a": [null, null, 1.5]}]'
 
 
 def test_shell_values_are_quoted():
@@ -142,6 +176,105 @@ def test_wide_letters_take_two_columns(monkeypatch):
     assert second == "sweep lr      active"
     (line,) = shown(10, "e\u0301tude").splitlines()[1:]
     assert line == "e\u0301tude  active"
+
+
+# ---------------------------------------------------------------------- what fits
+
+WIDE = "tinker://run/weights/" + "x" * 40
+TEXT_NAMES = ("name", "note", "user_metadata", "tinker_path")
+TEXT_ROW = ("first", "a note of several words", None, WIDE)
+
+
+def limited(width: int, names=TEXT_NAMES, row=TEXT_ROW, droppable=(), **values) -> list[str]:
+    stream, formatter = _Stream(), TableFormatter()
+    shown = Presentation(droppable=droppable)
+    values |= {"max_width": width, "presentation": shown}
+    formatter.emit_list(names, [row], stream, options(formatter, **values))
+    return [*stream.getvalue().splitlines(), *shown.notes]
+
+
+def test_max_width_hides_columns_until_the_rest_fits():
+    assert limited(70, droppable=("user_metadata", "note", "name")) == [
+        f"+{'-' * 63}+",
+        f"| Path{' ' * 58}|",
+        f"+{'-' * 63}+",
+        f"| {WIDE} |",
+        f"+{'-' * 63}+",
+        # A hidden column without values is not missed.
+        "Hidden (terminal too narrow): Name, Note; -f json has all.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "note"),
+    [(35, ["a note of several words"]), (27, ["a note of", "several words"]), (9, None)],
+)
+def test_max_width_wraps_texts_between_words_only(width, note):
+    lines = limited(width, ("name", "note"), ("first", "a note of several words"))
+    if note is None:  # no width for the longest words
+        assert lines == ["Name   Note", "first  a note of several words"]
+    else:
+        assert [line[10:-2].rstrip() for line in lines[3:-1]] == note
+        assert max(map(len, lines)) <= width
+
+
+SHORT = {"tinker_path": ("Name", lambda paths: [path[-5:] for path in paths])}
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "hidden"),
+    [
+        (100, "note | tinker_path", ""),
+        (68, "tinker_path", "Note"),
+        (40, "Name | Note", "Path"),
+        (20, "Name", "Note, Path"),
+    ],
+)
+def test_a_path_too_wide_for_the_table_is_shown_by_its_short_name(
+    width, heads, hidden, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream, formatter = _Stream(terminal=True), TableFormatter()
+    shown = Presentation(droppable=("note", "tinker_path"))
+    shown.short = SHORT
+    row = ("a note of words", WIDE)
+    formatter.emit_list(TEXT_NAMES[1::2], [row], stream, options(formatter, presentation=shown))
+
+    names = heads.replace("note", "Note").replace("tinker_path", "Path").split(" | ")
+    assert stream.getvalue().splitlines()[1].strip("| ").split() == " | ".join(names).split()
+    assert (WIDE in stream.getvalue()) == ("Path" in names)
+    assert [note.split(": ")[1].split(";")[0] for note in shown.notes] == [hidden][: bool(hidden)]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.123456, 0.1235), (-3.0971999, -3.097), (123456.789, 123457), (0.0, 0), (1e-5, 1e-05)],
+)
+def test_numbers_are_rounded_in_tables_and_raw_elsewhere(value, shown):
+    assert limited(0, ("loss",), (value,))[3] == f"| {shown:>4} |"
+    assert listed(ValueFormatter(), [(value,)], ("loss",)) == f"{value}\n"
+
+
+def test_yaml_is_in_the_order_of_json():
+    names, row = ("b", "a"), (Size(1500), {"z": 1, "y": [Flag(True).machine_readable()]})
+    assert listed(YAMLFormatter(), [row], names) == (
+        "- b: 1500\n  a:\n    z: 1\n    y:\n    - true\n"
+    )
+    stream, formatter = _Stream(), YAMLFormatter()
+    formatter.emit_one(names, row, stream, options(formatter))
+    assert stream.getvalue() == "b: 1500\na:\n  z: 1\n  y:\n  - true\n"
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_headings_are_bold_on_a_terminal_that_has_colours(environ, monkeypatch):
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", **environ}.items():
+        monkeypatch.setenv(name, value)
+    stream, formatter = _Stream(terminal=True), TableFormatter()
+    formatter.emit_list(("size_bytes", "is_lora"), [(1, "x")], stream, options(formatter))
+    formatter.emit_one(("size_bytes", "is_lora"), ("|", "x"), stream, options(formatter))
+    bold = re.findall(r"\x1b\[1m(.*?)\x1b\[0m", stream.getvalue())
+    assert bold == ([] if environ else ["Size", "LoRA", "Field", "Size", "LoRA"])
 
 
 # ---------------------------------------------------------------------- terminals and links
@@ -198,7 +331,9 @@ def test_the_run_is_a_link_and_its_paths_are_not(columns: str):
 
     assert linked.count("\x1b]8;;") == 2
     assert f"\x1b]8;;{PAGE}\x1b\\{RUN}\x1b]8;;\x1b\\" in linked
-    assert re.sub(r"\x1b]8;;.*?\x1b\\", "", linked) == info(COLUMNS=columns, NO_COLOR="1")
+    assert re.sub(r"\x1b]8;;.*?\x1b\\|\x1b\[1?0?m", "", linked) == info(
+        COLUMNS=columns, NO_COLOR="1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +351,7 @@ def test_the_run_is_a_link_and_its_paths_are_not(columns: str):
 def test_no_link(words: tuple[str, ...], options: dict[str, str]):
     shown = info(*words, **options)
 
-    assert "\x1b" not in shown
+    assert "\x1b]" not in shown
     assert RUN in shown
 
 

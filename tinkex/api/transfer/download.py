@@ -21,13 +21,13 @@ from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url, name_missing
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
-from tinkex.api.transfer import archive, manifest
+from tinkex.api.transfer import adapter, archive, content, manifest
+from tinkex.api.transfer.adapter import AdapterMismatch
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
 from tinkex.api.transfer.ranges import FileDownload
 from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
 from tinkex.api.transfer.streams import RenewableURL
-from tinkex.api.transfer.verify import check_weights
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     APIError,
@@ -77,11 +77,13 @@ class Download:
     :ivar directory: the directory with the files.
     :ivar files: relative names and sizes in bytes.
     :ivar bytes: the sum of the sizes.
+    :ivar mismatch: what PEFT would not load of it; ``None`` if all of it.
     """
 
     directory: Path
     files: list[tuple[str, int]]
     bytes: int
+    mismatch: AdapterMismatch | None = None
 
 
 def download(
@@ -103,12 +105,30 @@ def download(
         finally:
             tracker.cancel()
         with local_errors(directory):
-            check_weights(staging.content, files)
+            mismatch = _checked(staging, files)
             files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
     sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]
-    return Download(directory, sizes, sum(size for _, size in sizes))
+    return Download(directory, sizes, sum(size for _, size in sizes), mismatch)
+
+
+def _checked(staging: StagingDirectory, files: Files) -> AdapterMismatch | None:
+    """Check what *files* contain; return what PEFT would not load of the first adapter.
+
+    :raises InvalidResponse: one is not what its name says.
+    """
+    for relative in files:
+        with staging.content.open(relative, "rb") as file:
+            try:
+                content.check(relative.name, file)
+            except ValueError as error:
+                raise InvalidResponse(
+                    f"{relative} {error}",
+                    hint="Try again. If it fails again, the checkpoint is damaged on the server.",
+                ) from error
+    configs = [relative for relative in files if relative.name == manifest.ADAPTER_CONFIG]
+    return next(filter(None, (adapter.examine(staging.content, one) for one in configs)), None)
 
 
 class _Download:
@@ -426,6 +446,7 @@ def _make_copy(
         )
     except training.NO_DIRECT_LOAD as error:
         raise NoCopiesError from error
+    session.unneeded.add(client.model_id)
     try:
         return client.save_external(_COPY_NAME, _COPY_TTL, deadline)
     except NotOffered as error:

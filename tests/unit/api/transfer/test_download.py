@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.weights import weights
 from tinkex.api.http.transport import same_origin
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.streams import open_signed
@@ -28,7 +29,7 @@ SAMPLER = "tinker://r:train:0/sampler_weights/final"
 EXTERNAL = "tinker://r:train:0/external_weights/mine"
 TRAINING = "tinker://r:train:0/weights/final"
 PLACE = "training_runs/r:train:0/checkpoints"
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\0" * 300_000}
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights(bytes(299_872))}
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -331,6 +332,20 @@ def test_without_copies_there_is_the_archive(call, status, copies, client, targe
     client.checkpoints.download(TRAINING, target)
     assert arrived(target) == FILES
     assert copies.requests("sessions/s-1/finish")[0].body == {"reason": {"type": "success"}}
+
+
+@pytest.mark.parametrize("has_copies", [True, False])
+def test_the_run_of_the_copy_frees_its_place(has_copies, copies, client, target):
+    """Where sessions cannot be finished, as on Spindle."""
+    gone = copies.reply({"detail": "Not Found"}, 404)
+    copies.on("POST", "sessions/s-1/finish", gone)
+    if not has_copies:
+        copies.on("POST", "save_weights_external", gone)
+        offer(copies, tar(FILES), place="weights/final")
+    client.checkpoints.download(TRAINING, target)
+    assert arrived(target) == FILES
+    (unload,) = copies.requests("unload_model")
+    assert unload.body == {"model_id": "s-1:train:0"}
 
 
 @pytest.mark.parametrize("bad", ["refused", "cut", "interrupt"])
