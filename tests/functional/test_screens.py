@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.functional.test_lists import a_run, listing, row
+from tinkex.commands.base import Lister
 from tinkex.testing import Invocation, invoke
 
 RUN = "699b8252-3d5c-4a01-9a3e-8c76f97440a5:train:0"
@@ -63,7 +64,7 @@ def test_a_name_has_its_type_where_others_may_be_called_the_same(line):
     assert table(shown(line, 80, LISTS))[1][0] == "699b8252:sampler/first"
 
 
-@pytest.mark.parametrize("words", ["--max-width 200", "-c tinker_path", ""])
+@pytest.mark.parametrize("words", ["--max-width 200", "-c tinker_path", "-c Name", ""])
 def test_the_path_is_shown_where_it_fits_or_is_asked_for(words):
     done = shown(f"checkpoint list {words}", 80 if words else 200, LISTS)
     assert f"tinker://{RUN}/sampler_weights/first" in done.stdout
@@ -110,6 +111,20 @@ def test_an_empty_list_says_so(noun):
     empty = {"checkpoints": [], "training_runs": [], "sessions": {"sessions": []}}
     done = shown(f"{noun} list", 80, empty)
     assert (done.stdout, done.stderr) == ("", f"No {noun} found.\n")
+
+
+@pytest.mark.parametrize("noun", ["log entry", "history", "news", "bus"])
+def test_an_empty_list_of_a_plugin_says_so_in_correct_english(noun):
+    class ListThing(Lister):
+        """List things."""
+
+        column_names = ("name",)
+
+        def take_action(self, parsed_args):
+            return self.column_names, []
+
+    command = ListThing(None, None, f"{noun} list")  # type: ignore[arg-type]
+    assert command.presentation.empty == f"No {noun} found."
 
 
 # ---------------------------------------------------------------------- expiry

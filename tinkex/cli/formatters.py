@@ -34,7 +34,7 @@ Rows = Iterable[Row]
 #: Characters of output that are kept in memory: most lists are shorter and need no file.
 _IN_MEMORY = 1024 * 1024
 #: Around a heading on a terminal with colours.
-_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
+_COLOUR, _RESET = "\x1b[1;36m", "\x1b[0m"
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
@@ -117,7 +117,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         lines = _laid_out(columns, room, parsed_args) or _frameless(columns, with_headings=True)
         if wants_colour(stdout):
             at = int(lines[0].startswith("+-"))
-            lines[at] = re.sub(r"[^|\s](?:[^|]*[^|\s])?", rf"{_BOLD}\g<0>{_RESET}", lines[at])
+            lines[at] = re.sub(r"[^|\s](?:[^|]*[^|\s])?", rf"{_COLOUR}\g<0>{_RESET}", lines[at])
         stdout.write("\n".join(lines) + "\n")
 
     def emit_one(
@@ -139,7 +139,7 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         if names and wants_colour(stdout):
             inner = max(0, columns[0].width - 2)
             field = rf"(?m)^(\| )?([^|+\s](?:.{{0,{inner}}}\S)?)"
-            text = re.sub(field, rf"\1{_BOLD}\2{_RESET}", text)
+            text = re.sub(field, rf"\1{_COLOUR}\2{_RESET}", text)
         links = _presentation(parsed_args).links
         if links and can_redraw(stdout) and not os.environ.get("NO_COLOR"):
             text = _linked(text, links)

@@ -237,6 +237,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         The format finds :attr:`presentation` in *parsed_args*.
         """
         known = {_normal(name) for name in column_names}
+        short = {_normal(head): name for name, (head, _) in self.presentation.short.items()}
+        for given in (parsed_args.columns, getattr(parsed_args, "sort_columns", [])):
+            given[:] = [
+                name if _normal(name) in known else short.get(_normal(name), name) for name in given
+            ]
         for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
                 raise UsageError(

@@ -25,6 +25,7 @@ _FIELDS = (
     *("time", "expires_at", "tinker_path"),
 )
 
+_EXPIRES_AT = _FIELDS.index("expires_at")
 #: A list warns of checkpoints that expire within this time.
 _SOON = timedelta(hours=24)
 #: The default of the official SDK, too.
@@ -86,7 +87,7 @@ class ListCheckpoint(Lister):
 
     def _guarded(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """Yield *rows*, then print how many of the checkpoints expire soon."""
-        self._expiring = 0
+        self._now, self._expiring = datetime.now(UTC), 0
         yield from rows
         if self._expiring:
             many = self._expiring > 1
@@ -97,10 +98,11 @@ class ListCheckpoint(Lister):
             )
 
     def _row(self, checkpoint: Checkpoint) -> tuple[Any, ...]:
-        now, expires = datetime.now(UTC), checkpoint.expires_at
-        self._expiring += expires is not None and now < expires < now + _SOON
-        values = dict(zip(self.column_names, cells(checkpoint, self.column_names), strict=True))
-        return tuple((values | {"expires_at": _Expiry(expires)}).values())
+        expires = checkpoint.expires_at
+        self._expiring += expires is not None and self._now < expires < self._now + _SOON
+        values = list(cells(checkpoint, self.column_names))
+        values[_EXPIRES_AT] = _Expiry(expires)
+        return tuple(values)
 
 
 class _Expiry(Time):
