@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -128,6 +129,24 @@ def test_the_line_for_a_startup_file_loads_it(place, shell, code):
     assert (done.returncode, done.stderr) == (0, "")
     expected = {"bash": "complete -F _tinkex tinkex", "zsh": "_tinkex", "fish": "version"}
     assert done.stdout.strip() == expected[shell]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("checkpoint info @latest:s", "checkpoint info @latest:sampler"),
+        ("checkpoint info 11", "checkpoint info 11f0cafe:0001"),
+        ("run --prompt-file=prom", "run --prompt-file=prompt.txt"),
+    ],
+)
+def test_tab_in_the_interactive_shell(place, typed, line):
+    terminal = Terminal()
+    try:
+        terminal.expect("tinkex>")
+        terminal.type(f"{typed}\t")
+        terminal.expect(re.escape(line))
+    finally:
+        terminal.close()
 
 
 def test_installing_twice_changes_nothing(tinkex: Program, home: Path):
