@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.functional.test_lists import a_run, listing, row
+from tests.functional.test_lists import ODD, a_run, listing, row
 from tinkex.commands.base import Lister
 from tinkex.testing import Invocation, invoke
 
@@ -69,6 +69,22 @@ def test_the_path_is_shown_where_it_fits_or_is_asked_for(words):
     done = shown(f"checkpoint list {words}", 80 if words else 200, LISTS)
     assert f"tinker://{RUN}/sampler_weights/first" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("odd", "name"),
+    [
+        ("kind", "tinker://r/checkpoints/n"),
+        ("nested", "tinker://r/weights/a/b"),
+        ("scheme", "s3://bucket/x"),
+        ("bare", "only-an-id"),
+        ("number", "'3'"),
+        ("null", "r:zero"),
+    ],
+)
+def test_a_row_without_a_short_name_is_shown_as_the_server_sent_it(odd, name):
+    lists = {"checkpoints": [row("a-name-for-the-width", run=RUN), ODD[odd]]}
+    assert name in [cells[0] for cells in table(shown("checkpoint list", 80, lists))]
 
 
 def test_expiry_is_hidden_last():
@@ -156,8 +172,8 @@ def test_list_by_expiry(when, names):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("tonight", "tomorrow"), "2 checkpoints expire within 24 hours; to keep them: "),
-        (("tonight", "later", "gone"), "1 checkpoint expires within 24 hours; to keep it: "),
+        (("tonight", "tomorrow"), "2 checkpoints expire within 24 hours. To keep them:\n"),
+        (("tonight", "later", "gone"), "1 checkpoint expires within 24 hours. To keep it:\n"),
         (("never", "gone", "later"), ""),
     ],
 )
@@ -165,5 +181,5 @@ def test_a_list_warns_of_checkpoints_that_expire_within_24_hours(names, words):
     rows = [one for one in EXPIRING if one["checkpoint_id"].rpartition("/")[2] in names]
     with listing({"checkpoints": rows}) as (tinkex, _):
         said = tinkex("checkpoint list").stderr
-    command = "tinkex checkpoint set-ttl --expires-before 24h --remove\n"
+    command = "  tinkex checkpoint set-ttl --expires-before 24h --remove\n"
     assert said == (words and words + command)

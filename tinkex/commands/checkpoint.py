@@ -86,16 +86,17 @@ class ListCheckpoint(Lister):
         return self.column_names, self._guarded(rows)
 
     def _guarded(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """Yield *rows*, then print how many of the checkpoints expire soon."""
+        """Yield *rows*, then note how many of the checkpoints expire soon."""
         self._now, self._expiring = datetime.now(UTC), 0
         yield from rows
         if self._expiring:
-            many = self._expiring > 1
-            self.status(
-                f"{self._expiring} {'checkpoints expire' if many else 'checkpoint expires'} within "
-                f"24 hours; to keep {'them' if many else 'it'}: "
-                "tinkex checkpoint set-ttl --expires-before 24h --remove"
-            )
+            one = self._expiring == 1
+            expire = "1 checkpoint expires" if one else f"{self._expiring} checkpoints expire"
+            # A note, which follows the table.
+            self.presentation.notes += [
+                f"{expire} within 24 hours. To keep {'it' if one else 'them'}:",
+                "  tinkex checkpoint set-ttl --expires-before 24h --remove",
+            ]
 
     def _row(self, checkpoint: Checkpoint) -> tuple[Any, ...]:
         expires = checkpoint.expires_at

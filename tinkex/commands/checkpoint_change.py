@@ -23,11 +23,12 @@ from tinkex.commands.arguments import (
     unload,
 )
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
+from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError, a_few
 from tinkex.options import duration, non_empty
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint
+    from tinkex.api.resources.changes import Changes
 
 #: Maximum number of concurrent changes, as in the official command line.
 CONCURRENCY = 32
@@ -60,6 +61,14 @@ class BulkChange(Lister):
     #: The signal that stopped the command before all were tried.
     _interrupt: BaseException | None = None
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="also change a checkpoint that shares its name with one of another kind, on a "
+            "server whose ids do not distinguish them: either or both may be changed",
+        )
+
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
         """Return the checkpoints that match the filters, by path."""
         page = select_checkpoints(self, parsed_args)
@@ -69,18 +78,26 @@ class BulkChange(Lister):
         return {checkpoint.tinker_path: checkpoint for checkpoint in known}
 
     def confirm_change(
-        self, words: tuple[str, str], paths: Sequence[str], known: Mapping[str, Checkpoint]
+        self, words: tuple[str, str], paths: Sequence[str], changes: Changes
     ) -> None:
-        """Ask whether to change *paths*; sizes are shown of those in *known*.
+        """Ask whether to change *paths*, with their sizes as far as they are known.
 
         :param words: the line before the paths, and the question with ``{}`` for what is changed.
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        lines = [f"  {path}{_note(known.get(path))}" for path in paths[:_PATHS_SHOWN]]
-        if len(paths) > _PATHS_SHOWN:
-            lines.append(f"  … and {len(paths) - _PATHS_SHOWN} more")
-        complete = len(known) >= len(paths)
-        what = summary(known.values()) if complete else f"{len(paths)} checkpoint(s)"
+        found = changes.found()
+        going = [path for path in paths if not changes.refusal(path)]
+        if not going:
+            return
+        lines = [
+            f"  {path}{_note(found.get(path), changes.twins(path))}"
+            for path in going[:_PATHS_SHOWN]
+        ]
+        if len(going) > _PATHS_SHOWN:
+            lines.append(f"  … and {len(going) - _PATHS_SHOWN} more")
+        complete = all(path in found for path in going)
+        rows = [found[path] for path in going if path in found]
+        what = summary(rows) if complete else f"{len(going)} checkpoint(s)"
         self.confirm("\n".join([words[0], *lines, words[1].format(what)]))
 
     def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
@@ -190,12 +207,13 @@ class _Visibility(BulkChange):
     public: bool
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        checkpoints = self.client.checkpoints
-        change = checkpoints.publish if self.public else checkpoints.unpublish
+        changes = self.client.checkpoints.changes(paths, force=parsed_args.force)
+        change = changes.publish if self.public else changes.unpublish
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             # After a failure, its visibility is unknown.
@@ -235,6 +253,7 @@ class SetTtlCheckpoint(BulkChange):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser, optional=True)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -249,7 +268,7 @@ class SetTtlCheckpoint(BulkChange):
             "-y",
             "--yes",
             action="store_true",
-            help="do not ask about checkpoints that filters choose",
+            help="do not ask where filters choose",
         )
         add_filters(parser)
 
@@ -263,8 +282,15 @@ class SetTtlCheckpoint(BulkChange):
                 hint="For example: tinkex checkpoint set-ttl --expires-before 3d --ttl 30d.",
             )
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        paths = paths or self._chosen(parsed_args, seconds)
-        set_ttl = self.client.checkpoints.set_ttl
+        known = {} if paths else self.select(parsed_args)
+        changes = self.client.checkpoints.changes(
+            paths := paths or list(known), known=known.values(), force=parsed_args.force
+        )
+        if not paths:
+            self.status("No checkpoint matches the filters: nothing to change.")
+        elif known and not (parsed_args.yes or self.app.option("curl")):
+            self.confirm_change(("The filters choose:", _question(seconds)), paths, changes)
+        set_ttl = changes.set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             expires = None
@@ -273,20 +299,6 @@ class SetTtlCheckpoint(BulkChange):
             return (path, None if error else seconds, Time(expires), error and str(error))
 
         return self.column_names, self.change(paths, lambda path: set_ttl(path, seconds), row)
-
-    def _chosen(self, parsed_args: argparse.Namespace, seconds: int | None) -> list[str]:
-        """Return the paths that the filters choose, after a question about them."""
-        from tinkex.api.resources.selection import in_words
-
-        known = self.select(parsed_args)
-        if not known:
-            self.status("No checkpoint matches the filters: nothing to change.")
-        elif not parsed_args.yes and not self.app.option("curl"):
-            question = "Remove the expiry time of {}?"
-            if seconds is not None:
-                question = f"Let {{}} expire in {in_words(timedelta(seconds=seconds))}?"
-            self.confirm_change(("The filters choose:", question), list(known), known)
-        return list(known)
 
     def line(self, record: Mapping[str, Any]) -> str:
         from tinkex.api.resources.selection import in_words
@@ -370,6 +382,15 @@ class CopyCheckpoint(ShowOne):
         return read_argument(argument, self.app.stdin)
 
 
+def _question(seconds: int | None) -> str:
+    """Return the question of set-ttl, with ``{}`` for the checkpoints."""
+    from tinkex.api.resources.selection import in_words
+
+    if seconds is None:
+        return "Remove the expiry time of {}?"
+    return f"Let {{}} expire in {in_words(timedelta(seconds=seconds))}?"
+
+
 def _ttl_seconds(span: timedelta) -> int:
     """Return the time to live *span* in seconds.
 
@@ -386,13 +407,13 @@ def _ttl_seconds(span: timedelta) -> int:
     return seconds
 
 
-def _note(checkpoint: Checkpoint | None) -> str:
-    """Return what a question shows behind a path."""
-    if checkpoint is None:
-        return ""
-    size = Size(checkpoint.size_bytes).human_readable()
-    words = ", ".join(filter(None, (size, "published" if checkpoint.public else "")))
-    return f"  ({words})" if words else ""
+def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
+    """Return what a question shows behind a path, whose change may change *twins*, too."""
+    words = [f"perhaps with {a_few(twins)}"] if twins else []
+    if checkpoint is not None:
+        size = Size(checkpoint.size_bytes).human_readable()
+        words = [size, *(["published"] if checkpoint.public else []), *words]
+    return f"  ({', '.join(filter(None, words))})" if any(words) else ""
 
 
 def summary(checkpoints: Iterable[Checkpoint]) -> str:

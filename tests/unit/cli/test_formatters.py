@@ -218,6 +218,23 @@ def test_max_width_wraps_texts_between_words_only(width, note):
         assert max(map(len, lines)) <= width
 
 
+def test_max_width_wraps_the_values_of_one_object_between_words():
+    stream, formatter = _Stream(), TableFormatter()
+    row = ("a note of several words", "tinker://r/weights/x")
+    formatter.emit_one(("note", "tinker_path"), row, stream, options(formatter, max_width=32))
+    assert stream.getvalue().splitlines()[3:-1] == [
+        "| Note  | a note of several    |",
+        "|       | words                |",
+        "| Path  | tinker://r/weights/x |",
+    ]
+
+
+def test_fit_width_is_the_width_of_the_terminal_off_a_terminal_too(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "27")
+    names, row = ("name", "note"), ("first", "a note of several words")
+    assert limited(0, names, row, fit_width=True) == limited(27, names, row)
+
+
 SHORT = {"tinker_path": ("Name", lambda paths: [path[-5:] for path in paths])}
 
 
