@@ -116,7 +116,7 @@ SCENARIOS = {
         "checkpoint download {training} --output {tmp}/files",
         "Downloaded to {tmp}/files\n",
         refused=dict.fromkeys(
-            SKYRL, "this server offers no download of training checkpoints (HTTP 404)"
+            SKYRL, "this server does not offer downloads of training checkpoints (HTTP 404)"
         ),
     ),
     "checkpoint set-ttl": Scenario(
