@@ -6,14 +6,19 @@ the program never wait for a call that is still running.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import length_hint
 from typing import Generic, TypeVar
 
 from tinkex.exceptions import LimitReached, RequestShown
+
+#: Seconds after which a thread that waits looks for signals.
+_TURN = 0.5
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -157,7 +162,7 @@ class _Pool(Generic[T, R]):
             with self._taking:
                 self._start()
             while ended < self._started:
-                outcome = self._done.get()
+                outcome = _next_of(self._done)
                 if outcome is None:
                     ended += 1
                     continue
@@ -183,6 +188,23 @@ class _Pool(Generic[T, R]):
             raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
 
 
+def _next_of(done: queue.SimpleQueue[T], timeout: float = math.inf) -> T:
+    """Return the next item of *done*.
+
+    Python does not notice a signal that arrives just before it begins to wait: it waits in turns.
+
+    :raises queue.Empty: there is none for *timeout* seconds.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return done.get(timeout=max(0.0, min(left, _TURN)))
+        except queue.Empty:
+            if left <= _TURN:
+                raise
+
+
 def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
     """Call ``do()`` in a thread, so that signals are handled while it runs; return its result.
 
@@ -203,7 +225,7 @@ def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
     except LimitReached:  # without a thread, the call is not interruptible
         work()
     try:
-        result, error = done.get(timeout=timeout)
+        result, error = _next_of(done, math.inf if timeout is None else timeout)
     except queue.Empty:
         raise TimeoutError from None
     if error is not None:

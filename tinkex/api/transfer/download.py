@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
@@ -71,8 +71,6 @@ _COPY_NAME, _COPY_TTL = "download", 3600
 _GONE = (NotFound, NotOffered, Forbidden, BadRequest, InvalidResponse, UsageError)
 #: Signed URLs are renewed if they expire sooner than this.
 _MARGIN = timedelta(minutes=5)
-#: Characters of ids and names that every file system accepts.
-_PLAIN = " !@()+,=[]{}~"
 
 #: The files of a checkpoint by relative path.
 Files = dict[Path, ManifestFile]
@@ -540,19 +538,6 @@ class DownloadResult:
 Fetch = Callable[[TinkerPath, Path, bool, OnProgress | None], Download]
 
 
-def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
-    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
-
-    :raises LocalError: a component is a symbolic link, which could lead out of *root*.
-    """
-    place = root
-    for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
-        place /= _segment(part)
-        if place.is_symlink():
-            raise LocalError(f"{place} is a symbolic link", hint="Remove it.")
-    return place
-
-
 def download_many(
     fetch: Fetch,
     places: Sequence[tuple[TinkerPath, Path]],
@@ -600,8 +585,3 @@ def download_many(
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()
-
-
-def _segment(text: str) -> str:
-    quoted = quote(text, safe=_PLAIN + (":" if Path("a:b").parts == ("a:b",) else ""))
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
