@@ -253,7 +253,7 @@ def stray_key(settings: Settings) -> str | None:
     if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} goes to {url}, the server of profile {settings.profile}; if it is "
+        f"{origin} is sent to {url}, the server of profile {settings.profile}; if it is "
         "a key for another server, give the profile its own: "
         f"tinkex --profile {settings.profile} auth login"
     )

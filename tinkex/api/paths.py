@@ -32,7 +32,7 @@ class TinkerPath:
     """The path of a checkpoint: ``tinker://<run_id>/<kind>/<name>``.
 
     Some servers write ``tinker://<run_id>/<name>`` for sampler checkpoints, which is read as
-    ``sampler_weights``; some have a scheme and kinds of their own.
+    ``sampler_weights``; some have their own scheme and kinds.
 
     :ivar run_id: the training run; opaque, may contain ``:``.
     :ivar kind: ``weights``, ``sampler_weights``, ``external_weights``, or a kind that only one

@@ -2,7 +2,7 @@
 
 This module also reads profiles from plugins, which are not in the file.
 
-PyYAML writes a file from scratch, without comments, order or layout. But its parser knows where
+PyYAML rewrites the whole file and loses comments, order and layout. But its parser reports where
 each value is in the text, so that one value can be replaced, added or removed in place. Every
 change is read back and compared with what was intended; where they differ (anchors, merge keys, an
 unforeseen layout) nothing is changed.

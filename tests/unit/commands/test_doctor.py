@@ -68,7 +68,7 @@ def test_a_key_that_is_not_accepted(server, reply, words):
     ("keyless", "status", "detail"),
     [
         (401, "ok", "the key is accepted"),
-        (200, "skipped", "not known: this server has no endpoint that needs the key"),
+        (200, "skipped", "unknown: this server has no endpoint for checking a key"),
     ],
 )
 def test_a_missing_list_is_no_refused_key(server, keyless, status, detail):

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from tinkex.exceptions import LimitReached, RequestShown
 
-#: Seconds after which a thread that waits looks for signals.
+#: Seconds between two checks for signals in a waiting thread.
 _TURN = 0.5
 
 T = TypeVar("T")
@@ -191,9 +191,9 @@ class _Pool(Generic[T, R]):
 def _next_of(done: queue.SimpleQueue[T], timeout: float = math.inf) -> T:
     """Return the next item of *done*.
 
-    Python does not notice a signal that arrives just before it begins to wait: it waits in turns.
+    Python misses a signal that arrives just before a wait begins, so the wait is split.
 
-    :raises queue.Empty: there is none for *timeout* seconds.
+    :raises queue.Empty: no item arrives within *timeout* seconds.
     """
     end = time.monotonic() + timeout
     while True:

@@ -138,7 +138,7 @@ class Walk(Generic[T]):
         """Return the number of items requested at *start*, those received, and the total."""
         size = self._page_size if self._end is None else min(self._page_size, self._end - start)
         items, total = self._fetch(size, start)
-        # Some servers send the whole list, whatever is requested.
+        # Some servers ignore the limit and send the whole list.
         return size, items if self._end is None else items[:size], total
 
     def _take(self, size: int, items: list[T], total: int | None) -> list[T]:

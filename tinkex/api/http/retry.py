@@ -1,6 +1,6 @@
 """Retries and deadlines: when to send a request again, and how long an operation may take.
 
-They are decided outside of the HTTP pools, so that they hold for every pool and every wait is
+They are decided outside of the HTTP pools, so that they apply to every pool and every wait is
 reported.
 """
 
@@ -169,7 +169,7 @@ class Retrying:
         wanted = headers.get("x-should-retry", "").lower()
         asked = retry_after(headers)
         is_transient = self._repeatable and (status in (408, 429) or 500 <= status != 501)
-        # The request had no effect, whatever its method, and the server reports when to retry.
+        # With any method, the request had no effect, and the server reports when to retry.
         is_transient |= status == 429 and asked is not None
         if wanted == "false" or not (wanted == "true" or is_transient):
             return None

@@ -315,7 +315,7 @@ class Transport:
     def once(
         self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
     ) -> Response:
-        """Send *request* once and return the response, whatever its status.
+        """Send *request* once and return the response, with any status.
 
         After a 401, the request is sent again if the credential could be replaced.
 

@@ -1,7 +1,7 @@
 """Changes of checkpoints: delete, publish, unpublish, set an expiry time.
 
 The list of a run is read before its checkpoints are changed. A server whose ids have no kind may
-change ``weights/x`` when it is asked to change ``sampler_weights/x``, and report success.
+change ``weights/x`` on a request to change ``sampler_weights/x``, and report success.
 """
 
 from __future__ import annotations

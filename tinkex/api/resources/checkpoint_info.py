@@ -160,7 +160,7 @@ class CheckpointInfo(Lineage):
 
 
 def weights_info(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
-    """Return the lineage of *path* by the endpoint that also knows other accounts' checkpoints."""
+    """Return the lineage of *path* from an endpoint that supports checkpoints of other accounts."""
     # This POST only reads, but is not retried: servers return 500 for an unknown path.
     request = Request("POST", "weights_info", {"tinker_path": str(path)}, what="weights_info")
     return schema.read(Lineage, transport.call(request, deadline).object(), "weights_info")

@@ -266,7 +266,7 @@ class Checkpoints:
 
         :param project_id: the project that will own the copy; by default it is in a new run of a
             new session, which cannot be trained further.
-        :param ttl_seconds: seconds until the copy expires, whatever the original's expiry.
+        :param ttl_seconds: seconds until the copy expires; the original's expiry is not copied.
         :param access_token: key of the account that may read the original, if it is another.
         """
         body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
@@ -283,7 +283,7 @@ class Checkpoints:
         return copy
 
     def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
-        """Return a hint for *path*, which does not exist: others of its run; never raises.
+        """Return a hint for the missing checkpoint *path*: others of its run; never raises.
 
         :param to_sample: only suggest sampler checkpoints; *path* may exist, but cannot be sampled.
         """

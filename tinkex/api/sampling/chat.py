@@ -85,7 +85,7 @@ class ChatTemplate:
         text = "content of a message"
 
         def shows(content: object) -> bool:
-            with suppress(Exception):  # a template may raise anything
+            with suppress(Exception):  # a template may raise any exception
                 return text in self._render([{"role": "user", "content": content}])
             return False
 

@@ -45,7 +45,7 @@ _MALFORMED = (
 
 
 def safe_relative(name: str) -> Path:
-    """Return *name* as a path that stays below the directory it is joined to.
+    """Return *name* as a relative path that cannot leave its parent directory.
 
     :raises InvalidResponse: the path is unsafe or too long.
     """

@@ -167,7 +167,7 @@ def _enter(name: str, handle: int) -> int:
 def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
     """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
 
-    :raises LocalError: one of these is a symbolic link, which would lead out of *root*.
+    :raises LocalError: a component is a symbolic link, which could lead out of *root*.
     """
     place = root
     for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):

@@ -152,7 +152,7 @@ def is_complete(directory: Path, path: TinkerPath) -> bool:
 
 
 def is_relative_name(name: Any) -> bool:
-    """Return whether *name* is a path that stays below the directory it is joined to."""
+    """Return whether *name* is a relative path that cannot leave its parent directory."""
     if not isinstance(name, str):
         return False
     relative = Path(name)

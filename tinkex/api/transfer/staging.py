@@ -6,7 +6,7 @@ name. So nothing found on disk is trusted:
 * It is created with mode 0700. An existing one is used only if it is private to this user,
   contains nothing but regular files and directories, and is the one that this user's state names.
 * The state — sizes, tags and ranges of partial files — is in ``$XDG_STATE_HOME/tinkex/downloads``,
-  where no repository and no other user can put anything. Names of files to move or delete are never
+  where no repository and no other user can write. Names of files to move or delete are never
   read from disk, except for the names in the target's ``tinkex.lock.json``, which stay below the
   target.
 * Every file is opened relative to an open directory, without following symbolic links.
@@ -87,7 +87,7 @@ class StagingDirectory:
     directory found, even if it is renamed, and no link below it is followed.
 
     :param path: the checkpoint.
-    :param target: the directory to install in; created if missing, its other files stay.
+    :param target: the directory to install in; created if missing; other files in it are kept.
     :param force: replace files of the same names.
     :raises LocalError: on entry, if the target cannot be used, or the staging directory was not
         left by a download of this user, or another process uses it.
@@ -462,7 +462,7 @@ def _trusted(
 
 
 def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
-    """Refuse a directory that contains anything that a download of this user did not create.
+    """Raise an error if the directory contains files that no download of this user created.
 
     :param is_known: the state of this user contains it. Otherwise, it may remain from a kill right
         after its creation, and must be empty.

@@ -45,7 +45,7 @@ class VerifiedFile:
 
     @property
     def good(self) -> bool:
-        """Whether the file has no problem; extra files are no problem."""
+        """Whether the check found no problem; an extra file is not a problem."""
         return self.status in ("ok", "extra")
 
 
