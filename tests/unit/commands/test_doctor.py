@@ -41,7 +41,7 @@ def test_a_healthy_service(server):
     assert found["clock"].status == "ok"
     assert found["GET training_runs"].status == "ok"
     assert found["GET sessions"].status == "absent"
-    assert "not for this key" in found["GET billing/usage/checkpoints/current"].detail
+    assert "not allowed for this key" in found["GET billing/usage/checkpoints/current"].detail
     assert found["GET audit"].status == "warning"
     changing = {(s.method, s.path) for s in server.seen if s.method != "GET"}
     assert changing == {("POST", "client/config"), ("POST", "sessions/search")}
