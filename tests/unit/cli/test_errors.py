@@ -43,6 +43,7 @@ from tinkex.testing import invoke
         ("login", "auth login"),
         ("sample", "run"),
         ("save", "checkpoint"),
+        ("billing storage", "billing checkpoint-storage"),
     ],
 )
 def test_the_command_that_was_meant(typed, meant):
