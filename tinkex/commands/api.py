@@ -25,7 +25,7 @@ _HINT = "It looks like name=value, name[member]=value or name[]=value."
 
 
 class Api(Command):
-    """Send any request to the API with the key, and print the response."""
+    """Send any request to the API, and print the response."""
 
     notes = (
         "The path is relative to /api/v1 (training_runs), or with a leading slash to the base\n"

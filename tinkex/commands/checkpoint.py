@@ -103,7 +103,7 @@ class InfoCheckpoint(ShowOne):
 
 
 class SaveCheckpoint(ShowOne):
-    """Save a checkpoint of a new LoRA adapter, and write its metadata to a file."""
+    """Save a checkpoint of a new LoRA adapter."""
 
     is_action = True
     operation = "Checkpoint"

@@ -174,7 +174,7 @@ class _Visibility(BulkChange):
 
 
 class PublishCheckpoint(_Visibility):
-    """Make checkpoints public: readable by everyone who knows the path."""
+    """Make checkpoints public to all who know their path."""
 
     public = True
     doing, done = "Publishing", "published"
@@ -240,7 +240,7 @@ class SetTtlCheckpoint(BulkChange):
 
 
 class CopyCheckpoint(ShowOne):
-    """Copy a checkpoint into a project, or from another account into this one."""
+    """Copy a checkpoint between projects or accounts."""
 
     is_action = True
     column_names = ("source_path", "tinker_path")

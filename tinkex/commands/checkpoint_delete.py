@@ -60,7 +60,7 @@ class _Deletion(BulkChange):
 
 
 class DeleteCheckpoint(_Deletion):
-    """Delete checkpoints; asks for confirmation on a terminal."""
+    """Delete checkpoints, after confirmation."""
 
     column_names = ("tinker_path", "deleted", "error")
     examples = (
@@ -141,7 +141,7 @@ class DeleteCheckpoint(_Deletion):
 
 
 class PruneCheckpoint(_Deletion):
-    """Delete checkpoints by retention rules; asks for confirmation on a terminal."""
+    """Delete checkpoints by rules, after confirmation."""
 
     column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
     droppable = ("error", "size_bytes", "time", "action")

@@ -24,7 +24,7 @@ _GLOBAL = ("base_url", "api_key", "timeout", "http_pool")
 
 
 class ListProfile(Lister):
-    """List all profiles and their settings, with those of plugins; keys are masked."""
+    """List all profiles and their settings."""
 
     tolerates_bad_settings = True
     column_names = ("name", "active", *_SETTINGS, "http_pool_options")
@@ -174,7 +174,7 @@ class UseProfile(_OneProfile):
 
 
 class RemoveProfile(_OneProfile):
-    """Remove a profile, and the key in it, from the configuration file."""
+    """Remove a profile, and the key in it."""
 
     examples = ("tinkex profile remove skyrl --yes",)
 

@@ -54,7 +54,7 @@ _RUN_COLUMNS = (
 
 
 class Sample(Lister):
-    """Sample text from a base model or a checkpoint; its subcommands manage training runs."""
+    """Sample text from a base model or a checkpoint."""
 
     is_action = True
     operation = "Sampling"

@@ -28,7 +28,7 @@ _MAX_NAME = 96
 
 
 class PushHfCheckpoint(ShowOne):
-    """Upload a checkpoint to the Hugging Face Hub as a PEFT adapter."""
+    """Upload a checkpoint to the Hugging Face Hub."""
 
     is_action = True
     column_names = (
