@@ -353,6 +353,7 @@ class _Batch:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "-o",
         "--output",
         metavar="<path>",
         type=lambda text: None if text == "-" else text,

@@ -116,6 +116,7 @@ class SaveCheckpoint(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_model_options(parser)
         parser.add_argument(
+            "-o",
             "--output",
             metavar="<path>",
             help="file for the metadata of the checkpoint (JSON), required; - for standard output",

@@ -76,6 +76,7 @@ class Sample(Lister):
         )
         add_sampling_options(parser)
         parser.add_argument(
+            "-o",
             "--output",
             metavar="<path>",
             type=lambda text: None if text == "-" else text,

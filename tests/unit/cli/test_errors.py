@@ -62,7 +62,6 @@ def test_the_command_that_was_meant(typed, meant):
         ("run list --yaml", "-f yaml"),
         ("run list -o json", "-f"),
         ("checkpoint list --run x", "--run-id"),
-        ("checkpoint -o x", "--output"),
         ("run --model x", "--base-model"),
         ("run --max-token 3", "--max-tokens"),
         ("run --tempurature 3", "--temperature"),
