@@ -158,7 +158,7 @@ class Parser(argparse.ArgumentParser):
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
-        from tinkex.cli.errors import unknown_command
+        from tinkex.cli.errors import text_option, unknown_command
 
         front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
         options = [
@@ -179,10 +179,16 @@ class Parser(argparse.ArgumentParser):
                 hint="Global options may also precede it.",
             )
         if verb:
-            raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
+            rest = itertools.takewhile(lambda word: word[:1] != "-", extra[1:])
+            raise unknown_command([*self.command.split(), extra[0]], self.subcommands, [*rest])
+        hint = self._hint_at_quotes(extra) or f"See: {self._help_command()}"
+        if option := text_option(self.command, self._words):
+            hint = f"Did you mean {option} {shlex.quote(' '.join(extra))}?"
+        elif extra[0].isdecimal() and "--limit" in self._option_string_actions:
+            hint = f"Did you mean --limit {extra[0]}?"
         raise UsageError(
             f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
-            hint=self._hint_at_quotes(extra) or f"See: {self._help_command()}",
+            hint=hint,
         )
 
     def _hint_at_option(self, option: str) -> str:
