@@ -66,6 +66,9 @@ _HINTS_BY_ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
 }
 
+#: Of a terminal: red, bold, and neither.
+_COLOURS = ("\x1b[31m", "\x1b[1m", "\x1b[0m")
+
 _SHOW = "info show get view describe inspect"
 _DELETE = "delete remove unset rm del destroy uninstall"
 #: What it is called here, and what other programs call it. Of several entries with a word, the
@@ -171,14 +174,16 @@ def print_error(error: TinkexError, operation: str, stream: TextIO, *, as_json: 
     :param operation: the subject of the sentence, such as ``Checkpoint list``.
     :param as_json: as one line ``{"error": {…}}``, for programs.
     """
+    from tinkex.cli.formatters import wants_colour
     from tinkex.columns import json_text, printable
 
+    red, bold, plain = _COLOURS if wants_colour(stream) else ("", "", "")
     if as_json:
         stream.write(json_text({"error": error.as_dict(operation)}) + "\n")
     else:
-        stream.write(printable(error.sentence(operation)) + "\n")
+        stream.write(f"{red}{printable(error.sentence(operation))}{plain}\n")
         if error.hint:
-            stream.write(f"Hint: {printable(error.hint)}\n")
+            stream.write(f"{bold}Hint:{plain} {printable(error.hint)}\n")
     stream.flush()
 
 

@@ -53,6 +53,26 @@ def test_the_command_that_was_meant(typed, meant):
 
 
 @pytest.mark.parametrize(
+    ("terminal", "environ", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm"}, False),
+        (False, {"CLICOLOR_FORCE": "1"}, True),
+    ],
+)
+def test_errors_are_in_colour_on_a_terminal_unless_no_color_is_set(terminal, environ, coloured):
+    environ = {"NO_COLOR": "", **environ}
+    stderr = invoke(["nope"], terminal=terminal, environ=environ).stderr
+    red, bold, plain = ("\x1b[31m", "\x1b[1m", "\x1b[0m") if coloured else ("", "", "")
+    said = f"{red}'nope' is not a tinkex command.{plain}\n{bold}Hint:{plain} See: tinkex help\n"
+    assert stderr == said
+    words = ["nope", "-f", "json"]  # for programs
+    assert "\x1b" not in invoke(words, terminal=terminal, environ=environ).stderr
+
+
+@pytest.mark.parametrize(
     ("typed", "meant"),
     [
         ("-V", "--version"),
