@@ -80,7 +80,7 @@ class UsageBilling(_CsvLister):
     examples = (
         "tinkex billing usage --since 30d --by model",
         "tinkex billing usage --from 2026-10-01 --to 2026-11-01 --by run -f csv",
-        "tinkex -q billing usage --since 30d --budget 50 > /dev/null || mail -s 'Over budget' me",
+        "tinkex -q billing usage --since 30d --budget 50 >/dev/null || mail -s Over me",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -44,7 +44,7 @@ class ListCheckpoint(Lister):
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
         "tinkex checkpoint list --run-id run-123 -f json",
-        "tinkex checkpoint list --type sampler_weights --after 7d --sort size_bytes:desc",
+        "tinkex checkpoint list --type sampler --after 7d --sort size_bytes:desc",
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
@@ -109,8 +109,8 @@ class SaveCheckpoint(ShowOne):
     operation = "Checkpoint"
     column_names = ("base_model", "model_id", "weights_path", "saved_at", "response")
     examples = (
-        "tinkex checkpoint --base-model Qwen/Qwen3-8B --rank 64 --output checkpoint.json",
-        "tinkex checkpoint --model-path tinker://run-123/weights/0001 --output next.json",
+        "tinkex checkpoint --base-model Qwen/Qwen3-8B --rank 64 -o checkpoint.json",
+        "tinkex checkpoint --model-path tinker://run-123/weights/0001 -o next.json",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -256,7 +256,7 @@ class CopyCheckpoint(ShowOne):
     column_names = ("source_path", "tinker_path")
     examples = (
         "tinkex checkpoint copy run-123:final --project-id proj-archive",
-        "tinkex checkpoint copy tinker://run-9/sampler_weights/best --source-api-key @other.key",
+        "tinkex checkpoint copy tinker://run-9/weights/best --source-api-key @other.key",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

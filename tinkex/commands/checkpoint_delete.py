@@ -97,7 +97,7 @@ class DeleteCheckpoint(_Deletion):
     )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
-        "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
+        "tinkex checkpoint delete --yes run-old:0001 run-old:0002",
         "tinkex checkpoint delete --type weights --before 30d --dry-run",
         "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
     )

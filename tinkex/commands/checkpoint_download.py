@@ -128,9 +128,9 @@ class DownloadCheckpoint(_Fetching):
     column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
     droppable = ("error", "files", "size_bytes")
     examples = (
-        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001",
-        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001 --force",
-        "tinkex checkpoint download --run-id run-123 --type sampler --output ./models",
+        "tinkex checkpoint download tinker://run-123/weights/0001 -o models/0001",
+        "tinkex checkpoint download @latest -o models/latest --force",
+        "tinkex checkpoint download --run-id run-123 --type sampler -o models",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

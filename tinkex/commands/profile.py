@@ -64,8 +64,8 @@ class AddProfile(ShowOne):
     column_names = ("name", "active", *_SETTINGS)
     examples = (
         "tinkex profile add skyrl --server skyrl",
-        "tinkex profile add gpu-box --base-url https://gpu-box:8000 --api-key @key.txt --use",
-        "tinkex profile add work --api-key-command 'pass show tinker' --default-format table",
+        "tinkex profile add gpu --base-url https://gpu:8000 --api-key @key.txt --use",
+        "tinkex profile add work --api-key-command 'pass show tinker'",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

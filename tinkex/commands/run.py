@@ -60,9 +60,9 @@ class Sample(Lister):
     operation = "Sampling"
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
     examples = (
-        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
-        "tinkex run --model-path tinker://run-123/sampler_weights/final --prompt-file prompt.txt",
-        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon' --max-tokens 64",
+        "tinkex run --model-path run-123:final --prompt-file prompt.txt",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq .sequences",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

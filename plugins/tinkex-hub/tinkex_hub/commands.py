@@ -36,8 +36,8 @@ class PushHfCheckpoint(ShowOne):
     )  # fmt: skip
     examples = (
         "tinkex checkpoint push-hf tinker://run-123/weights/final --repo ada/my-adapter",
-        "tinkex checkpoint push-hf tinker://run-123/weights/final -r ada/my-adapter --create-pr",
-        "pass show hf | tinkex checkpoint push-hf tinker://run-123/weights/final --hf-token -",
+        "tinkex checkpoint push-hf run-123:final -r ada/my-adapter --create-pr",
+        "pass show hf | tinkex checkpoint push-hf run-123:final --hf-token -",
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
