@@ -6,7 +6,7 @@ import argparse
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TextIO
@@ -321,9 +321,13 @@ def edit_output_options(parser: Parser, output: argparse._ArgumentGroup, default
         metavar, text = _OUTPUT_OPTIONS.get(action.option_strings[-1], (None, ""))
         action.metavar, action.help = metavar or action.metavar, text or action.help
     formats = output._group_actions[0]
-    offered = ", ".join(map(str, formats.choices or ()))
     formats.default = None
-    formats.help = f"output format: {offered}; by default {default} [TINKEX_FORMAT]"
+    formats.help = describe_formats(map(str, formats.choices or ()), default)
+
+
+def describe_formats(names: Iterable[str], default: str) -> str:
+    """Return the help of ``-f``, which chooses one of *names*."""
+    return f"output format: {', '.join(names)}; by default {default} [TINKEX_FORMAT]"
 
 
 def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:

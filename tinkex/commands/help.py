@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tinkex import plugins
+from tinkex.cli.commandmanager import Formatters
 from tinkex.cli.errors import unknown_command
 from tinkex.commands.base import Command
-from tinkex.options import Parser, print_paged
+from tinkex.options import Parser, describe_formats, print_paged
 
 #: Heading in the program's help → patterns of its commands, of which the first that fits counts.
 _GROUPS = {
@@ -87,4 +89,8 @@ class Help(Command):
                 for action in shared._group_actions:
                     if action.option_strings[0] not in known:
                         group._add_action(action)
+        default = "table on a terminal if the command only reads, else plain"
+        kinds = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        formats = sorted({name for kind in kinds for name in Formatters(kind).names()})
+        page._option_string_actions["-f"].help = describe_formats(formats, default)
         return page

@@ -73,6 +73,7 @@ def test_help_options_has_the_options_that_many_commands_have():
         )
         options = {action.option_strings[0] for group in folded for action in group._group_actions}
         assert options <= glossed, name
+    assert re.search(r"csv, json, .*shell, table,", " ".join(text.split()))
     for words in ("output formatter", "CSV Formatter", "whether to", "defaults to"):
         assert words not in text  # of cliff
 
