@@ -90,6 +90,7 @@ class _Deletion(BulkChange):
 class DeleteCheckpoint(_Deletion):
     """Delete checkpoints; asks for confirmation on a terminal."""
 
+    _description = "Delete checkpoints; without a terminal, paths are deleted without asking."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
         "'echo n | tinkex checkpoint delete PATH' deletes: standard input that is not a terminal\n"
