@@ -158,7 +158,7 @@ class Parser(argparse.ArgumentParser):
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
-        from tinkex.cli.errors import text_option, unknown_command
+        from tinkex.cli.errors import as_argument, text_option, unknown_command
 
         front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
         options = [
@@ -183,7 +183,7 @@ class Parser(argparse.ArgumentParser):
             raise unknown_command([*self.command.split(), extra[0]], self.subcommands, [*rest])
         hint = self._hint_at_quotes(extra) or f"See: {self._help_command()}"
         if option := text_option(self.command, self._words):
-            hint = f"Did you mean {option} {shlex.quote(' '.join(extra))}?"
+            hint = f"Did you mean {option} {as_argument(extra)}?"
         elif extra[0].isdecimal() and "--limit" in self._option_string_actions:
             hint = f"Did you mean --limit {extra[0]}?"
         raise UsageError(

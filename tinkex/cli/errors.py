@@ -292,7 +292,7 @@ def unknown_command(
     elif below and not said:
         hint = f"Subcommands of '{words[0]}': " + ", ".join(below) + "."
         if option := text_option(words[0], ()):
-            text = shlex.quote(" ".join([*words[1:], *rest]))
+            text = as_argument([*words[1:], *rest])
             hint += f" For a prompt: tinkex {words[0]} --base-model MODEL {option} {text}"
     return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
 
@@ -310,6 +310,12 @@ def _meant_by_argument(words: Sequence[str]) -> str | None:
     if noun == "run" and re.fullmatch(r"[\w.-]+/[\w.-]+", last):
         return f"run --base-model {last} --prompt TEXT"
     return None
+
+
+def as_argument(words: Sequence[str]) -> str:
+    """Return *words* as one argument for a shell; a long text as ``TEXT``."""
+    text = " ".join(words)
+    return shlex.quote(text) if len(text) <= 200 else "TEXT"
 
 
 def text_option(command: str, given: Sequence[str]) -> str | None:

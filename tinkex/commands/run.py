@@ -56,6 +56,7 @@ _RUN_COLUMNS = (
 class Sample(Lister):
     """Sample text from a base model or a checkpoint."""
 
+    notes = "--json prints the whole response, with token ids and logprobs."
     is_action = True
     operation = "Sampling"
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")

@@ -43,6 +43,11 @@ MISTAKES = {
 }
 
 
+def test_a_long_text_is_not_repeated_in_the_hint():
+    for words in (["run", "x" * 201], ["run", "--base-model", "m", "x" * 201]):
+        assert invoke(words).stderr.splitlines()[1].rstrip("?").endswith("--prompt TEXT")
+
+
 def hint_after(typed: str) -> str:
     done = invoke(shlex.split(typed))
     assert (done.exit_code, done.stdout) == (1, "")
