@@ -29,6 +29,10 @@ _MOMENT_HINT = (
 )
 
 
+#: A heading in help.
+_HEADING = re.compile(r"^(usage:|[a-z ]+:$)", re.MULTILINE)
+
+
 class HelpRequested(Exception):
     """``--help`` was given; *parser* has the help to print."""
 
@@ -229,17 +233,20 @@ def print_paged(
     """
     from tinkex.cli.formatters import can_redraw, wants_colour
 
-    # Python 3.14 colours help; by our rules.
-    parser.color = wants_colour(stream)  # type: ignore[attr-defined]
+    # Python 3.14 colours help by its own rules.
+    parser.color = False  # type: ignore[attr-defined]
+    text = parser.format_help() + more
+    if wants_colour(stream):
+        text = _HEADING.sub("\x1b[1m\\g<0>\x1b[0m", text)
     # On a dumb terminal less prints a warning and waits for a key.
     if not paged or not can_redraw(stream):
-        stream.write(parser.format_help() + more)
+        stream.write(text)
         return
     import autopage.argparse
 
     pager = autopage.argparse.help_pager(stream)
     with pager as out:
-        out.write(parser.format_help() + more)
+        out.write(text)
 
 
 def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:

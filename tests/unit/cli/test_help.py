@@ -110,3 +110,12 @@ def test_in_the_shell_help_names_lines_as_they_are_typed_there():
     assert "usage: version [options]" in done.stdout
     assert "(--profile, …): help options\n" in done.stdout
     assert "usage: <command> [options]" in done.stdout
+
+
+@pytest.mark.parametrize(("no_color", "bold"), [("", "\x1b[1musage:\x1b[0m"), ("1", "usage:")])
+def test_headings_of_help_are_bold_on_a_terminal_unless_no_color_is_set(no_color, bold):
+    # Of the shell's lines, which no pager shows.
+    environ = {"NO_COLOR": no_color, "CLICOLOR_FORCE": "1"}
+    text = invoke([], stdin="help run info\n", environ=environ).stdout
+    assert text.startswith(f"{bold} run info [options] <run_id>\n")
+    assert ("\x1b[1marguments:\x1b[0m\n" in text) == (not no_color)
