@@ -153,6 +153,11 @@ def continuation(text: str) -> str:
     return "\\" if backslashes % 2 and last.quote != "'" else last.quote
 
 
+def continuation_prompt(text: str, line: int) -> str:
+    """Return the prompt of *line* of *text*, counted from 0: what continues it, and ``> ``."""
+    return continuation("\n".join(text.split("\n")[:line])) + "> "
+
+
 class Unfinished(NamedTuple):
     """A line up to the cursor: its words, the word at the cursor, where that begins in the line,
     and the last operator before it (``""``, ``|``, ``>`` or ``>>``)."""
@@ -400,7 +405,9 @@ def _prompt_session(app: Any, lines: list[str]) -> Any:
         complete_while_typing=False,
         history=InMemoryHistory(lines),
         multiline=Condition(lambda: bool(continuation(session.default_buffer.text))),
-        prompt_continuation=lambda *_: f"{continuation(session.default_buffer.text)}> ",
+        prompt_continuation=lambda _, line, wrapped: (
+            "" if wrapped else continuation_prompt(session.default_buffer.text, line)
+        ),
     )
     return session
 

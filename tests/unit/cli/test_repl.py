@@ -12,6 +12,7 @@ import pytest
 from tinkex.cli.repl import (
     Line,
     continuation,
+    continuation_prompt,
     holds_secret,
     load_history,
     parse,
@@ -76,6 +77,11 @@ def test_a_backslash_joins_the_next_line(text, words):
 )
 def test_a_backslash_or_an_open_quote_continues_a_line(text, by):
     assert continuation(text) == by
+
+
+@pytest.mark.parametrize(("line", "prompt"), [(1, "'> "), (2, "'> "), (3, "\\> "), (4, "> ")])
+def test_the_prompt_of_a_further_line_shows_what_it_continues(line, prompt):
+    assert continuation_prompt("run 'a\nb\nc' \\\nd\ne", line) == prompt
 
 
 @pytest.mark.parametrize(
