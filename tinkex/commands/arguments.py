@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinkex.exceptions import TinkexError, UsageError
-from tinkex.options import integer, moment
+from tinkex.options import future, integer, moment
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint, TrainingRun
@@ -23,6 +23,7 @@ __all__ = [
     "add_paging",
     "add_path",
     "add_paths",
+    "add_run",
     "add_scope",
     "checkpoint_path",
     "checkpoint_paths",
@@ -39,12 +40,15 @@ _PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
-    """Add the argument ``tinker_path``, which names one checkpoint."""
+    """Add the argument ``tinker_path``, which names one checkpoint; see :func:`checkpoint_path`."""
     parser.add_argument("tinker_path", metavar="<tinker_path>", help=f"checkpoint: {_PATH_FORMS}")
 
 
 def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the argument ``tinker_paths``, which names several checkpoints."""
+    """Add the argument ``tinker_paths``, which names several; see :func:`checkpoint_paths`.
+
+    :param optional: there may also be none.
+    """
     parser.add_argument(
         "tinker_paths",
         metavar="<tinker_path>",
@@ -53,8 +57,17 @@ def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``run_id``, which names one training run; see :func:`with_run`."""
+    parser.add_argument(
+        "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
+    )
+
+
 def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
     """Return the full path of the checkpoint that *text* names; print it if it differs.
+
+    A full path is returned as it is, without a request.
 
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
@@ -77,6 +90,9 @@ def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
 def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
     """Return ``do(run_id)`` for the run that *text* names; print the id if it differs.
 
+    *text* is tried as an id first; the runs are listed only if the service does not know it.
+
+    :param do: a request for one run, such as ``self.client.runs.get``.
     :raises UsageError: *text* names no run, or several.
     """
     from tinkex.api.resources import names
@@ -90,12 +106,18 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
+    """Add the filters of ``checkpoint list``: ``--run-id``, ``--type``, ``--before`` and others."""
     group = add_run_filters(parser)
     group.add_argument(
         "--before", metavar="<time>", type=moment, help="saved before this time: 2026-11-01, 7d ago"
     )
     group.add_argument("--after", metavar="<time>", type=moment, help="saved at this time or later")
+    group.add_argument(
+        "--expires-before",
+        metavar="<time>",
+        type=future,
+        help="expiring before this time: 2026-12-01, 3d from now",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument("--public", action="store_true", default=None, help="published")
     either.add_argument(
@@ -134,7 +156,7 @@ def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
 
 def given_filters(parsed_args: argparse.Namespace) -> bool:
     """Return whether any filter is given."""
-    names = ("run_id", "checkpoint_type", "before", "after", "public")
+    names = ("run_id", "checkpoint_type", "before", "after", "public", "expires_before")
     return any(getattr(parsed_args, name, None) is not None for name in names)
 
 
@@ -149,7 +171,8 @@ def select_checkpoints(
 
     def select(run_id: str | None) -> Page[Checkpoint]:
         kind = checkpoint_type(parsed_args)
-        wanted = Selection(run_id, kind, given("before"), given("after"), given("public"))
+        others = {name: given(name) for name in ("before", "after", "public", "expires_before")}
+        wanted = Selection(run_id, kind, **others)
         return command.client.checkpoints.select(
             wanted, limit, offset, access_scope=given("access_scope"), **sorting(parsed_args)
         )
@@ -190,7 +213,10 @@ def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
-    """Add ``--limit`` and ``--offset``."""
+    """Add ``--limit`` and ``--offset``.
+
+    :param things: what is counted, in the plural: ``notes``.
+    """
     add_limit(parser, things)
     parser.add_argument(
         "--offset",
@@ -202,7 +228,10 @@ def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
 
 
 def add_limit(parser: argparse.ArgumentParser, things: str) -> None:
-    """Add ``--limit``."""
+    """Add ``--limit``, whose value is a whole number; 0 means all.
+
+    :param things: what is counted, in the plural: ``notes``.
+    """
     parser.add_argument(
         "--limit",
         metavar="<int>",

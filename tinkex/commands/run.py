@@ -273,8 +273,8 @@ class ListRun(Lister):
     column_names = _RUN_COLUMNS
     plain_columns = ("training_run_id", "base_model")
     droppable = (
-        *("user_metadata", *_LAST[::2], "is_lora", *_LAST[1::2]),
-        *("corrupted", "model_owner", "lora_rank", "last_request_time"),
+        *("user_metadata", *_LAST[::2], "is_lora", "model_owner", "training_run_id"),
+        *("corrupted", *_LAST[:0:-2], "lora_rank", "last_request_time"),
     )
     examples = (
         "tinkex run list --limit 10",
@@ -308,6 +308,14 @@ class ListRun(Lister):
         else:  # page by page
             page = runs.walk(limit, offset, access_scope=scope)
         self.result = page
+
+        def short(run_ids: Sequence[str]) -> list[str]:
+            from tinkex.api.resources.names import short_runs
+
+            names = short_runs(run_ids)
+            return [names[run_id] for run_id in run_ids]
+
+        self.presentation.short["training_run_id"] = ("Run", short)
         return self.column_names, arguments.list_rows(
             self, page, "runs", _values, name=lambda run: run.training_run_id, whole=not model
         )
@@ -320,9 +328,7 @@ class InfoRun(ShowOne):
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
-        )
+        arguments.add_run(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         run = arguments.with_run(self, parsed_args.run_id, self.client.runs.get)
@@ -341,7 +347,8 @@ def _values(run: TrainingRun) -> tuple[Any, ...]:
     """Return the values of the columns :data:`_RUN_COLUMNS`."""
     last: list[Any] = []
     for checkpoint in (run.last_checkpoint, run.last_sampler_checkpoint):
-        last += [checkpoint and checkpoint.tinker_path, Time(checkpoint and checkpoint.time)]
+        time = checkpoint.time if checkpoint else None
+        last += [checkpoint and checkpoint.tinker_path, Time(time)]
     return (
         run.training_run_id,
         run.base_model,
