@@ -150,6 +150,9 @@ class Settings:
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
             return f"Store a key for the profile: tinkex --profile {self.profile} auth login."
+        if elsewhere := _keys_elsewhere():
+            others = ", ".join(f"{url} ({option})" for option, url in elsewhere.items())
+            return f"There is a key for {others}; log in here with 'tinkex auth login'."
         return (
             "Log in with 'tinkex auth login' or set TINKER_API_KEY; "
             "without an account: --profile local."
@@ -270,6 +273,15 @@ def stray_key(settings: Settings) -> str | None:
         "a key for another server, give the profile its own: "
         f"tinkex --profile {settings.profile} auth login"
     )
+
+
+def _keys_elsewhere() -> dict[str, str]:
+    """Return the options that choose another key → the address of its server."""
+    known = {f"--base-url {url}": url for url in credentials.KeyStore().addresses()}
+    for name, values in file.profiles_in(file.read(file.config_path())).items():
+        if isinstance(values, Mapping) and any(values.get(key) for key in CREDENTIAL):
+            known[f"--profile {name}"] = str(values.get("base_url", DEFAULT_BASE_URL))
+    return known
 
 
 def is_of_profile(base_url: str, origin: str | None) -> bool:

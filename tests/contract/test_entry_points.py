@@ -103,6 +103,12 @@ def test_a_command_keeps_the_conventions(entry_point: EntryPoint):
             assert re.fullmatch(r"<[a-z_]+(=[a-z_]+)?>", str(action.metavar)), longest
 
 
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_o_is_short_for_output_wherever_there_is_output(entry_point: EntryPoint):
+    options = parser_of(entry_point)._option_string_actions
+    assert options.get("-o") is options.get("--output")
+
+
 def test_no_option_of_a_command_shadows_a_global_one():
     """Another option that stored under the same name would change a setting without a word."""
     alone = Parser()

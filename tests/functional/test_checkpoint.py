@@ -205,7 +205,8 @@ def test_delete_by_filters_needs_yes_without_a_terminal(served, run, client):
 def test_delete_asks_on_a_terminal_and_shows_the_size(served, run, client):
     def answered(answer: str):
         words = ["checkpoint", "delete", f"{run}:final"]
-        return invoke(words, stdin=f"{answer}\n", terminal=True, environ=served.environment)
+        environ = served.environment | {"NO_COLOR": "1"}
+        return invoke(words, stdin=f"{answer}\n", terminal=True, environ=environ)
 
     done = answered("n")
     assert done.exit_code == 1

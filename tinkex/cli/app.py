@@ -175,7 +175,7 @@ class TinkexApp(cliff.app.App):
 
         A program that asks for JSON finds nothing but an error as JSON on standard error.
         """
-        if self.option("quiet") or (self._wants_json() and not self.stderr.isatty()):
+        if self.option("quiet") or (self.wants_json() and not self.stderr.isatty()):
             return
         self.warn(text, prefix="")
 
@@ -383,9 +383,10 @@ class TinkexApp(cliff.app.App):
             # The query of a signed address is a secret, too.
             lines = without_keys("".join(traceback.format_exception(error)))
             self.stderr.write(_QUERY.sub("?…", lines))
-        print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
+        print_error(known, self.operation_name(), self.stderr, as_json=self.wants_json())
 
-    def _wants_json(self) -> bool:
+    def wants_json(self) -> bool:
+        """Return whether an error of the command line being run is printed as JSON."""
         chosen = self.option("formatter") or ("json" if self.option("json") else None)
         if self._parsed is None and not chosen:
             return wants_json(self.words) or self.format_setting == "json"

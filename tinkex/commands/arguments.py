@@ -330,7 +330,8 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     if not parsed_args.base_model and not parsed_args.model_path:
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
-            hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
+            hint="For example: --base-model Qwen/Qwen3-8B; see 'tinkex model list'. "
+            f"Other commands: tinkex help {command}",
         )
 
 

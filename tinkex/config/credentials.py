@@ -247,6 +247,16 @@ class KeyStore:
             own += [key for key in known if key.is_default and key.base_url is None]
         return own[0] if own else None
 
+    def addresses(self) -> list[str]:
+        """Return the addresses other than the official one that keys are stored for.
+
+        Never raises: a file that cannot be read counts as empty.
+        """
+        try:
+            return sorted({key.base_url for key in self.all() if key.base_url})
+        except SettingsError:
+            return []
+
     def add(self, key: StoredKey) -> None:
         """Store *key* under its id, replacing a key with the same id.
 

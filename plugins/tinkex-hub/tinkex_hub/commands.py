@@ -28,7 +28,7 @@ _MAX_NAME = 96
 
 
 class PushHfCheckpoint(ShowOne):
-    """Upload a checkpoint to the Hugging Face Hub as a PEFT adapter."""
+    """Upload a checkpoint to the Hugging Face Hub."""
 
     is_action = True
     column_names = (
@@ -36,8 +36,8 @@ class PushHfCheckpoint(ShowOne):
     )  # fmt: skip
     examples = (
         "tinkex checkpoint push-hf tinker://run-123/weights/final --repo ada/my-adapter",
-        "tinkex checkpoint push-hf tinker://run-123/weights/final -r ada/my-adapter --create-pr",
-        "pass show hf | tinkex checkpoint push-hf tinker://run-123/weights/final --hf-token -",
+        "tinkex checkpoint push-hf run-123:final -r ada/my-adapter --create-pr",
+        "pass show hf | tinkex checkpoint push-hf run-123:final --hf-token -",
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ServeLocal(Command):
-    """Serve the embedded service over HTTP, for the official SDK and other clients."""
+    """Serve the embedded service over HTTP."""
 
     operation = "serving"
     examples = (
@@ -77,7 +77,7 @@ class ServeLocal(Command):
 
 
 class InfoLocal(ShowOne):
-    """Show the state of the embedded service: its directory, contents and size."""
+    """Show the state of the embedded service."""
 
     operation = "showing the local service"
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
@@ -101,7 +101,7 @@ class InfoLocal(ShowOne):
 
 
 class ResetLocal(ShowOne):
-    """Delete all sessions, runs and checkpoints of the embedded service; added models are kept."""
+    """Delete everything but models from the embedded service."""
 
     operation = "reset"
     is_action = True
@@ -185,7 +185,7 @@ class ListLocalModel(Lister):
 
 
 class RemoveLocalModel(ShowOne):
-    """Remove an added model from the embedded service; its files are kept."""
+    """Remove an added model from the embedded service."""
 
     operation = "removing a model"
     is_action = True

@@ -181,8 +181,8 @@ SCENARIOS = {
         on={"local": ""},
         refused=lacking("billing usage", *OPEN),
     ),
-    "billing storage": Scenario(
-        "billing storage -f value -c project_id",
+    "billing checkpoint-storage": Scenario(
+        "billing checkpoint-storage -f value -c project_id",
         "p1\n",
         on={"local": "local\n"},
         refused=lacking("the storage of checkpoints", *OPEN),

@@ -30,7 +30,7 @@ def test_help_of_a_command_that_is_a_noun_too(argv):
     done = invoke(argv)
     assert done.exit_code == 0
     assert "--base-model" in done.stdout
-    assert "tinkex checkpoint delete" in done.stdout
+    assert "\n  checkpoint delete " in done.stdout
 
 
 @pytest.mark.parametrize("argv", [["help", "config"], ["config", "--help"]])
