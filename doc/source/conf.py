@@ -114,7 +114,16 @@ class OutputShapes(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+def without_addresses(app: Sphinx, doctree: nodes.document, _: str) -> None:
+    """Make links between pages plain text in manual pages, which have no addresses."""
+    if app.builder.name == "man":
+        for link in list(doctree.findall(nodes.reference)):
+            if not link.get("refuri"):
+                link.replace_self(link.children)
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives; the first in the place of cliff's."""
+    app.connect("doctree-resolved", without_addresses)
     app.add_directive("output-shapes", OutputShapes)
     app.add_directive("autoprogram-cliff", CommandPages, override=True)

@@ -106,7 +106,7 @@ def test_the_pages_of_commands_have_neither_global_options_nor_the_example_plugi
 
 
 def test_the_list_of_commands_has_a_line_for_each_noun(manual: dict[str, str], app: TinkexApp):
-    listed = re.findall(r"(?m)^\| (\w+) +\| .*\.", manual["reference/cli/index"])
+    listed = re.findall(r"(?m)^\* (\w+): \w.*\n\n", manual["reference/cli/index"])
 
     assert sorted(listed) == sorted({name.split()[0] for name in app.command_manager.commands})
 
@@ -244,3 +244,23 @@ def test_every_command_in_a_sentence_exists(path: Path, monkeypatch: pytest.Monk
             wrong.append(f"tinkex{words}: {error}")
 
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "doc/source/tutorial/first-run.rst"])
+def test_tinkex_is_installed_into_a_virtual_environment(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.search(
+        r"python3 -m venv (\S+)\n *(?:\$ )?\. \1/bin/activate\n *(?:\$ )?pip install", text
+    )
+
+    assert found
+    assert re.search("local service adds 200 MB|200 of them for the local service", text)
+
+
+def test_make_says_what_it_builds():
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.stamp", "docs"], capture_output=True, text=True, cwd=ROOT
+    )
+
+    assert "building the manual with Sphinx" in done.stdout
+    assert "doc/build/html/index.html" in done.stdout
