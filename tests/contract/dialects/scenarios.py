@@ -56,7 +56,6 @@ OFFLINE = {
     **dict.fromkeys(("local model remove", "local reset"), "removes files"),
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
-    **dict.fromkeys(("note add", "note list", "note show"), "asks only for short names"),
     "complete": "asks only for Tab",
     "help": "reads the commands",
     "local serve": "is a server itself",
