@@ -1,7 +1,7 @@
-"""Plugins: what is installed, what each one adds, and the skeleton of a new one.
+"""List plugins, show what each one adds, and create the skeleton of a new one.
 
-The files of the skeleton are package data (``templates/plugin``), each with the text that it has in
-the plugin except for ``${name}`` and the like.
+The files of the skeleton are package data (``templates/plugin``), with placeholders
+such as ``${name}``.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class ShowPlugin(ShowOne):
 
 
 class NewPlugin(ShowOne):
-    """Write a plugin to start from, with tests that pass."""
+    """Create the skeleton of a plugin, with passing tests."""
 
     is_action = True
     column_names = ("distribution", "package", "directory", "command", "format")
@@ -118,7 +118,7 @@ class NewPlugin(ShowOne):
         parser.add_argument(
             "--directory",
             metavar="<dir>",
-            help="new or empty directory to write to (default: the name, in this directory)",
+            help="new or empty directory to write to (default: named after the plugin)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -163,7 +163,7 @@ class Lines(FormattableColumn[list[Any]]):
 
 
 class _Usage:
-    """Which entry points are used, and what prevents the use of the others."""
+    """Finds out which entry points are used, and why the others are not."""
 
     def __init__(self) -> None:
         #: Every entry point of a tinkex group with its distribution.
@@ -239,7 +239,7 @@ def _contents(
 def _command(entry_point: EntryPoint) -> dict[str, Any]:
     name = entry_point.name.replace("_", " ")
     loaded = plugins.load(entry_point)
-    # Without an application, so that hooks of others do not add their options here.
+    # Without an application, so that hooks of other plugins add no options.
     parser = loaded(None, None, name).get_parser(name)
     return {
         "name": name,
@@ -269,7 +269,7 @@ def _is_settings(group: str) -> bool:
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the options and positionals that not every command has."""
+    """Yield the options and positionals that are specific to a command."""
     folded = getattr(parser, "folded", ())
     elsewhere = {action for group in folded for action in group._group_actions}
     for action in parser._actions:
@@ -285,12 +285,12 @@ def _is_hook(group: str) -> bool:
 
 
 def names_for(name: str) -> dict[str, str]:
-    """Return what the templates may refer to, made from the name of a distribution.
+    """Return the values of the placeholders, derived from the name of a distribution.
 
     ``name`` is the distribution, ``package`` the Python package, ``noun`` the first word of its
     commands and the name of its format, ``Noun`` and ``identifier`` the noun in Python names.
 
-    :raises UsageError: it is not a valid name, or its package would hide another one.
+    :raises UsageError: it is not a valid name, or its package would hide another package.
     """
     package, noun = name.replace("-", "_"), name.removeprefix("tinkex-")
     if not _NAME.fullmatch(name) or len(name) > 60 or not noun[0].isalpha():
@@ -300,7 +300,7 @@ def names_for(name: str) -> dict[str, str]:
         )
     if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
         raise UsageError(
-            f"a package called {package!r} exists already, or cannot exist",
+            f"a package called {package!r} exists already, or is not a valid name",
             hint=f"Call the plugin tinkex-{name}, for instance.",
         )
     return {
@@ -313,7 +313,7 @@ def names_for(name: str) -> dict[str, str]:
 
 
 def skeleton(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of every file of the skeleton by its path."""
+    """Return the content of each file of the skeleton, by path."""
     root = Path(__file__).parents[1] / "templates" / "plugin"
     found = {}
     for template in sorted(root.rglob("*.in")):
@@ -341,6 +341,6 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        if is_new:  # half a plugin would be in the way of the next attempt
+        if is_new:  # a partial plugin would block the next attempt
             shutil.rmtree(directory, ignore_errors=True)
         raise LocalError(f"cannot write {directory}: {error.strerror}") from error

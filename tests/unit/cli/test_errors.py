@@ -183,7 +183,7 @@ def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
         ("none", "No such file or directory", "Check the name."),
         ("file/none", "Not a directory", "Check the name."),
         ("", "is empty", "Give it a name."),
-        (".", "Is a directory", "Name a file in it."),
+        (".", "Is a directory", "Specify a file in it."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],
 )
@@ -249,7 +249,7 @@ def about(error: APIError, **facts: str) -> APIError:
         (InvalidName("x", hint="Did you mean y?"), "Did you mean y? See 'tinkex checkpoint list'."),
         (InvalidName("x", resource="run"), "See 'tinkex run list'."),
         (exceptions.LimitReached("x", hint="Run it again."), "Run it again. 'ulimit -a' shows"),
-        (exceptions.Unreachable("x"), "Is the address right? See 'tinkex config show'."),
+        (exceptions.Unreachable("x"), "Check the base URL: tinkex config show."),
         (exceptions.ConnectionFailed("x"), None),
         (exceptions.Redirected("x", location="https://y"), "Set --base-url to https://y"),
         (Unauthorized("x", status=401), "Check it with 'tinkex"),

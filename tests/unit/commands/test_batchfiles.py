@@ -178,7 +178,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
         ("{}", "expected one of 'prompt', 'tokens' and 'messages', not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
-        ('{"prompt": ""}', "'prompt' must be a text that is not empty, not \"\""),
+        ('{"prompt": ""}', "'prompt' must be a non-empty string, not \"\""),
         *(
             (f'{{"tokens": {value}}}', f"from 0 to 2147483647: {why}")
             for value, why in (
@@ -202,7 +202,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
             (f'{{"prompt": "x", {member}}}', message)
             for message, *members in (
                 ("'id' must be", '"id": true'),
-                ("'id' must be a text or a whole number, not 1.5", '"id": 1.5'),
+                ("'id' must be a string or a whole number, not 1.5", '"id": 1.5'),
                 ("max_tokens must be at least 1", '"max_tokens": 0'),
                 ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
                 ('temperature must be a number, not "hot"', '"temperature": "hot"'),

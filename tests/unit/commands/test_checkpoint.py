@@ -107,7 +107,7 @@ def test_a_run_that_cannot_be_unloaded_is_a_warning(refusal, words, skyrl, save,
     monkeypatch.setattr(SkyRL, "unload_model", lambda *_: refusal.reply)
     done = save("--name", "one", "--unload")
     assert done.exit_code == 0
-    assert done.stderr == f"Warning: the training run {skyrl.new_run} is not unloaded: {words}\n"
+    assert done.stderr == f"Warning: cannot unload the training run {skyrl.new_run}: {words}\n"
 
 
 def test_the_run_of_a_copy_is_unloaded(skyrl):
