@@ -282,7 +282,7 @@ def test_set_ttl_of_all_that_the_filters_choose(served, run, client):
     done = served(f"checkpoint set-ttl --run-id {run} --type sampler --ttl 7d", code=1)
     assert (done.stdout, "Add --yes" in done.stderr) == ("", True)
     done = answered("n", "--type training --ttl 7d")
-    assert "Let 1 checkpoint, " in done.stderr
+    assert "Set 1 checkpoint, " in done.stderr
     assert "expire in 7d? [y/N]" in done.stderr
     assert (done.exit_code, expiring()) == (1, [])
     assert answered("y", "--type training --ttl 7d").exit_code == 0

@@ -394,7 +394,7 @@ def test_verify(tinkex, download, target):
     done = tinkex(f"checkpoint verify {target} -f json", code=1)
     found = {Path(row["file"]).name: row["status"] for row in done.rows}
     assert found == {SMALL: "missing", LARGE: "changed", "mine": "extra"}
-    assert "2 of 3 files differ from what was downloaded" in done.stderr
+    assert "2 of 3 files differ from the download" in done.stderr
 
 
 def test_sync_fetches_what_is_new(tinkex, store, target):

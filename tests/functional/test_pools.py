@@ -142,7 +142,7 @@ def test_files_of_a_pool(run, servers, files, strict, message):
 def test_without_checks_is_loud(run, words, options, origin):
     done = run(options, *words.split())
     assert "run-1" in done.stdout
-    assert done.stderr.count("WARNING: certificates are not checked") == 1
+    assert done.stderr.count("WARNING: certificates are not verified") == 1
     assert origin in done.stderr
 
 

@@ -225,7 +225,7 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     known = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in known:
         raise UsageError(
-            f"no HTTP pool is called {value!r}", hint="Known: " + ", ".join(known) + "."
+            f"no HTTP pool is called {value!r}", hint="Known pools: " + ", ".join(known) + "."
         )
     if name == "format" and not Formatters.known(value):
         raise UsageError(
