@@ -189,7 +189,7 @@ class InvalidResponse(TransportError):
 class Redirected(InvalidResponse):
     """The server redirects to another one, to which the API key must not be sent.
 
-    :param location: scheme, host and port of the other server.
+    :param location: base URL of the other server; empty if it does not look like that of an API.
     """
 
     def __init__(self, message: str, *, location: str) -> None:

@@ -38,7 +38,11 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TLSError: "Is the address right? See 'tinkex config show'.",
     exceptions.TimedOut: "Allow more time with --timeout (milliseconds, or 30s, 5m).",
     exceptions.InvalidResponse: "Is it the address of a Tinker service? See 'tinkex config show'.",
-    exceptions.Redirected: lambda error: f"Set --base-url to {error.location} to use that server.",
+    exceptions.Redirected: lambda error: (
+        f"Set --base-url to {error.location} to use that server."
+        if error.location
+        else "If it is a login page, the profile needs request headers that pass it: 'headers'."
+    ),
     exceptions.BadRequest: _hint_for_resource,
     exceptions.Unauthorized: _hint_for_key,
     exceptions.PaymentRequired: "See the billing page of the service's console.",

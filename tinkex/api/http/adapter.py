@@ -22,6 +22,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import parse_url
 
 from tinkex import plugins
 from tinkex.api.http import errors
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 _CONNECTIONS, _HOSTS = 256, 4
 #: How ``openssl rehash`` names certificates.
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
-_PROXY_HINT = "It comes from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY; NO_PROXY lists exceptions."
+#: How http.client reports a proxy that refuses to make a connection.
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 #: What requests and the libraries below it raise.
 _FOREIGN = (
     requests.RequestException,
@@ -93,7 +95,11 @@ class RequestsSender:
                     proxies=self._proxies_for(request.url),
                 )
         except _FOREIGN as error:
-            raise translated(error, request.url) from error
+            raise translated(error, request.url, self._proxy_for(request.url)) from error
+        if response.status_code == 407:
+            response.close()
+            host = errors.host_of(request.url)
+            raise _refused_by_proxy(407, host, self._proxy_for(request.url))
         return RequestsResponse(response, request.url, timeouts.read)
 
     def close(self) -> None:
@@ -111,6 +117,9 @@ class RequestsSender:
         if host not in self._proxies:
             self._proxies[host] = proxies_for(url)
         return self._proxies[host]
+
+    def _proxy_for(self, url: str) -> str:
+        return select_proxy(url, self._proxies_for(url)) or ""
 
 
 class RequestsResponse:
@@ -316,42 +325,89 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 # Errors -------------------------------------------------------------------------------------------
 
 
-def translated(error: Exception, url: str) -> TinkexError:
-    """Return the error of tinkex for *error*, which a request to *url* raised."""
+def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
+    """Return the error of tinkex for *error*, which a request to *url* raised.
+
+    :param proxy: address of the proxy on the way, empty if there is none.
+    """
     causes, host = errors.chain(error), errors.host_of(url)
     return (
-        _settings_error(causes, host)
+        _settings_error(causes, host, proxy)
+        or _proxy_error(causes, host, proxy)
         or errors.tls_error(causes, host)
-        or _proxy_error(causes, host)
         or errors.connection_error(causes, host)
         or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
 
 
-def _settings_error(causes: list[BaseException], host: str) -> TinkexError | None:
+def _settings_error(causes: list[BaseException], host: str, proxy: str) -> TinkexError | None:
     of_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
     of_url = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
+    if any(isinstance(cause, of_proxy) for cause in causes) or _is_malformed(proxy):
+        message = f"the address of the HTTP proxy is malformed: {_public(proxy)}"
+        encode = "Percent-encode a password: # as %23, / as %2F. " if "@" in proxy else ""
+        return SettingsError(message, hint=encode + _proxy_hint(proxy))
     for cause in causes:
-        if isinstance(cause, of_proxy):
-            return SettingsError("the address of the HTTP proxy is malformed", hint=_PROXY_HINT)
         if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
             return SettingsError(
                 "a SOCKS proxy is set, which needs another package",
-                hint="Install it: pip install 'requests[socks]'",
+                hint=f"Install it: pip install 'requests[socks]'. {_proxy_hint(proxy)}",
             )
         if isinstance(cause, of_url):
             return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
     return None
 
 
-def _proxy_error(causes: list[BaseException], host: str) -> TinkexError | None:
+def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexError | None:
     if not any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         return None
-    message = f"the HTTP proxy on the way to {host} failed{errors.because(causes)}"
-    if any(isinstance(cause, urllib3.exceptions.ConnectTimeoutError) for cause in causes):
-        return Unreachable(message, hint=_PROXY_HINT)
-    return ConnectionFailed(message, hint=_PROXY_HINT)
+    for cause in causes:
+        if found := _NO_TUNNEL.match(str(cause)):
+            return _refused_by_proxy(int(found[1]), host, proxy)
+        if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
+            message = f"the HTTP proxy {_public(proxy)} does not speak TLS"
+            return SettingsError(message, hint=f"Write http: there. {_proxy_hint(proxy)}")
+    if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
+        return error
+    unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
+    why = ": its name cannot be resolved" if unknown else errors.because(causes)
+    message = f"the HTTP proxy {_public(proxy)} on the way to {host} failed{why}"
+    unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+    is_unsent = any(isinstance(cause, unsent) for cause in causes)
+    return (Unreachable if is_unsent else ConnectionFailed)(message, hint=_proxy_hint(proxy))
+
+
+def _refused_by_proxy(status: int, host: str, proxy: str) -> TinkexError:
+    hint = _proxy_hint(proxy)
+    if status == 407 and "@" in proxy:
+        message = "the HTTP proxy does not accept the user name and password (407)"
+        return SettingsError(message, hint=hint)
+    if status == 407:
+        message = "the HTTP proxy asks for a user name and password (407)"
+        return SettingsError(message, hint=f"Write them as http://USER:PASSWORD@HOST:PORT. {hint}")
+    if status < 500 and status not in (408, 429):
+        return SettingsError(f"the HTTP proxy refuses {host} ({status})", hint=hint)
+    return ConnectionFailed(f"the HTTP proxy does not reach {host} ({status})", hint=hint)
+
+
+def _is_malformed(proxy: str) -> bool:
+    try:
+        return parse_url(proxy).port == 0
+    except urllib3.exceptions.LocationParseError:
+        return True
+
+
+def _public(proxy: str) -> str:
+    """Return the address of *proxy* without user name and password."""
+    return re.sub(r"^(\w+://)?.*@", r"\1", proxy)
+
+
+def _proxy_hint(proxy: str) -> str:
+    names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
+    origin = " and ".join(names) or "the environment"
+    name = _public(proxy) or "on the way"
+    return f"The proxy {name} comes from {origin}; NO_PROXY lists exceptions."
 
 
 def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:

@@ -51,6 +51,11 @@ PROTOCOL_VERSION = "0.38.0"
 HEADERS = {"User-Agent": f"tinkex/{__version__}", "Accept": "application/json"}
 #: Maximum size of a response of the API in bytes; files are not read this way.
 MAX_RESPONSE = 256 * 1024 * 1024
+#: Statuses of a redirect; with the latter two, the request stays as it is.
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SAME_REQUEST = frozenset({307, 308})
+#: Redirects that are followed for one request.
+_HOPS = 5
 _CHUNK = 64 * 1024
 #: Minimum length of the key of a service.
 _REAL_KEY = 16
@@ -72,7 +77,7 @@ class Request:
         percent-encoded.
     :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
     :ivar repeatable: whether the call may be made twice; ``None``: the method decides.
-    :ivar final: statuses that are not retried: the caller handles them.
+    :ivar final: statuses that are neither retried nor followed: the caller handles them.
     :ivar settled: statuses that mean success after a try that the server may have acted on.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
     """
@@ -249,19 +254,25 @@ class Transport:
         :param what: as :attr:`Request.what`.
         """
         if 300 <= response.status < 400:
-            url = join_url(self.base_url, response.headers.get("location", ""))
-            target = errors.host_of(url)
-            return Redirected(
-                f"{errors.host_of(self.base_url)} redirects to {target}, "
-                "and the API key does not go along",
-                location=f"{urlsplit(url).scheme}://{target}",
-            )
+            return self._redirected(response)
         error = response.error()
         if isinstance(error, NotOffered) and what:
             error.message = f"this server does not offer {what}"
         if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
             error.key_origin = self.settings.origins["api_key"]
         return error
+
+    def _redirected(self, response: Response) -> TinkexError:
+        """Return the error for a redirect that is not followed."""
+        host, location = errors.host_of(self.base_url), response.headers.get("location")
+        if not location:
+            return InvalidResponse(f"{host} answered HTTP {response.status} without an address")
+        url = join_url(self.base_url, location)
+        why = "and the API key does not go along"
+        if same_origin(url, self.base_url):
+            why = f"which HTTP {response.status} allows for a GET only"
+        base, api, _ = url.partition("/api/v1/")
+        return Redirected(f"{host} redirects to {url}, {why}", location=base if api else "")
 
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
         """Return the last response, and whether the server may have acted on an earlier try."""
@@ -312,9 +323,31 @@ class Transport:
         deadline: Deadline,
         read_timeout: float | None = None,
     ) -> Response:
-        """Send *request* and return the response, which may repeat the credential."""
-        start = time.monotonic()
+        """Send *request*, also to where its server redirects it, and return the last response.
+
+        It may repeat the credential, which goes to the origin of the service only.
+        """
         prepared = self._prepared(request, credential)
+        for _ in range(_HOPS + 1):
+            response = self._sent(request, prepared, deadline, read_timeout)
+            location = response.headers.get("location")
+            follows = REDIRECTS if request.method in ("GET", "HEAD") else _SAME_REQUEST
+            if not location or response.status not in follows - request.final:
+                return response
+            url = join_url(prepared.url, location).partition("#")[0]
+            if not same_origin(url, self.base_url):
+                return response
+            prepared = prepared._replace(url=url)
+        raise InvalidResponse(f"{errors.host_of(prepared.url)} redirects in circles")
+
+    def _sent(
+        self,
+        request: Request,
+        prepared: HttpRequest,
+        deadline: Deadline,
+        read_timeout: float | None,
+    ) -> Response:
+        start = time.monotonic()
         left = deadline.remaining()
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
         timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
-from tinkex.api.http.transport import Request, Transport, join_url
+from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
 from tinkex.api.transfer import archive, manifest
 from tinkex.api.transfer.manifest import ManifestFile
@@ -218,7 +218,7 @@ class _Download:
         deadline = transport.deadline("the archive to be made")
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
-        request = Request("GET", path, what="archives", repeatable=False)
+        request = Request("GET", path, what="archives", repeatable=False, final=REDIRECTS)
         retrying = Retrying(repeatable=True)
         while True:
             try:

@@ -206,13 +206,55 @@ def test_an_answer_has_a_limit(server, client, monkeypatch):
         client.models.list()
 
 
-def test_a_redirect_is_not_followed(server, client):
-    elsewhere = {"Location": f"http://localhost:{server.url.rpartition(':')[2]}/api/v1/{PATH}"}
-    server.on("GET", PATH, server.reply(None, 307, elsewhere), CAPABILITIES)
-    with pytest.raises(Redirected, match="redirects to localhost") as caught:
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("origin", [True, False])
+def test_a_redirect_to_the_same_origin_is_followed_with_the_key(status, origin, server, client):
+    place = f"{server.url if origin else ''}/api/v1/{PATH}/?a=b"
+    server.on("GET", PATH, server.reply(None, status, {"Location": place}))
+    server.on("GET", f"{PATH}/", CAPABILITIES)
+    assert client.models.list()[0].model_name == "m"
+    assert server.seen[1].headers["x-api-key"] == KEY
+    assert server.seen[1].query == {"a": "b"}
+
+
+def test_a_post_is_redirected_only_where_it_stays_one(server, client):
+    server.on("POST", "x", server.reply(None, 308, {"Location": "/api/v1/x/"}))
+    server.on("POST", "x/", {"a": 1})
+    assert client.request("POST", "x", body={"b": 2}).object() == {"a": 1}
+    assert server.seen[1].body == {"b": 2}
+    server.on("POST", "x", server.reply(None, 302, {"Location": "/api/v1/x/"}))
+    with pytest.raises(Redirected, match=r"/api/v1/x/, which HTTP 302 allows for a GET only"):
+        client.request("POST", "x", body={})
+    assert len(server.seen) == 3
+
+
+def test_redirects_in_circles_end(server, client):
+    server.on("GET", PATH, server.reply(None, 302, {"Location": PATH}))
+    with pytest.raises(InvalidResponse, match="redirects in circles"):
         client.models.list()
+    server.on("GET", PATH, server.reply(None, 302))
+    with pytest.raises(InvalidResponse, match="answered HTTP 302 without an address"):
+        client.models.list()
+
+
+@pytest.mark.parametrize(
+    ("place", "base"),
+    [
+        (f"http://localhost:PORT/api/v1/{PATH}?limit=20", "http://localhost:PORT"),
+        (f"https://127.0.0.1:PORT/a/api/v1/{PATH}", "https://127.0.0.1:PORT/a"),
+        ("https://login.test/access?to=x", ""),
+    ],
+)
+def test_a_redirect_to_another_origin_is_shown_whole_and_not_followed(place, base, server, client):
+    port = server.url.rpartition(":")[2]
+    location = {"Location": place.replace("PORT", port)}
+    server.on("GET", PATH, server.reply(None, 307, location), CAPABILITIES)
+    with pytest.raises(Redirected) as caught:
+        client.models.list()
+    shown = f"redirects to {location['Location']}, and the API key does not go along"
+    assert shown in str(caught.value)
+    assert caught.value.location == base.replace("PORT", port)
     assert len(server.seen) == 1
-    assert caught.value.location == f"http://localhost:{server.url.rpartition(':')[2]}"
 
 
 def test_debug_logging_tells_neither_key_nor_query_nor_body(server, client, caplog):
