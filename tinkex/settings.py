@@ -34,7 +34,7 @@ __all__ = ["Settings"]
 
 #: Seconds; the guide's 120000 ms.
 DEFAULT_TIMEOUT = 120.0
-DEFAULT_POOL = pools.DEFAULT_DRIVER
+DEFAULT_POOL = pools.AUTO
 #: Prefix of the origin of a value that comes from a profile.
 PROFILE_ORIGIN = "profile "
 #: The settings of one source: name → value, and its origin in words.
@@ -76,8 +76,11 @@ class Settings:
 
     @property
     def pool_driver(self) -> str:
-        """Name of the installed HTTP pool behind ``http_pool``."""
-        return self.pool_options.driver or self.http_pool
+        """Name of the installed HTTP pool behind ``http_pool``; ``auto`` chooses one."""
+        name = self.pool_options.driver or self.http_pool
+        if name != pools.AUTO:
+            return name
+        return plugins.preferred_pool(self) or pools.DEFAULT_DRIVER
 
     def check_pool(self) -> None:
         """Check the options of the HTTP pool.
@@ -202,7 +205,7 @@ def pool_names(config: Mapping[str, Any] | None = None) -> list[str]:
     """
     installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
     config = file.read(file.config_path()) if config is None else config
-    return sorted({*installed, *pools.named_in(config)})
+    return sorted({pools.AUTO, *installed, *pools.named_in(config)})
 
 
 def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
@@ -342,7 +345,7 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
     :raises SettingsError: there is no such driver, or it does not load.
     """
     name = values["pool_options"].driver
-    if name == DEFAULT_POOL:
+    if name in (pools.AUTO, pools.DEFAULT_DRIVER):
         return
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)

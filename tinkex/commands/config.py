@@ -30,7 +30,11 @@ class ShowConfig(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         found = self.result = self.settings
-        options = pools.effective(found.pool_options, found.origins)
+        driver, origins = found.pool_driver, dict(found.origins)
+        if pools.AUTO in (found.pool_options.driver, found.http_pool):
+            why = "no plugin prefers to carry it" if driver == pools.DEFAULT_DRIVER else "preferred"
+            origins["http_pool.driver"] = f"auto: {why}"
+        options = pools.effective(found.pool_options._replace(driver=driver), origins)
         descriptions = DESCRIPTIONS | values.POOL_DESCRIPTIONS
         rows = [
             (name, Structure(value), origin, ENVIRONMENT.get(name), descriptions.get(name))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
+from tinkex.config.values import is_loopback
 from tinkex.exceptions import SettingsError
 from tinkex.plugins import HttpPool, PoolSettings, Sender
 
@@ -11,8 +15,11 @@ class Http2Pool(HttpPool):
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return 10; 0 where certificates are not to be checked, which the engine cannot do."""
-        return 0 if settings.pool_options.insecure else 10
+        """Return 10; 0 where the engine cannot do all that the default pool does.
+
+        It always checks certificates, and hides what a proxy answers.
+        """
+        return 0 if settings.pool_options.insecure or proxy_for(settings.base_url) else 10
 
     def build(self, settings: PoolSettings) -> Sender:
         """Return a sender with the TLS options of *settings*.
@@ -28,3 +35,13 @@ class Http2Pool(HttpPool):
         from tinkex_http2.sender import EngineSender
 
         return EngineSender(settings)
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the address of the proxy on the way to *url*, as for the default pool."""
+    named = any(name.lower().endswith("_proxy") and os.environ[name] for name in os.environ)
+    if is_loopback(url) or (sys.platform == "linux" and not named):
+        return None
+    from tinkex.api.http import adapter  # imports requests, whose rules they are
+
+    return adapter.proxy_for(url)

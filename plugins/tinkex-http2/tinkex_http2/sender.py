@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,16 +19,16 @@ import pyqwest
 from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.config import pools
-from tinkex.config.values import is_loopback
 from tinkex.exceptions import SettingsError
 from tinkex.plugins import HttpRequest, HttpResponse, PoolSettings, Sender, Timeouts
 from tinkex_http2.errors import FOREIGN, translated
+from tinkex_http2.pool import proxy_for
 
 T = TypeVar("T")
 #: Connections of HTTP/1.1 to one host that are kept for the next request.
 _CONNECTIONS = 256
 #: A rule that matches no request: without any, the engine reads the environment by its own rules.
-_NO_PROXY = pyqwest.Proxy("http://127.0.0.1:1", no_proxy="*")
+_NO_PROXY = pyqwest.Proxy("http://127.0.0.1:1", no_proxy="*,0.0.0.0/0,::/0")
 #: Proxy, seconds to connect, and seconds until something arrives, ``None`` for no such limit.
 _Key = tuple[str | None, int, int | None]
 
@@ -63,10 +62,9 @@ class EngineSender:
             headers["content-length"] = "0"
         try:
             client = self._client((proxy, math.ceil(timeouts.connect), silence))
-            exchange = client.stream(
-                *(request.method, request.url, headers, request.body), timeout=timeouts.whole
-            )
-            response = _interruptible(exchange.__enter__)
+            sent = (request.method, request.url, headers, request.body)
+            exchange = _interruptible(partial(client.stream, *sent, timeout=timeouts.whole))
+            response = exchange.__enter__()
         except FOREIGN as error:
             raise translated(error, request.url, proxy is not None) from error
         return EngineResponse(response, request.url)
@@ -102,7 +100,7 @@ class EngineSender:
         key = Path(options.client_key).read_bytes() if options.client_key else certificate
         try:
             return pyqwest.SyncHTTPTransport(
-                tls_ca_cert=_certificates(pools.trusted(options)),
+                tls_ca_cert=_certificates(pools.authorities(options)),
                 tls_cert=certificate or None,
                 tls_key=key or None,
                 proxy=_NO_PROXY if proxy is None else proxy,
@@ -154,16 +152,6 @@ class EngineResponse:
         """Drop what has not been read."""
         with suppress(*FOREIGN):
             self._response.close()
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy on the way to *url*, as for the default pool."""
-    named = any(name.lower().endswith("_proxy") and os.environ[name] for name in os.environ)
-    if is_loopback(url) or (sys.platform == "linux" and not named):
-        return None
-    from tinkex.api.http import adapter  # imports requests, whose rules they are
-
-    return adapter.proxy_for(url)
 
 
 def _certificates(path: str | None) -> bytes | None:

@@ -14,20 +14,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import parse_url
 
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
-from tinkex.config.pools import CA_VARIABLES
+from tinkex.config import pools
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     ConnectionFailed,
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 #: Connections to one host that are kept for the next request, and hosts that have any.
 _CONNECTIONS, _HOSTS = 256, 4
-#: How ``openssl rehash`` names certificates.
-_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 #: How http.client reports a proxy that refuses to make a connection.
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 #: What requests and the libraries below it raise.
@@ -99,7 +96,7 @@ class RequestsSender:
         if response.status_code == 407:
             response.close()
             host = errors.host_of(request.url)
-            raise _refused_by_proxy(407, host, self._proxy_for(request.url))
+            raise proxy_refusal(407, host, self._proxy_for(request.url))
         return RequestsResponse(response, request.url, timeouts.read)
 
     def close(self) -> None:
@@ -108,7 +105,7 @@ class RequestsSender:
 
     def _trusted(self, url: str) -> str | bool:
         if self._verify is None and url.startswith("https:"):
-            self._verify = trusted(self._options) or False
+            self._verify = pools.authorities(self._options) or False
         return True if self._verify is None else self._verify
 
     def _proxies_for(self, url: str) -> dict[str, str]:
@@ -181,38 +178,6 @@ def proxies_for(url: str) -> dict[str, str]:
 def proxy_for(url: str) -> str | None:
     """Return the address of the proxy on the way to *url*, if there is one."""
     return select_proxy(url, proxies_for(url))
-
-
-def trusted(options: PoolOptions) -> str | None:
-    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
-
-    :raises SettingsError: a variable names a path that does not exist.
-    """
-    if options.insecure or options.ca_bundle:
-        return None if options.insecure else options.ca_bundle
-    for variable in CA_VARIABLES:
-        value = os.environ.get(variable)
-        if value and not Path(value).exists():
-            raise SettingsError(
-                f"{variable} names {value}, which does not exist",
-                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
-            )
-        if value:
-            return value
-    import ssl
-
-    # OpenSSL reads single certificates of a hashed directory when it needs them, which saves
-    # parsing the whole bundle in every process.
-    directory = ssl.get_default_verify_paths().capath
-    return directory if directory and _is_hashed(directory) else DEFAULT_CA_BUNDLE_PATH
-
-
-def _is_hashed(directory: str) -> bool:
-    try:
-        with os.scandir(directory) as entries:
-            return any(_HASHED.fullmatch(entry.name) for entry in entries)
-    except OSError:
-        return False
 
 
 # Deadlines ----------------------------------------------------------------------------------------
@@ -347,12 +312,12 @@ def _settings_error(causes: list[BaseException], host: str, proxy: str) -> Tinke
     if any(isinstance(cause, of_proxy) for cause in causes) or _is_malformed(proxy):
         message = f"the address of the HTTP proxy is malformed: {_public(proxy)}"
         encode = "Percent-encode a password: # as %23, / as %2F. " if "@" in proxy else ""
-        return SettingsError(message, hint=encode + _proxy_hint(proxy))
+        return SettingsError(message, hint=encode + proxy_hint(proxy))
     for cause in causes:
         if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
             return SettingsError(
                 "a SOCKS proxy is set, which needs another package",
-                hint=f"Install it: pip install 'requests[socks]'. {_proxy_hint(proxy)}",
+                hint=f"Install it: pip install 'requests[socks]'. {proxy_hint(proxy)}",
             )
         if isinstance(cause, of_url):
             return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
@@ -364,10 +329,10 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
         return None
     for cause in causes:
         if found := _NO_TUNNEL.match(str(cause)):
-            return _refused_by_proxy(int(found[1]), host, proxy)
+            return proxy_refusal(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
             message = f"the HTTP proxy {_public(proxy)} does not speak TLS"
-            return SettingsError(message, hint=f"Write http: there. {_proxy_hint(proxy)}")
+            return SettingsError(message, hint=f"Write http: there. {proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
@@ -375,11 +340,12 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
     message = f"the HTTP proxy {_public(proxy)} on the way to {host} failed{why}"
     unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     is_unsent = any(isinstance(cause, unsent) for cause in causes)
-    return (Unreachable if is_unsent else ConnectionFailed)(message, hint=_proxy_hint(proxy))
+    return (Unreachable if is_unsent else ConnectionFailed)(message, hint=proxy_hint(proxy))
 
 
-def _refused_by_proxy(status: int, host: str, proxy: str) -> TinkexError:
-    hint = _proxy_hint(proxy)
+def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
+    """Return the error for a *proxy* that answered *status* to a tunnel to *host*."""
+    hint = proxy_hint(proxy)
     if status == 407 and "@" in proxy:
         message = "the HTTP proxy does not accept the user name and password (407)"
         return SettingsError(message, hint=hint)
@@ -403,7 +369,8 @@ def _public(proxy: str) -> str:
     return re.sub(r"^(\w+://)?.*@", r"\1", proxy)
 
 
-def _proxy_hint(proxy: str) -> str:
+def proxy_hint(proxy: str) -> str:
+    """Return where the address *proxy* comes from, as a hint."""
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
     name = _public(proxy) or "on the way"

@@ -6,8 +6,10 @@ the program never wait for a call that is still running.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
 from typing import Generic, TypeVar
@@ -16,6 +18,8 @@ from tinkex.exceptions import RequestShown
 
 T = TypeVar("T")
 R = TypeVar("R")
+#: Maximum time in seconds until a signal is noticed.
+_NAP = 0.5
 
 
 def map_ordered(
@@ -113,7 +117,7 @@ class _Pool(Generic[T, R]):
             self._started = 1
             self._start()
             while ended < self._started:
-                outcome = self._done.get()
+                outcome = _wait_for(self._done)
                 if outcome is None:
                     ended += 1
                     continue
@@ -155,10 +159,23 @@ def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
             done.put((None, error))
 
     threading.Thread(target=work, daemon=True).start()
-    try:
-        result, error = done.get(timeout=timeout)
-    except queue.Empty:
-        raise TimeoutError from None
+    result, error = _wait_for(done, timeout)
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+def _wait_for(done: queue.SimpleQueue[T], timeout: float | None = None) -> T:
+    """Return the next item of *done*, with signals handled in the meantime.
+
+    A signal that arrives just before the thread falls asleep does not wake it, so it wakes itself.
+
+    :raises TimeoutError: *timeout* seconds have passed.
+    """
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        try:
+            return done.get(timeout=max(0.0, min(_NAP, end - time.monotonic())))
+        except queue.Empty:
+            if time.monotonic() >= end:
+                raise TimeoutError from None

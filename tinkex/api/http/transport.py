@@ -350,7 +350,7 @@ class Transport:
         start = time.monotonic()
         left = deadline.remaining()
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
-        timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
+        timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left), left)
         try:
             response = read_whole(self._sender.send(prepared, timeouts), deadline)
         except TimedOut as error:
