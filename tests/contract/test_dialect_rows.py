@@ -21,6 +21,7 @@ from tinkex import exceptions
 from tinkex.api import SampleResponse, SamplingParams, ServiceClient, TrainingClient
 from tinkex.api.http.transport import Request
 from tinkex.settings import Settings
+from tinkex.testing import invoke
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "explanation" / "dialects.rst"
 ALL = (Official, SkyRL, SkyRLMain, TuFT)
@@ -213,6 +214,21 @@ def test_sampling_after_unloading(connect):
     sampling = connect(server).create_sampling_client(model_path=server.sampling)
     with pytest.raises(exceptions.BadRequest, match=f"Model {server.run} not loaded"):
         sampling.sample([1])
+
+
+@pytest.mark.parametrize("command", ["run --json --prompt-file", "run batch --concurrency 1"])
+def test_sampling_an_unloaded_run_says_what_works(command, tmp_path):
+    server = SkyRL()
+    server.unloaded = True
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("[1]" if "file" in command else '{"tokens": [1]}\n' * 50)
+    with listening(server) as url:
+        options = ["--model-path", server.sampling, "--base-url", url, "--api-key", KEY]
+        done = invoke([*command.split(), str(prompts), *options])
+    assert done.exit_code == 1
+    assert f"Model {server.run} not loaded" in done.stderr
+    assert "tinkex checkpoint --model-path tinker://RUN/weights/NAME" in done.stderr
+    assert len(server.requests("POST", "asample")) < 10  # every other row would fail as well
 
 
 def test_path_of_a_sampler(server, connect):

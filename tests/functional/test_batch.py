@@ -110,6 +110,12 @@ def test_rows_that_fail_are_in_a_file_of_failures_and_retried(served, tmp_path):
     assert len(lines(tmp_path / "out.failed.jsonl")) == 1
 
 
+def test_one_json_array_is_taken_as_rows(served):
+    rows = [{"id": "a", "prompt": "Hi"}, {"id": "b", "tokens": [1]}]
+    done = served(f"run batch - {ON_MODEL} --ordered", stdin=json.dumps(rows, indent=2))
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["a", "b"]
+
+
 def test_rows_that_fail_are_reported_where_there_is_no_file(served):
     stdin = '{"tokens": [9999999]}\n{"tokens": [1]}'
     done = served(f"run batch - {ON_MODEL}", stdin=stdin, code=1)
@@ -216,6 +222,23 @@ def test_signals_end_it_and_it_says_how_to_resume(many, number, code, hold):
         token_rows(many / "in.jsonl", 5001)
         done = program(resume, cwd=many, code=1)
         assert "was created with different prompts" in done.stderr
+
+
+def test_an_output_moved_away_ends_the_run_which_can_be_resumed(many):
+    out, moved = many / "out.jsonl", many / "moved.jsonl"
+    token_rows(many / "in.jsonl", 400)
+    with stub("--hold", "20") as program:
+        process = program.start(f"{TO_FILE} --concurrency 8", cwd=many)
+        wait_for_lines(out, 20)
+        out.rename(moved)
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (1, "")
+        assert "out.jsonl was moved or removed during the batch" in stderr
+        count = len(indexes(moved))
+        assert f"{count} rows are in the former file. To resume:\n  tinkex run batch" in stderr
+        moved.rename(out)
+        assert f"{count} done before" in program(f"{TO_FILE} --resume", cwd=many).stderr
+    assert sorted(indexes(out)) == list(range(400))
 
 
 def test_a_full_disk_ends_the_run_and_says_how_to_go_on(tmp_path):

@@ -40,6 +40,20 @@ def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):
     assert by_path.stdout == by_base.stdout
 
 
+def test_a_file_that_is_nearly_token_ids_is_sampled_as_text_and_reported(served, tmp_path):
+    (tmp_path / "ids.json").write_text("[1.0, 2.0]\n")
+    options = ["--base-model", MODEL, "--max-tokens", "2", "--temperature", "0", "--quiet"]
+    done = served("run --prompt-file ids.json", *options, cwd=tmp_path)
+    assert done.stdout == served("run --prompt", "[1.0, 2.0]", *options).stdout
+    assert done.stderr == (
+        "Warning: ids.json is sampled as text, not as token ids: item 1 is 1.0\n"
+    )
+    (tmp_path / "ids.txt").write_text("[1, 2]\n3, 4\n")
+    done = served("run batch ids.txt", *options, cwd=tmp_path)
+    assert "ids.txt, line 1 is sampled as text" in done.stderr
+    assert ": it is a line of text, and 1 more likewise\n" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "what"),
     [

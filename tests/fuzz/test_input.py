@@ -16,7 +16,7 @@ from tinkex import settings
 from tinkex.api.paths import TinkerPath
 from tinkex.cli.repl import parse, unfinished
 from tinkex.columns import Size, iso, printable, relative
-from tinkex.commands.inputs import read_model_path, read_prompt
+from tinkex.commands.inputs import nearly_token_ids, read_model_path, read_prompt
 from tinkex.config.credentials import checked, read_argument
 from tinkex.config.values import parse_timeout
 from tinkex.exceptions import TinkexError, UsageError
@@ -80,6 +80,7 @@ def test_a_prompt_file_is_text_or_token_ids(tried, tmp_path_factory, content):
             assert all(type(token) is int and 0 <= token < 2**31 for token in prompt)
         else:
             assert not prompt.endswith("\n")
+            nearly_token_ids(prompt)
 
 
 @given(JSON | TEXT)

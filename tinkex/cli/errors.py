@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -128,10 +129,20 @@ def hint_for(error: TinkexError) -> str | None:
     """Return what to type or do next about *error*, or ``None`` if that depends on the command."""
     if error.hint is not None and not isinstance(error, exceptions.InvalidName):
         return error.hint
+    if is_unloaded(error):
+        return (
+            "The server ended this run. Save its training state again, and sample what that writes "
+            "at once: tinkex checkpoint --model-path tinker://RUN/weights/NAME --output again.json"
+        )
     if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
         return hint
     found = next((HINTS[cls] for cls in type(error).__mro__ if cls in HINTS), None)
     return found(error) if callable(found) else found
+
+
+def is_unloaded(error: TinkexError) -> bool:
+    """Return whether the server refuses to sample a run that it has ended, as SkyRL does."""
+    return re.search(r"\bmodel [^\s/]+ (is )?not loaded", error.message, re.I) is not None
 
 
 def _hint_by_errno(error: BaseException | None) -> str | None:

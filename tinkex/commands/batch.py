@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.cli.errors import hint_for, is_unloaded
 from tinkex.columns import json_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
@@ -36,7 +37,8 @@ from tinkex.options import integer
 
 if TYPE_CHECKING:
     from tinkex.api import SampledRow, SampleRow, SamplingClient, Tokenizer
-    from tinkex.commands.batchfiles import PromptRow, PromptSource, ResultsFile
+    from tinkex.commands.batch_prompts import PromptRow, PromptSource
+    from tinkex.commands.batch_results import ResultsFile
 
 __all__ = ["BatchRun", "BatchSummary"]
 
@@ -71,8 +73,8 @@ class BatchRun(Command):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="JSONL file, text file with one prompt a line, or directory with one prompt a "
-            "file; - is standard input",
+            help="JSONL file or JSON array, text file with one prompt a line, or directory with "
+            "one prompt a file; - is standard input",
         )
         add_model_options(parser)
         _add_output_options(parser)
@@ -94,13 +96,15 @@ class BatchRun(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")
         self._check(parsed_args)
-        from tinkex.commands.batchfiles import PromptSource
+        from tinkex.commands.batch_prompts import PromptSource
 
         with ExitStack() as stack:
             params, num_samples = sampling_params(parsed_args), parsed_args.num_samples
             name, kind = parsed_args.prompts, parsed_args.input_format
             prompts = PromptSource(name, self.app.stdin, params, num_samples, kind)
             stack.callback(prompts.close)
+            if prompts.doubtful:
+                self._warn_of_numbers(prompts)
             file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
@@ -133,12 +137,17 @@ class BatchRun(Command):
                 f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
             )
 
+    def _warn_of_numbers(self, prompts: PromptSource) -> None:
+        where, why = prompts.first_doubtful
+        more = f", and {prompts.doubtful - 1} more likewise" if prompts.doubtful > 1 else ""
+        self.app.warn(f"{where} is sampled as text, not as token ids: {why}{more}")
+
     def _results_file(
         self, parsed_args: argparse.Namespace, prompts: PromptSource, model_path: str | None
     ) -> ResultsFile | None:
         if parsed_args.output is None:
             return None
-        from tinkex.commands.batchfiles import ResultsFile
+        from tinkex.commands.batch_results import ResultsFile
 
         made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
@@ -217,6 +226,8 @@ class _Batch:
                 for result in results:
                     self._take(result)
                     self._show_progress()
+                if self.file is not None:
+                    self.file.check_in_place()
             except TinkexError as error:
                 return error
         return None
@@ -241,7 +252,9 @@ class _Batch:
             return
         self._consecutive_failures = 0
         record: dict[str, Any] = {"id": row.id, "index": row.index}
-        record["sequences"] = [self._sequence(s.as_dict()) for s in result.response.sequences]
+        record["sequences"] = [
+            self._sequence(s.as_dict(), result.tail) for s in result.response.sequences
+        ]
         if row.extra:
             record["extra"] = row.extra
         if self.file is not None:
@@ -258,6 +271,7 @@ class _Batch:
     def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
         self.summary.failed += 1
         if self.file is not None:
+            error.hint = hint_for(error)
             failure = error.as_dict(self.command.operation_name())
             self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
         else:
@@ -265,13 +279,17 @@ class _Batch:
         # Single rows fail now and then; a service that does not work fails all of them.
         is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
         self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
-        if isinstance(error, _FATAL) or self._consecutive_failures >= _GIVE_UP:
+        if (
+            isinstance(error, _FATAL)
+            or is_unloaded(error)
+            or self._consecutive_failures >= _GIVE_UP
+        ):
             raise error
 
-    def _sequence(self, whole: Mapping[str, Any]) -> dict[str, Any]:
+    def _sequence(self, whole: Mapping[str, Any], tail: Sequence[int]) -> dict[str, Any]:
         tokens, logprobs = whole["tokens"], whole["logprobs"]
         sequence: dict[str, Any] = {
-            "text": self.tokenizer.decode(tokens) if self.tokenizer else None,
+            "text": self.tokenizer.decode(tokens, after=tail) if self.tokenizer else None,
             "stop_reason": whole["stop_reason"],
             "avg_logprob": mean(logprobs),
             "token_count": len(tokens),
@@ -302,7 +320,8 @@ class _Batch:
 
         :param end: what ended the batch early.
         """
-        from tinkex.commands.batchfiles import PromptsChanged
+        from tinkex.commands.batch_prompts import PromptsChanged
+        from tinkex.commands.batch_results import ResultsMoved
 
         self.command.app.display.clear()
         say, summary, file = self.command.status, self.summary, self.file
@@ -325,7 +344,8 @@ class _Batch:
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
             words = _without(self.command.app.words, _LEFT_OUT)
-            say(f"{file.done} rows are in {file.name}. To resume:")
+            where = "the former file" if isinstance(end, ResultsMoved) else file.name
+            say(f"{file.done} rows are in {where}. To resume:")
             say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
         else:
             say(f"Results written to {file.name}")

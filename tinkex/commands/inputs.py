@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from tinkex.files import read_bytes, user_path
 
 #: File that PEFT writes next to every adapter (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
+#: Several numbers and no words, as Python, NumPy or a table shows token ids.
+_NUMBERS = re.compile(
+    r"(?:\w+(?=\())? [\s,;()\[\]{}]* [\d.+-]+ (?: [\s,;()\[\]{}]+ [\d.+-]+ )+ [\s,;()\[\]{}]*", re.X
+)
 _EXAMPLE = "For example: --prompt 'Once upon a time', or --prompt-file prompt.txt."
 
 
@@ -134,21 +139,38 @@ def prompt_in(text: str) -> str | list[int]:
 
     :raises UsageError: a token id is out of range.
     """
-    tokens = _token_ids(text)
-    return text.rstrip("\r\n") if tokens is None else tokens
+    from tinkex.api.sampling.types import why_not_token_ids
+
+    value = _json(text)
+    tokens = value.get("tokens") if isinstance(value, dict) else value
+    if not isinstance(tokens, list) or not all(type(item) is int for item in tokens):
+        return text.rstrip("\r\n")
+    if why := why_not_token_ids(tokens):
+        raise UsageError(f"token ids must be from 0 to 2147483647: {why}")
+    return tokens
 
 
-def _token_ids(text: str) -> list[int] | None:
+def nearly_token_ids(prompt: object) -> str | None:
+    """Return why *prompt* is text although it is JSON, or looks like token ids; else ``None``."""
+    from tinkex.api.sampling.types import why_not_token_ids
+
+    if not isinstance(prompt, str):
+        return None
+    value = _json(prompt)
+    if value is None:
+        return "it is not JSON" if _NUMBERS.fullmatch(prompt) else None
+    if isinstance(value, dict):
+        if "tokens" not in value:
+            return "it has no 'tokens'"
+        value = value["tokens"]
+    return why_not_token_ids(value) or "it is a line of text"
+
+
+def _json(text: str) -> Any:
+    """Return the JSON array or object that *text* is, or ``None``."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
-        value: Any = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if isinstance(value, dict):
-        value = value.get("tokens")
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
-        return None
-    if any(not 0 <= item < 2**31 for item in value):
-        raise UsageError("token ids must be from 0 to 2147483647")
-    return value

@@ -91,13 +91,10 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        from tinkex.commands.inputs import read_prompt
         from tinkex.files import check_writable
 
         model_path, base_model = checked_model(self, parsed_args, "run")
-        if parsed_args.prompt_file == "-":
-            arguments.check_stdin(self, "prompt")
-        prompt = read_prompt(parsed_args.prompt, parsed_args.prompt_file, self.app.stdin)
+        prompt = self._prompt(parsed_args)
         if parsed_args.output is not None:
             check_writable(parsed_args.output)
         # One deadline for all requests; a missing key is reported before any status.
@@ -123,13 +120,25 @@ class Sample(Lister):
         return self.column_names, [
             (
                 index,
-                tokenizer.decode(sequence.tokens) if tokenizer else None,
+                tokenizer.decode(sequence.tokens, after=prompt) if tokenizer else None,
                 sequence.stop_reason,
                 mean(sequence.logprobs),
                 len(sequence.tokens),
             )
             for index, sequence in enumerate(response.sequences, 1)
         ]
+
+    def _prompt(self, parsed_args: argparse.Namespace) -> str | list[int]:
+        from tinkex.commands.inputs import nearly_token_ids, read_prompt
+
+        file = parsed_args.prompt_file
+        if file == "-":
+            arguments.check_stdin(self, "prompt")
+        prompt = read_prompt(parsed_args.prompt, file, self.app.stdin)
+        if file and (why := nearly_token_ids(prompt)):
+            where = "standard input" if file == "-" else file
+            self.app.warn(f"{where} is sampled as text, not as token ids: {why}")
+        return prompt
 
     def produce_output(
         self,

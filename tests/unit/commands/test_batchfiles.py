@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tinkex.api import SamplingParams
-from tinkex.commands.batchfiles import PromptsChanged, PromptSource, ResultsFile
+from tinkex.commands.batch_prompts import PromptsChanged, PromptSource
+from tinkex.commands.batch_results import ResultsFile, ResultsMoved
 from tinkex.exceptions import LocalError, TinkexError
 
 DEFAULTS = SamplingParams(max_tokens=9, temperature=0.5)
@@ -55,6 +56,12 @@ def test_a_row_overrides_the_options(of_jsonl):
     assert (rest.id, rest.prompt, rest.params, rest.extra) == ("2", [1, 2], DEFAULTS, {})
 
 
+def test_parts_of_a_message_are_one_text(of_jsonl):
+    parts = [{"type": "text", "text": "part "}, {"type": "text", "text": "one"}]
+    (row,) = of_jsonl({"messages": [{"role": "user", "content": parts}]})
+    assert row.prompt == [{"role": "user", "content": "part one"}]
+
+
 def test_blank_lines_count_as_lines_only(tmp_path, opened):
     (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n  \n{two}\nthree")
     found = [(row.index, row.id, row.prompt) for row in opened(tmp_path / "p.txt")]
@@ -68,6 +75,8 @@ def test_blank_lines_count_as_lines_only(tmp_path, opened):
         ("p.ndjson", '{"prompt": "x"}', None, "x"),
         ("p", '\n {"prompt": "x"}', None, "x"),
         ("p", "plain", None, "plain"),
+        ("p", "[] to do", None, "[] to do"),
+        ("p", "[INST] Hi", None, "[INST] Hi"),
         ("p.txt", '{"prompt": "x"}', None, '{"prompt": "x"}'),
         ("p.jsonl", '{"prompt": "x"}', "text", '{"prompt": "x"}'),
         ("p.txt", '{"prompt": "x"}', "jsonl", "x"),
@@ -78,6 +87,57 @@ def test_the_format_of_a_file(tmp_path, opened, name, content, kind, prompt):
     (row,) = opened(tmp_path / name, kind=kind)
 
     assert row.prompt == prompt
+
+
+ROWS = [{"prompt": "x", "max_tokens": 2}, {"id": "b", "tokens": [1]}]
+
+
+@pytest.mark.parametrize("name", ["-", "p", "p.json", "p.jsonl"])
+@pytest.mark.parametrize("text", [json.dumps(ROWS), f"\ufeff \n{json.dumps(ROWS, indent=1)}\n"])
+def test_a_json_array_of_rows_is_taken_as_rows(tmp_path, opened, name, text):
+    (tmp_path / "p").with_name(name).write_text(text)
+    stdin = io.TextIOWrapper(io.BytesIO(text.encode())) if name == "-" else None
+    prompts = opened(name if stdin else tmp_path / name, stdin)
+    assert [(row.id, row.prompt) for row in prompts] == [("1", "x"), ("b", [1])]
+    assert [row.where.rpartition(", ")[2] for row in prompts] == ["row 1", "row 2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("[]", None, "there are no prompts"),
+        ('[{"prompt": "x"}, 3]', None, "row 2: not a JSON object: it is 3"),
+        ('[\n{"prompt": "x"},\n]', None, r"is not a JSON array: .* \(line [23], column"),
+        ("[1, 2]", "jsonl", "row 1: not a JSON object: it is 1"),
+        ("[" * 100_000, "jsonl", "is not a JSON array: it is nested too deeply"),
+    ],
+)
+def test_a_json_array_that_has_no_rows(tmp_path, opened, text, kind, message):
+    (tmp_path / "p").write_text(text)
+    with pytest.raises(TinkexError, match=message):
+        opened(tmp_path / "p", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "doubtful", "first"),
+    [
+        ("p", None, 2, ("line 2", "it is not JSON")),
+        ("p.txt", "text", 0, ("", "")),
+        ("d", None, 1, ("d/b.json", "item 2 is null")),
+    ],
+)
+def test_prompts_that_are_nearly_token_ids_are_counted(
+    tmp_path, opened, name, kind, doubtful, first
+):
+    for file in ("p", "p.txt"):
+        (tmp_path / file).write_text("[INST] Hi [/INST]\n[1, 2,]\n[1, 2]\n")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.json").write_text("[1, 2]")
+    (tmp_path / "d" / "b.json").write_text("[1, null]")
+    prompts = opened(tmp_path / name, kind=kind)
+    assert prompts.doubtful == doubtful
+    assert prompts.first_doubtful[0].endswith(first[0])
+    assert prompts.first_doubtful[1] == first[1]
 
 
 def test_a_directory_has_one_prompt_a_file(tmp_path, opened):
@@ -111,27 +171,45 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not a JSON object"),
-        ("[" * 100_000, "not a JSON object"),
+        ("{", "not a JSON object: Expecting property name enclosed in double quotes (column 2)"),
+        ("[" * 100_000, "not a JSON object: it is nested too deeply"),
+        ("[1]", "not a JSON object: it is [1]"),
         ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
         ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
         ("{}", "expected one of 'prompt', 'tokens' and 'messages', not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
-        ('{"prompt": ""}', "'prompt' must be"),
+        ('{"prompt": ""}', "'prompt' must be a text that is not empty, not \"\""),
         *(
-            (f'{{"tokens": {value}}}', "'tokens' must be")
-            for value in ("[]", "[true]", "[2147483648]")
+            (f'{{"tokens": {value}}}', f"from 0 to 2147483647: {why}")
+            for value, why in (
+                ("[]", "it is []"),
+                ("[true]", "item 1 is true"),
+                ("[1, 2147483648]", "item 2 is 2147483648"),
+                ('"1 2"', 'it is "1 2"'),
+            )
         ),
-        ('{"messages": [{"content": "x"}]}', "each message must be"),
+        ('{"messages": [{"content": "x"}]}', "message 1 must be an object"),
+        *(
+            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a text{rest}")
+            for content, rest in (
+                (', "content": null', ', or a list of {"type": "text", "text": …}, not null'),
+                ("", ""),
+                (', "content": 7', ""),
+                (', "content": [{"type": "image_url"}]', ""),
+            )
+        ),
         *(
             (f'{{"prompt": "x", {member}}}', message)
             for message, *members in (
-                ("'id' must be", '"id": 1.5', '"id": true'),
+                ("'id' must be", '"id": true'),
+                ("'id' must be a text or a whole number, not 1.5", '"id": 1.5'),
                 ("max_tokens must be at least 1", '"max_tokens": 0'),
-                ("temperature must be a number", '"temperature": "hot"'),
+                ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
+                ('temperature must be a number, not "hot"', '"temperature": "hot"'),
                 ("top_p must be a number", '"top_p": 1' + "0" * 400),
-                ("stop must be", '"stop": 3'),
-                ("stop text must not be empty", '"stop": ""'),
+                ("stop must be a list of texts, not 3", '"stop": 3'),
+                ("stop text must be a text that is not empty, not null", '"stop": ["a", null]'),
+                ("stop text must be a text that is not empty", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
                 ("unknown field 'max_token'", '"max_token": 3'),
             )
@@ -162,7 +240,7 @@ def test_two_rows_with_one_id(of_jsonl, ids, places):
     [
         ("p", b"", "there are no prompts"),
         ("p", b"\n \n", "there are no prompts"),
-        ("p.txt", b"fine\n\xff\xfe\n", "line 2 is not UTF-8"),
+        ("p.txt", b"fine\n\xff\xfe\n", r"line 2 is not UTF-8 text \(byte 0\)"),
         ("d/x", b"\xff", "x is not UTF-8"),
         ("d/x", b"\n", "x: the prompt is empty"),
         ("d/.x", b"hidden", "there are no prompts"),
@@ -315,6 +393,27 @@ def test_two_runs_do_not_write_one_file(out, begin):
         begin(out, resume=True)
     first.close()
     begin(out, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.rename(path.with_name("moved")), "out.jsonl was moved or removed"),
+        (lambda path: path.unlink(), "was moved or removed"),
+        (lambda path: (path.unlink(), path.write_text("x")), "was moved or removed"),
+        (lambda path: path.parent.rename(path.parent.with_name("away")), "was moved or removed"),
+        (lambda path: path.write_text(""), "was changed by another program"),
+    ],
+)
+@pytest.mark.parametrize("step", ["write", "check_in_place"])
+def test_an_output_moved_away_during_the_batch_is_noticed(tmp_path, begin, change, message, step):
+    path = tmp_path / "d" / "out.jsonl"
+    file = begin(path)
+    file.write(0, record(0))
+    file.check_in_place()
+    change(path)
+    with pytest.raises(ResultsMoved, match=message):
+        file.write(1, record(1)) if step == "write" else file.check_in_place()
 
 
 def test_a_file_that_cannot_hold_results(tmp_path, begin):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tinkex.commands.inputs import ModelPath, read_model_path, read_prompt
+from tinkex.commands.inputs import ModelPath, nearly_token_ids, read_model_path, read_prompt
 from tinkex.exceptions import LocalError, UsageError
 
 PATH = "tinker://run/sampler_weights/a"
@@ -40,8 +40,8 @@ def test_standard_input():
     ("content", "error", "message"),
     [
         *((content, UsageError, "empty") for content in (b"", b"\n", b"[]", b'{"tokens": []}')),
-        (b"[-1]", UsageError, "token ids must be from 0"),
-        (b"[2147483648]", UsageError, "token ids must be from 0"),
+        (b"[-1]", UsageError, "token ids must be from 0 to 2147483647: item 1 is -1"),
+        (b"[7, 2147483648]", UsageError, "token ids must be from 0 .*: item 2 is 2147483648"),
         (b"caf\xe9", LocalError, "not UTF-8"),
         (None, LocalError, "No such file"),
     ],
@@ -60,6 +60,38 @@ def test_files_without_a_prompt(tmp_path, content, error, message):
 def test_exactly_one_prompt_is_given(text, file, message):
     with pytest.raises(UsageError, match=message):
         read_prompt(text, file)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[1.0, 2.0]", "item 1 is 1.0"),
+        ("[1, null, 3]", "item 2 is null"),
+        ('["1", "2"]', 'item 1 is "1"'),
+        ("[[1, 2, 3]]", "item 1 is [1, 2, 3]"),
+        ("[1, true]", "item 2 is true"),
+        ('{"input_ids": [1, 2, 3]}', "it has no 'tokens'"),
+        ('{"chunks": [{"type": "encoded_text", "tokens": [1]}]}', "it has no 'tokens'"),
+        ('{"prompt": "hi"}', "it has no 'tokens'"),
+        ('{"tokens": [1, 2.5]}', "item 2 is 2.5"),
+        ('{"tokens": null}', "it is null"),
+        ('[{"role": "user", "content": "hi"}]', 'item 1 is {"role": "user", "content": "hi"}'),
+        *(
+            (text, "it is not JSON")
+            for text in ("[1, 2, 3,]", "[1 2 3]", "1, 2, 3", "(1, 2)", "tensor([[1, 2],\n [3, 4]])")
+        ),
+        *(
+            (text, None)
+            for text in ("Hi", "", "[INST] 1 2 [/INST]", "3", "3.14", "{x", "[x](y)", "[" * 50_000)
+        ),
+        ("1 2" + " " * 100_000 + "x", None),
+    ],
+)
+def test_a_file_that_is_nearly_token_ids_is_text_with_a_reason(tmp_path, content, why):
+    (tmp_path / "prompt").write_text(content + "\n")
+    if content:
+        assert read_prompt(None, str(tmp_path / "prompt")) == content
+    assert nearly_token_ids(content) == why
 
 
 ADAPTER = {"base_model_name_or_path": "org/model", "r": 8}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from tests.unit.api.conftest import Server
 from tinkex.testing import invoke
@@ -24,10 +24,10 @@ def sample(tmp_path):
     server.on("POST", "create_sampling_session", {"sampling_session_id": "sample-1"})
     server.on("POST", "asample", {"request_id": "a"})
 
-    def run(*words, token=1, logprobs=(-0.5,), terminal=False):
+    def run(*words, token=1, logprobs=(-0.5,), terminal=False, command=("run", "--prompt", "x")):
         sequence = {"tokens": [token], "logprobs": list(logprobs), "stop_reason": "stop"}
         server.on("POST", "retrieve_future", {"type": "sample", "sequences": [sequence]})
-        argv = ["run", "--base-model", "m", "--prompt", "x", "--tokenizer", str(tmp_path), *words]
+        argv = [*command, "--base-model", "m", "--tokenizer", str(tmp_path), *words]
         done = invoke([*argv, "--base-url", server.url, "--api-key", "k"], terminal=terminal)
         assert done.exit_code == 0, done.stderr
         return done
@@ -40,6 +40,19 @@ def sample(tmp_path):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_letters_of_all_languages_stay_unchanged(sample, words, terminal):
     assert TEXTS[0] in sample(*words, terminal=terminal).stdout
+
+
+def test_the_first_space_of_the_text_is_kept(sample, tmp_path):
+    file = str(tmp_path / "tokenizer.json")
+    inner = Tokenizer.from_file(file)
+    inner.add_tokens([AddedToken("▁there", normalized=False)])
+    inner.decoder = decoders.Metaspace()
+    inner.save(file)
+    (row,) = json.loads(sample("-f", "json", token=3).stdout)
+    assert row["text"] == " there"
+    (tmp_path / "in.txt").write_text("x\n")
+    line = json.loads(sample(token=3, command=["run", "batch", str(tmp_path / "in.txt")]).stdout)
+    assert line["sequences"][0]["text"] == " there"
 
 
 def test_a_file_has_the_same_content_on_a_terminal_and_in_a_script(sample, tmp_path):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from tinkex.api.http.concurrency import map_ordered, map_unordered
 from tinkex.api.sampling.types import SampledRow, SampleResponse, SampleRow
@@ -29,7 +29,7 @@ _AHEAD = 4
 
 def sample_rows(
     rows: Iterable[SampleRow],
-    sample: Callable[[SampleRow], SampleResponse],
+    sample: Callable[[SampleRow], tuple[SampleResponse, Sequence[int]]],
     spells: Callable[[], int],
     limit: ConcurrencyLimit,
     *,
@@ -37,7 +37,7 @@ def sample_rows(
 ) -> Generator[SampledRow, None, None]:
     """Yield the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`.
 
-    :param sample: samples one row.
+    :param sample: samples one row; returns the last token ids of its prompt, too.
     :param spells: returns how many times the service has begun to refuse samples.
     """
     failures: list[Exception] = []
@@ -51,7 +51,8 @@ def sample_rows(
     def sampled(numbered: tuple[int, SampleRow]) -> SampledRow:
         index, row = numbered
         try:
-            return SampledRow(index, row, response=sample(row))
+            response, tail = sample(row)
+            return SampledRow(index, row, response, tail=tail)
         except TinkexError as error:
             return SampledRow(index, row, error=error)
         finally:

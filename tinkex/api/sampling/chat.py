@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tinkex.api.sampling.types import brief_json
 from tinkex.exceptions import ChatTemplateError, UsageError
 
 #: Files next to ``tokenizer.json`` that may contain the template.
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-#: Special tokens that templates use by name.
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
+#: File next to them that may name further special tokens.
+SPECIAL = "special_tokens_map.json"
 
 
 class ChatTemplate:
@@ -49,44 +52,104 @@ class ChatTemplate:
             source = config.get("chat_template")
         if not isinstance(source, str):
             return None
-        special = {}
-        for name in _SPECIAL:
-            token = config.get(name)
-            text = token.get("content") if isinstance(token, dict) else token
-            if isinstance(text, str):
-                special[name] = text
-        return cls(source, special)
+        return cls(source, _special_tokens(config, _config(directory / SPECIAL)))
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the prompt for the reply to *messages*.
 
-        :raises UsageError: they are not messages, or not valid for the template.
+        :raises UsageError: they are not messages of text, or not valid for the template.
         """
-        check_messages(messages)
+        checked = text_messages(messages)
+        if self._takes_parts_only:
+            for message in checked:
+                message["content"] = [{"type": "text", "text": message["content"]}]
         try:
-            rendered: str = self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._special,
-            )
+            return self._render(checked)
         except Exception as error:  # a template may raise anything
             reason = str(error) or type(error).__name__
             raise UsageError(f"the chat template refuses the messages: {reason}") from error
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        rendered: str = self._template.render(
+            self._special,
+            messages=messages,
+            add_generation_prompt=True,
+            tools=None,
+            documents=None,
+        )
         return rendered
 
+    @cached_property
+    def _takes_parts_only(self) -> bool:
+        """Whether the template shows content that is a list of parts, but none that is a text."""
+        text = "content of a message"
 
-def check_messages(messages: object) -> None:
-    """Check that *messages* is a list of messages.
+        def shows(content: object) -> bool:
+            with suppress(Exception):  # a template may raise anything
+                return text in self._render([{"role": "user", "content": content}])
+            return False
 
-    :raises UsageError: it is not.
+        return not shows(text) and shows([{"type": "text", "text": text}])
+
+
+def text_messages(messages: object) -> list[dict[str, Any]]:
+    """Return *messages* with all their content as text; text parts are joined.
+
+    :raises UsageError: they are not a list of messages, or have content that is not text.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise UsageError("messages must be a list of at least one")
-    for message in messages:
+    checked = []
+    for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise UsageError('each message must be an object like {"role": "user", "content": …}')
+            raise UsageError(
+                f'message {number} must be an object like {{"role": "user", "content": …}}, '
+                f"not {brief_json(message)}"
+            )
+        content = message.get("content")
+        if content is None and message.get("tool_calls"):
+            content = ""
+        text = _joined(content)
+        if text is None:
+            raise UsageError(
+                f"the content of message {number} must be a text, or a list of "
+                f'{{"type": "text", "text": …}}, not {brief_json(content)}'
+            )
+        checked.append({**message, "content": text})
+    return checked
+
+
+def _joined(content: object) -> str | None:
+    """Return *content* as one text, or ``None`` if it is not text only."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or not content:
+        return None
+    texts = [
+        part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        for part in content
+    ]
+    known = [text for text in texts if isinstance(text, str)]
+    return "".join(known) if len(known) == len(texts) else None
+
+
+def _special_tokens(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
+    """Return name → text of the special tokens, with the precedence of transformers.
+
+    :param extra: the content of ``special_tokens_map.json``; it does not count if *config* has the
+        newer ``added_tokens_decoder``.
+    """
+    if "added_tokens_decoder" not in config:
+        config = config | extra
+    named = {name: token for name, token in config.items() if name.endswith("_token")}
+    more = config.get("extra_special_tokens")
+    named |= more if isinstance(more, dict) else {}
+    special = {}
+    for name, token in named.items():
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            special[name] = text
+    return special
 
 
 def _environment() -> Any:

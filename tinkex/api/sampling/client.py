@@ -20,12 +20,14 @@ from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, outcome_of
 from tinkex.api.sampling.types import (
+    TAIL,
     Prompt,
     SampledRow,
     SampleResponse,
     SampleRow,
     SamplingParams,
     are_token_ids,
+    why_not_token_ids,
 )
 from tinkex.exceptions import (
     APIError,
@@ -163,7 +165,9 @@ class SamplingClient:
         if not tokens:
             raise UsageError("the prompt is empty")
         if not are_token_ids(tokens):
-            raise UsageError("the prompt contains an invalid token id")
+            raise UsageError(
+                f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}"
+            )
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
@@ -200,10 +204,11 @@ class SamplingClient:
         """
         from tinkex.api.sampling.batch import ConcurrencyLimit, sample_rows
 
-        def sample(row: SampleRow) -> SampleResponse:
+        def sample(row: SampleRow) -> tuple[SampleResponse, Sequence[int]]:
             deadline = self._transport.deadline("sampling", patience=PATIENCE)
             tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
-            return self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+            response = self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+            return response, tokens[-TAIL:]
 
         gate, limit = self.backpressure, ConcurrencyLimit(concurrency)
         return sample_rows(rows, sample, lambda: gate.spells, limit, ordered=ordered)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.sampling import chat
+from tinkex.api.sampling.types import TAIL
 from tinkex.exceptions import (
     ChatTemplateError,
     PluginError,
@@ -63,9 +64,14 @@ class Tokenizer:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise TokenizerError(f"cannot read {path}: {reason}") from error
         try:
-            return cls(tokenizers.Tokenizer.from_str(text), path.parent)
+            inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
-            raise TokenizerError(f"{path} is not a tokenizer") from error
+            reason = " ".join(str(error).split())[:200]
+            raise TokenizerError(f"{path} is not a tokenizer: {reason}") from error
+        # A tokenizer saved after training has its settings for batches; transformers ignores them.
+        inner.no_truncation()
+        inner.no_padding()
+        return cls(inner, path.parent)
 
     def encode(self, text: str, *, special: bool = True, timeout: float | None = None) -> list[int]:
         """Return the token ids of *text*.
@@ -78,7 +84,8 @@ class Tokenizer:
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
-            raise UsageError("the text is not valid Unicode") from error
+            where = f"character {error.start + 1}"
+            raise UsageError(f"the text is not valid Unicode ({where})") from error
         if size > MAX_TEXT:
             most = MAX_TEXT // 1024**2
             raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
@@ -98,7 +105,8 @@ class Tokenizer:
     ) -> list[int]:
         """Return the token ids of the prompt for the reply to *messages*.
 
-        :param messages: ``{"role": …, "content": …}`` each, as the model's chat template expects.
+        :param messages: ``{"role": …, "content": …}`` each; the content is a text, or a list of
+            ``{"type": "text", "text": …}``.
         :param timeout: maximum number of seconds; ``None`` for no limit.
         :raises UsageError: they are not messages, or not valid for the template.
         :raises ChatTemplateError: the tokenizer has no usable chat template.
@@ -118,16 +126,27 @@ class Tokenizer:
             raise ChatTemplateError(f"the tokenizer{where} has no chat template")
         return found
 
-    def decode(self, tokens: Sequence[int], *, strip_end: bool = True) -> str:
+    def decode(
+        self, tokens: Sequence[int], *, strip_end: bool = True, after: Sequence[int] = ()
+    ) -> str:
         """Return the text of *tokens*, special tokens included.
 
         :param strip_end: omit the special tokens at the end.
+        :param after: the tokens before them, or the last of those: a decoder like that of
+            SentencePiece drops the blank at the beginning of a text, which a continuation needs.
         """
         kept = list(tokens)
         while strip_end and kept and kept[-1] in self._special:
             kept.pop()
+        if after and kept:
+            before, whole = self._decode(after[-TAIL:]), self._decode([*after[-TAIL:], *kept])
+            if whole.startswith(before):  # it does not complete a character of the prompt
+                return whole.removeprefix(before)
+        return self._decode(kept)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
         # Servers may return tokens beyond the vocabulary, which they pad.
-        known = [token for token in kept if 0 <= token < 2**32]
+        known = [token for token in tokens if 0 <= token < 2**32]
         return str(self.inner.decode(known, skip_special_tokens=False))
 
     @cached_property
@@ -313,7 +332,7 @@ def _download(repository: Repository) -> Path:
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for name in (chat.CONFIG, chat.TEMPLATE, FILE):
+    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
         except Exception as error:  # the HTTP library behind it changes between versions

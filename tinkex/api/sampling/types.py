@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,36 @@ from tinkex.exceptions import TinkexError, UsageError
 
 #: Maximum number of generated tokens by default; some servers require one.
 DEFAULT_MAX_TOKENS = 256
+#: Number of the last tokens of a prompt on which the text of a continuation may depend.
+TAIL = 16
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
+def brief_json(value: object) -> str:
+    """Return the beginning of *value* as JSON, for messages."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError, RecursionError):  # keys that are no texts; nested too deeply
+        text = type(value).__name__
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
 def are_token_ids(tokens: object) -> bool:
     """Return whether *tokens* is a sequence of whole numbers from 0 to 2147483647."""
+    if isinstance(tokens, Sequence) and set(map(type, tokens)) == {int}:
+        return bool(min(tokens) >= 0 and max(tokens) < 2**31)  # ten times as fast
+    return why_not_token_ids(tokens) is None
+
+
+def why_not_token_ids(tokens: object) -> str | None:
+    """Return why :func:`are_token_ids` is false, with the position of the first other item."""
     if not isinstance(tokens, Sequence) or isinstance(tokens, str):
-        return False
-    if set(map(type, tokens)) == {int}:  # the usual case, and ten times as fast
-        return bool(min(tokens) >= 0 and max(tokens) < 2**31)
-    return all(_is_whole(token) and 0 <= token < 2**31 for token in tokens)
+        return f"it is {brief_json(tokens)}"
+    for number, token in enumerate(tokens, 1):
+        if not _is_whole(token) or not 0 <= token < 2**31:
+            return f"item {number} is {brief_json(token)}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -50,10 +70,11 @@ class SamplingParams:
         for name in ("max_tokens", "top_k", "seed"):
             value = getattr(self, name)
             if value is not None and not _is_whole(value):
-                raise UsageError(f"{name} must be a whole number")
+                raise UsageError(f"{name} must be a whole number, not {brief_json(value)}")
         for name in ("temperature", "top_p"):
-            if not _is_finite(getattr(self, name)):
-                raise UsageError(f"{name} must be a number")
+            value = getattr(self, name)
+            if not _is_finite(value):
+                raise UsageError(f"{name} must be a number, not {brief_json(value)}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
         if self.temperature < 0:
@@ -64,9 +85,12 @@ class SamplingParams:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
         if not isinstance(stop, (list, tuple)):  # each character of a text would end a sequence
-            raise UsageError("stop must be a list of texts")
-        if not all(isinstance(text, str) and text for text in stop):
-            raise UsageError("a stop text must not be empty")
+            raise UsageError(f"stop must be a list of texts, not {brief_json(stop)}")
+        for text in stop:
+            if not isinstance(text, str) or not text:
+                raise UsageError(
+                    f"a stop text must be a text that is not empty, not {brief_json(text)}"
+                )
         object.__setattr__(self, "stop", tuple(stop))
 
     def body(self) -> dict[str, Any]:
@@ -185,12 +209,14 @@ class SampledRow:
 
     :ivar index: position of the row, from 0.
     :ivar row: the row itself.
+    :ivar tail: the last token ids of the prompt, for :meth:`tinkex.api.Tokenizer.decode`.
     """
 
     index: int
     row: SampleRow
     response: SampleResponse | None = None
     error: TinkexError | None = None
+    tail: Sequence[int] = ()
 
 
 def _numbers(values: list[Any], name: str) -> tuple[float, ...]:

@@ -27,6 +27,7 @@ def workers() -> set[threading.Thread]:
 
 def test_every_row_is_returned_with_its_key(sampling):
     found = list(sampling.sample_many(rows(50), concurrency=8))
+    assert all(r.tail == [r.index, 7] for r in found)
 
     assert {(r.index, r.row.key, r.response.sequences[0].tokens) for r in found} == {
         (n, f"k{n}", (7, n)) for n in range(50)

@@ -70,7 +70,55 @@ def test_invalid_messages_are_refused(messages):
         ChatTemplate(SIMPLE, {}).render(messages)
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
+
+
+def part(text: object) -> dict[str, object]:
+    return {"type": "text", "text": text}
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ({"content": None}, "null"),
+        ({}, "null"),
+        ({"content": 7}, "7"),
+        ({"content": True}, "true"),
+        ({"content": {"text": "x"}}, '{"text": "x"}'),
+        ({"content": []}, "[]"),
+        ({"content": ["x"]}, '["x"]'),
+        ({"content": [part(3)]}, '[{"type": "text", "text": 3}]'),
+        ({"content": [part("x"), IMAGE]}, '[{"type": "text", "text": "x"}'),
+        ({"content": None, "tool_calls": []}, "null"),
+    ],
+)
+def test_content_that_is_not_text_is_refused_with_its_message(message, shown):
+    messages = [*HI, {"role": "user", **message}]
+    with pytest.raises(UsageError, match=r"content of message 2 must be a text") as caught:
+        ChatTemplate(SIMPLE, {}).render(messages)
+    assert f"not {shown}" in str(caught.value)
+
+
+TYPED = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %};{% endfor %}"
+
+
+@pytest.mark.parametrize(("source", "end"), [(SIMPLE, "\n"), (TYPED, ";")])
+def test_text_parts_and_text_are_one_prompt_with_every_template(source, end):
+    messages = [{"role": "user", "content": [part("part "), part("one")]}]
+    joined = [{"role": "user", "content": "part one"}]
+    assert render(source, messages) == render(source, joined)
+    assert render(source, messages).endswith(f"part one{end}")
+    assert messages[0]["content"] == [part("part "), part("one")]  # the caller's are unchanged
+
+
+def test_a_call_of_a_tool_needs_no_content():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    source = SIMPLE + "{{ messages[1].tool_calls[0].function.name }}"
+    assert render(source, [*HI, call]) == "user: Hi\nassistant: \nf"
+
+
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+MAP = "special_tokens_map.json"
 TOKENS = {"bos_token": {"content": "<b>"}, "eos_token": "<e>"}
 
 
@@ -88,6 +136,34 @@ def test_where_the_template_is(tmp_path, files, expected):
         text = content if isinstance(content, str) else json.dumps(content)
         (tmp_path / name).write_text(text)
 
+    assert ChatTemplate.from_directory(tmp_path).render(HI) == expected
+
+
+NEWER = {"added_tokens_decoder": {"0": {"content": "<e>"}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "special", "expected"),
+    [
+        (TOKENS, None, "<b>|||"),
+        (TOKENS, {"bos_token": "<c>"}, "<c>|||"),
+        (TOKENS, {"bos_token": {"content": "<c>"}}, "<c>|||"),
+        (TOKENS, {"bos_token": None}, "|||"),
+        (TOKENS | NEWER, {"bos_token": "<c>"}, "<b>|||"),
+        (NEWER, {"bos_token": "<c>"}, "|||"),
+        ({"mask_token": "<m>", "image_token": {"content": "<i>"}}, None, "|<m>|<i>|"),
+        ({"extra_special_tokens": {"image_token": "<i>", "boi": "<o>"}}, None, "||<i>|<o>"),
+        ({"image_token": "x", "extra_special_tokens": {"image_token": "<i>"}}, None, "||<i>|"),
+        ({"extra_special_tokens": ["<i>"]}, [], "|||"),
+        ({}, {"extra_special_tokens": {"boi": "<o>"}}, "|||<o>"),
+    ],
+)
+def test_special_tokens_of_every_file_reach_the_template(tmp_path, config, special, expected):
+    """The expected values are those of transformers 5.24."""
+    (tmp_path / TEMPLATE).write_text("{{ bos_token }}|{{ mask_token }}|{{ image_token }}|{{ boi }}")
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    if special is not None:
+        (tmp_path / MAP).write_text(json.dumps(special))
     assert ChatTemplate.from_directory(tmp_path).render(HI) == expected
 
 

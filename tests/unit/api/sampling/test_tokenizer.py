@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
 import pytest
 import tokenizers
 from huggingface_hub import constants, try_to_load_from_cache
-from tokenizers import AddedToken, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from tinkex.api.sampling import tokenizer as module
 from tinkex.api.sampling.tokenizer import HuggingFaceSource, load_tokenizer, repository_of
@@ -55,11 +56,77 @@ def test_encoding_and_decoding(directory):
     assert tokenizer.decode([3, 1], strip_end=False) == "hello </s>"
     for tokens in ([], [1], [3, 99999], [3, -1], [3, 2**40]):
         assert tokenizer.decode(tokens) in ("", "hello")
-    with pytest.raises(UsageError, match="Unicode"):
+    with pytest.raises(UsageError, match=r"not valid Unicode \(character 2\)"):
         tokenizer.encode("a\udcff")
     text = "hello world " * 8000
     assert len(text) > module._SHORT
     assert tokenizer.encode(text) == tokenizer.inner.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_file", "add_bos_token", "new", "old"),
+    [
+        ("PreTrainedTokenizerFast", True, False, [0, 3], [0, 3]),
+        ("PreTrainedTokenizerFast", False, True, [3], [3]),
+        ("LlamaTokenizerFast", True, True, [0, 3], [0, 3]),
+        ("LlamaTokenizerFast", True, False, [0, 3], [3]),
+        ("LlamaTokenizerFast", False, True, [3], [0, 3]),
+        ("LlamaTokenizerFast", False, None, [3], [0, 3]),
+        ("LlamaTokenizerFast", False, False, [3], [3]),
+    ],
+)
+def test_the_file_of_the_tokenizer_decides_on_bos(
+    directory, kind, in_file, add_bos_token, new, old
+):
+    """*new* are the ids of transformers 5.24, *old* those of 4.57."""
+    config = {"tokenizer_class": kind, "bos_token": "<s>", "add_bos_token": add_bos_token}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    if not in_file:
+        inner = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        inner.post_processor = processors.ByteLevel()
+        inner.save(str(directory / "tokenizer.json"))
+    assert load_tokenizer(str(directory)).encode("hello") == new
+    assert new == old or kind == "LlamaTokenizerFast"
+
+
+PIECES = {"<unk>": 0, "<s>": 1, "▁Once": 2, "▁upon": 3, "▁": 4, "time": 5, "</s>": 6}
+PIECES |= {f"<0x{byte:02X}>": 10 + byte for byte in range(256)}
+
+
+def sentencepiece(decoder) -> module.Tokenizer:
+    made = tokenizers.Tokenizer(models.BPE(PIECES, [], byte_fallback=True, unk_token="<unk>"))
+    made.add_special_tokens(["<s>", "</s>"])
+    made.decoder = decoder
+    return module.Tokenizer(made)
+
+
+LLAMA = decoders.Sequence(
+    [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1)]
+)
+
+
+@pytest.mark.parametrize("decoder", [LLAMA, decoders.Metaspace()])
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "text"),
+    [
+        ([1, 2], [3], " upon"),
+        ([1, 2], [3, 6], " upon"),
+        ([1, 2], [5], "time"),
+        ([2], [4, 4, 5], "  time"),
+        ([2] * 100, [3], " upon"),
+        ((2, -1, 2**40), [3], " upon"),
+        ([1, 2], [6], ""),
+        ([], [3], "upon"),
+    ],
+)
+def test_the_first_space_of_a_continuation_is_kept(decoder, prompt, tokens, text):
+    assert sentencepiece(decoder).decode(tokens, after=prompt) == text
+
+
+def test_a_continuation_that_completes_a_character_of_the_prompt_is_shown():
+    first, second = (10 + byte for byte in "é".encode())
+    assert sentencepiece(LLAMA).decode([second, 3], after=[2, first]) == "\ufffd upon"
+    assert sentencepiece(LLAMA).decode([first, second], after=[2]) == "é"
 
 
 class Slow:
@@ -128,11 +195,30 @@ def test_a_path_that_does_not_exist(name, error, message):
         load_tokenizer(name, sources=[])
 
 
-@pytest.mark.parametrize("content", ["", "{}", "no json", '{"version": "1.0"}'])
-def test_a_file_that_is_not_a_tokenizer(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "EOF while parsing a value at line 1 column 0"),
+        ("{}", "Model missing"),
+        ("<html>", "expected value at line 1 column 1"),
+        ('{"version": "9"}', "Unknown tokenizer version '9'"),
+    ],
+)
+def test_a_file_that_is_not_a_tokenizer_is_refused_with_the_reason(content, reason, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(TokenizerError, match="is not a tokenizer"):
+    with pytest.raises(TokenizerError, match=f"is not a tokenizer: {reason}"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_prompt_is_neither_cut_nor_padded_as_the_tokenizer_was_saved(directory):
+    inner = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    inner.enable_truncation(16)
+    inner.enable_padding(length=2000)
+    inner.save(str(directory / "tokenizer.json"))
+    tokenizer = load_tokenizer(str(directory))
+    assert tokenizer.encode("hello") == [0, 3]
+    assert len(tokenizer.encode("hello " * 40)) == 41
+    assert len(tokenizer.encode("hello " * 40_000)) == 40_001
 
 
 @pytest.mark.parametrize(
@@ -211,6 +297,7 @@ def test_an_error_of_the_hub_is_one_sentence(status, cache, server, request, mon
 def test_a_file_of_the_hub_is_downloaded_into_the_cache(hub, directory, server):
     hub((directory / "tokenizer.json").read_bytes(), ETag='"e1"', X_Repo_Commit="c" * 40)
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()]).encode("hello") == [0, 3]
+    assert any(seen.path.endswith("/special_tokens_map.json") for seen in server.seen)
     server.seen.clear()
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
     assert not server.seen

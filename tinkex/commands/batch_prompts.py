@@ -1,55 +1,39 @@
-"""The files of a batch: the prompts that it reads and the results that it writes.
+"""The prompts that a batch reads.
 
 Prompts are lines of JSONL, lines of text, or the files of a directory. They are read twice: once
 to check all of them before anything is sampled, and once row by row while sampling, so that memory
-does not grow with the number of rows.
-
-Each result is one line, written at once. Next to ``OUT.jsonl`` are ``OUT.batch.json``, which
-records how the results were made, and ``OUT.failed.jsonl`` with the rows that failed. To resume,
-rows with a complete line count as done; an incomplete last line is dropped.
+does not grow with the number of rows. A JSON array of rows is made into lines first.
 """
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
-from array import array
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from tinkex.commands.inputs import prompt_in
+from tinkex.commands.inputs import nearly_token_ids, prompt_in
 from tinkex.exceptions import LocalError, TinkexError, UsageError
-from tinkex.files import (
-    MAX_INPUT,
-    acquire_lock,
-    check_writable,
-    replacing,
-    user_path,
-    write_atomically,
-)
+from tinkex.files import MAX_INPUT, user_path
 
 if TYPE_CHECKING:
     from tinkex.api import SamplingParams
 
-__all__ = ["PromptRow", "PromptSource", "PromptsChanged", "ResultsFile"]
+__all__ = ["PromptRow", "PromptSource", "PromptsChanged"]
 
 #: Members of a JSONL row that hold the prompt; exactly one of them is required.
 _PROMPTS = ("prompt", "tokens", "messages")
 #: Members that override the options of the same names for one row.
 _OVERRIDES = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed", "num_samples")
 _MAX_SAMPLES = 4096
-_VERSION = 1
-#: Start of the line of a row that has no result.
-_NOWHERE = 2**64 - 1
 
 
 class PromptsChanged(LocalError):
@@ -86,6 +70,8 @@ class PromptSource:
     :ivar digest: hash of their content.
     :ivar needs_tokenizer: whether a prompt is not token ids.
     :ivar needs_template: whether a prompt is messages.
+    :ivar doubtful: number of prompts that look like token ids, and are text.
+    :ivar first_doubtful: where the first of them is, and why it is text.
     :raises UsageError: a row is invalid, two have the same id, or there are none.
     :raises LocalError: they cannot be read.
     """
@@ -107,10 +93,14 @@ class PromptSource:
         else:
             self._file = _seekable(name, stdin)
             self._kind = kind or _kind_of(name, self._file)
+        self._item = "line"
         self.total = 0
         self.needs_tokenizer = self.needs_template = False
+        self.doubtful, self.first_doubtful = 0, ("", "")
         try:
-            self.digest = self._check()
+            if self._file and self._kind == "jsonl" and _first(self._file)[:1] == b"[":
+                self._file, self._item = _array_as_lines(self._name, self._file), "row"
+            self.digest = self._check(is_text=kind == "text")
         except BaseException:
             self.close()
             raise
@@ -140,8 +130,11 @@ class PromptSource:
                 "does not change.",
             ) from invalid
 
-    def _check(self) -> str:
-        """Read everything once; return the digest."""
+    def _check(self, *, is_text: bool) -> str:
+        """Read everything once; return the digest.
+
+        :param is_text: no prompt is reported as doubtful.
+        """
         from tinkex.api.sampling.types import are_token_ids
 
         digest = hashlib.sha256()
@@ -161,6 +154,10 @@ class PromptSource:
             if not are_token_ids(row.prompt):
                 self.needs_tokenizer = True
                 self.needs_template |= not isinstance(row.prompt, str)
+            if not is_text and self._kind != "jsonl" and (why := nearly_token_ids(row.prompt)):
+                self.doubtful += 1
+                if self.doubtful == 1:
+                    self.first_doubtful = (row.where, why)
         if not self.total:
             raise UsageError(f"there are no prompts in {self._name}")
         return digest.hexdigest()
@@ -181,7 +178,8 @@ class PromptSource:
                     row = PromptRow(index, id, where, prompt, params, num_samples, {})
             except UnicodeDecodeError as error:
                 hint = "Convert it with iconv."
-                raise LocalError(f"{where} is not UTF-8 text", hint=hint) from error
+                message = f"{where} is not UTF-8 text (byte {error.start})"
+                raise LocalError(message, hint=hint) from error
             except TinkexError as error:
                 raise UsageError(f"{where}: {error}", hint=error.hint) from error
             yield row
@@ -194,7 +192,7 @@ class PromptSource:
         while line := self._file.readline(MAX_INPUT):
             number += 1
             digest.update(line)
-            where = f"{self._name}, line {number}"
+            where = f"{self._name}, {self._item} {number}"
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
                 raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
             if number == 1:
@@ -233,7 +231,7 @@ class PromptSource:
             _check_extra(name, value)
         id = number if row.get("id") is None else row["id"]
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
-            raise UsageError("'id' must be a text or a whole number")
+            raise UsageError(f"'id' must be a text or a whole number, not {json.dumps(id)[:40]}")
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
 
@@ -277,35 +275,78 @@ def _kind_of(name: str, file: IO[bytes]) -> str:
         return "jsonl"
     if name.endswith(".txt"):
         return "text"
+    return "jsonl" if re.match(rb"\{|\[\s*(\{|\]\s*$)", _first(file)) else "text"
+
+
+def _first(file: IO[bytes]) -> bytes:
+    """Return the beginning of the first lines that are not blank."""
     file.seek(0)
     while line := file.readline(MAX_INPUT):
-        if line.strip():
-            return "jsonl" if line.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" else "text"
-    return "text"
+        if line := line.removeprefix(codecs.BOM_UTF8).lstrip():
+            return line + file.read(1024)
+    return b""
+
+
+def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
+    """Return a temporary file with one line for each item of the JSON array in *file*.
+
+    :raises UsageError: it is not a JSON array.
+    """
+    with file:
+        file.seek(0)
+        content = file.read(MAX_INPUT + 1)
+    if len(content) > MAX_INPUT:
+        hint = "Write one JSON object a line: jq -c '.[]'"
+        raise LocalError(f"{name} is longer than {MAX_INPUT} bytes", hint=hint)
+    try:
+        rows = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        hint = "Write one JSON object a line; for one prompt a line: --input-format text."
+        raise UsageError(
+            f"{name} is not a JSON array: {_why_not_json(error)}", hint=hint
+        ) from error
+    lines: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned
+    lines.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+    return lines
 
 
 def _object(text: str) -> dict[str, Any]:
-    with contextlib.suppress(ValueError, RecursionError):
+    from tinkex.api.sampling.types import brief_json
+
+    try:
         row = json.loads(text)
-        if isinstance(row, dict):
-            return row
+        why = f"it is {brief_json(row)}"
+    except (ValueError, RecursionError) as error:
+        row, why = None, _why_not_json(error)
+    if isinstance(row, dict):
+        return row
     hint = "Each line is one JSON object; for one prompt a line: --input-format text."
-    raise UsageError("not a JSON object", hint=hint)
+    raise UsageError(f"not a JSON object: {why}", hint=hint)
+
+
+def _why_not_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""
+    return f"{error.msg} ({line}column {error.colno})"
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
+    from tinkex.api.sampling.types import brief_json, why_not_token_ids
+
     if kind == "prompt":
         if not isinstance(value, str) or not value:
-            raise UsageError("'prompt' must be a text that is not empty")
+            raise UsageError(f"'prompt' must be a text that is not empty, not {brief_json(value)}")
     elif kind == "tokens":
-        from tinkex.api.sampling.types import are_token_ids
-
-        if not value or not are_token_ids(value):
-            raise UsageError("'tokens' must be a list of token ids, from 0 to 2147483647")
+        why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
+        if why:
+            raise UsageError(f"'tokens' must be a list of token ids, from 0 to 2147483647: {why}")
     else:
-        from tinkex.api.sampling.chat import check_messages
+        from tinkex.api.sampling.chat import text_messages
 
-        check_messages(value)
+        return text_messages(value)
     return value
 
 
@@ -325,213 +366,3 @@ def _check_extra(name: str, value: Any) -> None:
             f"{name[:80]!r} holds NaN or an infinite number, which JSON does not have",
             hint="Write null in its place.",
         ) from error
-
-
-class ResultsFile:
-    """The results of a batch, one line each, and the files next to it.
-
-    :param output: name of the file.
-    :param made_by: the options that the results depend on; a batch is resumed only with the same.
-    :param total: number of rows in all.
-    :ivar done: number of rows with a line.
-    :ivar failed_path: file for the rows that failed.
-    """
-
-    def __init__(self, output: str, made_by: Mapping[str, Any], total: int) -> None:
-        check_writable(output)
-        self.name = output
-        self.done = 0
-        self._path = user_path(output)
-        stem = str(self._path).removesuffix(".jsonl")
-        self._record_path = Path(f"{stem}.batch.json")
-        self.failed_path = Path(f"{stem}.failed.jsonl")
-        self._made_by = dict(made_by)
-        self._starts = array("Q", [_NOWHERE]) * total
-        self._end = 0
-        self._file: IO[bytes] | None = None
-        self._failures: IO[bytes] | None = None
-
-    def check_apart_from(self, prompts: str) -> None:
-        """Check that no file of the results is one of the prompts.
-
-        :param prompts: name of a file or directory.
-        :raises UsageError: one is, or would be in the directory.
-        """
-        source = Path(os.path.realpath(user_path(prompts)))
-        for path in (self._path, self.failed_path, self._record_path):
-            place = Path(os.path.realpath(path))
-            if place.is_relative_to(source) or (place.exists() and place.samefile(source)):
-                is_in = "is among the prompts" if source.is_dir() else "has the prompts"
-                raise UsageError(
-                    f"{path} {is_in}", hint="Put the results somewhere else with --output."
-                )
-
-    def check(self, *, resume: bool, force: bool) -> None:
-        """Raise what :meth:`open` would, without changing anything.
-
-        :raises UsageError: the file exists, and may be neither resumed nor replaced, or it was
-            made with other options or prompts.
-        """
-        if not self._path.exists():
-            return
-        if not self._path.is_file():
-            raise UsageError(
-                f"{self.name} is not a regular file",
-                hint="Leave --output out to write results to standard output.",
-            )
-        if force or self._is_blank():
-            return
-        if not resume:
-            raise UsageError(
-                f"{self.name} exists already",
-                hint="To resume it: --resume; to start over: --force.",
-            )
-        try:
-            before = dict(json.loads(self._record_path.read_bytes())["made_by"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"cannot resume {self.name}: its record {self._record_path} is missing or "
-                "not valid",
-                hint="To start over: --force.",
-            ) from error
-        for name, now in self._made_by.items():
-            if before.get(name) != now:
-                option = f"--{name.replace('_', '-')} {json.dumps(before.get(name))}"
-                made_with = f"{option}, but this run uses {json.dumps(now)}"
-                raise UsageError(
-                    f"{self.name} was created with "
-                    + ("different prompts" if name == "prompts" else made_with),
-                    hint="Use the prompts and options of the first run, or start over with "
-                    "--force.",
-                )
-
-    def open(self, *, resume: bool) -> None:
-        """Open the file for writing; ``done`` counts the rows that it has.
-
-        :param resume: keep its rows; otherwise it is emptied.
-        :raises LocalError: a file cannot be written, or another run is writing it.
-        """
-        resume = resume and self._path.exists() and not self._is_blank()
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)
-            if not acquire_lock(self._file):
-                raise LocalError(
-                    f"another run is writing {self.name}",
-                    hint="Wait for it, or choose another file.",
-                )
-            if resume:
-                self._read_done(self._file)
-            else:
-                self._file.truncate(0)
-                record = {"version": _VERSION, "made_by": self._made_by}
-                write_atomically(str(self._record_path), json.dumps(record, indent=2) + "\n")
-            self.failed_path.unlink(missing_ok=True)  # failed rows are sampled again
-        except OSError as error:
-            raise LocalError(f"cannot write {self.name}: {error.strerror}") from error
-
-    def __contains__(self, index: int) -> bool:
-        """Return whether the row *index* has its line."""
-        return self._starts[index] != _NOWHERE
-
-    def write(self, index: int, record: Mapping[str, Any]) -> None:
-        """Write the line of the row *index*: completely, or not at all.
-
-        :raises LocalError: it cannot be written.
-        """
-        assert self._file is not None
-        line = _line(record)
-        try:
-            _write_all(self._file, line)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._end)
-            raise LocalError(
-                f"cannot write {self.name}: {error.strerror}", hint="Its lines are complete."
-            ) from error
-        self._starts[index] = self._end
-        self._end += len(line)
-        self.done += 1
-
-    def write_failed(self, record: Mapping[str, Any]) -> None:
-        """Write the line of a row that failed.
-
-        :raises LocalError: it cannot be written.
-        """
-        try:
-            if self._failures is None:
-                self._failures = self.failed_path.open("wb", buffering=0)
-            _write_all(self._failures, _line(record))
-        except OSError as error:
-            raise LocalError(f"cannot write {self.failed_path}: {error.strerror}") from error
-
-    def sort(self) -> None:
-        """Sort the lines by row; the file is replaced in one step.
-
-        :raises LocalError: there is no space for a second copy; the file is unchanged.
-        """
-        starts = [start for start in self._starts if start != _NOWHERE]
-        if all(one < other for one, other in pairwise(starts)):
-            return
-        target = Path(os.path.realpath(self._path))
-        try:
-            with target.open("rb") as lines, replacing(target) as ordered:
-                for start in starts:
-                    lines.seek(start)
-                    ordered.write(lines.readline())
-        except OSError as error:
-            raise LocalError(
-                f"cannot sort {self.name}: {error.strerror}",
-                hint="It has all results, in the order in which they were completed.",
-            ) from error
-
-    def close(self) -> None:
-        """Flush everything to the disk, and close the files."""
-        for file in (self._file, self._failures):
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    os.fsync(file.fileno())
-                file.close()
-        self._file = self._failures = None
-
-    def _is_blank(self) -> bool:
-        """Return whether a run was killed, or its disk was full, before it wrote anything."""
-        return self._path.stat().st_size == 0 and not self._record_path.exists()
-
-    def _read_done(self, file: IO[bytes]) -> None:
-        """Find out which rows have their line, and drop an incomplete last line."""
-        with self._path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                index = _index(line)
-                if index is None or not index < len(self._starts):
-                    raise LocalError(
-                        f"{self.name}, line {number} is not a result of this run",
-                        hint="Remove it, or start over with --force.",
-                    )
-                if index not in self:
-                    self._starts[index] = self._end
-                    self.done += 1
-                self._end += len(line)
-        file.truncate(self._end)
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    # Half a surrogate pair has no encoding; its escape is valid JSON.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _write_all(file: IO[bytes], line: bytes) -> None:
-    rest = memoryview(line)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def _index(line: bytes) -> int | None:
-    try:
-        value = json.loads(line)["index"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return value if type(value) is int and value >= 0 else None
