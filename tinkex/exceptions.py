@@ -21,7 +21,7 @@
     │       └── Redirected              a redirect that would send the key to another server
     ├── APIError                a response with a status of 400 or above
     │   ├── BadRequest (400, 422) · Unauthorized (401) · PaymentRequired (402)
-    │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405)
+    │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405, 501)
     │   └── Conflict (409) · RateLimited (429) · ServerError (5xx)
     └── OperationFailed         a long-running operation failed
 
@@ -232,6 +232,11 @@ class APIError(TinkexError):
 class BadRequest(APIError):
     """The server refused the request as malformed (400, 422)."""
 
+    def sentence(self, operation: str) -> str:
+        if _is_about_filled_in(self.body):
+            return f"{operation} failed: {self}"
+        return super().sentence(operation)
+
 
 class Unauthorized(APIError):
     """The API key was not accepted (401).
@@ -255,7 +260,7 @@ class NotFound(APIError):
 
 
 class NotOffered(APIError):
-    """This server has no such endpoint (405, or 404 without naming a resource)."""
+    """This server has no such endpoint (405, 501, or 404 without naming a resource)."""
 
 
 class Conflict(APIError):
@@ -301,7 +306,23 @@ _BY_STATUS: dict[int, type[APIError]] = {
     415: BadRequest,
     422: BadRequest,
     429: RateLimited,
+    501: NotOffered,
 }
+#: How a traceback of Python begins.
+TRACEBACK = "Traceback (most recent call last)"
+#: What frameworks say about a missing route.
+NO_ROUTE = frozenset({"", "not found", "method not allowed", "not implemented"})
+#: Members of requests that the user does not give.
+_FILLED_IN = frozenset(
+    {
+        *("user_metadata", "session_id", "model_id", "sampling_session_id", "request_id", "type"),
+        *("seq_id", "session_seq_id", "model_seq_id", "sampling_session_seq_id", "sdk_version"),
+        *("prompt_logprobs", "allow_metadata_only"),
+    }
+)
+_FILLED_IN_HINT = (
+    "This server refuses what tinkex sends to every server; report it with the server's name."
+)
 
 #: Statuses below 500 after which a retry may help.
 _TRANSIENT = frozenset({408, 425, 429})
@@ -324,14 +345,17 @@ def from_response(
     # A server without the route responds with its framework's stock phrase or nothing;
     # a 404 about a missing resource names it.
     no_route = status == 404 and detail.lower() in ("", "not found")
-    cls = ServerError if status >= 500 else _BY_STATUS.get(status, APIError)
+    cls = _BY_STATUS.get(status, ServerError if status >= 500 else APIError)
+    if status == 400 and "api key" in detail.lower():  # a key is missing
+        cls = Unauthorized
     phrases = {known.value: known.phrase for known in HTTPStatus if known < 500}
     error = (NotOffered if no_route else cls)(
         detail or phrases.get(status, "API request failed"),
         status=status,
         request_id=headers.get("x-request-id") or headers.get("cf-ray"),
         body=decoded,
-        category="server" if status >= 500 or status in _TRANSIENT else "user",
+        hint=_FILLED_IN_HINT if _is_about_filled_in(decoded) else None,
+        category="server" if cls is ServerError or status in _TRANSIENT else "user",
     )
     if isinstance(error, RateLimited):
         with contextlib.suppress(ValueError):
@@ -341,20 +365,42 @@ def from_response(
 
 
 def detail_of(body: Any) -> str:
-    """Return the server's own message in a decoded error body, on one line, or ``''``.
+    """Return the server's own sentence in a decoded error body, on one line, or ``''``.
 
-    Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``,
-    ``{"error": …}``, ``{"message": …}`` and plain text; HTML yields nothing.
+    Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``, objects with
+    ``message``, ``error_message``, ``error`` or ``reason``, also nested, and plain text; HTML
+    yields nothing, and a traceback its last line. A sentence precedes a code word.
     """
-    for _ in range(8):  # {"error": {"message": …}}
-        if isinstance(body, Mapping):
-            body = next(filter(None, map(body.get, ("detail", "error", "message"))), None)
-    if isinstance(body, list):
-        body = "; ".join(filter(None, map(_validation_item, body)))
-    if not isinstance(body, str) or body.lstrip().startswith("<"):
-        return ""
-    text = " ".join("".join(c if c.isprintable() else " " for c in body).split())
+    words = words_of(body).strip()
+    text = words.splitlines()[-1] if TRACEBACK in words else words
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= MAX_DETAIL else text[: MAX_DETAIL - 1] + "…"
+
+
+def words_of(body: Any, depth: int = 8) -> str:
+    """Return all that the server says in a decoded error body, as it came; see :func:`detail_of`.
+
+    :param depth: number of objects in each other that are looked into.
+    """
+    if isinstance(body, Mapping) and depth:
+        if detail := words_of(body.get("detail"), depth - 1):
+            return detail
+        names = ("message", "error_message", "error", "reason")
+        found = [words for name in names if (words := words_of(body.get(name), depth - 1))]
+        return next((words for words in found if " " in words), "".join(found[:1]))
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(_validation_item, body)))
+    return "" if not isinstance(body, str) or body.lstrip().startswith("<") else body
+
+
+def _is_about_filled_in(body: Any) -> bool:
+    """Return whether an error body refuses only members of a request that the user did not give."""
+    detail = body.get("detail") if isinstance(body, Mapping) else None
+    items = detail if isinstance(detail, list) else []
+    places = [item.get("loc") if isinstance(item, Mapping) else None for item in items]
+    return bool(places) and all(
+        isinstance(place, list) and str((place or [""])[-1]) in _FILLED_IN for place in places
+    )
 
 
 def _validation_item(item: Any) -> str:

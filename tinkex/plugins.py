@@ -173,6 +173,10 @@ class PoolSettings(Protocol):
     @property
     def pool_options(self) -> PoolOptions: ...
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers that the settings add to requests; their values are secret."""
+
 
 class HttpPool(abc.ABC):
     """A way to carry requests, chosen by ``--http-pool NAME`` (group ``tinkex.http_pools``).

@@ -10,6 +10,7 @@ that server precedes one of the environment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, TextIO
 from tinkex import plugins
 from tinkex.config import credentials, file, pools
 from tinkex.config.values import (
+    CLOUDFLARE,
     CREDENTIAL,
     DEFAULT_BASE_URL,
     DESCRIPTIONS,
@@ -56,6 +58,7 @@ class Settings:
     :ivar tags: tags of new sessions.
     :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
+    :ivar headers: headers of every request to the service; values are secret.
     :ivar origins: setting name → where its value comes from, in words.
     :ivar pool_options: TLS options of the HTTP pool.
     """
@@ -71,6 +74,7 @@ class Settings:
     needs_api_key: bool = True
     api_key: str | None = field(default=None, repr=False)
     api_key_command: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     pool_options: PoolOptions = field(default_factory=PoolOptions)
 
@@ -81,6 +85,12 @@ class Settings:
         if name != pools.AUTO:
             return name
         return plugins.preferred_pool(self) or pools.DEFAULT_DRIVER
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether a key would be sent unencrypted to another machine, against the settings."""
+        is_plain = self.base_url.startswith("http://") and not self.allow_http
+        return is_plain and not is_loopback(self.base_url)
 
     def check_pool(self) -> None:
         """Check the options of the HTTP pool.
@@ -112,8 +122,7 @@ class Settings:
             key = credentials.from_command(self.api_key_command)
         if not key:
             raise SettingsError("Missing --api-key", hint=self._how_to_get_a_key())
-        is_exposed = self.base_url.startswith("http://") and not is_loopback(self.base_url)
-        if is_exposed and not self.allow_http:
+        if self.is_exposed:
             raise SettingsError(
                 f"the API key would be sent unencrypted to {self.base_url}",
                 hint="Use https, or set allow_http: true in a profile.",
@@ -135,6 +144,14 @@ class Settings:
         if not key or not official or key.startswith(("tml-", "eyJ")):
             return None
         return "Keys of the official service begin with 'tml-'; this one does not. Is it its key?"
+
+    def address_warning(self) -> str | None:
+        """Return a warning if the base URL has what is added to it, else ``None``."""
+        found = re.search(r"(/oai)?/api(/v1)?$|/v1$", self.base_url)
+        if found is None:
+            return None
+        base = self.base_url[: found.start()]
+        return f"The base URL ends in {found[0]}; /api/v1 is added to it. Is {base} meant?"
 
 
 def resolve(
@@ -169,6 +186,7 @@ def resolve(
     values, origins = _merge(sources)
     if profile is not None:
         values["profile"], origins["profile"] = profile, origin
+    _add_cloudflare(values, origins, environ)
     _add_stored_key(values, origins)
     _add_pool_options(values, origins, config, path)
     if insecure:
@@ -314,6 +332,20 @@ def _merge(sources: list[_Source]) -> tuple[dict[str, Any], dict[str, str]]:
                 raise SettingsError(f"{error} (from {origin})", hint=error.hint) from error
             origins[name] = origin
     return values, origins
+
+
+def _add_cloudflare(
+    values: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]
+) -> None:
+    """Add the service token of Cloudflare Access, where a profile does not set its headers."""
+    own = values.get("headers", {})
+    names = {name.lower() for name in own}
+    for name, variable in CLOUDFLARE.items():
+        if environ.get(variable) and name.lower() not in names:
+            own = {**own, name: environ[variable]}
+            origins["headers"] = ", ".join(filter(None, (origins.get("headers"), variable)))
+    if own:
+        values["headers"] = parse("headers", own)
 
 
 def _add_stored_key(values: dict[str, Any], origins: dict[str, str]) -> None:

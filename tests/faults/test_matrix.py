@@ -84,7 +84,7 @@ def some_cases() -> list[Case]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"name", "fault"} <= set(metafunc.fixturenames):
         thorough = metafunc.config.getoption("--all-faults")
-        metafunc.parametrize(("name", "fault"), every_case() if thorough else some_cases())
+        metafunc.parametrize(("name", "fault"), list(every_case() if thorough else some_cases()))
 
 
 def test_the_sample_leaves_no_command_and_no_fault_out():

@@ -180,6 +180,16 @@ def test_a_server_without_information_about_keys(tinkex, credentials):
         assert "this server does not offer information about keys" in done.stderr
 
 
+def test_a_server_that_cannot_show_whether_it_accepts_the_key(tinkex):
+    def answer(request: Request) -> Reply:
+        is_open = request.path.endswith("/get_server_capabilities")
+        return Reply({}) if is_open else Reply({"detail": "Not Found"}, 404)
+
+    with serving(answer) as url:
+        done = tinkex(f"auth status --base-url {url} --api-key tml-anything")
+        assert "it does not show whether it accepts this one" in done.stderr
+
+
 @pytest.mark.parametrize("shell", [False, True])
 def test_the_question_shows_no_key_and_the_history_has_none(shell, service, credentials, home):
     terminal = Terminal(*([] if shell else ["auth", "login"]), TINKER_BASE_URL=service.url)

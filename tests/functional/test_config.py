@@ -36,7 +36,7 @@ def run(line: str, *more: str, code: int = 0, **options):
 def test_every_setting_is_listed_with_what_it_is_for(path):
     rows = run("config show -f json").rows
     rows = [row for row in rows if not row["name"].startswith("http_pool.")]
-    assert len(rows) == 10
+    assert len(rows) == 11
     found = {row["name"]: row for row in rows}
     assert found["project_id"]["value"] == "p1"
     assert found["project_id"]["origin"] == "profile work"

@@ -20,6 +20,8 @@ from tinkex.exceptions import TinkexError, UsageError, from_response
         (404, b'{"detail": "Not Found"}', exceptions.NotOffered, "user"),
         (404, b'{"detail": "Run x not found"}', exceptions.NotFound, "user"),
         (405, b"", exceptions.NotOffered, "user"),
+        (501, b"", exceptions.NotOffered, "user"),
+        (400, b'{"error": "no API key given"}', exceptions.Unauthorized, "user"),
         (408, b"", exceptions.APIError, "server"),
         (409, b"", exceptions.Conflict, "user"),
         (410, b"", exceptions.NotFound, "user"),
@@ -38,6 +40,46 @@ def test_class_and_category_by_status(status, body, cls, category):
 def test_validation_errors_name_the_field():
     body = json.dumps({"detail": [{"loc": ["body", "path"], "msg": "too long"}, {"msg": "other"}]})
     assert "path: too long; other" in str(from_response(422, body, "application/json"))
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File 'x'\n    a()\nValueError: rank 512 > 128\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"detail": {"code": 7, "error": "no such run", "path": "x"}}, "no such run"),
+        ({"detail": {"reason": "quota"}}, "quota"),
+        ({"error": "invalid request", "detail": [{"loc": ["rank"], "msg": "low"}]}, "rank: low"),
+        ({"error": "saturated", "message": "all 4 slots are busy"}, "all 4 slots are busy"),
+        ({"type": "RequestFailedResponse", "error_message": "no adapter"}, "no adapter"),
+        ({"message": "error", "error": "the worker is gone"}, "the worker is gone"),
+        ({"error": "gone", "message": ""}, "gone"),
+        ({"detail": "", "reason": "it is paused"}, "it is paused"),
+        ({"error": {"message": "deep down"}}, "deep down"),
+        ({"error": TRACEBACK}, "ValueError: rank 512 > 128"),
+        (TRACEBACK, "ValueError: rank 512 > 128"),
+        ({"detail": 3, "error": ["a", {"msg": "b"}]}, "a; b"),
+    ],
+)
+def test_the_sentence_of_a_server_is_found_wherever_it_is(body, words):
+    assert exceptions.detail_of(body) == words
+
+
+@pytest.mark.parametrize(
+    ("loc", "first"),
+    [
+        (["body", "user_metadata"], "Sampling failed: user_metadata: no object (HTTP 422)"),
+        (["body", "lora_config", "rank"], "Sampling failed. Please check your inputs: lora_config"),
+        (["body", []], "Sampling failed. Please check your inputs: no object"),
+        ([], "Sampling failed. Please check your inputs: no object"),
+    ],
+)
+def test_the_user_is_not_blamed_for_a_field_that_tinkex_filled_in(loc, first):
+    body = json.dumps({"detail": [{"loc": loc, "msg": "no object"}]})
+    error = from_response(422, body, "application/json")
+    assert error.sentence("Sampling").startswith(first)
+    assert (error.hint is not None) == ("check" not in first)
 
 
 def test_status_and_request_id_are_in_the_line():

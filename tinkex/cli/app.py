@@ -15,7 +15,15 @@ import cliff.command
 
 from tinkex.cli.commandmanager import CommandManager
 from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
-from tinkex.exceptions import LocalError, RequestShown, TinkexError, Unauthorized, UsageError
+from tinkex.exceptions import (
+    InvalidResponse,
+    LocalError,
+    NotOffered,
+    RequestShown,
+    TinkexError,
+    Unauthorized,
+    UsageError,
+)
 from tinkex.options import HelpRequested, print_paged, program_parser
 from tinkex.version import __version__
 
@@ -360,6 +368,8 @@ class TinkexApp(cliff.app.App):
         known = as_tinkex_error(error)
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
+        if isinstance(known, (NotOffered, InvalidResponse)) and self._settings is not None:
+            known.hint = self._settings.address_warning() or known.hint
         if known.hint is None and known.category == "server":
             known.hint = "Try again later; if it persists, report it with the time and request id."
         elif known.hint is None:

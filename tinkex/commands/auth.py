@@ -31,6 +31,8 @@ from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
 if TYPE_CHECKING:
     from tinkex.api import ApiKey, KeyCheck
 
+_NOT_KNOWN = "it does not show whether it accepts this one"
+
 
 class LoginAuth(ShowOne):
     """Ask for an API key, check it with the service, and store it."""
@@ -111,13 +113,14 @@ class LoginAuth(ShowOne):
     def _checked(self, trial: Settings) -> ApiKey | None:
         """Return what the service reports about the key of *trial*, which it accepts."""
         try:
-            found = self.app.client_for(trial).auth.check().api_key
+            check = self.app.client_for(trial).auth.check()
         except (Unauthorized, Forbidden) as error:
             error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
             raise
-        if found is None:
-            self.status("This server offers no information about keys; it accepts this one.")
-        return found
+        if check.api_key is None:
+            verdict = "it accepts this one" if check.is_proved else _NOT_KNOWN
+            self.status(f"This server offers no information about keys; {verdict}.")
+        return check.api_key
 
     def _store(self, key: StoredKey) -> None:
         """Store *key* in the file of the official login."""
@@ -285,6 +288,8 @@ class StatusAuth(ShowOne):
             if origin and not known:
                 error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
             raise
+        if not check.is_proved:
+            self.status(f"This server offers no information about keys; {_NOT_KNOWN}.")
         return check
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:

@@ -111,7 +111,7 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="value; for api_key, - reads it from standard input, @FILE from a file",
+            help="value; - reads api_key or headers from standard input, @FILE from a file",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -128,6 +128,8 @@ class SetConfig(_Change):
             self.status(f"Created the profile {profile!r}; it is the default.")
         else:
             self._write(profile, name, value)
+        if name == "base_url" and (warning := settings.Settings(base_url=value).address_warning()):
+            self.app.warn(warning)
         return self._changed(name, value, profile)
 
     def _write(self, profile: str, name: str, value: Any) -> None:
@@ -181,6 +183,8 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     """
     if name == "api_key":
         return credentials.checked(credentials.read_argument(text, stdin))
+    if name == "headers":
+        text = credentials.read_argument(text, stdin, "JSON object of headers")
     value = values.from_text(name, text)
     known = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in known:

@@ -29,7 +29,7 @@ class ListProfile(Lister):
     column_names = ("name", "active", *_SETTINGS, "http_pool_options")
     plain_columns = ("name", "active", "base_url", "http_pool")
     droppable = (
-        *("http_pool_options", "allow_http", "tags", "project_id", "timeout", "format"),
+        *("http_pool_options", "headers", "allow_http", "tags", "project_id", "timeout", "format"),
         *("http_pool", "api_key_command", "api_key"),
     )
     examples = ("tinkex profile list", "tinkex profile list -f json")
@@ -104,6 +104,9 @@ class AddProfile(ShowOne):
         if is_of_plugin and values.keys().isdisjoint({"http_pool", "base_url"}):
             values = {**file.plugin_profile(name), **values}
         file.write_profile(name, values, use=parsed_args.use)
+        address = str(values.get("base_url", DEFAULT_BASE_URL))
+        if warning := settings.Settings(base_url=address).address_warning():
+            self.app.warn(warning)
         has_key = not {*CREDENTIAL, "http_pool"}.isdisjoint(values)
         if not has_key and values.get("base_url", DEFAULT_BASE_URL) != DEFAULT_BASE_URL:
             self.status(f"It has no key yet: tinkex --profile {name} auth login")

@@ -35,9 +35,10 @@ JWT_PREFIX = "eyJ"
 VERSION = 1
 
 
-def read_argument(argument: str, stdin: TextIO | None) -> str:
+def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") -> str:
     """Return the key that ``--api-key`` gives: *argument*, ``-`` for *stdin*, ``@FILE``.
 
+    :param what: what it is, for messages.
     :raises SettingsError: the source is empty.
     :raises LocalError: the file cannot be read.
     """
@@ -51,11 +52,11 @@ def read_argument(argument: str, stdin: TextIO | None) -> str:
             text = user_path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise LocalError(f"cannot read the API key from {source}: {why}") from error
+        raise LocalError(f"cannot read the {what} from {source}: {why}") from error
     if not text.strip():
         raise SettingsError(
-            f"no API key in {source}",
-            hint="The first line of standard input, or the file, is the key.",
+            f"no {what} in {source}",
+            hint=f"The first line of standard input, or the file, is the {what}.",
         )
     return text.strip()
 
@@ -154,6 +155,8 @@ def masked(setting: str, value: Any) -> Any:
     """Return the *value* of a setting as it may be shown: without any part of it that is a key."""
     if setting == "api_key" and value:
         return mask(str(value))
+    if setting == "headers" and value:
+        return dict.fromkeys(value, "…") if isinstance(value, Mapping) else "…"
     if setting == "api_key_command" and value:
         return re.sub(rf"(?:tml-|{JWT_PREFIX})[\w.=-]+", lambda found: mask(found[0]), str(value))
     return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tinkex.exceptions import SettingsError
@@ -31,6 +32,7 @@ DESCRIPTIONS = {
     "format": "output format",
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
+    "headers": "headers of every request to the service, as a JSON object",
     "allow_http": "send the key over plain http to another machine (true or false)",
 }
 #: The same for the options of an HTTP pool.
@@ -41,6 +43,18 @@ POOL_DESCRIPTIONS = {
     "http_pool.client_key": "key of the client certificate, if it is in another file",
     "http_pool.insecure": "do not check certificates (true or false)",
 }
+#: Name of a header → the variable that sets it, as in the official SDK.
+CLOUDFLARE = {
+    "CF-Access-Client-Id": "CLOUDFLARE_ACCESS_CLIENT_ID",
+    "CF-Access-Client-Secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+}
+#: Headers that are not settings: they are made for each request.
+_RESERVED = frozenset(
+    {
+        *("x-api-key", "user-agent", "accept", "accept-encoding", "content-type", "host"),
+        *("content-length", "content-encoding", "transfer-encoding", "connection", "expect"),
+    }
+)
 #: Two ways to give the key: the first source that has either of them decides both.
 CREDENTIAL = ("api_key", "api_key_command")
 #: Settings that a profile may have.
@@ -171,6 +185,36 @@ def _parse_pool(value: Any) -> str:
     return _parse_text(value)
 
 
+def _parse_headers(value: Any) -> dict[str, str]:
+    """Return headers by name; no message repeats a value, which may be a secret."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, Mapping):
+        raise SettingsError(
+            "headers must be a mapping of names to texts",
+            hint="For example: headers: {X-Request-Id: a1}; as an argument, JSON.",
+        )
+    seen: set[str] = set()
+    for name, text in value.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise SettingsError("a name in headers is not the name of a header")
+        if name.lower() in _RESERVED | seen:
+            why = "is set for each request" if name.lower() in _RESERVED else "is there twice"
+            raise SettingsError(f"the header {name} {why}", hint="The key is the setting api_key.")
+        if not isinstance(text, str) or not re.fullmatch(
+            r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text
+        ):
+            raise SettingsError(
+                f"the value of the header {name} is not a line of ASCII text",
+                hint="In YAML, put numbers, dates and words such as yes in quotes.",
+            )
+        seen.add(name.lower())
+    return dict(value)
+
+
 #: The others are texts.
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "base_url": _parse_url,
@@ -178,4 +222,5 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "http_pool": _parse_pool,
     "tags": _parse_tags,
     "allow_http": _parse_bool,
+    "headers": _parse_headers,
 }

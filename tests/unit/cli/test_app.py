@@ -9,6 +9,7 @@ import shlex
 import pytest
 
 import tinkex
+from tests.serving import Reply, serving
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.testing import invoke
 
@@ -220,6 +221,30 @@ def test_log_file(tmp_path):
     assert "cannot write the log file" in done.stderr
     assert invoke(["version", "--log-file", str(tmp_path / "log")]).exit_code == 0
     assert logging.getLogger("tinkex").handlers == []
+
+
+@pytest.mark.parametrize("suffix", ["/api/v1", "/api/v1/", "/api", "/v1", "/oai/api/v1"])
+@pytest.mark.parametrize(
+    "reply",
+    [Reply({"detail": "Not Found"}, 404), Reply("<html>", headers={"Content-Type": "text/html"})],
+)
+def test_a_base_url_that_ends_in_api_v1_gets_the_hint(suffix, reply):
+    with serving(lambda request: reply) as url:
+        words = ["--base-url", url + suffix, "--api-key", "tml-x"]
+        ends = suffix.rstrip("/")
+        hint = f"The base URL ends in {ends}; /api/v1 is added to it. Is {url} meant?"
+        assert f"Hint: {hint}\n" in invoke(["run", "list", *words]).stderr
+        rows = {row["check"]: row for row in invoke(["doctor", "-f", "json", *words]).rows}
+        assert rows["service"]["hint"] == hint
+        assert "ends in" not in invoke(["run", "list", "--base-url", url, *words[2:]]).stderr
+
+
+def test_a_base_url_that_ends_in_api_v1_gets_the_hint_where_it_is_set():
+    words = ["--base-url", "http://127.0.0.1:8000/api/v1", "--api-key", "tml-x"]
+    shown = "Warning: The base URL ends in /api/v1; /api/v1 is added to it."
+    assert shown in invoke(["profile", "add", "x", *words]).stderr
+    done = invoke(["--profile", "x", "config", "set", "base_url", words[1]])
+    assert (done.exit_code, shown in done.stderr) == (0, True)
 
 
 def test_only_debug_shows_a_traceback():

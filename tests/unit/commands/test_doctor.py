@@ -64,6 +64,23 @@ def test_a_key_that_is_not_accepted(server, reply, words):
     assert words in found.detail
 
 
+@pytest.mark.parametrize(
+    ("keyless", "status", "detail"),
+    [
+        (401, "ok", "the key is accepted"),
+        (200, "skipped", "not known: this server has no endpoint that needs the key"),
+    ],
+)
+def test_a_missing_list_is_no_refused_key(server, keyless, status, detail):
+    def capabilities(seen):
+        return server.reply({}, 200 if "x-api-key" in seen.headers else keyless)
+
+    server.on("GET", "training_runs", server.reply({"detail": "Not Found"}, 404))
+    server.on("GET", "get_server_capabilities", capabilities)
+    found = examined(server)["access"]
+    assert (found.status, found.detail.startswith(detail)) == (status, True)
+
+
 @pytest.mark.parametrize(("seconds", "status"), [(0, "ok"), (100, "ok"), (-4000, "fail")])
 def test_clocks_that_differ(server, seconds, status):
     date = formatdate(time.time() + seconds, usegmt=True)

@@ -128,6 +128,8 @@ class RequestsResponse:
     def __init__(self, response: requests.Response, url: str, read: float) -> None:
         self.status = response.status_code
         self.headers = dict(response.headers.lower_items())
+        if response.raw.chunked:  # the length of another framing, if any, means nothing then
+            self.headers.pop("content-length", None)
         self._response, self._url, self._read = response, url, read
 
     def chunks(self, size: int) -> Iterator[bytes]:
@@ -253,6 +255,18 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
 
+    def begin(self) -> None:
+        """Read the head of the response, and before it any of 102, 103 and the like."""
+        super().begin()
+        while 101 < self.status < 200:  # http.client skips 100 only
+            self.headers = self.msg = cast(Any, None)
+            super().begin()
+        coding = self.headers.get("Transfer-Encoding", "identity").strip().lower()
+        if coding not in ("chunked", "identity"):
+            raise InvalidResponse(f"the server uses the transfer coding {coding!r}, unasked")
+        if coding == "chunked" and not self.chunked:  # http.client does not strip spaces
+            self.chunked, self.chunk_left, self.length = True, cast(Any, None), None
+
 
 class _Connection(HTTPConnection):
     response_class = _Response
@@ -371,10 +385,11 @@ def _public(proxy: str) -> str:
 
 def proxy_hint(proxy: str) -> str:
     """Return where the address *proxy* comes from, as a hint."""
+    if not proxy:
+        return "No proxy is set for this address: the network has one."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
-    name = _public(proxy) or "on the way"
-    return f"The proxy {name} comes from {origin}; NO_PROXY lists exceptions."
+    return f"The proxy {_public(proxy)} comes from {origin}; NO_PROXY lists exceptions."
 
 
 def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:
@@ -387,6 +402,8 @@ def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None
             return errors.timed_out(host)
         if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
             return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
+        if isinstance(cause, urllib3.exceptions.InvalidHeader):
+            return InvalidResponse(f"{host} sent lengths that contradict each other")
         if isinstance(cause, urllib3.exceptions.DecodeError):
             return InvalidResponse(f"{host} sent a response whose compression is damaged")
     return None

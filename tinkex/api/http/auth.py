@@ -15,6 +15,8 @@ JWT_PREFIX = "eyJ"
 HIDDEN = "…"
 #: Minimum length of a credential to hide: shorter ones are words, or parts of them.
 _SHORTEST = 4
+#: Names of headers whose values are secret; those of others may be words.
+_SECRET = re.compile("auth|cookie|credential|key|pass|secret|token", re.IGNORECASE)
 
 
 class KeyAuth:
@@ -29,8 +31,14 @@ class KeyAuth:
         self._key = settings.credential()
         self._token: str | None = None
         self._lock = threading.Lock()
-        self._secrets: dict[str, None] = {}
+        #: What to hide, the longest first, so that no part of one remains; and whether it is
+        #: hidden in successful responses, too, whose text is data.
+        self._secrets: dict[str, bool] = {}
         self._remember(self._key)
+        for name, value in settings.headers.items():
+            is_secret = bool(_SECRET.search(name))
+            self._remember(value, in_data=is_secret)
+            self._remember(value.rpartition(" ")[2], in_data=is_secret)  # after "Bearer"
 
     @property
     def current(self) -> str | None:
@@ -83,20 +91,19 @@ class KeyAuth:
 
         :param shortest: minimum length of the credentials to hide.
         """
-        for secret in self._secrets:
-            if len(secret) < max(shortest, _SHORTEST):
+        for secret, in_data in self._secrets.items():
+            if len(secret) < max(shortest, _SHORTEST) or (shortest and not in_data):
                 continue
             text = text.replace(secret, HIDDEN)
             if "\\" in text:
                 text = re.sub("".join(map(_escapable, secret)), HIDDEN, text)
         return text
 
-    def _remember(self, secret: str | None) -> None:
+    def _remember(self, secret: str | None, *, in_data: bool = True) -> None:
         if secret:
-            # A new mapping, as other threads read the old one; the longest first, so that no part
-            # of one remains.
-            known = {*self._secrets, secret}
-            self._secrets = dict.fromkeys(sorted(known, key=len, reverse=True))
+            in_data = in_data or self._secrets.get(secret, False)
+            known = {**self._secrets, secret: in_data}  # other threads read the old one
+            self._secrets = dict(sorted(known.items(), key=lambda item: -len(item[0])))
 
 
 def _escapable(character: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from tinkex.api.http.auth import HEADER
+from tinkex.config.values import CLOUDFLARE
 from tinkex.exceptions import RequestShown
 from tinkex.plugins import HttpPool, HttpRequest, PoolOptions, PoolSettings, Sender, Timeouts
 
@@ -28,11 +30,12 @@ class CurlPool(HttpPool):
     def build(self, settings: PoolSettings) -> Sender:
         """Return a sender that shows requests with the TLS options of *settings*."""
         self._words = _tls_words(settings.pool_options)
+        self._headers = settings.headers
         return self
 
     def send(self, request: HttpRequest, timeouts: Timeouts) -> NoReturn:
         """Show *request*."""
-        raise RequestShown(command_line(request, self._words))
+        raise RequestShown(command_line(request, self._words, self._headers))
 
     def close(self) -> None:
         """Do nothing."""
@@ -47,12 +50,15 @@ def _tls_words(options: PoolOptions) -> list[str]:
     return words + [shlex.quote(w) for name, path in pairs.items() if path for w in (name, path)]
 
 
-def command_line(request: HttpRequest, options: Sequence[str] = ()) -> str:
+def command_line(
+    request: HttpRequest, options: Sequence[str] = (), secret: Mapping[str, str] | None = None
+) -> str:
     """Return the curl command that sends *request*, for a POSIX shell.
 
     The API key is ``$TINKER_API_KEY``. A binary body is read from a pipe.
 
     :param options: words for curl that go before, quoted.
+    :param secret: headers whose values are shown as variables: ``$X_NAME``.
     """
     words = ["curl", *options]
     body = request.body
@@ -62,6 +68,9 @@ def command_line(request: HttpRequest, options: Sequence[str] = ()) -> str:
     for name, value in sorted(request.headers.items()):
         if name.lower() == HEADER.lower():
             words += ["--header", f'"{HEADER}: ${KEY_VARIABLE}"']
+        elif value == (secret or {}).get(name):
+            variable = CLOUDFLARE.get(name, re.sub(r"\W", "_", name).upper())
+            words += ["--header", f'"{name}: ${variable}"']
         elif name.lower() not in _LEFT_OUT:
             words += ["--header", shlex.quote(f"{name}: {value}")]
     before = ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinkex.api.http.retry import LONGEST_WAIT, Deadline, retry_after
 from tinkex.api.http.schema import refuse
-from tinkex.api.http.transport import Request, Response, Transport
+from tinkex.api.http.transport import Request, Response, Transport, log_traceback
 from tinkex.exceptions import (
     BadRequest,
     Category,
@@ -19,6 +19,7 @@ from tinkex.exceptions import (
     TimedOut,
     TinkexError,
     detail_of,
+    words_of,
 )
 
 PROTOBUF = "application/x-protobuf"
@@ -39,7 +40,7 @@ def request_id_of(accepted: Mapping[str, Any]) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value:
-        refuse("no 'request_id'")
+        refuse("no 'request_id'", accepted)
     return value
 
 
@@ -146,8 +147,9 @@ class _Poll:
             return None
         if value.get("error") is not None:  # even an empty one
             category: Category = "user" if value.get("category") == "user" else "server"
-            words = self._transport.auth.hidden(detail_of({"error": value["error"]}))
-            words = words or "the operation failed, and the service does not say why"
+            words = self._transport.auth.hidden(words_of({"error": value["error"]}))
+            log_traceback(words)
+            words = detail_of(words) or "the operation failed, and the service does not say why"
             error = OperationFailed(words, category=category)
             error.request_id = response.request_id
             raise error

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from tinkex.api.http import adapter, errors, schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.transport import HEADERS, PROTOCOL_VERSION, Request, Response, Transport
 from tinkex.config import pools
-from tinkex.exceptions import NotOffered, TinkexError
+from tinkex.exceptions import Forbidden, NotOffered, TinkexError, Unauthorized
 from tinkex.plugins import HttpPool, HttpRequest, PoolOptions, Timeouts
 
 if TYPE_CHECKING:
@@ -147,26 +147,35 @@ class Prober:
             return [CheckResult("service", "fail", detail, "Try again in a while.")]
         if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
             detail = f"something answers (HTTP {first.status}; {took}), but not a Tinker service"
-            return [CheckResult("service", "fail", detail, "Is the base URL right?"), _clock(first)]
+            hint = self._settings.address_warning() or "Is the base URL right?"
+            return [CheckResult("service", "fail", detail, hint), _clock(first)]
         return [CheckResult("service", "ok", f"answers in {took}"), _clock(first)]
 
     def access(self) -> list[CheckResult]:
-        """Send a request with the key."""
-        request = Request("GET", "training_runs", params={"limit": 1})
+        """Find out whether the service accepts the key."""
         try:
             transport = self._transport(with_key=True)
         except TinkexError as error:
             return [CheckResult("access", "skipped", f"no key to try: {error}")]
+
+        def ask(request: Request) -> Response:
+            response = transport.once(request, transport.deadline("a response", self._seconds))
+            if not response.ok:
+                raise transport.refusal(response, request.what)
+            return response
+
+        is_proved = False
         try:
-            with closing(transport):
-                response = transport.once(request, transport.deadline("a response", self._seconds))
-                if not response.ok:
-                    return [CheckResult.from_error("access", transport.refusal(response))]
-                schema.items(response.object(), "training_runs")
+            with closing(transport), suppress(NotOffered):
+                is_proved = proves_key(ask)
         except TinkexError as error:
             return [CheckResult.from_error("access", error)]
-        detail = "the key is accepted" if self._settings.needs_api_key else "no key is needed"
-        return [CheckResult("access", "ok", detail)]
+        if not self._settings.needs_api_key:
+            return [CheckResult("access", "ok", "no key is needed")]
+        if is_proved:
+            return [CheckResult("access", "ok", "the key is accepted")]
+        detail = "not known: this server has no endpoint that needs the key and can be tried"
+        return [CheckResult("access", "skipped", detail)]
 
     def endpoints(self) -> list[CheckResult]:
         """Find out which of the endpoints that only read this server offers."""
@@ -238,6 +247,26 @@ class Prober:
         if options.client_cert:
             context.load_cert_chain(options.client_cert, options.client_key)
         return context
+
+
+def proves_key(ask: Callable[[Request], Response]) -> bool:
+    """Return whether a service accepts the key; false if none of its endpoints can show that.
+
+    :param ask: sends a request and returns its successful response.
+    :raises NotOffered: it has none of the endpoints: it is probably no such service.
+    :raises tinkex.exceptions.APIError: it refuses the key, or fails.
+    """
+    for name in ("training_runs", "checkpoints", "sessions"):
+        with suppress(NotOffered):
+            request = Request("GET", name, params={"limit": 1, "offset": 0})
+            schema.items(ask(request).object(), name)
+            return True
+    ask(Request("GET", "get_server_capabilities", what="an endpoint to try the key with"))
+    try:  # some servers need no key for it
+        ask(Request("GET", "get_server_capabilities", keyless=True))
+    except (Unauthorized, Forbidden):
+        return True
+    return False
 
 
 def head(url: str, timeouts: Timeouts) -> int:

@@ -151,10 +151,12 @@ class Retrying:
         :param headers: those of the response, their names in lower case.
         """
         wanted = headers.get("x-should-retry", "").lower()
-        is_transient = self._repeatable and (status in (408, 429) or status >= 500)
+        asked = retry_after(headers)
+        is_transient = self._repeatable and (status in (408, 429) or 500 <= status != 501)
+        # Nothing has been done yet, whatever the method, and the server says when it can be.
+        is_transient |= status == 429 and asked is not None
         if wanted == "false" or not (wanted == "true" or is_transient):
             return None
-        asked = retry_after(headers)
         if asked is not None and asked > LONGEST_WAIT:
             return None
         if status == 500 and wanted != "true" and self._attempts >= ATTEMPTS_AFTER_500:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
-from tinkex.exceptions import InvalidResponse
+from tinkex.exceptions import InvalidResponse, detail_of
 
 Json = Mapping[str, Any]
 T = TypeVar("T")
@@ -21,11 +21,16 @@ T = TypeVar("T")
 _TOO_LARGE = 2**63
 
 
-def refuse(what: str) -> NoReturn:
+def refuse(what: str, data: Json | None = None) -> NoReturn:
     """Raise the error for a response that the protocol does not allow.
 
     :param what: what is wrong with it: ``no 'model_id'``.
+    :param data: the response where something is missing in it: some servers report an error in a
+        successful one.
     """
+    errors = {name: data.get(name) for name in ("error", "error_message")} if data else {}
+    if words := detail_of(errors):
+        raise InvalidResponse(f"the server answered with an error: {words}", hint="")
     raise InvalidResponse(f"unexpected response from the server: {what}")
 
 
@@ -46,7 +51,7 @@ def items(data: Json, name: str) -> list[Any]:
     """Return the list *name* of *data*, which is required."""
     value = data.get(name)
     if not isinstance(value, list):
-        refuse(f"no list of {name!r}")
+        refuse(f"no list of {name!r}", data)
     return value
 
 
@@ -61,7 +66,7 @@ def text(data: Json, name: str) -> str:
     """Return the text *name* of *data*, which is required and not empty."""
     value = optional_text(data, name)
     if not value:
-        refuse(f"no {name!r}")
+        refuse(f"no {name!r}", data)
     return value
 
 
@@ -131,7 +136,7 @@ def read(cls: type[T], data: Any, name: str, **given: Any) -> T:
         if field not in given:
             value = reader(record, field)
             if is_required and value in (None, ""):
-                refuse(f"no {field!r}")
+                refuse(f"no {field!r}", record)
             if value is not None:
                 given[field] = value
     return cls(**given)

@@ -22,18 +22,24 @@ from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
 from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
+from tinkex.columns import printable
 from tinkex.exceptions import (
+    NO_ROUTE,
+    TRACEBACK,
     APIError,
     ConnectionFailed,
     InvalidResponse,
     NotOffered,
+    RateLimited,
     Redirected,
     SettingsError,
     TimedOut,
     TinkexError,
     Unauthorized,
     UsageError,
+    detail_of,
     from_response,
+    words_of,
 )
 from tinkex.plugins import HttpRequest, HttpResponse, Timeouts
 from tinkex.version import __version__
@@ -56,6 +62,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SAME_REQUEST = frozenset({307, 308})
 #: Redirects that are followed for one request.
 _HOPS = 5
+#: For a 429 that does not say when to come back, where something is created.
+_LIMIT_HINT = "It is a limit of the server: end a session or a run, or wait until idle ones end."
 _CHUNK = 64 * 1024
 #: Minimum length of the key of a service.
 _REAL_KEY = 16
@@ -80,6 +88,7 @@ class Request:
     :ivar final: statuses that are neither retried nor followed: the caller handles them.
     :ivar settled: statuses that mean success after a try that the server may have acted on.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
+    :ivar keyless: is sent without the key.
     """
 
     method: str
@@ -91,6 +100,7 @@ class Request:
     final: frozenset[int] = frozenset()
     settled: frozenset[int] = frozenset()
     what: str | None = None
+    keyless: bool = False
 
     @property
     def is_repeatable(self) -> bool:
@@ -205,6 +215,7 @@ class Transport:
         self.base_url = settings.base_url.rstrip("/")
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
+        self._headers = {} if settings.is_exposed else settings.headers
         self.missing: set[str] = set()
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
@@ -246,7 +257,11 @@ class Transport:
             return response
         if may_be_done and response.status in request.settled:
             return Response(204, response.headers)
-        raise self.refusal(response, request.what)
+        error = self.refusal(response, request.what)
+        is_limit = isinstance(error, RateLimited) and error.retry_after is None
+        if is_limit and request.path.startswith("create_"):
+            error.hint = _LIMIT_HINT
+        raise error
 
     def refusal(self, response: Response, what: str | None = None) -> TinkexError:
         """Return the error that the unsuccessful *response* stands for.
@@ -257,7 +272,8 @@ class Transport:
             return self._redirected(response)
         error = response.error()
         if isinstance(error, NotOffered) and what:
-            error.message = f"this server does not offer {what}"
+            name_missing(error, f"this server does not offer {what}")
+        log_traceback(error.body)
         if isinstance(error, Unauthorized) and self.settings.origins.get("api_key"):
             error.key_origin = self.settings.origins["api_key"]
         return error
@@ -303,9 +319,9 @@ class Transport:
         :param read_timeout: seconds to wait for the response.
         :raises tinkex.exceptions.TransportError: there was no response.
         """
-        credential = self.auth.current
+        credential = None if request.keyless else self.auth.current
         response = self._exchange(request, credential, deadline, read_timeout)
-        if response.status == 401:
+        if response.status == 401 and not request.keyless:
             invalid = 'error="invalid_token"' in response.headers.get("www-authenticate", "")
             exchange = functools.partial(self._token, deadline=deadline)
             try:
@@ -373,17 +389,21 @@ class Transport:
             url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
         body = None if request.body is None else _encoded(request.body)
         common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
-        return HttpRequest(request.method, url, _merged(common, request.headers, credential), body)
+        headers = _merged({**self._headers, **common}, request.headers, credential)
+        return HttpRequest(request.method, url, headers, body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
         """Send a GET to a URL that the service handed out; return the response before its body.
 
-        The key goes to the origin of the service only, so never to a storage behind signed URLs.
+        The key and the headers of the settings go to the origin of the service only, so never to a
+        storage behind signed URLs.
 
         :raises tinkex.exceptions.TransportError: there was no response.
         """
-        credential = self.auth.current if same_origin(url, self.base_url) else None
-        request = HttpRequest("GET", url, _merged(HEADERS, headers, credential))
+        is_own = same_origin(url, self.base_url)
+        common = {**self._headers, **HEADERS} if is_own else HEADERS
+        credential = self.auth.current if is_own else None
+        request = HttpRequest("GET", url, _merged(common, headers, credential))
         return self._sender.send(request, timeouts)
 
     def read(self, response: HttpResponse, deadline: Deadline) -> Response:
@@ -428,6 +448,20 @@ def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
                 raise InvalidResponse("the server's response is too large")
             deadline.remaining()
     return Response(response.status, response.headers, bytes(body))
+
+
+def name_missing(error: NotOffered, message: str) -> None:
+    """Make *message*, which names what is not offered, that of *error*; keep the server's words."""
+    words = detail_of(error.body)
+    said = "" if words.lower().rstrip(".") in NO_ROUTE else f": {words}"
+    error.message = f"{message}{said}"
+
+
+def log_traceback(body: Any) -> None:
+    """Log the traceback in a decoded error body, of which an error shows the last line only."""
+    if TRACEBACK in (words := words_of(body)):
+        for line in words.splitlines():
+            _log.debug("%s", printable(line))
 
 
 def _encoded(body: Any) -> bytes:

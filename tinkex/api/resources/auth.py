@@ -51,14 +51,16 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class KeyCheck:
-    """The service has responded and accepted the key.
+    """The service has responded and did not refuse the key.
 
     :ivar api_key: what it reports about the key, or ``None`` if it does not offer that.
     :ivar seconds: response time, including the connection.
+    :ivar is_proved: whether the service has accepted the key; some have no endpoint that can tell.
     """
 
     api_key: ApiKey | None
     seconds: float
+    is_proved: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,24 @@ class Auth:
     def check(self) -> KeyCheck:
         """Check that the service responds and accepts the key.
 
-        A server without information about keys gets a request for a list instead.
+        A server without information about keys gets requests for lists instead.
 
         :raises Unauthorized: it does not accept the key.
         """
         deadline = self._transport.deadline("an answer of the service")
         began = time.monotonic()
-        key: ApiKey | None = None
+        key, is_proved = None, True
         try:
             if self._transport.auth.current is None:
                 list_models(self._transport, deadline)
             else:
                 key = self._key(deadline)
         except NotOffered:  # a server without such information, or a token instead of a key
+            from tinkex.api.http.probe import proves_key
+
             began = time.monotonic()
-            runs = Request("GET", "training_runs", params={"limit": 1, "offset": 0})
-            self._transport.call(runs, deadline).object()
-        return KeyCheck(key, time.monotonic() - began)
+            is_proved = proves_key(lambda request: self._transport.call(request, deadline))
+        return KeyCheck(key, time.monotonic() - began, is_proved)
 
     def identity(self) -> Identity:
         """Return who the key belongs to, from the key's record and from a token.

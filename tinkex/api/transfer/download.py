@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
-from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url
+from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url, name_missing
 from tinkex.api.paths import SAMPLER_KIND, TinkerPath
 from tinkex.api.transfer import archive, manifest
 from tinkex.api.transfer.manifest import ManifestFile
@@ -210,7 +210,8 @@ class _Download:
                 missing.add(_FULL_ARCHIVE)
             return found
         assert refusal is not None
-        refusal.message = f"this server offers no download of {path.checkpoint_type} checkpoints"
+        kind = path.checkpoint_type
+        name_missing(refusal, f"this server offers no download of {kind} checkpoints")
         raise refusal from None
 
     def _poll_archive(self, path: str) -> str:

@@ -13,6 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 
 from tests.unit.api.conftest import Server
+from tinkex.api.transfer.streams import BodyReader
 from tinkex.exceptions import ConnectionFailed, InvalidResponse, Unreachable
 from tinkex.plugins import (
     HTTP_POOLS,
@@ -176,6 +177,40 @@ def test_a_bomb_comes_in_small_chunks(sender: Sender, server: Server):
     chunks = response.chunks(1000)
     assert max(len(next(chunks)) for _ in range(20)) <= 1000
     response.close()
+
+
+OK, HELLO = b"HTTP/1.1 200 OK\r\n", b"5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("code", [b"102 Processing", b"103 Early Hints", b"199 Odd"])
+def test_interim_answers_before_the_real_one_are_skipped(code, sender, server: Server):
+    interim = b"HTTP/1.1 %s\r\nLink: </a>\r\nContent-Length: 9\r\n\r\n" % code
+    raw = interim * 2 + b"HTTP/1.1 100 Continue\r\n\r\n" + interim + OK + b"X-A: b\r\n"
+    server.on("GET", "x", server.reply(raw=raw + b"Content-Length: 5\r\n\r\nhello"))
+    response = sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)
+    assert (response.status, response.headers.get("link")) == (200, None)
+    assert (response.headers["x-a"], content(response)) == ("b", b"hello")
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked "])
+@pytest.mark.parametrize("length", [b"3", b"300"])
+def test_transfer_encoding_wins_over_content_length(coding, length, sender, server: Server):
+    head = b"Content-Length: %s\r\nTransfer-Encoding: %s\r\n\r\n" % (length, coding)
+    server.on("GET", "x", server.reply(raw=OK + head + HELLO))
+    response = sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)
+    assert "content-length" not in response.headers
+    body = BodyReader(response, server.url)
+    assert (body.read(), body.read(), body.expected) == (b"hello", b"", None)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"Transfer-Encoding: gzip, chunked", b"Content-Length: 5\r\nContent-Length: 9"],
+)
+def test_a_length_that_cannot_be_known_is_an_invalid_response(head, sender, server: Server):
+    server.on("GET", "x", server.reply(raw=OK + head + b"\r\n\r\n" + HELLO))
+    with pytest.raises(InvalidResponse):
+        sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ def test_a_proxy_that_refuses_is_reported_at_once_with_its_number(
     assert naps == []
 
 
+def test_a_proxy_that_is_not_set_is_not_said_to_be(server, client):
+    server.on("GET", "get_server_capabilities", server.reply(None, 407))
+    with pytest.raises(SettingsError, match=r"asks for a user name and password \(407\)") as caught:
+        client.models.list()
+    assert "No proxy is set for this address" in str(caught.value.hint)
+
+
 def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
     proxy, connect, monkeypatch, naps, waits
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 
@@ -15,6 +16,7 @@ from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
     InvalidResponse,
+    NotOffered,
     RateLimited,
     Redirected,
     ServerError,
@@ -36,7 +38,7 @@ def test_every_request_carries_key_and_agent_and_nothing_of_netrc_or_cookies(ser
         client.models.list()
     for seen in server.seen:
         assert seen.headers["x-api-key"] == KEY
-        assert seen.headers["user-agent"].startswith("tinkex/")
+        assert re.fullmatch(r"tinkex/\S+", seen.headers["user-agent"])  # and no other program
         assert not {"authorization", "cookie", "x-idempotency-key"} & seen.headers.keys()
 
 
@@ -94,6 +96,57 @@ def test_lasting_failures_are_not_repeated(status, server, client):
     assert (len(server.seen), caught.value.status) == (1, status)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, {"detail": "Not Found"}, ""),
+        (405, {"error": "Method Not Allowed"}, ""),
+        (501, None, ""),
+        (405, {"message": "run: modal volume get a b"}, ": run: modal volume get a b"),
+        (405, "ask\nthe operator", ": ask the operator"),
+        (501, {"detail": "ask the operator"}, ": ask the operator"),
+    ],
+)
+def test_what_is_not_offered_comes_with_the_sentence_of_the_server(
+    status, body, words, server, client
+):
+    path = "training_runs/r/checkpoints/weights/x/publish"
+    server.on("POST", path, server.reply(body, status))
+    with pytest.raises(NotOffered) as caught:
+        client.checkpoints.publish("tinker://r/weights/x")
+    assert str(caught.value) == f"this server does not offer publishing{words} (HTTP {status})"
+    assert len(server.seen) == 1
+
+
+def test_the_sentence_of_a_download_that_is_not_offered_is_shown(server, client, tmp_path):
+    reply = server.reply({"error": "unsupported", "message": "run: modal volume get a"}, 405)
+    path = "training_runs/r/checkpoints/sampler_weights"
+    server.on("GET", f"{path}/x/archive", reply)
+    with pytest.raises(NotOffered, match="run: modal volume get a"):
+        client.checkpoints.download("tinker://r/sampler_weights/x", tmp_path / "d")
+
+
+@pytest.mark.parametrize("body", [{"error": "no engine"}, {"error_message": "no engine"}])
+def test_an_error_in_a_successful_response_is_shown(body, server, client):
+    server.on("GET", PATH, body)
+    with pytest.raises(InvalidResponse, match=r"answered with an error: no engine$"):
+        client.models.list()
+    server.on("POST", "create_session", body)
+    with pytest.raises(InvalidResponse, match=r"answered with an error: no engine$"):
+        client.sessions.create()
+    assert client.request("GET", PATH).object() == body  # 'tinkex api' shows it as it is
+
+
+def test_a_traceback_of_a_server_is_one_line_and_whole_in_the_log(server, client, caplog):
+    traceback = f"Traceback (most recent call last):\n  File\x1b[1m {KEY}\nValueError: too large"
+    server.on("GET", PATH, server.reply({"detail": traceback}, 500, {"x-should-retry": "false"}))
+    with caplog.at_level(logging.DEBUG, "tinkex.http"), pytest.raises(ServerError) as caught:
+        client.models.list()
+    assert str(caught.value) == "ValueError: too large (HTTP 500)"
+    lines = [r.getMessage() for r in caplog.records if r.name == "tinkex.http"]
+    assert lines[1:] == [traceback.splitlines()[0], "  File\ufffd[1m …", "ValueError: too large"]
+
+
 def test_the_server_decides_about_repetition(server, client, naps):
     retry = {"x-should-retry": "true"}
     server.on("GET", PATH, server.reply({"detail": "locked"}, 409, retry), CAPABILITIES)
@@ -137,6 +190,23 @@ def test_a_post_is_not_repeated(reply, server, client):
         client.create_sampling_client(base_model="m")
     assert len(server.seen) == 1
     assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
+
+
+@pytest.mark.parametrize("path", ["create_session", "create_sampling_session"])
+def test_a_429_without_retry_after_is_a_limit_where_something_is_created(path, server, client):
+    server.on("POST", "create_session", {"session_id": "s"})
+    server.on("POST", path, server.reply({"detail": "session limit of your tier"}, 429))
+    with pytest.raises(RateLimited, match="session limit of your tier") as caught:
+        client.create_sampling_client(base_model="m")
+    assert "It is a limit of the server" in str(caught.value.hint)
+    assert len(server.requests(path)) == 1
+
+
+def test_a_429_with_retry_after_is_waited_for_whatever_the_method(server, client, naps):
+    busy = server.reply({"detail": "busy"}, 429, {"Retry-After": "3"})
+    server.on("POST", "create_session", busy, {"session_id": "s"})
+    assert client.sessions.create().session_id == "s"
+    assert naps == [3]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import responses
 
 from tinkex.api import Identity, ServiceClient
-from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered
+from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered, Unauthorized
 
 BASE = "https://host.example/base"
 API = f"{BASE}/api/v1"
@@ -70,6 +70,33 @@ def test_a_server_without_information_gets_a_request_for_runs(service, client, s
     assert client.auth.check().api_key is None
     service.replace("GET", runs.url, status=403, json={"detail": "Invalid API key"})
     with pytest.raises(Forbidden):
+        client.auth.check()
+
+
+CAPABILITIES = f"{API}/get_server_capabilities"
+
+
+def keyless_is(status: int):
+    def answer(request):
+        return (200 if "X-API-Key" in request.headers else status), {}, "{}"
+
+    return answer
+
+
+@pytest.mark.parametrize(("keyless", "is_proved"), [(200, False), (401, True), (403, True)])
+def test_a_server_without_lists_proves_the_key_only_where_it_needs_one(
+    service, client, keyless, is_proved
+):
+    service.assert_all_requests_are_fired = False
+    for path in ("auth/apikey/me", "training_runs", "checkpoints", "sessions"):
+        service.get(f"{API}/{path}", status=404, json={"detail": "Not Found"})
+    service.add_callback("GET", CAPABILITIES, keyless_is(keyless))
+    assert client.auth.check().is_proved is is_proved
+    service.replace("GET", CAPABILITIES, status=400, json={"error": "no API key given"})
+    with pytest.raises(Unauthorized):
+        client.auth.check()
+    service.replace("GET", CAPABILITIES, status=404)
+    with pytest.raises(NotOffered, match="does not offer an endpoint to try the key with"):
         client.auth.check()
 
 

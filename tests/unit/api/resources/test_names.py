@@ -168,6 +168,6 @@ def test_the_beginning_of_an_id_is_looked_up_when_the_service_does_not_know_it(a
     for text, error in (("zzz", NotFound), ("3f9", AmbiguousName)):
         with pytest.raises(error):
             with_run(account, text, get)
-    server.on("GET", "training_runs/3f9a", server.reply("broken", 501))
+    server.on("GET", "training_runs/3f9a", server.reply("broken", 503, {"x-should-retry": "false"}))
     with pytest.raises(ServerError):  # another failure is not hidden by a lookup
         with_run(account, "3f9a", get)
