@@ -34,9 +34,9 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (ConnectionError, "corrupt message|alert", ours.TLSError, _NO_TLS),
     (ConnectionError, "", ours.Unreachable, "cannot connect to {host}: {reason}"),
     (StreamError, "REFUSED", ours.Unreachable, "{host} refused the request: too many at once"),
-    (StreamError, "", ours.ConnectionFailed, _LOST + "{reason}"),
     (_BROKEN, "before message length", ours.ConnectionFailed, _CUT),
     (_BROKEN, "before message", ours.ConnectionFailed, _LOST + "it was closed without a response"),
+    (_BROKEN, "content-length", ours.InvalidResponse, "{host} sent lengths that make no sense"),
     (_BROKEN, "connection error", ours.ConnectionFailed, _LOST + "{reason}"),
     (_BROKEN, "SendRequest", ours.ConnectionFailed, _LOST + "the response was not HTTP"),
     (_BROKEN, "gzip|deflate|unexpected end of file", ours.InvalidResponse, _DAMAGED),
@@ -64,9 +64,7 @@ def translated(error: Exception, url: str) -> ours.TinkexError:
 def _proxy_error(text: str, reason: str, host: str, proxy: str) -> ours.TinkexError:
     from tinkex.api.http import adapter  # a proxy has imported it already
 
-    for part, status in (("proxy authorization required", 407), ("unsuccessful", 403)):
-        if part in text:
-            return adapter.proxy_refusal(status, host, proxy)
-    kind = ours.Unreachable if "underlying connection" in text else ours.ConnectionFailed
+    if "proxy authorization required" in text:
+        return adapter.proxy_refusal(407, host, proxy)
     message = f"the HTTP proxy on the way to {host} failed: {reason}"
-    return kind(message, hint=adapter.proxy_hint(proxy))
+    return ours.Unreachable(message, hint=adapter.proxy_hint(proxy))

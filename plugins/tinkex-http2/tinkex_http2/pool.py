@@ -15,10 +15,7 @@ class Http2Pool(HttpPool):
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return 10; 0 where the engine cannot do all that the default pool does.
-
-        It always checks certificates, and hides what a proxy answers.
-        """
+        """Return 10; 0 where the engine lacks something: it hides what a proxy answers."""
         return 0 if settings.pool_options.insecure or proxy_for(settings.base_url) else 10
 
     def build(self, settings: PoolSettings) -> Sender:

@@ -13,8 +13,10 @@ from typing import TypeVar
 
 import pyqwest
 
+from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.config import pools
+from tinkex.exceptions import InvalidResponse
 from tinkex.plugins import HttpRequest, HttpResponse, PoolSettings, Sender, Timeouts
 from tinkex_http2.errors import FOREIGN, translated
 from tinkex_http2.pool import proxy_for
@@ -27,8 +29,8 @@ _NO_PROXY = pyqwest.Proxy("http://127.0.0.1:1", no_proxy="*,0.0.0.0/0,::/0")
 class EngineSender:
     """Sends requests; see :class:`tinkex.plugins.Sender`.
 
-    The limits of silence belong to a transport of the engine: there is one, with connections of its
-    own, for each host and pair of limits. An API client uses two pairs.
+    Time limits belong to a transport of the engine, so each host has one, with its own connections,
+    for every pair of limits; an API client uses two pairs.
     """
 
     def __init__(self, settings: PoolSettings) -> None:
@@ -41,11 +43,10 @@ class EngineSender:
     def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
         """Send *request* and return the response, its body still to be read."""
         if os.getpid() != self._process:  # in a forked child, the engine would wait forever
-            from tinkex.api.http.adapter import DefaultPool
-
-            self._forked = self._forked or DefaultPool().build(self._settings)
+            default = plugins.load_driver(plugins.HTTP_POOLS, pools.DEFAULT_DRIVER)
+            self._forked = self._forked or default.build(self._settings)
             return self._forked.send(request, timeouts)
-        headers = {"accept-encoding": "gzip", **{k.lower(): v for k, v in request.headers.items()}}
+        headers = dict(request.headers)
         if request.body is None and request.method not in ("GET", "HEAD"):
             headers["content-length"] = "0"
         sent = (request.method, request.url, headers, request.body)
@@ -58,12 +59,11 @@ class EngineSender:
 
     def close(self) -> None:
         """Close the connections."""
-        if os.getpid() == self._process:
-            self._clients.clear()
+        self._clients.clear()
 
     def _client(self, url: str, timeouts: Timeouts) -> pyqwest.SyncClient:
         # Where silence is allowed as long as the whole exchange, the engine needs one limit only.
-        is_bounded = timeouts.whole is not None and timeouts.read >= timeouts.whole
+        is_bounded = timeouts.read >= (timeouts.whole or math.inf)
         silence = None if is_bounded else math.ceil(timeouts.read)
         key = (url.split("/", 3)[2], math.ceil(timeouts.connect), silence)
         with self._guard:
@@ -100,8 +100,12 @@ class EngineResponse:
         self.status = response.status
         self.headers: dict[str, str] = {}
         for name, value in response.headers.items():
-            same = self.headers.get(name)
-            self.headers[name] = value if same is None else f"{same}, {value}"
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
+        coding = self.headers.get("transfer-encoding", "identity").strip().lower()
+        if coding not in ("chunked", "identity"):
+            raise InvalidResponse(f"the server uses the transfer coding {coding!r}, unasked")
+        if coding == "chunked":  # the length of another framing, if any, means nothing then
+            self.headers.pop("content-length", None)
         self._response, self._url = response, url
 
     def chunks(self, size: int) -> Iterator[bytes]:
@@ -124,5 +128,4 @@ def _interruptible(do: Callable[[], T]) -> T:
 
     The engine blocks without handling signals.
     """
-    is_main = threading.current_thread() is threading.main_thread()
-    return run_in_thread(do) if is_main else do()
+    return run_in_thread(do) if threading.current_thread() is threading.main_thread() else do()

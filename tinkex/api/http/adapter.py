@@ -93,10 +93,6 @@ class RequestsSender:
                 )
         except _FOREIGN as error:
             raise translated(error, request.url, self._proxy_for(request.url)) from error
-        if response.status_code == 407:
-            response.close()
-            host = errors.host_of(request.url)
-            raise proxy_refusal(407, host, self._proxy_for(request.url))
         return RequestsResponse(response, request.url, timeouts.read)
 
     def close(self) -> None:
