@@ -1,4 +1,4 @@
-"""Every test has a home of its own and an environment without our variables."""
+"""Every test has a home of its own and an environment without our variables but the HTTP pool."""
 
 from __future__ import annotations
 
@@ -15,8 +15,31 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
 
 
+#: HTTP pools that keep to the same guarantees.
+POOLS = ("default", "http2")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with the marker ``both_pools`` over each HTTP pool."""
+    if metafunc.definition.get_closest_marker("both_pools"):
+        only = metafunc.definition.get_closest_marker("only_pool")
+        pools = POOLS if only is None else only.args[:1]
+        metafunc.parametrize("http_pool", pools, indirect=True)
+
+
+@pytest.fixture
+def http_pool(request: pytest.FixtureRequest) -> str:
+    """Return the name of the HTTP pool that sends the requests of the test."""
+    pool: str = getattr(request, "param", "default")
+    if pool == "http2":
+        pytest.importorskip("tinkex_http2")
+    return pool
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, http_pool: str
+) -> Path:
     """Return an empty home directory that HOME and the XDG variables point to."""
     home = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
@@ -32,6 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(variable, str(home / directory))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TINKEX_HTTP_POOL", http_pool)
     return home
 
 

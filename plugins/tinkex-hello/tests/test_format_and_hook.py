@@ -50,7 +50,8 @@ def test_changed_leaves_only_what_was_set() -> None:
 
 
 def test_without_changed_the_hook_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_hook = invoke(["config", "show", "-f", "json"])
+    only_hello = {"TINKEX_PLUGINS": "tinkex-hello"}
+    with_hook = invoke(["config", "show", "-f", "json"], environ=only_hello)
     without = invoke(["config", "show", "-f", "json"], environ={"TINKEX_PLUGINS": ""})
 
     assert with_hook == without
