@@ -207,7 +207,10 @@ def _make(root: Path, size: int) -> None:
     files.mkdir(parents=True)
     (files / "adapter_config.json").write_text(json.dumps({"r": 32}))
     noise = random.Random(0).randbytes(512 * 1024)
+    tensor = {"dtype": "U8", "shape": [size << 20], "data_offsets": [0, size << 20]}
+    header = json.dumps({"w": tensor}).encode()
     with (files / "adapter_model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
         for number in range(size):
             file.write(noise + number.to_bytes(8, "big") * (64 * 1024))
     for name, mode in (("a.tar", "w"), ("a.tar.gz", "w:gz")):

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tinkex import plugins
-
-_OURS = ("TINKER", "TINKEX", "HF_", "HUGGING_FACE", "CLOUDFLARE_", "CLIFF_")
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-_CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
-
+from tinkex.testing import isolated
 
 #: HTTP pools that keep to the same guarantees.
 POOLS = ("default", "http2")
@@ -37,26 +34,19 @@ def http_pool(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, http_pool: str
-) -> Path:
-    """Return an empty home directory that HOME and the XDG variables point to."""
-    home = tmp_path_factory.mktemp("home")
-    for name in list(os.environ):
-        if name.startswith(_OURS) or name.lower() in (*_PROXIES, *_CERTIFICATES):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(home))
-    for variable, directory in (
-        ("XDG_CONFIG_HOME", ".config"),
-        ("XDG_DATA_HOME", ".local/share"),
-        ("XDG_STATE_HOME", ".local/state"),
-        ("XDG_CACHE_HOME", ".cache"),
-    ):
-        monkeypatch.setenv(variable, str(home / directory))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TINKEX_HTTP_POOL", http_pool)
-    return home
+def home(tmp_path_factory: pytest.TempPathFactory, http_pool: str) -> Iterator[Path]:
+    """Return an empty home directory, which HOME points to."""
+    with isolated(tmp_path_factory.mktemp("home")) as home:
+        os.environ["COLUMNS"] = "200"
+        os.environ["TINKEX_HTTP_POOL"] = http_pool
+        os.environ["XDG_STATE_HOME"] = str(home / ".local" / "state")
+        yield home
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let scripted servers, which answer every poll at once, be polled again soon."""
+    monkeypatch.setattr("tinkex.api.http.futures.INTERVAL", 0.05)
 
 
 @pytest.fixture
@@ -67,6 +57,7 @@ def config(home: Path):
         path = home / ".config" / "tinkex" / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)  # whatever the umask: one that others can write runs no command
         return path
 
     return write

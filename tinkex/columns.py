@@ -5,6 +5,7 @@ Tables show ``human_readable``; JSON, YAML, CSV and similar formats write the ra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -111,7 +112,9 @@ class Presentation:
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 #: Control characters, line separators, bidirectional controls and lone surrogates.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(
+    "\r\n|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def heading(name: str) -> str:
@@ -126,11 +129,11 @@ def printable(text: str, *, keep: str = "") -> str:
     ``str.isprintable`` refuses more: no-break spaces, joiners, and letters that are newer than the
     tables of this Python.
 
-    :param keep: control characters to keep, such as ``"\\n\\t"``.
+    :param keep: control characters to keep, such as ``"\\n\\t"``; CR LF counts as one line break.
     """
     if text.isprintable():
         return text
-    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _REPLACEMENT, text)
+    return _CONTROL.sub(lambda found: found[0] if found[0][-1] in keep else _REPLACEMENT, text)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
@@ -138,12 +141,31 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
     JSON requires escapes below U+0020 only; terminals obey some characters above it too.
     """
-    import json
-
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = json_dumps(value, indent=indent, ensure_ascii=False)
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else json_dumps(c)[1:-1] for c in text)
+
+
+def json_dumps(value: Any, **options: Any) -> str:
+    """Return *value* as JSON, with null for Infinity and NaN, which JSON does not have.
+
+    Python accepts both in a response, and reads a number that is too large as Infinity.
+    """
+    import json
+
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(below) for key, below in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(below) for below in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_text(value: Any) -> str:

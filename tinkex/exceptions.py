@@ -9,6 +9,7 @@
     ├── LocalError              a file or directory on this machine is not usable
     │   ├── TargetExists            a file would be replaced
     │   └── TargetInUse             another process is writing to the same place
+    ├── SharedName              another checkpoint has the same name and may be changed instead
     ├── TokenizerError          no tokenizer, or one that is not usable
     │   └── ChatTemplateError       no chat template, or one that is not usable
     ├── PluginError             an entry point is missing or does not load
@@ -34,6 +35,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal
@@ -42,18 +44,27 @@ Category = Literal["user", "server"]
 
 #: Maximum length of the server's own message that is shown, in characters.
 MAX_DETAIL = 300
+#: A key of the service, a JSON Web Token, or a token of a hub; part of a path is no key.
+_KEY = re.compile(r"(?<![\w/-])(?:tml-|eyJ|hf_|sk-)[\w.=-]{12,}")
+
+
+def without_keys(text: str) -> str:
+    """Return *text* with what looks like a key masked: ``tml-…9f3c``."""
+    return _KEY.sub(lambda found: f"{found[0][:4]}…{found[0][-4:]}", text)
 
 
 class TinkexError(Exception):
     """Base of all errors of this package.
 
-    :param message: what happened, as a clause: ``Missing --api-key``.
+    :param message: what happened, as a clause: ``Missing --api-key``; keys in it are masked,
+        since it repeats what was typed, and a key may have been typed in the wrong place.
     :param hint: what to do next, as a sentence; empty if there is nothing to do, ``None`` if the
         error does not know: the command line then has a hint for the class.
     :param category: ``user`` if the caller can fix it, ``server`` if a retry may help. Each class
         has its own default.
     :ivar status: the HTTP status, for an error of the server.
     :ivar request_id: the server's id of the request, if it sent one.
+    :ivar aftermath: what the failed operation left on the server, as a sentence.
     """
 
     default_category: ClassVar[Category] = "user"
@@ -61,12 +72,14 @@ class TinkexError(Exception):
     def __init__(
         self, message: str, *, hint: str | None = None, category: Category | None = None
     ) -> None:
+        message = without_keys(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint and without_keys(hint)
         self.category: Category = category or self.default_category
         self.status: int | None = None
         self.request_id: str | None = None
+        self.aftermath: str | None = None
 
     def sentence(self, operation: str) -> str:
         """Return the first line that a user sees; *operation* is a noun such as ``Sampling``."""
@@ -141,6 +154,10 @@ class TargetExists(LocalError):
 
 class TargetInUse(LocalError):
     """Another process is writing to the same place."""
+
+
+class SharedName(TinkexError):
+    """Another checkpoint has the same name, and the server may change that one instead."""
 
 
 class TokenizerError(TinkexError):
@@ -342,9 +359,10 @@ def from_response(
     headers = {key.lower(): value for key, value in (headers or {}).items()}
     decoded = _decode(body, content_type)
     detail = detail_of(decoded)
-    # A server without the route responds with its framework's stock phrase or nothing;
+    # A server without the route responds with its framework's stock phrase, or not in JSON;
     # a 404 about a missing resource names it.
-    no_route = status == 404 and detail.lower() in ("", "not found")
+    stock = isinstance(decoded, str) or detail.lower().rstrip(".") in ("", "not found")
+    no_route = status == 404 and stock
     cls = _BY_STATUS.get(status, ServerError if status >= 500 else APIError)
     if status == 400 and "api key" in detail.lower():  # a key is missing
         cls = Unauthorized

@@ -97,6 +97,21 @@ def why_not_private(found: os.stat_result) -> str | None:
     return "it is open to other users" if found.st_mode & 0o077 else None
 
 
+def why_not_trusted(found: os.stat_result) -> str | None:
+    """Return why another user may have written the file with the status *found*, or ``None``.
+
+    It must belong to this user, to root, or to the user who became root with ``sudo``.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    trusted = {str(os.geteuid()), "0"}
+    if os.geteuid() == 0:
+        trusted.add(os.environ.get("SUDO_UID", "0"))
+    if str(found.st_uid) not in trusted:
+        return "it belongs to another user"
+    return "other users can write it" if found.st_mode & 0o022 else None
+
+
 def exposed_mode(path: Path) -> str | None:
     """Return the mode of *path* in octal if other users may access it, else ``None``."""
     try:

@@ -61,6 +61,7 @@ class Settings:
     :ivar headers: headers of every request to the service; values are secret.
     :ivar origins: setting name → where its value comes from, in words.
     :ivar pool_options: TLS options of the HTTP pool.
+    :ivar distrust: why ``api_key_command`` is not run, or ``None``.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -77,6 +78,7 @@ class Settings:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     pool_options: PoolOptions = field(default_factory=PoolOptions)
+    distrust: str | None = field(default=None, repr=False)
 
     @property
     def pool_driver(self) -> str:
@@ -112,13 +114,18 @@ class Settings:
 
         Runs the credential command if there is one and no key is given.
 
-        :raises SettingsError: there is no key, the command failed, or the key would be sent
-            unencrypted to another machine.
+        :raises SettingsError: there is no key, the command failed or must not be run, or the key
+            would be sent unencrypted to another machine.
         """
         if not self.needs_api_key:
             return None
         key = self.api_key
         if not key and self.api_key_command:
+            if self.distrust:
+                raise SettingsError(
+                    f"the api_key_command in {file.config_path()} is not run: {self.distrust}",
+                    hint=file.DISTRUSTED,
+                )
             key = credentials.from_command(self.api_key_command)
         if not key:
             raise SettingsError("Missing --api-key", hint=self._how_to_get_a_key())
@@ -171,7 +178,7 @@ def resolve(
     environ = os.environ if environ is None else environ
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     path = file.config_path(environ)
-    config = file.read(path)
+    config, distrust = file.read_checked(path)
     profile, origin = _active_profile(flags.pop("profile", None), environ, config, path)
     insecure = bool(flags.pop("insecure", False))
     options = _from_options(flags, stdin)
@@ -186,6 +193,8 @@ def resolve(
     values, origins = _merge(sources)
     if profile is not None:
         values["profile"], origins["profile"] = profile, origin
+        if origins.get("api_key_command", "").startswith(PROFILE_ORIGIN):
+            values["distrust"] = distrust if profile in file.profiles_in(config) else None
     _add_cloudflare(values, origins, environ)
     _add_stored_key(values, origins)
     _add_pool_options(values, origins, config, path)
@@ -233,7 +242,7 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         if name == "timeout":
             value = f"{value:g}s"
         origin = settings.origins.get(name, "default")
-        yield name, list(value) if isinstance(value, tuple) else value, origin
+        yield name, value, origin
 
 
 def stray_key(settings: Settings) -> str | None:

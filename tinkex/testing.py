@@ -26,7 +26,7 @@ from tinkex.exceptions import PluginError, TinkexError
 __all__ = ["Invocation", "check_distribution", "invoke", "isolated", "local_service"]
 
 #: Variables that tinkex, its libraries and the local service read.
-_READ = ("TINKER_", "TINKEX_", "HF_", "HUGGING_FACE_", "CLIFF_", "XDG_")
+_READ = ("TINKER_", "TINKEX_", "HF_", "HUGGING_FACE_", "CLOUDFLARE_", "CLIFF_", "XDG_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CERTIFICATES = ("requests_ca_bundle", "curl_ca_bundle", "ssl_cert_file", "ssl_cert_dir")
 
@@ -133,22 +133,16 @@ def check_distribution(name: str) -> None:
         docstring is not one sentence, an argument has no help, an option clashes with a global one.
     """
     found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
-    faults = [fault for entry_point in found for fault in _faults(entry_point)]
-    if not found:
-        faults = [f"{name} has no entry point in any group of tinkex"]
+    faults = [] if found else [f"{name} has no entry point in any group of tinkex"]
+    for ep in found:
+        try:
+            loaded = plugins.load(ep)
+            texts = list(_command_faults(loaded, ep.name)) if ep.group == plugins.COMMANDS else []
+        except TinkexError as error:
+            texts = [str(error)]
+        faults += [f"{ep.group}: {ep.name}: {text}" for text in texts]
     if faults:
         raise AssertionError("\n".join(faults))
-
-
-def _faults(entry_point: Any) -> Iterator[str]:
-    label = f"{entry_point.group}: {entry_point.name}"
-    try:
-        loaded = plugins.load(entry_point)
-    except TinkexError as error:
-        yield f"{label}: {error}"
-    else:
-        if entry_point.group == plugins.COMMANDS:
-            yield from (f"{label}: {fault}" for fault in _command_faults(loaded, entry_point.name))
 
 
 def _command_faults(command: Any, name: str) -> Iterator[str]:

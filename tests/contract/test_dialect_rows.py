@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,14 +12,21 @@ from typing import Any
 
 import pytest
 
-from tests.contract.dialects.account import FILES, KEY, LOGPROBS, MODEL, TOKENS, Account
+from tests.contract.dialects.account import FILES, KEY, LOGPROBS, MODEL, TOKENS, Account, Saved
 from tests.contract.dialects.official import Official
 from tests.contract.dialects.scenarios import SCENARIOS
 from tests.contract.dialects.skyrl import SkyRL, SkyRLMain
 from tests.contract.dialects.tuft import TuFT
 from tests.contract.dialects.wire import listening
+from tests.weights import weights
 from tinkex import exceptions
-from tinkex.api import SampleResponse, SamplingParams, ServiceClient, TrainingClient
+from tinkex.api import (
+    AdapterMismatch,
+    SampleResponse,
+    SamplingParams,
+    ServiceClient,
+    TrainingClient,
+)
 from tinkex.api.http.transport import Request
 from tinkex.settings import Settings
 from tinkex.testing import invoke
@@ -74,6 +82,8 @@ def test_extra_fields(server, connect):
         "create_model": {"session_id", "model_seq_id", "base_model", "lora_config"},
         "save_weights_for_sampler": {"model_id", "seq_id", "path"},
     }
+    sent = [seen.json for seen in server.seen if seen.method == "POST"]
+    assert not [body for body in sent if None in body.values()]  # hatchery refuses null
     for path, members in allowed.items():
         assert [body.keys() for body in bodies(server, path)] != []
         assert all(body.keys() == members for body in bodies(server, path)), path
@@ -116,6 +126,22 @@ def test_archive(server, connect, tmp_path):
     # The key goes to the server that it is for, and to no storage.
     assert set(keys(server, "/storage")) <= {None}
     assert set(keys(server, "training_runs")) == {KEY}
+
+
+def test_adapter_files(server, connect, tmp_path, monkeypatch):
+    listed, output, expected = ["k_proj", "lm_head"], "lm_head", None
+    if isinstance(server, Official):
+        listed, output = "all-linear", "model.unembed_tokens"
+        expected = AdapterMismatch(("k_proj",), (), ("model.unembed_tokens",))
+    elif isinstance(server, SkyRL):
+        listed, expected = None, AdapterMismatch(("k_proj", "lm_head"), ("k_proj", "lm_head"), ())
+    tensors = [f"base_model.model.{name}.lora_A.weight" for name in ("x.k_proj", output)]
+    config = json.dumps({"r": 8, "target_modules": listed}).encode()
+    monkeypatch.setitem(FILES, "adapter_config.json", config)
+    monkeypatch.setitem(FILES, "adapter_model.safetensors", weights(b"x", tensors))
+    (tmp_path / "out").mkdir()  # the staging directory is in it, not in the server's
+    done = connect(server).checkpoints.download(server.sampling, tmp_path / "out")
+    assert done.mismatch == expected
 
 
 def test_failed_operation(server, connect):
@@ -166,6 +192,8 @@ def test_unknown_things(server, connect):
     with pytest.raises(exceptions.APIError) as caught:
         client.checkpoints.info("tinker://nope/weights/x")
     assert caught.value.status == 404
+    with pytest.raises(exceptions.NotFound):
+        client.checkpoints.info(f"tinker://{server.run}/weights/nope")
     if isinstance(server, TuFT):
         request = Request("GET", "sessions/nope")
         response = client._transport.once(request, client.deadline("a response"))
@@ -274,6 +302,25 @@ def test_total_count(server, connect, limit, offset):
     assert [run.training_run_id for run in page] == server.runs[offset:end]
 
 
+@pytest.mark.parametrize("limit", [1, 2, None])
+def test_order_of_lists(server, connect, limit):
+    # Each dialect lists what it has in its own order, by the time in its own form.
+    times = [server.time.replace("T13", f"T{hour:02d}") for hour in (10, 11, 12)]
+    described, described_run = server.described, server.described_run
+    server.runs = [f"run-{n}" for n in range(3)]
+    server.saved = [Saved(server.runs[0], "weights", str(n)) for n in range(3)]
+    server.described = lambda s: described(s) | {"time": times[int(s.name)]}
+    server.described_run = lambda r: described_run(r) | {"last_request_time": times[int(r[-1])]}
+    if isinstance(server, Official):
+        server.runs.reverse()
+        server.saved.reverse()
+    client = connect(server)
+    assert [run.training_run_id[-1] for run in client.runs.list(limit)] == list("210")[:limit]
+    for run_id in (None, "run-0"):
+        found = client.checkpoints.list(limit, run_id=run_id)
+        assert [c.tinker_path[-1] for c in found] == list("210")[:limit]
+
+
 #: Rows that scenarios hold, which run on every dialect.
 SCENARIOS_OF = {
     "Success codes": ("checkpoint", "checkpoint publish", "checkpoint delete"),
@@ -292,6 +339,6 @@ def test_every_row_has_a_test():
     rows = re.findall(r"^   \* - (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1:]
     tests = {row: f"test_{re.sub('[^a-z]+', '_', row.lower())}" for row in rows}
 
-    assert len(rows) == 29
+    assert len(rows) >= 30
     assert {row for row in rows if tests[row] not in globals()} == SCENARIOS_OF.keys()
     assert {name for names in SCENARIOS_OF.values() for name in names} <= SCENARIOS.keys()

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import tinkex_local
 from tests.functional.conftest import KEY, MODEL
+from tests.weights import weights
 from tinkex.testing import Invocation
 
 MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
+
+TENSOR = "base_model.model.layers.0.k_proj.lora_A.weight"
 
 #: Prompts of the batch, as token ids.
 ROWS = 6
@@ -233,6 +236,18 @@ def old_adapter(spot: Spot) -> None:
         spot.write(f"work/adapter/{name}", text)
 
 
+def adapter_without_modules(spot: Spot) -> None:
+    """Leave a download whose configuration names no modules."""
+    config = b'{"target_modules": null}'
+    files = {"adapter_config.json": config, "adapter_model.safetensors": weights(names=[TENSOR])}
+    listed = [{"name": name, "size_bytes": len(content)} for name, content in files.items()]
+    (spot.directory / "work/adapter").mkdir()
+    for name, content in files.items():
+        (spot.directory / "work/adapter" / name).write_bytes(content)
+    lock = {"tinker_path": "tinker://r/sampler_weights/x", "files": listed}
+    spot.write("work/adapter/tinkex.lock.json", json.dumps(lock))
+
+
 def skeleton(spot: Spot) -> None:
     assert "tinkex" in spot.text("work/tinkex-mine/setup.cfg")
 
@@ -306,6 +321,13 @@ WRITERS: dict[str, Writer] = {
     ),
     "checkpoint sync": Writer(
         "download", ("checkpoint", "sync", "{run}", "all"), adapter("work/all")
+    ),
+    "checkpoint verify": Writer(
+        "configuration of an adapter",
+        ("checkpoint", "verify", "adapter", "--fix-config"),
+        holds("work/adapter/adapter_config.json", "k_proj"),
+        adapter_without_modules,
+        where="",
     ),
     "session export-trace": Writer(
         "trace",

@@ -101,6 +101,16 @@ def test_profiles_are_listed_with_their_keys_masked(path):
     assert "work\ttrue\thttps://" in run("profile list").stdout
 
 
+def test_truth_values_of_profiles_are_listed_as_such(config):
+    config(
+        "profiles: {a: {allow_http: yes, timeout: 5000, http_pool: x}}\n"
+        "http_pools: {x: {insecure: true}}\n"
+    )
+    row = next(row for row in run("profile list -f json").rows if row["name"] == "a")
+    assert (row["allow_http"], row["timeout"]) == (True, "5000")
+    assert row["http_pool_options"] == {"insecure": True}
+
+
 def test_add_use_and_remove(path):
     done = run(
         "profile add gpu --base-url https://gpu:1 --api-key tml-gpu-0123456789 --timeout 5m "

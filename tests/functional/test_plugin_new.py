@@ -11,22 +11,6 @@ from pathlib import Path
 
 import pytest
 
-BUILD = '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "setuptools.build_meta"\n'
-BROKEN_CFG = """
-[metadata]
-name = tinkex-broken
-version = 1.0
-[options]
-py_modules = tinkex_broken
-[options.entry_points]
-tinkex.commands =
-    broken = tinkex_broken:Broken
-tinkex.formatters.list =
-    shards = tinkex_broken:Shards
-tinkex.hooks.config_show =
-    broken = tinkex_broken:Hook
-"""
-
 
 @dataclass(frozen=True)
 class Environment:
@@ -75,29 +59,3 @@ def test_a_new_plugin_passes_its_tests_and_is_used_at_once(fresh: Environment):
     assert [command["name"] for command in shown["commands"]] == ["demo hello"]
     assert [hook["options"] for hook in shown["hooks"]] == [["--demo-only"]]
     assert shown["errors"] == []
-
-
-def test_a_plugin_that_fails_to_import_costs_its_users_one_line(fresh: Environment):
-    source = fresh.home / "broken"
-    source.mkdir()
-    (source / "setup.cfg").write_text(BROKEN_CFG)
-    (source / "pyproject.toml").write_text(BUILD)
-    (source / "tinkex_broken.py").write_text("import a_module_that_is_not_installed\n")
-    fresh.pip_install(source)
-
-    stdout, stderr = fresh.run("tinkex", "broken", code=1)
-    line, hint = stderr.splitlines()
-    assert stdout == ""
-    assert "the plugin tinkex-broken does not load" in line
-    assert "No module named 'a_module_that_is_not_installed'" in line
-    assert hint.startswith("Hint: ")
-
-    stdout, stderr = fresh.run("tinkex", "config", "show")
-    assert stdout.startswith("profile")
-    assert len(stderr.splitlines()) == 1
-    assert "tinkex-broken" in stderr
-    assert fresh.run("tinkex", "version")[1] == ""
-    listed = json.loads(fresh.run("tinkex", "plugin", "list", "-f", "json")[0])
-    broken = [row for row in listed if row["distribution"] == "tinkex-broken"]
-    assert len(broken) == 3
-    assert all("a_module_that_is_not_installed" in row["error"] for row in broken)

@@ -39,7 +39,7 @@ class Runs:
         if request.path == "/files.tar":
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w") as tar:
-                tar.addfile(tarfile.TarInfo("adapter_config.json"))
+                tar.addfile(tarfile.TarInfo("checkpoint_complete"))
             return Reply(buffer.getvalue())
         runs = [{"training_run_id": "run-1", "base_model": "m", "model_owner": "me"}]
         cursor = {"offset": 0, "limit": 20, "total_count": 1}

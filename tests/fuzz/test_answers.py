@@ -44,14 +44,11 @@ TIMES = st.sampled_from(
 
 
 @given(JSON | OBJECT | st.builds(dict, time=TIMES, tinker_path=st.just("tinker://r/weights/n")))
-def test_a_checkpoint_is_read_or_refused(tried, value):
+def test_a_checkpoint_is_read_or_shown_as_it_came(tried, value):
     tried()
-    try:
-        found = Checkpoint.from_json(value)
-    except InvalidResponse:
-        return
-    assert found.tinker_path.startswith("tinker://")
-    assert found.time.tzinfo is not None
+    found = Checkpoint.from_json(value)
+    assert found.tinker_path
+    assert found.time is None or found.time.tzinfo is not None
 
 
 @given(OBJECT, st.none() | st.integers(0, 5))

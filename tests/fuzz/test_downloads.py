@@ -29,7 +29,7 @@ from tinkex.settings import Settings
 
 LARGE = 9_000
 SIZES = st.sampled_from([0, 1, 511, 512, 513, LARGE - 1, LARGE, LARGE + 1, 10_240, 30_000])
-NAMES = st.sampled_from(["adapter_config.json", "model", "d/x", "d/e/x", "n" * 150, "ß", "./y"])
+NAMES = st.sampled_from(["tokenizer.json", "model", "d/x", "d/e/x", "n" * 150, "ß", "./y"])
 #: What becomes of a request for the archive; how much of it comes, in eighths, if it is cut.
 FAULTS = st.sampled_from(
     [

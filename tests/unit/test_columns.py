@@ -86,6 +86,11 @@ def test_printable_replaces_terminal_controls(steers):
     assert columns.printable(f"a{steers}\nb\u00a0", keep="\n") == "a\ufffd\nb\u00a0"
 
 
+def test_printable_takes_cr_lf_for_one_line_break():
+    assert columns.printable("a\r\nb\rc", keep="\n") == "a\r\nb\ufffdc"
+    assert columns.printable("a\r\nb") == "a\ufffdb"
+
+
 @pytest.mark.parametrize(
     ("name", "heading"),
     [("tinker_path", "Path"), ("user_metadata", "User metadata"), ("base_url", "Base URL")],

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from tinkex import settings
-from tinkex.config import credentials, values
+from tinkex import files, settings
+from tinkex.config import credentials, file, values
 from tinkex.exceptions import LocalError, SettingsError
 
 DEFAULT_BASE_URL = values.DEFAULT_BASE_URL
@@ -154,6 +154,9 @@ def test_key_does_not_travel_unencrypted(url, refused):
         ("profile: p\nprofiles: {p: {basurl: x}}", "unknown setting 'basurl'"),
         ("profile: p\nprofiles: {p: 3}", "not a mapping"),
         ("profile: p\nprofiles: {p: {allow_http: 'yes'}}", "neither true nor false"),
+        ("profile: p\nprofiles: {p: {allow_http: 1}}", "neither true nor false"),
+        ("profile: p\nprofiles: {p: {tags: [a, ~]}}", "tags must be a list of strings"),
+        ("profile: p\nprofiles: {p: {timeout: 1:30}}", r"not a timeout: '1:30' \(from profile p\)"),
         ("profile: p\nprofiles: {p: {timeout: soon}}", r"not a timeout: 'soon' \(from profile p\)"),
         ("profile: nope", "no profile is called 'nope'"),
     ],
@@ -164,10 +167,76 @@ def test_faults_of_the_configuration_file(config, text, message):
         settings.resolve()
 
 
+@pytest.mark.parametrize(
+    ("written", "setting", "value"),
+    [
+        ("api_key: 0123456701234567", "api_key", "0123456701234567"),
+        ("timeout: 0120", "timeout", 0.12),
+        ("tags: [yes, 1.10, 2026-01-02]", "tags", ("yes", "1.10", "2026-01-02")),
+        ("project_id: 1e3", "project_id", "1e3"),
+        ("project_id: 0x1F", "project_id", "0x1F"),
+        ("api_key_command: no", "api_key_command", "no"),
+        ("allow_http: yes", "allow_http", True),
+        ("allow_http: False", "allow_http", False),
+    ],
+)
+def test_a_value_is_what_is_written_and_not_what_yaml_takes_it_for(config, written, setting, value):
+    config(f"profile: no\nprofiles: {{no: {{{written}}}}}")
+    found = settings.resolve()
+    assert (found.profile, getattr(found, setting)) == ("no", value)
+
+
 def test_configuration_file_by_variable(tmp_path):
     (tmp_path / "c.yaml").write_text("profile: x\nprofiles: {x: {project_id: p1, tags: [a, b]}}")
     found = settings.resolve({}, {**os.environ, "TINKEX_CONFIG": str(tmp_path / "c.yaml")})
     assert (found.profile, found.project_id, found.tags) == ("x", "p1", ("a", "b"))
+
+
+COMMAND = "profile: p\nprofiles: {p: {api_key_command: printf tml-from-command}}"
+#: Who runs tinkex, with what environment, whose the file is, and its mode → why it is not trusted.
+OWNERS = [
+    (1000, {}, 1000, 0o644, None),
+    (1000, {}, 0, 0o644, None),
+    (0, {"SUDO_UID": "1000"}, 1000, 0o600, None),
+    (1000, {}, 1000, 0o620, "other users can write it"),
+    (1000, {}, 0, 0o602, "other users can write it"),
+    (1000, {}, 1001, 0o600, "it belongs to another user"),
+    (1000, {"SUDO_UID": "1001"}, 1001, 0o600, "it belongs to another user"),
+    (0, {}, 1000, 0o600, "it belongs to another user"),
+    (0, {"SUDO_UID": "1000"}, 1001, 0o600, "it belongs to another user"),
+    (0, {"SUDO_UID": "odd"}, 1001, 0o600, "it belongs to another user"),
+]
+
+
+@pytest.mark.parametrize(("user", "environ", "owner", "mode", "reason"), OWNERS)
+def test_whose_configuration_file_runs_a_command(monkeypatch, user, environ, owner, mode, reason):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    status = os.stat_result((0o100000 | mode, 0, 0, 1, owner, owner, 0, 0, 0, 0))
+    assert files.why_not_trusted(status) == reason
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_others_can_write_does_not_run_its_command(config, tmp_path, linked):
+    path = written = config(COMMAND)
+    if linked:
+        written = path.rename(tmp_path / "config.yaml")
+        path.symlink_to(written)
+    assert settings.resolve().credential() == "tml-from-command"
+    written.chmod(0o666)
+    with pytest.raises(SettingsError, match=f"in {path} is not run: other users can write it"):
+        settings.resolve().credential()
+    # A key from elsewhere is as good as ever, and so is the rest of the file.
+    assert settings.resolve({"api_key": "tml-x"}).credential() == "tml-x"
+    assert settings.resolve().api_key_command == "printf tml-from-command"
+    environ = {**os.environ, "TINKER_CREDENTIAL_CMD": "printf tml-y"}
+    assert settings.resolve({}, environ).credential() == "tml-y"
+    # A change does not make the command one of this user's.
+    with pytest.raises(SettingsError, match="is not changed: it has an api_key_command"):
+        file.write_setting("p", "format", "json")
+    assert written.stat().st_mode & 0o777 == 0o666
 
 
 def test_effective_masks_the_key():

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from tinkex.api.sampling.types import SampleResponse as SampleResponse
     from tinkex.api.sampling.types import SampleRow as SampleRow
     from tinkex.api.sampling.types import SamplingParams as SamplingParams
+    from tinkex.api.transfer.adapter import AdapterMismatch as AdapterMismatch
     from tinkex.api.transfer.download import Download as Download
     from tinkex.api.transfer.download import DownloadResult as DownloadResult
     from tinkex.api.transfer.progress import Progress as Progress
@@ -74,6 +75,7 @@ _NAMES = {
     "sampling.client": "SamplingClient",
     "sampling.tokenizer": "Tokenizer load_tokenizer",
     "sampling.types": "SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "transfer.adapter": "AdapterMismatch",
     "transfer.download": "Download DownloadResult",
     "transfer.progress": "Progress",
     "transfer.verify": "VerifiedFile verify",

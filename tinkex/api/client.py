@@ -7,11 +7,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinkex import settings as settings_module
+from tinkex.api.http import schema
 from tinkex.api.http.retry import Deadline, OnWait
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.sessions import Outcome, Sessions, outcome_of
-from tinkex.exceptions import APIError, InvalidResponse, TinkexError, UsageError, a_few
+from tinkex.exceptions import (
+    APIError,
+    BadRequest,
+    InvalidResponse,
+    NotFound,
+    OperationFailed,
+    TinkexError,
+    UsageError,
+    a_few,
+)
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
@@ -183,19 +193,20 @@ class ServiceClient:
         train_mlp: bool = True,
         train_attn: bool = True,
         train_unembed: bool = True,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
         """Start a training run: a new adapter for *base_model*.
 
         :param rank: rank of the adapter.
         :param seed: makes the initial values repeatable.
-        :raises UsageError: the service does not have the model, or a value is out of range.
+        :raises UsageError: the service does not have the model or not this rank, or a value is
+            out of range.
         """
         from tinkex.api.resources import training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
-        self._refuse_unknown(base_model, deadline)
+        self._refuse_unknown(base_model, rank, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             return training.create_model(
                 self._transport, session, base_model, lora, user_metadata, deadline
@@ -206,7 +217,7 @@ class ServiceClient:
         path: str,
         *,
         optimizer: bool = False,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
     ) -> TrainingClient:
         """Start a training run that continues from a training checkpoint.
 
@@ -219,23 +230,11 @@ class ServiceClient:
         deadline = self._transport.deadline("the training run to be created")
         lineage = lineage_of(self._transport, parsed, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
-            try:
-                client = training.create_by_loading(
-                    self._transport,
-                    session,
-                    parsed,
-                    deadline,
-                    optimizer=optimizer,
-                    user_metadata=user_metadata,
-                )
-            except training.NO_DIRECT_LOAD:
-                if lineage.base_model is None:
-                    raise
-                lora = training.shape_of(lineage)
-                client = training.create_model(
-                    self._transport, session, lineage.base_model, lora, user_metadata, deadline
-                )
-                client.load_state(path, optimizer=optimizer, deadline=deadline)
+            client = training.create_and_load(
+                *(self._transport, session, parsed, lineage, deadline),
+                optimizer=optimizer,
+                user_metadata=user_metadata,
+            )
         client.base_model, client.lora_rank = lineage.base_model, lineage.lora_rank
         return client
 
@@ -258,25 +257,44 @@ class ServiceClient:
             raise UsageError("give either a base model or a model path")
         path = None if model_path is None else TinkerPath.from_string(model_path)
         deadline = deadline or self.deadline("sampling")
-        with self.sessions.begun(deadline) as session:
-            return SamplingClient(
-                self._transport, session, base_model=base_model, model_path=path, deadline=deadline
-            )
-
-    def _refuse_unknown(self, base_model: str, deadline: Deadline) -> None:
-        """Refuse a model that the service does not offer.
-
-        Some servers train the model that they have, whatever name they are given.
-        """
-        from tinkex.api.resources.models import list_models
-
         try:
-            offered = [model.model_name for model in list_models(self._transport, deadline)]
+            with self.sessions.begun(deadline) as session:
+                return SamplingClient(
+                    *(self._transport, session),
+                    base_model=base_model,
+                    model_path=path,
+                    deadline=deadline,
+                )
+        except (BadRequest, NotFound, OperationFailed) as error:
+            if path is not None and error.hint is None:
+                error.hint = self.checkpoints.suggest(str(path), to_sample=True)
+            raise
+
+    def _refuse_unknown(self, base_model: str, rank: int, deadline: Deadline) -> None:
+        """Refuse a model or rank that the service does not offer.
+
+        Some servers train the model that they have, whatever name they are given, and keep a
+        run in their lists whose rank they then refuse.
+        """
+        from tinkex.api.resources.models import Model
+
+        request = Request("GET", "get_server_capabilities")
+        try:
+            data = self._transport.call(request, deadline).object()
+            rows = schema.rows(data, "supported_models", (Mapping, str))
+            models = [model for row in rows if (model := Model.from_json(row)) is not None]
+            most = schema.optional_int(data, "max_rank")
         except (APIError, InvalidResponse):
             return
+        offered = [model.model_name for model in models]
         names = {base_model, base_model.partition(":")[0]}
         if offered and names.isdisjoint(offered):
+            if any(model.is_prefix for model in models):
+                deadline.report(note=f"This server does not list the base model {base_model!r}.")
+                return
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",
             )
+        if most is not None and rank > most:
+            raise UsageError(f"this service trains adapters up to rank {most}, not {rank}")

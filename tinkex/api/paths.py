@@ -1,11 +1,12 @@
-"""``tinker://`` paths of checkpoints, and ids as segments of a URL."""
+"""Paths of checkpoints, and ids as segments of a URL."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
@@ -13,11 +14,15 @@ from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
 T = TypeVar("T")
 
 SCHEME = "tinker://"
+#: Schemes that servers write; a path goes back to its server as it came.
+SCHEMES = ("tinker", "mint", "twinkle", "xorl")
 #: Middle part of a path → ``checkpoint_type`` of the service.
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 SAMPLER_KIND = "sampler_weights"
 
 
+#: The run in the address of a page of a console.
+_PAGE_OF_RUN = re.compile(r"/(?:training[-_]runs|checkpoints)/([^/?#\s]+)")
 #: The web console of the official service; no other server is known to have one.
 _CONSOLE = "https://tinker.thinkingmachines.ai"
 
@@ -27,34 +32,35 @@ class TinkerPath:
     """The path of a checkpoint: ``tinker://<run_id>/<kind>/<name>``.
 
     Some servers write ``tinker://<run_id>/<name>`` for sampler checkpoints, which is read as
-    ``sampler_weights``.
+    ``sampler_weights``; some have a scheme and kinds of their own.
 
     :ivar run_id: the training run; opaque, may contain ``:``.
-    :ivar kind: ``weights``, ``sampler_weights`` or ``external_weights``.
-    :ivar name: the name given when it was saved.
+    :ivar kind: ``weights``, ``sampler_weights``, ``external_weights``, or a server's own.
+    :ivar name: the name given when it was saved; two segments on some servers.
+    :ivar scheme: ``tinker``, or that of another server.
     """
 
     run_id: str
     kind: str
     name: str
+    scheme: str = "tinker"
 
     @classmethod
     def from_string(cls, text: str) -> TinkerPath:
-        """Return the path that *text* is.
+        """Return the path that *text* is, without what pasting left around it.
 
         :raises InvalidName: *text* is malformed.
         """
-        scheme, _, rest = str(text).partition("//")
+        scheme, _, rest = pasted(str(text)).partition("://")
         parts = rest.split("/")
-        if len(parts) == 2:
+        if len(parts) == 2 and parts[1] not in KINDS:
             parts.insert(1, SAMPLER_KIND)
-        is_path = scheme == "tinker:" and len(parts) == 3 and all(map(_is_segment, parts))
-        if not is_path or parts[1] not in KINDS:
+        if scheme not in SCHEMES or len(parts) not in (3, 4) or not all(map(_is_segment, parts)):
             raise InvalidName(
                 f"not a checkpoint path: {shown(text)}",
-                hint="It looks like tinker://RUN_ID/sampler_weights/NAME.",
+                hint=hint_for_page(text) or "It looks like tinker://RUN_ID/sampler_weights/NAME.",
             )
-        return cls(*parts)
+        return cls(parts[0], parts[1], "/".join(parts[2:]), scheme)
 
     @classmethod
     def from_server(cls, text: str) -> TinkerPath:
@@ -65,7 +71,7 @@ class TinkerPath:
         return _from_server(cls.from_string, text)
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.run_id}/{self.kind}/{self.name}"
+        return f"{self.scheme}://{self.run_id}/{self.kind}/{self.name}"
 
     @property
     def checkpoint_id(self) -> str:
@@ -74,18 +80,51 @@ class TinkerPath:
 
     @property
     def checkpoint_type(self) -> str:
-        """The service's word for the kind: ``training``, ``sampler`` or ``external``."""
-        return KINDS[self.kind]
+        """The service's word for the kind: ``training``, ``sampler``, ``external``; else empty."""
+        return KINDS.get(self.kind, "")
 
     @property
     def url(self) -> str:
         """The URL below the API: ``training_runs/<run>/checkpoints/<kind>/<name>``."""
-        return f"{run_url(self.run_id)}/checkpoints/{self.kind}/{segment(self.name)}"
+        name = "/".join(map(segment, self.name.split("/")))
+        return f"{run_url(self.run_id)}/checkpoints/{segment(self.kind)}/{name}"
 
     @property
     def bare_url(self) -> str:
         """The URL without the kind, which some servers expect."""
         return f"{run_url(self.run_id)}/checkpoints/{segment(self.name)}"
+
+
+def pasted(text: str) -> str:
+    """Return *text* without what pasting leaves around a path: blanks, quotes, a slash at its end.
+
+    The scheme of a path becomes lower case; any other text keeps its slash.
+    """
+    if text.startswith(SCHEME) and text[-1] != "/" and not text[-1].isspace():
+        return text  # as in every row of a list
+    text = text.strip()
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
+        text = text[1:-1].strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in SCHEMES:
+        return text
+    return f"{scheme.lower()}://{rest.removesuffix('/')}"
+
+
+def is_path(text: str) -> bool:
+    """Return whether *text* is a path, or looks like one."""
+    return pasted(text).partition("://")[0] in SCHEMES
+
+
+def hint_for_page(text: str) -> str | None:
+    """Return a hint if *text* is the address of a web page, such as one of a service's console."""
+    if not pasted(text).lower().startswith(("https://", "http://")):
+        return None
+    run = _PAGE_OF_RUN.search(text)
+    if run is None:
+        return "This is a web address; a checkpoint is called tinker://RUN/KIND/NAME."
+    run_id = unquote(run[1])
+    return f"This is the address of a console page; the run is called {run_id}."
 
 
 def run_url(run_id: str) -> str:
@@ -112,6 +151,29 @@ def segment_from_server(text: str) -> str:
     :raises InvalidResponse: it cannot be one.
     """
     return _from_server(segment, text)
+
+
+#: A note about a path in a response.
+UNKNOWN_FORM = "This version does not know the form of the server's path; it is shown as received."
+
+
+def as_received(text: str) -> tuple[str, bool]:
+    """Return *text*, the path of a new checkpoint in a response, and whether its form is known.
+
+    What has been made must not be lost for the form of its path: it is the server's own, and
+    stays as it is. Only a kind that was left out is added.
+
+    :raises InvalidResponse: *text* has characters that no path has.
+    """
+    try:
+        path = TinkerPath.from_string(text)
+    except InvalidName:
+        if not text.isprintable():
+            raise InvalidResponse(
+                f"unexpected response from the server: not a path: {shown(text)}"
+            ) from None
+        return text, False
+    return (str(path) if text.startswith(SCHEME) else text), True
 
 
 def _from_server(read: Callable[[str], T], text: str) -> T:

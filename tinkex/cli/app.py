@@ -7,6 +7,7 @@ import copy
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -23,6 +24,7 @@ from tinkex.exceptions import (
     TinkexError,
     Unauthorized,
     UsageError,
+    without_keys,
 )
 from tinkex.options import HelpRequested, print_paged, program_parser
 from tinkex.version import __version__
@@ -178,13 +180,13 @@ class TinkexApp(cliff.app.App):
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Print *text* on standard error, also with ``--quiet``."""
+        """Print *text* on standard error, also with ``--quiet``; keys in it are masked."""
         from tinkex.columns import printable
 
         self.display.clear()
         # A standard error that cannot be written must not stop a command.
         with contextlib.suppress(OSError):
-            self.stderr.write(f"{prefix}{printable(text)}\n")
+            self.stderr.write(f"{prefix}{printable(without_keys(text))}\n")
             self.stderr.flush()
 
     @property
@@ -378,7 +380,9 @@ class TinkexApp(cliff.app.App):
         if self.option("debug"):
             import traceback
 
-            traceback.print_exception(error, file=self.stderr)
+            # The query of a signed address is a secret, too.
+            lines = without_keys("".join(traceback.format_exception(error)))
+            self.stderr.write(_QUERY.sub("?…", lines))
         print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
 
     def _wants_json(self) -> bool:
@@ -388,6 +392,9 @@ class TinkexApp(cliff.app.App):
         if chosen == "json" or getattr(self._parsed, "whole_json", False):
             return True
         return chosen is None and self.format_setting == "json"
+
+
+_QUERY = re.compile(r"(?<=\S)\?[^\s'\"()<>=]+=[^\s'\"()<>]+")
 
 
 def _log_file(path: str) -> logging.Handler:

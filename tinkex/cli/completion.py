@@ -210,7 +210,11 @@ class _CommandLine:
 
         effective = settings.resolve(self._flags())
         cache = Cache.of(effective)
-        if not cache.is_fresh(kind) and "--api-key" not in self._words and _may_ask(effective):
+        has_key = bool(effective.api_key) or not effective.needs_api_key
+        # A command that prints the key may ask for a passphrase, and nothing is sent without
+        # checking certificates unless the user is warned.
+        may_ask = has_key and not effective.pool_options.insecure
+        if may_ask and "--api-key" not in self._words and not cache.is_fresh(kind):
             cache.add(kind, ())  # not to ask again at the next key
             _ask(kind, effective, cache)
         return cache.names(kind)
@@ -231,17 +235,6 @@ def _stored_keys() -> list[str]:
     known = KeyStore().all()
     names = [key.name for key in known]
     return [key.name if key.name and names.count(key.name) == 1 else key.key_id for key in known]
-
-
-def _may_ask(settings: Settings) -> bool:
-    """Return whether a request requires no action by the user.
-
-    A command that prints the key may ask for a passphrase, and nothing is sent without checking
-    certificates unless the user is warned.
-    """
-    if settings.pool_options.insecure:
-        return False
-    return bool(settings.api_key) or not settings.needs_api_key
 
 
 def _ask(kind: str, settings: Settings, cache: Cache) -> None:

@@ -32,6 +32,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     ),
     exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
     exceptions.TargetInUse: "Wait for it, or name another place with --output.",
+    exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
     exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
     LocalError: "Check the name, the permissions and the free space.",
@@ -108,6 +109,9 @@ def as_tinkex_error(error: Exception) -> TinkexError:
     """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint."""
     if isinstance(error, TinkexError):
         error.hint = hint_for(error)
+        if error.aftermath:
+            error.hint = f"{error.hint or ''} {error.aftermath}".lstrip()
+            error.aftermath = None  # it is part of the hint now
         return error
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:

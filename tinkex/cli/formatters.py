@@ -6,11 +6,12 @@ classes, so that other cliff programs in the same environment do not see them.
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
@@ -21,7 +22,7 @@ from cliff.formatters.json_format import JSONFormatter as _JSONFormatter
 from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
-from tinkex.columns import WHOLE, Presentation, heading, plain_text, printable
+from tinkex.columns import WHOLE, Presentation, heading, json_dumps, plain_text, printable
 from tinkex.exceptions import LocalError
 
 Names = Sequence[str]
@@ -175,67 +176,74 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
 
 
 class JSONFormatter(_JSONFormatter):
-    """The same JSON as cliff's, written row by row."""
+    """The same JSON as cliff's, written row by row; Infinity and NaN are null."""
 
     def emit_list(
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        to_json = _to_json(indented=not parsed_args.noindent)
+        to_json = json_dumps if parsed_args.noindent else _indented
         before, between, after = ("", ", ", "") if parsed_args.noindent else ("\n  ", ",\n  ", "\n")
         stdout.write("[")
         separator = before
         try:
             for row in data:
-                cells = [
-                    v.machine_readable() if isinstance(v, FormattableColumn) else v for v in row
-                ]
                 # In one call, so that a signal does not separate them.
-                stdout.write(separator + to_json(dict(zip(column_names, cells, strict=True))))
+                stdout.write(separator + to_json(_raw(column_names, row)))
                 separator = between
         finally:  # also after a signal, so that what was written is valid JSON
             stdout.write(("" if separator is before else after) + "]\n")
 
+    def emit_one(
+        self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
+    ) -> None:
+        indent = None if parsed_args.noindent else 2
+        stdout.write(json_dumps(_raw(column_names, data), indent=indent) + "\n")
 
-def _to_json(*, indented: bool) -> Callable[[dict[str, Any]], str]:
-    """Return the function that encodes one row."""
-    import json
 
-    if not indented:
-        return json.dumps
+def _raw(column_names: Names, data: Row) -> dict[str, Any]:
+    cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in data]
+    return dict(zip(column_names, cells, strict=True))
+
+
+def _indented(row: dict[str, Any]) -> str:
+    if any(cell and isinstance(cell, (dict, list, tuple)) for cell in row.values()):
+        return json_dumps(row, indent=2).replace("\n", "\n  ")
     # The encoder in C cannot indent, but a row without nested values needs only a separator.
-    flat = json.JSONEncoder(separators=(",\n    ", ": ")).encode
-
-    def to_json(row: dict[str, Any]) -> str:
-        if any(cell and isinstance(cell, (dict, list, tuple)) for cell in row.values()):
-            return json.dumps(row, indent=2).replace("\n", "\n  ")
-        return f"{{\n    {flat(row)[1:-1]}\n  }}" if row else "{}"
-
-    return to_json
+    flat = json_dumps(row, separators=(",\n    ", ": "))
+    return f"{{\n    {flat[1:-1]}\n  }}" if row else "{}"
 
 
 class ValueFormatter(_ValueFormatter):
-    """cliff's value format with ``true``, ``false`` and ``null`` as in JSON."""
+    """cliff's value format with ``true``, ``false`` and ``null`` as in JSON, each on one line."""
 
     def emit_list(
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        rows = (list(map(_word, row)) for row in data)
+        rows = (list(map(_on_one_line, row)) for row in data)
         super().emit_list(column_names, rows, stdout, parsed_args)
 
     def emit_one(
         self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        super().emit_one(column_names, list(map(_word, data)), stdout, parsed_args)
+        super().emit_one(column_names, list(map(_on_one_line, data)), stdout, parsed_args)
 
 
 class CSVFormatter(CSVLister):
-    """cliff's CSV with ``true`` and ``false``; null is an empty cell."""
+    """CSV with ``true`` and ``false``; null is an empty cell.
+
+    cliff's writer also escapes backslashes, which readers of RFC 4180 do not undo. Without an
+    escape character some values need quotes, so ``--quote none`` means ``minimal``.
+    """
 
     def emit_list(
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        rows = ([_word(value, null="") for value in row] for row in data)
-        super().emit_list(column_names, rows, stdout, parsed_args)
+        mode = parsed_args.quote_mode
+        quoting = self.QUOTE_MODES["minimal" if mode == "none" else mode]
+        writer = csv.writer(stdout, quoting=quoting, lineterminator=os.linesep)
+        writer.writerow(column_names)
+        for row in data:
+            writer.writerow([_word(value, null="") for value in row])
 
 
 class ShellFormatter(_ShellFormatter):
@@ -266,7 +274,7 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return printable(value, keep="\n") if isinstance(value, str) else value
+    return printable(value.replace("\r\n", "\n"), keep="\n") if isinstance(value, str) else value
 
 
 def _word(value: Any, null: str = "null") -> Any:
@@ -279,6 +287,11 @@ def _word(value: Any, null: str = "null") -> Any:
         return plain_text(value)
     # Line breaks stay: a sampled text has them.
     return printable(value, keep="\n\t") if isinstance(value, str) else value
+
+
+def _on_one_line(value: Any) -> Any:
+    word = _word(value)
+    return re.sub("\r?\n", r"\\n", word) if isinstance(word, str) else word
 
 
 def _terminal_width(stdout: TextIO) -> float:

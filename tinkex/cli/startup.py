@@ -9,7 +9,7 @@ CPU time that each trick saves of a process (Python 3.11; ``checkpoint list`` ta
 - The garbage collection at exit walks no object of an imported module: 25 ms.
 
 Elsewhere: only the command that runs is imported (:mod:`tinkex.cli.commandmanager`), entry points
-are read without their distributions (:mod:`tinkex.discovery`), and ``api``, rich, prettytable and
+are read without their distributions (:mod:`tinkex.plugins`), and ``api``, rich, prettytable and
 wcwidth are imported where they are used.
 """
 

@@ -203,9 +203,11 @@ def field_value(text: str, stdin: TextIO | None) -> Any:
         return read_bytes(text[1:], stdin).decode("utf-8", "replace")
     if text in ("true", "false", "null") or text[:1] in ("[", "{") or _NUMBER.fullmatch(text):
         try:
-            return json.loads(text)
+            value = json.loads(text)
+            json.dumps(value, allow_nan=False)  # Python's parser accepts NaN, and 1e999
         except (ValueError, RecursionError):
             return text
+        return value
     return text
 
 

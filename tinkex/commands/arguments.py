@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, moment
 
 if TYPE_CHECKING:
-    from tinkex.api import Checkpoint
+    from tinkex.api import Checkpoint, TrainingRun
     from tinkex.api.http.pagination import Page, Walk
     from tinkex.commands.base import Command, Lister, ShowOne
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 R = TypeVar("R")
-T = TypeVar("T")
+L = TypeVar("L", "Checkpoint", "TrainingRun")
 
 #: Types of checkpoints: the words of paths, then those of the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
@@ -59,8 +59,8 @@ def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) 
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
     """
-    from tinkex.api.paths import TinkerPath
-    from tinkex.api.resources.names import is_path, resolve_checkpoint
+    from tinkex.api.paths import TinkerPath, is_path
+    from tinkex.api.resources.names import resolve_checkpoint
 
     if is_path(text):
         return str(TinkerPath.from_string(text))
@@ -179,7 +179,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
         help="sort the whole list by this field; with :desc, the largest or newest first; "
-        "one of: " + ", ".join(fields) + " (default: the order of the service)",
+        "one of: " + ", ".join(fields) + " (default: the newest first)",
     )
 
 
@@ -223,14 +223,14 @@ def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> Non
 
 def list_rows(
     command: Lister,
-    found: Page[T] | Walk[T],
+    found: Page[L] | Walk[L],
     things: str,
-    row: Callable[[T], tuple[Any, ...]],
-    name: Callable[[T], str],
+    row: Callable[[L], tuple[Any, ...]],
+    name: Callable[[L], str],
     *,
     whole: bool,
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows, then print how many are not shown and remember names for completion.
+    """Yield the rows, then print how many are odd or not shown; remember names for completion.
 
     :param things: ``checkpoints`` or ``runs``.
     :param whole: no filter leaves any out.
@@ -240,10 +240,15 @@ def list_rows(
     if found.note:
         command.status(found.note)
     latest: list[str] = []
+    odd = 0
     for item in found:
+        odd += not item.is_known
         if len(latest) < KEPT:
             latest.append(name(item))
         yield row(item)
+    if odd:
+        rows = "1 row" if odd == 1 else f"{odd} rows"
+        command.status(f"{rows} of a kind or time unknown to this version, as the server sent it.")
     print_rest(command, found, things)
     command.app.remember(things, latest, whole=whole and holds_all(found))
 
@@ -282,7 +287,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path",
         metavar="<path>",
         help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "the directory of a downloaded one, or the metadata file of a saved one",
+        "the directory of a downloaded one or a file in it, or the metadata file of a saved one",
     )
 
 
@@ -298,3 +303,20 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
             f"--base-model or --model-path is required for {command} command",
             hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
         )
+
+
+def add_unload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unload",
+        action="store_true",
+        help="unload the new training run afterwards, which frees its place on a server with few; "
+        "SkyRL then no longer samples from it, and TuFT deletes it",
+    )
+
+
+def unload(command: AnyCommand, run_id: str) -> None:
+    """Unload a run whose checkpoint is safe: a failure is a warning."""
+    try:
+        command.client.runs.unload(run_id)
+    except TinkexError as error:
+        command.app.warn(f"the training run {run_id} is not unloaded: {error}")

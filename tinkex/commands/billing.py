@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Size, cells, iso
+from tinkex.columns import Size, cells, iso, json_dumps, printable
 from tinkex.commands.base import Lister
 from tinkex.exceptions import UsageError
 from tinkex.options import moment, non_empty, number
@@ -58,10 +57,12 @@ class _CsvLister(Lister):
         columns = list(dict.fromkeys(column for row in rows for column in row))
         writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            nested = {k: json_dumps(v) for k, v in row.items() if isinstance(v, (bool, dict, list))}
+            writer.writerow({**row, **nested})
         if name == "-":
             self._silent = True
-            self.app.stdout.write(out.getvalue())
+            self.app.stdout.write(printable(out.getvalue(), keep="\n\t"))
         else:
             write_atomically(name, out.getvalue())
             self.status(f"Wrote {len(rows)} rows to {name}")
@@ -139,9 +140,7 @@ class UsageBilling(_CsvLister):
             self.write_csv(parsed_args.csv, [_flat(event.raw) for event in usage.events])
         if parsed_args.sessions_csv:
             about = usage.sessions.items()
-            rows = [
-                {"session_id": id, "user_metadata": d and json.dumps(dict(d))} for id, d in about
-            ]
+            rows = [{"session_id": id, "user_metadata": d and dict(d)} for id, d in about]
             self.write_csv(parsed_args.sessions_csv, rows)
         self.status(_total(usage))
         if parsed_args.by == "event":

@@ -139,6 +139,7 @@ class SaveCheckpoint(ShowOne):
                 default=True,
                 help=f"train the {words} (default: yes)",
             )
+        arguments.add_unload(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.files import check_writable
@@ -153,6 +154,8 @@ class SaveCheckpoint(ShowOne):
         name = _checked_name(parsed_args.name)
         if output != "-":
             check_writable(output)
+        if name:
+            self.client.checkpoints.check_name(name)
         with self._training_client(parsed_args) as training:
             saved = training.save_weights_for_sampler(name or _default_name(training.base_model))
             self.result = {
@@ -166,6 +169,8 @@ class SaveCheckpoint(ShowOne):
         self.app.remember("models", [training.base_model])
         if output != "-":  # the result is shown there
             self._write(output)
+        if parsed_args.unload:
+            arguments.unload(self, saved.model_id)
         *values, response = self.result.values()
         return self.column_names, (*values, Structure(response))
 
@@ -198,7 +203,7 @@ class SaveCheckpoint(ShowOne):
         """Load the training checkpoint *path* into a new run."""
         from tinkex.api.paths import TinkerPath
 
-        if TinkerPath.from_string(path).kind != "weights":
+        if TinkerPath.from_string(path).checkpoint_type in ("sampler", "external"):
             raise UsageError(
                 f"{path} has no training state to resume from",
                 hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",

@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Flag, Time, plain_text
-from tinkex.commands.arguments import add_path, add_paths, checkpoint_path, checkpoint_paths
+from tinkex.commands.arguments import (
+    add_path,
+    add_paths,
+    add_unload,
+    checkpoint_path,
+    checkpoint_paths,
+    unload,
+)
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
 from tinkex.options import duration, non_empty
@@ -44,6 +51,14 @@ class BulkChange(Lister):
     _failures: Mapping[str, TinkexError] = MappingProxyType({})
     #: The signal that stopped the command before all were tried.
     _interrupt: BaseException | None = None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="also change a checkpoint that shares its name with one of another kind, on a "
+            "server whose ids do not distinguish them: either or both may be changed",
+        )
 
     def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
         """Change *paths* concurrently and return their rows, in order.
@@ -152,12 +167,13 @@ class _Visibility(BulkChange):
     public: bool
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        checkpoints = self.client.checkpoints
-        change = checkpoints.publish if self.public else checkpoints.unpublish
+        changes = self.client.checkpoints.changes(paths, force=parsed_args.force)
+        change = changes.publish if self.public else changes.unpublish
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             # After a failure, its visibility is unknown.
@@ -196,6 +212,7 @@ class SetTtlCheckpoint(BulkChange):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -212,7 +229,7 @@ class SetTtlCheckpoint(BulkChange):
             raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
         seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        set_ttl = self.client.checkpoints.set_ttl
+        set_ttl = self.client.checkpoints.changes(paths, force=parsed_args.force).set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             expires = None
@@ -263,18 +280,27 @@ class CopyCheckpoint(ShowOne):
             help="@FILE with the key of the account that may read the original, or - for standard "
             f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
+        add_unload(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         seconds = None if parsed_args.ttl is None else _ttl_seconds(parsed_args.ttl)
         token = self._token(parsed_args.source_api_key)
+        project_id = parsed_args.project_id or self.settings.project_id
+        if parsed_args.unload and project_id:
+            raise UsageError(
+                f"--unload is for a copy in a run of its own, not in the project {project_id}",
+                hint="Use either --unload or a project.",
+            )
         source = checkpoint_path(self, parsed_args.tinker_path)
         self.result = copied = self.client.checkpoints.copy(
             source,
-            project_id=parsed_args.project_id or self.settings.project_id,
+            project_id=project_id,
             ttl_seconds=seconds,
             access_token=token,
         )
         self.app.remember("checkpoints", [copied])
+        if parsed_args.unload:
+            unload(self, copied.partition("://")[2].partition("/")[0])
         return self.column_names, (source, copied)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,16 +14,38 @@ from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
-from tinkex.exceptions import Terminated, TinkexError, UsageError
+from tinkex.exceptions import Terminated, TinkexError, UsageError, a_few
 from tinkex.options import interval
 
 if TYPE_CHECKING:
-    from tinkex.api import DownloadResult, VerifiedFile
+    from tinkex.api import AdapterMismatch, DownloadResult, VerifiedFile
 
 
 #: Formats that write every row at once.
 _STREAMED = ("plain", "value", "csv")
+#: What files are, invalid or not, that fail their check.
+_WAYS = {False: "differ from what was downloaded", True: "are not what their names say"}
 _KEPT = "What has arrived is kept: run the same command again to resume."
+
+
+def _warn(
+    command: Lister, found: Iterable[tuple[Path, AdapterMismatch | None]], roots: Sequence[str]
+) -> None:
+    """Warn of adapters that PEFT loads in part, once for each kind.
+
+    :param found: their directories.
+    :param roots: what to verify to fix all of them.
+    """
+    groups: dict[AdapterMismatch, list[str]] = defaultdict(list)
+    for directory, mismatch in found:
+        if mismatch is not None:
+            groups[mismatch].append(str(directory))
+    for mismatch, directories in groups.items():
+        command.app.warn(f"{a_few(directories, 1)}: {mismatch}")
+        hint = f"Write the list: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
+        if not mismatch.is_fixable:
+            hint = "Convert them first, with weights.build_lora_adapter of tinker-cookbook."
+        command.app.warn(hint, prefix="Hint: ")
 
 
 class _Fetching(Lister):
@@ -49,26 +73,31 @@ class _Fetching(Lister):
         return 0
 
     def rows(
-        self, results: Iterable[DownloadResult], *, every: bool = True
+        self, results: Iterable[DownloadResult], root: Path, *, every: bool = True
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of *results*, then print their number.
+        """Yield the rows of *results* in *root*, then print their number.
 
         :param every: also those of checkpoints that were present; :attr:`result` has them all.
         """
         fetched = present = 0
+        mismatches: list[tuple[Path, AdapterMismatch | None]] = []
         for result in results:
             self._tried += 1
             if result.error is not None:
                 self._failures.append(result.error)
             if every:
                 self.result.append(result)
-            fetched, present = fetched + (result.download is not None), present + result.present
+            if result.download is not None:
+                fetched += 1
+                mismatches.append((result.directory, result.download.mismatch))
+            present += result.present
             if every or not result.present:
                 self.app.display.clear()
                 yield self.row(result)
                 self.app.stdout.flush()
         if every or fetched:
             self.status(f"{fetched} downloaded, {present} already present.")
+        _warn(self, mismatches, [str(root)])
 
     def row(self, result: DownloadResult) -> tuple[Any, ...]:
         """Return the row of *result*."""
@@ -146,7 +175,8 @@ class DownloadCheckpoint(_Fetching):
         if run_id:
             kind, select = arguments.checkpoint_type(parsed_args), self.client.checkpoints.select
             found = arguments.with_run(self, run_id, lambda run: select(Selection(run, kind)))
-            paths = paths + [checkpoint.tinker_path for checkpoint in found]
+            known = self.client.checkpoints.known(found)
+            paths = paths + [checkpoint.tinker_path for checkpoint in known]
             if not paths:
                 raise UsageError(f"the run {run_id} has no such checkpoints")
         self.result = []
@@ -157,7 +187,7 @@ class DownloadCheckpoint(_Fetching):
             with_run=bool(named),
             on_progress=self.app.display.transfer,
         )
-        return self.column_names, self.rows(results)
+        return self.column_names, self.rows(results, target)
 
     def _download(
         self, path: str, target: Path, parsed_args: argparse.Namespace
@@ -170,6 +200,7 @@ class DownloadCheckpoint(_Fetching):
             for note in getattr(interrupt, "__notes__", ()):
                 self.app.warn(note, prefix="")
             raise
+        _warn(self, [(target, done.mismatch)], [str(target)])
         files = Structure([name for name, _ in done.files])
         return path, parsed_args.output, files, Size(done.bytes), None
 
@@ -217,7 +248,7 @@ class SyncCheckpoint(_Fetching):
         results = self._poll(parsed_args)
         if parsed_args.watch:
             return self.column_names, self._watch(parsed_args, results)
-        return self.column_names, self.rows(results)
+        return self.column_names, self.rows(results, self._target)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = arguments.checkpoint_type(parsed_args)
@@ -239,7 +270,7 @@ class SyncCheckpoint(_Fetching):
         seconds = parsed_args.interval.total_seconds()
         while True:
             try:
-                yield from self.rows(results, every=False)
+                yield from self.rows(results, self._target, every=False)
                 self.app.display.clear()
                 time.sleep(seconds)
                 results = self._poll(parsed_args)
@@ -260,6 +291,7 @@ class VerifyCheckpoint(Lister):
     examples = (
         "tinkex checkpoint verify ./models/0001",
         "tinkex checkpoint verify ./models -f json",
+        "tinkex checkpoint verify ./models --fix-config",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -274,12 +306,19 @@ class VerifyCheckpoint(Lister):
             action="store_true",
             help="also fail for files that the download did not write",
         )
+        parser.add_argument(
+            "--fix-config",
+            action="store_true",
+            help="write the modules of the tensors to target_modules in adapter_config.json where "
+            "it lacks some, so that PEFT loads all of them",
+        )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import verify
         from tinkex.files import user_path
 
-        found = [verify(user_path(name)) for name in parsed_args.directories]
+        fix = parsed_args.fix_config
+        found = [verify(user_path(name), fix_config=fix) for name in parsed_args.directories]
         return self.column_names, self._rows(found)
 
     def _rows(self, found: list[Iterator[VerifiedFile]]) -> Iterator[tuple[Any, ...]]:
@@ -293,12 +332,18 @@ class VerifyCheckpoint(Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
+        from tinkex.files import user_path
+
         super().produce_output(parsed_args, column_names, data)
         good = ("ok",) if parsed_args.strict else ("ok", "extra")
         bad = [file for file in self.result if file.status not in good]
+        mismatches = [(file.file.parent, file.mismatch) for file in self.result]
+        _warn(self, mismatches, [str(user_path(name)) for name in parsed_args.directories])
         if bad:
+            invalid = {file.status == "invalid" for file in bad}
+            ways = [text for is_invalid, text in _WAYS.items() if is_invalid in invalid]
             raise TinkexError(
-                f"{len(bad)} of {len(self.result)} files differ from what was downloaded",
+                f"{len(bad)} of {len(self.result)} files {' or '.join(ways)}",
                 hint="Download the checkpoint again with --force.",
             )
         self.status(f"{len(self.result)} files verified.")

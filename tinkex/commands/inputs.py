@@ -39,23 +39,29 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
     """Return the model that *text* names.
 
     :param text: a ``tinker://`` path, the directory of a downloaded checkpoint or of an adapter,
-        the metadata file that ``tinkex checkpoint --output`` wrote, or, where no such file exists,
-        a short name of a checkpoint.
+        a file in it, the metadata file that ``tinkex checkpoint --output`` wrote, or, where no such
+        file exists, a short name of a checkpoint.
     :param resolve: returns the path of a short name, see :mod:`tinkex.api.resources.names`.
     :raises LocalError: nothing has this name, or a file cannot be read.
     :raises UsageError: its base model is not known.
     """
-    if text.startswith("tinker://"):
-        return ModelPath(tinker_path=text)
+    from tinkex.api.paths import is_path, pasted
     from tinkex.api.transfer import manifest
 
+    if is_path(text):
+        return ModelPath(tinker_path=pasted(text))
     path = user_path(text)
     # Anything else counts as a missing file: ./model, model/, ~/model, adapter.json.
     may_be_a_name = "@" in text or ":" in text or "~" in text[1:]
     if resolve is not None and not path.exists() and may_be_a_name:
         return ModelPath(tinker_path=resolve(text))
     if path.is_file():
-        return _checked(_from_json(_load(path), "weights_path"), text)
+        is_part, known = (path.parent / ADAPTER_CONFIG).is_file(), ModelPath()
+        if not is_part or path.suffix == ".json":
+            known = _from_json(_load(path), "weights_path")
+        if known.tinker_path or not is_part:
+            return _checked(known, text)
+        path = path.parent
     if not path.is_dir():
         raise LocalError(
             f"--model-path does not exist: {text}",
@@ -75,9 +81,11 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
 
 
 def _from_json(values: dict[str, Any], path_key: str) -> ModelPath:
+    from tinkex.api.paths import is_path
+
     path, base_model, rank = (values.get(k) for k in (path_key, "base_model", "lora_rank"))
     return ModelPath(
-        path if isinstance(path, str) and path.startswith("tinker://") else None,
+        path if isinstance(path, str) and is_path(path) else None,
         base_model if isinstance(base_model, str) else None,
         rank if type(rank) is int else None,
     )

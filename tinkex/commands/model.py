@@ -29,6 +29,8 @@ class ListModel(Lister):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         models = self.client.models.list()
         self.app.remember("models", [model.model_name for model in models], whole=True)
+        if models.note:
+            self.status(models.note)
         wanted = (parsed_args.substring or "").lower()
         self.result = [model for model in models if wanted in model.model_name.lower()]
         if wanted and not self.result:

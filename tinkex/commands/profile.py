@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from tinkex.columns import Flag, Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
 from tinkex.config import credentials, file, pools
-from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS
-from tinkex.exceptions import SettingsError, UsageError
+from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS, parse_flag
+from tinkex.exceptions import SettingsError, UsageError, without_keys
 
 #: Settings that a profile may have, in the order in which they are shown.
 _SETTINGS = tuple(name for name in DESCRIPTIONS if name != "profile")
@@ -49,6 +50,8 @@ class ListProfile(Lister):
             options = named_pools.get(str(values.get("http_pool", pools.DEFAULT_DRIVER)))
             address = {} if values.get("http_pool") else {"base_url": DEFAULT_BASE_URL}
             row = _row(name, {**address, **values}, active=name == active)
+            if isinstance(options, Mapping):
+                options = _with_flags(options)
             rows.append((*row, Structure(options)))
         return self.column_names, rows
 
@@ -88,7 +91,7 @@ class AddProfile(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         name = parsed_args.name
-        if not re.fullmatch(r"\w[\w.@-]*", name):
+        if not re.fullmatch(r"\w[\w.@-]*", name) or without_keys(name) != name:
             raise UsageError(
                 f"not a name for a profile: {name[:40]!r}",
                 hint="Use letters, digits, '-', '_', '.' and '@'.",
@@ -210,8 +213,18 @@ class RemoveProfile(_OneProfile):
 
 def _row(name: str, values: Mapping[str, Any], *, active: bool) -> tuple[Any, ...]:
     """Return the name of a profile, whether it is active, and its settings; keys are masked."""
-    shown = (credentials.masked(key, values.get(key)) for key in _SETTINGS)
+    typed = _with_flags(values)
+    shown = (credentials.masked(key, typed.get(key)) for key in _SETTINGS)
     return name, Flag(active), *map(Structure, shown)
+
+
+def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *values* of the file with the truth values in it as such."""
+    typed = dict(values)
+    for key in {"allow_http", "insecure"} & typed.keys():
+        with contextlib.suppress(SettingsError):  # reported where it is used
+            typed[key] = parse_flag(typed[key])
+    return typed
 
 
 def _all() -> dict[str, Mapping[str, Any]]:

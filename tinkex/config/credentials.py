@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.exceptions import LocalError, SettingsError, UsageError, without_keys
 from tinkex.files import locked, user_path, write_private
 
 #: Seconds that a credential command may take.
@@ -152,14 +152,19 @@ def mask(secret: str) -> str:
 
 
 def masked(setting: str, value: Any) -> Any:
-    """Return the *value* of a setting as it may be shown: without any part of it that is a key."""
+    """Return the *value* of a setting as it may be shown: without any part of it that is a key.
+
+    A key may have been typed as another setting.
+    """
     if setting == "api_key" and value:
         return mask(str(value))
     if setting == "headers" and value:
         return dict.fromkeys(value, "…") if isinstance(value, Mapping) else "…"
     if setting == "api_key_command" and value:
         return re.sub(rf"(?:tml-|{JWT_PREFIX})[\w.=-]+", lambda found: mask(found[0]), str(value))
-    return value
+    if isinstance(value, (list, tuple)):
+        return [masked(setting, part) for part in value]
+    return without_keys(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

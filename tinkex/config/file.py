@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from tinkex import plugins
+from tinkex.config.values import Written
 from tinkex.exceptions import PluginError, SettingsError
-from tinkex.files import locked, user_path, write_private, xdg_directory
+from tinkex.files import locked, user_path, why_not_trusted, write_private, xdg_directory
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
+#: Hint about a command that another user may have written.
+DISTRUSTED = "Check what it says, then make the file yours alone: chown, chmod go-w."
 
 
 class NotEditable(Exception):
@@ -42,7 +45,16 @@ def read(path: Path) -> Mapping[str, Any]:
 
     :raises SettingsError: it cannot be read, or is not a configuration file.
     """
-    return _parse(_text(path), path)
+    return read_checked(path)[0]
+
+
+def read_checked(path: Path) -> tuple[Mapping[str, Any], str | None]:
+    """Return the content of the file *path*, and why its commands must not be run, or ``None``.
+
+    :raises SettingsError: as :func:`read`.
+    """
+    text, distrust = _text(path)
+    return _parse(text, path), distrust
 
 
 def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,11 +62,13 @@ def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name): values for name, values in (config.get("profiles") or {}).items()}
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> tuple[str, str | None]:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            # Of the open file: its name may lead to another one by now.
+            return stream.read(), why_not_trusted(os.fstat(stream.fileno()))
     except FileNotFoundError:
-        return ""
+        return "", None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise SettingsError(f"cannot read {path}: {reason}", hint=_FIX) from error
@@ -68,7 +82,7 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(text)
+        config = _load(text)
         json.dumps(config, default=str, skipkeys=True)  # fails where a value contains itself
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         # Dates out of range, endless nesting, values that do not match their tag.
@@ -82,6 +96,21 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
         raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_FIX)
     return config
+
+
+def _load(text: str) -> Any:
+    """Return the content of the YAML *text*, with every scalar but null as it is written."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def as_written(loader: Any, node: Any) -> Written:
+        return Written(loader.construct_scalar(node))
+
+    for guessed in ("bool", "float", "int", "timestamp"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{guessed}", as_written)
+    return yaml.load(text, Loader)  # noqa: S506 - a safe one
 
 
 def plugin_profile_names() -> set[str]:
@@ -148,8 +177,14 @@ def _change(*changes: tuple[list[str], Any]) -> None:
     """Make all changes, or none: the key of each mapping down to a value, and the value."""
     path = config_path()
     with locked(path):
-        before = text = _text(path)
-        _parse(text, path)  # a damaged file is not touched
+        before, distrust = _text(path)
+        profiles = profiles_in(_parse(before, path)).values()  # a damaged file is not touched
+        if distrust and any(isinstance(p, dict) and "api_key_command" in p for p in profiles):
+            # The new file would be this user's alone, and its command would be run.
+            raise SettingsError(
+                f"{path} is not changed: it has an api_key_command, and {distrust}", hint=DISTRUSTED
+            )
+        text = before
         for where, value in changes:
             try:
                 text = edit(text, where, value)
@@ -173,11 +208,11 @@ def edit(text: str, path: list[str], value: Any) -> str:
     """
     import yaml
 
-    expected = _with(yaml.safe_load(text), path, value)
+    expected = _with(_load(text), path, None if value is None else _load(_flow(value)))
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     try:
         changed = _changed(text, node, path, value)
-        if _without_none(yaml.safe_load(changed)) == _without_none(expected):
+        if _without_none(_load(changed)) == _without_none(expected):
             return changed
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotEditable from error
@@ -187,13 +222,12 @@ def edit(text: str, path: list[str], value: Any) -> str:
 def _with(content: Any, path: Sequence[str], value: Any) -> dict[Any, Any]:
     """Return *content* with *value* at *path*; what others share with it is not changed."""
     changed = dict(content) if isinstance(content, dict) else {}
-    key = next((own for own in changed if str(own) == path[0]), path[0])  # 7 is a number there
     if len(path) > 1:
-        changed[key] = _with(changed.get(key), path[1:], value)
+        changed[path[0]] = _with(changed.get(path[0]), path[1:], value)
     elif value is None:
-        del changed[key]
+        del changed[path[0]]
     else:
-        changed[key] = value
+        changed[path[0]] = value
     return changed
 
 
@@ -228,13 +262,11 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
 
 def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
     """Rewrite a mapping in braces, which has one line and no comment."""
-    import yaml
-
     begin, end = node.start_mark.index, node.end_mark.index
     old = text[begin:end]
     if "\n" in old or "#" in old:
         raise NotEditable
-    return text[:begin] + _flow(_with(yaml.safe_load(old), path, value)) + text[end:]
+    return text[:begin] + _flow(_with(_load(old), path, value)) + text[end:]
 
 
 def _nested(path: Sequence[str], value: Any) -> Any:
@@ -286,10 +318,23 @@ def _block(value: dict[str, Any], indent: int) -> str:
 def _dump(value: Any, *, flow: bool) -> str:
     import yaml
 
-    text: str = yaml.safe_dump(
-        value, default_flow_style=flow, width=_NO_LIMIT, allow_unicode=True, sort_keys=False
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def as_written(dumper: Any, text: Written) -> Any:
+        tag = dumper.resolve(yaml.ScalarNode, str(text), (True, False))
+        return dumper.represent_scalar(tag, str(text))
+
+    Dumper.add_representer(Written, as_written)
+    dumped: str = yaml.dump(
+        value,
+        Dumper=Dumper,
+        default_flow_style=flow,
+        width=_NO_LIMIT,
+        allow_unicode=True,
+        sort_keys=False,
     )
-    return text
+    return dumped
 
 
 def _with_newline(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tinkex.config.values import parse_flag
 from tinkex.exceptions import SettingsError
 from tinkex.files import user_path
 from tinkex.plugins import PoolOptions
@@ -161,9 +162,10 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
             hint="Known: " + ", ".join(MEMBERS) + ".",
         )
     if key == "insecure":
-        if isinstance(value, bool):
-            return value
-        raise SettingsError(f"insecure of the HTTP pool {pool!r} is neither true nor false")
+        try:
+            return parse_flag(value)
+        except SettingsError as error:
+            raise SettingsError(f"insecure of the HTTP pool {pool!r} is {error}") from error
     if not isinstance(value, str) or not value.strip():
         wanted = "the path of a file" if key in _PATHS else "a name"
         raise SettingsError(f"{key} of the HTTP pool {pool!r} is not {wanted}")

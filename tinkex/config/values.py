@@ -69,7 +69,19 @@ SERVERS = {
     "tuft": {"base_url": "http://127.0.0.1:10610"},
 }
 
+#: Spellings of truth values, in lower case.
+_FLAGS = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
+
+
+class Written(str):
+    """An unquoted value of the file as it is written, which YAML would not read as text.
+
+    YAML reads ``0123`` as an octal number, ``1:30`` as 90 and ``no`` as false.
+    """
 
 
 def parse(name: str, value: Any) -> Any:
@@ -97,7 +109,7 @@ def from_text(name: str, text: str) -> Any:
     """
     value: Any = text.strip()
     if name == "allow_http":
-        value = {"true": True, "yes": True, "false": False, "no": False}.get(value.lower(), value)
+        value = _FLAGS.get(value.lower(), value)
     if not value and value is not False:
         raise SettingsError(
             f"the value of {name} is empty", hint=f"To remove it: tinkex config unset {name}"
@@ -157,13 +169,19 @@ def _parse_url(value: Any) -> str:
 
 
 def _parse_tags(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (str, list)):
-        raise SettingsError("tags must be a list or a text with commas")
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(tag for part in parts if (tag := str(part).strip()))
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise SettingsError("tags must be a list of strings or a text with commas")
+    return tuple(tag for part in parts if (tag := part.strip()))
 
 
-def _parse_bool(value: Any) -> bool:
+def parse_flag(value: Any) -> bool:
+    """Return the truth value *value*, which a configuration file has without quotes.
+
+    :raises SettingsError: it is neither true nor false.
+    """
+    if isinstance(value, Written):
+        value = _FLAGS.get(value.lower(), value)
     if isinstance(value, bool):
         return value
     raise SettingsError(f"neither true nor false: {value!r}")
@@ -221,6 +239,6 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "timeout": parse_timeout,
     "http_pool": _parse_pool,
     "tags": _parse_tags,
-    "allow_http": _parse_bool,
+    "allow_http": parse_flag,
     "headers": _parse_headers,
 }

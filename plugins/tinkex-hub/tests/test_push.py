@@ -50,6 +50,33 @@ def test_a_new_repository_is_private_and_has_the_adapter_and_a_card(push: Any) -
     assert "LoRA rank: 4" in body
 
 
+@pytest.fixture
+def stored(push: Any, tmp_path: Path) -> Path:
+    """Return the directory in which the local service keeps the checkpoint."""
+    (config,) = (tmp_path / "home").rglob("adapter_config.json")
+    return config.parent
+
+
+def test_the_modules_that_peft_needs_are_filled_in(push: Any, stored: Path) -> None:
+    config = json.loads((stored / "adapter_config.json").read_text())
+    (stored / "adapter_config.json").write_text(json.dumps({**config, "target_modules": None}))
+    assert "Warning" not in push("--repo", "ada/mine").stderr
+    pushed = json.loads(push.hub.files("ada/mine")["adapter_config.json"])
+    assert pushed["target_modules"] == config["target_modules"]
+
+
+def test_names_that_peft_does_not_know_are_warned_of(push: Any, stored: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    tensors = safetensors.load_file(stored / "adapter_model.safetensors")
+    renamed = {name.replace("lm_head", "model.unembed_tokens"): w for name, w in tensors.items()}
+    safetensors.save_file(renamed, stored / "adapter_model.safetensors")
+    done = push("--repo", "ada/mine")
+    assert "Warning: PEFT ignores tensors whose names it does not know: model.unemb" in done.stderr
+    card = push.hub.files("ada/mine")["README.md"].decode()
+    assert "build_lora_adapter" in card
+    assert "PeftModel" not in card
+
+
 def test_without_a_repository_it_is_named_after_the_run(push: Any) -> None:
     done = push("-f", "json")
     run = push.path.removeprefix("tinker://").partition("/")[0].replace(":", "-")

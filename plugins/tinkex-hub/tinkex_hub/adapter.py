@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+from tinkex.api import AdapterMismatch, verify
 from tinkex.exceptions import LocalError, UsageError
 
 #: Files of the service and of tinkex that are not part of the adapter.
@@ -33,6 +35,14 @@ def check(directory: Path) -> None:
             f"the checkpoint is not a PEFT adapter: it has {found}",
             hint=f"An adapter has {_CONFIG} and {_WEIGHTS[0]}.",
         )
+
+
+def fix_modules(directory: Path, found: AdapterMismatch | None) -> AdapterMismatch | None:
+    """Write the ``target_modules`` that *found* misses; return what that does not fix."""
+    if found is None or not found.is_fixable:
+        return found
+    deque(verify(directory, fix_config=True), maxlen=0)
+    return None
 
 
 def fill_base_model(directory: Path, base_model: str | None) -> str | None:

@@ -8,17 +8,33 @@ import re
 from tinkex.api import CheckpointInfo, TinkerPath
 
 NAME = "README.md"
+_CONVERT = [
+    "## Usage",
+    "",
+    "The tensors have the names of the training service, which PEFT and vLLM do not know. Convert",
+    "them first, with `weights.build_lora_adapter` of tinker-cookbook.",
+    "",
+]
 _PARTS = {"train_attn": "attention", "train_mlp": "MLP", "train_unembed": "unembedding"}
 
 
-def build(path: TinkerPath, repo: str, base_model: str | None, info: CheckpointInfo | None) -> str:
+def build(
+    path: TinkerPath,
+    repo: str,
+    base_model: str | None,
+    info: CheckpointInfo | None,
+    *,
+    is_peft: bool = True,
+) -> str:
     """Return the model card of the checkpoint *path*.
 
     Its front matter has only keys that the hub knows; the path is in the text.
 
     :param repo: the repository with its owner, for the usage example.
+    :param is_peft: PEFT loads all tensors; otherwise the card says how to convert them.
     """
-    return f"{_head(base_model)}\n{_text(path, repo, base_model, info)}"
+    usage = _usage(repo, base_model) if is_peft and base_model else []
+    return f"{_head(base_model)}\n{_text(path, base_model, info, usage if is_peft else _CONVERT)}"
 
 
 def path_in(text: str) -> str | None:
@@ -41,10 +57,13 @@ def _head(base_model: str | None) -> str:
     return "\n".join(lines)
 
 
-def _text(path: TinkerPath, repo: str, base_model: str | None, info: CheckpointInfo | None) -> str:
+def _text(
+    path: TinkerPath, base_model: str | None, info: CheckpointInfo | None, usage: list[str]
+) -> str:
     lines = ["# LoRA adapter trained with Tinker", ""]
     if base_model:
-        lines += [f"An adapter for `{base_model}`.", "", *_usage(repo, base_model)]
+        lines += [f"An adapter for `{base_model}`.", ""]
+    lines += usage
     lines += ["## Source", "", f"```\n{path}\n```", "", *_details(info)]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ from tinkex.files import user_path
 from tinkex.options import non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api import CheckpointInfo, TinkerPath
+    from tinkex.api import AdapterMismatch, CheckpointInfo, TinkerPath
     from tinkex_hub.hub import Hub, Pushed
 
 
@@ -149,6 +149,8 @@ class _Push:
         self.repo, self.revision = self._target(owners[0])
         self.private = not options.public
         self._has_card = False
+        #: What PEFT would not load.
+        self._unloaded: AdapterMismatch | None = None
         self.files: list[tuple[str, Path]] = []
         self.pushed: Pushed
 
@@ -227,10 +229,13 @@ class _Push:
 
         command = self._command
         command.status(f"Downloading {self._path}...")
-        command.client.checkpoints.download(
+        done = command.client.checkpoints.download(
             str(self._path), directory, on_progress=command.show_transfer
         )
         adapter.check(directory)
+        self._unloaded = adapter.fix_modules(directory, done.mismatch)
+        if self._unloaded is not None:
+            command.status(f"Warning: {self._unloaded}. The adapter is uploaded as it is.")
         self._base_model = adapter.fill_base_model(directory, self._base_model)
 
     def _write_card(self, directory: Path) -> None:
@@ -239,7 +244,9 @@ class _Push:
         file = directory / card.NAME
         if file.exists():
             return
-        text = card.build(self._path, self.repo, self._base_model, self._info)
+        text = card.build(
+            self._path, self.repo, self._base_model, self._info, is_peft=self._unloaded is None
+        )
         try:
             file.write_text(text, encoding="utf-8")
         except OSError as error:

@@ -91,7 +91,7 @@ class Account(Scripted):
         """Return a checkpoint as the lists have it."""
         return {
             "checkpoint_id": f"{saved.kind}/{saved.name}",
-            "checkpoint_type": TYPES[saved.kind],
+            "checkpoint_type": TYPES.get(saved.kind, "training"),
             "time": self.time,
             "tinker_path": saved.path,
             "size_bytes": 1000,
@@ -182,6 +182,8 @@ class Account(Scripted):
         for name in ("tags", "user_metadata", "sdk_version"):
             if name not in seen.json:
                 raise validation(name, "Field required")
+        if seen.json["user_metadata"] is None:  # hatchery and MinT; tinkex sends {} to all
+            raise validation("user_metadata", "Input should be a valid dictionary")
         messages = dict.fromkeys(("info_message", "warning_message", "error_message"))
         return Reply({"session_id": self.session, **messages}, self.created)
 

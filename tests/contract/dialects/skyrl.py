@@ -17,6 +17,11 @@ from tests.contract.dialects.account import (
 from tests.contract.dialects.wire import crash, detail, route
 from tests.serving import Reply, Request
 
+#: What pydantic and FastAPI publish of the name of a checkpoint.
+NAME = {
+    "anyOf": [{"type": "string", "maxLength": 255, "pattern": "^[a-zA-Z0-9_-]+$"}, {"type": "null"}]
+}
+
 
 class SkyRL(Account):
     """Version 0.3."""
@@ -36,6 +41,16 @@ class SkyRL(Account):
     }
     #: What it says of the first token of a prompt.
     first_logprobs: ClassVar[list[None]] = []
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "GET /openapi.json": {
+            "openapi": "3.1.0",
+            "components": {
+                "schemas": {"SaveWeightsForSamplerRequest": {"properties": {"path": NAME}}}
+            },
+        }
+    }
+    #: Further runs that it has places for.
+    places = 8
     #: Its runs were unloaded, or their sessions have ended.
     unloaded = False
 
@@ -81,8 +96,17 @@ class SkyRL(Account):
     def create_model(self, seen: Request) -> Reply:
         if "lora_config" not in seen.json:
             raise validation("lora_config", "Field required")
-        self.runs.append(self.new_run)
+        if self.places == 0:
+            self.fails = "Maximum number of LoRA adapters (9) reached"
+        self.places -= self.fails is None
+        self.runs.append(self.new_run)  # which stays in the list, also if this fails
         return self.accept({"model_id": self.new_run}, model_id=self.new_run)
+
+    @route("POST", "unload_model")
+    def unload_model(self, seen: Request) -> Reply:
+        self.known_run(seen.json["model_id"])
+        self.places += 1
+        return self.accept({"model_id": seen.json["model_id"]})
 
     @route("POST", "load_weights")
     def load_weights(self, seen: Request) -> Reply:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
+import json
 import re
 import tempfile
 
@@ -21,7 +23,7 @@ from tinkex.cli.formatters import (
     wants_colour,
 )
 from tinkex.cli.progress import console
-from tinkex.columns import Flag, Presentation, Size
+from tinkex.columns import Flag, Presentation, Size, plain_text
 from tinkex.exceptions import LocalError
 from tinkex.settings import DEFAULT_BASE_URL
 from tinkex.testing import _Stream, invoke
@@ -86,17 +88,46 @@ def test_empty_list_is_a_note_about_the_rows_only(monkeypatch):
     assert "+--" in table(200, monkeypatch, rows=[], print_empty=True)[0]
 
 
+def listed(formatter, rows, names=NAMES, **values) -> str:
+    stream = _Stream()
+    formatter.emit_list(names, rows, stream, options(formatter, **values))
+    return stream.getvalue()
+
+
 def test_words_of_formats_without_types():
-    stream = _Stream()
-    formatter = ValueFormatter()
-    formatter.emit_list(NAMES, [("a", Size(None), Flag(False), None)], stream, options(formatter))
-    assert stream.getvalue() == "a null false null\n"
-    stream = _Stream()
-    csv = CSVFormatter()
-    csv.emit_list(
-        NAMES, [("a", Size(1), Flag(False), None)], stream, options(csv, quote_mode="minimal")
-    )
-    assert stream.getvalue().splitlines()[1] == "a,1,false,"
+    row = ("a", Size(None), Flag(False), None)
+    assert listed(ValueFormatter(), [row]) == "a null false null\n"
+    assert listed(CSVFormatter(), [row], quote_mode="minimal").splitlines()[1] == "a,,false,"
+
+
+CELLS = ('back\\slash "quoted", C:\\', "line\nbreak\r\nand\ttab", {"note": 'he said "hi"\nC:\\tmp'})
+
+
+@pytest.mark.parametrize("mode", ["all", "minimal", "none", "nonnumeric"])
+def test_csv_readers_get_what_the_server_sent(mode):
+    text = listed(CSVFormatter(), [CELLS], NAMES[:3], quote_mode=mode)
+    heads, (first, second, third) = csv.reader(io.StringIO(text, newline=""))
+    assert (heads, first, second, json.loads(third)) == (list(NAMES[:3]), *CELLS)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nb"])
+def test_a_row_in_the_value_format_is_one_line(text):
+    assert listed(ValueFormatter(), [(text, text)], ("x", "y")) == "a\\nb a\\nb\n"
+    stream, formatter = _Stream(), ValueFormatter()
+    formatter.emit_one(("x", "y"), (text, 1), stream, options(formatter))
+    assert stream.getvalue() == "a\\nb\n1\n"
+
+
+@pytest.mark.parametrize("noindent", [True, False])
+def test_json_has_null_for_infinity_and_nan(noindent):
+    row = (float("inf"), {"a": [float("nan"), -1e999, 1.5]})
+    expected = {"x": None, "y": {"a": [None, None, 1.5]}}
+    assert json.loads(listed(JSONFormatter(), [row], "xy", noindent=noindent)) == [expected]
+    stream, formatter = _Stream(), JSONFormatter()
+    formatter.emit_one("xy", row, stream, options(formatter, noindent=noindent))
+    assert json.loads(stream.getvalue()) == expected
+    assert "Infinity" not in stream.getvalue()
+    assert plain_text(list(row)) == '[null, {"a": [null, null, 1.5]}]'
 
 
 def test_shell_values_are_quoted():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import pytest
@@ -30,7 +32,7 @@ def server():
         "billing/usage/events",
         {
             "data": [event(40.0), event(21.2), event(None)],
-            "sessions": {"s-1": {"user_metadata": {"a": "b"}}},
+            "sessions": {"s-1": {"user_metadata": {"a": "C:\\b"}}},
             "cost_data_through": "2026-11-02T00:00:00Z",
         },
     )
@@ -64,3 +66,14 @@ def test_above_the_budget_there_is_one_line_and_a_failure(server, budget, tmp_pa
     assert not file.exists()
     told = usage(server, "--budget", budget, "-f", "json")
     assert json.loads(told.stderr)["error"]["message"].startswith("Over budget: ")
+
+
+def test_csv_is_what_the_server_sent_and_steers_no_terminal(server, tmp_path):
+    odd = event(1.0, base_model="\x1b[31mC:\\m", tags=["a", {"b": 1e999}])
+    server.on("GET", "billing/usage/events", {"data": [odd], "sessions": {}})
+    file = tmp_path / "usage.csv"
+    usage(server, "--csv", str(file))
+    (row,) = csv.DictReader(io.StringIO(file.read_text()))
+    assert row["base_model"] == odd["base_model"]
+    assert json.loads(row["tags"]) == ["a", {"b": None}]
+    assert "\x1b" not in usage(server, "--csv", "-").stdout

@@ -101,7 +101,10 @@ DOWNLOADED = {"tinker_path": PATH, "base_model": "org/other", "lora_rank": 4}
 @pytest.mark.parametrize(
     ("files", "name", "model"),
     [
-        ({}, PATH, ModelPath(PATH)),
+        *(
+            ({}, text, ModelPath(PATH))
+            for text in (PATH, f" {PATH}/ ", f"`{PATH.upper()[:6]}{PATH[6:]}`")
+        ),
         ({"adapter_config.json": ADAPTER}, "", ModelPath(None, "org/model", 8)),
         (
             {"adapter_config.json": ADAPTER, "tinkex.lock.json": DOWNLOADED},
@@ -116,7 +119,20 @@ DOWNLOADED = {"tinker_path": PATH, "base_model": "org/other", "lora_rank": 4}
 def test_models(tmp_path, files, name, model):
     for file, values in files.items():
         (tmp_path / file).write_text(json.dumps(values))
-    assert read_model_path(name if name == PATH else str(tmp_path / name)) == model
+    assert read_model_path(name if PATH[6:] in name else str(tmp_path / name)) == model
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "tinkex.lock.json"]
+)
+def test_a_file_in_a_downloaded_directory_means_the_directory(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\xff\x00")
+    (tmp_path / "tinkex.lock.json").write_text(json.dumps(DOWNLOADED))
+    assert read_model_path(str(tmp_path / name)) == ModelPath(PATH, "org/other", 4)
+    metadata = {"base_model": "org/model", "weights_path": "tinker://other/weights/x"}
+    (tmp_path / "saved.json").write_text(json.dumps(metadata))
+    assert read_model_path(str(tmp_path / "saved.json")).tinker_path == "tinker://other/weights/x"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ def test_only_the_value_changes(path, value, old, new):
     assert file.edit(TEXT, path, value) == TEXT.replace(old, new)
 
 
+def test_other_values_stay_as_they_are_written():
+    text = "profile: no\nprofiles:\n  no: {api_key: 0123, tags: [yes, 1.10], allow_http: true}\n"
+    changed = file.edit(text, ["profiles", "no", "format"], "no")
+    assert changed == text.replace("true}", "true, format: 'no'}")
+    assert file.edit(changed, ["profiles", "no", "format"], None) == text
+
+
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [

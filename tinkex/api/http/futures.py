@@ -12,7 +12,6 @@ from tinkex.api.http.schema import refuse
 from tinkex.api.http.transport import Request, Response, Transport, log_traceback
 from tinkex.exceptions import (
     BadRequest,
-    Category,
     ConnectionFailed,
     InvalidResponse,
     OperationFailed,
@@ -27,9 +26,13 @@ PROTOBUF = "application/x-protobuf"
 POLL_TIMEOUT = 45.0
 #: Consecutive polls that fail before the operation does.
 MAX_FAILURES = 5
-#: Polling interval in seconds, growing, if the server responds at once.
-_SHORTEST, _LONGEST = 0.05, 1.0
+#: Seconds between two polls that the server does not hold open; some answer no faster ones.
+INTERVAL = 1.0
 _LONGEST_BACKOFF = 30.0
+#: ``type`` of an operation that failed, on some servers.
+_FAILED = ("request_failed", "RequestFailedResponse")
+#: Members of a response that say when to poll again → their unit in seconds.
+_WAITS = {"retry_after_ms": 0.001, "retry_after_s": 1.0}
 
 Decoder = Callable[[bytes], dict[str, Any]]
 
@@ -42,6 +45,46 @@ def request_id_of(accepted: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or not value:
         refuse("no 'request_id'", accepted)
     return value
+
+
+def outcome(
+    transport: Transport,
+    accepted: Mapping[str, Any],
+    kind: str,
+    deadline: Deadline,
+    decode: Decoder | None = None,
+    *,
+    wanted: str,
+) -> dict[str, Any]:
+    """Return the result of a request: from its response, or by polling.
+
+    Servers differ in which requests they answer at once; parameters and errors are those of
+    :func:`result`.
+
+    :param accepted: the response.
+    :param wanted: a member that only the result has.
+    """
+    if accepted.get("request_id") is None:
+        if has_failed(accepted):
+            raise _failure(transport, accepted)
+        if accepted.get(wanted) is not None:
+            return dict(accepted)
+        refuse(f"neither {wanted!r} nor 'request_id'")
+    return result(transport, request_id_of(accepted), kind, deadline, decode)
+
+
+def has_failed(value: Mapping[str, Any]) -> bool:
+    """Return whether a response with a status of success reports a failure."""
+    is_failed = value.get("type") in _FAILED or value.get("status") == "failed"
+    return is_failed or value.get("error") is not None  # even an empty one
+
+
+def _failure(transport: Transport, value: Mapping[str, Any]) -> OperationFailed:
+    is_user = str(value.get("category")).startswith("user")
+    words = transport.auth.hidden(words_of(value))
+    log_traceback(words)
+    words = detail_of(words) or "the operation failed, and the service does not say why"
+    return OperationFailed(words, category="user" if is_user else "server")
 
 
 def result(
@@ -75,7 +118,8 @@ class _Poll:
         self._deadline = deadline
         self._decode = decode
         self._failures = 0
-        self._gap = _SHORTEST
+        #: Seconds that the server asked to wait before the next poll.
+        self._asked = 0.0
         self._iteration = 0
         self._body = {"request_id": request_id, "allow_metadata_only": False}
         self._headers = {"X-Tinker-Request-Type": kind}
@@ -91,11 +135,9 @@ class _Poll:
             value = self._value(response)
             if value is not None:
                 return value
-            # Servers hold a poll open; one that does not must not be flooded.
-            took = time.monotonic() - start
-            if took < self._gap:
-                self._deadline.sleep(self._gap - took)
-            self._gap = min(self._gap * 2, _LONGEST)
+            wait = max(self._asked, INTERVAL - (time.monotonic() - start))
+            self._asked = 0.0
+            self._deadline.sleep(wait)
 
     def _poll_once(self) -> Response | None:
         """Poll once; ``None`` if there was no response."""
@@ -120,7 +162,7 @@ class _Poll:
             queue: dict[str, Any] = {}
             with suppress(InvalidResponse):
                 queue = response.object()
-            self._tell_queue(queue)
+            self._pending(queue, response)
             return None
         if response.status == 429 or response.status >= 500:
             error = self._transport.refusal(response)
@@ -143,28 +185,27 @@ class _Poll:
         status = value.get("status")
         is_pending = status == "pending" and "result" not in value
         if value.get("type") == "try_again" or status == "complete_metadata" or is_pending:
-            self._tell_queue(value)
+            self._pending(value, response)
             return None
-        if value.get("error") is not None:  # even an empty one
-            category: Category = "user" if value.get("category") == "user" else "server"
-            words = self._transport.auth.hidden(words_of({"error": value["error"]}))
-            log_traceback(words)
-            words = detail_of(words) or "the operation failed, and the service does not say why"
-            error = OperationFailed(words, category=category)
+        if has_failed(value):
+            error = _failure(self._transport, value)
             error.request_id = response.request_id
             raise error
         wrapped = value.get("result")
         return wrapped if status == "completed" and isinstance(wrapped, dict) else value
 
-    def _tell_queue(self, value: dict[str, Any]) -> None:
+    def _pending(self, value: dict[str, Any], response: Response) -> None:
+        """Report why there is no result yet, and note when the server wants the next poll."""
         state, reason = value.get("queue_state"), value.get("queue_state_reason")
         self._deadline.report(
             queue_state=state if isinstance(state, str) else None,
             reason=reason if isinstance(reason, str) else None,
         )
-        wait = value.get("retry_after_ms")
-        if isinstance(wait, (int, float)) and 0 < wait <= LONGEST_WAIT * 1000:
-            self._deadline.sleep(wait / 1000)
+        waits = [retry_after(response.headers)]
+        for name, unit in _WAITS.items():
+            number = value.get(name)
+            waits.append(number * unit if isinstance(number, (int, float)) else None)
+        self._asked = max((w for w in waits if w is not None and w <= LONGEST_WAIT), default=0.0)
 
     def _count(self, error: TinkexError, reason: str, asked: float | None) -> None:
         """Wait after a poll failed with *error*, or raise it if it is one too many."""

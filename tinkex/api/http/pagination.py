@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from tinkex.api.http import schema
@@ -99,6 +101,10 @@ class Walk(Generic[T]):
             self._first = self._take(*self._fetched(self.offset))
         return self._first
 
+    def distinct(self) -> list[T]:
+        """Walk to the end and return all items, each once even if it was on several pages."""
+        return list({self._key(item): item for item in self}.values())
+
     def page(self) -> Page[T]:
         """Walk to the end and return all items."""
         found = list(self)
@@ -131,7 +137,8 @@ class Walk(Generic[T]):
         """Return the number of items requested at *start*, those received, and the total."""
         size = self._page_size if self._end is None else min(self._page_size, self._end - start)
         items, total = self._fetch(size, start)
-        return size, items[:size], total
+        # Some servers send the whole list, whatever is requested.
+        return size, items if self._end is None else items[:size], total
 
     def _take(self, size: int, items: list[T], total: int | None) -> list[T]:
         """Record that the page after the last has been received and return its new items."""
@@ -168,18 +175,44 @@ def walk(
     offset: int,
     page_size: int,
     key: Callable[[T], Hashable] = lambda item: item,
+    rows: Callable[[schema.Json, str], list[Any]] = schema.rows,
 ) -> Walk[T]:
     """Return the walk through the list at ``request.path``, which is also its name in a page.
 
     :param read: makes an item of its JSON form.
+    :param rows: returns the items of a page by their name.
     """
 
     def fetch(size: int, start: int) -> tuple[list[T], int | None]:
         params = {**request.params, "limit": size, "offset": start}
         data = transport.call(dataclasses.replace(request, params=params), deadline).object()
-        return [read(item) for item in schema.items(data, request.path)], total_count(data)
+        return [read(item) for item in rows(data, request.path)], total_count(data)
 
     return Walk(fetch, limit, offset, page_size, key)
+
+
+def newest_first(
+    walk: Callable[[int | None, int], Walk[T]],
+    time: Callable[[T], datetime],
+    limit: int | None,
+    offset: int,
+) -> Walk[T] | Page[T]:
+    """Return *limit* items from *offset* on, the newest first, whatever the server's order.
+
+    If the first page is in this order, the server is trusted, and what is not needed is not read.
+    Else the whole list is read and sorted.
+
+    :param walk: returns the walk with a limit and an offset.
+    """
+    found = walk(limit and max(limit, 2), offset)  # one item shows no order
+    seen = found.first()
+    if offset and len(seen) == 1:
+        seen = walk(2, offset - 1).first()
+    times = list(map(time, seen))
+    if all(newer >= older for newer, older in itertools.pairwise(times)):
+        return Page(found.first()[:1], found.total, offset) if limit == 1 else found
+    everything = walk(None, 0) if limit or offset else found
+    return Page.of(sorted(everything.distinct(), key=time, reverse=True), limit, offset)
 
 
 def total_count(data: schema.Json) -> int | None:

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: Limit of numbers: no size, count or rank comes near.
 _TOO_LARGE = 2**63
+#: Times above this are milliseconds: as seconds, they would be after the year 5000.
+_MILLISECONDS = 1e11
 
 
 def refuse(what: str, data: Json | None = None) -> NoReturn:
@@ -53,6 +55,14 @@ def items(data: Json, name: str) -> list[Any]:
     if not isinstance(value, list):
         refuse(f"no list of {name!r}", data)
     return value
+
+
+def rows(data: Json, name: str, kinds: type | tuple[type, ...] = Mapping) -> list[Any]:
+    """Return the list *name* of *data*; some items may be odd, but not all."""
+    found = items(data, name)
+    if found and not any(isinstance(item, kinds) for item in found):
+        refuse(f"no object where {name!r} should be")
+    return found
 
 
 def identifier(value: Any) -> str:
@@ -111,30 +121,41 @@ def optional_bool(data: Json, name: str) -> bool | None:
 def optional_time(data: Json, name: str) -> datetime | None:
     """Return the time *name* of *data* in UTC, or ``None``.
 
-    Some servers leave the zone out; they mean UTC.
+    Some servers leave the zone out; they mean UTC. Some send seconds or milliseconds since 1970,
+    and some a time in 1970 for one that they do not know.
     """
-    value = optional_text(data, name)
-    if not value:
-        return None
+    value = data.get(name)
     try:
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            moment = datetime.fromtimestamp(value / (1000 if value > _MILLISECONDS else 1), UTC)
+        elif iso := optional_text(data, name):
+            moment = datetime.fromisoformat(iso)
+        else:
+            return None
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):  # beyond year 1 or 9999 in UTC, or no number
         refuse(f"no time as {name!r}")
+    return None if moment.year == 1970 else moment
 
 
-def read(cls: type[T], data: Any, name: str, **given: Any) -> T:
+def read(cls: type[T], data: Any, name: str, *, lenient: bool = False, **given: Any) -> T:
     """Return the dataclass *cls* with the members of the JSON object *data*.
 
     Each field is read by its annotation; one with a default may be missing or null.
 
     :param name: what *data* is, for the error message.
+    :param lenient: a member of another type is its default, so that no row fails a list.
     :param given: fields that are not read.
     """
     record = mapping(data, name)
     for field, reader, is_required in _plan(cls):  # type: ignore[arg-type]
         if field not in given:
-            value = reader(record, field)
+            try:
+                value = reader(record, field)
+            except InvalidResponse:
+                if is_required or not lenient:
+                    raise
+                continue
             if is_required and value in (None, ""):
                 refuse(f"no {field!r}", record)
             if value is not None:

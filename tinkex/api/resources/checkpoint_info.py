@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from tinkex.api.http import schema
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
-from tinkex.api.paths import KINDS, TinkerPath, run_url
-from tinkex.exceptions import APIError, InvalidResponse, RateLimited, Unauthorized
+from tinkex.api.paths import KINDS, TinkerPath, run_url, shown
+from tinkex.exceptions import (
+    APIError,
+    InvalidResponse,
+    RateLimited,
+    Unauthorized,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,9 @@ class Checkpoint:
     """A saved checkpoint.
 
     :ivar checkpoint_id: the service's id within the run; its form differs between servers.
-    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``.
-    :ivar time: when it was saved, UTC.
+    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``; else as the server sent it.
+    :ivar tinker_path: as the server sent it where this version does not understand it.
+    :ivar time: when it was saved, UTC; ``None`` if unknown.
     :ivar public: whether everyone may use it.
     :ivar expires_at: when the service will delete it, UTC; ``None`` means never.
     """
@@ -28,7 +36,7 @@ class Checkpoint:
     checkpoint_id: str
     checkpoint_type: str
     tinker_path: str
-    time: datetime
+    time: datetime | None = None
     size_bytes: int | None = None
     public: bool = False
     expires_at: datetime | None = None
@@ -36,22 +44,78 @@ class Checkpoint:
     run_id: str = ""
 
     @classmethod
-    def from_json(cls, data: Any) -> Checkpoint:
-        """Return the checkpoint that *data* describes."""
-        record = schema.mapping(data, "checkpoints")
-        path = TinkerPath.from_server(schema.text(record, "tinker_path"))
-        size = schema.optional_int(record, "size_bytes")
-        kind = schema.optional_text(record, "checkpoint_type") or path.checkpoint_type
-        return schema.read(
+    def from_json(cls, data: Any, run_id: str = "") -> Checkpoint:
+        """Return the checkpoint that *data* describes, as far as this version understands it.
+
+        :param run_id: the run in whose list it is, for a path that does not name its run.
+        """
+        record = data if isinstance(data, Mapping) else {"path": shown(data)}
+        text = {name: value for name, value in record.items() if isinstance(value, str) and value}
+        name = text.get("checkpoint_id", "")
+        path = text.get("tinker_path") or text.get("path") or name or shown(data)
+        kind = text.get("checkpoint_type", "")
+        with contextlib.suppress(UsageError):
+            parsed = TinkerPath.from_string(path)
+            path, run_id = str(parsed), parsed.run_id
+            name, kind = name or parsed.checkpoint_id, kind or parsed.checkpoint_type
+        found = schema.read(
             cls,
             record,
             "checkpoints",
-            checkpoint_id=schema.optional_text(record, "checkpoint_id") or path.checkpoint_id,
+            lenient=True,
+            checkpoint_id=name,
             checkpoint_type=KINDS.get(kind, kind),  # some servers have the word in paths
-            tinker_path=str(path),
-            size_bytes=None if size is None or size < 0 else size,
-            run_id=path.run_id,
+            tinker_path=path,
+            run_id=run_id,
         )
+        return found if (found.size_bytes or 0) >= 0 else replace(found, size_bytes=None)
+
+    @property
+    def path(self) -> TinkerPath | None:
+        """The parts of its path; ``None`` if this version does not understand it."""
+        try:
+            return TinkerPath.from_string(self.tinker_path)
+        except UsageError:
+            return None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether kind, type and time are known; bulk commands leave all others out."""
+        path, types = self.path, KINDS.values()
+        is_plain = path is not None and path.kind in KINDS and "/" not in path.name
+        return is_plain and self.checkpoint_type in types and self.time is not None
+
+    @property
+    def has_bare_id(self) -> bool:
+        """Whether its id has no kind, so that it may be that of two checkpoints."""
+        return bool(self.checkpoint_id) and "/" not in self.checkpoint_id
+
+
+def key_of(path: str) -> str:
+    """Return *path* without its scheme, which may differ between a save and a list."""
+    return path.rpartition("://")[2]
+
+
+def row_of(path: TinkerPath, rows: Iterable[Checkpoint]) -> Checkpoint | None:
+    """Return the checkpoint *path* among *rows*, the list of its run."""
+    key = key_of(str(path))
+    return next((row for row in rows if key_of(row.tinker_path) == key), None)
+
+
+def twins_of(path: TinkerPath, rows: Collection[Checkpoint]) -> list[Checkpoint]:
+    """Return those of *rows*, the list of its run, that a server may take for *path*.
+
+    They have the same name or id, and ids without a kind.
+    """
+    own = row_of(path, rows)
+    names = {path.name, own.checkpoint_id if own else path.name}
+    return [
+        row
+        for row in rows
+        if row is not own
+        and row.has_bare_id
+        and names & {row.checkpoint_id, row.tinker_path.rpartition("/")[2]}
+    ]
 
 
 @dataclass(frozen=True)

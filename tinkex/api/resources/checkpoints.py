@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinkex.api.http import pagination, schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
-from tinkex.api.paths import TinkerPath, run_url, segment_from_server
+from tinkex.api.paths import (
+    UNKNOWN_FORM,
+    TinkerPath,
+    as_received,
+    run_url,
+    segment_from_server,
+)
 from tinkex.api.resources.checkpoint_info import (
     Checkpoint,
     CheckpointInfo,
@@ -21,12 +29,12 @@ from tinkex.api.resources.checkpoint_info import (
     lineage_of,
     weights_info,
 )
-from tinkex.api.resources.runs import TrainingRun, no_such_run, walk_runs
+from tinkex.api.resources.runs import TrainingRun, call_about_run, request_run, walk_runs
+from tinkex.api.resources.selection import time_of
 from tinkex.api.resources.sessions import Sessions
 from tinkex.config import credentials
 from tinkex.exceptions import (
     APIError,
-    BadRequest,
     Forbidden,
     InvalidResponse,
     NotFound,
@@ -37,6 +45,7 @@ from tinkex.exceptions import (
 from tinkex.files import path_of
 
 if TYPE_CHECKING:
+    from tinkex.api.resources.changes import Changes
     from tinkex.api.resources.selection import Selection
     from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import OnProgress, Progress
@@ -55,8 +64,6 @@ _CONCURRENCY = 8
 _PATIENCE = 5.0
 #: Names that a suggestion shows.
 _SHOWN = 3
-#: TuFT's answer to every request to unpublish: its route takes "publish" for the name.
-_MISREAD = "Invalid checkpoint reference"
 #: Carries the access token of the account that owns the original of a copy.
 _TOKEN_HEADER = "X-Tinker-Weights-Access-Token"  # noqa: S105 - a name, not a token
 
@@ -67,6 +74,7 @@ class Checkpoints:
     def __init__(self, transport: Transport, sessions: Sessions) -> None:
         self._transport = transport
         self._sessions = sessions
+        self._skipped: set[str] = set()
 
     def list(
         self,
@@ -76,7 +84,7 @@ class Checkpoints:
         *,
         access_scope: str | None = None,
     ) -> Page[Checkpoint]:
-        """Return checkpoints in the service's order.
+        """Return checkpoints, the newest first; those of unknown time come last.
 
         Some servers have no list over all runs, or one without sampler checkpoints; then each
         run is listed, and the page's ``note`` says so.
@@ -123,17 +131,33 @@ class Checkpoints:
 
         Limit, offset and scope are those of :meth:`list`.
 
-        :param sort: member of :class:`Checkpoint` to sort by; the service's order by default.
+        :param sort: member of :class:`Checkpoint` to sort by; the newest first by default.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         limit = pagination.positive_limit(limit, offset)
         everything = self.list(None, run_id=wanted.one_run, access_scope=access_scope)
         found = [checkpoint for checkpoint in everything if wanted.matches(checkpoint)]
+        if wanted.before or wanted.after:
+            at_any_time = replace(wanted, before=None, after=None)
+            self.known(c for c in everything if c.time is None and at_any_time.matches(c))
         if sort is not None:
             from tinkex.api.resources import selection
 
             found = selection.ordered(found, sort, descending=descending)
         return Page.of(found, limit, offset, everything.note)
+
+    def known(self, found: Iterable[Checkpoint]) -> Sequence[Checkpoint]:
+        """Return those of *found* that may be treated in bulk; report the others once.
+
+        Nothing is done in bulk to a checkpoint whose kind, type or time is unknown.
+        """
+        found = [*found]
+        skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
+        self._skipped |= skipped
+        if skipped:
+            note = f"Skipped, as kind, type or time is unknown: {a_few(sorted(skipped))}."
+            self._transport.deadline("the checkpoints").report(note=note)
+        return [checkpoint for checkpoint in found if checkpoint.is_known]
 
     def info(self, path: str) -> CheckpointInfo:
         """Return everything that the service reports about the checkpoint *path*.
@@ -144,57 +168,91 @@ class Checkpoints:
         """
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
+        missing: APIError
         try:
-            found = self._find(parsed, deadline)
-        except (NotFound, Forbidden) as missing:
-            try:
-                lineage = weights_info(self._transport, parsed, deadline)
-            except (APIError, InvalidResponse):
-                raise missing from None
-            return CheckpointInfo.of(parsed, None, lineage)
+            listed = list_of_run(self._transport, parsed.run_id, deadline)
+        except (NotFound, NotOffered, Forbidden) as error:
+            listed, missing = [], error
+        else:
+            known = [(other, record) for record in listed if (other := record.path)]
+            # Servers differ in the scheme that they write.
+            found = next((record for other, record in known if other.url == parsed.url), None)
+            if found is not None:
+                lineage = Lineage()
+                with suppress(APIError):
+                    lineage = lineage_of(self._transport, parsed, deadline)
+                return CheckpointInfo.of(parsed, found, lineage)
+            hint = suggestion(parsed, listed)
+            missing = NotFound(f"no checkpoint {parsed}", status=404, hint=hint)
+            # Some servers describe anything in a run; some list no samplers.
+            if any(other.kind == parsed.kind for other, _ in known):
+                raise missing
         try:
-            lineage = lineage_of(self._transport, parsed, deadline)
-        except APIError:
-            lineage = Lineage()
-        return CheckpointInfo.of(parsed, found, lineage)
+            lineage = weights_info(self._transport, parsed, deadline)
+        except (APIError, InvalidResponse):
+            raise missing from None
+        return CheckpointInfo.of(parsed, None, lineage)
 
-    def publish(self, path: str) -> None:
+    def changes(
+        self, paths: Sequence[str], *, known: Iterable[Checkpoint] = (), force: bool = False
+    ) -> Changes:
+        """Return what changes the checkpoints *paths*, after it has read the lists of their runs.
+
+        :param known: those of *paths* that were just listed, which may spare these requests.
+        :param force: see :meth:`delete`.
+        """
+        from tinkex.api.resources.changes import Changes
+
+        read = partial(list_of_run, self._transport)
+        return Changes(self._transport, read, paths, known=known, force=force)
+
+    def publish(self, path: str, *, force: bool = False) -> None:
         """Make the checkpoint *path* public.
 
+        :param force: see :meth:`delete`.
         :raises tinkex.exceptions.Conflict: it is public already.
         """
-        what = ("publishing", "the checkpoint to be published")
-        self._change("POST", path, "/publish", what)
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).publish(path)
 
-    def unpublish(self, path: str) -> None:
+    def unpublish(self, path: str, *, force: bool = False) -> None:
         """Make the checkpoint *path* private again.
 
+        :param force: see :meth:`delete`.
         :raises tinkex.exceptions.Conflict: it is not public.
         """
-        what = ("unpublishing", "the checkpoint to be unpublished")
-        try:
-            self._change("DELETE", path, "/publish", what)
-        except BadRequest as error:
-            if error.message != _MISREAD:
-                raise
-            message = "this server does not offer unpublishing"
-            raise NotOffered(message, status=400, request_id=error.request_id) from error
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).unpublish(path)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, *, force: bool = False) -> None:
         """Delete the checkpoint *path*; this cannot be undone.
 
+        :param force: do so even if the run has another checkpoint of this name and the server's
+            ids do not distinguish them, so that it may delete either or both.
         :raises tinkex.exceptions.NotFound: it does not exist.
+        :raises tinkex.exceptions.SharedName: *force* would be needed.
+        :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists it.
         """
-        what = ("deleting checkpoints", "the checkpoint to be deleted")
-        self._change("DELETE", path, "", what)
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).delete(path)
 
-    def set_ttl(self, path: str, seconds: int | None) -> None:
+    def set_ttl(self, path: str, seconds: int | None, *, force: bool = False) -> None:
         """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
 
+        :param force: see :meth:`delete`.
         :raises tinkex.exceptions.BadRequest: *seconds* is outside of ``TTL_LIMITS``.
         """
-        what = ("expiry of checkpoints", "the expiry to be set")
-        self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).set_ttl(path, seconds)
+
+    def check_name(self, name: str) -> None:
+        """Refuse the name of a new checkpoint if the service is known to refuse it.
+
+        :raises tinkex.exceptions.UsageError: it does; found before a run is created for it.
+        """
+        from tinkex.api.resources import training
+
+        training.check_name(self._transport, name)
 
     def copy(
         self,
@@ -224,17 +282,24 @@ class Checkpoints:
         session.finish()
         return copy
 
-    def suggest(self, path: str) -> str | None:
-        """Return a hint for *path*, which does not exist: others of its run; never raises."""
+    def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
+        """Return a hint for *path*, which does not exist: others of its run; never raises.
+
+        :param to_sample: it may exist, but cannot be sampled, so only samplers are of use.
+        """
         parsed = TinkerPath.from_string(path)
         patience = min(_PATIENCE, self._transport.settings.timeout)
         deadline = self._transport.deadline("other checkpoints of the run", patience)
         try:
-            return suggestion(parsed, list_of_run(self._transport, parsed.run_id, deadline))
+            found = list_of_run(self._transport, parsed.run_id, deadline)
         except NotFound:
             return f"There is no training run {parsed.run_id}."
         except TinkexError:
             return None
+        if not to_sample:
+            return suggestion(parsed, found)
+        samplers = [c for c in found if c.checkpoint_type == "sampler" and c.path != parsed]
+        return suggestion(parsed, samplers) if samplers else None
 
     def download(
         self,
@@ -303,7 +368,7 @@ class Checkpoints:
         wanted = {selection.type_called(word) for word in types}
         paths = [
             checkpoint.tinker_path
-            for checkpoint in self.list(None, run_id=run_id)
+            for checkpoint in self.known(self.list(None, run_id=run_id))
             if not wanted or checkpoint.checkpoint_type in wanted
         ]
         return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
@@ -315,44 +380,29 @@ class Checkpoints:
 
         return download(self._transport, self._sessions, path, directory, force, on_progress)
 
-    def _find(self, path: TinkerPath, deadline: Deadline) -> Checkpoint:
-        found = {c.tinker_path: c for c in list_of_run(self._transport, path.run_id, deadline)}
-        if str(path) in found:
-            return found[str(path)]
-        hint = suggestion(path, found.values())
-        raise NotFound(f"no checkpoint {path}", status=404, hint=hint)
-
-    def _change(
-        self,
-        method: str,
-        path: str,
-        suffix: str,
-        what: tuple[str, str],
-        body: Any = None,
-    ) -> None:
-        """Request a change; *what* is the name of the ability and what the deadline is for."""
-        parsed = TinkerPath.from_string(path)
-        deadline = self._transport.deadline(what[1])
-        # A retry may find that the first try has succeeded: deleted, or in that state already.
-        settled = frozenset({404, 409} if suffix else {404})
-        request = Request(
-            method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
-        )
-        self._transport.call(request, deadline)
-
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
+        from tinkex.api.http import futures  # which lists do without
+
         # Retries carry the same idempotency key, so they make no second copy.
         what = "copies of checkpoints"
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
-        return str(TinkerPath.from_server(schema.text(answer, "tinker_path")))
+        if answer.get("tinker_path") is None:  # some servers take their time
+            answer = futures.outcome(
+                self._transport, answer, "CopyWeights", deadline, wanted="tinker_path"
+            )
+        path, is_known = as_received(schema.text(answer, "tinker_path"))
+        if not is_known:
+            deadline.report(note=UNKNOWN_FORM)
+        return path
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
-    """Return a hint for *path*, which is not among *found*, the checkpoints of its run."""
-    others = [TinkerPath.from_string(checkpoint.tinker_path) for checkpoint in found]
+    """Return a hint for *path*, which is not what is meant among *found*, those of its run."""
+    listed = [other for checkpoint in found if (other := checkpoint.path)]
+    others = [other for other in listed if other != path]
     if not others:
-        return f"The run {path.run_id} has no checkpoints."
+        return f"The run {path.run_id} has no {'other ' if listed else ''}checkpoints."
     same_name = next((other for other in others if other.name == path.name), None)
     if same_name:
         return f"Did you mean {same_name}?"
@@ -371,16 +421,27 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    """Return all checkpoints of the run *run_id*.
+    """Return all checkpoints of the run *run_id*, the newest first.
 
     :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
     """
-    request = Request("GET", f"{run_url(run_id)}/checkpoints")
     try:
-        data = transport.call(request, deadline).object()
-    except NotOffered as error:
-        raise no_such_run(run_id, error) from error
-    return [Checkpoint.from_json(record) for record in schema.items(data, "checkpoints")]
+        return _listed(transport, run_id, deadline)
+    except NotFound:
+        # Some servers respond like this about a run without checkpoints.
+        with suppress(TinkexError):
+            request_run(transport, run_id, deadline)
+            return []
+        raise
+
+
+def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
+    request = Request("GET", f"{run_url(run_id)}/checkpoints", what="lists of checkpoints")
+    data = call_about_run(transport, run_id, request, deadline).object()
+    found = (Checkpoint.from_json(record, run_id) for record in schema.rows(data, "checkpoints"))
+    different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
+    return sorted(different.values(), key=time_of, reverse=True)
 
 
 def walk_account(
@@ -397,19 +458,24 @@ def walk_account(
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
-    walk = partial(
-        pagination.walk,
-        transport,
-        Request("GET", "checkpoints", params=scope, what="a list over all runs"),
-        Checkpoint.from_json,
-        deadline,
-        page_size=_PAGE_SIZE,
-        key=lambda checkpoint: checkpoint.tinker_path,
-    )
-    found = walk(limit=limit, offset=offset)
+
+    def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
+        return pagination.walk(
+            transport,
+            Request("GET", "checkpoints", params=scope, what="a list over all runs"),
+            Checkpoint.from_json,
+            deadline,
+            limit=limit,
+            offset=offset,
+            page_size=_PAGE_SIZE,
+            key=lambda checkpoint: checkpoint.tinker_path,
+        )
+
     try:
+        found = pagination.newest_first(walk, time_of, limit, offset)
+        seen = found if isinstance(found, Page) else found.first()
         # A page beyond the end shows nothing about the list.
-        seen = found.first() or (walk(limit=1, offset=0).first() if offset else [])
+        seen = seen or (walk(1, 0).first() if offset else [])
     except NotOffered:
         page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
         transport.missing.add(_ACCOUNT_LIST)
@@ -427,22 +493,22 @@ def walk_account(
 def _page_of_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
-    """Return what :func:`walk_account` does by listing one run after the other."""
+    """Return what :func:`walk_account` does by listing all runs."""
 
-    def of_listed(run: TrainingRun) -> list[Checkpoint]:
+    def of_listed(run: TrainingRun) -> list[Checkpoint] | NotOffered:
         segment_from_server(run.training_run_id)
         try:
-            return list_of_run(transport, run.training_run_id, deadline)
+            return _listed(transport, run.training_run_id, deadline)
         except NotFound:
-            return []  # deleted in the meantime
+            return []  # it has none, or was deleted in the meantime
+        except NotOffered as error:
+            return error
 
-    end = None if limit is None else offset + limit
-    runs = walk_runs(transport, deadline).page()
+    runs = [run for run in walk_runs(transport, deadline).distinct() if run.training_run_id]
     found: list[Checkpoint] = []
-    asked = 0
-    for records in map_ordered(of_listed, runs, workers=_CONCURRENCY, window=_CONCURRENCY):
-        found += records
-        asked += 1
-        if end is not None and len(found) >= end:
-            break
-    return Page(found[offset:end], len(found) if asked == len(runs) else None, offset, note)
+    for number, listed in enumerate(map_ordered(of_listed, runs, workers=_CONCURRENCY)):
+        if not isinstance(listed, NotOffered):
+            found += listed
+        elif number == 0:
+            raise listed
+    return Page.of(sorted(found, key=time_of, reverse=True), limit, offset, note)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tinkex.api.http import schema
+from tinkex.api.http.pagination import Page
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
 
@@ -17,26 +19,31 @@ class Model:
     :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
     :ivar trainable: whether it can be trained, if reported.
     :ivar sampleable: whether it can be sampled from, if reported.
+    :ivar is_prefix: the server lists ids, with which the names of its models begin.
     """
 
     model_name: str
     max_context_length: int | None = None
     trainable: bool | None = None
     sampleable: bool | None = None
+    is_prefix: bool = False
 
     @classmethod
     def from_json(cls, data: Any) -> Model | None:
         """Return the model that *data* describes, or ``None`` if it has no name."""
         if isinstance(data, str):
             return cls(data)
-        model = schema.mapping(data, "supported_models")
-        if not schema.optional_text(model, "model_name"):
+        model = data if isinstance(data, Mapping) else {}
+        members = ("model_name", "model_id", "id")
+        names = [name for member in members if (name := model.get(member))]
+        if not names or not isinstance(names[0], str):
             return None
         can = model.get("capabilities")  # some servers have a list instead of the two members
         if isinstance(can, list):
             known = {"trainable": "training" in can, "sampleable": "sampling" in can}
             model = known | {name: value for name, value in model.items() if value is not None}
-        return schema.read(cls, model, "supported_models")
+        given = {"model_name": names[0], "is_prefix": not model.get("model_name")}
+        return schema.read(cls, model, "supported_models", lenient=True, **given)
 
 
 class Models:
@@ -45,14 +52,17 @@ class Models:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self) -> list[Model]:
-        """Return all models in the service's order."""
+    def list(self) -> Page[Model]:
+        """Return all models in the service's order; ``note`` counts those without a name."""
         return list_models(self._transport, self._transport.deadline("the list of models"))
 
 
-def list_models(transport: Transport, deadline: Deadline) -> list[Model]:
+def list_models(transport: Transport, deadline: Deadline) -> Page[Model]:
     """Return all models as part of another operation."""
     request = Request("GET", "get_server_capabilities", what="a list of models")
     data = transport.call(request, deadline).object()
-    models = map(Model.from_json, schema.items(data, "supported_models"))
-    return [model for model in models if model is not None]
+    rows = schema.rows(data, "supported_models", (Mapping, str))
+    models = [model for row in rows if (model := Model.from_json(row)) is not None]
+    left_out = len(rows) - len(models)
+    note = f"Left out for lack of a name: {left_out} of {len(rows)} models." if left_out else None
+    return Page(models, len(models), note=note)

@@ -15,14 +15,13 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from tinkex.api.paths import KINDS, SCHEME, TinkerPath, shown
+from tinkex.api.paths import KINDS, SCHEME, TinkerPath, hint_for_page, is_path, pasted, shown
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.checkpoints import Checkpoints, closest
-from tinkex.api.resources.runs import Runs
-from tinkex.api.resources.selection import TYPES
+from tinkex.api.resources.runs import Runs, last_used
+from tinkex.api.resources.selection import TYPES, time_of
 from tinkex.exceptions import (
     BadRequest,
     InvalidName,
@@ -66,11 +65,6 @@ class _Name:
     back: int
 
 
-def is_path(text: str) -> bool:
-    """Return whether *text* is a path, or looks like one."""
-    return text.startswith(SCHEME)
-
-
 def resolve_checkpoint(account: Account, text: str, *, kind: str | None = None) -> str:
     """Return the path of the checkpoint that *text* names.
 
@@ -78,6 +72,7 @@ def resolve_checkpoint(account: Account, text: str, *, kind: str | None = None) 
     :raises UsageError: it fits no checkpoint, or several (:class:`AmbiguousName`).
     :raises tinkex.exceptions.TinkexError: a request failed.
     """
+    text = pasted(text)
     if is_path(text):
         return str(TinkerPath.from_string(text))
     if text.count("/") == 2 and text.split("/")[1] in KINDS:
@@ -90,6 +85,7 @@ def resolve_run(account: Account, text: str) -> str:
 
     :raises UsageError: it fits no run, or several (:class:`AmbiguousName`).
     """
+    text = pasted(text)
     if is_path(text):
         return TinkerPath.from_string(text).run_id
     return _Search(account, "run", text).run()
@@ -102,7 +98,8 @@ def with_run(account: Account, text: str, do: Callable[[str], R]) -> R:
 
     :raises UsageError: see :func:`resolve_run`.
     """
-    if is_path(text) or "@" in text or "~" in text:
+    text = pasted(text)
+    if is_path(text) or "@" in text or "~" in text or hint_for_page(text):
         return do(resolve_run(account, text))
     try:
         return do(text)
@@ -131,12 +128,7 @@ class _Search:
             return self._one_beginning(name.run)
         if name.run or name.kind:
             raise InvalidName(f"not a run's name: {shown(name.text)}", resource="run")
-        never = datetime.min.replace(tzinfo=UTC)
-        runs = sorted(
-            self._account.runs.list(None),
-            key=lambda run: run.last_request_time or never,
-            reverse=True,
-        )
+        runs = sorted(self._account.runs.list(None), key=last_used, reverse=True)
         return _nth(runs, name.back, "training runs", "run").training_run_id
 
     def checkpoint(self, kind: str | None) -> str:
@@ -152,7 +144,7 @@ class _Search:
         kind = name.kind or kind
         fitting = [c for c in found if kind in (None, c.checkpoint_type)]
         # Checkpoints saved at the same time stay in the service's order.
-        fitting.sort(key=lambda checkpoint: checkpoint.time, reverse=True)
+        fitting.sort(key=time_of, reverse=True)
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
                 f"the run {run_id} has {len(fitting)} checkpoints",
@@ -212,7 +204,7 @@ def _parsed(text: str, what: str) -> _Name:
     match = _NAME.fullmatch(text)
     run, latest, kind, back = match.groups() if match else ("", None, None, None)
     if not (run or latest) or not text.isprintable() or not _SLASHES.fullmatch(run):
-        hint = _FORMS if what == "checkpoint" else None
+        hint = hint_for_page(text) or (_FORMS if what == "checkpoint" else None)
         raise InvalidName(f"not a {_KINDS_OF_NAME[what]}: {shown(text)}", resource=what, hint=hint)
     if kind is not None and kind not in TYPES:
         raise UsageError(
@@ -236,7 +228,7 @@ def _labelled(
     found: Sequence[Checkpoint], run_id: str, label: str, kind: str | None, back: int
 ) -> str:
     """Return the checkpoint of *found* called *label*: ``NAME`` or ``weights/NAME``."""
-    names = {c.tinker_path: TinkerPath.from_string(c.tinker_path) for c in found}
+    names = {c.tinker_path: path for c in found if (path := c.path)}
     fitting = [p for p in names.values() if label in (p.name, p.checkpoint_id)]
     if len(fitting) > 1:
         fitting = [p for p in fitting if p.checkpoint_type == kind] or fitting
@@ -251,8 +243,8 @@ def _labelled(
             f"{len(fitting)} checkpoints of the run {run_id} are called {shown(label)}",
             hint=f"Give one in full: {a_few([str(p) for p in fitting])}.",
         )
-    line = [c for c in found if names[c.tinker_path].kind == fitting[0].kind]
-    line.sort(key=lambda checkpoint: checkpoint.time, reverse=True)
+    line = [c for c in found if c.path and c.path.kind == fitting[0].kind]
+    line.sort(key=time_of, reverse=True)
     place = [c.tinker_path for c in line].index(str(fitting[0]))
     return _nth(line[place:], back, f"checkpoints up to {fitting[0]}", "checkpoint").tinker_path
 

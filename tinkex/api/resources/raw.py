@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -115,6 +114,8 @@ def _by_cursor(transport: Transport, call: Request, deadline: Deadline) -> Itera
 
 def _joined(answers: Iterator[Response]) -> Response:
     """Return the first page with the items of all."""
+    from tinkex.columns import json_dumps
+
     first = next(answers)
     whole = first.object()
     name = _list_in(whole)
@@ -122,7 +123,7 @@ def _joined(answers: Iterator[Response]) -> Response:
     for answer in answers:
         items += schema.items(answer.object(), name)
     rest = {key: value for key, value in whole.items() if key not in ("cursor", "next_cursor")}
-    return Response(first.status, first.headers, json.dumps(rest).encode())
+    return Response(first.status, first.headers, json_dumps(rest).encode())
 
 
 def _list_in(page: Mapping[str, Any]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from tinkex.api.http import pagination, schema
+from tinkex.api.http.auth import HIDDEN
 from tinkex.api.http.pagination import Page, Walk
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Response, Transport
 from tinkex.api.paths import run_url
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
-from tinkex.exceptions import NotFound, NotOffered
+from tinkex.exceptions import InvalidResponse, NotFound, NotOffered, ServerError, TinkexError
 
 #: Runs per page.
 _PAGE_SIZE = 100
@@ -32,7 +34,7 @@ class TrainingRun:
     """
 
     training_run_id: str
-    base_model: str
+    base_model: str = ""
     model_owner: str = ""
     is_lora: bool = True
     lora_rank: int | None = None
@@ -44,13 +46,22 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
-        """Return the run that *data* describes."""
+        """Return the run that *data* describes, as far as this version understands it."""
         run = schema.mapping(data, "training_runs")
+        run_id = schema.text(run, "training_run_id")
         last = {
-            name: None if run.get(name) is None else Checkpoint.from_json(run[name])
+            name: None if run.get(name) is None else Checkpoint.from_json(run[name], run_id)
             for name in ("last_checkpoint", "last_sampler_checkpoint")
         }
-        return schema.read(cls, run, "training_runs", **last)
+        return schema.read(cls, run, "training_runs", lenient=True, **last)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has an id, and its last checkpoints are understood."""
+        last = (self.last_checkpoint, self.last_sampler_checkpoint)
+        return bool(self.training_run_id) and all(
+            checkpoint is None or checkpoint.is_known for checkpoint in last
+        )
 
 
 class Runs:
@@ -62,23 +73,29 @@ class Runs:
     def list(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
     ) -> Page[TrainingRun]:
-        """Return runs in the service's order.
+        """Return runs, the last used first; those of unknown time come last.
 
         :param limit: maximum number of runs; ``None`` and 0 mean all.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
-        return self.walk(limit, offset, access_scope=access_scope).page()
+        found = self.walk(limit, offset, access_scope=access_scope)
+        return found if isinstance(found, Page) else found.page()
 
     def walk(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
-    ) -> Walk[TrainingRun]:
-        """Return what :meth:`list` does, page by page.
+    ) -> Walk[TrainingRun] | Page[TrainingRun]:
+        """Return what :meth:`list` does, page by page where the service has this order.
 
-        Pages are fetched during the iteration, which may therefore raise; memory stays flat.
+        The first page has been fetched, the others are fetched during the iteration, which may
+        therefore raise; memory stays flat.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
-        return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+        def walk(limit: int | None, offset: int) -> Walk[TrainingRun]:
+            return walk_runs(self._transport, deadline, limit, offset, access_scope)
+
+        return pagination.newest_first(walk, last_used, limit, offset)
 
     def select(
         self,
@@ -93,7 +110,7 @@ class Runs:
         """Return runs filtered and sorted here, out of the whole list; see :meth:`list`.
 
         :param model: part of the base model's name, in any case.
-        :param sort: member of :class:`TrainingRun` to sort by; the service's order by default.
+        :param sort: member of :class:`TrainingRun` to sort by; the last used first by default.
         """
         limit = pagination.positive_limit(limit, offset)
         part = (model or "").casefold()
@@ -106,13 +123,47 @@ class Runs:
             found = ordered(found, sort, descending=descending)
         return Page.of(found, limit, offset)
 
+    def unload(self, run_id: str) -> None:
+        """Free the place that a training run takes on the server; it cannot be trained further.
+
+        SkyRL then no longer samples from its checkpoints, and TuFT deletes the run.
+
+        :raises tinkex.exceptions.NotOffered: the service does not offer this.
+        """
+        from tinkex.api.http import futures  # which lists do without
+
+        deadline = self._transport.deadline("the run to be unloaded")
+        request = Request("POST", "unload_model", {"model_id": run_id}, what="unloading runs")
+        answer = self._transport.call(request, deadline)
+        if answer.body.strip():
+            accepted = answer.object()
+            futures.outcome(self._transport, accepted, "UnloadModel", deadline, wanted="model_id")
+
     def get(self, run_id: str) -> TrainingRun:
         """Return one run.
 
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
         answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
-        return TrainingRun.from_json(answer.object())
+        return _without_key(self._transport, TrainingRun.from_json(answer.object()))
+
+
+def _row(transport: Transport, data: Any) -> TrainingRun:
+    """Return the run of a row in a list; without an id if the row has none."""
+    try:
+        return _without_key(transport, TrainingRun.from_json(data))
+    except InvalidResponse:
+        return TrainingRun("")
+
+
+def _without_key(transport: Transport, run: TrainingRun) -> TrainingRun:
+    """Return *run* without the key, which some servers give as its owner."""
+    return replace(run, model_owner=HIDDEN) if run.model_owner == transport.auth.current else run
+
+
+def last_used(run: TrainingRun) -> datetime:
+    """Return when *run* was last used, for sorting: one of an unknown time is the oldest."""
+    return run.last_request_time or datetime.min.replace(tzinfo=UTC)
 
 
 def walk_runs(
@@ -127,7 +178,7 @@ def walk_runs(
     return pagination.walk(
         transport,
         Request("GET", "training_runs", params=scope, what="listing runs"),
-        TrainingRun.from_json,
+        partial(_row, transport),
         deadline,
         limit=limit,
         offset=offset,
@@ -140,16 +191,37 @@ def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Respon
     """Return the service's response about the run *run_id*.
 
     :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
+    """
+    request = Request("GET", run_url(run_id), what="information about a single run")
+    return call_about_run(transport, run_id, request, deadline)
+
+
+def call_about_run(
+    transport: Transport, run_id: str, request: Request, deadline: Deadline
+) -> Response:
+    """Return the response to *request*, which reads something of the run *run_id*.
+
+    A 404 without a message may mean that the endpoint is missing or the run, a 500 that the server
+    fails or that it does not know the run: the list of runs decides.
+
+    :raises NotFound: there is no such run.
+    :raises NotOffered: the service has no such endpoint.
     """
     try:
-        return transport.call(Request("GET", run_url(run_id)), deadline)
-    except NotOffered as error:
-        raise no_such_run(run_id, error) from error
+        return transport.call(request, deadline)
+    except (NotOffered, ServerError) as error:
+        if error.status not in (404, 500) or _may_exist(transport, run_id, deadline):
+            raise
+        message = f"no training run is called {run_id!r}"
+        missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
+        missing.resource = "run"
+        raise missing from error
 
 
-def no_such_run(run_id: str, error: NotOffered) -> NotFound:
-    """Return the error for a 404 without a message from an endpoint that every server has."""
-    message = f"no training run is called {run_id!r}"
-    missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
-    missing.resource = "run"
-    return missing
+def _may_exist(transport: Transport, run_id: str, deadline: Deadline) -> bool:
+    """Return whether the list of runs has the run *run_id*, or cannot be read."""
+    try:
+        return any(run.training_run_id == run_id for run in walk_runs(transport, deadline))
+    except TinkexError:
+        return True

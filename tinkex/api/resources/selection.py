@@ -12,11 +12,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import TypeVar
 
-from tinkex.api.paths import KINDS, TinkerPath
+from tinkex.api.paths import KINDS
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.exceptions import UsageError
 
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 #: Words for a type of checkpoint, the service's and those of paths → the service's.
 TYPES = {**KINDS, **{word: word for word in KINDS.values()}}
+
+#: Why nothing in bulk is done to a checkpoint.
+UNKNOWN = "kind, type or time unknown"
 
 _STEP = re.compile(r"(\d+)\Z", re.ASCII)
 
@@ -54,13 +57,14 @@ class Selection:
         return None if self.run_id is None or is_pattern(self.run_id) else self.run_id
 
     def matches(self, checkpoint: Checkpoint) -> bool:
-        """Return whether *checkpoint* meets all conditions."""
+        """Return whether *checkpoint* meets all conditions; an unknown time meets none."""
+        saved = checkpoint.time
         return (
             (self.run_id is None or fnmatch.fnmatchcase(checkpoint.run_id, self.run_id))
             and self.checkpoint_type in (None, checkpoint.checkpoint_type)
-            and (self.before is None or checkpoint.time < self.before)
-            and (self.after is None or checkpoint.time >= self.after)
             and self.public in (None, checkpoint.public)
+            and (self.before is None or (saved is not None and saved < self.before))
+            and (self.after is None or (saved is not None and saved >= self.after))
         )
 
 
@@ -94,6 +98,11 @@ def ordered(things: Sequence[T], field: str, *, descending: bool = False) -> lis
         return sorted(with_value, key=value, reverse=descending) + without
     except (AttributeError, TypeError) as error:
         raise UsageError(f"cannot sort by {field!r}") from error
+
+
+def time_of(checkpoint: Checkpoint) -> datetime:
+    """Return when *checkpoint* was saved, for sorting: one of an unknown time is the oldest."""
+    return checkpoint.time or datetime.min.replace(tzinfo=UTC)
 
 
 def total_size(checkpoints: Sequence[Checkpoint]) -> int | None:
@@ -142,7 +151,7 @@ def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> li
     """Return a decision for each of *checkpoints*: group by group, the newest first.
 
     The newest is the one saved last; of several saved at the same time, the one with the larger
-    step.
+    step. One whose kind, type or time is unknown is kept, and counts as the oldest.
 
     :param now: the time that ages are computed for.
     """
@@ -163,25 +172,27 @@ def step_of(checkpoint: Checkpoint) -> int | None:
 
     ``0100``, ``step-0100`` and ``epoch2_step100`` are all step 100; ``final`` has none.
     """
-    found = _STEP.search(TinkerPath.from_string(checkpoint.tinker_path).name)
+    found = _STEP.search(checkpoint.tinker_path)
     # Python refuses to convert thousands of digits, and a name may be that long.
     return int(found[1][-18:]) if found else None
 
 
-def _age_key(checkpoint: Checkpoint) -> tuple[datetime, int, str]:
-    step = step_of(checkpoint)
-    return checkpoint.time, -1 if step is None else step, checkpoint.tinker_path
+def _age_key(checkpoint: Checkpoint) -> tuple[bool, datetime, int, str]:
+    step, known = step_of(checkpoint), checkpoint.is_known
+    return known, time_of(checkpoint), -1 if step is None else step, checkpoint.tinker_path
 
 
 def _kept_because(checkpoint: Checkpoint, place: int, policy: Policy, now: datetime) -> str | None:
     """Return why *checkpoint*, in *place* from the newest of its group, is kept; or ``None``."""
+    if not checkpoint.is_known:
+        return UNKNOWN
     if checkpoint.public and not policy.include_published:
         return "published"
     if place == 0 and not policy.include_newest:
         return "newest of its run and type"
     if policy.keep_last is not None and place < policy.keep_last:
         return f"among the last {policy.keep_last}"
-    if policy.older_than is not None and now - checkpoint.time <= policy.older_than:
+    if policy.older_than is not None and now - time_of(checkpoint) <= policy.older_than:
         return f"not older than {in_words(policy.older_than)}"
     if policy.keep_every is None:
         return None

@@ -36,7 +36,7 @@ class SessionInfo:
     def from_json(cls, session_id: str, data: Any) -> SessionInfo:
         """Return the session *session_id* that *data* describes."""
         session = schema.mapping(data, "session")
-        ids = {
+        ids: dict[str, Any] = {
             name: tuple(map(schema.identifier, schema.items(session, name)))
             for name in ("training_run_ids", "sampler_ids")
         }
@@ -56,7 +56,7 @@ class SessionSummary:
     """
 
     session_id: str
-    created_at: datetime
+    created_at: datetime | None = None
     owner: str | None = None
     project_id: str | None = None
     status: str | None = None
@@ -71,7 +71,7 @@ class SessionSummary:
         """Return the session that *data* describes."""
         session = schema.mapping(data, "sessions")
         status, message = _status(schema.optional_mapping(session, "status"))
-        return schema.read(cls, session, "sessions", status=status, message=message)
+        return schema.read(cls, session, "sessions", lenient=True, status=status, message=message)
 
 
 @dataclass(frozen=True)

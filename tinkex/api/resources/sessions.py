@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,10 @@ from tinkex.exceptions import (
     NotFound,
     NotOffered,
     OperationFailed,
+    ServerError,
     TargetExists,
     TinkexError,
+    UsageError,
 )
 from tinkex.files import path_of, replacing
 
@@ -53,6 +56,11 @@ _SEARCH_PAGE_SIZE = 200
 #: official SDK always waits. The trace of a short session is not worth five seconds.
 FIRST_INTERVAL, INTERVAL = 0.5, 5.0
 
+#: Messages of servers that have no place for another run or sampler: SkyRL, miles, hatchery.
+_FULL = re.compile(
+    r"maximum number of lora adapters|no free adapter slot|max \d+ concurrent sessions", re.I
+)
+
 Outcome = Literal["success", "errored", "interrupted"]
 
 
@@ -65,6 +73,8 @@ class Session:
         self._transport = transport
         self._finished = threading.Event()
         self._lock = threading.Lock()
+        #: Models that no checkpoint needs; they are unloaded where a session cannot be finished.
+        self.unneeded: set[str] = set()
         #: The number of the next model.
         self.model_seq_id = 0
         #: The numbers of further sampling sessions.
@@ -74,19 +84,24 @@ class Session:
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
 
-        Never raises, and takes a second at most; without effect on servers that do not offer it.
+        Where that is not offered, only the models in :attr:`unneeded` are unloaded: until an
+        idle session ends, they take places that other runs need. Never raises, and takes a
+        second for each request at most.
         """
         with self._lock:
             if self._finished.is_set():
                 return
             self._finished.set()
-        if _FINISH in self._transport.missing:
-            return
-        path = f"sessions/{self._segment}/finish"
         seconds = _HASTY_FAREWELL if outcome == "interrupted" else _FAREWELL
-        answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
-        if answer is not None and not answer.ok and isinstance(answer.error(), NotOffered):
+        if _FINISH not in self._transport.missing:
+            path = f"sessions/{self._segment}/finish"
+            answer = self._send(Request("POST", path, {"reason": {"type": outcome}}), seconds)
+            is_offered = answer is None or answer.ok or not isinstance(answer.error(), NotOffered)
+            if is_offered:
+                return
             self._transport.missing.add(_FINISH)
+        for model_id in self.unneeded:
+            self._send(Request("POST", "unload_model", {"model_id": model_id}), seconds)
 
     def _beat(self) -> None:
         request = Request("POST", "session_heartbeat", {"session_id": self.session_id})
@@ -124,18 +139,20 @@ class Sessions:
         self,
         *,
         tags: Sequence[str] | None = None,
-        user_metadata: Mapping[str, Any] | None = None,
+        user_metadata: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
     ) -> Session:
         """Open a session; messages of the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; those of the settings by default.
+        :param user_metadata: names and texts; some servers take no other values.
         :param deadline: deadline of the operation that the session is opened for.
+        :raises tinkex.exceptions.UsageError: a value in *user_metadata* is not text.
         """
         settings = self._transport.settings
         body: dict[str, Any] = {
             "tags": list(settings.tags if tags is None else tags),
-            "user_metadata": None if user_metadata is None else dict(user_metadata),
+            "user_metadata": _texts(user_metadata or {}),  # strict servers refuse null
             "sdk_version": PROTOCOL_VERSION,
         }
         if settings.project_id:
@@ -145,7 +162,7 @@ class Sessions:
         for name in ("info_message", "warning_message", "error_message"):
             message = answer.get(name)
             if message and isinstance(message, str):
-                deadline.report(note=message)
+                deadline.report(note=f"server: {message}")
         session = Session(self._transport, schema.text(answer, "session_id"))
         with self._lock:
             self._open = [known for known in self._open if not known._finished.is_set()]
@@ -154,7 +171,7 @@ class Sessions:
 
     @contextmanager
     def begun(
-        self, deadline: Deadline, *, user_metadata: Mapping[str, Any] | None = None
+        self, deadline: Deadline, *, user_metadata: Mapping[str, str] | None = None
     ) -> Iterator[Session]:
         """Open a session for what the block creates; it is finished only if the block fails."""
         session = self.create(user_metadata=user_metadata, deadline=deadline)
@@ -180,6 +197,7 @@ class Sessions:
             limit=pagination.positive_limit(limit, offset),
             offset=offset,
             page_size=_PAGE_SIZE,
+            rows=schema.items,
         ).page()
 
     def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
@@ -187,7 +205,21 @@ class Sessions:
 
         :raises tinkex.exceptions.NotFound: there is none of that id.
         """
-        return self._get(session_id, accessible, self._transport.deadline("the session"))
+        deadline = self._transport.deadline("the session")
+        try:
+            return self._get(session_id, accessible, deadline)
+        except ServerError as error:
+            if error.status != 500:
+                raise
+            # Some servers respond like this for a session that they do not know.
+            ids: Sequence[str] = (session_id,)
+            with suppress(TinkexError):
+                ids = self.list(None, accessible=accessible)
+            if session_id in ids:
+                raise
+            missing = NotFound(f"no session is called {session_id!r}", status=404)
+            missing.resource = "session"
+            raise missing from error
 
     def get_many(
         self, session_ids: Sequence[str], *, accessible: bool = False
@@ -320,6 +352,23 @@ class Sessions:
                 if on_progress is not None:
                     on_progress(Progress(body.received, body.expected, target.name))
             return stream.tell()
+
+
+def explain_full(error: TinkexError) -> None:
+    """Say in *error* what to do, if it is that of a server without a free place."""
+    if _FULL.search(error.message):
+        error.category = "server"
+        error.hint = (
+            "The server is full. It frees a place when an idle session ends, some minutes after "
+            "the last request in it, or when a run is unloaded."
+        )
+
+
+def _texts(user_metadata: Mapping[str, str]) -> dict[str, str]:
+    for name, value in user_metadata.items():
+        if not isinstance(value, str):
+            raise UsageError(f"the value of {name!r} in user_metadata must be text")
+    return dict(user_metadata)
 
 
 def _scope(accessible: bool) -> dict[str, str]:

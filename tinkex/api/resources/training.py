@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,15 +10,38 @@ from typing import Any
 
 from tinkex.api.http import futures, schema
 from tinkex.api.http.retry import Deadline
-from tinkex.api.http.transport import Request, Response, Transport
-from tinkex.api.paths import TinkerPath, segment
+from tinkex.api.http.transport import Request, Transport
+from tinkex.api.paths import UNKNOWN_FORM, TinkerPath, as_received, run_url, segment
 from tinkex.api.resources.checkpoint_info import Lineage
-from tinkex.api.resources.sessions import Session, outcome_of
-from tinkex.exceptions import BadRequest, NotFound, NotOffered, UsageError
+from tinkex.api.resources.sessions import Session, explain_full, outcome_of
+from tinkex.exceptions import (
+    BadRequest,
+    ConnectionFailed,
+    InvalidResponse,
+    NotFound,
+    NotOffered,
+    OperationFailed,
+    ServerError,
+    TimedOut,
+    TinkexError,
+    Unreachable,
+    UsageError,
+)
 
 #: Errors of servers that cannot start a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
 CREATE_BY_LOADING = "POST load_weights without a model"
+#: Errors after which nothing was saved or loaded. After any other, that is not known: a conflict
+#: may be one with an earlier try.
+_REFUSED = (BadRequest, OperationFailed, UsageError)
+#: Errors after which it may have been saved all the same.
+_LOST = (ConnectionFailed, TimedOut, InvalidResponse, NotFound, ServerError)
+#: Seconds to look for a checkpoint whose response was lost.
+_PATIENCE = 1.0
+#: Names that every known server takes, and how servers that take no others describe them.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_PLAIN_NAMES_ONLY = "^[a-zA-Z0-9_-]+$"
+_SAVING = "SaveWeightsForSamplerRequest"
 #: Part of the message of servers that load into an existing model only.
 _WANTS_MODEL = "model_id"
 
@@ -68,6 +92,9 @@ class SavedWeights:
 class TrainingClient:
     """A model in training; a context manager that finishes its session.
 
+    Where sessions cannot be finished, a run is unloaded if its first save is refused and that
+    error leaves the block.
+
     Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
     at a time: the service expects their numbers in order.
 
@@ -90,13 +117,24 @@ class TrainingClient:
         self._transport = transport
         self._session = session
         self._next_seq_id = 1
+        self._has_saved = self._may_have_saved = False
+        self._tried: set[str] = set()
+        self._refusal: TinkexError | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> TrainingClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._session.finish(outcome_of(kind))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any
+    ) -> None:
+        outcome = outcome_of(kind)
+        if error is not None and error is self._refusal:
+            self._session.unneeded.add(self.model_id)
+        if outcome == "interrupted" and not self._has_saved:
+            note = _left(self.model_id, is_known=False)
+            self._transport.deadline("the checkpoint to be saved").report(note=note)
+        self._session.finish(outcome)
 
     def close(self) -> None:
         """Finish the session; the saved checkpoints stay."""
@@ -148,25 +186,84 @@ class TrainingClient:
     def _save(
         self, endpoint: str, name: str, ttl: int | None, extra: Mapping[str, Any]
     ) -> SavedWeights:
-        segment(name)  # refuses impossible names
-        if "/" in name:
-            raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
-        body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
-        result = self._run(endpoint, body, self._transport.deadline("the checkpoint to be saved"))
         kind = "weights" if endpoint == "save_weights" else "sampler_weights"
-        path = schema.optional_text(result, "path") or f"tinker://{self.model_id}/{kind}/{name}"
-        return SavedWeights(self.model_id, str(TinkerPath.from_server(path)), result)
+        body = {"path": name, **extra, **({} if ttl is None else {"ttl_seconds": ttl})}
+        number, is_new = self._next_seq_id, f"{kind}/{name}" not in self._tried
+        self._tried.add(f"{kind}/{name}")
+        try:
+            segment(name)  # refuses impossible names
+            if "/" in name:
+                raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
+            deadline = self._transport.deadline("the checkpoint to be saved")
+            result = self._run(endpoint, body, deadline)
+        except TinkexError as error:
+            is_lost = isinstance(error, _LOST) and not isinstance(error, Unreachable)
+            # An earlier checkpoint of the name would prove nothing.
+            if not (is_lost and is_new and self._lists(f"{kind}/{name}")):
+                self._leave(error)
+                raise
+            self._next_seq_id = number + 1
+            deadline.report(note="The response was lost, but the checkpoint is in the list.")
+            result = {}
+        self._has_saved = True
+        path = result.get("path")
+        if not path or not isinstance(path, str):
+            path = f"tinker://{self.model_id}/{kind}/{name}"
+        path, is_known = as_received(path)
+        if not is_known:
+            deadline.report(note=UNKNOWN_FORM)
+        return SavedWeights(self.model_id, path, result)
+
+    def _leave(self, error: TinkexError) -> None:
+        """Note that *error* leaves the run without a checkpoint, if it has none."""
+        if self._has_saved:
+            return
+        self._may_have_saved |= not isinstance(error, _REFUSED)
+        self._refusal = None if self._may_have_saved else error
+        error.aftermath = _left(self.model_id, is_known=not self._may_have_saved)
+
+    def _lists(self, checkpoint_id: str) -> bool:
+        """Return whether the server lists a checkpoint of this run; never raises."""
+        request = Request("GET", f"{run_url(self.model_id)}/checkpoints")
+        deadline = self._transport.deadline("the list of checkpoints", _PATIENCE)
+        try:
+            rows = schema.items(self._transport.once(request, deadline).object(), "checkpoints")
+        except TinkexError:
+            return False
+        paths = [str(row.get("tinker_path")) for row in rows if isinstance(row, dict)]
+        return any(path.endswith(f"/{checkpoint_id}") for path in paths)
 
     def _run(self, endpoint: str, body: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
         with self._lock:
             numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
             what = endpoint.replace("_", " ")
             request = Request("POST", endpoint, numbered, what=what)
-            request_id = futures.request_id_of(self._transport.call(request, deadline).object())
+            accepted = self._transport.call(request, deadline).object()
             # The number of a refused call is used for the next one.
             self._next_seq_id += 1
-        request_type = endpoint.title().replace("_", "")  # LoadWeights
-        return futures.result(self._transport, request_id, request_type, deadline)
+        kind = endpoint.title().replace("_", "")  # LoadWeights
+        return futures.outcome(self._transport, accepted, kind, deadline, wanted="path")
+
+
+def check_name(transport: Transport, name: str) -> None:
+    """Refuse *name* if the service's own description of its API (OpenAPI) rules it out.
+
+    :raises UsageError: it does.
+    """
+    if _PLAIN_NAME.fullmatch(name) or transport.is_dry_run:
+        return
+    try:
+        deadline = transport.deadline("the description of the service", _PATIENCE)
+        found = transport.once(Request("GET", "/openapi.json"), deadline).object()
+        member = found["components"]["schemas"][_SAVING]["properties"]["path"]
+        patterns = [form.get("pattern") for form in member.get("anyOf", [member])]
+    except (TinkexError, KeyError, TypeError, AttributeError):
+        return  # it describes nothing
+    if _PLAIN_NAMES_ONLY in patterns:
+        raise UsageError(
+            f"this service takes no checkpoint named {name[:80]!r}",
+            hint="It takes letters, digits, '_' and '-'.",
+        )
 
 
 def create_model(
@@ -174,14 +271,47 @@ def create_model(
     session: Session,
     base_model: str,
     lora: LoraConfig,
-    user_metadata: Mapping[str, Any] | None,
+    user_metadata: Mapping[str, str] | None,
     deadline: Deadline,
 ) -> TrainingClient:
     """Start a training run on *base_model*."""
     body = {**_body(session, user_metadata), "base_model": base_model, "lora_config": lora.body()}
-    accepted = transport.call(Request("POST", "create_model", body, what="training"), deadline)
-    model_id = _await_model(transport, session, accepted, "CreateModel", deadline)
+    request = Request("POST", "create_model", body, what="training")
+    model_id = _start(transport, session, request, "CreateModel", deadline)
     return TrainingClient(transport, session, model_id, base_model, lora.rank)
+
+
+def create_and_load(
+    transport: Transport,
+    session: Session,
+    path: TinkerPath,
+    lineage: Lineage,
+    deadline: Deadline,
+    *,
+    optimizer: bool = False,
+    user_metadata: Mapping[str, str] | None = None,
+) -> TrainingClient:
+    """Start a training run from a checkpoint, in one call or in two.
+
+    :param lineage: what *path* was trained from.
+    """
+    try:
+        return create_by_loading(
+            *(transport, session, path, deadline), optimizer=optimizer, user_metadata=user_metadata
+        )
+    except NO_DIRECT_LOAD:
+        if lineage.base_model is None:
+            raise
+    lora = shape_of(lineage)
+    client = create_model(transport, session, lineage.base_model, lora, user_metadata, deadline)
+    try:
+        client.load_state(str(path), optimizer=optimizer, deadline=deadline)
+    except TinkexError as error:
+        client._leave(error)
+        if client._refusal is not None:
+            session.unneeded.add(client.model_id)
+        raise
+    return client
 
 
 def create_by_loading(
@@ -191,7 +321,7 @@ def create_by_loading(
     deadline: Deadline,
     *,
     optimizer: bool = False,
-    user_metadata: Mapping[str, Any] | None = None,
+    user_metadata: Mapping[str, str] | None = None,
 ) -> TrainingClient:
     """Start a training run from a checkpoint, in one call.
 
@@ -199,19 +329,19 @@ def create_by_loading(
         does not offer this, or there is no such checkpoint.
     """
     body = {**_body(session, user_metadata), "path": str(path), "optimizer": optimizer}
+    request = Request("POST", "load_weights", body, what="loading")
     try:
-        accepted = transport.call(Request("POST", "load_weights", body, what="loading"), deadline)
+        model_id = _start(transport, session, request, "LoadWeights", deadline)
     except BadRequest as error:
         # The message is about the call, not about this checkpoint.
         if _WANTS_MODEL in error.message:
             transport.missing.add(CREATE_BY_LOADING)
         raise
     transport.missing.discard(CREATE_BY_LOADING)
-    model_id = _await_model(transport, session, accepted, "LoadWeights", deadline)
     return TrainingClient(transport, session, model_id, None, None)
 
 
-def _body(session: Session, user_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def _body(session: Session, user_metadata: Mapping[str, str] | None) -> dict[str, Any]:
     body: dict[str, Any] = {
         "session_id": session.session_id,
         "model_seq_id": session.model_seq_id,
@@ -219,12 +349,39 @@ def _body(session: Session, user_metadata: Mapping[str, Any] | None) -> dict[str
     return body | ({"user_metadata": dict(user_metadata)} if user_metadata else {})
 
 
-def _await_model(
-    transport: Transport, session: Session, accepted: Response, kind: str, deadline: Deadline
+def _start(
+    transport: Transport, session: Session, request: Request, kind: str, deadline: Deadline
 ) -> str:
-    """Return the id of the model whose creation the service has *accepted*."""
-    session.model_seq_id += 1
-    early = accepted.object()
-    result = futures.result(transport, futures.request_id_of(early), kind, deadline)
+    """Request a model; return its id once it exists."""
+    early: dict[str, Any] = {}
+    try:
+        early = transport.call(request, deadline).object()
+        session.model_seq_id += 1
+        result = futures.outcome(transport, early, kind, deadline, wanted="model_id")
+    except BaseException as error:
+        model_id = early.get("model_id")
+        left = _left(model_id, is_known=True) if isinstance(model_id, str) else None
+        if isinstance(error, TinkexError):
+            _explain(error, left)
+        elif left and outcome_of(type(error)) == "interrupted":
+            deadline.report(note=left)
+        raise
     model_id = schema.optional_text(result, "model_id") or schema.optional_text(early, "model_id")
     return model_id or schema.refuse("no 'model_id'")
+
+
+def _explain(error: TinkexError, left: str | None) -> None:
+    """Add to *error*, which ended the creation of a run, what a user can do.
+
+    :param left: what it left on the server, if known.
+    """
+    explain_full(error)
+    is_lost = isinstance(error, (ConnectionFailed, TimedOut))
+    if left is None and is_lost and not isinstance(error, Unreachable):
+        left = "The training run may have been created: see the list of runs before trying again."
+    error.aftermath = left
+
+
+def _left(model_id: str, *, is_known: bool) -> str:
+    has = "has no checkpoint" if is_known else "may have no checkpoint"
+    return f"The training run {model_id} was created and {has}."

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from time import sleep
 
 from tinkex.api.http.transport import Transport
-from tinkex.api.paths import TinkerPath
 from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.checkpoints import list_of_run
 from tinkex.api.resources.runs import TrainingRun, request_run
@@ -76,9 +75,8 @@ class Condition:
         return None
 
     def _matches(self, path: str) -> bool:
-        parsed = TinkerPath.from_string(path)
-        pattern = self.checkpoint or ""
-        return any(fnmatch.fnmatchcase(n, pattern) for n in (parsed.name, parsed.checkpoint_id))
+        pattern, parts = self.checkpoint or "", path.split("/")
+        return any(fnmatch.fnmatchcase("/".join(parts[-n:]), pattern) for n in (1, 2))
 
 
 def snapshots(
@@ -129,7 +127,7 @@ def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:
     old = before.checkpoints if before else {}
     for path, checkpoint in now.checkpoints.items():
         if path not in old:
-            found.append(Change(checkpoint.time, "checkpoint", path))
+            found.append(Change(checkpoint.time or now.at, "checkpoint", path))
         if checkpoint.public != (old[path].public if path in old else False):
             event = "published" if checkpoint.public else "unpublished"
             found.append(Change(now.at, event, path))

@@ -18,7 +18,7 @@ from tinkex.api.http.retry import LONGEST_WAIT, Deadline
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
-from tinkex.api.resources.sessions import Session, outcome_of
+from tinkex.api.resources.sessions import Session, explain_full, outcome_of
 from tinkex.api.sampling.types import (
     TAIL,
     Prompt,
@@ -94,15 +94,20 @@ class SamplingClient:
         request = Request("POST", "create_sampling_session", body, what="sampling")
         try:
             created = transport.call(request, deadline).object()
-        except (BadRequest, NotFound) as error:
-            if model_path is None:
+            if created.get("sampling_session_id") is None:  # some servers take their time
+                kind, wanted = "CreateSamplingSession", "sampling_session_id"
+                created = futures.outcome(transport, created, kind, deadline, wanted=wanted)
+        except TinkexError as error:
+            explain_full(error)
+            if model_path is None and isinstance(error, (BadRequest, NotFound)):
                 error.resource = "model"
             raise
         self.sampling_session_id = schema.text(created, "sampling_session_id")
         self.model_path = model_path
         self._transport = transport
         self._session = session
-        self._base_model = base_model
+        said = created.get("base_model")  # the only place where hatchery says it
+        self._base_model = base_model or (said if isinstance(said, str) else None)
         self._next_seq_id = 0
         self._lock = threading.Lock()
         self.backpressure = Backpressure()
@@ -219,10 +224,11 @@ class SamplingClient:
             with self._lock:
                 number = self._next_seq_id
                 self._next_seq_id += 1
-            request_id = self._submit({**body, "seq_id": number}, size, deadline)
+            accepted = self._submit({**body, "seq_id": number}, size, deadline)
+            decode = protobuf.sample_response
             try:
-                return futures.result(
-                    self._transport, request_id, "Sample", deadline, protobuf.sample_response
+                return futures.outcome(
+                    self._transport, accepted, "Sample", deadline, decode, wanted="sequences"
                 )
             except TinkexError as error:
                 reason = _resubmission_reason(error)
@@ -234,8 +240,8 @@ class SamplingClient:
                 deadline.pause(delay, f"{reason}; submitting it again")
         raise AssertionError("unreachable")
 
-    def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> str:
-        """Submit the sample, again after each refusal; return the id of its operation."""
+    def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
+        """Submit the sample, again after each refusal; return the response."""
         # The number makes it the same sample however many times it is sent.
         request = Request(
             "POST",
@@ -250,7 +256,7 @@ class SamplingClient:
             try:
                 with self.backpressure.passing(deadline):
                     response = self._transport.call(request, deadline)
-                return futures.request_id_of(response.object())
+                return response.object()
             except APIError as error:
                 if error.status != 429:
                     raise

@@ -12,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, cast
 
+from tinkex.api.transfer.content import START, kind_of
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.exceptions import InvalidResponse
@@ -61,14 +62,17 @@ def extract(
     :raises InvalidResponse: the archive is malformed, incomplete, or contains something unsafe.
     :raises OSError: a file cannot be written.
     """
-    is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    start = file.read(START)
     file.seek(0)
+    is_gzip = start.startswith(_GZIP_MAGIC)
     content = gzip.GzipFile(fileobj=file, mode="rb") if is_gzip else file
     source = _Source(content)
     try:
         found = _extract(source, directory, admit, check_space)
     except _MALFORMED as error:
-        raise InvalidResponse("the archive is damaged or incomplete") from error
+        kind = None if is_gzip or b"ustar" in start else kind_of(start)
+        reason = f"is {kind}" if kind else "is damaged or incomplete"
+        raise InvalidResponse(f"the archive {reason}") from error
     if not found:
         raise InvalidResponse("the archive holds no files")
     return found

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,15 @@ from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url, name_missing
-from tinkex.api.paths import SAMPLER_KIND, TinkerPath
-from tinkex.api.transfer import archive, manifest
+from tinkex.api.paths import SAMPLER_KIND, TinkerPath, run_url
+from tinkex.api.resources.checkpoint_info import Checkpoint, row_of, twins_of
+from tinkex.api.transfer import adapter, archive, content, manifest
+from tinkex.api.transfer.adapter import AdapterMismatch
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
 from tinkex.api.transfer.ranges import FileDownload
 from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
 from tinkex.api.transfer.streams import RenewableURL
-from tinkex.api.transfer.verify import check_weights
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     APIError,
@@ -77,11 +78,13 @@ class Download:
     :ivar directory: the directory with the files.
     :ivar files: relative names and sizes in bytes.
     :ivar bytes: the sum of the sizes.
+    :ivar mismatch: what PEFT would not load of it; ``None`` if all of it.
     """
 
     directory: Path
     files: list[tuple[str, int]]
     bytes: int
+    mismatch: AdapterMismatch | None = None
 
 
 def download(
@@ -103,12 +106,30 @@ def download(
         finally:
             tracker.cancel()
         with local_errors(directory):
-            check_weights(staging.content, files)
+            mismatch = _checked(staging, files)
             files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
     sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]
-    return Download(directory, sizes, sum(size for _, size in sizes))
+    return Download(directory, sizes, sum(size for _, size in sizes), mismatch)
+
+
+def _checked(staging: StagingDirectory, files: Files) -> AdapterMismatch | None:
+    """Check what *files* contain; return what PEFT would not load of the first adapter.
+
+    :raises InvalidResponse: one is not what its name says.
+    """
+    for relative in files:
+        with staging.content.open(relative, "rb") as file:
+            try:
+                content.check(relative.name, file)
+            except ValueError as error:
+                raise InvalidResponse(
+                    f"{relative} {error}",
+                    hint="Try again. If it fails again, the checkpoint is damaged on the server.",
+                ) from error
+    configs = [relative for relative in files if relative.name == manifest.ADAPTER_CONFIG]
+    return next(filter(None, (adapter.examine(staging.content, one) for one in configs)), None)
 
 
 class _Download:
@@ -192,17 +213,24 @@ class _Download:
     def _archive_url(self) -> str:
         """Return the signed URL of the archive, once it is ready."""
         missing, path = self._transport.missing, self._path
-        # Some servers know sampler checkpoints here, and only by their bare names: for a
-        # training checkpoint such a name would mean the sampler's files.
-        ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
+        ways = [lambda: path.url, self._bare_url]
         if _FULL_ARCHIVE in missing:
             ways.reverse()
         refusal: NotOffered | None = None
-        for way in ways:
+        for find in ways:
+            if refusal is not None and refusal.status != 404:
+                break
+            way = find()
+            if way is None:
+                continue
             try:
                 found = self._poll_archive(f"{way}/archive")
             except NotOffered as error:
                 refusal = refusal or error
+                continue
+            except NotFound:
+                if way == path.url:
+                    raise
                 continue
             if way == path.url:
                 missing.discard(_FULL_ARCHIVE)
@@ -213,6 +241,25 @@ class _Download:
         kind = path.checkpoint_type
         name_missing(refusal, f"this server offers no download of {kind} checkpoints")
         raise refusal from None
+
+    def _bare_url(self) -> str | None:
+        """Return the URL by an id without a kind, if the list of the run has such an id."""
+        path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
+        request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
+        try:
+            records = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
+        except (NotFound, NotOffered):
+            return None
+        rows = [Checkpoint.from_json(record, path.run_id) for record in records]
+        row, twins = row_of(path, rows), twins_of(path, rows)
+        # SkyRL has sampler checkpoints only: for a training checkpoint such an id would mean the
+        # sampler's files.
+        if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
+            return None
+        if twins:
+            also = f"which is also that of {twins[0].tinker_path}: check what has arrived"
+            deadline.report(note=f"The server finds {path} by its name only, {also}.")
+        return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:
         transport = self._transport
@@ -426,6 +473,7 @@ def _make_copy(
         )
     except training.NO_DIRECT_LOAD as error:
         raise NoCopiesError from error
+    session.unneeded.add(client.model_id)
     try:
         return client.save_external(_COPY_NAME, _COPY_TTL, deadline)
     except NotOffered as error:

@@ -12,6 +12,7 @@ from typing import Any
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer.directory import Directory
 from tinkex.exceptions import LocalError
+from tinkex.files import replacing
 
 NAME = "tinkex.lock.json"
 #: The configuration of an adapter, as PEFT writes it (``peft.LoraConfig``).
@@ -111,6 +112,23 @@ def parse(content: bytes) -> Manifest:
     if not is_valid:
         raise ValueError("not a manifest")
     return Manifest(path, files)
+
+
+def record_change(
+    directory: Path, name: str, file: ManifestFile, original: Mapping[str, Any]
+) -> None:
+    """Replace what the manifest in *directory* says of the file *name*.
+
+    :param original: values that the change replaces, kept in the manifest.
+    :raises OSError: it cannot be read or written.
+    :raises ValueError: it is not a manifest.
+    """
+    content = json.loads((directory / NAME).read_bytes())
+    for known in content["files"]:
+        if Path(known["name"]).as_posix() == name:
+            known |= {**vars(file), "original": {**original, **known.get("original", {})}}
+    with replacing(directory / NAME) as stream:
+        stream.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def read_of(directory: Path, path: TinkerPath) -> Manifest | None:

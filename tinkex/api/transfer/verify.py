@@ -1,29 +1,24 @@
-"""Checks of downloaded files: against their manifest, and weights against their own header."""
+"""Checks of downloaded files: against their manifest, and against their own formats."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from io import FileIO
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tinkex.api.transfer import manifest
+from tinkex.api.transfer import adapter, content, manifest
+from tinkex.api.transfer.adapter import AdapterMismatch
 from tinkex.api.transfer.directory import Directory
-from tinkex.api.transfer.manifest import Manifest, ManifestFile
-from tinkex.api.transfer.staging import PREFIX
-from tinkex.exceptions import InvalidResponse, LocalError
-from tinkex.files import path_of
+from tinkex.api.transfer.manifest import ADAPTER_CONFIG, Manifest, ManifestFile
+from tinkex.api.transfer.staging import PREFIX, local_errors
+from tinkex.exceptions import LocalError
+from tinkex.files import path_of, replacing
 
-Status = Literal["ok", "missing", "changed", "extra"]
-
-_WEIGHTS = ".safetensors"
-_LENGTH = 8
-#: Maximum size of the header of a file of weights, in bytes; the format sets it.
-_MAX_HEADER = 100_000_000
+Status = Literal["ok", "missing", "changed", "invalid", "extra"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +28,10 @@ class VerifiedFile:
     :ivar tinker_path: the checkpoint that it belongs to.
     :ivar file: where it is.
     :ivar size_bytes: its size now; ``None`` if it is missing.
-    :ivar status: ``ok``, ``missing``, ``changed``, or ``extra`` for a file that the download did
-        not install.
+    :ivar status: ``ok``, ``missing``, ``changed``, ``invalid`` for a file that is unchanged but
+        not what its name says, or ``extra`` for a file that the download did not install.
     :ivar reason: what is wrong, in words.
+    :ivar mismatch: for the configuration of an adapter, what PEFT would not load.
     """
 
     tinker_path: str
@@ -43,6 +39,7 @@ class VerifiedFile:
     size_bytes: int | None
     status: Status
     reason: str | None = None
+    mismatch: AdapterMismatch | None = None
 
     @property
     def good(self) -> bool:
@@ -50,20 +47,22 @@ class VerifiedFile:
         return self.status in ("ok", "extra")
 
 
-def verify(directory: Path | str) -> Iterator[VerifiedFile]:
+def verify(directory: Path | str, *, fix_config: bool = False) -> Iterator[VerifiedFile]:
     """Check the checkpoint in *directory*, or all of them below it, without the network.
 
-    :raises LocalError: there is none, or a manifest cannot be read.
+    :param fix_config: where ``target_modules`` of an adapter's configuration lacks modules that
+        have tensors, write all of them; the manifest keeps the previous values.
+    :raises LocalError: there is none, or a file cannot be read or written.
     """
     root = path_of(directory)
     try:
-        return _verified(root)
+        return _verified(root, fix_config)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise LocalError(f"cannot read {error.filename or root}: {reason}") from error
 
 
-def _verified(root: Path) -> Iterator[VerifiedFile]:
+def _verified(root: Path, fix_config: bool) -> Iterator[VerifiedFile]:
     hint = "Name a directory with a downloaded checkpoint."
     if not root.is_dir():
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
@@ -76,16 +75,42 @@ def _verified(root: Path) -> Iterator[VerifiedFile]:
         raise LocalError(what, hint=hint)
     # Every manifest is read before the first file is.
     found = [(place, known) for place in places if (known := manifest.read(place)) is not None]
-    return _checked(found)
+    return _checked(found, fix_config)
 
 
-def _checked(found: list[tuple[Path, Manifest]]) -> Iterator[VerifiedFile]:
+def _checked(found: list[tuple[Path, Manifest]], fix_config: bool) -> Iterator[VerifiedFile]:
     for place, known in found:
         for name, file in known.files.items():
-            yield _check(known.tinker_path, place / name, file)
+            checked = _check(known.tinker_path, place / name, file)
+            if checked.file.name == ADAPTER_CONFIG:
+                checked = _compared(place, name, checked, file, fix_config)
+            yield checked
         for path in _others(place, {*known.files, manifest.NAME}):
             size = path.stat().st_size if path.is_file() else None
             yield VerifiedFile(known.tinker_path, path, size, "extra", "not of the download")
+
+
+def _compared(
+    place: Path, name: str, checked: VerifiedFile, known: ManifestFile, fix_config: bool
+) -> VerifiedFile:
+    """Compare a configuration with its tensors; fix it, unless it has been changed."""
+    with local_errors(place), closing(Directory.at(place)) as directory:
+        mismatch = adapter.examine(directory, Path(name))
+        if mismatch is None:
+            return checked
+        if fix_config and mismatch.is_fixable:
+            text, original = adapter.fixed(directory, Path(name), mismatch)
+            new = ManifestFile(len(text), hashlib.sha256(text).hexdigest())
+            if checked.status == "ok" or new == known:
+                # The manifest is replaced first: the same call completes what a kill in between
+                # has left. A full disk leaves both as they were.
+                with replacing(checked.file) as stream:
+                    stream.write(text)
+                    stream.flush()
+                    manifest.record_change(place, name, new, original)
+                reason = "target_modules written: " + ", ".join(mismatch.modules)
+                return replace(checked, size_bytes=len(text), status="ok", reason=reason)
+    return replace(checked, mismatch=mismatch)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -103,9 +128,14 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
         if size != known.size_bytes:
             reason = f"{size} bytes instead of {known.size_bytes}"
             return VerifiedFile(path, file, size, "changed", reason)
-        with file.open("rb") as content:
-            if known.sha256 not in (None, hashlib.file_digest(content, "sha256").hexdigest()):
+        with file.open("rb") as opened:
+            if known.sha256 not in (None, hashlib.file_digest(opened, "sha256").hexdigest()):
                 return VerifiedFile(path, file, size, "changed", "other content of the same size")
+            opened.seek(0)
+            try:
+                content.check(file.name, opened)
+            except ValueError as error:
+                return VerifiedFile(path, file, size, "invalid", str(error))
     except (FileNotFoundError, NotADirectoryError):
         return VerifiedFile(path, file, None, "missing", "no such file")
     except OSError as error:
@@ -125,47 +155,3 @@ def _others(place: Path, known: set[str]) -> Iterator[Path]:
             file = Path(folder, name)
             if file.relative_to(place).as_posix() not in known:
                 yield file
-
-
-# Weights ------------------------------------------------------------------------------------------
-
-
-def check_weights(directory: Directory, files: Iterable[Path]) -> None:
-    """Compare the size of downloaded weights with the size that their own header gives.
-
-    A storage that announces no length, or too small a one, can lose the end of a file unnoticed.
-    The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes for the
-    length of a header, and the JSON header gives the offsets of all tensors up to the end.
-
-    :param files: relative paths; those of other formats are not checked.
-    :raises InvalidResponse: one is shorter or longer than its header says.
-    :raises OSError: one cannot be read.
-    """
-    for relative in files:
-        if relative.suffix != _WEIGHTS:
-            continue
-        with directory.open(relative, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            expected = _size_by_header(file)
-        if expected is not None and expected != size:
-            raise InvalidResponse(
-                f"{relative} came with {size} bytes, and is {expected} long by its own header"
-            )
-
-
-def _size_by_header(file: FileIO) -> int | None:
-    """Return the minimum size of *file* by its header; ``None`` if it is of another format."""
-    length = int.from_bytes(file.read(_LENGTH), "little")
-    # A file of another format may give any length: it is not read into memory.
-    header = file.read(1)
-    if not 0 < length <= _MAX_HEADER or header != b"{":
-        return None
-    header += file.read(length - 1)
-    if len(header) < length:
-        return _LENGTH + length
-    try:
-        tensors: Any = json.loads(header)
-        ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
-        return _LENGTH + length + max(map(int, ends), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return None

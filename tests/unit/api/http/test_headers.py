@@ -60,9 +60,7 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"X-Key: '{CANARY}'", None),
-        ("X-Number: 0123", "the value of the header X-Number is not a line of ASCII text"),
-        ("X-Bool: yes", "the header X-Bool is not"),
+        (f"X-Key: {CANARY}, X-Number: 0123, X-Bool: yes", None),
         (f'X-Line: "{CANARY}\\n"', "the header X-Line is not"),
         ("X-Empty: ''", "the header X-Empty is not"),
         ("x-api-key: a", "the header x-api-key is set for each request"),
@@ -73,7 +71,8 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
 def test_headers_that_cannot_be_sent_are_refused_without_their_value(text, message, config):
     config(f"profile: p\nprofiles: {{p: {{headers: {{{text}}}}}}}")
     if message is None:
-        assert settings.resolve().headers == {"X-Key": CANARY}
+        known = {"X-Key": CANARY, "X-Number": "0123", "X-Bool": "yes"}
+        assert settings.resolve().headers == known
         return
     with pytest.raises(SettingsError, match=message) as caught:
         settings.resolve()

@@ -108,3 +108,5 @@ def test_lists_of_odd_servers_end():
     assert walked(growing) == list(range(40))
     assert walked(lambda size, start: (list(range(size)), None)) == list(range(10))  # no offset
     assert walked(lambda size, start: (list(range(50)), None), 7) == list(range(7))  # no limit
+    assert walked(lambda size, start: (list(range(50)), None)) == list(range(50))
+    assert walked(lambda size, start: (list(range(50)), 50)) == list(range(50))

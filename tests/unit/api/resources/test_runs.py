@@ -38,8 +38,25 @@ def test_models_of_every_dialect(server, client):
         {"model_name": "b", "max_context_length": 8, "capabilities": ["training", "sampling"]},
         {"model_name": "c", "trainable": False, "sampleable": True},
         {"model_name": None},
+        3,
         "d",
+        {"model_id": "e", "max_context_length": "long"},
+        {"model_name": "", "id": "f"},
     ]
     server.on("GET", "get_server_capabilities", {"supported_models": models})
-    listed = [(m.model_name, m.trainable, m.sampleable) for m in client.models.list()]
-    assert listed == [("a", None, None), ("b", True, True), ("c", False, True), ("d", None, None)]
+    found = client.models.list()
+    unknown = [(name, None, None) for name in "adef"]
+    listed = [(m.model_name, m.trainable, m.sampleable) for m in found]
+    assert listed == [unknown[0], ("b", True, True), ("c", False, True), *unknown[1:]]
+    assert found.note == "Left out for lack of a name: 2 of 8 models."
+
+
+def test_a_model_that_a_list_of_prefixes_lacks_is_trained_with_a_note(server, client, waits):
+    models = [{"model_id": "Qwen/Qwen3", "tokenizer_id": "x", "max_context_length": 8}]
+    server.on("GET", "get_server_capabilities", {"supported_models": models})
+    server.on("POST", "create_session", {"session_id": "s"})
+    server.on("POST", "create_model", {"request_id": "q"})
+    server.on("POST", "retrieve_future", {"model_id": "r"})
+    client.create_lora_training_client("other/model")
+    notes = [wait.note for wait in waits if wait.note]
+    assert notes == ["This server does not list the base model 'other/model'."]

@@ -219,7 +219,6 @@ TRACE = "sessions/s-1/trace_export"
                 3,
                 [{}],
                 [SUMMARY | {"status": "active"}],
-                [SUMMARY | {"created_at": "x"}],
             )
         ),
         *(

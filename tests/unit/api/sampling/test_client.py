@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.unit.api.conftest import Reply
+from tests.unit.api.conftest import NEVER, Reply
 from tests.unit.api.sampling.conftest import Meeting
 from tests.until import until
 from tinkex.api.sampling import client as module
@@ -66,6 +66,36 @@ def test_an_invalid_prompt_is_refused_before_any_request(tokens, sampling, sampl
 def test_fewer_sequences_than_requested_are_invalid(sampling):
     with pytest.raises(InvalidResponse, match="1 sequences instead of 2"):
         sampling.sample([1], num_samples=2)
+
+
+def test_a_sampling_session_that_takes_time_is_waited_for(sampler, server, client):
+    """hatchery: the id is in the result of an operation, not in the response."""
+    accepted = {"request_id": "f", "model_id": "smp_1", "future_id": "f", "status": "pending"}
+    server.on("POST", "create_sampling_session", accepted)
+    created = {"sampling_session_id": "smp_1:0", "base_model": "Qwen/Qwen2-0.5B"}
+    server.on("POST", "retrieve_future", {"type": "try_again"}, created, sampler.retrieve)
+    sampling = client.create_sampling_client(model_path="tinker://r/x")
+    assert sampling.sampling_session_id == "smp_1:0"
+    assert sampling.base_model == "Qwen/Qwen2-0.5B"  # which nothing else there says
+    assert sampling.sample([1, 2]).sequences[0].tokens == (2, 1)
+    assert sampler.submitted[0].body["sampling_session_id"] == "smp_1:0"
+
+
+@pytest.mark.parametrize("reply", [Reply({"detail": "Max 5 concurrent sessions"}, 429), None])
+def test_a_sampling_session_is_created_once(reply, sampler, server, connect):
+    """A limit of hatchery's is shown, and a lost response may have created one."""
+    server.on("POST", "create_sampling_session", reply or Reply({}, delay=NEVER))
+    with pytest.raises(RateLimited if reply else TimedOut) as caught:
+        connect(server.url, timeout=1).create_sampling_client(base_model="m")
+    assert len(server.requests("create_sampling_session")) == 1
+    assert bool(caught.value.hint) is bool(reply)  # the server is full
+
+
+def test_a_sample_in_the_response_is_taken(sampler, server, sampling):
+    drawn = {"tokens": [7], "logprobs": None, "stop_reason": "stop"}
+    server.on("POST", "asample", {"sequences": [drawn]})
+    assert sampling.sample([1]).sequences[0].tokens == (7,)
+    assert not server.requests("retrieve_future")
 
 
 # ---------------------------------------------------------------- back-pressure

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unit.api.transfer.lowered import LOWERED
 from tests.unit.api.transfer.test_download import SAMPLER, arrived, leftovers, member, offer, tar
+from tests.weights import weights
 from tinkex.api import verify
 from tinkex.api.transfer import archive, staging
 from tinkex.api.transfer.directory import Directory
@@ -24,7 +25,7 @@ from tinkex.exceptions import InvalidResponse, LocalError
 SIZE = 100_000
 FILES = {
     "adapter_config.json": b"{}",
-    "adapter_model.safetensors": random.Random(3).randbytes(SIZE),
+    "adapter_model.safetensors": weights(random.Random(3).randbytes(SIZE)),
     "more/model": random.Random(4).randbytes(SIZE),
 }
 AT = "/files/a.tar"
@@ -98,12 +99,16 @@ def with_pax(record: bytes) -> bytes:
 REFUSED = {
     "is damaged or incomplete": [
         *(PACKED[:-1], PACKED[:1000], PACKED[:5], PACKED + b"garbage", PACKED[:-8] + bytes(8)),
-        *(bz2.compress(WHOLE), b"hello", b"\x1f\x8b hello", b"<html>" * 500),
+        *(bz2.compress(WHOLE), b"\x1f\x8b hello"),
     ],
+    "archive is an HTML page": [b"<html>" * 500],
+    "archive is an XML document": [b"<Error><Code>NoSuchKey</Code></Error>"],
+    "archive is plain text": [b"hello"],
+    "archive is an empty file": [b""],
     "incomplete": [
         *(WHOLE[:5000], WHOLE[: -tarfile.RECORDSIZE], CUT, WHOLE[:1024] + b"garbage!" * 3000),
     ],
-    "damaged|incomplete|no files": [tar({}), b""],
+    "damaged|incomplete|no files": [tar({})],
     "something that is no file": [
         tar(ONE, member("x", kind, "a"))
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)

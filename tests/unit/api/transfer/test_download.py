@@ -6,10 +6,12 @@ import gzip
 import io
 import random
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from tests.weights import weights
 from tinkex.api.http.transport import same_origin
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.streams import open_signed
@@ -28,7 +30,7 @@ SAMPLER = "tinker://r:train:0/sampler_weights/final"
 EXTERNAL = "tinker://r:train:0/external_weights/mine"
 TRAINING = "tinker://r:train:0/weights/final"
 PLACE = "training_runs/r:train:0/checkpoints"
-FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\0" * 300_000}
+FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights(bytes(299_872))}
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -89,8 +91,13 @@ def test_archives_plain_and_gzip(pack, form, server, client, target):
     assert not leftovers(target.parent)
 
 
+def row(path: str, id: str = "final") -> dict[str, str]:
+    return {"tinker_path": path, "checkpoint_id": id, "time": "2026-11-22T12:00:00Z"}
+
+
 def test_a_bare_id_and_a_relative_address(server, client, target):
     offer(server, None, place="final")
+    server.on("GET", PLACE, {"checkpoints": [row(SAMPLER)]})
     headers = {"Location": f"/api/v1/{PLACE}/final/download"}
     server.on("GET", f"{PLACE}/final/archive", server.reply(status=302, headers=headers))
     server.on("GET", f"{PLACE}/final/download", server.reply(gzip.compress(tar(FILES))))
@@ -98,6 +105,32 @@ def test_a_bare_id_and_a_relative_address(server, client, target):
     assert arrived(target) == FILES
     assert server.seen[-1].headers["x-api-key"].startswith("tml-")
     assert server.seen[-1].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "fetched"),
+    [
+        (SAMPLER, [row(SAMPLER)], True),
+        (SAMPLER, [row(SAMPLER), row(TRAINING)], True),  # SkyRL: the sampler's, which is said
+        (SAMPLER, [row(TRAINING)], False),
+        (SAMPLER, [row(SAMPLER, "sampler_weights/final")], False),
+        (TRAINING, [row(TRAINING)], True),
+        (TRAINING, [row(SAMPLER), row(TRAINING)], False),  # it would be the sampler's
+    ],
+)
+def test_an_archive_by_name_only_is_that_of_the_checkpoint(
+    path, rows, fetched, copies, client, target, waits
+):
+    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, 422))
+    copies.on("GET", PLACE, {"checkpoints": rows})
+    copies.on("GET", f"{PLACE}/final/archive", {"url": f"{copies.url}/files/a.tar"})
+    copies.on("GET", "/files/a.tar", copies.reply(tar(FILES)))
+    with nullcontext() if fetched else pytest.raises(NotOffered):
+        client.checkpoints.download(path, target)
+    assert target.exists() is fetched
+    notes = [wait.note for wait in waits if wait.note]
+    twins = fetched and len(rows) == 2
+    assert [f"also that of {TRAINING}: check what" in note for note in notes] == [True] * twins
 
 
 @pytest.mark.parametrize("form", ["JSON", "redirect"])
@@ -331,6 +364,20 @@ def test_without_copies_there_is_the_archive(call, status, copies, client, targe
     client.checkpoints.download(TRAINING, target)
     assert arrived(target) == FILES
     assert copies.requests("sessions/s-1/finish")[0].body == {"reason": {"type": "success"}}
+
+
+@pytest.mark.parametrize("has_copies", [True, False])
+def test_the_run_of_the_copy_frees_its_place(has_copies, copies, client, target):
+    """Where sessions cannot be finished, as on Spindle."""
+    gone = copies.reply({"detail": "Not Found"}, 404)
+    copies.on("POST", "sessions/s-1/finish", gone)
+    if not has_copies:
+        copies.on("POST", "save_weights_external", gone)
+        offer(copies, tar(FILES), place="weights/final")
+    client.checkpoints.download(TRAINING, target)
+    assert arrived(target) == FILES
+    (unload,) = copies.requests("unload_model")
+    assert unload.body == {"model_id": "s-1:train:0"}
 
 
 @pytest.mark.parametrize("bad", ["refused", "cut", "interrupt"])

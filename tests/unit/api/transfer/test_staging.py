@@ -545,7 +545,7 @@ def test_a_failure_while_files_are_exchanged_is_mended_by_the_same_command(full,
     assert left["lock"] is None
     driver.download(full, "another")
     assert driver.state(full) == {"files": {**NEW, **MINE}, "lock": str(driver.NEW)}
-    assert {one.status for one in verify(full)} == {"ok", "extra"}
+    assert not {one.status for one in verify(full)} & {"missing", "changed"}
     assert stages(full) == []
 
 

@@ -1,0 +1,106 @@
+"""What downloaded files contain: weights and configurations, checked against their formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+from tinkex.api.transfer.manifest import ADAPTER_CONFIG
+
+#: Bytes from which the format of a file can be recognized.
+START = 512
+#: Bytes for the length of the header of weights, and maximum of that length; the format sets both.
+_LENGTH, _MAX_HEADER = 8, 100_000_000
+#: Maximum size of a configuration in bytes, a thousand times that of a usual one.
+_MAX_CONFIG = 16 * 1024 * 1024
+#: Beginnings of files, without white space and in lower case.
+_KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer",
+    b"<": "an XML document",
+    b"{": "a JSON object",
+    b"[": "a JSON array",
+    b"pk\3\4": "a ZIP archive",
+    b"\x80": "a Python pickle",
+    b"\x1f\x8b": "a gzip file",
+}
+
+
+def kind_of(start: bytes) -> str | None:
+    """Return what a file is, as in ``an HTML page``; ``None`` if that is unknown.
+
+    :param start: its first :data:`START` bytes; all of them if it is smaller.
+    """
+    if not start.strip(b"\0"):
+        return "a file of zeros" if start else "an empty file"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<") and re.search(b"<html|<!doctype html", text):
+        return "an HTML page"
+    found = next((kind for begin, kind in _KINDS.items() if text.startswith(begin)), None)
+    is_text = text.isascii() and b"".join(text.split()).decode().isprintable()
+    return found or ("plain text" if is_text else None)
+
+
+def check(name: str, file: BinaryIO) -> None:
+    """Check *file* if its *name* says that it contains weights or the configuration of an adapter.
+
+    :raises ValueError: it contains something else, or is not whole; the message has no subject.
+    :raises OSError: it cannot be read.
+    """
+    if name.endswith(".safetensors"):
+        tensor_names(file)
+    elif name == ADAPTER_CONFIG:
+        json_object(file)
+
+
+def tensor_names(file: BinaryIO) -> list[str]:
+    """Return the names of the tensors in *file*, after a check of its header and size.
+
+    A storage that announces no length, or too small a one, can lose the end of a file unnoticed.
+    The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes for the
+    length of a header, and the JSON header gives the offsets of all tensors up to the end.
+
+    :raises ValueError: it is shorter or longer than its header says, or of another format.
+    """
+    start, size = file.read(START), os.fstat(file.fileno()).st_size
+    length = int.from_bytes(start[:_LENGTH], "little")
+    # A file of another format may give any length: it is not read into memory.
+    if length > _MAX_HEADER or start[_LENGTH : _LENGTH + 1] != b"{":
+        raise ValueError(_is_not("a safetensors file", start))
+    file.seek(_LENGTH)
+    header, names, end = file.read(length), list[str](), 0
+    if len(header) == length:
+        try:
+            tensors = json.loads(header.decode())
+            names = [name for name in tensors if name != "__metadata__"]
+            for begin, stop in sorted(tensors[name]["data_offsets"] for name in names):
+                if begin != end or stop < begin:
+                    raise ValueError("a gap, or tensors that overlap")
+                end = stop
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError("is not a safetensors file: its header is malformed") from error
+    if size != _LENGTH + length + end:
+        raise ValueError(
+            f"came with {size} bytes, and is {_LENGTH + length + end} long by its own header"
+        )
+    return names
+
+
+def json_object(file: BinaryIO) -> dict[str, Any]:
+    """Return the JSON object in *file*.
+
+    :raises ValueError: it contains something else.
+    """
+    content, found = file.read(_MAX_CONFIG), None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError(_is_not("a JSON object", content[:START]))
+    return found
+
+
+def _is_not(expected: str, start: bytes) -> str:
+    kind = kind_of(start)
+    return f"is not {expected}" + (f" but {kind}" if kind not in (None, expected) else "")
