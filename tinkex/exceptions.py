@@ -7,6 +7,7 @@
     │   └── InvalidName             no checkpoint or training run has this name
     ├── SettingsError           no key, a bad URL, an unreadable configuration file
     ├── LocalError              a file or directory on this machine is not usable
+    │   ├── LimitReached            no more open files or threads
     │   ├── TargetExists            a file would be replaced
     │   └── TargetInUse             another process is writing to the same place
     ├── SharedName              another checkpoint has the same name and may be changed instead
@@ -146,6 +147,10 @@ class SettingsError(TinkexError):
 
 class LocalError(TinkexError):
     """A file or directory on this machine is not usable as asked."""
+
+
+class LimitReached(LocalError):
+    """The process or the machine has as many open files or threads as it may."""
 
 
 class TargetExists(LocalError):

@@ -287,11 +287,13 @@ class ServiceClient:
         except (APIError, InvalidResponse):
             return
         offered = [model.model_name for model in models]
+        prefixes = tuple(model.model_name for model in models if model.is_prefix)
         names = {base_model, base_model.partition(":")[0]}
-        if offered and names.isdisjoint(offered):
-            if any(model.is_prefix for model in models):
-                deadline.report(note=f"This server does not list the base model {base_model!r}.")
-                return
+        if not offered or not names.isdisjoint(offered) or base_model.startswith(prefixes):
+            return
+        if prefixes:
+            deadline.report(note=f"This server does not list the base model {base_model!r}.")
+        else:
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",

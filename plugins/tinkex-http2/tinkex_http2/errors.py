@@ -27,6 +27,7 @@ _HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), errors.CA_HINT) | {_MALFORMED: "C
 _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (ConnectTimeout, "", ours.Unreachable, "{host} does not answer"),
     (TimeoutError, "", ours.TimedOut, "Timed out while awaiting a response from {host}"),
+    (ConnectionError, "Too many open files", ours.LimitReached, "too many open files"),
     (ConnectionError, "dns error", ours.Unreachable, "cannot resolve {host}"),
     (ConnectionError, "Connection refused", ours.Unreachable, "connection refused by {host}"),
     (ConnectionError, "peer certificate: UnknownIssuer", ours.TLSError, _UNKNOWN),

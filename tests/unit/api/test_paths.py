@@ -26,6 +26,7 @@ def test_paths_are_read(text, run_id, kind, name):
     assert (path.run_id, path.kind, path.name) == (run_id, kind, name)
     assert str(path) == f"{text.partition(':')[0]}://{run_id}/{kind}/{name}"
     assert TinkerPath.from_string(str(path)) == path
+    assert path.url == f"training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
 @pytest.mark.parametrize(

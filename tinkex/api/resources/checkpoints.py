@@ -341,7 +341,8 @@ class Checkpoints:
         :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
         :param on_progress: called after every block received, with the bytes of all.
         """
-        from tinkex.api.transfer.download import directory_of, download_many
+        from tinkex.api.transfer.directory import directory_of
+        from tinkex.api.transfer.download import download_many
 
         root = path_of(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
