@@ -17,10 +17,11 @@ from typing import Generic, TypeVar
 
 from tinkex.exceptions import LimitReached, RequestShown
 
+#: Seconds after which a thread that waits looks for signals.
+_TURN = 0.5
+
 T = TypeVar("T")
 R = TypeVar("R")
-#: Maximum time in seconds until a signal is noticed.
-_NAP = 0.5
 
 
 def start_thread(work: Callable[[], None], name: str) -> None:
@@ -161,7 +162,7 @@ class _Pool(Generic[T, R]):
             with self._taking:
                 self._start()
             while ended < self._started:
-                outcome = _wait_for(self._done)
+                outcome = _next_of(self._done)
                 if outcome is None:
                     ended += 1
                     continue
@@ -187,6 +188,23 @@ class _Pool(Generic[T, R]):
             raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
 
 
+def _next_of(done: queue.SimpleQueue[T], timeout: float = math.inf) -> T:
+    """Return the next item of *done*.
+
+    Python does not notice a signal that arrives just before it begins to wait: it waits in turns.
+
+    :raises queue.Empty: there is none for *timeout* seconds.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return done.get(timeout=max(0.0, min(left, _TURN)))
+        except queue.Empty:
+            if left <= _TURN:
+                raise
+
+
 def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
     """Return ``do()``, called in a thread, so that signals are handled while it runs.
 
@@ -206,23 +224,10 @@ def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
         start_thread(work, "tinkex-call")
     except LimitReached:  # then it is not interruptible
         work()
-    result, error = _wait_for(done, timeout)
+    try:
+        result, error = _next_of(done, math.inf if timeout is None else timeout)
+    except queue.Empty:
+        raise TimeoutError from None
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
-
-
-def _wait_for(done: queue.SimpleQueue[T], timeout: float | None = None) -> T:
-    """Return the next item of *done*, with signals handled in the meantime.
-
-    A signal that arrives just before the thread falls asleep does not wake it, so it wakes itself.
-
-    :raises TimeoutError: *timeout* seconds have passed.
-    """
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while True:
-        try:
-            return done.get(timeout=max(0.0, min(_NAP, end - time.monotonic())))
-        except queue.Empty:
-            if time.monotonic() >= end:
-                raise TimeoutError from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -186,6 +187,21 @@ def test_no_thread_at_all_is_reported_in_one_sentence(monkeypatch):
     few_threads(monkeypatch, 0)
     with pytest.raises(LimitReached, match="too many threads"):
         list(map_ordered(str, range(40)))
+
+
+@pytest.mark.parametrize("wait", [run_in_thread, lambda do: list(map_ordered(lambda _: do(), [1]))])
+def test_ctrl_c_just_before_the_wait_is_noticed(wait):
+    """No system call is interrupted then, as if another thread got the signal."""
+    never = threading.Event()
+
+    def block() -> None:
+        time.sleep(0.1)
+        _thread.interrupt_main()
+        never.wait(GUARD)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait(block)
+    never.set()
 
 
 SCRIPT = """
