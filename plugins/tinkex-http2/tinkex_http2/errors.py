@@ -8,8 +8,7 @@ from typing import Any
 from pyqwest import ConnectTimeout, ReadError, RemoteProtocolError, StreamError, WriteError
 
 from tinkex import exceptions as ours
-from tinkex.api.http import errors
-from tinkex_http2.pool import proxy_for
+from tinkex.httppools import CA_HINT, host_of, proxy_error, proxy_for
 
 _BROKEN = (RemoteProtocolError, WriteError, ReadError)
 #: What the engine raises.
@@ -21,7 +20,7 @@ _NO_TLS = "no TLS connection to {host}: {reason}"
 _LOST = "the connection to {host} was lost: "
 _CUT = "the connection to {host} was cut in the middle of a response"
 _DAMAGED = "{host} sent a response whose compression is damaged"
-_HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), errors.CA_HINT) | {_MALFORMED: "Check the base URL."}
+_HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), CA_HINT) | {_MALFORMED: "Check the base URL."}
 #: Class of an error and a pattern of its text, all that most of them differ in; then the error of
 #: tinkex and its sentence. The first row that matches counts; its group, if any, is the reason.
 _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
@@ -49,23 +48,14 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
 
 def translated(error: Exception, url: str) -> ours.TinkexError:
     """Return the error of tinkex for *error*, which a request to *url* raised."""
-    host, text = errors.host_of(url), str(error).rpartition("client error ")[2]
+    host, text = host_of(url), str(error).rpartition("client error ")[2]
     text = error.code.name if isinstance(error, StreamError) else text
     reason = text.rpartition(": ")[2].partition(" (os error")[0].lower()
     is_early = isinstance(error, ConnectionError) or "tunnel error" in text
-    if is_early and (proxy := proxy_for(url)):
-        return _proxy_error(text, reason, host, proxy)
+    if is_early and proxy_for(url):
+        return proxy_error(url, reason, 407 if "proxy authorization required" in text else None)
     for kind, pattern, found, sentence in _TABLE:
         if isinstance(error, kind) and (match := re.search(pattern, text)):
             reason = match[1] if match.groups() else reason
             return found(sentence.format(host=host, reason=reason), hint=_HINTS.get(sentence))
-    return errors.lost(errors.chain(error), host)
-
-
-def _proxy_error(text: str, reason: str, host: str, proxy: str) -> ours.TinkexError:
-    from tinkex.api.http import adapter  # a proxy has imported it already
-
-    if "proxy authorization required" in text:
-        return adapter.proxy_refusal(407, host, proxy)
-    message = f"the HTTP proxy on the way to {host} failed: {reason}"
-    return ours.Unreachable(message, hint=adapter.proxy_hint(proxy))
+    return ours.ConnectionFailed(_LOST.format(host=host) + reason)

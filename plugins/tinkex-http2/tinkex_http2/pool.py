@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
-from tinkex.config.values import is_loopback
 from tinkex.exceptions import SettingsError
+from tinkex.httppools import proxy_for
 from tinkex.plugins import HttpPool, PoolSettings, Sender
 
 
@@ -32,13 +29,3 @@ class Http2Pool(HttpPool):
         from tinkex_http2.sender import EngineSender
 
         return EngineSender(settings)
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy on the way to *url*, as for the default pool."""
-    named = any(name.lower().endswith("_proxy") and os.environ[name] for name in os.environ)
-    if is_loopback(url) or (sys.platform == "linux" and not named):
-        return None
-    from tinkex.api.http import adapter  # imports requests, whose rules they are
-
-    return adapter.proxy_for(url)

@@ -14,12 +14,10 @@ from typing import TypeVar
 import pyqwest
 
 from tinkex import plugins
-from tinkex.api.http.concurrency import run_in_thread
-from tinkex.config import pools
 from tinkex.exceptions import InvalidResponse
+from tinkex.httppools import authorities, proxy_for, run_in_thread
 from tinkex.plugins import HttpRequest, HttpResponse, PoolSettings, Sender, Timeouts
 from tinkex_http2.errors import FOREIGN, translated
-from tinkex_http2.pool import proxy_for
 
 T = TypeVar("T")
 #: A rule that matches no request: without any, the engine reads the environment by its own rules.
@@ -43,7 +41,7 @@ class EngineSender:
     def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
         """Send *request* and return the response, its body still to be read."""
         if os.getpid() != self._process:  # in a forked child, the engine would wait forever
-            default = plugins.load_driver(plugins.HTTP_POOLS, pools.DEFAULT_DRIVER)
+            default = plugins.load_driver(plugins.HTTP_POOLS, "default")
             self._forked = self._forked or default.build(self._settings)
             return self._forked.send(request, timeouts)
         headers = dict(request.headers)
@@ -73,12 +71,10 @@ class EngineSender:
 
     def _transport(self, url: str, connect: int, silence: int | None) -> pyqwest.SyncHTTPTransport:
         options = self._settings.pool_options
-        trusted = pools.authorities(options) or ""  # empty only for a pool without checks
-        files = pools.hashed_files(trusted) if os.path.isdir(trusted) else [trusted]
         certificate = options.client_cert and Path(options.client_cert).read_bytes()
         key = Path(options.client_key).read_bytes() if options.client_key else certificate
         return pyqwest.SyncHTTPTransport(
-            tls_ca_cert=b"\n".join(Path(file).read_bytes() for file in files),
+            tls_ca_cert=authorities(options),
             tls_cert=certificate or None,
             tls_key=key or None,
             proxy=proxy_for(url) or _NO_PROXY,
