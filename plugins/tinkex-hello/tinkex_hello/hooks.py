@@ -28,5 +28,6 @@ class ChangedHook(CommandHook):
         names, rows = return_code
         if parsed_args.changed:
             origin = list(names).index("origin")
-            rows = [row for row in rows if not row[origin].startswith(("default", "auto:"))]
+            unset = ("default", "not set", "auto:")
+            rows = [row for row in rows if not row[origin].startswith(unset)]
         return names, rows
