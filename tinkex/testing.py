@@ -130,7 +130,8 @@ def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
-        docstring is not one sentence, an argument has no help, an option clashes with a global one.
+        docstring is not one sentence, an argument has no help, an option clashes with a global one,
+        settings are not declared by a dataclass with defaults.
     """
     found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
     faults = [] if found else [f"{name} has no entry point in any group of tinkex"]
@@ -138,11 +139,21 @@ def check_distribution(name: str) -> None:
         try:
             loaded = plugins.load(ep)
             texts = list(_command_faults(loaded, ep.name)) if ep.group == plugins.COMMANDS else []
-        except TinkexError as error:
+            texts += _settings_faults(loaded, ep) if ep.group == plugins.SETTINGS else []
+        except (TinkexError, ValueError) as error:
             texts = [str(error)]
         faults += [f"{ep.group}: {ep.name}: {text}" for text in texts]
     if faults:
         raise AssertionError("\n".join(faults))
+
+
+def _settings_faults(schema: Any, entry_point: Any) -> Iterator[str]:
+    from tinkex.config.sections import described
+
+    owner = plugins.distribution_of(entry_point)
+    if not plugins.same_name(entry_point.name, owner):
+        yield f"its name must be that of the distribution, {owner}"
+    described(schema)
 
 
 def _command_faults(command: Any, name: str) -> Iterator[str]:
