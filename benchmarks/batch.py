@@ -1,4 +1,4 @@
-"""Sampling 2,000 prompts with ``run batch``, beside the official SDK at its best concurrency."""
+"""Sampling 2,000 prompts with ``run batch``, and with the official SDK at its best concurrency."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from frame import (
 COUNT, LENGTH, TOKENS = 2000, 64, 64
 #: Prompts, and tokens in each of them and in each answer, for the measurement of memory.
 MANY, SHORT = 100_000, 8
-#: Concurrent samples that the official SDK is tried with; the best one counts.
+#: Concurrency values to measure the official SDK with; the best one counts.
 OFFICIAL = (16, 64, 256, 1000)
 #: Milliseconds that the server takes for a sample.
 HOLDS = (0, 100)

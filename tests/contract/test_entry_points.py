@@ -1,4 +1,4 @@
-"""What every entry point of ours promises, tinkex's own and those of the plugins in this tree."""
+"""The conventions for the entry points of tinkex and of the plugins in this tree."""
 
 from __future__ import annotations
 

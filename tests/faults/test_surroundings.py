@@ -1,4 +1,4 @@
-"""Bad luck between here and the server: proxies, clocks, locales, and names of files."""
+"""Failing proxies, clock changes, unusual locales and file names."""
 
 from __future__ import annotations
 
