@@ -39,7 +39,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal
 
-Category = Literal["user", "server"]
+Category = Literal["user", "server", "bug"]
 
 #: Maximum length of the server's own message that is shown, in characters.
 MAX_DETAIL = 300
@@ -59,8 +59,8 @@ class TinkexError(Exception):
         since it repeats what was typed, and a key may have been typed in the wrong place.
     :param hint: what to do next, as a sentence; empty if there is nothing to do, ``None`` if the
         error does not know: the command line then has a hint for the class.
-    :param category: ``user`` if the caller can fix it, ``server`` if a retry may help. Each class
-        has its own default.
+    :param category: ``user`` if the caller can fix it, ``server`` if a retry may help, ``bug`` if
+        tinkex or a plugin has to be fixed. Each class has its own default.
     :ivar status: the HTTP status, for an error of the server.
     :ivar request_id: the server's id of the request, if it sent one.
     :ivar aftermath: what the failed operation left on the server, as a sentence.
@@ -84,6 +84,8 @@ class TinkexError(Exception):
         """Return the first line that a user sees; *operation* is a noun such as ``Sampling``."""
         if self.category == "user":
             return f"{operation} failed. Please check your inputs: {self}"
+        if self.category == "bug":
+            return f"{operation} failed: {self}"
         return f"{operation} failed due to server or transient error. Consider retrying: {self}"
 
     def as_dict(self, operation: str) -> dict[str, Any]:

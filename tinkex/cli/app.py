@@ -8,12 +8,14 @@ import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import cliff.app
 import cliff.command
 
+from tinkex import plugins
 from tinkex.cli.commandmanager import CommandManager
 from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
 from tinkex.exceptions import (
@@ -21,6 +23,7 @@ from tinkex.exceptions import (
     LocalError,
     NotOffered,
     RequestShown,
+    Terminated,
     TinkexError,
     Unauthorized,
     UsageError,
@@ -84,6 +87,8 @@ class TinkexApp(cliff.app.App):
         self._settings: Settings | None = None
         self._settings_failed = False
         self._display: Any = None
+        #: Warnings for a program that asks for JSON.
+        self._held: list[str] = []
         #: One for each set of settings, for the next lines of the shell too.
         self._clients: dict[Settings, ServiceClient] = {}
         self._log_handlers: list[logging.Handler] = []
@@ -180,9 +185,15 @@ class TinkexApp(cliff.app.App):
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Print *text* on standard error, also with ``--quiet``; keys in it are masked."""
+        """Print *text* on standard error, also with ``--quiet``; keys in it are masked.
+
+        For a program that asks for JSON it is held until the end, and is a part of any error.
+        """
         from tinkex.columns import printable
 
+        if self._wants_json() and not self.stderr.isatty():
+            self._held.append(f"{prefix}{printable(without_keys(text))}")
+            return
         self.display.clear()
         # A standard error that cannot be written must not stop a command.
         with contextlib.suppress(OSError):
@@ -218,7 +229,7 @@ class TinkexApp(cliff.app.App):
     def guarded(self, work: Callable[[], int]) -> int:
         """Return what *work* returns; print any error and return its exit code."""
         try:
-            with unwrapped_signals():
+            with unwrapped_signals(), contextlib.redirect_stderr(_Stderr(self)):
                 return work()
         except BrokenPipeError:
             return EXIT_CLOSED_PIPE
@@ -226,10 +237,15 @@ class TinkexApp(cliff.app.App):
             self.display.clear()
             self.stderr.write(f"{self.operation_name()} interrupted.\n")
             return EXIT_INTERRUPTED
-        except Exception as error:
+        except Terminated:
+            raise
+        except BaseException as error:  # a plugin may raise anything, be it SystemExit
             self._report(error)
             return EXIT_FAILURE
         finally:
+            held, self._held = self._held, []
+            with contextlib.suppress(OSError):
+                self.stderr.write("".join(f"{line}\n" for line in held))
             if not self.interactive_mode:
                 self.close()
 
@@ -240,6 +256,8 @@ class TinkexApp(cliff.app.App):
         """
         self.reset()
         self.words = tuple(argv)
+        for text in plugins.installed(tuple(sys.path)).unreadable:
+            self.warn(text)
         inherited = copy.copy(self.shell_options) if self.interactive_mode else None
         self.options = self.parser.parse_args(list(argv), inherited)
         words = self.options.words
@@ -265,7 +283,7 @@ class TinkexApp(cliff.app.App):
         try:
             factory, name, rest = self.command_manager.find_command(argv)
             self.command = factory(self, self.options, name)
-            parser = self.command.get_parser(self.prog(name))
+            parser = self.command.with_hooks(self.prog(name))
             self._parsed = parser.parse_args(rest)
             self.configure_logging()
             try:
@@ -364,10 +382,10 @@ class TinkexApp(cliff.app.App):
         """Return the subject of an error sentence about the command line being run."""
         return self.command.operation_name() if self.command is not None else "Command"
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         """Print *error* on standard error: one sentence and one hint, or JSON."""
         self.display.clear()
-        known = as_tinkex_error(error)
+        known = as_tinkex_error(error, self.involved())
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
         if isinstance(known, (NotOffered, InvalidResponse)) and self._settings is not None:
@@ -383,7 +401,16 @@ class TinkexApp(cliff.app.App):
             # The query of a signed address is a secret, too.
             lines = without_keys("".join(traceback.format_exception(error)))
             self.stderr.write(_QUERY.sub("?…", lines))
-        print_error(known, self.operation_name(), self.stderr, as_json=self._wants_json())
+        as_json, held, self._held = self._wants_json(), self._held, []
+        print_error(known, self.operation_name(), self.stderr, as_json=as_json, warnings=held)
+
+    def involved(self) -> list[str]:
+        """Return the modules whose code has taken part in the command line being run."""
+        found = self.command.modules() if self.command is not None else []
+        if self._clients and self._settings is not None:
+            name = self._settings.pool_driver
+            found += [e.module for e in plugins.entry_points(plugins.HTTP_POOLS) if e.name == name]
+        return found
 
     def _wants_json(self) -> bool:
         chosen = self.option("formatter") or ("json" if self.option("json") else None)
@@ -392,6 +419,26 @@ class TinkexApp(cliff.app.App):
         if chosen == "json" or getattr(self._parsed, "whole_json", False):
             return True
         return chosen is None and self.format_setting == "json"
+
+
+class _Stderr(io.TextIOBase):
+    """``sys.stderr`` of a command: libraries and plugins warn there of what is no error of ours.
+
+    Their lines are held where those of the application are.
+    """
+
+    def __init__(self, app: TinkexApp) -> None:
+        self._app = app
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = f"{self._line}{text}".split("\n")
+        for line in filter(None, lines):
+            self._app.warn(line, prefix="")
+        return len(text)
+
+    def isatty(self) -> bool:
+        return self._app.stderr.isatty()
 
 
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\"()<>=]+=[^\s'\"()<>]+")
@@ -442,8 +489,10 @@ def run(argv: Sequence[str]) -> Result:
         code = app.execute([os.fsdecode(word) for word in argv])
         if code:
             raise TinkexError(f"{app.operation_name()} ended with status {code}")
-    except Exception as error:
-        known = as_tinkex_error(error)
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
+        known = as_tinkex_error(error, app.involved())
         if known is error:
             raise
         raise known from error

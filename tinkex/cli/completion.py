@@ -131,7 +131,7 @@ class _CommandLine:
             app.options = app.parser.parse_args([])
         factory: Any = app.command_manager.load(name)
         command = factory(app, app.options, name)
-        parser = command.get_parser(name)
+        parser = command.with_hooks(name)
         positionals, option, only_words = 0, None, False
         for word in rest:
             if option is not None:

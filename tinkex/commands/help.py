@@ -47,7 +47,7 @@ class Help(Command):
             if rest:
                 raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
-            print_paged(command.get_parser(self.app.prog(found)), self.app.stdout, paged=paged)
+            print_paged(command.with_hooks(self.app.prog(found)), self.app.stdout, paged=paged)
         return 0
 
     def _listing(self, names: list[str]) -> str:
