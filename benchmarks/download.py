@@ -43,6 +43,7 @@ OFFICIAL_FILES = "official download function (files)"
 CURL_FILES, CURL_TAR = "curl to a file", "curl, tar -x"
 SLOW, SLOW_CURL = f"tinkex, {RATE} MiB/s a connection", f"curl, {RATE} MiB/s a connection"
 SLOW_TAR = f"tinkex tar, {RATE} MiB/s a connection"
+FEW, MANY = "tinkex, 1,000 one-byte files", "tinkex, 10,000 one-byte files"
 SLOW_GZ, SLOW_CURL_GZ = f"tinkex tar.gz, {RATE} MiB/s", f"curl tar.gz, {RATE} MiB/s"
 
 TEXT = """\
@@ -52,7 +53,8 @@ and the official function (`urlopen`, 8 KiB blocks) do. The command also compute
 neither of the others does. Rows called "the transfer" are the same processes by their
 own clocks, from the request to the last byte: throughput without the start of an interpreter.
 The other commands write to a memory file system, so that no disk is measured. With a limit of
-{rate} MiB/s for each connection ours opens eight.
+{rate} MiB/s for each connection ours opens eight. Checkpoints of one-byte files show that the time
+grows with their number, not with its square.
 """
 
 LIMITS = """\
@@ -115,12 +117,14 @@ def run(context: Context) -> Section:
         Target(FILES, OFFICIAL_FILES, 0, "cpu"),
         Target(TAR, CURL_TAR),
         Target(SLOW_GZ, SLOW_CURL_GZ, 1.15),
+        # Ten times the files take no more than ten times as long.
+        Target(MANY, FEW, 10),
     ]
     found = verdicts(samples, targets)
     for name in (SLOW, SLOW_TAR):
         speed = ratio(samples, SLOW_CURL, name)
         found.append(Verdict(f"`{SLOW_CURL}` / `{name}`", "≥ 5", speed, speed >= 5))
-    for name in (FILES, TAR, SLOW, SLOW_TAR, SLOW_GZ):
+    for name in (FILES, TAR, SLOW, SLOW_TAR, SLOW_GZ, MANY):
         peak = max(sample.rss for sample in samples[name])
         found.append(Verdict(f"peak MiB of `{name}`", "≤ 64", peak, peak <= 64))
     text = TEXT.format(size=size, rounds=rounds, rate=RATE)
@@ -173,6 +177,8 @@ def _plain(context: Context, home: str, out: Path, url: str) -> list[Command]:
         command(OFFICIAL_FILES, [*official, target, target + "2"]),
         command(TAR, tar),
         command(CURL_TAR, ["sh", "-c", unpack, "sh", target, f"{url}/stored/a.tar"]),
+        command(FEW, _ours(context, "external_weights/few", out)),
+        command(MANY, _ours(context, "external_weights/many", out)),
     ]
 
 
@@ -202,9 +208,13 @@ def _ours(context: Context, name: str, out: Path) -> list[str]:
 
 
 def _make(root: Path, size: int) -> None:
-    """Write the checkpoint that is served: files, tar and tar.gz."""
+    """Write what is served: a checkpoint as files, tar and tar.gz, and some of many small files."""
+    for name, count in (("few", 1_000), ("many", 10_000)):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            (root / name / f"{number:05}").write_bytes(b"x")
     files = root / "files"
-    files.mkdir(parents=True)
+    files.mkdir()
     (files / "adapter_config.json").write_text(json.dumps({"r": 32}))
     noise = random.Random(0).randbytes(512 * 1024)
     tensor = {"dtype": "U8", "shape": [size << 20], "data_offsets": [0, size << 20]}

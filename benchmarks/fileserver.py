@@ -1,7 +1,8 @@
 """A service whose checkpoints are files on this machine, sent by the kernel (``sendfile``).
 
-Prints its address. ``--directory`` holds ``files`` (a checkpoint in separate files), ``a.tar`` and
-``a.tar.gz``; ``--rate`` limits each connection to so many MiB/s. Not a line of tinkex is in it.
+Prints its address. ``--directory`` holds ``a.tar``, ``a.tar.gz``, and a directory for each
+checkpoint in separate files; ``--rate`` limits each connection to so many MiB/s. Not a line of
+tinkex is in it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Handler(BaseHTTPRequestHandler):
     """Signed addresses, and the files themselves with ranges and entity tags."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body are two packets: the second must not wait for the acknowledgement of the first.
+    disable_nagle_algorithm = True
     root = Path()
     rate = 0.0
 
@@ -34,8 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         if words[0] == "stored":
             self._send(self.root.joinpath(*words[1:]))
         elif words[-1] == "external_weights_urls":
-            names = sorted(file.name for file in (self.root / "files").iterdir())
-            urls = {name: f"{host}files/{name}" for name in names}
+            names = sorted(file.name for file in (self.root / words[-2]).iterdir())
+            urls = {name: f"{host}{words[-2]}/{name}" for name in names}
             self._json({"urls": urls, "expires": _EXPIRES})
         elif words[-1] == "archive":
             self._json({"url": host + words[-2], "expires": _EXPIRES})

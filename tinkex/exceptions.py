@@ -7,8 +7,10 @@
     │   └── InvalidName             no checkpoint or training run has this name
     ├── SettingsError           no key, a bad URL, an unreadable configuration file
     ├── LocalError              a file or directory on this machine is not usable
+    │   ├── LimitReached            no more open files or threads
     │   ├── TargetExists            a file would be replaced
     │   └── TargetInUse             another process is writing to the same place
+    ├── SharedName              another checkpoint has the same name and may be changed instead
     ├── TokenizerError          no tokenizer, or one that is not usable
     │   └── ChatTemplateError       no chat template, or one that is not usable
     ├── PluginError             an entry point is missing or does not load
@@ -149,12 +151,20 @@ class LocalError(TinkexError):
     """A file or directory on this machine is not usable as asked."""
 
 
+class LimitReached(LocalError):
+    """The process or the machine has as many open files or threads as it may."""
+
+
 class TargetExists(LocalError):
     """A file or directory exists that would have to be replaced."""
 
 
 class TargetInUse(LocalError):
     """Another process is writing to the same place."""
+
+
+class SharedName(TinkexError):
+    """Another checkpoint has the same name, and the server may change that one instead."""
 
 
 class TokenizerError(TinkexError):

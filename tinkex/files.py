@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO
 
-from tinkex.exceptions import LocalError
+from tinkex.exceptions import LimitReached, LocalError
 
 #: What plugins may use, see the page "Plugin API".
 __all__ = ["locked", "private_directory", "replacing", "user_path", "xdg_directory"]
@@ -54,6 +55,15 @@ def path_of(name: Path | str) -> Path:
     except UnicodeEncodeError:
         what = "is not valid Unicode"
     raise LocalError(f"the name of a file or directory {what}")
+
+
+def limit_error(error: BaseException) -> LimitReached | None:
+    """Return the error for *error* if it means that no more files or threads are allowed."""
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return LimitReached("too many threads")
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    return LimitReached("too many open files")
 
 
 def xdg_directory(kind: str, environ: Mapping[str, str] | None = None) -> Path:

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from tinkex.exceptions import PluginError, RequestShown, Terminated, TinkexError
+from tinkex.files import limit_error
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -386,6 +387,7 @@ def blaming(
     :param what: start of the message, with ``{}`` for the plugin: ``the hook 'x' of {} failed``.
     :param meant: errors that the plugin raises on purpose, and that stay as they are.
     :raises PluginError: the block raises another error, be it ``SystemExit``.
+    :raises LimitReached: no more files or threads are allowed.
     """
     passed: tuple[type[BaseException], ...] = (*meant, *_ENDINGS)
     try:
@@ -393,7 +395,7 @@ def blaming(
     except passed:
         raise
     except BaseException as error:
-        raise PluginError(
+        raise limit_error(error) or PluginError(
             f"{what.replace('{}', owner_of(entry_point))} ({reason(error)})",
             hint=hint,
             category="bug",

@@ -51,18 +51,13 @@ COMMANDS: dict[str, Talk] = {
     ),
     "checkpoint list": Talk(("checkpoint", "list"), "Checkpoint list"),
     "checkpoint info": Talk(("checkpoint", "info", PATH), "Checkpoint info"),
-    "checkpoint publish": Talk(
-        ("checkpoint", "publish", PATH), "Checkpoint publish", ignores_content=True
-    ),
+    "checkpoint publish": Talk(("checkpoint", "publish", PATH), "Checkpoint publish"),
     "checkpoint unpublish": Talk(
         ("checkpoint", "unpublish", PATH),
         "Checkpoint unpublish",
-        ignores_content=True,
         before=("checkpoint", "publish", PATH),
     ),
-    "checkpoint delete": Talk(
-        ("checkpoint", "delete", PATH), "Checkpoint delete", ignores_content=True
-    ),
+    "checkpoint delete": Talk(("checkpoint", "delete", PATH), "Checkpoint delete"),
     "checkpoint download": Talk(
         ("checkpoint", "download", PATH, "--output", OUT), "Checkpoint download"
     ),
@@ -77,7 +72,7 @@ COMMANDS: dict[str, Talk] = {
     ),
     "checkpoint sync": Talk(("checkpoint", "sync", RUN, OUT), "Checkpoint sync"),
     "checkpoint set-ttl": Talk(
-        ("checkpoint", "set-ttl", PATH, "--ttl", "7d"), "Checkpoint set-ttl", ignores_content=True
+        ("checkpoint", "set-ttl", PATH, "--ttl", "7d"), "Checkpoint set-ttl"
     ),
     "checkpoint prune": Talk(
         ("checkpoint", "prune", "--run-id", RUN, "--keep-last", "1", "--yes"), "Checkpoint prune"

@@ -6,11 +6,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.functional.conftest import MODEL
 from tinkex.testing import invoke
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -210,6 +214,31 @@ def test_delete_asks_on_a_terminal_and_shows_the_size(served, run, client):
     assert "final" in left(client, run)
     assert answered("y").exit_code == 0
     assert "final" not in left(client, run)
+
+
+def test_an_answer_in_a_pipe_is_never_read(served, run, client):
+    paths = "".join(f"tinker://{run}/sampler_weights/step-{n}\n" for n in range(3))
+    command = f'while read path; do "{served.path}" checkpoint delete "$path"; done'
+    environ = {**os.environ, **served.environment}
+    shell = subprocess.run(["sh", "-c", command], input=paths, text=True, env=environ, timeout=120)
+    assert shell.returncode == 0
+    assert left(client, run) == ["final", "step-3", "step-4", "step-5"]
+    served(f"checkpoint delete {run}:step-3", stdin="n\n")
+    assert left(client, run) == ["final", "step-4", "step-5"]
+    with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE) as silent:  # an open pipe
+        served.process(f"checkpoint delete {run}:step-4", stdin=silent.stdout)
+        silent.kill()
+    done = served(f"checkpoint delete --run-id {run}", stdin="y\n", code=1)
+    assert "--yes" in done.stderr
+    assert left(client, run) == ["final", "step-5"]
+
+
+def test_help_and_the_page_on_moving_over_say_what_a_pipe_does(tinkex):
+    help = tinkex("checkpoint delete --help").stdout
+    assert "\nDelete checkpoints; without a terminal, paths are deleted without asking.\n" in help
+    page = (ROOT / "doc" / "source" / "howto" / "move-over.rst").read_text()
+    for text in (help, page.partition("list-table")[0]):
+        assert "echo n | tinkex checkpoint delete PATH" in text
 
 
 # ---------------------------------------------------------------------- publish, set-ttl

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import time
@@ -15,6 +14,7 @@ import pytest
 from tests.functional.storage import ARCHIVES, RUN, SEPARATE, Fault, Store, content, storing
 from tests.until import until
 from tests.weights import HEADER, weights
+from tinkex.api.transfer.staging import log_of
 
 
 def large(size: int, seed: int = 0) -> bytes:
@@ -62,8 +62,14 @@ def stages(target: Path) -> list[Path]:
 
 def partial(target: Path) -> int:
     """Return how many bytes of the large file, or of the archive, are here."""
-    places = [*target.parent.rglob(f"content/{LARGE}"), *target.parent.rglob(".tinkex-*/archive")]
-    return sum(path.stat().st_size for path in places)
+    try:
+        places = [
+            *target.parent.rglob(f"content/{LARGE}"),
+            *target.parent.rglob(".tinkex-*/archive"),
+        ]
+        return sum(path.stat().st_size for path in places)
+    except FileNotFoundError:  # it begins, or ends, just now
+        return 0
 
 
 def arrived(target: Path) -> dict[str, bytes]:
@@ -110,6 +116,22 @@ def test_what_was_killed_or_interrupted_is_resumed(number, kind, tinkex, store, 
     store.received()
     tinkex(*download(kind))
     assert 0 < store.received() <= size(store, kind) - here
+    check_whole(target, tinkex, store)
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_ctrl_z_for_longer_than_the_timeout_fails_no_download(
+    kind, tinkex, store, download, target
+):
+    store.faults = [Fault(hold=HALF)] * (2 if kind == "separate" else 1)
+    process = tinkex.start(*download(kind, "--timeout", "2000"))
+    until(lambda: partial(target) > HALF - SLACK)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert store.received() < size(store, kind) + SLACK
     check_whole(target, tinkex, store)
 
 
@@ -230,17 +252,49 @@ def test_a_file_in_ranges_is_resumed(kind, tinkex, throttled, download, target):
     process.communicate(timeout=60)
     (stage,) = stages(target)
     name = "archive" if kind == "tar" else f"content/{LARGE}"
-    state = Path(os.environ["XDG_STATE_HOME"]) / "tinkex" / "downloads" / f"{stage.name}.json"
-    _, _, segments = json.loads(state.read_text())["files"][name]
-    have = sum(position - start for start, position, _ in segments)
+    state = log_of(stage.name).read()
+    assert state is not None
+    have = state.files[name].received
     assert have > MIB
-    assert len(segments) > 4
+    assert len(state.files[name].segments) > 4
     throttled.rate = 0
     until(lambda: not throttled.sending)
     throttled.received()
     tinkex(*download(kind))
     rest = 48 * MIB - have
     assert rest <= throttled.received() <= rest + 20_000  # the small ones, headers
+    check_whole(target, tinkex, throttled)
+
+
+def open_files(number: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_with_few_open_files_fewer_connections_are_made(kind, tinkex, throttled, download, target):
+    tinkex.process(*download(kind), preexec_fn=open_files(30))
+    check_whole(target, tinkex, throttled)
+
+
+def test_with_few_open_files_fewer_checkpoints_are_fetched_at_once(tinkex, store, target):
+    store.names = [f"{n}" for n in range(8)]
+    words = ["checkpoint", "download", "--run-id", RUN, "--output", str(target), "-f", "json"]
+    done = tinkex.process(*words, preexec_fn=open_files(24))
+    assert len(json.loads(done.stdout)) == 8
+    assert len([place for place in target.rglob(LARGE) if place.stat().st_size == 3_000_000]) == 8
+
+
+@pytest.mark.parametrize("kind", TWO_KINDS)
+def test_with_too_few_open_files_a_sentence_says_how_to_go_on(
+    kind, tinkex, throttled, download, target
+):
+    done = tinkex.process(*download(kind), preexec_fn=open_files(16), code=1)
+    assert done.stderr.splitlines()[0].endswith(": too many open files")
+    assert KEPT in done.stderr
+    assert "ulimit -n 1024" in done.stderr
+    throttled.received()
+    tinkex(*download(kind))
+    assert throttled.received() < size(throttled, kind)
     check_whole(target, tinkex, throttled)
 
 

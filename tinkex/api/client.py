@@ -276,25 +276,25 @@ class ServiceClient:
         Some servers train the model that they have, whatever name they are given, and keep a
         run in their lists whose rank they then refuse.
         """
-        from tinkex.api.resources.models import Model
+        from tinkex.api.resources.models import models_in
 
-        request = Request("GET", "get_server_capabilities")
         try:
+            request = Request("GET", "get_server_capabilities")
             data = self._transport.call(request, deadline).object()
-            rows = schema.rows(data, "supported_models", (Mapping, str))
-            models = [model for row in rows if (model := Model.from_json(row)) is not None]
-            most = schema.optional_int(data, "max_rank")
+            models, most = models_in(data), schema.optional_int(data, "max_rank")
         except (APIError, InvalidResponse):
             return
+        if most is not None and rank > most:
+            raise UsageError(f"this service trains adapters up to rank {most}, not {rank}")
         offered = [model.model_name for model in models]
+        prefixes = tuple(model.model_name for model in models if model.is_prefix)
         names = {base_model, base_model.partition(":")[0]}
-        if offered and names.isdisjoint(offered):
-            if any(model.is_prefix for model in models):
-                deadline.report(note=f"This server does not list the base model {base_model!r}.")
-                return
+        if not offered or not names.isdisjoint(offered) or base_model.startswith(prefixes):
+            return
+        if prefixes:
+            deadline.report(note=f"This server does not list the base model {base_model!r}.")
+        else:
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
                 hint=f"It offers {a_few(offered, 6)}.",
             )
-        if most is not None and rank > most:
-            raise UsageError(f"this service trains adapters up to rank {most}, not {rank}")

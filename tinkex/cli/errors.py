@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from tinkex import exceptions, plugins
 from tinkex.exceptions import LocalError, PluginError, Terminated, TinkexError, UsageError
+from tinkex.files import limit_error
 
 _TOKENIZER = "Name another one or a local directory with --tokenizer"
 
@@ -25,13 +26,18 @@ def _hint_for_key(error: exceptions.Unauthorized) -> str:
 
 
 #: Class of an error → hint, or a function of the error that returns one; the nearest class counts.
-#: An error's own hint takes precedence, except that of an InvalidName, which the entry includes.
+#: An error's own hint takes precedence, except those of the first two, whose entries include it.
 HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.InvalidName: lambda error: (
         f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
     ),
+    exceptions.LimitReached: lambda error: (
+        f"{error.hint or ''} 'ulimit -a' shows the limits, and 'ulimit -n 1024' sets that of open "
+        "files.".lstrip()
+    ),
     exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
     exceptions.TargetInUse: "Wait for it, or name another place with --output.",
+    exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
     exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
     LocalError: "Check the name, the permissions and the free space.",
@@ -118,6 +124,9 @@ def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> Tinke
             error.hint = f"{error.hint or ''} {error.aftermath}".lstrip()
             error.aftermath = None  # it is part of the hint now
         return error
+    if limit := limit_error(error):
+        limit.hint = hint_for(limit)
+        return limit
     is_plugins, suspects = plugins.suspects(error, involved)
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:
@@ -139,7 +148,8 @@ def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> Tinke
 
 def hint_for(error: TinkexError) -> str | None:
     """Return what to type or do next about *error*, or ``None`` if that depends on the command."""
-    if error.hint is not None and not isinstance(error, exceptions.InvalidName):
+    includes = isinstance(error, (exceptions.InvalidName, exceptions.LimitReached))
+    if error.hint is not None and not includes:
         return error.hint
     if is_unloaded(error):
         return (

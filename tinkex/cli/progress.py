@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.cli.formatters import can_redraw, wants_colour
@@ -122,7 +123,8 @@ class _Waiting:
         self._began = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._tick, daemon=True, name="tinkex-display")
-        self._thread.start()
+        with suppress(RuntimeError):  # the system allows no more threads
+            self._thread.start()
 
     def update(self, wait: Wait) -> None:
         """Show *wait* from now on."""
@@ -133,7 +135,8 @@ class _Waiting:
     def stop(self) -> None:
         """Remove the line."""
         self._stopped.set()
-        self._thread.join(1)
+        if self._thread.is_alive():
+            self._thread.join(1)
 
     def _tick(self) -> None:
         status: Any = None

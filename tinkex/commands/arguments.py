@@ -248,7 +248,7 @@ def list_rows(
         yield row(item)
     if odd:
         rows = "1 row" if odd == 1 else f"{odd} rows"
-        command.status(f"{rows} of a kind or time unknown to this version, as the server sent it.")
+        command.status(f"{rows} of a kind unknown to this version, shown as received.")
     print_rest(command, found, things)
     command.app.remember(things, latest, whole=whole and holds_all(found))
 

@@ -52,6 +52,14 @@ class BulkChange(Lister):
     #: The signal that stopped the command before all were tried.
     _interrupt: BaseException | None = None
 
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="also change a checkpoint that shares its name with one of another kind, on a "
+            "server whose ids do not distinguish them: either or both may be changed",
+        )
+
     def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
         """Change *paths* concurrently and return their rows, in order.
 
@@ -159,12 +167,13 @@ class _Visibility(BulkChange):
     public: bool
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        checkpoints = self.client.checkpoints
-        change = checkpoints.publish if self.public else checkpoints.unpublish
+        changes = self.client.checkpoints.changes(paths, force=parsed_args.force)
+        change = changes.publish if self.public else changes.unpublish
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             # After a failure, its visibility is unknown.
@@ -203,6 +212,7 @@ class SetTtlCheckpoint(BulkChange):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         add_paths(parser)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
@@ -219,7 +229,7 @@ class SetTtlCheckpoint(BulkChange):
             raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
         seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        set_ttl = self.client.checkpoints.set_ttl
+        set_ttl = self.client.checkpoints.changes(paths, force=parsed_args.force).set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             expires = None

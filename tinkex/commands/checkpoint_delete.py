@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands import arguments
-from tinkex.commands.checkpoint_change import BulkChange
-from tinkex.exceptions import TinkexError, UsageError
+from tinkex.commands.checkpoint_change import BulkChange, Row
+from tinkex.exceptions import TinkexError, UsageError, a_few
 from tinkex.options import duration, integer, number
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint
+    from tinkex.api.resources.changes import Changes
     from tinkex.api.resources.selection import Decision
 
 
-#: Maximum number of runs whose checkpoints are listed to show sizes in a question.
-_RUNS_LISTED = 32
 #: Maximum number of paths in a question.
 _PATHS_SHOWN = 20
 #: Bytes of a gigabyte, the unit of storage prices.
@@ -33,6 +32,7 @@ class _Deletion(BulkChange):
     deletes = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
             "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
@@ -46,23 +46,55 @@ class _Deletion(BulkChange):
         known = self.client.checkpoints.known(page)
         return {checkpoint.tinker_path: checkpoint for checkpoint in known}
 
-    def confirm_deletion(self, paths: Sequence[str], known: Mapping[str, Checkpoint]) -> None:
-        """Ask whether to delete *paths*; sizes are shown of those in *known*.
+    def confirm_deletion(self, paths: Sequence[str], changes: Changes) -> None:
+        """Ask whether to delete *paths*, with their sizes as far as they are known.
 
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
-        lines = [f"  {path}{_note(known.get(path))}" for path in paths[:_PATHS_SHOWN]]
-        if len(paths) > _PATHS_SHOWN:
-            lines.append(f"  … and {len(paths) - _PATHS_SHOWN} more")
-        complete = len(known) >= len(paths)
-        what = _summary(known.values()) if complete else f"{len(paths)} checkpoint(s)"
+        found = changes.found()
+        going = [path for path in paths if not changes.refusal(path)]
+        if not going:
+            return
+        lines = [
+            f"  {path}{_note(found.get(path), changes.twins(path))}"
+            for path in going[:_PATHS_SHOWN]
+        ]
+        if len(going) > _PATHS_SHOWN:
+            lines.append(f"  … and {len(going) - _PATHS_SHOWN} more")
+        complete = all(path in found for path in going)
+        rows = [found[path] for path in going if path in found]
+        what = _summary(rows) if complete else f"{len(going)} checkpoint(s)"
         self.confirm("\n".join(["This cannot be undone:", *lines, f"Delete {what}?"]))
+
+    def rehearse(self, paths: Sequence[str], changes: Changes) -> dict[str, TinkexError]:
+        """Return why some of *paths* would not be deleted; the command fails as it would then."""
+        changes.found()  # reads all lists at once
+        refused = {path: error for path in paths if (error := changes.refusal(path))}
+        for path in paths:
+            if path not in refused and (twins := changes.twins(path)):
+                self.app.warn(f"deleting {path} may also delete {a_few(twins)}")
+        self._tried, self._failures = len(paths) if refused else 0, refused
+        return refused
+
+    def delete(self, paths: Sequence[str], changes: Changes, row: Row) -> Iterable[tuple[Any, ...]]:
+        """Delete *paths*, return their rows, and warn of what happened to others."""
+
+        def row_of(path: str, error: TinkexError | None) -> tuple[Any, ...]:
+            for note in changes.notes.get(path, ()):
+                self.app.warn(plain_text(note))
+            return row(path, error)
+
+        return self.change(paths, changes.delete, row_of)
 
 
 class DeleteCheckpoint(_Deletion):
-    """Delete checkpoints; asks for confirmation on a terminal."""
+    """Delete checkpoints; without a terminal, paths are deleted without asking."""
 
     column_names = ("tinker_path", "deleted", "error")
+    notes = (
+        "'echo n | tinkex checkpoint delete PATH' deletes: standard input that is not a terminal\n"
+        "is never read. Filters need --yes there."
+    )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
         "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
@@ -82,34 +114,34 @@ class DeleteCheckpoint(_Deletion):
                 hint="For example: tinkex checkpoint delete --run-id RUN --before 30d --dry-run.",
             )
         # All names are resolved before anything is deleted.
-        paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
+        named = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
         client = self.client  # a missing key shows before the question
-        known = {} if paths else self.select(parsed_args)
-        if not paths and not known:
+        known = {} if named else self.select(parsed_args)
+        paths = named or list(known)
+        if not paths:
             self.status("No checkpoint matches the filters: nothing to delete.")
+        changes = client.checkpoints.changes(paths, known=known.values(), force=parsed_args.force)
         if parsed_args.dry_run:
-            return self.column_names, self._rehearse(paths, known)
+            return self.column_names, self._rehearse(paths, changes)
         # A script is asked only about checkpoints that it has not named.
         on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
-        if not (parsed_args.yes or self.app.option("curl")) and (known or (paths and on_terminal)):
-            self.confirm_deletion(paths or list(known), known or self._find(paths))
+        if not (parsed_args.yes or self.app.option("curl")) and (known or on_terminal):
+            self.confirm_deletion(paths, changes)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             return (path, Flag(error is None), error and str(error))
 
-        paths = paths or list(known)
-        return self.column_names, self.change(paths, client.checkpoints.delete, row)
+        return self.column_names, self.delete(paths, changes, row)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         if not record["error"] and not record["deleted"].machine_readable():
             return f"Would delete {plain_text(record['tinker_path'])}"
         return super().plain_row(record)
 
-    def _rehearse(self, paths: list[str], known: Mapping[str, Checkpoint]) -> list[tuple[Any, ...]]:
+    def _rehearse(self, paths: list[str], changes: Changes) -> list[tuple[Any, ...]]:
         """Return the rows of ``--dry-run``."""
-        if paths:
-            known = self._find(paths)
-        missing = [path for path in paths if path not in known]
+        found, refused = changes.found(), self.rehearse(paths, changes)
+        missing = [path for path in paths if path not in found and path not in refused]
         if missing:
             raise TinkexError(
                 f"{len(missing)} of {len(paths)} checkpoints do not exist: {missing[0]}"
@@ -117,27 +149,10 @@ class DeleteCheckpoint(_Deletion):
                 hint=self.client.checkpoints.suggest(missing[0]),
             )
         self.result = []
-        if known:
-            self.status(f"Would delete {_summary(known.values())}; nothing was changed.")
-        return [(path, Flag(False), None) for path in paths or known]
-
-    def _find(self, paths: Sequence[str]) -> dict[str, Checkpoint]:
-        """Return the *paths* that exist, as far as the lists of their runs show."""
-        from tinkex.api.http.concurrency import map_ordered
-        from tinkex.api.paths import TinkerPath
-
-        checkpoints = self.client.checkpoints
-
-        def of(run_id: str) -> Sequence[Checkpoint]:
-            try:
-                return list(checkpoints.list(None, run_id=run_id))
-            except TinkexError:
-                return ()
-
-        runs = list(dict.fromkeys(TinkerPath.from_string(path).run_id for path in paths))
-        pages = map_ordered(of, runs[:_RUNS_LISTED])
-        found = {checkpoint.tinker_path: checkpoint for page in pages for checkpoint in page}
-        return {path: found[path] for path in paths if path in found}
+        if going := [found[path] for path in paths if path not in refused]:
+            self.status(f"Would delete {_summary(going)}; nothing was changed.")
+        errors = ((path, refused.get(path)) for path in paths)
+        return [(path, Flag(False), error and str(error)) for path, error in errors]
 
 
 class PruneCheckpoint(_Deletion):
@@ -183,22 +198,23 @@ class PruneCheckpoint(_Deletion):
         going = {d.checkpoint.tinker_path: d for d in decisions if d.goes}
         chosen = {path: decision.checkpoint for path, decision in going.items()}
         self._print_plan(len(decisions), list(chosen.values()), parsed_args.rate)
+        paths, force = list(chosen), parsed_args.force
+        changes = self.client.checkpoints.changes(paths, known=chosen.values(), force=force)
         if parsed_args.dry_run:
             self.result = decisions
-            rows = [(*_values(d, "delete" if d.goes else "keep"), None) for d in decisions]
-            return self.column_names, rows
+            refused = self.rehearse(paths, changes)
+            return self.column_names, [_planned(d, refused) for d in decisions]
         self.result = []
         if not chosen:
             return self.column_names, []
         if not parsed_args.yes:
-            self.confirm_deletion(list(chosen), chosen)
+            self.confirm_deletion(paths, changes)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             action = "failed" if error else "deleted"
             return (*_values(going[path], action), error and str(error))
 
-        delete = self.client.checkpoints.delete
-        return self.column_names, self.change(list(chosen), delete, row)
+        return self.column_names, self.delete(paths, changes, row)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         if record["action"] in ("delete", "keep"):
@@ -254,13 +270,20 @@ def _values(decision: Decision, action: str) -> tuple[Any, ...]:
     return (checkpoint.tinker_path, size, saved, action, decision.reason)
 
 
-def _note(checkpoint: Checkpoint | None) -> str:
-    """Return what a question shows behind a path."""
-    if checkpoint is None:
-        return ""
-    size = Size(checkpoint.size_bytes).human_readable()
-    words = ", ".join(filter(None, (size, "published" if checkpoint.public else "")))
-    return f"  ({words})" if words else ""
+def _planned(decision: Decision, refused: Mapping[str, TinkexError]) -> tuple[Any, ...]:
+    """Return the row of *decision* in a plan."""
+    if error := refused.get(decision.checkpoint.tinker_path):
+        return (*_values(decision, "refused"), str(error))
+    return (*_values(decision, "delete" if decision.goes else "keep"), None)
+
+
+def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
+    """Return what a question shows behind a path, whose deletion may delete *twins*, too."""
+    words = [f"perhaps with {a_few(twins)}"] if twins else []
+    if checkpoint is not None:
+        size = Size(checkpoint.size_bytes).human_readable()
+        words = [size, *(["published"] if checkpoint.public else []), *words]
+    return f"  ({', '.join(filter(None, words))})" if any(words) else ""
 
 
 def _summary(checkpoints: Iterable[Checkpoint]) -> str:

@@ -91,7 +91,7 @@ class Account(Scripted):
         """Return a checkpoint as the lists have it."""
         return {
             "checkpoint_id": f"{saved.kind}/{saved.name}",
-            "checkpoint_type": TYPES[saved.kind],
+            "checkpoint_type": TYPES.get(saved.kind, "training"),
             "time": self.time,
             "tinker_path": saved.path,
             "size_bytes": 1000,

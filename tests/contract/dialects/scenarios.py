@@ -86,17 +86,17 @@ SCENARIOS = {
         "{model}\n32\n{sampler}\n",
     ),
     "checkpoint publish": Scenario(
-        "checkpoint publish {sampler}",
+        "checkpoint publish {sampler} --force",
         "Published {sampler}\n",
         refused=lacking("publishing", *SKYRL),
     ),
     "checkpoint unpublish": Scenario(
-        "checkpoint unpublish {training}",
+        "checkpoint unpublish {training} --force",
         "Unpublished {training}\n",
         refused=lacking("unpublishing", *SKYRL, tuft="this server does not offer unpublishing (HTTP 400)"),
     ),
     "checkpoint delete": Scenario(
-        "checkpoint delete {training}",
+        "checkpoint delete {training} --force",
         "Deleted {training}\n",
         refused=lacking("deleting checkpoints", "skyrl"),
     ),
@@ -120,7 +120,7 @@ SCENARIOS = {
         ),
     ),
     "checkpoint set-ttl": Scenario(
-        "checkpoint set-ttl {sampler} --ttl 7d",
+        "checkpoint set-ttl {sampler} --ttl 7d --force",
         r"re:{sampler} expires \S+Z \(in 7d\)\n",
         refused=lacking("expiry of checkpoints", *SKYRL)
         | lacking("expiry of checkpoints", "tuft", status=405),

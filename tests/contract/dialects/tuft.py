@@ -68,6 +68,7 @@ class TuFT(Account):
     def __init__(self) -> None:
         super().__init__()
         self.numbers: dict[str, int] = {}
+        self.without_files: set[tuple[str, str]] = set()
 
     def admit(self, seen: Request) -> None:
         if seen.path in OPEN:
@@ -143,7 +144,9 @@ class TuFT(Account):
         if path is not None:
             if len(parts(path)) != 3:
                 raise crash()
-            self.of(*parts(path))
+            saved = self.of(*parts(path))
+            if (saved.run, saved.name) in self.without_files:
+                raise detail(404, f"Checkpoint {saved.name} not found")
         return super().create_sampling_session(seen)
 
     def get_sampler(self, seen: Request, sampler: str) -> Any:
@@ -153,10 +156,28 @@ class TuFT(Account):
         found = [self.described(s) for s in self.saved if s.kind == "weights"]
         return self.page(seen, found, "checkpoints", 100)
 
+    def _misread(self, run: str, kind: str, name: str) -> Saved:
+        """Return the checkpoint that a change means: the kind is cut off, training comes first."""
+        if kind not in ("weights", "sampler_weights"):
+            raise detail(400, "Invalid checkpoint reference")
+        for saved in sorted(self.saved, key=lambda saved: saved.kind != "weights"):
+            if (saved.run, saved.name) == (run, name):
+                return saved
+        raise crash()
+
     def delete(self, seen: Request, *where: str) -> Reply:
-        gone = self.of(*where)
-        # Both kinds of one name are one directory.
-        self.saved = [s for s in self.saved if (s.run, s.name) != (gone.run, gone.name)]
+        gone = self._misread(*where)
+        self.saved.remove(gone)
+        # Both kinds of one name are one directory: the other is still listed, without its files.
+        self.without_files.add((gone.run, gone.name))
+        return Reply(None, self.done)
+
+    @route("DELETE", "training_runs/{run}/checkpoints/{name}")
+    def delete_bare(self, seen: Request, run: str, name: str) -> Reply:
+        return self.delete(seen, run, "weights", name)
+
+    def publish(self, seen: Request, *where: str) -> Reply:
+        self._misread(*where).public = True
         return Reply(None, self.done)
 
     def unpublish(self, seen: Request, *where: str) -> Reply:

@@ -26,6 +26,7 @@ def test_paths_are_read(text, run_id, kind, name):
     assert (path.run_id, path.kind, path.name) == (run_id, kind, name)
     assert str(path) == f"{text.partition(':')[0]}://{run_id}/{kind}/{name}"
     assert TinkerPath.from_string(str(path)) == path
+    assert path.url == f"training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_no_character_of_a_name_changes_the_url(name, server, client):
     path = TinkerPath("r:train:0", "weights", name)
     server.on("DELETE", path.url, server.reply(status=204))
     client.checkpoints.delete(str(path))
-    (seen,) = server.seen
+    (seen,) = server.requests(path.url, "DELETE")
     assert seen.path == path.url
     assert seen.query == {}
     assert "/checkpoints/weights/" in seen.path

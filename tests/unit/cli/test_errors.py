@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 
@@ -9,7 +10,7 @@ import pytest
 
 import tinkex
 from tinkex import exceptions, plugins
-from tinkex.cli.errors import hint_for, unwrapped_signals
+from tinkex.cli.errors import as_tinkex_error, hint_for, unwrapped_signals
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -227,6 +228,7 @@ def about(error: APIError, **facts: str) -> APIError:
         (InvalidName("x"), "See 'tinkex checkpoint list'."),
         (InvalidName("x", hint="Did you mean y?"), "Did you mean y? See 'tinkex checkpoint list'."),
         (InvalidName("x", resource="run"), "See 'tinkex run list'."),
+        (exceptions.LimitReached("x", hint="Run it again."), "Run it again. 'ulimit -a' shows"),
         (exceptions.Unreachable("x"), "Is the address right? See 'tinkex config show'."),
         (exceptions.ConnectionFailed("x"), None),
         (exceptions.Redirected("x", location="https://y"), "Set --base-url to https://y"),
@@ -247,6 +249,18 @@ def test_the_hint_is_the_error_s_own_or_that_of_the_nearest_class(error, hint):
     found = hint_for(error)
     assert (found or "").startswith(hint or "")
     assert (found is None) == (hint is None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "/x.py"), "too many open files"),
+        (RuntimeError("can't start new thread"), "too many threads"),
+    ],
+)
+def test_what_needs_one_more_file_or_thread_than_is_allowed_says_so(error, words):
+    found = as_tinkex_error(error)
+    assert (str(found), (found.hint or "")[:11]) == (words, "'ulimit -a'")
 
 
 def test_the_hint_is_the_same_in_json():

@@ -27,6 +27,7 @@ from urllib3.util import parse_url
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
+from tinkex.api.http.retry import LATE, Stopped
 from tinkex.config.pools import CA_VARIABLES
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
@@ -94,7 +95,7 @@ class RequestsSender:
                     cert=self._certificate,
                     proxies=self._proxies_for(request.url),
                 )
-        except _FOREIGN as error:
+        except (*_FOREIGN, Stopped) as error:
             raise translated(error, request.url, self._proxy_for(request.url)) from error
         if response.status_code == 407:
             response.close()
@@ -144,7 +145,7 @@ class RequestsResponse:
             try:
                 with deadline_scope(self._read):
                     chunk = read(size, decode_content=decode)
-            except _FOREIGN as error:
+            except (*_FOREIGN, Stopped) as error:
                 raise translated(error, self._url) from error
             if not chunk:
                 return
@@ -230,10 +231,17 @@ def deadline_scope(seconds: float) -> Iterator[None]:
     The timeout of a socket starts over with every byte, so that a server which sends one now and
     then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
     header of a compressed body.
+
+    :raises Stopped: the block failed much later, so the process had been stopped (Ctrl-Z).
     """
     token = _end.set(time.monotonic() + seconds)
     try:
         yield
+    except _FOREIGN as error:
+        late = time.monotonic() - _end.get()
+        if late > LATE:
+            raise Stopped(late) from error
+        raise
     finally:
         _end.reset(token)
 
@@ -346,13 +354,21 @@ def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
     """
     causes, host = errors.chain(error), errors.host_of(url)
     return (
-        _settings_error(causes, host, proxy)
+        errors.local_limit(causes)
+        or _stopped(error, host)
+        or _settings_error(causes, host, proxy)
         or _proxy_error(causes, host, proxy)
         or errors.tls_error(causes, host)
         or errors.connection_error(causes, host)
         or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
+
+
+def _stopped(error: Exception, host: str) -> TinkexError | None:
+    if not isinstance(error, Stopped):
+        return None
+    return ConnectionFailed(f"the connection to {host} was lost while the program was stopped")
 
 
 def _settings_error(causes: list[BaseException], host: str, proxy: str) -> TinkexError | None:

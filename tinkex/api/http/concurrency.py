@@ -6,16 +6,33 @@ the program never wait for a call that is still running.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from operator import length_hint
 from typing import Generic, TypeVar
 
-from tinkex.exceptions import RequestShown
+from tinkex.exceptions import LimitReached, RequestShown
+
+#: Seconds after which a thread that waits looks for signals.
+_TURN = 0.5
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Call *work* in a thread that does not keep the program from ending.
+
+    :raises LimitReached: there are as many threads as the system allows.
+    """
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise LimitReached("too many threads") from error
 
 
 def map_ordered(
@@ -32,6 +49,9 @@ def map_ordered(
     exception of any call is raised at once, even while earlier items are still running; a caller
     that needs all outcomes returns the exception as the result. After an exception, or once the
     iterator is closed, no further item is started, and results of running calls are dropped.
+
+    Where open files or threads run out, fewer calls are made at a time: an item whose call raises
+    :exc:`LimitReached` is taken again, unless it had been the only one.
 
     :param workers: maximum number of concurrent calls.
     :param window: maximum number of items started but not yet yielded; it bounds memory.
@@ -61,9 +81,10 @@ class _Pool(Generic[T, R]):
 
     def __init__(self, do: Callable[[T], R], items: Iterable[T], workers: int, window: int) -> None:
         self._do = do
-        self._items = enumerate(items)
+        self._items: Iterator[tuple[int, T]] = enumerate(items)
         self._workers = workers
-        self._started = 0
+        #: Workers that have been started, and those of them that will take another item.
+        self._started = self._active = 0
         #: One permit for each started worker without an item.
         self._idle = threading.Semaphore(0)
         self._taking = threading.Lock()
@@ -74,29 +95,57 @@ class _Pool(Generic[T, R]):
         self._done = queue.SimpleQueue()
 
     def _start(self) -> None:
-        threading.Thread(target=self._work, name="tinkex-worker", daemon=True).start()
+        start_thread(self._work, "tinkex-worker")
+        self._started += 1
+        self._active += 1
+
+    def _take(self) -> tuple[int, T, int] | None:
+        """Return an item, its index and the number of workers, or ``None`` if this one may end."""
+        with self._taking:
+            found = None if self._stopped else next(self._items, None)
+            if found is None:
+                self._active -= 1
+                return None
+            if not self._idle.acquire(blocking=False) and self._started < self._workers:
+                try:  # a worker for the next item
+                    self._start()
+                except LimitReached:
+                    self._workers = self._started  # start no more
+            return *found, self._active
+
+    def _give_back(self, index: int, item: T, active: int, error: LimitReached) -> bool:
+        """Leave an item whose call raised *error* to the next worker; return whether this one ends.
+
+        :param active: the workers when its call began.
+        :raises LimitReached: there was no other, so that trying again does not help.
+        """
+        with self._taking:
+            if max(active, self._active) == 1:
+                raise error
+            self._items = chain([(index, item)], self._items)
+            self._workers = self._started  # start no more
+            ends = self._active > 1
+            self._active -= ends
+            return ends
 
     def _work(self) -> None:
         """Work on one item after the other; the target of each thread."""
         index = -1
         try:
             while self._room.acquire():
-                with self._taking:
-                    if self._stopped:
-                        return
-                    try:
-                        index, item = next(self._items)
-                    except StopIteration:
-                        return
-                    has_idle = self._idle.acquire(blocking=False)
-                    starts = not has_idle and self._started < self._workers
-                    self._started += starts
-                if starts:  # a worker for the next item
-                    self._start()
+                taken = self._take()
+                if taken is None:
+                    return
+                index, item, active = taken
                 try:
                     self._done.put((index, self._do(item), None))
                 except RequestShown as shown:  # takes no time, and all of them are of interest
                     self._done.put((index, None, shown))
+                except LimitReached as error:
+                    if self._give_back(index, item, active, error):
+                        return
+                    self._room.release()
+                    continue
                 self._idle.release()
         except BaseException as error:  # raised again in the thread that iterates
             self._done.put((index, None, error))
@@ -110,10 +159,10 @@ class _Pool(Generic[T, R]):
         shown: dict[int, RequestShown] = {}
         finished = position = ended = 0
         try:
-            self._started = 1
-            self._start()
+            with self._taking:
+                self._start()
             while ended < self._started:
-                outcome = self._done.get()
+                outcome = _next_of(self._done)
                 if outcome is None:
                     ended += 1
                     continue
@@ -139,6 +188,23 @@ class _Pool(Generic[T, R]):
             raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
 
 
+def _next_of(done: queue.SimpleQueue[T], timeout: float = math.inf) -> T:
+    """Return the next item of *done*.
+
+    Python does not notice a signal that arrives just before it begins to wait: it waits in turns.
+
+    :raises queue.Empty: there is none for *timeout* seconds.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return done.get(timeout=max(0.0, min(left, _TURN)))
+        except queue.Empty:
+            if left <= _TURN:
+                raise
+
+
 def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
     """Return ``do()``, called in a thread, so that signals are handled while it runs.
 
@@ -154,9 +220,12 @@ def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
         except BaseException as error:  # raised again in the calling thread
             done.put((None, error))
 
-    threading.Thread(target=work, daemon=True).start()
     try:
-        result, error = done.get(timeout=timeout)
+        start_thread(work, "tinkex-call")
+    except LimitReached:  # then it is not interruptible
+        work()
+    try:
+        result, error = _next_of(done, math.inf if timeout is None else timeout)
     except queue.Empty:
         raise TimeoutError from None
     if error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from urllib.parse import urlsplit
 
 from tinkex.exceptions import (
     ConnectionFailed,
+    LimitReached,
     SettingsError,
     TimedOut,
     TinkexError,
     TLSError,
     Unreachable,
 )
+from tinkex.files import limit_error
 
 _CA_HINT = (
     "If a proxy or a private authority signs it, set REQUESTS_CA_BUNDLE, or ca_bundle of an "
@@ -37,7 +40,12 @@ def host_of(url: str) -> str:
 def from_system(error: Exception, url: str) -> TinkexError:
     """Return the error for *error*, which a socket or TLS raised on the way to *url*."""
     causes, host = chain(error), host_of(url)
-    return tls_error(causes, host) or connection_error(causes, host) or lost(causes, host)
+    return (
+        local_limit(causes)
+        or tls_error(causes, host)
+        or connection_error(causes, host)
+        or lost(causes, host)
+    )
 
 
 def chain(error: BaseException) -> list[BaseException]:
@@ -52,6 +60,16 @@ def chain(error: BaseException) -> list[BaseException]:
         waiting += [*cause.args, getattr(cause, "reason", None)]
         waiting += [getattr(cause, "original_error", None), cause.__cause__, cause.__context__]
     return found
+
+
+def local_limit(causes: Sequence[BaseException]) -> LimitReached | None:
+    """Return the error for a connection that would need more open files than are allowed."""
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        try:  # the resolver does not say that it could not open its files
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            causes = [*causes, error]
+    return next(filter(None, map(limit_error, causes)), None)
 
 
 def tls_error(causes: Sequence[BaseException], host: str) -> TinkexError | None:

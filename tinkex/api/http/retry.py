@@ -26,6 +26,8 @@ _FIRST_DELAY = 0.5
 _AFTER_LOSS = 0.2
 _LONGEST_BACKOFF = 10.0
 _JITTER = 0.1
+#: Seconds by which a wait may end late on a busy machine; beyond, the process was stopped.
+LATE = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ class Wait:
 
 
 OnWait = Callable[[Wait], None]
+
+
+class Stopped(Exception):
+    """The process was stopped (Ctrl-Z) for so many seconds while it waited."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
 
 
 class Deadline:
@@ -105,11 +115,16 @@ class Deadline:
         self.seconds += excused
 
     def sleep(self, seconds: float) -> None:
-        """Wait without reporting it.
+        """Wait without reporting it; time for which the process was stopped does not count.
 
         :raises TimedOut: the time is up, at the latest when it is.
         """
-        time.sleep(max(0.0, min(seconds, self.remaining())))
+        seconds = max(0.0, min(seconds, self.remaining()))
+        began = time.monotonic()
+        time.sleep(seconds)
+        late = time.monotonic() - began - seconds
+        if late > LATE:
+            self.seconds += late
         self.remaining()
 
     def report(
@@ -169,6 +184,8 @@ class Retrying:
 
     def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
         """Wait until the call that *error* ended is sent again, or raise *error* if it is not."""
+        if isinstance(error.__cause__, Stopped):
+            deadline.seconds += error.__cause__.seconds
         unsent = isinstance(error, Unreachable)
         self._attempts_to_connect += unsent
         if self._attempts_to_connect > ATTEMPTS_TO_CONNECT or not (unsent or self._repeatable):

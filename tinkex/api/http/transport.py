@@ -64,7 +64,7 @@ _SAME_REQUEST = frozenset({307, 308})
 _HOPS = 5
 #: For a 429 that does not say when to come back, where something is created.
 _LIMIT_HINT = "It is a limit of the server: end a session or a run, or wait until idle ones end."
-_CHUNK = 64 * 1024
+_CHUNK, _BEGINNING = 64 * 1024, 1024
 #: Minimum length of the key of a service.
 _REAL_KEY = 16
 #: Content types in words.
@@ -89,6 +89,7 @@ class Request:
     :ivar settled: statuses that mean success after a try that the server may have acted on.
     :ivar what: what a server lacks that does not know the path: ``publishing``.
     :ivar keyless: is sent without the key.
+    :ivar is_enough: whether a response with so much of its body, up to 1 KiB, needs no more of it.
     """
 
     method: str
@@ -101,6 +102,7 @@ class Request:
     settled: frozenset[int] = frozenset()
     what: str | None = None
     keyless: bool = False
+    is_enough: Callable[[Response], bool] | None = None
 
     @property
     def is_repeatable(self) -> bool:
@@ -368,7 +370,8 @@ class Transport:
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
         timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
         try:
-            response = read_whole(self._sender.send(prepared, timeouts), deadline)
+            opened = self._sender.send(prepared, timeouts)
+            response = read_whole(opened, deadline, request.is_enough)
         except TimedOut as error:
             if not deadline.allows(0.05):  # it has waited for all the time there was
                 raise deadline.timed_out() from error
@@ -434,9 +437,14 @@ class Transport:
         return token if isinstance(token, str) and token.isascii() and token.isprintable() else None
 
 
-def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
+def read_whole(
+    response: HttpResponse,
+    deadline: Deadline,
+    is_enough: Callable[[Response], bool] | None = None,
+) -> Response:
     """Read *response* to its end and give its connection back.
 
+    :param is_enough: see :attr:`Request.is_enough`; the connection is closed then.
     :raises InvalidResponse: the body is larger than :data:`MAX_RESPONSE`.
     :raises TimedOut: the deadline passes, however slowly the bytes trickle in.
     """
@@ -447,6 +455,9 @@ def read_whole(response: HttpResponse, deadline: Deadline) -> Response:
             if len(body) > MAX_RESPONSE:
                 raise InvalidResponse("the server's response is too large")
             deadline.remaining()
+            begun = Response(response.status, response.headers, bytes(body[:_BEGINNING]))
+            if is_enough is not None and is_enough(begun):
+                break
     return Response(response.status, response.headers, bytes(body))
 
 

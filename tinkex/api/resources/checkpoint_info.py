@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -84,6 +84,38 @@ class Checkpoint:
         path, types = self.path, KINDS.values()
         is_plain = path is not None and path.kind in KINDS and "/" not in path.name
         return is_plain and self.checkpoint_type in types and self.time is not None
+
+    @property
+    def has_bare_id(self) -> bool:
+        """Whether its id has no kind, so that it may be that of two checkpoints."""
+        return bool(self.checkpoint_id) and "/" not in self.checkpoint_id
+
+
+def key_of(path: str) -> str:
+    """Return *path* without its scheme, which may differ between a save and a list."""
+    return path.rpartition("://")[2]
+
+
+def row_of(path: TinkerPath, rows: Iterable[Checkpoint]) -> Checkpoint | None:
+    """Return the checkpoint *path* among *rows*, the list of its run."""
+    key = key_of(str(path))
+    return next((row for row in rows if key_of(row.tinker_path) == key), None)
+
+
+def twins_of(path: TinkerPath, rows: Collection[Checkpoint]) -> list[Checkpoint]:
+    """Return those of *rows*, the list of its run, that a server may take for *path*.
+
+    They have the same name or id, and ids without a kind.
+    """
+    own = row_of(path, rows)
+    names = {path.name, own.checkpoint_id if own else path.name}
+    return [
+        row
+        for row in rows
+        if row is not own
+        and row.has_bare_id
+        and names & {row.checkpoint_id, row.tinker_path.rpartition("/")[2]}
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinkex.api.http import pagination, schema
 from tinkex.api.http.concurrency import map_ordered
@@ -34,7 +35,6 @@ from tinkex.api.resources.sessions import Sessions
 from tinkex.config import credentials
 from tinkex.exceptions import (
     APIError,
-    BadRequest,
     Forbidden,
     InvalidResponse,
     NotFound,
@@ -45,6 +45,7 @@ from tinkex.exceptions import (
 from tinkex.files import path_of
 
 if TYPE_CHECKING:
+    from tinkex.api.resources.changes import Changes
     from tinkex.api.resources.selection import Selection
     from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import OnProgress, Progress
@@ -63,8 +64,6 @@ _CONCURRENCY = 8
 _PATIENCE = 5.0
 #: Names that a suggestion shows.
 _SHOWN = 3
-#: TuFT's answer to every request to unpublish: its route takes "publish" for the name.
-_MISREAD = "Invalid checkpoint reference"
 #: Carries the access token of the account that owns the original of a copy.
 _TOKEN_HEADER = "X-Tinker-Weights-Access-Token"  # noqa: S105 - a name, not a token
 
@@ -194,43 +193,57 @@ class Checkpoints:
             raise missing from None
         return CheckpointInfo.of(parsed, None, lineage)
 
-    def publish(self, path: str) -> None:
+    def changes(
+        self, paths: Sequence[str], *, known: Iterable[Checkpoint] = (), force: bool = False
+    ) -> Changes:
+        """Return what changes the checkpoints *paths*, after it has read the lists of their runs.
+
+        :param known: those of *paths* that were just listed, which may spare these requests.
+        :param force: see :meth:`delete`.
+        """
+        from tinkex.api.resources.changes import Changes
+
+        read = partial(list_of_run, self._transport)
+        return Changes(self._transport, read, paths, known=known, force=force)
+
+    def publish(self, path: str, *, force: bool = False) -> None:
         """Make the checkpoint *path* public.
 
+        :param force: see :meth:`delete`.
         :raises tinkex.exceptions.Conflict: it is public already.
         """
-        what = ("publishing", "the checkpoint to be published")
-        self._change("POST", path, "/publish", what)
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).publish(path)
 
-    def unpublish(self, path: str) -> None:
+    def unpublish(self, path: str, *, force: bool = False) -> None:
         """Make the checkpoint *path* private again.
 
+        :param force: see :meth:`delete`.
         :raises tinkex.exceptions.Conflict: it is not public.
         """
-        what = ("unpublishing", "the checkpoint to be unpublished")
-        try:
-            self._change("DELETE", path, "/publish", what)
-        except BadRequest as error:
-            if error.message != _MISREAD:
-                raise
-            message = "this server does not offer unpublishing"
-            raise NotOffered(message, status=400, request_id=error.request_id) from error
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).unpublish(path)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, *, force: bool = False) -> None:
         """Delete the checkpoint *path*; this cannot be undone.
 
+        :param force: do so even if the run has another checkpoint of this name and the server's
+            ids do not distinguish them, so that it may delete either or both.
         :raises tinkex.exceptions.NotFound: it does not exist.
+        :raises tinkex.exceptions.SharedName: *force* would be needed.
+        :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists it.
         """
-        what = ("deleting checkpoints", "the checkpoint to be deleted")
-        self._change("DELETE", path, "", what)
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).delete(path)
 
-    def set_ttl(self, path: str, seconds: int | None) -> None:
+    def set_ttl(self, path: str, seconds: int | None, *, force: bool = False) -> None:
         """Set the expiry of the checkpoint *path* to *seconds* from now, or remove it (``None``).
 
+        :param force: see :meth:`delete`.
         :raises tinkex.exceptions.BadRequest: *seconds* is outside of ``TTL_LIMITS``.
         """
-        what = ("expiry of checkpoints", "the expiry to be set")
-        self._change("PUT", path, "/ttl", what, {"ttl_seconds": seconds})
+        path = str(TinkerPath.from_string(path))
+        self.changes([path], force=force).set_ttl(path, seconds)
 
     def check_name(self, name: str) -> None:
         """Refuse the name of a new checkpoint if the service is known to refuse it.
@@ -328,7 +341,8 @@ class Checkpoints:
         :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
         :param on_progress: called after every block received, with the bytes of all.
         """
-        from tinkex.api.transfer.download import directory_of, download_many
+        from tinkex.api.transfer.directory import directory_of
+        from tinkex.api.transfer.download import download_many
 
         root = path_of(directory)
         parsed = list(dict.fromkeys(map(TinkerPath.from_string, paths)))
@@ -366,24 +380,6 @@ class Checkpoints:
         from tinkex.api.transfer.download import download
 
         return download(self._transport, self._sessions, path, directory, force, on_progress)
-
-    def _change(
-        self,
-        method: str,
-        path: str,
-        suffix: str,
-        what: tuple[str, str],
-        body: Any = None,
-    ) -> None:
-        """Request a change; *what* is the name of the ability and what the deadline is for."""
-        parsed = TinkerPath.from_string(path)
-        deadline = self._transport.deadline(what[1])
-        # A retry may find that the first try has succeeded: deleted, or in that state already.
-        settled = frozenset({404, 409} if suffix else {404})
-        request = Request(
-            method, parsed.url + suffix, body, repeatable=True, settled=settled, what=what[0]
-        )
-        self._transport.call(request, deadline)
 
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
         from tinkex.api.http import futures  # which lists do without

@@ -60,7 +60,11 @@ class Models:
 def list_models(transport: Transport, deadline: Deadline) -> Page[Model]:
     """Return all models as part of another operation."""
     request = Request("GET", "get_server_capabilities", what="a list of models")
-    data = transport.call(request, deadline).object()
+    return models_in(transport.call(request, deadline).object())
+
+
+def models_in(data: schema.Json) -> Page[Model]:
+    """Return the models in *data*, which describes what a service offers."""
     rows = schema.rows(data, "supported_models", (Mapping, str))
     models = [model for row in rows if (model := Model.from_json(row)) is not None]
     left_out = len(rows) - len(models)

@@ -142,7 +142,7 @@ class _Search:
                 raise InvalidName(f"{shown(name.text)} names two checkpoints", hint=_FORMS)
             return _labelled(found, run_id, label, kind, name.back)
         kind = name.kind or kind
-        fitting = [c for c in found if kind in (None, c.checkpoint_type)]
+        fitting = [c for c in found if c.path and kind in (None, c.checkpoint_type)]
         # Checkpoints saved at the same time stay in the service's order.
         fitting.sort(key=time_of, reverse=True)
         if len(fitting) > 1 and not name.latest:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.api.http import pagination, schema
-from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.http.concurrency import map_ordered, start_thread
 from tinkex.api.http.pagination import Page
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import (
@@ -25,6 +25,7 @@ from tinkex.api.http.transport import (
 )
 from tinkex.api.paths import segment, segment_from_server
 from tinkex.exceptions import (
+    LimitReached,
     LocalError,
     NotFound,
     NotOffered,
@@ -79,7 +80,7 @@ class Session:
         self.model_seq_id = 0
         #: The numbers of further sampling sessions.
         self.sampler_seq_ids = itertools.count()
-        threading.Thread(target=self._beat, name="tinkex-heartbeat", daemon=True).start()
+        start_thread(self._beat, "tinkex-heartbeat")
 
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
@@ -322,7 +323,7 @@ class Sessions:
         finish = partial(Session.finish, outcome=outcome)
         try:
             list(map_ordered(finish, known))
-        except RuntimeError:  # Python 3.12 starts no thread while it exits
+        except LimitReached:  # also while Python 3.12 exits
             for session in known:
                 session.finish(outcome)
 

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+from tinkex.api.transfer import manifest
 from tinkex.api.transfer.content import START, kind_of
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.exceptions import InvalidResponse
 
 #: Maximum size in bytes of the headers of one member, long names included.
-MAX_HEADERS = 1024 * 1024
+MAX_HEADERS = 16 * 1024
 #: Maximum number of files of a checkpoint, and of members of an archive.
 MAX_FILES = 10_000
+#: Maximum length in bytes of a file's name, and of its parts: that of paths on Linux.
+MAX_NAME, MAX_PARTS = 4096, 255
+#: Headers that apply to all members are copied for each of them.
+_MAX_GLOBAL = 100
+#: Python before 3.11.10 takes quadratic time for these in a header.
+_DIGITS = re.compile(rb"\d{100}")
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 256 * 1024
 #: Two empty blocks end an archive.
 _END = 2 * tarfile.BLOCKSIZE
+#: Maximum size in bytes of what may follow them, which is only padding.
+_MAX_PADDING = 16 * 1024 * 1024
 #: What the libraries raise for malformed archives; the last four come from numbers in headers.
 _MALFORMED = (
     *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
@@ -35,14 +47,56 @@ _MALFORMED = (
 def safe_relative(name: str) -> Path:
     """Return *name* as a path that stays below the directory it is joined to.
 
-    :raises InvalidResponse: it does not.
+    :raises InvalidResponse: it does not, or is too long.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
+    is_in_manifest = len(parts) > 1 and parts[0] == manifest.NAME
     # Backslashes and colons would mean directories and drives on another system.
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or not is_text:
+    is_foreign = name.startswith("/") or ".." in parts or "\\" in name
+    if not parts or is_foreign or is_in_manifest or not is_text:
         raise InvalidResponse(f"the download holds a file with an unsafe name: {name[:200]!r}")
+    if len(os.fsencode(name)) > MAX_NAME or len(parts) > MAX_PARTS:
+        raise InvalidResponse(f"the download holds a file whose name is too long: {name[:200]!r}")
     return Path(*parts)
+
+
+def check_number(number: int) -> None:
+    """Return if a checkpoint may have so many files, or directories.
+
+    :raises InvalidResponse: it may not.
+    """
+    if number > MAX_FILES:
+        raise InvalidResponse(f"the download holds more than {MAX_FILES} files or directories")
+
+
+def add_directories(known: set[Path], relative: Path) -> None:
+    """Add the directories that *relative* is in to those of a checkpoint.
+
+    :raises InvalidResponse: there are too many.
+    """
+    for parent in relative.parents:
+        if parent in known:
+            break
+        known.add(parent)
+    check_number(len(known))
+
+
+def relative_names(names: Iterable[str]) -> dict[Path, str]:
+    """Return the *names* of a checkpoint's files by their paths.
+
+    :raises InvalidResponse: a name is unsafe or too long, or two names cannot both be files.
+    """
+    found, directories = list[tuple[tuple[str, ...], str]](), set[Path]()
+    for name in names:
+        relative = safe_relative(name)
+        add_directories(directories, relative)
+        found.append((relative.parts, name))
+    found.sort()
+    for (first, _), (second, name) in pairwise(found):
+        if second[: len(first)] == first:
+            raise InvalidResponse(f"the download holds {name[:200]!r} twice")
+    return {Path(*parts): name for parts, name in found}
 
 
 def extract(
@@ -95,7 +149,10 @@ class _Source:
             if not 0 <= size <= self.budget:
                 raise InvalidResponse("the archive holds a header that is too large")
             self.budget -= size
-        return self._file.read(size)
+        found = self._file.read(size)
+        if self.budget is not None and _DIGITS.search(found):
+            raise InvalidResponse("the archive holds a header with an absurd number")
+        return found
 
 
 def _extract(
@@ -104,15 +161,18 @@ def _extract(
     admit: Callable[[Path], None],
     check_space: Callable[[int], None],
 ) -> dict[Path, ManifestFile]:
-    found: dict[Path, ManifestFile] = {}
+    found, directories = dict[Path, ManifestFile](), set[Path]()
     with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as tar:
         for member in _members(tar, source):
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
                     with _once(member):
-                        directory.make_parents(safe_relative(member.name) / "file")
+                        relative = safe_relative(f"{member.name}/file")
+                        add_directories(directories, relative)
+                        directory.make_parents(relative)
                 continue
             relative = _checked(member)
+            add_directories(directories, relative)
             admit(relative)
             check_space(member.size)
             with _once(member):
@@ -123,19 +183,23 @@ def _extract(
     if source.read(_END) != bytes(_END):
         raise InvalidResponse("the archive is incomplete")
     while source.read(_BLOCK):  # to the check sum of gzip
-        pass
+        if source.tell() - end > _MAX_PADDING:
+            raise InvalidResponse("the archive holds more after its end")
     return found
 
 
 def _members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]:
-    for _ in range(MAX_FILES + 1):
-        source.budget = MAX_HEADERS
-        member = tar.next()
-        if member is None:
-            return
+    number = 0
+    source.budget = MAX_HEADERS
+    while (member := tar.next()) is not None:
+        number += 1
+        check_number(number)
+        if len(tar.pax_headers) > _MAX_GLOBAL:
+            raise InvalidResponse("the archive holds headers that are too large")
+        cast(Any, tar).members.clear()  # each keeps its headers
         source.budget = None
         yield member
-    raise InvalidResponse(f"the archive holds more than {MAX_FILES} files")
+        source.budget = MAX_HEADERS
 
 
 def _checked(member: tarfile.TarInfo) -> Path:

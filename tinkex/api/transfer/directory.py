@@ -10,7 +10,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
+from tinkex.api.paths import TinkerPath
+from tinkex.exceptions import LocalError
+
+#: Characters of ids and names that every file system accepts.
+_PLAIN = " !@()+,=[]{}~"
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 #: Opening a FIFO returns at once.
@@ -156,3 +162,21 @@ def _enter(name: str, handle: int) -> int:
             reason = f"{name} is a symbolic link or not a directory"
             raise NotADirectoryError(errno.ENOTDIR, reason) from None
         raise
+
+
+def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
+    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
+
+    :raises LocalError: one of these is a symbolic link, which would lead out of *root*.
+    """
+    place = root
+    for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
+        place /= _segment(part)
+        if place.is_symlink():
+            raise LocalError(f"{place} is a symbolic link", hint="Remove it.")
+    return place
+
+
+def _segment(text: str) -> str:
+    quoted = quote(text, safe=_PLAIN + (":" if Path("a:b").parts == ("a:b",) else ""))
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

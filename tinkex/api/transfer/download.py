@@ -9,18 +9,19 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
 from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url, name_missing
-from tinkex.api.paths import SAMPLER_KIND, TinkerPath
+from tinkex.api.paths import SAMPLER_KIND, TinkerPath, run_url
+from tinkex.api.resources.checkpoint_info import Checkpoint, row_of, twins_of
 from tinkex.api.transfer import adapter, archive, content, manifest
 from tinkex.api.transfer.adapter import AdapterMismatch
 from tinkex.api.transfer.manifest import ManifestFile
@@ -35,6 +36,7 @@ from tinkex.exceptions import (
     ConnectionFailed,
     Forbidden,
     InvalidResponse,
+    LimitReached,
     LocalError,
     NotFound,
     NotOffered,
@@ -55,6 +57,12 @@ _FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
 #: Statuses of an archive that is not ready.
 _NOT_READY = frozenset({425, 503})
 _FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
+#: Content types of an archive, and how its content begins: gzip, or tar with its word at a place.
+_ARCHIVE_TYPES = frozenset(
+    f"application/{name}"
+    for name in ("gzip", "x-gzip", "tar", "x-tar", "x-compressed-tar", "octet-stream")
+)
+_GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
 #: Name and life in seconds of the copy that a service makes of a training checkpoint.
@@ -63,8 +71,6 @@ _COPY_NAME, _COPY_TTL = "download", 3600
 _GONE = (NotFound, NotOffered, Forbidden, BadRequest, InvalidResponse, UsageError)
 #: Signed URLs are renewed when they are valid for less than this.
 _MARGIN = timedelta(minutes=5)
-#: Characters of ids and names that every file system accepts.
-_PLAIN = " !@()+,=[]{}~"
 
 #: The files of a checkpoint by relative path.
 Files = dict[Path, ManifestFile]
@@ -163,7 +169,9 @@ class _Download:
     # Separate files -------------------------------------------------------------------------
 
     def _fetch_files(self, signed: SignedURLs) -> Files:
-        names = {archive.safe_relative(name): name for name in sorted(signed.urls())}
+        urls = signed.urls()
+        archive.check_number(len(urls))
+        names = archive.relative_names(urls)
         if not names:
             raise InvalidResponse("the checkpoint has no files")
         for relative in names:
@@ -212,17 +220,24 @@ class _Download:
     def _archive_url(self) -> str:
         """Return the signed URL of the archive, once it is ready."""
         missing, path = self._transport.missing, self._path
-        # Some servers know sampler checkpoints here, and only by their bare names: for a
-        # training checkpoint such a name would mean the sampler's files.
-        ways = [path.url, path.bare_url] if path.kind == SAMPLER_KIND else [path.url]
+        ways = [lambda: path.url, self._bare_url]
         if _FULL_ARCHIVE in missing:
             ways.reverse()
         refusal: NotOffered | None = None
-        for way in ways:
+        for find in ways:
+            if refusal is not None and refusal.status != 404:
+                break
+            way = find()
+            if way is None:
+                continue
             try:
                 found = self._poll_archive(f"{way}/archive")
             except NotOffered as error:
                 refusal = refusal or error
+                continue
+            except NotFound:
+                if way == path.url:
+                    raise
                 continue
             if way == path.url:
                 missing.discard(_FULL_ARCHIVE)
@@ -234,12 +249,37 @@ class _Download:
         name_missing(refusal, f"this server offers no download of {kind} checkpoints")
         raise refusal from None
 
+    def _bare_url(self) -> str | None:
+        """Return the URL by an id without a kind, if the list of the run has such an id."""
+        path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
+        request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
+        try:
+            records = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
+        except (NotFound, NotOffered):
+            return None
+        rows = [Checkpoint.from_json(record, path.run_id) for record in records]
+        row, twins = row_of(path, rows), twins_of(path, rows)
+        # SkyRL has sampler checkpoints only: for a training checkpoint such an id would mean the
+        # sampler's files.
+        if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
+            return None
+        if twins:
+            also = f"which is also that of {twins[0].tinker_path}: check what has arrived"
+            deadline.report(note=f"The server finds {path} by its name only, {also}.")
+        return replace(path, name=row.checkpoint_id).bare_url
+
     def _poll_archive(self, path: str) -> str:
         transport = self._transport
         deadline = transport.deadline("the archive to be made")
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
-        request = Request("GET", path, what="archives", repeatable=False, final=REDIRECTS)
+        request = Request(
+            *("GET", path),
+            what="archives",
+            repeatable=False,
+            final=REDIRECTS,
+            is_enough=_is_archive,
+        )
         retrying = Retrying(repeatable=True)
         while True:
             try:
@@ -262,6 +302,8 @@ class _Download:
             return join_url(base, response.headers["location"])
         if not response.ok:
             raise self._transport.refusal(response, "archives")
+        if _is_archive(response):  # it is fetched from the same place, as a file
+            return base
         return join_url(base, schema.text(response.object(), "url"))
 
     # A directory ----------------------------------------------------------------------------
@@ -272,12 +314,7 @@ class _Download:
         found: Files = {}
         with local_errors(self._staging.target):
             self._staging.clear_content()
-            for file in sorted(source.rglob("*")):
-                if file.is_symlink() or not file.is_file():
-                    continue
-                if len(found) == archive.MAX_FILES:
-                    raise InvalidResponse(f"the checkpoint has more than {len(found)} files")
-                relative = file.relative_to(source)
+            for relative, file in _listed(source).items():
                 self._staging.admit(relative)
                 with (
                     file.open("rb") as old,
@@ -307,6 +344,27 @@ class _Download:
             hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
             f"{config.name} is in that directory.",
         )
+
+
+def _is_archive(response: Response) -> bool:
+    """Return whether the body of *response*, of which 1 KiB is enough, is an archive."""
+    body, may_be = response.body, response.content_type in _ARCHIVE_TYPES
+    is_tar = body[_TAR_AT:].startswith(_TAR)
+    return response.ok and (body.startswith(_GZIP) or is_tar or (may_be and body[:1] != b"{"))
+
+
+def _listed(source: Path) -> dict[Path, Path]:
+    """Return the files in *source* by their relative paths.
+
+    :raises InvalidResponse: there are too many, or one has a name that no checkpoint may hold.
+    """
+    found: dict[Path, Path] = {}
+    for file in source.rglob("*"):
+        relative = archive.safe_relative(file.relative_to(source).as_posix())
+        if file.is_file() and not file.is_symlink():
+            found[relative] = file
+            archive.check_number(len(found))
+    return found
 
 
 # Signed URLs and copies -----------------------------------------------------------------------
@@ -480,19 +538,6 @@ class DownloadResult:
 Fetch = Callable[[TinkerPath, Path, bool, OnProgress | None], Download]
 
 
-def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
-    """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
-
-    :raises LocalError: one of these is a symbolic link, which would lead out of *root*.
-    """
-    place = root
-    for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
-        place /= _segment(part)
-        if place.is_symlink():
-            raise LocalError(f"{place} is a symbolic link", hint="Remove it.")
-    return place
-
-
 def download_many(
     fetch: Fetch,
     places: Sequence[tuple[TinkerPath, Path]],
@@ -524,11 +569,12 @@ def download_many(
             return DownloadResult(str(path), directory)
         try:
             # An incomplete earlier download of the same checkpoint is replaced.
-            is_ours = manifest.read_of(directory, path) is not None
-            done = fetch(path, directory, force or is_ours, heard)
+            replace = force or manifest.read_of(directory, path) is not None
+            return DownloadResult(str(path), directory, fetch(path, directory, replace, heard))
+        except LimitReached:  # fewer at once
+            raise
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
-        return DownloadResult(str(path), directory, done)
 
     wanted = {place for _, directory in places for place in (directory, *directory.parents)}
     missing = [place for place in wanted if not os.path.exists(place)]
@@ -539,8 +585,3 @@ def download_many(
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()
-
-
-def _segment(text: str) -> str:
-    quoted = quote(text, safe=_PLAIN + (":" if Path("a:b").parts == ("a:b",) else ""))
-    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.transfer.progress import ProgressTracker
-from tinkex.api.transfer.staging import PartialFile, Segment, StagingDirectory
+from tinkex.api.transfer.staging import StagingDirectory
+from tinkex.api.transfer.state import PartialFile, Segment
 from tinkex.api.transfer.streams import Changed, RenewableURL, ResumingReader, Span
 from tinkex.exceptions import ConnectionFailed
 
@@ -102,9 +103,9 @@ class FileDownload:
             size, tag = reader.body.total, reader.body.tag
             segment = Segment(0, 0, -1 if size is None else size)
             root, files = self._staging.root, self._staging.files
-            # A new small file may be forgotten: writing the state for each takes quadratic time.
+            # A new small file may be forgotten.
             at_once = self._name in files or (size or 0) >= _WORTH
-            with self._staging.changing(at_once=at_once):
+            with self._staging.changing(self._name, at_once=at_once):
                 # Connections of a failed attempt may still write to the old file.
                 root.remove(self._name)
                 root.open(self._name, "xb", make=True).close()
@@ -155,7 +156,7 @@ class FileDownload:
             if may_split and self._with_sum and self._hashed == segment.position:
                 self._sha256.update(block)
                 self._hashed += len(block)
-            with self._staging.changing():
+            with self._staging.changing(self._name):
                 segment.position += len(block)
             self._tracker.add(self._label, len(block))
             if probe is not None and probe.is_over(reader):
@@ -172,7 +173,7 @@ class FileDownload:
         start, end = segment.position, segment.end
         count = max(RANGES, min((end - start) // _PART, _MAX_PARTS))
         edges = [start + (end - start) * n // count for n in range(count + 1)]
-        with self._staging.changing(at_once=True):
+        with self._staging.changing(self._name, at_once=True):
             segment.end = edges[1]
             known.segments += [Segment(at, at, to) for at, to in pairwise(edges[1:])]
         self._fetch_segments(known, first)

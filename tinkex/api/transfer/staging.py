@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import secrets
 import stat
@@ -23,15 +22,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tinkex.api.http.concurrency import map_ordered, run_in_thread
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.progress import Cancelled
+from tinkex.api.transfer.state import PartialFile, State, StateLog
 from tinkex.exceptions import (
     InvalidResponse,
     LocalError,
@@ -43,9 +41,8 @@ from tinkex.exceptions import (
 )
 from tinkex.files import (
     acquire_lock,
-    private_directory,
+    limit_error,
     why_not_private,
-    write_private,
     xdg_directory,
 )
 
@@ -67,7 +64,6 @@ _INTERVAL = 1.0
 _LOCK = "lock"
 #: Directory of the files to install.
 CONTENT = "content"
-_VERSION = 2
 #: Concurrent calls that bring files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
@@ -76,34 +72,6 @@ _NOT_KEPT = (
     "Nothing is kept, because tinkex could not tell its directory from a foreign one later: "
     "the same download starts over."
 )
-
-
-@dataclass
-class Segment:
-    """A range of a file: its first byte, the next byte to fetch, and the byte after its last."""
-
-    start: int
-    position: int
-    end: int
-
-
-@dataclass
-class PartialFile:
-    """What is known about a file that arrives.
-
-    :ivar size: its size in bytes.
-    :ivar tag: the entity tag or date of the version that arrives.
-    :ivar segments: its ranges, in order.
-    """
-
-    size: int
-    tag: str
-    segments: list[Segment]
-
-    @property
-    def received(self) -> int:
-        """Bytes that have arrived."""
-        return sum(segment.position - segment.start for segment in self.segments)
 
 
 class StagingDirectory:
@@ -131,6 +99,7 @@ class StagingDirectory:
 
     root: Directory
     content: Directory
+    _log: StateLog
 
     def __init__(self, path: TinkerPath, target: Path, *, force: bool = False) -> None:
         self.target = target
@@ -144,6 +113,8 @@ class StagingDirectory:
         self._is_resumed = self._is_locked = self._is_done = self._is_closed = False
         self._handles = ExitStack()
         self._guard = threading.Lock()
+        #: The partial files that have changed since the state was written at this time.
+        self._changed: set[str] = set()
         self._saved = 0.0
         self._made: list[Path] = []
 
@@ -177,10 +148,11 @@ class StagingDirectory:
             # Another process may remove it at any step, until it is locked.
             with suppress(FileNotFoundError):
                 where = home / self._name
+                known = log_of(self._name).read()
                 root, self._is_private, self._name = _trusted(
-                    self._home, self._name, where, self._known_directory()
+                    self._home, self._name, where, known.directory if known else None
                 )
-                self.root = self._held(root)
+                self.root, self._log = self._held(root), log_of(self._name)
                 self._is_locked = self._lock(root)
         self._make_content()
         self._load()
@@ -243,7 +215,7 @@ class StagingDirectory:
                 with suppress(OSError):
                     self.root.remove(name)
             with suppress(OSError):
-                self.state_file.unlink(missing_ok=True)
+                self._log.path.unlink(missing_ok=True)
             self._home.remove_empty(self._name)
         self._handles.close()
 
@@ -255,8 +227,8 @@ class StagingDirectory:
         self._make_content()
 
     @contextmanager
-    def changing(self, *, at_once: bool = False) -> Iterator[None]:
-        """Let one thread change :attr:`files` or :attr:`copy`.
+    def changing(self, name: str | None = None, *, at_once: bool = False) -> Iterator[None]:
+        """Let one thread change the file *name* of :attr:`files`, or :attr:`copy`.
 
         :param at_once: write the state; otherwise it is written once a second.
         :raises Cancelled: the download is over: a thread that still waited for the network must
@@ -266,53 +238,27 @@ class StagingDirectory:
             if self._is_closed:
                 raise Cancelled
             yield
+            if name is not None:
+                self._changed.add(name)
             if at_once or time.monotonic() - self._saved > _INTERVAL:
                 self._save()
 
     def _save(self) -> None:
         if not self._is_private:
             return
-        files = {
-            name: [file.size, file.tag, [[s.start, s.position, s.end] for s in file.segments]]
-            for name, file in self.files.items()
-        }
-        state = {
-            "version": _VERSION,
-            "directory": _identity(self.root),
-            "copy": self.copy,
-            "files": files,
-        }
         try:
-            private_directory(self.state_file.parent)
-            write_private(self.state_file, json.dumps(state))
+            self._log.write(State(_identity(self.root), self.copy, self.files), self._changed)
         except LocalError:  # a home that cannot be written costs the resume, not the download
             self._is_private = False
+        self._changed.clear()
         self._saved = time.monotonic()
 
-    @property
-    def state_file(self) -> Path:
-        """The file with the state."""
-        return xdg_directory("state") / "tinkex" / "downloads" / f"{self._name}.json"
-
-    def _state(self) -> dict[str, Any]:
-        try:
-            state = json.loads(self.state_file.read_bytes())
-            return state if state["version"] == _VERSION else {}
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
-            return {}
-
-    def _known_directory(self) -> list[int] | None:
-        found: list[int] | None = self._state().get("directory")
-        return found
-
     def _load(self) -> None:
-        """Read the state of an earlier attempt; what has another form is ignored."""
-        state = self._state()
-        try:
-            if state["directory"] != _identity(self.root):
-                raise ValueError("of another directory")
-            self.copy, self.files = _parsed(state)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        """Read the state of an earlier attempt; that of another directory is ignored."""
+        state = self._log.read()
+        if state is not None and state.directory == _identity(self.root):
+            self.copy, self.files = state.copy, state.files
+        if not self.files:
             self.clear_content()
             self._save()
 
@@ -455,6 +401,11 @@ def name_of(path: TinkerPath, target: Path) -> str:
     return PREFIX + hashlib.sha256(words).hexdigest()[:12]
 
 
+def log_of(name: str) -> StateLog:
+    """Return the log with the state of the staging directory *name*."""
+    return StateLog(xdg_directory("state") / "tinkex" / "downloads" / f"{name}.jsonl")
+
+
 # Trust ----------------------------------------------------------------------------------------
 
 
@@ -533,23 +484,6 @@ def _refused(where: Path, reason: str) -> LocalError:
     )
 
 
-def _parsed(state: Any) -> tuple[str | None, dict[str, PartialFile]]:
-    """Return the copy and the files of *state*; any error means that tinkex did not write it."""
-    copy, files = state["copy"], {}
-    for name, (size, tag, segments) in state["files"].items():
-        ranges = [Segment(start, position, end) for start, position, end in segments]
-        ints = all(type(n) is int for s in segments for n in s) and type(size) is int
-        ordered = all(0 <= s.start <= s.position <= s.end <= size for s in ranges)
-        if not (ints and ordered and ranges and isinstance(tag, str)):
-            raise ValueError(name)
-        if not manifest.is_relative_name(name):
-            raise ValueError(name)
-        files[name] = PartialFile(size, tag, ranges)
-    if state["version"] != _VERSION or not isinstance(copy, str | None):
-        raise ValueError("another form")
-    return copy, files
-
-
 # Errors ---------------------------------------------------------------------------------------
 
 
@@ -565,6 +499,8 @@ def local_errors(path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise  # of standard output, not of a file
     except OSError as error:
+        if limit := limit_error(error):
+            raise limit from error
         name = error.filename if isinstance(error.filename, str) else ""
         # Names in the staging directory mean nothing to the user.
         ours = bool(name) and path.is_relative_to(name)

@@ -25,6 +25,7 @@ from tinkex.exceptions import (
     InvalidResponse,
     NotFound,
     TimedOut,
+    Unauthorized,
 )
 from tinkex.plugins import HttpResponse, Timeouts
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 BLOCK = 256 * 1024
 _REDIRECTS = 5
 _SCHEMES = ("http", "https")
-#: Errors with which a storage refuses a signature that has expired.
-_EXPIRED = (Forbidden, BadRequest, NotFound)
+#: Errors with which a storage refuses a signature, or the service a token, that has expired.
+_EXPIRED = (Unauthorized, Forbidden, BadRequest, NotFound)
 _UNSATISFIABLE = 416
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from tinkex.api.transfer import adapter, content, manifest
 from tinkex.api.transfer.adapter import AdapterMismatch
+from tinkex.api.transfer.archive import MAX_PARTS
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import ADAPTER_CONFIG, Manifest, ManifestFile
 from tinkex.api.transfer.staging import PREFIX, local_errors
@@ -114,9 +115,11 @@ def _compared(
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as :func:`os.walk` does, in order and without staging directories."""
+    """Walk as :func:`os.walk` does, in order, without staging directories or absurd depths."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
+        if folder.count(os.sep) > str(root).count(os.sep) + MAX_PARTS:
+            folders.clear()
         yield folder, folders, sorted(files)
 
 

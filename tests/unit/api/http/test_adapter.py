@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +15,11 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 
 from tests.unit.api.conftest import Server
-from tinkex.api.http.adapter import RequestsSender
+from tinkex.api.http import adapter, retry
+from tinkex.api.http.adapter import RequestsSender, translated
+from tinkex.api.http.errors import from_system
 from tinkex.api.transfer.streams import BodyReader
-from tinkex.exceptions import ConnectionFailed, InvalidResponse, Unreachable
+from tinkex.exceptions import ConnectionFailed, InvalidResponse, LimitReached, Unreachable
 from tinkex.plugins import HttpRequest, HttpResponse, PoolOptions, Timeouts
 
 TIMEOUTS = Timeouts(connect=5.0, read=30.0)
@@ -215,3 +220,45 @@ def test_what_was_never_sent_is_marked(sender: RequestsSender):
     for url in ("http://127.0.0.1:1/x", "http://nowhere.invalid/x"):
         with pytest.raises(Unreachable):
             sender.send(get(url), TIMEOUTS)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), socket.gaierror(-2, "not known")]
+)
+def test_a_connection_for_which_no_more_files_may_be_open_says_so(error, monkeypatch):
+    """The resolver reports an unknown name then."""
+
+    def full(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", full)
+    for found in (translated(error, "http://h"), from_system(error, "http://h")):
+        assert isinstance(found, LimitReached)
+        assert str(found) == "too many open files"
+
+
+def test_time_for_which_the_program_was_stopped_does_not_count(monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds + 100  # Ctrl-Z
+
+    clock = Clock()
+    monkeypatch.setattr(retry, "time", clock)
+    monkeypatch.setattr(adapter, "time", clock)
+    deadline = retry.Deadline("the download", 10)
+    deadline.sleep(1)
+    assert deadline.remaining() == 9
+    with pytest.raises(retry.Stopped) as caught, adapter.deadline_scope(5):  # noqa: PT012
+        clock.now += 100
+        raise TimeoutError
+    error = translated(caught.value, "http://h")
+    assert str(error) == "the connection to h was lost while the program was stopped"
+    assert isinstance(error, ConnectionFailed)
+    error.__cause__ = caught.value
+    retry.Retrying(repeatable=True).pause_after(error, deadline)
+    assert deadline.remaining() > 0

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from tests.until import until
 from tinkex.api.http.concurrency import map_ordered, map_unordered, run_in_thread
-from tinkex.exceptions import NotFound
+from tinkex.exceptions import LimitReached, NotFound
 
 #: Seconds after which a test that hangs is ended.
 GUARD = 60
@@ -127,6 +129,78 @@ def test_a_call_in_a_thread_returns_raises_or_is_given_up():
         run_in_thread(lambda: 1 // 0, 30)
     with pytest.raises(TimeoutError):
         run_in_thread(lambda: never.wait(GUARD), 0.01)
+    never.set()
+
+
+def test_fewer_calls_are_made_at_a_time_where_a_limit_is_reached():
+    """As with open files: of four calls at once, more than two fail."""
+    lock, running, tried = threading.Lock(), 0, []
+    meet = threading.Barrier(4, timeout=GUARD)
+
+    def do(number: int) -> int:
+        nonlocal running
+        if number < 4 and number not in tried:
+            tried.append(number)
+            meet.wait()
+        with lock:
+            running += 1
+            if running > 2:
+                running -= 1
+                raise LimitReached("too many open files")
+        until(lambda: len(tried) == 4)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+        return number
+
+    assert list(map_ordered(do, range(40), workers=4)) == list(range(40))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_limit_that_leaves_room_for_no_call_at_all_is_an_error(workers):
+    def do(number: int) -> None:
+        raise LimitReached("too many open files")
+
+    with pytest.raises(LimitReached):
+        list(map_ordered(do, range(40), workers=workers))
+
+
+def few_threads(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let only so many threads be started."""
+    real, left = threading.Thread.start, iter(range(most))
+
+    def start(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def test_fewer_threads_than_asked_for_do_all_of_the_work(monkeypatch):
+    few_threads(monkeypatch, 2)
+    assert list(map_ordered(str, range(40), workers=8)) == [str(n) for n in range(40)]
+    assert run_in_thread(lambda: 7, 30) == 7
+
+
+def test_no_thread_at_all_is_reported_in_one_sentence(monkeypatch):
+    few_threads(monkeypatch, 0)
+    with pytest.raises(LimitReached, match="too many threads"):
+        list(map_ordered(str, range(40)))
+
+
+@pytest.mark.parametrize("wait", [run_in_thread, lambda do: list(map_ordered(lambda _: do(), [1]))])
+def test_ctrl_c_just_before_the_wait_is_noticed(wait):
+    """No system call is interrupted then, as if another thread got the signal."""
+    never = threading.Event()
+
+    def block() -> None:
+        time.sleep(0.1)
+        _thread.interrupt_main()
+        never.wait(GUARD)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait(block)
     never.set()
 
 

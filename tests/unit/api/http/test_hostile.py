@@ -214,6 +214,7 @@ def test_values_out_of_range():
             for place in ("file://{}/bare", "file://other{}/s", "file://{}/bare/../s")
         ),
         ("file://{}/s", 1, "more than 1 files"),
+        ("file://{}/deep", 3, "name is too long"),
     ],
 )
 def test_a_checkpoint_of_this_machine_is_copied_and_no_other_directory(
@@ -224,6 +225,8 @@ def test_a_checkpoint_of_this_machine_is_copied_and_no_other_directory(
         (tmp_path / name).mkdir()
         (tmp_path / name / "other").write_text("x")
     (tmp_path / "s" / "deep").mkdir()
+    (tmp_path / "deep" / "/".join("d" * 300)).mkdir(parents=True)
+    (tmp_path / "deep" / "adapter_config.json").write_text("{}")
     (tmp_path / "s" / "deep" / "other").write_text("y")
     (tmp_path / "s" / "link").symlink_to("/etc/passwd")  # is left out
     (tmp_path / "s" / "adapter_config.json").write_text("{}")

@@ -130,10 +130,11 @@ def test_suggestions(server, client, naps, reply, hint):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_change_of_a_missing_checkpoint_is_one_request(server, client, name):
+    server.on("GET", LIST, listed())
     server.on(*CALLS[name], server.reply(MISSING, 404))
     with pytest.raises(NotFound):
         change(client, name)
-    assert len(server.seen) == 1
+    assert [seen.path for seen in server.seen] == [LIST, CALLS[name][1]]
 
 
 @pytest.mark.parametrize("name", ["unpublish", "delete", "set_ttl"])

@@ -96,6 +96,22 @@ def test_a_path_costs_no_request_and_a_full_run_id_one(account, server):
     assert [seen.path for seen in server.seen] == [f"training_runs/{FIRST}/checkpoints"]
 
 
+def test_names_mean_no_row_whose_path_is_not_understood(server, client):
+    rows = [
+        checkpoint("r", "weights", "new", tinker_path="s3://bucket/new"),
+        checkpoint("r", "checkpoints", "9", time="2026-11-22T11:00:00Z"),
+        checkpoint("r", "weights", "old", time=None),
+    ]
+    server.on("GET", "training_runs/r/checkpoints", {"checkpoints": rows})
+    server.on("GET", "checkpoints", {"checkpoints": rows})
+    for text, name in (
+        ("@latest", "checkpoints/9"),
+        ("r@latest~1", "weights/old"),
+        ("r:9", "checkpoints/9"),
+    ):
+        assert resolve_checkpoint(client, text) == f"tinker://r/{name}"
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("training", "weights"), ("sampler", "sampler_weights")]
 )

@@ -51,12 +51,13 @@ def test_models_of_every_dialect(server, client):
     assert found.note == "Left out for lack of a name: 2 of 8 models."
 
 
-def test_a_model_that_a_list_of_prefixes_lacks_is_trained_with_a_note(server, client, waits):
+def test_a_model_that_begins_with_no_listed_id_is_trained_with_a_note(server, client, waits):
     models = [{"model_id": "Qwen/Qwen3", "tokenizer_id": "x", "max_context_length": 8}]
     server.on("GET", "get_server_capabilities", {"supported_models": models})
     server.on("POST", "create_session", {"session_id": "s"})
     server.on("POST", "create_model", {"request_id": "q"})
     server.on("POST", "retrieve_future", {"model_id": "r"})
-    client.create_lora_training_client("other/model")
+    for name in ("other/model", "Qwen/Qwen3-8B"):
+        client.create_lora_training_client(name)
     notes = [wait.note for wait in waits if wait.note]
     assert notes == ["This server does not list the base model 'other/model'."]

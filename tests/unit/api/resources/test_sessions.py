@@ -205,6 +205,12 @@ def test_statuses(client, server, status, expected):
     assert (session.status, session.message) == expected
 
 
+def test_an_odd_time_does_not_fail_a_search(client, server):
+    rows = [SUMMARY | {"created_at": "x"}, SUMMARY | {"created_at": 1763805600.5}]
+    server.on("POST", SEARCH, {"sessions": rows})
+    assert [s.created_at and s.created_at.hour for s in client.sessions.search()] == [None, 10]
+
+
 # Traces --------------------------------------------------------------------------------------
 
 TRACE = "sessions/s-1/trace_export"

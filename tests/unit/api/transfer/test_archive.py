@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,9 +90,9 @@ PACKED = gzip.compress(WHOLE, mtime=0)
 CUT = tar({"a": bytes(5000)})[: 512 + 5120]
 
 
-def with_pax(record: bytes) -> bytes:
+def with_pax(record: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
     header = tarfile.TarInfo("p")
-    header.type, header.size = tarfile.XHDTYPE, len(record)
+    header.type, header.size = kind, len(record)
     padded = record.ljust(-(-len(record) // 512) * 512, b"\0")
     return header.tobuf() + padded
 
@@ -116,9 +117,20 @@ REFUSED = {
     "unsafe name": [
         tar(ONE, member("../out", tarfile.DIRTYPE)),
         *(tar({**ONE, name: b"x"}) for name in ("../out", "/tmp/out", "b/../../out", "b\\c")),
+        tar(ONE, member("tinkex.lock.json", tarfile.DIRTYPE)),
     ],
     "twice": [tar({**ONE, name: b"x"}) for name in ("a/x", "./a")],
-    "too large|damaged": [with_pax(b"20 comment=xxxxxxxx\n" * 5000) * 20 + WHOLE],
+    "too large": [
+        with_pax(b"20 comment=xxxxxxxx\n" * 5000) + WHOLE,
+        member("p", tarfile.GNUTYPE_LONGNAME).tobuf() * 100 + WHOLE,  # each is read in another
+        with_pax(b"".join(b"8 k%d=\n" % n for n in range(100, 201)), tarfile.XGLTYPE) + WHOLE,
+    ],
+    "absurd number": [with_pax(b"1" * 10_000) + WHOLE],
+    "name is too long": [
+        *(tar({**ONE, name: b"x"}) for name in ("a/" * 255 + "b", "n" * 200 + "/é" * 2000)),
+        tar(ONE, member("a/" * 256, tarfile.DIRTYPE)),
+    ],
+    "after its end": [gzip.compress(WHOLE + bytes(archive._MAX_PADDING + 1), 1)],
     ".": [  # numbers in headers
         with_pax(record) + member("a").tobuf() + bytes(1024)
         for record in (
@@ -158,6 +170,22 @@ def test_the_number_of_members_is_limited(extract, monkeypatch):
     assert len(extract(tar({str(n): b"" for n in range(3)}))) == 3
     with pytest.raises(InvalidResponse, match="more than 3 files"):
         extract(tar({f"other{n}": b"" for n in range(4)}))
+    with pytest.raises(InvalidResponse, match="more than 3 files or directories"):
+        extract(tar({"deep/d/d/file": b""}))
+    with pytest.raises(InvalidResponse, match="more than 3 files or directories"):
+        extract(tar({}, member("deeper/d/d", tarfile.DIRTYPE)))
+
+
+def test_headers_of_many_members_do_not_add_up_in_memory(extract):
+    one = with_pax(b"15007 comment=" + b"x" * 14_992 + b"\n")
+    packed = b"".join(one + member(str(n)).tobuf() for n in range(1000)) + bytes(1024)
+    tracemalloc.start()
+    try:
+        extract(packed)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_python_without_the_data_filter(extract, monkeypatch):

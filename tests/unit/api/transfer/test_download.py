@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import random
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.weights import weights
 from tinkex.api.http.transport import same_origin
-from tinkex.api.transfer import manifest
+from tinkex.api.transfer import manifest, staging
+from tinkex.api.transfer.state import StateLog
 from tinkex.api.transfer.streams import open_signed
 from tinkex.api.transfer.verify import verify
 from tinkex.exceptions import (
@@ -90,8 +93,13 @@ def test_archives_plain_and_gzip(pack, form, server, client, target):
     assert not leftovers(target.parent)
 
 
+def row(path: str, id: str = "final") -> dict[str, str]:
+    return {"tinker_path": path, "checkpoint_id": id, "time": "2026-11-22T12:00:00Z"}
+
+
 def test_a_bare_id_and_a_relative_address(server, client, target):
     offer(server, None, place="final")
+    server.on("GET", PLACE, {"checkpoints": [row(SAMPLER)]})
     headers = {"Location": f"/api/v1/{PLACE}/final/download"}
     server.on("GET", f"{PLACE}/final/archive", server.reply(status=302, headers=headers))
     server.on("GET", f"{PLACE}/final/download", server.reply(gzip.compress(tar(FILES))))
@@ -99,6 +107,32 @@ def test_a_bare_id_and_a_relative_address(server, client, target):
     assert arrived(target) == FILES
     assert server.seen[-1].headers["x-api-key"].startswith("tml-")
     assert server.seen[-1].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "fetched"),
+    [
+        (SAMPLER, [row(SAMPLER)], True),
+        (SAMPLER, [row(SAMPLER), row(TRAINING)], True),  # SkyRL: the sampler's, which is said
+        (SAMPLER, [row(TRAINING)], False),
+        (SAMPLER, [row(SAMPLER, "sampler_weights/final")], False),
+        (TRAINING, [row(TRAINING)], True),
+        (TRAINING, [row(SAMPLER), row(TRAINING)], False),  # it would be the sampler's
+    ],
+)
+def test_an_archive_by_name_only_is_that_of_the_checkpoint(
+    path, rows, fetched, copies, client, target, waits
+):
+    copies.on("POST", "load_weights", copies.reply({"detail": "Missing model_id"}, 422))
+    copies.on("GET", PLACE, {"checkpoints": rows})
+    copies.on("GET", f"{PLACE}/final/archive", {"url": f"{copies.url}/files/a.tar"})
+    copies.on("GET", "/files/a.tar", copies.reply(tar(FILES)))
+    with nullcontext() if fetched else pytest.raises(NotOffered):
+        client.checkpoints.download(path, target)
+    assert target.exists() is fetched
+    notes = [wait.note for wait in waits if wait.note]
+    twins = fetched and len(rows) == 2
+    assert [f"also that of {TRAINING}: check what" in note for note in notes] == [True] * twins
 
 
 @pytest.mark.parametrize("form", ["JSON", "redirect"])
@@ -118,6 +152,35 @@ def test_another_storage_gets_no_credential(form, server, storage, client, targe
     assert seen.query == {"sig": "1"}
     assert not {"x-api-key", "authorization"} & set(seen.headers)
     assert "x-api-key" in server.seen[-1].headers
+
+
+@pytest.mark.parametrize("kind", ["application/gzip", "application/octet-stream", "", "text/plain"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_an_archive_that_arrives_directly_is_taken(pack, kind, server, client, target):
+    place = f"{PLACE}/sampler_weights/final/archive"
+    files = {**FILES, "noise": random.Random(0).randbytes(2_000_000)}
+    body = pack(tar(files))
+    server.on("GET", place, server.reply(body, headers={"Content-Type": kind}))
+    client.checkpoints.download(SAMPLER, target)
+    assert arrived(target) == files
+    assert ["x-api-key" in seen.headers for seen in server.seen] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"<html>Sign in</html>", "text/html", "a web page instead of JSON"),
+        (b"{}", "application/octet-stream", "'url'"),
+        (b"gone", "application/gzip", "the archive is plain text"),
+        (b"", "application/json", "nothing instead of JSON"),
+    ],
+)
+def test_what_arrives_in_place_of_an_archive_is_named(body, kind, words, server, client, target):
+    reply = server.reply(body, headers={"Content-Type": kind})
+    server.on("GET", f"{PLACE}/sampler_weights/final/archive", reply)
+    with pytest.raises(InvalidResponse, match=words):
+        client.checkpoints.download(SAMPLER, target)
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("status", [503, 425])
@@ -151,15 +214,17 @@ def test_a_long_download_outlives_the_timeout(server, connect, target):
 
 
 @pytest.mark.parametrize(
-    ("detail", "kind", "words"),
+    ("status", "detail", "kind", "words"),
     [
-        ("Not Found", NotOffered, "offers no download of sampler checkpoints"),
-        ("Checkpoint not found: final", NotFound, "Checkpoint not found: final"),
+        (404, "Not Found", NotOffered, r"offers no download of sampler checkpoints \("),
+        (404, "Checkpoint not found: final", NotFound, "Checkpoint not found: final"),
+        (405, "Method Not Allowed", NotOffered, r"offers no download of sampler checkpoints \("),
+        (405, "Run: modal volume get x", NotOffered, "no download of .*: Run: modal volume get x"),
     ],
 )
-def test_no_archive(detail, kind, words, server, client, target):
+def test_no_archive(status, detail, kind, words, server, client, target):
     for place in ("sampler_weights/final", "final"):
-        server.on("GET", f"{PLACE}/{place}/archive", server.reply({"detail": detail}, 404))
+        server.on("GET", f"{PLACE}/{place}/archive", server.reply({"detail": detail}, status))
     with pytest.raises(kind, match=words):
         client.checkpoints.download(SAMPLER, target)
     assert not target.exists()
@@ -259,6 +324,43 @@ def test_a_file_whose_name_is_too_long(there, server, client, target):
     server.on("GET", "/file", server.reply(b"x"))
     with pytest.raises(InvalidResponse, match="the download holds a file whose name is too long"):
         client.checkpoints.download(EXTERNAL, target)
+
+
+TOO_MANY = [str(n) for n in range(10_001)]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        *((("a/b", same), "holds 'a.*b.*' twice") for same in ("a//b", "a/./b", "./a/b", "a/b/c")),
+        (("a/" * 255 + "b",), "name is too long: 'a/a"),
+        (("é" * 2049,), "name is too long: 'éé"),
+        (TOO_MANY, "more than 10000 files"),
+        ([n + "/d" * 250 for n in TOO_MANY[:50]], "more than 10000 files or directories"),
+        (("tinkex.lock.json/x",), "unsafe name: 'tinkex.lock.json/x'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_names_that_cannot_be_files_of_one_checkpoint_are_a_fault_of_the_answer(
+    names, words, server, client, target
+):
+    offer_files(server, dict.fromkeys(names, f"{server.url}/file"))
+    with pytest.raises(InvalidResponse, match=words) as caught:
+        client.checkpoints.download(EXTERNAL, target)
+    assert caught.value.category == "server"
+    assert len(server.seen) == 1
+    assert list(target.parent.iterdir()) == []
+
+
+def test_an_absurdly_deep_directory_is_no_bug_of_the_verification(server, client, target):
+    offer(server, tar(FILES))
+    client.checkpoints.download(SAMPLER, target)
+    deep = [f"{target}{'/d' * depth}" for depth in range(1, 1501)]
+    for place in deep:
+        os.mkdir(place)
+    assert {file.status for file in verify(target)} == {"ok"}
+    for place in reversed(deep):  # too deep for what tidies up after tests
+        os.rmdir(place)
 
 
 # Separate files ------------------------------------------------------------------------------
@@ -392,6 +494,18 @@ def test_unsafe_names_and_addresses_of_another_shape_are_refused(urls, server, c
         client.checkpoints.download(EXTERNAL, target)
     assert len(server.seen) == 1
     assert not target.exists()
+
+
+def test_the_state_is_not_written_for_each_of_many_small_files(server, client, target, monkeypatch):
+    offer_files(server, {str(n): f"{server.url}/{n}" for n in range(300)})
+    for number in range(300):
+        server.on("GET", f"/{number}", server.reply(b"x", headers={"ETag": '"1"'}))
+    monkeypatch.setattr(staging, "_INTERVAL", 3600.0)
+    writes, real = [], StateLog.write
+    monkeypatch.setattr(StateLog, "write", lambda *words: (writes.append(words), real(*words)))
+    client.checkpoints.download(EXTERNAL, target)
+    assert len(arrived(target)) == 300
+    assert len(writes) < 3
 
 
 class EnoughError(Exception):

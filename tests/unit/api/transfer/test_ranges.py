@@ -11,7 +11,8 @@ import pytest
 from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer.progress import ProgressTracker
 from tinkex.api.transfer.ranges import FileDownload
-from tinkex.api.transfer.staging import PartialFile, Segment, StagingDirectory
+from tinkex.api.transfer.staging import StagingDirectory
+from tinkex.api.transfer.state import PartialFile, Segment
 from tinkex.api.transfer.streams import RenewableURL
 
 CONTENT = random.Random(2).randbytes(1_000_000)

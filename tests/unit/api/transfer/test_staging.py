@@ -21,6 +21,7 @@ from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import manifest, staging
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.staging import PREFIX, StagingDirectory, name_of
+from tinkex.api.transfer.state import PartialFile, Segment
 from tinkex.exceptions import InvalidResponse, LocalError, NotFound, NotOffered, Unauthorized
 
 NEW, OLD = driver.FILES["new"], driver.FILES["old"]
@@ -156,13 +157,13 @@ def own(root: Path, treasure: Path) -> None:
     record(root)
 
 
-def record(root: Path, **state: object) -> None:
+def record(root: Path, *lines: object, **head: object) -> None:
     """Write the state of *root* to where only this user can."""
     found = root.stat()
-    known = {"version": 2, "directory": [found.st_dev, found.st_ino], "copy": None, "files": {}}
-    place = Path(os.environ["XDG_STATE_HOME"]) / "tinkex" / "downloads" / f"{root.name}.json"
+    known = {"version": 3, "directory": [found.st_dev, found.st_ino], "copy": None}
+    place = staging.log_of(root.name).path
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    place.write_text(json.dumps(known | state))
+    place.write_text("".join(json.dumps(line) + "\n" for line in (known | head, *lines)))
 
 
 def links_to_own(root: Path, treasure: Path) -> None:
@@ -236,28 +237,22 @@ def test_a_private_directory_that_no_download_of_this_user_has_created_is_refuse
 
 
 @pytest.mark.parametrize(
-    "state",
+    "line",
     [
         {"copy": 7},
-        *(
-            {"files": files}
-            for files in (
-                {"../../home/.bashrc": [9, "x", [[0, 4, 9]]]},
-                {"/etc/passwd": [9, "x", [[0, 4, 9]]]},
-                {"archive": 5},
-                {"archive": [9, "x", []]},
-                {"archive": [9, "x", [[0, 10, 9]]]},
-                {"archive": [9, "x", [[-1, 4, 9]]]},
-                {"archive": [9, "x", [[0, 1.5, 9]]]},
-                {"archive": [9, None, [[0, 4, 9]]]},
-            )
-        ),
+        ["../../home/.bashrc", 9, "x", [[0, 4, 9]]],
+        ["/etc/passwd", 9, "x", [[0, 4, 9]]],
+        *(["archive", 5], 5),
+        ["archive", 9, "x", [[0, 10, 9]]],
+        ["archive", 9, "x", [[-1, 4, 9]]],
+        ["archive", 9, "x", [[0, 1.5, 9]]],
+        ["archive", 9, None, [[0, 4, 9]]],
     ],
 )
-def test_a_state_that_no_download_writes_is_forgotten(state, server, client, target, treasure):
+def test_a_state_that_no_download_writes_is_forgotten(line, server, client, target, treasure):
     root = target.parent / name_of(PATH, target)
     own(root, treasure)
-    record(root, **state)
+    record(root, line)
     (root / "content" / "stale").touch()
     offer(server, tar(FILES))
     client.checkpoints.download(SAMPLER, target)
@@ -475,8 +470,8 @@ def test_what_is_not_installed_is_removed(tmp_path):
 def test_what_an_attempt_in_another_way_has_left_is_not_installed(target):
     with interrupted(StagingDirectory(driver.NEW, target)) as found:
         found.content.open("stale", "wb").close()
-        with found.changing(at_once=True):
-            found.files["archive"] = staging.PartialFile(9, "x", [staging.Segment(0, 4, 9)])
+        with found.changing("archive", at_once=True):
+            found.files["archive"] = PartialFile(9, "x", [Segment(0, 4, 9)])
     assert (stages(target)[0] / "content" / "stale").exists()
     driver.download(target, "nothing")
     assert driver.state(target)["files"] == NEW
