@@ -171,6 +171,22 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
 
 
 @pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ("names + ('more',), rows", "ValueError: a row has 13 values for 14 columns: name, "),
+        ("3", "TypeError: "),
+    ],
+)
+def test_a_hook_that_returns_other_columns_or_rows_is_suspected(fake_plugins, returned, why):
+    code = HOOK.replace("return names, rows", f"return {returned}; names, rows")
+    fake_plugins.add("p-hook", "[tinkex.hooks.profile_list]\nh = p_hook:Hook\n", code)
+    done = invoke(["profile", "list", "--json"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    message = json.loads(done.stderr)["error"]["message"]
+    assert f"this is a bug in tinkex or a plugin: p-hook 1.0 ({why}" in message
+
+
+@pytest.mark.parametrize(
     ("value", "code"), [("None", 0), ("3", 3), ("256", 1), ("-1", 1), ("'x'", 1)]
 )
 def test_what_a_command_returns(fake_plugins, value, code):
