@@ -44,7 +44,7 @@ class ListPlugin(Lister):
 
     tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("distribution", "version", "adds", "error")
-    droppable = ("adds", "version")
+    droppable = ("version", "adds")
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -60,10 +60,19 @@ class ListPlugin(Lister):
         for name, entry_points in sorted(found.items()):
             owner = cast("Distribution", entry_points[0].dist)
             problems = [(ep, inventory.problem(ep, owner)) for ep in entry_points]
-            error = "; ".join(f"{ep.group}: {ep.name}: {text}" for ep, text in problems if text)
+            errors = [f"{ep.group}: {ep.name}: {text}" for ep, text in problems if text]
             if off := plugins.why_off(name):
-                error = f"not used: {off}"
-            rows.append((name, owner.version, Adds(_names(entry_points)), error or None))
+                errors = [f"not used: {off}"]
+            rows.append(
+                (
+                    name,
+                    owner.version,
+                    Adds(_names(entry_points)),
+                    PluginState("; ".join(errors) or None),
+                )
+            )
+            if errors and not off and parsed_args.formatter == "table":
+                self.presentation.notes.append(f"Errors of {name}: tinkex plugin show {name}")
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         for text in plugins.installed(tuple(sys.path)).unreadable:
             self.status(text)
@@ -73,6 +82,9 @@ class ListPlugin(Lister):
             self.status("No plugins are installed.")
             self.presentation.empty = ""  # a table need not repeat it
         return self.column_names, rows
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        return str(super().plain_row({**record, "adds": record["adds"].human_readable()}))
 
 
 class ShowPlugin(ShowOne):
@@ -178,6 +190,13 @@ class Adds(FormattableColumn[dict[str, list[str]]]):
         return ", ".join(kind.removesuffix("s") if n == 1 else f"{n} {kind}" for n, kind in found)
 
 
+class PluginState(FormattableColumn[str | None]):
+    """Why a plugin is not or not wholly used: a word in a table, which has no room for more."""
+
+    def human_readable(self) -> str:
+        return "" if not self._value else "off" if self._value.startswith("not used") else "broken"
+
+
 def _words(kind: str) -> str:
     return kind.replace("_", " ").replace("http", "HTTP")
 
@@ -186,6 +205,8 @@ def _names(entry_points: Sequence[EntryPoint]) -> dict[str, list[str]]:
     """Return the names of *entry_points* by kind: commands, formats, …; of a hook, its command."""
     found: dict[str, set[str]] = {}
     for ep in entry_points:
+        if not is_hook(ep.group) and ep.group not in plugins.GROUPS:
+            continue  # an error
         kind, _, of_hook = ep.group.removeprefix("tinkex.").partition(".")
         kind, name = ("formats", ep.name) if ep.group in _FORMATS else (kind, of_hook or ep.name)
         is_command = kind in ("commands", "hooks")

@@ -36,9 +36,21 @@ def test_plugin_list_has_one_line_a_distribution_at_80_columns(fake_plugins, mon
     entries = "[tinkex.commands]\ngreet = p_all:Hello\ngreet_all = p_all:Hello\n"
     pool = "[tinkex.http_pools]\npipe = p_all:Hello\n"
     fake_plugins.add("p-all", entries + pool, COMMAND, version="3.1")
-    lines = invoke(["plugin", "list"], terminal=True).stdout.splitlines()
-    about = [re.sub(r"[ |]+", " ", line).strip() for line in lines if "p-all" in line]
-    assert about == ["p-all 3.1 2 commands, HTTP pool"]
+    hooks = "[tinkex.hooks.run_list]\nh = p_bad:Gone\n[tinkex.command]\ngreet = p_bad:Hello\n"
+    fake_plugins.add("p-bad", hooks, HOOK)
+    fake_plugins.add("p-off", entries, HOOK)
+    monkeypatch.setenv("TINKEX_PLUGINS", "-p-off")
+    done = invoke(["plugin", "list"], terminal=True)
+    lines = [re.sub(r"[ |]+", " ", line).strip() for line in done.stdout.splitlines()]
+    assert [line for line in lines if line.startswith("p-")] == [
+        "p-all 3.1 2 commands, HTTP pool",
+        "p-bad 1.0 hook broken",
+        "p-off 1.0 2 commands off",
+    ]
+    assert done.stderr == "Errors of p-bad: tinkex plugin show p-bad\n"
+    plain = invoke(["plugin", "list"]).stdout.splitlines()
+    assert "p-all\t3.1\t2 commands, HTTP pool\t" in plain
+    assert "p-off\t1.0\t2 commands\tnot used: TINKEX_PLUGINS turns p-off off" in plain
 
 
 def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
