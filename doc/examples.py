@@ -38,7 +38,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Size of the terminal that the examples see.
-COLUMNS, LINES = 110, 50
+COLUMNS, LINES = 80, 50
 #: The longest that a page may take, in seconds.
 PATIENCE = 180
 SHELLS = ("console", "bash", "sh")
@@ -320,6 +320,7 @@ _NORMAL = (
     (r"\x1b\[[\d;]*m", ""),  # jq has colours on every terminal
     (r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:train:\d+|run-123", "<run>"),
     (r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>"),
+    (r"(?<=\| )[0-9a-f]{8}\b", "<id>"),  # the short name of a run, alone or before a checkpoint's
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", "<time>"),
     (r"\b(?:now|\d+ (?:minute|hour|day)s? ago|in \d+ (?:minute|hour|day)s?)\b", "<when>"),
     (r"-?\d+\.\d{3,}\b", "<number>"),

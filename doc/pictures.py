@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 DIRECTORY = examples.ROOT / "doc" / "source" / "pictures"
-#: A picture is as wide as the widest line of a path.
+#: A picture is as wide as the terminal that most readers have.
 COLUMNS = examples.COLUMNS
 
 MODEL = "tinkex/baker-street-2M"

@@ -89,6 +89,8 @@ class Presentation:
     :ivar plain_row: returns the plain line of a row, given as a mapping; ``None`` omits the row.
     :ivar plain_lines: returns the plain lines of one object, given as a mapping.
     :ivar droppable: columns that a narrow table may hide, the least important first.
+    :ivar short: column → its heading and all its values in a table too narrow for them; comes
+        first there. Columns that precede it in *droppable* are hidden before it is shortened.
     :ivar links: words of a table → addresses they link to.
     :ivar empty: status line in place of a table without rows.
     :ivar notes: status lines that the formatter adds for the command to print.
@@ -106,6 +108,7 @@ class Presentation:
         self.plain_lines = plain_lines
         self.droppable = droppable
         self.empty = empty
+        self.short: dict[str, tuple[str, Callable[[Sequence[str]], Sequence[str]]]] = {}
         self.links: dict[str, str] = {}
         self.notes: list[str] = []
 

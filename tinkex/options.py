@@ -25,8 +25,9 @@ _LONGEST = timedelta(days=100 * 365)
 _DURATION_HINT = "Give a number with a unit: 90s, 45m, 12h, 7d, 2w, 1y; or several: 1h30m."
 _MOMENT_HINT = (
     "Give a date (2026-11-01), a time (2026-11-01T15:30, in UTC unless it has an offset), "
-    "how long ago (30d, 12h), today, yesterday or now."
 )
+_PAST_HINT = _MOMENT_HINT + "how long ago (30d, 12h), today, yesterday or now."
+_FUTURE_HINT = _MOMENT_HINT + "or how long from now (3d, 12h)."
 
 
 class HelpRequested(Exception):
@@ -368,6 +369,12 @@ def moment(text: str) -> datetime:
         return parse_moment(text)
 
 
+def future(text: str) -> datetime:
+    """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (from now), in UTC."""
+    with _named_by_argparse():
+        return parse_moment(text, ahead=True)
+
+
 def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     """Return the duration *text*: ``90s``, ``7d``, ``1h30m``, ``1.5d``.
 
@@ -384,12 +391,13 @@ def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     return length
 
 
-def parse_moment(text: str, now: datetime | None = None) -> datetime:
+def parse_moment(text: str, now: datetime | None = None, *, ahead: bool = False) -> datetime:
     """Return the moment *text* in UTC.
 
     :param text: an ISO 8601 date (midnight UTC) or time (UTC unless it has an offset), a duration
         (that long before *now*; ``ago`` may follow), ``now``, ``today`` or ``yesterday``.
     :param now: the present, with a time zone; by default that of the clock.
+    :param ahead: a duration means that long after *now*; ``in`` may precede it.
     :raises UsageError: not a moment, or outside the years 1 to 9999.
     """
     now = (now or datetime.now(UTC)).astimezone(UTC)
@@ -398,14 +406,15 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
     named = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
     if words in named:
         return named[words]
-    length = _duration(words.removesuffix(" ago"))
+    length = _duration(words.removeprefix("in ") if ahead else words.removesuffix(" ago"))
     try:
         if length is not None and length <= _LONGEST:
-            return now - length
+            return now + length if ahead else now - length
         found = datetime.fromisoformat(text.strip())
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise UsageError(f"not a date or time: {text[:40]!r}", hint=_MOMENT_HINT) from None
+        hint = _FUTURE_HINT if ahead else _PAST_HINT
+        raise UsageError(f"not a date or time: {text[:40]!r}", hint=hint) from None
 
 
 def _duration(words: str) -> timedelta | None:

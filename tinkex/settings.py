@@ -238,8 +238,7 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         value = credentials.masked(name, getattr(settings, name))
         if name == "timeout":
             value = f"{value:g}s"
-        origin = settings.origins.get(name, "default")
-        yield name, value, origin
+        yield name, value, settings.origins.get(name) or pools.origin_without(value)
 
 
 def stray_key(settings: Settings) -> str | None:

@@ -97,7 +97,7 @@ def test_switch_and_logout_by_name(credentials):
     assert [(row["name"], row["in_use"]) for row in rows] == [("a", False), ("b", True)]
     assert status["latency_ms"] is None
     lines = invoke(["auth", "status", "--offline"]).stdout.splitlines()
-    assert lines[-1] == f"Stored key: b (in use): tml-…6789, in {credentials}"
+    assert lines[-1] == "Stored key: b (in use): tml-…6789, in ~/.tinker/credentials.json"
     done = invoke(["auth", "switch", "b"], environ={"TINKER_API_KEY": "x"})
     assert "The key in use comes from TINKER_API_KEY" in done.stderr
     done = invoke(["auth", "logout", "7"])
@@ -106,6 +106,27 @@ def test_switch_and_logout_by_name(credentials):
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
     assert "There is no stored key." in invoke(["auth", "logout", "--all"]).stderr
+
+
+def test_status_fits_80_columns_and_says_that_no_key_is_set(credentials):
+    status = ["auth", "status", "--offline"]
+    environ = {"COLUMNS": "80", "NO_COLOR": "1"}
+    lines = invoke(status, terminal=True, environ=environ).stdout.splitlines()
+    assert [line.split("|")[2].strip() for line in lines if line.startswith("| Key")][:2] == [
+        "",
+        "not set",
+    ]
+    assert invoke([*status, "-f", "json"]).rows["key_origin"] == "not set"
+    write(
+        credentials,
+        **{"7": {"key": "tml-seven-0123456789", "name": "laptop"}},
+        **{"8": {"key": "tml-eight-0123456789", "name": "cluster-of-the-lab"}},
+    )
+    environ |= {"TINKER_API_KEY": "tml-0123456789abcdef"}
+    lines = invoke(status, terminal=True, environ=environ).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "| laptop: tml-…6789, in ~/.tinker/credentials.json " in lines[-3]
+    assert "| cluster-of-the-lab: tml-…6789, in ~/.tinker/credentials.json " in lines[-2]
 
 
 def test_the_key_is_shown_nowhere(service, tmp_path):

@@ -270,6 +270,29 @@ def test_set_ttl_and_remove(served, run, client):
     assert found(client, path).expires_at is None
 
 
+def test_set_ttl_of_all_that_the_filters_choose(served, run, client):
+    def answered(answer: str, line: str):
+        words = ["checkpoint", "set-ttl", "--run-id", run, *line.split()]
+        return invoke(words, stdin=f"{answer}\n", terminal=True, environ=served.environment)
+
+    def expiring() -> list[str]:
+        return sorted(c.path.name for c in client.checkpoints.list(0, run_id=run) if c.expires_at)
+
+    done = served(f"checkpoint set-ttl --run-id {run} --type sampler --ttl 7d", code=1)
+    assert (done.stdout, "Add --yes" in done.stderr) == ("", True)
+    done = answered("n", "--type training --ttl 7d")
+    assert "Let 1 checkpoint, " in done.stderr
+    assert "expire in 7d? [y/N]" in done.stderr
+    assert (done.exit_code, expiring()) == (1, [])
+    assert answered("y", "--type training --ttl 7d").exit_code == 0
+    assert expiring() == ["final"]
+    served(f"checkpoint set-ttl --run-id {run} --expires-before 8d --remove --yes")
+    assert expiring() == []
+    done = served(f"checkpoint set-ttl --run-id {run} --expires-before 8d --remove")
+    assert done.stderr == "No checkpoint matches the filters: nothing to change.\n"
+    assert done.stdout == ""
+
+
 # ---------------------------------------------------------------------- prune
 
 

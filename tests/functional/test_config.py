@@ -45,6 +45,23 @@ def test_every_setting_is_listed_with_what_it_is_for(path):
     assert all(row["description"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("api_key_command", "not set"),
+        ("tags", "not set"),
+        ("headers", "not set"),
+        ("http_pool.client_cert", "not set"),
+        ("timeout", "default"),
+        ("allow_http", "default"),
+        ("http_pool.insecure", "default"),
+        ("project_id", "profile work"),
+    ],
+)
+def test_a_setting_without_a_value_is_not_set(path, name, origin):
+    assert {row["name"]: row["origin"] for row in run("config show -f json").rows}[name] == origin
+
+
 def test_get_prints_the_value_alone(path):
     assert run("config get base_url").stdout.startswith("https://")
     assert run("config get project_id").stdout == "p1\n"

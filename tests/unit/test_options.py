@@ -75,6 +75,14 @@ def test_a_moment(text: str, expected: datetime):
     assert parse_moment(text, NOW) == expected
 
 
+@pytest.mark.parametrize("text", ["3d", "in 3d", "72h"])
+def test_a_duration_ahead_is_from_now_on(text: str):
+    assert parse_moment(text, NOW, ahead=True) == NOW + timedelta(days=3)
+    with pytest.raises(UsageError) as caught:
+        parse_moment("3d ago", NOW, ahead=True)
+    assert "how long from now (3d, 12h)" in (caught.value.hint or "")
+
+
 def test_today_is_the_day_in_utc():
     evening_in_new_york = datetime(2026, 11, 21, 22, tzinfo=timezone(timedelta(hours=-5)))
     assert parse_moment("today", evening_in_new_york) == datetime(2026, 11, 22, tzinfo=UTC)

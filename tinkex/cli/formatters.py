@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import math
 import os
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 from cliff.columns import FormattableColumn
 from cliff.formatters import base
@@ -23,7 +25,7 @@ from cliff.formatters.shell import ShellFormatter as _ShellFormatter
 from cliff.formatters.value import ValueFormatter as _ValueFormatter
 
 from tinkex.columns import WHOLE, Presentation, heading, json_dumps, plain_text, printable
-from tinkex.exceptions import LocalError
+from tinkex.exceptions import LocalError, a_few
 
 Names = Sequence[str]
 Row = Sequence[Any]
@@ -31,6 +33,8 @@ Rows = Iterable[Row]
 
 #: Characters of output that are kept in memory: most lists are shorter and need no file.
 _IN_MEMORY = 1024 * 1024
+#: Around a heading on a terminal with colours.
+_COLOUR, _RESET = "\x1b[1;36m", "\x1b[0m"
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
@@ -82,13 +86,14 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
             metavar="<integer>",
             default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
             type=int,
-            help="maximum display width, <1 to disable [CLIFF_MAX_TERM_WIDTH]",
+            help="maximum width: hide columns and wrap texts beyond it; 0: no maximum "
+            "[CLIFF_MAX_TERM_WIDTH]",
         )
         group.add_argument(
             "--fit-width",
             action="store_true",
             default=bool(_whole_number("CLIFF_FIT_WIDTH")),
-            help="fit the table to the display width [CLIFF_FIT_WIDTH=1]",
+            help="--max-width with the width of the terminal [CLIFF_FIT_WIDTH=1]",
         )
         group.add_argument(
             "--print-empty", action="store_true", help="print the frame of an empty table"
@@ -98,81 +103,165 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         rows = [[_cell(value) for value in row] for row in data]
+        presentation = _presentation(parsed_args)
         if not rows and not parsed_args.print_empty:  # cliff would write an empty line
-            presentation = _presentation(parsed_args)
             presentation.notes += filter(None, [presentation.empty])
             return
-        kept = self._fitting(list(column_names), rows, stdout, parsed_args)
-        names = [column_names[i] for i in kept]
-        rows = [[row[i] for i in kept] for row in rows]
-        headings = [heading(name) for name in names]
-        if self._too_wide([headings, *rows], stdout, parsed_args):
-            _write_frameless([headings, *rows], stdout)
-        else:
-            self._cliff().emit_list(headings, rows, stdout, parsed_args)
+        columns = [
+            _Column(name, heading(name), [row[i] for row in rows])
+            for i, name in enumerate(column_names)
+        ]
+        room = _room(stdout, parsed_args)
+        if not parsed_args.columns:
+            columns = _fitting(columns, room.width, presentation)
+        lines = _laid_out(columns, room, parsed_args) or _frameless(columns, with_headings=True)
+        if wants_colour(stdout):
+            at = int(lines[0].startswith("+-"))
+            lines[at] = re.sub(r"[^|\s](?:[^|]*[^|\s])?", rf"{_COLOUR}\g<0>{_RESET}", lines[at])
+        stdout.write("\n".join(lines) + "\n")
 
     def emit_one(
         self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
         names = [heading(name) for name in column_names]
-        values = [_cell(value) for value in data]
-        rows = [["Field", "Value"], *map(list, zip(names, values, strict=True))]
-        laid_out = io.StringIO()
-        if self._too_wide(rows, stdout, parsed_args):
-            _write_frameless(rows[1:], laid_out)
-        else:
-            self._cliff().emit_one(names, values, laid_out, parsed_args)
-        text, links = laid_out.getvalue(), _presentation(parsed_args).links
+        values = [str(_cell(value)) for value in data]
+        columns = [_Column("", "Field", names), _Column("", "Value", values)]
+        lines = _laid_out(columns, _room(stdout, parsed_args), parsed_args)
+        if lines is None:  # each line of a value has its own
+            split = [
+                (n if not i else "", line)
+                for n, value in zip(names, values, strict=True)
+                for i, line in enumerate(value.split("\n"))
+            ]
+            columns = [_Column("", "", list(cells)) for cells in zip(*split, strict=True)]
+            lines = _frameless(columns, with_headings=False)
+        text = "\n".join(lines) + "\n"
+        if names and wants_colour(stdout):
+            inner = max(0, columns[0].width - 2)
+            field = rf"(?m)^(\| )?([^|+\s](?:.{{0,{inner}}}\S)?)"
+            text = re.sub(field, rf"\1{_COLOUR}\2{_RESET}", text)
+        links = _presentation(parsed_args).links
         if links and can_redraw(stdout) and not os.environ.get("NO_COLOR"):
             text = _linked(text, links)
         stdout.write(text)
 
-    @staticmethod
-    def _cliff() -> Any:
-        from cliff.formatters import table  # imports prettytable, which is slow
 
-        class Whole(table.TableFormatter):
-            @staticmethod
-            def _assign_max_widths(
-                x: Any, max_width: int, min_width: int = 0, fit_width: bool = False
-            ) -> None:
-                table.TableFormatter._assign_max_widths(x, max_width, min_width, fit_width)
-                for name in {heading(name) for name in WHOLE} & set(x.max_width):
-                    del x.max_width[name]
-                if x.field_names == ["Field", "Value"]:
-                    _keep_whole_words(x)
+class _Column(NamedTuple):
+    name: str
+    heading: str
+    cells: list[Any]
 
-        return Whole()
+    @property
+    def lines(self) -> list[str]:
+        return [self.heading, *(line for cell in self.cells for line in str(cell).split("\n"))]
 
-    @staticmethod
-    def _too_wide(rows: list[list[Any]], stdout: TextIO, parsed_args: Namespace) -> bool:
-        if parsed_args.max_width or parsed_args.fit_width:
-            return False
-        return _framed_width(_widths(rows)) > _terminal_width(stdout)
+    @property
+    def width(self) -> int:
+        return max(map(_width, self.lines))
 
-    @staticmethod
-    def _fitting(
-        names: list[str], rows: list[list[Any]], stdout: TextIO, parsed_args: Namespace
-    ) -> list[int]:
-        """Return the indexes of the columns that fit the terminal."""
-        kept = list(range(len(names)))
-        presentation = _presentation(parsed_args)
-        width = _terminal_width(stdout)
-        if parsed_args.columns or parsed_args.max_width:
-            return kept
-        needed = _widths([[heading(name) for name in names], *rows])
-        for name in presentation.droppable:
-            if _framed_width([needed[i] for i in kept]) <= width:
-                break
-            if name in names:
-                kept.remove(names.index(name))
-        hidden = [names[i] for i in range(len(names)) if i not in kept]
-        if hidden:
-            listed = ", ".join(hidden)
-            presentation.notes.append(
-                f"Hidden (terminal too narrow): {listed}; -f json has all columns."
-            )
-        return kept
+    @property
+    def least(self) -> int:
+        """The width that breaks no word, heading, id or path."""
+        if self.name in WHOLE or self.heading == "Field":
+            return self.width
+        words = (word for line in self.lines[1:] for word in line.split())
+        return max([_width(self.heading), *map(_width, words)])
+
+
+class _Room(NamedTuple):
+    """The width for a table, and whether texts wrap to keep it."""
+
+    width: float
+    wraps: bool
+
+
+def _room(stdout: TextIO, parsed_args: Namespace) -> _Room:
+    import shutil
+
+    if parsed_args.max_width > 0:
+        return _Room(parsed_args.max_width, wraps=True)
+    if parsed_args.fit_width or stdout.isatty():
+        return _Room(shutil.get_terminal_size().columns, wraps=parsed_args.fit_width)
+    return _Room(math.inf, wraps=False)
+
+
+def _fitting(columns: list[_Column], width: float, presentation: Presentation) -> list[_Column]:
+    """Return the columns that fit *width*: some are left out, some in their short form."""
+    short = presentation.short
+    empty = {column.name for column in columns if not any(map(str, column.cells))}
+    droppable = sorted(presentation.droppable, key=lambda name: name not in empty)
+    kept = _without(columns, itertools.takewhile(lambda name: name not in short, droppable), width)
+    if _framed_width(kept) > width and short:
+        shortened = [
+            _Column(c.name, short[c.name][0], list(short[c.name][1](c.cells)))
+            for c in columns
+            if c.name in short
+        ]
+        shortened += [column for column in columns if column.name not in short]
+        kept = _without(shortened, (name for name in droppable if name not in short), width)
+    shown = {(column.name, column.heading) for column in kept}
+    hidden = [
+        c.heading for c in columns if (c.name, c.heading) not in shown and c.name not in empty
+    ]
+    if hidden:
+        presentation.notes.append(
+            f"Hidden (terminal too narrow): {a_few(hidden, 2 if len(hidden) > 3 else 3)}; "
+            "-f json has all."
+        )
+    return kept
+
+
+def _without(columns: list[_Column], names: Iterable[str], width: float) -> list[_Column]:
+    """Return *columns* without as many of *names* as it takes to fit *width*."""
+    for name in names:
+        if _framed_width(columns) <= width:
+            break
+        columns = [column for column in columns if column.name != name]
+    return columns
+
+
+def _laid_out(columns: list[_Column], room: _Room, parsed_args: Namespace) -> list[str] | None:
+    """Return the lines of cliff's table; ``None`` if it does not fit."""
+    limits = {column.heading: column.width for column in columns}
+    if _framed_width(columns) > room.width:
+        # Texts wrap, the longest first, but never within a word.
+        limits = {column.heading: column.least for column in columns}
+        spare = int(room.width) - (sum(limits.values()) + 3 * len(columns) + 1)
+        if not room.wraps or spare < 0:
+            return None
+        by_need = sorted(columns, key=lambda column: column.width - column.least)
+        for left, column in zip(range(len(columns), 0, -1), by_need, strict=True):
+            more = min(column.width - column.least, spare // left)
+            limits[column.heading] += more
+            spare -= more
+    from cliff.formatters import table  # imports prettytable, which is slow
+
+    class Limited(table.TableFormatter):
+        @staticmethod
+        def _assign_max_widths(x: Any, *args: Any) -> None:
+            x.max_width.update(limits)
+
+    laid_out = io.StringIO()
+    rows = list(zip(*(column.cells for column in columns), strict=True))
+    Limited().emit_list(list(limits), rows, laid_out, parsed_args)
+    return laid_out.getvalue().splitlines()
+
+
+def _frameless(columns: list[_Column], *, with_headings: bool) -> list[str]:
+    rows = list(zip(*(column.cells for column in columns), strict=True))
+    if with_headings:
+        rows.insert(0, tuple(column.heading for column in columns))
+    lines = [[" ".join(str(cell).split("\n")) for cell in row] for row in rows]
+    widths = [max(map(_width, cells)) for cells in zip(*lines, strict=True)]
+    return [
+        "  ".join(c + " " * (w - _width(c)) for c, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _framed_width(columns: list[_Column]) -> int:
+    # "| a | b |": each column adds two blanks and a bar; one more bar closes the line.
+    return sum(column.width for column in columns) + 3 * len(columns) + 1
 
 
 class JSONFormatter(_JSONFormatter):
@@ -211,6 +300,29 @@ def _indented(row: dict[str, Any]) -> str:
     # The encoder in C cannot indent, but a row without nested values needs only a separator.
     flat = json_dumps(row, separators=(",\n    ", ": "))
     return f"{{\n    {flat[1:-1]}\n  }}" if row else "{}"
+
+
+class YAMLFormatter(base.ListFormatter, base.SingleFormatter):
+    """The same as JSON, in the same order, as YAML."""
+
+    def add_argument_group(self, parser: ArgumentParser) -> None:
+        """Add nothing: YAML has no options."""
+
+    def emit_list(
+        self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
+    ) -> None:
+        self._dump([_raw(column_names, row) for row in data], stdout)
+
+    def emit_one(
+        self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
+    ) -> None:
+        self._dump(_raw(column_names, data), stdout)
+
+    @staticmethod
+    def _dump(value: Any, stdout: TextIO) -> None:
+        import yaml  # slow
+
+        yaml.safe_dump(value, stdout, default_flow_style=False, sort_keys=False)
 
 
 class ValueFormatter(_ValueFormatter):
@@ -274,7 +386,15 @@ def _cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float) and math.isfinite(value):
+        return _rounded(value)
     return printable(value.replace("\r\n", "\n"), keep="\n") if isinstance(value, str) else value
+
+
+def _rounded(value: float) -> float | int:
+    """Return *value* with four significant digits, and all digits before the point."""
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return round(value, digits) if digits > 0 else round(value)
 
 
 def _word(value: Any, null: str = "null") -> Any:
@@ -294,20 +414,6 @@ def _on_one_line(value: Any) -> Any:
     return re.sub("\r?\n", r"\\n", word) if isinstance(word, str) else word
 
 
-def _terminal_width(stdout: TextIO) -> float:
-    import shutil
-
-    return shutil.get_terminal_size().columns if stdout.isatty() else float("inf")
-
-
-def _widths(rows: list[list[Any]]) -> list[int]:
-    """Return the width of each column of *rows*."""
-    return [
-        max(_width(line) for cell in column for line in str(cell).split("\n"))
-        for column in zip(*rows, strict=True)
-    ]
-
-
 def _width(text: str) -> int:
     """Return how many columns of a terminal *text* takes: two for a Chinese letter, say."""
     if text.isascii():
@@ -315,29 +421,6 @@ def _width(text: str) -> int:
     from wcwidth import wcswidth
 
     return max(0, wcswidth(text))
-
-
-def _framed_width(widths: list[int]) -> int:
-    # "| a | b |": each column adds two blanks and a bar; one more bar closes the line.
-    return sum(widths) + 3 * len(widths) + 1
-
-
-def _write_frameless(rows: list[list[Any]], stdout: TextIO) -> None:
-    lines = [[" ".join(str(cell).split("\n")) for cell in row] for row in rows]
-    widths = _widths(lines)
-    for line in lines:
-        cells = [
-            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
-        ]
-        stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def _keep_whole_words(table: Any) -> None:
-    """Widen the value column of *table* to its longest word: a path is one word."""
-    width = table.max_width.get("Value")
-    if width:
-        words = [word for row in table.rows for word in str(row[1]).split()]
-        table.max_width["Value"] = max([width, *map(len, words)])
 
 
 def _presentation(parsed_args: Namespace) -> Presentation:

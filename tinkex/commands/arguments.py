@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinkex.exceptions import TinkexError, UsageError
-from tinkex.options import integer, moment
+from tinkex.options import future, integer, moment
 
 if TYPE_CHECKING:
     from tinkex.api import Checkpoint, TrainingRun
@@ -90,12 +90,18 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add ``--run-id``, ``--type``, ``--before``, ``--after``, ``--public``, ``--not-public``."""
+    """Add the filters of ``checkpoint list``: ``--run-id``, ``--type``, ``--before`` and others."""
     group = add_run_filters(parser)
     group.add_argument(
         "--before", metavar="<time>", type=moment, help="saved before this time: 2026-11-01, 7d ago"
     )
     group.add_argument("--after", metavar="<time>", type=moment, help="saved at this time or later")
+    group.add_argument(
+        "--expires-before",
+        metavar="<time>",
+        type=future,
+        help="expiring before this time: 2026-12-01, 3d from now",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument("--public", action="store_true", default=None, help="published")
     either.add_argument(
@@ -134,7 +140,7 @@ def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
 
 def given_filters(parsed_args: argparse.Namespace) -> bool:
     """Return whether any filter is given."""
-    names = ("run_id", "checkpoint_type", "before", "after", "public")
+    names = ("run_id", "checkpoint_type", "before", "after", "public", "expires_before")
     return any(getattr(parsed_args, name, None) is not None for name in names)
 
 
@@ -149,7 +155,8 @@ def select_checkpoints(
 
     def select(run_id: str | None) -> Page[Checkpoint]:
         kind = checkpoint_type(parsed_args)
-        wanted = Selection(run_id, kind, given("before"), given("after"), given("public"))
+        others = {name: given(name) for name in ("before", "after", "public", "expires_before")}
+        wanted = Selection(run_id, kind, **others)
         return command.client.checkpoints.select(
             wanted, limit, offset, access_scope=given("access_scope"), **sorting(parsed_args)
         )

@@ -271,7 +271,7 @@ class StatusAuth(ShowOne):
             settings.base_url,
             settings.profile,
             credentials.mask(settings.api_key or ""),
-            origin if settings.needs_api_key else "none is needed",
+            (origin or "not set") if settings.needs_api_key else "none is needed",
             key and key.name,
             key and key.organization,
             key and key.email,
@@ -316,9 +316,15 @@ class StoredKeys(FormattableColumn[list[dict[str, Any]]]):
     def human_readable(self) -> str:
         return "\n".join(
             f"{plain_text(key['name'] or key['key_id'])}{' (in use)' if key['in_use'] else ''}: "
-            f"{key['key']}, in {plain_text(key['stored_in'])}"
+            f"{key['key']}, in {plain_text(_below_home(key['stored_in']))}"
             for key in self._value
         )
+
+
+def _below_home(path: str) -> str:
+    """Return *path* with ``~`` for the home directory, so that a line fits a terminal."""
+    home = os.path.expanduser("~").rstrip("/") + "/"
+    return f"~/{path.removeprefix(home)}" if path.startswith(home) else path
 
 
 def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:

@@ -225,6 +225,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         The format finds :attr:`presentation` in *parsed_args*.
         """
         known = {_normal(name) for name in column_names}
+        short = {_normal(head): name for name, (head, _) in self.presentation.short.items()}
+        for given in (parsed_args.columns, getattr(parsed_args, "sort_columns", [])):
+            given[:] = [
+                name if _normal(name) in known else short.get(_normal(name), name) for name in given
+            ]
         for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
                 raise UsageError(
@@ -307,7 +312,10 @@ class Lister(_Display, cliff.lister.Lister):
     def presentation(self) -> Presentation:
         """How the formats for people show the rows; ``take_action`` may change it."""
         noun, _, verb = (self.cmd_name or "").rpartition(" ")
-        empty = f"No {noun}s." if verb == "list" else "" if self.is_action else "There are none."
+        # Without a plural, the sentence is right for any noun of a plugin.
+        empty = (
+            f"No {noun} found." if verb == "list" else "" if self.is_action else "There are none."
+        )
         return Presentation(plain_row=self.plain_row, droppable=self.droppable, empty=empty)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

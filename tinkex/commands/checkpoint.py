@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Structure, cells, iso, plain_text
+from tinkex.columns import Structure, Time, cells, iso, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
@@ -25,6 +25,9 @@ _FIELDS = (
     *("time", "expires_at", "tinker_path"),
 )
 
+_EXPIRES_AT = _FIELDS.index("expires_at")
+#: A list warns of checkpoints that expire within this time.
+_SOON = timedelta(hours=24)
 #: The default of the official SDK, too.
 DEFAULT_RANK = 32
 MAX_RANK = 65536
@@ -37,14 +40,16 @@ class ListCheckpoint(Lister):
 
     column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
+    # An expiry is never hidden before anything else.
     droppable = (
-        *("user_metadata", "expires_at", "public", "checkpoint_id"),
-        *("size_bytes", "checkpoint_type", "time"),
+        *("user_metadata", "checkpoint_id", "public", "tinker_path"),
+        *("size_bytes", "checkpoint_type", "time", "expires_at"),
     )
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
         "tinkex checkpoint list --run-id run-123 -f json",
         "tinkex checkpoint list --type sampler_weights --after 7d --sort size_bytes:desc",
+        "tinkex checkpoint list --expires-before 3d",
         "tinkex checkpoint list -f value -c tinker_path",
     )
 
@@ -65,11 +70,47 @@ class ListCheckpoint(Lister):
         else:  # page by page
             found = self.client.checkpoints.walk(limit, offset, access_scope=scope)
         self.result = found
-        return self.column_names, arguments.list_rows(
-            *(self, found, "checkpoints", lambda c: cells(c, self.column_names)),
+
+        def short(paths: Sequence[str]) -> list[str]:
+            from tinkex.api.resources.names import short_checkpoints
+
+            complete = not filtered and arguments.holds_all(found)
+            return short_checkpoints(paths, complete=complete)
+
+        self.presentation.short["tinker_path"] = ("Name", short)
+        rows = arguments.list_rows(
+            *(self, found, "checkpoints", self._row),
             name=lambda c: c.tinker_path,
             whole=not filtered,
         )
+        return self.column_names, self._guarded(rows)
+
+    def _guarded(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Yield *rows*, then note how many of the checkpoints expire soon."""
+        self._now, self._expiring = datetime.now(UTC), 0
+        yield from rows
+        if self._expiring:
+            one = self._expiring == 1
+            expire = "1 checkpoint expires" if one else f"{self._expiring} checkpoints expire"
+            # A note, which follows the table.
+            self.presentation.notes += [
+                f"{expire} within 24 hours. To keep {'it' if one else 'them'}:",
+                "  tinkex checkpoint set-ttl --expires-before 24h --remove",
+            ]
+
+    def _row(self, checkpoint: Checkpoint) -> tuple[Any, ...]:
+        expires = checkpoint.expires_at
+        self._expiring += expires is not None and self._now < expires < self._now + _SOON
+        values = list(cells(checkpoint, self.column_names))
+        values[_EXPIRES_AT] = _Expiry(expires)
+        return tuple(values)
+
+
+class _Expiry(Time):
+    """When a checkpoint expires: ``never`` for people where programs get null."""
+
+    def human_readable(self) -> str:
+        return super().human_readable() or "never"
 
 
 class InfoCheckpoint(ShowOne):

@@ -7,24 +7,33 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
-from tinkex.columns import Flag, Time, plain_text
+from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands.arguments import (
+    add_filters,
     add_path,
     add_paths,
     add_unload,
     checkpoint_path,
     checkpoint_paths,
+    given_filters,
+    select_checkpoints,
     unload,
 )
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError
+from tinkex.exceptions import NotFound, Terminated, TinkexError, UsageError, a_few
 from tinkex.options import duration, non_empty
+
+if TYPE_CHECKING:
+    from tinkex.api import Checkpoint
+    from tinkex.api.resources.changes import Changes
 
 #: Maximum number of concurrent changes, as in the official command line.
 CONCURRENCY = 32
+#: Maximum number of paths in a question.
+_PATHS_SHOWN = 20
 #: Environment variable with the key of the account that a copied checkpoint belongs to.
 TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
 
@@ -59,6 +68,37 @@ class BulkChange(Lister):
             help="also change a checkpoint that shares its name with one of another kind, on a "
             "server whose ids do not distinguish them: either or both may be changed",
         )
+
+    def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
+        """Return the checkpoints that match the filters, by path."""
+        page = select_checkpoints(self, parsed_args)
+        if page.note:
+            self.status(page.note)
+        known = self.client.checkpoints.known(page)
+        return {checkpoint.tinker_path: checkpoint for checkpoint in known}
+
+    def confirm_change(
+        self, words: tuple[str, str], paths: Sequence[str], changes: Changes
+    ) -> None:
+        """Ask whether to change *paths*, with their sizes as far as they are known.
+
+        :param words: the line before the paths, and the question with ``{}`` for what is changed.
+        :raises UsageError: the answer is no, or there is no terminal to ask on.
+        """
+        found = changes.found()
+        going = [path for path in paths if not changes.refusal(path)]
+        if not going:
+            return
+        lines = [
+            f"  {path}{_note(found.get(path), changes.twins(path))}"
+            for path in going[:_PATHS_SHOWN]
+        ]
+        if len(going) > _PATHS_SHOWN:
+            lines.append(f"  … and {len(going) - _PATHS_SHOWN} more")
+        complete = all(path in found for path in going)
+        rows = [found[path] for path in going if path in found]
+        what = summary(rows) if complete else f"{len(going)} checkpoint(s)"
+        self.confirm("\n".join([words[0], *lines, words[1].format(what)]))
 
     def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
         """Change *paths* concurrently and return their rows, in order.
@@ -209,11 +249,12 @@ class SetTtlCheckpoint(BulkChange):
     examples = (
         "tinkex checkpoint set-ttl tinker://run-123/weights/0001 --ttl 7d",
         "tinkex checkpoint set-ttl run-123@latest --remove",
+        "tinkex checkpoint set-ttl --expires-before 3d --ttl 30d --yes",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
-        add_paths(parser)
+        add_paths(parser, optional=True)
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
             "--ttl",
@@ -223,13 +264,33 @@ class SetTtlCheckpoint(BulkChange):
             "the service deletes the checkpoint afterwards",
         )
         what.add_argument("--remove", action="store_true", help="remove the expiry time")
+        parser.add_argument(
+            "-y",
+            "--yes",
+            action="store_true",
+            help="do not ask where filters choose",
+        )
+        add_filters(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if not parsed_args.remove and parsed_args.ttl is None:
             raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
         seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
+        if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
+            raise UsageError(
+                "use either checkpoint paths or filters",
+                hint="For example: tinkex checkpoint set-ttl --expires-before 3d --ttl 30d.",
+            )
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
-        set_ttl = self.client.checkpoints.changes(paths, force=parsed_args.force).set_ttl
+        known = {} if paths else self.select(parsed_args)
+        changes = self.client.checkpoints.changes(
+            paths := paths or list(known), known=known.values(), force=parsed_args.force
+        )
+        if not paths:
+            self.status("No checkpoint matches the filters: nothing to change.")
+        elif known and not (parsed_args.yes or self.app.option("curl")):
+            self.confirm_change(("The filters choose:", _question(seconds)), paths, changes)
+        set_ttl = changes.set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             expires = None
@@ -321,6 +382,15 @@ class CopyCheckpoint(ShowOne):
         return read_argument(argument, self.app.stdin)
 
 
+def _question(seconds: int | None) -> str:
+    """Return the question of set-ttl, with ``{}`` for the checkpoints."""
+    from tinkex.api.resources.selection import in_words
+
+    if seconds is None:
+        return "Remove the expiry time of {}?"
+    return f"Let {{}} expire in {in_words(timedelta(seconds=seconds))}?"
+
+
 def _ttl_seconds(span: timedelta) -> int:
     """Return the time to live *span* in seconds.
 
@@ -335,3 +405,22 @@ def _ttl_seconds(span: timedelta) -> int:
             hint="A number without a unit is in seconds; with a unit: 12h, 7d, 1y.",
         )
     return seconds
+
+
+def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
+    """Return what a question shows behind a path, whose change may change *twins*, too."""
+    words = [f"perhaps with {a_few(twins)}"] if twins else []
+    if checkpoint is not None:
+        size = Size(checkpoint.size_bytes).human_readable()
+        words = [size, *(["published"] if checkpoint.public else []), *words]
+    return f"  ({', '.join(filter(None, words))})" if any(words) else ""
+
+
+def summary(checkpoints: Iterable[Checkpoint]) -> str:
+    """Return ``3 checkpoints, 1.2 GB``; the size only if all sizes are known."""
+    from tinkex.api.resources.selection import total_size
+
+    checkpoints = list(checkpoints)
+    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
+    size = total_size(checkpoints)
+    return count if size is None else f"{count}, {Size(size).human_readable()}"

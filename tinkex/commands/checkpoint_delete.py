@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Size, Time, plain_text
 from tinkex.commands import arguments
-from tinkex.commands.checkpoint_change import BulkChange, Row
+from tinkex.commands.checkpoint_change import BulkChange, Row, summary
 from tinkex.exceptions import TinkexError, UsageError, a_few
 from tinkex.options import duration, integer, number
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from tinkex.api.resources.selection import Decision
 
 
-#: Maximum number of paths in a question.
-_PATHS_SHOWN = 20
+_QUESTION = ("This cannot be undone:", "Delete {}?")
 #: Bytes of a gigabyte, the unit of storage prices.
 _GIGABYTE = 1e9
 
@@ -37,34 +36,6 @@ class _Deletion(BulkChange):
         parser.add_argument(
             "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
         )
-
-    def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
-        """Return the checkpoints that match the filters, by path."""
-        page = arguments.select_checkpoints(self, parsed_args)
-        if page.note:
-            self.status(page.note)
-        known = self.client.checkpoints.known(page)
-        return {checkpoint.tinker_path: checkpoint for checkpoint in known}
-
-    def confirm_deletion(self, paths: Sequence[str], changes: Changes) -> None:
-        """Ask whether to delete *paths*, with their sizes as far as they are known.
-
-        :raises UsageError: the answer is no, or there is no terminal to ask on.
-        """
-        found = changes.found()
-        going = [path for path in paths if not changes.refusal(path)]
-        if not going:
-            return
-        lines = [
-            f"  {path}{_note(found.get(path), changes.twins(path))}"
-            for path in going[:_PATHS_SHOWN]
-        ]
-        if len(going) > _PATHS_SHOWN:
-            lines.append(f"  … and {len(going) - _PATHS_SHOWN} more")
-        complete = all(path in found for path in going)
-        rows = [found[path] for path in going if path in found]
-        what = _summary(rows) if complete else f"{len(going)} checkpoint(s)"
-        self.confirm("\n".join(["This cannot be undone:", *lines, f"Delete {what}?"]))
 
     def rehearse(self, paths: Sequence[str], changes: Changes) -> dict[str, TinkexError]:
         """Return why some of *paths* would not be deleted; the command fails as it would then."""
@@ -126,7 +97,7 @@ class DeleteCheckpoint(_Deletion):
         # A script is asked only about checkpoints that it has not named.
         on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
         if not (parsed_args.yes or self.app.option("curl")) and (known or on_terminal):
-            self.confirm_deletion(paths, changes)
+            self.confirm_change(_QUESTION, paths, changes)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             return (path, Flag(error is None), error and str(error))
@@ -150,7 +121,7 @@ class DeleteCheckpoint(_Deletion):
             )
         self.result = []
         if going := [found[path] for path in paths if path not in refused]:
-            self.status(f"Would delete {_summary(going)}; nothing was changed.")
+            self.status(f"Would delete {summary(going)}; nothing was changed.")
         errors = ((path, refused.get(path)) for path in paths)
         return [(path, Flag(False), error and str(error)) for path, error in errors]
 
@@ -208,7 +179,7 @@ class PruneCheckpoint(_Deletion):
         if not chosen:
             return self.column_names, []
         if not parsed_args.yes:
-            self.confirm_deletion(paths, changes)
+            self.confirm_change(_QUESTION, paths, changes)
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             action = "failed" if error else "deleted"
@@ -230,7 +201,7 @@ class PruneCheckpoint(_Deletion):
             why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
             self.status(f"Nothing to prune: {why}")
             return
-        self.status(f"To delete: {_summary(chosen)}. {count - len(chosen)} are kept.")
+        self.status(f"To delete: {summary(chosen)}. {count - len(chosen)} are kept.")
         size = total_size(chosen)
         rate = rate if rate is not None else self.client.billing.storage_rate()
         if size is not None and rate is not None:
@@ -275,22 +246,3 @@ def _planned(decision: Decision, refused: Mapping[str, TinkexError]) -> tuple[An
     if error := refused.get(decision.checkpoint.tinker_path):
         return (*_values(decision, "refused"), str(error))
     return (*_values(decision, "delete" if decision.goes else "keep"), None)
-
-
-def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
-    """Return what a question shows behind a path, whose deletion may delete *twins*, too."""
-    words = [f"perhaps with {a_few(twins)}"] if twins else []
-    if checkpoint is not None:
-        size = Size(checkpoint.size_bytes).human_readable()
-        words = [size, *(["published"] if checkpoint.public else []), *words]
-    return f"  ({', '.join(filter(None, words))})" if any(words) else ""
-
-
-def _summary(checkpoints: Iterable[Checkpoint]) -> str:
-    """Return ``3 checkpoints, 1.2 GB``; the size only if all sizes are known."""
-    from tinkex.api.resources.selection import total_size
-
-    checkpoints = list(checkpoints)
-    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
-    size = total_size(checkpoints)
-    return count if size is None else f"{count}, {Size(size).human_readable()}"

@@ -271,8 +271,8 @@ class ListRun(Lister):
     column_names = _RUN_COLUMNS
     plain_columns = ("training_run_id", "base_model")
     droppable = (
-        *("user_metadata", *_LAST[::2], "is_lora", *_LAST[1::2]),
-        *("corrupted", "model_owner", "lora_rank", "last_request_time"),
+        *("user_metadata", *_LAST[::2], "is_lora", "model_owner", "training_run_id"),
+        *("corrupted", *_LAST[:0:-2], "lora_rank", "last_request_time"),
     )
     examples = (
         "tinkex run list --limit 10",
@@ -306,6 +306,14 @@ class ListRun(Lister):
         else:  # page by page
             page = runs.walk(limit, offset, access_scope=scope)
         self.result = page
+
+        def short(run_ids: Sequence[str]) -> list[str]:
+            from tinkex.api.resources.names import short_runs
+
+            names = short_runs(run_ids)
+            return [names[run_id] for run_id in run_ids]
+
+        self.presentation.short["training_run_id"] = ("Run", short)
         return self.column_names, arguments.list_rows(
             self, page, "runs", _values, name=lambda run: run.training_run_id, whole=not model
         )

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-from collections.abc import Mapping, Sized
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any
+
+from cliff.columns import FormattableColumn
 
 from tinkex.columns import Size, cells, plain_text
 from tinkex.commands.arguments import add_limit, add_paging, add_scope, holds_all, print_rest
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import non_empty
 
+if TYPE_CHECKING:
+    from tinkex.api import SessionInfo
+
 _FIELDS = ("session_id", "display_name", "training_run_ids", "sampler_ids", "user_metadata")
+_NOTHING = (None,) * (len(_FIELDS) - 1)
+#: Maximum number of sessions that a table describes without ``--long``.
+_DESCRIBED = 100
 _STATUSES = ("active", "cancelled", "failed", "finished", "success", "errored", "interrupted")
 
 
 class ListSession(Lister):
-    """List the ids of sessions, newest first."""
+    """List sessions, newest first."""
 
     column_names = _FIELDS
     plain_columns = ("session_id",)
-    droppable = ("user_metadata", "sampler_ids")
+    droppable = ("user_metadata", "sampler_ids", "training_run_ids")
     examples = ("tinkex session list", "tinkex session list --long --limit 5")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -32,7 +41,8 @@ class ListSession(Lister):
             "-l",
             "--long",
             action="store_true",
-            help="show names, runs and samplers, too (one more request for each session)",
+            help="show names, runs and samplers, as a table does, in every format (one more "
+            "request for each session)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -41,14 +51,35 @@ class ListSession(Lister):
         page = sessions.list(limit or None, parsed_args.offset, accessible=accessible)
         self.app.remember("sessions", page, whole=holds_all(page))
         print_rest(self, page, "sessions")
-        if parsed_args.long:
+        if not parsed_args.long and page.total is None and limit and len(page) == limit:
+            self.status(f"{_counted(page)} shown; --limit 0 shows all.")  # there may be more
+        if not parsed_args.long:
+            self.result = page
+            if parsed_args.formatter != "table" or len(page) > _DESCRIBED:
+                return _FIELDS[:1], [(session_id,) for session_id in page]
+        known: Mapping[str, SessionInfo] = {}
+        # The list itself is a result: without --long, it does not depend on its details.
+        with contextlib.suppress(*(() if parsed_args.long else (TinkexError,))):
             known = sessions.get_many(page, accessible=accessible)
+        if parsed_args.long:
             self.result = [known[session_id] for session_id in page if session_id in known]
-            return _FIELDS, [cells(session, _FIELDS) for session in self.result]
-        self.result = page
-        if page.total is None and limit and len(page) == limit:  # there may be more
-            self.status(f"{_counted(page)} shown; --limit 0 shows all.")
-        return _FIELDS[:1], [(session_id,) for session_id in page]
+            return _FIELDS, [_values(session) for session in self.result]
+        rows = [_values(known[x]) if x in known else (x, *_NOTHING) for x in page]
+        return _FIELDS[:-1], [row[:-1] for row in rows]
+
+
+class _Count(FormattableColumn[Sequence[str]]):
+    """Ids: their number for people, the list for programs."""
+
+    def human_readable(self) -> str:
+        return str(len(self._value))
+
+
+def _values(session: SessionInfo) -> tuple[Any, ...]:
+    """Return the values of the columns :data:`_FIELDS`."""
+    session_id, name, *_, metadata = cells(session, _FIELDS)
+    runs, samplers = list(session.training_run_ids), list(session.sampler_ids)
+    return (session_id, name, _Count(runs), _Count(samplers), metadata)
 
 
 class ShowSession(ShowOne):

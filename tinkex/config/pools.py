@@ -103,11 +103,17 @@ def check_files(options: PoolOptions) -> None:
         ) from error
 
 
+def origin_without(value: Any) -> str:
+    """Return the origin of a setting that nothing sets: ``default`` if it has a *value*."""
+    return "not set" if value in (None, "", (), [], {}) else "default"
+
+
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """Yield ``(name, value, origin)`` of every option; names as ``http_pool.ca_bundle``."""
     for member in MEMBERS:
         name = f"http_pool.{member}"
-        value, origin = getattr(options, member), origins.get(name, "default")
+        value = getattr(options, member)
+        origin = origins.get(name) or origin_without(value)
         if member == "ca_bundle" and value is None:
             variable = next((v for v in CA_VARIABLES if os.environ.get(v)), None)
             if variable:

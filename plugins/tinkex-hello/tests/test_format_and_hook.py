@@ -23,7 +23,7 @@ def _home(tmp_path: Path) -> Iterator[None]:
 def test_a_list_is_a_markdown_table() -> None:
     lines = invoke(["config", "show", "-f", "markdown", "-c", "name", "-c", "origin"]).stdout
 
-    assert lines.splitlines()[:3] == ["| Name | Origin |", "| --- | --- |", "| profile | default |"]
+    assert lines.splitlines()[:3] == ["| Name | Origin |", "| --- | --- |", "| profile | not set |"]
 
 
 def test_an_object_is_a_markdown_table() -> None:

@@ -28,5 +28,5 @@ class ChangedHook(CommandHook):
         names, rows = return_code
         if parsed_args.changed:
             origin = list(names).index("origin")
-            rows = [row for row in rows if row[origin] != "default"]
+            rows = [row for row in rows if row[origin] not in ("default", "not set")]
         return names, rows

@@ -190,7 +190,7 @@ def test_formats(monkeypatch):
     assert invoke(["version", "-f", "value", "-c", "version"]).stdout == f"{tinkex.__version__}\n"
     monkeypatch.setenv("TINKEX_FORMAT", "yaml")
     shown = invoke(["config", "show"], terminal=True).stdout
-    assert shown.startswith("- description: default profile")
+    assert shown.startswith("- name: profile\n  value: null\n")
     assert invoke(["config", "show", "-f", "csv"]).stdout.startswith('"name","value"')
     monkeypatch.setenv("TINKEX_FORMAT", "csv")  # which one object has not
     assert invoke(["version"]).stdout.startswith("tinkex 0.")
@@ -203,7 +203,7 @@ def test_sort_column_takes_what_column_takes(column):
     words = ["config", "show", "--sort-column", column, "-f", "value", "-c", "name"]
     done = invoke(words, environ={"TINKER_TAGS": "x"})
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.split()[0] == "tags"  # of TINKER_TAGS, all others of "default"
+    assert done.stdout.split()[0] == "tags"  # of TINKER_TAGS, all others "default" or "not set"
 
 
 def test_columns():

@@ -18,6 +18,7 @@ from tinkex.cli.formatters import (
     ShellFormatter,
     TableFormatter,
     ValueFormatter,
+    YAMLFormatter,
     can_redraw,
     spooled,
     wants_colour,
@@ -42,6 +43,7 @@ def options(formatter, **values) -> argparse.Namespace:
 def table(width, monkeypatch, rows=(ROW,), names=NAMES, **values):
     """Return the table of *rows* on a terminal, and the notes about it."""
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     stream = _Stream(terminal=True)
     formatter = TableFormatter()
     shown = Presentation(droppable=("public", "size_bytes", "checkpoint_id"), empty="No rows.")
@@ -57,8 +59,8 @@ def test_path_is_whole_at_every_width_and_lines_fit_where_they_can(width, monkey
         assert max(map(len, text.splitlines())) <= width
     assert bool(notes) == ("1.5 kB" not in text or "yes" not in text)
     if width == 40:
-        hidden = "checkpoint_id, size_bytes, public"
-        assert notes == [f"Hidden (terminal too narrow): {hidden}; -f json has all columns."]
+        hidden = "Checkpoint, Size, Public"
+        assert notes == [f"Hidden (terminal too narrow): {hidden}; -f json has all."]
 
 
 def test_wide_terminal_shows_all_with_headings_in_words(monkeypatch):
@@ -73,6 +75,7 @@ def test_wide_terminal_shows_all_with_headings_in_words(monkeypatch):
 
 def test_too_wide_for_a_frame(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
     stream = _Stream(terminal=True)
     formatter = TableFormatter()
     formatter.emit_one(NAMES, ROW, stream, options(formatter))
@@ -175,6 +178,122 @@ def test_wide_letters_take_two_columns(monkeypatch):
     assert line == "e\u0301tude  active"
 
 
+# ---------------------------------------------------------------------- what fits
+
+WIDE = "tinker://run/weights/" + "x" * 40
+TEXT_NAMES = ("name", "note", "user_metadata", "tinker_path")
+TEXT_ROW = ("first", "a note of several words", None, WIDE)
+
+
+def limited(width: int, names=TEXT_NAMES, row=TEXT_ROW, droppable=(), **values) -> list[str]:
+    stream, formatter = _Stream(), TableFormatter()
+    shown = Presentation(droppable=droppable)
+    values |= {"max_width": width, "presentation": shown}
+    formatter.emit_list(names, [row], stream, options(formatter, **values))
+    return [*stream.getvalue().splitlines(), *shown.notes]
+
+
+def test_max_width_hides_columns_until_the_rest_fits():
+    assert limited(70, droppable=("user_metadata", "note", "name")) == [
+        f"+{'-' * 63}+",
+        f"| Path{' ' * 58}|",
+        f"+{'-' * 63}+",
+        f"| {WIDE} |",
+        f"+{'-' * 63}+",
+        # A hidden column without values is not missed.
+        "Hidden (terminal too narrow): Name, Note; -f json has all.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "note"),
+    [(35, ["a note of several words"]), (27, ["a note of", "several words"]), (9, None)],
+)
+def test_max_width_wraps_texts_between_words_only(width, note):
+    lines = limited(width, ("name", "note"), ("first", "a note of several words"))
+    if note is None:  # no width for the longest words
+        assert lines == ["Name   Note", "first  a note of several words"]
+    else:
+        assert [line[10:-2].rstrip() for line in lines[3:-1]] == note
+        assert max(map(len, lines)) <= width
+
+
+def test_max_width_wraps_the_values_of_one_object_between_words():
+    stream, formatter = _Stream(), TableFormatter()
+    row = ("a note of several words", "tinker://r/weights/x")
+    formatter.emit_one(("note", "tinker_path"), row, stream, options(formatter, max_width=32))
+    assert stream.getvalue().splitlines()[3:-1] == [
+        "| Note  | a note of several    |",
+        "|       | words                |",
+        "| Path  | tinker://r/weights/x |",
+    ]
+
+
+def test_fit_width_is_the_width_of_the_terminal_off_a_terminal_too(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "27")
+    names, row = ("name", "note"), ("first", "a note of several words")
+    assert limited(0, names, row, fit_width=True) == limited(27, names, row)
+
+
+SHORT = {"tinker_path": ("Name", lambda paths: [path[-5:] for path in paths])}
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "hidden"),
+    [
+        (100, "note | tinker_path", ""),
+        (68, "tinker_path", "Note"),
+        (40, "Name | Note", "Path"),
+        (20, "Name", "Note, Path"),
+    ],
+)
+def test_a_path_too_wide_for_the_table_is_shown_by_its_short_name(
+    width, heads, hidden, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream, formatter = _Stream(terminal=True), TableFormatter()
+    shown = Presentation(droppable=("note", "tinker_path"))
+    shown.short = SHORT
+    row = ("a note of words", WIDE)
+    formatter.emit_list(TEXT_NAMES[1::2], [row], stream, options(formatter, presentation=shown))
+
+    names = heads.replace("note", "Note").replace("tinker_path", "Path").split(" | ")
+    assert stream.getvalue().splitlines()[1].strip("| ").split() == " | ".join(names).split()
+    assert (WIDE in stream.getvalue()) == ("Path" in names)
+    assert [note.split(": ")[1].split(";")[0] for note in shown.notes] == [hidden][: bool(hidden)]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.123456, 0.1235), (-3.0971999, -3.097), (123456.789, 123457), (0.0, 0), (1e-5, 1e-05)],
+)
+def test_numbers_are_rounded_in_tables_and_raw_elsewhere(value, shown):
+    assert limited(0, ("loss",), (value,))[3] == f"| {shown:>4} |"
+    assert listed(ValueFormatter(), [(value,)], ("loss",)) == f"{value}\n"
+
+
+def test_yaml_is_in_the_order_of_json():
+    names, row = ("b", "a"), (Size(1500), {"z": 1, "y": [Flag(True).machine_readable()]})
+    assert listed(YAMLFormatter(), [row], names) == (
+        "- b: 1500\n  a:\n    z: 1\n    y:\n    - true\n"
+    )
+    stream, formatter = _Stream(), YAMLFormatter()
+    formatter.emit_one(names, row, stream, options(formatter))
+    assert stream.getvalue() == "b: 1500\na:\n  z: 1\n  y:\n  - true\n"
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_headings_are_in_colour_on_a_terminal_that_has_colours(environ, monkeypatch):
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", **environ}.items():
+        monkeypatch.setenv(name, value)
+    stream, formatter = _Stream(terminal=True), TableFormatter()
+    formatter.emit_list(("size_bytes", "is_lora"), [(1, "x")], stream, options(formatter))
+    formatter.emit_one(("size_bytes", "is_lora"), ("|", "x"), stream, options(formatter))
+    coloured = re.findall(r"\x1b\[1;36m(.*?)\x1b\[0m", stream.getvalue())
+    assert coloured == ([] if environ else ["Size", "LoRA", "Field", "Size", "LoRA"])
+
+
 # ---------------------------------------------------------------------- terminals and links
 
 
@@ -229,7 +348,9 @@ def test_the_run_is_a_link_and_its_paths_are_not(columns: str):
 
     assert linked.count("\x1b]8;;") == 2
     assert f"\x1b]8;;{PAGE}\x1b\\{RUN}\x1b]8;;\x1b\\" in linked
-    assert re.sub(r"\x1b]8;;.*?\x1b\\", "", linked) == info(COLUMNS=columns, NO_COLOR="1")
+    assert re.sub(r"\x1b]8;;.*?\x1b\\|\x1b\[[\d;]*m", "", linked) == info(
+        COLUMNS=columns, NO_COLOR="1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +368,7 @@ def test_the_run_is_a_link_and_its_paths_are_not(columns: str):
 def test_no_link(words: tuple[str, ...], options: dict[str, str]):
     shown = info(*words, **options)
 
-    assert "\x1b" not in shown
+    assert "\x1b]" not in shown
     assert RUN in shown
 
 

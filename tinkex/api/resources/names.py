@@ -1,11 +1,13 @@
 """Short names for runs and checkpoints, resolved to ids and paths.
 
-For a checkpoint: its path; ``RUN:NAME``; ``RUN@latest``; ``@latest`` for the whole account;
-``RUN`` alone where the run has just one. ``@latest`` may be followed by ``:sampler``,
-``:training`` or ``:external``, and everything but a path by ``~N``: the N-th saved before it.
+For a checkpoint: its path; ``RUN:NAME``, ``RUN:TYPE/NAME``; ``RUN@latest``; ``@latest`` for the
+whole account; ``RUN`` alone where the run has just one. ``@latest`` may be followed by
+``:sampler``, ``:training`` or ``:external``, and everything but a path by ``~N``: the N-th saved
+before it.
 For a run: its id; ``@latest``, the run last used, and ``@latest~N``; a checkpoint's path.
 
-``RUN`` is the id of a run or its unique beginning. A full path costs no request.
+``RUN`` is the id of a run or its unique beginning; the UUID in it may be cut to eight digits.
+A full path costs no request.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -37,8 +40,12 @@ T = TypeVar("T")
 _FORMS = "Give tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
 _NAME = re.compile(r"([^@~]*)(@latest(?::([a-z_]+))?)?(?:~([0-9]{1,6}))?")
 _KINDS_OF_NAME = {"checkpoint": "checkpoint path or name", "run": "training run's id or name"}
-#: A slash may be in RUN:weights/NAME only.
-_SLASHES = re.compile(rf"[^/]*|[^/]+:({'|'.join(KINDS)})/[^/:]+")
+#: A slash may be in RUN:weights/NAME and RUN:training/NAME only.
+_SLASHES = re.compile(rf"[^/]*|[^/]+:({'|'.join(TYPES)})/[^/:]+")
+#: The id of a session, with which ids of runs begin on many servers.
+_UUID = re.compile(r"([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f-])")
+#: A run or a checkpoint that a short name can hold.
+_PLAIN = re.compile(r"[\w.:-]+")
 
 
 class AmbiguousName(UsageError):
@@ -113,6 +120,54 @@ def with_run(account: Account, text: str, do: Callable[[str], R]) -> R:
         if run_id == text:
             raise
         return do(run_id)
+
+
+def short_runs(run_ids: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each of *run_ids* that fits no other of them.
+
+    It is ``699b8252`` for an id that begins with a UUID, ``699b8252:train:1`` where several begin
+    with the same, and else the id.
+    """
+    ids = dict.fromkeys(run_ids)
+    found = {run_id: match[1] for run_id in ids if (match := _UUID.match(run_id))}
+    beginnings, abbreviated = Counter(found.values()), Counter(map(_abbreviated, found))
+    for run_id, beginning in found.items():
+        if beginnings[beginning] > 1:
+            short = _abbreviated(run_id)
+            found[run_id] = short if abbreviated[short] == 1 and short != beginning else run_id
+    return {run_id: found.get(run_id, run_id) for run_id in ids}
+
+
+def short_checkpoints(paths: Sequence[str], *, complete: bool) -> list[str]:
+    """Return a short name for each of *paths*: ``699b8252:NAME``, or the path if it has none.
+
+    A name that several of a run have includes the type: ``699b8252:sampler/NAME``.
+
+    :param complete: *paths* are all checkpoints of their runs; else every name includes the type.
+    """
+    parsed: list[TinkerPath | None] = []
+    for text in paths:
+        with contextlib.suppress(UsageError):
+            parsed.append(TinkerPath.from_string(text))
+            continue
+        parsed.append(None)
+    known = [path for path in parsed if path]
+    runs = short_runs(path.run_id for path in known)
+    count = Counter((path.run_id, path.name) for path in known)
+
+    def short(path: TinkerPath) -> str | None:
+        run, name, kind = runs[path.run_id], path.name, path.checkpoint_type
+        if not (_PLAIN.fullmatch(run) and _PLAIN.fullmatch(name) and kind) or ":" in name:
+            return None
+        unique = complete and count[path.run_id, name] == 1 and not _is_numbered(run, name)
+        return f"{run}:{name}" if unique else f"{run}:{kind}/{name}"
+
+    return [(path and short(path)) or text for text, path in zip(paths, parsed, strict=True)]
+
+
+def _abbreviated(run_id: str) -> str:
+    """Return *run_id* with the first eight digits of the UUID that it begins with."""
+    return _UUID.sub(r"\1", run_id, count=1) if _UUID.match(run_id) else run_id
 
 
 class _Search:
@@ -221,15 +276,21 @@ def _is_numbered(run_id: str, label: str) -> bool:
 
 
 def _matching(text: str, ids: Sequence[str]) -> list[str]:
-    return [text] if text in ids else [run_id for run_id in ids if run_id.startswith(text)]
+    if text in ids:
+        return [text]
+    return [run_id for run_id in ids if run_id.startswith(text) or _abbreviated(run_id) == text]
 
 
 def _labelled(
     found: Sequence[Checkpoint], run_id: str, label: str, kind: str | None, back: int
 ) -> str:
-    """Return the checkpoint of *found* called *label*: ``NAME`` or ``weights/NAME``."""
+    """Return the checkpoint of *found* called *label*: ``NAME``, ``weights/NAME`` or the like."""
     names = {c.tinker_path: path for c in found if (path := c.path)}
-    fitting = [p for p in names.values() if label in (p.name, p.checkpoint_id)]
+    fitting = [
+        p
+        for p in names.values()
+        if label in (p.name, p.checkpoint_id, f"{p.checkpoint_type}/{p.name}")
+    ]
     if len(fitting) > 1:
         fitting = [p for p in fitting if p.checkpoint_type == kind] or fitting
     if not fitting:

@@ -38,6 +38,7 @@ class Selection:
     :ivar run_id: id of its run, or a pattern with ``*``, ``?`` or ``[…]``.
     :ivar before: saved before this time.
     :ivar after: saved at this time or later.
+    :ivar expires_before: expires, and before this time.
     :raises UsageError: there is no such type.
     """
 
@@ -46,6 +47,7 @@ class Selection:
     before: datetime | None = None
     after: datetime | None = None
     public: bool | None = None
+    expires_before: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_type is not None:
@@ -58,13 +60,14 @@ class Selection:
 
     def matches(self, checkpoint: Checkpoint) -> bool:
         """Return whether *checkpoint* meets all conditions; an unknown time meets none."""
-        saved = checkpoint.time
+        saved, expires, limit = checkpoint.time, checkpoint.expires_at, self.expires_before
         return (
             (self.run_id is None or fnmatch.fnmatchcase(checkpoint.run_id, self.run_id))
             and self.checkpoint_type in (None, checkpoint.checkpoint_type)
             and self.public in (None, checkpoint.public)
             and (self.before is None or (saved is not None and saved < self.before))
             and (self.after is None or (saved is not None and saved >= self.after))
+            and (limit is None or (expires is not None and expires < limit))
         )
 
 

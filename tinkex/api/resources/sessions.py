@@ -85,7 +85,7 @@ class Session:
     def finish(self, outcome: Outcome = "success") -> None:
         """Report to the service that the session has ended, once.
 
-        Where that is not offered, only the models in :attr:`unneeded` are unloaded: until an
+        Where that is not offered, only the models in ``unneeded`` are unloaded: until an
         idle session ends, they take places that other runs need. Never raises, and takes a
         second for each request at most.
         """

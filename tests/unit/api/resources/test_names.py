@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.api.resources.conftest import checkpoint, run
-from tinkex.api.resources.names import AmbiguousName, resolve_checkpoint, resolve_run, with_run
+from tinkex.api.resources.names import (
+    AmbiguousName,
+    resolve_checkpoint,
+    resolve_run,
+    short_checkpoints,
+    short_runs,
+    with_run,
+)
 from tinkex.exceptions import NotFound, ServerError, UsageError
 
 FIRST = "3f9a77c0-0000:train:0"
@@ -187,3 +194,63 @@ def test_the_beginning_of_an_id_is_looked_up_when_the_service_does_not_know_it(a
     server.on("GET", "training_runs/3f9a", server.reply("broken", 503, {"x-should-retry": "false"}))
     with pytest.raises(ServerError):  # another failure is not hidden by a lookup
         with_run(account, "3f9a", get)
+
+
+# ---------------------------------------------------------------------- short names in tables
+
+SESSION = "699b8252-3d5c-4a01-9a3e-8c76f97440a5"
+OTHER = "699b8252-ffff-4a01-9a3e-8c76f97440a5"
+#: Checkpoint → its short name in a complete list and in another; ``None``: the path itself.
+SHORT = {
+    f"{SESSION}:train:0/sampler_weights/first": ("699b8252:first", "699b8252:sampler/first"),
+    f"{SESSION}:train:0/weights/final": ("699b8252:training/final", "699b8252:training/final"),
+    f"{SESSION}:train:0/sampler_weights/final": ("699b8252:sampler/final",) * 2,
+    "run-123/weights/0001": ("run-123:0001", "run-123:training/0001"),
+    "run:train/weights/0001": ("run:train:training/0001",) * 2,
+    "run-123/weights/a:b": (None, None),
+    "run-123/merged/c": (None, None),
+    "run 4/weights/d": (None, None),
+}
+SESSIONS = [f"{run}/weights/first" for run in (f"{SESSION}:train:0", f"{SESSION}:train:1", OTHER)]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_short_name_in_a_table_has_what_it_takes_to_mean_one_checkpoint(complete):
+    paths = [f"tinker://{rest}" for rest in SHORT]
+    expected = [
+        (short[0] if complete else short[1]) or path
+        for path, short in zip(paths, SHORT.values(), strict=True)
+    ]
+    assert short_checkpoints(paths, complete=complete) == expected
+    assert short_checkpoints(["no path"], complete=complete) == ["no path"]
+
+
+def test_runs_of_one_session_have_short_names_of_their_own():
+    runs = [f"{SESSION}:train:{n}" for n in range(2)]
+    assert list(short_runs(runs).values()) == ["699b8252:train:0", "699b8252:train:1"]
+    # Two sessions that begin alike.
+    assert short_runs([*runs, f"{OTHER}:train:1", "run-1"]) == {
+        runs[0]: "699b8252:train:0",
+        **{run: run for run in (runs[1], f"{OTHER}:train:1", "run-1")},
+    }
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("listed", [SHORT, SESSIONS])
+def test_every_short_name_in_a_table_is_accepted(server, client, listed, complete):
+    of_run: dict[str, list] = {}
+    for rest in listed:
+        name, kind, label = rest.split("/")
+        of_run.setdefault(name, []).append(checkpoint(name, kind, label))
+    for name, found in of_run.items():
+        server.on(
+            "GET", f"training_runs/{name.replace(' ', '%20')}/checkpoints", {"checkpoints": found}
+        )
+    server.on("GET", "training_runs", {"training_runs": [run(name) for name in of_run]})
+
+    paths = [f"tinker://{rest}" for rest in listed]
+    for path, short in zip(paths, short_checkpoints(paths, complete=complete), strict=True):
+        if not short.startswith("tinker://"):
+            assert resolve_checkpoint(client, short) == path
+    for run_id, short in short_runs(of_run).items():
+        assert resolve_run(client, short) == run_id
