@@ -273,6 +273,12 @@ def test_a_hook_whose_option_clashes_is_left_out_as_a_whole(fake_plugins, option
         assert done.stderr.count("\n") == 1
 
 
+def test_a_bad_hook_does_not_hide_options_after_the_command(fake_plugins):
+    fake_plugins.add("p-hook", "[tinkex.hooks.config_get]\nh = gone:Hook\n")
+    done = invoke(["config", "get", "timeout", "--timeout", "7s"])
+    assert (done.stdout, done.stderr.count("p-hook 1.0")) == ("7s\n", 1)
+
+
 def test_the_second_of_two_hooks_with_one_option_is_left_out(fake_plugins):
     for name in ("p-one", "p-two"):
         module = name.replace("-", "_")

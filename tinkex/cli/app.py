@@ -191,7 +191,7 @@ class TinkexApp(cliff.app.App):
         """
         from tinkex.columns import printable
 
-        if self._wants_json() and not self.stderr.isatty():
+        if self.holds_warnings():
             self._held.append(f"{prefix}{printable(without_keys(text))}")
             return
         self.display.clear()
@@ -199,6 +199,21 @@ class TinkexApp(cliff.app.App):
         with contextlib.suppress(OSError):
             self.stderr.write(f"{prefix}{printable(without_keys(text))}\n")
             self.stderr.flush()
+
+    def holds_warnings(self) -> bool:
+        """Return whether JSON is expected on standard error, or may be: options are not known."""
+        return not self.stderr.isatty() and (self._parsed is None or self._wants_json())
+
+    def _watched_stderr(self) -> contextlib.AbstractContextManager[Any]:
+        if self.stderr.isatty():  # progress bars need the terminal itself
+            return contextlib.nullcontext()
+        return contextlib.redirect_stderr(_Stderr(self))
+
+    def _release(self) -> None:
+        """Print the warnings that were held."""
+        held, self._held = self._held, []
+        with contextlib.suppress(OSError):
+            self.stderr.write("".join(f"{line}\n" for line in held))
 
     @property
     def display(self) -> Any:
@@ -229,7 +244,7 @@ class TinkexApp(cliff.app.App):
     def guarded(self, work: Callable[[], int]) -> int:
         """Return what *work* returns; print any error and return its exit code."""
         try:
-            with unwrapped_signals(), contextlib.redirect_stderr(_Stderr(self)):
+            with unwrapped_signals(), self._watched_stderr():
                 return work()
         except BrokenPipeError:
             return EXIT_CLOSED_PIPE
@@ -243,9 +258,7 @@ class TinkexApp(cliff.app.App):
             self._report(error)
             return EXIT_FAILURE
         finally:
-            held, self._held = self._held, []
-            with contextlib.suppress(OSError):
-                self.stderr.write("".join(f"{line}\n" for line in held))
+            self._release()
             if not self.interactive_mode:
                 self.close()
 
@@ -285,6 +298,8 @@ class TinkexApp(cliff.app.App):
             self.command = factory(self, self.options, name)
             parser = self.command.with_hooks(self.prog(name))
             self._parsed = parser.parse_args(rest)
+            if self._held and not self._wants_json():
+                self._release()
             self.configure_logging()
             try:
                 code = self.command.run(self._parsed)
@@ -401,7 +416,11 @@ class TinkexApp(cliff.app.App):
             # The query of a signed address is a secret, too.
             lines = without_keys("".join(traceback.format_exception(error)))
             self.stderr.write(_QUERY.sub("?…", lines))
-        as_json, held, self._held = self._wants_json(), self._held, []
+        if as_json := self._wants_json():
+            held, self._held = self._held, []
+        else:
+            held = []
+            self._release()
         print_error(known, self.operation_name(), self.stderr, as_json=as_json, warnings=held)
 
     def involved(self) -> list[str]:
@@ -422,23 +441,23 @@ class TinkexApp(cliff.app.App):
 
 
 class _Stderr(io.TextIOBase):
-    """``sys.stderr`` of a command: libraries and plugins warn there of what is no error of ours.
-
-    Their lines are held where those of the application are.
-    """
+    """``sys.stderr`` while a command runs; what plugins and libraries write there is held, too."""
 
     def __init__(self, app: TinkexApp) -> None:
         self._app = app
-        self._line = ""
 
     def write(self, text: str) -> int:
-        *lines, self._line = f"{self._line}{text}".split("\n")
-        for line in filter(None, lines):
+        if not self._app.holds_warnings():
+            return self._app.stderr.write(text)
+        for line in filter(str.strip, text.splitlines()):
             self._app.warn(line, prefix="")
         return len(text)
 
-    def isatty(self) -> bool:
-        return self._app.stderr.isatty()
+    def flush(self) -> None:
+        self._app.stderr.flush()
+
+    def fileno(self) -> int:
+        return self._app.stderr.fileno()
 
 
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\"()<>=]+=[^\s'\"()<>]+")
