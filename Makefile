@@ -112,11 +112,12 @@ types: .venv/.stamp
 	@$(VENV) -m mypy --strict --no-error-summary $(PACKAGES)
 
 docs: .venv/.stamp
-	@echo "sphinx"
+	@echo "building the manual with Sphinx; warnings are errors (about 15 seconds)"
 	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b html doc/source doc/build/html
 	@echo "manual: doc/build/html/index.html"
 
 man: .venv/.stamp
+	@echo "building the manual pages with Sphinx"
 	@$(CACHE) $(VENV) -m sphinx -W --keep-going -n -q -b man doc/source doc/build/man
 	@echo "manual pages: doc/build/man (man -l doc/build/man/tinkex.1)"
 

@@ -327,8 +327,6 @@ _NORMAL = (
     (r"\b\d+(?:\.\d+)? (?:ms|seconds|s)\b", "<duration>"),
     (r"http://127\.0\.0\.1:\d+", "<server>"),
     (r"tinkex \d+\.\d+\.\d+\S*(?: \([0-9a-f]{7}\))?", "tinkex <version>"),
-    # The same seed gives the same text on one machine; another one rounds differently.
-    (r"(?s)(Sample \d+:\n).*?(\nstop_reason=)", r"\1<text>\2"),
     # Columns are as wide as what is in them.
     (r"-{3,}", "---"),
     (r"[ \t]+", " "),

@@ -27,7 +27,8 @@ PICTURES = {
     "first-run": (
         f"tinkex checkpoint --base-model {MODEL} --rank 8 --name first --output checkpoint.json",
         "tinkex checkpoint list",
-        f'tinkex run --base-model {MODEL} --prompt "The door opened, and" --max-tokens 30 --seed 3',
+        # Greedy: the same text on every machine.
+        f'tinkex run --base-model {MODEL} --prompt "Holmes sat" --max-tokens 24 --temperature 0',
     ),
     "mistakes": (
         "tinkex checkpoint lst",
@@ -36,7 +37,8 @@ PICTURES = {
     ),
     "plugin": (
         "tinkex plugin show tinkex-hello -f plain",
-        "tinkex config show --changed",
+        "tinkex note add tinker://run-123/weights/first 'best so far'",
+        "tinkex note list",
         "tinkex hello --name Ada -f markdown",
     ),
 }

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: Words that headings write in another way.
-_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN")}
+_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN", "USD")}
 #: Table headings that differ from the field name in words.
 HEADINGS = {
     "checkpoint_count": "Checkpoints",
@@ -94,6 +94,7 @@ class Presentation:
     :ivar links: words of a table → addresses they link to.
     :ivar empty: status line in place of a table without rows.
     :ivar notes: status lines that the formatter adds for the command to print.
+    :ivar added: columns that hooks added; they follow the plain line of a row, or of an object.
     """
 
     # Not a dataclass: most commands need no module that does.
@@ -111,6 +112,7 @@ class Presentation:
         self.short: dict[str, tuple[str, Callable[[Sequence[str]], Sequence[str]]]] = {}
         self.links: dict[str, str] = {}
         self.notes: list[str] = []
+        self.added: Sequence[str] = ()
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -185,7 +187,11 @@ def plain_text(value: Any) -> str:
 
 
 class Size(FormattableColumn[int | None]):
-    """A number of bytes: ``1.2 GB`` for people, in powers of 1000 as object stores count."""
+    """A number of bytes: ``1.2 GB`` for people, in powers of 1000 as object stores count.
+
+    :param value: the number of bytes, or ``None``: empty for people, null for programs.
+    :type value: int | None
+    """
 
     def human_readable(self) -> str:
         if self._value is None:
@@ -199,7 +205,11 @@ class Size(FormattableColumn[int | None]):
 
 
 class Dollars(FormattableColumn[float | None]):
-    """An amount of US dollars: ``$1,234.50`` for people, the number for programs."""
+    """An amount of US dollars: ``$1,234.50`` for people, the number for programs.
+
+    :param value: the amount in dollars, or ``None``.
+    :type value: float | None
+    """
 
     def human_readable(self) -> str:
         if self._value is None:
@@ -209,28 +219,52 @@ class Dollars(FormattableColumn[float | None]):
 
 
 class Time(FormattableColumn[Any]):
-    """A point in time: ``3 hours ago`` for people, ISO 8601 in UTC with ``Z`` for programs."""
+    """A point in time: ``3 hours ago`` for people, ISO 8601 in UTC with ``Z`` for programs.
 
-    _value: datetime | None
+    :param value: a ``datetime``, or ISO 8601 text as servers send it; without a
+        zone, it is UTC. Text that is no time is shown as it is. ``None`` is empty.
+    """
+
+    def __init__(self, value: datetime | str | None) -> None:
+        super().__init__(_moment(value))
 
     def human_readable(self) -> str:
-        if self._value is None:
-            return ""
-        return relative(self._value, datetime.now(UTC))
+        if isinstance(self._value, datetime):
+            return relative(self._value, datetime.now(UTC))
+        return self._value or ""
 
     def machine_readable(self) -> str | None:
-        return None if self._value is None else iso(self._value)
+        return iso(self._value) if isinstance(self._value, datetime) else self._value
+
+
+def _moment(value: datetime | str | None) -> datetime | str | None:
+    """Return *value* in UTC; text that is no time unchanged."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if moment is None:
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
+        return value
 
 
 class Flag(FormattableColumn[bool | None]):
-    """Yes or no."""
+    """Yes or no for people, true or false for programs.
+
+    :param value: a truth value, or ``None``: empty for people, null for programs.
+    :type value: bool | None
+    """
 
     def human_readable(self) -> str:
         return "" if self._value is None else "yes" if self._value else "no"
 
 
 class Structure(FormattableColumn[Any]):
-    """A JSON object or list: compact JSON for people, itself for programs."""
+    """A JSON object or list: compact JSON for people, itself for programs.
+
+    :param value: a dict or list that JSON can hold, or any other value: shown as plain text.
+    :type value: Any
+    """
 
     def human_readable(self) -> str:
         return plain_text(self._value)

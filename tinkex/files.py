@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,14 @@ from typing import IO, BinaryIO, TextIO
 from tinkex.exceptions import LimitReached, LocalError
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["locked", "private_directory", "replacing", "user_path", "xdg_directory"]
+__all__ = [
+    "locked",
+    "plugin_directory",
+    "private_directory",
+    "replacing",
+    "user_path",
+    "xdg_directory",
+]
 
 #: Longest file that is read whole, in bytes: far more than any model's context.
 MAX_INPUT = 256 * 1024 * 1024
@@ -96,6 +104,19 @@ def private_directory(path: Path) -> Path:
     if reason:
         raise LocalError(f"cannot use {path}: {reason}", hint="Move it away.")
     return path
+
+
+def plugin_directory(kind: str, distribution: str) -> Path:
+    """Return the private directory of a plugin for the user's files of a *kind*; create it.
+
+    Commands have it as ``self.data_dir`` and ``self.cache_dir``; hooks and drivers call this.
+
+    :param kind: see :func:`xdg_directory`; files in ``cache`` may be deleted at any time.
+    :param distribution: name of the plugin, in any spelling that pip accepts.
+    :raises LocalError: it cannot be created, is a symbolic link, or others can access it.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", distribution.lower())  # PEP 503
+    return private_directory(xdg_directory(kind) / "tinkex" / "plugins" / name)
 
 
 def why_not_private(found: os.stat_result) -> str | None:

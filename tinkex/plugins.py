@@ -33,6 +33,7 @@ __all__ = [
     "HTTP_POOLS",
     "LIST_FORMATTERS",
     "PROFILES",
+    "SETTINGS",
     "SHOW_FORMATTERS",
     "TOKENIZERS",
     "HttpPool",
@@ -53,9 +54,13 @@ SHOW_FORMATTERS = "tinkex.formatters.show"
 HTTP_POOLS = "tinkex.http_pools"
 TOKENIZERS = "tinkex.tokenizers"
 PROFILES = "tinkex.profiles"
+SETTINGS = "tinkex.settings"
 
 #: Every group a plugin may add to; hooks have one group a command (``tinkex.hooks.run_list``).
-GROUPS = (COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS, PROFILES)
+GROUPS = (
+    *(COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS, PROFILES),
+    SETTINGS,
+)
 
 #: Environment variable: only these distributions are plugins, or all but ``-name``; empty for none.
 ONLY = "TINKEX_PLUGINS"
@@ -174,6 +179,9 @@ class PoolSettings(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """Headers that the settings add to requests; their values are secret."""
+
+    def plugin(self, name: str) -> Any:
+        """Return the settings of the plugin *name*, see :meth:`tinkex.settings.Settings.plugin`."""
 
 
 class HttpPool(abc.ABC):
@@ -497,4 +505,5 @@ def _noun(group: str) -> str:
         HTTP_POOLS: "HTTP pool",
         TOKENIZERS: "tokenizer source",
         PROFILES: "profile",
+        SETTINGS: "declaration of settings",
     }.get(group, "entry point")

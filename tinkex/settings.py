@@ -59,6 +59,8 @@ class Settings:
     :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
     :ivar headers: headers of every request to the service; values are secret.
+    :ivar plugins: what the profile has for plugins, by the name of the distribution; values may be
+        secret. Use :meth:`plugin`.
     :ivar origins: setting name → where its value comes from, in words.
     :ivar pool_options: TLS options of the HTTP pool.
     :ivar distrust: why ``api_key_command`` is not run, or ``None``.
@@ -76,6 +78,7 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     api_key_command: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, hash=False)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     pool_options: PoolOptions = field(default_factory=PoolOptions)
     distrust: str | None = field(default=None, repr=False)
@@ -84,6 +87,17 @@ class Settings:
     def pool_driver(self) -> str:
         """Name of the installed HTTP pool behind ``http_pool``."""
         return self.pool_options.driver or self.http_pool
+
+    def plugin(self, name: str) -> Any:
+        """Return the settings of the plugin *name*: the dataclass that it declares in the group
+        ``tinkex.settings``, with the values that the profile has for it.
+
+        :raises PluginError: it declares none.
+        :raises SettingsError: a setting in the profile is unknown or malformed.
+        """
+        from tinkex.config import sections
+
+        return sections.read(name, self.plugins, self.origins.get("plugins", "Settings.plugins"))
 
     @property
     def is_exposed(self) -> bool:

@@ -133,8 +133,9 @@ def check_distribution(name: str) -> None:
 
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
         docstring is not one sentence, an argument has no help, an option clashes with a global one,
-        a hook fails, clashes or is for no command, tinkex has no such group, or the rows in the
-        ``return`` of a command have another number of values than its ``column_names``.
+        settings are not declared by a dataclass with defaults, a hook fails, clashes or is for no
+        command, tinkex has no such group, or the rows in the ``return`` of a command have another
+        number of values than its ``column_names``.
     """
     from tinkex.cli.inventory import Inventory
 
@@ -143,8 +144,10 @@ def check_distribution(name: str) -> None:
     faults = [] if found else [f"{name} has no entry point in any group of tinkex"]
     for ep, distribution in found:
         texts = [text] if (text := inventory.problem(ep, distribution)) else []
-        if ep.group == plugins.COMMANDS and not texts:
+        if not texts and ep.group == plugins.COMMANDS:
             texts = list(_command_faults(plugins.load(ep), ep.name))
+        elif ep.group == plugins.SETTINGS and not plugins.same_name(ep.name, distribution.name):
+            texts.append(f"its name must be that of the distribution, {distribution.name}")
         faults += [f"{ep.group}: {ep.name}: {text}" for text in texts]
     if faults:
         raise AssertionError("\n".join(faults))

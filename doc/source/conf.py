@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ from sphinx.util.docutils import SphinxDirective
 
 import tinkex
 from tinkex.cli.app import TinkexApp
-from tinkex.commands.base import Lister
+from tinkex.commands.base import Lister, ShowOne
 
 project = "tinkex"
 author = "the tinkex authors"
 project_copyright = "the tinkex authors"
 version = release = tinkex.__version__
+
+# The manual describes these plugins; tinkex-hello is an example.
+os.environ["TINKEX_PLUGINS"] = "tinkex-local,tinkex-hub"
 
 extensions = ["cliff.sphinxext", "sphinx.ext.autodoc"]
 html_theme = "furo"
@@ -56,43 +61,32 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"(cliff|requests|tokenizers|urllib3)\..*"),
     (r"py:class", r"(Category|Path|datetime|optional|Any|Callable|Iterator|Mapping|Sequence)"),
-    (r"py:class", r"(T|OnWait|.*\.Category|tinkex\.api\.waiting\.Deadline)"),
+    (r"py:class", r"(R|T|OnWait|.*\.Category|tinkex\.api\.waiting\.Deadline)"),
     (r"py:data", r"DEFAULT_MAX_TOKENS"),
 ]
 
 autoprogram_cliff_application = "tinkex"
-# Options that every command has: reference/settings and reference/formats describe them once.
-autoprogram_cliff_ignored = [
-    "--help",
-    "--api-key",
-    "--base-url",
-    "--timeout",
-    "--profile",
-    "--http-pool",
-    "--verbose",
-    "--quiet",
-    "--log-file",
-    "--debug",
-    "--format",
-    "--column",
-    "--quote",
-    "--noindent",
-    "--max-width",
-    "--fit-width",
-    "--print-empty",
-    "--prefix",
-    "--variable",
-    "--sort-column",
-    "--sort-ascending",
-    "--sort-descending",
-]
+
+
+def _shared_options() -> list[str]:
+    """Return the options that every command has, and those of the output formats."""
+    app = TinkexApp()
+    commands = [type("Any", (base,), {"take_action": None}) for base in (Lister, ShowOne)]
+    parsers = [app.parser, *(command(app, None).get_parser("") for command in commands)]
+    return sorted({option for parser in parsers for option in parser.option_strings()})
+
+
+# reference/settings and reference/formats describe them once.
+autoprogram_cliff_ignored = _shared_options()
 
 
 class CommandPages(AutoprogramCliffDirective):
-    """cliff's directive, with the examples at the end of a command's help kept line by line."""
+    """cliff's directive for the commands of TinkexApp, their examples kept line by line."""
 
     def _load_commands(self) -> dict[str, type[Command]]:
-        return {name: _with_literal_examples(cls) for name, cls in super()._load_commands().items()}
+        commands = TinkexApp().command_manager.commands
+        names = fnmatch.filter(commands, self.options["command"])
+        return {name: _with_literal_examples(commands[name].load()) for name in names}
 
 
 def _with_literal_examples(command: type[Command]) -> type[Command]:
@@ -120,7 +114,16 @@ class OutputShapes(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+def without_addresses(app: Sphinx, doctree: nodes.document, _: str) -> None:
+    """Make links between pages plain text in manual pages, which have no addresses."""
+    if app.builder.name == "man":
+        for link in list(doctree.findall(nodes.reference)):
+            if not link.get("refuri"):
+                link.replace_self(link.children)
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives; the first in the place of cliff's."""
+    app.connect("doctree-resolved", without_addresses)
     app.add_directive("output-shapes", OutputShapes)
     app.add_directive("autoprogram-cliff", CommandPages, override=True)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cliff
@@ -43,8 +44,11 @@ def manual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def app() -> TinkexApp:
-    return TinkexApp()
+def app() -> Iterator[TinkexApp]:
+    """Return the application without the example plugin, as the manual describes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plugins.ONLY, "tinkex-local,tinkex-hub")
+        yield TinkexApp()
 
 
 def parser_of(app: TinkexApp, name: str):
@@ -86,6 +90,25 @@ def _section(page: str, title: str) -> str:
         if match:
             return match[1]
     return ""
+
+
+def test_the_pages_of_commands_have_neither_global_options_nor_the_example_plugin(
+    manual: dict[str, str], app: TinkexApp
+):
+    shared = {*app.parser.option_strings(), *parser_of(app, "version").option_strings()}
+    pages = {name: text for name, text in manual.items() if name.startswith("reference/cli/")}
+    entries = re.findall(r"(?m)^((?:--?[\w-]+(?: <\S+>)?(?:, )?)+)$", "\n".join(pages.values()))
+    options = set(re.findall(r"(?<![\w-])--?\w[\w-]*", " ".join(entries)))
+
+    assert {"--base-model", "-o", "--paginate"} <= options
+    assert sorted(options & shared) == []
+    assert "reference/cli/hello" not in pages
+
+
+def test_the_list_of_commands_has_a_line_for_each_noun(manual: dict[str, str], app: TinkexApp):
+    listed = re.findall(r"(?m)^\* (\w+): \w.*\n\n", manual["reference/cli/index"])
+
+    assert sorted(listed) == sorted({name.split()[0] for name in app.command_manager.commands})
 
 
 def test_every_global_option_and_setting_is_described(app: TinkexApp):
@@ -210,9 +233,10 @@ def test_the_architecture_has_every_room():
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_command_in_a_sentence_exists(path: Path, app: TinkexApp):
+def test_every_command_in_a_sentence_exists(path: Path, monkeypatch: pytest.MonkeyPatch):
     """Those in blocks are run: tests/functional/test_documented_examples."""
-    wrong = []
+    monkeypatch.delenv(plugins.ONLY, raising=False)
+    app, wrong = TinkexApp(), []
     for words in re.findall(r"`tinkex((?: [a-z][a-z-]*)+)`", path.read_text(encoding="utf-8")):
         try:
             app.command_manager.find_command(words.split())
@@ -220,3 +244,23 @@ def test_every_command_in_a_sentence_exists(path: Path, app: TinkexApp):
             wrong.append(f"tinkex{words}: {error}")
 
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "doc/source/tutorial/first-run.rst"])
+def test_tinkex_is_installed_into_a_virtual_environment(page: str):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.search(
+        r"python3 -m venv (\S+)\n *(?:\$ )?\. \1/bin/activate\n *(?:\$ )?pip install", text
+    )
+
+    assert found
+    assert re.search("local service adds 200 MB|200 of them for the local service", text)
+
+
+def test_make_says_what_it_builds():
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.stamp", "docs"], capture_output=True, text=True, cwd=ROOT
+    )
+
+    assert "building the manual with Sphinx" in done.stdout
+    assert "doc/build/html/index.html" in done.stdout

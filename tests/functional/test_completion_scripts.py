@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,81 +18,133 @@ from tests.functional.test_interactive import Terminal
 from tinkex.cli.completion import Cache
 from tinkex.config.values import DEFAULT_BASE_URL
 
-SEEN = "tinker://run-1:train:0/weights/0001"
+RUN = "11f0cafe-0000-4000-8000-000000000001:train:0"
+PATH = f"tinker://{RUN}/sampler_weights/0001"
 
-#: line → what Tab offers for its last word.
-CASES = [
-    ("tinkex checkpoint de", "delete"),
-    ("tinkex run list --lim", "--limit"),
-    ("tinkex --profile local run in", "info"),
-    ("tinkex run list --format js", "json"),
-    ("tinkex checkpoint info tinker://run-1:tr", SEEN),
-    ("tinkex checkpoint list --run-id run-", "run-1"),
-    ("tinkex run --prompt-file prom", "prompt.txt"),
-]
+#: What is typed before Tab → the line afterwards.
+CASES = {
+    "tinkex checkpoint de": "tinkex checkpoint delete ",
+    "tinkex ru": "tinkex run ",  # a command, a noun, and here a directory
+    "tinkex run list --lim": "tinkex run list --limit ",
+    "tinkex --profile local run in": "tinkex --profile local run info ",
+    "tinkex run list --format js": "tinkex run list --format json ",
+    "tinkex run list --format=js": "tinkex run list --format=json ",
+    "tinkex checkpoint info @la": "tinkex checkpoint info @latest",
+    "tinkex checkpoint info @latest:s": "tinkex checkpoint info @latest:sampler ",
+    "tinkex checkpoint info 11f0cafe@la": "tinkex checkpoint info 11f0cafe@latest",
+    "tinkex checkpoint info ": "tinkex checkpoint info 11f0cafe:0001 ",
+    "tinkex checkpoint info 11f0cafe:": "tinkex checkpoint info 11f0cafe:0001 ",
+    "tinkex checkpoint info tinker://1": f"tinkex checkpoint info {PATH} ",
+    "tinkex checkpoint list --run-id 11": f"tinkex checkpoint list --run-id {RUN} ",
+    "tinkex run --model-path 11": "tinkex run --model-path 11f0cafe:0001 ",
+    "tinkex run --model-path ru": "tinkex run --model-path run/",
+    "tinkex run --prompt-file prom": "tinkex run --prompt-file prompt.txt ",
+    'tinkex run --prompt-file "prom': 'tinkex run --prompt-file "prompt.txt" ',
+    'tinkex run --prompt-file "two w': 'tinkex run --prompt-file "two words.txt" ',
+    "tinkex run --prompt-file=prom": "tinkex run --prompt-file=prompt.txt ",
+}
+
+#: Shell → how it starts, a line that loads the completion, and one after which Ctrl-O writes the
+#: line that is being edited to the file LINE.
+SHELLS = {
+    "bash": (
+        ["--norc", "-i"],
+        "source {path}",
+        """bind -x '"\\C-o": printf "[%s]" "$READLINE_LINE" > LINE'""",
+    ),
+    "zsh": (
+        ["-f", "-i"],
+        "fpath=({path.parent} $fpath); autoload -U compinit; compinit -u -D",
+        """write() {{ print -rn -- "[$BUFFER]" > LINE }}; zle -N write; bindkey '^o' write""",
+    ),
+    "fish": (
+        ["-i"],
+        "true",
+        """bind \\co 'commandline | read -z line; printf "[%s]" "$line" > LINE'""",
+    ),
+}
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory with a file in it; the program is on the path and knows some names."""
+    """Enter a directory with some files; the program is on the path and knows some names."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
     known = Cache(DEFAULT_BASE_URL, None)
-    known.add("checkpoints", [SEEN])
-    known.add("runs", ["run-1"])
-    (tmp_path / "prompt.txt").write_text("")
+    known.add("checkpoints", [PATH])
+    known.add("runs", [RUN])
+    Path("prompt.txt").touch()
+    Path("two words.txt").touch()
+    Path("run").mkdir()
     return tmp_path
 
 
-def shell(*argv: str, cwd: Path) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=cwd)
-    assert done.stderr == ""
-    assert done.returncode == 0
-    return done.stdout
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
 
 
-def needs(name: str) -> None:
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
-
-
-@pytest.mark.parametrize(("line", "offered"), CASES)
-def test_bash(place, tinkex: Program, line, offered):
-    path = tinkex("complete --shell bash --install").stdout.strip()
-    # Readline cuts at ':' and '=' as well, and replaces the last piece only.
-    words = " ".join(line.replace(":", " : ").split(" "))
-    code = (
-        f"source '{path}'; COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=({words});"
-        "COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _tinkex; printf '%s\\n' \"${COMPREPLY[@]}\""
-    )
-    piece = offered.rpartition(":")[2] if ":" in offered and "run-1:tr" in line else offered
-    if offered == SEEN:
-        piece = SEEN.removeprefix("tinker://run-1:")
-    assert piece in shell("bash", "--norc", "-c", code, cwd=place).splitlines()
-
-
-@pytest.mark.parametrize(("line", "offered"), CASES)
-def test_fish(place, tinkex: Program, line, offered):
-    needs("fish")
-    path = tinkex("complete --shell fish --install").stdout.strip()
-    assert path.endswith("/fish/completions/tinkex.fish")
-    found = shell("fish", "-c", f"complete -C '{line}'", cwd=place)
-    assert offered in [row.partition("\t")[0] for row in found.splitlines()]
-
-
-def test_zsh(place, tinkex: Program, home: Path, monkeypatch: pytest.MonkeyPatch):
-    needs("zsh")
-    path = Path(tinkex("complete --shell zsh --install").stdout.strip())
-    assert path == home / ".local/share/zsh/site-functions/_tinkex"
-    monkeypatch.chdir(place)
-    terminal = Terminal("-f", "-i", program="zsh", PS1="ready> ")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_completes_the_line(place, tinkex: Program, shell):
+    needs(shell)
+    path = Path(tinkex(f"complete --shell {shell} --install").stdout.strip())
+    argv, load, bind = SHELLS[shell]
+    terminal = Terminal(*argv, program=shell)
     try:
-        terminal.expect("ready> ")
-        terminal.type(f"fpath=({path.parent} $fpath); autoload -U compinit; compinit -u -D\r")
-        terminal.expect("ready> ")
-        for line, offered in CASES:
-            terminal.type(f"{line}\t")
-            terminal.expect(re.escape(offered))
-            terminal.type("\x15")  # Ctrl-U: an empty line again
+        terminal.type(f"{load.format(path=path)}; {bind.format()}; printf %s%s rea dy\r")
+        terminal.expect("ready")
+        assert {line: completed(terminal, line) for line in CASES} == CASES
+    finally:
+        terminal.close()
+
+
+def completed(terminal: Terminal, line: str) -> str:
+    """Return what *line* and Tab leave at the prompt; clear it."""
+    written = Path("LINE")
+    written.unlink(missing_ok=True)
+    terminal.type(f"{line}\t\x0f")
+    until = time.monotonic() + 60
+    while not (written.exists() and written.read_text().strip().endswith("]")):
+        assert time.monotonic() < until, line
+        time.sleep(0.02)
+    terminal.type("\x15")  # Ctrl-U
+    return written.read_text().replace("\n", "")[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ("bash", 'eval "$(tinkex complete --shell bash)"; complete -p tinkex'),
+        (
+            "zsh",
+            "autoload -U compinit; compinit -u -D; "
+            'eval "$(tinkex complete --shell zsh)"; print $_comps[tinkex]',
+        ),
+        ("fish", "tinkex complete --shell fish | source; complete -C 'tinkex versi'"),
+    ],
+)
+def test_the_line_for_a_startup_file_loads_it(place, shell, code):
+    needs(shell)
+    done = subprocess.run([shell, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = {"bash": "complete -F _tinkex tinkex", "zsh": "_tinkex", "fish": "version"}
+    assert done.stdout.strip() == expected[shell]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("checkpoint info @latest:s", "checkpoint info @latest:sampler"),
+        ("checkpoint info 11", "checkpoint info 11f0cafe:0001"),
+        ("run --prompt-file=prom", "run --prompt-file=prompt.txt"),
+    ],
+)
+def test_tab_in_the_interactive_shell(place, typed, line):
+    terminal = Terminal()
+    try:
+        terminal.expect("tinkex>")
+        terminal.type(f"{typed}\t")
+        terminal.expect(re.escape(line))
     finally:
         terminal.close()
 

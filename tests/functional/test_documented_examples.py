@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import examples
+import numpy as np
 import pictures
 import pytest
+
+from tinkex.testing import invoke
+from tinkex_local.engines import onnx
 
 PAGES = examples.pages()
 PLUGIN_TUTORIAL = examples.ROOT / "doc" / "source" / "tutorial" / "first-plugin.rst"
@@ -112,6 +117,28 @@ def test_commands_are_shown_in_blocks_that_are_run():
             at += len(line)
 
     assert escaped == []
+
+
+def test_sampled_text_is_the_same_on_every_processor(monkeypatch, tmp_path: Path):
+    """Processors round differently: no token that is shown may be a close call."""
+    margins = []
+
+    def choose(logprobs, **options):
+        second, first = np.sort(logprobs)[-2:]
+        margins.append(first - second)
+        return likeliest(logprobs, **options)
+
+    likeliest = onnx.choose
+    monkeypatch.setattr(onnx, "choose", choose)
+    steps = [step for page in PAGES for step in examples.read(page).steps]
+    shown = {step.shell for step in steps if "\nSample 1:\n" in step.shown}
+    for line in {*shown, pictures.PICTURES["first-run"][-1]}:
+        line = line.replace('--model-path "$checkpoint"', f"--base-model {pictures.MODEL}")
+        environ = {"TINKEX_PROFILE": "local", "TINKEX_LOCAL_HOME": str(tmp_path)}
+        assert invoke(shlex.split(line)[1:], environ=environ).exit_code == 0
+
+    assert len(margins) >= 3 * 24
+    assert min(margins) > 0.2
 
 
 @pytest.mark.parametrize("picture", pictures.PICTURES)

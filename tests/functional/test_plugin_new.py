@@ -47,15 +47,17 @@ def test_a_new_plugin_passes_its_tests_and_is_used_at_once(fresh: Environment):
 
     fresh.pip_install(fresh.home / "tinkex-demo")
     tests, _ = fresh.run("python", "-m", "pytest", "-q", cwd=fresh.home / "tinkex-demo")
-    assert "4 passed" in tests
+    assert "5 passed" in tests
 
-    assert fresh.run("tinkex", "demo", "hello", "--name", "Ada")[0].startswith("Hello, Ada!\n")
-    assert "demo hello" in fresh.run("tinkex", "help")[0]
+    path = "tinker://run-1/weights/first"
+    assert fresh.run("tinkex", "demo", "add", path, "good")[0] == f"Noted {path}\n"
+    assert fresh.run("tinkex", "demo", "list")[0] == f"{path}\tgood\n"
+    assert "demo list" in fresh.run("tinkex", "help")[0]
     as_format = fresh.run("tinkex", "config", "show", "-c", "name", "-f", "demo")[0]
     assert as_format.startswith("name = profile\n\nname = ")
-    hooked = fresh.run("tinkex", "plugin", "list", "--all", "--demo-only", "-f", "json")[0]
-    assert {row["distribution"] for row in json.loads(hooked)} == {"tinkex-demo"}
     shown = json.loads(fresh.run("tinkex", "plugin", "show", "tinkex-demo", "-f", "json")[0])
-    assert [command["name"] for command in shown["commands"]] == ["demo hello"]
-    assert [hook["options"] for hook in shown["hooks"]] == [["--demo-only"]]
+    names = [command["name"] for command in shown["commands"]]
+    assert names == ["demo add", "demo list", "demo show"]
+    assert [hook["options"] for hook in shown["hooks"]] == [["--demo-notes"]]
+    assert shown["settings"] == ["limit: a whole number; by default 20"]
     assert shown["errors"] == []

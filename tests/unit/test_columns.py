@@ -46,11 +46,40 @@ def test_relative(seconds, text):
     assert columns.relative(now - timedelta(seconds=seconds), now) == text
 
 
-def test_time_is_utc_for_programs():
-    moment = datetime(2026, 1, 1, 3, 0, tzinfo=timezone(timedelta(hours=2)))
-    assert columns.Time(moment).machine_readable() == "2026-01-01T01:00:00Z"
-    assert columns.Time(None).machine_readable() is None
-    assert columns.Time(None).human_readable() == ""
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime(2001, 1, 1, 3, 0, tzinfo=timezone(timedelta(hours=2))), "2001-01-01T01:00:00Z"),
+        (datetime(2001, 1, 1, 1, 0), "2001-01-01T01:00:00Z"),
+        ("2001-01-01T01:00:00Z", "2001-01-01T01:00:00Z"),
+        ("2001-01-01T03:00:00.25+02:00", "2001-01-01T01:00:00.250000Z"),
+        ("2001-01-01 01:00:00", "2001-01-01T01:00:00Z"),
+        ("2001-01-01", "2001-01-01T00:00:00Z"),
+    ],
+)
+def test_time_takes_datetimes_and_what_servers_send_and_is_utc_for_programs(value, text):
+    column = columns.Time(value)
+
+    assert column.machine_readable() == text
+    assert column.human_readable().endswith(" years ago")
+
+
+@pytest.mark.parametrize("value", [None, "", "soon", "0001-01-01T00:00:00+09:00"])
+def test_time_shows_what_is_no_time_as_it_is(value):
+    column = columns.Time(value)
+
+    assert (column.machine_readable(), column.human_readable()) == (value, value or "")
+
+
+def test_times_sort_whatever_they_were_made_of():
+    new, old = columns.Time("2026-01-02T00:00:00Z"), columns.Time(datetime(2026, 1, 1, tzinfo=UTC))
+
+    assert sorted([new, old]) == [old, new]
+
+
+@pytest.mark.parametrize("name", ["Size", "Dollars", "Time", "Flag", "Structure"])
+def test_every_column_type_says_what_it_takes(name):
+    assert ":param value: " in (getattr(columns, name).__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +122,12 @@ def test_printable_takes_cr_lf_for_one_line_break():
 
 @pytest.mark.parametrize(
     ("name", "heading"),
-    [("tinker_path", "Path"), ("user_metadata", "User metadata"), ("base_url", "Base URL")],
+    [
+        ("tinker_path", "Path"),
+        ("user_metadata", "User metadata"),
+        ("base_url", "Base URL"),
+        ("budget_usd", "Budget USD"),
+    ],
 )
 def test_headings_are_words(name, heading):
     assert columns.heading(name) == heading

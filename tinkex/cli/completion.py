@@ -42,7 +42,7 @@ _KINDS = {
     "<session_id>": "sessions",
     "<substring>": "models",
 }
-_FILES = {"<path>": "files", "<file>": "files", "<dir>": "directories"}
+_FILES = {"<path>": "files", "<file>": "files", "<prompts>": "files", "<dir>": "directories"}
 #: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
 _NEWEST = (
     ("@latest", "the last one"),
@@ -161,8 +161,9 @@ class _CommandLine:
         if current.startswith("--") and "=" in current:
             name, _, value = current.partition("=")
             option = parser._option_string_actions.get(name)
-            values = self._values(option, value, command).values if option is not None else ()
-            return Offer(tuple((f"{name}={value}", note) for value, note in values))
+            found = self._values(option, value, command) if option is not None else Offer()
+            values = tuple((f"{name}={value}", note) for value, note in found.values)
+            return Offer(values, found.files)
         used = {word.partition("=")[0] for word in given}
         return Offer(
             tuple(
@@ -198,11 +199,15 @@ class _CommandLine:
         kind = kind or _KINDS.get(metavar)
         if kind is None:
             return Offer(files=_FILES.get(metavar, ""))
-        if current.startswith("@"):
-            return Offer(_NEWEST if kind == "checkpoints" else _NEWEST[:1])
-        names = [name for name in self._names(kind) if name not in self._words]
+        run, at, _ = current.partition("@")
+        if at and kind == "checkpoints":
+            return Offer(tuple((run + name, note) for name, note in _NEWEST))
+        if at:
+            return Offer(_NEWEST[:1])
+        if kind != "checkpoints":
+            return _plain(name for name in self._names(kind) if name not in self._words)
         files = "directories" if action.dest == "model_path" else ""
-        return Offer(_plain(names).values, files)
+        return Offer(self._checkpoints(current).values, files)
 
     # ------------------------------------------------------------------ names of the service
 
@@ -219,6 +224,17 @@ class _CommandLine:
             cache.add(kind, ())  # not to ask again at the next key
             _ask(kind, effective, cache)
         return cache.names(kind)
+
+    def _checkpoints(self, current: str) -> Offer:
+        """Return the short names of checkpoints; their paths too where a word is begun."""
+        from tinkex.api.resources.names import short_checkpoints
+
+        paths = self._names("checkpoints")
+        # A name that several checkpoints turn out to have is an error of the command.
+        short = short_checkpoints(paths, complete="/" not in current)
+        pairs = zip(paths, short, strict=True)
+        free = {path: name for path, name in pairs if not {path, name} & set(self._words)}
+        return _plain([*free.values(), *(free if current else ())])
 
     def _flags(self) -> dict[str, Any]:
         """Return the settings that are options of this line, or of the shell it is typed in."""

@@ -50,10 +50,14 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
     def emit_list(
         self, column_names: Names, data: Rows, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        plain_row = None if parsed_args.columns else _presentation(parsed_args).plain_row
+        presentation = _presentation(parsed_args)
+        plain_row = None if parsed_args.columns else presentation.plain_row
         for row in data:
             if plain_row:
-                line = plain_row(dict(zip(column_names, row, strict=True)))
+                record = dict(zip(column_names, row, strict=True))
+                added = [plain_text(record.pop(name)) for name in presentation.added]
+                line = plain_row(record)
+                line = line if line is None else "\t".join((line, *added))
             else:
                 line = "\t".join(map(plain_text, row))
             if line is not None:
@@ -62,9 +66,12 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
     def emit_one(
         self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
     ) -> None:
-        plain_lines = None if parsed_args.columns else _presentation(parsed_args).plain_lines
-        if plain_lines:
-            lines = plain_lines(dict(zip(column_names, data, strict=True)))
+        presentation = _presentation(parsed_args)
+        if presentation.plain_lines and not parsed_args.columns:
+            record = dict(zip(column_names, data, strict=True))
+            added = {heading(name): plain_text(record.pop(name)) for name in presentation.added}
+            lines = list(presentation.plain_lines(record))
+            lines += [f"{words}: {text}" for words, text in added.items() if text]
         else:
             lines = [plain_text(value) for value in data]
         for line in lines:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tinkex import plugins
 from tinkex.cli.commandmanager import load_command, parser_with_hooks
 from tinkex.cli.errors import nearest
+from tinkex.config.sections import types_of
 from tinkex.exceptions import PluginError
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class Inventory:
             if others and not is_hook(group):  # a command may have several hooks
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
-            (load_command if group == plugins.COMMANDS else plugins.load)(entry_point)
+            loaded = (load_command if group == plugins.COMMANDS else plugins.load)(entry_point)
+            if group == plugins.SETTINGS:
+                types_of(loaded)
             if fault := self._faults_of_hooks(group).get(entry_point):
                 raise fault
         except PluginError as error:

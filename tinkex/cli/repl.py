@@ -386,9 +386,10 @@ def _prompt_session(app: Any, lines: list[str]) -> Any:
             for value, note in offer.values:
                 yield Completion(value, line.start - len(text), display_meta=note)
             if offer.files:
-                only = offer.files == "directories"
+                only, word = offer.files == "directories", line.current
+                word = word.partition("=")[2] if word.startswith("--") else word  # --output=FILE
                 paths: Any = PathCompleter(only_directories=only, expanduser=True)
-                yield from paths.get_completions(Document(line.current), _)
+                yield from paths.get_completions(Document(word), _)
 
     session: PromptSession[str] = PromptSession(
         completer=LineCompleter(),

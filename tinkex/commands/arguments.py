@@ -23,6 +23,7 @@ __all__ = [
     "add_paging",
     "add_path",
     "add_paths",
+    "add_run",
     "add_scope",
     "checkpoint_path",
     "checkpoint_paths",
@@ -39,12 +40,15 @@ _PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
-    """Add the argument ``tinker_path``, which names one checkpoint."""
+    """Add the argument ``tinker_path``, which names one checkpoint; see :func:`checkpoint_path`."""
     parser.add_argument("tinker_path", metavar="<tinker_path>", help=f"checkpoint: {_PATH_FORMS}")
 
 
 def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the argument ``tinker_paths``, which names several checkpoints."""
+    """Add the argument ``tinker_paths``, which names several; see :func:`checkpoint_paths`.
+
+    :param optional: there may also be none.
+    """
     parser.add_argument(
         "tinker_paths",
         metavar="<tinker_path>",
@@ -53,8 +57,17 @@ def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``run_id``, which names one training run; see :func:`with_run`."""
+    parser.add_argument(
+        "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
+    )
+
+
 def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
     """Return the full path of the checkpoint that *text* names; print it if it differs.
+
+    A full path is returned as it is, without a request.
 
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
@@ -77,6 +90,9 @@ def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
 def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
     """Return ``do(run_id)`` for the run that *text* names; print the id if it differs.
 
+    *text* is tried as an id first; the runs are listed only if the service does not know it.
+
+    :param do: a request for one run, such as ``self.client.runs.get``.
     :raises UsageError: *text* names no run, or several.
     """
     from tinkex.api.resources import names
@@ -197,7 +213,10 @@ def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
-    """Add ``--limit`` and ``--offset``."""
+    """Add ``--limit`` and ``--offset``.
+
+    :param things: what is counted, in the plural: ``notes``.
+    """
     add_limit(parser, things)
     parser.add_argument(
         "--offset",
@@ -209,7 +228,10 @@ def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
 
 
 def add_limit(parser: argparse.ArgumentParser, things: str) -> None:
-    """Add ``--limit``."""
+    """Add ``--limit``, whose value is a whole number; 0 means all.
+
+    :param things: what is counted, in the plural: ``notes``.
+    """
     parser.add_argument(
         "--limit",
         metavar="<int>",

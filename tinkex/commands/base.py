@@ -22,9 +22,12 @@ from tinkex import plugins
 from tinkex.cli.commandmanager import Application, Formatters, parser_with_hooks
 from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
+from tinkex.files import plugin_directory
 from tinkex.options import Parser, add_global_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tinkex.api import Progress, ServiceClient
     from tinkex.settings import Settings
 
@@ -56,6 +59,24 @@ class _Bound(cliff.command.Command):
     def settings(self) -> Settings:
         """The effective settings of this invocation."""
         return self.app.settings
+
+    @property
+    def data_dir(self) -> Path:
+        """The plugin's directory for data of the user, which exists, with mode 0700.
+
+        :raises LocalError: it cannot be created, is a symbolic link, or others can access it.
+        """
+        return self._directory("data")
+
+    @property
+    def cache_dir(self) -> Path:
+        """The same for files that can be fetched or computed again."""
+        return self._directory("cache")
+
+    def _directory(self, kind: str) -> Path:
+        name = (self.cmd_name or "").replace(" ", "_")
+        owner = plugins.distribution_of(plugins.pick(plugins.COMMANDS, name))
+        return plugin_directory(kind, owner)
 
     def status(self, text: str) -> None:
         """Print *text* on standard error, unless ``--quiet``."""
@@ -256,6 +277,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                 yield
         finally:
             self.app.stdout = stdout
+
+    def _run_after_hooks(self, parsed_args: argparse.Namespace, data: Any) -> Any:
+        names, rows = super()._run_after_hooks(parsed_args, data)
+        self.presentation.added = [name for name in names if name not in data[0]]
+        return names, rows
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the defaults of a plugin's format that a setting chose, not the command line."""

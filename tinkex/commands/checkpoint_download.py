@@ -217,7 +217,7 @@ class SyncCheckpoint(_Fetching):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("run_id", metavar="<run_id>", help="training run")
+        arguments.add_run(parser)
         parser.add_argument(
             "directory",
             metavar="<dir>",

@@ -97,27 +97,25 @@ def _path(shell: str) -> Path:
     return xdg_directory("config") / "fish" / "completions" / "tinkex.fish"
 
 
-# bash splits words at ':', '=' and '@', and expects the last piece only.
+# bash splits words at ':', '=' and '@' as well, and replaces the last piece only: $2.
 _BASH = r"""# tinkex completion for bash
 _tinkex() {
-    local line="${COMP_LINE:0:${COMP_POINT:-0}}" word kind="" whole kept="" breaks
-    [[ -n "$line" ]] || line="${COMP_WORDS[*]:0:COMP_CWORD+1}"
-    whole="${line##*[[:space:]]}"
-    breaks="${COMP_WORDBREAKS//[^:=@]/}"
-    [[ -z "$breaks" || "$whole" != *[$breaks]* ]] || kept="${whole%"${whole##*[$breaks]}"}"
+    local line="${COMP_LINE:0:${COMP_POINT:-0}}" word kind="" kept how=-f
+    kept="${line%"$2"}"
+    kept="${kept##*[[:space:]]}"
     COMPREPLY=()
+    compopt -o nosort 2>/dev/null
     while IFS= read -r word; do
         if [[ -z "$kind" ]]; then kind="$word"; continue; fi
         word="${word%%$'\t'*}"
         COMPREPLY+=("${word#"$kept"}")
-    done < <("${COMP_WORDS[0]/#\~/$HOME}" complete --shell bash --line "$line" 2>/dev/null)
+    done < <("${1/#\~/$HOME}" complete --shell bash --line "$line" 2>/dev/null)
     [[ "$kind" == files || "$kind" == directories ]] || return 0
-    local how=-f
     [[ "$kind" == files ]] || how=-d
-    compopt -o filenames 2>/dev/null
     while IFS= read -r word; do
+        compopt -o filenames 2>/dev/null
         COMPREPLY+=("$word")
-    done < <(compgen $how -- "${COMP_WORDS[COMP_CWORD]}")
+    done < <(compgen $how -- "$2")
 }
 complete -F _tinkex tinkex
 """
@@ -126,7 +124,7 @@ _ZSH = r"""#compdef tinkex
 # tinkex completion for zsh
 _tinkex() {
     local -a answer values shown
-    local kind word line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local kind word line="${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX"
     answer=("${(@f)$(${~words[1]} complete --shell zsh --line "$line" 2>/dev/null)}")
     kind="$answer[1]"
     for word in "${(@)answer[2,-1]}"; do
@@ -134,7 +132,8 @@ _tinkex() {
         values+=("${word%%$'\t'*}")
         shown+=("${word/$'\t'/  -- }")
     done
-    (( $#values )) && compadd -l -d shown -a values
+    (( $#values )) && compadd -V tinkex -l -d shown -a values
+    [[ "$PREFIX" != --*=* ]] || compset -P '*='
     case "$kind" in
         files) _files ;;
         directories) _files -/ ;;
@@ -153,15 +152,15 @@ function __tinkex_complete
     set -l program (string split -f 1 ' ' -- (string trim -l -- $line))
     type -q -- $program; or set program tinkex
     set -l answer ($program complete --shell fish --line $line 2>/dev/null)
-    printf '%s\n' $answer[2..]
-    switch "$answer[1]"
-        case files
-            __fish_complete_path (commandline -ct)
-        case directories
-            __fish_complete_directories (commandline -ct) ''
+    set -l paths
+    if contains -- "$answer[1]" files directories
+        # What fish offers after a program that it has no completion for.
+        set paths (complete -C "__tinkex_unknown "(commandline -ct))
+        test $answer[1] = files; or set paths (string match '*/' -- $paths)
     end
+    printf '%s\n' $answer[2..] $paths
 end
-complete -c tinkex -f -a '(__tinkex_complete)'
+complete -c tinkex -f -k -a '(__tinkex_complete)'
 """
 
 _SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}

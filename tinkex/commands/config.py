@@ -11,12 +11,30 @@ from tinkex import settings
 from tinkex.cli.commandmanager import Formatters
 from tinkex.columns import Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
-from tinkex.config import credentials, file, pools, values
+from tinkex.config import credentials, file, pools, sections, values
 from tinkex.config.values import CREDENTIAL, DESCRIPTIONS, ENVIRONMENT
 from tinkex.exceptions import UsageError
 
 #: The profile that a setting is written to if none is active.
 FIRST_PROFILE = "default"
+
+
+def _is_of_plugin(name: str) -> bool:
+    return name.startswith(f"{sections.KEY}.")
+
+
+def _place(name: str, profile: Any) -> list[str]:
+    """Return the keys in *profile* down to the setting *name*."""
+    return sections.place(name, profile) if _is_of_plugin(name) else [name]
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """Return a profile with the setting *name* alone."""
+    *outer, last = _place(name, None)
+    entry = {last: value}
+    for key in reversed(outer):
+        entry = {key: entry}
+    return entry
 
 
 class ShowConfig(Lister):
@@ -36,6 +54,11 @@ class ShowConfig(Lister):
             (name, Structure(value), origin, ENVIRONMENT.get(name), descriptions.get(name))
             for name, value, origin in (*settings.effective(found), *options)
         ]
+        if found.plugins:
+            of_plugins = sections.effective(found.plugins, found.origins["plugins"])
+            rows += [
+                (name, Structure(v), origin, None, about) for name, v, origin, about in of_plugins
+            ]
         return self.column_names, rows
 
 
@@ -43,11 +66,14 @@ class _OneSetting(ShowOne):
     is_action = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        # Plugins are imported only if one of their settings is named.
+        is_of_plugin = any(map(_is_of_plugin, getattr(self.app, "words", ())))
         parser.add_argument(
             "name",
             metavar="<setting>",
-            choices=tuple(DESCRIPTIONS),
-            help="name of a setting: " + ", ".join(DESCRIPTIONS),
+            choices=(*DESCRIPTIONS, *(sections.names() if is_of_plugin else ())),
+            help=f"name of a setting: {', '.join(DESCRIPTIONS)}, or "
+            "plugins.DISTRIBUTION.SETTING of a plugin",
         )
 
 
@@ -59,7 +85,12 @@ class GetConfig(_OneSetting):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         found = {name: rest for name, *rest in settings.effective(self.settings)}
-        self.result, origin = found[parsed_args.name]
+        if _is_of_plugin(parsed_args.name):
+            self.result, origin = sections.value_of(
+                parsed_args.name, self.settings.plugins, self.settings.origins.get("plugins", "")
+            )
+        else:
+            self.result, origin = found[parsed_args.name]
         return self.column_names, (parsed_args.name, Structure(self.result), origin)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -87,7 +118,8 @@ class _Change(_OneSetting):
                 f"{variable} is set, and takes precedence unless --profile names the profile."
             )
         self.result = value
-        shown = Structure(credentials.masked(name, value))
+        masked = sections.masked if _is_of_plugin(name) else credentials.masked
+        shown = Structure(masked(name, value))
         return self.column_names, (name, shown, profile, str(file.config_path()))
 
 
@@ -98,6 +130,7 @@ class SetConfig(_Change):
         "tinkex config set format table",
         "tinkex --profile work config set timeout 5m",
         "tinkex config set profile work",
+        "tinkex config set plugins.tinkex-hello.greeting 'Good morning'",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -118,7 +151,7 @@ class SetConfig(_Change):
         profile = self._profile()
         if profile is None:
             profile = FIRST_PROFILE
-            file.write_profile(profile, {name: value}, use=True)
+            file.write_profile(profile, _nested(name, value), use=True)
             self.status(f"Created the profile {profile!r}; it is the default.")
         else:
             self._write(profile, name, value)
@@ -136,9 +169,9 @@ class SetConfig(_Change):
             )
         if profile not in written and profile in file.plugin_profile_names():
             # A profile in the file replaces that of the plugin, and so starts with its settings.
-            file.write_profile(profile, {**file.plugin_profile(profile), name: value})
+            file.write_profile(profile, {**file.plugin_profile(profile), **_nested(name, value)})
         else:
-            file.write_setting(profile, name, value)
+            file.write_setting(profile, _place(name, written.get(profile)), value)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         where = f" in profile {record['profile']}" if record["profile"] else ""
@@ -155,13 +188,16 @@ class UnsetConfig(_Change):
         config = file.read(file.config_path())
         profile = None if name == "profile" else self._profile()
         written = config if name == "profile" else file.profiles_in(config).get(profile or "")
-        if not isinstance(written, Mapping) or written.get(name) is None:
+        place, value = _place(name, written), written
+        for key in place:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
             where = f"profile {profile}" if profile else "the configuration file"
             raise UsageError(f"{where} does not set {name}", hint="See: tinkex config show")
         if name == "profile":
             file.write_default_profile(None)
         else:
-            file.write_setting(str(profile), name, None)
+            file.write_setting(str(profile), place, None)
         return self._changed(name, None, profile)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -179,6 +215,8 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
         return credentials.checked(credentials.read_argument(text, stdin))
     if name == "headers":
         text = credentials.read_argument(text, stdin, "JSON object of headers")
+    if _is_of_plugin(name):
+        return sections.from_text(name, text)
     value = values.from_text(name, text)
     known = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in known:

@@ -92,7 +92,7 @@ class ShowPlugin(ShowOne):
 
     column_names = (
         *("distribution", "version", "summary", "commands", "hooks", "formats"),
-        *("http_pools", "tokenizers", "profiles", "errors"),
+        *("http_pools", "tokenizers", "profiles", "settings", "errors"),
     )
     examples = ("tinkex plugin show tinkex-local", "tinkex plugin show tinkex-local -f json")
 
@@ -124,7 +124,7 @@ class ShowPlugin(ShowOne):
 
 
 class NewPlugin(ShowOne):
-    """Write the skeleton of a plugin: a command, a format, a hook, and tests that pass."""
+    """Write a plugin to start from: commands, a setting, a format, a hook, and tests."""
 
     is_action = True
     column_names = ("distribution", "package", "directory", "command", "format")
@@ -147,7 +147,7 @@ class NewPlugin(ShowOne):
         directory = user_path(parsed_args.directory or names["name"])
         write_files(skeleton(names), directory)
         noun = names["noun"]
-        values = (names["name"], names["package"], str(directory), f"{noun} hello", noun)
+        values = (names["name"], names["package"], str(directory), f"{noun} list", noun)
         self.result = dict(zip(self.column_names, values, strict=True))
         where = shlex.quote(str(directory))
         self.presentation.notes.append(
@@ -160,8 +160,8 @@ class NewPlugin(ShowOne):
 
     def _check_free(self, noun: str) -> None:
         hint = "Choose another name; see: tinkex plugin list --all"
-        if f"{noun} hello" in self.app.command_manager.commands:
-            raise UsageError(f"the command '{noun} hello' already exists", hint=hint)
+        if self.app.command_manager.below(noun):
+            raise UsageError(f"commands '{noun} …' already exist", hint=hint)
         if Formatters.known(noun):
             raise UsageError(f"the format '{noun}' already exists", hint=hint)
 
@@ -250,6 +250,7 @@ def _contents(
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
         "profiles": [ep.name for ep in usable if ep.group == plugins.PROFILES],
+        "settings": [line for lines in described(_settings, _is_settings) for line in lines],
         "errors": [{"group": e.group, "name": e.name, "error": errors[e]} for e in errors],
     }
 
@@ -274,6 +275,16 @@ def _hook(entry_point: EntryPoint) -> dict[str, Any]:
         "command": entry_point.group.removeprefix(plugins.HOOKS + ".").replace("_", " "),
         "options": list(_own_options(parser)),
     }
+
+
+def _settings(entry_point: EntryPoint) -> list[str]:
+    from tinkex.config.sections import described
+
+    return described(plugins.load(entry_point))
+
+
+def _is_settings(group: str) -> bool:
+    return group == plugins.SETTINGS
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -14,7 +14,14 @@ from tinkex.columns import Flag, Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.commands.config import checked_value
 from tinkex.config import credentials, file, pools
-from tinkex.config.values import CREDENTIAL, DEFAULT_BASE_URL, DESCRIPTIONS, SERVERS, parse_flag
+from tinkex.config.values import (
+    CREDENTIAL,
+    DEFAULT_BASE_URL,
+    DESCRIPTIONS,
+    PROFILE_KEYS,
+    SERVERS,
+    parse_flag,
+)
 from tinkex.exceptions import SettingsError, UsageError, without_keys
 
 #: Settings that a profile may have, in the order in which they are shown.
@@ -44,7 +51,7 @@ class ListProfile(Lister):
         self.result = list(profiles)
         rows = []
         for name, values in profiles.items():
-            unknown = sorted(str(key) for key in values if key not in _SETTINGS)
+            unknown = sorted(str(key) for key in values if key not in PROFILE_KEYS)
             if unknown:
                 self.app.warn(f"profile {name} has unknown settings: {', '.join(unknown)}")
             options = named_pools.get(str(values.get("http_pool", pools.DEFAULT_DRIVER)))

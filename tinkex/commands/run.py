@@ -326,9 +326,7 @@ class InfoRun(ShowOne):
     examples = ("tinkex run info run-abc123", "tinkex run info @latest")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
-        )
+        arguments.add_run(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         run = arguments.with_run(self, parsed_args.run_id, self.client.runs.get)
@@ -347,7 +345,8 @@ def _values(run: TrainingRun) -> tuple[Any, ...]:
     """Return the values of the columns :data:`_RUN_COLUMNS`."""
     last: list[Any] = []
     for checkpoint in (run.last_checkpoint, run.last_sampler_checkpoint):
-        last += [checkpoint and checkpoint.tinker_path, Time(checkpoint and checkpoint.time)]
+        time = checkpoint.time if checkpoint else None
+        last += [checkpoint and checkpoint.tinker_path, Time(time)]
     return (
         run.training_run_id,
         run.base_model,

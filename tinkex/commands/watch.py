@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Time, iso, json_text, plain_text
-from tinkex.commands.arguments import add_formats, with_run
+from tinkex.commands.arguments import add_formats, add_run, with_run
 from tinkex.commands.base import Command, ShowOne
 from tinkex.exceptions import TimedOut, TinkexError, UsageError
 from tinkex.options import duration, interval, parse_duration
@@ -126,7 +126,7 @@ class WaitRun(ShowOne):
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_id", metavar="<run_id>", help="training run: its id or @latest")
+    add_run(parser)
     parser.add_argument(
         "--interval",
         metavar="<time>",

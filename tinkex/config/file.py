@@ -170,9 +170,12 @@ def remove_profile(name: str) -> None:
     _change((["profiles", name], None), *([(["profile"], None)] if is_default else []))
 
 
-def write_setting(profile: str, name: str, value: Any) -> None:
-    """Write one setting of *profile*, which is created if need be; ``None`` removes it."""
-    _change((["profiles", profile, name], value))
+def write_setting(profile: str, name: str | Sequence[str], value: Any) -> None:
+    """Write one setting of *profile*, which is created if need be; ``None`` removes it.
+
+    :param name: its name, or the key of each mapping down to it.
+    """
+    _change((["profiles", profile, *([name] if isinstance(name, str) else name)], value))
 
 
 def _change(*changes: tuple[list[str], Any]) -> None:

@@ -58,7 +58,7 @@ _RESERVED = frozenset(
 #: Two ways to give the key: the first source that has either of them decides both.
 CREDENTIAL = ("api_key", "api_key_command")
 #: Settings that a profile may have.
-PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"}
+PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"} | {"plugins"}
 
 #: The official service (https://tinker-docs.thinkingmachines.ai).
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
@@ -233,6 +233,16 @@ def _parse_headers(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def _parse_sections(value: Any) -> dict[str, dict[Any, Any]]:
+    sections = value.values() if isinstance(value, Mapping) else [value]
+    if not all(isinstance(section or {}, Mapping) for section in sections):
+        raise SettingsError(
+            "plugins must be a mapping of distributions to their settings",
+            hint="For example: plugins: {tinkex-hello: {greeting: Good morning}}",
+        )
+    return {str(name): dict(section or {}) for name, section in value.items()}
+
+
 #: The others are texts.
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "base_url": _parse_url,
@@ -241,4 +251,5 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "tags": _parse_tags,
     "allow_http": parse_flag,
     "headers": _parse_headers,
+    "plugins": _parse_sections,
 }

@@ -30,6 +30,20 @@ def test_hello_counts_the_runs(tmp_path: Path) -> None:
 
 
 @responses.activate
+def test_hello_greets_as_the_profile_says(tmp_path: Path) -> None:
+    responses.get(RUNS, json={"training_runs": [], "cursor": {"total_count": 0}})
+    config = tmp_path / "config.yaml"
+    config.write_text("profiles: {me: {plugins: {tinkex-hello: {greeting: Salut}}}}")
+
+    with isolated(tmp_path):
+        done = invoke(
+            ["hello"], environ={**SERVER, "TINKEX_CONFIG": str(config), "TINKEX_PROFILE": "me"}
+        )
+
+    assert done.stdout == "Salut, world! Training runs: 0\n"
+
+
+@responses.activate
 def test_hello_says_why_it_failed(tmp_path: Path) -> None:
     responses.get(RUNS, status=403, json={"detail": "No access to runs"})
 

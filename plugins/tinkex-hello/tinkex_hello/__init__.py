@@ -1,1 +1,1 @@
-"""The smallest plugin for tinkex: one command, one format, one hook."""
+"""A small plugin for tinkex: commands, a format, a hook and a setting."""

@@ -1,4 +1,4 @@
-"""The command."""
+"""The command that greets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ class Hello(ShowOne):
     column_names = ("greeting", "training_runs")
     examples = ("tinkex hello --name Ada",)
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--name", metavar="<name>", default="world", help="name to greet (default: world)"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        greeting = self.settings.plugin("tinkex-hello").greeting
         runs = self.client.runs.list(limit=None)
-        return self.column_names, (f"Hello, {parsed_args.name}!", len(runs))
+        return self.column_names, (f"{greeting}, {parsed_args.name}!", len(runs))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"{record['greeting']} Training runs: {record['training_runs']}"]

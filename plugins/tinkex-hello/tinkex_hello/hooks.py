@@ -1,4 +1,4 @@
-"""The hook."""
+"""The hook: an option for a command of tinkex."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 from cliff.hooks import CommandHook
 
+from tinkex.files import plugin_directory
 
-class ChangedHook(CommandHook):
-    """Adds ``--changed`` to ``tinkex config show``."""
+
+class NotesHook(CommandHook):
+    """Adds ``--notes`` to ``tinkex checkpoint list``."""
 
     def get_parser(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parser.add_argument(
-            "--changed", action="store_true", help="leave out settings with their default value"
+            "--notes", action="store_true", help="add a column with the notes of 'note add'"
         )
         return parser
 
@@ -26,7 +28,11 @@ class ChangedHook(CommandHook):
     def after(self, parsed_args: argparse.Namespace, return_code: Any) -> Any:
         # A command that prints rows returns its column names and its rows.
         names, rows = return_code
-        if parsed_args.changed:
-            origin = list(names).index("origin")
-            rows = [row for row in rows if row[origin] not in ("default", "not set")]
-        return names, rows
+        if not parsed_args.notes:
+            return names, rows
+        from tinkex_hello.notes import read_notes
+
+        notes = read_notes(plugin_directory("data", "tinkex-hello"))
+        place = list(names).index("tinker_path")
+        # A generator: the rows may come page by page.
+        return (*names, "note"), ((*row, notes.get(row[place], {}).get("note")) for row in rows)

@@ -84,6 +84,8 @@ def test_words_that_are_not_offered(line, not_there):
         ("tinkex run --model-path ", "directories"),
         ("tinkex version > ", "files"),
         ("tinkex run --max-tokens ", "words"),
+        ("tinkex checkpoint --output=", "files"),
+        ("tinkex run batch ", "files"),
     ],
 )
 def test_files(line, kind):
@@ -95,6 +97,7 @@ def test_files(line, kind):
     [
         ("tinkex checkpoint info @", ["@latest", "@latest:sampler", "@latest:training"]),
         ("tinkex run --model-path @latest:s", ["@latest:sampler"]),
+        ("tinkex checkpoint info 3f9a@latest:", ["3f9a@latest:sampler", "3f9a@latest:training"]),
         ("tinkex run info @", ["@latest"]),
         ("tinkex checkpoint list --type s", ["sampler", "sampler_weights"]),
         ("tinkex checkpoint list --access-scope ", ["accessible", "owned"]),
@@ -121,10 +124,14 @@ def test_names_that_were_seen(monkeypatch):
     known.add("checkpoints", ["tinker://a/weights/1", "tinker://a/weights/2", "tinker://$(rm)/x"])
     known.add("runs", ["run-1"])
     known.add("models", ["Qwen/Qwen3-8B"])
+    assert offered("tinkex checkpoint info ")[0] == ["a:1", "a:2"]
+    assert offered("tinkex checkpoint info a")[0] == ["a:1", "a:2"]
+    assert offered("tinkex checkpoint info a:training/")[0] == ["a:training/1", "a:training/2"]
     paths = ["tinker://a/weights/1", "tinker://a/weights/2"]
-    assert offered("tinkex checkpoint info ")[0] == paths
+    assert offered("tinkex checkpoint info t")[0] == paths
     assert offered("tinkex checkpoint info tinker://a/weights/2")[0] == paths[1:]
-    assert offered(f"tinkex checkpoint delete {paths[0]} ")[0] == paths[1:]
+    for given in ("a:1", paths[0]):
+        assert offered(f"tinkex checkpoint delete {given} ")[0] == ["a:2"]
     assert offered("tinkex run info ")[0] == ["run-1"]
     assert offered("tinkex checkpoint list --run-id r")[0] == ["run-1"]
     assert offered("tinkex run --base-model=Q")[0] == ["--base-model=Qwen/Qwen3-8B"]

@@ -113,6 +113,7 @@ def test_plugin_show_tells_all_that_a_distribution_adds(fake_plugins):
         "http_pools": ["pipe"],
         "tokenizers": ["shelf"],
         "profiles": [],
+        "settings": [],
     }
     assert errors == {
         "greet_bad": "ModuleNotFoundError: No module named 'p_gone'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 
 from tinkex.plugins import (
     HTTP_POOLS,
@@ -16,23 +17,34 @@ from tinkex.plugins import (
     load_driver,
 )
 
-#: Requests a second.
-RATE = 20.0
+
+@dataclass(frozen=True)
+class Settings:
+    """What users may set in a profile: ``plugins: {tinkex-paced: {rate: 5}}``."""
+
+    #: Requests a second.
+    rate: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError("rate must be above 0")
 
 
 class PacedPool(HttpPool):
-    """The default pool, used no more than ``RATE`` times a second."""
+    """The default pool, used no more than ``rate`` times a second."""
 
     def build(self, settings: PoolSettings) -> Sender:
         """Return a sender that holds back the one of the default pool."""
-        return PacedSender(load_driver(HTTP_POOLS, "default").build(settings))
+        sender = load_driver(HTTP_POOLS, "default").build(settings)
+        return PacedSender(sender, settings.plugin("tinkex-paced").rate)
 
 
 class PacedSender:
     """Sends each request when its turn has come; requests come from several threads."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, rate: float) -> None:
         self._sender = sender
+        self._interval = 1 / rate
         self._lock = threading.Lock()
         self._next = 0.0
 
@@ -40,7 +52,7 @@ class PacedSender:
         """Send *request* as soon as its turn has come."""
         with self._lock:
             turn = max(self._next, time.monotonic())
-            self._next = turn + 1 / RATE
+            self._next = turn + self._interval
         time.sleep(max(0.0, turn - time.monotonic()))
         return self._sender.send(request, timeouts)
 

@@ -1,4 +1,4 @@
-"""``-f markdown`` on a command of tinkex, and ``config show --changed``."""
+"""``-f markdown`` on commands of tinkex."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def _home(tmp_path: Path) -> Iterator[None]:
 
 
 def test_a_list_is_a_markdown_table() -> None:
-    lines = invoke(["config", "show", "-f", "markdown", "-c", "name", "-c", "origin"]).stdout
+    lines = invoke(["config", "show", "-f", "markdown", "-c", "name", "-c", "description"]).stdout
 
-    assert lines.splitlines()[:3] == ["| Name | Origin |", "| --- | --- |", "| profile | not set |"]
+    assert lines.splitlines()[:2] == ["| Name | Description |", "| --- | --- |"]
+    assert lines.splitlines()[2] == "| profile | default profile |"
 
 
 def test_an_object_is_a_markdown_table() -> None:
@@ -41,20 +42,3 @@ def test_a_cell_cannot_end_its_row() -> None:
     )
 
     assert out.getvalue().splitlines()[2] == "| a\\|b\\\\c | 1.2 kB |"
-
-
-def test_changed_leaves_only_what_was_set() -> None:
-    rows = invoke(["config", "show", "--changed", "--timeout", "5s", "-f", "json"]).rows
-
-    assert [(row["name"], row["origin"]) for row in rows] == [("timeout", "--timeout")]
-
-
-def test_without_changed_the_hook_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_hook = invoke(["config", "show", "-f", "json"])
-    without = invoke(["config", "show", "-f", "json"], environ={"TINKEX_PLUGINS": ""})
-
-    assert with_hook == without
-    assert (
-        "--changed"
-        not in invoke(["config", "show", "--help"], environ={"TINKEX_PLUGINS": ""}).stdout
-    )

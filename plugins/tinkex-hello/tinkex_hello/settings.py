@@ -1,0 +1,12 @@
+"""What users may set in their profiles, below ``plugins: {tinkex-hello: …}``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of this plugin."""
+
+    greeting: str = field(default="Hello", metadata={"help": "first word of the greeting"})

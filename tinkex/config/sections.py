@@ -1,0 +1,238 @@
+"""Settings of plugins: sections of a profile, read into the dataclasses that plugins declare."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from tinkex import plugins
+from tinkex.config import file
+from tinkex.config.values import Written, parse_flag
+from tinkex.exceptions import PluginError, SettingsError, TinkexError
+from tinkex.files import user_path
+
+#: The key of a profile whose members are the sections, by the name of the distribution.
+KEY = "plugins"
+#: Type of a setting → what its value must be, in words.
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    tuple[str, ...]: "a list of texts",
+}
+
+
+def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
+    """Return the settings of the plugin *name*, an instance of the dataclass that it declares.
+
+    :param sections: the sections of the profile.
+    :param origin: where they come from, for error messages.
+    :raises PluginError: the plugin declares no settings, or what it declares is unusable.
+    :raises SettingsError: a setting is unknown or malformed.
+    """
+    schema = declared(name)
+    try:
+        types = types_of(schema)
+    except PluginError as error:
+        raise PluginError(
+            f"the plugin {name} declares unusable settings: {error}", hint=error.hint
+        ) from error
+    values = {}
+    for key, value in _section(name, sections).items():
+        if key not in types:
+            raise SettingsError(
+                f"{name} has no setting {str(key)!r} (from {origin})",
+                hint=f"Known: {', '.join(types)}.",
+            )
+        try:
+            values[key] = _parsed(types[key], value)
+        except (ValueError, KeyError, TinkexError) as error:
+            raise SettingsError(
+                f"the setting {key} of {name} must be {_words(types[key])} (from {origin})",
+                hint=f"Change it in {file.config_path()}.",
+            ) from error
+    try:
+        return schema(**values)
+    except ValueError as error:  # of its own __post_init__
+        raise SettingsError(f"settings of {name}: {error} (from {origin})") from error
+
+
+def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, Any, str, str]]:
+    """Yield name, value, origin and description of each setting in *sections*.
+
+    Values of fields that a dataclass does not show (``repr=False``) are masked, and all of a
+    section that no plugin reads.
+
+    :raises SettingsError: see :func:`read`.
+    """
+    for name, section in sections.items():
+        fields: dict[str, Any] = {}
+        if _entry_point(name) is not None:
+            settings = read(name, sections, origin)
+            fields = {field.name: field for field in dataclasses.fields(settings)}
+        for key in section:
+            value = _shown(settings, fields[key]) if fields else "…"
+            about = fields[key].metadata.get("help", "") if fields else ""
+            yield f"{KEY}.{name}.{key}", value, origin, about
+
+
+def value_of(name: str, sections: Mapping[str, Any], origin: str) -> tuple[Any, str]:
+    """Return the value of ``plugins.DISTRIBUTION.SETTING``, masked, and where it comes from."""
+    _, plugin, key = place(name, {KEY: sections})
+    settings = read(plugin, sections, origin)
+    is_set = key in _section(plugin, sections)
+    return _shown(settings, _field(plugin, key)), origin if is_set else "default"
+
+
+def masked(name: str, value: Any) -> Any:
+    """Return *value* of ``plugins.DISTRIBUTION.SETTING`` as it may be shown."""
+    _, plugin, key = place(name, None)
+    return value if value is None or _field(plugin, key).repr else "…"
+
+
+def names() -> list[str]:
+    """Return the names of all settings of plugins: ``plugins.DISTRIBUTION.SETTING``.
+
+    Those of a plugin that does not load are left out.
+    """
+    found = []
+    for entry_point in plugins.entry_points(plugins.SETTINGS):
+        with contextlib.suppress(PluginError):
+            types = types_of(declared(entry_point.name))
+            found += [f"{KEY}.{entry_point.name}.{name}" for name in types]
+    return found
+
+
+def place(name: str, profile: Any) -> list[str]:
+    """Return the keys in *profile* down to the setting ``plugins.DISTRIBUTION.SETTING``."""
+    plugin, _, key = name.removeprefix(f"{KEY}.").rpartition(".")
+    sections = profile.get(KEY) if isinstance(profile, Mapping) else None
+    written = (text for text in sections or {} if plugins.same_name(str(text), plugin))
+    return [KEY, next(written, plugin), key]
+
+
+def from_text(name: str, text: str) -> Any:
+    """Return *text* as the configuration file holds the setting ``plugins.DISTRIBUTION.SETTING``.
+
+    :raises SettingsError: it is malformed.
+    """
+    _, plugin, key = place(name, None)
+    hint = types_of(declared(plugin))[key]
+    value: Any = text if hint in (str, Path) else Written(text)
+    if hint == tuple[str, ...]:
+        value = [part.strip() for part in text.split(",")]
+    read(plugin, {plugin: {key: value}}, "the command line")
+    return value
+
+
+def described(schema: Any) -> list[str]:
+    """Return a line for each setting of *schema*: its name, what its value must be, its default."""
+    types = types_of(schema)
+    defaults = schema()
+    return [
+        f"{name}: {_words(hint)}; by default {getattr(defaults, name)!r}"
+        for name, hint in types.items()
+    ]
+
+
+def declared(name: str) -> Any:
+    """Return the dataclass that the plugin *name* declares in the group ``tinkex.settings``.
+
+    :raises PluginError: it declares none, or it does not load.
+    """
+    entry_point = _entry_point(name)
+    if entry_point is None:
+        raise PluginError(
+            f"the plugin {name} declares no settings",
+            hint=f"A plugin declares a dataclass in the group {plugins.SETTINGS}.",
+        )
+    return plugins.load(plugins.pick(plugins.SETTINGS, entry_point.name))
+
+
+def types_of(schema: Any) -> dict[str, Any]:
+    """Return the type of each setting of *schema*, by name; without ``| None``.
+
+    :raises PluginError: *schema* is no dataclass, a field has no default, or a type is not one of
+        those in a configuration file.
+    """
+    if not isinstance(schema, type) or not dataclasses.is_dataclass(schema):
+        raise PluginError(f"settings are declared by a dataclass, and {schema!r} is none")
+    try:
+        hints = typing.get_type_hints(schema)
+    except (NameError, TypeError) as error:
+        raise PluginError(
+            f"the types of {schema.__qualname__} cannot be read: {error}",
+            hint="Import what they name, also when the program runs.",
+        ) from error
+    found = {}
+    for field in dataclasses.fields(schema):
+        others = [hint for hint in typing.get_args(hints[field.name]) if hint is not NoneType]
+        is_optional = NoneType in typing.get_args(hints[field.name]) and len(others) == 1
+        found[field.name] = hint = others[0] if is_optional else hints[field.name]
+        where = f"the setting {field.name} of {schema.__qualname__}"
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise PluginError(f"{where} has no default")
+        if hint not in _WORDS and typing.get_origin(hint) is not typing.Literal:
+            raise PluginError(
+                f"{where} has an unsupported type",
+                hint="Use str, int, float, bool, Path, tuple[str, ...], Literal, each with or "
+                "without None.",
+            )
+    return found
+
+
+def _entry_point(name: str) -> Any:
+    found = plugins.entry_points(plugins.SETTINGS)
+    return next((ep for ep in found if plugins.same_name(ep.name, name)), None)
+
+
+def _section(name: str, sections: Mapping[str, Any]) -> Mapping[Any, Any]:
+    found: Iterator[Mapping[Any, Any]]
+    found = (section for key, section in sections.items() if plugins.same_name(key, name))
+    return {key: value for key, value in next(found, {}).items() if value is not None}
+
+
+def _field(plugin: str, key: str) -> Any:
+    return next(field for field in dataclasses.fields(declared(plugin)) if field.name == key)
+
+
+def _shown(settings: Any, field: Any) -> Any:
+    """Return the value of *field* as formats write it, masked if it is secret."""
+    value = getattr(settings, field.name)
+    if value is not None and not field.repr:
+        return "…"
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return _WORDS[hint]
+
+
+def _parsed(hint: Any, value: Any) -> Any:
+    """Return *value* as the type *hint*; numbers may be in quotes.
+
+    :raises ValueError, KeyError, TinkexError: it is of another type.
+    """
+    if hint is bool:
+        return parse_flag(value)
+    if typing.get_origin(hint) is typing.Literal:
+        return {str(choice): choice for choice in typing.get_args(hint)}[str(value)]
+    if hint == tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            return tuple(map(str, value))
+    elif isinstance(value, str):
+        return file.config_path().parent / user_path(value) if hint is Path else hint(value)
+    elif type(value) is hint or (hint is float and type(value) is int):  # of a plugin's profile
+        return hint(value)
+    raise ValueError
