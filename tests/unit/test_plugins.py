@@ -443,6 +443,12 @@ def test_a_failure_in_a_plugin_names_it_and_its_version(fake_plugins, words, wha
     assert (error["category"], what in error["message"]) == ("bug", True)
 
 
+def test_a_plugin_cannot_end_the_interactive_shell(fake_plugins):
+    fake_plugins.add("p-bad", FAULTY_ENTRIES, FAULTY)
+    done = invoke(["--keep-going"], stdin="exits\nversion\n")
+    assert (OWN.replace("2.1", "1.0") in done.stderr, done.stdout[:7]) == (True, "tinkex ")
+
+
 @pytest.mark.parametrize("command", ["late", "cells", "uneven"])
 @pytest.mark.parametrize("format", ["json", "csv", "yaml", "value", "table", "plain"])
 def test_a_list_whose_rows_fail_leaves_standard_output_empty(fake_plugins, command, format):

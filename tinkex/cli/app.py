@@ -425,7 +425,9 @@ class TinkexApp(cliff.app.App):
 
     def involved(self) -> list[str]:
         """Return the modules whose code has taken part in the command line being run."""
-        found = self.command.modules() if self.command is not None else []
+        formatter = getattr(self.command, "formatter", None)
+        found = [type(self.command).__module__, type(formatter).__module__]
+        found += [hook.entry_point.module for hook in getattr(self.command, "_hooks", ())]
         if self._clients and self._settings is not None:
             name = self._settings.pool_driver
             found += [e.module for e in plugins.entry_points(plugins.HTTP_POOLS) if e.name == name]

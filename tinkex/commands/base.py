@@ -168,12 +168,6 @@ class _Bound(cliff.command.Command):
             self.app.warn(f"{error}; running without it")
         return parser
 
-    def modules(self) -> list[str]:
-        """Return the names of the modules whose code this command runs: for errors."""
-        formatter = getattr(self, "formatter", None)
-        hooks = [hook.entry_point.module for hook in self._hooks]
-        return [type(self).__module__, type(formatter).__module__, *hooks]
-
 
 class Command(_Bound):
     """A command that writes to ``self.app.stdout`` itself."""
