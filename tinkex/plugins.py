@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -387,12 +387,13 @@ def blaming(
     entry_point: EntryPoint,
     what: str,
     *,
-    hint: str | None = None,
+    hint: Callable[[str], str] | None = None,
     meant: tuple[type[TinkexError], ...] = (),
 ) -> Iterator[None]:
     """Raise an error that names the plugin of *entry_point* if the block fails.
 
     :param what: start of the message, with ``{}`` for the plugin: ``the hook 'x' of {} failed``.
+    :param hint: makes the hint from the name of the distribution; to read that takes time.
     :param meant: errors that the plugin raises on purpose, and that stay as they are.
     :raises PluginError: the block raises another error, be it ``SystemExit``.
     :raises LimitReached: no more files or threads are allowed.
@@ -405,7 +406,7 @@ def blaming(
     except BaseException as error:
         raise limit_error(error) or PluginError(
             f"{what.replace('{}', owner_of(entry_point))} ({reason(error)})",
-            hint=hint,
+            hint=hint and hint(distribution_of(entry_point)),
             category="bug",
         ) from error
 
@@ -424,10 +425,10 @@ def load(entry_point: EntryPoint) -> Any:
 
     :raises PluginError: the import fails, be it with ``sys.exit``.
     """
-    hint = f"Reinstall or remove it: pip uninstall {distribution_of(entry_point)}"
+    what = f"the plugin {{}} does not load: {entry_point.value}"
     # What a plugin prints when it is imported is not part of the result.
     with (
-        blaming(entry_point, f"the plugin {{}} does not load: {entry_point.value}", hint=hint),
+        blaming(entry_point, what, hint="Reinstall or remove it: pip uninstall {}".format),
         redirect_stdout(sys.stderr),
     ):
         return entry_point.load()

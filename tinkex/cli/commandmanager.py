@@ -209,9 +209,10 @@ def parser_with_hooks(
 
 
 def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
-    owner = plugins.distribution_of(entry_point)
     name = f"the hook {entry_point.name!r} of plugin {{}}"
-    hint = f"To run without it: {plugins.turn_off(owner)}"
+
+    def hint(distribution: str) -> str:
+        return f"To run without it: {plugins.turn_off(distribution)}"
 
     def guarded(method: Callable[..., Any], *meant: type[TinkexError]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
