@@ -1,4 +1,4 @@
-"""What the servers of the benchmarks answer alike, as the protocol has it."""
+"""Responses that the servers of all benchmarks share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 BASE_MODEL = "Qwen/Qwen3-8B"
 
-#: Path below ``/api/v1/`` → answer: what clients ask on the way to what is measured.
+#: Path below ``/api/v1/`` → answer: requests of clients before the measured ones.
 SESSION: dict[str, Any] = {
     "healthz": {"status": "ok"},
     "client/config": {"pjwt_auth_enabled": False},

@@ -1,4 +1,4 @@
-"""Sampling 2,000 prompts with ``run batch``, beside the official SDK at its best concurrency."""
+"""Sampling 2,000 prompts with ``run batch``, and with the official SDK at its best concurrency."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from frame import (
 COUNT, LENGTH, TOKENS = 2000, 64, 64
 #: Prompts, and tokens in each of them and in each answer, for the measurement of memory.
 MANY, SHORT = 100_000, 8
-#: Concurrent samples that the official SDK is tried with; the best one counts.
+#: Concurrency values to measure the official SDK with; the best one counts.
 OFFICIAL = (16, 64, 256, 1000)
 #: Milliseconds that the server takes for a sample.
 HOLDS = (0, 100)
@@ -125,7 +125,7 @@ def _ours(context: Context, home: str, url: str, prompts: Path) -> Command:
 def _measure(
     context: Context, home: str, url: str, rounds: int, prompts: Path
 ) -> dict[str, list[Sample]]:
-    """Return the samples of ours and of the official SDK at each concurrency."""
+    """Measure tinkex, and the official SDK at each concurrency."""
     ours, environ = _ours(context, home, url, prompts), _environ(home, url)
     names = ["ours", *map(str, OFFICIAL)]
     samples: dict[str, list[Sample]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""Downloads of 1 GiB beside curl and beside the official program's way."""
+"""Downloads of 1 GiB, compared with curl and the official program."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RATE = 100
 RUN = "tinker://run-1:train:0"
 
 SINK, CURL, OFFICIAL = "tinkex's reader", "curl -o /dev/null", "official function, /dev/null"
-#: Commands that print how many seconds their transfer took, and what that part of them is called.
+#: Commands that print the seconds of their transfer, and the name of that part.
 CLOCKS = {name: f"{name}: the transfer" for name in (SINK, CURL, OFFICIAL)}
 FILES, TAR = "tinkex checkpoint download (files)", "tinkex checkpoint download (tar)"
 OFFICIAL_FILES = "official download function (files)"
@@ -132,7 +132,7 @@ def run(context: Context) -> Section:
 
 
 def _transfers(samples: Samples) -> dict[str, list[Sample]]:
-    """Return the samples of those that tell how long their transfer took, with that for time."""
+    """Return the samples of commands that print their transfer time, with that time."""
     return {
         called: [dataclasses.replace(sample, wall=float(sample.said)) for sample in samples[name]]
         for name, called in CLOCKS.items()
@@ -208,7 +208,7 @@ def _ours(context: Context, name: str, out: Path) -> list[str]:
 
 
 def _make(root: Path, size: int) -> None:
-    """Write what is served: a checkpoint as files, tar and tar.gz, and some of many small files."""
+    """Write the served checkpoints: one as files, tar and tar.gz, and some with many files."""
     for name, count in (("few", 1_000), ("many", 10_000)):
         (root / name).mkdir(parents=True)
         for number in range(count):

@@ -1,8 +1,8 @@
 """A service whose checkpoints are files on this machine, sent by the kernel (``sendfile``).
 
-Prints its address. ``--directory`` holds ``a.tar``, ``a.tar.gz``, and a directory for each
-checkpoint in separate files; ``--rate`` limits each connection to so many MiB/s. Not a line of
-tinkex is in it.
+Prints its address. ``--directory`` contains ``a.tar``, ``a.tar.gz``, and a directory for each
+checkpoint in separate files; ``--rate`` limits each connection to so many MiB/s. It does not use
+tinkex.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EXPIRES = "2036-01-01T00:00:00Z"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Signed addresses, and the files themselves with ranges and entity tags."""
+    """Returns signed URLs, and the files with ranges and entity tags."""
 
     protocol_version = "HTTP/1.1"
     # Head and body are two packets: the second must not wait for the acknowledgement of the first.
@@ -28,10 +28,10 @@ class Handler(BaseHTTPRequestHandler):
     rate = 0.0
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
-        """Answer as the protocol has it."""
+        """Respond as in the protocol."""
         words = self.path.partition("?")[0].strip("/").split("/")
         host = f"http://{self.headers['Host']}/stored/"
         if words[0] == "stored":
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until the process is terminated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=0.0, help="MiB/s for each connection")

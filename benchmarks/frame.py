@@ -1,7 +1,7 @@
-"""What every benchmark shares: whole processes timed in random order, and a table of the figures.
+"""Common code of the benchmarks: timing of processes in random order, and a table of results.
 
-Every command runs once in each round, in random order, so that a busy moment of the machine hits
-all of them alike; figures are medians over the rounds, ratios are medians of the ratios within a
+Every command runs once in each round, in random order, so that other load on the machine affects
+all of them equally; figures are medians over the rounds, ratios are medians of the ratios within a
 round. Only ratios are worth comparing between machines.
 """
 
@@ -23,19 +23,19 @@ from typing import IO, Literal
 HERE = Path(__file__).resolve().parent
 
 Quantity = Literal["wall", "cpu", "rss"]
-#: Bytes of output that are looked at.
+#: Maximum number of bytes of output that are read.
 _MOST_SAID = 64 * 1024
 _UNITS: Mapping[Quantity, str] = {"wall": "", "cpu": " (CPU)", "rss": " (memory)"}
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a benchmark is given.
+    """The parameters of a benchmark.
 
-    :ivar tinkex: our program, installed as a user installs it.
+    :ivar tinkex: tinkex, installed as a user installs it.
     :ivar tinker: the official program.
-    :ivar python: the interpreter that ours runs on.
-    :ivar quick: take few rounds and small sizes: does it run at all?
+    :ivar python: the interpreter that runs tinkex.
+    :ivar quick: use few rounds and small sizes, to check that the benchmark runs.
     """
 
     tinkex: Path
@@ -49,7 +49,7 @@ class Context:
         return self.tinker.parent / "python"
 
     def rounds(self, usual: int) -> int:
-        """Return how many rounds count: *usual*, or few of them."""
+        """Return the number of rounds: *usual*, or less if ``quick``."""
         return min(usual, 2) if self.quick else usual
 
 
@@ -57,11 +57,11 @@ class Context:
 class Command:
     """A process to measure.
 
-    :ivar name: how the report calls it.
+    :ivar name: its name in the report.
     :ivar argv: the command line.
     :ivar environ: the whole environment, see :func:`environment`.
-    :ivar before: is called before each start, outside the measured time.
-    :ivar silent: it may succeed without a word.
+    :ivar before: called before each start, outside the measured time.
+    :ivar silent: it may succeed without output.
     """
 
     name: str
@@ -93,9 +93,9 @@ Samples = Mapping[str, Sequence[Sample]]
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: *command* takes at most *limit* times as much as *than*.
+    """A target: *command* takes at most *limit* times as much as *than*.
 
-    :ivar limit: 0 for a ratio that is shown without a promise.
+    :ivar limit: 0 for a ratio without a target.
     """
 
     command: str
@@ -106,10 +106,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target and what came of it.
+    """A target and its result.
 
-    :ivar what: the ratio in words: ``a / b``.
-    :ivar limit: as it is shown: ``≤ 0.2``; empty without a promise.
+    :ivar what: the ratio as text: ``a / b``.
+    :ivar limit: as text: ``≤ 0.2``; empty without a target.
     """
 
     what: str
@@ -126,7 +126,7 @@ class Section:
     :ivar text: what is measured, and against what; Markdown.
     :ivar header: headings of the columns of *rows*; the first is of text, others of numbers.
     :ivar targets: see :func:`verdicts`.
-    :ivar limits: what limits where a target is missed; shown only then.
+    :ivar limits: explanation of the limit, shown if a target is missed.
     """
 
     title: str
@@ -176,7 +176,7 @@ def measure(commands: Sequence[Command], rounds: int) -> dict[str, list[Sample]]
 
 
 def run_once(command: Command) -> Sample:
-    """Return one sample of *command*, which must succeed and say something."""
+    """Return one sample of *command*, which must succeed and print something."""
     if command.before:
         command.before()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -204,7 +204,7 @@ def _last_line(out: IO[bytes]) -> str:
 
 
 def ratio(samples: Samples, one: str, other: str, quantity: Quantity = "wall") -> float:
-    """Return how many times as much as *other* the command *one* takes."""
+    """Return the ratio of the command *one* to *other*."""
     pairs = zip(samples[one], samples[other], strict=True)
     ratios: list[float] = [getattr(a, quantity) / getattr(b, quantity) for a, b in pairs]
     return median(ratios)
@@ -229,7 +229,7 @@ def rows(samples: Samples) -> list[tuple[str, ...]]:
 
 
 def verdicts(samples: Samples, targets: Sequence[Target]) -> list[Verdict]:
-    """Return what came of *targets*."""
+    """Return the verdicts on *targets*."""
     found = []
     for target in targets:
         value = ratio(samples, target.command, target.than, target.quantity)
@@ -240,9 +240,9 @@ def verdicts(samples: Samples, targets: Sequence[Target]) -> list[Verdict]:
 
 
 def environment(home: str | Path, url: str = "", **more: str) -> dict[str, str]:
-    """Return an environment as that of a user's shell, with a home of its own.
+    """Return an environment like that of a user's shell, with a separate home.
 
-    :param url: address of the service that both programs talk to.
+    :param url: address of the service that both programs use.
     """
     # These change what is measured: modules compiled at every start, output in pieces.
     unwanted = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONPATH", "VIRTUAL_ENV")
@@ -257,7 +257,7 @@ def environment(home: str | Path, url: str = "", **more: str) -> dict[str, str]:
 
 @contextmanager
 def server(*arguments: str, script: str = "server.py") -> Iterator[str]:
-    """Run a server of this directory in a process of its own and yield the address it prints."""
+    """Run a server of this directory in a separate process and yield the address it prints."""
     command = [sys.executable, str(HERE / script), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -275,7 +275,7 @@ def cores() -> int:
 
 
 def tell(text: str, *, line: bool = False) -> None:
-    """Say on standard error how far the measurement is.
+    """Print the progress of the measurement to standard error.
 
     :param line: it stays there; otherwise a terminal shows the next in its place.
     """

@@ -1,4 +1,4 @@
-"""Lists of up to 100,000 checkpoints, and the deletion of 1,000, beside the official program."""
+"""Lists of up to 100,000 checkpoints, and the deletion of 1,000, with both programs."""
 
 from __future__ import annotations
 

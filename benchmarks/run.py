@@ -34,7 +34,7 @@ process of their own, and their answers cost next to nothing. Compare ratios, no
 
 
 def main() -> int:
-    """Measure, print, and write the report where asked to."""
+    """Run the benchmarks, and print and write the report."""
     options = _parser().parse_args()
     context = Context(
         options.tinkex.absolute(), options.tinker.absolute(), Path(sys.executable), options.quick
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _section(name: str, context: Context) -> Section:
-    """Run one benchmark; what it says of itself ends with its command and how long it took."""
+    """Run one benchmark; append its command and duration to its text."""
     began = time.monotonic()
     section: Section = importlib.import_module(name).run(context)
     took = time.monotonic() - began

@@ -1,8 +1,8 @@
-"""A sampling service whose answers cost next to nothing: what is measured is the client.
+"""A sampling service with almost free responses, so that only the client is measured.
 
-Prints its address and serves until it is ended. It speaks HTTP/1.1 by hand on asyncio, so that
-one process of it keeps up with any client measured here. Every sample is the same: ``--tokens``
-token ids with their logprobs, as protobuf where the client takes it, else as JSON.
+Prints its address and serves until it is terminated. It implements HTTP/1.1 directly on asyncio, so
+that a single process is faster than any measured client. Every sample is the same: ``--tokens``
+token ids with their logprobs, as protobuf if the client accepts it, else as JSON.
 
 ``--hold`` milliseconds pass between a question for a result and its answer, as if sampling took
 that long; ``--busy N`` answers 429 to every Nth sample that is handed in.
@@ -55,10 +55,10 @@ def _json(value: Any, status: str = "200 OK") -> bytes:
 
 
 class Answers:
-    """The answers, written out once.
+    """The responses, encoded once.
 
     :param tokens: token ids in every sample.
-    :param busy: every how many samples one is refused; 0 for none.
+    :param busy: one of this number of samples is refused; 0 for none.
     """
 
     def __init__(self, tokens: int, busy: int) -> None:
@@ -76,7 +76,7 @@ class Answers:
         self.samples = 0
 
     def accepted(self) -> bytes:
-        """Return the answer to one more sample."""
+        """Return the response to another sample."""
         self.samples += 1
         if self.busy and self.samples % self.busy == 0:
             return self.refused
@@ -84,7 +84,7 @@ class Answers:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection."""
+    """The connection of a client."""
 
     def __init__(self, answers: Answers, hold: float) -> None:
         self._answers = answers
@@ -93,11 +93,11 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to answer."""
+        """Store the transport for responses."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Respond to every complete request."""
         self._seen += data
         while (end := self._seen.find(b"\r\n\r\n")) >= 0:
             head = self._seen[:end]
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     answers = Answers(options.tokens, options.busy)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(

@@ -1,8 +1,8 @@
-"""Many clients at once on ``tinkex local serve``: nothing lost, no internal error, each latency.
+"""A load test of ``tinkex local serve`` with many clients: checks results, measures latencies.
 
-Run as a program it starts the service in a process of its own, lets ``--clients`` threads make
+Run as a program, it starts the service in a separate process, lets ``--clients`` threads make
 mixed calls for ``--seconds``, checks every answer, and writes a table of latencies. The clients use
-``http.client``: nothing of tinkex is on their side.
+``http.client``: they do not use tinkex.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Client:
         self._times = times
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._connection.close()
 
     def call(self, what: str, method: str, path: str, body: Any = None) -> Any:
-        """Return the decoded answer; anything but success is an error."""
+        """Send a request and return the decoded response; raise an error unless it succeeded."""
         data = None if body is None else json.dumps(body)
         headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
         began = time.monotonic()
@@ -54,7 +54,7 @@ class Client:
         return json.loads(content) if content else None
 
     def result(self, request_id: str) -> Any:
-        """Poll a long operation until its result is there."""
+        """Poll a long operation until its result is available."""
         while True:
             value = self.call(
                 "retrieve_future", "POST", "retrieve_future", {"request_id": request_id}

@@ -1,6 +1,6 @@
-"""A server whose answers cost nothing: what is measured is the client.
+"""A server with precomputed responses, so that only the client is measured.
 
-Prints its address and serves until it is ended. The answers are those of the protocol for an
+Prints its address and serves until it is terminated. The answers are those of the protocol for an
 account with ``--count`` runs of one checkpoint each (20 by default); they are encoded once, before
 the first request. Deletions are accepted and change nothing.
 """
@@ -59,7 +59,7 @@ LISTS: dict[str, list[bytes]] = {}
 
 
 def page(name: str, query: str) -> bytes:
-    """Return the part of the list *name* that *query* asks for."""
+    """Return the page of the list *name* that *query* requests."""
     records, asked = LISTS[name], parse_qs(query)
     limit, offset = (int(asked.get(key, [default])[0]) for key, default in _DEFAULTS)
     cursor = {"offset": offset, "limit": limit, "total_count": len(records)}
@@ -71,7 +71,7 @@ _DEFAULTS = (("limit", "20"), ("offset", "0"))
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers from the table."""
+    """Responds from the table."""
 
     protocol_version = "HTTP/1.1"
     # The header and the body leave in one packet.
@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
     wait = 0.0
 
     def do_GET(self) -> None:
-        """Answer; what is not in the table is a 404 as the protocol has it."""
+        """Respond from the table, or with a 404 as in the protocol."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, _, query = self.path.partition("?")
         if self.wait:
@@ -108,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until the process is terminated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20, help="length of the lists")
     parser.add_argument("--log", action="store_true", help="log requests on standard error")

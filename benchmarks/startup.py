@@ -1,4 +1,4 @@
-"""How long commands take from start to exit, beside the official command line and bare Python."""
+"""Duration of commands, compared with the official command line and bare Python."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _argv(programs: dict[str, Path], name: str) -> list[str]:
 
 
 def _installed(context: Context) -> int:
-    """Return how many distributions there are beside tinkex."""
+    """Return the number of installed distributions other than tinkex."""
     script = "from importlib.metadata import distributions; print(len(list(distributions())))"
     command = [str(context.python), "-c", script]
     return int(subprocess.run(command, capture_output=True, check=True).stdout)

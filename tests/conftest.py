@@ -1,4 +1,4 @@
-"""Every test has a home of its own and an environment without our variables."""
+"""Every test has a separate home directory and an environment without tinkex variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Column types and presentation: what people see where programs get raw values.
+"""Column types and presentation: values are readable for people and raw for programs.
 
 Tables show ``human_readable``; JSON, YAML, CSV and similar formats write the raw value.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from cliff.columns import FormattableColumn
 
-#: What plugins may use, see the page "Plugin API".
+#: The public names, see the page "Plugin API".
 __all__ = [
     "Dollars",
     "Flag",
@@ -26,9 +26,9 @@ __all__ = [
     "printable",
 ]
 
-#: Words that headings write in another way.
+#: Spelling of words in headings.
 _WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN", "USD")}
-#: Table headings that differ from the field name in words.
+#: Table headings that are not derived from the field name.
 HEADINGS = {
     "checkpoint_count": "Checkpoints",
     "checkpoint_id": "Checkpoint",
@@ -64,7 +64,7 @@ HEADINGS = {
     "training_run_id": "Run",
     "training_run_ids": "Runs",
 }
-#: Columns whose values people copy: never wrapped or truncated.
+#: Columns with values that users copy; they are never wrapped or truncated.
 WHOLE = frozenset(
     {
         "checkpoint_id",
@@ -82,22 +82,22 @@ WHOLE = frozenset(
 
 
 class Presentation:
-    """How the formats plain and table show the result of a command.
+    """The presentation of a command's result in the formats plain and table.
 
-    A formatter finds it as ``parsed_args.presentation``.
+    Formatters read it from ``parsed_args.presentation``.
 
-    :ivar plain_row: returns the plain line of a row, given as a mapping; ``None`` omits the row.
-    :ivar plain_lines: returns the plain lines of one object, given as a mapping.
+    :ivar plain_row: function from a row (a mapping) to its plain line; ``None`` omits the row.
+    :ivar plain_lines: function from an object (a mapping) to its plain lines.
     :ivar droppable: columns that a narrow table may hide, the least important first.
     :ivar short: column → its heading and all its values in a table too narrow for them; comes
         first there. Columns that precede it in *droppable* are hidden before it is shortened.
-    :ivar links: words of a table → addresses they link to.
-    :ivar empty: status line in place of a table without rows.
-    :ivar notes: status lines that the formatter adds for the command to print.
+    :ivar links: text in a table → the address that it links to.
+    :ivar empty: status line shown if there are no rows.
+    :ivar notes: status lines that the formatter adds and the command prints.
     :ivar added: columns that hooks added; they follow the plain line of a row, or of an object.
     """
 
-    # Not a dataclass: most commands need no module that does.
+    # Not a dataclass, to save the import of that module.
     def __init__(
         self,
         plain_row: Callable[[Mapping[str, Any]], str | None] | None = None,
@@ -129,10 +129,10 @@ def heading(name: str) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Return *text* with every character replaced that controls a terminal.
+    """Replace every character in *text* that controls a terminal.
 
-    ``str.isprintable`` refuses more: no-break spaces, joiners, and letters that are newer than the
-    tables of this Python.
+    ``str.isprintable`` excludes more: no-break spaces, joiners, and letters that are newer than
+    this Python's Unicode tables.
 
     :param keep: control characters to keep, such as ``"\\n\\t"``; CR LF counts as one line break.
     """
@@ -144,7 +144,7 @@ def printable(text: str, *, keep: str = "") -> str:
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return *value* as JSON with letters unescaped and terminal controls escaped.
 
-    JSON requires escapes below U+0020 only; terminals obey some characters above it too.
+    JSON requires escapes only below U+0020, but some higher characters also control terminals.
     """
     text = json_dumps(value, indent=indent, ensure_ascii=False)
     if text.isprintable():
@@ -153,7 +153,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def json_dumps(value: Any, **options: Any) -> str:
-    """Return *value* as JSON, with null for Infinity and NaN, which JSON does not have.
+    """Return *value* as JSON, with null for Infinity and NaN, which JSON does not support.
 
     Python accepts both in a response, and reads a number that is too large as Infinity.
     """
@@ -187,7 +187,7 @@ def plain_text(value: Any) -> str:
 
 
 class Size(FormattableColumn[int | None]):
-    """A number of bytes: ``1.2 GB`` for people, in powers of 1000 as object stores count.
+    """A number of bytes: ``1.2 GB`` for people, with decimal units.
 
     :param value: the number of bytes, or ``None``: empty for people, null for programs.
     :type value: int | None
@@ -249,7 +249,7 @@ def _moment(value: datetime | str | None) -> datetime | str | None:
 
 
 class Flag(FormattableColumn[bool | None]):
-    """Yes or no for people, true or false for programs.
+    """A boolean: yes or no for people, true or false for programs.
 
     :param value: a truth value, or ``None``: empty for people, null for programs.
     :type value: bool | None
@@ -260,7 +260,7 @@ class Flag(FormattableColumn[bool | None]):
 
 
 class Structure(FormattableColumn[Any]):
-    """A JSON object or list: compact JSON for people, itself for programs.
+    """A JSON object or list: compact JSON for people, unchanged for programs.
 
     :param value: a dict or list that JSON can hold, or any other value: shown as plain text.
     :type value: Any
@@ -280,7 +280,7 @@ _COLUMN_OF_TYPE: Mapping[type, Callable[[Any], Any]] = {
 
 
 def cells(record: object, names: Iterable[str]) -> tuple[Any, ...]:
-    """Return the attributes *names* of *record* as columns that suit their types and names."""
+    """Return the attributes *names* of *record* as column types for their types and names."""
     return tuple([_cell(name, getattr(record, name)) for name in names])
 
 

@@ -1,21 +1,21 @@
-"""Every error that tinkex raises on purpose.
+"""The exceptions that tinkex raises.
 
 ::
 
     TinkexError
-    ├── UsageError              arguments that make no sense, alone or together
+    ├── UsageError              invalid or contradictory arguments
     │   └── InvalidName             no checkpoint or training run has this name
     ├── SettingsError           no key, a bad URL, an unreadable configuration file
-    ├── LocalError              a file or directory on this machine is not usable
-    │   ├── LimitReached            no more open files or threads
-    │   ├── TargetExists            a file would be replaced
+    ├── LocalError              a local file or directory cannot be used
+    │   ├── LimitReached            too many open files or threads
+    │   ├── TargetExists            a file already exists
     │   └── TargetInUse             another process is writing to the same place
     ├── SharedName              another checkpoint has the same name and may be changed instead
-    ├── TokenizerError          no tokenizer, or one that is not usable
-    │   └── ChatTemplateError       no chat template, or one that is not usable
+    ├── TokenizerError          no usable tokenizer
+    │   └── ChatTemplateError       no usable chat template
     ├── PluginError             an entry point is missing or does not load
     ├── TransportError          no usable response
-    │   ├── ConnectionFailed        reset, cut off, a proxy that fails
+    │   ├── ConnectionFailed        reset, closed early, proxy failure
     │   │   └── Unreachable             unknown host, connection refused
     │   ├── TLSError                no TLS connection, or an untrusted certificate
     │   ├── TimedOut                the time limit was exceeded
@@ -27,9 +27,9 @@
     │   └── Conflict (409) · RateLimited (429) · ServerError (5xx)
     └── OperationFailed         a long-running operation failed
 
-``str(error)`` is a clause without the name of the operation; the command line puts
-``<Operation> failed. …`` before it (see :meth:`TinkexError.sentence`). Errors know nothing of
-options and commands: the command line adds a hint for each class.
+``str(error)`` is a clause without the name of the operation; the command line adds ``<Operation>
+failed. …`` (see :meth:`TinkexError.sentence`) and, for each class, a hint about its options and
+commands.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ Category = Literal["user", "server", "bug"]
 
 #: Maximum length of the server's own message that is shown, in characters.
 MAX_DETAIL = 300
-#: A key of the service, a JSON Web Token, or a token of a hub; part of a path is no key.
+#: Matches an API key, a JSON Web Token, or a hub token, but not in a path.
 _KEY = re.compile(r"(?<![\w/-])(?:tml-|eyJ|hf_|sk-)[\w.=-]{12,}")
 
 
 def without_keys(text: str) -> str:
-    """Return *text* with what looks like a key masked: ``tml-…9f3c``."""
+    """Return *text* with everything that looks like a key masked: ``tml-…9f3c``."""
     return _KEY.sub(lambda found: f"{found[0][:4]}…{found[0][-4:]}", text)
 
 
 class TinkexError(Exception):
-    """Base of all errors of this package.
+    """The base class of all exceptions of this package.
 
     :param message: what happened, as a clause: ``Missing --api-key``; keys in it are masked,
-        since it repeats what was typed, and a key may have been typed in the wrong place.
-    :param hint: what to do next, as a sentence; empty if there is nothing to do, ``None`` if the
-        error does not know: the command line then has a hint for the class.
+        because it may repeat user input with a misplaced key.
+    :param hint: what to do next, as a sentence; empty for no hint; ``None``: the command line shows
+        its hint for the class.
     :param category: ``user`` if the caller can fix it, ``server`` if a retry may help, ``bug`` if
-        tinkex or a plugin has to be fixed. Each class has its own default.
-    :ivar status: the HTTP status, for an error of the server.
+        tinkex or a plugin has to be fixed. The default depends on the class.
+    :ivar status: the HTTP status, for a server error.
     :ivar request_id: the server's id of the request, if it sent one.
-    :ivar aftermath: what the failed operation left on the server, as a sentence.
+    :ivar aftermath: what remains on the server after the failure, as a sentence.
     """
 
     default_category: ClassVar[Category] = "user"
@@ -83,7 +83,7 @@ class TinkexError(Exception):
         self.aftermath: str | None = None
 
     def sentence(self, operation: str) -> str:
-        """Return the first line that a user sees; *operation* is a noun such as ``Sampling``."""
+        """Return the first line of the message; *operation* is a noun such as ``Sampling``."""
         if self.category == "user":
             return f"{operation} failed. Please check your inputs: {self}"
         if self.category == "bug":
@@ -102,13 +102,13 @@ class TinkexError(Exception):
 
 
 class Terminated(SystemExit):
-    """The process received SIGTERM or SIGHUP; not an error, and never swallowed."""
+    """The process received SIGTERM or SIGHUP; not an ``Exception``, so it is never suppressed."""
 
 
 class RequestShown(BaseException):
-    """Requests were printed, as command lines of curl, instead of being sent.
+    """Requests were printed as curl command lines instead of being sent.
 
-    Not an ``Exception``, so that code that continues after errors stops here.
+    Not an ``Exception``, so that error handling does not catch it.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -117,9 +117,9 @@ class RequestShown(BaseException):
 
 
 class UsageError(TinkexError):
-    """Arguments that make no sense, alone or together.
+    """Arguments are invalid or contradict each other.
 
-    :param whole_line: the message is the whole first line and takes no prefix.
+    :param whole_line: the message is the whole first line, without a prefix.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, whole_line: bool = False) -> None:
@@ -131,9 +131,9 @@ class UsageError(TinkexError):
 
 
 class InvalidName(UsageError):
-    """A text is not a checkpoint or training run's name, or names one that does not exist.
+    """A name of a checkpoint or training run is malformed, or does not exist.
 
-    :param resource: what it should name: ``checkpoint`` or ``run``.
+    :param resource: the kind of name: ``checkpoint`` or ``run``.
     """
 
     def __init__(
@@ -148,15 +148,15 @@ class SettingsError(TinkexError):
 
 
 class LocalError(TinkexError):
-    """A file or directory on this machine is not usable as asked."""
+    """A local file or directory cannot be read, written or used."""
 
 
 class LimitReached(LocalError):
-    """The process or the machine has as many open files or threads as it may."""
+    """The limit on open files or threads of the process or the machine is reached."""
 
 
 class TargetExists(LocalError):
-    """A file or directory exists that would have to be replaced."""
+    """A file or directory already exists and may not be replaced."""
 
 
 class TargetInUse(LocalError):
@@ -168,11 +168,11 @@ class SharedName(TinkexError):
 
 
 class TokenizerError(TinkexError):
-    """A tokenizer is missing or not usable."""
+    """A tokenizer is missing or unusable."""
 
 
 class ChatTemplateError(TokenizerError):
-    """A tokenizer has no chat template, or one that is not usable."""
+    """A tokenizer has no usable chat template."""
 
 
 class PluginError(TinkexError):
@@ -190,7 +190,7 @@ class ConnectionFailed(TransportError):
 
 
 class Unreachable(ConnectionFailed):
-    """No connection could be made: the host is unknown, refuses, or does not respond.
+    """No connection could be made: the host is unknown, does not respond, or refuses.
 
     The server has not seen the request, so any request may be sent again.
     """
@@ -211,9 +211,9 @@ class InvalidResponse(TransportError):
 
 
 class Redirected(InvalidResponse):
-    """The server redirects to another one, to which the API key must not be sent.
+    """The server redirects to another server, which must not receive the API key.
 
-    :param location: base URL of the other server; empty if it does not look like that of an API.
+    :param location: base URL of the other server; empty if it does not look like an API address.
     """
 
     def __init__(self, message: str, *, location: str) -> None:
@@ -224,8 +224,8 @@ class Redirected(InvalidResponse):
 class APIError(TinkexError):
     """The server sent a response with a status of 400 or above.
 
-    :param body: the decoded body, or its text; for callers, never shown whole.
-    :ivar resource: what the request was about, if known: ``checkpoint``, ``run``, ``session`` or
+    :param body: the decoded body, or its text; for callers, not shown to the user as a whole.
+    :ivar resource: the kind of resource, if known: ``checkpoint``, ``run``, ``session`` or
         ``model``.
     """
 
@@ -265,7 +265,7 @@ class BadRequest(APIError):
 class Unauthorized(APIError):
     """The API key was not accepted (401).
 
-    :ivar key_origin: where the key comes from, such as ``TINKER_API_KEY``, if known.
+    :ivar key_origin: the source of the key, such as ``TINKER_API_KEY``, if known.
     """
 
     key_origin: str | None = None
@@ -276,11 +276,11 @@ class PaymentRequired(APIError):
 
 
 class Forbidden(APIError):
-    """The key does not permit the request (403)."""
+    """The API key is not permitted to make this request (403)."""
 
 
 class NotFound(APIError):
-    """The resource does not exist, or no longer does (404, 410)."""
+    """The resource does not exist, or no longer exists (404, 410)."""
 
 
 class NotOffered(APIError):
@@ -288,13 +288,13 @@ class NotOffered(APIError):
 
 
 class Conflict(APIError):
-    """The request conflicts with the present state (409)."""
+    """The request conflicts with the current state (409)."""
 
 
 class RateLimited(APIError):
     """Too many requests (429).
 
-    :ivar retry_after: seconds that the server asked to wait, if it did.
+    :ivar retry_after: seconds to wait as requested by the server, or ``None``.
     """
 
     default_category: ClassVar[Category] = "server"
@@ -310,7 +310,7 @@ class ServerError(APIError):
 class OperationFailed(TinkexError):
     """A long-running operation (a *future*) failed.
 
-    The server's own category decides whether a retry is suggested.
+    The category that the server reports decides whether a retry is suggested.
     """
 
     default_category: ClassVar[Category] = "server"
@@ -332,11 +332,11 @@ _BY_STATUS: dict[int, type[APIError]] = {
     429: RateLimited,
     501: NotOffered,
 }
-#: How a traceback of Python begins.
+#: First line of a Python traceback.
 TRACEBACK = "Traceback (most recent call last)"
-#: What frameworks say about a missing route.
+#: Messages of web frameworks for a missing route.
 NO_ROUTE = frozenset({"", "not found", "method not allowed", "not implemented"})
-#: Members of requests that the user does not give.
+#: Members of requests that tinkex sets without user input.
 _FILLED_IN = frozenset(
     {
         *("user_metadata", "session_id", "model_id", "sampling_session_id", "request_id", "type"),
@@ -345,7 +345,7 @@ _FILLED_IN = frozenset(
     }
 )
 _FILLED_IN_HINT = (
-    "This server refuses what tinkex sends to every server; report it with the server's name."
+    "This server refuses a standard member of the request; report it with the server's name."
 )
 
 #: Statuses below 500 after which a retry may help.
@@ -358,7 +358,7 @@ def from_response(
     content_type: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> APIError:
-    """Return the error for a response of 400 or above; never raises, whatever the body.
+    """Create the error for a response of 400 or above; never raises, even for a malformed body.
 
     :param body: the body as received; JSON, text, HTML, truncated or empty.
     :param headers: the response headers (any case), for the request id and ``Retry-After``.
@@ -366,8 +366,8 @@ def from_response(
     headers = {key.lower(): value for key, value in (headers or {}).items()}
     decoded = _decode(body, content_type)
     detail = detail_of(decoded)
-    # A server without the route responds with its framework's stock phrase, or not in JSON;
-    # a 404 about a missing resource names it.
+    # A server without the route responds with a standard message of its framework, or not in JSON;
+    # a 404 for a missing resource names it.
     stock = isinstance(decoded, str) or detail.lower().rstrip(".") in ("", "not found")
     no_route = status == 404 and stock
     cls = _BY_STATUS.get(status, ServerError if status >= 500 else APIError)
@@ -390,11 +390,12 @@ def from_response(
 
 
 def detail_of(body: Any) -> str:
-    """Return the server's own sentence in a decoded error body, on one line, or ``''``.
+    """Return the server's message in a decoded error body, on one line, or ``''``.
 
     Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``, objects with
-    ``message``, ``error_message``, ``error`` or ``reason``, also nested, and plain text; HTML
-    yields nothing, and a traceback its last line. A sentence precedes a code word.
+    ``message``, ``error_message``, ``error`` or ``reason``, also nested, and plain text; HTML is
+    ignored, and of a traceback only the last line is returned. A sentence takes precedence over an
+    error code.
     """
     words = words_of(body).strip()
     text = words.splitlines()[-1] if TRACEBACK in words else words
@@ -403,9 +404,9 @@ def detail_of(body: Any) -> str:
 
 
 def words_of(body: Any, depth: int = 8) -> str:
-    """Return all that the server says in a decoded error body, as it came; see :func:`detail_of`.
+    """Return the unshortened message in a decoded error body; see :func:`detail_of`.
 
-    :param depth: number of objects in each other that are looked into.
+    :param depth: maximum number of nested objects to search.
     """
     if isinstance(body, Mapping) and depth:
         if detail := words_of(body.get("detail"), depth - 1):
@@ -419,7 +420,7 @@ def words_of(body: Any, depth: int = 8) -> str:
 
 
 def _is_about_filled_in(body: Any) -> bool:
-    """Return whether an error body refuses only members of a request that the user did not give."""
+    """Return whether an error body refuses only members that tinkex sets without user input."""
     detail = body.get("detail") if isinstance(body, Mapping) else None
     items = detail if isinstance(detail, list) else []
     places = [item.get("loc") if isinstance(item, Mapping) else None for item in items]
@@ -450,13 +451,13 @@ def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> s
     """Return ``a, b and 3 more`` for a message.
 
     :param most: maximum number of names shown.
-    :param total: how many there are, if more than *names*.
+    :param total: total number of names, if more than in *names*.
     """
     more = (total or len(names)) - len(names[:most])
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-#: What plugins may use, see the page "Plugin API": every error, and what makes one of a response.
+#: The public names, see the page "Plugin API": all exceptions, and their creation from a response.
 __all__ = ["from_response"] + [
     name
     for name, value in globals().items()

@@ -1,4 +1,4 @@
-"""Files: paths that a user names, directories of this user, locks, and writes that lose nothing."""
+"""Files: paths given by the user, private directories, locks, and atomic writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, BinaryIO, TextIO
 
 from tinkex.exceptions import LimitReached, LocalError
 
-#: What plugins may use, see the page "Plugin API".
+#: The public names, see the page "Plugin API".
 __all__ = [
     "locked",
     "plugin_directory",
@@ -24,7 +24,7 @@ __all__ = [
     "xdg_directory",
 ]
 
-#: Longest file that is read whole, in bytes: far more than any model's context.
+#: Maximum size in bytes of a file that is read into memory, far more than any model's context.
 MAX_INPUT = 256 * 1024 * 1024
 #: Prefix of the name of a new file until it replaces another.
 PREFIX = ".tinkex-"
@@ -39,9 +39,9 @@ _XDG = {
 
 
 def user_path(name: str) -> Path:
-    """Return the path that a user means by *name*; ``~`` is a home directory.
+    """Return *name*, given by the user, as a path, with ``~`` expanded.
 
-    :raises LocalError: no file can have this name.
+    :raises LocalError: the name is not valid for a file.
     """
     if not name:
         raise LocalError("the name of a file or directory is empty", hint="Give it a name.")
@@ -52,21 +52,21 @@ def user_path(name: str) -> Path:
 
 
 def path_of(name: Path | str) -> Path:
-    """Return *name*, given by a program, as a path; ``~`` stays as it is.
+    """Return *name*, given by a program, as a path; ``~`` is not expanded.
 
-    :raises LocalError: no file can have this name.
+    :raises LocalError: the name is not valid for a file.
     """
     try:
         if b"\0" not in os.fsencode(name):
             return Path(name)
-        what = "holds a NUL character"
+        what = "contains a NUL character"
     except UnicodeEncodeError:
         what = "is not valid Unicode"
     raise LocalError(f"the name of a file or directory {what}")
 
 
 def limit_error(error: BaseException) -> LimitReached | None:
-    """Return the error for *error* if it means that no more files or threads are allowed."""
+    """Convert *error* to a :exc:`LimitReached` if it means too many files or threads."""
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return LimitReached("too many threads")
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
@@ -89,7 +89,7 @@ def xdg_directory(kind: str, environ: Mapping[str, str] | None = None) -> Path:
 def private_directory(path: Path) -> Path:
     """Create the directory *path* with mode 0700, or check that it is private; return it.
 
-    Another user may have created it first, in a place where both can write.
+    Another user may have created it first, if both can write to its parent.
 
     :raises LocalError: it cannot be created, is a symbolic link, or others can access it.
     """
@@ -102,7 +102,7 @@ def private_directory(path: Path) -> Path:
     except OSError as error:
         raise LocalError(f"cannot create {path}: {error.strerror}") from error
     if reason:
-        raise LocalError(f"cannot use {path}: {reason}", hint="Move it away.")
+        raise LocalError(f"cannot use {path}: {reason}", hint="Move or rename it.")
     return path
 
 
@@ -120,7 +120,7 @@ def plugin_directory(kind: str, distribution: str) -> Path:
 
 
 def why_not_private(found: os.stat_result) -> str | None:
-    """Return why *found*, from ``lstat``, is not a directory of this user only, or ``None``."""
+    """Return why *found*, from ``lstat``, is not a private directory of this user, or ``None``."""
     if not stat.S_ISDIR(found.st_mode):
         return "it is not a directory"
     if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
@@ -129,7 +129,7 @@ def why_not_private(found: os.stat_result) -> str | None:
 
 
 def why_not_trusted(found: os.stat_result) -> str | None:
-    """Return why another user may have written the file with the status *found*, or ``None``.
+    """Return why another user could have written the file with the status *found*, or ``None``.
 
     It must belong to this user, to root, or to the user who became root with ``sudo``.
     """
@@ -153,16 +153,16 @@ def exposed_mode(path: Path) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace the file *path* by *text*, with mode 0600, while it is :func:`locked`.
+    """Write *text* to the file *path* with mode 0600, while it is :func:`locked`.
 
-    A symbolic link stays one; the file that it leads to is replaced.
+    A symbolic link is kept; its target is replaced.
 
     :raises LocalError: it cannot be written; it is unchanged.
     """
     target = Path(os.path.realpath(path))
     try:
         prefix = f".{target.name}{PREFIX}"
-        for left in target.parent.glob(f"{prefix}*"):  # by a writer that was killed
+        for left in target.parent.glob(f"{prefix}*"):  # left by a killed process
             left.unlink(missing_ok=True)
         with replacing(target, mode=0o600, prefix=prefix) as stream:
             stream.write(text.encode())
@@ -173,17 +173,17 @@ def write_private(path: Path, text: str) -> None:
 def _check_home(path: Path) -> None:
     if path.parts[:1] == ("~",):
         raise LocalError(
-            f"cannot write {path}: this user has no home directory", hint="Set HOME to one."
+            f"cannot write {path}: this user has no home directory", hint="Set HOME to a directory."
         )
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other tinkex processes from changing the file *path* during the block.
+    """Lock the file *path* against other tinkex processes during the block.
 
-    The lock is a file next to it, which stays; a missing directory is created with mode 0700.
+    The lock file next to it is not removed; a missing directory is created with mode 0700.
 
-    :raises LocalError: the directory cannot be written to, or another process keeps the lock.
+    :raises LocalError: the directory cannot be written to, or another process holds the lock.
     """
     _check_home(path)
     lock = path.with_name(f".{path.name}.lock")
@@ -205,9 +205,9 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def acquire_lock(file: int | IO[bytes], *, timeout: float | None = 0.0) -> bool:
-    """Lock an open file or directory until it is closed; return whether that worked.
+    """Lock an open file or directory until it is closed; return whether it is locked.
 
-    Where the system or the file system has no locks, it counts as locked.
+    If the system or the file system has no locks, return ``True``.
 
     :param timeout: seconds to wait for another process; ``None`` waits without a limit.
     """
@@ -229,9 +229,9 @@ def acquire_lock(file: int | IO[bytes], *, timeout: float | None = 0.0) -> bool:
 
 
 def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes:
-    """Return the content of the file *name*; ``-`` is *stdin*.
+    """Read the file *name*, or *stdin* for ``-``.
 
-    :param limit: maximum length of the content, in bytes.
+    :param limit: maximum size of the content in bytes.
     :raises LocalError: it cannot be read, or is longer.
     """
     try:
@@ -251,17 +251,17 @@ def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes
 
 
 def check_writable(name: str) -> None:
-    """Check, before the work starts, that the file *name* can be written.
+    """Check in advance that the file *name* can be written.
 
     :raises LocalError: it is a directory, or its directory cannot be created or written to.
     """
     if name == "-":
         raise LocalError(
             "the output of this command cannot be written to standard output",
-            hint="Name a file; for one that is called '-', write ./-",
+            hint="Give a file name; for a file named '-', use ./-",
         )
     target = user_path(name)
-    # Missing directories are created when there is something to put into them.
+    # Missing directories are created when the file is written.
     parent = next((p for p in target.absolute().parents if os.path.lexists(p)), target)
     problem = None
     if target.is_dir():
@@ -275,7 +275,7 @@ def check_writable(name: str) -> None:
 
 
 def write_atomically(name: str, text: str) -> None:
-    """Write *text* to the file *name*, which then holds all of it, or what it held before.
+    """Write *text* to the file *name* completely, or leave the file unchanged.
 
     A name that is not a regular file (``/dev/stdout``, a named pipe) is written to directly.
 
@@ -302,16 +302,16 @@ def replacing(
     When the block raises, the new file is removed and *target* is unchanged. Missing directories
     are created. A symbolic link is itself replaced: resolve it first to write to its target.
 
-    :param mode: permissions; by default those of the file that is replaced, or the usual ones.
-    :param durable: the content, and then its name, are on the disk when this returns.
-    :param prefix: beginning of the new file's name until then; it is in the same directory.
-    :raises OSError: something cannot be written.
+    :param mode: permissions; by default those of the replaced file, or of any new file.
+    :param durable: flush the content, and then the name, to the disk.
+    :param prefix: prefix of the temporary file's name; it is in the same directory.
+    :raises OSError: a file or directory cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if mode is None and target.exists():
         mode = stat.S_IMODE(target.stat().st_mode) & 0o777
     temporary = target.with_name(prefix + os.urandom(8).hex())
-    # Its permissions are never wider than they will be.
+    # Its permissions are never wider than the final ones.
     permissions = 0o666 if mode is None else mode
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions)
@@ -331,7 +331,7 @@ def replacing(
 
 
 def sync_directory(directory: Path) -> None:
-    """Make created and renamed names in *directory* durable, where the file system can."""
+    """Flush created and renamed entries of *directory* to the disk, if supported."""
     with contextlib.suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TextIO
@@ -28,6 +28,10 @@ _MOMENT_HINT = (
 )
 _PAST_HINT = _MOMENT_HINT + "how long ago (30d, 12h), today, yesterday or now."
 _FUTURE_HINT = _MOMENT_HINT + "or how long from now (3d, 12h)."
+
+
+#: A heading in help.
+_HEADING = re.compile(r"^(usage:|[a-z ]+:$)", re.MULTILINE)
 
 
 class HelpRequested(Exception):
@@ -76,6 +80,7 @@ class Parser(argparse.ArgumentParser):
 
     :param command: the command's name (``checkpoint list``), or ``''`` for the program itself.
     :param subcommands: full names of the commands below this one.
+    :param listing: returns the lines of the help that describe them.
     :param help_action: the action of ``--help``; by default it raises :class:`HelpRequested`.
     """
 
@@ -84,15 +89,20 @@ class Parser(argparse.ArgumentParser):
         *,
         command: str = "",
         subcommands: Sequence[str] = (),
+        listing: Callable[[], str] = str,
         help_action: Any = _Help,
         **kwargs: Any,
     ) -> None:
         kwargs |= {"formatter_class": _HelpFormatter, "add_help": False, "allow_abbrev": False}
         self.command = command
         self.subcommands = tuple(subcommands)
+        #: Groups of options that many commands have: the help only says where they are described.
+        self.folded: list[argparse._ArgumentGroup] = []
+        self._listing = listing
         self.seen: dict[str, Any] = {}
         self._words: list[str] = []
         super().__init__(**kwargs)
+        self._positionals.title = "arguments"
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
         self.add_argument("-h", "--help", action=help_action, help="show this help and exit")
@@ -107,6 +117,34 @@ class Parser(argparse.ArgumentParser):
         if extra:
             self._refuse(extra)
         return parsed
+
+    def format_help(self) -> str:
+        """Return the help; options that many commands have are folded into one line."""
+        if not self.folded:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage or self._short_usage(), (), ())
+        formatter.add_text(self.description)
+        formatter.add_text(self._listing())
+        for group in self._action_groups:
+            if group not in self.folded:
+                formatter.start_section(group.title)
+                formatter.add_text(group.description)
+                formatter.add_arguments(sorted(group._group_actions, key=_is_help))
+                formatter.end_section()
+        shared = "Output (-f, --json, …) and global" if len(self.folded) > 1 else "Global"
+        page = f"{self.prog.removesuffix(self.command).rstrip()} help options".lstrip()
+        formatter.add_text(f"{shared} options (--profile, …): {page}")
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def _short_usage(self) -> str:
+        parts = [self.prog, "[options]"]
+        for action in self._get_positional_actions():
+            name = str(action.metavar or "|".join(map(str, action.choices or [action.dest])))
+            many = {"+": f"{name}...", "*": f"[{name}...]", "?": f"[{name}]"}
+            parts.append(many.get(str(action.nargs), name))
+        return " ".join(parts)
 
     def error(self, message: str) -> NoReturn:
         message = message.replace("ignored explicit argument", "takes no value:")
@@ -125,7 +163,7 @@ class Parser(argparse.ArgumentParser):
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
-        from tinkex.cli.errors import unknown_command
+        from tinkex.cli.errors import as_argument, text_option, unknown_command
 
         front = self._words[: [*self._words, "--"].index("--")]  # what may be an option
         options = [
@@ -146,10 +184,16 @@ class Parser(argparse.ArgumentParser):
                 hint="Global options may also precede it.",
             )
         if verb:
-            raise unknown_command([*self.command.split(), extra[0]], self.subcommands)
+            rest = itertools.takewhile(lambda word: word[:1] != "-", extra[1:])
+            raise unknown_command([*self.command.split(), extra[0]], self.subcommands, [*rest])
+        hint = self._hint_at_quotes(extra) or f"See: {self._help_command()}"
+        if option := text_option(self.command, self._words):
+            hint = f"Did you mean {option} {as_argument(extra)}?"
+        elif extra[0].isdecimal() and "--limit" in self._option_string_actions:
+            hint = f"Did you mean --limit {extra[0]}?"
         raise UsageError(
             f"unexpected argument(s) for {self.command or 'tinkex'}: {' '.join(extra)[:200]}",
-            hint=self._hint_at_quotes(extra) or f"See: {self._help_command()}",
+            hint=hint,
         )
 
     def _hint_at_option(self, option: str) -> str:
@@ -190,17 +234,20 @@ def print_paged(
     """
     from tinkex.cli.formatters import can_redraw, wants_colour
 
-    # Python 3.14 colours help; by our rules.
-    parser.color = wants_colour(stream)  # type: ignore[attr-defined]
+    # Python 3.14 colours help by its own rules.
+    parser.color = False  # type: ignore[attr-defined]
+    text = parser.format_help() + more
+    if wants_colour(stream):
+        text = _HEADING.sub("\x1b[1m\\g<0>\x1b[0m", text)
     # On a dumb terminal less prints a warning and waits for a key.
     if not paged or not can_redraw(stream):
-        stream.write(parser.format_help() + more)
+        stream.write(text)
         return
     import autopage.argparse
 
     pager = autopage.argparse.help_pager(stream)
     with pager as out:
-        out.write(parser.format_help() + more)
+        out.write(text)
 
 
 def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
@@ -209,11 +256,13 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
     # The program's own help lists the commands, so it is a command.
     parser = Parser(prog=prog, description=description, usage=usage, help_action="store_true")
     parser.add_argument("--version", action="store_true", help="show the version and exit")
-    parser.add_argument(
+    add_global_options(parser, after_command=False)
+    output = parser.add_argument_group("output options")
+    output.add_argument(
         "-f", "--format", dest="formatter", metavar="<format>", help="output format"
     )
-    parser.add_argument("--json", action="store_true", help="same as -f json")
-    add_global_options(parser, after_command=False)
+    output.add_argument("--json", action="store_true", help="same as -f json")
+    parser.folded.append(output)
     parser.add_argument(
         "--keep-going",
         action="store_true",
@@ -223,17 +272,70 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
     return parser
 
 
-def add_global_options(parser: argparse.ArgumentParser, *, after_command: bool) -> None:
-    """Add the options that every command takes.
+def add_global_options(parser: Parser, *, after_command: bool) -> None:
+    """Add the options that every command takes, folded in the help.
 
     :param after_command: *parser* is that of a command: an option that is not given after the
         command must not overwrite one that is given before it.
     """
     group = parser.add_argument_group("global options")
+    parser.folded.append(group)
     actions = [*_add_settings(group.add_argument), *_add_diagnostics(group.add_argument)]
     if after_command:
         for action in actions:
             action.default = argparse.SUPPRESS
+
+
+#: cliff's words for the options of its formats, edited: option → metavar and help.
+_OUTPUT_OPTIONS = {
+    "--format": ("<format>", ""),
+    "--column": ("<column>", "print only this column; repeat it, or separate several by commas"),
+    "--json": (None, ""),
+    "--sort-column": (
+        "<column>",
+        "sort the printed rows by this column; of several, the first counts most",
+    ),
+    "--sort-ascending": (None, "sort in ascending order (default)"),
+    "--sort-descending": (None, "sort in descending order"),
+    "--quote": (
+        "<values>",
+        "csv: values to quote: all, minimal, none or nonnumeric (default: nonnumeric)",
+    ),
+    "--noindent": (None, "json: print it on one line"),
+    "--prefix": ("<text>", "shell: text before each name"),
+    "--variable": ("<name>", "shell: print only this name; repeat it for several"),
+    "--max-width": (None, ""),
+    "--fit-width": (None, ""),
+    "--print-empty": (None, ""),
+}
+
+
+def edit_output_options(parser: Parser, output: argparse._ArgumentGroup, default: str) -> None:
+    """Fold the output options that cliff has added to *parser*, and edit their help.
+
+    :param output: the group that cliff has added first.
+    :param default: the default format, for the help.
+    """
+    groups = parser._action_groups
+    added = groups[groups.index(output) :]
+    parser.folded += added
+    output.title, output.description = "output options", None
+    for group in added:
+        names = [action.option_strings[-1] for action in group._group_actions]
+        if group is not output and _OUTPUT_OPTIONS.keys() >= set(names):
+            output._group_actions += group._group_actions
+            groups.remove(group)
+    for action in output._group_actions:
+        metavar, text = _OUTPUT_OPTIONS.get(action.option_strings[-1], (None, ""))
+        action.metavar, action.help = metavar or action.metavar, text or action.help
+    formats = output._group_actions[0]
+    formats.default = None
+    formats.help = describe_formats(map(str, formats.choices or ()), default)
+
+
+def describe_formats(names: Iterable[str], default: str) -> str:
+    """Return the help of ``-f``, which chooses one of *names*."""
+    return f"output format: {', '.join(names)}; by default {default} [TINKEX_FORMAT]"
 
 
 def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
@@ -440,6 +542,10 @@ def non_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _is_help(action: argparse.Action) -> bool:
+    return "--help" in action.option_strings
 
 
 def _is_secret(option: str) -> bool:

@@ -1,12 +1,12 @@
-"""The entry-point groups of tinkex, and how an entry point is found and loaded.
+"""The entry-point groups of tinkex, and the discovery and loading of entry points.
 
-Listing names imports nothing: a slow or broken plugin costs only the commands that use it.
+Listing names imports nothing: a slow or broken plugin affects only the commands that use it.
 
 :func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
-than a whole command where there are many. stevedore caches the result in a file, which a first
-start, a container and a read-only home do not have, and which may be up to two minutes stale. Here
-only those metadata files are parsed that contain the name of a tinkex group; that takes less time
-than checking whether such a cache is still valid.
+    than a whole command if there are many. stevedore caches the result in a file, which is missing
+    on a first start, in a container and with a read-only home, and which may be up to two minutes
+    out of date. This module parses only the metadata files that contain the name of a tinkex group;
+    that is faster than validating such a cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
     from pathlib import Path
 
-#: What plugins may use, see the page "Plugin API".
+#: The public names, see the page "Plugin API".
 __all__ = [
     "COMMANDS",
     "HOOKS",
@@ -56,7 +56,7 @@ TOKENIZERS = "tinkex.tokenizers"
 PROFILES = "tinkex.profiles"
 SETTINGS = "tinkex.settings"
 
-#: Every group a plugin may add to; hooks have one group a command (``tinkex.hooks.run_list``).
+#: Every group a plugin may add to; hooks have a group for each command (``tinkex.hooks.run_list``).
 GROUPS = (
     *(COMMANDS, HOOKS, LIST_FORMATTERS, SHOW_FORMATTERS, HTTP_POOLS, TOKENIZERS, PROFILES),
     SETTINGS,
@@ -73,11 +73,11 @@ _ENDINGS = (BrokenPipeError, KeyboardInterrupt, RequestShown, Terminated)
 
 
 class HttpRequest(NamedTuple):
-    """A request as an HTTP pool sends it.
+    """A request for an HTTP pool to send.
 
     :ivar url: absolute, ASCII, percent-encoded.
-    :ivar headers: all but those that the pool has to add: ``Host``, ``Content-Length`` and, if it
-        can decode any, ``Accept-Encoding``.
+    :ivar headers: all headers except those that the pool must add: ``Host``, ``Content-Length``
+        and, if it can decode content, ``Accept-Encoding``.
     :ivar body: ``None`` for a request without a body.
     """
 
@@ -88,11 +88,11 @@ class HttpRequest(NamedTuple):
 
 
 class Timeouts(NamedTuple):
-    """How long an HTTP pool may wait, in seconds.
+    """The timeouts of an HTTP pool in seconds.
 
     :ivar connect: until the connection is made.
-    :ivar read: until the headers of the response are complete, connecting included, and then for
-        each chunk of its body, however slowly the bytes trickle in.
+    :ivar read: until the headers of the response are complete, including the connection, and then
+        for each chunk of its body, even if single bytes arrive.
     """
 
     connect: float
@@ -100,7 +100,7 @@ class Timeouts(NamedTuple):
 
 
 class HttpResponse(Protocol):
-    """The response to an :class:`HttpRequest`: its headers, and a body still to be read."""
+    """The response to an :class:`HttpRequest`: its headers, and its body as an iterator."""
 
     @property
     def status(self) -> int:
@@ -108,37 +108,37 @@ class HttpResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers by their names in lower case; repeated ones are joined by ``", "``."""
+        """The headers, with names in lower case; repeated headers are joined by ``", "``."""
 
     def chunks(self, size: int) -> Iterator[bytes]:
-        """Yield the body, its content coding removed, in the pieces in which it arrives.
+        """Yield the decoded body in pieces as they arrive.
 
         The connection is reusable once the iterator is exhausted.
 
-        :param size: maximum number of bytes of a piece; none is empty.
+        :param size: maximum number of bytes in a piece; no piece is empty.
         :raises ConnectionFailed: the body ends before its announced length.
         :raises TimedOut: nothing arrives within the read timeout.
         :raises InvalidResponse: the body is malformed.
         """
 
     def close(self) -> None:
-        """Drop what has not been read, and the connection with it; may be called twice."""
+        """Discard the rest of the body and its connection; may be called twice."""
 
 
 class Sender(Protocol):
-    """What carries requests: made by :meth:`HttpPool.build`, used by several threads at once."""
+    """Sends requests; created by :meth:`HttpPool.build`, and used by several threads at once."""
 
     def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
-        """Send *request* to the host of its URL and return the response, whatever its status.
+        """Send *request* to the host of its URL and return the response, with any status.
 
-        Sends it once: retries, redirects and the total time are the caller's business.
+        The request is sent once: the caller handles retries, redirects and the total time.
 
         :raises Unreachable: no connection could be made; the server has not seen the request.
         :raises ConnectionFailed: the connection broke before the headers of the response.
         :raises TimedOut: the headers of the response did not arrive in time.
-        :raises TLSError: the certificate is not trusted, or there is no TLS.
+        :raises TLSError: the certificate is not trusted, or the server does not support TLS.
         :raises InvalidResponse: the response is not HTTP.
-        :raises SettingsError: the URL, the proxy or a file of the options is unusable.
+        :raises SettingsError: the URL, the proxy or a file in the options is unusable.
         """
 
     def close(self) -> None:
@@ -148,10 +148,10 @@ class Sender(Protocol):
 class PoolOptions(NamedTuple):  # not a dataclass, whose module is slow to import
     """The options of an HTTP pool; they apply to the service and to the storage of downloads.
 
-    :ivar driver: name of the installed HTTP pool, or ``None``: the one that the settings name.
+    :ivar driver: name of the installed HTTP pool; ``None`` for the one in the settings.
     :ivar ca_bundle: path of the certificate authorities to trust, a file or a hashed directory.
     :ivar client_cert: path of the client certificate in PEM.
-    :ivar client_key: path of its key, if that is in a file of its own.
+    :ivar client_key: path of its key, if it is in a separate file.
     :ivar insecure: certificates are not verified.
     """
 
@@ -163,7 +163,7 @@ class PoolOptions(NamedTuple):  # not a dataclass, whose module is slow to impor
 
 
 class PoolSettings(Protocol):
-    """The settings that concern an HTTP pool; :class:`tinkex.settings.Settings` has them."""
+    """The settings for an HTTP pool, a subset of :class:`tinkex.settings.Settings`."""
 
     @property
     def base_url(self) -> str:
@@ -178,14 +178,14 @@ class PoolSettings(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers that the settings add to requests; their values are secret."""
+        """Additional headers for requests; their values are secret."""
 
     def plugin(self, name: str) -> Any:
         """Return the settings of the plugin *name*, see :meth:`tinkex.settings.Settings.plugin`."""
 
 
 class HttpPool(abc.ABC):
-    """A way to carry requests, chosen by ``--http-pool NAME`` (group ``tinkex.http_pools``).
+    """A way to send requests, selected by ``--http-pool NAME`` (group ``tinkex.http_pools``).
 
     The entry point names a subclass; it is created without arguments.
     """
@@ -194,14 +194,14 @@ class HttpPool(abc.ABC):
     base_url: ClassVar[str | None] = None
     #: Whether requests need an API key.
     needs_api_key: ClassVar[bool] = True
-    #: Whether requests are shown instead of being sent, so that nothing may be changed.
+    #: Whether requests are shown instead of sent, so that nothing may be changed.
     is_dry_run: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, settings: PoolSettings) -> Sender:
-        """Return what sends the requests of one client.
+        """Return a sender for the requests of one client.
 
-        :raises SettingsError: *settings* do not suit the pool.
+        :raises SettingsError: *settings* are not valid for the pool.
         """
 
 
@@ -216,7 +216,8 @@ class TokenizerSource(abc.ABC):
         """Return a directory that contains ``tokenizer.json``, or ``None`` if the model is unknown.
 
         :param model: a base-model name such as ``Qwen/Qwen3-8B``.
-        :param network: whether files may be downloaded; every source is first called without.
+        :param network: whether files may be downloaded; every source is first called with
+            ``False``.
         """
 
 
@@ -242,8 +243,8 @@ class Installed(NamedTuple):
 def installed(path: tuple[str, ...]) -> Installed:
     """Return what the distributions below the directories *path* add to tinkex.
 
-    As in :mod:`importlib.metadata`, the first distribution of a name on the path is the one that
-    counts, and an entry point knows its distribution: ``dist``. Each path is read once.
+    As in :mod:`importlib.metadata`, the first distribution with a name takes precedence, and an
+    entry point has its distribution as ``dist``. Each path is read once.
     """
     found = Installed({}, [])
     for distribution in _distributions(path):
@@ -251,7 +252,7 @@ def installed(path: tuple[str, ...]) -> Installed:
             for entry_point in distribution.entry_points:
                 if entry_point.group.startswith(_PREFIX):
                     found.groups.setdefault(entry_point.group, []).append(entry_point)
-        except Exception as error:  # an unreadable file costs its own plugin only
+        except Exception as error:  # an unreadable file affects only its own plugin
             where = getattr(distribution, "_path", "a distribution")
             found.unreadable.append(f"cannot read the entry points in {where}: {error}")
     return found
@@ -312,13 +313,13 @@ def turn_off(distribution: str) -> str:
 
 
 def same_name(one: str, other: str) -> bool:
-    """Return whether two spellings name the same distribution (PEP 503)."""
+    """Return whether two distribution names are equal when normalized (PEP 503)."""
     one, other = (name.lower().replace("_", "-").replace(".", "-") for name in (one, other))
     return one == other
 
 
 def find_distribution(name: str) -> Distribution | None:
-    """Return the installed distribution *name*, however its name is spelt, or ``None``."""
+    """Return the installed distribution *name*, in any spelling, or ``None``."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -330,8 +331,8 @@ def find_distribution(name: str) -> Distribution | None:
 def how_to_get(name: str) -> str:
     """Return a hint for a plugin *name* of this project that is not loaded.
 
-    It is installed from where tinkex was, which pip records (PEP 610): a source directory, a
-    repository, or else the package index.
+    The source is that of tinkex, as recorded by pip (PEP 610): a source directory, a repository, or
+    the package index.
     """
     if find_distribution(name):
         return f"{why_off(name) or f'{name} does not add it'}."
@@ -355,14 +356,14 @@ def how_to_get(name: str) -> str:
 
 
 def is_builtin(entry_point: EntryPoint) -> bool:
-    """Return whether *entry_point* is tinkex's own (some of its formats are cliff's classes)."""
+    """Return whether *entry_point* belongs to tinkex (some of its formats are cliff's classes)."""
     return entry_point.value.partition(":")[0].partition(".")[0] in ("tinkex", "cliff")
 
 
 def pick(group: str, name: str) -> EntryPoint:
-    """Return the entry point *name* of *group*: a built-in first, then the only plugin.
+    """Return the entry point *name* of *group*, either built-in or from the only such plugin.
 
-    :raises PluginError: no plugin has the name, or two plugins do.
+    :raises PluginError: no plugin defines the name, or two plugins do.
     """
     claims = [ep for ep in entry_points(group) if ep.name == name]
     for entry_point in claims:
@@ -421,12 +422,12 @@ def reason(error: BaseException) -> str:
 
 
 def load(entry_point: EntryPoint) -> Any:
-    """Import what *entry_point* names.
+    """Import and return the object of *entry_point*.
 
-    :raises PluginError: the import fails, be it with ``sys.exit``.
+    :raises PluginError: the import fails, even with ``sys.exit``.
     """
     what = f"the plugin {{}} does not load: {entry_point.value}"
-    # What a plugin prints when it is imported is not part of the result.
+    # Output of a plugin during import is not part of the result.
     with (
         blaming(entry_point, what, hint="Reinstall or remove it: pip uninstall {}".format),
         redirect_stdout(sys.stderr),
@@ -435,7 +436,7 @@ def load(entry_point: EntryPoint) -> Any:
 
 
 def load_driver(group: str, name: str) -> Any:
-    """Return the instance behind the entry point *name* of *group*.
+    """Create an instance of the class of the entry point *name* of *group*.
 
     :raises PluginError: it does not exist, two plugins define it, or it does not load.
     """
@@ -487,7 +488,7 @@ def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
 
 
 def distribution_of(entry_point: EntryPoint) -> str:
-    """Return the name of the distribution that brings *entry_point*."""
+    """Return the name of the distribution that defines *entry_point*."""
     owner = entry_point.dist
     return owner.name if owner is not None else entry_point.value.partition(":")[0]
 

@@ -1,4 +1,4 @@
-"""The effective settings: each comes from an option, the environment, a profile or the default.
+"""The effective settings, from options, the environment, a profile and defaults.
 
 That is the order of precedence. A profile named *by option* is as explicit as an option, so its
 values precede the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another
@@ -31,15 +31,15 @@ from tinkex.config.values import (
 from tinkex.exceptions import PluginError, SettingsError
 from tinkex.plugins import PoolOptions
 
-#: What plugins may use, see the page "Plugin API".
+#: The public names, see the page "Plugin API".
 __all__ = ["Settings"]
 
-#: Seconds; the guide's 120000 ms.
+#: Default timeout in seconds.
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_POOL = pools.DEFAULT_DRIVER
 #: Prefix of the origin of a value that comes from a profile.
 PROFILE_ORIGIN = "profile "
-#: The settings of one source: name → value, and its origin in words.
+#: The settings of one source: name → value and description of the origin.
 _Source = dict[str, tuple[Any, str]]
 
 
@@ -49,19 +49,19 @@ class Settings:
 
     :ivar profile: name of the active profile, or ``None``.
     :ivar base_url: address of the service, without a trailing slash; may have a path.
-    :ivar timeout: seconds that one operation may wait for the service; each operation of a
-        command (create a run, then save) has as much.
-    :ivar http_pool: name of the HTTP pool that sends requests: an installed driver, or one that
-        the configuration file names.
-    :ivar format: output format set by environment or profile, or ``None``.
+    :ivar timeout: seconds that one operation may wait for the service; it applies to each operation
+        of a command (create a run, then save).
+    :ivar http_pool: name of the HTTP pool that sends requests: an installed driver, or a pool
+        defined in the configuration file.
+    :ivar format: output format from the environment or a profile, or ``None``.
     :ivar project_id: project that new sessions belong to, or ``None``.
     :ivar tags: tags of new sessions.
     :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
-    :ivar headers: headers of every request to the service; values are secret.
-    :ivar plugins: what the profile has for plugins, by the name of the distribution; values may be
+    :ivar headers: additional headers of every request to the service; values are secret.
+    :ivar plugins: the profile's settings of plugins, by distribution name; values may be
         secret. Use :meth:`plugin`.
-    :ivar origins: setting name → where its value comes from, in words.
+    :ivar origins: setting name → description of the origin of its value.
     :ivar pool_options: TLS options of the HTTP pool.
     :ivar distrust: why ``api_key_command`` is not run, or ``None``.
     """
@@ -85,14 +85,14 @@ class Settings:
 
     @property
     def pool_driver(self) -> str:
-        """Name of the installed HTTP pool behind ``http_pool``."""
+        """Name of the installed HTTP pool that ``http_pool`` refers to."""
         return self.pool_options.driver or self.http_pool
 
     def plugin(self, name: str) -> Any:
         """Return the settings of the plugin *name*: the dataclass that it declares in the group
         ``tinkex.settings``, with the values that the profile has for it.
 
-        :raises PluginError: it declares none.
+        :raises PluginError: the plugin declares no settings.
         :raises SettingsError: a setting in the profile is unknown or malformed.
         """
         from tinkex.config import sections
@@ -101,12 +101,12 @@ class Settings:
 
     @property
     def is_exposed(self) -> bool:
-        """Whether a key would be sent unencrypted to another machine, against the settings."""
+        """Whether a key would be sent unencrypted to another machine without permission."""
         is_plain = self.base_url.startswith("http://") and not self.allow_http
         return is_plain and not is_loopback(self.base_url)
 
     def check_pool(self) -> None:
-        """Check the options of the HTTP pool.
+        """Check that the options of the HTTP pool are usable and safe.
 
         :raises SettingsError: a file is missing or unusable, or certificates of the official
             service would not be checked although its address was not given explicitly.
@@ -115,15 +115,15 @@ class Settings:
         if self.pool_options.insecure and official:
             raise SettingsError(
                 "certificate checks cannot be turned off for the default address",
-                hint="For a proxy with its own certificates, set ca_bundle to its authority. "
+                hint="For a proxy with its own certificates, set ca_bundle to its CA certificate. "
                 "To turn them off anyway, give the address with --base-url.",
             )
         pools.check_files(self.pool_options)
 
     def credential(self) -> str | None:
-        """Return the API key to send, or ``None`` where none is needed.
+        """Return the API key to send, or ``None`` if no key is needed.
 
-        Runs the credential command if there is one and no key is given.
+        Runs the credential command if one is set and no key is given.
 
         :raises SettingsError: there is no key, the command failed or must not be run, or the key
             would be sent unencrypted to another machine.
@@ -149,7 +149,10 @@ class Settings:
 
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
-            return f"Give the profile one: tinkex --profile {self.profile} auth login."
+            return f"Store a key for the profile: tinkex --profile {self.profile} auth login."
+        if elsewhere := _keys_elsewhere():
+            others = ", ".join(f"{url} ({option})" for option, url in elsewhere.items())
+            return f"There is a key for {others}; log in here with 'tinkex auth login'."
         return (
             "Log in with 'tinkex auth login' or set TINKER_API_KEY; "
             "without an account: --profile local."
@@ -161,15 +164,15 @@ class Settings:
         official = self.base_url == DEFAULT_BASE_URL
         if not key or not official or key.startswith(("tml-", "eyJ")):
             return None
-        return "Keys of the official service begin with 'tml-'; this one does not. Is it its key?"
+        return "Keys of the official service begin with 'tml-', but this one does not; check it."
 
     def address_warning(self) -> str | None:
-        """Return a warning if the base URL has what is added to it, else ``None``."""
+        """Return a warning if the base URL already has the API path, else ``None``."""
         found = re.search(r"(/oai)?/api(/v1)?$|/v1$", self.base_url)
         if found is None:
             return None
         base = self.base_url[: found.start()]
-        return f"The base URL ends in {found[0]}; /api/v1 is added to it. Is {base} meant?"
+        return f"The base URL ends in {found[0]}; /api/v1 is added to it. Did you mean {base}?"
 
 
 def resolve(
@@ -177,7 +180,7 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     stdin: TextIO | None = None,
 ) -> Settings:
-    """Return the effective settings.
+    """Compute the effective settings.
 
     :param flags: options of the command line (absent or ``None`` if not given):
         ``api_key``, ``base_url``, ``timeout``, ``profile``, ``http_pool``, ``insecure``.
@@ -219,7 +222,7 @@ def resolve(
 def chosen_profile(flag: str | None = None) -> str | None:
     """Return the name of the active profile, which need not exist.
 
-    :param flag: the profile that an option names.
+    :param flag: the profile given by an option.
     :raises SettingsError: the configuration file cannot be read.
     """
     path = file.config_path()
@@ -227,7 +230,7 @@ def chosen_profile(flag: str | None = None) -> str | None:
 
 
 def profile_names() -> list[str]:
-    """Return the names of all profiles, those of plugins included.
+    """Return the names of all profiles, including those of plugins.
 
     :raises SettingsError: the configuration file cannot be read.
     """
@@ -256,7 +259,7 @@ def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 
 
 def stray_key(settings: Settings) -> str | None:
-    """Return a warning if a key of the official service may be sent to the wrong server.
+    """Return a warning if a key of the official service may be sent to another server.
 
     The key comes from the environment, the server from a profile that has no key for it.
     """
@@ -266,14 +269,23 @@ def stray_key(settings: Settings) -> str | None:
     if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} goes to {url}, the server of profile {settings.profile}; if it is "
+        f"{origin} is sent to {url}, the server of profile {settings.profile}; if it is "
         "a key for another server, give the profile its own: "
         f"tinkex --profile {settings.profile} auth login"
     )
 
 
+def _keys_elsewhere() -> dict[str, str]:
+    """Return the options that choose another key → the address of its server."""
+    known = {f"--base-url {url}": url for url in credentials.KeyStore().addresses()}
+    for name, values in file.profiles_in(file.read(file.config_path())).items():
+        if isinstance(values, Mapping) and any(values.get(key) for key in CREDENTIAL):
+            known[f"--profile {name}"] = str(values.get("base_url", DEFAULT_BASE_URL))
+    return known
+
+
 def is_of_profile(base_url: str, origin: str | None) -> bool:
-    """Return whether a profile names a server other than the official one.
+    """Return whether the base URL comes from a profile and is not the official service.
 
     A key of the official service is sent there only if the user gives it explicitly.
     """
@@ -330,14 +342,14 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
 
 
 def _has_own_key(profile: _Source) -> bool:
-    """Return whether *profile* has both its own server and a key for it."""
+    """Return whether *profile* has both a base URL and a key for it."""
     server, _ = profile.get("base_url", (None, ""))
     has_key = any(profile.get(name, (None, ""))[0] for name in CREDENTIAL)
     return has_key and server not in (None, DEFAULT_BASE_URL)
 
 
 def _merge(sources: list[_Source]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the value and the origin of each setting that one of *sources* has."""
+    """Return the value and the origin of each setting in *sources*, by precedence."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source in sources:
@@ -356,7 +368,7 @@ def _merge(sources: list[_Source]) -> tuple[dict[str, Any], dict[str, str]]:
 def _add_cloudflare(
     values: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]
 ) -> None:
-    """Add the service token of Cloudflare Access, where a profile does not set its headers."""
+    """Add the service token of Cloudflare Access, unless a profile sets its headers."""
     own = values.get("headers", {})
     names = {name.lower() for name in own}
     for name, variable in CLOUDFLARE.items():
@@ -379,7 +391,7 @@ def _add_stored_key(values: dict[str, Any], origins: dict[str, str]) -> None:
 def _add_pool_options(
     values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any], path: Path
 ) -> None:
-    """Add the options that the configuration file has for the pool."""
+    """Add the pool's options from the configuration file."""
     name = values.get("http_pool", DEFAULT_POOL)
     named = pools.named_in(config)
     drivers = {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} if named else set()
@@ -391,9 +403,9 @@ def _add_pool_options(
 
 
 def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any]) -> None:
-    """Add what the driver of the pool says: the address of its service, and whether to send a key.
+    """Add the base URL and the key requirement of the pool's driver.
 
-    :raises SettingsError: there is no such driver, or it does not load.
+    :raises SettingsError: the driver does not exist or does not load.
     """
     name = values["pool_options"].driver
     if name == DEFAULT_POOL:
@@ -406,6 +418,6 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
             hint = "Known: " + ", ".join(pool_names(config)) + "."
         raise SettingsError(f"{error} (from {origin})", hint=hint) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
-    # A pool with its own address is the server; only an option precedes it.
+    # The address of a pool takes precedence over all but an option.
     if pool.base_url and origins.get("base_url") != "--base-url":
         values["base_url"], origins["base_url"] = pool.base_url, f"HTTP pool {name}"

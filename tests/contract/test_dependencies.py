@@ -1,4 +1,4 @@
-"""What is installed with tinkex: little, and of known major versions."""
+"""The dependencies of tinkex are few, with bounded major versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manual has everything that a user can type, and types nothing that does not exist."""
+"""The manual documents every command, option and variable, and none that does not exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every entry point of ours promises, tinkex's own and those of the plugins in this tree."""
+"""The conventions for the entry points of tinkex and of the plugins in this tree."""
 
 from __future__ import annotations
 
@@ -101,6 +101,12 @@ def test_a_command_keeps_the_conventions(entry_point: EntryPoint):
         assert re.fullmatch(r"--[a-z]+(-[a-z0-9]+)*", longest), longest
         if action.nargs != 0 and not action.choices:
             assert re.fullmatch(r"<[a-z_]+(=[a-z_]+)?>", str(action.metavar)), longest
+
+
+@pytest.mark.parametrize("entry_point", COMMANDS, ids=label)
+def test_o_is_short_for_output_wherever_there_is_output(entry_point: EntryPoint):
+    options = parser_of(entry_point)._option_string_actions
+    assert options.get("-o") is options.get("--output")
 
 
 def test_no_option_of_a_command_shadows_a_global_one():

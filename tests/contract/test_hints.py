@@ -1,4 +1,4 @@
-"""The api does not talk command line: its errors carry facts, and the command line adds hints."""
+"""Errors of the API mention no options or commands; the command line adds hints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dependencies point one way, and what starts fast stays free of what is slow to import."""
+"""Modules are imported in one direction only, and fast commands import no slow modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The official command line and ours share one login: each finds what the other stored."""
+"""The official command line and tinkex share one login: each uses keys stored by the other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The official SDK and its command line, from PyPI, against ``tinkex local serve``.
 
-They live in a virtual environment of their own, because they bring hundreds of megabytes that
-nothing else needs: ``.venv-sdk`` in the root of the repository, or the interpreter that
-``TINKEX_SDK_PYTHON`` names.
+They are in a separate virtual environment, because they need hundreds of megabytes: ``.venv-sdk``
+in the root of the repository, or the interpreter that ``TINKEX_SDK_PYTHON`` names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is built holds the right files, and knows the commit of its own sources and no other."""
+"""Built packages contain the right files and the commit of their own sources."""
 
 from __future__ import annotations
 

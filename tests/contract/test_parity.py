@@ -1,4 +1,4 @@
-"""The table of the official command line names only what tinkex has, and all that it has itself."""
+"""The table of the official command line is complete and lists only existing tinkex options."""
 
 from __future__ import annotations
 

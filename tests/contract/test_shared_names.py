@@ -1,4 +1,4 @@
-"""Changes of checkpoints whose ids have no kind, on servers that take one for another."""
+"""Changes of checkpoints whose ids have no kind, on servers that confuse them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What plugins may use of tinkex is written down, and changes only with a line in CHANGELOG.md.
+"""The public API for plugins is recorded and changes only with a line in CHANGELOG.md.
 
-After a change that is meant: ``python tests/contract/test_surface.py`` writes ``surface.txt`` again
+After an intended change: ``python tests/contract/test_surface.py`` writes ``surface.txt`` again
 and prints what CHANGELOG.md has to mention.
 """
 

@@ -102,7 +102,9 @@ COMMANDS: dict[str, Talk] = {
     "billing usage": Talk(
         ("billing", "usage", "--since", "2d", "--by", "run", "--csv", OUT), "Billing usage"
     ),
-    "billing storage": Talk(("billing", "storage", "--csv", OUT), "Billing storage"),
+    "billing checkpoint-storage": Talk(
+        ("billing", "checkpoint-storage", "--csv", OUT), "Billing checkpoint-storage"
+    ),
     "api": Talk(("api", "GET", "training_runs"), "API request", ignores_content=True),
     "doctor": Talk(("doctor",), "Doctor", unserved=True, findings=True),
     "run list": Talk(("run", "list"), "Run list"),

@@ -1,4 +1,4 @@
-"""The faulty server, a real service behind it, and the table of what came of it all."""
+"""Fixtures: the faulty server, the real service behind it, and the table of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server can do wrong, by the name that stands first in the path of a request."""
+"""The faults of a server, named by the first segment of a request's path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that runs command lines where files cannot grow, or where it may not write.
+"""A process that runs command lines with a limit on file sizes or without write permission.
 
 It reads one JSON object a line — ``argv``, ``stdin``, ``environ``, ``directory`` and ``longest``, the
 size in bytes that no file may exceed — and answers each with ``stdout``, ``stderr`` and ``code``. Such

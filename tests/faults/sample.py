@@ -1,4 +1,4 @@
-"""Which part of a matrix ``make test`` runs; ``make test-faults`` runs the whole."""
+"""Selects the part of a matrix that ``make test`` runs; ``make test-faults`` runs all of it."""
 
 from __future__ import annotations
 

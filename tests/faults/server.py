@@ -1,4 +1,4 @@
-"""A server whose answers fail in the way that the first segment of the path names.
+"""A server whose responses have the fault named by the first segment of the path.
 
 Run as a program, it prints one line of JSON: its ports. ``http://127.0.0.1:PORT/<fault>`` is then
 the base URL of a client. Where a fault needs a true answer (to cut it, to delay it, to give it after

@@ -1,4 +1,4 @@
-"""True answers whose texts steer a terminal, and refusals in such words."""
+"""Correct responses and errors whose texts contain terminal control sequences."""
 
 from __future__ import annotations
 

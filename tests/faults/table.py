@@ -1,4 +1,4 @@
-"""The tables of the manual, written from what the tests found.
+"""Writes the tables of the manual from test results.
 
 A test records what came of it as a property; the option ``--fault-table``, ``--write-table`` or
 ``--kill-table`` names the file that all of it goes to.

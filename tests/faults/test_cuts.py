@@ -1,4 +1,4 @@
-"""True answers that end early, at any byte."""
+"""Correct responses that are truncated at any byte."""
 
 from __future__ import annotations
 

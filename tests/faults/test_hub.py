@@ -1,4 +1,4 @@
-"""``checkpoint push-hf`` and a Hub that fails: it ends with an error, and the token stays secret."""
+"""``checkpoint push-hf`` with a failing Hub reports an error and does not reveal the token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``local serve``, killed while clients save and delete: what it had confirmed is there, and whole."""
+"""``local serve``, killed while clients save and delete, loses no confirmed change."""
 
 from __future__ import annotations
 

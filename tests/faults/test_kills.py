@@ -1,4 +1,4 @@
-"""Commands that are killed, interrupted or ended at any moment: what was there stays readable.
+"""Commands that are killed, interrupted or terminated at any time leave readable files.
 
 ``--kills N`` says how often each is killed; every moment is drawn at random, from a seed that is
 shown.

@@ -1,4 +1,4 @@
-"""A name server that does not answer is waited for no longer than the rest."""
+"""The lookup of a host whose name server does not respond ends at the deadline."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_the_time_limit_holds_for_looking_up_a_name(base_url, monkeypatch):
     done = invoke(["run", "list", "--base-url", base_url, "--api-key", "k", "--timeout", "500"])
     over.set()
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "does not answer" in done.stderr
+    assert "does not respond" in done.stderr
     assert done.stderr.splitlines()[1].startswith("Hint: ")

@@ -1,7 +1,7 @@
 """Every command against every fault.
 
-Each ends in success after the repetitions that are allowed, or in one clear sentence and exit code 1
-when ``--timeout`` is over, with nothing on standard output and nothing half-written.
+Each command succeeds after retries, or prints one clear error and exits with 1 within
+``--timeout``, with empty standard output and no incomplete files.
 """
 
 from __future__ import annotations

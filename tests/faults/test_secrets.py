@@ -1,4 +1,4 @@
-"""The key is written nowhere: not with ``--debug``, not in a log, not with ``--curl``."""
+"""The key is never written, neither with ``--debug`` nor to a log nor with ``--curl``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No text of a server steers the terminal: not in any format, not in errors, not on standard error."""
+"""No text from a server controls the terminal, in any format, in errors and in status lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad luck between here and the server: proxies, clocks, locales, and names of files."""
+"""Failing proxies, clock changes, unusual locales and file names."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_files_of_any_name_in_any_locale(odd):
     assert len((place / "rows.out.jsonl").read_bytes().splitlines()) == 2
     run(f"checkpoint download {path} --output {{}}/adapter")
     assert "adapter_model.safetensors" in run("checkpoint verify {}/adapter -f json")
-    run("billing storage --csv {}/storage.csv --log-file {}/log.txt")
+    run("billing checkpoint-storage --csv {}/storage.csv --log-file {}/log.txt")
     run("config set timeout 60s")
     assert "60s" in (place / "tinkex" / "config.yaml").read_text(encoding="utf-8")
     run("plugin new tinkex-odd --directory {}/plugin")

@@ -1,4 +1,4 @@
-"""Every file that tinkex writes, where it cannot: nothing that was there is lost, and it is reported.
+"""If a file cannot be written, existing files are unchanged and the error is reported.
 
 A limit on the length of files, and directories without permission to write, serve everywhere. With
 ``--all-faults``, where file systems can be mounted, the disk itself is full after each page and after

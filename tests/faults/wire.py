@@ -1,4 +1,4 @@
-"""A request as the faulty server sees it, and the bytes of an answer."""
+"""A request to the faulty server, and helpers that write responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that tinkex writes, as the matrix of full and forbidden disks tries it."""
+"""Every command that writes files, for the tests with full and read-only disks."""
 
 from __future__ import annotations
 

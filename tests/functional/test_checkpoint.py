@@ -205,7 +205,8 @@ def test_delete_by_filters_needs_yes_without_a_terminal(served, run, client):
 def test_delete_asks_on_a_terminal_and_shows_the_size(served, run, client):
     def answered(answer: str):
         words = ["checkpoint", "delete", f"{run}:final"]
-        return invoke(words, stdin=f"{answer}\n", terminal=True, environ=served.environment)
+        environ = served.environment | {"NO_COLOR": "1"}
+        return invoke(words, stdin=f"{answer}\n", terminal=True, environ=environ)
 
     done = answered("n")
     assert done.exit_code == 1
@@ -250,7 +251,7 @@ def test_publish_several_tries_all(served, run, client):
     assert names(done) == ["step-1", "step-2"]
     assert f"Not published: {missing}" in done.stderr
     assert "1 of 3 checkpoints could not be published" in done.stderr
-    assert "In this run there are: " in done.stderr
+    assert "This run has: " in done.stderr
     served(f"checkpoint publish {run}:step-1", code=1)  # it is public already
     done = served(f"checkpoint unpublish {run}:step-1 {run}:step-2 --json")
     assert [row["public"] for row in done.rows] == [False, False]

@@ -30,7 +30,7 @@ MIB = 2**20
 SLACK = 600_000
 KINDS = {"separate": SEPARATE, **ARCHIVES}
 TWO_KINDS = ["separate", "tar"]
-KEPT = "What has arrived is kept"
+KEPT = "is kept: run the same"
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
         ("config set allow_http perhaps", "neither true nor false"),
         ("config set http_pool nope", "no HTTP pool"),
         ("config set format nope", "no format"),
-        ("config set api_key 'a b'", "holds a space"),
+        ("config set api_key 'a b'", "contains a space"),
         ("config set api_key -", "no API key in standard input"),
         ("config set api_key_command 'echo x'", "has api_key, which is the same setting"),
         ("config set profile nope", "no profile is called 'nope'"),

@@ -97,7 +97,6 @@ def test_errors_do_not_end_it_and_ctrl_d_does(open_terminal):
     terminal = open_terminal()
     terminal.expect("tinkex>")
     terminal.run("nope", "'nope' is not a tinkex command")
-    terminal.run("run --prompt 'open", "No closing quotation")
     terminal.run("version", r"tinkex 0\.")
     terminal.type(CTRL_D)
     assert terminal.ended() == 0
@@ -124,6 +123,30 @@ def test_what_is_pasted_may_have_several_lines(open_terminal):
     shell.expect("tinkex>")
     shell.type("version \\\r  --json\r")
     shell.expect(r'"version": "0')
+
+
+def test_an_open_quote_continues_on_the_next_line(open_terminal):
+    terminal = open_terminal()
+    terminal.expect("tinkex>")
+    terminal.type("run --prompt 'once\r")
+    terminal.expect("'>")
+    terminal.type("upon' --nope\r")
+    terminal.expect(r"Invalid option\(s\) for run: --nope")
+    terminal.expect("tinkex>")
+    terminal.type("run --prompt don't\r")  # a mistake
+    terminal.expect("'>")
+    terminal.type(CTRL_C)
+    terminal.expect("tinkex>")
+    terminal.run("version", r"tinkex 0\.")
+
+
+def test_tab_after_tab_leads_from_a_few_letters_to_the_subcommands(open_terminal):
+    terminal = open_terminal()
+    terminal.expect("tinkex>")
+    terminal.type("che" + TAB)
+    terminal.expect("checkpoint")
+    terminal.type(TAB)
+    terminal.expect("delete")  # of the list of subcommands
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line(open_terminal):

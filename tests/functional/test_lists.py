@@ -277,7 +277,7 @@ def test_an_unknown_run_is_no_failure_of_the_server(answer):
 def test_an_unknown_session_is_no_failure_of_the_server():
     crashing = {"sessions": {"sessions": ["s"]}, "sessions/zz": CRASH, "sessions/s": CRASH}
     with listing(crashing) as (tinkex, _):
-        assert "no session is called 'zz'" in tinkex("session show zz", code=1).stderr
+        assert "no session with the id 'zz'" in tinkex("session show zz", code=1).stderr
         assert "Consider retrying" in tinkex("session show s", code=1).stderr
 
 
@@ -363,7 +363,7 @@ def test_models_are_listed_by_their_id_where_they_have_no_name():
     with listing({"get_server_capabilities": {"supported_models": models}}) as (tinkex, _):
         done = tinkex("model list")
     assert done.stdout == "Qwen/Qwen3\nplain\n"
-    assert done.stderr == "Left out for lack of a name: 1 of 3 models.\n"
+    assert done.stderr == "Omitted models without a name: 1 of 3 models.\n"
 
 
 # Names as people paste them ------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_the_address_of_a_console_page_is_named_in_the_hint(words):
     page = "https://tinker-console.example/training-runs/3f%3Atrain%3A0"
     with listing({}) as (tinkex, service):
         done = tinkex(words, page, code=1)
-    hint = "Hint: This is the address of a console page; the run is called 3f:train:0."
+    hint = "Hint: This is the address of a console page; the run's id is 3f:train:0."
     assert done.stderr.splitlines()[-1].startswith(hint)
     assert service.seen == []
 
@@ -398,7 +398,7 @@ def test_the_address_of_a_console_page_is_named_in_the_hint(words):
     ("rows", "hint"),
     [
         ([row("2"), row("2", "sampler_weights")], "Did you mean tinker://r/sampler_weights/2?"),
-        ([row("1", "sampler_weights")], "In this run there are: tinker://r/sampler_weights/1."),
+        ([row("1", "sampler_weights")], "This run has: tinker://r/sampler_weights/1."),
         ([row("2")], "See 'tinkex checkpoint list'"),
     ],
 )

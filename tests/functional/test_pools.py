@@ -112,7 +112,7 @@ CERTIFICATE = {"client_cert": "client.pem", "client_key": "client.key"}
         ({}, False, "could not be verified"),
         ({"ca_bundle": "stranger.pem"}, False, "could not be verified"),
         ({"ca_bundle": "nowhere.pem"}, False, "ca_bundle of the HTTP pool cannot be read"),
-        ({"ca_bundle": "no.pem"}, False, "holds no certificate"),
+        ({"ca_bundle": "no.pem"}, False, "contains no certificate"),
         ({"client_cert": "nowhere.pem"}, False, "client_cert of the HTTP pool cannot be read"),
         ({"client_cert": "."}, False, "s a directory"),
         ({"client_cert": "client.pem"}, False, "cannot be used with its key"),

@@ -5,9 +5,9 @@
 ...     for run in client.runs.list():
 ...         print(run.training_run_id, run.base_model)
 
-Whatever goes wrong is a subclass of :class:`tinkex.exceptions.TinkexError`; only arguments of other
-types than those that are annotated raise what Python makes of them.
-Names are imported when first used, so that ``import tinkex.api`` costs next to nothing.
+Every failure raises a subclass of :class:`tinkex.exceptions.TinkexError`; only arguments of a type
+that does not match the annotation raise Python's own errors. Names are imported when first used, so
+that ``import tinkex.api`` takes almost no time.
 """
 
 from __future__ import annotations

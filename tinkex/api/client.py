@@ -1,4 +1,4 @@
-"""The service client, from which everything else is reached."""
+"""The service client, which gives access to all resources of the API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tinkex.exceptions import (
 from tinkex.plugins import HttpPool
 from tinkex.settings import Settings
 
-# Imported where they are used: a list does not pay for training and sampling.
+# Imported where they are used, so that a list does not load training and sampling.
 if TYPE_CHECKING:
     from tinkex.api.http.transport import Response
     from tinkex.api.resources.auth import Auth
@@ -47,8 +47,8 @@ class ServiceClient:
     :param base_url: address of the service.
     :param timeout: seconds that one operation may take, retries and polling included.
     :param http_pool: name of the HTTP pool that sends the requests.
-    :param on_wait: is called with a :class:`~tinkex.api.Wait` whenever there is one.
-    :param pool: sends the requests instead of the pool that the settings name.
+    :param on_wait: called with a :class:`~tinkex.api.Wait` whenever the client waits.
+    :param pool: the HTTP pool to send requests with, instead of the one that the settings name.
     :raises tinkex.exceptions.SettingsError: a setting is missing or malformed.
 
     :ivar sessions: see :class:`~tinkex.api.Sessions`.
@@ -95,21 +95,21 @@ class ServiceClient:
 
     @cached_property
     def models(self) -> Models:
-        """What the service trains and samples."""
+        """The models that the service can train or sample from."""
         from tinkex.api.resources.models import Models
 
         return Models(self._transport)
 
     @cached_property
     def auth(self) -> Auth:
-        """API keys and their account."""
+        """The API key and the account that it belongs to."""
         from tinkex.api.resources.auth import Auth
 
         return Auth(self._transport)
 
     @cached_property
     def billing(self) -> Billing:
-        """What was used, and what is stored."""
+        """Usage and storage, with their prices."""
         from tinkex.api.resources.billing import Billing
 
         return Billing(self._transport)
@@ -129,7 +129,7 @@ class ServiceClient:
         self._transport.close()
 
     def deadline(self, operation: str) -> Deadline:
-        """Start a time allowance, that of the settings, for several calls in a row.
+        """Return a deadline for several calls in a row, with the timeout of the settings.
 
         :param operation: a noun for messages: ``Timed out while awaiting <operation>``.
         """
@@ -149,10 +149,11 @@ class ServiceClient:
 
         :param path: below ``/api/v1``; with a leading slash below the base URL; or a URL below the
             base URL. It may have a query.
-        :param body: is sent as JSON; bytes as they are.
+        :param body: sent as JSON; bytes are sent unchanged.
         :param paginate: fetch all pages of a list and return them as one.
-        :raises UsageError: the path is not below the base URL, or such a request has no pages.
-        :raises tinkex.exceptions.APIError: the service refused.
+        :raises UsageError: the path is not below the base URL, or a request of this method has no
+            pages.
+        :raises tinkex.exceptions.APIError: the service refused the request.
         """
         from tinkex.api.resources import raw
 
@@ -172,7 +173,7 @@ class ServiceClient:
         After the first one, transient errors are passed to *on_trouble* and retried, with growing
         pauses.
 
-        :param limit: seconds in all; ``None`` for no limit.
+        :param limit: maximum number of seconds in total; ``None`` for no limit.
         :param on_trouble: called with an error and the seconds until the next poll.
         :raises TimedOut: *limit* has passed.
         :raises tinkex.exceptions.TinkexError: the first poll failed, or a poll with a permanent
@@ -199,8 +200,8 @@ class ServiceClient:
 
         :param rank: rank of the adapter.
         :param seed: makes the initial values repeatable.
-        :raises UsageError: the service does not have the model or not this rank, or a value is
-            out of range.
+        :raises UsageError: the service does not offer the model or the rank, or a value is out of
+            range.
         """
         from tinkex.api.resources import training
 
@@ -273,8 +274,8 @@ class ServiceClient:
     def _refuse_unknown(self, base_model: str, rank: int, deadline: Deadline) -> None:
         """Refuse a model or rank that the service does not offer.
 
-        Some servers train the model that they have, whatever name they are given, and keep a
-        run in their lists whose rank they then refuse.
+        Some servers train the model that they have, regardless of the name in the request, and some
+        list a run although they refused its rank.
         """
         from tinkex.api.resources.models import models_in
 

@@ -14,14 +14,14 @@ from tinkex.exceptions import InvalidName, InvalidResponse, UsageError
 T = TypeVar("T")
 
 SCHEME = "tinker://"
-#: Schemes that servers write; a path goes back to its server as it came.
+#: Schemes that servers use; a path is sent back to its server unchanged.
 SCHEMES = ("tinker", "mint", "twinkle", "xorl")
 #: Middle part of a path → ``checkpoint_type`` of the service.
 KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 SAMPLER_KIND = "sampler_weights"
 
 
-#: The run in the address of a page of a console.
+#: The run in the address of a console page.
 _PAGE_OF_RUN = re.compile(r"/(?:training[-_]runs|checkpoints)/([^/?#\s]+)")
 #: The web console of the official service; no other server is known to have one.
 _CONSOLE = "https://tinker.thinkingmachines.ai"
@@ -32,10 +32,11 @@ class TinkerPath:
     """The path of a checkpoint: ``tinker://<run_id>/<kind>/<name>``.
 
     Some servers write ``tinker://<run_id>/<name>`` for sampler checkpoints, which is read as
-    ``sampler_weights``; some have a scheme and kinds of their own.
+    ``sampler_weights``; some have their own scheme and kinds.
 
     :ivar run_id: the training run; opaque, may contain ``:``.
-    :ivar kind: ``weights``, ``sampler_weights``, ``external_weights``, or a server's own.
+    :ivar kind: ``weights``, ``sampler_weights``, ``external_weights``, or a kind that only one
+        server has.
     :ivar name: the name given when it was saved; two segments on some servers.
     :ivar scheme: ``tinker``, or that of another server.
     """
@@ -47,7 +48,7 @@ class TinkerPath:
 
     @classmethod
     def from_string(cls, text: str) -> TinkerPath:
-        """Return the path that *text* is, without what pasting left around it.
+        """Parse *text* as a path, without quotes and blanks pasted around it.
 
         :raises InvalidName: *text* is malformed.
         """
@@ -64,7 +65,7 @@ class TinkerPath:
 
     @classmethod
     def from_server(cls, text: str) -> TinkerPath:
-        """Return the path that *text*, part of a response, is.
+        """Parse *text*, part of a response, as a path.
 
         :raises InvalidResponse: *text* is malformed.
         """
@@ -80,7 +81,7 @@ class TinkerPath:
 
     @property
     def checkpoint_type(self) -> str:
-        """The service's word for the kind: ``training``, ``sampler``, ``external``; else empty."""
+        """The service's name for the kind: ``training``, ``sampler``, ``external``, or empty."""
         return KINDS.get(self.kind, "")
 
     @property
@@ -96,7 +97,7 @@ class TinkerPath:
 
 
 def pasted(text: str) -> str:
-    """Return *text* without what pasting leaves around a path: blanks, quotes, a slash at its end.
+    """Return *text* without blanks, quotes and a final slash, which are often pasted with a path.
 
     The scheme of a path becomes lower case; any other text keeps its slash.
     """
@@ -117,14 +118,14 @@ def is_path(text: str) -> bool:
 
 
 def hint_for_page(text: str) -> str | None:
-    """Return a hint if *text* is the address of a web page, such as one of a service's console."""
+    """Return a hint if *text* is the address of a web page, such as a console page."""
     if not pasted(text).lower().startswith(("https://", "http://")):
         return None
     run = _PAGE_OF_RUN.search(text)
     if run is None:
-        return "This is a web address; a checkpoint is called tinker://RUN/KIND/NAME."
+        return "This is a web address; a checkpoint path looks like tinker://RUN/KIND/NAME."
     run_id = unquote(run[1])
-    return f"This is the address of a console page; the run is called {run_id}."
+    return f"This is the address of a console page; the run's id is {run_id}."
 
 
 def run_url(run_id: str) -> str:
@@ -136,9 +137,9 @@ def run_url(run_id: str) -> str:
 
 
 def segment(text: str) -> str:
-    """Return *text* as one segment of a URL that it cannot leave.
+    """Return *text* percent-encoded as a single segment of a URL.
 
-    :raises UsageError: *text* cannot be one: it is empty, ``.`` or ``..``.
+    :raises UsageError: *text* is empty, ``.`` or ``..``.
     """
     if not _is_segment(text):
         raise UsageError(f"not an id: {shown(text)}")
@@ -146,9 +147,9 @@ def segment(text: str) -> str:
 
 
 def segment_from_server(text: str) -> str:
-    """Return the id *text* in a response as one segment of a URL.
+    """Return *text*, an id in a response, percent-encoded as a single segment of a URL.
 
-    :raises InvalidResponse: it cannot be one.
+    :raises InvalidResponse: *text* is empty, ``.`` or ``..``.
     """
     return _from_server(segment, text)
 
@@ -160,10 +161,10 @@ UNKNOWN_FORM = "This version does not know the form of the server's path; it is 
 def as_received(text: str) -> tuple[str, bool]:
     """Return *text*, the path of a new checkpoint in a response, and whether its form is known.
 
-    What has been made must not be lost for the form of its path: it is the server's own, and
-    stays as it is. Only a kind that was left out is added.
+    A new checkpoint must not be lost because its path has an unknown form, so the server's path is
+    kept unchanged. Only a missing kind is added.
 
-    :raises InvalidResponse: *text* has characters that no path has.
+    :raises InvalidResponse: *text* contains characters that are not allowed in a path.
     """
     try:
         path = TinkerPath.from_string(text)
@@ -184,7 +185,7 @@ def _from_server(read: Callable[[str], T], text: str) -> T:
 
 
 def _is_segment(text: str) -> bool:
-    # Dot segments would be folded away by the HTTP library, even when percent-encoded.
+    # The HTTP library would remove dot segments, even percent-encoded ones.
     return bool(text) and text not in (".", "..") and text.isprintable() and len(text) <= 1024
 
 

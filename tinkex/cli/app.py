@@ -180,7 +180,7 @@ class TinkexApp(cliff.app.App):
 
         A program that asks for JSON finds nothing but an error as JSON on standard error.
         """
-        if self.option("quiet") or (self._wants_json() and not self.stderr.isatty()):
+        if self.option("quiet") or (self.wants_json() and not self.stderr.isatty()):
             return
         self.warn(text, prefix="")
 
@@ -202,7 +202,7 @@ class TinkexApp(cliff.app.App):
 
     def holds_warnings(self) -> bool:
         """Return whether JSON is expected on standard error, or may be: options are not known."""
-        return not self.stderr.isatty() and (self._parsed is None or self._wants_json())
+        return not self.stderr.isatty() and (self._parsed is None or self.wants_json())
 
     def _watched_stderr(self) -> contextlib.AbstractContextManager[Any]:
         if self.stderr.isatty():  # progress bars need the terminal itself
@@ -298,7 +298,7 @@ class TinkexApp(cliff.app.App):
             self.command = factory(self, self.options, name)
             parser = self.command.with_hooks(self.prog(name))
             self._parsed = parser.parse_args(rest)
-            if self._held and not self._wants_json():
+            if self._held and not self.wants_json():
                 self._release()
             self.configure_logging()
             try:
@@ -416,7 +416,7 @@ class TinkexApp(cliff.app.App):
             # The query of a signed address is a secret, too.
             lines = without_keys("".join(traceback.format_exception(error)))
             self.stderr.write(_QUERY.sub("?…", lines))
-        if as_json := self._wants_json():
+        if as_json := self.wants_json():
             held, self._held = self._held, []
         else:
             held = []
@@ -433,7 +433,8 @@ class TinkexApp(cliff.app.App):
             found += [e.module for e in plugins.entry_points(plugins.HTTP_POOLS) if e.name == name]
         return found
 
-    def _wants_json(self) -> bool:
+    def wants_json(self) -> bool:
+        """Return whether an error of the command line being run is printed as JSON."""
         chosen = self.option("formatter") or ("json" if self.option("json") else None)
         if self._parsed is None and not chosen:
             return wants_json(self.words) or self.format_setting == "json"

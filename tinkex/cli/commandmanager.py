@@ -6,7 +6,7 @@ errors of those that fail; cliff's takes unique prefixes for names (``checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
@@ -73,6 +73,32 @@ class CommandManager(cliff.commandmanager.CommandManager):
     def below(self, noun: str) -> list[str]:
         """Return the names of the subcommands of *noun*, which need not be a command itself."""
         return sorted(name for name in self.commands if name.startswith(noun + " "))
+
+    def summary(self, name: str) -> str:
+        """Return the first line of the docstring of the command *name*."""
+        try:
+            command = self.load(name)
+        except PluginError as error:
+            return f"({error})"
+        # As inspect.getdoc(), without importing inspect.
+        documented = (cls.__doc__ for cls in command.__mro__ if cls.__doc__)
+        return next(documented, "").strip().partition("\n")[0].rstrip(".")
+
+    def listing(self, names: Sequence[str], stdout: TextIO) -> str:
+        """Return a line for each command: its name and its summary.
+
+        On a terminal, a long line is wrapped.
+        """
+        import shutil
+        import textwrap
+
+        width = max(map(len, names)) + 2
+        lines = [f"  {name:{width}}{self.summary(name)}" for name in names]
+        if stdout.isatty():
+            columns = max(shutil.get_terminal_size().columns, width + 30)
+            indent = " " * (width + 2)
+            lines = [textwrap.fill(line, columns, subsequent_indent=indent) for line in lines]
+        return "\n".join([*lines, ""])
 
 
 class Application(Protocol):

@@ -126,7 +126,7 @@ class _CommandLine:
 
     def _after_command(self, name: str, rest: list[str], current: str) -> Offer:
         if name == "help":
-            return _plain(self._next_words(rest))
+            return _plain(self._next_words(rest) + ([] if rest else ["options"]))
         app = self._app
         if not hasattr(app, "options"):
             app.options = app.parser.parse_args([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -73,6 +74,8 @@ _HINTS_BY_ERRNO = {
 
 #: Errors of writing to a standard stream.
 _OF_OUTPUT = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
+#: Of a terminal: red, bold, and neither.
+_COLOURS = ("\x1b[31m", "\x1b[1m", "\x1b[0m")
 
 _SHOW = "info show get view describe inspect"
 _DELETE = "delete remove unset rm del destroy uninstall"
@@ -85,16 +88,16 @@ FOREIGN = (
     ("--limit 0", "--all"),
     ("--base-url", "--endpoint --host --server"),
     ("--api-key", "--token"),
-    ("--output", "-o"),
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),
     ("run", "chat complete generate sample"),
-    ("checkpoint", "save"),
+    ("checkpoint", "save create"),
+    ("auth login", "api-key configure init key setup signin token"),
     ("complete", "completion"),
-    ("billing usage", "cost"),
+    ("billing usage", "cost usage"),
+    ("checkpoint-storage", "storage"),
     ("local serve", "serve"),
-    ("help", "shell"),
     ("info", _SHOW),
     ("list", "ls"),
     ("show", f"{_SHOW} list ls"),
@@ -103,12 +106,24 @@ FOREIGN = (
     *((name, _DELETE) for name in ("delete", "remove", "unset")),
     *((name, "add new create init") for name in ("add", "new")),
     *((name, "use switch select activate") for name in ("use", "switch")),
-    ("download", "pull fetch"),
+    ("download", "export fetch pull"),
     ("push-hf", "push upload"),
     ("watch", "follow tail logs"),
     ("copy", "cp"),
     ("set", "edit"),
 )
+#: What is no command: words, separated by commas → the hint about them.
+_NO_COMMANDS = {
+    "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
+    "finetune, fine-tune, train": "Training needs the official SDK; 'tinkex checkpoint' saves a "
+    "new adapter to start from.",
+    "install, plugin install": "A plugin is a Python package: pip install NAME",
+    "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
+}
+#: Nouns that a verb without a noun is about, if they have it.
+_FIRST_NOUNS = ("checkpoint", "run")
+#: The option that takes loose words after a command.
+_TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 
@@ -185,15 +200,17 @@ def print_error(
     :param as_json: as one line ``{"error": {…}}``, for programs.
     :param warnings: lines to include in the JSON object.
     """
+    from tinkex.cli.formatters import wants_colour
     from tinkex.columns import json_text, printable
 
+    red, bold, plain = _COLOURS if wants_colour(stream) else ("", "", "")
     if as_json:
         more = {"warnings": list(warnings)} if warnings else {}
         stream.write(json_text({"error": error.as_dict(operation), **more}) + "\n")
     else:
-        stream.write(printable(error.sentence(operation)) + "\n")
+        stream.write(f"{red}{printable(error.sentence(operation))}{plain}\n")
         if error.hint:
-            stream.write(f"Hint: {printable(error.hint)}\n")
+            stream.write(f"{bold}Hint:{plain} {printable(error.hint)}\n")
     stream.flush()
 
 
@@ -257,28 +274,71 @@ def nearest_option(typed: str, known: Collection[str], cutoff: float = 0.6) -> s
     return f"--{near}" if near else None
 
 
+def _with_a_noun(verb: str, known: Iterable[str]) -> Iterator[str]:
+    verbs = (verb, *_translated(verb))
+    others = sorted({name.split()[0] for name in known}.difference(_FIRST_NOUNS))
+    yield from (f"{noun} {verb}" for noun in _FIRST_NOUNS for verb in verbs)
+    yield from (f"{noun} {verb}" for verb in verbs for noun in others)
+
+
 def _translated(word: str) -> list[str]:
     return [name for name, foreign in FOREIGN if word in foreign.split()]
 
 
-def unknown_command(words: Sequence[str], known: Iterable[str]) -> UsageError:
-    """Return the error for *words*, which name no command; the hint names the nearest one."""
+def unknown_command(
+    words: Sequence[str], known: Iterable[str], rest: Sequence[str] = ()
+) -> UsageError:
+    """Return the error for *words*, which name no command; the hint names the nearest one.
+
+    :param rest: the words after them, which may be a text.
+    """
     typed = " ".join(words)
     known = sorted(known)
     below = [name for name in known if name.startswith(words[0] + " ")]
-    near = _nearest_command(words, known, below)
     plugin = next(
         (of for name, of in _PLUGIN_COMMANDS.items() if f"{typed} ".startswith(f"{name} ")), None
     )
+    about = {words[0], " ".join(words[:2])}
+    said = next((said for no, said in _NO_COMMANDS.items() if about & set(no.split(", "))), None)
+    near = _meant_by_argument(words) or _nearest_command(words, known, below)
+    hint = said or "See: tinkex help"
     if plugin:
         hint = f"It comes with {plugin}. {plugins.how_to_get(plugin)}"
-    elif near:
+    elif near and not said:
         hint = f"Did you mean 'tinkex {near}'?"
-    elif below:
+    elif below and not said:
         hint = f"Subcommands of '{words[0]}': " + ", ".join(below) + "."
-    else:
-        hint = "See: tinkex help"
+        if option := text_option(words[0], ()):
+            text = as_argument([*words[1:], *rest])
+            hint += f" For a prompt: tinkex {words[0]} --base-model MODEL {option} {text}"
     return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
+
+
+def _meant_by_argument(words: Sequence[str]) -> str | None:
+    """Return the command for *words* if the last one is no verb but an argument of the command."""
+    noun, last = ("", words[0]) if len(words) == 1 else words[:2]
+    if noun == "checkpoint" and last in ("add", "create", "new", "save"):
+        return "checkpoint --base-model MODEL --output FILE"
+    is_checkpoint = last.startswith(("tinker://", "@")) or (noun and last == "latest")
+    if is_checkpoint and noun in ("", "checkpoint"):
+        return f"checkpoint info {'@latest' if last == 'latest' else shlex.quote(last)}"
+    if noun == "run" and is_checkpoint:
+        return f"run --model-path {shlex.quote(last)} --prompt TEXT"
+    if noun == "run" and re.fullmatch(r"[\w.-]+/[\w.-]+", last):
+        return f"run --base-model {last} --prompt TEXT"
+    return None
+
+
+def as_argument(words: Sequence[str]) -> str:
+    """Return *words* as one argument for a shell; a long text as ``TEXT``."""
+    text = " ".join(words)
+    return shlex.quote(text) if len(text) <= 200 else "TEXT"
+
+
+def text_option(command: str, given: Sequence[str]) -> str | None:
+    """Return the option of *command* that takes loose words, unless *given* has it."""
+    option = _TEXT_OPTIONS.get(command)
+    return None if option is None or any(word.startswith(option) for word in given) else option
 
 
 def _nearest_command(words: Sequence[str], known: list[str], below: list[str]) -> str | None:
@@ -286,7 +346,7 @@ def _nearest_command(words: Sequence[str], known: list[str], below: list[str]) -
         return None
     noun = words[0] if below else nearest(words[0], {name.split()[0] for name in known}, 0.8)
     verb = words[1] if len(words) > 1 else "list"
-    candidates = [] if below else _translated(words[0])
+    candidates = [] if below else [*_translated(words[0]), *_with_a_noun(words[0], known)]
     if noun and (len(words) > 1 or words[0] == noun + "s"):  # checkpoints
         candidates += [f"{noun} {meant}" for meant in (verb, *_translated(verb))]
     for name in candidates:

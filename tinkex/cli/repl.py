@@ -153,6 +153,11 @@ def continuation(text: str) -> str:
     return "\\" if backslashes % 2 and last.quote != "'" else last.quote
 
 
+def continuation_prompt(text: str, line: int) -> str:
+    """Return the prompt of *line* of *text*, counted from 0: what continues it, and ``> ``."""
+    return continuation("\n".join(text.split("\n")[:line])) + "> "
+
+
 class Unfinished(NamedTuple):
     """A line up to the cursor: its words, the word at the cursor, where that begins in the line,
     and the last operator before it (``""``, ``|``, ``>`` or ``>>``)."""
@@ -300,10 +305,12 @@ class Repl:
         # Standard input is the script: its commands find nothing there.
         self._app.stdin = io.StringIO()
         failed = False
-        for text in _joined(script):
+        for number, text in _joined(script):
             if text.strip() in LEAVE:
                 break
             code = self.run_line(text)
+            if code not in (0, INTERRUPTED, CLOSED_PIPE) and not self._app.wants_json():
+                self._app.warn(f"Line {number} of the script failed.", prefix="")
             if code and (not keep_going or code == INTERRUPTED):
                 return code
             failed = failed or bool(code)
@@ -319,7 +326,7 @@ class Repl:
             try:
                 text = session.prompt(self._prompt())
                 save_line(history, text)
-                for command in _joined(text.splitlines()):  # several, if they were pasted
+                for _, command in _joined(text.splitlines()):  # several, if they were pasted
                     if command.strip() in LEAVE:
                         return 0
                     self.run_line(command)
@@ -338,19 +345,19 @@ class Repl:
         return f"tinkex({profile})> " if profile else "tinkex> "
 
 
-def _joined(script: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of *script*, each with the lines that continue it."""
-    whole = ""
-    for number, text in enumerate(script):
+def _joined(script: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines of *script*, each with its number and the lines that continue it."""
+    whole, first = "", 1
+    for number, text in enumerate(script, 1):
         # Some editors begin a file with a byte order mark.
-        whole += (text if number else text.removeprefix("\ufeff")).rstrip("\r\n")
+        whole += (text if number > 1 else text.removeprefix("\ufeff")).rstrip("\r\n")
         if continuation(whole):
             whole += "\n"
         else:
-            yield whole
-            whole = ""
+            yield first, whole
+            whole, first = "", number + 1
     if whole:
-        yield whole
+        yield first, whole
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
@@ -384,7 +391,10 @@ def _prompt_session(app: Any, lines: list[str]) -> Any:
             else:
                 offer = completion.offer(app, words, line.current)
             for value, note in offer.values:
-                yield Completion(value, line.start - len(text), display_meta=note)
+                # A blank after a whole word, so that the next Tab completes the next one.
+                whole = value if value[-1] in "/:=" else f"{value} "
+                start = line.start - len(text)
+                yield Completion(whole, start, display=value, display_meta=note)
             if offer.files:
                 only, word = offer.files == "directories", line.current
                 word = word.partition("=")[2] if word.startswith("--") else word  # --output=FILE
@@ -395,8 +405,10 @@ def _prompt_session(app: Any, lines: list[str]) -> Any:
         completer=LineCompleter(),
         complete_while_typing=False,
         history=InMemoryHistory(lines),
-        # Enter in an open quote submits the line: the quote may be a mistake.
-        multiline=Condition(lambda: continuation(session.default_buffer.text) == "\\"),
+        multiline=Condition(lambda: bool(continuation(session.default_buffer.text))),
+        prompt_continuation=lambda _, line, wrapped: (
+            "" if wrapped else continuation_prompt(session.default_buffer.text, line)
+        ),
     )
     return session
 

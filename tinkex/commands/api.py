@@ -25,7 +25,7 @@ _HINT = "It looks like name=value, name[member]=value or name[]=value."
 
 
 class Api(Command):
-    """Send any request to the API with the key, and print the response."""
+    """Send any request to the API, and print the response."""
 
     notes = (
         "The path is relative to /api/v1 (training_runs), or with a leading slash to the base\n"
@@ -35,7 +35,7 @@ class Api(Command):
     examples = (
         "tinkex api GET training_runs --field limit=5",
         "tinkex api GET training_runs --paginate",
-        "tinkex api POST sessions/search --field owner[type]=accessible --field limit=50",
+        "tinkex api POST sessions/search -F owner[type]=accessible -F limit=50",
         "tinkex api GET audit -F event_type=checkpoints -F day=2026-11-01",
         "tinkex api PUT sessions/ID/project --field project_id=p-1",
         "tinkex api POST weights_info --input body.json",

@@ -28,6 +28,7 @@ __all__ = [
     "checkpoint_path",
     "checkpoint_paths",
     "print_rest",
+    "shorten_paths",
     "with_run",
 ]
 
@@ -85,6 +86,20 @@ def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) 
 def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
     """Return the full paths that *texts* name, without duplicates."""
     return list(dict.fromkeys([checkpoint_path(command, text) for text in texts]))
+
+
+def shorten_paths(command: Lister) -> None:
+    """Show short names, such as ``699b8252:sampler/first``, where paths are too long for a table.
+
+    For a list with a column ``tinker_path``; programs get the path.
+    """
+
+    def short(paths: Sequence[str]) -> list[str]:
+        from tinkex.api.resources.names import short_checkpoints
+
+        return short_checkpoints(paths, complete=False)
+
+    command.presentation.short["tinker_path"] = ("Name", short)
 
 
 def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
@@ -330,7 +345,8 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     if not parsed_args.base_model and not parsed_args.model_path:
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
-            hint=f"For example: --base-model Qwen/Qwen3-8B. Other commands: tinkex help {command}",
+            hint="For example: --base-model Qwen/Qwen3-8B; see 'tinkex model list'. "
+            f"Other commands: tinkex help {command}",
         )
 
 

@@ -35,7 +35,7 @@ _NOT_KNOWN = "it does not show whether it accepts this one"
 
 
 class LoginAuth(ShowOne):
-    """Ask for an API key, check it with the service, and store it."""
+    """Ask for an API key, check it, and store it."""
 
     is_action = True
     column_names = ("name", "key_id", "key", "organization", "email", "base_url", "stored_in")
@@ -206,7 +206,7 @@ class LogoutAuth(Lister):
 
 
 class SwitchAuth(ShowOne):
-    """Use another of the keys in the file of the official login."""
+    """Use another key in the file of the official login."""
 
     is_action = True
     tolerates_bad_settings = True
@@ -244,7 +244,7 @@ class SwitchAuth(ShowOne):
 
 
 class StatusAuth(ShowOne):
-    """Show the key in use, whether the service accepts it, and all stored keys."""
+    """Show the key in use, and all stored keys."""
 
     column_names = (
         *("base_url", "profile", "key", "key_origin", "key_name", "organization", "email"),
@@ -299,7 +299,7 @@ class StatusAuth(ShowOne):
 
 
 class WhoamiAuth(ShowOne):
-    """Show the user and the organization of the key in use."""
+    """Show the user and organization of the key in use."""
 
     column_names = ("email", "organization", "user_urn", "org_urn", "key_name", "key_id")
     examples = ("tinkex auth whoami", "tinkex auth whoami -f json -c email")

@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import cliff.command
 import cliff.display
@@ -23,7 +23,7 @@ from tinkex.cli.commandmanager import Application, Formatters, parser_with_hooks
 from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.files import plugin_directory
-from tinkex.options import Parser, add_global_options
+from tinkex.options import Parser, add_global_options, edit_output_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,8 +134,6 @@ class _Bound(cliff.command.Command):
         parts = [self._epilog or "", self.notes]
         if self.examples:
             parts.append("examples:\n" + "\n".join(f"  {line}" for line in self.examples))
-        if below := self._subcommands():
-            parts.append("commands:\n" + "\n".join(f"  tinkex {name}" for name in below))
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -146,6 +144,7 @@ class _Bound(cliff.command.Command):
             conflict_handler=self.conflict_handler,
             command=self.cmd_name or "",
             subcommands=self._subcommands(),
+            listing=self._listing,
         )
         add_global_options(parser, after_command=True)
         return parser
@@ -157,6 +156,14 @@ class _Bound(cliff.command.Command):
         if not self.cmd_name or self.app is None:  # Sphinx builds parsers without an application
             return []
         return self.app.command_manager.below(self.cmd_name)
+
+    def _listing(self) -> str:
+        below = self._subcommands()
+        return (
+            "commands:\n" + self.app.command_manager.listing(below, self.app.stdout)
+            if below
+            else ""
+        )
 
     def _load_hooks(self) -> None:
         self._hooks: list[Any] = []  # cliff would load them now: with_hooks() does
@@ -203,18 +210,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         return Formatters(self.formatter_namespace, getattr(self.app, "words", ()))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+        parser = cast(Parser, super().get_parser(prog_name))
         group = self._formatter_group
         self.add_json_option(group)
-        formats, columns = (
-            next(a for a in group._group_actions if a.dest == dest)
-            for dest in ("formatter", "columns")
-        )
-        formats.default = None
         default = "plain" if self.is_action else "table on a terminal, plain elsewhere"
-        formats.help = f"output format; by default {default} [TINKEX_FORMAT]"
-        columns.metavar = "<column>"
-        columns.help = "print only this column; repeat it, or separate several by commas"
+        edit_output_options(parser, group, default)
         self.add_arguments(parser)
         return parser
 
@@ -337,14 +337,6 @@ class Lister(_Display, cliff.lister.Lister):
             f"No {noun} found." if verb == "list" else "" if self.is_action else "There are none."
         )
         return Presentation(plain_row=self.plain_row, droppable=self.droppable, empty=empty)
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        sort = next(a for a in self._formatter_group._group_actions if a.dest == "sort_columns")
-        # cliff's text says that unknown columns are ignored.
-        sort.help = "sort the printed rows by this column; of several, the first counts most"
-        sort.metavar = "<column>"
-        return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         parsed_args.sort_columns = self._field_names(parsed_args.sort_columns)

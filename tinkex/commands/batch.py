@@ -64,9 +64,9 @@ class BatchRun(Command):
 
     operation = "Batch"
     examples = (
-        "tinkex run batch prompts.jsonl --base-model Qwen/Qwen3-8B --output answers.jsonl",
-        "tinkex run batch prompts.jsonl --base-model Qwen/Qwen3-8B --output answers.jsonl --resume",
-        "shuf -n 100 questions.txt | tinkex run batch - --base-model Qwen/Qwen3-8B --max-tokens 64",
+        "tinkex run batch prompts.jsonl --base-model Qwen/Qwen3-8B -o answers.jsonl",
+        "tinkex run batch in.jsonl --base-model Qwen/Qwen3-8B -o out.jsonl --resume",
+        "shuf prompts.txt | tinkex run batch - --base-model Qwen/Qwen3-8B --top-k 9",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -353,6 +353,7 @@ class _Batch:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "-o",
         "--output",
         metavar="<path>",
         type=lambda text: None if text == "-" else text,

@@ -80,7 +80,7 @@ class UsageBilling(_CsvLister):
     examples = (
         "tinkex billing usage --since 30d --by model",
         "tinkex billing usage --from 2026-10-01 --to 2026-11-01 --by run -f csv",
-        "tinkex -q billing usage --since 30d --budget 50 > /dev/null || mail -s 'Over budget' me",
+        "tinkex -q billing usage --since 30d --budget 50 >/dev/null || mail -s Over me",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -166,9 +166,10 @@ class UsageBilling(_CsvLister):
         return (_KEY_COLUMNS.get(by, by), *_SUMS), rows
 
 
-class StorageBilling(_CsvLister):
-    """Show the storage that checkpoints use now, and its cost for a month of 720 hours."""
+class CheckpointStorageBilling(_CsvLister):
+    """Show the storage of checkpoints, and its cost."""
 
+    notes = "Costs are those of a month of 720 hours."
     column_names = (
         *("project_id", "user_name", "user_email", "org_user_urn", "checkpoint_count"),
         *("size_bytes", "size_gigabytes"),
@@ -178,7 +179,10 @@ class StorageBilling(_CsvLister):
         *("effective_rate_usd_per_gigabyte_month", "org_user_urn", "size_gigabytes"),
         *("user_email", "user_name"),
     )
-    examples = ("tinkex billing storage", "tinkex billing storage --project-id p-1 -f json")
+    examples = (
+        "tinkex billing checkpoint-storage",
+        "tinkex billing checkpoint-storage --project-id p-1 -f json",
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

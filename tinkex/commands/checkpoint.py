@@ -48,7 +48,7 @@ class ListCheckpoint(Lister):
     examples = (
         "tinkex checkpoint list --limit 10 --offset 10",
         "tinkex checkpoint list --run-id run-123 -f json",
-        "tinkex checkpoint list --type sampler_weights --after 7d --sort size_bytes:desc",
+        "tinkex checkpoint list --type sampler --after 7d --sort size_bytes:desc",
         "tinkex checkpoint list --expires-before 3d",
         "tinkex checkpoint list -f value -c tinker_path",
     )
@@ -144,19 +144,20 @@ class InfoCheckpoint(ShowOne):
 
 
 class SaveCheckpoint(ShowOne):
-    """Save a checkpoint of a new LoRA adapter, and write its metadata to a file."""
+    """Save a checkpoint of a new LoRA adapter."""
 
     is_action = True
     operation = "Checkpoint"
     column_names = ("base_model", "model_id", "weights_path", "saved_at", "response")
     examples = (
-        "tinkex checkpoint --base-model Qwen/Qwen3-8B --rank 64 --output checkpoint.json",
-        "tinkex checkpoint --model-path tinker://run-123/weights/0001 --output next.json",
+        "tinkex checkpoint --base-model Qwen/Qwen3-8B --rank 64 -o checkpoint.json",
+        "tinkex checkpoint --model-path tinker://run-123/weights/0001 -o next.json",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_model_options(parser)
         parser.add_argument(
+            "-o",
             "--output",
             metavar="<path>",
             help="file for the metadata of the checkpoint (JSON), required; - for standard output",

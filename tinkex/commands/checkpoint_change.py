@@ -223,7 +223,7 @@ class _Visibility(BulkChange):
 
 
 class PublishCheckpoint(_Visibility):
-    """Make checkpoints public: readable by everyone who knows the path."""
+    """Make checkpoints public to all who know their path."""
 
     public = True
     doing, done = "Publishing", "published"
@@ -311,13 +311,13 @@ class SetTtlCheckpoint(BulkChange):
 
 
 class CopyCheckpoint(ShowOne):
-    """Copy a checkpoint into a project, or from another account into this one."""
+    """Copy a checkpoint between projects or accounts."""
 
     is_action = True
     column_names = ("source_path", "tinker_path")
     examples = (
         "tinkex checkpoint copy run-123:final --project-id proj-archive",
-        "tinkex checkpoint copy tinker://run-9/sampler_weights/best --source-api-key @other.key",
+        "tinkex checkpoint copy tinker://run-9/weights/best --source-api-key @other.key",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

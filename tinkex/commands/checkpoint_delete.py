@@ -59,8 +59,9 @@ class _Deletion(BulkChange):
 
 
 class DeleteCheckpoint(_Deletion):
-    """Delete checkpoints; without a terminal, paths are deleted without asking."""
+    """Delete checkpoints; asks for confirmation on a terminal."""
 
+    _description = "Delete checkpoints; without a terminal, paths are deleted without asking."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
         "'echo n | tinkex checkpoint delete PATH' deletes: standard input that is not a terminal\n"
@@ -68,7 +69,7 @@ class DeleteCheckpoint(_Deletion):
     )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
-        "tinkex checkpoint delete --yes tinker://run-old/weights/0001 tinker://run-old/weights/0002",
+        "tinkex checkpoint delete --yes run-old:0001 run-old:0002",
         "tinkex checkpoint delete --type weights --before 30d --dry-run",
         "tinkex checkpoint delete --run-id 'nightly*' --not-public --yes",
     )
@@ -127,7 +128,7 @@ class DeleteCheckpoint(_Deletion):
 
 
 class PruneCheckpoint(_Deletion):
-    """Delete checkpoints by retention rules; asks for confirmation on a terminal."""
+    """Delete checkpoints by rules, after confirmation."""
 
     column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
     droppable = ("error", "size_bytes", "time", "action")

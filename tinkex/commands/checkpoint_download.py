@@ -122,15 +122,15 @@ class _Fetching(Lister):
 
 
 class DownloadCheckpoint(_Fetching):
-    """Download the files of checkpoints; resumes an interrupted download."""
+    """Download checkpoints; resumes interrupted downloads."""
 
     line = "Downloaded to {directory}"
     column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
     droppable = ("error", "files", "size_bytes")
     examples = (
-        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001",
-        "tinkex checkpoint download tinker://run-123/weights/0001 --output ./models/0001 --force",
-        "tinkex checkpoint download --run-id run-123 --type sampler --output ./models",
+        "tinkex checkpoint download tinker://run-123/weights/0001 -o models/0001",
+        "tinkex checkpoint download @latest -o models/latest --force",
+        "tinkex checkpoint download --run-id run-123 --type sampler -o models",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -206,7 +206,7 @@ class DownloadCheckpoint(_Fetching):
 
 
 class SyncCheckpoint(_Fetching):
-    """Download the new checkpoints of a training run, each into its own directory."""
+    """Download the new checkpoints of a training run."""
 
     line = "Fetched {path} to {directory}"
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
@@ -283,7 +283,7 @@ class SyncCheckpoint(_Fetching):
 
 
 class VerifyCheckpoint(Lister):
-    """Check downloaded files against their manifest, without the network."""
+    """Check downloaded files against their manifest."""
 
     column_names = ("file", "status", "size_bytes", "reason", "tinker_path")
     plain_columns = ("status", "file", "reason")

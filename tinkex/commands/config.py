@@ -17,6 +17,8 @@ from tinkex.exceptions import UsageError
 
 #: The profile that a setting is written to if none is active.
 FIRST_PROFILE = "default"
+#: For the help.
+_WHICH_PROFILE = "The profile is the active one, or the one that --profile names."
 
 
 def _is_of_plugin(name: str) -> bool:
@@ -38,7 +40,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 
 class ShowConfig(Lister):
-    """Show every setting: its value, where it comes from, and what it is for; the key masked."""
+    """Show every setting, and where its value comes from."""
 
     operation = "Config show"
     column_names = ("name", "value", "origin", "variable", "description")
@@ -78,7 +80,7 @@ class _OneSetting(ShowOne):
 
 
 class GetConfig(_OneSetting):
-    """Print the effective value of one setting; a key is masked."""
+    """Print the effective value of one setting."""
 
     column_names = ("name", "value", "origin")
     examples = ("tinkex config get base_url", "tinkex --profile skyrl config get timeout")
@@ -124,8 +126,9 @@ class _Change(_OneSetting):
 
 
 class SetConfig(_Change):
-    """Write a setting to the active profile, or to the one that --profile names."""
+    """Write a setting to a profile."""
 
+    notes = _WHICH_PROFILE
     examples = (
         "tinkex config set format table",
         "tinkex --profile work config set timeout 5m",
@@ -179,8 +182,9 @@ class SetConfig(_Change):
 
 
 class UnsetConfig(_Change):
-    """Remove a setting from the active profile, or from the one that --profile names."""
+    """Remove a setting from a profile."""
 
+    notes = _WHICH_PROFILE
     examples = ("tinkex config unset format", "tinkex config unset profile")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -41,7 +41,7 @@ _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
 
 class Doctor(Lister):
-    """Check settings, key, network, service, tokenizers and disk; say what to do."""
+    """Check settings, key, network, service and disk."""
 
     notes = "Nothing is created or changed. The exit code is 1 if a check fails."
     is_action = True  # a table has no room for whole sentences

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import textwrap
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
+from tinkex import plugins
+from tinkex.cli.commandmanager import Formatters
 from tinkex.cli.errors import unknown_command
 from tinkex.commands.base import Command
-from tinkex.exceptions import PluginError
-from tinkex.options import print_paged
+from tinkex.options import Parser, describe_formats, print_paged
 
+#: Heading in the program's help → patterns of its commands, of which the first that fits counts.
+_GROUPS = {
+    "checkpoints": ("checkpoint", "checkpoint *"),
+    "sampling": ("run", "run batch", "model *"),
+    "runs": ("run *", "session *"),
+    "account": ("auth *", "billing *"),
+    "settings": ("config *", "profile *", "complete", "doctor"),
+    "plugins": ("plugin *",),
+    "others": ("api", "help", "version"),
+}
 _IN_SHELL = """
 in this shell:
   profile use <name>    use another profile, in this shell only
@@ -24,7 +35,8 @@ in this shell:
 class Help(Command):
     """Show help: of the program, of a noun, or of one command."""
 
-    examples = ("tinkex help", "tinkex help checkpoint", "tinkex help checkpoint list")
+    notes = "'help options' describes the options that many commands have."
+    examples = ("tinkex help", "tinkex help checkpoint list", "tinkex help options")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("words", metavar="<command>", nargs="*", help="name of the command")
@@ -33,41 +45,52 @@ class Help(Command):
         # In the interactive shell the next words are a command, not keys for a pager.
         paged = not self.app.interactive_mode
         words = [word for word in parsed_args.words if not word.startswith("-")]
-        manager = self.app.command_manager
+        manager, stdout = self.app.command_manager, self.app.stdout
         name = " ".join(words)
         if not words:
-            more = _IN_SHELL if self.app.interactive_mode else ""
-            listing = "\ncommands:\n" + self._listing(sorted(manager.commands))
-            print_paged(self.app.parser, self.app.stdout, listing + more, paged=paged)
+            more = "\n" + self._groups(manager.commands)
+            more += _IN_SHELL if self.app.interactive_mode else ""
+            print_paged(self.app.parser, stdout, more, paged=paged)
+        elif name == "options":
+            print_paged(self._shared_options(), stdout, paged=paged)
         elif name not in manager.commands and manager.below(name):
-            self.app.stdout.write(f"commands:\n{self._listing(manager.below(name))}")
+            stdout.write(f"commands:\n{manager.listing(manager.below(name), stdout)}")
         else:
             factory: Any
             factory, found, rest = manager.find_command(words)
             if rest:
                 raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
-            print_paged(command.with_hooks(self.app.prog(found)), self.app.stdout, paged=paged)
+            print_paged(command.with_hooks(self.app.prog(found)), stdout, paged=paged)
         return 0
 
-    def _listing(self, names: list[str]) -> str:
-        """Return a line for each command: its name and the first line of its docstring.
+    def _groups(self, names: Iterable[str]) -> str:
+        """Return all commands, each with a line, below the headings of their groups."""
+        found: dict[str, list[str]] = {heading: [] for heading in _GROUPS}
+        for name in sorted(names):
+            fits = (h for h in _GROUPS if any(fnmatchcase(name, p) for p in _GROUPS[h]))
+            found[next(fits, "plugins")].append(name)
+        listing = self.app.command_manager.listing
+        return "\n".join(
+            f"{heading}:\n{listing(below, self.app.stdout)}" for heading, below in found.items()
+        )
 
-        On a terminal, a long line is wrapped.
-        """
-        width = max(map(len, names)) + 2
-        lines = [f"  {name:{width}}{self._summary(name)}" for name in names]
-        if self.app.stdout.isatty():
-            columns = max(shutil.get_terminal_size().columns, width + 30)
-            indent = " " * (width + 2)
-            lines = [textwrap.fill(line, columns, subsequent_indent=indent) for line in lines]
-        return "\n".join([*lines, ""])
-
-    def _summary(self, name: str) -> str:
-        try:
-            command = self.app.command_manager.load(name)
-        except PluginError as error:
-            return f"({error})"
-        # As inspect.getdoc(), without importing inspect.
-        documented = (cls.__doc__ for cls in command.__mro__ if cls.__doc__)
-        return next(documented, "").strip().partition("\n")[0].rstrip(".")
+    def _shared_options(self) -> argparse.ArgumentParser:
+        """Return a parser whose help has the options that many commands have."""
+        usage = f"{self.app.prog('<command>')} [options]"
+        page = Parser(usage=usage, description="Options that many commands have.")
+        groups: dict[str | None, argparse._ArgumentGroup] = {}
+        manager = self.app.command_manager
+        for name in ("model list", "version"):  # a list, and one thing
+            command: Any = manager.load(name)(self.app, self.app_args, name)  # type: ignore[arg-type]
+            for shared in command.get_parser(name).folded:
+                group = groups.setdefault(shared.title, page.add_argument_group(shared.title))
+                known = page.option_strings()
+                for action in shared._group_actions:
+                    if action.option_strings[0] not in known:
+                        group._add_action(action)
+        default = "table on a terminal if the command only reads, else plain"
+        kinds = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
+        formats = sorted({name for kind in kinds for name in Formatters(kind).names()})
+        page._option_string_actions["-f"].help = describe_formats(formats, default)
+        return page

@@ -88,7 +88,7 @@ class ListPlugin(Lister):
 
 
 class ShowPlugin(ShowOne):
-    """Show what a plugin adds to tinkex: commands, options, hooks, formats and drivers."""
+    """Show what a plugin adds to tinkex."""
 
     column_names = (
         *("distribution", "version", "summary", "commands", "hooks", "formats"),
@@ -124,7 +124,7 @@ class ShowPlugin(ShowOne):
 
 
 class NewPlugin(ShowOne):
-    """Write a plugin to start from: commands, a setting, a format, a hook, and tests."""
+    """Write a plugin to start from, with tests that pass."""
 
     is_action = True
     column_names = ("distribution", "package", "directory", "command", "format")
@@ -289,13 +289,8 @@ def _is_settings(group: str) -> bool:
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield the options and positionals that not every command has."""
-    shared = {"global options", "output formatters"}
-    elsewhere = {
-        action
-        for group in parser._action_groups
-        if group.title in shared or "formatter" in (group.title or "").lower()
-        for action in group._group_actions
-    }
+    folded = getattr(parser, "folded", ())
+    elsewhere = {action for group in folded for action in group._group_actions}
     for action in parser._actions:
         if action not in elsewhere and "--help" not in action.option_strings:
             yield max(action.option_strings, key=len, default=str(action.metavar or action.dest))

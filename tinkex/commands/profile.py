@@ -31,7 +31,7 @@ _GLOBAL = ("base_url", "api_key", "timeout", "http_pool")
 
 
 class ListProfile(Lister):
-    """List all profiles and their settings, with those of plugins; keys are masked."""
+    """List all profiles and their settings."""
 
     tolerates_bad_settings = True
     column_names = ("name", "active", *_SETTINGS, "http_pool_options")
@@ -71,8 +71,8 @@ class AddProfile(ShowOne):
     column_names = ("name", "active", *_SETTINGS)
     examples = (
         "tinkex profile add skyrl --server skyrl",
-        "tinkex profile add gpu-box --base-url https://gpu-box:8000 --api-key @key.txt --use",
-        "tinkex profile add work --api-key-command 'pass show tinker' --default-format table",
+        "tinkex profile add gpu --base-url https://gpu:8000 --api-key @key.txt --use",
+        "tinkex profile add work --api-key-command 'pass show tinker'",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -181,7 +181,7 @@ class UseProfile(_OneProfile):
 
 
 class RemoveProfile(_OneProfile):
-    """Remove a profile, and the key in it, from the configuration file."""
+    """Remove a profile, and the key in it."""
 
     examples = ("tinkex profile remove skyrl --yes",)
 

@@ -54,15 +54,16 @@ _RUN_COLUMNS = (
 
 
 class Sample(Lister):
-    """Sample text from a base model or a checkpoint; its subcommands manage training runs."""
+    """Sample text from a base model or a checkpoint."""
 
+    notes = "--json prints the whole response, with token ids and logprobs."
     is_action = True
     operation = "Sampling"
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
     examples = (
-        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon a time' --max-tokens 64",
-        "tinkex run --model-path tinker://run-123/sampler_weights/final --prompt-file prompt.txt",
-        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq '.sequences[0].tokens'",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon' --max-tokens 64",
+        "tinkex run --model-path run-123:final --prompt-file prompt.txt",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq .sequences",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -76,6 +77,7 @@ class Sample(Lister):
         )
         add_sampling_options(parser)
         parser.add_argument(
+            "-o",
             "--output",
             metavar="<path>",
             type=lambda text: None if text == "-" else text,

@@ -111,7 +111,7 @@ class ShowSession(ShowOne):
 
 
 class SearchSession(Lister):
-    """Search sessions by name, metadata, project, owner and status, newest first."""
+    """Search sessions by name, metadata, project and more."""
 
     column_names = (
         *("session_id", "display_name", "status", "created_at"),

@@ -65,7 +65,7 @@ class WatchRun(Command):
 
 
 class WaitRun(ShowOne):
-    """Wait until a training run has saved a checkpoint, or has been idle for a while."""
+    """Wait until a training run saves a checkpoint or idles."""
 
     is_action = True
     column_names = ("training_run_id", "condition", "subject", "last_request_time")

@@ -1,1 +1,1 @@
-"""Settings: the configuration file, values, pools and where a key comes from."""
+"""Sources of settings: the configuration file, HTTP pools and API keys."""

@@ -1,6 +1,6 @@
-"""API keys: where a key comes from, and the file where keys are stored.
+"""API keys: their sources, and the file with stored keys.
 
-A key is given as it is, in a file, on standard input or by a command; or it is stored in
+A key is given as an argument, in a file, on standard input or by a command; or it is stored in
 ``~/.tinker/credentials.json``, the file of the official login. Its format is the official one,
 version 1::
 
@@ -8,9 +8,9 @@ version 1::
         "type": "manual", "key": "tml-…", "name": "laptop", "note": "",
         "details": {"org_details": {"name": "…"}, "user_details": {"email": "…"}}}}}
 
-The members of ``keys`` are named by the id that the service has for the key. One member is ours: a
-record with ``base_url`` is the key of another server than the official one, and is sent to that
-address only. Unknown members are kept, and a file that cannot be parsed is never overwritten.
+The names in ``keys`` are the service's ids of the keys. The member ``base_url`` is specific to
+tinkex: it marks the key of another server, which is sent only to that address. Unknown members are
+kept, and a file that cannot be parsed is never overwritten.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from typing import Any, TextIO
 from tinkex.exceptions import LocalError, SettingsError, UsageError, without_keys
 from tinkex.files import locked, user_path, write_private
 
-#: Seconds that a credential command may take.
+#: Time limit of a credential command in seconds.
 CREDENTIAL_COMMAND_TIMEOUT = 60
 #: Prefix of every JSON Web Token (JWT).
 JWT_PREFIX = "eyJ"
-#: Version of the file of stored keys.
+#: Version of the file format of stored keys.
 VERSION = 1
 
 
 def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") -> str:
-    """Return the key that ``--api-key`` gives: *argument*, ``-`` for *stdin*, ``@FILE``.
+    """Return the key of ``--api-key``: *argument* itself, ``-`` for *stdin*, or ``@FILE``.
 
-    :param what: what it is, for messages.
+    :param what: name of the value for messages.
     :raises SettingsError: the source is empty.
     :raises LocalError: the file cannot be read.
     """
@@ -62,7 +62,7 @@ def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") ->
 
 
 def ask(question: str) -> str:
-    """Return the key that the user types at the terminal, without showing it.
+    """Ask for a key at the terminal, without showing it, and return it.
 
     :raises UsageError: nothing was typed.
     """
@@ -74,25 +74,25 @@ def ask(question: str) -> str:
         key = ""
     if not key:
         raise UsageError(
-            "Cancelled: nothing was typed, nothing was changed.", hint="", whole_line=True
+            "Cancelled: no key was entered, nothing was changed.", hint="", whole_line=True
         )
     return key
 
 
 def from_command(command: str) -> str:
-    """Return the key that *command*, run by the shell, prints.
+    """Run *command* in the shell and return the key that it prints.
 
     :raises SettingsError: it fails or prints nothing.
     """
     import subprocess
 
-    hint = "It is run by the shell and must print the key and nothing else."
+    hint = "The command is run in the shell and must print only the key."
     try:
         done = subprocess.run(  # noqa: S602 - running the user's own command is its purpose
             command,
             shell=True,
             check=False,
-            # Input that is piped to tinkex is not for the command; a user at a terminal is.
+            # Input piped to tinkex is not passed to the command; a terminal is.
             stdin=None if os.isatty(0) else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=CREDENTIAL_COMMAND_TIMEOUT,
@@ -109,21 +109,21 @@ def from_command(command: str) -> str:
 
 
 def checked(key: str) -> str:
-    """Return *key* if it can be sent in a header.
+    """Check that *key* can be sent in a header, and return it.
 
     :raises SettingsError: it cannot.
     """
-    # A line break in a header value would be refused later with a far worse message.
+    # A line break in a header value would raise a less clear error later.
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
         raise SettingsError(
-            "the API key holds a space, a line break or a non-ASCII character",
-            hint="A key is one word. Was something else copied with it?",
+            "the API key contains a space, a line break or a non-ASCII character",
+            hint="A key is a single word; check that nothing else was copied with it.",
         )
     return key
 
 
 def jwt_claims(token: str) -> Mapping[str, Any]:
-    """Return the claims of *token*, which are not verified; empty if it is not a JWT."""
+    """Return the unverified claims of *token*; empty if it is not a JWT."""
     import base64
 
     parts = token.split(".")
@@ -147,14 +147,14 @@ def is_expired(key: str) -> bool:
 
 
 def mask(secret: str) -> str:
-    """Return *secret* in a form that can be recognized but not used: ``tml-…9f3c``."""
+    """Return *secret* shortened so that it can be recognized but not used: ``tml-…9f3c``."""
     return f"{secret[:4]}…{secret[-4:]}" if len(secret) >= 16 else "…" if secret else ""
 
 
 def masked(setting: str, value: Any) -> Any:
-    """Return the *value* of a setting as it may be shown: without any part of it that is a key.
+    """Return the *value* of a setting for display, with any key in it masked.
 
-    A key may have been typed as another setting.
+    A user may have entered a key as another setting.
     """
     if setting == "api_key" and value:
         return mask(str(value))
@@ -169,11 +169,11 @@ def masked(setting: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class StoredKey:
-    """A key of the file.
+    """A key stored in the file.
 
-    :ivar key_id: the service's id of the key, or one of ours where the service has none.
-    :ivar base_url: the only address that it is sent to; ``None`` for the official service's.
-    :ivar is_default: it is the key that is used.
+    :ivar key_id: the service's id of the key, or one made by tinkex if the service has none.
+    :ivar base_url: the only address that it is sent to; ``None`` for the official service.
+    :ivar is_default: whether it is used by default.
     """
 
     key_id: str
@@ -187,7 +187,7 @@ class StoredKey:
 
 
 class KeyStore:
-    """The keys in the file *path*, by default that of the official login."""
+    """The stored keys in the file *path*, by default that of the official login."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or Path(os.path.expanduser("~"), ".tinker", "credentials.json")
@@ -217,7 +217,7 @@ class KeyStore:
     def find(self, name: str) -> StoredKey:
         """Return the key with the id or the name *name*.
 
-        :raises UsageError: there is none, or several have this name.
+        :raises UsageError: no key or several keys have this name.
         """
         known = self.all()
         found = [k for k in known if k.key_id == name] or [k for k in known if k.name == name]
@@ -232,11 +232,11 @@ class KeyStore:
         raise UsageError(f"no stored key is called {name!r}", hint=f"Stored: {names}.")
 
     def for_address(self, base_url: str, *, only_its_own: bool) -> StoredKey | None:
-        """Return the key for the service at *base_url*: one stored for it, else the default.
+        """Return the key stored for the service at *base_url*, or the default key.
 
         Never raises: a file that cannot be read counts as empty.
 
-        :param only_its_own: return only a key that was stored for this very address.
+        :param only_its_own: do not return the default key.
         """
         try:
             known = sorted(self.all(), key=lambda key: not key.is_default)
@@ -246,6 +246,16 @@ class KeyStore:
         if not only_its_own:
             own += [key for key in known if key.is_default and key.base_url is None]
         return own[0] if own else None
+
+    def addresses(self) -> list[str]:
+        """Return the addresses other than the official one that keys are stored for.
+
+        Never raises: a file that cannot be read counts as empty.
+        """
+        try:
+            return sorted({key.base_url for key in self.all() if key.base_url})
+        except SettingsError:
+            return []
 
     def add(self, key: StoredKey) -> None:
         """Store *key* under its id, replacing a key with the same id.
@@ -259,7 +269,7 @@ class KeyStore:
                 content["default"] = key.key_id
 
     def remove(self, *key_ids: str) -> None:
-        """Remove the keys with these ids; afterwards none of them is the default."""
+        """Remove the keys with these ids, and the default if it is one of them."""
         with self._changing() as content:
             for key_id in key_ids:
                 content["keys"].pop(key_id, None)
@@ -267,7 +277,7 @@ class KeyStore:
                 del content["default"]
 
     def set_default(self, key_id: str) -> None:
-        """Make the key with this id the one that is used."""
+        """Make the key with this id the default."""
         with self._changing() as content:
             if key_id not in content["keys"]:
                 raise UsageError(f"the key {key_id} is no longer stored")
@@ -281,7 +291,7 @@ class KeyStore:
             write_private(self.path, json.dumps(content, indent=2))
 
     def _load(self) -> dict[str, Any]:
-        """Return the content of the file, which has ``keys``."""
+        """Return the content of the file, including ``keys``."""
         problem = "it is not JSON"
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
@@ -308,7 +318,7 @@ def _text(value: Any, *path: str) -> str | None:
 
 
 def _record(key: StoredKey, old: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of *key*; the official reader requires all details or none."""
+    """Return *key* as a record of the file; the official reader requires all details or none."""
     kind = old.get("type", "manual") if old.get("key") == key.key else "manual"
     new: dict[str, Any] = {"type": kind, "key": key.key, "name": key.name}
     if key.note is not None:

@@ -1,8 +1,8 @@
-"""The configuration file: where it is, what it says, and changes that keep its layout.
+"""The configuration file: its path, its content, and changes that keep its layout.
 
-Profiles of plugins are here too: they exist without being written into the file.
+This module also reads profiles from plugins, which are not in the file.
 
-PyYAML writes a file from scratch, without comments, order or layout. But its parser knows where
+PyYAML rewrites the whole file and loses comments, order and layout. But its parser reports where
 each value is in the text, so that one value can be replaced, added or removed in place. Every
 change is read back and compared with what was intended; where they differ (anchors, merge keys, an
 unforeseen layout) nothing is changed.
@@ -25,11 +25,11 @@ CONFIG_VARIABLE = "TINKEX_CONFIG"
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 #: Hint about a command that another user may have written.
-DISTRUSTED = "Check what it says, then make the file yours alone: chown, chmod go-w."
+DISTRUSTED = "Check the file's content, then make it writable only for you: chown, chmod go-w."
 
 
 class NotEditable(Exception):
-    """The text has a layout that cannot be changed without losing something."""
+    """The text has a layout that cannot be changed without loss."""
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -49,9 +49,9 @@ def read(path: Path) -> Mapping[str, Any]:
 
 
 def read_checked(path: Path) -> tuple[Mapping[str, Any], str | None]:
-    """Return the content of the file *path*, and why its commands must not be run, or ``None``.
+    """Return the content of the file *path*, and the reason not to run its commands, or ``None``.
 
-    :raises SettingsError: as :func:`read`.
+    :raises SettingsError: see :func:`read`.
     """
     text, distrust = _text(path)
     return _parse(text, path), distrust
@@ -65,7 +65,7 @@ def profiles_in(config: Mapping[str, Any]) -> dict[str, Any]:
 def _text(path: Path) -> tuple[str, str | None]:
     try:
         with path.open(encoding="utf-8") as stream:
-            # Of the open file: its name may lead to another one by now.
+            # Status of the open file: its name may refer to another file by now.
             return stream.read(), why_not_trusted(os.fstat(stream.fileno()))
     except FileNotFoundError:
         return "", None
@@ -76,14 +76,14 @@ def _text(path: Path) -> tuple[str, str | None]:
 
 def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if not text.strip():
-        return {}  # most users have no such file: nothing to import for it
+        return {}  # most users have no such file, so YAML is imported later
     import json
 
     import yaml
 
     try:
         config = _load(text)
-        json.dumps(config, default=str, skipkeys=True)  # fails where a value contains itself
+        json.dumps(config, default=str, skipkeys=True)  # fails if a value contains itself
     except (ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
         # Dates out of range, endless nesting, values that do not match their tag.
         raise SettingsError(f"{path} is not valid YAML", hint=_FIX) from error
@@ -99,7 +99,7 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
 
 
 def _load(text: str) -> Any:
-    """Return the content of the YAML *text*, with every scalar but null as it is written."""
+    """Parse the YAML *text*, and keep every scalar except null as written."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -121,7 +121,7 @@ def plugin_profile_names() -> set[str]:
 def plugin_profile(name: str) -> dict[str, Any]:
     """Return the settings of the profile *name* of a plugin.
 
-    :raises SettingsError: the plugin does not load, or returns no settings.
+    :raises SettingsError: the plugin does not load, or does not return settings.
     """
     try:
         values = plugins.load_driver(plugins.PROFILES, name)
@@ -140,7 +140,7 @@ def plugin_profiles() -> dict[str, dict[str, Any]]:
     """Return the settings of every usable profile that a plugin provides, by name."""
     found = {}
     for name in plugin_profile_names():
-        with contextlib.suppress(SettingsError):  # reported on use, and by 'plugin list'
+        with contextlib.suppress(SettingsError):  # reported when used, and by 'plugin list'
             found[name] = plugin_profile(name)
     return found
 
@@ -148,7 +148,7 @@ def plugin_profiles() -> dict[str, dict[str, Any]]:
 def write_default_profile(name: str | None) -> None:
     """Make *name* the default profile; ``None`` removes the default.
 
-    Like the functions below:
+    This and the following functions raise:
 
     :raises SettingsError: the file cannot be read or changed.
     :raises LocalError: it cannot be written.
@@ -159,33 +159,33 @@ def write_default_profile(name: str | None) -> None:
 def write_profile(name: str, values: Mapping[str, Any], *, use: bool = False) -> None:
     """Write the profile *name*, replacing its earlier settings by *values*.
 
-    :param use: also make it the default profile, in the same step.
+    :param use: also make it the default profile, in the same write.
     """
     _change((["profiles", name], dict(values)), *([(["profile"], name)] if use else []))
 
 
 def remove_profile(name: str) -> None:
-    """Remove the profile *name*; if it is the default, no other takes its place."""
+    """Remove the profile *name*; if it is the default, no default remains."""
     is_default = str(read(config_path()).get("profile")) == name
     _change((["profiles", name], None), *([(["profile"], None)] if is_default else []))
 
 
 def write_setting(profile: str, name: str | Sequence[str], value: Any) -> None:
-    """Write one setting of *profile*, which is created if need be; ``None`` removes it.
+    """Write one setting of *profile*, which is created if necessary; ``None`` removes the setting.
 
-    :param name: its name, or the key of each mapping down to it.
+    :param name: its name, or the keys of the nested mappings that contain it.
     """
     _change((["profiles", profile, *([name] if isinstance(name, str) else name)], value))
 
 
 def _change(*changes: tuple[list[str], Any]) -> None:
-    """Make all changes, or none: the key of each mapping down to a value, and the value."""
+    """Make all changes or none; each is the path of keys to a value, and the value."""
     path = config_path()
     with locked(path):
         before, distrust = _text(path)
-        profiles = profiles_in(_parse(before, path)).values()  # a damaged file is not touched
+        profiles = profiles_in(_parse(before, path)).values()  # a damaged file is not changed
         if distrust and any(isinstance(p, dict) and "api_key_command" in p for p in profiles):
-            # The new file would be this user's alone, and its command would be run.
+            # The new file would belong to this user, so that its command would be run.
             raise SettingsError(
                 f"{path} is not changed: it has an api_key_command, and {distrust}", hint=DISTRUSTED
             )
@@ -200,15 +200,15 @@ def _change(*changes: tuple[list[str], Any]) -> None:
                     f"{path} has a layout that cannot be changed without losing something",
                     hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
                 ) from error
-        if before or text:  # also an unchanged one: it is private from now on
+        if before or text:  # also without a change, to make the file private
             write_private(path, text)
 
 
 def edit(text: str, path: list[str], value: Any) -> str:
-    """Return the YAML *text* with another value at *path*, the key of each mapping down to it.
+    """Return the YAML *text* with a new value at *path*, a sequence of keys.
 
     :param value: the new value; ``None`` removes the old one.
-    :raises NotEditable: see above.
+    :raises NotEditable: the layout does not allow it.
     :raises KeyError: there is no value to remove.
     """
     import yaml
@@ -225,7 +225,7 @@ def edit(text: str, path: list[str], value: Any) -> str:
 
 
 def _with(content: Any, path: Sequence[str], value: Any) -> dict[Any, Any]:
-    """Return *content* with *value* at *path*; what others share with it is not changed."""
+    """Return a copy of *content* with *value* at *path*; shared parts are not changed."""
     changed = dict(content) if isinstance(content, dict) else {}
     if len(path) > 1:
         changed[path[0]] = _with(changed.get(path[0]), path[1:], value)
@@ -237,7 +237,7 @@ def _with(content: Any, path: Sequence[str], value: Any) -> dict[Any, Any]:
 
 
 def _without_none(value: Any) -> Any:
-    """Return *value* with empty mappings for None: what a mapping without members is written as."""
+    """Return *value* with None replaced by empty mappings; an empty mapping is written as null."""
     if isinstance(value, dict):
         return {key: _without_none(below) for key, below in value.items()}
     return {} if value is None else value
@@ -266,7 +266,7 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
 
 
 def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
-    """Rewrite a mapping in braces, which has one line and no comment."""
+    """Rewrite a mapping in braces on one line without a comment."""
     begin, end = node.start_mark.index, node.end_mark.index
     old = text[begin:end]
     if "\n" in old or "#" in old:
@@ -283,13 +283,13 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 def _replace(text: str, column: int, key: Any, old: Any, value: Any) -> str:
     """Write *value* in place of the node *old*, in a mapping that begins at *column*."""
     begin, end = old.start_mark.index, _end(old)
-    if begin < key.end_mark.index:  # an alias: its text is elsewhere
+    if begin < key.end_mark.index:  # an alias: its text is at another place
         raise NotEditable
     if isinstance(value, dict):
         head = text[:begin].rstrip(" ") + text[end : _line_end(text, end)]
         return _with_newline(head) + _block(value, column + 2) + text[_line_end(text, end) :]
     written = _flow([value])[1:-1]
-    if old.id != "scalar" and not old.flow_style:  # it begins on the next line
+    if old.id != "scalar" and not old.flow_style:  # the value begins on the next line
         colon = text.index(":", key.end_mark.index) + 1
         rest = text[colon : _line_end(text, colon)]
         return f"{text[:colon]} {written}{rest}{text[_line_end(text, end) :]}"
@@ -300,11 +300,11 @@ def _replace(text: str, column: int, key: Any, old: Any, value: Any) -> str:
 
 
 def _end(node: Any) -> int:
-    """Return where the text of *node* ends; a block ends where its last value does."""
+    """Return the end of the text of *node*; a block ends with its last value."""
     while node.id != "scalar" and not node.flow_style and node.value:
         last = node.value[-1]
         last = last[1] if isinstance(last, tuple) else last
-        if last.start_mark.index <= node.start_mark.index:  # an alias: its text is elsewhere
+        if last.start_mark.index <= node.start_mark.index:  # an alias: its text is at another place
             raise NotEditable
         node = last
     end: int = node.end_mark.index
@@ -347,8 +347,8 @@ def _with_newline(text: str) -> str:
 
 
 def _line_end(text: str, at: int) -> int:
-    """Return where the line with the character before *at* ends, its line break included."""
-    if text[at - 1 : at] == "\n":  # of a block text
+    """Return the end of the line with the character before *at*, including its line break."""
+    if text[at - 1 : at] == "\n":  # in a block scalar
         return at
     end = text.find("\n", at)
     return len(text) if end < 0 else end + 1

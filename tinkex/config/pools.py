@@ -1,4 +1,4 @@
-"""Named HTTP pools: a driver with options, from ``http_pools`` of the configuration file."""
+"""Named HTTP pools: drivers with options, from ``http_pools`` in the configuration file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tinkex.plugins import PoolOptions
 #: The section of the configuration file.
 SECTION = "http_pools"
 DEFAULT_DRIVER = "default"
-#: First one set wins; the first two are those of requests, the others those of OpenSSL.
+#: Variables for CA certificates, by precedence: two of requests, two of OpenSSL.
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 _PATHS = ("ca_bundle", "client_cert", "client_key")
-#: The options in the order in which they are shown.
+#: The options in display order.
 MEMBERS = PoolOptions._fields
 
 
@@ -40,9 +40,9 @@ def named_in(config: Mapping[str, Any]) -> dict[str, Any]:
 def options_of(
     name: str, config: Mapping[str, Any], directory: Path, drivers: Collection[str]
 ) -> tuple[PoolOptions, tuple[str, ...]]:
-    """Return the options of the pool *name*, and the names of those that the file sets.
+    """Return the options of the pool *name*, and the names of those set in the file.
 
-    :param directory: the base of relative paths: that of the configuration file.
+    :param directory: the base of relative paths, the directory of the configuration file.
     :param drivers: names of the installed drivers.
     :raises SettingsError: an option is unknown or malformed.
     """
@@ -60,16 +60,16 @@ def options_of(
     if "client_key" in given and "client_cert" not in given:
         raise SettingsError(
             f"the HTTP pool {name!r} has client_key, but no client_cert",
-            hint="Give the certificate that the key belongs to.",
+            hint="Set client_cert to the certificate of this key.",
         )
     driver = name if name in drivers else DEFAULT_DRIVER
     return PoolOptions(**{"driver": driver, **given}), tuple(given)
 
 
 def check_files(options: PoolOptions) -> None:
-    """Read the files of *options*.
+    """Check that the files of *options* are usable.
 
-    :raises SettingsError: one of them cannot be read, or does not hold what it should.
+    :raises SettingsError: a file cannot be read, or has the wrong content.
     """
     if not (options.ca_bundle or options.client_cert):
         return
@@ -90,16 +90,16 @@ def check_files(options: PoolOptions) -> None:
             context.load_verify_locations(cafile=authorities)
     except ssl.SSLError as error:
         raise SettingsError(
-            f"ca_bundle of the HTTP pool holds no certificate: {authorities}",
-            hint="It must be a file in PEM, with a line '-----BEGIN CERTIFICATE-----'.",
+            f"ca_bundle of the HTTP pool contains no certificate: {authorities}",
+            hint="It must be a PEM file with a line '-----BEGIN CERTIFICATE-----'.",
         ) from error
     try:
-        if options.client_cert:  # with an empty password, or OpenSSL would ask for one
+        if options.client_cert:  # with an empty password, so that OpenSSL does not ask for one
             context.load_cert_chain(options.client_cert, options.client_key, password=lambda: b"")
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(
             f"client_cert of the HTTP pool cannot be used with its key: {options.client_cert}",
-            hint="Both must be in PEM, in one file or two, the key without a passphrase.",
+            hint="Both must be in PEM format, in one file or two, with no passphrase for the key.",
         ) from error
 
 
@@ -109,7 +109,7 @@ def origin_without(value: Any) -> str:
 
 
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """Yield ``(name, value, origin)`` of every option; names as ``http_pool.ca_bundle``."""
+    """Yield ``(name, value, origin)`` of every option; names are like ``http_pool.ca_bundle``."""
     for member in MEMBERS:
         name = f"http_pool.{member}"
         value = getattr(options, member)

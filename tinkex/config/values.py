@@ -1,4 +1,4 @@
-"""The settings: what each is for, and how its value is parsed."""
+"""The settings: their descriptions, environment variables and parsers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENVIRONMENT = {
     "project_id": "TINKER_PROJECT_ID",
     "tags": "TINKER_TAGS",
 }
-#: Name of a setting → what it is for, in the order in which they are shown.
+#: Name of a setting → its description, in display order.
 DESCRIPTIONS = {
     "profile": "default profile",
     "base_url": "address of the service",
@@ -32,12 +32,12 @@ DESCRIPTIONS = {
     "format": "output format",
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
-    "headers": "headers of every request to the service, as a JSON object",
+    "headers": "additional headers of every request to the service, as a JSON object",
     "allow_http": "send the key over plain http to another machine (true or false)",
 }
-#: The same for the options of an HTTP pool.
+#: Name of an HTTP pool option → its description.
 POOL_DESCRIPTIONS = {
-    "http_pool.driver": "installed HTTP pool behind the name",
+    "http_pool.driver": "installed HTTP pool that the name refers to",
     "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
     "http_pool.client_cert": "client certificate in PEM",
     "http_pool.client_key": "key of the client certificate, if it is in another file",
@@ -48,28 +48,28 @@ CLOUDFLARE = {
     "CF-Access-Client-Id": "CLOUDFLARE_ACCESS_CLIENT_ID",
     "CF-Access-Client-Secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
 }
-#: Headers that are not settings: they are made for each request.
+#: Headers that tinkex sets for each request; they cannot be settings.
 _RESERVED = frozenset(
     {
         *("x-api-key", "user-agent", "accept", "accept-encoding", "content-type", "host"),
         *("content-length", "content-encoding", "transfer-encoding", "connection", "expect"),
     }
 )
-#: Two ways to give the key: the first source that has either of them decides both.
+#: Two settings for the key: both are taken from the first source that has either.
 CREDENTIAL = ("api_key", "api_key_command")
 #: Settings that a profile may have.
 PROFILE_KEYS = frozenset(DESCRIPTIONS) - {"profile"} | {"plugins"}
 
 #: The official service (https://tinker-docs.thinkingmachines.ai).
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-#: Settings for servers that are known by name; the ports are the defaults in their manuals.
+#: Built-in profiles for known servers, with the default ports from their manuals.
 SERVERS = {
     "official": {"base_url": DEFAULT_BASE_URL},
     "skyrl": {"base_url": "http://127.0.0.1:8000", "api_key": "tml-dummy"},
     "tuft": {"base_url": "http://127.0.0.1:10610"},
 }
 
-#: Spellings of truth values, in lower case.
+#: Spellings of booleans, in lower case.
 _FLAGS = {
     **dict.fromkeys(("true", "yes", "on"), True),
     **dict.fromkeys(("false", "no", "off"), False),
@@ -78,7 +78,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
 
 
 class Written(str):
-    """An unquoted value of the file as it is written, which YAML would not read as text.
+    """An unquoted value in the file, as written, that YAML would not parse as text.
 
     YAML reads ``0123`` as an octal number, ``1:30`` as 90 and ``no`` as false.
     """
@@ -89,21 +89,21 @@ def parse(name: str, value: Any) -> Any:
 
     :raises SettingsError: it is malformed.
     """
-    # A command runs here, and may contain a file name that is not UTF-8; the others are sent.
+    # A command is run locally and may contain a file name that is not UTF-8; other values are sent.
     try:
         if name != "api_key_command":
             str(value).encode()
     except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
         raise SettingsError(
             f"the value of {name} is not valid Unicode",
-            hint="Its bytes are not UTF-8; convert them, for instance with iconv.",
+            hint="The value is not UTF-8; convert it, for example with iconv.",
         ) from error
     parser: Callable[[Any], Any] = _PARSERS.get(name, _parse_text)
     return parser(value)
 
 
 def from_text(name: str, text: str) -> Any:
-    """Return *text*, typed by the user, as a configuration file holds the setting *name*.
+    """Convert *text*, typed by the user, to the value of *name* in a configuration file.
 
     :raises SettingsError: it is malformed.
     """
@@ -119,9 +119,9 @@ def from_text(name: str, text: str) -> Any:
 
 
 def parse_timeout(text: str | int | float) -> float:
-    """Return a timeout in seconds: *text* is ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
+    """Parse a timeout and return seconds: ``60000`` (milliseconds), ``500ms``, ``30s``, ``2m``.
 
-    :raises SettingsError: not a timeout: malformed, zero, or more than 30 days.
+    :raises SettingsError: *text* is malformed, zero, or more than 30 days.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", str(text).strip(), re.ASCII)
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
@@ -158,11 +158,11 @@ def _parse_url(value: Any) -> str:
         valid = False
     if not valid or any(c.isspace() for c in text):
         raise SettingsError(
-            f"not a base URL: {text[:80]!r}", hint="It looks like https://host/path."
+            f"not a base URL: {text[:80]!r}", hint="Use the form https://host/path."
         )
     if parts.username or parts.password:
         raise SettingsError(
-            "the base URL must not hold a user name or password",
+            "the base URL must not contain a user name or password",
             hint="Give the key with --api-key or TINKER_API_KEY.",
         )
     return text
@@ -176,7 +176,7 @@ def _parse_tags(value: Any) -> tuple[str, ...]:
 
 
 def parse_flag(value: Any) -> bool:
-    """Return the truth value *value*, which a configuration file has without quotes.
+    """Parse a boolean, which is not quoted in a configuration file.
 
     :raises SettingsError: it is neither true nor false.
     """
@@ -190,7 +190,7 @@ def parse_flag(value: Any) -> bool:
 def _parse_text(value: Any) -> str:
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value).strip()
-    # The value is not repeated: it may be a key in the wrong place.
+    # The message omits the value, which may be a misplaced key.
     raise SettingsError(f"expected a string, not {type(value).__name__}")
 
 
@@ -204,7 +204,7 @@ def _parse_pool(value: Any) -> str:
 
 
 def _parse_headers(value: Any) -> dict[str, str]:
-    """Return headers by name; no message repeats a value, which may be a secret."""
+    """Return headers by name; messages omit values, which may be secret."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -212,16 +212,16 @@ def _parse_headers(value: Any) -> dict[str, str]:
             value = None
     if not isinstance(value, Mapping):
         raise SettingsError(
-            "headers must be a mapping of names to texts",
-            hint="For example: headers: {X-Request-Id: a1}; as an argument, JSON.",
+            "headers must be a mapping of names to strings",
+            hint="For example: headers: {X-Request-Id: a1}; on the command line as JSON.",
         )
     seen: set[str] = set()
     for name, text in value.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
-            raise SettingsError("a name in headers is not the name of a header")
+            raise SettingsError("headers contains an invalid header name")
         if name.lower() in _RESERVED | seen:
             why = "is set for each request" if name.lower() in _RESERVED else "is there twice"
-            raise SettingsError(f"the header {name} {why}", hint="The key is the setting api_key.")
+            raise SettingsError(f"the header {name} {why}", hint="Set the key with api_key.")
         if not isinstance(text, str) or not re.fullmatch(
             r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text
         ):
@@ -243,7 +243,7 @@ def _parse_sections(value: Any) -> dict[str, dict[Any, Any]]:
     return {str(name): dict(section or {}) for name, section in value.items()}
 
 
-#: The others are texts.
+#: All other settings are strings.
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "base_url": _parse_url,
     "timeout": parse_timeout,

@@ -29,6 +29,15 @@ def test_a_note_is_added_listed_and_shown(home: Path) -> None:
     assert invoke(["note", "show", PATH, "-f", "json"]).rows["note"] == "best so far"
 
 
+def test_a_narrow_terminal_shows_short_names(home: Path) -> None:
+    path = "tinker://699b8252-713d-44a5-9c0e-57d01a03b3c1:train:0/sampler_weights/first"
+    invoke(["note", "add", path, "best so far"])
+
+    done = invoke(["note", "list"], terminal=True, environ={"COLUMNS": "80", "NO_COLOR": "1"})
+
+    assert "| 699b8252:sampler/first | best so far | " in done.stdout
+
+
 def test_the_newest_notes_come_first(home: Path) -> None:
     for name in ("a", "b", "c"):
         invoke(["note", "add", f"tinker://run-1/weights/{name}", name])

@@ -49,13 +49,14 @@ class ListNote(Lister):
 
     column_names = _COLUMNS
     plain_columns = ("tinker_path", "note")
-    droppable = ("created_at",)
+    droppable = ("tinker_path", "created_at")
     examples = ("tinkex note list", "tinkex note list -f json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_limit(parser, "notes")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        arguments.shorten_paths(self)  # on narrow terminals; every command accepts them
         notes = read_notes(self.data_dir)
         paths = sorted(notes, key=lambda path: notes[path]["created_at"], reverse=True)
         shown = paths[: parsed_args.limit or None]

@@ -1,4 +1,4 @@
-"""A stand-in for the hub: its HTTP API on loopback, as huggingface_hub calls it."""
+"""A fake hub: the HTTP API that huggingface_hub uses, on loopback."""
 
 from __future__ import annotations
 

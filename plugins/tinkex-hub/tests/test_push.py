@@ -128,7 +128,7 @@ def test_a_repository_is_public_on_demand_and_not_by_accident(push: Any) -> None
     refused(push("--repo", "ada/open"), "the repository ada/open is public")
     assert len(push.hub.commits) == 1
     push.hub.add("ada/hers")
-    assert "stays private" in push("--repo", "ada/hers", "--public").stderr
+    assert "remains private" in push("--repo", "ada/hers", "--public").stderr
     assert push.hub.repos["ada/hers"]["private"] is True
 
 

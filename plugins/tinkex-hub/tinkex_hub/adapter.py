@@ -18,15 +18,15 @@ _BASE = "base_model_name_or_path"
 
 
 def check(directory: Path) -> None:
-    """Check that *directory* holds a PEFT adapter.
+    """Check that *directory* contains a PEFT adapter.
 
-    :raises UsageError: files are encrypted, or it is not an adapter.
+    :raises UsageError: the files are encrypted, or are not an adapter.
     """
     names = sorted(file.name for file in directory.rglob("*") if file.is_file())
     encrypted = [name for name in names if name.endswith(".age")]
     if encrypted:
         raise UsageError(
-            f"the checkpoint is encrypted ({encrypted[0]}), so that nothing could load it",
+            f"the checkpoint is encrypted ({encrypted[0]}), so it cannot be loaded from the hub",
             hint="Download it, decrypt it with 'age', and upload the files with 'hf upload'.",
         )
     if not (directory / _CONFIG).is_file() or not any((directory / w).is_file() for w in _WEIGHTS):
@@ -38,7 +38,7 @@ def check(directory: Path) -> None:
 
 
 def fix_modules(directory: Path, found: AdapterMismatch | None) -> AdapterMismatch | None:
-    """Write the ``target_modules`` that *found* misses; return what that does not fix."""
+    """Write the missing ``target_modules`` of *found*; return the mismatch that remains."""
     if found is None or not found.is_fixable:
         return found
     deque(verify(directory, fix_config=True), maxlen=0)
@@ -46,7 +46,7 @@ def fix_modules(directory: Path, found: AdapterMismatch | None) -> AdapterMismat
 
 
 def fill_base_model(directory: Path, base_model: str | None) -> str | None:
-    """Write *base_model* into an adapter configuration that names none; return the base model.
+    """Add *base_model* to an adapter configuration without one; return its base model.
 
     :raises LocalError: the configuration cannot be read or written.
     """

@@ -1,4 +1,4 @@
-"""Model cards: they describe an adapter and name its checkpoint."""
+"""Model cards that describe an adapter and its checkpoint."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def build(
 ) -> str:
     """Return the model card of the checkpoint *path*.
 
-    Its front matter has only keys that the hub knows; the path is in the text.
+    Its front matter has only keys that the hub defines; the path is in the text.
 
     :param repo: the repository with its owner, for the usage example.
-    :param is_peft: PEFT loads all tensors; otherwise the card says how to convert them.
+    :param is_peft: whether PEFT loads all tensors; otherwise the card explains how to convert them.
     """
     usage = _usage(repo, base_model) if is_peft and base_model else []
     return f"{_head(base_model)}\n{_text(path, base_model, info, usage if is_peft else _CONVERT)}"
@@ -40,7 +40,7 @@ def build(
 def path_in(text: str) -> str | None:
     """Return the checkpoint path in the model card *text*, or ``None``.
 
-    This includes cards that the official command line wrote.
+    Cards of the official command line are supported.
     """
     found = re.search(r"tinker://[^\s`'\"<>)]+", text)
     return found[0].rstrip(".,;") if found else None

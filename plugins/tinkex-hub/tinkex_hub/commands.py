@@ -28,7 +28,7 @@ _MAX_NAME = 96
 
 
 class PushHfCheckpoint(ShowOne):
-    """Upload a checkpoint to the Hugging Face Hub as a PEFT adapter."""
+    """Upload a checkpoint to the Hugging Face Hub."""
 
     is_action = True
     column_names = (
@@ -36,8 +36,8 @@ class PushHfCheckpoint(ShowOne):
     )  # fmt: skip
     examples = (
         "tinkex checkpoint push-hf tinker://run-123/weights/final --repo ada/my-adapter",
-        "tinkex checkpoint push-hf tinker://run-123/weights/final -r ada/my-adapter --create-pr",
-        "pass show hf | tinkex checkpoint push-hf tinker://run-123/weights/final --hf-token -",
+        "tinkex checkpoint push-hf run-123:final -r ada/my-adapter --create-pr",
+        "pass show hf | tinkex checkpoint push-hf run-123:final --hf-token -",
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ class PushHfCheckpoint(ShowOne):
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: one of yours, named after the base model and "
+            help="repository, as owner/name (default: your own, named after the base model and "
             "run, with a branch named after the checkpoint)",
         )
         parser.add_argument(
@@ -83,7 +83,7 @@ class PushHfCheckpoint(ShowOne):
             raise UsageError(
                 "a pull request always targets main", hint="Use either --revision or --create-pr."
             )
-        self.client  # noqa: B018 - a missing key shows before anything else
+        self.client  # noqa: B018 - report a missing key before anything else
         path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))
         hub = Hub(self._token(parsed_args.hf_token), self.settings.timeout, visible=self._visible())
         owners = hub.owners()
@@ -124,7 +124,7 @@ class PushHfCheckpoint(ShowOne):
         return text.strip()
 
     def _visible(self) -> bool:
-        """Return whether huggingface_hub may draw progress: it writes to the terminal itself."""
+        """Return whether huggingface_hub may draw its own progress bars on the terminal."""
         stream = self.app.stderr
         return stream is sys.stderr and stream.isatty()
 
@@ -149,7 +149,7 @@ class _Push:
         self.repo, self.revision = self._target(owners[0])
         self.private = not options.public
         self._has_card = False
-        #: What PEFT would not load.
+        #: The tensors that PEFT would not load.
         self._unloaded: AdapterMismatch | None = None
         self.files: list[tuple[str, Path]] = []
         self.pushed: Pushed
@@ -203,7 +203,7 @@ class _Push:
         if private is None and owner not in self._owners:
             raise UsageError(
                 f"there is no repository {self.repo}, and {self._owners[0]} cannot create it",
-                hint=f"You can create repositories of {', '.join(self._owners)}.",
+                hint=f"You can create repositories for {', '.join(self._owners)}.",
             )
         if private is None:
             return False
@@ -212,14 +212,14 @@ class _Push:
                 f"the repository {self.repo} is public", hint="If that is intended, add --public."
             )
         if private and self._options.public:
-            self._command.status(f"The repository {self.repo} exists and stays private.")
+            self._command.status(f"The repository {self.repo} exists and remains private.")
         self.private = private
         text = self._hub.card_of(self.repo, self._branch, self._scratch / "cache")
         named = card.path_in(text) if text else None
         if named and named != str(self._path):
             raise UsageError(
                 f"the repository {self.repo} belongs to another checkpoint: {named}",
-                hint="Name another --repo or --revision.",
+                hint="Choose another --repo or --revision.",
             )
         self._has_card = text is not None
         return True
@@ -235,7 +235,7 @@ class _Push:
         adapter.check(directory)
         self._unloaded = adapter.fix_modules(directory, done.mismatch)
         if self._unloaded is not None:
-            command.status(f"Warning: {self._unloaded}. The adapter is uploaded as it is.")
+            command.status(f"Warning: {self._unloaded}. The adapter is uploaded unchanged.")
         self._base_model = adapter.fill_base_model(directory, self._base_model)
 
     def _write_card(self, directory: Path) -> None:
@@ -296,7 +296,7 @@ def _sanitize(text: str) -> str:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """Yield a private temporary directory; it is removed afterwards."""
+    """Create a private temporary directory for the block; remove it afterwards."""
     try:
         directory = tempfile.TemporaryDirectory(prefix="tinkex-hub-")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: read and write a repository; errors are those of tinkex."""
+"""Access to repositories on the Hugging Face Hub, with the exceptions of tinkex."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LOGIN = "Use --hf-token or HF_TOKEN, or log in: hf auth login"
 #: HTTP libraries of the supported versions of huggingface_hub.
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
-#: Exceptions of huggingface_hub if a response is not JSON, or not of the expected form.
+#: Exceptions of huggingface_hub for a response that is not JSON or has an unexpected form.
 _UNEXPECTED = (
     *(json.JSONDecodeError, UnicodeDecodeError, RecursionError),
     *(LookupError, TypeError, AttributeError),
@@ -45,7 +45,7 @@ class Pushed:
     """A finished upload.
 
     :ivar url: address of the pull request or the branch.
-    :ivar commit: hash of the commit, or of the latest one if nothing has changed.
+    :ivar commit: hash of the commit, or of the latest commit if nothing has changed.
     """
 
     url: str
@@ -53,11 +53,11 @@ class Pushed:
 
 
 class Hub:
-    """A hub, with a token.
+    """A client of a hub with a token.
 
-    :param token: by default that of ``HF_TOKEN`` or of ``hf auth login``.
-    :param timeout: maximum seconds without a byte from the hub.
-    :param visible: huggingface_hub may show the progress of an upload.
+    :param token: by default from ``HF_TOKEN`` or ``hf auth login``.
+    :param timeout: maximum seconds without data from the hub.
+    :param visible: whether huggingface_hub may show the progress of an upload.
     :raises SettingsError: there is no token.
     :raises PluginError: huggingface_hub does not load.
     """
@@ -89,7 +89,7 @@ class Hub:
         )
 
     def owners(self) -> list[str]:
-        """Return the names of the account of the token and of its organizations.
+        """Return the names of the token's account and of its organizations.
 
         :raises Unauthorized: the hub does not accept the token.
         """
@@ -161,7 +161,7 @@ class Hub:
 
     @contextmanager
     def _errors(self, repo: str | None = None) -> Iterator[None]:
-        """Translate errors of huggingface_hub to those of tinkex."""
+        """Convert exceptions of huggingface_hub to exceptions of tinkex."""
         try:
             yield
         except TinkexError:
@@ -178,10 +178,10 @@ class Hub:
 
 
 def translate(error: BaseException, host: str, repo: str | None) -> TinkexError | None:
-    """Return the tinkex error for *error*, or ``None`` if it is a bug."""
+    """Return the exception of tinkex for *error*, or ``None`` if it is a bug."""
     from huggingface_hub import errors
 
-    if isinstance(error, RuntimeError):  # the storage of large files, at addresses of its own
+    if isinstance(error, RuntimeError):  # the storage of large files, which has other addresses
         hint = "Try again: uploaded files are not uploaded twice."
         return ConnectionFailed(f"the upload to {host} failed: {_words(error)}", hint=hint)
     for cause in _chain(error):
@@ -203,7 +203,7 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
             return ConnectionFailed(f"no usable response from {host}: {_words(cause)}", hint=hint)
     if isinstance(error, _UNEXPECTED):
         return InvalidResponse(
-            f"unexpected response from {host}", hint="Check HF_ENDPOINT: is it a Hugging Face hub?"
+            f"unexpected response from {host}", hint="Check that HF_ENDPOINT is a Hugging Face hub."
         )
     if isinstance(error, OSError):
         return LocalError(f"cannot upload a file: {_words(error)}")
@@ -232,13 +232,13 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
         return Unauthorized(f"{host} does not accept the Hugging Face token", hint=_LOGIN, **more)
     if status == 403:
         where = f" to write to {repo}" if repo else ""
-        hint = "It needs the permission to write to repositories of that account."
+        hint = "It needs write permission for repositories of that account."
         return Forbidden(f"the token is not allowed{where}{said}", hint=hint, **more)
     if status == 404:
         hint = "Check --repo and --revision."
         return NotFound(f"{host} has no {repo or 'such resource'}{said}", hint=hint, **more)
     if status >= 500 or status == 429:
-        hint = "Try again in a while; the checkpoint is unchanged."
+        hint = "Try again later; the checkpoint is unchanged."
         return ServerError(f"{host} failed{said}", hint=hint, category="server", **more)
     return APIError(f"{host} refused{said}", hint="Check --repo and --revision.", **more)
 

@@ -1,4 +1,4 @@
-"""``tinkex local …`` as a user runs it, and the state that it finds."""
+"""The commands ``tinkex local …`` with existing and damaged state."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Every field of every body, filled with what does not belong there: refused in words, never a 500."""
+"""Invalid values in every field of every body are refused with a message, never with a 500."""
 
 import json
 import subprocess

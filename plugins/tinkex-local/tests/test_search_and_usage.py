@@ -1,4 +1,4 @@
-"""The search for sessions, and what was used."""
+"""The search for sessions, and usage."""
 
 import pytest
 

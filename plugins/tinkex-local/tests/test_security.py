@@ -1,4 +1,4 @@
-"""Keys, hosts, sizes: what must not get in, and what must not break the service."""
+"""Limits on keys, hosts and sizes: requests that must be refused without harm."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Connections to the state file: lent to one thread at a time, and what can go wrong with it."""
+"""Connections to the state file, their use by threads, and errors of the file."""
 
 from __future__ import annotations
 

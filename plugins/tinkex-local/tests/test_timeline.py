@@ -1,4 +1,4 @@
-"""Timelines of sessions, read back by a reader that shares nothing with the writer."""
+"""Timelines of sessions, decoded by an independent reader."""
 
 import sqlite3
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Saving and loading: real PEFT adapters, whole or not at all."""
+"""Saving and loading of PEFT adapters, complete or not at all."""
 
 import json
 import threading

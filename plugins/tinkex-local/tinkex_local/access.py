@@ -1,4 +1,4 @@
-"""Access to the service: the key of ``local serve --api-key``, or a token for it."""
+"""Access control: the key of ``local serve --api-key``, tokens, and signed URLs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-#: Seconds that a token works.
+#: Lifetime of a token in seconds.
 TOKEN_LIFETIME = 3600
-#: The refusal after which a client may repeat the request with a new token.
+#: The error message after which a client may repeat the request with a new token.
 EXPIRED = "The token has expired"
 EMAIL = "local@localhost"
 ORGANIZATION = "tinkex-local"
@@ -21,10 +21,10 @@ _HEADER = {"alg": "HS256", "typ": "JWT"}
 
 
 class Access:
-    """Compares keys, and makes and checks tokens.
+    """Checks keys, and creates and checks tokens.
 
-    :param api_key: what clients must send; ``None`` needs no key.
-    :param clock: the present in seconds since the epoch.
+    :param api_key: the key that clients must send; ``None`` for no key.
+    :param clock: returns the current time in seconds since the epoch.
     """
 
     def __init__(self, api_key: str | None, clock: Callable[[], float]) -> None:
@@ -37,12 +37,12 @@ class Access:
         return self._key is None
 
     def refusal(self, given: str | None) -> str | None:
-        """Return why a request with the credential *given* is refused, or ``None``."""
+        """Return why a request with the credential *given* is refused; ``None`` if accepted."""
         if self._key is None:
             return None
         if given is None:
             return "Missing API key"
-        if hmac.compare_digest(given.encode("latin-1"), self._key):  # headers come as latin-1
+        if hmac.compare_digest(given.encode("latin-1"), self._key):  # headers are latin-1 text
             return None
         return self._fault_of_token(given)
 
@@ -53,7 +53,7 @@ class Access:
         return {**about, "details": details}
 
     def token(self) -> str:
-        """Return a token that is worth as much as the key, for a while."""
+        """Return a token that can replace the key until it expires."""
         now = int(self._clock())
         claims = {
             "sub": "tml:user:local",
@@ -75,7 +75,7 @@ class Access:
         return None if self._clock() < claims["exp"] else EXPIRED
 
     def _signature(self, signed: str) -> str:
-        # From the key itself, so that a token outlives a restart of the service.
+        # Derived from the key, so that a token remains valid after a restart of the service.
         secret = hashlib.sha256(b"tinkex-local token\n" + (self._key or b"")).digest()
         return _encoded(hmac.new(secret, signed.encode("latin-1"), hashlib.sha256).digest())
 
@@ -84,14 +84,14 @@ def _encoded(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-#: Seconds that a signed address works.
+#: Lifetime of a signed URL in seconds.
 SIGNATURE_LIFETIME = 900
 
 
 class Signer:
-    """Signs paths with a secret of this installation.
+    """Signs URL paths with the secret of this installation.
 
-    :param secret: anything long and random.
+    :param secret: a long random string.
     """
 
     def __init__(self, secret: str) -> None:

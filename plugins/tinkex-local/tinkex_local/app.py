@@ -1,4 +1,4 @@
-"""The service as one WSGI application."""
+"""The service as a WSGI application."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
-#: Seconds between two looks for what has expired.
+#: Seconds between two searches for expired items.
 TIDY_SECONDS = 3600.0
-#: Needs no key, so that a watchdog can ask.
+#: Needs no key, so that monitoring can use it.
 _OPEN = f"{PREFIX}/healthz"
 
 
 class App:
-    """A WSGI application over one home directory.
+    """The WSGI application for the state in one home directory.
 
-    :ivar service: the state behind it.
+    :ivar service: the state of the service.
     """
 
     def __init__(self, service: Service, runner: Runner, api_key: str | None) -> None:
@@ -57,12 +57,12 @@ class App:
 
         try:
             self._tidy()
-        except (sqlite3.Error, OSError) as error:  # what is expired is not shown even so
-            log.warning("could not tidy up: %s", error)
+        except (sqlite3.Error, OSError) as error:  # expired items are not shown in any case
+            log.warning("could not remove expired items: %s", error)
         return self._routes(environ, start)
 
     def close(self) -> None:
-        """Let long polls end and close the state."""
+        """End long polls and close the state."""
         self.service.close()
 
     def _tidy(self) -> None:
@@ -87,12 +87,12 @@ def create_app(
     engine: str = DEFAULT,
     clock: Callable[[], float] = time.time,
 ) -> App:
-    """Return the service over the state in *home*.
+    """Create the application for the state in *home*.
 
-    :param home: directory of the state, created when missing.
-    :param api_key: what clients must send as ``X-API-Key``; ``None`` needs no key.
-    :param engine: name of the driver that computes.
-    :param clock: the present in seconds since the epoch.
+    :param home: directory of the state, created if missing.
+    :param api_key: the key that clients must send as ``X-API-Key``; ``None`` for no key.
+    :param engine: name of the engine that computes samples.
+    :param clock: returns the current time in seconds since the epoch.
     :raises OSError: the directory cannot be used.
     :raises StateError: the state file cannot be used.
     """
@@ -107,7 +107,7 @@ def _add_basics(app: http.Routes, service: Service) -> None:
 
     @app.on("POST", "telemetry")
     def telemetry() -> Any:
-        return {"status": "accepted"}  # and dropped, unread
+        return {"status": "accepted"}  # and ignored
 
     @app.on("GET", "get_server_capabilities")
     def get_server_capabilities() -> Any:
@@ -115,7 +115,7 @@ def _add_basics(app: http.Routes, service: Service) -> None:
         for model in service.models.all():
             try:
                 context = model.facts.context_length
-            except ModelError:  # its directory has gone; ``local model list`` reports it
+            except ModelError:  # its directory is missing; ``local model list`` reports it
                 continue
             models.append(
                 {
@@ -131,13 +131,13 @@ def _add_basics(app: http.Routes, service: Service) -> None:
 def _add_access(app: http.Routes, access: Access) -> None:
     @app.on("POST", "client/config")
     def client_config() -> Any:
-        # Each result that the SDK waits for is a connection and a thread here.
+        # Each result that the SDK waits for uses a connection and a thread.
         return {
             "pjwt_auth_enabled": not access.is_open,
             "sample_max_concurrent_requests": MAX_POLLS // 2,
         }
 
-    if access.is_open:  # without a key there is nothing to describe
+    if access.is_open:  # without a key there is no record to return
         return
 
     @app.on("POST", "auth/token")
@@ -153,13 +153,13 @@ def _add_access(app: http.Routes, access: Access) -> None:
         raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")
 
 
-_ELSEWHERE = f"{HOME_VARIABLE} names another directory."
+_ELSEWHERE = f"Set {HOME_VARIABLE} to another directory."
 
 
 def open_default(api_key: str | None = None) -> App:
-    """Return the service over the state in the default home directory.
+    """Create the application for the state in the default home directory.
 
-    :param api_key: as for :func:`tinkex_local.app.create_app`.
+    :param api_key: see :func:`tinkex_local.app.create_app`.
     :raises LocalError: the directory or the state file cannot be used.
     """
     home = default_home()
@@ -173,7 +173,7 @@ def open_default(api_key: str | None = None) -> App:
 
 
 def unusable(error: StateError | sqlite3.Error) -> LocalError:
-    """Return the error that says why the state cannot be used; damage alone asks for a reset."""
+    """Return the error for an unusable state; its hint suggests a reset only if it is damaged."""
     if isinstance(error, StateError):
         words = str(error)
     else:

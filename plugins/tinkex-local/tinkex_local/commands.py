@@ -1,4 +1,4 @@
-"""``tinkex local …``: the embedded service itself."""
+"""The commands ``tinkex local …`` of the embedded service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ServeLocal(Command):
-    """Serve the embedded service over HTTP, for the official SDK and other clients."""
+    """Serve the embedded service over HTTP."""
 
     operation = "serving"
     examples = (
@@ -32,7 +32,7 @@ class ServeLocal(Command):
             "--host",
             default="127.0.0.1",
             metavar="<host>",
-            help="address to listen on (default: 127.0.0.1); one that other machines reach needs "
+            help="address to listen on (default: 127.0.0.1); a public one requires "
             "--api-key, which clients must then send",
         )
         parser.add_argument(
@@ -47,7 +47,7 @@ class ServeLocal(Command):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         from tinkex_local.serve import Server, is_loopback
 
-        # A key from the environment is for the hosted service; only the flag is meant for this one.
+        # A key from the environment is for the hosted service; this one only uses the option.
         by_flag = self.settings.origins.get("api_key") == "--api-key"
         key = self.settings.api_key if by_flag else None
         if key is None and not is_loopback(parsed_args.host):
@@ -77,7 +77,7 @@ class ServeLocal(Command):
 
 
 class InfoLocal(ShowOne):
-    """Show the state of the embedded service: its directory, contents and size."""
+    """Show the state of the embedded service."""
 
     operation = "showing the local service"
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
@@ -101,7 +101,7 @@ class InfoLocal(ShowOne):
 
 
 class ResetLocal(ShowOne):
-    """Delete all sessions, runs and checkpoints of the embedded service; added models stay."""
+    """Delete everything but models from the embedded service."""
 
     operation = "reset"
     is_action = True
@@ -185,7 +185,7 @@ class ListLocalModel(Lister):
 
 
 class RemoveLocalModel(ShowOne):
-    """Remove an added model from the embedded service; its files stay."""
+    """Remove an added model from the embedded service."""
 
     operation = "removing a model"
     is_action = True
@@ -193,7 +193,7 @@ class RemoveLocalModel(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="<name>", help="name it was added under")
+        parser.add_argument("name", metavar="<name>", help="name of the added model")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
@@ -224,7 +224,7 @@ def _app(key: str | None = None) -> Iterator[App]:
 
 @contextmanager
 def _reported(what: str) -> Iterator[None]:
-    """Turn errors about *what* into errors of tinkex."""
+    """Convert errors about *what* to exceptions of tinkex."""
     import sqlite3
 
     from tinkex_local.app import unusable

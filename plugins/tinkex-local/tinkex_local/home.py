@@ -1,4 +1,4 @@
-"""Where the state of the service lives."""
+"""The directory with the state of the service."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 from tinkex.files import user_path, xdg_directory
 
-#: Environment variable that names the directory.
+#: Environment variable with the path of the directory.
 HOME_VARIABLE = "TINKEX_LOCAL_HOME"
-#: Directory below it with one directory a checkpoint.
+#: Directory below it with one directory for each checkpoint.
 CHECKPOINTS = "checkpoints"
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the directory that holds the state; it need not exist.
+    """Return the default directory of the state, which need not exist.
 
     ``$TINKEX_LOCAL_HOME``, else ``$XDG_DATA_HOME/tinkex/local``, else
     ``~/.local/share/tinkex/local``.
 
-    :raises tinkex.exceptions.LocalError: it names the home of a user who does not exist.
+    :raises tinkex.exceptions.LocalError: the path contains the home of an unknown user.
     """
     environ = os.environ if environ is None else environ
     if environ.get(HOME_VARIABLE):
         return user_path(environ[HOME_VARIABLE])
-    # Expanded again, so that a user without a home directory gets an error.
+    # Expanded again to raise an error for a user without a home directory.
     return user_path(str(xdg_directory("data", environ))) / "tinkex" / "local"
 
 
 def prepare(home: Path) -> Path:
-    """Create *home* (mode 0700) and what the service expects in it; return it, absolute.
+    """Create *home* (mode 0700) and its subdirectories; return its absolute path.
 
     :raises OSError: it cannot be created or is not a directory.
     """
@@ -48,7 +48,7 @@ def prepare(home: Path) -> Path:
 
 
 def occupied(home: Path) -> int:
-    """Return the bytes of all files below *home*; what goes away meanwhile is not counted."""
+    """Return the total size in bytes of all files below *home*; removed files are ignored."""
     total = 0
     for directory, _, names in os.walk(home):
         for name in names:

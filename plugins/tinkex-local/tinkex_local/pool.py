@@ -8,7 +8,7 @@ from tinkex_local.wire.wsgi import BASE_URL, WsgiSender
 
 
 class LocalPool(HttpPool):
-    """The embedded service."""
+    """The HTTP pool that calls the embedded service."""
 
     base_url = BASE_URL
     needs_api_key = False
@@ -20,7 +20,7 @@ class LocalPool(HttpPool):
         """
         if settings.base_url != BASE_URL:
             raise SettingsError(
-                f"the HTTP pool {settings.http_pool} reaches the embedded service only, "
+                f"the HTTP pool {settings.http_pool} only supports the embedded service, "
                 f"not {settings.base_url}",
                 hint="Omit --base-url, or use a pool that can reach it: --http-pool default.",
             )

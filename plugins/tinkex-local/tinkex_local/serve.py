@@ -1,4 +1,4 @@
-"""The service over HTTP, for other programs: waitress, a log, and an orderly end."""
+"""Serves the application over HTTP with waitress, an access log and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     from tinkex_local.app import App
 
-#: Concurrent requests: all that wait for results, and some others.
+#: Number of threads: for all requests that wait for results, and some others.
 THREADS = MAX_POLLS + 32
-#: Open connections. A client has one for each result that it waits for; one that opens more
-#: and sends nothing keeps others out for two minutes, until waitress closes idle connections.
+#: Maximum number of connections. A client has one for each pending result; idle connections can
+#: block other clients for two minutes, until waitress closes them.
 CONNECTIONS = 768
 
 
 class Server:
-    """*app* on a socket that listens already.
+    """A server for *app* on a listening socket.
 
-    :param port: 0 takes any free one.
-    :param log: is called with one line a request.
+    :param port: 0 selects a free port.
+    :param log: called with one line for each request.
     :ivar url: base URL for clients.
     :raises OSError: the address cannot be used.
     """
@@ -48,13 +48,13 @@ class Server:
             port=port,
             threads=THREADS,
             connection_limit=_connections(),
-            asyncore_use_poll=True,  # select() ends at file descriptor 1023
+            asyncore_use_poll=True,  # select() supports file descriptors up to 1023
             ident=None,
-            # The application refuses earlier, in the protocol's own words.
+            # The application refuses smaller bodies, with an error of the protocol.
             max_request_body_size=4 * MAX_BODY,
             clear_untrusted_proxy_headers=True,
         )
-        # Several sockets when the name has several addresses; they share nothing but the number.
+        # Several sockets if the name has several addresses; they share only the port number.
         number = (
             getattr(self._server, "effective_port", None) or (self._server.effective_listen[0][1])
         )
@@ -63,18 +63,18 @@ class Server:
     def run(self, announce: Callable[[], None]) -> int:
         """Serve requests until SIGTERM or SIGINT; return the number of the signal, or 0.
 
-        Requests in progress are finished; long polls end at once.
+        Running requests are finished; long polls end at once.
 
-        :param announce: reports that the service accepts connections; a signal from then on
-            ends it.
+        :param announce: called when the service accepts connections; from then on, a signal ends
+            it.
         """
         received: list[int] = []
 
         def stop(number: int, frame: Any) -> None:
             received.append(number)
             self._app.service.stopping.set()
-            if len(received) == 1:  # a second one does not interrupt the end
-                raise SystemExit  # waitress takes this as the request to stop
+            if len(received) == 1:  # a second signal does not interrupt the shutdown
+                raise SystemExit  # waitress stops on this exception
 
         in_main = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if in_main else ()
@@ -92,14 +92,14 @@ class Server:
 
 
 def _connections() -> int:
-    """Return how many connections may be open: half of the files, their limit raised."""
+    """Raise the limit on open files, and return half of it as the number of connections."""
     try:
         import resource
     except ImportError:  # not a Unix: no such limit
         return CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * CONNECTIONS
-    if 0 <= soft < wanted:  # below 0 means that there is no limit
+    if 0 <= soft < wanted:  # below 0 means no limit
         soft = wanted if hard < 0 else min(hard, wanted)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -108,7 +108,7 @@ def _connections() -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether *host* names this machine only."""
+    """Return whether *host* is a loopback name or address."""
     name = host.strip("[]").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -119,10 +119,10 @@ def is_loopback(host: str) -> bool:
 
 
 def own_machine_only(app: WSGIApplication) -> WSGIApplication:
-    """Return *app*, which then lets in only requests that were meant for this machine.
+    """Wrap *app* so that it refuses requests sent by web pages.
 
-    A web page can make a browser on this machine send requests to a loopback address, under a
-    host name that it chooses. Such a request has that name in ``Host``, or an ``Origin``.
+    A web page can make a browser on this machine send requests to a loopback address with any host
+    name. Such a request has that name in ``Host``, or an ``Origin``.
     """
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -137,7 +137,7 @@ def own_machine_only(app: WSGIApplication) -> WSGIApplication:
 
 
 def logged(app: WSGIApplication, log: Callable[[str], None]) -> WSGIApplication:
-    """Return *app*, which then logs method, path without the query, status, time, request id."""
+    """Wrap *app* to log method, path without the query, status, time and request id."""
 
     def logging_app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The tokenizers of the service's own models."""
+"""The tokenizers of the local service's models."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tinkex_local.state.store import FILE, StateError, Store
 
 
 class LocalSource(TokenizerSource):
-    """Knows the model in the package and those added with ``local model add``."""
+    """Finds the tokenizers of the built-in model and of models added with ``local model add``."""
 
     def find(self, model: str, *, network: bool) -> Path | None:
-        """Return the directory of the model called exactly *model*, if it is one of ours."""
+        """Return the directory of the local model *model*, or ``None`` if it is unknown."""
         known = built_in(model)
         state = default_home() / FILE
         if known is None and state.is_file():
             try:
                 with contextlib.closing(Store(state)) as store:
                     known = Registry(store).find(model)
-            except (StateError, sqlite3.Error):  # the service itself reports it
+            except (StateError, sqlite3.Error):  # the service reports it
                 return None
         if known is None or not (known.directory / "tokenizer.json").is_file():
             return None

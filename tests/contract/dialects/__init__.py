@@ -1,1 +1,1 @@
-"""Servers that speak the dialects of the protocol, each as its table of answers says."""
+"""Servers for the dialects of the protocol, each with a table of responses."""

@@ -1,4 +1,4 @@
-"""What the dialects have in common: one account with a run, two checkpoints, and work in progress."""
+"""The common base of the dialects: an account with a run, two checkpoints and operations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Operation:
 
 
 class Account(Scripted):
-    """What the dialects have in common; each overrides what it says differently.
+    """The common base of the dialects; each overrides the responses that differ.
 
     :cvar run: id of the run that is there from the start.
     :cvar new_run: id of the next one.
@@ -140,7 +140,7 @@ class Account(Scripted):
         return f"req-{next(self._numbers)}"
 
     def accept(self, result: Any, **extra: Any) -> Reply:
-        """Take work on; its result is *result*, unless this one is to fail."""
+        """Accept an operation; its result is *result*, unless it should fail."""
         request_id = self.new_id()
         self.operations[request_id] = Operation(result, self.fails)
         self.fails = None

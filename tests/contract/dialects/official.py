@@ -1,4 +1,4 @@
-"""The hosted service, as its official SDK of version 0.38 expects it."""
+"""The hosted service, as expected by version 0.38 of its official SDK."""
 
 from __future__ import annotations
 

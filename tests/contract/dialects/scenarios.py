@@ -1,4 +1,4 @@
-"""What each command says to each dialect: one row a command.
+"""The expected result of each command on each dialect, one row per command.
 
 A row is ``"command": Scenario(words, stdout, …)``; words in parentheses tell two rows of one command
 apart. *words* are typed after ``tinkex``; ``{run}``, ``{training}`` (which is public), ``{sampler}``,
@@ -37,7 +37,7 @@ class Scenario:
 
 
 def lacking(what: str, *dialects: str, status: int = 404, **others: str) -> dict[str, str]:
-    """Return the clauses of *dialects* that do not offer *what*; *others* have words of their own."""
+    """Return the errors of *dialects* that do not offer *what*; *others* have other messages."""
     clause = f"this server does not offer {what} (HTTP {status})"
     return dict.fromkeys(dialects, clause) | others
 
@@ -117,7 +117,7 @@ SCENARIOS = {
         "checkpoint download {training} --output {tmp}/files",
         "Downloaded to {tmp}/files\n",
         refused=dict.fromkeys(
-            SKYRL, "this server offers no download of training checkpoints (HTTP 404)"
+            SKYRL, "this server does not offer downloads of training checkpoints (HTTP 404)"
         ),
     ),
     "checkpoint set-ttl": Scenario(
@@ -181,8 +181,8 @@ SCENARIOS = {
         on={"local": ""},
         refused=lacking("billing usage", *OPEN),
     ),
-    "billing storage": Scenario(
-        "billing storage -f value -c project_id",
+    "billing checkpoint-storage": Scenario(
+        "billing checkpoint-storage -f value -c project_id",
         "p1\n",
         on={"local": "local\n"},
         refused=lacking("the storage of checkpoints", *OPEN),

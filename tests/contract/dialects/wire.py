@@ -1,4 +1,4 @@
-"""A scripted server on a real socket: routes are methods, a dialect is a class of them."""
+"""A scripted server on a real socket; a dialect is a class with a method for each route."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Scripted:
         return [s for s in self.seen if s.method == method and pattern.fullmatch(s.path)]
 
     def admit(self, seen: Request) -> None:
-        """Refuse a request before it is looked at: keys, unknown fields."""
+        """Refuse a request before it is handled, because of its key or unknown fields."""
 
     def answer(self, seen: Request) -> Any:
         with self._lock:

@@ -30,7 +30,7 @@ def test_help_of_a_command_that_is_a_noun_too(argv):
     done = invoke(argv)
     assert done.exit_code == 0
     assert "--base-model" in done.stdout
-    assert "tinkex checkpoint delete" in done.stdout
+    assert "\n  checkpoint delete " in done.stdout
 
 
 @pytest.mark.parametrize("argv", [["help", "config"], ["config", "--help"]])
@@ -232,7 +232,7 @@ def test_a_base_url_that_ends_in_api_v1_gets_the_hint(suffix, reply):
     with serving(lambda request: reply) as url:
         words = ["--base-url", url + suffix, "--api-key", "tml-x"]
         ends = suffix.rstrip("/")
-        hint = f"The base URL ends in {ends}; /api/v1 is added to it. Is {url} meant?"
+        hint = f"The base URL ends in {ends}; /api/v1 is added to it. Did you mean {url}?"
         assert f"Hint: {hint}\n" in invoke(["run", "list", *words]).stderr
         rows = {row["check"]: row for row in invoke(["doctor", "-f", "json", *words]).rows}
         assert rows["service"]["hint"] == hint

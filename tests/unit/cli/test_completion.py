@@ -36,6 +36,7 @@ def offered(line: str) -> tuple[list[str], str]:
         ("tinkex --base-url=http://x config ", ["show"]),
         ("/usr/bin/tinkex run in", ["info"]),
         ("TINKEX_FORMAT=json tinkex run in", ["info"]),
+        ("tinkex help ", ["checkpoint", "options"]),
         ("tinkex help checkpoint ", ["delete", "list"]),
         ("tinkex --", ["--profile", "--version", "--keep-going"]),
         ("tinkex checkpoint --", ["--base-model", "--no-train-mlp", "--output"]),

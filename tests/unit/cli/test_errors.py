@@ -44,12 +44,33 @@ from tinkex.testing import invoke
         ("login", "auth login"),
         ("sample", "run"),
         ("save", "checkpoint"),
+        ("billing storage", "billing checkpoint-storage"),
     ],
 )
 def test_the_command_that_was_meant(typed, meant):
     done = invoke(typed.split())
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.splitlines()[1:] == [f"Hint: Did you mean 'tinkex {meant}'?"]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environ", "coloured"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {"TERM": "xterm"}, False),
+        (False, {"CLICOLOR_FORCE": "1"}, True),
+    ],
+)
+def test_errors_are_in_colour_on_a_terminal_unless_no_color_is_set(terminal, environ, coloured):
+    environ = {"NO_COLOR": "", **environ}
+    stderr = invoke(["nope"], terminal=terminal, environ=environ).stderr
+    red, bold, plain = ("\x1b[31m", "\x1b[1m", "\x1b[0m") if coloured else ("", "", "")
+    said = f"{red}'nope' is not a tinkex command.{plain}\n{bold}Hint:{plain} See: tinkex help\n"
+    assert stderr == said
+    words = ["nope", "-f", "json"]  # for programs
+    assert "\x1b" not in invoke(words, terminal=terminal, environ=environ).stderr
 
 
 @pytest.mark.parametrize(
@@ -62,7 +83,6 @@ def test_the_command_that_was_meant(typed, meant):
         ("run list --yaml", "-f yaml"),
         ("run list -o json", "-f"),
         ("checkpoint list --run x", "--run-id"),
-        ("checkpoint -o x", "--output"),
         ("run --model x", "--base-model"),
         ("run --max-token 3", "--max-tokens"),
         ("run --tempurature 3", "--temperature"),

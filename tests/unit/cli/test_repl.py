@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tinkex.cli.repl import (
     Line,
     continuation,
+    continuation_prompt,
     holds_secret,
     load_history,
     parse,
@@ -77,6 +79,11 @@ def test_a_backslash_or_an_open_quote_continues_a_line(text, by):
     assert continuation(text) == by
 
 
+@pytest.mark.parametrize(("line", "prompt"), [(1, "'> "), (2, "'> "), (3, "\\> "), (4, "> ")])
+def test_the_prompt_of_a_further_line_shows_what_it_continues(line, prompt):
+    assert continuation_prompt("run 'a\nb\nc' \\\nd\ne", line) == prompt
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -135,6 +142,24 @@ def test_lines_of_a_script_as_editors_write_them():
         done = script(text)
         assert (done.exit_code, done.stderr) == (0, ""), done
         assert "0." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "lines"),
+    [
+        ("version\nnope\nnope\n", [], [2]),
+        ("\n# a comment\nrun list\n", [], [3]),
+        ("version \\\n  --json\nversion -c 'a\nb'\nversion", [], [3]),
+        ("nope\nversion | false\nversion\nnope -q\n", ["--keep-going"], [1, 2, 4]),
+    ],
+)
+def test_a_failing_line_of_a_script_is_named_by_its_number(text, argv, lines):
+    said = [line for line in script(text, *argv).stderr.splitlines() if line[:5] == "Line "]
+    assert said == [f"Line {number} of the script failed." for number in lines]
+
+
+def test_an_error_of_a_script_as_json_is_one_object():
+    assert json.loads(script("nope -f json\n").stderr)["error"]["category"] == "user"
 
 
 def test_keep_going_needs_a_script():

@@ -138,4 +138,4 @@ def test_a_directory_that_another_user_may_have_planted_is_refused(
     done = invoke(["memo", "keep"])
 
     assert done.exit_code == 1
-    assert done.stderr.endswith(f": cannot use {place}: {reason}\nHint: Move it away.\n")
+    assert done.stderr.endswith(f": cannot use {place}: {reason}\nHint: Move or rename it.\n")

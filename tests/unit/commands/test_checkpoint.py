@@ -62,7 +62,7 @@ def test_the_save_that_finds_no_place_says_that_the_server_is_full(skyrl, save):
         "Checkpoint failed due to server or transient error. Consider retrying: "
         "Maximum number of LoRA adapters (9) reached"
     )
-    assert hint.startswith("Hint: The server is full. It frees a place when an idle session ends")
+    assert hint.startswith("Hint: The server is full. Capacity is freed when an idle session ends")
     assert hint.endswith(f" The training run {skyrl.new_run} was created and has no checkpoint.")
 
 
@@ -129,7 +129,7 @@ def test_the_run_of_a_copy_is_unloaded(skyrl):
 def test_a_name_that_the_server_refuses_makes_no_run(skyrl, save):
     done = save("--name", "v1.5")
     assert done.exit_code == 1
-    assert "this service takes no checkpoint named 'v1.5'" in done.stderr
+    assert "this service does not accept the checkpoint name 'v1.5'" in done.stderr
     assert skyrl.requests("POST", "create_session") == []
     assert save("--name", "v1-5").exit_code == 0
     assert len(skyrl.requests("GET", "/openapi.json")) == 1  # plain names need no look

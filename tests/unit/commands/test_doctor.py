@@ -41,7 +41,7 @@ def test_a_healthy_service(server):
     assert found["clock"].status == "ok"
     assert found["GET training_runs"].status == "ok"
     assert found["GET sessions"].status == "absent"
-    assert "not for this key" in found["GET billing/usage/checkpoints/current"].detail
+    assert "not allowed for this key" in found["GET billing/usage/checkpoints/current"].detail
     assert found["GET audit"].status == "warning"
     changing = {(s.method, s.path) for s in server.seen if s.method != "GET"}
     assert changing == {("POST", "client/config"), ("POST", "sessions/search")}
@@ -68,7 +68,7 @@ def test_a_key_that_is_not_accepted(server, reply, words):
     ("keyless", "status", "detail"),
     [
         (401, "ok", "the key is accepted"),
-        (200, "skipped", "not known: this server has no endpoint that needs the key"),
+        (200, "skipped", "unknown: this server has no endpoint for checking a key"),
     ],
 )
 def test_a_missing_list_is_no_refused_key(server, keyless, status, detail):

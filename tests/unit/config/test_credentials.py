@@ -12,7 +12,9 @@ import pytest
 from tinkex import files, settings
 from tinkex.config import credentials
 from tinkex.config.credentials import KeyStore, StoredKey
+from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.exceptions import LocalError, SettingsError, UsageError
+from tinkex.testing import invoke
 
 URL = "https://other.example"
 
@@ -24,6 +26,23 @@ def store(home: Path) -> KeyStore:
 
 def key(key_id: str = "7", text: str = "tml-seven", **more) -> StoredKey:
     return StoredKey(key_id, text, **({"name": "laptop", "is_default": True} | more))
+
+
+@pytest.mark.parametrize(
+    ("stored", "profiles", "others"),
+    [
+        (True, "{}", f"{URL} (--base-url {URL})"),
+        (False, "{w: {base_url: 'http://w', api_key: k}, x: {}}", "http://w (--profile w)"),
+        (True, "{w: {api_key: k}}", f"{URL} (--base-url {URL}), {DEFAULT_BASE_URL} (--profile w)"),
+    ],
+)
+def test_a_missing_key_names_the_addresses_that_have_one(stored, profiles, others, store, config):
+    config(f"profiles: {profiles}")
+    if stored:
+        store.add(key("other:1", base_url=URL, is_default=False))
+    error = invoke(["run", "list"]).stderr
+    assert "Missing --api-key\n" in error
+    assert error.endswith(f"There is a key for {others}; log in here with 'tinkex auth login'.\n")
 
 
 def test_a_key_is_written_as_the_official_login_writes_it(store):

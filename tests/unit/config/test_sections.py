@@ -130,7 +130,7 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
         ("Notes = dict", "settings are declared by a dataclass"),
         ("limit: int", "the setting limit of Notes has no default"),
         ("limits: dict[str, int] = None", "the setting limits of Notes has an unsupported type"),
-        ("file: 'Path' = None", "the types of Notes cannot be read: name 'Path' is not defined"),
+        ("file: 'Path' = None", "name 'Path' is not defined"),
     ],
 )
 def test_an_author_learns_what_a_declaration_of_settings_lacks(fake_plugins, schema, problem):

@@ -44,7 +44,7 @@ def test_base_url_with_password_is_refused_without_repeating_it():
 
 @pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "a\x00b"])
 def test_key_that_no_header_can_carry(key):
-    with pytest.raises(SettingsError, match="API key holds"):
+    with pytest.raises(SettingsError, match="API key contains"):
         credentials.checked(key)
 
 

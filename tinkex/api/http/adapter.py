@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
     from tinkex.plugins import HttpRequest, PoolOptions, PoolSettings, Timeouts
 
-#: Connections to one host that are kept for the next request, and hosts that have any.
+#: Maximum number of idle connections to one host, and of hosts with idle connections.
 _CONNECTIONS, _HOSTS = 256, 4
 #: How ``openssl rehash`` names certificates.
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 #: How http.client reports a proxy that refuses to make a connection.
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
-#: What requests and the libraries below it raise.
+#: Exceptions that requests and its dependencies raise.
 _FOREIGN = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -59,7 +59,7 @@ _FOREIGN = (
 
 
 class DefaultPool(plugins.HttpPool):
-    """Keep-alive connections over HTTP/1.1, with the proxies of the environment."""
+    """Keep-alive connections over HTTP/1.1, with the proxies from the environment."""
 
     def build(self, settings: PoolSettings) -> RequestsSender:
         """Return a sender with the TLS options of *settings*."""
@@ -67,10 +67,10 @@ class DefaultPool(plugins.HttpPool):
 
 
 class RequestsSender:
-    """Sends requests by the transport adapter of requests.
+    """Sends requests with the transport adapter of the requests library.
 
-    A :class:`requests.Session` would add cookies, ``.netrc`` and redirects, none of which are
-    wanted here, and triple the CPU time of a request.
+    A :class:`requests.Session` would add cookies, ``.netrc`` and redirects, which are not needed
+    here, and triple the CPU time of a request.
     """
 
     def __init__(self, options: PoolOptions) -> None:
@@ -124,7 +124,7 @@ class RequestsSender:
 
 
 class RequestsResponse:
-    """A response of requests as :class:`tinkex.plugins.HttpResponse`.
+    """A response of the requests library as a :class:`tinkex.plugins.HttpResponse`.
 
     :param read: seconds that each chunk may take.
     """
@@ -132,13 +132,13 @@ class RequestsResponse:
     def __init__(self, response: requests.Response, url: str, read: float) -> None:
         self.status = response.status_code
         self.headers = dict(response.headers.lower_items())
-        if response.raw.chunked:  # the length of another framing, if any, means nothing then
+        if response.raw.chunked:  # a length is meaningless with this transfer coding
             self.headers.pop("content-length", None)
         self._response, self._url, self._read = response, url, read
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Yield the body as it arrives; see :class:`tinkex.plugins.HttpResponse`."""
-        # iter_content() of requests waits until *size* bytes are there, however long that takes.
+        # iter_content() of requests waits for *size* bytes, however long that takes.
         read = self._response.raw.read1
         decode = "content-encoding" in self.headers
         while True:
@@ -152,7 +152,7 @@ class RequestsResponse:
             yield chunk
 
     def close(self) -> None:
-        """Give the connection back, or close it if the body has not been read to its end."""
+        """Return the connection to the pool, or close it if the body was not read to its end."""
         self._response.close()
 
 
@@ -173,21 +173,21 @@ def _prepared(request: HttpRequest) -> requests.PreparedRequest:
 
 
 def proxies_for(url: str) -> dict[str, str]:
-    """Return the proxies for *url* (scheme → address), none if it is to be reached directly.
+    """Return the proxies for *url* (scheme → address), empty for a direct connection.
 
-    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case. This machine is never
-    reached by way of a proxy: requests to it, the API key included, may be unencrypted.
+    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in upper or lower case. Requests to this
+    machine never go through a proxy: they, and the API key in them, may be unencrypted.
     """
     return {} if is_loopback(url) else dict(get_environ_proxies(url))
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy on the way to *url*, if there is one."""
+    """Return the address of the proxy for *url*, or an empty string."""
     return select_proxy(url, proxies_for(url))
 
 
 def trusted(options: PoolOptions) -> str | None:
-    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
+    """Return the path of the trusted CA certificates; ``None`` if certificates are not verified.
 
     :raises SettingsError: a variable names a path that does not exist.
     """
@@ -220,19 +220,20 @@ def _is_hashed(directory: str) -> bool:
 
 # Deadlines ----------------------------------------------------------------------------------------
 
-#: When the current scope ends, in seconds of the monotonic clock.
+#: When the current scope ends, by the monotonic clock, in seconds.
 _end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
 
 
 @contextmanager
 def deadline_scope(seconds: float) -> Iterator[None]:
-    """Bound what this thread does with connections inside the block: *seconds* for all of it.
+    """Limit all connection activity of this thread inside the block to *seconds* in total.
 
-    The timeout of a socket starts over with every byte, so that a server which sends one now and
-    then could hold a client forever: in the status line, headers, chunk sizes, trailers, or the
-    header of a compressed body.
+    The timeout of a socket starts over with every byte, so a server that sends single bytes could
+    keep a client waiting forever: in the status line, headers, chunk sizes, trailers, or the header
+    of a compressed body.
 
-    :raises Stopped: the block failed much later, so the process had been stopped (Ctrl-Z).
+    :raises Stopped: the block failed long after its time limit, because the process was suspended
+        (Ctrl-Z).
     """
     token = _end.set(time.monotonic() + seconds)
     try:
@@ -247,9 +248,9 @@ def deadline_scope(seconds: float) -> Iterator[None]:
 
 
 def _seconds_left() -> float:
-    """Return the rest of the current scope.
+    """Return the seconds left in the current scope.
 
-    :raises TimeoutError: it is over.
+    :raises TimeoutError: no time is left.
     """
     left = _end.get() - time.monotonic()
     if left <= 0:
@@ -258,9 +259,8 @@ def _seconds_left() -> float:
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """The transport adapter of requests, its connections bounded by :func:`deadline_scope`.
-
-    All but those to a SOCKS proxy.
+    """The transport adapter of requests, with connections limited by :func:`deadline_scope`.
+    Connections to a SOCKS proxy are not limited.
     """
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -272,7 +272,7 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket that waits no longer than the current scope allows."""
+    """Reads from a socket, and waits no longer than the current scope allows."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock, self._raw = sock, raw
@@ -299,14 +299,14 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Reader(sock, self.fp.detach()))
 
     def begin(self) -> None:
-        """Read the head of the response, and before it any of 102, 103 and the like."""
+        """Read the head of the response, and skip interim responses such as 102 and 103."""
         super().begin()
         while 101 < self.status < 200:  # http.client skips 100 only
             self.headers = self.msg = cast(Any, None)
             super().begin()
         coding = self.headers.get("Transfer-Encoding", "identity").strip().lower()
         if coding not in ("chunked", "identity"):
-            raise InvalidResponse(f"the server uses the transfer coding {coding!r}, unasked")
+            raise InvalidResponse(f"the server uses the unexpected transfer coding {coding!r}")
         if coding == "chunked" and not self.chunked:  # http.client does not strip spaces
             self.chunked, self.chunk_left, self.length = True, cast(Any, None), None
 
@@ -331,7 +331,7 @@ _BOUNDED: dict[Any, Any] = {HTTPConnection: _Connection, HTTPSConnection: _Secur
 def _connect(connection: HTTPConnection, connect: Any) -> None:
     """Connect within the current scope.
 
-    In a thread, as the resolver of the system knows no time limit and blocks signals.
+    In a thread, because the system's resolver has no time limit and blocks signals.
     """
     left = _seconds_left()
     if left == math.inf or is_loopback(f"//{connection.host}"):
@@ -348,9 +348,9 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 
 
 def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
-    """Return the error of tinkex for *error*, which a request to *url* raised.
+    """Convert *error*, raised by a request to *url*, to an error of tinkex.
 
-    :param proxy: address of the proxy on the way, empty if there is none.
+    :param proxy: address of the proxy in use, empty if there is none.
     """
     causes, host = errors.chain(error), errors.host_of(url)
     return (
@@ -368,7 +368,7 @@ def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
 def _stopped(error: Exception, host: str) -> TinkexError | None:
     if not isinstance(error, Stopped):
         return None
-    return ConnectionFailed(f"the connection to {host} was lost while the program was stopped")
+    return ConnectionFailed(f"the connection to {host} was lost while the program was suspended")
 
 
 def _settings_error(causes: list[BaseException], host: str, proxy: str) -> TinkexError | None:
@@ -381,7 +381,7 @@ def _settings_error(causes: list[BaseException], host: str, proxy: str) -> Tinke
     for cause in causes:
         if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
             return SettingsError(
-                "a SOCKS proxy is set, which needs another package",
+                "a SOCKS proxy is set, which requires another package",
                 hint=f"Install it: pip install 'requests[socks]'. {_proxy_hint(proxy)}",
             )
         if isinstance(cause, of_url):
@@ -397,12 +397,12 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
             return _refused_by_proxy(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
             message = f"the HTTP proxy {_public(proxy)} does not speak TLS"
-            return SettingsError(message, hint=f"Write http: there. {_proxy_hint(proxy)}")
+            return SettingsError(message, hint=f"Use http:// in its address. {_proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
     why = ": its name cannot be resolved" if unknown else errors.because(causes)
-    message = f"the HTTP proxy {_public(proxy)} on the way to {host} failed{why}"
+    message = f"the HTTP proxy {_public(proxy)} for {host} failed{why}"
     unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     is_unsent = any(isinstance(cause, unsent) for cause in causes)
     return (Unreachable if is_unsent else ConnectionFailed)(message, hint=_proxy_hint(proxy))
@@ -415,10 +415,10 @@ def _refused_by_proxy(status: int, host: str, proxy: str) -> TinkexError:
         return SettingsError(message, hint=hint)
     if status == 407:
         message = "the HTTP proxy asks for a user name and password (407)"
-        return SettingsError(message, hint=f"Write them as http://USER:PASSWORD@HOST:PORT. {hint}")
+        return SettingsError(message, hint=f"Use http://USER:PASSWORD@HOST:PORT. {hint}")
     if status < 500 and status not in (408, 429):
         return SettingsError(f"the HTTP proxy refuses {host} ({status})", hint=hint)
-    return ConnectionFailed(f"the HTTP proxy does not reach {host} ({status})", hint=hint)
+    return ConnectionFailed(f"the HTTP proxy cannot reach {host} ({status})", hint=hint)
 
 
 def _is_malformed(proxy: str) -> bool:
@@ -435,7 +435,7 @@ def _public(proxy: str) -> str:
 
 def _proxy_hint(proxy: str) -> str:
     if not proxy:
-        return "No proxy is set for this address: the network has one."
+        return "No proxy is configured for this address: the network itself uses one."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
     return f"The proxy {_public(proxy)} comes from {origin}; NO_PROXY lists exceptions."
@@ -446,13 +446,13 @@ def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None
         if isinstance(cause, urllib3.exceptions.NewConnectionError):
             return Unreachable(f"cannot connect to {host}{errors.because(causes)}")
         if isinstance(cause, urllib3.exceptions.ConnectTimeoutError):
-            return Unreachable(f"{host} does not answer")
+            return Unreachable(f"{host} does not respond")
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
         if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
-            return ConnectionFailed(f"the connection to {host} was cut in the middle of a response")
+            return ConnectionFailed(f"the connection to {host} was closed during a response")
         if isinstance(cause, urllib3.exceptions.InvalidHeader):
-            return InvalidResponse(f"{host} sent lengths that contradict each other")
+            return InvalidResponse(f"{host} sent contradictory content lengths")
         if isinstance(cause, urllib3.exceptions.DecodeError):
-            return InvalidResponse(f"{host} sent a response whose compression is damaged")
+            return InvalidResponse(f"{host} sent a response that cannot be decompressed")
     return None

@@ -1,4 +1,4 @@
-"""The API key of requests, and its exchange for a short-lived token if the service wants one."""
+"""The API key of requests, and its exchange for a short-lived token if the service requires one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tinkex.settings import Settings
 HEADER = "X-API-Key"
 #: How every JSON Web Token begins.
 JWT_PREFIX = "eyJ"
-#: What is shown in place of a credential.
+#: The text shown in place of a credential.
 HIDDEN = "…"
-#: Minimum length of a credential to hide: shorter ones are words, or parts of them.
+#: Minimum length of a credential to hide: a shorter one may be an ordinary word.
 _SHORTEST = 4
-#: Names of headers whose values are secret; those of others may be words.
+#: Names of headers whose values are secret; the values of other headers may be ordinary words.
 _SECRET = re.compile("auth|cookie|credential|key|pass|secret|token", re.IGNORECASE)
 
 
@@ -31,8 +31,8 @@ class KeyAuth:
         self._key = settings.credential()
         self._token: str | None = None
         self._lock = threading.Lock()
-        #: What to hide, the longest first, so that no part of one remains; and whether it is
-        #: hidden in successful responses, too, whose text is data.
+        #: Texts to hide, the longest first, so that no part of one remains; and whether each is
+        #: also hidden in successful responses, whose text is data.
         self._secrets: dict[str, bool] = {}
         self._remember(self._key)
         for name, value in settings.headers.items():
@@ -52,12 +52,12 @@ class KeyAuth:
         exchange: Callable[[str], str | None],
         seconds: float = threading.TIMEOUT_MAX,
     ) -> bool:
-        """Replace the credential *refused*; return whether another try makes sense.
+        """Replace the credential *refused*; return whether to send the request again.
 
-        :param invalid_token: the service said that the token as such is no longer valid.
+        :param invalid_token: the service reported that the token itself is no longer valid.
         :param exchange: returns the token that the service gives for a key, if any.
         :param seconds: how long to wait for another thread that is replacing it.
-        :raises TimeoutError: that thread takes longer.
+        :raises TimeoutError: that thread took longer.
         """
         if not self._lock.acquire(timeout=seconds):
             raise TimeoutError
@@ -87,7 +87,7 @@ class KeyAuth:
         return self._token is not None
 
     def hidden(self, text: str, *, shortest: int = 0) -> str:
-        """Return *text* without the credentials that have been sent, plain or escaped as in JSON.
+        """Return *text* with all credentials sent so far masked, plain or escaped as in JSON.
 
         :param shortest: minimum length of the credentials to hide.
         """

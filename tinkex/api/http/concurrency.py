@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from tinkex.exceptions import LimitReached, RequestShown
 
-#: Seconds after which a thread that waits looks for signals.
+#: Seconds between two checks for signals in a waiting thread.
 _TURN = 0.5
 
 T = TypeVar("T")
@@ -25,9 +25,9 @@ R = TypeVar("R")
 
 
 def start_thread(work: Callable[[], None], name: str) -> None:
-    """Call *work* in a thread that does not keep the program from ending.
+    """Call *work* in a thread that does not prevent the program from exiting.
 
-    :raises LimitReached: there are as many threads as the system allows.
+    :raises LimitReached: the system allows no more threads.
     """
     try:
         threading.Thread(target=work, name=name, daemon=True).start()
@@ -45,19 +45,19 @@ def map_ordered(
 ) -> Iterator[R]:
     """Yield ``do(item)`` for each of *items*, in their order, with several calls at a time.
 
-    Items are taken from *items* as workers become free, by one worker at a time. The first
+    Free workers take items from *items*, one worker at a time. The first
     exception of any call is raised at once, even while earlier items are still running; a caller
     that needs all outcomes returns the exception as the result. After an exception, or once the
     iterator is closed, no further item is started, and results of running calls are dropped.
 
-    Where open files or threads run out, fewer calls are made at a time: an item whose call raises
-    :exc:`LimitReached` is taken again, unless it had been the only one.
+    If open files or threads run out, the concurrency is reduced: an item whose call raises
+    :exc:`LimitReached` is processed again, unless no other call was running.
 
     :param workers: maximum number of concurrent calls.
     :param window: maximum number of items started but not yet yielded; it bounds memory.
     :param on_done: called with the number of finished items, in the thread that iterates.
-    :raises Exception: whatever *do* or *items* raised first.
-    :raises RequestShown: with the lines of all items, once all have been shown.
+    :raises Exception: the first exception that *do* or *items* raised.
+    :raises RequestShown: with the curl command lines of all items, after the last one.
     """
     if not length_hint(items, 1):
         return iter(())
@@ -77,13 +77,13 @@ def map_unordered(
 
 
 class _Pool(Generic[T, R]):
-    """The workers of one call of :func:`map_ordered`, and the queue of what they finished."""
+    """The workers of one call of :func:`map_ordered`, and the queue of their results."""
 
     def __init__(self, do: Callable[[T], R], items: Iterable[T], workers: int, window: int) -> None:
         self._do = do
         self._items: Iterator[tuple[int, T]] = enumerate(items)
         self._workers = workers
-        #: Workers that have been started, and those of them that will take another item.
+        #: Number of workers started, and of those that will take another item.
         self._started = self._active = 0
         #: One permit for each started worker without an item.
         self._idle = threading.Semaphore(0)
@@ -100,7 +100,7 @@ class _Pool(Generic[T, R]):
         self._active += 1
 
     def _take(self) -> tuple[int, T, int] | None:
-        """Return an item, its index and the number of workers, or ``None`` if this one may end."""
+        """Return the next item, its index and the number of workers; ``None`` at the end."""
         with self._taking:
             found = None if self._stopped else next(self._items, None)
             if found is None:
@@ -114,10 +114,10 @@ class _Pool(Generic[T, R]):
             return *found, self._active
 
     def _give_back(self, index: int, item: T, active: int, error: LimitReached) -> bool:
-        """Leave an item whose call raised *error* to the next worker; return whether this one ends.
+        """Return an item whose call raised *error* to the queue; return whether this worker ends.
 
-        :param active: the workers when its call began.
-        :raises LimitReached: there was no other, so that trying again does not help.
+        :param active: the number of workers when its call began.
+        :raises LimitReached: it was the only worker, so trying again does not help.
         """
         with self._taking:
             if max(active, self._active) == 1:
@@ -129,7 +129,7 @@ class _Pool(Generic[T, R]):
             return ends
 
     def _work(self) -> None:
-        """Work on one item after the other; the target of each thread."""
+        """Process one item after the other; the target of each thread."""
         index = -1
         try:
             while self._room.acquire():
@@ -139,7 +139,7 @@ class _Pool(Generic[T, R]):
                 index, item, active = taken
                 try:
                     self._done.put((index, self._do(item), None))
-                except RequestShown as shown:  # takes no time, and all of them are of interest
+                except RequestShown as shown:  # takes no time, and the caller needs all of them
                     self._done.put((index, None, shown))
                 except LimitReached as error:
                     if self._give_back(index, item, active, error):
@@ -181,7 +181,7 @@ class _Pool(Generic[T, R]):
                     self._room.release()
                     yield early.pop(position)
                     position += 1
-        finally:  # start no further item, and end the workers that wait for room
+        finally:  # start no further item, and end the workers that wait for a permit
             self._stopped = True
             self._room.release(self._workers)
         if shown:
@@ -191,9 +191,9 @@ class _Pool(Generic[T, R]):
 def _next_of(done: queue.SimpleQueue[T], timeout: float = math.inf) -> T:
     """Return the next item of *done*.
 
-    Python does not notice a signal that arrives just before it begins to wait: it waits in turns.
+    Python misses a signal that arrives just before a wait begins, so the wait is split.
 
-    :raises queue.Empty: there is none for *timeout* seconds.
+    :raises queue.Empty: no item arrives within *timeout* seconds.
     """
     end = time.monotonic() + timeout
     while True:
@@ -206,11 +206,11 @@ def _next_of(done: queue.SimpleQueue[T], timeout: float = math.inf) -> T:
 
 
 def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
-    """Return ``do()``, called in a thread, so that signals are handled while it runs.
+    """Call ``do()`` in a thread, so that signals are handled while it runs; return its result.
 
     :param timeout: seconds to wait; ``None`` for no limit.
-    :raises TimeoutError: *timeout* has passed; the call goes on, and its outcome is dropped.
-    :raises Exception: whatever *do* raised.
+    :raises TimeoutError: *timeout* has passed; the call continues, and its result is discarded.
+    :raises Exception: the exception that *do* raised.
     """
     done: queue.SimpleQueue[tuple[R | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -222,7 +222,7 @@ def run_in_thread(do: Callable[[], R], timeout: float | None = None) -> R:
 
     try:
         start_thread(work, "tinkex-call")
-    except LimitReached:  # then it is not interruptible
+    except LimitReached:  # without a thread, the call is not interruptible
         work()
     try:
         result, error = _next_of(done, math.inf if timeout is None else timeout)

@@ -1,4 +1,4 @@
-"""Requests as curl command lines, by an HTTP pool that shows them instead of sending them."""
+"""An HTTP pool that shows requests as curl command lines instead of sending them."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def command_line(
 
     The API key is ``$TINKER_API_KEY``. A binary body is read from a pipe.
 
-    :param options: words for curl that go before, quoted.
+    :param options: quoted arguments for curl, placed before the others.
     :param secret: headers whose values are shown as variables: ``$X_NAME``.
     """
     words = ["curl", *options]
     body = request.body
-    # A POST is what curl makes of data.
+    # curl sends data as a POST by default.
     if request.method != ("GET" if body is None else "POST"):
         words += ["--request", shlex.quote(request.method)]
     for name, value in sorted(request.headers.items()):

@@ -1,4 +1,4 @@
-"""Errors of sockets and TLS as errors of tinkex: one sentence that names the host."""
+"""Conversion of socket and TLS errors to errors of tinkex whose message names the host."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def host_of(url: str) -> str:
 
 
 def from_system(error: Exception, url: str) -> TinkexError:
-    """Return the error for *error*, which a socket or TLS raised on the way to *url*."""
+    """Convert *error*, raised by a socket or TLS during a request to *url*."""
     causes, host = chain(error), host_of(url)
     return (
         local_limit(causes)
@@ -65,7 +65,7 @@ def chain(error: BaseException) -> list[BaseException]:
 def local_limit(causes: Sequence[BaseException]) -> LimitReached | None:
     """Return the error for a connection that would need more open files than are allowed."""
     if any(isinstance(cause, socket.gaierror) for cause in causes):
-        try:  # the resolver does not say that it could not open its files
+        try:  # the resolver does not report that it could not open its files
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
             causes = [*causes, error]
@@ -100,7 +100,7 @@ def connection_error(causes: Sequence[BaseException], host: str) -> Unreachable 
 
 
 def lost(causes: Sequence[BaseException], host: str) -> TinkexError:
-    """Return the error for a connection that broke or stayed silent."""
+    """Return the error for a connection that was lost or timed out."""
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return timed_out(host)
     return ConnectionFailed(f"the connection to {host} was lost{because(causes)}")
@@ -112,7 +112,7 @@ def timed_out(host: str) -> TimedOut:
 
 
 def because(causes: Sequence[BaseException]) -> str:
-    """Return ``: <the system's words>`` for the first cause that has some, or ``''``."""
+    """Return ``: <system message>`` of the first cause that has a message, or ``''``."""
     for cause in causes:
         if isinstance(cause, OSError) and cause.errno in errno.errorcode and cause.strerror:
             return f": {cause.strerror.lower()}"

@@ -1,4 +1,4 @@
-"""Long-running operations: polling until the result is there."""
+"""Long-running operations: polling until the result is available."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tinkex.exceptions import (
 PROTOBUF = "application/x-protobuf"
 #: Seconds to keep one poll open; servers hold it for up to five minutes.
 POLL_TIMEOUT = 45.0
-#: Consecutive polls that fail before the operation does.
+#: Number of consecutive failed polls after which the operation fails.
 MAX_FAILURES = 5
-#: Seconds between two polls that the server does not hold open; some answer no faster ones.
+#: Seconds between two polls that the server does not hold open; some refuse faster polling.
 INTERVAL = 1.0
 _LONGEST_BACKOFF = 30.0
 #: ``type`` of an operation that failed, on some servers.
 _FAILED = ("request_failed", "RequestFailedResponse")
-#: Members of a response that say when to poll again → their unit in seconds.
+#: Members of a response with the time of the next poll → their unit in seconds.
 _WAITS = {"retry_after_ms": 0.001, "retry_after_s": 1.0}
 
 Decoder = Callable[[bytes], dict[str, Any]]
@@ -56,10 +56,10 @@ def outcome(
     *,
     wanted: str,
 ) -> dict[str, Any]:
-    """Return the result of a request: from its response, or by polling.
+    """Return the result of an operation, from its first response or by polling.
 
-    Servers differ in which requests they answer at once; parameters and errors are those of
-    :func:`result`.
+    Servers differ in which operations they complete at once. For the other parameters and the
+    errors see :func:`result`.
 
     :param accepted: the response.
     :param wanted: a member that only the result has.
@@ -83,7 +83,7 @@ def _failure(transport: Transport, value: Mapping[str, Any]) -> OperationFailed:
     is_user = str(value.get("category")).startswith("user")
     words = transport.auth.hidden(words_of(value))
     log_traceback(words)
-    words = detail_of(words) or "the operation failed, and the service does not say why"
+    words = detail_of(words) or "the operation failed, and the service reports no reason"
     return OperationFailed(words, category="user" if is_user else "server")
 
 
@@ -97,10 +97,10 @@ def result(
     """Wait for the operation *request_id* and return its result.
 
     :param kind: the service's name for the operation: ``SaveWeights``.
-    :param decode: decodes a result in protobuf.
+    :param decode: function that decodes a protobuf result.
     :raises tinkex.exceptions.OperationFailed: the operation failed.
-    :raises tinkex.exceptions.NotFound: the service no longer knows it (410), or never did.
-    :raises tinkex.exceptions.TimedOut: the time is up.
+    :raises tinkex.exceptions.NotFound: the operation has expired (410) or is unknown.
+    :raises tinkex.exceptions.TimedOut: the deadline has passed.
     """
     return _Poll(transport, request_id, kind, deadline, decode).run()
 
@@ -118,7 +118,7 @@ class _Poll:
         self._deadline = deadline
         self._decode = decode
         self._failures = 0
-        #: Seconds that the server asked to wait before the next poll.
+        #: Seconds to wait before the next poll, as requested by the server.
         self._asked = 0.0
         self._iteration = 0
         self._body = {"request_id": request_id, "allow_metadata_only": False}
@@ -147,7 +147,7 @@ class _Poll:
         try:
             return self._transport.once(request, self._deadline, read_timeout=POLL_TIMEOUT)
         except TimedOut:
-            self._deadline.remaining()  # it is not the whole operation that has timed out
+            self._deadline.remaining()  # the poll has timed out, not the whole operation
             self._deadline.report()
         except ConnectionFailed as error:
             self._count(error, str(error), None)
@@ -171,7 +171,7 @@ class _Poll:
         error = self._transport.refusal(response)
         if not isinstance(error, BadRequest):
             raise error
-        # An operation that failed: some servers say 400, some 422, with its words as detail.
+        # A failed operation: some servers return 400, some 422, with the reason as detail.
         failed = OperationFailed(error.message, category=error.category)
         failed.status, failed.request_id = error.status, error.request_id
         raise failed
@@ -195,7 +195,7 @@ class _Poll:
         return wrapped if status == "completed" and isinstance(wrapped, dict) else value
 
     def _pending(self, value: dict[str, Any], response: Response) -> None:
-        """Report why there is no result yet, and note when the server wants the next poll."""
+        """Report why there is no result yet, and record when the server expects the next poll."""
         state, reason = value.get("queue_state"), value.get("queue_state_reason")
         self._deadline.report(
             queue_state=state if isinstance(state, str) else None,
@@ -208,7 +208,7 @@ class _Poll:
         self._asked = max((w for w in waits if w is not None and w <= LONGEST_WAIT), default=0.0)
 
     def _count(self, error: TinkexError, reason: str, asked: float | None) -> None:
-        """Wait after a poll failed with *error*, or raise it if it is one too many."""
+        """Wait after a poll failed with *error*; raise it after too many failures."""
         self._failures += 1
         backoff = min(0.5 * 2 ** (self._failures - 1), _LONGEST_BACKOFF)
         wait = asked if asked is not None and asked <= LONGEST_WAIT else backoff

@@ -1,4 +1,4 @@
-"""Lists in pages: one page, or a walk through all pages with several requests at a time."""
+"""Paginated lists: a single page, or an iterator over all pages with concurrent requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Page(list[T]):
 
     :ivar total: number of items in the whole list, or ``None`` if unknown.
     :ivar offset: number of items skipped.
-    :ivar note: how the list was obtained, where that matters to its reader.
+    :ivar note: how the list was obtained, if the user should know.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class Page(list[T]):
     def of(
         cls, items: Sequence[T], limit: int | None, offset: int, note: str | None = None
     ) -> Page[T]:
-        """Return *limit* of the complete list *items*, from *offset* on."""
+        """Return a page of *limit* items from *offset* on, out of the complete list *items*."""
         end = None if limit is None else offset + limit
         return cls(items[offset:end], len(items), offset, note)
 
 
-#: Fetches one page: ``(limit, offset)`` → its items, and the total if the server reports it.
+#: Function that fetches a page: ``(limit, offset)`` → its items, and the total if reported.
 Fetch = Callable[[int, int], tuple[list[T], int | None]]
 
 
 def positive_limit(limit: int | None, offset: int) -> int | None:
-    """Return *limit* with 0 as ``None`` (all).
+    """Return *limit*, with ``None`` in place of 0 (all).
 
-    :raises UsageError: a number below zero.
+    :raises UsageError: *limit* or the offset is below zero.
     """
     if offset < 0 or (limit is not None and limit < 0):
         raise UsageError("a limit or an offset cannot be below zero")
@@ -64,14 +64,15 @@ def positive_limit(limit: int | None, offset: int) -> int | None:
 
 
 class Walk(Generic[T]):
-    """The items of a list in the server's order, fetched while they are iterated over, once.
+    """A one-time iterator over the items of a list, which fetches pages as needed.
 
-    After the first page, the others are fetched concurrently where the server reports the total.
-    The total only says how many pages to expect: some servers report 0 beyond the end, so a list
-    ends with a page that is shorter than requested. Items that are added during the walk move
-    others to the next page; an item that the page before has had, by its *key*, is dropped.
+    The items are in the server's order. After the first page, the others are fetched concurrently
+    if the server reports the total. The total only says how many pages to expect: some servers
+    report 0 beyond the end, so a list ends with a page that is shorter than requested. Items added
+    during the iteration move others to the next page; an item with the *key* of one on the previous
+    page is dropped.
 
-    :ivar total: number of items in the whole list as far as known; final at the end of the walk.
+    :ivar total: number of items in the whole list as far as known; final after the last page.
     """
 
     def __init__(
@@ -96,17 +97,17 @@ class Walk(Generic[T]):
         self._ended = False
 
     def first(self) -> list[T]:
-        """Return the items of the first page, which is fetched once."""
+        """Return the items of the first page; it is fetched only once."""
         if self._first is None:
             self._first = self._take(*self._fetched(self.offset))
         return self._first
 
     def distinct(self) -> list[T]:
-        """Walk to the end and return all items, each once even if it was on several pages."""
+        """Fetch all pages and return their items without duplicates."""
         return list({self._key(item): item for item in self}.values())
 
     def page(self) -> Page[T]:
-        """Walk to the end and return all items."""
+        """Fetch all pages and return their items as one page."""
         found = list(self)
         return Page(found, self.total, self.offset, self.note)
 
@@ -137,7 +138,7 @@ class Walk(Generic[T]):
         """Return the number of items requested at *start*, those received, and the total."""
         size = self._page_size if self._end is None else min(self._page_size, self._end - start)
         items, total = self._fetch(size, start)
-        # Some servers send the whole list, whatever is requested.
+        # Some servers ignore the limit and send the whole list.
         return size, items if self._end is None else items[:size], total
 
     def _take(self, size: int, items: list[T], total: int | None) -> list[T]:
@@ -158,7 +159,7 @@ class Walk(Generic[T]):
             self.total = self._reached
         self._ended = (
             is_last
-            or not new  # the server ignores the offset: the walk would never end
+            or not new  # the server ignores the offset: the iteration would never end
             or self._reached == self._end
             or self._reached == self.total
         )
@@ -177,10 +178,10 @@ def walk(
     key: Callable[[T], Hashable] = lambda item: item,
     rows: Callable[[schema.Json, str], list[Any]] = schema.rows,
 ) -> Walk[T]:
-    """Return the walk through the list at ``request.path``, which is also its name in a page.
+    """Return an iterator over the list at ``request.path``; this is also its name in a page.
 
-    :param read: makes an item of its JSON form.
-    :param rows: returns the items of a page by their name.
+    :param read: converts the JSON form of an item.
+    :param rows: returns the items of a page, given the page and their name.
     """
 
     def fetch(size: int, start: int) -> tuple[list[T], int | None]:
@@ -197,14 +198,14 @@ def newest_first(
     limit: int | None,
     offset: int,
 ) -> Walk[T] | Page[T]:
-    """Return *limit* items from *offset* on, the newest first, whatever the server's order.
+    """Return *limit* items from *offset* on, the newest first, regardless of the server's order.
 
-    If the first page is in this order, the server is trusted, and what is not needed is not read.
-    Else the whole list is read and sorted.
+    If the first page is in this order, only the pages needed are fetched. Otherwise the whole list
+    is fetched and sorted.
 
-    :param walk: returns the walk with a limit and an offset.
+    :param walk: returns the iterator for a limit and an offset.
     """
-    found = walk(limit and max(limit, 2), offset)  # one item shows no order
+    found = walk(limit and max(limit, 2), offset)  # a single item has no order
     seen = found.first()
     if offset and len(seen) == 1:
         seen = walk(2, offset - 1).first()

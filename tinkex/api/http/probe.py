@@ -25,13 +25,13 @@ from tinkex.settings import DEFAULT_POOL
 if TYPE_CHECKING:
     from tinkex.settings import Settings
 
-#: ``fail`` makes all checks together fail; ``absent`` is an endpoint that a server lacks.
+#: Any ``fail`` makes the whole diagnosis fail; ``absent``: the server lacks the endpoint.
 Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
-#: Seconds by which a clock may be wrong without breaking signatures.
+#: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
 _INSECURE_HINT = "Turn the option 'insecure' off."
-_RETRY_HINT = "Try again in a while; if it stays, ask the operator of the service."
+_RETRY_HINT = "Try again later; if the problem persists, contact the operator of the service."
 _CLOCK_HINT = "Set the clock of this machine (timedatectl set-ntp true): signatures depend on it."
 
 
@@ -42,7 +42,7 @@ class CheckResult:
     :ivar check: what was checked.
     :ivar status: see :data:`Status`.
     :ivar detail: what was found.
-    :ivar hint: what to do about it.
+    :ivar hint: how to fix it.
     :ivar error: the error that was raised.
     """
 
@@ -62,7 +62,7 @@ class Prober:
     """Checks the connection to one service.
 
     :param settings: the effective settings.
-    :param seconds: the time for each check.
+    :param seconds: time limit of each check.
     :param pool: sends the requests instead of the pool that the settings name.
     """
 
@@ -76,13 +76,13 @@ class Prober:
         self._is_https = parts.scheme == "https"
 
     def checks(self) -> dict[str, Callable[[], list[CheckResult]]]:
-        """Return the checks by name, in the order in which a request passes them."""
+        """Return the checks by name, in the order of the steps of a request."""
         on_the_way = {"proxy": self.proxy, "dns": self.dns, "tls": self.tls}
         asking = {"service": self.service, "access": self.access, "endpoints": self.endpoints}
         return asking if self._pool is not None else on_the_way | asking
 
     def proxy(self) -> list[CheckResult]:
-        """Find the proxy on the way to the service."""
+        """Find the proxy for the service."""
         proxy = adapter.proxy_for(self._settings.base_url)
         found = f"{proxy.rpartition('@')[2]}; NO_PROXY lists exceptions" if proxy else "none"
         return [CheckResult("proxy", "ok", found)]
@@ -106,7 +106,7 @@ class Prober:
     def tls(self) -> list[CheckResult]:
         """Make a TLS connection and check the certificate."""
         if not self._is_https:
-            return [CheckResult("tls", "skipped", "the base URL is plain http")]
+            return [CheckResult("tls", "skipped", "the base URL uses plain http")]
         elsewhere = self._elsewhere()
         if elsewhere:
             return [CheckResult("tls", "skipped", elsewhere)]
@@ -130,7 +130,7 @@ class Prober:
         return [CheckResult("tls", "ok", f"{version}, certificate of {name}")]
 
     def service(self) -> list[CheckResult]:
-        """Send requests without the key: latency, and the clock of the server."""
+        """Send requests without the key to measure latency and compare the server's clock."""
         try:
             with closing(self._transport(with_key=False)) as transport:
                 start = time.monotonic()
@@ -145,17 +145,17 @@ class Prober:
             detail = f"{errors.host_of(transport.base_url)} fails (HTTP {first.status}; {took})"
             return [CheckResult("service", "fail", detail, "Try again in a while.")]
         if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
-            detail = f"something answers (HTTP {first.status}; {took}), but not a Tinker service"
-            hint = self._settings.address_warning() or "Is the base URL right?"
+            detail = f"not a Tinker service, but it responds (HTTP {first.status}; {took})"
+            hint = self._settings.address_warning() or "Check the base URL."
             return [CheckResult("service", "fail", detail, hint), _clock(first)]
-        return [CheckResult("service", "ok", f"answers in {took}"), _clock(first)]
+        return [CheckResult("service", "ok", f"responds in {took}"), _clock(first)]
 
     def access(self) -> list[CheckResult]:
         """Find out whether the service accepts the key."""
         try:
             transport = self._transport(with_key=True)
         except TinkexError as error:
-            return [CheckResult("access", "skipped", f"no key to try: {error}")]
+            return [CheckResult("access", "skipped", f"no key to check: {error}")]
 
         def ask(request: Request) -> Response:
             response = transport.once(request, transport.deadline("a response", self._seconds))
@@ -173,11 +173,11 @@ class Prober:
             return [CheckResult("access", "ok", "no key is needed")]
         if is_proved:
             return [CheckResult("access", "ok", "the key is accepted")]
-        detail = "not known: this server has no endpoint that needs the key and can be tried"
+        detail = "unknown: this server has no endpoint for checking a key"
         return [CheckResult("access", "skipped", detail)]
 
     def endpoints(self) -> list[CheckResult]:
-        """Find out which of the endpoints that only read this server offers."""
+        """Find out which of the read-only endpoints this server offers."""
         try:
             transport = self._transport(with_key=True)
         except TinkexError:  # reported by another check
@@ -201,7 +201,7 @@ class Prober:
         if isinstance(response.error(), NotOffered):
             return CheckResult(name, "absent", f"not offered ({took})")
         if response.status in (401, 403):
-            return CheckResult(name, "ok", f"offered, but not for this key ({took})")
+            return CheckResult(name, "ok", f"not allowed for this key ({took})")
         if response.status >= 500:
             return CheckResult(name, "warning", f"fails ({took})", "Try again in a while.")
         return CheckResult(name, "ok", f"offered ({took})")
@@ -215,13 +215,13 @@ class Prober:
         return Transport(settings, pool=self._pool)
 
     def _elsewhere(self) -> str | None:
-        """Return what else resolves the host, if this process does not."""
+        """Return what resolves the host instead of this process, if anything."""
         if self._settings.pool_driver != DEFAULT_POOL:
             return f"the HTTP pool {self._settings.http_pool} sends the requests"
-        return "the proxy does it" if adapter.proxy_for(self._settings.base_url) else None
+        return "the proxy resolves it" if adapter.proxy_for(self._settings.base_url) else None
 
     def _handshake(self) -> tuple[str, Any]:
-        """Return the version of TLS and the certificate of the server."""
+        """Return the TLS version of a connection and the server's certificate."""
         context = self._tls_settings()
         address = (self._host, self._port)
         with (
@@ -248,10 +248,10 @@ class Prober:
 
 
 def proves_key(ask: Callable[[Request], Response]) -> bool:
-    """Return whether a service accepts the key; false if none of its endpoints can show that.
+    """Return whether a service accepts the key; ``False`` if no endpoint can confirm it.
 
     :param ask: sends a request and returns its successful response.
-    :raises NotOffered: it has none of the endpoints: it is probably no such service.
+    :raises NotOffered: it has none of the endpoints, so it is probably not a Tinker service.
     :raises tinkex.exceptions.APIError: it refuses the key, or fails.
     """
     for name in ("training_runs", "checkpoints", "sessions"):
@@ -259,7 +259,7 @@ def proves_key(ask: Callable[[Request], Response]) -> bool:
             request = Request("GET", name, params={"limit": 1, "offset": 0})
             schema.items(ask(request).object(), name)
             return True
-    ask(Request("GET", "get_server_capabilities", what="an endpoint to try the key with"))
+    ask(Request("GET", "get_server_capabilities", what="an endpoint for checking a key"))
     try:  # some servers need no key for it
         ask(Request("GET", "get_server_capabilities", keyless=True))
     except (Unauthorized, Forbidden):
@@ -268,7 +268,7 @@ def proves_key(ask: Callable[[Request], Response]) -> bool:
 
 
 def head(url: str, timeouts: Timeouts) -> int:
-    """Return the status of a HEAD request to any *url*, made without a key.
+    """Send a HEAD request without the key to *url*; return the status.
 
     :raises tinkex.exceptions.TransportError: there was no response.
     """
@@ -280,7 +280,7 @@ def head(url: str, timeouts: Timeouts) -> int:
 
 
 def _probes() -> list[Request]:
-    """Return requests that change nothing on any server."""
+    """Return requests that are read-only on every server."""
     one = {"limit": 1}
     today = datetime.now(UTC).date().isoformat()
     return [
@@ -298,7 +298,7 @@ def _probes() -> list[Request]:
 
 
 def _clock(response: Response) -> CheckResult:
-    """Compare this machine's clock with the one of the server."""
+    """Compare this machine's clock with the server's."""
     if response.date is None:
         return CheckResult("clock", "skipped", "the server does not send its time")
     apart = (datetime.now(UTC) - response.date).total_seconds()

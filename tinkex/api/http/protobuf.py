@@ -1,6 +1,6 @@
-"""Results in protobuf, decoded without the protobuf package.
+"""Decoding of protobuf results without the protobuf package.
 
-Only results of sampling are read. All numbers are little-endian; a member with its default
+Only sampling results are supported. All numbers are little-endian; a member with its default
 value may be absent.
 """
 
@@ -15,7 +15,7 @@ from tinkex.exceptions import InvalidResponse
 
 _VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
 _STOP_REASONS = {0: "stop", 1: "length"}
-#: The padding of rows of the most likely tokens.
+#: Padding value in the rows of most likely tokens.
 _FILLER = -99999.0
 
 Field = tuple[int, int | bytes]
@@ -71,7 +71,7 @@ def _topk(message: bytes) -> list[list[list[Any]] | None]:
 
 
 def _fields(message: bytes) -> Iterator[Field]:
-    """Yield number and value of every field of *message*."""
+    """Yield the number and the value of every field of *message*."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -126,4 +126,4 @@ def _int(value: int | bytes) -> int:
 
 
 def _malformed() -> InvalidResponse:
-    return InvalidResponse("the server answered with malformed protobuf")
+    return InvalidResponse("the server returned malformed protobuf")

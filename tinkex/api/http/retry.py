@@ -1,6 +1,7 @@
-"""When a request is sent again, how long to wait before, and how long an operation may take.
+"""Retries and deadlines: when to send a request again, and how long an operation may take.
 
-All of it is decided above the HTTP pools, so that each of them obeys it and every wait is reported.
+They are decided outside of the HTTP pools, so that they apply to every pool and every wait is
+reported.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from tinkex.exceptions import ConnectionFailed, TimedOut, Unreachable
 
 #: Methods whose repetition has no further effect.
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
-#: Longest wait that a server may ask for, in seconds; beyond it, its error is reported.
+#: Maximum seconds that a server may ask to wait; for a longer wait, its error is reported.
 LONGEST_WAIT = 60.0
-#: Repetitions of a request, at most.
+#: Maximum number of retries of a request.
 ATTEMPTS = 5
-#: Those after HTTP 500: an unexpected failure inside the server is most often a permanent one.
+#: Maximum after HTTP 500: an unexpected failure inside the server is usually permanent.
 ATTEMPTS_AFTER_500 = 2
-#: Those for a host that refuses the connection: the user hears of it within two seconds.
+#: Maximum for a host that refuses the connection, so that it fails within two seconds.
 ATTEMPTS_TO_CONNECT = 1
 _FIRST_DELAY = 0.5
 _AFTER_LOSS = 0.2
 _LONGEST_BACKOFF = 10.0
 _JITTER = 0.1
-#: Seconds by which a wait may end late on a busy machine; beyond, the process was stopped.
+#: Seconds by which a wait may end late on a busy machine; if later, the process was suspended.
 LATE = 1.0
 
 
@@ -36,11 +37,11 @@ class Wait:
 
     :ivar operation: what the client waits for, as a noun: ``sampling``.
     :ivar elapsed: seconds since the operation began.
-    :ivar queue_state: the server's word: ``active``, ``paused_capacity``,
+    :ivar queue_state: the server's value: ``active``, ``paused_capacity``,
         ``paused_rate_limit``; ``None`` if it sent none.
-    :ivar reason: why, in words: the server's reason, or ``HTTP 503``.
+    :ivar reason: the reason as text: the server's own, or ``HTTP 503``.
     :ivar retry_in: seconds until the next try, if there will be one.
-    :ivar note: something to show apart from waiting, such as a message of the service.
+    :ivar note: a message to show that is not about waiting, such as one from the service.
     """
 
     operation: str
@@ -55,7 +56,7 @@ OnWait = Callable[[Wait], None]
 
 
 class Stopped(Exception):
-    """The process was stopped (Ctrl-Z) for so many seconds while it waited."""
+    """The process was suspended (Ctrl-Z) while it waited; the argument is the seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -66,9 +67,9 @@ class Deadline:
     """The time that one operation of a client may take, retries and polling included.
 
     :param operation: a noun, used in messages: ``Timed out while awaiting sampling``.
-    :param seconds: the allowance; it starts now.
-    :param on_wait: is called for every wait.
-    :param patience: seconds by which waiting for a busy service may extend the allowance.
+    :param seconds: the time limit; it starts now.
+    :param on_wait: called for every wait.
+    :param patience: seconds by which waiting for a busy service may extend the limit.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Deadline:
     def remaining(self) -> float:
         """Return the seconds left, always more than zero.
 
-        :raises TimedOut: none are left.
+        :raises TimedOut: no time is left.
         """
         left = self.seconds - self.elapsed
         if left <= 0:
@@ -101,7 +102,7 @@ class Deadline:
         return left
 
     def timed_out(self) -> TimedOut:
-        """Return the error for an operation whose time is up."""
+        """Return the error for an operation whose deadline has passed."""
         return TimedOut(f"Timed out while awaiting {self.operation}")
 
     def allows(self, seconds: float) -> bool:
@@ -109,15 +110,15 @@ class Deadline:
         return self.elapsed + seconds < self.seconds
 
     def excuse(self, seconds: float) -> None:
-        """Extend the allowance by *seconds* spent on a busy service, as far as patience lasts."""
+        """Extend the deadline by *seconds* spent waiting for a busy service, up to *patience*."""
         excused = min(seconds, self.patience)
         self.patience -= excused
         self.seconds += excused
 
     def sleep(self, seconds: float) -> None:
-        """Wait without reporting it; time for which the process was stopped does not count.
+        """Wait without reporting it; time during which the process was suspended does not count.
 
-        :raises TimedOut: the time is up, at the latest when it is.
+        :raises TimedOut: the deadline is before the end of the wait, or passes during it.
         """
         seconds = max(0.0, min(seconds, self.remaining()))
         began = time.monotonic()
@@ -140,7 +141,7 @@ class Deadline:
             self._on_wait(Wait(self.operation, self.elapsed, queue_state, reason, retry_in, note))
 
     def pause(self, seconds: float, reason: str) -> None:
-        """Report that the next try comes in *seconds* and why, then wait.
+        """Report the reason and the *seconds* until the next attempt, then wait.
 
         :raises TimedOut: the time is up.
         """
@@ -149,9 +150,9 @@ class Deadline:
 
 
 class Retrying:
-    """The repetitions of one call.
+    """The retries of one call.
 
-    :ivar may_be_done: the server may have acted on an earlier try that was not merely refused.
+    :ivar may_be_done: an earlier attempt may have had an effect on the server.
     :param repeatable: repeating the call is harmless even if the server has acted on it.
     """
 
@@ -168,7 +169,7 @@ class Retrying:
         wanted = headers.get("x-should-retry", "").lower()
         asked = retry_after(headers)
         is_transient = self._repeatable and (status in (408, 429) or 500 <= status != 501)
-        # Nothing has been done yet, whatever the method, and the server says when it can be.
+        # With any method, the request had no effect, and the server reports when to retry.
         is_transient |= status == 429 and asked is not None
         if wanted == "false" or not (wanted == "true" or is_transient):
             return None
@@ -183,7 +184,7 @@ class Retrying:
         return backoff if asked is None else asked
 
     def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
-        """Wait until the call that *error* ended is sent again, or raise *error* if it is not."""
+        """Wait before a retry of the call that failed with *error*, or raise *error*."""
         if isinstance(error.__cause__, Stopped):
             deadline.seconds += error.__cause__.seconds
         unsent = isinstance(error, Unreachable)
@@ -197,7 +198,7 @@ class Retrying:
         deadline.pause(wait, str(error))
 
     def _next_backoff(self, first: float) -> float | None:
-        """Count one more attempt and return the seconds before it; ``None`` if it is too many."""
+        """Count another attempt and return the delay before it; ``None`` after the last attempt."""
         self._attempts += 1
         if self._attempts > ATTEMPTS:
             return None
@@ -208,7 +209,7 @@ class Retrying:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait, or ``None`` if it does not say.
+    """Return the seconds that a server asks to wait, or ``None`` if it does not ask.
 
     :param headers: those of its response, their names in lower case.
     """

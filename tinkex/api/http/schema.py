@@ -1,7 +1,7 @@
 """JSON objects of the service as typed values.
 
-A missing or null optional member is its default; a member of another type than the protocol
-gives it is an :class:`~tinkex.exceptions.InvalidResponse` that names it.
+A missing or null optional member gets its default; a member of a wrong type raises an
+:class:`~tinkex.exceptions.InvalidResponse` that names it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinkex.exceptions import InvalidResponse, detail_of
 Json = Mapping[str, Any]
 T = TypeVar("T")
 
-#: Limit of numbers: no size, count or rank comes near.
+#: Limit for numbers, far above any size, count or rank.
 _TOO_LARGE = 2**63
 #: Times above this are milliseconds: as seconds, they would be after the year 5000.
 _MILLISECONDS = 1e11
@@ -27,17 +27,17 @@ def refuse(what: str, data: Json | None = None) -> NoReturn:
     """Raise the error for a response that the protocol does not allow.
 
     :param what: what is wrong with it: ``no 'model_id'``.
-    :param data: the response where something is missing in it: some servers report an error in a
-        successful one.
+    :param data: the incomplete response, if any: some servers report an error in a successful
+        response.
     """
     errors = {name: data.get(name) for name in ("error", "error_message")} if data else {}
     if words := detail_of(errors):
-        raise InvalidResponse(f"the server answered with an error: {words}", hint="")
+        raise InvalidResponse(f"the server returned an error: {words}", hint="")
     raise InvalidResponse(f"unexpected response from the server: {what}")
 
 
 def mapping(value: Any, name: str) -> Json:
-    """Return *value*, which must be a JSON object."""
+    """Check that *value* is a JSON object, and return it."""
     if not isinstance(value, Mapping):
         refuse(f"no object where {name!r} should be")
     return value
@@ -58,7 +58,7 @@ def items(data: Json, name: str) -> list[Any]:
 
 
 def rows(data: Json, name: str, kinds: type | tuple[type, ...] = Mapping) -> list[Any]:
-    """Return the list *name* of *data*; some items may be odd, but not all."""
+    """Return the list *name* of *data*; some items may be malformed, but not all."""
     found = items(data, name)
     if found and not any(isinstance(item, kinds) for item in found):
         refuse(f"no object where {name!r} should be")
@@ -66,9 +66,9 @@ def rows(data: Json, name: str, kinds: type | tuple[type, ...] = Mapping) -> lis
 
 
 def identifier(value: Any) -> str:
-    """Return *value*, which must be text."""
+    """Check that *value* is text, and return it."""
     if not isinstance(value, str):
-        refuse("no text as an id")
+        refuse("an id is not text")
     return value
 
 
@@ -85,7 +85,7 @@ def optional_text(data: Json, name: str) -> str | None:
     value = data.get(name)
     if value is None or isinstance(value, str):
         return value
-    refuse(f"no text as {name!r}")
+    refuse(f"{name!r} is not text")
 
 
 def optional_int(data: Json, name: str) -> int | None:
@@ -95,9 +95,9 @@ def optional_int(data: Json, name: str) -> int | None:
         value = int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         if value is not None and abs(value) >= _TOO_LARGE:
-            refuse(f"a number out of range as {name!r}")
+            refuse(f"{name!r} is out of range")
         return value
-    refuse(f"no whole number as {name!r}")
+    refuse(f"{name!r} is not a whole number")
 
 
 def optional_number(data: Json, name: str) -> float | None:
@@ -107,7 +107,7 @@ def optional_number(data: Json, name: str) -> float | None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
         return float(value)
-    refuse(f"no number as {name!r}")
+    refuse(f"{name!r} is not a number")
 
 
 def optional_bool(data: Json, name: str) -> bool | None:
@@ -115,14 +115,14 @@ def optional_bool(data: Json, name: str) -> bool | None:
     value = data.get(name)
     if value is None or isinstance(value, bool):
         return value
-    refuse(f"neither true nor false as {name!r}")
+    refuse(f"{name!r} is neither true nor false")
 
 
 def optional_time(data: Json, name: str) -> datetime | None:
     """Return the time *name* of *data* in UTC, or ``None``.
 
-    Some servers leave the zone out; they mean UTC. Some send seconds or milliseconds since 1970,
-    and some a time in 1970 for one that they do not know.
+    A time without a zone is in UTC. Some servers send seconds or milliseconds since 1970, and some
+    send a time in 1970 for an unknown one.
     """
     value = data.get(name)
     try:
@@ -133,8 +133,8 @@ def optional_time(data: Json, name: str) -> datetime | None:
         else:
             return None
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError, OSError):  # beyond year 1 or 9999 in UTC, or no number
-        refuse(f"no time as {name!r}")
+    except (ValueError, OverflowError, OSError):  # outside of the years 1 to 9999, or not a number
+        refuse(f"{name!r} is not a time")
     return None if moment.year == 1970 else moment
 
 
@@ -144,8 +144,8 @@ def read(cls: type[T], data: Any, name: str, *, lenient: bool = False, **given: 
     Each field is read by its annotation; one with a default may be missing or null.
 
     :param name: what *data* is, for the error message.
-    :param lenient: a member of another type is its default, so that no row fails a list.
-    :param given: fields that are not read.
+    :param lenient: a member of a wrong type gets its default, so that one row does not fail a list.
+    :param given: fields whose values are given and not read from *data*.
     """
     record = mapping(data, name)
     for field, reader, is_required in _plan(cls):  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ _READERS: Mapping[str, Callable[[Json, str], Any]] = {
 
 @lru_cache
 def _plan(cls: Any) -> list[tuple[str, Callable[[Json, str], Any], bool]]:
-    """Return name, reader and whether it is required, of each field that can be read."""
+    """Return the name, the reader and the required flag of each field."""
     return [
         (field.name, reader, field.default is MISSING and field.default_factory is MISSING)
         for field in fields(cls)

@@ -1,6 +1,6 @@
-"""Calls of the API: made into HTTP requests, retried, refused, read to the end.
+"""API calls: HTTP requests, retries, redirects and responses.
 
-Everything that holds for every HTTP pool is here: the key, retries, redirects, deadlines.
+This module has all that HTTP pools share: the key, retries, redirects, deadlines.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 #: Seconds to wait for a response before a repeatable request is sent again.
 READ_TIMEOUT = 60.0
-#: The version of the official SDK whose protocol is spoken; servers ask for it.
+#: The version of the official SDK whose protocol tinkex implements; servers check it.
 PROTOCOL_VERSION = "0.38.0"
 #: Headers of every request.
 HEADERS = {"User-Agent": f"tinkex/{__version__}", "Accept": "application/json"}
-#: Maximum size of a response of the API in bytes; files are not read this way.
+#: Maximum size of an API response in bytes; file downloads are not limited.
 MAX_RESPONSE = 256 * 1024 * 1024
-#: Statuses of a redirect; with the latter two, the request stays as it is.
+#: Statuses of a redirect; the last two keep the method and the body.
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SAME_REQUEST = frozenset({307, 308})
-#: Redirects that are followed for one request.
+#: Maximum number of redirects followed for one request.
 _HOPS = 5
-#: For a 429 that does not say when to come back, where something is created.
-_LIMIT_HINT = "It is a limit of the server: end a session or a run, or wait until idle ones end."
+#: For a 429 without a retry time, to a request that creates something.
+_LIMIT_HINT = "The server has a limit: end a session or a run, or wait until idle ones end."
 _CHUNK, _BEGINNING = 64 * 1024, 1024
-#: Minimum length of the key of a service.
+#: Minimum length of an API key.
 _REAL_KEY = 16
-#: Content types in words.
+#: Names of content types for messages.
 _FORMS = {"text/html": "a web page", "text/plain": "plain text", "": "nothing"}
 #: The characters of a URL that are not percent-encoded.
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
@@ -79,17 +79,17 @@ _log = logging.getLogger("tinkex.http")
 
 @dataclasses.dataclass(slots=True)
 class Request:
-    """A call of the API; not to be changed.
+    """An API call; immutable.
 
     :ivar path: below ``<base>/api/v1/``, or with a leading slash below the base URL; already
         percent-encoded.
-    :ivar body: is sent as JSON; bytes as they are, ``None`` not at all.
-    :ivar repeatable: whether the call may be made twice; ``None``: the method decides.
+    :ivar body: sent as JSON; bytes are sent unchanged; ``None`` for no body.
+    :ivar repeatable: whether the call may be made twice; ``None``: depends on the method.
     :ivar final: statuses that are neither retried nor followed: the caller handles them.
-    :ivar settled: statuses that mean success after a try that the server may have acted on.
-    :ivar what: what a server lacks that does not know the path: ``publishing``.
-    :ivar keyless: is sent without the key.
-    :ivar is_enough: whether a response with so much of its body, up to 1 KiB, needs no more of it.
+    :ivar settled: statuses that mean success if an earlier attempt may have had an effect.
+    :ivar what: name of the feature that a server without this path lacks: ``publishing``.
+    :ivar keyless: whether to send the request without the key.
+    :ivar is_enough: returns whether the part of the body read so far, up to 1 KiB, is sufficient.
     """
 
     method: str
@@ -112,7 +112,7 @@ class Request:
 
 @dataclasses.dataclass(slots=True)
 class Response:
-    """A response of the service, read to its end, whatever its status; not to be changed.
+    """A complete response of the service, with any status; immutable.
 
     :ivar headers: by their names in lower case.
     """
@@ -123,7 +123,7 @@ class Response:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is one of success."""
+        """Whether the status means success."""
         return 200 <= self.status < 300
 
     @property
@@ -138,7 +138,7 @@ class Response:
 
     @property
     def date(self) -> datetime | None:
-        """When the server responded by its own clock, UTC; ``None`` if it does not say."""
+        """When the server responded, by its own clock in UTC; ``None`` if not reported."""
         from email.utils import parsedate_to_datetime
 
         try:
@@ -147,11 +147,12 @@ class Response:
             return None
 
     def without(self, hidden: Callable[..., str]) -> Response:
-        """Return the response without credentials, which the service may repeat.
+        """Return the response with credentials masked; some services repeat them.
 
         :param hidden: see :meth:`tinkex.api.http.auth.KeyAuth.hidden`.
         """
-        # In a success, a short key may be part of a name: only real ones are looked for.
+        # In a successful response, a short key may be part of a name: only full-length keys are
+        # masked.
         shortest = _REAL_KEY if self.ok else 0
         values = hidden("\n".join(self.headers.values()), shortest=shortest).split("\n")
         headers = dict(zip(self.headers, values, strict=True)) if self.headers else {}
@@ -162,7 +163,7 @@ class Response:
         return Response(self.status, headers, body)
 
     def error(self) -> APIError:
-        """Return the error that the response stands for."""
+        """Return the response as an error."""
         return from_response(self.status, self.body, self.content_type, self.headers)
 
     def json(self) -> Any:
@@ -176,7 +177,7 @@ class Response:
             kind = "" if not self.body.strip() else self.content_type or "something"
             form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
             error = InvalidResponse(
-                f"the server answered with {form} instead of JSON (HTTP {self.status})"
+                f"the server returned {form} instead of JSON (HTTP {self.status})"
             )
             error.request_id = self.request_id
             raise error from None
@@ -188,22 +189,22 @@ class Response:
         """
         value = self.json()
         if not isinstance(value, dict):
-            raise InvalidResponse("the server answered with JSON that is not an object")
+            raise InvalidResponse("the server returned JSON that is not an object")
         return value
 
 
 class Transport:
-    """Calls one service with one key.
+    """Sends API calls to one service with one key.
 
     :param settings: address, key, HTTP pool and time allowance.
-    :param on_wait: is called for every wait, see :class:`tinkex.api.Wait`.
+    :param on_wait: called for every wait, see :class:`tinkex.api.Wait`.
     :param pool: sends the requests instead of the pool that the settings name.
-    :ivar missing: endpoints that the service was found to lack, so that it is not asked for them
-        again. Only those with a substitute, and only after the substitute has worked: an outage
-        must not be taken for a missing endpoint. The last way is always tried.
+    :ivar missing: endpoints that the service lacks, so that they are not requested again. An
+        endpoint is added only after its substitute has worked: an outage must not be treated as a
+        missing endpoint. The last substitute is always tried.
     :ivar is_dry_run: requests are shown instead of being sent, so nothing may be changed.
-    :raises tinkex.exceptions.SettingsError: there is no usable key, or the options of the pool
-        are unusable.
+    :raises tinkex.exceptions.SettingsError: there is no usable key, or an option of the pool is
+        invalid.
     """
 
     def __init__(
@@ -232,7 +233,7 @@ class Transport:
     def deadline(
         self, operation: str, seconds: float | None = None, *, patience: float = 0.0
     ) -> Deadline:
-        """Start the time allowance of one public operation, a noun."""
+        """Return the deadline for *operation*, a noun such as ``the list of runs``."""
         seconds = seconds or self.settings.timeout
         return Deadline(operation, seconds, self._report, patience=patience)
 
@@ -243,15 +244,15 @@ class Transport:
             self._on_wait(dataclasses.replace(wait, reason=reason, note=note))
 
     def url(self, path: str) -> str:
-        """Return the URL of *path* below the API, or below the base URL if it has a slash."""
+        """Return the URL of *path*: below the API, or, with a leading slash, below the base URL."""
         if path.startswith("/"):
             return self.base_url + path
         return f"{self.base_url}/api/v1/{path}"
 
     def call(self, request: Request, deadline: Deadline) -> Response:
-        """Make a call, with retries where they help, and return its successful response.
+        """Send a call, retry it where that can help, and return the successful response.
 
-        :raises tinkex.exceptions.APIError: the service refused.
+        :raises tinkex.exceptions.APIError: the service refused the request.
         :raises tinkex.exceptions.TransportError: there was no usable response in time.
         """
         response, may_be_done = self._persist(request, deadline)
@@ -268,7 +269,7 @@ class Transport:
     def refusal(self, response: Response, what: str | None = None) -> TinkexError:
         """Return the error that the unsuccessful *response* stands for.
 
-        :param what: as :attr:`Request.what`.
+        :param what: see :attr:`Request.what`.
         """
         if 300 <= response.status < 400:
             return self._redirected(response)
@@ -284,16 +285,16 @@ class Transport:
         """Return the error for a redirect that is not followed."""
         host, location = errors.host_of(self.base_url), response.headers.get("location")
         if not location:
-            return InvalidResponse(f"{host} answered HTTP {response.status} without an address")
+            return InvalidResponse(f"{host} redirects without an address (HTTP {response.status})")
         url = join_url(self.base_url, location)
-        why = "and the API key does not go along"
+        why = "and the API key is not sent there"
         if same_origin(url, self.base_url):
-            why = f"which HTTP {response.status} allows for a GET only"
+            why = f"which is followed only for a GET (HTTP {response.status})"
         base, api, _ = url.partition("/api/v1/")
         return Redirected(f"{host} redirects to {url}, {why}", location=base if api else "")
 
     def _persist(self, request: Request, deadline: Deadline) -> tuple[Response, bool]:
-        """Return the last response, and whether the server may have acted on an earlier try."""
+        """Retry a call; return the response, and whether an earlier attempt may have worked."""
         retrying = Retrying(request.is_repeatable)
         if request.method == "POST":
             key = {"X-Idempotency-Key": f"tinkex-{os.urandom(16).hex()}"}
@@ -314,9 +315,9 @@ class Transport:
     def once(
         self, request: Request, deadline: Deadline, *, read_timeout: float | None = None
     ) -> Response:
-        """Send *request* once and return the response, whatever its status.
+        """Send *request* once and return the response, with any status.
 
-        After a 401 that asks for another credential it is sent again with that.
+        After a 401, the request is sent again if the credential could be replaced.
 
         :param read_timeout: seconds to wait for the response.
         :raises tinkex.exceptions.TransportError: there was no response.
@@ -328,7 +329,7 @@ class Transport:
             exchange = functools.partial(self._token, deadline=deadline)
             try:
                 renewed = self.auth.renew(credential, invalid, exchange, deadline.remaining())
-            except TimeoutError:  # another thread renews it, with more time
+            except TimeoutError:  # another thread is replacing it and has more time
                 raise deadline.timed_out() from None
             if renewed:
                 response = self._exchange(request, self.auth.current, deadline, read_timeout)
@@ -341,9 +342,9 @@ class Transport:
         deadline: Deadline,
         read_timeout: float | None = None,
     ) -> Response:
-        """Send *request*, also to where its server redirects it, and return the last response.
+        """Send *request*, follow redirects, and return the last response.
 
-        It may repeat the credential, which goes to the origin of the service only.
+        The response may repeat the credential, which is sent only to the origin of the service.
         """
         prepared = self._prepared(request, credential)
         for _ in range(_HOPS + 1):
@@ -356,7 +357,7 @@ class Transport:
             if not same_origin(url, self.base_url):
                 return response
             prepared = prepared._replace(url=url)
-        raise InvalidResponse(f"{errors.host_of(prepared.url)} redirects in circles")
+        raise InvalidResponse(f"{errors.host_of(prepared.url)} redirects in a loop")
 
     def _sent(
         self,
@@ -373,7 +374,7 @@ class Transport:
             opened = self._sender.send(prepared, timeouts)
             response = read_whole(opened, deadline, request.is_enough)
         except TimedOut as error:
-            if not deadline.allows(0.05):  # it has waited for all the time there was
+            if not deadline.allows(0.05):  # the whole time limit was spent waiting
                 raise deadline.timed_out() from error
             raise
         took = round((time.monotonic() - start) * 1000)
@@ -381,7 +382,7 @@ class Transport:
         arguments = (request.method, request.path, response.status, took, name)
         _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
         if response.status == 400 and not response.body:
-            # Proxies in front of the service respond like this when they lose it.
+            # Proxies in front of the service respond like this when the service is unreachable.
             raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
         return response
 
@@ -396,10 +397,10 @@ class Transport:
         return HttpRequest(request.method, url, headers, body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
-        """Send a GET to a URL that the service handed out; return the response before its body.
+        """Send a GET to a URL from the service; return the response before its body is read.
 
-        The key and the headers of the settings go to the origin of the service only, so never to a
-        storage behind signed URLs.
+        The key and the headers of the settings are sent only to the origin of the service, so never
+        to the storage behind signed URLs.
 
         :raises tinkex.exceptions.TransportError: there was no response.
         """
@@ -410,14 +411,14 @@ class Transport:
         return self._sender.send(request, timeouts)
 
     def read(self, response: HttpResponse, deadline: Deadline) -> Response:
-        """Read *response* to its end, without the credentials that it may repeat.
+        """Read *response* to its end, and mask credentials in it.
 
         :raises InvalidResponse: see :func:`read_whole`.
         """
         return read_whole(response, deadline).without(self.auth.hidden)
 
     def token(self, deadline: Deadline) -> str | None:
-        """Return the token that the service gives for the key, or ``None`` if it gives none.
+        """Exchange the key for a token; return ``None`` if the service does not issue one.
 
         :raises TransportError: there was no usable response in time.
         """
@@ -442,11 +443,11 @@ def read_whole(
     deadline: Deadline,
     is_enough: Callable[[Response], bool] | None = None,
 ) -> Response:
-    """Read *response* to its end and give its connection back.
+    """Read *response* to its end and return its connection to the pool.
 
     :param is_enough: see :attr:`Request.is_enough`; the connection is closed then.
     :raises InvalidResponse: the body is larger than :data:`MAX_RESPONSE`.
-    :raises TimedOut: the deadline passes, however slowly the bytes trickle in.
+    :raises TimedOut: the deadline passes, even while bytes still arrive.
     """
     with closing(response):
         body = bytearray()
@@ -462,14 +463,14 @@ def read_whole(
 
 
 def name_missing(error: NotOffered, message: str) -> None:
-    """Make *message*, which names what is not offered, that of *error*; keep the server's words."""
+    """Give *error* the *message*, which names the missing feature; keep the server's message."""
     words = detail_of(error.body)
     said = "" if words.lower().rstrip(".") in NO_ROUTE else f": {words}"
     error.message = f"{message}{said}"
 
 
 def log_traceback(body: Any) -> None:
-    """Log the traceback in a decoded error body, of which an error shows the last line only."""
+    """Log the traceback in a decoded error body; the error shows only its last line."""
     if TRACEBACK in (words := words_of(body)):
         for line in words.splitlines():
             _log.debug("%s", printable(line))
@@ -481,7 +482,7 @@ def _encoded(body: Any) -> bytes:
     except UnicodeEncodeError as error:
         raise UsageError(
             "the request contains text that is not valid Unicode",
-            hint="Its bytes are not UTF-8: convert them, say with iconv.",
+            hint="The input is not UTF-8: convert it, for example with iconv.",
         ) from error
 
 
@@ -499,7 +500,7 @@ def _merged(
 
 
 def join_url(base: str, location: str) -> str:
-    """Return the URL that *location*, as a server sends it, means relative to *base*.
+    """Return the absolute URL of *location*, sent by a server, relative to *base*.
 
     :raises InvalidResponse: it is not a URL.
     """
@@ -507,7 +508,7 @@ def join_url(base: str, location: str) -> str:
         url = urljoin(base, location.strip())
         return _ascii(url) if url.startswith(("http:", "https:")) else url
     except ValueError as error:
-        raise InvalidResponse("the server hands out a malformed address") from error
+        raise InvalidResponse("the server sent a malformed address") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -520,9 +521,9 @@ def _ascii_base(url: str) -> str:
 
 
 def _ascii(url: str) -> str:
-    """Return *url* with all characters but ASCII percent-encoded.
+    """Return *url* with all non-ASCII characters percent-encoded.
 
-    :raises ValueError: it has no host, or a malformed one or port.
+    :raises ValueError: it has no host, or its host or port is malformed.
     """
     parts = urlsplit(url)
     if not _HOST.fullmatch(parts.hostname or "") or parts.port == 0:
@@ -531,7 +532,7 @@ def _ascii(url: str) -> str:
 
 
 def same_origin(url: str, other: str) -> bool:
-    """Return whether scheme, host and port of both URLs are equal."""
+    """Return whether both URLs have the same scheme, host and port."""
     one, two = (
         (parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme))
         for parts in map(urlsplit, (url, other))

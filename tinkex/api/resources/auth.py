@@ -1,4 +1,4 @@
-"""The API key: whose it is, whether the service accepts it, and revoking it."""
+"""The API key: its owner, whether the service accepts it, and its revocation."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class KeyCheck:
-    """The service has responded and did not refuse the key.
+    """The result of a check: the service has responded and did not refuse the key.
 
-    :ivar api_key: what it reports about the key, or ``None`` if it does not offer that.
+    :ivar api_key: the service's record of the key, or ``None`` if it does not offer that.
     :ivar seconds: response time, including the connection.
-    :ivar is_proved: whether the service has accepted the key; some have no endpoint that can tell.
+    :ivar is_proved: whether the service has accepted the key; some have no endpoint for that.
     """
 
     api_key: ApiKey | None
@@ -65,7 +65,7 @@ class KeyCheck:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the key belongs to; ``None`` where the service does not report it."""
+    """The owner of the key; members are ``None`` if the service does not report them."""
 
     email: str | None = None
     organization: str | None = None
@@ -76,7 +76,7 @@ class Identity:
 
 
 class Auth:
-    """The key of this client, as the service sees it."""
+    """Checks, describes and revokes the key of this client."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -84,11 +84,11 @@ class Auth:
     def check(self) -> KeyCheck:
         """Check that the service responds and accepts the key.
 
-        A server without information about keys gets requests for lists instead.
+        If the server has no information about keys, lists are requested instead.
 
         :raises Unauthorized: it does not accept the key.
         """
-        deadline = self._transport.deadline("an answer of the service")
+        deadline = self._transport.deadline("a response of the service")
         began = time.monotonic()
         key, is_proved = None, True
         try:
@@ -104,17 +104,17 @@ class Auth:
         return KeyCheck(key, time.monotonic() - began, is_proved)
 
     def identity(self) -> Identity:
-        """Return who the key belongs to, from the key's record and from a token.
+        """Return the owner of the key, from the key's record and from a token.
 
         :raises NotOffered: the service offers neither.
         """
-        deadline = self._transport.deadline("an answer about the key")
+        deadline = self._transport.deadline("information about the key")
         missing: NotOffered | None = None
         try:
             key = self._key(deadline)
         except NotOffered as error:
             key, missing = ApiKey(""), error
-        # Nothing depends on the claims: they are not verified.
+        # The claims are only shown, so they are not verified.
         claims = {
             name: value
             for name, value in jwt_claims(self._transport.token(deadline) or "").items()

@@ -1,4 +1,4 @@
-"""Usage and its cost: events by the hour, sums of them, and current storage.
+"""Usage and its cost: hourly events, summaries of them, and current storage.
 
 All amounts are gross estimates in US dollars before credits, not an invoice.
 """
@@ -22,11 +22,11 @@ from tinkex.exceptions import Forbidden, TinkexError, UsageError
 WINDOW = timedelta(days=14)
 #: Endpoint that reports current storage and its price.
 _STORAGE = "billing/usage/checkpoints/current"
-#: Its member with US dollars per gigabyte and month.
+#: Member of its response with US dollars per gigabyte and month.
 _RATE = "effective_rate_usd_per_gigabyte_month"
-#: Time spans requested at the same time.
+#: Number of time spans requested concurrently.
 _CONCURRENCY = 4
-#: Seconds that asking for the price may take where the caller can do without it.
+#: Time limit in seconds of a request for the price, if it is optional.
 _PATIENCE = 5.0
 #: Types of usage that have a price.
 _PRICED = frozenset({"training", "sampling_prefill", "sampling_sample", "storage"})
@@ -66,12 +66,12 @@ class UsageEvent:
 
     @property
     def is_unpriced(self) -> bool:
-        """Whether it will have a price and has none yet."""
+        """Whether the event will have a price but has none yet."""
         return self.estimated_cost_usd is None and self.type in _PRICED and not self.free
 
     @classmethod
     def from_json(cls, data: Any) -> UsageEvent:
-        """Return the event that *data* describes."""
+        """Create an event from its JSON form *data*."""
         event = schema.mapping(data, "data")
         info = schema.optional_mapping(event, "event_info") or {}
         return schema.read(cls, {**event, **info}, "data", raw=event)
@@ -79,11 +79,11 @@ class UsageEvent:
 
 @dataclass(frozen=True)
 class Usage:
-    """Usage in a time span of full hours UTC, with its events in the order of time.
+    """Usage in a time span of full UTC hours, with its events sorted by time.
 
     :ivar sessions: session id → the metadata attached by its creator, or ``None``.
-    :ivar cost_data_through: prices of earlier events follow invoices, prices of later ones the
-        published rates; ``None`` when no day is complete.
+    :ivar cost_data_through: prices before this time are from invoices, later ones from the
+        published rates; ``None`` if no day is complete.
     """
 
     start: datetime
@@ -105,7 +105,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class StoredCheckpoints:
-    """Checkpoints of one project and owner in storage now."""
+    """The stored checkpoints of one project and owner."""
 
     project_id: str | None = None
     org_user_urn: str | None = None
@@ -119,7 +119,7 @@ class StoredCheckpoints:
 
 @dataclass(frozen=True)
 class CheckpointStorage:
-    """Storage occupied by checkpoints now, by project and owner.
+    """The current storage of checkpoints, by project and owner.
 
     :ivar rate: US dollars per gigabyte and month of 720 hours, if known.
     """
@@ -129,7 +129,7 @@ class CheckpointStorage:
 
 
 class Billing:
-    """Usage of the organization; the key's user needs the permission to see its billing."""
+    """The usage of the organization; the key's user needs permission to view its billing."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -137,13 +137,13 @@ class Billing:
     def usage(self, start: datetime, end: datetime | None = None) -> Usage:
         """Return the usage from *start* to *end*, widened to full hours.
 
-        :param start: aware; a span of more than 14 days takes several requests.
-        :param end: aware; by default, and at the latest, now.
+        :param start: timezone-aware; a span of more than 14 days takes several requests.
+        :param end: timezone-aware; by default, and at the latest, now.
         :raises UsageError: the span is empty or in the future.
         """
         now = datetime.now(UTC)
         if start > now:
-            raise UsageError("the span of time begins in the future")
+            raise UsageError("the time span begins in the future")
         start, end = aligned(start, now if end is None else min(end, now))
         deadline = self._transport.deadline("the usage")
 
@@ -166,7 +166,7 @@ class Billing:
         return Usage(start, end, tuple(events), sessions, max(filter(None, through), default=None))
 
     def storage(self, project_id: str | None = None) -> CheckpointStorage:
-        """Return the storage occupied by checkpoints now.
+        """Return the current storage of checkpoints.
 
         :param project_id: only those of this project.
         """
@@ -180,7 +180,7 @@ class Billing:
     def storage_rate(self) -> float | None:
         """Return the price of storage in US dollars per gigabyte and month, or ``None``.
 
-        Never raises: only some services bill, and only some keys may see bills.
+        Never raises: only some services have billing, and only some keys may view it.
         """
         patience = min(_PATIENCE, self._transport.settings.timeout)
         deadline = self._transport.deadline("the price of storage", patience)
@@ -207,23 +207,23 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """
     start, end = start.astimezone(UTC), end.astimezone(UTC)
     if end <= start:
-        raise UsageError("the span of time is empty: its end is not after its beginning")
+        raise UsageError("the time span is empty: its end is not after its beginning")
     last = end.replace(minute=0, second=0, microsecond=0)
     last = last if last == end else last + timedelta(hours=1)
     return start.replace(minute=0, second=0, microsecond=0), last
 
 
 def windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-    """Return *start* to *end* in spans of at most :data:`WINDOW`."""
+    """Split *start* to *end* into spans of at most :data:`WINDOW`."""
     count = math.ceil((end - start) / WINDOW)
     return list(itertools.pairwise([*(start + n * WINDOW for n in range(count)), end]))
 
 
 @dataclass(frozen=True)
 class UsageSummary:
-    """Sums over a group of usage events.
+    """The sums of a group of usage events.
 
-    :ivar key: the day, session or the like of the group; ``None`` where not reported.
+    :ivar key: the day, session or other key of the group; ``None`` if not reported.
     :ivar prefill_tokens: tokens of prompts, including those from the cache.
     :ivar cached_tokens: prompt tokens from the cache.
     :ivar checkpoints: checkpoint operations.
@@ -250,19 +250,19 @@ _KEYS: Mapping[str, Callable[[UsageEvent], str | None]] = {
     "project": lambda event: event.project_id,
     "type": lambda event: event.type,
 }
-#: What usage can be summarized by.
+#: The dimensions that usage can be summarized by.
 DIMENSIONS = (*_KEYS, "run")
 
 
 def summarize(
     usage: Usage, by: str, runs_of: Mapping[str, Sequence[str]] | None = None
 ) -> list[UsageSummary]:
-    """Return *usage* in groups: days in order, everything else by price, the highest first.
+    """Summarize *usage* in groups: days in order, other groups by price, the highest first.
 
     :param by: ``day``, ``session``, ``model``, ``user``, ``project``, ``type`` or ``run``.
     :param runs_of: session id → its training runs, for ``run``, since events belong to sessions.
-        Runs of the same session share a group; a session without runs is a group of its own.
-    :raises UsageError: no such dimension.
+        Runs of the same session share a group; a session without runs is a separate group.
+    :raises UsageError: *by* is not a dimension.
     """
     if by not in DIMENSIONS:
         raise UsageError(f"usage cannot be summarized by {by!r}", hint=", ".join(DIMENSIONS))

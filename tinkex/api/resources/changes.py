@@ -1,7 +1,7 @@
 """Changes of checkpoints: delete, publish, unpublish, set an expiry time.
 
 The list of a run is read before its checkpoints are changed. A server whose ids have no kind may
-change ``weights/x`` when it is asked to change ``sampler_weights/x``, and report success.
+change ``weights/x`` on a request to change ``sampler_weights/x``, and report success.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from tinkex.exceptions import (
     detail_of,
 )
 
-#: Returns the checkpoints of a run, whole.
+#: Function that returns all checkpoints of a run.
 ListOfRun = Callable[[str, Deadline], Iterable[Checkpoint]]
 
-#: TuFT's answer to every request to unpublish: its route takes "publish" for the name.
+#: TuFT's response to every unpublish request: its route reads "publish" as the name.
 _MISREAD = "Invalid checkpoint reference"
 
 
 @dataclass
 class _Run:
-    """A run, before any change.
+    """A run and its checkpoints before any change.
 
     :ivar rows: its checkpoints by :func:`key_of`; ``None`` if they are not known.
-    :ivar bare: those with an id without a kind, by that id and by their names.
-    :ivar is_read: whether there is nothing more to learn from its list.
-    :ivar error: why its list could not be read.
-    :ivar left: those that are still listed, of those before any change.
-    :ivar lost: those that are not, were not to be deleted, and have not been reported.
-    :ivar looked: when *left* was last known, by the clock of :func:`time.monotonic`.
+    :ivar bare: the checkpoints whose id has no kind, by that id and by their names.
+    :ivar is_read: whether its list does not need to be read again.
+    :ivar error: the error that reading its list raised.
+    :ivar left: the checkpoints from before any change that are still listed.
+    :ivar lost: those that disappeared without a request and have not been reported.
+    :ivar looked: when *left* was last updated, by :func:`time.monotonic`.
     """
 
     rows: Mapping[str, Checkpoint] | None = None
@@ -63,7 +63,7 @@ class _Run:
     looking: threading.Lock = field(default_factory=threading.Lock)
 
     def fill(self, found: Iterable[Checkpoint]) -> None:
-        """Make *found* the checkpoints of the run."""
+        """Set the checkpoints of the run to *found*."""
         self.rows = {key_of(row.tinker_path): row for row in found}
         self.left = set(self.rows)
         for key, row in self.rows.items():
@@ -71,7 +71,7 @@ class _Run:
                 self.bare[name].append(row)
 
     def twins(self, path: TinkerPath) -> list[Checkpoint]:
-        """Return the checkpoints that the server may take for *path*."""
+        """Return the checkpoints that the server may confuse with *path*."""
         own = (self.rows or {}).get(key_of(str(path)))
         names = {path.name, own.checkpoint_id if own else path.name}
         near = {row.tinker_path: row for name in names for row in self.bare.get(name, ())}
@@ -81,12 +81,12 @@ class _Run:
 class Changes:
     """Changes the checkpoints *paths*; its methods may be called from several threads.
 
-    :param list_of_run: reads the list of a run, which is done before its first change.
-    :param known: checkpoints that were just listed. Where their ids have a kind, the lists of
-        their runs are not read again.
+    :param list_of_run: reads the list of a run; called before its first change.
+    :param known: checkpoints that were just listed. If their ids have a kind, the lists of their
+        runs are not read again.
     :param force: whether to change checkpoints that share their name with others, see
         :exc:`~tinkex.exceptions.SharedName`.
-    :ivar notes: path of a deleted checkpoint → what happened to others, in a few words.
+    :ivar notes: path of a deleted checkpoint → a note on what happened to others.
     """
 
     def __init__(
@@ -116,18 +116,18 @@ class Changes:
                 run.fill(rows[run_id])
 
     def found(self) -> dict[str, Checkpoint]:
-        """Return the checkpoints that the lists of their runs show, by path."""
+        """Return the listed checkpoints among *paths*, by path."""
         runs = map_ordered(self._read, self._runs)
         rows = {key: row for run in runs for key, row in (run.rows or {}).items()}
         return {path: rows[key_of(path)] for path in self._paths if key_of(path) in rows}
 
     def twins(self, path: str) -> list[str]:
-        """Return the paths of others that the server may change instead of *path*."""
+        """Return the paths of other checkpoints that the server may change instead of *path*."""
         found = self._read(self._paths[path].run_id).twins(self._paths[path])
         return [row.tinker_path for row in found if key_of(row.tinker_path) not in self._keys]
 
     def refusal(self, path: str) -> TinkexError | None:
-        """Return the error that changing *path* raises before any request, if any."""
+        """Return the error that a change of *path* would raise before any request, if any."""
         run = self._read(self._paths[path].run_id)
         if run.error is not None:
             return run.error
@@ -170,7 +170,7 @@ class Changes:
             self._delete(path, deadline)
         elif not run.twins(self._paths[path]):
             self._delete_and_check(path, run, deadline)
-        else:  # the first request may delete the other one, be it to be deleted, too, or not
+        else:  # the first request may delete the other one, whether or not it is to be deleted
             with run.lock:
                 if key_of(path) in run.left or self.refusal(path):
                     self._delete_and_check(path, run, self._deadline(), tries=2)
@@ -182,13 +182,13 @@ class Changes:
         self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)
 
     def _delete_and_check(self, path: str, run: _Run, deadline: Deadline, tries: int = 1) -> None:
-        """Delete *path*, in *tries* requests at most, until the list does not have it."""
+        """Delete *path* in at most *tries* requests, until it is no longer listed."""
         lost: list[str] = []
         for _ in range(tries):
             failure = None
             try:
                 self._delete(path, deadline)
-            except ServerError as error:  # TuFT also says so of what it has deleted
+            except ServerError as error:  # TuFT reports this after a deletion, too
                 failure = error
             lost += self._look_again(path, run, failure, deadline)
             if key_of(path) not in run.left:
@@ -208,9 +208,9 @@ class Changes:
     def _look_again(
         self, path: str, run: _Run, failure: TinkexError | None, deadline: Deadline
     ) -> list[str]:
-        """Bring :attr:`_Run.left` up to date, and return what vanished without being named.
+        """Update :attr:`_Run.left`, and return checkpoints that were deleted without a request.
 
-        One request serves all threads that have waited for it.
+        Threads that wait for it share one request.
         """
         now = time.monotonic()
         with run.looking:
@@ -220,7 +220,7 @@ class Changes:
                 try:
                     found = self._list_of_run(self._paths[path].run_id, deadline)
                     listed.update(key_of(row.tinker_path) for row in found)
-                except NotFound:  # it was the last one of its run
+                except NotFound:  # it was the last checkpoint of its run
                     pass
                 except TinkexError as error:
                     why = f"its list could not be read after the deletion: {error}"
@@ -232,7 +232,7 @@ class Changes:
         return [(run.rows or {})[key].tinker_path for key in lost]
 
     def _read(self, run_id: str, deadline: Deadline | None = None) -> _Run:
-        """Return the run *run_id* after its list was read."""
+        """Return the run *run_id*; read its list if necessary."""
         run = self._runs[run_id]
         with run.lock:
             if not run.is_read:
@@ -241,13 +241,13 @@ class Changes:
                 try:
                     run.fill(self._list_of_run(run_id, deadline))
                 except (NotFound, NotOffered):
-                    pass  # the response to the change says more
+                    pass  # the response to the change has more information
                 except TinkexError as error:
                     run.error = error
         return run
 
     def _change(self, path: str, request: Request, deadline: Deadline) -> None:
-        """Make *request*, whose path follows that of the checkpoint."""
+        """Send *request*, whose path is appended to the URL of the checkpoint."""
         parsed = self._paths[path]
         rows = self._read(parsed.run_id, deadline).rows
         if refusal := self.refusal(path):
@@ -255,7 +255,7 @@ class Changes:
         try:
             self._send(parsed.url, request, deadline)
         except NotOffered as error:
-            # Only a missing route: after any other refusal the shorter id may mean another kind.
+            # Only after a missing route: otherwise the shorter id may mean another kind.
             # ``DELETE …/checkpoints/<name>/publish`` might delete a checkpoint.
             unpublishes = request.method == "DELETE" and request.path != ""
             row = (rows or {}).get(key_of(path))
@@ -263,13 +263,13 @@ class Changes:
                 raise
             self._send(replace(parsed, name=row.checkpoint_id).bare_url, request, deadline)
         except ServerError as error:
-            # TuFT answers so for what it does not have.
+            # TuFT responds like this for a missing checkpoint.
             if error.status != 500 or rows is None or key_of(path) in rows:
                 raise
             raise _missing(path) from error
 
     def _send(self, url: str, request: Request, deadline: Deadline) -> None:
-        # A retry may find that the first try has succeeded: deleted, or in that state already.
+        # A retry may find that the first attempt succeeded: already deleted, or in that state.
         settled = frozenset({404, 409} if request.path else {404})
         path = url + request.path
         request = replace(request, path=path, repeatable=True, settled=settled)
@@ -283,10 +283,10 @@ def _missing(path: str) -> NotFound:
 def _check_success(response: Response) -> None:
     """Check the body of a successful response.
 
-    :raises OperationFailed: it says that the change failed.
+    :raises OperationFailed: it reports that the change failed.
     """
     body: dict[str, Any] = {}
     with suppress(InvalidResponse):  # it may be empty
         body = response.object()
     if body.get("success") is False or body.get("deleted") is False or body.get("error"):
-        raise OperationFailed(detail_of(body) or "the server reports no success")
+        raise OperationFailed(detail_of(body) or "the server did not report success")

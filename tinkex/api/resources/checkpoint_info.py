@@ -1,4 +1,4 @@
-"""One checkpoint: its record in lists, and what it was trained from."""
+"""One checkpoint: its record in lists, and the base model and adapter it belongs to."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Checkpoint:
     """A saved checkpoint.
 
     :ivar checkpoint_id: the service's id within the run; its form differs between servers.
-    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``; else as the server sent it.
-    :ivar tinker_path: as the server sent it where this version does not understand it.
+    :ivar checkpoint_type: ``training``, ``sampler`` or ``external``; an unknown type is unchanged.
+    :ivar tinker_path: unchanged if this version does not understand it.
     :ivar time: when it was saved, UTC; ``None`` if unknown.
     :ivar public: whether everyone may use it.
     :ivar expires_at: when the service will delete it, UTC; ``None`` means never.
@@ -45,7 +45,7 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, data: Any, run_id: str = "") -> Checkpoint:
-        """Return the checkpoint that *data* describes, as far as this version understands it.
+        """Create a checkpoint from its JSON form *data*, as far as this version understands it.
 
         :param run_id: the run in whose list it is, for a path that does not name its run.
         """
@@ -64,7 +64,7 @@ class Checkpoint:
             "checkpoints",
             lenient=True,
             checkpoint_id=name,
-            checkpoint_type=KINDS.get(kind, kind),  # some servers have the word in paths
+            checkpoint_type=KINDS.get(kind, kind),  # some servers use the name from paths
             tinker_path=path,
             run_id=run_id,
         )
@@ -80,19 +80,19 @@ class Checkpoint:
 
     @property
     def is_known(self) -> bool:
-        """Whether kind, type and time are known; bulk commands leave all others out."""
+        """Whether kind, type and time are known; bulk commands skip all others."""
         path, types = self.path, KINDS.values()
         is_plain = path is not None and path.kind in KINDS and "/" not in path.name
         return is_plain and self.checkpoint_type in types and self.time is not None
 
     @property
     def has_bare_id(self) -> bool:
-        """Whether its id has no kind, so that it may be that of two checkpoints."""
+        """Whether its id has no kind, so that two checkpoints may share the id."""
         return bool(self.checkpoint_id) and "/" not in self.checkpoint_id
 
 
 def key_of(path: str) -> str:
-    """Return *path* without its scheme, which may differ between a save and a list."""
+    """Return *path* without its scheme, which may differ between responses."""
     return path.rpartition("://")[2]
 
 
@@ -103,7 +103,7 @@ def row_of(path: TinkerPath, rows: Iterable[Checkpoint]) -> Checkpoint | None:
 
 
 def twins_of(path: TinkerPath, rows: Collection[Checkpoint]) -> list[Checkpoint]:
-    """Return those of *rows*, the list of its run, that a server may take for *path*.
+    """Return those of *rows*, the list of its run, that a server may confuse with *path*.
 
     They have the same name or id, and ids without a kind.
     """
@@ -149,7 +149,7 @@ class CheckpointInfo(Lineage):
 
     @classmethod
     def of(cls, path: TinkerPath, record: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:
-        """Return *record*, or what *path* itself says without one, together with *lineage*."""
+        """Combine *record*, or without one the parts of *path*, with *lineage*."""
         default = {
             "tinker_path": str(path),
             "run_id": path.run_id,
@@ -160,16 +160,16 @@ class CheckpointInfo(Lineage):
 
 
 def weights_info(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
-    """Return the lineage of *path* by the endpoint that also knows other accounts' checkpoints."""
-    # The POST only reads, yet it is not retried: servers answer 500 for a path they do not know.
+    """Return the lineage of *path* from an endpoint that supports checkpoints of other accounts."""
+    # This POST only reads, but is not retried: servers return 500 for an unknown path.
     request = Request("POST", "weights_info", {"tinker_path": str(path)}, what="weights_info")
     return schema.read(Lineage, transport.call(request, deadline).object(), "weights_info")
 
 
 def lineage_of(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
-    """Return the lineage of *path*: of the checkpoint, else of its training run.
+    """Return the lineage of the checkpoint *path*, or of its training run.
 
-    Some servers answer for training checkpoints only, some with an internal error.
+    Some servers support this only for training checkpoints; some return an internal error.
 
     :raises tinkex.exceptions.APIError: the service reports neither.
     """

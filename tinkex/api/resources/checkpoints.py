@@ -50,21 +50,21 @@ if TYPE_CHECKING:
     from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import OnProgress, Progress
 
-#: Seconds that a checkpoint may be given until it expires: an hour to ten years.
+#: Minimum and maximum seconds until a checkpoint expires: an hour and ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
-NOT_OFFERED = "This server has no list over all runs; each run was asked."
-INCOMPLETE = "This server's list over all runs has no sampler checkpoints; each run was asked."
+NOT_OFFERED = "This server has no list across all runs; each run was queried."
+INCOMPLETE = "This server's list across all runs has no sampler checkpoints; each run was queried."
 
 _ACCOUNT_LIST = "GET checkpoints"
 #: Checkpoints per page.
 _PAGE_SIZE = 1000
-#: Runs listed at the same time.
+#: Number of runs listed concurrently.
 _CONCURRENCY = 8
-#: Seconds that a suggestion may take; the error itself is known already.
+#: Time limit in seconds for finding a suggestion; the error itself is already known.
 _PATIENCE = 5.0
-#: Names that a suggestion shows.
+#: Maximum number of names in a suggestion.
 _SHOWN = 3
-#: Carries the access token of the account that owns the original of a copy.
+#: Header with the access token of the account that owns the original of a copy.
 _TOKEN_HEADER = "X-Tinker-Weights-Access-Token"  # noqa: S105 - a name, not a token
 
 
@@ -86,13 +86,13 @@ class Checkpoints:
     ) -> Page[Checkpoint]:
         """Return checkpoints, the newest first; those of unknown time come last.
 
-        Some servers have no list over all runs, or one without sampler checkpoints; then each
-        run is listed, and the page's ``note`` says so.
+        Some servers have no list across all runs, or one without sampler checkpoints; then each run
+        is listed, and the page's ``note`` says so.
 
-        :param limit: maximum number of checkpoints; ``None`` and 0 mean all.
-        :param run_id: only those of one training run.
-        :param access_scope: ``owned``, or ``accessible`` for all that the key may read; without
-            effect on the list of one run.
+        :param limit: maximum number of checkpoints; ``None`` or 0 for all.
+        :param run_id: only checkpoints of this training run.
+        :param access_scope: ``owned``, or ``accessible`` for all that the key may read; ignored
+            with *run_id*.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         found = self.walk(limit, offset, run_id, access_scope=access_scope)
@@ -106,10 +106,10 @@ class Checkpoints:
         *,
         access_scope: str | None = None,
     ) -> Walk[Checkpoint] | Page[Checkpoint]:
-        """Return what :meth:`list` does, page by page where the service has pages.
+        """Return an iterator over the checkpoints, page by page if the service has pages.
 
-        The first page has been fetched, the others are fetched during the iteration, which may
-        therefore raise; memory stays flat.
+        The first page is fetched at once, the others during the iteration, which may therefore
+        raise; memory use is constant. See :meth:`list`.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")
@@ -127,7 +127,7 @@ class Checkpoints:
         descending: bool = False,
         access_scope: str | None = None,
     ) -> Page[Checkpoint]:
-        """Return the checkpoints that match *wanted*, chosen here out of the whole list.
+        """Return the checkpoints that match *wanted*; the whole list is fetched and filtered here.
 
         Limit, offset and scope are those of :meth:`list`.
 
@@ -147,9 +147,9 @@ class Checkpoints:
         return Page.of(found, limit, offset, everything.note)
 
     def known(self, found: Iterable[Checkpoint]) -> Sequence[Checkpoint]:
-        """Return those of *found* that may be treated in bulk; report the others once.
+        """Return those of *found* that bulk commands may change; report the others once.
 
-        Nothing is done in bulk to a checkpoint whose kind, type or time is unknown.
+        Bulk commands skip a checkpoint whose kind, type or time is unknown.
         """
         found = [*found]
         skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
@@ -175,7 +175,7 @@ class Checkpoints:
             listed, missing = [], error
         else:
             known = [(other, record) for record in listed if (other := record.path)]
-            # Servers differ in the scheme that they write.
+            # Servers differ in the scheme that they use.
             found = next((record for other, record in known if other.url == parsed.url), None)
             if found is not None:
                 lineage = Lineage()
@@ -184,7 +184,7 @@ class Checkpoints:
                 return CheckpointInfo.of(parsed, found, lineage)
             hint = suggestion(parsed, listed)
             missing = NotFound(f"no checkpoint {parsed}", status=404, hint=hint)
-            # Some servers describe anything in a run; some list no samplers.
+            # Some servers describe any name in a run; some list no sampler checkpoints.
             if any(other.kind == parsed.kind for other, _ in known):
                 raise missing
         try:
@@ -196,9 +196,9 @@ class Checkpoints:
     def changes(
         self, paths: Sequence[str], *, known: Iterable[Checkpoint] = (), force: bool = False
     ) -> Changes:
-        """Return what changes the checkpoints *paths*, after it has read the lists of their runs.
+        """Return an object that changes *paths*; first, the lists of their runs are read.
 
-        :param known: those of *paths* that were just listed, which may spare these requests.
+        :param known: those of *paths* that were just listed, which may save these requests.
         :param force: see :meth:`delete`.
         """
         from tinkex.api.resources.changes import Changes
@@ -227,10 +227,10 @@ class Checkpoints:
     def delete(self, path: str, *, force: bool = False) -> None:
         """Delete the checkpoint *path*; this cannot be undone.
 
-        :param force: do so even if the run has another checkpoint of this name and the server's
+        :param force: delete even if the run has another checkpoint of this name and the server's
             ids do not distinguish them, so that it may delete either or both.
         :raises tinkex.exceptions.NotFound: it does not exist.
-        :raises tinkex.exceptions.SharedName: *force* would be needed.
+        :raises tinkex.exceptions.SharedName: the checkpoint can be deleted only with *force*.
         :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists it.
         """
         path = str(TinkerPath.from_string(path))
@@ -246,9 +246,9 @@ class Checkpoints:
         self.changes([path], force=force).set_ttl(path, seconds)
 
     def check_name(self, name: str) -> None:
-        """Refuse the name of a new checkpoint if the service is known to refuse it.
+        """Check that the service accepts *name* for a new checkpoint, as far as that is known.
 
-        :raises tinkex.exceptions.UsageError: it does; found before a run is created for it.
+        :raises tinkex.exceptions.UsageError: it does not; raised before a run is created.
         """
         from tinkex.api.resources import training
 
@@ -264,9 +264,9 @@ class Checkpoints:
     ) -> str:
         """Copy the checkpoint *path*, keeping its kind and name, and return the copy's path.
 
-        :param project_id: the project to own the copy; by default it goes into a new run of a
+        :param project_id: the project that will own the copy; by default it is in a new run of a
             new session, which cannot be trained further.
-        :param ttl_seconds: seconds until the copy expires, whatever the original's expiry.
+        :param ttl_seconds: seconds until the copy expires; the original's expiry is not copied.
         :param access_token: key of the account that may read the original, if it is another.
         """
         body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
@@ -283,9 +283,9 @@ class Checkpoints:
         return copy
 
     def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
-        """Return a hint for *path*, which does not exist: others of its run; never raises.
+        """Return a hint for the missing checkpoint *path*: others of its run; never raises.
 
-        :param to_sample: it may exist, but cannot be sampled, so only samplers are of use.
+        :param to_sample: only suggest sampler checkpoints; *path* may exist, but cannot be sampled.
         """
         parsed = TinkerPath.from_string(path)
         patience = min(_PATIENCE, self._transport.settings.timeout)
@@ -315,7 +315,7 @@ class Checkpoints:
         changed, and the next call with the same arguments resumes the download. The timeout
         bounds the time without a single byte, not the whole download.
 
-        :param directory: created if necessary; its other files stay.
+        :param directory: created if necessary; other files in it are kept.
         :param force: replace existing files, once the new ones are complete.
         :param on_progress: called after every block received, by one thread at a time.
         :raises tinkex.exceptions.LocalError: a file exists or cannot be written, or another
@@ -337,8 +337,8 @@ class Checkpoints:
         Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
         are skipped, incomplete ones replaced.
 
-        :param force: download all of them, and replace existing files.
-        :param with_run: without, the directories are ``<kind>/<name>``, as for :meth:`sync`.
+        :param force: download complete ones as well, and replace existing files.
+        :param with_run: if false, the directories are ``<kind>/<name>``, as for :meth:`sync`.
         :param on_progress: called after every block received, with the bytes of all.
         """
         from tinkex.api.transfer.directory import directory_of
@@ -382,13 +382,13 @@ class Checkpoints:
         return download(self._transport, self._sessions, path, directory, force, on_progress)
 
     def _copied(self, body: dict[str, object], headers: dict[str, str], deadline: Deadline) -> str:
-        from tinkex.api.http import futures  # which lists do without
+        from tinkex.api.http import futures  # which lists do not need
 
-        # Retries carry the same idempotency key, so they make no second copy.
+        # Retries have the same idempotency key, so they create no second copy.
         what = "copies of checkpoints"
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
-        if answer.get("tinker_path") is None:  # some servers take their time
+        if answer.get("tinker_path") is None:  # some servers respond slowly
             answer = futures.outcome(
                 self._transport, answer, "CopyWeights", deadline, wanted="tinker_path"
             )
@@ -399,7 +399,7 @@ class Checkpoints:
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
-    """Return a hint for *path*, which is not what is meant among *found*, those of its run."""
+    """Return a hint for the unknown *path*: similar checkpoints among *found*, those of its run."""
     listed = [other for checkpoint in found if (other := checkpoint.path)]
     others = [other for other in listed if other != path]
     if not others:
@@ -407,11 +407,11 @@ def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
     same_name = next((other for other in others if other.name == path.name), None)
     if same_name:
         return f"Did you mean {same_name}?"
-    # Of two kinds with one name, the same kind is meant.
+    # If a name exists in two kinds, suggest the same kind.
     others.sort(key=lambda other: other.kind != path.kind)
     near = closest(path.name, [other.name for other in others])
     by_name = {other.name: str(other) for other in reversed(others)}
-    return f"In this run there are: {a_few([by_name[name] for name in near], total=len(others))}."
+    return f"This run has: {a_few([by_name[name] for name in near], total=len(others))}."
 
 
 def closest(name: str, names: Iterable[str]) -> list[str]:
@@ -430,7 +430,7 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
     try:
         return _listed(transport, run_id, deadline)
     except NotFound:
-        # Some servers respond like this about a run without checkpoints.
+        # Some servers respond like this for a run without checkpoints.
         with suppress(TinkexError):
             request_run(transport, run_id, deadline)
             return []
@@ -452,9 +452,9 @@ def walk_account(
     offset: int,
     access_scope: str | None = None,
 ) -> Walk[Checkpoint] | Page[Checkpoint]:
-    """Return *limit* checkpoints (``None``: all) of the account: a page, or a walk.
+    """Return *limit* checkpoints (``None``: all) of the account: a page, or an iterator.
 
-    The first page has been fetched: it shows which kind of list the server has.
+    The first page is fetched at once: it shows which kind of list the server has.
     """
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
@@ -463,7 +463,7 @@ def walk_account(
     def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
         return pagination.walk(
             transport,
-            Request("GET", "checkpoints", params=scope, what="a list over all runs"),
+            Request("GET", "checkpoints", params=scope, what="a list across all runs"),
             Checkpoint.from_json,
             deadline,
             limit=limit,
@@ -475,15 +475,15 @@ def walk_account(
     try:
         found = pagination.newest_first(walk, time_of, limit, offset)
         seen = found if isinstance(found, Page) else found.first()
-        # A page beyond the end shows nothing about the list.
+        # A page beyond the end does not show the kind of list.
         seen = seen or (walk(1, 0).first() if offset else [])
     except NotOffered:
         page = _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
         transport.missing.add(_ACCOUNT_LIST)
         return page
     transport.missing.discard(_ACCOUNT_LIST)
-    # Servers with lists that never have sampler checkpoints also leave the kind out of
-    # checkpoint_id; a list with ids in full form is complete, which saves a request.
+    # Servers whose list never has sampler checkpoints also omit the kind in checkpoint_id; so a
+    # list with full ids is complete, which saves a request.
     if all(c.checkpoint_type == "training" and "/" not in c.checkpoint_id for c in seen):
         runs = walk_runs(transport, deadline, 100)
         if any(run.last_sampler_checkpoint is not None for run in runs):
@@ -494,14 +494,14 @@ def walk_account(
 def _page_of_runs(
     transport: Transport, deadline: Deadline, limit: int | None, offset: int, note: str
 ) -> Page[Checkpoint]:
-    """Return what :func:`walk_account` does by listing all runs."""
+    """Return the result of :func:`walk_account` by listing each run."""
 
     def of_listed(run: TrainingRun) -> list[Checkpoint] | NotOffered:
         segment_from_server(run.training_run_id)
         try:
             return _listed(transport, run.training_run_id, deadline)
         except NotFound:
-            return []  # it has none, or was deleted in the meantime
+            return []  # it has no checkpoints, or was deleted in the meantime
         except NotOffered as error:
             return error
 

@@ -19,7 +19,7 @@ class Model:
     :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
     :ivar trainable: whether it can be trained, if reported.
     :ivar sampleable: whether it can be sampled from, if reported.
-    :ivar is_prefix: the server lists ids, with which the names of its models begin.
+    :ivar is_prefix: the server lists prefixes of model names.
     """
 
     model_name: str
@@ -30,7 +30,7 @@ class Model:
 
     @classmethod
     def from_json(cls, data: Any) -> Model | None:
-        """Return the model that *data* describes, or ``None`` if it has no name."""
+        """Create a model from its JSON form *data*; ``None`` if it has no name."""
         if isinstance(data, str):
             return cls(data)
         model = data if isinstance(data, Mapping) else {}
@@ -38,7 +38,7 @@ class Model:
         names = [name for member in members if (name := model.get(member))]
         if not names or not isinstance(names[0], str):
             return None
-        can = model.get("capabilities")  # some servers have a list instead of the two members
+        can = model.get("capabilities")  # some servers send a list instead of the two members
         if isinstance(can, list):
             known = {"trainable": "training" in can, "sampleable": "sampling" in can}
             model = known | {name: value for name, value in model.items() if value is not None}
@@ -64,9 +64,9 @@ def list_models(transport: Transport, deadline: Deadline) -> Page[Model]:
 
 
 def models_in(data: schema.Json) -> Page[Model]:
-    """Return the models in *data*, which describes what a service offers."""
+    """Return the models in *data*, the capabilities of a service."""
     rows = schema.rows(data, "supported_models", (Mapping, str))
     models = [model for row in rows if (model := Model.from_json(row)) is not None]
     left_out = len(rows) - len(models)
-    note = f"Left out for lack of a name: {left_out} of {len(rows)} models." if left_out else None
+    note = f"Omitted models without a name: {left_out} of {len(rows)} models." if left_out else None
     return Page(models, len(models), note=note)

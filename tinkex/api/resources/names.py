@@ -1,10 +1,10 @@
-"""Short names for runs and checkpoints, resolved to ids and paths.
+"""Resolution of short names of runs and checkpoints to ids and paths.
 
 For a checkpoint: its path; ``RUN:NAME``, ``RUN:TYPE/NAME``; ``RUN@latest``; ``@latest`` for the
-whole account; ``RUN`` alone where the run has just one. ``@latest`` may be followed by
-``:sampler``, ``:training`` or ``:external``, and everything but a path by ``~N``: the N-th saved
-before it.
-For a run: its id; ``@latest``, the run last used, and ``@latest~N``; a checkpoint's path.
+whole account; ``RUN`` alone if the run has only one checkpoint. ``@latest`` may be followed by
+``:sampler``, ``:training`` or ``:external``, and any name but a path by ``~N``: the N-th checkpoint
+saved before it. For a run: its id; ``@latest`` for the run last used, and ``@latest~N``; a
+checkpoint's path.
 
 ``RUN`` is the id of a run or its unique beginning; the UUID in it may be cut to eight digits.
 A full path costs no request.
@@ -40,20 +40,20 @@ T = TypeVar("T")
 _FORMS = "Give tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
 _NAME = re.compile(r"([^@~]*)(@latest(?::([a-z_]+))?)?(?:~([0-9]{1,6}))?")
 _KINDS_OF_NAME = {"checkpoint": "checkpoint path or name", "run": "training run's id or name"}
-#: A slash may be in RUN:weights/NAME and RUN:training/NAME only.
+#: A slash is allowed only in RUN:weights/NAME and RUN:training/NAME.
 _SLASHES = re.compile(rf"[^/]*|[^/]+:({'|'.join(TYPES)})/[^/:]+")
-#: The id of a session, with which ids of runs begin on many servers.
+#: A session id; on many servers, ids of runs begin with it.
 _UUID = re.compile(r"([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f-])")
-#: A run or a checkpoint that a short name can hold.
+#: A run id or a checkpoint name that can be part of a short name.
 _PLAIN = re.compile(r"[\w.:-]+")
 
 
 class AmbiguousName(UsageError):
-    """The name fits several runs or checkpoints; the hint lists them."""
+    """The name matches several runs or checkpoints; the hint lists them."""
 
 
 class Account(Protocol):
-    """The part of a client that names are looked up with."""
+    """The resources of a client that names are looked up in."""
 
     @property
     def runs(self) -> Runs: ...
@@ -63,7 +63,7 @@ class Account(Protocol):
 
 @dataclass(frozen=True)
 class _Name:
-    """The parts of a name; *latest* says that the newest is meant, or one *back* from it."""
+    """The parts of a name; *latest* refers to the newest, *back* to the N-th before it."""
 
     text: str
     run: str
@@ -75,8 +75,8 @@ class _Name:
 def resolve_checkpoint(account: Account, text: str, *, kind: str | None = None) -> str:
     """Return the path of the checkpoint that *text* names.
 
-    :param kind: ``training`` or ``sampler``: the type to prefer where *text* leaves a choice.
-    :raises UsageError: it fits no checkpoint, or several (:class:`AmbiguousName`).
+    :param kind: ``training`` or ``sampler``: the type to prefer if *text* matches several.
+    :raises UsageError: it matches no checkpoint, or several (:class:`AmbiguousName`).
     :raises tinkex.exceptions.TinkexError: a request failed.
     """
     text = pasted(text)
@@ -88,9 +88,9 @@ def resolve_checkpoint(account: Account, text: str, *, kind: str | None = None) 
 
 
 def resolve_run(account: Account, text: str) -> str:
-    """Return the id of the run that *text* names, out of the list of all runs.
+    """Return the id of the run that *text* names, from the list of all runs.
 
-    :raises UsageError: it fits no run, or several (:class:`AmbiguousName`).
+    :raises UsageError: it matches no run, or several (:class:`AmbiguousName`).
     """
     text = pasted(text)
     if is_path(text):
@@ -99,7 +99,7 @@ def resolve_run(account: Account, text: str) -> str:
 
 
 def with_run(account: Account, text: str, do: Callable[[str], R]) -> R:
-    """Return *do* of the id of the run that *text* names.
+    """Call *do* with the id of the run that *text* names; return the result.
 
     *text* is tried as an id first, and looked up only if the service does not know it.
 
@@ -198,7 +198,7 @@ class _Search:
             return _labelled(found, run_id, label, kind, name.back)
         kind = name.kind or kind
         fitting = [c for c in found if c.path and kind in (None, c.checkpoint_type)]
-        # Checkpoints saved at the same time stay in the service's order.
+        # Checkpoints saved at the same time keep the service's order.
         fitting.sort(key=time_of, reverse=True)
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
@@ -217,7 +217,7 @@ class _Search:
             run_id, label = text, ""
         of_run = self._account.checkpoints.list
         found: Sequence[Checkpoint] = []
-        # An id unknown to the service may be the beginning of one.
+        # An unknown id may be the beginning of a known one.
         with contextlib.suppress(NotFound, BadRequest, UsageError):
             found = of_run(None, run_id=run_id)
         if not found:
@@ -229,7 +229,7 @@ class _Search:
         return [run.training_run_id for run in self._account.runs.list(None)]
 
     def _split(self, text: str) -> tuple[str, str]:
-        """Return the run that *text* begins with, and the checkpoint's name or ``""``."""
+        """Split *text* into the run and the checkpoint's name, or ``""`` without one."""
         head, _, label = text.rpartition(":")
         ids = self._ids()
         if head and not _is_numbered(head, label) and not _matching(text, ids):
@@ -237,7 +237,7 @@ class _Search:
         return self._one_beginning(text, ids), ""
 
     def _one_beginning(self, text: str, ids: list[str] | None = None) -> str:
-        """Return the only run whose id is *text* or begins with it."""
+        """Return the run whose id is *text*, or the only one whose id begins with it."""
         ids = self._ids() if ids is None else ids
         found = _matching(text, ids)
         if len(found) == 1:
@@ -245,7 +245,7 @@ class _Search:
         if found:
             raise AmbiguousName(
                 f"{len(found)} training run ids begin with {shown(text)}",
-                hint=f"Type more of it: {a_few(found)}.",
+                hint=f"Give more of the id: {a_few(found)}.",
             )
         near = difflib.get_close_matches(text, ids, n=3, cutoff=0.5)
         raise InvalidName(
@@ -263,7 +263,7 @@ def _parsed(text: str, what: str) -> _Name:
         raise InvalidName(f"not a {_KINDS_OF_NAME[what]}: {shown(text)}", resource=what, hint=hint)
     if kind is not None and kind not in TYPES:
         raise UsageError(
-            f"no type of checkpoint is called {shown(kind)}",
+            f"unknown checkpoint type {shown(kind)}",
             hint="@latest may be followed by :sampler, :training or :external.",
         )
     is_latest = latest is not None or back is not None
@@ -297,7 +297,7 @@ def _labelled(
         near = closest(label, [p.checkpoint_id if "/" in label else p.name for p in names.values()])
         raise UsageError(
             f"the run {run_id} has no checkpoint called {shown(label)}",
-            hint=f"It has {a_few(near)}." if near else "It has none at all.",
+            hint=f"It has {a_few(near)}." if near else "It has no checkpoints.",
         )
     if len(fitting) > 1:
         raise AmbiguousName(
@@ -311,9 +311,9 @@ def _labelled(
 
 
 def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
-    """Return the item of *found* that ``~back`` means.
+    """Return the item of *found* that ``~back`` refers to.
 
-    :param what: what *found* are, for the error message.
+    :param what: noun for the items, for the error message.
     """
     if back < len(found):
         return found[back]

@@ -1,4 +1,4 @@
-"""Requests to any endpoint of the API, also to those without a method here."""
+"""Requests to any endpoint of the API, including those that this client has no method for."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _METHOD = re.compile(r"[A-Z]{1,20}")
 #: The name of a header as in RFC 9110, and the values that http.client accepts.
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-#: Default items per page.
+#: Default number of items per page.
 _PAGE = 100
 _HINT = "Give a path below /api/v1, such as training_runs, or below the base URL: /api/v1/healthz."
 
 
 def request(transport: Transport, given: Request, *, paginate: bool = False) -> Response:
-    """Send *given*, its path not yet checked; see :meth:`tinkex.api.ServiceClient.request`."""
+    """Check and send *given*; see :meth:`tinkex.api.ServiceClient.request`."""
     method, body = given.method.upper(), given.body
     if not _METHOD.fullmatch(method):
         raise UsageError(f"not an HTTP method: {method[:40]!r}", hint="GET, POST, PUT, DELETE")
@@ -45,7 +45,7 @@ def request(transport: Transport, given: Request, *, paginate: bool = False) -> 
 
 
 def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Refuse headers and parameters that cannot be sent."""
+    """Raise an error for headers and parameters that cannot be sent."""
     for name, value in headers.items():
         if not _HEADER.fullmatch(name):
             raise UsageError(f"not a header name: {name[:40]!r}")
@@ -60,7 +60,7 @@ def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
 
 
 def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
-    """Return *path* for :class:`Request`, and its query.
+    """Split *path* into a path for :class:`Request` and a query.
 
     :raises UsageError: it is not below *base_url*.
     """
@@ -113,7 +113,7 @@ def _by_cursor(transport: Transport, call: Request, deadline: Deadline) -> Itera
 
 
 def _joined(answers: Iterator[Response]) -> Response:
-    """Return the first page with the items of all."""
+    """Return the first page with the items of all pages."""
     from tinkex.columns import json_dumps
 
     first = next(answers)
@@ -131,7 +131,7 @@ def _list_in(page: Mapping[str, Any]) -> str:
     if len(names) != 1:
         raise InvalidResponse(
             "the response is not a page of a list",
-            hint="Request it without pagination to see what it is.",
+            hint="Repeat the request without pagination to see the response.",
         )
     return names[0]
 

@@ -1,4 +1,4 @@
-"""Training runs."""
+"""Training runs of the account: list, filter, describe and unload them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinkex.api.resources.checkpoint_info import Checkpoint
 from tinkex.api.resources.selection import ordered
 from tinkex.exceptions import InvalidResponse, NotFound, NotOffered, ServerError, TinkexError
 
-#: Runs per page.
+#: Number of runs per page.
 _PAGE_SIZE = 100
 
 
@@ -26,8 +26,8 @@ _PAGE_SIZE = 100
 class TrainingRun:
     """A training run.
 
-    :ivar model_owner: its owner, in the service's words; may be empty.
-    :ivar is_lora: whether an adapter is trained, as opposed to the whole model.
+    :ivar model_owner: its owner, as the service reports it; may be empty.
+    :ivar is_lora: whether an adapter is trained instead of the whole model.
     :ivar corrupted: whether it cannot be continued.
     :ivar last_request_time: UTC.
     :ivar last_checkpoint: its newest training checkpoint.
@@ -46,7 +46,7 @@ class TrainingRun:
 
     @classmethod
     def from_json(cls, data: Any) -> TrainingRun:
-        """Return the run that *data* describes, as far as this version understands it."""
+        """Create a run from its JSON form *data*, as far as this version understands it."""
         run = schema.mapping(data, "training_runs")
         run_id = schema.text(run, "training_run_id")
         last = {
@@ -57,7 +57,7 @@ class TrainingRun:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has an id, and its last checkpoints are understood."""
+        """Whether it has an id and its last checkpoints are understood."""
         last = (self.last_checkpoint, self.last_sampler_checkpoint)
         return bool(self.training_run_id) and all(
             checkpoint is None or checkpoint.is_known for checkpoint in last
@@ -75,7 +75,7 @@ class Runs:
     ) -> Page[TrainingRun]:
         """Return runs, the last used first; those of unknown time come last.
 
-        :param limit: maximum number of runs; ``None`` and 0 mean all.
+        :param limit: maximum number of runs; ``None`` or 0 for all.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
         """
         found = self.walk(limit, offset, access_scope=access_scope)
@@ -84,10 +84,10 @@ class Runs:
     def walk(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
     ) -> Walk[TrainingRun] | Page[TrainingRun]:
-        """Return what :meth:`list` does, page by page where the service has this order.
+        """Return an iterator over the runs, page by page if the service has this order.
 
-        The first page has been fetched, the others are fetched during the iteration, which may
-        therefore raise; memory stays flat.
+        The first page is fetched at once, the others during the iteration, which may therefore
+        raise; memory use is constant. See :meth:`list`.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")
@@ -107,9 +107,9 @@ class Runs:
         descending: bool = False,
         access_scope: str | None = None,
     ) -> Page[TrainingRun]:
-        """Return runs filtered and sorted here, out of the whole list; see :meth:`list`.
+        """Return filtered and sorted runs; the whole list is fetched and filtered here.
 
-        :param model: part of the base model's name, in any case.
+        :param model: part of the base model's name; case is ignored.
         :param sort: member of :class:`TrainingRun` to sort by; the last used first by default.
         """
         limit = pagination.positive_limit(limit, offset)
@@ -124,13 +124,13 @@ class Runs:
         return Page.of(found, limit, offset)
 
     def unload(self, run_id: str) -> None:
-        """Free the place that a training run takes on the server; it cannot be trained further.
+        """Free the server resources of a training run; it cannot be trained further.
 
         SkyRL then no longer samples from its checkpoints, and TuFT deletes the run.
 
         :raises tinkex.exceptions.NotOffered: the service does not offer this.
         """
-        from tinkex.api.http import futures  # which lists do without
+        from tinkex.api.http import futures  # which lists do not need
 
         deadline = self._transport.deadline("the run to be unloaded")
         request = Request("POST", "unload_model", {"model_id": run_id}, what="unloading runs")
@@ -142,14 +142,14 @@ class Runs:
     def get(self, run_id: str) -> TrainingRun:
         """Return one run.
 
-        :raises tinkex.exceptions.NotFound: there is none of that id.
+        :raises tinkex.exceptions.NotFound: there is no run with this id.
         """
         answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
         return _without_key(self._transport, TrainingRun.from_json(answer.object()))
 
 
 def _row(transport: Transport, data: Any) -> TrainingRun:
-    """Return the run of a row in a list; without an id if the row has none."""
+    """Return the run in a list row; without an id if the row has none."""
     try:
         return _without_key(transport, TrainingRun.from_json(data))
     except InvalidResponse:
@@ -157,12 +157,12 @@ def _row(transport: Transport, data: Any) -> TrainingRun:
 
 
 def _without_key(transport: Transport, run: TrainingRun) -> TrainingRun:
-    """Return *run* without the key, which some servers give as its owner."""
+    """Return *run* without the API key, which some servers report as its owner."""
     return replace(run, model_owner=HIDDEN) if run.model_owner == transport.auth.current else run
 
 
 def last_used(run: TrainingRun) -> datetime:
-    """Return when *run* was last used, for sorting: one of an unknown time is the oldest."""
+    """Return when *run* was last used, for sorting; an unknown time is the oldest."""
     return run.last_request_time or datetime.min.replace(tzinfo=UTC)
 
 
@@ -173,7 +173,7 @@ def walk_runs(
     offset: int = 0,
     access_scope: str | None = None,
 ) -> Walk[TrainingRun]:
-    """Return the walk through *limit* runs (``None``: all) as part of another operation."""
+    """Return an iterator over *limit* runs (``None``: all) as part of another operation."""
     scope = {"access_scope": access_scope} if access_scope else {}
     return pagination.walk(
         transport,
@@ -188,7 +188,7 @@ def walk_runs(
 
 
 def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Response:
-    """Return the service's response about the run *run_id*.
+    """Request the run *run_id*; return the response.
 
     :raises NotFound: there is no such run.
     :raises NotOffered: the service has no such endpoint.
@@ -200,10 +200,10 @@ def request_run(transport: Transport, run_id: str, deadline: Deadline) -> Respon
 def call_about_run(
     transport: Transport, run_id: str, request: Request, deadline: Deadline
 ) -> Response:
-    """Return the response to *request*, which reads something of the run *run_id*.
+    """Send *request*, which reads data of the run *run_id*; return the response.
 
-    A 404 without a message may mean that the endpoint is missing or the run, a 500 that the server
-    fails or that it does not know the run: the list of runs decides.
+    A 404 without a message may mean that the endpoint or the run is missing, a 500 that the server
+    failed or that the run is missing: the list of runs shows which.
 
     :raises NotFound: there is no such run.
     :raises NotOffered: the service has no such endpoint.
@@ -220,7 +220,7 @@ def call_about_run(
 
 
 def _may_exist(transport: Transport, run_id: str, deadline: Deadline) -> bool:
-    """Return whether the list of runs has the run *run_id*, or cannot be read."""
+    """Return whether the run *run_id* is in the list of runs, or the list cannot be read."""
     try:
         return any(run.training_run_id == run_id for run in walk_runs(transport, deadline))
     except TinkexError:

@@ -1,8 +1,8 @@
-"""Which checkpoints are meant by filters, in which order, and which a retention policy deletes.
+"""Filters and sort orders for checkpoints, and retention policies that delete them.
 
 A retention plan is made without any request. The checkpoints of one run and one type are a
-*group*; the rules hold for each group on its own, so that many sampler checkpoints do not displace
-training checkpoints.
+*group*; the rules are applied to each group separately, so that many sampler checkpoints do not
+displace training checkpoints.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tinkex.exceptions import UsageError
 
 T = TypeVar("T")
 
-#: Words for a type of checkpoint, the service's and those of paths → the service's.
+#: Names of checkpoint types, from the service or from paths → the service's name.
 TYPES = {**KINDS, **{word: word for word in KINDS.values()}}
 
-#: Why nothing in bulk is done to a checkpoint.
+#: Why bulk commands skip a checkpoint.
 UNKNOWN = "kind, type or time unknown"
 
 _STEP = re.compile(r"(\d+)\Z", re.ASCII)
@@ -33,7 +33,7 @@ _STEP = re.compile(r"(\d+)\Z", re.ASCII)
 
 @dataclass(frozen=True)
 class Selection:
-    """Conditions that a checkpoint must meet; ``None`` is no condition.
+    """Conditions that a checkpoint must meet; ``None`` means no condition.
 
     :ivar run_id: id of its run, or a pattern with ``*``, ``?`` or ``[…]``.
     :ivar before: saved before this time.
@@ -55,11 +55,11 @@ class Selection:
 
     @property
     def one_run(self) -> str | None:
-        """The id of the only run selected; ``None`` if it may be several."""
+        """The id of the only selected run; ``None`` if several may match."""
         return None if self.run_id is None or is_pattern(self.run_id) else self.run_id
 
     def matches(self, checkpoint: Checkpoint) -> bool:
-        """Return whether *checkpoint* meets all conditions; an unknown time meets none."""
+        """Return whether *checkpoint* meets all conditions; an unknown time never does."""
         saved, expires, limit = checkpoint.time, checkpoint.expires_at, self.expires_before
         return (
             (self.run_id is None or fnmatch.fnmatchcase(checkpoint.run_id, self.run_id))
@@ -77,21 +77,19 @@ def is_pattern(text: str) -> bool:
 
 
 def type_called(word: str) -> str:
-    """Return the type called *word*, by the service or in paths.
+    """Return the checkpoint type named *word* by the service or in paths.
 
     :raises UsageError: there is no such type.
     """
     if word not in TYPES:
-        raise UsageError(
-            f"no type of checkpoint is called {word!r}", hint="training, sampler or external"
-        )
+        raise UsageError(f"unknown checkpoint type {word!r}", hint="training, sampler or external")
     return TYPES[word]
 
 
 def ordered(things: Sequence[T], field: str, *, descending: bool = False) -> list[T]:
     """Return *things* sorted by their attribute *field*; those without a value come last.
 
-    :raises UsageError: they have no such attribute, or its values cannot be compared.
+    :raises UsageError: the attribute does not exist, or its values cannot be compared.
     """
 
     value = attrgetter(field)
@@ -104,12 +102,12 @@ def ordered(things: Sequence[T], field: str, *, descending: bool = False) -> lis
 
 
 def time_of(checkpoint: Checkpoint) -> datetime:
-    """Return when *checkpoint* was saved, for sorting: one of an unknown time is the oldest."""
+    """Return when *checkpoint* was saved, for sorting; an unknown time is the oldest."""
     return checkpoint.time or datetime.min.replace(tzinfo=UTC)
 
 
 def total_size(checkpoints: Sequence[Checkpoint]) -> int | None:
-    """Return the total bytes of *checkpoints*; ``None`` if one size is unknown."""
+    """Return the total size of *checkpoints* in bytes; ``None`` if a size is unknown."""
     sizes = [checkpoint.size_bytes for checkpoint in checkpoints]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
@@ -117,13 +115,13 @@ def total_size(checkpoints: Sequence[Checkpoint]) -> int | None:
 
 @dataclass(frozen=True)
 class Policy:
-    """Retention rules. A checkpoint is deleted only if none of the given rules keeps it.
+    """Retention rules. A checkpoint is deleted only if no given rule keeps it.
 
-    :ivar keep_last: keep this many of the newest of each group.
-    :ivar keep_every: keep those whose step is a multiple of this, and those without a step.
-    :ivar older_than: keep those that are not older than this.
+    :ivar keep_last: keep this many of the newest checkpoints of each group.
+    :ivar keep_every: keep checkpoints whose step is a multiple of this, and those without a step.
+    :ivar older_than: keep checkpoints that are not older than this.
     :ivar include_published: also delete published checkpoints.
-    :ivar include_newest: also delete the newest of a group.
+    :ivar include_newest: also delete the newest checkpoint of a group.
     :raises UsageError: no rule is given, or a number is below 1.
     """
 
@@ -143,7 +141,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a plan does with one checkpoint: whether it is deleted, and why, in a few words."""
+    """The decision on one checkpoint: whether to delete it, and a short reason."""
 
     checkpoint: Checkpoint
     goes: bool
@@ -151,12 +149,12 @@ class Decision:
 
 
 def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> list[Decision]:
-    """Return a decision for each of *checkpoints*: group by group, the newest first.
+    """Return a decision for each of *checkpoints*, sorted by group, the newest first.
 
-    The newest is the one saved last; of several saved at the same time, the one with the larger
-    step. One whose kind, type or time is unknown is kept, and counts as the oldest.
+    The newest is the one saved last; among several saved at the same time, the one with the largest
+    step. A checkpoint whose kind, type or time is unknown is kept and counts as the oldest.
 
-    :param now: the time that ages are computed for.
+    :param now: the time from which ages are computed.
     """
     groups: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
@@ -186,7 +184,7 @@ def _age_key(checkpoint: Checkpoint) -> tuple[bool, datetime, int, str]:
 
 
 def _kept_because(checkpoint: Checkpoint, place: int, policy: Policy, now: datetime) -> str | None:
-    """Return why *checkpoint*, in *place* from the newest of its group, is kept; or ``None``."""
+    """Return why *checkpoint*, at *place* in its group, is kept; ``None`` if it is deleted."""
     if not checkpoint.is_known:
         return UNKNOWN
     if checkpoint.public and not policy.include_published:
@@ -217,7 +215,7 @@ def _gone_because(policy: Policy) -> str:
 
 
 def in_words(span: timedelta) -> str:
-    """Return *span* as it is typed: ``7d``, ``1h30m``."""
+    """Return *span* in the format of the options: ``7d``, ``1h30m``."""
     seconds = round(span.total_seconds())
     words = ""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):

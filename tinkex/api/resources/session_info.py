@@ -1,4 +1,4 @@
-"""Records of sessions, and what a search for sessions may ask for."""
+"""Records of sessions, and the conditions of a search for sessions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SessionInfo:
 
     @classmethod
     def from_json(cls, session_id: str, data: Any) -> SessionInfo:
-        """Return the session *session_id* that *data* describes."""
+        """Create the session *session_id* from its JSON form *data*."""
         session = schema.mapping(data, "session")
         ids: dict[str, Any] = {
             name: tuple(map(schema.identifier, schema.items(session, name)))
@@ -48,9 +48,9 @@ class SessionSummary:
     """A session found by a search.
 
     :ivar created_at: UTC.
-    :ivar owner: its owner, in the service's words.
-    :ivar status: ``active``, ``cancelled``, ``failed``, how its client finished it (``success``,
-        ``errored``, ``interrupted``), or ``None`` if unknown.
+    :ivar owner: its owner, as the service reports it.
+    :ivar status: ``active``, ``cancelled``, ``failed``, the outcome that its client reported
+        (``success``, ``errored``, ``interrupted``), or ``None`` if unknown.
     :ivar message: explanation of the status.
     :ivar checkpoints_count: number of checkpoints of its runs.
     """
@@ -68,7 +68,7 @@ class SessionSummary:
 
     @classmethod
     def from_json(cls, data: Any) -> SessionSummary:
-        """Return the session that *data* describes."""
+        """Create a session from its JSON form *data*."""
         session = schema.mapping(data, "sessions")
         status, message = _status(schema.optional_mapping(session, "status"))
         return schema.read(cls, session, "sessions", lenient=True, status=status, message=message)
@@ -76,14 +76,14 @@ class SessionSummary:
 
 @dataclass(frozen=True)
 class SessionQuery:
-    """Conditions of a search, which must all hold.
+    """Conditions of a search; a session must meet all of them.
 
-    :ivar display_name: words in the display name, in any case.
-    :ivar session_id: an id; with a display name, either may match.
-    :ivar user_metadata: pairs in the metadata.
+    :ivar display_name: words in the display name; case is ignored.
+    :ivar session_id: a session id; with a display name, either may match.
+    :ivar user_metadata: names and values in the metadata.
     :ivar project_ids: any of these projects.
     :ivar owners: URNs of up to ten users; without them, and without *accessible*, the caller.
-    :ivar accessible: sessions of everyone that the key may read.
+    :ivar accessible: all sessions that the key may read.
     :ivar statuses: any of ``active``, ``cancelled``, ``failed``, ``finished`` (by its client),
         ``success``, ``errored``, ``interrupted``.
     """
@@ -97,7 +97,7 @@ class SessionQuery:
     statuses: Sequence[str] = ()
 
     def body(self) -> dict[str, Any]:
-        """Return the members of the request.
+        """Return the members of the request body.
 
         :raises UsageError: the service does not offer these conditions.
         """
@@ -108,7 +108,7 @@ class SessionQuery:
             owner = {"type": "user", "owner_urns": list(self.owners)}
         unknown = [status for status in self.statuses if status not in STATUSES]
         if unknown:
-            raise UsageError(f"no status is called {unknown[0]!r}", hint=", ".join(STATUSES))
+            raise UsageError(f"unknown session status {unknown[0]!r}", hint=", ".join(STATUSES))
         body = {
             "session_id": self.session_id,
             "display_name": self.display_name,
@@ -121,7 +121,7 @@ class SessionQuery:
 
 
 def _status(data: schema.Json | None) -> tuple[str | None, str | None]:
-    """Return the name and the explanation of a tagged status."""
+    """Return the name and the message of a tagged status."""
     if data is None:
         return None, None
     kind = schema.optional_text(data, "type")

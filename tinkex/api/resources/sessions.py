@@ -1,4 +1,4 @@
-"""Sessions, which training and sampling belong to: open them, list them, download a trace."""
+"""Sessions, which training and sampling belong to: open, list and search them, download a trace."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ from tinkex.exceptions import (
 )
 from tinkex.files import path_of, replacing
 
-# Most commands open no session; a list should not pay for what only a search or a trace needs.
+# Most commands open no session, and a list needs no code for searches and traces.
 if TYPE_CHECKING:
     from tinkex.api.resources.session_info import SessionInfo, SessionQuery, SessionSummary
     from tinkex.api.transfer.progress import OnProgress
 
 #: Seconds between two heartbeats.
 HEARTBEAT = 10.0
-#: Seconds that one may take.
+#: Time limit of a heartbeat in seconds.
 _HEARTBEAT_TIMEOUT = 10.0
-#: Seconds that finishing a session may take, and after Ctrl-C.
+#: Time limits in seconds of finishing a session: normally, and after Ctrl-C.
 _FAREWELL = 1.0
 _HASTY_FAREWELL = 0.5
 _FINISH = "POST sessions/{id}/finish"
 #: Session ids per page, and sessions per page of a search.
 _PAGE_SIZE = 100
 _SEARCH_PAGE_SIZE = 200
-#: Seconds between two polls for a trace: at first, and, doubling, at most, which is what the
-#: official SDK always waits. The trace of a short session is not worth five seconds.
+#: Seconds between two polls for a trace: the first, and the maximum after doubling, which is the
+#: fixed interval of the official SDK. The trace of a short session is ready earlier.
 FIRST_INTERVAL, INTERVAL = 0.5, 5.0
 
-#: Messages of servers that have no place for another run or sampler: SkyRL, miles, hatchery.
+#: Messages of servers without capacity for another run or sampler: SkyRL, miles, hatchery.
 _FULL = re.compile(
     r"maximum number of lora adapters|no free adapter slot|max \d+ concurrent sessions", re.I
 )
@@ -66,7 +66,7 @@ Outcome = Literal["success", "errored", "interrupted"]
 
 
 class Session:
-    """An open session of the service; a thread sends its heartbeats until :meth:`finish`."""
+    """An open session; a thread sends its heartbeats until :meth:`finish`."""
 
     def __init__(self, transport: Transport, session_id: str) -> None:
         self.session_id = session_id
@@ -74,20 +74,20 @@ class Session:
         self._transport = transport
         self._finished = threading.Event()
         self._lock = threading.Lock()
-        #: Models that no checkpoint needs; they are unloaded where a session cannot be finished.
+        #: Models that no checkpoint needs; they are unloaded if the server cannot finish a session.
         self.unneeded: set[str] = set()
         #: The number of the next model.
         self.model_seq_id = 0
-        #: The numbers of further sampling sessions.
+        #: The numbers of the next sampling sessions.
         self.sampler_seq_ids = itertools.count()
         start_thread(self._beat, "tinkex-heartbeat")
 
     def finish(self, outcome: Outcome = "success") -> None:
-        """Report to the service that the session has ended, once.
+        """Report once to the service that the session has ended.
 
-        Where that is not offered, only the models in ``unneeded`` are unloaded: until an
-        idle session ends, they take places that other runs need. Never raises, and takes a
-        second for each request at most.
+        If the service does not offer that, the models in ``unneeded`` are unloaded: they use
+        capacity until the idle session ends. Never raises, and takes at most a second for each
+        request.
         """
         with self._lock:
             if self._finished.is_set():
@@ -112,7 +112,7 @@ class Session:
                 return  # the service has closed the session
 
     def _send(self, request: Request, seconds: float) -> Response | None:
-        """Send *request* once and return the response, or ``None`` without one."""
+        """Send *request* once; return the response, or ``None`` if there was none."""
         try:
             return self._transport.once(request, Deadline("an answer", seconds))
         except TinkexError:
@@ -129,7 +129,7 @@ class Trace:
 
 
 class Sessions:
-    """The sessions of a client, and those of the account."""
+    """Opens sessions for the client, and lists those of the account."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -143,10 +143,10 @@ class Sessions:
         user_metadata: Mapping[str, str] | None = None,
         deadline: Deadline | None = None,
     ) -> Session:
-        """Open a session; messages of the service are passed to ``on_wait`` as notes.
+        """Open a session; messages from the service are passed to ``on_wait`` as notes.
 
-        :param tags: labels; those of the settings by default.
-        :param user_metadata: names and texts; some servers take no other values.
+        :param tags: labels; by default those of the settings.
+        :param user_metadata: names and text values; some servers accept no other values.
         :param deadline: deadline of the operation that the session is opened for.
         :raises tinkex.exceptions.UsageError: a value in *user_metadata* is not text.
         """
@@ -174,7 +174,7 @@ class Sessions:
     def begun(
         self, deadline: Deadline, *, user_metadata: Mapping[str, str] | None = None
     ) -> Iterator[Session]:
-        """Open a session for what the block creates; it is finished only if the block fails."""
+        """Open a session for use in the block; it is finished only if the block fails."""
         session = self.create(user_metadata=user_metadata, deadline=deadline)
         try:
             yield session
@@ -187,8 +187,8 @@ class Sessions:
     ) -> Page[str]:
         """Return the ids of sessions, the newest first.
 
-        :param limit: maximum number of ids; ``None`` and 0 mean all.
-        :param accessible: also sessions of others that the key may read.
+        :param limit: maximum number of ids; ``None`` or 0 for all.
+        :param accessible: include sessions of other users that the key may read.
         """
         return pagination.walk(
             self._transport,
@@ -204,7 +204,7 @@ class Sessions:
     def get(self, session_id: str, *, accessible: bool = False) -> SessionInfo:
         """Return one session.
 
-        :raises tinkex.exceptions.NotFound: there is none of that id.
+        :raises tinkex.exceptions.NotFound: there is no session with this id.
         """
         deadline = self._transport.deadline("the session")
         try:
@@ -212,20 +212,20 @@ class Sessions:
         except ServerError as error:
             if error.status != 500:
                 raise
-            # Some servers respond like this for a session that they do not know.
+            # Some servers respond like this for an unknown session.
             ids: Sequence[str] = (session_id,)
             with suppress(TinkexError):
                 ids = self.list(None, accessible=accessible)
             if session_id in ids:
                 raise
-            missing = NotFound(f"no session is called {session_id!r}", status=404)
+            missing = NotFound(f"no session with the id {session_id!r}", status=404)
             missing.resource = "session"
             raise missing from error
 
     def get_many(
         self, session_ids: Sequence[str], *, accessible: bool = False
     ) -> dict[str, SessionInfo]:
-        """Return each of *session_ids* by its id; those that no longer exist are left out."""
+        """Return the sessions *session_ids* by id, without those that no longer exist."""
         deadline = self._transport.deadline("the sessions")
 
         def get(session_id: str) -> SessionInfo | None:
@@ -244,7 +244,7 @@ class Sessions:
         """Return the sessions that match *query*, the newest first.
 
         :param query: conditions; by default all sessions of the caller.
-        :param limit: maximum number of sessions; ``None`` and 0 mean all.
+        :param limit: maximum number of sessions; ``None`` or 0 for all.
         """
         from tinkex.api.resources.session_info import SessionQuery, SessionSummary
 
@@ -267,7 +267,7 @@ class Sessions:
                 return Page(found[:limit], None if cursor else len(found))
 
     def trace_url(self, session_id: str) -> str:
-        """Wait until the service has built the trace of a session; return its signed address.
+        """Wait until the service has built the trace of a session; return its signed URL.
 
         :raises tinkex.exceptions.OperationFailed: the service could not build it.
         :raises tinkex.exceptions.TimedOut: it is not ready in time.
@@ -282,10 +282,10 @@ class Sessions:
             if status == "ready":
                 return join_url("", schema.text(data, "url"))
             if status == "failed":
-                why = schema.optional_text(data, "error") or "the service does not say why"
+                why = schema.optional_text(data, "error") or "the service reports no reason"
                 raise OperationFailed(f"the trace could not be built: {why}")
             if status != "pending":
-                schema.refuse(f"no status of a trace: {status!r}")
+                schema.refuse(f"unknown trace status {status!r}")
             deadline.pause(interval, "the service builds it")
             interval = min(2 * interval, INTERVAL)
 
@@ -299,11 +299,11 @@ class Sessions:
     ) -> Trace:
         """Download the timeline of a session as a Perfetto trace (https://ui.perfetto.dev).
 
-        The file has all of it afterwards, or what it had before.
+        The file is written completely or not changed.
 
         :param target: the file; by default ``<session id>.pftrace`` in the current directory.
         :param force: replace an existing file.
-        :raises tinkex.exceptions.LocalError: it exists, or cannot be written.
+        :raises tinkex.exceptions.LocalError: the file exists, or cannot be written.
         """
         target = path_of(target or default_name(session_id))
         try:
@@ -317,7 +317,7 @@ class Sessions:
         return Trace(session_id, target, size)
 
     def finish_all(self, outcome: Outcome) -> None:
-        """Finish every open session, concurrently: each may take its second."""
+        """Finish all open sessions concurrently; each may take a second."""
         with self._lock:
             known, self._open = self._open, []
         finish = partial(Session.finish, outcome=outcome)
@@ -336,7 +336,7 @@ class Sessions:
         return SessionInfo.from_json(session_id, self._call(request, deadline).object())
 
     def _call(self, request: Request, deadline: Deadline) -> Response:
-        """Send *request*, which is about one session."""
+        """Send *request*, which concerns one session."""
         try:
             return self._transport.call(request, deadline)
         except NotFound as error:
@@ -356,11 +356,11 @@ class Sessions:
 
 
 def explain_full(error: TinkexError) -> None:
-    """Say in *error* what to do, if it is that of a server without a free place."""
+    """Add a hint to *error* if it means that the server has no free capacity."""
     if _FULL.search(error.message):
         error.category = "server"
         error.hint = (
-            "The server is full. It frees a place when an idle session ends, some minutes after "
+            "The server is full. Capacity is freed when an idle session ends, some minutes after "
             "the last request in it, or when a run is unloaded."
         )
 
@@ -377,12 +377,12 @@ def _scope(accessible: bool) -> dict[str, str]:
 
 
 def default_name(session_id: str) -> str:
-    """Return the name of the file for a session's trace."""
+    """Return the default file name of a session's trace."""
     return "".join(c if c.isalnum() or c in "._:-" else "_" for c in session_id) + ".pftrace"
 
 
 def outcome_of(kind: type[BaseException] | None) -> Outcome:
-    """Return how a session ended whose block was left by an exception of *kind*."""
+    """Return the outcome of a session whose block raised an exception of *kind*."""
     if kind is None or issubclass(kind, GeneratorExit):
         return "success"
     return "errored" if issubclass(kind, Exception) else "interrupted"

@@ -31,18 +31,18 @@ from tinkex.exceptions import (
 #: Errors of servers that cannot start a run by loading a checkpoint.
 NO_DIRECT_LOAD = (BadRequest, NotFound, NotOffered)
 CREATE_BY_LOADING = "POST load_weights without a model"
-#: Errors after which nothing was saved or loaded. After any other, that is not known: a conflict
-#: may be one with an earlier try.
+#: Errors after which nothing was saved or loaded. Others leave that open: a conflict may be with an
+#: earlier attempt.
 _REFUSED = (BadRequest, OperationFailed, UsageError)
-#: Errors after which it may have been saved all the same.
+#: Errors after which the checkpoint may still have been saved.
 _LOST = (ConnectionFailed, TimedOut, InvalidResponse, NotFound, ServerError)
-#: Seconds to look for a checkpoint whose response was lost.
+#: Time limit in seconds of looking for a checkpoint whose response was lost.
 _PATIENCE = 1.0
-#: Names that every known server takes, and how servers that take no others describe them.
+#: Names that every known server accepts, and the pattern in which strict servers declare them.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _PLAIN_NAMES_ONLY = "^[a-zA-Z0-9_-]+$"
 _SAVING = "SaveWeightsForSamplerRequest"
-#: Part of the message of servers that load into an existing model only.
+#: Part of the message of servers that only load into an existing model.
 _WANTS_MODEL = "model_id"
 
 
@@ -64,17 +64,17 @@ class LoraConfig:
         if self.rank < 1:
             raise UsageError(f"rank must be at least 1, not {self.rank}")
         if not (self.train_mlp or self.train_attn or self.train_unembed):
-            raise UsageError("no layers are left to train")
+            raise UsageError("at least one group of layers must be trained")
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON form, without members of default value."""
+        """Return the JSON form, without members that have their default value."""
         default = vars(LoraConfig())
         given = {name: value for name, value in vars(self).items() if value != default[name]}
         return {"rank": self.rank, **given}
 
 
 def shape_of(lineage: Lineage) -> LoraConfig:
-    """Return the shape of a saved adapter, with defaults for what the service does not report."""
+    """Return the shape of a saved adapter, with defaults for unreported values."""
     known = {name: vars(lineage)[name] for name in ("train_mlp", "train_attn", "train_unembed")}
     known["rank"] = lineage.lora_rank
     return LoraConfig(**{name: value for name, value in known.items() if value is not None})
@@ -82,7 +82,7 @@ def shape_of(lineage: Lineage) -> LoraConfig:
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """A checkpoint just saved; *response* is the service's response as received."""
+    """A saved checkpoint; *response* is the service's unchanged response."""
 
     model_id: str
     path: str
@@ -92,13 +92,13 @@ class SavedWeights:
 class TrainingClient:
     """A model in training; a context manager that finishes its session.
 
-    Where sessions cannot be finished, a run is unloaded if its first save is refused and that
+    If the server cannot finish sessions, a run is unloaded if its first save is refused and that
     error leaves the block.
 
-    Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are made one
-    at a time: the service expects their numbers in order.
+    Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are sent one at
+    a time, because the service expects their numbers in order.
 
-    :ivar model_id: the service's id, also that of the training run.
+    :ivar model_id: the service's id of the model, which is also the id of the training run.
     :ivar base_model: name of the base model, ``None`` if unknown.
     :ivar lora_rank: rank of the adapter, ``None`` if unknown.
     """
@@ -137,7 +137,7 @@ class TrainingClient:
         self._session.finish(outcome)
 
     def close(self) -> None:
-        """Finish the session; the saved checkpoints stay."""
+        """Finish the session; the saved checkpoints are kept."""
         self._session.finish()
 
     def save_weights_for_sampler(
@@ -147,7 +147,7 @@ class TrainingClient:
 
         :param name: every server accepts letters, digits, ``_`` and ``-``.
         :param ttl_seconds: seconds until it expires, within the service's limits.
-        :raises tinkex.exceptions.Conflict: the name is taken; some servers report that as
+        :raises tinkex.exceptions.Conflict: the name is in use; some servers report that as
             :class:`~tinkex.exceptions.OperationFailed`.
         """
         return self._save("save_weights_for_sampler", name, ttl_seconds, {})
@@ -157,7 +157,7 @@ class TrainingClient:
     ) -> SavedWeights:
         """Save a checkpoint to continue training from.
 
-        :param overwrite: allow replacing an existing checkpoint of the name.
+        :param overwrite: allow replacing an existing checkpoint with this name.
         """
         extra = {"overwrite": True} if overwrite else {}
         return self._save("save_weights", name, ttl_seconds, extra)
@@ -168,7 +168,7 @@ class TrainingClient:
         """Load the weights of a training checkpoint into this model.
 
         :param optimizer: load the optimizer's state as well.
-        :param deadline: deadline of the operation that this is part of.
+        :param deadline: deadline of the whole operation.
         """
         body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
         deadline = deadline or self._transport.deadline("loading weights")
@@ -191,14 +191,14 @@ class TrainingClient:
         number, is_new = self._next_seq_id, f"{kind}/{name}" not in self._tried
         self._tried.add(f"{kind}/{name}")
         try:
-            segment(name)  # refuses impossible names
+            segment(name)  # raises for an invalid name
             if "/" in name:
-                raise UsageError(f"the name of a checkpoint must not have a slash: {name!r}")
+                raise UsageError(f"the name of a checkpoint must not contain a slash: {name!r}")
             deadline = self._transport.deadline("the checkpoint to be saved")
             result = self._run(endpoint, body, deadline)
         except TinkexError as error:
             is_lost = isinstance(error, _LOST) and not isinstance(error, Unreachable)
-            # An earlier checkpoint of the name would prove nothing.
+            # An earlier checkpoint with this name would prove nothing.
             if not (is_lost and is_new and self._lists(f"{kind}/{name}")):
                 self._leave(error)
                 raise
@@ -215,7 +215,7 @@ class TrainingClient:
         return SavedWeights(self.model_id, path, result)
 
     def _leave(self, error: TinkexError) -> None:
-        """Note that *error* leaves the run without a checkpoint, if it has none."""
+        """Record that the run has no checkpoint after *error*, if that is so."""
         if self._has_saved:
             return
         self._may_have_saved |= not isinstance(error, _REFUSED)
@@ -239,16 +239,16 @@ class TrainingClient:
             what = endpoint.replace("_", " ")
             request = Request("POST", endpoint, numbered, what=what)
             accepted = self._transport.call(request, deadline).object()
-            # The number of a refused call is used for the next one.
+            # The number of a refused call is reused for the next one.
             self._next_seq_id += 1
         kind = endpoint.title().replace("_", "")  # LoadWeights
         return futures.outcome(self._transport, accepted, kind, deadline, wanted="path")
 
 
 def check_name(transport: Transport, name: str) -> None:
-    """Refuse *name* if the service's own description of its API (OpenAPI) rules it out.
+    """Check *name* against the service's description of its API (OpenAPI).
 
-    :raises UsageError: it does.
+    :raises UsageError: the service does not accept *name*.
     """
     if _PLAIN_NAME.fullmatch(name) or transport.is_dry_run:
         return
@@ -261,8 +261,8 @@ def check_name(transport: Transport, name: str) -> None:
         return  # it describes nothing
     if _PLAIN_NAMES_ONLY in patterns:
         raise UsageError(
-            f"this service takes no checkpoint named {name[:80]!r}",
-            hint="It takes letters, digits, '_' and '-'.",
+            f"this service does not accept the checkpoint name {name[:80]!r}",
+            hint="Allowed are letters, digits, '_' and '-'.",
         )
 
 
@@ -293,7 +293,7 @@ def create_and_load(
 ) -> TrainingClient:
     """Start a training run from a checkpoint, in one call or in two.
 
-    :param lineage: what *path* was trained from.
+    :param lineage: the base model and adapter of *path*.
     """
     try:
         return create_by_loading(
@@ -333,7 +333,7 @@ def create_by_loading(
     try:
         model_id = _start(transport, session, request, "LoadWeights", deadline)
     except BadRequest as error:
-        # The message is about the call, not about this checkpoint.
+        # The message concerns the call, not this checkpoint.
         if _WANTS_MODEL in error.message:
             transport.missing.add(CREATE_BY_LOADING)
         raise
@@ -352,7 +352,7 @@ def _body(session: Session, user_metadata: Mapping[str, str] | None) -> dict[str
 def _start(
     transport: Transport, session: Session, request: Request, kind: str, deadline: Deadline
 ) -> str:
-    """Request a model; return its id once it exists."""
+    """Send a request that creates a model, and wait; return the model's id."""
     early: dict[str, Any] = {}
     try:
         early = transport.call(request, deadline).object()
@@ -371,9 +371,9 @@ def _start(
 
 
 def _explain(error: TinkexError, left: str | None) -> None:
-    """Add to *error*, which ended the creation of a run, what a user can do.
+    """Add a hint to *error*, which the creation of a run raised.
 
-    :param left: what it left on the server, if known.
+    :param left: what remains on the server, if known.
     """
     explain_full(error)
     is_lost = isinstance(error, (ConnectionFailed, TimedOut))

@@ -20,7 +20,7 @@ _FOREVER = timedelta(days=36500).total_seconds()
 
 
 class WaitedOut(TimedOut):
-    """The condition was not met within the time limit."""
+    """The time limit passed before the condition was met."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Snapshot:
     """A run and its checkpoints at one time.
 
     :ivar checkpoints: path → checkpoint, in the service's order.
-    :ivar at: the time, by the service's clock if it reports it.
+    :ivar at: the time of the poll, by the service's clock if reported.
     """
 
     run: TrainingRun
@@ -40,7 +40,7 @@ class Snapshot:
 class Change:
     """A difference between two snapshots.
 
-    :ivar time: when it happened if the service reports that, else when it was seen.
+    :ivar time: when it happened, if reported, otherwise when it was detected.
     :ivar event: ``run`` (the first snapshot), ``checkpoint``, ``removed``, ``published``,
         ``unpublished``, ``request``, ``corrupted``.
     :ivar subject: the path of a checkpoint, or the id of the run.
@@ -55,8 +55,8 @@ class Change:
 class Condition:
     """A condition to wait for.
 
-    :ivar checkpoint: name of a checkpoint, ``kind/name``, or a pattern; ``*`` alone means any
-        that the first snapshot does not have.
+    :ivar checkpoint: name of a checkpoint, ``kind/name``, or a pattern; ``*`` alone means any that
+        is not in the first snapshot.
     :ivar idle: time without a request.
     """
 
@@ -92,13 +92,13 @@ def snapshots(
     :raises WaitedOut: *limit* has passed.
     """
     whole = transport.deadline("the run", limit or _FOREVER)
-    failures: int | None = None  # since the last success; none yet
+    failures: int | None = None  # consecutive failed polls
     while (left := whole.seconds - whole.elapsed) > 0:
         pause = interval
         try:
             snapshot = _poll(transport, run_id, min(transport.settings.timeout, left))
         except TinkexError as error:
-            if whole.elapsed >= whole.seconds:  # the poll had less time than it needed
+            if whole.elapsed >= whole.seconds:  # the time limit ended the poll
                 break
             if failures is None or error.category != "server":
                 raise
@@ -138,14 +138,14 @@ def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:
 
 
 def check_usable(snapshot: Snapshot) -> None:
-    """Refuse a corrupted run.
+    """Raise an error if the run is corrupted.
 
     :raises OperationFailed: the run is corrupted.
     """
     if snapshot.run.corrupted:
         raise OperationFailed(
             f"the training run {snapshot.run.training_run_id} is corrupted and cannot continue",
-            hint="Its checkpoints can still be used: start a new run from the last good one.",
+            hint="Its checkpoints can still be used: start a new run from the last usable one.",
             category="user",
         )
 
@@ -155,6 +155,6 @@ def _poll(transport: Transport, run_id: str, seconds: float) -> Snapshot:
     answer = request_run(transport, run_id, deadline)
     run = TrainingRun.from_json(answer.object())
     found = list_of_run(transport, run_id, deadline)
-    # Request times are the service's: a wrong clock here must not end a wait.
+    # Request times are by the service's clock: a wrong local clock must not end a wait.
     at = answer.date or datetime.now(UTC)
     return Snapshot(run, {c.tinker_path: c for c in found}, at)

@@ -1,6 +1,6 @@
 """Sample many prompts concurrently.
 
-A sample waits for its result in a request that the service holds open, so each has a thread.
+The service holds the request for a result open, so each sample has a thread.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from tinkex.api.http.concurrency import map_ordered, map_unordered
 from tinkex.api.sampling.types import SampledRow, SampleResponse, SampleRow
 from tinkex.exceptions import TinkexError, UsageError
 
-#: Maximum number of concurrent samples; there are as many pooled connections.
+#: Maximum number of concurrent samples, and of pooled connections.
 MAX_CONCURRENCY = 256
-#: Concurrent samples at the start, unless a number is given.
+#: Initial number of concurrent samples, unless a number is given.
 _FIRST = 32
-#: Factor by which the rate must grow for a doubled concurrency to be kept.
+#: Minimum factor of the rates for keeping a doubled concurrency.
 _GAIN = 1.1
-#: Seconds to keep a concurrency after a refusal, or after doubling it did not help.
+#: Seconds to keep the concurrency after a refusal, or after doubling did not help.
 _REST = 20.0
-#: Minimum number of seconds over which a rate is measured.
+#: Minimum time in seconds for measuring a rate.
 _WINDOW = 0.25
-#: Samples taken ahead of the oldest unfinished one, times the concurrency, to keep the order.
+#: Samples ahead of the oldest unfinished one in ordered output: a multiple of the concurrency.
 _AHEAD = 4
 
 
@@ -35,9 +35,9 @@ def sample_rows(
     *,
     ordered: bool,
 ) -> Generator[SampledRow, None, None]:
-    """Yield the results of *rows*; see :meth:`tinkex.api.SamplingClient.sample_many`.
+    """Sample *rows* and yield results; see :meth:`tinkex.api.SamplingClient.sample_many`.
 
-    :param sample: samples one row; returns the last token ids of its prompt, too.
+    :param sample: samples one row; also returns the last token ids of its prompt.
     :param spells: returns how many times the service has begun to refuse samples.
     """
     failures: list[Exception] = []
@@ -45,7 +45,7 @@ def sample_rows(
     def admitted() -> Iterator[tuple[int, SampleRow]]:
         try:
             yield from enumerate(limit.admit(rows))
-        except Exception as error:  # raised after the results of the rows before
+        except Exception as error:  # raised after the results of earlier rows
             failures.append(error)
 
     def sampled(numbered: tuple[int, SampleRow]) -> SampledRow:
@@ -73,10 +73,10 @@ def sample_rows(
 
 
 class ConcurrencyLimit:
-    """The number of concurrent samples: fixed, or adapted to the rate of results.
+    """Limits the number of concurrent samples: fixed, or adapted to the rate of results.
 
-    A doubled number is kept if results then come clearly faster; a refusal halves it. So it
-    settles where the service, or this machine, can do no more.
+    The number is doubled, and kept if the rate grows clearly; a refusal halves it. So it approaches
+    the capacity of the service or of this machine.
 
     :param fixed: the number, or ``None`` to adapt it.
     :ivar value: the current number.
@@ -94,14 +94,14 @@ class ConcurrencyLimit:
         self._closed = False
         self._changed = threading.Condition()
         self._spells = 0
-        self._before = 0  # the number before the trial of twice as many; 0 if there is none
+        self._before = 0  # the number before the current doubling; 0 if there is none
         self._rate = 0.0
         self._rest_until = 0.0
-        self._count = -self.value  # of finished rows; those before 0 only fill the pipeline
+        self._count = -self.value  # of finished rows; rows before 0 only fill the pipeline
         self._since = 0.0
 
     def admit(self, rows: Iterable[SampleRow]) -> Iterator[SampleRow]:
-        """Yield *rows*, each as soon as there is room for it."""
+        """Yield each of *rows* as soon as the limit allows."""
         remaining = iter(rows)
         while self._wait_for_room():
             try:
@@ -117,13 +117,13 @@ class ConcurrencyLimit:
             self._changed.notify_all()
 
     def release(self) -> None:
-        """Make room after a row was sampled."""
+        """Allow another row after one was sampled."""
         with self._changed:
             self._running -= 1
             self._changed.notify()
 
     def received(self, spells: int, now: float) -> None:
-        """Make room after a result was received, and adapt the number.
+        """Allow another row after a result was received, and adapt the number.
 
         :param spells: how many times the service has begun to refuse samples.
         :param now: the time, in seconds of a monotonic clock.

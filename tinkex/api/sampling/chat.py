@@ -1,7 +1,7 @@
-"""Chat templates, which turn messages into the text of a prompt.
+"""Chat templates, which convert messages to the text of a prompt.
 
-A tokenizer of the hub has its template in ``chat_template.jinja``, or in the member
-``chat_template`` of ``tokenizer_config.json``. It is rendered as by transformers
+A tokenizer on the hub has its template in ``chat_template.jinja``, or in the member
+``chat_template`` of ``tokenizer_config.json``. It is rendered as in transformers
 (``transformers.utils.chat_template_utils``): sandboxed, with the same names.
 """
 
@@ -19,7 +19,7 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 
 #: Files next to ``tokenizer.json`` that may contain the template.
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-#: File next to them that may name further special tokens.
+#: File next to ``tokenizer.json`` that may define further special tokens.
 SPECIAL = "special_tokens_map.json"
 
 
@@ -55,9 +55,9 @@ class ChatTemplate:
         return cls(source, _special_tokens(config, _config(directory / SPECIAL)))
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the prompt for the reply to *messages*.
+        """Render *messages* as a prompt for the reply.
 
-        :raises UsageError: they are not messages of text, or not valid for the template.
+        :raises UsageError: *messages* are not text, or not valid for the template.
         """
         checked = text_messages(messages)
         if self._takes_parts_only:
@@ -65,9 +65,9 @@ class ChatTemplate:
                 message["content"] = [{"type": "text", "text": message["content"]}]
         try:
             return self._render(checked)
-        except Exception as error:  # a template may raise anything
+        except Exception as error:  # a template may raise any exception
             reason = str(error) or type(error).__name__
-            raise UsageError(f"the chat template refuses the messages: {reason}") from error
+            raise UsageError(f"the chat template rejects the messages: {reason}") from error
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         rendered: str = self._template.render(
@@ -81,11 +81,11 @@ class ChatTemplate:
 
     @cached_property
     def _takes_parts_only(self) -> bool:
-        """Whether the template shows content that is a list of parts, but none that is a text."""
+        """Whether the template renders content only if it is a list of parts, not a text."""
         text = "content of a message"
 
         def shows(content: object) -> bool:
-            with suppress(Exception):  # a template may raise anything
+            with suppress(Exception):  # a template may raise any exception
                 return text in self._render([{"role": "user", "content": content}])
             return False
 
@@ -95,7 +95,7 @@ class ChatTemplate:
 def text_messages(messages: object) -> list[dict[str, Any]]:
     """Return *messages* with all their content as text; text parts are joined.
 
-    :raises UsageError: they are not a list of messages, or have content that is not text.
+    :raises UsageError: *messages* is not a list of messages, or has content that is not text.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise UsageError("messages must be a list of at least one")
@@ -120,7 +120,7 @@ def text_messages(messages: object) -> list[dict[str, Any]]:
 
 
 def _joined(content: object) -> str | None:
-    """Return *content* as one text, or ``None`` if it is not text only."""
+    """Return *content* as one text, or ``None`` if part of it is not text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or not content:
@@ -136,8 +136,8 @@ def _joined(content: object) -> str | None:
 def _special_tokens(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
     """Return name → text of the special tokens, with the precedence of transformers.
 
-    :param extra: the content of ``special_tokens_map.json``; it does not count if *config* has the
-        newer ``added_tokens_decoder``.
+    :param extra: the content of ``special_tokens_map.json``; ignored if *config* has the newer
+        ``added_tokens_decoder``.
     """
     if "added_tokens_decoder" not in config:
         config = config | extra

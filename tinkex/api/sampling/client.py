@@ -1,7 +1,7 @@
-"""The sampling client: samples of a base model or a checkpoint, with back-pressure.
+"""The sampling client, for base models and checkpoints, with back-pressure.
 
-A service that is too busy answers 429 when a sample is submitted. As in the official SDK (0.38,
-``internal_client_holder``) this is not a failure: every sample of the client waits a moment, the
+A service that is too busy returns 429 when a sample is submitted. As in the official SDK (0.38,
+``internal_client_holder``) this is not a failure: all samples of the client wait briefly, the
 refused one is sent again unchanged, and for some seconds only a few are submitted at a time.
 """
 
@@ -42,11 +42,11 @@ from tinkex.exceptions import (
 if TYPE_CHECKING:
     from tinkex.api.sampling.tokenizer import Tokenizer
 
-#: Asks the service to answer 429 instead of queueing.
+#: Header that asks the service to return 429 instead of queueing.
 _BACKPRESSURE = {"X-Tinker-Sampling-Backpressure": "1"}
 #: Statuses of a refused sample, which this module handles instead of the transport.
 _BUSY = frozenset({429})
-#: Maximum number of times a sample is resubmitted that the service lost or failed to compute.
+#: Maximum number of resubmissions of a sample that the service lost or failed to compute.
 _RESUBMISSIONS = 2
 #: Seconds before the first resubmission; doubled for the next.
 _RESUBMISSION_DELAY = 0.5
@@ -54,18 +54,18 @@ _RESUBMISSION_DELAY = 0.5
 PATIENCE = 3600.0
 #: Maximum number of concurrent submissions: normally, and for a while after a refusal.
 USUAL, NARROW = 400, 10
-#: Seconds for which the lower maximum holds, after the pause that follows a refusal.
+#: Seconds for which the lower maximum applies after the pause for a refusal.
 NARROW_SECONDS = 10.0
 #: Estimated bytes of a token in a request, and the largest size of a small request.
 _TOKEN_BYTES, _SMALL = 10, 128 * 1024
-#: Seconds of the pause after a refused small request, and after any other.
+#: Pause in seconds after the refusal of a small request, and of a large one.
 _SMALL_PAUSE, _LARGE_PAUSE = 1.0, 5.0
 
 
 class SamplingClient:
-    """Samples one model; a context manager that finishes its session.
+    """Samples from one model; a context manager that finishes its session.
 
-    Created by :meth:`tinkex.api.ServiceClient.create_sampling_client`. Threads may share it.
+    Created by :meth:`tinkex.api.ServiceClient.create_sampling_client`. It is thread-safe.
 
     :ivar sampling_session_id: the service's id.
     :ivar model_path: the sampled checkpoint, or ``None`` for a base model.
@@ -94,7 +94,7 @@ class SamplingClient:
         request = Request("POST", "create_sampling_session", body, what="sampling")
         try:
             created = transport.call(request, deadline).object()
-            if created.get("sampling_session_id") is None:  # some servers take their time
+            if created.get("sampling_session_id") is None:  # some servers respond slowly
                 kind, wanted = "CreateSamplingSession", "sampling_session_id"
                 created = futures.outcome(transport, created, kind, deadline, wanted=wanted)
         except TinkexError as error:
@@ -106,7 +106,7 @@ class SamplingClient:
         self.model_path = model_path
         self._transport = transport
         self._session = session
-        said = created.get("base_model")  # the only place where hatchery says it
+        said = created.get("base_model")  # hatchery reports the base model only here
         self._base_model = base_model or (said if isinstance(said, str) else None)
         self._next_seq_id = 0
         self._lock = threading.Lock()
@@ -163,7 +163,7 @@ class SamplingClient:
             :meth:`tinkex.api.ServiceClient.deadline`.
         :raises tinkex.exceptions.UsageError: the prompt is empty or contains an invalid token id.
         :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
-        :raises tinkex.exceptions.TimedOut: it took longer than the timeout of the settings.
+        :raises tinkex.exceptions.TimedOut: the timeout of the settings passed.
         """
         if num_samples < 1:
             raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
@@ -181,7 +181,7 @@ class SamplingClient:
         }
         deadline = deadline or self._transport.deadline("sampling")
         response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
-        # Protobuf that was cut between two fields parses without an error.
+        # Protobuf that was cut off between two fields parses without an error.
         if len(response.sequences) < num_samples:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
         return response
@@ -196,9 +196,9 @@ class SamplingClient:
     ) -> Generator[SampledRow, None, None]:
         """Sample many prompts concurrently; yield results as they complete.
 
-        Rows are taken from *rows* as there is room for them, in other threads but one at a time;
-        so there may be any number of them. A row that fails yields a result with an error, and
-        the others continue. Closing the generator starts no further rows.
+        Rows are read from *rows* as needed, in other threads but one at a time, so their number is
+        not limited. A row that fails yields a result with an error, and the others continue. After
+        the generator is closed, no further row is started.
 
         :param concurrency: number of concurrent samples; by default it adapts to the service, up to
             ``tinkex.api.sampling.batch.MAX_CONCURRENCY``.
@@ -220,7 +220,7 @@ class SamplingClient:
 
     def _result(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
         for resubmission in range(_RESUBMISSIONS + 1):
-            # After acceptance, whatever happens, another attempt needs another number.
+            # After acceptance, another attempt always needs another number.
             with self._lock:
                 number = self._next_seq_id
                 self._next_seq_id += 1
@@ -241,8 +241,8 @@ class SamplingClient:
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
-        """Submit the sample, again after each refusal; return the response."""
-        # The number makes it the same sample however many times it is sent.
+        """Submit the sample, and repeat that after each refusal; return the response."""
+        # With the same number, the service treats repeated submissions as one sample.
         request = Request(
             "POST",
             "asample",
@@ -281,7 +281,7 @@ def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequ
 
 
 def _resubmission_reason(error: TinkexError) -> str | None:
-    """Return why to resubmit an accepted sample that failed with *error*; ``None``: do not."""
+    """Return why to resubmit an accepted sample after *error*; ``None``: do not resubmit."""
     if isinstance(error, NotFound) and error.status == 410:
         return "the service has lost the request"
     if isinstance(error, OperationFailed) and error.category == "server":
@@ -292,11 +292,10 @@ def _resubmission_reason(error: TinkexError) -> str | None:
 
 
 class Backpressure:
-    """The gate that every submission of a sampling client passes.
+    """Pauses and limits the submissions of a sampling client after refusals.
 
     :ivar refusals: number of refused submissions (429).
-    :ivar spells: number of times the service began to refuse; refusals until submissions are back
-        to normal belong to the same spell.
+    :ivar spells: number of periods of refusals; a period ends when submissions are back to normal.
     """
 
     def __init__(self) -> None:
@@ -309,14 +308,14 @@ class Backpressure:
 
     @property
     def is_shut(self) -> bool:
-        """Whether all submissions are paused at the moment."""
+        """Whether all submissions are currently paused."""
         return time.monotonic() < self._closed_until
 
     @contextmanager
     def passing(self, deadline: Deadline) -> Iterator[None]:
-        """Wait for the gate; the block submits one sample.
+        """Wait until a sample may be submitted, which the block does.
 
-        :raises tinkex.exceptions.TimedOut: the gate stays shut for longer than *deadline*.
+        :raises tinkex.exceptions.TimedOut: submissions are still paused at *deadline*.
         """
         self._enter(deadline)
         try:
@@ -327,7 +326,7 @@ class Backpressure:
                 self._changed.notify()
 
     def refused(self, pause: float) -> None:
-        """Shut the gate for *pause* seconds, then let only a few pass for a while."""
+        """Pause submissions for *pause* seconds, then use the lower maximum for a while."""
         now = time.monotonic()
         with self._changed:
             self.refusals += 1

@@ -1,4 +1,4 @@
-"""Tokenizers: where to find them, and the conversion of text to token ids and back."""
+"""Tokenizers: lookup, and conversion of text to token ids and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE = "tokenizer.json"
 
 #: Maximum size of a text, in bytes of UTF-8: a hundred times the context of any model.
 MAX_TEXT = 64 * 1024 * 1024
-#: Maximum size of a text that is encoded without a thread, in bytes.
+#: Maximum size in bytes of a text that is encoded without a separate thread.
 _SHORT = 64 * 1024
 
 #: Seconds to connect to the hub, and to wait for its response.
@@ -43,7 +43,7 @@ class Tokenizer:
     """A model's tokenizer.
 
     :ivar inner: the :class:`tokenizers.Tokenizer` behind it.
-    :ivar directory: the directory of its files, the chat template among them, if there is one.
+    :ivar directory: the directory with its files, including the chat template, if there is one.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, directory: Path | None = None) -> None:
@@ -65,10 +65,10 @@ class Tokenizer:
             raise TokenizerError(f"cannot read {path}: {reason}") from error
         try:
             inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises no more specific exception
             reason = " ".join(str(error).split())[:200]
             raise TokenizerError(f"{path} is not a tokenizer: {reason}") from error
-        # A tokenizer saved after training has its settings for batches; transformers ignores them.
+        # A tokenizer saved after training has padding and truncation; transformers ignores both.
         inner.no_truncation()
         inner.no_padding()
         return cls(inner, path.parent)
@@ -103,12 +103,12 @@ class Tokenizer:
     def encode_messages(
         self, messages: Sequence[Mapping[str, Any]], *, timeout: float | None = None
     ) -> list[int]:
-        """Return the token ids of the prompt for the reply to *messages*.
+        """Render *messages* with the chat template and return the token ids of the prompt.
 
         :param messages: ``{"role": …, "content": …}`` each; the content is a text, or a list of
             ``{"type": "text", "text": …}``.
         :param timeout: maximum number of seconds; ``None`` for no limit.
-        :raises UsageError: they are not messages, or not valid for the template.
+        :raises UsageError: *messages* are not messages, or not valid for the template.
         :raises ChatTemplateError: the tokenizer has no usable chat template.
         """
         # The template contains the special tokens.
@@ -118,7 +118,7 @@ class Tokenizer:
     def template(self) -> chat.ChatTemplate:
         """The chat template, read on first use.
 
-        :raises ChatTemplateError: there is no usable one.
+        :raises ChatTemplateError: the tokenizer has no usable template.
         """
         found = chat.ChatTemplate.from_directory(self.directory) if self.directory else None
         if found is None:
@@ -132,8 +132,8 @@ class Tokenizer:
         """Return the text of *tokens*, special tokens included.
 
         :param strip_end: omit the special tokens at the end.
-        :param after: the tokens before them, or the last of those: a decoder like that of
-            SentencePiece drops the blank at the beginning of a text, which a continuation needs.
+        :param after: the preceding tokens, or the last of them: decoders such as SentencePiece drop
+            the blank at the beginning of a text, which a continuation needs.
         """
         kept = list(tokens)
         while strip_end and kept and kept[-1] in self._special:
@@ -145,7 +145,7 @@ class Tokenizer:
         return self._decode(kept)
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        # Servers may return tokens beyond the vocabulary, which they pad.
+        # Servers may return tokens beyond the vocabulary, because they pad it.
         known = [token for token in tokens if 0 <= token < 2**32]
         return str(self.inner.decode(known, skip_special_tokens=False))
 
@@ -158,11 +158,11 @@ class Tokenizer:
 def load_tokenizer(name: str, *, sources: Iterable[TokenizerSource] | None = None) -> Tokenizer:
     """Return the tokenizer of a model.
 
-    All sources are searched on this machine before any of them uses the network.
+    All sources are searched on this machine before any source uses the network.
 
     :param name: a model's name, a directory with ``tokenizer.json``, or such a file.
     :param sources: the sources; by default the plugins of ``tinkex.tokenizers``.
-    :raises TokenizerError: it is not found, or cannot be read.
+    :raises TokenizerError: the tokenizer is not found, or cannot be read.
     """
     local = _local(name)
     if local is not None:
@@ -184,7 +184,7 @@ def _local(name: str) -> Path | None:
     path = user_path(name)
     try:
         if path.is_dir():
-            # A directory may have a model's name by chance.
+            # A directory may have the same name as a model.
             if (path / FILE).is_file() or name.startswith(("/", ".", "~")):
                 return path / FILE
             return None
@@ -213,7 +213,7 @@ def _find(
         return Path(found) if found is not None and (Path(found) / FILE).is_file() else None
     except TinkexError as error:
         errors.append(error)
-    except Exception as error:  # a plugin may raise anything; the others are still searched
+    except Exception as error:  # a plugin may raise any exception; the others are still searched
         kind = type(source).__name__
         _log.debug("the tokenizer source %s failed", kind, exc_info=True)
         errors.append(PluginError(f"{kind} failed ({type(error).__name__})"))
@@ -221,7 +221,7 @@ def _find(
 
 
 class Repository(NamedTuple):
-    """The repository of a tokenizer on the hub, and its revision if it is pinned."""
+    """The repository of a tokenizer on the hub, and the revision if pinned."""
 
     name: str
     revision: str | None = None
@@ -245,7 +245,7 @@ _PINNED = {
 
 
 def repository_of(model: str) -> Repository | None:
-    """Return the repository of the tokenizer of *model*, or ``None`` if it is not published.
+    """Return the repository with the tokenizer of *model*, or ``None`` if it is not published.
 
     :param model: a base model's name; a variant after ``:`` shares the model's tokenizer.
     """
@@ -255,7 +255,7 @@ def repository_of(model: str) -> Repository | None:
     if model in _PINNED:
         return _PINNED[model]
     if model.startswith("meta-llama/Llama-3"):
-        return _LLAMA_3  # the original asks for a licence
+        return _LLAMA_3  # the original requires acceptance of a licence
     parts = model.split("/")
     if not all(parts) or len(parts) > 3 or any(part in (".", "..") for part in parts):
         return None
@@ -263,7 +263,7 @@ def repository_of(model: str) -> Repository | None:
 
 
 class HuggingFaceSource(TokenizerSource):
-    """The tokenizers of the Hugging Face cache and hub.
+    """Finds tokenizers in the Hugging Face cache and on the hub.
 
     Reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT.
     """
@@ -298,10 +298,10 @@ def _cached(repository: Repository) -> Path | None:
 
 
 def hub_state(path: str = "") -> tuple[str, str | None, bool]:
-    """Return the hub's address, why it is unavailable (``None``: it responds), and whether there
-    is a token for it.
+    """Return the hub's address, why it is unavailable (``None``: it is available), and whether a
+    token for it is configured.
 
-    :param path: what to request there.
+    :param path: path of the request to the hub.
     """
     from huggingface_hub import constants, get_token
 
@@ -323,7 +323,7 @@ def _download(repository: Repository) -> Path:
 
     :raises TokenizerError: the hub is unavailable, or the tokenizer does not exist.
     """
-    # One request before those of the library, which retries for half a minute.
+    # A single request first, because the library retries for half a minute.
     _, problem, _ = hub_state(f"/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}")
     if problem:
         raise TokenizerError(f"it is not in the cache, and {problem}")
@@ -335,7 +335,7 @@ def _download(repository: Repository) -> Path:
     for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
-        except Exception as error:  # the HTTP library behind it changes between versions
+        except Exception as error:  # raised by an HTTP library that varies with the version
             if name == FILE or not isinstance(error, errors.EntryNotFoundError):
                 raise _hub_error(error, repository) from error
     return Path(file).parent
@@ -348,7 +348,7 @@ def _hub_error(error: Exception, repository: Repository) -> TokenizerError:
     host = constants.ENDPOINT.partition("://")[2] or constants.ENDPOINT
     if isinstance(error, hub.GatedRepoError):
         hint = f"Accept its licence at {constants.ENDPOINT}/{repository.name} and set HF_TOKEN."
-        return TokenizerError(f"{repository.name} on {host} asks for a licence", hint=hint)
+        return TokenizerError(f"{repository.name} on {host} requires a licence", hint=hint)
     if isinstance(error, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)):
         return TokenizerError(f"{host} has no public repository {repository.name}")
     if isinstance(error, hub.EntryNotFoundError) and not isinstance(

@@ -1,4 +1,4 @@
-"""Sampling parameters, and the sequences that a model returns."""
+"""Sampling parameters and results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tinkex.exceptions import TinkexError, UsageError
 
 #: Maximum number of generated tokens by default; some servers require one.
 DEFAULT_MAX_TOKENS = 256
-#: Number of the last tokens of a prompt on which the text of a continuation may depend.
+#: Number of tokens at the end of a prompt that may affect the text of a continuation.
 TAIL = 16
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 def brief_json(value: object) -> str:
-    """Return the beginning of *value* as JSON, for messages."""
+    """Return *value* as JSON for messages, shortened."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=repr)
-    except (TypeError, ValueError, RecursionError):  # keys that are no texts; nested too deeply
+    except (TypeError, ValueError, RecursionError):  # keys that are not text; nested too deeply
         text = type(value).__name__
     return text if len(text) <= 40 else f"{text[:39]}…"
 
@@ -37,7 +37,7 @@ def are_token_ids(tokens: object) -> bool:
 
 
 def why_not_token_ids(tokens: object) -> str | None:
-    """Return why :func:`are_token_ids` is false, with the position of the first other item."""
+    """Return why *tokens* are not token ids, with the position of the first invalid item."""
     if not isinstance(tokens, Sequence) or isinstance(tokens, str):
         return f"it is {brief_json(tokens)}"
     for number, token in enumerate(tokens, 1):
@@ -48,12 +48,12 @@ def why_not_token_ids(tokens: object) -> str | None:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The parameters of sampling.
+    """Sampling parameters.
 
     :ivar max_tokens: maximum number of tokens to generate; ``None``: :data:`DEFAULT_MAX_TOKENS`.
     :ivar temperature: 0 always takes the most likely token.
-    :ivar top_k: sample from this many most likely tokens; -1 for all.
-    :ivar top_p: sample from the most likely tokens of this total probability, up to 1.
+    :ivar top_k: sample from this number of most likely tokens; -1 for all.
+    :ivar top_p: sample from the most likely tokens with this total probability, up to 1.
     :ivar seed: makes the result repeatable, where the server supports it.
     :ivar stop: texts that end a sequence.
     :raises UsageError: a value is of another type or out of range.
@@ -84,7 +84,7 @@ class SamplingParams:
         if self.top_k != -1 and self.top_k < 1:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
-        if not isinstance(stop, (list, tuple)):  # each character of a text would end a sequence
+        if not isinstance(stop, (list, tuple)):  # a str would be read as many stop texts
             raise UsageError(f"stop must be a list of texts, not {brief_json(stop)}")
         for text in stop:
             if not isinstance(text, str) or not text:
@@ -94,7 +94,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(stop))
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON object that every server accepts: ``stop`` a list, no unset members."""
+        """Return a JSON object that every server accepts, without unset members."""
         body: dict[str, Any] = {
             "max_tokens": self.max_tokens or DEFAULT_MAX_TOKENS,
             "temperature": self.temperature,
@@ -112,7 +112,7 @@ class SamplingParams:
 class SampledSequence:
     """One continuation of the prompt.
 
-    :ivar tokens: the generated token ids; the end-of-text token may be among them.
+    :ivar tokens: the generated token ids; they may include the end-of-text token.
     :ivar logprobs: the natural logarithm of each token's probability, if the server reports it.
     :ivar stop_reason: ``stop`` (end of text or a stop text) or ``length``.
     """
@@ -123,9 +123,9 @@ class SampledSequence:
 
     @classmethod
     def from_json(cls, data: Any) -> SampledSequence:
-        """Return the sequence that *data* describes.
+        """Create a sequence from its JSON form *data*.
 
-        :raises tinkex.exceptions.InvalidResponse: it does not describe one.
+        :raises tinkex.exceptions.InvalidResponse: *data* is not a sequence.
         """
         sequence = schema.mapping(data, "sequences")
         tokens = schema.items(sequence, "tokens")
@@ -148,11 +148,11 @@ class SampledSequence:
 
 @dataclass(frozen=True)
 class SampleResponse:
-    """All continuations of one prompt.
+    """The sequences sampled for one prompt.
 
     :ivar sequences: one for each requested sample.
-    :ivar prompt_logprobs: the logprob of each token of the prompt, from servers that always return
-        them; the first is unknown.
+    :ivar prompt_logprobs: the logprob of each token of the prompt, if the server returns them; the
+        first is unknown.
     """
 
     sequences: tuple[SampledSequence, ...]
@@ -160,11 +160,11 @@ class SampleResponse:
 
     @classmethod
     def from_json(cls, data: Json, prompt_length: int | None = None) -> SampleResponse:
-        """Return the result that *data* describes.
+        """Create a response from its JSON form *data*.
 
-        :param prompt_length: number of tokens in the prompt; some servers omit the unknown logprob
-            of the first one, which is restored.
-        :raises tinkex.exceptions.InvalidResponse: it does not describe one.
+        :param prompt_length: number of tokens in the prompt; if a server omits the unknown logprob
+            of the first token, ``None`` is inserted.
+        :raises tinkex.exceptions.InvalidResponse: *data* is not a response.
         """
         sequences = tuple(map(SampledSequence.from_json, schema.items(data, "sequences")))
         if data.get("prompt_logprobs") is None:
@@ -188,13 +188,13 @@ class SampleResponse:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One of many prompts.
+    """A prompt for :meth:`~tinkex.api.SamplingClient.sample_many`, with its parameters.
 
     :ivar prompt: token ids, a text, or messages (``{"role": …, "content": …}``); texts and
         messages need a tokenizer.
     :ivar params: the sampling parameters.
     :ivar num_samples: number of sequences to generate.
-    :ivar key: any object; it is returned with the result.
+    :ivar key: any object of the caller; returned with the result.
     """
 
     prompt: Prompt
@@ -205,7 +205,7 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class SampledRow:
-    """The result of one prompt; either *response* or *error* is ``None``.
+    """The result of a :class:`SampleRow`; either *response* or *error* is ``None``.
 
     :ivar index: position of the row, from 0.
     :ivar row: the row itself.
@@ -223,13 +223,13 @@ def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
     try:
         if set(map(type, values)) <= {float, int}:
             return tuple(map(float, values))
-    except OverflowError:  # a whole number of hundreds of digits
-        schema.refuse(f"a number out of range in {name!r}")
-    schema.refuse(f"no number in {name!r}")
+    except OverflowError:  # an integer with hundreds of digits
+        schema.refuse(f"{name!r} contains a number out of range")
+    schema.refuse(f"{name!r} contains an item that is not a number")
 
 
 def _finite(values: Sequence[float | None] | None) -> list[float | None] | None:
-    """Return *values* with null for those that are not finite, which JSON does not have."""
+    """Replace numbers that are not finite, which JSON does not support, by ``None``."""
     if values is None:
         return None
     return [x if x is not None and math.isfinite(x) else None for x in values]
@@ -242,5 +242,5 @@ def _is_whole(value: object) -> bool:
 def _is_finite(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and math.isfinite(value)
-    except (TypeError, OverflowError):  # no number; one of hundreds of digits
+    except (TypeError, OverflowError):  # not a number; one with hundreds of digits
         return False

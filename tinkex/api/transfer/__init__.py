@@ -1,1 +1,1 @@
-"""Files on their way: downloads, archives, verification."""
+"""Checkpoint files: downloads, archives, verification."""

@@ -1,4 +1,4 @@
-"""The configuration of a LoRA adapter, compared with the tensors that it should load.
+"""Comparison of a LoRA adapter's configuration with its tensors.
 
 PEFT (``peft.LoraConfig``) loads the tensors of the modules in ``target_modules``, and ignores all
 others silently.
@@ -20,24 +20,24 @@ from tinkex.exceptions import LocalError, a_few
 
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-#: Modules as the hosted service names them; those of PEFT are those of the base model.
+#: Names of modules on the hosted service; PEFT uses the names of the base model.
 _OTHER_NAMES = re.compile(
     r"(^|\.)unembed_tokens$|\.experts\.w[123]$|^model\.layers\.\d+\.attn\.|\.in_proj_[qkv]$"
 )
-#: What PEFT means by ``all-linear`` leaves these out.
+#: Modules that are not part of ``all-linear`` in PEFT.
 _NOT_LINEAR = ("lm_head", "embed_tokens")
-#: The modules of fused experts, which ``target_parameters`` names.
+#: Modules of fused experts, which ``target_parameters`` lists.
 _FUSED = ("experts", "base_layer")
-#: Components of a module's path that an entry of the configuration can name, and names in messages.
+#: Maximum components of an entry in the configuration, and maximum names in messages.
 _DEPTH, _SHOWN = 8, 20
 
 
 @dataclass(frozen=True)
 class AdapterMismatch:
-    """Tensors of an adapter that PEFT ignores; :class:`str` says which, and why.
+    """The tensors of an adapter that PEFT ignores; :class:`str` returns the message for users.
 
-    :ivar modules: names of all modules that have tensors, sorted: the right ``target_modules``.
-    :ivar unlisted: those that ``target_modules`` does not have.
+    :ivar modules: names of all modules that have tensors, sorted: the correct ``target_modules``.
+    :ivar unlisted: modules missing from ``target_modules``.
     :ivar unknown: paths of modules whose names must be converted first, ``*`` for each number.
     """
 
@@ -47,7 +47,7 @@ class AdapterMismatch:
 
     @property
     def is_fixable(self) -> bool:
-        """Whether the right ``target_modules`` is all that is missing."""
+        """Whether correcting ``target_modules`` is sufficient."""
         return not self.unknown
 
     def __str__(self) -> str:
@@ -64,9 +64,9 @@ def _shown(names: tuple[str, ...]) -> str:
 
 
 def examine(directory: Directory, relative: Path) -> AdapterMismatch | None:
-    """Compare the configuration *relative* of an adapter in *directory* with its tensors.
+    """Compare the adapter configuration *relative* in *directory* with the adapter's tensors.
 
-    :returns: ``None`` if PEFT loads all of them, or there is no readable adapter.
+    :returns: ``None`` if PEFT loads all tensors, or there is no readable adapter.
     """
     try:
         with directory.open(relative, "rb") as file:
@@ -80,7 +80,7 @@ def examine(directory: Directory, relative: Path) -> AdapterMismatch | None:
 def compare(config: Mapping[str, Any], tensors: Iterable[str]) -> AdapterMismatch | None:
     """Compare *config* with the names of *tensors*; see :func:`examine`.
 
-    A ``target_modules`` that is a regular expression is not compared: it may be a hostile one.
+    If ``target_modules`` is a regular expression, it is not evaluated: it may be malicious.
     """
     listed, fused = config.get("target_modules"), _texts(config.get("target_parameters"))
     entries, owners = _texts(listed), frozenset(name.rpartition(".")[0] for name in fused)
@@ -108,7 +108,7 @@ def _texts(values: Any) -> frozenset[str]:
 
 
 def _has(entries: frozenset[str], module: str) -> bool:
-    """Return whether one of *entries* is the path *module* or its end, as PEFT compares them."""
+    """Return whether one of *entries* matches the path *module* or its end, as in PEFT."""
     parts = module.split(".")[-_DEPTH:]
     ends = {".".join(parts[start:]) for start in range(len(parts))}
     return not entries.isdisjoint({module, *ends})
@@ -117,9 +117,9 @@ def _has(entries: frozenset[str], module: str) -> bool:
 def fixed(
     directory: Directory, relative: Path, found: AdapterMismatch
 ) -> tuple[bytes, dict[str, Any]]:
-    """Return the configuration *relative* with the modules of *found*, and the previous values.
+    """Return the corrected configuration *relative*, and the values that changed.
 
-    :raises LocalError: it is nested too deeply.
+    :raises LocalError: the configuration is nested too deeply.
     :raises OSError: it cannot be read.
     :raises ValueError: it is not a JSON object.
     """

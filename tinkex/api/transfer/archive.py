@@ -1,4 +1,4 @@
-"""Extraction of a downloaded archive, whose content is not trusted."""
+"""Safe extraction of a downloaded archive."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tinkex.exceptions import InvalidResponse
 MAX_HEADERS = 16 * 1024
 #: Maximum number of files of a checkpoint, and of members of an archive.
 MAX_FILES = 10_000
-#: Maximum length in bytes of a file's name, and of its parts: that of paths on Linux.
+#: Maximum length in bytes of a file's path, and of its components, as on Linux.
 MAX_NAME, MAX_PARTS = 4096, 255
-#: Headers that apply to all members are copied for each of them.
+#: Maximum size of the headers for all members; tarfile copies them for each member.
 _MAX_GLOBAL = 100
-#: Python before 3.11.10 takes quadratic time for these in a header.
+#: Header content that takes quadratic time in Python before 3.11.10.
 _DIGITS = re.compile(rb"\d{100}")
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 256 * 1024
 #: Two empty blocks end an archive.
 _END = 2 * tarfile.BLOCKSIZE
-#: Maximum size in bytes of what may follow them, which is only padding.
+#: Maximum size in bytes of the padding after them.
 _MAX_PADDING = 16 * 1024 * 1024
-#: What the libraries raise for malformed archives; the last four come from numbers in headers.
+#: Exceptions raised for malformed archives; the last four for numbers in headers.
 _MALFORMED = (
     *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile),
     *(ValueError, OverflowError, MemoryError, RecursionError),
@@ -45,33 +45,33 @@ _MALFORMED = (
 
 
 def safe_relative(name: str) -> Path:
-    """Return *name* as a path that stays below the directory it is joined to.
+    """Return *name* as a relative path that cannot leave its parent directory.
 
-    :raises InvalidResponse: it does not, or is too long.
+    :raises InvalidResponse: the path is unsafe or too long.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     is_text = "\0" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
     is_in_manifest = len(parts) > 1 and parts[0] == manifest.NAME
-    # Backslashes and colons would mean directories and drives on another system.
+    # Backslashes and colons denote directories and drives on other systems.
     is_foreign = name.startswith("/") or ".." in parts or "\\" in name
     if not parts or is_foreign or is_in_manifest or not is_text:
-        raise InvalidResponse(f"the download holds a file with an unsafe name: {name[:200]!r}")
+        raise InvalidResponse(f"the download contains a file with an unsafe name: {name[:200]!r}")
     if len(os.fsencode(name)) > MAX_NAME or len(parts) > MAX_PARTS:
-        raise InvalidResponse(f"the download holds a file whose name is too long: {name[:200]!r}")
+        raise InvalidResponse(f"the download has a file whose name is too long: {name[:200]!r}")
     return Path(*parts)
 
 
 def check_number(number: int) -> None:
-    """Return if a checkpoint may have so many files, or directories.
+    """Check that *number* of files or directories is within the limit of a checkpoint.
 
-    :raises InvalidResponse: it may not.
+    :raises InvalidResponse: it is not.
     """
     if number > MAX_FILES:
-        raise InvalidResponse(f"the download holds more than {MAX_FILES} files or directories")
+        raise InvalidResponse(f"the download contains more than {MAX_FILES} files or directories")
 
 
 def add_directories(known: set[Path], relative: Path) -> None:
-    """Add the directories that *relative* is in to those of a checkpoint.
+    """Add the parent directories of *relative* to the set of a checkpoint's directories.
 
     :raises InvalidResponse: there are too many.
     """
@@ -83,7 +83,7 @@ def add_directories(known: set[Path], relative: Path) -> None:
 
 
 def relative_names(names: Iterable[str]) -> dict[Path, str]:
-    """Return the *names* of a checkpoint's files by their paths.
+    """Return the *names* of a checkpoint's files by relative path.
 
     :raises InvalidResponse: a name is unsafe or too long, or two names cannot both be files.
     """
@@ -95,7 +95,7 @@ def relative_names(names: Iterable[str]) -> dict[Path, str]:
     found.sort()
     for (first, _), (second, name) in pairwise(found):
         if second[: len(first)] == first:
-            raise InvalidResponse(f"the download holds {name[:200]!r} twice")
+            raise InvalidResponse(f"the download contains {name[:200]!r} twice")
     return {Path(*parts): name for parts, name in found}
 
 
@@ -108,7 +108,8 @@ def extract(
 ) -> dict[Path, ManifestFile]:
     """Extract the tar archive *file*, plain or gzip, into *directory*.
 
-    Only regular files and directories are extracted; their owners, modes and times are not.
+    Only regular files and directories are extracted; their owners, modes and times are not
+    restored.
 
     :param admit: called with the relative path of each file, before it is written.
     :param check_space: called with the size of each file, before it is written.
@@ -128,12 +129,12 @@ def extract(
         reason = f"is {kind}" if kind else "is damaged or incomplete"
         raise InvalidResponse(f"the archive {reason}") from error
     if not found:
-        raise InvalidResponse("the archive holds no files")
+        raise InvalidResponse("the archive contains no files")
     return found
 
 
 class _Source:
-    """A file for :mod:`tarfile` that limits the size of headers, which are read into memory.
+    """A file object for :mod:`tarfile` that limits the size of headers, which are read into memory.
 
     :ivar budget: bytes that may be read, or ``None`` while content is read.
     """
@@ -147,11 +148,11 @@ class _Source:
         """Return up to *size* bytes."""
         if self.budget is not None:
             if not 0 <= size <= self.budget:
-                raise InvalidResponse("the archive holds a header that is too large")
+                raise InvalidResponse("the archive contains a header that is too large")
             self.budget -= size
         found = self._file.read(size)
         if self.budget is not None and _DIGITS.search(found):
-            raise InvalidResponse("the archive holds a header with an absurd number")
+            raise InvalidResponse("the archive contains a header with a number out of range")
         return found
 
 
@@ -182,9 +183,9 @@ def _extract(
     source.seek(end)
     if source.read(_END) != bytes(_END):
         raise InvalidResponse("the archive is incomplete")
-    while source.read(_BLOCK):  # to the check sum of gzip
+    while source.read(_BLOCK):  # up to the gzip checksum
         if source.tell() - end > _MAX_PADDING:
-            raise InvalidResponse("the archive holds more after its end")
+            raise InvalidResponse("the archive contains data after its end")
     return found
 
 
@@ -195,8 +196,8 @@ def _members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]
         number += 1
         check_number(number)
         if len(tar.pax_headers) > _MAX_GLOBAL:
-            raise InvalidResponse("the archive holds headers that are too large")
-        cast(Any, tar).members.clear()  # each keeps its headers
+            raise InvalidResponse("the archive contains headers that are too large")
+        cast(Any, tar).members.clear()  # tarfile keeps the headers of each
         source.budget = None
         yield member
         source.budget = MAX_HEADERS
@@ -208,10 +209,10 @@ def _checked(member: tarfile.TarInfo) -> Path:
     :raises InvalidResponse: it is something else, or its name is unsafe.
     """
     if not member.isreg() or member.issparse():
-        raise InvalidResponse(f"the archive holds something that is no file: {member.name[:200]!r}")
+        raise InvalidResponse(f"the archive contains an unsupported item: {member.name[:200]!r}")
     relative = safe_relative(member.name)
     if hasattr(tarfile, "data_filter"):  # since Python 3.11.4
-        tarfile.data_filter(member, "/nonexistent")  # the directory is asked for links only
+        tarfile.data_filter(member, "/nonexistent")  # the directory only matters for links
     return relative
 
 
@@ -236,8 +237,8 @@ def _write(
 
 @contextmanager
 def _once(member: tarfile.TarInfo) -> Iterator[None]:
-    """Raise the error for a member whose name is that of an earlier one."""
+    """Raise an error if an earlier member has the same name."""
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InvalidResponse(f"the archive holds {member.name[:200]!r} twice") from error
+        raise InvalidResponse(f"the archive contains {member.name[:200]!r} twice") from error

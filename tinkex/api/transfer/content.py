@@ -1,4 +1,4 @@
-"""What downloaded files contain: weights and configurations, checked against their formats."""
+"""Format checks of downloaded weights and configurations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 
 from tinkex.api.transfer.manifest import ADAPTER_CONFIG
 
-#: Bytes from which the format of a file can be recognized.
+#: Number of bytes needed to recognize the format of a file.
 START = 512
-#: Bytes for the length of the header of weights, and maximum of that length; the format sets both.
+#: Size of the header length field in weights, and maximum header length, both from the format.
 _LENGTH, _MAX_HEADER = 8, 100_000_000
-#: Maximum size of a configuration in bytes, a thousand times that of a usual one.
+#: Maximum size of a configuration in bytes, a thousand times the usual size.
 _MAX_CONFIG = 16 * 1024 * 1024
-#: Beginnings of files, without white space and in lower case.
+#: Beginning of a file, in lower case without white space → its format.
 _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer",
     b"<": "an XML document",
@@ -29,9 +29,9 @@ _KINDS = {
 
 
 def kind_of(start: bytes) -> str | None:
-    """Return what a file is, as in ``an HTML page``; ``None`` if that is unknown.
+    """Return the format of a file, such as ``an HTML page``; ``None`` if unknown.
 
-    :param start: its first :data:`START` bytes; all of them if it is smaller.
+    :param start: the first :data:`START` bytes of the file, or the whole file.
     """
     if not start.strip(b"\0"):
         return "a file of zeros" if start else "an empty file"
@@ -44,9 +44,9 @@ def kind_of(start: bytes) -> str | None:
 
 
 def check(name: str, file: BinaryIO) -> None:
-    """Check *file* if its *name* says that it contains weights or the configuration of an adapter.
+    """Check the format of *file* if its *name* is that of weights or an adapter configuration.
 
-    :raises ValueError: it contains something else, or is not whole; the message has no subject.
+    :raises ValueError: it has another format, or is incomplete; the message has no subject.
     :raises OSError: it cannot be read.
     """
     if name.endswith(".safetensors"):
@@ -56,17 +56,17 @@ def check(name: str, file: BinaryIO) -> None:
 
 
 def tensor_names(file: BinaryIO) -> list[str]:
-    """Return the names of the tensors in *file*, after a check of its header and size.
+    """Check the header and size of *file*, and return the names of its tensors.
 
-    A storage that announces no length, or too small a one, can lose the end of a file unnoticed.
-    The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes for the
-    length of a header, and the JSON header gives the offsets of all tensors up to the end.
+    If a storage sends no length, or too small a length, a missing end of a file is not detected
+    otherwise. The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes
+    for the length of a header, and the JSON header gives the offsets of all tensors up to the end.
 
-    :raises ValueError: it is shorter or longer than its header says, or of another format.
+    :raises ValueError: its size does not match its header, or it has another format.
     """
     start, size = file.read(START), os.fstat(file.fileno()).st_size
     length = int.from_bytes(start[:_LENGTH], "little")
-    # A file of another format may give any length: it is not read into memory.
+    # In another format this may be any number, so the header is not read into memory.
     if length > _MAX_HEADER or start[_LENGTH : _LENGTH + 1] != b"{":
         raise ValueError(_is_not("a safetensors file", start))
     file.seek(_LENGTH)
@@ -82,16 +82,14 @@ def tensor_names(file: BinaryIO) -> list[str]:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError("is not a safetensors file: its header is malformed") from error
     if size != _LENGTH + length + end:
-        raise ValueError(
-            f"came with {size} bytes, and is {_LENGTH + length + end} long by its own header"
-        )
+        raise ValueError(f"has {size} bytes, but its header requires {_LENGTH + length + end}")
     return names
 
 
 def json_object(file: BinaryIO) -> dict[str, Any]:
     """Return the JSON object in *file*.
 
-    :raises ValueError: it contains something else.
+    :raises ValueError: it is not a JSON object.
     """
     content, found = file.read(_MAX_CONFIG), None
     with suppress(ValueError, RecursionError):

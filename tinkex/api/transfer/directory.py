@@ -1,4 +1,4 @@
-"""Open directories: files below them are reached without following symbolic links."""
+"""Open directories, with access to files below them that follows no symbolic links."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinkex.exceptions import LocalError
 _PLAIN = " !@()+,=[]{}~"
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-#: Opening a FIFO returns at once.
+#: With this flag, opening a FIFO does not block.
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _MODES = {
     "rb": os.O_RDONLY,
@@ -34,7 +34,7 @@ class Directory:
     """An open directory.
 
     Its methods take relative paths without ``..``, and raise :exc:`OSError` as the functions of
-    :mod:`os` do. A symbolic link on the way raises :exc:`NotADirectoryError`.
+    :mod:`os` do. A symbolic link in a path raises :exc:`NotADirectoryError`.
     """
 
     def __init__(self, handle: int) -> None:
@@ -42,7 +42,7 @@ class Directory:
 
     @classmethod
     def at(cls, path: Path) -> Directory:
-        """Open the directory *path*, which may be a symbolic link, or contain some."""
+        """Open the directory *path*, which may be or contain a symbolic link."""
         return cls(os.open(path, _FOLDER))
 
     def close(self) -> None:
@@ -68,18 +68,18 @@ class Directory:
         return True
 
     def make_parents(self, relative: Path) -> None:
-        """Create the directories that *relative* is in."""
+        """Create the parent directories of *relative*."""
         with self._parent(relative, make=True):
             pass
 
     def open(self, relative: Path | str, mode: str, *, make: bool = False) -> io.FileIO:
         """Open a file, unbuffered, with a mode of :func:`open` (or ``a+b``, which creates it).
 
-        :param make: create the directories that it is in.
+        :param make: create its parent directories.
         """
         with self._parent(relative, make=make) as (parent, name):
             handle = os.open(name, _MODES[mode] | _NO_LINK | _NO_WAIT, 0o666, dir_fd=parent)
-            if not stat.S_ISREG(os.fstat(handle).st_mode):  # a FIFO, say, would block for ever
+            if not stat.S_ISREG(os.fstat(handle).st_mode):  # reading a FIFO would block
                 os.close(handle)
                 raise OSError(errno.EINVAL, "not a regular file", name)
             return io.FileIO(handle, mode.replace("x", "w"))
@@ -103,7 +103,7 @@ class Directory:
             os.unlink(name, dir_fd=parent)
 
     def remove_tree(self, name: str) -> None:
-        """Remove the directory *name* and all that is in it, as far as possible."""
+        """Remove the directory *name* and its content, as far as possible."""
         shutil.rmtree(name, ignore_errors=True, dir_fd=self._handle)
 
     def remove_empty(self, name: str) -> None:
@@ -115,17 +115,17 @@ class Directory:
         """Yield the relative path and status of everything below."""
         for folder, folders, files, handle in os.fwalk(".", dir_fd=self._handle):
             for name in (*folders, *files):
-                with suppress(FileNotFoundError):  # removed meanwhile
+                with suppress(FileNotFoundError):  # removed in the meantime
                     found = os.stat(name, dir_fd=handle, follow_symlinks=False)
                     yield Path(folder, name), found
 
     def sync(self) -> None:
-        """Make what was created and renamed here durable, where the file system can."""
+        """Flush created and renamed entries to the disk, if the file system supports that."""
         with suppress(OSError):
             os.fsync(self._handle)
 
     def sync_file(self, relative: Path) -> None:
-        """Bring a file and its name to the disk."""
+        """Flush a file and its directory entry to the disk."""
         with self.open(relative, "rb") as file:
             os.fsync(file.fileno())
         with self._parent(relative) as (parent, _), suppress(OSError):
@@ -134,11 +134,11 @@ class Directory:
 
     @contextmanager
     def _parent(self, relative: Path | str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """Yield the descriptor of the directory that *relative* is in, and its last name."""
+        """Yield the descriptor of the parent directory of *relative*, and its last component."""
         parts = Path(relative).parts
         if not parts or ".." in parts or os.path.isabs(relative):
             raise ValueError(f"not below the directory: {relative}")
-        handle = top = self._handle  # which another thread may close meanwhile
+        handle = top = self._handle  # which another thread may close in the meantime
         try:
             for name in parts[:-1]:
                 if make:
@@ -167,7 +167,7 @@ def _enter(name: str, handle: int) -> int:
 def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path:
     """Return the directory of *path* below *root*: ``<run>/<kind>/<name>``.
 
-    :raises LocalError: one of these is a symbolic link, which would lead out of *root*.
+    :raises LocalError: a component is a symbolic link, which could lead out of *root*.
     """
     place = root
     for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):

@@ -50,14 +50,14 @@ if TYPE_CHECKING:
     from tinkex.api.http.transport import Response
     from tinkex.api.resources.sessions import Sessions
 
-#: Checkpoints, and files of each, that are fetched at the same time.
+#: Maximum number of concurrent checkpoints, and of files of each.
 _CHECKPOINTS, _FILES = 3, 4
-#: Seconds between two polls whether an archive is ready, at first and at most.
+#: Initial and maximum seconds between two polls for an archive.
 _FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
 #: Statuses of an archive that is not ready.
 _NOT_READY = frozenset({425, 503})
 _FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
-#: Content types of an archive, and how its content begins: gzip, or tar with its word at a place.
+#: Content types of an archive, and its first bytes: of gzip, or of tar at an offset.
 _ARCHIVE_TYPES = frozenset(
     f"application/{name}"
     for name in ("gzip", "x-gzip", "tar", "x-tar", "x-compressed-tar", "octet-stream")
@@ -65,11 +65,11 @@ _ARCHIVE_TYPES = frozenset(
 _GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
-#: Name and life in seconds of the copy that a service makes of a training checkpoint.
+#: Name and lifetime in seconds of the copy that a service makes of a training checkpoint.
 _COPY_NAME, _COPY_TTL = "download", 3600
-#: Errors for the copy of an earlier attempt that no longer exists.
+#: Errors if the copy of an earlier attempt no longer exists.
 _GONE = (NotFound, NotOffered, Forbidden, BadRequest, InvalidResponse, UsageError)
-#: Signed URLs are renewed when they are valid for less than this.
+#: Signed URLs are renewed if they expire sooner than this.
 _MARGIN = timedelta(minutes=5)
 
 #: The files of a checkpoint by relative path.
@@ -83,7 +83,7 @@ class Download:
     :ivar directory: the directory with the files.
     :ivar files: relative names and sizes in bytes.
     :ivar bytes: the sum of the sizes.
-    :ivar mismatch: what PEFT would not load of it; ``None`` if all of it.
+    :ivar mismatch: tensors that PEFT would not load; ``None`` if it loads all.
     """
 
     directory: Path
@@ -103,7 +103,7 @@ def download(
     """Download *path* into *directory*; see :meth:`tinkex.api.Checkpoints.download`."""
     tracker = ProgressTracker(on_progress)
     with ExitStack() as stack:
-        if transport.is_dry_run:  # the first request is shown, and the target is not touched
+        if transport.is_dry_run:  # the first request is shown, and the target is not changed
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         staging = stack.enter_context(StagingDirectory(path, directory, force=force))
         try:
@@ -120,9 +120,9 @@ def download(
 
 
 def _checked(staging: StagingDirectory, files: Files) -> AdapterMismatch | None:
-    """Check what *files* contain; return what PEFT would not load of the first adapter.
+    """Check the format of *files*; return the tensors that PEFT would not load.
 
-    :raises InvalidResponse: one is not what its name says.
+    :raises InvalidResponse: the content of a file does not match its name.
     """
     for relative in files:
         with staging.content.open(relative, "rb") as file:
@@ -152,7 +152,7 @@ class _Download:
         self._staging, self._tracker = staging, tracker
 
     def fetch(self) -> Files:
-        """Fetch the files in the way that the service offers for this kind of checkpoint."""
+        """Fetch the files by the method that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
         from tinkex.api.resources.training import CREATE_BY_LOADING
@@ -204,7 +204,7 @@ class _Download:
         label, staging = self._path.name, self._staging
 
         def check_space(size: int, received: int) -> None:
-            # The content is at least as large, and both are needed for a while.
+            # The extracted files are at least as large, and both exist for a while.
             staging.check_space(2 * size - received)
 
         self._tracker.expect([label])
@@ -246,11 +246,11 @@ class _Download:
             return found
         assert refusal is not None
         kind = path.checkpoint_type
-        name_missing(refusal, f"this server offers no download of {kind} checkpoints")
+        name_missing(refusal, f"this server does not offer downloads of {kind} checkpoints")
         raise refusal from None
 
     def _bare_url(self) -> str | None:
-        """Return the URL by an id without a kind, if the list of the run has such an id."""
+        """Return the URL with an id without a kind, if the run's list has such an id."""
         path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
         request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
         try:
@@ -264,8 +264,8 @@ class _Download:
         if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
             return None
         if twins:
-            also = f"which is also that of {twins[0].tinker_path}: check what has arrived"
-            deadline.report(note=f"The server finds {path} by its name only, {also}.")
+            also = f"which is also that of {twins[0].tinker_path}: check the downloaded files"
+            deadline.report(note=f"The server identifies {path} only by its name, {also}.")
         return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:
@@ -302,14 +302,14 @@ class _Download:
             return join_url(base, response.headers["location"])
         if not response.ok:
             raise self._transport.refusal(response, "archives")
-        if _is_archive(response):  # it is fetched from the same place, as a file
+        if _is_archive(response):  # it is fetched from the same URL, as a file
             return base
         return join_url(base, schema.text(response.object(), "url"))
 
     # A directory ----------------------------------------------------------------------------
 
     def _copy_directory(self, url: str) -> Files:
-        """Copy the directory that a server on this machine names instead of a URL."""
+        """Copy the local directory that a server on this machine returned instead of a URL."""
         source = self._local_directory(url)
         found: Files = {}
         with local_errors(self._staging.target):
@@ -328,9 +328,9 @@ class _Download:
         return found
 
     def _local_directory(self, url: str) -> Path:
-        """Return the directory that *url* names, if it can be nothing but a checkpoint.
+        """Return the directory in *url*, if it is certainly a checkpoint.
 
-        :raises LocalError: it is on another machine, or may be anything.
+        :raises LocalError: it is on another machine, or may not be a checkpoint.
         """
         parts = urlsplit(url)
         source = Path(unquote(parts.path))
@@ -354,9 +354,9 @@ def _is_archive(response: Response) -> bool:
 
 
 def _listed(source: Path) -> dict[Path, Path]:
-    """Return the files in *source* by their relative paths.
+    """Return the files in *source* by relative path.
 
-    :raises InvalidResponse: there are too many, or one has a name that no checkpoint may hold.
+    :raises InvalidResponse: there are too many, or a name is not allowed in a checkpoint.
     """
     found: dict[Path, Path] = {}
     for file in source.rglob("*"):
@@ -373,7 +373,7 @@ def _listed(source: Path) -> dict[Path, Path]:
 class SignedURLs:
     """The signed URLs of a checkpoint's files, renewed before they expire; thread-safe.
 
-    :param keep: the checkpoint is the user's own, so its expiry time is not changed.
+    :param keep: do not change the expiry time of the checkpoint, which belongs to the user.
     """
 
     def __init__(self, transport: Transport, path: TinkerPath, keep: bool) -> None:
@@ -386,7 +386,7 @@ class SignedURLs:
     def urls(self, *, renew: bool = False) -> dict[str, str]:
         """Return the URLs by relative name, valid for some minutes.
 
-        :param renew: new ones in any case.
+        :param renew: request new URLs even if the current ones are valid.
         """
         with self._lock:
             is_old = self._expiry and datetime.now(UTC) > self._expiry - _MARGIN
@@ -398,7 +398,7 @@ class SignedURLs:
         """Return the URL of the file *name*; a new one with *renew*."""
         urls = self.urls(renew=renew)
         if name not in urls:
-            raise InvalidResponse(f"the checkpoint has lost its file {name[:200]!r}")
+            raise InvalidResponse(f"the checkpoint no longer has the file {name[:200]!r}")
         return urls[name]
 
     def _renew(self) -> None:
@@ -421,7 +421,7 @@ def _expiry(data: dict[str, Any]) -> datetime | None:
         found = schema.optional_time(data, "expires")
     except InvalidResponse:
         return None
-    # URLs that expire at once would only be renewed again and again.
+    # URLs that expire at once would be renewed again and again.
     return found if found and found > datetime.now(UTC) + _MARGIN else None
 
 
@@ -433,12 +433,12 @@ class NoCopiesError(Exception):
 def export_copy(
     transport: Transport, sessions: Sessions, path: TinkerPath, staging: StagingDirectory
 ) -> Iterator[SignedURLs]:
-    """Yield the signed URLs of a copy of *path*: that of an earlier attempt, or a new one.
+    """Yield the signed URLs of a copy of *path*, either of an earlier attempt or new.
 
-    The copy is deleted at the end, unless the next attempt can resume with it; then it expires
+    The copy is deleted at the end, unless the next attempt can use it; in that case it expires
     within an hour.
 
-    :raises NoCopiesError: the service makes none.
+    :raises NoCopiesError: the service makes no copies.
     """
     from tinkex.api.resources.sessions import outcome_of
 
@@ -467,7 +467,7 @@ def _kept_copy(transport: Transport, staging: StagingDirectory) -> SignedURLs | 
     try:
         copy = TinkerPath.from_string(staging.copy or "")
         if (copy.kind, copy.name) != ("external_weights", _COPY_NAME):
-            return None  # only what a download has made may be deleted after it
+            return None  # a download may only delete a copy that it has made
         signed = SignedURLs(transport, copy, keep=False)
         signed.urls()
         return signed
@@ -487,7 +487,7 @@ def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) 
         raise
     finally:
         if seconds:
-            with suppress(TinkexError):  # it expires anyway, and the result is what matters
+            with suppress(TinkexError):  # the copy expires anyway, and the download is complete
                 deadline = transport.deadline("the copy to be deleted", seconds)
                 transport.call(Request("DELETE", copy.url), deadline)
 
@@ -520,7 +520,7 @@ class DownloadResult:
 
     :ivar tinker_path: the checkpoint.
     :ivar directory: its directory.
-    :ivar download: what was fetched; ``None`` if nothing was.
+    :ivar download: the finished download; ``None`` if nothing was fetched.
     :ivar error: why it failed.
     """
 
@@ -531,7 +531,7 @@ class DownloadResult:
 
     @property
     def present(self) -> bool:
-        """Whether it was complete before."""
+        """Whether the checkpoint had been complete before."""
         return self.download is None and self.error is None
 
 
@@ -549,8 +549,8 @@ def download_many(
 
     Complete ones are skipped, incomplete ones replaced.
 
-    :param fetch: downloads one into a directory, with or without replacing files.
-    :param force: download all of them, and replace files of the same names.
+    :param fetch: downloads a checkpoint into a directory, with or without replacing files.
+    :param force: download complete ones as well, and replace files of the same names.
     """
     total, begun = ProgressTracker(on_progress), set[TinkerPath]()
     total.expect(str(path) for path, _ in places)
@@ -571,7 +571,7 @@ def download_many(
             # An incomplete earlier download of the same checkpoint is replaced.
             replace = force or manifest.read_of(directory, path) is not None
             return DownloadResult(str(path), directory, fetch(path, directory, replace, heard))
-        except LimitReached:  # fewer at once
+        except LimitReached:  # the concurrency is reduced
             raise
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
@@ -581,7 +581,7 @@ def download_many(
     try:
         yield from map_ordered(work, places, workers=_CHECKPOINTS)
     finally:
-        # A download that fails leaves a parent alone that another one still uses.
+        # A failed download does not remove a parent directory that another one still uses.
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()

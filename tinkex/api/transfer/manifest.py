@@ -15,17 +15,17 @@ from tinkex.exceptions import LocalError
 from tinkex.files import replacing
 
 NAME = "tinkex.lock.json"
-#: The configuration of an adapter, as PEFT writes it (``peft.LoraConfig``).
+#: The configuration file of an adapter, in the format of PEFT (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
 #: Maximum size of a manifest in bytes, a hundred times that of the largest checkpoint.
 _MAX_SIZE = 64 * 1024 * 1024
-#: Incremented when the meaning of a member changes.
+#: Version of the format, incremented when the meaning of a member changes.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """A file as it was downloaded.
+    """A file in a manifest, as it was downloaded.
 
     :ivar size_bytes: its size.
     :ivar sha256: hexadecimal digest; ``None`` in manifests of early versions.
@@ -50,8 +50,7 @@ class Manifest:
 def write(directory: Directory, path: TinkerPath, files: Mapping[Path, ManifestFile]) -> Path:
     """Write the manifest of the *files* of *path* into *directory*; return its relative path.
 
-    Base model and rank are those of the adapter's own configuration: nothing is claimed that
-    the files do not say.
+    The base model and the rank are read from the adapter's configuration.
     """
     config: Any = {}
     with (
@@ -93,7 +92,7 @@ def read(directory: Path) -> Manifest | None:
 
 
 def parse(content: bytes) -> Manifest:
-    """Return the manifest with this *content*.
+    """Parse *content* as a manifest.
 
     :raises ValueError: it is not a manifest, or names files outside of its directory.
     """
@@ -117,7 +116,7 @@ def parse(content: bytes) -> Manifest:
 def record_change(
     directory: Path, name: str, file: ManifestFile, original: Mapping[str, Any]
 ) -> None:
-    """Replace what the manifest in *directory* says of the file *name*.
+    """Update the entry of the file *name* in the manifest in *directory*.
 
     :param original: values that the change replaces, kept in the manifest.
     :raises OSError: it cannot be read or written.
@@ -132,7 +131,7 @@ def record_change(
 
 
 def read_of(directory: Path, path: TinkerPath) -> Manifest | None:
-    """Return the manifest in *directory* if it is a readable one of *path*."""
+    """Return the manifest in *directory* if it is readable and belongs to *path*."""
     with suppress(LocalError):
         found = read(directory)
         if found is not None and found.tinker_path == str(path):
@@ -141,7 +140,7 @@ def read_of(directory: Path, path: TinkerPath) -> Manifest | None:
 
 
 def is_complete(directory: Path, path: TinkerPath) -> bool:
-    """Return whether *directory* has all files of *path*, by their sizes."""
+    """Return whether *directory* contains all files of *path* with the right sizes."""
     found = read_of(directory, path)
     files = found.files if found else {}
     try:
@@ -153,7 +152,7 @@ def is_complete(directory: Path, path: TinkerPath) -> bool:
 
 
 def is_relative_name(name: Any) -> bool:
-    """Return whether *name* is a path that stays below the directory it is joined to."""
+    """Return whether *name* is a relative path that cannot leave its parent directory."""
     if not isinstance(name, str):
         return False
     relative = Path(name)

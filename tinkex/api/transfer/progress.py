@@ -1,4 +1,4 @@
-"""The progress of a download, counted over all its threads, and its cancellation."""
+"""Progress and cancellation of a download, across all its threads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 class Progress:
     """The progress of a download.
 
-    :ivar done_bytes: bytes received so far, over all files; those of an earlier attempt included.
-    :ivar total_bytes: bytes in all, or ``None`` while that is unknown.
+    :ivar done_bytes: bytes received so far, in all files, including those of an earlier attempt.
+    :ivar total_bytes: total number of bytes, or ``None`` while unknown.
     :ivar file: the file that is being received.
     """
 
@@ -29,7 +29,7 @@ class Cancelled(Exception):
 
 
 class ProgressTracker:
-    """Counts the bytes of several files.
+    """Counts the received bytes of several files and reports progress.
 
     :param on_progress: called after every block, by one thread at a time.
     """
@@ -43,7 +43,7 @@ class ProgressTracker:
         self._received = self._total = self._unknown = 0
 
     def expect(self, names: Iterable[str]) -> None:
-        """Announce files whose sizes are not known yet."""
+        """Register files whose sizes are not known yet."""
         with self._lock:
             for name in names:
                 self._set_size(name, self._sizes.get(name))
@@ -51,7 +51,7 @@ class ProgressTracker:
     def start(
         self, name: str, size: int | None, done: int = 0, *, label: str | None = None
     ) -> None:
-        """Set the size of *name*, and how much of it has been received; report it as *label*."""
+        """Set the size and the received bytes of *name*; report it as *label*."""
         with self._lock:
             self._set_size(name, size)
             self._received += done - self._done.get(name, 0)
@@ -60,7 +60,7 @@ class ProgressTracker:
                 self._report(label)
 
     def add(self, name: str, count: int) -> None:
-        """Count *count* more bytes of *name*.
+        """Add *count* received bytes of *name*.
 
         :raises Cancelled: see :meth:`check`.
         """
@@ -76,13 +76,13 @@ class ProgressTracker:
             self._on_progress(Progress(self._received, total, label))
 
     def cancel(self) -> None:
-        """End the threads of the download at their next block."""
+        """Make the threads of the download end at their next block."""
         self._cancelled.set()
 
     def check(self) -> None:
-        """Return if the download goes on.
+        """Raise an error if the download was cancelled.
 
-        :raises Cancelled: it does not.
+        :raises Cancelled: it was.
         """
         if self._cancelled.is_set():
             raise Cancelled

@@ -1,4 +1,4 @@
-"""One file of a download: resumed, and fetched in several ranges where one connection is slow."""
+"""The download of one file: resumed, and split into ranges if one connection is slow."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tinkex.exceptions import ConnectionFailed
 if TYPE_CHECKING:
     from tinkex.api.http.transport import Transport
 
-#: Connections for one file, once a single one has proved slow.
+#: Number of connections for one file after a single one has proved slow.
 RANGES = 8
-#: Bytes and seconds after which a single connection is judged.
+#: Bytes and seconds after which the rate of a single connection is evaluated.
 _PROBE_BYTES, _PROBE_SECONDS = 8 * 1024 * 1024, 0.1
-#: Share of the time that the receiving thread is busy, from which this machine is the limit.
+#: Minimum share of busy time of the receiving thread at which this machine is the limit.
 _BUSY = 0.5
-#: Bytes a second of one connection that are always enough.
+#: Bytes per second of one connection that are always sufficient.
 _FAST = 256 * 1024 * 1024
-#: Minimum rest of a file, in bytes and seconds, that is worth more connections.
+#: Minimum remaining bytes and seconds of a file for which more connections are opened.
 _MIN_REST, _MIN_SECONDS = 32 * 1024 * 1024, 1.0
-#: Size in bytes of the ranges that connections take one after the other, and their maximum number.
+#: Size in bytes of the ranges that connections fetch in turn, and their maximum number.
 _PART, _MAX_PARTS = 32 * 1024 * 1024, 1000
-#: Bytes that are read at a time to be hashed.
+#: Number of bytes read at a time for hashing.
 _BLOCK = 1024 * 1024
-#: Size in bytes of a file that is worth a write of the state.
+#: Minimum size in bytes of a file whose start is written to the state at once.
 _WORTH = 1024 * 1024
 
 
@@ -44,7 +44,7 @@ class FileDownload:
     :param name: its path in the staging directory.
     :param label: its name in progress reports.
     :param with_sum: whether :meth:`fetch` computes the SHA-256.
-    :param on_size: called with the size of the file and the bytes that have arrived.
+    :param on_size: called with the size of the file and the bytes received so far.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class FileDownload:
         self._sha256, self._hashed = hashlib.sha256(), 0
 
     def fetch(self) -> str:
-        """Fetch what is missing, and return the SHA-256 of the file in hexadecimal.
+        """Fetch the missing bytes, and return the SHA-256 of the file in hexadecimal.
 
-        The sum follows the bytes that have arrived, so that it takes little time at the end.
+        Bytes are hashed while they arrive, so that little is left at the end.
 
         :raises tinkex.exceptions.TinkexError: it is not available.
         :raises OSError: it cannot be written.
@@ -80,17 +80,17 @@ class FileDownload:
             else:
                 self._start()
         except Changed:
-            # Where parts do not fit together, the file is fetched as a whole.
+            # If parts do not match, the file is fetched as a whole.
             self._start(may_split=False)
         self._hash()
         return self._sha256.hexdigest()
 
     def _on_disk(self, known: PartialFile) -> int:
-        """Return how many bytes of a file of an earlier attempt are on the disk."""
+        """Return how many bytes of the file an earlier attempt left on the disk."""
         status, segments = self._staging.root.stat(self._name), known.segments
         if status is None or status.st_size > known.size:
             return 0
-        if len(segments) == 1:  # more may have been written than was noted
+        if len(segments) == 1:  # more may have been written than was recorded
             segments[0].position = status.st_size
         elif status.st_size < max(
             (s.position for s in segments if s.position > s.start), default=0
@@ -103,7 +103,7 @@ class FileDownload:
             size, tag = reader.body.total, reader.body.tag
             segment = Segment(0, 0, -1 if size is None else size)
             root, files = self._staging.root, self._staging.files
-            # A new small file may be forgotten.
+            # The state of a new small file need not be kept.
             at_once = self._name in files or (size or 0) >= _WORTH
             with self._staging.changing(self._name, at_once=at_once):
                 # Connections of a failed attempt may still write to the old file.
@@ -120,7 +120,7 @@ class FileDownload:
 
     def _resume(self, known: PartialFile) -> None:
         self._announce(known.size, known.received)
-        if known.received == known.size:  # its last byte shows whether it is still this version
+        if known.received == known.size:  # the last byte is requested to check the version
             with self._open_range(Segment(0, known.size - 1, known.size), known) as reader:
                 reader.read()
         elif len(known.segments) > 1:
@@ -142,7 +142,7 @@ class FileDownload:
     ) -> bool:
         """Write the bytes of *segment*.
 
-        :returns: whether it stopped because other connections should help.
+        :returns: whether it stopped so that more connections can be opened.
         """
         probe = _Probe() if may_split else None
         while segment.end < 0 or segment.position < segment.end:
@@ -150,7 +150,7 @@ class FileDownload:
             self._tracker.check()
             if not block:
                 break
-            if segment.end >= 0:  # a storage may send more than it was asked for
+            if segment.end >= 0:  # a storage may send more than was requested
                 block = block[: segment.end - segment.position]
             _write_all(file.fileno(), block, segment.position)
             if may_split and self._with_sum and self._hashed == segment.position:
@@ -168,7 +168,7 @@ class FileDownload:
         return False
 
     def _split(self, known: PartialFile, first: ResumingReader) -> None:
-        """Fetch the rest of the only segment in ranges; *first* continues with the first."""
+        """Fetch the rest of the only segment in ranges; *first* continues with the first range."""
         (segment,) = known.segments
         start, end = segment.position, segment.end
         count = max(RANGES, min((end - start) // _PART, _MAX_PARTS))
@@ -180,11 +180,11 @@ class FileDownload:
 
     def _fetch_segments(self, known: PartialFile, first: ResumingReader | None) -> None:
         def fetch(segment: Segment) -> None:
-            # Each has its own descriptor, because each may end at another time.
+            # Each range has its own descriptor, because they end at different times.
             with self._open_file() as file:
                 if first is not None and segment is known.segments[0]:
                     self._receive(first, segment, file)
-                    first.close()  # it would go on to send what others fetch
+                    first.close()  # it would continue with bytes that others fetch
                     return
                 with self._open_range(segment, known) as reader:
                     self._receive(reader, segment, file)
@@ -195,7 +195,7 @@ class FileDownload:
             self._hash(segment.end)
 
     def _hash(self, end: int | None = None) -> None:
-        """Add the bytes up to *end*, by default all, to the sum."""
+        """Hash the bytes up to *end*, by default all."""
         if not self._with_sum:
             return
         with self._staging.root.open(self._name, "rb") as file:
@@ -217,18 +217,18 @@ class FileDownload:
 
 
 class _Probe:
-    """Finds out whether something other than this machine limits a connection."""
+    """Measures whether the network or the storage, not this machine, limits a connection."""
 
     def __init__(self) -> None:
         self._began, self._cpu = time.monotonic(), time.thread_time()
 
     def is_over(self, reader: ResumingReader) -> bool:
-        """Return whether enough has been received to judge."""
+        """Return whether enough bytes have been received to decide."""
         seconds = time.monotonic() - self._began
         return reader.received >= _PROBE_BYTES and seconds >= _PROBE_SECONDS
 
     def is_held_back(self, reader: ResumingReader, segment: Segment) -> bool:
-        """Return whether more connections would help."""
+        """Return whether more connections would be faster."""
         seconds = time.monotonic() - self._began
         busy = (time.thread_time() - self._cpu) / seconds
         rate, rest = reader.received / seconds, segment.end - segment.position

@@ -1,13 +1,14 @@
-"""The staging directory: where a download arrives, and from where it is installed in the target.
+"""The staging directory: it receives a download, which is then installed in the target.
 
-Anyone can put a directory of its name in its place: a cloned repository, or another user of a
-shared directory. So nothing that is found on disk is trusted:
+A cloned repository, or another user of a shared directory, may contain a directory of the same
+name. So nothing found on disk is trusted:
 
 * It is created with mode 0700. An existing one is used only if it is private to this user,
   contains nothing but regular files and directories, and is the one that this user's state names.
 * The state — sizes, tags and ranges of partial files — is in ``$XDG_STATE_HOME/tinkex/downloads``,
-  where no repository and no other user can put anything. What is moved or deleted is never read
-  from disk, except for the names in the target's ``tinkex.lock.json``, which stay below the target.
+  where no repository and no other user can write. Names of files to move or delete are never
+  read from disk, except for the names in the target's ``tinkex.lock.json``, which stay below the
+  target.
 * Every file is opened relative to an open directory, without following symbolic links.
 """
 
@@ -46,7 +47,7 @@ from tinkex.files import (
     xdg_directory,
 )
 
-#: Prefix of the directory's name; a digest of the checkpoint and the target follows.
+#: Prefix of the directory's name, followed by a digest of the checkpoint and the target.
 PREFIX = ".tinkex-download-"
 #: Files of every checkpoint: if one exists, the download is refused before the first request.
 USUAL_FILES = (
@@ -59,34 +60,34 @@ USUAL_FILES = (
 _LAST = (Path(manifest.ADAPTER_CONFIG), Path(manifest.NAME))
 #: Errors after which a download cannot be resumed.
 _FINAL = (InvalidResponse, NotFound, NotOffered)
-#: Seconds between two writes of the state; a killed program loses no more than that.
+#: Seconds between two writes of the state; a kill loses at most this much progress.
 _INTERVAL = 1.0
 _LOCK = "lock"
 #: Directory of the files to install.
 CONTENT = "content"
-#: Concurrent calls that bring files to the disk.
+#: Number of concurrent flushes of files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
-_KEPT = "What has arrived is kept: run the same download again to resume it."
+_KEPT = "The partial download is kept: run the same command again to resume it."
 _NOT_KEPT = (
-    "Nothing is kept, because tinkex could not tell its directory from a foreign one later: "
+    "Nothing is kept, because tinkex could not verify the owner of its directory: "
     "the same download starts over."
 )
 
 
 class StagingDirectory:
-    """The staging directory of one download, and the installation in its target.
+    """The staging directory of one download, which installs the files in the target.
 
-    A context manager: without :meth:`install`, the target stays as it was, and what the next
-    attempt can resume is kept in the staging directory. That is next to a new target, and inside
-    of an existing one.
+    A context manager: without :meth:`install`, the target is not changed, and partial files are
+    kept in the staging directory for the next attempt. That is next to a new target, and inside of
+    an existing one.
 
     A target that is a symbolic link to a directory is followed once, at the start, if the link
-    belongs to this user or to root; so are links in the path to it. From then on the target is
-    the directory that was found, whatever takes its name, and no link below it is followed.
+    belongs to this user or to root; so are links in the path to it. Afterwards the target is the
+    directory found, even if it is renamed, and no link below it is followed.
 
     :param path: the checkpoint.
-    :param target: the directory to install in; created if missing, its other files stay.
+    :param target: the directory to install in; created if missing; other files in it are kept.
     :param force: replace files of the same names.
     :raises LocalError: on entry, if the target cannot be used, or the staging directory was not
         left by a download of this user, or another process uses it.
@@ -94,7 +95,7 @@ class StagingDirectory:
     :ivar root: the open directory.
     :ivar content: the directory ``content`` in it, whose files are installed.
     :ivar files: the partial files, by their names relative to :attr:`root`.
-    :ivar copy: a temporary copy that the service has made for the download.
+    :ivar copy: the id of a temporary copy that the service has made for the download.
     """
 
     root: Directory
@@ -107,7 +108,7 @@ class StagingDirectory:
         self.copy: str | None = None
         self._path, self._force = path, force
         self._name = name_of(path, target)
-        #: What contains the staging directory: the target, or the parent of a new one.
+        #: The parent of the staging directory: the target, or the parent of a new target.
         self._home: Directory
         self._is_new = self._is_private = True
         self._is_resumed = self._is_locked = self._is_done = self._is_closed = False
@@ -145,7 +146,7 @@ class StagingDirectory:
         for name in USUAL_FILES:
             self.admit(Path(name))
         while not self._is_locked:
-            # Another process may remove it at any step, until it is locked.
+            # Until it is locked, another process may remove it at any time.
             with suppress(FileNotFoundError):
                 where = home / self._name
                 known = log_of(self._name).read()
@@ -158,7 +159,7 @@ class StagingDirectory:
         self._load()
 
     def _lock(self, root: Directory) -> bool:
-        """Keep other processes out of *root*; return ``False`` if it has just been removed.
+        """Lock *root* against other processes; return ``False`` if it has just been removed.
 
         :raises TargetInUse: another process uses it.
         """
@@ -208,8 +209,8 @@ class StagingDirectory:
         with self._guard:
             self._is_closed = True
         if not keep:
-            # Only the directory that was opened is emptied, whatever has its name by now, and
-            # only an empty directory is removed.
+            # Only the opened directory is emptied, even if another has its name by now, and only an
+            # empty directory is removed.
             self.root.remove_tree(CONTENT)
             for name in os.listdir(self.root.fileno()):
                 with suppress(OSError):
@@ -228,11 +229,11 @@ class StagingDirectory:
 
     @contextmanager
     def changing(self, name: str | None = None, *, at_once: bool = False) -> Iterator[None]:
-        """Let one thread change the file *name* of :attr:`files`, or :attr:`copy`.
+        """Lock the file *name* of :attr:`files`, or :attr:`copy`, for a change by this thread.
 
         :param at_once: write the state; otherwise it is written once a second.
-        :raises Cancelled: the download is over: a thread that still waited for the network must
-            not touch files that the next attempt may use by now.
+        :raises Cancelled: the download has ended: a thread that waited for the network must not
+            change files that the next attempt may use.
         """
         with self._guard:
             if self._is_closed:
@@ -248,13 +249,13 @@ class StagingDirectory:
             return
         try:
             self._log.write(State(_identity(self.root), self.copy, self.files), self._changed)
-        except LocalError:  # a home that cannot be written costs the resume, not the download
+        except LocalError:  # without a writable home, the download works but cannot be resumed
             self._is_private = False
         self._changed.clear()
         self._saved = time.monotonic()
 
     def _load(self) -> None:
-        """Read the state of an earlier attempt; that of another directory is ignored."""
+        """Read the state of an earlier attempt, unless it belongs to another directory."""
         state = self._log.read()
         if state is not None and state.directory == _identity(self.root):
             self.copy, self.files = state.copy, state.files
@@ -263,7 +264,7 @@ class StagingDirectory:
             self._save()
 
     def check_space(self, size: int) -> None:
-        """Check that *size* more bytes can be written.
+        """Check that *size* bytes can be written.
 
         :raises LocalError: the file system has less space.
         """
@@ -278,7 +279,7 @@ class StagingDirectory:
     # The target -----------------------------------------------------------------------------
 
     def admit(self, relative: Path) -> None:
-        """Refuse a file that must not be installed, as far as that is known before it arrives.
+        """Check, before a file is fetched, that it may be installed.
 
         An attempt that was interrupted during the installation has left some files in the
         target. So when one is resumed, existing files are compared with the new ones at the end.
@@ -288,7 +289,7 @@ class StagingDirectory:
         :raises InvalidResponse: the name is that of a staging directory.
         """
         if relative.parts[0].startswith(PREFIX):
-            raise InvalidResponse(f"the download holds a file with an unsafe name: {relative}")
+            raise InvalidResponse(f"the download contains a file with an unsafe name: {relative}")
         if self._exists(relative) and not self._force and not self._is_resumed:
             raise TargetExists(f"{self.target / relative} already exists")
 
@@ -317,7 +318,7 @@ class StagingDirectory:
         with local_errors(self.target):
             for relative, found in list(self.content.entries()):
                 if relative not in names and not stat.S_ISDIR(found.st_mode):
-                    self.content.remove(relative)  # of an attempt that went another way
+                    self.content.remove(relative)  # of an attempt that failed elsewhere
             # Everything is on the disk before the target is touched; Ctrl-C ends a long wait.
             for _ in map_ordered(self.content.sync_file, sorted(names), workers=_SYNCING):
                 pass
@@ -338,7 +339,7 @@ class StagingDirectory:
             raise TargetExists(f"{self.target} was created during the download") from error
 
     def _install_in(self, target: Directory, names: set[Path]) -> None:
-        # A descriptor of its own, closed at the end, keeps other downloads out of the target.
+        # A separate descriptor, closed at the end, keeps other downloads out of the target.
         lock = os.open(".", os.O_RDONLY, dir_fd=target.fileno())
         try:
             acquire_lock(lock, timeout=None)
@@ -355,7 +356,7 @@ class StagingDirectory:
             os.close(lock)
 
     def _remove_old(self, target: Directory, names: set[Path]) -> None:
-        """Remove what makes the target loadable, and files that the new checkpoint lacks."""
+        """Remove files that make the target loadable, and those not in the new checkpoint."""
         known = None
         with suppress(OSError, ValueError), target.open(manifest.NAME, "rb") as file:
             known = manifest.parse(file.read())
@@ -364,11 +365,11 @@ class StagingDirectory:
         if config in old or config in names:
             target.remove(config)
         for relative in sorted(old.difference(names)):
-            # The manifest may come from elsewhere: only what it describes exactly is removed.
+            # The manifest may be foreign: only files that match it exactly are removed.
             with suppress(OSError):
                 if known is not None and _sha256(target, relative) == known.files[str(relative)]:
                     target.remove(relative)
-        # By that of the same checkpoint, a later attempt knows that it may replace these files.
+        # The manifest of the same checkpoint shows a later attempt that it may replace these files.
         if known is not None and known.tinker_path != str(self._path):
             target.remove(lock_file)
 
@@ -402,7 +403,7 @@ def name_of(path: TinkerPath, target: Path) -> str:
 
 
 def log_of(name: str) -> StateLog:
-    """Return the log with the state of the staging directory *name*."""
+    """Return the state log of the staging directory *name*."""
     return StateLog(xdg_directory("state") / "tinkex" / "downloads" / f"{name}.jsonl")
 
 
@@ -425,8 +426,8 @@ def _trusted(
 ) -> tuple[Directory, bool, str]:
     """Create or enter the staging directory *name* in *home*.
 
-    Some file systems show every directory as another user's or as open to all. A planted one
-    looks the same there, so a new one with a new name is created each time.
+    Some file systems report every directory as owned by another user or accessible to all. There, a
+    new one with a new name is created each time.
 
     :param where: its path, for messages.
     :param known: device and inode of the directory that the state of this user names.
@@ -453,7 +454,7 @@ def _trusted(
     name = f"{name}-{secrets.token_hex(6)}"
     home.make(name, 0o700)
     root = home.enter(name)
-    if why_not_private(os.fstat(root.fileno())) is None:  # so the other is not of our making
+    if why_not_private(os.fstat(root.fileno())) is None:  # so the other is not from this process
         root.close()
         home.remove_empty(name)
         raise _refused(where, reason)
@@ -461,10 +462,10 @@ def _trusted(
 
 
 def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
-    """Refuse a directory that contains anything that a download of this user did not create.
+    """Raise an error if the directory contains files that no download of this user created.
 
-    :param is_known: the state of this user names it. One that it does not name may be left by a
-        kill right after its creation, and then has no content yet.
+    :param is_known: the state of this user contains it. Otherwise, it may remain from a kill right
+        after its creation, and must be empty.
     :raises LocalError: it contains a link, or a file of another user or of unknown origin.
     """
     for relative, found in root.entries():
@@ -489,15 +490,15 @@ def _refused(where: Path, reason: str) -> LocalError:
 
 @contextmanager
 def local_errors(path: Path) -> Iterator[None]:
-    """Raise errors of the file system at *path* as errors of tinkex.
+    """Convert errors of the file system at *path* to errors of tinkex.
 
-    :raises LocalError: the disk is full, permission is missing, and the like.
+    :raises LocalError: for example, the disk is full or permission is missing.
     :raises InvalidResponse: the download contains a name that is too long.
     """
     try:
         yield
     except BrokenPipeError:
-        raise  # of standard output, not of a file
+        raise  # a closed standard output, not a file
     except OSError as error:
         if limit := limit_error(error):
             raise limit from error
@@ -505,6 +506,6 @@ def local_errors(path: Path) -> Iterator[None]:
         # Names in the staging directory mean nothing to the user.
         ours = bool(name) and path.is_relative_to(name)
         if error.errno == errno.ENAMETOOLONG and not ours:
-            raise InvalidResponse("the download holds a file whose name is too long") from error
+            raise InvalidResponse("the download has a file whose name is too long") from error
         reason = (error.strerror or type(error).__name__).lower()
         raise LocalError(f"cannot write to {name if ours else path}: {reason}") from error

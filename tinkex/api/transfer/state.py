@@ -1,7 +1,7 @@
 """The state of a download: sizes, tags and ranges of partial files, for the next attempt.
 
-It is a log of JSON lines, of which the last one about a file counts. So a change costs the same
-however many files there are; a log that has doubled is replaced by one without outdated lines.
+It is a log of JSON lines; the last line of a file is valid. So the cost of a change does not depend
+on the number of files; a log that has doubled is replaced by one without outdated lines.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tinkex.api.transfer import manifest
 from tinkex.files import private_directory, write_private
 
 _VERSION = 3
-#: Errors of reading what no download has written.
+#: Exceptions when the content was not written by a download.
 _FOREIGN = (OSError, ValueError, RecursionError, KeyError, TypeError)
-#: Bytes that may be appended to any log before it is replaced.
+#: Minimum number of appended bytes before a log is replaced.
 _SLACK = 256 * 1024
 
 
@@ -35,10 +35,10 @@ class Segment:
 
 @dataclass
 class PartialFile:
-    """What is known about a file that arrives.
+    """The state of a partial file.
 
     :ivar size: its size in bytes.
-    :ivar tag: the entity tag or date of the version that arrives.
+    :ivar tag: the entity tag or date of the version being downloaded.
     :ivar segments: its ranges, in order.
     """
 
@@ -48,7 +48,7 @@ class PartialFile:
 
     @property
     def received(self) -> int:
-        """Bytes that have arrived."""
+        """Number of bytes received."""
         return sum(segment.position - segment.start for segment in self.segments)
 
 
@@ -57,7 +57,7 @@ class State:
     """The state of a download.
 
     :ivar directory: device and inode of its staging directory.
-    :ivar copy: a temporary copy that the service has made for it.
+    :ivar copy: the id of a temporary copy that the service has made for it.
     :ivar files: the partial files, by their names relative to the directory.
     """
 
@@ -67,15 +67,15 @@ class State:
 
 
 class StateLog:
-    """The file *path* with the state of a download."""
+    """The log file *path* with the state of a download."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        #: Bytes that may be appended before it is replaced; at first, it is always replaced.
+        #: Bytes that may still be appended before it is replaced; the first write replaces it.
         self._room = 0
 
     def read(self) -> State | None:
-        """Return the state, without files if it is damaged; ``None`` if no download wrote it.
+        """Return the state, without files if it is damaged; ``None`` without a valid log.
 
         A last line without an end was cut off by a kill: it is ignored.
         """
@@ -98,15 +98,15 @@ class StateLog:
         return State(state.directory, None, {})
 
     def write(self, state: State, changed: Iterable[str]) -> None:
-        """Write *state*, of which the files *changed* are not in the log yet, or not any more.
+        """Write the changes of *state*: the files *changed* were added, changed or removed.
 
         :raises tinkex.exceptions.LocalError: it cannot be written.
         """
         text = _text(state, changed)
         if len(text) <= self._room:
             self._room -= len(text)
-            # Ranges must be known before their bytes are on the disk: without them, the file looks
-            # as if it had arrived from its beginning.
+            # Ranges must be written before their bytes: without them, a file appears to be received
+            # from its beginning.
             durable = any(len(state.files[n].segments) > 1 for n in changed if n in state.files)
             try:
                 self._append(text.encode(), durable=durable)
@@ -137,9 +137,9 @@ def _text(state: State, names: Iterable[str]) -> str:
 
 
 def _with_head(state: State, head: dict[str, Any]) -> State:
-    """Return *state* with the directory and copy of *head*.
+    """Return *state* with the directory and the copy from *head*.
 
-    :raises ValueError, KeyError, TypeError: no download has written it.
+    :raises ValueError, KeyError, TypeError: it was not written by a download.
     """
     copy, directory = head["copy"], head["directory"]
     if head["version"] != _VERSION or not isinstance(copy, str | None):
@@ -148,9 +148,9 @@ def _with_head(state: State, head: dict[str, Any]) -> State:
 
 
 def _parsed(name: Any, size: Any, tag: Any, segments: Any) -> tuple[str, PartialFile]:
-    """Return a file of the log.
+    """Parse a file's line of the log.
 
-    :raises ValueError, TypeError: no download has written it.
+    :raises ValueError, TypeError: it was not written by a download.
     """
     ranges = [Segment(start, position, end) for start, position, end in segments]
     ints = all(type(n) is int for s in segments for n in s) and type(size) is int

@@ -1,7 +1,7 @@
-"""Files from signed URLs: streamed without the API key, and resumed where a connection breaks.
+"""Files from signed URLs: streamed without the API key, and resumed after a lost connection.
 
-Signed URLs lead to a storage of another party. The key goes to the origin of the service only,
-also across redirects.
+Signed URLs belong to the storage of another party. The key is sent only to the origin of the
+service, also after redirects.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from tinkex.api.http.retry import Deadline
     from tinkex.api.http.transport import Response, Transport
 
-#: Maximum number of bytes read at a time; a killed program loses no more than that.
+#: Maximum number of bytes read at a time; a kill loses at most this many bytes.
 BLOCK = 256 * 1024
 _REDIRECTS = 5
 _SCHEMES = ("http", "https")
-#: Errors with which a storage refuses a signature, or the service a token, that has expired.
+#: Errors for an expired signature (storage) or an expired token (service).
 _EXPIRED = (Unauthorized, Forbidden, BadRequest, NotFound)
 _UNSATISFIABLE = 416
 
 
 class Changed(InvalidResponse):
-    """The file is another version than its first part, or the storage sends no parts of it."""
+    """The version of the file differs from its first part, or the storage sends no ranges."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -53,12 +53,12 @@ class Changed(InvalidResponse):
 
 @dataclass(frozen=True)
 class Span:
-    """The bytes of a file to ask for.
+    """The range of bytes to request.
 
     :ivar start: the first byte.
-    :ivar end: the byte after the last one, or ``None`` for all of the rest.
-    :ivar tag: only of the version with this :attr:`BodyReader.tag`.
-    :ivar total: only of a file of this size, if given.
+    :ivar end: the byte after the last one, or ``None`` for the end of the file.
+    :ivar tag: request only the version with this :attr:`BodyReader.tag`.
+    :ivar total: request only a file of this size, if given.
     """
 
     start: int = 0
@@ -67,7 +67,7 @@ class Span:
     total: int | None = None
 
     def headers(self) -> dict[str, str]:
-        """Return the request headers for it (RFC 9110, 13.1 and 14.2)."""
+        """Return the request headers for the range (RFC 9110, 13.1 and 14.2)."""
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if self.start or self.end is not None:
             last = "" if self.end is None else self.end - 1
@@ -82,12 +82,12 @@ WHOLE = Span()
 
 @contextmanager
 def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[BodyReader]:
-    """Ask for a file at a signed URL, with retries and redirects.
+    """Request a file at a signed URL, with retries and redirects.
 
-    The timeout bounds the silence between two blocks, not the whole transfer.
+    The timeout applies to the time between two blocks, not to the whole transfer.
 
-    :param span: the bytes to ask for; the storage may send the whole file anyway.
-    :raises tinkex.exceptions.APIError: the storage refused; 403 often means "expired".
+    :param span: the bytes to request; the storage may send the whole file anyway.
+    :raises tinkex.exceptions.APIError: the storage refused the request; 403 often means "expired".
     """
     deadline = transport.deadline("the download")
     retrying = Retrying(repeatable=True)
@@ -116,20 +116,20 @@ def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[
             hops += 1
         else:
             _wait_or_raise(refusal, retrying, deadline)
-    raise InvalidResponse(f"{errors.host_of(url)} redirects in circles")
+    raise InvalidResponse(f"{errors.host_of(url)} redirects in a loop")
 
 
 def _refuse_unsafe(url: str, base_url: str) -> None:
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
-        raise InvalidResponse(f"the service hands out an address that begins with {scheme!r}:")
+        raise InvalidResponse(f"the service sent an address that begins with {scheme!r}:")
     if scheme == "http" and base_url.startswith("https:"):
-        raise InvalidResponse("the service hands out an unencrypted address for the download")
+        raise InvalidResponse("the service sent an unencrypted address for the download")
 
 
 def _wait_or_raise(refusal: Response, retrying: Retrying, deadline: Deadline) -> None:
     if refusal.ok:
-        raise InvalidResponse(f"the storage answered HTTP {refusal.status} instead of a file")
+        raise InvalidResponse(f"the storage returned HTTP {refusal.status} instead of a file")
     wait = retrying.after_response(refusal.status, refusal.headers)
     if wait is None or not deadline.allows(wait):
         error = refusal.error()
@@ -139,13 +139,13 @@ def _wait_or_raise(refusal: Response, retrying: Retrying, deadline: Deadline) ->
 
 
 class BodyReader:
-    """The body of a storage's response; it counts, and detects a cut connection.
+    """The body of a storage's response; counts its bytes and detects a lost connection.
 
     :ivar start: position of its first byte in the file.
     :ivar total: size of the whole file in bytes, or ``None``.
-    :ivar expected: bytes that the response announces, or ``None``.
+    :ivar expected: number of bytes announced by the response, or ``None``.
     :ivar tag: a strong entity tag or a date that identifies the version, or ``None``.
-    :ivar ranged: the server sends parts of the file on request.
+    :ivar ranged: whether the server supports range requests for the file.
     :ivar received: bytes read so far.
     """
 
@@ -161,13 +161,13 @@ class BodyReader:
         self.ranged = response.status == 206 or headers.get("accept-ranges") == "bytes"
         self.tag = _tag(headers)
         if headers.get("content-encoding", "identity") != "identity":
-            # What is announced is not what is written.
+            # The announced length differs from that of the decoded content.
             self.expected = self.total = self.tag = None
 
     def read(self) -> bytes:
-        """Return the next block, empty at the end.
+        """Return the next block; empty at the end.
 
-        :raises tinkex.exceptions.TransportError: the connection broke or stayed silent.
+        :raises tinkex.exceptions.TransportError: the connection was lost or timed out.
         """
         try:
             block = next(self._chunks, b"")
@@ -201,7 +201,7 @@ def _count(text: str) -> int | None:
 def _content_range(text: str) -> tuple[int, int | None]:
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text, re.ASCII)
     if match is None:
-        raise InvalidResponse("the storage sent a part of the file without saying which")
+        raise InvalidResponse("the storage sent a part of the file without its range")
     return int(match[1]), _count(match[3])
 
 
@@ -222,7 +222,7 @@ class RenewableURL:
             return self._renewed or self._find(False)
 
     def replace(self, refused: str) -> str:
-        """Return another URL than *refused*; only one thread asks for it."""
+        """Return a new URL in place of *refused*; only one thread requests it."""
         with self._lock:
             if self._renewed is None or self._renewed == refused:
                 self._renewed = self._find(True)
@@ -230,14 +230,15 @@ class RenewableURL:
 
 
 class ResumingReader:
-    """The bytes of *span* in order; a context manager.
+    """Reads the bytes of *span* in order; a context manager.
 
-    A broken connection is replaced by one that starts where it broke, if the storage can do that.
+    A lost connection is replaced by one that continues at the same byte, if the storage supports
+    that.
 
     :ivar body: the current response.
     :ivar position: position of the next byte in the file.
     :ivar received: bytes read so far.
-    :raises Changed: at any time, if the bytes would not be of the same version of the file.
+    :raises Changed: at any time, if the remaining bytes belong to another version of the file.
     """
 
     def __init__(self, transport: Transport, url: RenewableURL, span: Span = WHOLE) -> None:
@@ -261,7 +262,7 @@ class ResumingReader:
         self._stack.close()
 
     def read(self) -> bytes:
-        """Return the next block, empty at the end.
+        """Return the next block; empty at the end.
 
         :raises tinkex.exceptions.TransportError: the download cannot be resumed.
         """
@@ -270,13 +271,13 @@ class ResumingReader:
                 block = self.body.read()
             except ConnectionFailed as error:
                 if self.position == (self._span.end or self.body.total):
-                    return b""  # only the end of the response was lost
+                    return b""  # only the end of the response is missing
                 self._resume(error)
                 continue
             if block:
                 self.position += len(block)
                 self.received += len(block)
-                self._retrying = None  # the next failure is another one
+                self._retrying = None  # the next failure counts from zero
             return block
 
     def _resume(self, error: ConnectionFailed) -> None:
@@ -293,7 +294,7 @@ class ResumingReader:
         url = self._url.get()
         try:
             body = self._enter(url, span)
-        except _EXPIRED:  # the signature, perhaps, whatever its announced life
+        except _EXPIRED:  # the signature may have expired early
             body = self._enter(self._url.replace(url), span)
         same = not span.tag or span.tag == body.tag
         same = same and (span.total is None or span.total == body.total)

@@ -1,4 +1,4 @@
-"""Checks of downloaded files: against their manifest, and against their own formats."""
+"""Verification of downloaded files against their manifest and their formats."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ Status = Literal["ok", "missing", "changed", "invalid", "extra"]
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A file and the result of its check.
+    """The result of checking one file.
 
     :ivar tinker_path: the checkpoint that it belongs to.
     :ivar file: where it is.
     :ivar size_bytes: its size now; ``None`` if it is missing.
     :ivar status: ``ok``, ``missing``, ``changed``, ``invalid`` for a file that is unchanged but
-        not what its name says, or ``extra`` for a file that the download did not install.
-    :ivar reason: what is wrong, in words.
-    :ivar mismatch: for the configuration of an adapter, what PEFT would not load.
+        whose content does not match its name, or ``extra`` for a file that the download did not
+        install.
+    :ivar reason: description of the problem.
+    :ivar mismatch: for an adapter configuration, the tensors that PEFT would not load.
     """
 
     tinker_path: str
@@ -44,16 +45,16 @@ class VerifiedFile:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong; files of other origin do no harm."""
+        """Whether the check found no problem; an extra file is not a problem."""
         return self.status in ("ok", "extra")
 
 
 def verify(directory: Path | str, *, fix_config: bool = False) -> Iterator[VerifiedFile]:
-    """Check the checkpoint in *directory*, or all of them below it, without the network.
+    """Check the checkpoint in *directory*, or all checkpoints below it, without the network.
 
-    :param fix_config: where ``target_modules`` of an adapter's configuration lacks modules that
-        have tensors, write all of them; the manifest keeps the previous values.
-    :raises LocalError: there is none, or a file cannot be read or written.
+    :param fix_config: if ``target_modules`` of an adapter's configuration lacks modules that have
+        tensors, add them; the manifest keeps the previous values.
+    :raises LocalError: there is no checkpoint, or a file cannot be read or written.
     """
     root = path_of(directory)
     try:
@@ -74,7 +75,7 @@ def _verified(root: Path, fix_config: bool) -> Iterator[VerifiedFile]:
     if not places:
         what = f"no downloaded checkpoint in {root}: there is no {manifest.NAME}"
         raise LocalError(what, hint=hint)
-    # Every manifest is read before the first file is.
+    # All manifests are read before the first file.
     found = [(place, known) for place in places if (known := manifest.read(place)) is not None]
     return _checked(found, fix_config)
 
@@ -88,13 +89,13 @@ def _checked(found: list[tuple[Path, Manifest]], fix_config: bool) -> Iterator[V
             yield checked
         for path in _others(place, {*known.files, manifest.NAME}):
             size = path.stat().st_size if path.is_file() else None
-            yield VerifiedFile(known.tinker_path, path, size, "extra", "not of the download")
+            yield VerifiedFile(known.tinker_path, path, size, "extra", "not part of the download")
 
 
 def _compared(
     place: Path, name: str, checked: VerifiedFile, known: ManifestFile, fix_config: bool
 ) -> VerifiedFile:
-    """Compare a configuration with its tensors; fix it, unless it has been changed."""
+    """Compare a configuration with its tensors; fix it, unless its file has been changed."""
     with local_errors(place), closing(Directory.at(place)) as directory:
         mismatch = adapter.examine(directory, Path(name))
         if mismatch is None:
@@ -103,8 +104,8 @@ def _compared(
             text, original = adapter.fixed(directory, Path(name), mismatch)
             new = ManifestFile(len(text), hashlib.sha256(text).hexdigest())
             if checked.status == "ok" or new == known:
-                # The manifest is replaced first: the same call completes what a kill in between
-                # has left. A full disk leaves both as they were.
+                # The manifest is replaced first, so that the same call completes a fix after a
+                # kill. A full disk leaves both unchanged.
                 with replacing(checked.file) as stream:
                     stream.write(text)
                     stream.flush()
@@ -115,7 +116,7 @@ def _compared(
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as :func:`os.walk` does, in order, without staging directories or absurd depths."""
+    """Walk like :func:`os.walk`, sorted, without staging directories and up to a maximum depth."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith(PREFIX))
         if folder.count(os.sep) > str(root).count(os.sep) + MAX_PARTS:
@@ -144,12 +145,12 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or '').lower()}"
         return VerifiedFile(path, file, None, "changed", reason)
-    doubt = None if known.sha256 else "by its size alone: the manifest has no SHA-256"
+    doubt = None if known.sha256 else "only the size was checked: the manifest has no SHA-256"
     return VerifiedFile(path, file, size, "ok", doubt)
 
 
 def _others(place: Path, known: set[str]) -> Iterator[Path]:
-    """Yield the files in *place* that are not *known*, without those of other checkpoints."""
+    """Yield the files in *place* that are not *known*, except those of other checkpoints."""
     for folder, folders, files in _walk(place):
         if folder != str(place) and manifest.NAME in files:
             folders.clear()

@@ -1,4 +1,4 @@
-"""What computes: drivers of the entry-point group ``tinkex_local.engines``."""
+"""The interface of engines, which compute samples (entry-point group ``tinkex_local.engines``)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ DEFAULT = "onnx"
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """One sampling request, checked and complete.
+    """A validated sampling request with all parameters.
 
-    :ivar max_tokens: most tokens of one sequence; together with the prompt within the context.
-    :ivar temperature: 0 takes the likeliest token each time.
-    :ivar top_k: how many of the likeliest tokens may be drawn; 0 means all.
-    :ivar seed: sequence *i* depends on it and on *i* alone.
-    :ivar prompt_logprobs: how many of the last prompt tokens to score; 0 means none.
-    :ivar topk_prompt_logprobs: how many alternatives to give for each of them.
+    :ivar max_tokens: maximum number of tokens of a sequence; with the prompt, it fits into the
+        context.
+    :ivar temperature: 0 always selects the most likely token.
+    :ivar top_k: sample from this number of most likely tokens; 0 for all.
+    :ivar seed: sequence *i* depends only on the seed and *i*.
+    :ivar prompt_logprobs: number of tokens at the end of the prompt to score; 0 for none.
+    :ivar topk_prompt_logprobs: number of alternatives to return for each scored token.
     """
 
     tokens: tuple[int, ...]
@@ -40,10 +41,10 @@ class SampleSpec:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One continuation.
+    """A sampled continuation of a prompt.
 
-    :ivar logprobs: of each token under the model itself: natural logarithm, temperature 1,
-        before top-k and top-p.
+    :ivar logprobs: natural logarithm of each token's probability, at temperature 1, before top-k
+        and top-p.
     :ivar stop_reason: ``stop`` or ``length``.
     """
 
@@ -62,16 +63,16 @@ class SampleResult:
 
 
 class Engine(abc.ABC):
-    """A way to run models; created once in a process, without arguments."""
+    """The base class of engines, which run models; created once per process, without arguments."""
 
-    #: As in the entry point.
+    #: The name of its entry point.
     name: ClassVar[str]
 
     @abc.abstractmethod
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
-        """Return a generator that yields after every small step and returns the result.
+        """Return a generator that yields after each step and finally returns the result.
 
-        Steps of several generators are never run at the same time, but may alternate.
+        Steps of several generators may alternate, but never run concurrently.
 
-        :raises OperationError: the model cannot be run, or not on this request.
+        :raises OperationError: the model cannot be run, or not for this request.
         """

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# onnxruntime otherwise keeps a device id and events to upload in the user's cache directory; it
-# looks when it is imported, so disable_telemetry_events() alone comes too late.
+# onnxruntime otherwise stores a device id and telemetry events in the user's cache directory during
+# its import, so disable_telemetry_events() alone is too late.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime_genai as og
 
@@ -20,11 +20,11 @@ from tinkex_local.engines import Engine, SampleResult, SampleSpec, Sequence
 from tinkex_local.problems import OperationError
 from tinkex_local.state.models import LocalModel
 
-#: Models kept in memory.
+#: Maximum number of models in memory.
 LOADED = 2
-#: Prompt tokens read at once. Quantised kernels round differently for one token than for many,
-#: so a prompt is read in the same pieces whether or not it is scored; and most models compute the
-#: logits of a whole piece, which for a long prompt in one piece are hundreds of megabytes.
+#: Prompt tokens processed at once. Quantised kernels round differently for one token than for many,
+#: so a prompt is split into the same pieces whether or not it is scored. Most models compute the
+#: logits of a whole piece, which would be hundreds of megabytes for a long prompt.
 PIECE = 64
 
 og.disable_telemetry_events()
@@ -57,10 +57,10 @@ class OnnxEngine(Engine):
         if loaded is None:
             try:
                 loaded = og.Model(str(model.directory))
-            except Exception as error:  # genai raises plain exceptions of its own
+            except Exception as error:  # genai raises only generic exceptions
                 message = f"the model {model.name} does not load: {error}"
                 raise OperationError(message, "server") from error
-        self._models[model.directory] = loaded  # the last one used is last
+        self._models[model.directory] = loaded  # in the order of use
         while len(self._models) > LOADED:
             del self._models[next(iter(self._models))]
         return loaded
@@ -72,29 +72,29 @@ class OnnxEngine(Engine):
         if path not in self._tokenizers:
             try:
                 self._tokenizers[path] = Tokenizer.from_file(str(path))
-            except Exception as error:  # tokenizers raises nothing more precise
+            except Exception as error:  # tokenizers raises no more specific exception
                 raise OperationError(f"cannot read {path}: {error}", "server") from error
         return self._tokenizers[path]
 
 
 class _Reader:
-    """A model that has read some tokens and can be set back to the end of the prompt."""
+    """A model and the tokens processed so far; it can return to the end of the prompt."""
 
     def __init__(self, model: Any, spec: SampleSpec) -> None:
         self._model = model
         self._prompt = list(spec.tokens)
-        # Room for this request alone: the cache of a whole context may be hundreds of megabytes.
+        # Limited to this request: the cache of a whole context may be hundreds of megabytes.
         self._params = og.GeneratorParams(model)
         self._params.set_search_options(
             max_length=len(self._prompt) + spec.max_tokens, batch_size=1
         )
         self._generator = og.Generator(model, self._params)
         self._after_prompt: NDArray[Any] | None = None
-        #: Whether the model was exported to give the logits of the last position only.
+        #: Whether the exported model returns the logits of the last position only.
         self.last_only = False
 
     def read(self, tokens: list[int]) -> NDArray[Any]:
-        """Read *tokens* and return the logits after the last one."""
+        """Process *tokens* and return the logits after the last one."""
         self._generator.append_tokens(tokens)
         logits: NDArray[Any] = np.array(self._generator.get_logits())[0, -1]
         if self._generator.token_count() == len(self._prompt):
@@ -102,7 +102,7 @@ class _Reader:
         return logits
 
     def read_each(self, tokens: list[int]) -> list[NDArray[Any]]:
-        """Read *tokens* and return the logits after each of them."""
+        """Process *tokens* and return the logits after each of them."""
         if self.last_only:
             return [self.read([token]) for token in tokens]
         before = self._generator.token_count()
@@ -115,30 +115,30 @@ class _Reader:
         return self.read_each(tokens)
 
     def back(self) -> NDArray[Any]:
-        """Return to the end of the prompt; return the logits there."""
+        """Go back to the end of the prompt and return the logits there."""
         count = len(self._prompt)
         if self._generator.token_count() != count:
             try:
                 self._generator.rewind_to(count)
-            except RuntimeError:  # not every architecture can
+            except RuntimeError:  # not every architecture supports this
                 self.restart(count)
         assert self._after_prompt is not None
         return self._after_prompt
 
     def restart(self, count: int) -> None:
-        """Read the first *count* tokens of the prompt again, in pieces."""
+        """Process the first *count* tokens of the prompt again, in pieces."""
         self._generator = og.Generator(self._model, self._params)
         for at in range(0, count, PIECE):
             self.read(self._prompt[at : min(at + PIECE, count)])
 
 
 def stops_at(spec: SampleSpec, eos: frozenset[int], decoder: Any) -> Callable[[list[int]], bool]:
-    """Return a function that says whether the last of some tokens ends their sequence.
+    """Return a function that checks whether a list of tokens ends its sequence.
 
     :param decoder: the tokenizer; needed for stop strings only.
     """
     ids, strings = eos | spec.stop_tokens, spec.stop_strings
-    # A token is at least one byte of text; a few more for one cut in the middle.
+    # A token is at least one byte of text; a few more because the first may be incomplete.
     window = max((len(text.encode()) for text in strings), default=0) + 8
 
     def ended(tokens: list[int]) -> bool:
@@ -155,7 +155,7 @@ _Scores = tuple[list[float | None] | None, list[list[tuple[int, float]] | None] 
 
 def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Scores]:
     prompt = spec.tokens
-    first = max(1, len(prompt) - spec.prompt_logprobs)  # of those that are scored
+    first = max(1, len(prompt) - spec.prompt_logprobs)  # of the scored tokens
     scores: list[float | None] = [None] * first
     tables: list[list[tuple[int, float]] | None] = [None] * first
     for at in range(0, len(prompt), PIECE):
@@ -170,7 +170,7 @@ def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Sc
                     scores.append(float(logprobs[prompt[position]]))
                     tables.append(best(logprobs, spec.topk_prompt_logprobs))
         yield
-    if reader.last_only:  # it was read token by token
+    if reader.last_only:  # it was processed token by token
         reader.restart(len(prompt))
         yield
     if not spec.prompt_logprobs:
@@ -181,7 +181,7 @@ def _read_prompt(reader: _Reader, spec: SampleSpec) -> Generator[None, None, _Sc
 def _continue(
     reader: _Reader, spec: SampleSpec, index: int, ended: Callable[[list[int]], bool]
 ) -> Generator[None, None, Sequence]:
-    # Seeding by text is defined the same on every platform and Python version.
+    # Seeding with text gives the same result on every platform and Python version.
     draw = random.Random(f"{spec.seed}:{index}")  # noqa: S311 - not for secrets
     logits = reader.back()
     tokens: list[int] = []
@@ -209,7 +209,7 @@ Floats = NDArray[np.float64]
 
 
 def log_softmax(logits: NDArray[Any]) -> Floats:
-    """Return the natural logarithms of the probabilities along the last axis."""
+    """Return the natural logarithm of the softmax along the last axis."""
     values = logits.astype(np.float64)
     values -= values.max(axis=-1, keepdims=True)
     values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
@@ -219,18 +219,18 @@ def log_softmax(logits: NDArray[Any]) -> Floats:
 def choose(
     logprobs: Floats, *, temperature: float, top_k: int, top_p: float, uniform: float
 ) -> int:
-    """Return the token drawn by *uniform*.
+    """Sample a token with the random number *uniform*.
 
-    :param logprobs: of the whole vocabulary.
-    :param temperature: 0 takes the likeliest token.
-    :param top_k: draw among that many of the likeliest; 0 or less means all.
-    :param top_p: draw among the fewest tokens that together have this probability; after
+    :param logprobs: log-probabilities of the whole vocabulary.
+    :param temperature: 0 selects the most likely token.
+    :param top_k: sample from this number of most likely tokens; 0 or less for all.
+    :param top_p: sample from the fewest tokens that together have this probability, after
         temperature and top-k.
-    :param uniform: a number from 0 up to, not including, 1.
+    :param uniform: a number from 0 up to but not including 1.
     """
     if temperature <= 0 or top_k == 1:
         return int(logprobs.argmax())
-    with np.errstate(over="ignore"):  # a tiny temperature may reach -inf, which is right
+    with np.errstate(over="ignore"):  # a tiny temperature may give -inf, which is correct
         weights = np.exp((logprobs - logprobs.max()) / temperature)
     if top_k <= 0 and top_p >= 1:
         return _draw(weights, uniform)
@@ -246,7 +246,7 @@ def choose(
 
 
 def best(logprobs: Floats, count: int) -> list[tuple[int, float]]:
-    """Return the *count* likeliest tokens and their logprobs, the likeliest first."""
+    """Return the *count* most likely tokens and their logprobs, in descending order."""
     order = np.argsort(-logprobs, kind="stable")[:count]
     return [(int(token), float(logprobs[token])) for token in order]
 

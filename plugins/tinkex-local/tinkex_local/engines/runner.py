@@ -1,10 +1,9 @@
-"""Computes sampling requests inside the polls that ask for their results.
+"""Computes sampling requests during the polls for their results.
 
-There is no worker thread. A poll runs its request for at most the length of a long poll; if that
-was not enough, the unfinished work stays in memory and the next poll resumes it. Polls of several
-requests take turns at the engine, and a poll that waits for room computes other requests. Nothing
-is lost with the process: an unfinished request starts over from its stored seed and gives the same
-result.
+There is no worker thread. A poll computes its request for at most the length of a long poll;
+unfinished work stays in memory and the next poll resumes it. Polls of several requests use the
+engine in turn, and a poll that waits for a slot computes other requests. If the process ends, an
+unfinished request starts over with its stored seed and gives the same result.
 """
 
 from __future__ import annotations
@@ -22,41 +21,41 @@ from tinkex_local.state import operations, sampling
 from tinkex_local.state.models import ModelError
 from tinkex_local.state.service import Service
 
-#: Longest time that one poll takes, in seconds; clients read for 45.
+#: Maximum duration of a poll in seconds; the read timeout of clients is 45.
 POLL_SECONDS = 20.0
-#: Polls that are held for that long at once. More would occupy every thread of a server, so that
-#: no heartbeat could be received.
+#: Maximum number of concurrent polls of that length. More would use all threads of a server, so
+#: that it could not receive heartbeats.
 MAX_POLLS = 64
-#: Longest time that further polls take, in seconds.
+#: Maximum duration of further polls in seconds.
 CROWDED_SECONDS = 0.5
-#: Requests computed in turns; others wait. Each holds a cache of attention states.
+#: Maximum number of requests computed in turn; others wait. Each has an attention cache.
 MAX_JOBS = 8
-#: Seconds without a poll after which a half-finished request may be dropped for another.
+#: Seconds without a poll after which an unfinished request may be replaced by another.
 IDLE_SECONDS = 30.0
-#: Seconds that one request keeps the engine before another has its turn.
+#: Seconds that one request uses the engine before the next.
 TURN_SECONDS = 0.1
-#: Seconds that a poll computes another request while its own waits.
+#: Seconds that a poll spends on another request while its own waits.
 HELP_SECONDS = 0.5
 
 CAPACITY = "Other requests are being computed; this one waits for its turn"
 
 
 class _Job:
-    """A request in the making."""
+    """A request that is being computed."""
 
     def __init__(self, work: Generator[None, None, SampleResult], began: float) -> None:
         self.work = work
-        self.began = began  # by the clock of the service
+        self.began = began  # by the service's clock
         self.lock = threading.Lock()
         self.polled = time.monotonic()
 
 
 def load(name: str) -> Engine:
-    """Return a new engine called *name*.
+    """Create the engine *name*.
 
-    :raises LookupError: none is called so.
+    :raises LookupError: there is no such engine.
     """
-    if name == DEFAULT:  # looking a name up reads the metadata of every installed distribution
+    if name == DEFAULT:  # finding an entry point reads the metadata of every installed distribution
         from tinkex_local.engines.onnx import OnnxEngine
 
         return OnnxEngine()
@@ -69,21 +68,21 @@ def load(name: str) -> Engine:
 
 
 class Runner:
-    """Computes the sampling requests of one process."""
+    """Computes the sampling requests of this process."""
 
     def __init__(self, service: Service, engine_name: str = DEFAULT) -> None:
         self._service = service
         self._engine_name = engine_name
         self._engine: Engine | None = None
-        self._turn = threading.Lock()  # one thread at a time computes
+        self._turn = threading.Lock()  # only one thread computes at a time
         self._changed = threading.Condition()
         self._jobs: dict[str, _Job] = {}
         self._polls = 0
 
     def retrieve(self, request_id: str, seconds: float = POLL_SECONDS) -> dict[str, Any]:
-        """Return the outcome of a request, or ``try_again`` after *seconds*.
+        """Compute and return the outcome of a request, or ``try_again`` after *seconds*.
 
-        :raises Problem: the request is not known.
+        :raises Problem: the request is unknown.
         """
         row = operations.find(self._service, request_id)
         if row["state"] != "pending":
@@ -106,7 +105,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _poll(self, seconds: float) -> Iterator[float]:
-        """Count a poll while it is held; yield the moment when it has to end."""
+        """Count an open poll; yield the time when it must end."""
         with self._changed:
             self._polls += 1
             longest = POLL_SECONDS if self._polls <= MAX_POLLS else CROWDED_SECONDS
@@ -117,10 +116,10 @@ class Runner:
                 self._polls -= 1
 
     def _enter(self, request_id: str, row: dict[str, Any], deadline: float) -> _Job | None:
-        """Return the job of a request, if there is room for it before *deadline*.
+        """Return the job of a request, if a slot is free before *deadline*.
 
-        A poll that has to wait computes a request that no other poll computes: the clients of those
-        requests may be waiting behind it for a thread of the server.
+        A poll that has to wait computes a request without a poll: its client may be waiting for a
+        thread of the server.
         """
         while True:
             with self._changed:
@@ -140,7 +139,7 @@ class Runner:
                 if left <= 0 or self._service.stopping.is_set():
                     return None
                 free = (item for item in self._jobs.items() if item[1].lock.acquire(blocking=False))
-                other = next(free, None)  # the oldest, its lock taken
+                other = next(free, None)  # the oldest, with its lock acquired
                 if other is None:
                     self._changed.wait(min(left, 1.0))
                     continue
@@ -173,7 +172,7 @@ class Runner:
         return self._engine
 
     def _advance(self, request_id: str, job: _Job, deadline: float) -> dict[str, Any] | None:
-        """Compute until the outcome is known or *deadline*; the caller holds the job's lock."""
+        """Compute until the outcome is known or *deadline* passes; the caller holds the lock."""
         row = operations.find(self._service, request_id)  # another poll may have finished it
         if row["state"] != "pending":
             return dict(row["result"])
@@ -191,7 +190,7 @@ class Runner:
                     self._jobs.pop(request_id, None)
                     self._changed.notify_all()
                 return outcome
-            time.sleep(0)  # let another thread have the lock
+            time.sleep(0)  # let another thread acquire the lock
         return None
 
     def _take_turn(self, job: _Job) -> tuple[str, dict[str, Any]] | None:
@@ -205,7 +204,7 @@ class Runner:
             return "failed", operations.failure(error)
         except ModelError as error:
             return "failed", operations.failure(OperationError(str(error), "server"))
-        except Exception as error:  # ours or an engine's: it must not be asked for for ever
+        except Exception as error:  # a bug here or in an engine: clients must not poll forever
             note_fault("sampling", error)
             return "failed", operations.failure(OperationError("Internal error", "server"))
         return None

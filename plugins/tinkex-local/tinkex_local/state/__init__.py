@@ -1,1 +1,1 @@
-"""What the service remembers: sessions, runs, checkpoints, operations, models."""
+"""The state of the service: sessions, runs, checkpoints, operations, models."""

@@ -1,6 +1,6 @@
-"""The files of an adapter in PEFT's layout: shapes, a fresh one, whether one changes anything.
+"""Adapter files in PEFT's format: shapes, creation, and a check for adapters without effect.
 
-The names and the configuration are those that PEFT writes for a LoRA adapter of a causal model.
+Names and configuration are the same as PEFT's for a LoRA adapter of a causal model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tinkex_local.state.models import ModelFacts
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-#: Fixed, as the hosted service has it: the strength of an adapter does not change with its rank.
+#: A constant, as on the hosted service, so that scaling does not depend on the rank.
 ALPHA = 32
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 UNEMBED = ("lm_head",)
-#: Architectures whose modules have these names; others fuse or rename them.
+#: Architectures with these module names; others fuse or rename modules.
 ARCHITECTURES = frozenset(
     {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
 )
@@ -30,10 +30,10 @@ ARCHITECTURES = frozenset(
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """Everything that determines a fresh adapter.
+    """The parameters of a new adapter.
 
-    :ivar rank: of the two factors.
-    :ivar seed: of the random numbers in the first factor.
+    :ivar rank: rank of the two factors.
+    :ivar seed: seed of the random numbers in the first factor.
     """
 
     base_model: str
@@ -54,25 +54,25 @@ class AdapterSpec:
 
 
 def check(spec: AdapterSpec, facts: ModelFacts) -> None:
-    """Check that an adapter of *spec* can be made for the model.
+    """Check that an adapter of *spec* can be created for the model.
 
-    :raises OperationError: it cannot; the message says why.
+    :raises OperationError: it cannot.
     """
     if not spec.target_modules:
         raise OperationError("lora_config trains nothing: attn, mlp and unembed are all false")
     if facts.model_type not in ARCHITECTURES:
         raise OperationError(
-            f"adapters for models of type {facts.model_type!r} are not known to this service"
+            f"this service does not support adapters for models of type {facts.model_type!r}"
         )
     if spec.train_mlp and facts.intermediate is None:
         raise OperationError(
-            f"the MLP width of {spec.base_model} is not known: put the model's config.json "
+            f"the MLP width of {spec.base_model} is unknown: copy the model's config.json "
             "into its directory, or set train_mlp to false"
         )
 
 
 def shapes(spec: AdapterSpec, facts: ModelFacts) -> Iterator[tuple[str, int, int]]:
-    """Yield ``(module, inputs, outputs)`` of every adapted module, in PEFT's spelling."""
+    """Yield ``(module, inputs, outputs)`` of every adapted module, with PEFT's names."""
     hidden, wide = facts.hidden, facts.intermediate or 0
     queries, keys = facts.heads * facts.head_size, facts.key_value_heads * facts.head_size
     sizes = {
@@ -94,7 +94,7 @@ def shapes(spec: AdapterSpec, facts: ModelFacts) -> Iterator[tuple[str, int, int
 
 
 def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
-    """Write a fresh adapter into *directory*: A random from the seed, B zero.
+    """Write a new adapter into *directory*: A is random with the seed, B is zero.
 
     :raises OSError: the files cannot be written.
     """
@@ -112,14 +112,14 @@ def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
         tensors[f"{module}.lora_B.weight"] = np.zeros((outputs, spec.rank), np.float32)
     try:
         save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps what the system said
+    except SafetensorError as error:  # it wraps the system's error
         raise OSError(str(error)) from error
     config = json.dumps(_config(spec), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG).write_text(config, encoding="utf-8")
 
 
 def is_identity(directory: Path) -> bool:
-    """Return whether the adapter changes nothing: every second factor is zero.
+    """Return whether the adapter has no effect, because every second factor is zero.
 
     :raises OSError: the adapter cannot be read.
     """

@@ -1,4 +1,4 @@
-"""A checkpoint as a tar stream, of known length and made while it is sent."""
+"""A checkpoint as a tar stream of known length, generated while it is sent."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import BinaryIO
 
 BLOCK = 256 * 1024
 _RECORD = 512
-#: An empty member that marks a complete checkpoint, as the hosted service has it.
+#: An empty member that marks a complete checkpoint, as on the hosted service.
 MARKER = "checkpoint_complete"
 
 
 class Archive:
-    """One archive as the body of a WSGI response; its files are opened at once.
+    """An archive as the body of a WSGI response; its files are opened immediately.
 
-    A deletion meanwhile therefore does no harm. :meth:`close` is called even when the client has
-    gone away.
+    So a deletion during the transfer has no effect on it. :meth:`close` is called even if the
+    client disconnects.
 
-    :param directory: its regular files become the members.
+    :param directory: the directory whose regular files become members.
     :param mtime: modification time of every member, seconds since the epoch.
     :param gzip: whether the stream is compressed.
     :raises OSError: a file cannot be opened.
@@ -77,6 +77,6 @@ def _exactly(file: BinaryIO, size: int) -> Iterator[bytes]:
     while size > 0:
         chunk = file.read(min(BLOCK, size))
         if not chunk:
-            raise OSError("a checkpoint file is shorter than it was")
+            raise OSError("a checkpoint file was truncated during the transfer")
         size -= len(chunk)
         yield chunk

@@ -1,7 +1,7 @@
-"""Checkpoints: a row in the state and a directory of files, always both or neither.
+"""Checkpoints: each has a row in the state and a directory of files.
 
 The files are written under a temporary name first. The rename and the row belong to one write
-transaction; whatever a killed process leaves is a directory without a row, swept at a start.
+transaction; a killed process leaves only a directory without a row, which a start removes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tinkex_local.state.service import Service
 from tinkex_local.state.store import as_json, from_json, iso
 
 _TEMPORARY = ".tmp-"
-#: Seconds after which an unfinished directory belongs to no living process.
+#: Seconds after which an unfinished directory is considered abandoned.
 ABANDONED = 3600
 
 
 def stage(service: Service, write: Callable[[Path], None]) -> Path:
-    """Write the files of a checkpoint under a temporary name; return the directory.
+    """Write the files of a checkpoint to a temporary directory and return it.
 
-    :param write: fills the directory it is given.
+    :param write: function that writes the files into a directory.
     :raises OperationError: the disk is full or not writable.
     """
     directory = service.checkpoints / f"{_TEMPORARY}{uuid.uuid4().hex}"
@@ -37,7 +37,7 @@ def stage(service: Service, write: Callable[[Path], None]) -> Path:
         directory.mkdir(mode=0o700)
         write(directory)
         for path in directory.iterdir():
-            with path.open("r+b") as file:  # Windows flushes only what is open for writing
+            with path.open("r+b") as file:  # Windows flushes only files open for writing
                 os.fsync(file.fileno())
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
@@ -50,10 +50,10 @@ def stage(service: Service, write: Callable[[Path], None]) -> Path:
 
 
 def make_room(service: Service, path: TinkerPath, *, overwrite: bool = False) -> list[str]:
-    """Make sure that nothing is called *path*; to be called within a transaction.
+    """Remove an existing checkpoint *path* if *overwrite*; call this within a transaction.
 
     :returns: internal ids whose files are to be :func:`discard`\\ ed once that has committed.
-    :raises OperationError: there is such a checkpoint and *overwrite* is false.
+    :raises OperationError: the checkpoint exists and *overwrite* is false.
     """
     row = _row(service, path)
     if row is None:
@@ -73,10 +73,10 @@ def adopt(
     user_metadata: dict[str, Any] | None,
     listed: bool = True,
 ) -> tuple[str, int]:
-    """Make *staged* the checkpoint *path*; to be called within a transaction.
+    """Add *staged* as the checkpoint *path*; call this within a transaction.
 
     :param ttl: seconds until it expires, or ``None``.
-    :param listed: whether listings show it and its path works.
+    :param listed: whether lists show it and its path can be used.
     :returns: the checkpoint's internal id and its size in bytes.
     """
     now = service.clock()
@@ -97,7 +97,7 @@ def adopt(
 
 
 def take(service: Service, staged: Path) -> tuple[str, int]:
-    """Give *staged* its final place; to be called within the transaction that notes it.
+    """Move *staged* to its final directory, within the transaction that adds its row.
 
     :returns: the internal id and the size in bytes.
     """
@@ -126,7 +126,7 @@ def listing(
     limit: int = -1,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return checkpoints as the protocol lists them, the newest first."""
+    """Return listed checkpoints in the protocol's form, the newest first."""
     where, values = _visible(service, run_id, kind)
     rows = service.store.rows(
         f"SELECT * FROM checkpoints WHERE {where} ORDER BY created DESC, rowid DESC "  # noqa: S608
@@ -145,7 +145,7 @@ def count(service: Service, run_id: str | None = None) -> int:
 
 
 def as_dict(row: sqlite3.Row) -> dict[str, Any]:
-    """Return a checkpoint as the protocol shows it."""
+    """Return a checkpoint in the protocol's form."""
     path = TinkerPath(row["run_id"], row["kind"], row["name"])
     return {
         "checkpoint_id": path.checkpoint_id,
@@ -160,7 +160,7 @@ def as_dict(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def delete(service: Service, path: TinkerPath) -> None:
-    """Delete a checkpoint for good.
+    """Delete a checkpoint permanently.
 
     :raises Problem: it does not exist.
     """
@@ -173,7 +173,7 @@ def delete(service: Service, path: TinkerPath) -> None:
 def set_public(service: Service, path: TinkerPath, public: bool) -> None:
     """Publish or unpublish a checkpoint.
 
-    :raises Problem: it does not exist, or it is so already.
+    :raises Problem: it does not exist, or is already in that state.
     """
     with service.store.transaction():
         row = find(service, path)
@@ -185,7 +185,7 @@ def set_public(service: Service, path: TinkerPath, public: bool) -> None:
 
 
 def set_ttl(service: Service, path: TinkerPath, seconds: int | None) -> None:
-    """Let a checkpoint expire in *seconds*, or never.
+    """Set the expiry of a checkpoint to *seconds* from now, or to never.
 
     :raises Problem: it does not exist.
     """
@@ -196,23 +196,23 @@ def set_ttl(service: Service, path: TinkerPath, seconds: int | None) -> None:
 
 
 def sweep(service: Service) -> None:
-    """Remove what has expired and what killed processes left behind."""
+    """Remove expired checkpoints and the remains of killed processes."""
     store = service.store
     with store.transaction():
-        # No other process is between its rename and its row now.
+        # Here, no other process is between its rename and its row.
         store.write("DELETE FROM checkpoints WHERE expires <= ?", service.clock())
         kept = {row[0] for row in store.rows("SELECT id FROM checkpoints")}
         kept |= {row[0] for row in store.rows("SELECT weights FROM runs WHERE weights NOT NULL")}
         names = set(os.listdir(service.checkpoints))
     discard(service, [name for name in names - kept if not name.startswith(_TEMPORARY)])
     for directory in service.checkpoints.glob(f"{_TEMPORARY}*"):
-        with contextlib.suppress(OSError):  # its owner finished just now
+        with contextlib.suppress(OSError):  # its process has just finished
             if time.time() - directory.stat().st_mtime > ABANDONED:
                 discard(service, [directory.name])
 
 
 def discard(service: Service, identifiers: Iterable[str]) -> None:
-    """Delete the files of checkpoints that have no row any more."""
+    """Delete the files of checkpoints whose rows were removed."""
     for identifier in identifiers:
         shutil.rmtree(service.checkpoints / identifier, ignore_errors=True)
 

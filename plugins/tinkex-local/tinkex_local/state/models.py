@@ -1,4 +1,4 @@
-"""The models that the service can sample from: the one in the package and those added."""
+"""The models that the service can sample from: a built-in model and added models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from tinkex_local.state.store import Store
 
-#: Name of the model that comes with the package.
+#: Name of the built-in model.
 DEFAULT_MODEL = "tinkex/baker-street-2M"
 _BUILT_IN = {DEFAULT_MODEL: Path(__file__).parents[1] / "models" / "baker-street-2M"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
@@ -20,28 +20,28 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{
 
 @dataclass(frozen=True)
 class LocalModel:
-    """One model: its public name and its directory."""
+    """A model: its public name and its directory."""
 
     name: str
     directory: Path
 
     @property
     def facts(self) -> ModelFacts:
-        """What its files say.
+        """The sizes and special tokens read from the model's files.
 
-        :raises ModelError: the directory is gone or damaged.
+        :raises ModelError: the directory is missing or damaged.
         """
         return read_facts(self.directory)
 
 
 def built_in(name: str) -> LocalModel | None:
-    """Return the model of the package called *name*; needs no state."""
+    """Return the built-in model *name*, without opening the state."""
     directory = _BUILT_IN.get(name)
     return LocalModel(name, directory) if directory else None
 
 
 class Registry:
-    """The models known to one installation."""
+    """The models of an installation."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -53,16 +53,16 @@ class Registry:
         return [LocalModel(name, directory) for name, directory in _BUILT_IN.items()] + added
 
     def find(self, name: str) -> LocalModel | None:
-        """Return the model called exactly *name*, if there is one."""
+        """Return the model *name* (exact match), or ``None``."""
         row = self._store.row("SELECT * FROM models WHERE name = ?", name)
         if row is not None:
             return LocalModel(row["name"], Path(row["directory"]))
         return built_in(name)
 
     def add(self, name: str, directory: Path, now: float) -> LocalModel:
-        """Make the onnxruntime-genai model in *directory* known as *name*.
+        """Register the onnxruntime-genai model in *directory* as *name*.
 
-        :raises ModelError: the name is malformed or taken, or the directory is no model.
+        :raises ModelError: the name is malformed or in use, or the directory is not a model.
         """
         if not _NAME.fullmatch(name):
             raise ModelError(
@@ -85,9 +85,9 @@ class Registry:
         return model
 
     def remove(self, name: str) -> None:
-        """Forget the model called *name*; its directory stays.
+        """Unregister the model *name*; its directory is kept.
 
-        :raises ModelError: it was never added.
+        :raises ModelError: it is not an added model.
         """
         if name in _BUILT_IN:
             raise ModelError(f"{name!r} comes with the package and cannot be removed")
@@ -95,19 +95,19 @@ class Registry:
             raise ModelError(f"no model is called {name!r}")
 
 
-#: Largest number that is believed, far above that of any model.
+#: Maximum plausible number, far above that of any model.
 _LARGEST = 2**31 - 1
 
 
 class ModelError(Exception):
-    """A directory is not a usable model; the message is a clause for a person."""
+    """A directory is not a usable model; the message is a clause for users."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Sizes and special tokens of one model.
+    """Sizes and special tokens of a model.
 
-    :ivar context_length: tokens of prompt and completion together.
+    :ivar context_length: maximum tokens of prompt and completion together.
     :ivar eos: ids of the tokens that end a text.
     :ivar intermediate: width of the MLP; ``None`` without a ``config.json``.
     """
@@ -125,9 +125,9 @@ class ModelFacts:
 
 
 def read_facts(directory: Path) -> ModelFacts:
-    """Return the facts about the model in *directory*.
+    """Read the sizes and special tokens of the model in *directory*.
 
-    :raises ModelError: a file is missing or does not have what it should.
+    :raises ModelError: a file is missing or has unexpected content.
     """
     try:
         changed = (directory / "genai_config.json").stat().st_mtime_ns
@@ -181,7 +181,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not readable as JSON") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} does not hold a JSON object")
+        raise ModelError(f"{path} does not contain a JSON object")
     return value
 
 
@@ -198,7 +198,7 @@ def _generation_eos(directory: Path) -> frozenset[int]:
 
 
 def _intermediate(directory: Path) -> int | None:
-    # Only the original config.json has the width of the MLP.
+    # Only the original config.json contains the width of the MLP.
     path = directory / "config.json"
     values = _read_json(path) if path.is_file() else {}
     known = values.get("intermediate_size") is not None

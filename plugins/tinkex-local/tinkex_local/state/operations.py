@@ -1,6 +1,6 @@
-"""Long-running operations: a request is answered with an id, the id with the result.
+"""Long-running operations: a request returns an id, and polling the id returns the result.
 
-A request with a sequence number may arrive twice; the second time it gets the id of the first.
+A repeated request with the same sequence number gets the id of the first.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from tinkex_local.state.service import Service
 from tinkex_local.state.store import as_json, from_json
 from tinkex_local.wire.bodies import Body
 
-#: Seconds that results are kept.
+#: Seconds for which results are kept.
 KEEP = 7 * 86400
 
 
 def earlier(service: Service, scope: str, seq: int | None, body: Body) -> str | None:
-    """Return the request id that the same request got before, if it came before.
+    """Return the id that an earlier identical request got, or ``None``.
 
-    :param scope: what the sequence numbers count in: a session, a run or a sampler.
-    :raises Problem: another request had the number.
+    :param scope: the object that numbers its requests: a session, a run or a sampler.
+    :raises Problem: another request used the number.
     """
     if seq is None:
         return None
@@ -39,9 +39,9 @@ def earlier(service: Service, scope: str, seq: int | None, body: Body) -> str | 
 def require_order(service: Service, scope: str, seq: int | None) -> None:
     """Check that *seq* comes after all numbers seen in *scope*.
 
-    Gaps are fine: clients count requests that were refused at once, too.
+    Gaps are allowed: clients may also count requests that were refused at once.
 
-    :raises Problem: it comes too late.
+    :raises Problem: it is out of order.
     """
     if seq is None:
         return
@@ -61,15 +61,15 @@ def perform(
     ordered: bool = False,
     began: float | None = None,
 ) -> str:
-    """Do a short operation at once, within one transaction; return its id.
+    """Perform a short operation immediately, in one transaction; return its id.
 
-    The operation and its outcome are noted together, so it is done once or not at all. A
-    failure of the operation itself is noted as its outcome.
+    The operation and its outcome are recorded together, so it is done once or not at all. A failure
+    of the operation is recorded as its outcome.
 
-    :param action: returns the result, or raises :class:`OperationError` having changed nothing.
-    :param ordered: a number lower than one seen before in *scope* is refused.
+    :param action: returns the result, or raises :class:`OperationError` without any change.
+    :param ordered: refuse a number lower than an earlier one in *scope*.
     :param began: when the work started, if before this call.
-    :raises Problem: the sequence number does not fit.
+    :raises Problem: the sequence number is not valid.
     """
     began = service.clock() if began is None else began
     with service.store.transaction():
@@ -86,14 +86,14 @@ def perform(
 
 
 def failure(error: OperationError) -> dict[str, Any]:
-    """Return the outcome of a failed operation as it goes over the wire."""
+    """Return the JSON form of a failed operation's outcome."""
     return {"error": str(error), "category": error.category}
 
 
 def finish(
     service: Service, request_id: str, state: str, outcome: dict[str, Any], *, began: float
 ) -> None:
-    """Note the outcome of a request that was pending, and when the work started."""
+    """Record the outcome of a pending request, and when the work started."""
     service.store.write(
         "UPDATE operations SET state = ?, result = ?, began = ?, finished = ? WHERE request_id = ?",
         state,
@@ -105,9 +105,9 @@ def finish(
 
 
 def find(service: Service, request_id: str) -> dict[str, Any]:
-    """Return a request, its payload and its result decoded.
+    """Return a request with its decoded payload and result.
 
-    :raises Problem: it is not known, or its result is no longer kept.
+    :raises Problem: it is unknown, or its result has been dropped.
     """
     row = service.store.row("SELECT * FROM operations WHERE request_id = ?", request_id)
     if row is None:
@@ -133,10 +133,10 @@ def record(
     result: dict[str, Any] | None = None,
     began: float | None = None,
 ) -> str:
-    """Note a request; return its id.
+    """Record a request; return its id.
 
-    :param payload: what is to be done, if that is still pending.
-    :param result: the outcome, if there is one.
+    :param payload: the request's parameters, if it is pending.
+    :param result: the outcome, if known.
     """
     request_id, now = uuid.uuid4().hex, service.clock()
     service.store.insert(

@@ -8,13 +8,13 @@ from tinkex_local.problems import bad_request
 
 SCHEME = "tinker://"
 TRAINING, SAMPLER, EXTERNAL = "weights", "sampler_weights", "external_weights"
-#: Kind → what a listing calls it.
+#: Kind → its name in lists.
 TYPES = {TRAINING: "training", SAMPLER: "sampler", EXTERNAL: "external"}
 
 
 @dataclass(frozen=True)
 class TinkerPath:
-    """The address of one checkpoint."""
+    """The parts of a checkpoint's path."""
 
     run_id: str
     kind: str
@@ -25,14 +25,14 @@ class TinkerPath:
 
     @property
     def checkpoint_id(self) -> str:
-        """The part of a URL that names the checkpoint within its run."""
+        """The id of the checkpoint within its run."""
         return f"{self.kind}/{self.name}"
 
 
 def parse(text: str) -> TinkerPath:
-    """Return the path written in *text*.
+    """Parse *text* as a path.
 
-    :raises Problem: it is not one.
+    :raises Problem: *text* is not a path.
     """
     parts = text.removeprefix(SCHEME).split("/")
     if not text.startswith(SCHEME) or len(parts) != 3 or parts[1] not in TYPES or "" in parts:

@@ -1,4 +1,4 @@
-"""Resets the state."""
+"""Reset of the service's state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tinkex_local.state.store import FILE, StateError, is_damaged
 
 
 def reset(home: Path) -> None:
-    """Delete all sessions, runs, results and checkpoints in *home*; added models stay.
+    """Delete all sessions, runs, results and checkpoints in *home*; added models are kept.
 
-    Safe while other processes use the same state. A state file that is no database any more is
-    removed whole, added models included; nothing is removed because of a failure that passes.
+    Safe while other processes use the same state. A state file that is no longer a database is
+    removed, including added models; nothing is removed after a temporary failure.
 
-    :raises OSError: something cannot be removed.
+    :raises OSError: a file cannot be removed.
     :raises StateError: the state file cannot be used, though it is not damaged.
     :raises sqlite3.Error: it cannot be written: the disk is full, another process has locked it.
     """
@@ -38,7 +38,7 @@ def _empty(home: Path) -> None:
     with contextlib.closing(Service(home)) as service:
         with service.store.transaction():
             for table in ("sessions", "runs", "checkpoints", "samplers", "operations"):
-                service.store.write(f"DELETE FROM {table}")  # noqa: S608 - from the line above
-            # A save in progress is for a run that no longer exists, and will fail.
+                service.store.write(f"DELETE FROM {table}")  # noqa: S608 - constants
+            # A concurrent save belongs to a deleted run and will fail.
             names = os.listdir(service.checkpoints)
         checkpoints.discard(service, names)

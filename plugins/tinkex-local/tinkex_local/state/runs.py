@@ -1,4 +1,4 @@
-"""Training runs: a base model and an adapter, which this service can save but not train."""
+"""Training runs: a base model and an adapter, which the service saves but does not train."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tinkex_local.wire import bodies
 
 
 def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
-    """Create a run with a fresh adapter.
+    """Create a run with a new adapter.
 
-    :raises Problem: no such session or base model, or the number was used otherwise.
+    :raises Problem: no such session or base model, or another request used the number.
     """
     scope = models_of(body.session_id)
     before = operations.earlier(service, scope, body.model_seq_id, body)
@@ -47,7 +47,7 @@ def create(service: Service, body: bodies.CreateModel) -> dict[str, Any]:
 
 
 def usable(service: Service, model_id: str) -> sqlite3.Row:
-    """Return the row of a run that was not unloaded.
+    """Return the row of a run, which must not be unloaded.
 
     :raises Problem: it does not exist, or it was unloaded.
     """
@@ -58,7 +58,7 @@ def usable(service: Service, model_id: str) -> sqlite3.Row:
 
 
 def spec_of(row: sqlite3.Row) -> AdapterSpec:
-    """Return what determines the adapter of a run."""
+    """Return the parameters of a run's adapter."""
     trained = {name: bool(row[name]) for name in ("train_attn", "train_mlp", "train_unembed")}
     return AdapterSpec(row["base_model"], row["rank"], row["seed"], **trained)
 
@@ -72,9 +72,9 @@ def insert(
     *,
     weights: str | None = None,
 ) -> None:
-    """Note a new run.
+    """Add a row for a new run.
 
-    :param weights: internal id of a directory with its tensors; ``None`` means fresh ones.
+    :param weights: internal id of a directory with its tensors; ``None`` for a new adapter.
     """
     now = service.clock()
     service.store.insert(
@@ -92,7 +92,7 @@ def insert(
 def info(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
     """Return the response of ``get_info`` for a run.
 
-    :raises Problem: the run does not exist, or its model has gone.
+    :raises Problem: the run or its model does not exist.
     """
     row = usable(service, body.model_id)
     model = service.model(row["base_model"])
@@ -105,14 +105,14 @@ def info(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
         "model_data": {
             "model_name": model.name,
             "arch": service.facts(model.name).model_type,
-            # A client on this machine loads it from there; no hub has such a name.
+            # Clients on this machine can load the tokenizer from there; it is not on the hub.
             "tokenizer_id": str(model.directory),
         },
     }
 
 
 def unload(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
-    """End a run; its checkpoints stay.
+    """Unload a run; its checkpoints are kept.
 
     :raises Problem: the run does not exist, or it was unloaded before.
     """
@@ -127,7 +127,7 @@ def unload(service: Service, body: bodies.ModelOnly) -> dict[str, Any]:
 
 
 def end(service: Service, run_id: str) -> None:
-    """Note that a run takes no more requests; its checkpoints stay."""
+    """Record that a run is unloaded; its checkpoints are kept."""
     service.store.write("UPDATE runs SET unloaded = ? WHERE id = ?", service.clock(), run_id)
 
 
@@ -144,7 +144,7 @@ def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:
 
 
 def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
-    """Return a run as the protocol shows it."""
+    """Return a run in the protocol's form."""
 
     def latest(kind: str) -> dict[str, Any] | None:
         found = checkpoints.listing(service, run_id=row["id"], kind=kind, limit=1)
@@ -165,7 +165,7 @@ def as_dict(service: Service, row: sqlite3.Row) -> dict[str, Any]:
 
 
 def weights_info(service: Service, body: bodies.WeightsInfo) -> dict[str, Any]:
-    """Return what is needed to load a checkpoint.
+    """Return the base model and the adapter's shape for loading a checkpoint.
 
     :raises Problem: its path is invalid, or it does not exist.
     """
@@ -183,15 +183,15 @@ def weights_info(service: Service, body: bodies.WeightsInfo) -> dict[str, Any]:
 
 
 def run_id_of(session_id: str, number: int) -> str:
-    """Return the id of the run that a session makes under *number*."""
+    """Return the id of a session's run with *number*."""
     return f"{session_id}:train:{number}"
 
 
 def scope_of(model_id: str) -> str:
-    """Return what the training sequence numbers of a run count in."""
+    """Return the scope of a run's training sequence numbers."""
     return f"run {model_id}"
 
 
 def models_of(session_id: str) -> str:
-    """Return what the model sequence numbers of a session count in."""
+    """Return the scope of a session's model sequence numbers."""
     return f"models of {session_id}"

@@ -1,4 +1,4 @@
-"""Sampling sessions, and the checks that a sampling request goes through."""
+"""Sampling sessions, and validation of sampling requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PENDING_SECONDS = 3600
 def create_session(service: Service, body: bodies.CreateSamplingSession) -> dict[str, Any]:
     """Open a sampling session on a base model or a checkpoint.
 
-    :raises Problem: neither or both are named, or something named is not there.
+    :raises Problem: neither or both are given, or one does not exist.
     """
     number = body.sampling_session_seq_id
     sampler_id = sampler_id_of(body.session_id, number)
@@ -48,7 +48,7 @@ def insert_sampler(
     checkpoint_id: str | None,
     model_path: str | None = None,
 ) -> None:
-    """Note a sampling session whose number is free, within a transaction."""
+    """Add a row for a sampling session with an unused number, within a transaction."""
     service.store.insert(
         "samplers",
         id=sampler_id_of(session_id, number),
@@ -75,9 +75,9 @@ def info(service: Service, sampler_id: str) -> dict[str, Any]:
 
 
 def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
-    """Check and accept a sampling request; it is computed when its result is asked for.
+    """Check and accept a sampling request; it is computed when its result is polled.
 
-    :raises Problem: something in it makes no sense for the model (400), or too many wait (429).
+    :raises Problem: it is invalid for the model (400), or too many requests are pending (429).
     """
     scope = scope_of(body.sampling_session_id)
     if body.sampling_session_id is None:
@@ -109,12 +109,12 @@ def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
 
 
 def scope_of(sampler_id: str | None) -> str:
-    """Return what the sequence numbers of a sampling session count in."""
+    """Return the scope of a sampling session's sequence numbers."""
     return f"sampler {sampler_id}"
 
 
 def spec_from(payload: dict[str, Any]) -> SampleSpec:
-    """Return the specification kept in the payload of an operation."""
+    """Return the sampling specification stored in an operation's payload."""
     fields = dict(payload["spec"])
     for name in ("tokens", "stop_strings"):
         fields[name] = tuple(fields[name])
@@ -122,12 +122,12 @@ def spec_from(payload: dict[str, Any]) -> SampleSpec:
 
 
 def require_applicable(service: Service, checkpoint_id: str | None) -> None:
-    """Check that sampling from the base model is sampling from the checkpoint.
+    """Check that the checkpoint's adapter has no effect, so that the base model can be used.
 
-    No engine here applies an adapter, and none trains one: what the service writes itself leaves
-    the base model as it is. Anything else must not be passed off as sampled.
+    No engine applies or trains adapters: those that the service writes have no effect. For any
+    other, samples of the base model would be wrong.
 
-    :raises OperationError: the checkpoint has gone, or its adapter does change something.
+    :raises OperationError: the checkpoint does not exist, or its adapter has an effect.
     """
     if checkpoint_id is None:
         return
@@ -150,7 +150,7 @@ def require_applicable(service: Service, checkpoint_id: str | None) -> None:
 def _target(
     service: Service, base_model: str | None, model_path: str | None
 ) -> tuple[str, str | None]:
-    """Return the base model and the checkpoint's internal id that a request means."""
+    """Return the base model and the checkpoint's internal id of a request."""
     if model_path is None:
         if base_model is None:
             raise bad_request("Give base_model or model_path")
@@ -200,7 +200,7 @@ def _prompt(body: bodies.Sample, facts: ModelFacts) -> tuple[int, ...]:
     tokens: list[int] = []
     for chunk in body.prompt.chunks:
         if chunk.type != "encoded_text" or chunk.tokens is None:
-            raise bad_request(f"This service reads encoded_text only, not {chunk.type[:40]!r}")
+            raise bad_request(f"This service accepts only encoded_text, not {chunk.type[:40]!r}")
         tokens += chunk.tokens
     if not tokens:
         raise bad_request("The prompt is empty")
@@ -226,9 +226,9 @@ def _require_room(service: Service) -> None:
         service.clock() - PENDING_SECONDS,
     )
     if pending >= MAX_PENDING:
-        raise Problem(429, "Too many sampling requests wait for their results to be fetched")
+        raise Problem(429, "Too many sampling requests are pending")
 
 
 def sampler_id_of(session_id: str, number: int) -> str:
-    """Return the id of the sampling session that a session opens under *number*."""
+    """Return the id of a session's sampling session with *number*."""
     return f"{session_id}:sample:{number}"

@@ -1,4 +1,4 @@
-"""An open service: its state, models, clock and signer."""
+"""The objects of an open service: its state, models, clock and signer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tinkex_local.problems import Problem, bad_request, not_found
 from tinkex_local.state.models import LocalModel, ModelError, ModelFacts, Registry
 from tinkex_local.state.store import FILE, Store
 
-#: Shown as the owner of every run.
+#: The owner of every run.
 OWNER = "local"
-#: What errors call a row, and the table that it is in.
+#: Name of an object in errors → its table.
 TABLES = {
     "session": "sessions",
     "training run": "runs",
@@ -28,9 +28,9 @@ TABLES = {
 class Service:
     """State, models and clock of one home directory.
 
-    :param home: created when missing.
-    :param clock: the present in seconds since the epoch.
-    :ivar checkpoints: the directory with one directory a checkpoint.
+    :param home: created if missing.
+    :param clock: returns the current time in seconds since the epoch.
+    :ivar checkpoints: the directory with one directory for each checkpoint.
     :raises OSError: the directory cannot be used.
     :raises StateError: the state file cannot be used.
     """
@@ -57,7 +57,7 @@ class Service:
         return row
 
     def model(self, name: str) -> LocalModel:
-        """Return the model called *name*.
+        """Return the model *name*.
 
         :raises Problem: it does not exist.
         """
@@ -68,9 +68,9 @@ class Service:
         return model
 
     def facts(self, name: str) -> ModelFacts:
-        """Return what the files of the model called *name* say.
+        """Read the sizes and special tokens of the model *name*.
 
-        :raises Problem: the model does not exist, or its directory has gone.
+        :raises Problem: the model or its directory does not exist.
         """
         model = self.model(name)
         try:
@@ -79,6 +79,6 @@ class Service:
             raise Problem(500, f"The model {name} is not usable: {error}") from error
 
     def close(self) -> None:
-        """Let long polls end and close the state."""
+        """End long polls and close the state."""
         self.stopping.set()
         self.store.close()

@@ -1,4 +1,4 @@
-"""Sessions: what groups the runs and samplers of one client."""
+"""Sessions, which group the runs and samplers of a client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def create(service: Service, body: bodies.CreateSession) -> dict[str, Any]:
 
 
 def heartbeat(service: Service, body: bodies.SessionHeartbeat) -> dict[str, Any]:
-    """Note that the client of a session is alive.
+    """Record a heartbeat of a session.
 
     :raises Problem: the session does not exist (404), or it was finished (410).
     """
@@ -47,7 +47,7 @@ def heartbeat(service: Service, body: bodies.SessionHeartbeat) -> dict[str, Any]
 
 
 def finish(service: Service, session_id: str, body: bodies.FinishSession) -> None:
-    """Close a session; the first call decides the reason.
+    """Finish a session; the reason of the first call is kept.
 
     :raises Problem: the session does not exist.
     """
@@ -61,7 +61,7 @@ def finish(service: Service, session_id: str, body: bodies.FinishSession) -> Non
 
 
 def require_open(service: Service, session_id: str) -> None:
-    """Check that a session may get runs and samplers.
+    """Check that a session accepts new runs and samplers.
 
     :raises Problem: it does not exist or is finished.
     """
@@ -78,7 +78,7 @@ def listing(service: Service, limit: int, offset: int) -> dict[str, Any]:
 
 
 def info(service: Service, session_id: str) -> dict[str, Any]:
-    """Return what belongs to a session.
+    """Return the runs and samplers of a session.
 
     :raises Problem: it does not exist.
     """
@@ -105,7 +105,7 @@ def info(service: Service, session_id: str) -> dict[str, Any]:
 ALIVE_SECONDS = 300.0
 
 _SESSIONS = "SELECT * FROM sessions ORDER BY created DESC, rowid DESC"
-#: What a session has; asked for those on the page only, since each time all runs are read.
+#: Totals of a session; queried only for sessions on the page, because each query reads all runs.
 _CHECKPOINTS = """
 SELECT count(*) AS count, coalesce(sum(size), 0) AS size
 FROM checkpoints JOIN runs ON runs.id = checkpoints.run_id
@@ -121,8 +121,8 @@ def search(service: Service, body: bodies.SearchSessions) -> dict[str, Any]:
     rows = iter(service.store.rows(_SESSIONS))
     if body.cursor is not None:
         last = body.cursor.last_session_id
-        if all(row["id"] != last for row in rows):  # which leaves those after it
-            raise bad_request("The cursor is not known")
+        if all(row["id"] != last for row in rows):  # so that those after it remain
+            raise bad_request("Unknown cursor")
     now = service.clock()
     found: list[sqlite3.Row] = []
     for row in rows:

@@ -61,17 +61,17 @@ ALTER TABLE operations ADD COLUMN finished REAL;
 
 
 def as_json(value: Any) -> str | None:
-    """Return *value* as a column holds it: JSON, ``NULL`` for ``None``."""
+    """Return *value* as JSON for a column, with ``NULL`` for ``None``."""
     return None if value is None else json.dumps(value)
 
 
 def from_json(text: str | None) -> Any:
-    """Return the value of a column of JSON."""
+    """Parse the value of a JSON column."""
     return None if text is None else json.loads(text)
 
 
 def iso(seconds: float | None) -> str | None:
-    """Return the moment *seconds* after the epoch as ``2026-01-31T12:00:00.000000Z``."""
+    """Return *seconds* since the epoch as ``2026-01-31T12:00:00.000000Z``."""
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -79,13 +79,13 @@ def iso(seconds: float | None) -> str | None:
 
 
 class StateError(Exception):
-    """The state file cannot be used; the message is a clause for a person."""
+    """The state file cannot be used; the message is a clause for users."""
 
 
 def is_damaged(error: BaseException | None) -> bool:
     """Return whether *error* means that the file is no longer a database.
 
-    A full disk or a lock, in contrast, passes, and nothing may be removed because of it.
+    A full disk or a lock is temporary, and no reason to remove the file.
     """
     if isinstance(error, StateError):
         error = error.__cause__
@@ -96,7 +96,7 @@ def is_damaged(error: BaseException | None) -> bool:
 def reason(error: sqlite3.Error, directory: Path) -> str:
     """Return why SQLite cannot use a file in *directory*.
 
-    Its own words may say less than can be seen: ``disk I/O error`` on a full disk.
+    SQLite's message may be less specific: ``disk I/O error`` on a full disk.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     failed_to_write = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
@@ -110,13 +110,13 @@ def reason(error: sqlite3.Error, directory: Path) -> str:
 
 
 class Store:
-    """Connections to the state file, each lent to one thread at a time.
+    """Connections to the state file; only one thread uses each at a time.
 
-    SQLite crashes where a connection is closed that another thread is using, so only those are
-    closed that are idle; the others when they are returned.
+    SQLite crashes if a connection is closed while another thread uses it, so only idle connections
+    are closed at once, and the others when they are returned.
 
-    :param path: the SQLite file, created when missing.
-    :raises StateError: it is no database, or was written by a newer version.
+    :param path: the SQLite file, created if missing.
+    :raises StateError: it is not a database, or was written by a newer version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,7 +124,7 @@ class Store:
         self._local = threading.local()
         self._guard = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
-        #: How often the state has been closed: what was lent before is not wanted back.
+        #: Number of times the state was closed; connections from before are not reused.
         self._closings = 0
         try:
             self._prepare()
@@ -149,22 +149,22 @@ class Store:
         return row[0] if row is not None else None
 
     def write(self, sql: str, *values: Any) -> int:
-        """Run one statement, in the surrounding transaction if there is one.
+        """Execute a statement, in the current transaction if there is one.
 
-        :returns: how many rows changed.
+        :returns: the number of changed rows.
         """
         with self._connection() as connection:
             return connection.execute(sql, values).rowcount
 
     def insert(self, table: str, **columns: Any) -> None:
-        """Add a row; *table* and the column names come from this package, never from outside."""
+        """Add a row; *table* and the column names come from this package, never from requests."""
         marks = ", ".join("?" * len(columns))
         names = ", ".join(columns)
         self.write(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())  # noqa: S608
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Do everything inside or nothing; no other process writes meanwhile."""
+        """Run the block as one write transaction, which excludes other writers."""
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             self._local.connection = connection
@@ -172,14 +172,14 @@ class Store:
                 yield
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # some failures have ended it already
+                if connection.in_transaction:  # some failures have already ended it
                     connection.execute("ROLLBACK")
                 raise
             finally:
                 self._local.connection = None
 
     def close(self) -> None:
-        """Close every connection, those in use when they are returned."""
+        """Close all connections; those in use are closed when they are returned."""
         with self._guard:
             idle, self._idle = self._idle, []
             self._closings += 1
@@ -188,7 +188,7 @@ class Store:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend this thread a connection: that of its transaction, or an idle one."""
+        """Yield a connection for this thread: that of its transaction, or an idle one."""
         own: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if own is not None:
             yield own

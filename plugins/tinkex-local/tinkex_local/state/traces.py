@@ -1,4 +1,4 @@
-"""The timeline of a session: what its runs and samplers were asked for, and how long it took."""
+"""Traces: a timeline of the requests to a session's runs and samplers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tinkex_local.state import runs, sampling, sessions
 from tinkex_local.state.service import Service
 from tinkex_local.wire.protobuf import bytes_field, varint_field
 
-#: Seconds that the address of a trace works.
+#: Lifetime in seconds of the URL of a trace.
 LIFETIME = 3600
 
 
 def trace(service: Service, session_id: str) -> bytes:
     """Return the timeline of a session as a Perfetto trace.
 
-    Operations are kept for a week (:data:`tinkex_local.state.operations.KEEP`); after that only the
-    session itself is left of it.
+    Operations are kept for a week (:data:`tinkex_local.state.operations.KEEP`); after that, the
+    trace contains only the session.
 
     :raises Problem: the session does not exist.
     """
@@ -57,7 +57,7 @@ def _slices(service: Service, scope: str) -> Iterator[Slice]:
 
 
 def _outcome(row: sqlite3.Row) -> dict[str, str | int]:
-    """Return what the result says in a few words."""
+    """Return a short description of the result."""
     result = json.loads(row["result"])
     notes: dict[str, str | int] = {}
     for name in ("error", "path", "model_id", "size_bytes"):
@@ -72,21 +72,21 @@ def _outcome(row: sqlite3.Row) -> dict[str, str | int]:
     return notes
 
 
-#: All packets come from this one writer.
+#: The id of the only writer of packets.
 _SEQUENCE = 1
 _BEGIN, _END = 1, 2
-#: Of the built-in clocks: the one that traces count in, and the time of day.
+#: Built-in clocks: the clock of the trace, and the time of day.
 _BOOTTIME, _REALTIME = 6, 1
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Something that took time.
+    """A named interval in a timeline.
 
-    :ivar name: what it was.
+    :ivar name: the name shown.
     :ivar begin: seconds since the epoch.
     :ivar end: seconds since the epoch, not before *begin*.
-    :ivar notes: further facts, shown with the slice; numbers are not negative.
+    :ivar notes: additional values, shown with the slice; numbers are not negative.
     """
 
     name: str
@@ -95,12 +95,12 @@ class Slice:
     notes: Mapping[str, str | int] = field(default_factory=dict)
 
 
-#: One line of the picture: its title, and slices in any order.
+#: A track: its title, and slices in any order.
 Track = tuple[str, list[Slice]]
 
 
 def encoded(title: str, tracks: list[Track]) -> bytes:
-    """Return the trace with *tracks* below a common one called *title*."""
+    """Encode a trace with *tracks* below a parent track *title*."""
     start = min(part.begin for _, slices in tracks for part in slices)
     packets = [_clocks(start), _descriptor(1, title, None)]
     for line, (name, slices) in enumerate(_lines(tracks), 2):
@@ -111,9 +111,9 @@ def encoded(title: str, tracks: list[Track]) -> bytes:
 
 
 def _lines(tracks: list[Track]) -> Iterator[Track]:
-    """Yield the tracks with those that overlap taken apart.
+    """Yield the tracks, with overlapping slices on separate tracks.
 
-    Slices of one track must lie inside or beside each other. Perfetto draws tracks of the same
+    Slices of one track must be nested or disjoint. Perfetto draws tracks of the same
     name and parent as one.
     """
     for name, slices in tracks:
@@ -129,10 +129,10 @@ def _lines(tracks: list[Track]) -> Iterator[Track]:
 
 
 def _clocks(start: float) -> bytes:
-    # One reading of both clocks lets the time of day be shown.
+    # A snapshot of both clocks, so that the time of day can be shown.
     now = varint_field(2, _nanoseconds(start))
     clocks = (bytes_field(1, varint_field(1, clock) + now) for clock in (_BOOTTIME, _REALTIME))
-    first = varint_field(13, 1)  # sequence_flags: nothing before it matters
+    first = varint_field(13, 1)  # sequence_flags: earlier packets do not matter
     return bytes_field(6, b"".join(clocks)) + varint_field(10, _SEQUENCE) + first
 
 

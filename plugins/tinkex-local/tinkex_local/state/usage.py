@@ -1,6 +1,6 @@
-"""Usage as billing reports it; here nothing costs anything.
+"""Usage in the form of the billing endpoints, without costs.
 
-Tokens come from the sampling requests that are still kept, checkpoints from those that exist.
+Tokens are counted from stored sampling requests, checkpoints from existing ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tinkex_local.state.service import OWNER, Service
 from tinkex_local.state.store import from_json, iso
 
 _HOUR = 3600
-#: Seconds of the longest window.
+#: Maximum length of a time window in seconds.
 _WINDOW = 14 * 86400
 _FREE: dict[str, Any] = {
     "estimated_cost_usd": 0.0,
@@ -42,7 +42,7 @@ GROUP BY hour, session, model ORDER BY hour
 
 
 def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
-    """Return the usage of a window, hour by hour.
+    """Return the hourly usage in a time window.
 
     :raises Problem: the window is missing, not on full hours, too long or in the future.
     """
@@ -74,7 +74,7 @@ def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
 
 
 def storage(service: Service, project_id: str | None = None) -> dict[str, Any]:
-    """Return what the checkpoints occupy now.
+    """Return the current storage of checkpoints.
 
     :param project_id: only those of this project.
     """

@@ -1,4 +1,4 @@
-"""Saving the adapter of a run as a checkpoint, loading one back, and copying one."""
+"""Saving a run's adapter as a checkpoint, and loading and copying checkpoints."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def save(service: Service, body: bodies.SaveWeights) -> dict[str, Any]:
 
 
 def save_external(service: Service, body: bodies.SaveWeightsExternal) -> dict[str, Any]:
-    """Save a run as files to be fetched from signed addresses.
+    """Save a run as files for download from signed URLs.
 
-    :raises Problem: encryption is asked for, or as for :func:`save`.
+    :raises Problem: encryption is requested, or see :func:`save`.
     """
     if body.age_encryption_recipients:
         raise bad_request("This service does not encrypt exports")
@@ -41,9 +41,9 @@ def save_external(service: Service, body: bodies.SaveWeightsExternal) -> dict[st
 
 
 def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> dict[str, Any]:
-    """Save a run for sampling: under a name, or straight into a sampling session.
+    """Save a run for sampling, either under a name or for a new sampling session.
 
-    :raises Problem: neither or both are asked for, or as for :func:`save`.
+    :raises Problem: neither or both are requested, or see :func:`save`.
     """
     if (body.path is None) == (body.sampling_session_seq_id is None):
         raise bad_request("Give either path or sampling_session_seq_id")
@@ -77,7 +77,7 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
 def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
     """Load a training checkpoint into a run, or into a new run of a session.
 
-    :raises Problem: the checkpoint or the run is not there, or they do not fit.
+    :raises Problem: the checkpoint or the run does not exist, or they do not match.
     """
     path = paths.parse(body.path)
     if path.kind != paths.TRAINING:
@@ -99,7 +99,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
     same = ("base_model", "rank", "target_modules")
     if any(getattr(source, name) != getattr(spec, name) for name in same):
         raise bad_request(
-            f"{path} does not fit: base model, rank and trained modules must be those of "
+            f"{path} does not match: base model, rank and trained modules must be those of "
             f"the model {model_id}"
         )
 
@@ -107,7 +107,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
 
     def action(staged: Path) -> dict[str, Any]:
         identifier, _ = checkpoints.take(service, staged)
-        # Asked here: another load may have come between.
+        # Checked here, because of concurrent loads.
         replaced.extend(filter(None, [service.find("training run", model_id)["weights"]]))
         service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
         return {"path": str(path), "model_id": model_id}
@@ -156,10 +156,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
-    """Copy a checkpoint into a new run of a session; asked twice, it is copied once.
+    """Copy a checkpoint into a new run of a session; a repeated request makes no second copy.
 
-    :raises Problem: the original or the session is not there, the number was used otherwise, or
-        a project is named, which this service does not have.
+    :raises Problem: the original or the session does not exist, another request used the number, or
+        a project is given, which this service does not support.
     """
     if body.destination_project_id is not None:
         raise bad_request("This service has no projects: give session_id and model_seq_id")
@@ -178,7 +178,7 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
         def action(staged: Path) -> dict[str, Any]:
             sessions.require_open(service, session_id)
             runs.insert(service, run_id, session_id, spec, None)
-            runs.end(service, run_id)  # nothing more can be saved from it
+            runs.end(service, run_id)  # it cannot be saved any more
             checkpoints.adopt(
                 service,
                 staged,
@@ -220,13 +220,13 @@ def _perform(
     *,
     write: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
-    """Do *action* with files as the next operation of the run *row*.
+    """Perform *action* with files as the next operation of the run *row*.
 
-    :param write: writes the files; by default those of the present adapter.
+    :param write: writes the files; by default those of the current adapter.
     """
 
     def of_run(staged: Path) -> dict[str, Any]:
-        runs.usable(service, row["id"])  # a reset may have come while the files were written
+        runs.usable(service, row["id"])  # a reset may have happened while the files were written
         return action(staged)
 
     if write is None and row["weights"] is not None:
@@ -252,7 +252,7 @@ def _perform_with_files(
     *,
     ordered: bool = False,
 ) -> str:
-    """Write files, then do *action* with their directory; see :func:`operations.perform`."""
+    """Write files, then perform *action* with their directory; see :func:`operations.perform`."""
     before = operations.earlier(service, scope, seq, body)
     if before is not None:
         return before

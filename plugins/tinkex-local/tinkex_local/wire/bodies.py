@@ -1,6 +1,6 @@
-"""The request bodies of the protocol, as typed structures.
+"""The request bodies of the protocol as typed structures.
 
-Fields that this service does not know are ignored, as the protocol asks of servers.
+Unknown fields are ignored, as the protocol requires.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[int, Meta(ge=TTL_MIN, le=TTL_MAX)]
 Token = Annotated[int, Meta(ge=0, lt=2**31)]
 Metadata = dict[str, Any] | None
-#: Levels of a session's, run's or checkpoint's metadata. What reads it later recurses, maybe from
-#: deeper in a program than this.
+#: Maximum nesting depth of metadata, because code that reads it is recursive.
 METADATA_LEVELS = 64
 
 
 class Body(Struct, kw_only=True):
-    """Base of all bodies."""
+    """Base class of all bodies."""
 
     def digest(self) -> str:
-        """Return a digest that is equal for requests that ask the same."""
+        """Return a digest that is equal for identical requests."""
         return hashlib.sha256(type(self).__name__.encode() + msgspec.json.encode(self)).hexdigest()
 
 
 class Described(Body, kw_only=True):
-    """Base of the bodies that attach something to what they make."""
+    """Base class of bodies with metadata for the created object."""
 
     user_metadata: Metadata = None
 
@@ -84,7 +83,7 @@ class SearchCursor(Body):
 
 
 class SearchSessions(Body):
-    """``sessions/search``."""
+    """The body of ``sessions/search``."""
 
     session_id: str | None = None
     project_ids: list[str] | None = None
@@ -112,13 +111,13 @@ class CreateModel(Described):
 
 
 class ModelOnly(Body):
-    """``get_info`` and ``unload_model``."""
+    """The body of ``get_info`` and ``unload_model``."""
 
     model_id: Identifier
 
 
 class Save(Described):
-    """Base of the three ways to save a run."""
+    """Base class of the three requests that save a run."""
 
     model_id: Identifier
     path: Name | None = None
@@ -183,7 +182,7 @@ class SamplingParams(Body):
 
 
 class Sample(Body):
-    """``asample``."""
+    """The body of ``asample``."""
 
     prompt: ModelInput
     sampling_params: SamplingParams
@@ -206,7 +205,7 @@ class RetrieveFuture(Body):
 
 
 class Ttl(Body):
-    #: Must be there even when null, which removes the expiry.
+    #: Required, even if null, which removes the expiry.
     ttl_seconds: Seconds | None
 
 
@@ -220,9 +219,9 @@ _decoders: dict[type[Body], msgspec.json.Decoder[Any]] = {}
 
 
 def decode(raw: bytes, kind: type[_B]) -> _B:
-    """Return the body *raw* as *kind*.
+    """Decode the body *raw* as *kind*.
 
-    :raises Problem: not JSON (400), or not the shape that the protocol asks for (422).
+    :raises Problem: the body is not JSON (400), or does not match the protocol (422).
     """
     try:
         return _decoder(kind).decode(raw)
@@ -233,8 +232,8 @@ def decode(raw: bytes, kind: type[_B]) -> _B:
 
 
 def _decoder(kind: type[_B]) -> msgspec.json.Decoder[_B]:
-    # msgspec 0.22 crashes where two threads look at a type for the first time; making a decoder
-    # is that look, and decoders themselves may be shared.
+    # msgspec 0.22 crashes if two threads inspect a type for the first time; creating a decoder does
+    # that, and decoders may be shared.
     with _guard:
         if kind not in _decoders:
             _decoders[kind] = msgspec.json.Decoder(kind)
@@ -242,7 +241,7 @@ def _decoder(kind: type[_B]) -> msgspec.json.Decoder[_B]:
 
 
 def _levels(value: Any) -> int:
-    """Return how deep lists and objects are nested, without recursion."""
+    """Return the nesting depth of lists and objects, without recursion."""
     levels, inside = 0, [value]
     while parts := [part for part in inside if isinstance(part, dict | list) and part]:
         levels += 1
@@ -253,7 +252,7 @@ def _levels(value: Any) -> int:
 def _finding(message: str) -> dict[str, Any]:
     # msgspec says "Expected `int`, got `str` - at `$.lora_config.rank`".
     text, _, place = message.partition(" - at `$")
-    if "matching regex" in text:  # only names have one
+    if "matching regex" in text:  # only names have a pattern
         text = "a name has 1 to 200 letters, digits, '_', '-' and '.', and no dot in front"
     steps = place.rstrip("`").replace("[", ".").replace("]", "").split(".")
     loc = [int(step) if step.isdecimal() else step for step in steps if step]

@@ -1,4 +1,4 @@
-"""Between bottle and the service: bodies in, JSON out, errors as the protocol has them."""
+"""The layer between bottle and the service: request bodies, JSON responses and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinkex_local.wire import bodies
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-#: Largest request body in bytes; the longest prompt of a large model fits many times.
+#: Largest request body in bytes; a multiple of the longest prompt of a large model.
 MAX_BODY = 16 * 1024 * 1024
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -28,9 +28,9 @@ _B = TypeVar("_B", bound=bodies.Body)
 
 
 def body_as(kind: type[_B]) -> _B:
-    """Return the body of the present request.
+    """Return the decoded body of the current request.
 
-    :raises Problem: too large (413), encoded (415), no JSON (400) or of another shape (422).
+    :raises Problem: it is too large (413), encoded (415), not JSON (400) or invalid (422).
     """
     given = environ()
     if given.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("identity", ""):
@@ -48,27 +48,27 @@ def body_as(kind: type[_B]) -> _B:
 
 
 def environ() -> dict[str, Any]:
-    """Return the WSGI environment of the present request."""
+    """Return the WSGI environment of the current request."""
     value: dict[str, Any] = bottle.request.environ
     return value
 
 
 def own_url() -> str:
-    """Return the address that the present request was sent to, without a path."""
+    """Return the base URL that the current request was sent to, without a path."""
     parts = bottle.request.urlparts
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def page(default: int, largest: int) -> tuple[int, int]:
-    """Return ``limit`` and ``offset`` of the present request.
+    """Return ``limit`` and ``offset`` of the current request.
 
-    :raises Problem: one of them is no number or out of range.
+    :raises Problem: one of them is not a number or out of range.
     """
     return _number("limit", default, largest), _number("offset", 0, 2**53)
 
 
 def check_scope() -> None:
-    """Check ``access_scope``; there is one account here, so both mean the same.
+    """Check ``access_scope``; there is only one account, so both values mean the same.
 
     :raises Problem: it is neither ``owned`` nor ``accessible``.
     """
@@ -78,7 +78,7 @@ def check_scope() -> None:
 
 
 def query_values() -> dict[str, str]:
-    """Return the query of the present request; the last of repeated names counts."""
+    """Return the query parameters of the current request; the last of repeated names counts."""
     return dict(parse_qsl(environ().get("QUERY_STRING", "")))
 
 
@@ -99,24 +99,24 @@ def raw(
 
 
 def file_of(directory: Path, name: str) -> Any:
-    """Return a response with a file, or the part of it that the request asks for."""
+    """Return a response with a file, or with the range that the request specifies."""
     return bottle.static_file(name, str(directory), mimetype="application/octet-stream")
 
 
 def problem(error: Problem) -> Any:
     """Return the response that reports *error*."""
-    # Clients that retry 409 by habit learn that it would not help.
+    # For clients that retry every 409.
     headers = {"X-Should-Retry": "false"} if error.status == 409 else {}
     return answer({"detail": error.detail}, error.status, headers)
 
 
 class Routes:
-    """A WSGI application made of routes below one prefix.
+    """A WSGI application with routes below a prefix.
 
     Handlers return a dictionary (sent as JSON), ``None`` (no content) or a response.
 
-    :param home: the directory of the state, to say why it cannot be used.
-    :param refusal: returns why the request with an environment is refused (401), or ``None``.
+    :param home: the directory of the state, for error messages.
+    :param refusal: returns why a request (a WSGI environment) is refused (401), or ``None``.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Routes:
 
 
 def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
-    """Return *handler* with its failures turned into responses."""
+    """Wrap *handler* to convert its exceptions to responses."""
 
     def call(*args: Any, **values: Any) -> Any:
         try:
@@ -154,9 +154,9 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
         except bottle.HTTPResponse:
             raise
         except sqlite3.OperationalError as error:
-            # The client reports it, often a command in this process: no need to log it twice.
+            # Not logged, because the client, often in this process, reports it.
             return problem(Problem(503, f"The state cannot be used now: {reason(error, home)}"))
-        except OSError as error:  # files were removed, or the disk fails
+        except OSError as error:  # files were removed, or the disk failed
             words = f"Files of the state cannot be used: {error.strerror or error}"
             return problem(Problem(500, words))
         except Exception as error:
@@ -173,7 +173,7 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
 
 
 def _on_error(error: Any) -> Any:
-    """Return the response for errors that bottle finds: unknown route, wrong method."""
+    """Return the response for errors from bottle: unknown route, wrong method."""
     if error.exception is not None:
         note_fault(bottle.request.path, error.exception)
     detail = HTTPStatus(error.status_code).phrase

@@ -1,4 +1,4 @@
-"""Protobuf without its package: fields, and the message that clients insist on, ``SampleResponse``.
+"""Protobuf encoding without the protobuf package, for the message ``SampleResponse``.
 
 proto3, little-endian; tokens and logprobs are packed arrays in ``bytes`` fields. A missing
 ``stop_reason`` means ``stop``, because zero values of an enum are not written.
@@ -12,12 +12,12 @@ from typing import Any
 
 CONTENT_TYPE = "application/x-protobuf"
 _NAN = float("nan")
-#: What fills the places of a top-k table that have no entry.
+#: Padding for missing entries in a top-k table.
 _NO_TOKEN, _NO_LOGPROB = 0, -99999.0
 
 
 def sample_response(result: Mapping[str, Any]) -> bytes:
-    """Return the message for a sampling result in its JSON form."""
+    """Encode a sampling result, given in its JSON form."""
     out = b"".join(bytes_field(1, _sequence(sequence)) for sequence in result["sequences"])
     prompt = result.get("prompt_logprobs")
     if prompt is not None:
@@ -57,12 +57,12 @@ def _floats(values: Sequence[float]) -> bytes:
 
 
 def bytes_field(number: int, value: bytes) -> bytes:
-    """Return the field *number* with bytes, a text in UTF-8 or a message in it."""
+    """Encode field *number* with bytes, UTF-8 text or a message."""
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
 def varint_field(number: int, value: int) -> bytes:
-    """Return the field *number* with a whole number that is not negative."""
+    """Encode field *number* with a non-negative integer."""
     return _varint(number << 3) + _varint(value)
 
 

@@ -1,4 +1,4 @@
-"""The routes of the service: what each request does with the state."""
+"""The routes of the service and their handlers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tinkex_local.wire.http import (
     raw,
 )
 
-#: Bytes of a result above which a client that allows it gets the size first.
+#: Size in bytes above which the size of a result is sent first, if the client allows that.
 INLINE = 1024 * 1024
 
 
@@ -54,7 +54,7 @@ def add(app: Routes, service: Service, runner: Runner) -> None:
     _add_traces(app, service)
 
 
-#: Path → what a POST of this body does.
+#: Path → the body and the handler of a POST.
 _POSTS: dict[str, tuple[Callable[[Service, Any], Any], type[bodies.Body]]] = {
     "create_session": (sessions.create, bodies.CreateSession),
     "session_heartbeat": (sessions.heartbeat, bodies.SessionHeartbeat),
@@ -127,14 +127,14 @@ def _no_training() -> Any:
 
 _KINDS = "|".join(paths.TYPES)
 _CHECKPOINT = f"training_runs/<run_id>/checkpoints/<kind:re:{_KINDS}>/<name>"
-#: Signed addresses; they need no key.
+#: Paths of signed URLs, which need no key.
 SIGNED = "signed"
 _SIGNED = f"{SIGNED}/<run_id>/<kind:re:{_KINDS}>/<name>"
 _FORMATS = {"tar": "application/x-tar", "tar.gz": "application/gzip"}
 
 
 def _on_path(app: Routes, method: str, route: str) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator for the handler of a route with the parts of a checkpoint's path."""
+    """Return a decorator for handlers of routes that contain a checkpoint's path."""
 
     def add(handler: Callable[..., Any]) -> None:
         def call(run_id: str, kind: str, name: str, **more: str) -> Any:
@@ -248,7 +248,7 @@ def _add_downloads(app: Routes, service: Service) -> None:
 def _add_traces(app: Routes, service: Service) -> None:
     @app.on("GET", "sessions/<session_id>/trace_export")
     def trace_export(session_id: str) -> Any:
-        # A week of operations is read in a moment, so the trace is made when it is fetched.
+        # A week of operations is read quickly, so the trace is generated on request.
         service.find("session", session_id)
         expires = int(service.clock()) + traces.LIFETIME
         url = _signed(service, f"sessions/{session_id}/trace.pftrace", expires)
@@ -269,4 +269,4 @@ def _check_signature(service: Service) -> None:
     asked = environ()["PATH_INFO"]
     expires, signature = query.get("expires", ""), query.get("signature", "")
     if not service.signer.valid(asked, expires, signature, service.clock()):
-        raise Problem(403, "The address is not valid, or no longer")
+        raise Problem(403, "The address is invalid or has expired")

@@ -1,4 +1,4 @@
-"""HTTP requests as calls of a WSGI application in this process, for the ``local`` HTTP pool."""
+"""Sends HTTP requests to a WSGI application in this process, for the ``local`` HTTP pool."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tinkex.plugins import HttpRequest, Timeouts
     from tinkex_local.app import App
 
-#: A name that no resolver knows: a request that left this process would fail.
+#: A host name that cannot be resolved, so that no request can leave this process.
 BASE_URL = "http://local.tinkex.invalid"
 
 
 class WsgiSender:
-    """Sends requests to the service in this process; the first one opens its state.
+    """Sends requests to the service in this process; the first request opens the state.
 
-    :param app: the application; by default the one over the default home directory.
+    :param app: the application; by default for the state in the default home directory.
     """
 
     def __init__(self, app: App | None = None) -> None:
@@ -32,7 +32,7 @@ class WsgiSender:
         self._guard = threading.Lock()
 
     def send(self, request: HttpRequest, timeouts: Timeouts) -> WsgiResponse:
-        """Return the response of the service.
+        """Call the service and return its response.
 
         :raises LocalError: the state cannot be opened.
         :raises Unreachable: the request is for another host.
@@ -63,7 +63,7 @@ class WsgiSender:
 
 
 class WsgiResponse:
-    """The response of the service; *body*, which the application returned, is closed with it."""
+    """A response of the application; :meth:`close` also closes *body*."""
 
     def __init__(self, status: str, headers: list[tuple[str, str]], body: Iterable[bytes]) -> None:
         self.status = int(status[:3])
@@ -80,7 +80,7 @@ class WsgiResponse:
                 yield piece[start : start + size]
 
     def close(self) -> None:
-        """Let the application release what the body holds."""
+        """Close the body of the application's response."""
         if hasattr(self._body, "close"):
             self._body.close()
 
@@ -91,7 +91,7 @@ def _environ(request: HttpRequest, timeouts: Timeouts) -> dict[str, Any]:
     environ: dict[str, Any] = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
-        # The decoded bytes of the path, one character a byte (PEP 3333).
+        # The decoded bytes of the path, one character for each byte (PEP 3333).
         "PATH_INFO": unquote_to_bytes(parts.path).decode("latin-1"),
         "QUERY_STRING": parts.query,
         "SERVER_PROTOCOL": "HTTP/1.1",

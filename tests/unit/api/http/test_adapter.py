@@ -257,7 +257,7 @@ def test_time_for_which_the_program_was_stopped_does_not_count(monkeypatch):
         clock.now += 100
         raise TimeoutError
     error = translated(caught.value, "http://h")
-    assert str(error) == "the connection to h was lost while the program was stopped"
+    assert str(error) == "the connection to h was lost while the program was suspended"
     assert isinstance(error, ConnectionFailed)
     error.__cause__ = caught.value
     retry.Retrying(repeatable=True).pause_after(error, deadline)

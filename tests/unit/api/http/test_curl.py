@@ -26,7 +26,7 @@ COMMANDS = [
     *("checkpoint download PATH --output OUT", "checkpoint --base-model m --output OUT"),
     *('run --base-model m --prompt "it\'s a prompt"', "run list", "run info r"),
     *("model list", "session list", "session show s", "session search x"),
-    *("session export-trace s", "billing usage --budget 5", "billing storage"),
+    *("session export-trace s", "billing usage --budget 5", "billing checkpoint-storage"),
     *("api DELETE training_runs/r/checkpoints/weights/a", "doctor"),
 ]
 

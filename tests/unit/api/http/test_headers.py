@@ -63,7 +63,7 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
         ("X-Empty: ''", "the header X-Empty is not"),
         ("x-api-key: a", "the header x-api-key is set for each request"),
         ("X-A: a, x-a: b", "the header x-a is there twice"),
-        (f"'{CANARY} x': a", "not the name of a header"),
+        (f"'{CANARY} x': a", "invalid header name"),
     ],
 )
 def test_headers_that_cannot_be_sent_are_refused_without_their_value(text, message, config):

@@ -195,7 +195,7 @@ def test_values_out_of_range():
     found = Checkpoint.from_json(odd)
     assert (found.size_bytes, found.time) == (None, None)
     sequence = {"tokens": [1], "logprobs": [10**400]}
-    with pytest.raises(InvalidResponse, match="number out of range in 'logprobs'"):
+    with pytest.raises(InvalidResponse, match="'logprobs' contains a number out of range"):
         SampleResponse.from_json({"sequences": [sequence]})
     assert Response(200, {}, b"\xef\xbb\xbf{}").json() == {}
     with pytest.raises(InvalidResponse):  # JSON is UTF-8

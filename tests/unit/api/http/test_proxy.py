@@ -68,14 +68,14 @@ def test_a_proxy_that_is_not_set_is_not_said_to_be(server, client):
     server.on("GET", "get_server_capabilities", server.reply(None, 407))
     with pytest.raises(SettingsError, match=r"asks for a user name and password \(407\)") as caught:
         client.models.list()
-    assert "No proxy is set for this address" in str(caught.value.hint)
+    assert "No proxy is configured for this address" in str(caught.value.hint)
 
 
 def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
     proxy, connect, monkeypatch, naps, waits
 ):
     monkeypatch.setenv("https_proxy", f"http://{proxy('502 Bad Gateway')}")
-    with pytest.raises(ConnectionFailed, match=r"does not reach tinker.example.test \(502\)"):
+    with pytest.raises(ConnectionFailed, match=r"cannot reach tinker.example.test \(502\)"):
         connect(f"https://{HOST}", timeout=1000).models.list()
     assert len(naps) == 5
 
@@ -83,7 +83,7 @@ def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
     [
-        ("http://127.0.0.1:1", Unreachable, "the HTTP proxy http://127.0.0.1:1 on the way to"),
+        ("http://127.0.0.1:1", Unreachable, "the HTTP proxy http://127.0.0.1:1 for"),
         ("nowhere.invalid:3128", Unreachable, "failed: its name cannot be resolved"),
         ("http://me:se#cret@127.0.0.1:1", SettingsError, "malformed: http://127.0.0.1:1"),
         ("ftp://proxy.test:1", SettingsError, "malformed: ftp://proxy.test:1"),

@@ -96,7 +96,7 @@ def test_a_server_without_lists_proves_the_key_only_where_it_needs_one(
     with pytest.raises(Unauthorized):
         client.auth.check()
     service.replace("GET", CAPABILITIES, status=404)
-    with pytest.raises(NotOffered, match="does not offer an endpoint to try the key with"):
+    with pytest.raises(NotOffered, match="does not offer an endpoint for checking a key"):
         client.auth.check()
 
 

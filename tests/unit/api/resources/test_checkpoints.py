@@ -70,7 +70,7 @@ def test_without_a_list_of_the_account_each_run_is_listed(paged, server, client)
     page = client.checkpoints.list(limit=5, offset=2)
     assert names(page) == ["1-0", "1-1", "2-0", "2-1", "3-0"]
     assert page.total == 38
-    assert "no list over all runs" in page.note
+    assert "no list across all runs" in page.note
     assert len(client.checkpoints.list(limit=None)) == 38
 
 
@@ -110,12 +110,12 @@ def test_info_suggests_the_other_kind(server, client):
         (listed("sampler_weights/0001"), "Did you mean tinker://r/sampler_weights/0001?"),
         (
             listed("sampler_weights/final", "weights/0002", "weights/0003"),
-            "In this run there are: tinker://r/weights/0003, tinker://r/weights/0002, "
+            "This run has: tinker://r/weights/0003, tinker://r/weights/0002, "
             "tinker://r/sampler_weights/final.",
         ),
         (
             listed(*(f"weights/9{n}" for n in range(9))),
-            "In this run there are: tinker://r/weights/90, tinker://r/weights/91, "
+            "This run has: tinker://r/weights/90, tinker://r/weights/91, "
             "tinker://r/weights/92 and 6 more.",
         ),
         (listed(), "The run r has no checkpoints."),

@@ -150,7 +150,7 @@ MALFORMED = ("", "@newest", "~", "~1", "a~b", "a/b", "tinkr://a/weights/b", "tin
     ("text", "said"),
     [
         *((text, "not a checkpoint path or name") for text in MALFORMED),
-        ("@latest:nix", "no type of checkpoint is called 'nix'"),
+        ("@latest:nix", "unknown checkpoint type 'nix'"),
         ("zzz", "no training run id begins with 'zzz'"),
         ("zzz:final", "no training run id begins with 'zzz'"),
         ("..", "no training run id begins with '..'"),

@@ -52,7 +52,7 @@ def test_templates_are_rendered_as_transformers_renders_them(source, expected):
     ],
 )
 def test_a_template_that_fails_is_an_error_of_the_messages(source):
-    with pytest.raises(UsageError, match="the chat template refuses") as caught:
+    with pytest.raises(UsageError, match="the chat template rejects") as caught:
         render(source)
     assert "raise_exception" not in source or "roles must alternate" in str(caught.value)
 

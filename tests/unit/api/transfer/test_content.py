@@ -90,7 +90,7 @@ def test_a_header_that_no_loader_reads_is_refused(content, tmp_path):
     ids=["shorter", "longer", "cut in the header", "header alone"],
 )
 def test_weights_of_another_length_than_they_say_are_refused(content, tmp_path):
-    assert refusal(NAME, content, tmp_path).endswith("long by its own header")
+    assert " bytes, but its header requires " in refusal(NAME, content, tmp_path)
 
 
 @pytest.mark.parametrize("length", [90_000_000, 2**60])

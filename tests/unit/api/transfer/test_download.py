@@ -216,10 +216,15 @@ def test_a_long_download_outlives_the_timeout(server, connect, target):
 @pytest.mark.parametrize(
     ("status", "detail", "kind", "words"),
     [
-        (404, "Not Found", NotOffered, r"offers no download of sampler checkpoints \("),
+        (404, "Not Found", NotOffered, r"does not offer downloads of sampler checkpoints \("),
         (404, "Checkpoint not found: final", NotFound, "Checkpoint not found: final"),
-        (405, "Method Not Allowed", NotOffered, r"offers no download of sampler checkpoints \("),
-        (405, "Run: modal volume get x", NotOffered, "no download of .*: Run: modal volume get x"),
+        (
+            405,
+            "Method Not Allowed",
+            NotOffered,
+            r"does not offer downloads of sampler checkpoints \(",
+        ),
+        (405, "Run: modal volume get x", NotOffered, "downloads of .*: Run: modal volume get x"),
     ],
 )
 def test_no_archive(status, detail, kind, words, server, client, target):
@@ -322,7 +327,7 @@ def test_a_file_whose_name_is_too_long(there, server, client, target):
         target.mkdir()
     offer_files(server, {"x" * 300: f"{server.url}/file"})
     server.on("GET", "/file", server.reply(b"x"))
-    with pytest.raises(InvalidResponse, match="the download holds a file whose name is too long"):
+    with pytest.raises(InvalidResponse, match="the download has a file whose name is too long"):
         client.checkpoints.download(EXTERNAL, target)
 
 
@@ -332,7 +337,10 @@ TOO_MANY = [str(n) for n in range(10_001)]
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        *((("a/b", same), "holds 'a.*b.*' twice") for same in ("a//b", "a/./b", "./a/b", "a/b/c")),
+        *(
+            (("a/b", same), "contains 'a.*b.*' twice")
+            for same in ("a//b", "a/./b", "./a/b", "a/b/c")
+        ),
         (("a/" * 255 + "b",), "name is too long: 'a/a"),
         (("é" * 2049,), "name is too long: 'éé"),
         (TOO_MANY, "more than 10000 files"),
@@ -417,7 +425,7 @@ def test_a_training_checkpoint_is_never_fetched_by_its_bare_name(copies, client,
     run, name = TRAINING.removeprefix("tinker://").split("/weights/")
     place = f"training_runs/{run}/checkpoints/{name}/archive"
     copies.on("GET", place, copies.reply(gzip.compress(tar(FILES))))
-    with pytest.raises(NotOffered, match="no download of training checkpoints"):
+    with pytest.raises(NotOffered, match="not offer downloads of training checkpoints"):
         client.checkpoints.download(TRAINING, target)
     assert not target.exists()
     assert copies.requests(place) == []
