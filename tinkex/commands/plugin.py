@@ -40,7 +40,7 @@ _FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
-    """List the plugins, what each one adds, and what of it does not work."""
+    """List plugins, what each adds, and whether it works."""
 
     tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("distribution", "version", "adds", "error")
