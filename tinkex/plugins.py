@@ -12,6 +12,7 @@ Listing names imports nothing: a slow or broken plugin affects only the commands
 from __future__ import annotations
 
 import abc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -91,12 +92,15 @@ class Timeouts(NamedTuple):
     """The timeouts of an HTTP pool in seconds.
 
     :ivar connect: until the connection is made.
-    :ivar read: until the headers of the response are complete, including the connection, and then
-        for each chunk of its body, even if single bytes arrive.
+    :ivar read: until the headers of the response are complete, connecting included, and then for
+        each chunk of its body, however slowly the bytes trickle in.
+    :ivar whole: until the last byte of the body, or ``None`` for no such limit. The caller holds
+        it as well, between two chunks; a pool may use it to limit less itself.
     """
 
     connect: float
     read: float
+    whole: float | None = None
 
 
 class HttpResponse(Protocol):
@@ -196,6 +200,14 @@ class HttpPool(abc.ABC):
     needs_api_key: ClassVar[bool] = True
     #: Whether requests are shown instead of sent, so that nothing may be changed.
     is_dry_run: ClassVar[bool] = False
+
+    @classmethod
+    def preference(cls, settings: PoolSettings) -> int:
+        """Return how well the pool suits *settings* where ``auto`` chooses one.
+
+        The highest number wins; 0 is never chosen, and without any other it is ``default``.
+        """
+        return 0
 
     @abc.abstractmethod
     def build(self, settings: PoolSettings) -> Sender:
@@ -433,6 +445,25 @@ def load(entry_point: EntryPoint) -> Any:
         redirect_stdout(sys.stderr),
     ):
         return entry_point.load()
+
+
+def preferred_pool(settings: PoolSettings) -> str | None:
+    """Return the name of the HTTP pool of a plugin that prefers *settings* most, if any does."""
+    best, found = 0, None
+    for entry_point in entry_points(HTTP_POOLS):
+        if is_builtin(entry_point):
+            continue
+        what = f"the HTTP pool {entry_point.name!r} of plugin {{}} failed"
+        try:
+            pool = load(entry_point)
+            with blaming(entry_point, what):
+                preference = pool.preference(settings)
+        except PluginError as error:  # costs its own plugin only
+            logging.getLogger("tinkex").warning("%s", error)
+            continue
+        if preference > best:
+            best, found = preference, entry_point.name
+    return found
 
 
 def load_driver(group: str, name: str) -> Any:

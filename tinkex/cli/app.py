@@ -371,7 +371,9 @@ class TinkexApp(cliff.app.App):
         self._remove_log_handlers()
         verbose = self.option("debug") or self.option("verbose")
         level = logging.DEBUG if verbose else logging.WARNING
-        console = logging.StreamHandler(self.stderr)
+        # A warning is held as those of commands are; a log that was asked for is written at once.
+        stream: Any = self.stderr if verbose or self.stderr.isatty() else _Stderr(self)
+        console = logging.StreamHandler(stream)
         console.setLevel(logging.ERROR if self.option("quiet") else level)
         console.setFormatter(logging.Formatter("%(message)s"))
         self._log_handlers = [console]
