@@ -449,6 +449,20 @@ def test_a_plugin_cannot_end_the_interactive_shell(fake_plugins):
     assert (OWN.replace("2.1", "1.0") in done.stderr, done.stdout[:7]) == (True, "tinkex ")
 
 
+def test_a_pool_that_cannot_say_what_it_prefers_is_not_chosen(fake_plugins):
+    code = f"""{FAULTY}
+class Picky(Pool):
+    @classmethod
+    def preference(cls, settings): 1 / 0
+"""
+    fake_plugins.add("p-bad", "[tinkex.http_pools]\npicky = p_bad:Picky\n", code)
+    words = ["run", "list", "--http-pool", "auto", "--base-url", "http://127.0.0.1:9"]
+    done = invoke([*words, "--timeout", "1ms", "--api-key", "tml-dummy", "--json"])
+    whole = json.loads(done.stderr)
+    assert whole["error"]["category"] == "server"
+    assert "the HTTP pool 'picky' of plugin p-bad 1.0 failed (ZeroDi" in whole["warnings"][0]
+
+
 @pytest.mark.parametrize("command", ["late", "cells", "uneven"])
 @pytest.mark.parametrize("format", ["json", "csv", "yaml", "value", "table", "plain"])
 def test_a_list_whose_rows_fail_leaves_standard_output_empty(fake_plugins, command, format):
