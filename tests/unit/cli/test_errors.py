@@ -255,8 +255,14 @@ def about(error: APIError, **facts: str) -> APIError:
         (Unauthorized("x", status=401), "Check it with 'tinkex"),
         (about(Unauthorized("x", status=401), key_origin="A"), "The key comes from A. Check it"),
         (about(BadRequest("x", status=400), resource="model"), "See 'tinkex model list'."),
-        (BadRequest("Model model_1 not loaded", status=400), "The server unloaded this run. Save its"),
-        (exceptions.OperationFailed("model model_1 is not loaded"), "The server unloaded this run."),
+        (
+            BadRequest("Model model_1 not loaded", status=400),
+            "The server unloaded this run. Save its",
+        ),
+        (
+            exceptions.OperationFailed("model model_1 is not loaded"),
+            "The server unloaded this run.",
+        ),
         (BadRequest("Model org/base not loaded", status=400), None),
         (NotFound("x", status=404), "See 'tinkex checkpoint list' or 'tinkex run list'."),
         (about(NotFound("x", status=404), resource="session"), "See 'tinkex session list'."),
