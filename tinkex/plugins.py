@@ -309,7 +309,7 @@ def find_distribution(name: str) -> Distribution | None:
 
 
 def how_to_get(name: str) -> str:
-    """Return a hint for a plugin *name* of this project that is not loaded.
+    """Return a hint on how to install or load *name*, a plugin of this project.
 
     The source is that of tinkex, as recorded by pip (PEP 610): a source directory, a repository, or
     the package index.
@@ -352,7 +352,7 @@ def pick(group: str, name: str) -> EntryPoint:
     if not claims:
         known = ", ".join(sorted({ep.name for ep in entry_points(group)}))
         raise PluginError(
-            f"no {_noun(group)} is called {name!r}", hint=f"Known: {known or 'none'}."
+            f"no {_noun(group)} is called {name!r}", hint=f"Available: {known or 'none'}."
         )
     if len(claims) > 1:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
@@ -364,7 +364,7 @@ def pick(group: str, name: str) -> EntryPoint:
 
 
 def load(entry_point: EntryPoint) -> Any:
-    """Import and return the object of *entry_point*.
+    """Import and return the object that *entry_point* names.
 
     :raises PluginError: the import fails, even with ``sys.exit``.
     """

@@ -42,7 +42,7 @@ def options_of(
 ) -> tuple[PoolOptions, tuple[str, ...]]:
     """Return the options of the pool *name*, and the names of those set in the file.
 
-    :param directory: the base of relative paths, the directory of the configuration file.
+    :param directory: directory of the configuration file, which relative paths start from.
     :param drivers: names of the installed drivers.
     :raises SettingsError: an option is unknown or malformed.
     """
@@ -104,12 +104,12 @@ def check_files(options: PoolOptions) -> None:
 
 
 def origin_without(value: Any) -> str:
-    """Return the origin of a setting that nothing sets: ``default`` if it has a *value*."""
+    """Return the origin of a setting that is not set: ``default`` if it has a default *value*."""
     return "not set" if value in (None, "", (), [], {}) else "default"
 
 
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """Yield ``(name, value, origin)`` of every option; names are like ``http_pool.ca_bundle``."""
+    """Yield ``(name, value, origin)`` of every option, with names like ``http_pool.ca_bundle``."""
     for member in MEMBERS:
         name = f"http_pool.{member}"
         value = getattr(options, member)
@@ -125,7 +125,7 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
     if key not in MEMBERS:
         raise SettingsError(
             f"the HTTP pool {pool!r} has an unknown option {key!r}",
-            hint="Known: " + ", ".join(MEMBERS) + ".",
+            hint="Known options: " + ", ".join(MEMBERS) + ".",
         )
     if key == "insecure":
         try:

@@ -84,7 +84,7 @@ def test_a_plugin_reads_its_section_of_the_profile(profile, name: str):
         ({"limit": 0}, "settings of p-notes: limit must be at least 1 (from profile work)"),
         ({"share": "half"}, "the setting share of p-notes must be a number"),
         ({"sorted": "often"}, "the setting sorted of p-notes must be true or false"),
-        ({"tags": "a,b"}, "the setting tags of p-notes must be a list of texts"),
+        ({"tags": "a,b"}, "the setting tags of p-notes must be a list of strings"),
         ({"file": ["a"]}, "the setting file of p-notes must be a path"),
         ({"order": "odd"}, "the setting order of p-notes must be one of old, new"),
         (["limit"], "plugins must be a mapping of distributions to their settings"),

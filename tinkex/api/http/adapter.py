@@ -1,4 +1,4 @@
-"""The default HTTP pool: requests, over connections that are kept alive (HTTP/1.1).
+"""The default HTTP pool: the requests library, with keep-alive connections (HTTP/1.1).
 
 The only module that imports requests and urllib3.
 """
@@ -331,7 +331,7 @@ _BOUNDED: dict[Any, Any] = {HTTPConnection: _Connection, HTTPSConnection: _Secur
 def _connect(connection: HTTPConnection, connect: Any) -> None:
     """Connect within the current scope.
 
-    In a thread, because the system's resolver has no time limit and blocks signals.
+    This runs in a thread, because the system's resolver has no time limit and blocks signals.
     """
     left = _seconds_left()
     if left == math.inf or is_loopback(f"//{connection.host}"):
@@ -396,7 +396,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
         if found := _NO_TUNNEL.match(str(cause)):
             return _refused_by_proxy(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
-            message = f"the HTTP proxy {_public(proxy)} does not speak TLS"
+            message = f"the HTTP proxy {_public(proxy)} does not support TLS"
             return SettingsError(message, hint=f"Use http:// in its address. {_proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
@@ -414,7 +414,7 @@ def _refused_by_proxy(status: int, host: str, proxy: str) -> TinkexError:
         message = "the HTTP proxy does not accept the user name and password (407)"
         return SettingsError(message, hint=hint)
     if status == 407:
-        message = "the HTTP proxy asks for a user name and password (407)"
+        message = "the HTTP proxy requires a user name and password (407)"
         return SettingsError(message, hint=f"Use http://USER:PASSWORD@HOST:PORT. {hint}")
     if status < 500 and status not in (408, 429):
         return SettingsError(f"the HTTP proxy refuses {host} ({status})", hint=hint)

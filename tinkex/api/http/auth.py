@@ -55,7 +55,7 @@ class KeyAuth:
         """Replace the credential *refused*; return whether to send the request again.
 
         :param invalid_token: the service reported that the token itself is no longer valid.
-        :param exchange: returns the token that the service gives for a key, if any.
+        :param exchange: returns the token that the service issues for a key, if any.
         :param seconds: how long to wait for another thread that is replacing it.
         :raises TimeoutError: that thread took longer.
         """

@@ -112,7 +112,7 @@ class Walk(Generic[T]):
         return Page(found, self.total, self.offset, self.note)
 
     def __len__(self) -> int:
-        """Return the number of items so far."""
+        """Return the number of items fetched so far."""
         return self._count
 
     def __iter__(self) -> Iterator[T]:

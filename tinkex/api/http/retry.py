@@ -1,6 +1,6 @@
 """Retries and deadlines: when to send a request again, and how long an operation may take.
 
-They are decided outside of the HTTP pools, so that they apply to every pool and every wait is
+Both are decided outside of the HTTP pools, so that they apply to every pool and every wait is
 reported.
 """
 

@@ -66,14 +66,14 @@ def rows(data: Json, name: str, kinds: type | tuple[type, ...] = Mapping) -> lis
 
 
 def identifier(value: Any) -> str:
-    """Check that *value* is text, and return it."""
+    """Check that *value* is a string, and return it."""
     if not isinstance(value, str):
-        refuse("an id is not text")
+        refuse("an id is not a string")
     return value
 
 
 def text(data: Json, name: str) -> str:
-    """Return the text *name* of *data*, which is required and not empty."""
+    """Return the string *name* of *data*, which is required and not empty."""
     value = optional_text(data, name)
     if not value:
         refuse(f"no {name!r}", data)
@@ -81,11 +81,11 @@ def text(data: Json, name: str) -> str:
 
 
 def optional_text(data: Json, name: str) -> str | None:
-    """Return the text *name* of *data*, or ``None``."""
+    """Return the string *name* of *data*, or ``None``."""
     value = data.get(name)
     if value is None or isinstance(value, str):
         return value
-    refuse(f"{name!r} is not text")
+    refuse(f"{name!r} is not a string")
 
 
 def optional_int(data: Json, name: str) -> int | None:
@@ -111,7 +111,7 @@ def optional_number(data: Json, name: str) -> float | None:
 
 
 def optional_bool(data: Json, name: str) -> bool | None:
-    """Return the truth value *name* of *data*, or ``None``."""
+    """Return the boolean *name* of *data*, or ``None``."""
     value = data.get(name)
     if value is None or isinstance(value, bool):
         return value

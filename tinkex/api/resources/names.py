@@ -6,7 +6,7 @@ whole account; ``RUN`` alone if the run has only one checkpoint. ``@latest`` may
 saved before it. For a run: its id; ``@latest`` for the run last used, and ``@latest~N``; a
 checkpoint's path.
 
-``RUN`` is the id of a run or its unique beginning; the UUID in it may be cut to eight digits.
+``RUN`` is the id of a run or a unique prefix of it; its UUID may be cut to eight digits.
 A full path costs no request.
 """
 
@@ -53,7 +53,7 @@ class AmbiguousName(UsageError):
 
 
 class Account(Protocol):
-    """The resources of a client that names are looked up in."""
+    """The resources of a client in which names are looked up."""
 
     @property
     def runs(self) -> Runs: ...
@@ -123,10 +123,10 @@ def with_run(account: Account, text: str, do: Callable[[str], R]) -> R:
 
 
 def short_runs(run_ids: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each of *run_ids* that fits no other of them.
+    """Return a short, unique name for each of *run_ids*.
 
     It is ``699b8252`` for an id that begins with a UUID, ``699b8252:train:1`` where several begin
-    with the same, and else the id.
+    with the same, and otherwise the id.
     """
     ids = dict.fromkeys(run_ids)
     found = {run_id: match[1] for run_id in ids if (match := _UUID.match(run_id))}
@@ -141,9 +141,9 @@ def short_runs(run_ids: Iterable[str]) -> dict[str, str]:
 def short_checkpoints(paths: Sequence[str], *, complete: bool) -> list[str]:
     """Return a short name for each of *paths*: ``699b8252:NAME``, or the path if it has none.
 
-    A name that several of a run have includes the type: ``699b8252:sampler/NAME``.
+    A name that several checkpoints of a run share includes the type: ``699b8252:sampler/NAME``.
 
-    :param complete: *paths* are all checkpoints of their runs; else every name includes the type.
+    :param complete: *paths* are all checkpoints of their runs; if not, every name includes the type.
     """
     parsed: list[TinkerPath | None] = []
     for text in paths:
@@ -166,7 +166,7 @@ def short_checkpoints(paths: Sequence[str], *, complete: bool) -> list[str]:
 
 
 def _abbreviated(run_id: str) -> str:
-    """Return *run_id* with the first eight digits of the UUID that it begins with."""
+    """Return *run_id* with the UUID at its beginning cut to eight digits."""
     return _UUID.sub(r"\1", run_id, count=1) if _UUID.match(run_id) else run_id
 
 
@@ -284,7 +284,7 @@ def _matching(text: str, ids: Sequence[str]) -> list[str]:
 def _labelled(
     found: Sequence[Checkpoint], run_id: str, label: str, kind: str | None, back: int
 ) -> str:
-    """Return the checkpoint of *found* called *label*: ``NAME``, ``weights/NAME`` or the like."""
+    """Return the checkpoint of *found* called *label*: ``NAME``, ``weights/NAME`` or similar."""
     names = {c.tinker_path: path for c in found if (path := c.path)}
     fitting = [
         p

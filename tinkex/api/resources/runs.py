@@ -57,7 +57,7 @@ class TrainingRun:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has an id and its last checkpoints are understood."""
+        """Whether it has an id and its last checkpoints could be parsed."""
         last = (self.last_checkpoint, self.last_sampler_checkpoint)
         return bool(self.training_run_id) and all(
             checkpoint is None or checkpoint.is_known for checkpoint in last
@@ -149,7 +149,7 @@ class Runs:
 
 
 def _row(transport: Transport, data: Any) -> TrainingRun:
-    """Return the run in a list row; without an id if the row has none."""
+    """Create a run from a list row; without an id if the row has none."""
     try:
         return _without_key(transport, TrainingRun.from_json(data))
     except InvalidResponse:

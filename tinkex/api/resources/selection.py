@@ -77,7 +77,7 @@ def is_pattern(text: str) -> bool:
 
 
 def type_called(word: str) -> str:
-    """Return the checkpoint type named *word* by the service or in paths.
+    """Return the checkpoint type that *word* means for the service or in paths.
 
     :raises UsageError: there is no such type.
     """

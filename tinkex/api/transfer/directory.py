@@ -1,4 +1,4 @@
-"""Open directories, with access to files below them that follows no symbolic links."""
+"""Open directories, whose files are accessed without following symbolic links."""
 
 from __future__ import annotations
 

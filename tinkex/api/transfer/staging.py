@@ -470,7 +470,7 @@ def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
     """
     for relative, found in root.entries():
         if not (is_known or relative in (Path(_LOCK), Path(CONTENT))):
-            raise _refused(where, f"nothing is known about its content, such as {relative}")
+            raise _refused(where, f"its content is of unknown origin, such as {relative}")
         is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not (is_file or stat.S_ISDIR(found.st_mode)):
             raise _refused(where, f"it contains a link: {relative}")

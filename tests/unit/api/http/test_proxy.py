@@ -88,7 +88,7 @@ def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
         ("http://me:se#cret@127.0.0.1:1", SettingsError, "malformed: http://127.0.0.1:1"),
         ("ftp://proxy.test:1", SettingsError, "malformed: ftp://proxy.test:1"),
         ("proxy.test:99999", SettingsError, "malformed: proxy.test:99999"),
-        ("https://PROXY", SettingsError, "does not speak TLS"),
+        ("https://PROXY", SettingsError, "does not support TLS"),
     ],
 )
 def test_a_wrong_proxy_setting_names_the_proxy(
