@@ -446,7 +446,7 @@ def _decode(body: bytes | str, content_type: str) -> Any:
 
 
 def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:
-    """Return ``a, b and 3 more`` for a message.
+    """Join *names* for a message: ``a, b and 3 more``.
 
     :param most: maximum number of names shown.
     :param total: total number of names, if more than in *names*.

@@ -184,7 +184,7 @@ class PoolSettings(Protocol):
 
 
 class HttpPool(abc.ABC):
-    """A way to send requests, selected by ``--http-pool NAME`` (group ``tinkex.http_pools``).
+    """An HTTP pool, which sends requests; chosen by ``--http-pool`` (group ``tinkex.http_pools``).
 
     The entry point names a subclass; it is created without arguments.
     """

@@ -130,8 +130,8 @@ def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
     :raises AssertionError: lists the faults: one does not load, a command has another base class,
-        a docstring is not one sentence, an argument has no help, an option clashes with a global one,
-        settings are not declared by a dataclass with defaults.
+        a docstring is not one sentence, an argument has no help, an option clashes with a global
+        one, settings are not declared by a dataclass with defaults.
     """
     found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
     faults = [] if found else [f"{name} has no entry point in any group of tinkex"]

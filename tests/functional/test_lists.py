@@ -154,7 +154,7 @@ def test_a_list_without_a_single_object_is_no_list(name):
     with listing({name: [None, 3]}) as (tinkex, _):
         noun = "run" if name == "training_runs" else "checkpoint"
         done = tinkex(f"{noun} list", code=1)
-    assert f"no object where '{name}' should be" in done.stderr
+    assert f"'{name}' contains no objects" in done.stderr
 
 
 def test_equal_rows_are_shown_once():

@@ -127,7 +127,7 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ("Notes = dict", "settings are declared by a dataclass"),
+        ("Notes = dict", "settings must be declared by a dataclass"),
         ("limit: int", "the setting limit of Notes has no default"),
         ("limits: dict[str, int] = None", "the setting limits of Notes has an unsupported type"),
         ("file: 'Path' = None", "name 'Path' is not defined"),

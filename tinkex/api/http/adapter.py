@@ -348,7 +348,7 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 
 
 def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
-    """Convert *error*, raised by a request to *url*, to an error of tinkex.
+    """Convert *error*, raised by a request to *url*, to a tinkex error.
 
     :param proxy: address of the proxy in use, empty if there is none.
     """

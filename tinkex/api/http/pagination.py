@@ -44,7 +44,7 @@ class Page(list[T]):
     def of(
         cls, items: Sequence[T], limit: int | None, offset: int, note: str | None = None
     ) -> Page[T]:
-        """Return a page of *limit* items from *offset* on, out of the complete list *items*."""
+        """Return a page of the complete list *items*: *limit* items, starting at *offset*."""
         end = None if limit is None else offset + limit
         return cls(items[offset:end], len(items), offset, note)
 
@@ -56,10 +56,10 @@ Fetch = Callable[[int, int], tuple[list[T], int | None]]
 def positive_limit(limit: int | None, offset: int) -> int | None:
     """Return *limit*, with ``None`` in place of 0 (all).
 
-    :raises UsageError: *limit* or the offset is below zero.
+    :raises UsageError: *limit* or the offset is negative.
     """
     if offset < 0 or (limit is not None and limit < 0):
-        raise UsageError("a limit or an offset cannot be below zero")
+        raise UsageError("a limit or an offset must not be negative")
     return limit or None
 
 
@@ -198,7 +198,7 @@ def newest_first(
     limit: int | None,
     offset: int,
 ) -> Walk[T] | Page[T]:
-    """Return *limit* items from *offset* on, the newest first, regardless of the server's order.
+    """Return *limit* items starting at *offset*, newest first, regardless of the server's order.
 
     If the first page is in this order, only the pages needed are fetched. Otherwise the whole list
     is fetched and sorted.

@@ -33,7 +33,7 @@ LATE = 1.0
 
 @dataclass(frozen=True)
 class Wait:
-    """Why there is no result yet; passed to the ``on_wait`` of a client.
+    """The reason why a client waits, passed to its ``on_wait``.
 
     :ivar operation: what the client waits for, as a noun: ``sampling``.
     :ivar elapsed: seconds since the operation began.

@@ -58,7 +58,7 @@ class Models:
 
 
 def list_models(transport: Transport, deadline: Deadline) -> Page[Model]:
-    """Return all models as part of another operation."""
+    """Return all models, within the *deadline* of another operation."""
     request = Request("GET", "get_server_capabilities", what="a list of models")
     return models_in(transport.call(request, deadline).object())
 

@@ -143,7 +143,7 @@ def short_checkpoints(paths: Sequence[str], *, complete: bool) -> list[str]:
 
     A name that several checkpoints of a run share includes the type: ``699b8252:sampler/NAME``.
 
-    :param complete: *paths* are all checkpoints of their runs; if not, every name includes the type.
+    :param complete: *paths* has all checkpoints of its runs; if not, every name includes the type.
     """
     parsed: list[TinkerPath | None] = []
     for text in paths:

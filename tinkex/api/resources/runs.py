@@ -173,7 +173,7 @@ def walk_runs(
     offset: int = 0,
     access_scope: str | None = None,
 ) -> Walk[TrainingRun]:
-    """Return an iterator over *limit* runs (``None``: all) as part of another operation."""
+    """Return an iterator over *limit* runs (``None``: all), within *deadline*."""
     scope = {"access_scope": access_scope} if access_scope else {}
     return pagination.walk(
         transport,

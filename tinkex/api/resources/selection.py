@@ -215,7 +215,7 @@ def _gone_because(policy: Policy) -> str:
 
 
 def in_words(span: timedelta) -> str:
-    """Return *span* in the format of the options: ``7d``, ``1h30m``."""
+    """Format *span* as in the options: ``7d``, ``1h30m``."""
     seconds = round(span.total_seconds())
     words = ""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):

@@ -225,7 +225,7 @@ class Sessions:
     def get_many(
         self, session_ids: Sequence[str], *, accessible: bool = False
     ) -> dict[str, SessionInfo]:
-        """Return the sessions *session_ids* by id, without those that no longer exist."""
+        """Return the sessions *session_ids* by id; omit sessions that no longer exist."""
         deadline = self._transport.deadline("the sessions")
 
         def get(session_id: str) -> SessionInfo | None:

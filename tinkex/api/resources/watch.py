@@ -109,7 +109,7 @@ def snapshots(
             failures = 0
             yield snapshot
         sleep(max(0.0, min(pause, whole.seconds - whole.elapsed)))
-    raise WaitedOut("the time to wait is over")
+    raise WaitedOut("the time limit for waiting has passed")
 
 
 def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:

@@ -313,7 +313,7 @@ class Backpressure:
 
     @contextmanager
     def passing(self, deadline: Deadline) -> Iterator[None]:
-        """Wait until a sample may be submitted, which the block does.
+        """Wait until a sample may be submitted; the block submits it.
 
         :raises tinkex.exceptions.TimedOut: submissions are still paused at *deadline*.
         """
