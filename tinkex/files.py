@@ -39,7 +39,7 @@ _XDG = {
 
 
 def user_path(name: str) -> Path:
-    """Return *name*, given by the user, as a path, with ``~`` expanded.
+    """Convert *name*, given by the user, to a path, with ``~`` expanded.
 
     :raises LocalError: the name is not valid for a file.
     """
@@ -52,7 +52,7 @@ def user_path(name: str) -> Path:
 
 
 def path_of(name: Path | str) -> Path:
-    """Return *name*, given by a program, as a path; ``~`` is not expanded.
+    """Convert *name*, given by a program, to a path; ``~`` is not expanded.
 
     :raises LocalError: the name is not valid for a file.
     """

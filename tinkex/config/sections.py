@@ -20,7 +20,7 @@ from tinkex.files import user_path
 KEY = "plugins"
 #: Type of a setting → what its value must be, in words.
 _WORDS = {
-    str: "text",
+    str: "a string",
     int: "a whole number",
     float: "a number",
     bool: "true or false",

@@ -208,8 +208,8 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
                 ('temperature must be a number, not "hot"', '"temperature": "hot"'),
                 ("top_p must be a number", '"top_p": 1' + "0" * 400),
                 ("stop must be a list of strings, not 3", '"stop": 3'),
-                ("stop text must be a text that is not empty, not null", '"stop": ["a", null]'),
-                ("stop text must be a text that is not empty", '"stop": ""'),
+                ("stop string must be a non-empty string, not null", '"stop": ["a", null]'),
+                ("stop string must be a non-empty string", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
                 ("unknown field 'max_token'", '"max_token": 3'),
             )

@@ -78,7 +78,7 @@ def test_a_plugin_reads_its_section_of_the_profile(profile, name: str):
     ("section", "problem"),
     [
         ({"limt": 3}, "p-notes has no setting 'limt' (from profile work)"),
-        ({"author": ["Ada"]}, "the setting author of p-notes must be text (from profile work)"),
+        ({"author": ["Ada"]}, "the setting author of p-notes must be a string (from profile work)"),
         ({"limit": True}, "the setting limit of p-notes must be a whole number"),
         ({"limit": 1.5}, "the setting limit of p-notes must be a whole number"),
         ({"limit": 0}, "settings of p-notes: limit must be at least 1 (from profile work)"),
@@ -166,7 +166,7 @@ def test_plugin_show_lists_the_settings(profile):
     rows = invoke(["plugin", "show", "p-notes", "-f", "json"]).rows
 
     assert rows["settings"][:2] == [
-        "author: text; by default 'me'",
+        "author: a string; by default 'me'",
         "limit: a whole number; by default 20",
     ]
 
