@@ -90,12 +90,15 @@ class Timeouts(NamedTuple):
     """The timeouts of an HTTP pool in seconds.
 
     :ivar connect: until the connection is made.
-    :ivar read: until the headers of the response are complete, including the connection, and then
-        for each chunk of its body, even if single bytes arrive.
+    :ivar read: until the headers of the response are complete, connecting included, and then for
+        each chunk of its body, however slowly the bytes trickle in.
+    :ivar whole: until the last byte of the body, or ``None`` for no such limit. The caller holds
+        it as well, between two chunks; a pool may use it to limit less itself.
     """
 
     connect: float
     read: float
+    whole: float | None = None
 
 
 class HttpResponse(Protocol):
@@ -195,6 +198,14 @@ class HttpPool(abc.ABC):
     needs_api_key: ClassVar[bool] = True
     #: Whether requests are shown instead of sent, so that nothing may be changed.
     is_dry_run: ClassVar[bool] = False
+
+    @classmethod
+    def preference(cls, settings: PoolSettings) -> int:
+        """Return how well the pool suits *settings* where ``auto`` chooses one.
+
+        The highest number wins; 0 is never chosen, and without any other it is ``default``.
+        """
+        return 0
 
     @abc.abstractmethod
     def build(self, settings: PoolSettings) -> Sender:
@@ -380,6 +391,22 @@ def load(entry_point: EntryPoint) -> Any:
             f"({entry_point.value}: {type(error).__name__}: {error})",
             hint=f"Reinstall or remove it: pip uninstall {distribution_of(entry_point)}",
         ) from error
+
+
+def preferred_pool(settings: PoolSettings) -> str | None:
+    """Return the name of the HTTP pool of a plugin that prefers *settings* most, if any does."""
+    best, found = 0, None
+    for entry_point in entry_points(HTTP_POOLS):
+        if is_builtin(entry_point):
+            continue
+        try:
+            preference = load(entry_point).preference(settings)
+        except Exception as error:  # costs its own plugin only
+            _log.warning("%s", error)
+            continue
+        if preference > best:
+            best, found = preference, entry_point.name
+    return found
 
 
 def load_driver(group: str, name: str) -> Any:
