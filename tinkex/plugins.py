@@ -201,9 +201,9 @@ class HttpPool(abc.ABC):
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return how well the pool suits *settings* where ``auto`` chooses one.
+        """Return the preference for the pool with *settings* when ``auto`` chooses one.
 
-        The highest number wins; 0 is never chosen, and without any other it is ``default``.
+        The highest number wins; 0 is never chosen. If all are 0, ``default`` is used.
         """
         return 0
 
@@ -394,7 +394,7 @@ def load(entry_point: EntryPoint) -> Any:
 
 
 def preferred_pool(settings: PoolSettings) -> str | None:
-    """Return the name of the HTTP pool of a plugin that prefers *settings* most, if any does."""
+    """Return the name of the plugins' HTTP pool with the highest preference for *settings*, if any."""
     best, found = 0, None
     for entry_point in entry_points(HTTP_POOLS):
         if is_builtin(entry_point):

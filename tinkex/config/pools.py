@@ -72,7 +72,7 @@ def options_of(
 
 
 def authorities(options: PoolOptions) -> str | None:
-    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
+    """Return the path of the trusted certificate authorities; ``None``: verify nothing.
 
     :raises SettingsError: a variable names a path that does not exist.
     """
@@ -98,7 +98,7 @@ def authorities(options: PoolOptions) -> str | None:
 
 
 def hashed_files(directory: str) -> list[str]:
-    """Return the paths of the certificates in *directory*, as ``openssl rehash`` names them."""
+    """Return the paths of the certificates in *directory*, named as by ``openssl rehash``."""
     try:
         with os.scandir(directory) as entries:
             return [entry.path for entry in entries if _HASHED.fullmatch(entry.name)]

@@ -370,7 +370,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
 
 
 def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
-    """Return the error for a *proxy* that answered *status* to a tunnel to *host*."""
+    """Return the error for a *proxy* that refused a tunnel to *host* with *status*."""
     hint = proxy_hint(proxy)
     if status == 407 and "@" in proxy:
         message = "the HTTP proxy does not accept the user name and password (407)"
@@ -396,7 +396,7 @@ def _public(proxy: str) -> str:
 
 
 def proxy_hint(proxy: str) -> str:
-    """Return where the address *proxy* comes from, as a hint."""
+    """Return a hint that names the source of the proxy address *proxy*."""
     if not proxy:
         return "No proxy is configured for this address: the network itself uses one."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
