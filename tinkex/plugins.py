@@ -394,7 +394,7 @@ def load(entry_point: EntryPoint) -> Any:
 
 
 def preferred_pool(settings: PoolSettings) -> str | None:
-    """Return the name of the plugins' HTTP pool with the highest preference for *settings*, if any."""
+    """Return the name of the HTTP pool with the highest preference for *settings*, if any."""
     best, found = 0, None
     for entry_point in entry_points(HTTP_POOLS):
         if is_builtin(entry_point):

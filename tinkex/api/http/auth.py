@@ -31,8 +31,8 @@ class KeyAuth:
         self._key = settings.credential()
         self._token: str | None = None
         self._lock = threading.Lock()
-        #: Texts to hide, the longest first, so that no part of one remains; and whether each is
-        #: also hidden in successful responses, whose text is data.
+        #: Strings to hide, longest first, so that no part of one remains; and whether each is
+        #: also hidden in successful responses, whose content is data.
         self._secrets: dict[str, bool] = {}
         self._remember(self._key)
         for name, value in settings.headers.items():

@@ -84,7 +84,7 @@ class SamplingParams:
         if self.top_k != -1 and self.top_k < 1:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
-        if not isinstance(stop, (list, tuple)):  # a str would be read as many stop texts
+        if not isinstance(stop, (list, tuple)):  # a str would be read as many stop strings
             raise UsageError(f"stop must be a list of strings, not {brief_json(stop)}")
         for text in stop:
             if not isinstance(text, str) or not text:
