@@ -2,11 +2,11 @@
 
 Listing names imports nothing: a slow or broken plugin affects only the commands that use it.
 
-:func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
-    than a whole command if there are many. stevedore caches the result in a file, which is missing
-    on a first start, in a container and with a read-only home, and which may be up to two minutes
-    out of date. This module parses only the metadata files that contain the name of a tinkex group;
-    that is faster than validating such a cache.
+:func:`importlib.metadata.entry_points` parses the metadata of all distributions. If there are many,
+this takes longer than a whole command. stevedore caches the result in a file. The cache is missing
+on a first start, in a container and with a read-only home, and it may be two minutes out of date.
+This module parses only the metadata files that contain the name of a tinkex group, which is faster
+than validating such a cache.
 """
 
 from __future__ import annotations

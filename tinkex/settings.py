@@ -1,10 +1,9 @@
 """The effective settings, from options, the environment, a profile and defaults.
 
-This is their precedence, too. A profile named *by option* is as explicit as an option, so its
-values precede the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another
-server, nor use a stale ``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the
-configuration file comes after the environment; but if such a profile names its server, its key for
-that server precedes one of the environment.
+The sources are listed by precedence, with two exceptions. A profile named *by an option* precedes
+the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor use a
+stale ``TINKER_BASE_URL``. If any other profile names its server, its key for that server precedes
+a key from the environment.
 """
 
 from __future__ import annotations

@@ -66,11 +66,11 @@ def positive_limit(limit: int | None, offset: int) -> int | None:
 class Walk(Generic[T]):
     """A one-time iterator over the items of a list, which fetches pages as needed.
 
-    The items are in the server's order. After the first page, the others are fetched concurrently
-    if the server reports the total. The total only says how many pages to expect: some servers
-    report 0 beyond the end, so a list ends with a page that is shorter than requested. Items added
-    during the iteration move others to the next page; an item with the *key* of one on the previous
-    page is dropped.
+    The items are in the server's order. If the server reports the total, all pages after the first
+    are fetched concurrently. The total is only an estimate of the number of pages, because some
+    servers report 0 beyond the end: a page that is shorter than requested ends the list. If items
+    are added during the iteration, others move to the next page; an item whose *key* was on the
+    previous page is dropped.
 
     :ivar total: number of items in the whole list as far as known; final after the last page.
     """

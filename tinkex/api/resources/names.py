@@ -1,13 +1,13 @@
 """Resolution of short names of runs and checkpoints to ids and paths.
 
-For a checkpoint: its path; ``RUN:NAME``, ``RUN:TYPE/NAME``; ``RUN@latest``; ``@latest`` for the
-whole account; ``RUN`` alone if the run has only one checkpoint. ``@latest`` may be followed by
-``:sampler``, ``:training`` or ``:external``, and any name but a path by ``~N``: the N-th checkpoint
-saved before it. For a run: its id; ``@latest`` for the run last used, and ``@latest~N``; a
-checkpoint's path.
+Names of a checkpoint are its path, ``RUN:NAME``, ``RUN:TYPE/NAME``, ``RUN@latest``, ``@latest``
+for the whole account, and ``RUN`` alone if the run has only one checkpoint. ``:sampler``,
+``:training`` or ``:external`` may follow ``@latest``. ``~N`` may follow any name except a path; it
+means the N-th checkpoint saved before the named one. Names of a run are its id, the path of one of
+its checkpoints, ``@latest`` for the run last used, and ``@latest~N``.
 
 ``RUN`` is the id of a run or a unique prefix of it; its UUID may be cut to eight digits.
-A full path costs no request.
+A full path requires no request.
 """
 
 from __future__ import annotations

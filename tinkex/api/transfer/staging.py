@@ -79,12 +79,12 @@ class StagingDirectory:
     """The staging directory of one download, which installs the files in the target.
 
     A context manager: without :meth:`install`, the target is not changed, and partial files are
-    kept in the staging directory for the next attempt. That is next to a new target, and inside of
-    an existing one.
+    kept in the staging directory for the next attempt. The staging directory is next to a new
+    target, or inside an existing one.
 
-    A target that is a symbolic link to a directory is followed once, at the start, if the link
-    belongs to this user or to root; so are links in the path to it. Afterwards the target is the
-    directory found, even if it is renamed, and no link below it is followed.
+    If the target or a part of its path is a symbolic link that belongs to this user or to root,
+    the link is followed once, at the start. Afterwards the target is the directory found, even if
+    it is renamed, and no link below it is followed.
 
     :param path: the checkpoint.
     :param target: the directory to install in; created if missing; other files in it are kept.
