@@ -1,6 +1,6 @@
 """API keys: their sources, and the file with stored keys.
 
-A key is given as an argument, in a file, on standard input or by a command; or it is stored in
+A key is given as an argument, in a file, on standard input or by a command. Or it is stored in
 ``~/.tinker/credentials.json``, the file of the official login. Its format is the official one,
 version 1::
 

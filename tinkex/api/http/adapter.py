@@ -189,9 +189,9 @@ _end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
 def deadline_scope(seconds: float) -> Iterator[None]:
     """Limit all connection activity of this thread inside the block to *seconds* in total.
 
-    The timeout of a socket starts over with every byte, so a server that sends single bytes could
-    keep a client waiting forever: in the status line, headers, chunk sizes, trailers, or the header
-    of a compressed body.
+    The timeout of a socket starts over with every byte. So a server that sends single bytes could
+    keep a client waiting forever, in any part of a response: the status line, headers, chunk sizes,
+    trailers, or the header of a compressed body.
 
     :raises Stopped: the block failed long after its time limit, because the process was suspended
         (Ctrl-Z).

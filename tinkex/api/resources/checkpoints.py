@@ -311,9 +311,9 @@ class Checkpoints:
     ) -> Download:
         """Download the files of the checkpoint *path* into *directory*.
 
-        When this returns, all files are complete and in place; if it raises, *directory* has not
-        changed, and the next call with the same arguments resumes the download. The timeout
-        limits the time in which no byte arrives, not the whole download.
+        When this returns, all files are complete and in place. If it raises, *directory* has not
+        changed, and the next call with the same arguments resumes the download. The timeout limits
+        the time in which no byte arrives, not the whole download.
 
         :param directory: created if necessary; other files in it are kept.
         :param force: replace existing files, once the new ones are complete.

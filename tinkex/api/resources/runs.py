@@ -202,8 +202,8 @@ def call_about_run(
 ) -> Response:
     """Send *request*, which reads data of the run *run_id*; return the response.
 
-    A 404 without a message may mean that the endpoint or the run is missing, a 500 that the server
-    failed or that the run is missing: the list of runs shows which.
+    A 404 without a message may mean that the endpoint or the run is missing. A 500 may mean that
+    the server failed or that the run is missing. The list of runs shows which.
 
     :raises NotFound: there is no such run.
     :raises NotOffered: the service has no such endpoint.
