@@ -82,7 +82,8 @@ def type_called(word: str) -> str:
     :raises UsageError: there is no such type.
     """
     if word not in TYPES:
-        raise UsageError(f"unknown checkpoint type {word!r}", hint="training, sampler or external")
+        hint = "Valid types: training, sampler, external."
+        raise UsageError(f"unknown checkpoint type {word!r}", hint=hint)
     return TYPES[word]
 
 
