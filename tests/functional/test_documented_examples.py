@@ -134,7 +134,8 @@ def test_sampled_text_is_the_same_on_every_processor(monkeypatch, tmp_path: Path
     shown = {step.shell for step in steps if "\nSample 1:\n" in step.shown}
     for line in {*shown, pictures.PICTURES["first-run"][-1]}:
         line = line.replace('--model-path "$checkpoint"', f"--base-model {pictures.MODEL}")
-        environ = {"TINKEX_PROFILE": "local", "TINKEX_LOCAL_HOME": str(tmp_path)}
+        environ = {"TINKEX_PROFILE": "local", "TINKEX_HTTP_POOL": ""}
+        environ["TINKEX_LOCAL_HOME"] = str(tmp_path)
         assert invoke(shlex.split(line)[1:], environ=environ).exit_code == 0
 
     assert len(margins) >= 3 * 24

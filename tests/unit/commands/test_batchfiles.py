@@ -190,7 +190,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ),
         ('{"messages": [{"content": "x"}]}', "message 1 must be an object"),
         *(
-            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a text{rest}")
+            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a string{rest}")
             for content, rest in (
                 (', "content": null', ', or a list of {"type": "text", "text": …}, not null'),
                 ("", ""),
