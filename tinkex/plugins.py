@@ -236,7 +236,7 @@ class TokenizerSource(abc.ABC):
 def entry_points(group: str) -> list[EntryPoint]:
     """Return the entry points of *group* without importing any of them.
 
-    Those of distributions that ``TINKEX_PLUGINS`` turns off are left out, built-in ones never.
+    Entry points of distributions that ``TINKEX_PLUGINS`` disables are omitted, except built-in ones.
     """
     found = installed(tuple(sys.path)).groups.get(group, [])
     if ONLY not in os.environ:
@@ -245,7 +245,7 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 
 class Installed(NamedTuple):
-    """The entry points of every tinkex group, by group, and which metadata cannot be read."""
+    """The entry points of all tinkex groups, by group, and errors for unreadable metadata."""
 
     groups: dict[str, list[EntryPoint]]
     unreadable: list[str]
@@ -253,7 +253,7 @@ class Installed(NamedTuple):
 
 @lru_cache
 def installed(path: tuple[str, ...]) -> Installed:
-    """Return what the distributions below the directories *path* add to tinkex.
+    """Return the tinkex entry points of the distributions in the directories *path*.
 
     As in :mod:`importlib.metadata`, the first distribution with a name takes precedence, and an
     entry point has its distribution as ``dist``. Each path is read once.
@@ -299,12 +299,12 @@ def _mentions_a_group(directory: str) -> bool:
 
 
 def names_in_variable() -> list[str]:
-    """Return the words of ``TINKEX_PLUGINS``: names, and ``-name`` for what is turned off."""
+    """Return the items of ``TINKEX_PLUGINS``: names, and ``-name`` for disabled plugins."""
     return [word for part in os.environ.get(ONLY, "").split(",") if (word := part.strip())]
 
 
 def why_off(distribution: str) -> str | None:
-    """Return why ``TINKEX_PLUGINS`` keeps a plugin from being loaded, or ``None``."""
+    """Return why ``TINKEX_PLUGINS`` prevents a plugin from being loaded, or ``None``."""
     if ONLY not in os.environ:
         return None
     words = names_in_variable()
@@ -318,7 +318,7 @@ def why_off(distribution: str) -> str | None:
 
 
 def turn_off(distribution: str) -> str:
-    """Return the line for a shell that turns a plugin off, in addition to those that are."""
+    """Return a shell command that disables a plugin, in addition to those already disabled."""
     import shlex
 
     return f"export {ONLY}={shlex.quote(','.join([*names_in_variable(), f'-{distribution}']))}"
@@ -406,9 +406,9 @@ def blaming(
     """Raise an error that names the plugin of *entry_point* if the block fails.
 
     :param what: start of the message, with ``{}`` for the plugin: ``the hook 'x' of {} failed``.
-    :param hint: makes the hint from the name of the distribution; to read that takes time.
-    :param meant: errors that the plugin raises on purpose, and that stay as they are.
-    :raises PluginError: the block raises another error, be it ``SystemExit``.
+    :param hint: returns the hint for a distribution's name, which is read only if needed.
+    :param meant: errors that the plugin raises on purpose; they are passed on unchanged.
+    :raises PluginError: the block raises any other error, including ``SystemExit``.
     :raises LimitReached: no more files or threads are allowed.
     """
     passed: tuple[type[BaseException], ...] = (*meant, *_ENDINGS)
@@ -425,7 +425,7 @@ def blaming(
 
 
 def reason(error: BaseException) -> str:
-    """Return the class and the text of *error* on one line; its own ``str()`` may fail."""
+    """Return the class and message of *error* on one line, even if its ``str()`` fails."""
     try:
         text = " ".join(str(error).split())[:200]
     except Exception:
@@ -479,12 +479,12 @@ def load_driver(group: str, name: str) -> Any:
 
 
 def suspects(error: BaseException, involved: Iterable[str] = ()) -> tuple[bool, list[str]]:
-    """Return whether *error* comes from the code of a plugin, and which plugins it may come from.
+    """Return whether a plugin's code raised *error*, and the plugins that may have caused it.
 
-    They are named with their versions. If the innermost frame that is of tinkex or of a plugin is
-    of a plugin, that one; else every plugin with a frame on the way, or in *involved*.
+    If the innermost frame of tinkex or a plugin belongs to a plugin, this is the only one returned;
+    otherwise every plugin with a frame in the traceback or a module in *involved*, with versions.
 
-    :param involved: modules whose code has taken part, without a frame of its own perhaps.
+    :param involved: modules whose code was involved, possibly without a frame in the traceback.
     """
     modules = []
     traceback = error.__traceback__
@@ -501,7 +501,7 @@ def suspects(error: BaseException, involved: Iterable[str] = ()) -> tuple[bool, 
 
 
 def _plugin_of(module: str) -> EntryPoint | None:
-    """Return an entry point of the plugin that *module* belongs to; a namespace has several."""
+    """Return an entry point of the plugin that contains *module*; plugins may share a namespace."""
     words = module.split(".")
     shared = {
         ep: len(os.path.commonprefix([words, ep.module.split(".")]))
