@@ -69,7 +69,7 @@ ONLY = "TINKEX_PLUGINS"
 #: The prefix of every group.
 _PREFIX = "tinkex."
 _METADATA = (".dist-info", ".egg-info")
-#: Raised to end the command, not because of a mistake in a plugin.
+#: Raised to end the command, not because of a fault in a plugin.
 _ENDINGS = (BrokenPipeError, KeyboardInterrupt, RequestShown, Terminated)
 
 
@@ -236,7 +236,7 @@ class TokenizerSource(abc.ABC):
 def entry_points(group: str) -> list[EntryPoint]:
     """Return the entry points of *group* without importing any of them.
 
-    Entry points of distributions that ``TINKEX_PLUGINS`` disables are omitted, except built-in ones.
+    Entry points that ``TINKEX_PLUGINS`` disables are omitted, but never built-in ones.
     """
     found = installed(tuple(sys.path)).groups.get(group, [])
     if ONLY not in os.environ:

@@ -170,7 +170,7 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
 
 
 def _row_lengths(command: Any) -> Iterator[int]:
-    """Yield how many values the rows have that ``take_action`` returns for ``column_names``.
+    """Yield the numbers of values in the rows that ``take_action`` returns with ``column_names``.
 
     Only of rows that it spells out: ``return self.column_names, [(note.id, note.text) for …]``.
     """
