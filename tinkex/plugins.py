@@ -458,7 +458,7 @@ def preferred_pool(settings: PoolSettings) -> str | None:
             pool = load(entry_point)
             with blaming(entry_point, what):
                 preference = pool.preference(settings)
-        except PluginError as error:  # costs its own plugin only
+        except PluginError as error:  # affects only this plugin
             logging.getLogger("tinkex").warning("%s", error)
             continue
         if preference > best:
@@ -525,7 +525,7 @@ def distribution_of(entry_point: EntryPoint) -> str:
 
 
 def owner_of(entry_point: EntryPoint) -> str:
-    """Return the name and the version of the distribution that brings *entry_point*."""
+    """Return the name and the version of the distribution that provides *entry_point*."""
     version = entry_point.dist.version if entry_point.dist is not None else ""
     return f"{distribution_of(entry_point)} {version}".rstrip()
 

@@ -172,7 +172,7 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
 def _row_lengths(command: Any) -> Iterator[int]:
     """Yield the numbers of values in the rows that ``take_action`` returns with ``column_names``.
 
-    Only of rows that it spells out: ``return self.column_names, [(note.id, note.text) for …]``.
+    Only for rows written in its code: ``return self.column_names, [(note.id, note.text) for …]``.
     """
     from tinkex.commands.base import Lister
 
