@@ -119,6 +119,7 @@ def test_what_was_killed_or_interrupted_is_resumed(number, kind, tinkex, store, 
     check_whole(target, tinkex, store)
 
 
+@pytest.mark.kills  # a real stop, by the clock
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_ctrl_z_for_longer_than_the_timeout_fails_no_download(
     kind, tinkex, store, download, target
