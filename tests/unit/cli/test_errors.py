@@ -136,7 +136,7 @@ def test_words_after_two_hyphens_are_arguments(noun):
 def test_a_text_without_quotes(words, meant):
     stderr = invoke(words).stderr
     if meant:
-        assert stderr.endswith(f"Hint: Quote a text of several words: {meant}\n")
+        assert stderr.endswith(f"Hint: Quote a value of several words: {meant}\n")
     else:
         assert "Quote" not in stderr
 
@@ -145,7 +145,7 @@ def test_a_text_without_quotes(words, meant):
 def test_a_value_that_begins_with_a_hyphen(value):
     stderr = invoke(["run", "--prompt", value, "--base-model", "m"]).stderr
     joined = f"--prompt={shlex.quote(value)}"
-    assert stderr.endswith(f"Hint: Join a value that begins with '-' to its option: {joined}\n")
+    assert stderr.endswith(f"Hint: Use '=' before a value that begins with '-': {joined}\n")
     assert "expected one argument" in stderr
 
 
@@ -182,7 +182,7 @@ def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     [
         ("none", "No such file or directory", "Check the name."),
         ("file/none", "Not a directory", "Check the name."),
-        ("", "is empty", "Give it a name."),
+        ("", "is empty", "Give a file name."),
         (".", "Is a directory", "Specify a file in it."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],

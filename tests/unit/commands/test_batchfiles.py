@@ -190,7 +190,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ),
         ('{"messages": [{"content": "x"}]}', "message 1 must be an object"),
         *(
-            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a text{rest}")
+            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a string{rest}")
             for content, rest in (
                 (', "content": null', ', or a list of {"type": "text", "text": …}, not null'),
                 ("", ""),
@@ -207,9 +207,9 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
                 ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
                 ('temperature must be a number, not "hot"', '"temperature": "hot"'),
                 ("top_p must be a number", '"top_p": 1' + "0" * 400),
-                ("stop must be a list of texts, not 3", '"stop": 3'),
-                ("stop text must be a text that is not empty, not null", '"stop": ["a", null]'),
-                ("stop text must be a text that is not empty", '"stop": ""'),
+                ("stop must be a list of strings, not 3", '"stop": 3'),
+                ("stop string must be a non-empty string, not null", '"stop": ["a", null]'),
+                ("stop string must be a non-empty string", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
                 ("unknown field 'max_token'", '"max_token": 3'),
             )
