@@ -158,7 +158,13 @@ audit: .venv/.stamp
 	@$(VENV) -m pip list --format=freeze --exclude-editable > .venv-audit/installed.txt
 	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r .venv-audit/installed.txt
 
-bench: .venv-demo/.stamp .venv-sdk/.stamp
+# The demonstration does without the HTTP/2 pool, as a first installation does.
+.venv-demo/.http2: .venv-demo/.stamp $(wildcard plugins/tinkex-http2/tinkex_http2/*.py)
+	$(call install,.venv-demo,plugins/tinkex-http2)
+	@rm -rf plugins/tinkex-http2/build
+	@touch $@
+
+bench: .venv-demo/.http2 .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/run.py --tinker .venv-sdk/bin/tinker \
 	    --write $(if $(BENCH_ARGS),benchmarks/out/RESULTS.md,benchmarks/RESULTS.md) $(BENCH_ARGS)
 

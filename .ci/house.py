@@ -24,7 +24,7 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 #: Lines of the package and of the tests. What is new may raise them; what is written again may not.
-LINES, TESTS = 23_400, 27_800
+LINES, TESTS = 25_000, 29_600
 MODULES, ROOM, COMMANDS, MODULE, FUNCTION, LOCAL = 95, 14, 25, 600, 40, 4_800
 _MADE = {"_commit.py"}
 

@@ -29,12 +29,16 @@ OURS_DELETE, OFFICIAL_DELETE = (
     "tinkex checkpoint delete (1,000)",
     "tinker checkpoint delete (1,000)",
 )
+OURS_DELETE_HTTP2 = f"{OURS_DELETE}, http2"
 OURS_LONGEST = "tinkex checkpoint list -f json (100,000)"
 OURS_LONGEST_CSV = "tinkex checkpoint list -f csv (100,000)"
 OFFICIAL_LONGEST = "tinker checkpoint list (100,000)"
 OURS_SLOW = "tinkex run list -f json (100 pages at 100 ms)"
 OFFICIAL_SLOW = "tinker run list (100 pages at 100 ms)"
 OURS_RUNS, OFFICIAL_RUNS = "tinkex run list -f json (100,000)", "tinker run list (100,000)"
+OURS_RUNS_HTTP2 = f"{OURS_RUNS}, http2"
+#: The pool of every line that does not name one; its rows are those without the plugin.
+DEFAULT, HTTP2 = {"TINKEX_HTTP_POOL": "default"}, {"TINKEX_HTTP_POOL": "http2"}
 
 TARGETS = (
     Target(OURS_20, OFFICIAL_20, 0.5),
@@ -42,6 +46,8 @@ TARGETS = (
     Target(OURS, OFFICIAL, 0, "cpu"),
     Target(OURS, OFFICIAL, 0, "rss"),
     Target(OURS_DELETE, OFFICIAL_DELETE, 1.0),
+    Target(OURS_DELETE_HTTP2, OFFICIAL_DELETE, 0.2),
+    Target(OURS_DELETE_HTTP2, OFFICIAL_DELETE, 0, "cpu"),
     Target(OURS_DELETE, OFFICIAL_DELETE, 0, "cpu"),
 )
 LONGEST = (
@@ -50,14 +56,15 @@ LONGEST = (
     Target(OURS_LONGEST_CSV, OFFICIAL_LONGEST, 0, "rss"),
     Target(OURS_SLOW, OFFICIAL_SLOW),
     Target(OURS_RUNS, OFFICIAL_RUNS),
+    Target(OURS_RUNS_HTTP2, OFFICIAL_RUNS, 0.45),
     Target(OURS_RUNS, OFFICIAL_RUNS, 0, "rss"),
 )
 
 TEXT = """\
 All with `--limit 0`, the official program with `-f json`. Both ask for pages of 1,000 checkpoints
 or 100 runs; deletions name their paths on the command line and change nothing on the server.
-{rounds} rounds, {few} of the lists of 100,000. The server answers in some 2 ms a page, so this is
-what the clients themselves cost.
+Ours are over the default HTTP pool unless they name another. {rounds} rounds, {few} of the lists of
+100,000. The server answers in some 2 ms a page, so this is what the clients themselves cost.
 """
 LIMITS = """\
 up to some thousand entries the start of both programs; beyond that, reading and writing JSON in
@@ -81,7 +88,7 @@ def run(context: Context) -> Section:
 
 def _measure(context: Context, home: str, rounds: int) -> Samples:
     with server() as short, server("--count", str(LONG)) as long:
-        few, many = environment(home, short), environment(home, long)
+        few, many = environment(home, short, **DEFAULT), environment(home, long, **DEFAULT)
         ours, official = str(context.tinkex), str(context.tinker)
         listed, listed_official = _lists(context)
         paths = [f"tinker://run-{n}:train:0/sampler_weights/final" for n in range(DELETED)]
@@ -93,6 +100,11 @@ def _measure(context: Context, home: str, rounds: int) -> Samples:
                 Command(OURS_VALUE, [*listed[:-1], "value"], many),
                 Command(OFFICIAL, listed_official, many),
                 Command(OURS_DELETE, [ours, "checkpoint", "delete", "--yes", *paths], few),
+                Command(
+                    OURS_DELETE_HTTP2,
+                    [ours, "checkpoint", "delete", "--yes", *paths],
+                    few | HTTP2,
+                ),
                 Command(OFFICIAL_DELETE, [official, "checkpoint", "delete", "--yes", *paths], few),
             ],
             rounds,
@@ -103,7 +115,8 @@ def _measure_longest(context: Context, home: str, rounds: int) -> Samples:
     listed, listed_official = _lists(context)
     slow = ("--count", str(LONG), "--wait", "0.1")
     with server("--count", str(VERY_LONG)) as url, server(*slow) as slow_url:
-        environ, waiting = environment(home, url), environment(home, slow_url)
+        environ = environment(home, url, **DEFAULT)
+        waiting = environment(home, slow_url, **DEFAULT)
         return measure(
             [
                 Command(OURS_LONGEST, listed, environ),
@@ -112,6 +125,7 @@ def _measure_longest(context: Context, home: str, rounds: int) -> Samples:
                 Command(OURS_SLOW, _of_runs(listed), waiting),
                 Command(OFFICIAL_SLOW, _of_runs(listed_official), waiting),
                 Command(OURS_RUNS, _of_runs(listed), environ),
+                Command(OURS_RUNS_HTTP2, _of_runs(listed), environ | HTTP2),
                 Command(OFFICIAL_RUNS, _of_runs(listed_official), environ),
             ],
             rounds,

@@ -5,7 +5,8 @@ that a single process is faster than any measured client. Every sample is the sa
 token ids with their logprobs, as protobuf if the client accepts it, else as JSON.
 
 ``--hold`` milliseconds pass between a question for a result and its answer, as if sampling took
-that long; ``--busy N`` answers 429 to every Nth sample that is handed in.
+that long; ``--busy N`` answers 429 to every Nth sample that is handed in; ``--certificate`` makes
+it speak TLS.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import struct
 from typing import Any
 
@@ -128,11 +130,15 @@ async def serve(options: argparse.Namespace) -> None:
     """Serve until the process is terminated."""
     answers = Answers(options.tokens, options.busy)
     loop = asyncio.get_running_loop()
+    context = None
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
     server = await loop.create_server(
-        lambda: Connection(answers, options.hold / 1000), "127.0.0.1", 0, backlog=4096
+        lambda: Connection(answers, options.hold / 1000), "127.0.0.1", 0, backlog=4096, ssl=context
     )
     port = server.sockets[0].getsockname()[1]
-    print(f"http://127.0.0.1:{port}", flush=True)
+    print(f"{'https' if context else 'http'}://127.0.0.1:{port}", flush=True)
     await server.serve_forever()
 
 
@@ -141,4 +147,5 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=64, help="token ids in a sample")
     parser.add_argument("--hold", type=float, default=0.0, help="milliseconds a sample takes")
     parser.add_argument("--busy", type=int, default=0, help="refuse every Nth sample")
+    parser.add_argument("--certificate", help="serve over TLS with this file, key included")
     asyncio.run(serve(parser.parse_args()))

@@ -1,14 +1,15 @@
 """A server with precomputed responses, so that only the client is measured.
 
 Prints its address and serves until it is terminated. The answers are those of the protocol for an
-account with ``--count`` runs of one checkpoint each (20 by default); they are encoded once, before
-the first request. Deletions are accepted and change nothing.
+account with ``--count`` runs of one checkpoint each (20 by default); lists are encoded once, before
+the first request. Any run has its checkpoint; deletions are accepted and change nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,7 @@ ANSWERS: dict[str, Any] = SESSION | {
 }
 API = "/api/v1/"
 BODIES = {API + path: json.dumps(answer).encode() for path, answer in ANSWERS.items()}
+_OF_RUN = re.compile(API + r"training_runs/run-(\d+):train:0/checkpoints")
 #: Records of each list, encoded.
 LISTS: dict[str, list[bytes]] = {}
 
@@ -90,6 +92,8 @@ class Handler(BaseHTTPRequestHandler):
             body: bytes | None = page(path.removeprefix(API), query)
         elif self.command == "DELETE":
             body = b"{}"
+        elif of_run := _OF_RUN.fullmatch(path):  # read before a deletion
+            body = b'{"checkpoints": [%s]}' % json.dumps(checkpoint(int(of_run[1]))).encode()
         else:
             body = BODIES.get(path)
         self.send_response(404 if body is None else 200)

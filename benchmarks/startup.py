@@ -37,9 +37,13 @@ OFFICIAL = (
     "tinker -f json run list",
     "tinker -f json checkpoint list",
 )
+LIST_HTTP2 = f"{LIST} (with tinkex-http2)"
+SAMPLE = "tinkex --profile local run --max-tokens 8"
 LIST_OF_MANY = f"{LIST} (150 distributions)"
 LIST_BESIDE_SLEEPER = f"{LIST} (a plugin sleeps at import)"
 DISTRIBUTIONS = 150
+#: The plugins of all but one command; tinkex-http2 is not among them.
+WITHOUT = "tinkex-local"
 
 TARGETS = (
     Target("tinkex --version", BARE, 1.3),
@@ -48,6 +52,9 @@ TARGETS = (
     Target(LIST, "tinker -f json run list", 0.20),
     Target(LIST_OF_MANY, LIST, 1.1),
     Target(LIST_BESIDE_SLEEPER, LIST, 1.1),
+    Target(LIST_HTTP2, LIST, 1.0),
+    Target(LIST_HTTP2, LIST, 0, "cpu"),
+    Target(SAMPLE, REQUESTS),
     Target(LIST, REQUESTS),
     Target(LIST, REQUESTS, 0, "cpu"),
     Target(LIST, "tinker -f json run list", 0, "cpu"),
@@ -65,7 +72,8 @@ three requests on three connections. The one-line script imports requests and ma
 what a list would cost with nothing of tinkex in it. {installed} distributions are installed; the
 last two lines
 are of the same program with more beside it: 150 of them, and a plugin with a command whose module
-sleeps for half a second when it is imported.
+sleeps for half a second when it is imported. The plugin tinkex-http2 is left out but in the line
+that names it; the local service is in the process of its command, and nothing is sent.
 """
 LIMITS = """\
 four fifths of the time of a list are the imports of cliff and requests with the parts of the
@@ -78,7 +86,7 @@ def run(context: Context) -> Section:
     programs = {"tinkex": context.tinkex, "tinker": context.tinker, "python": context.python}
     rounds = context.rounds(25)
     with tempfile.TemporaryDirectory() as home, server() as url:
-        environ = environment(home, url)
+        environ = environment(home, url, TINKEX_PLUGINS=WITHOUT)
         commands = [
             Command(name, _argv(programs, name), environ, silent=name == BARE)
             for name in (BARE, *OFFICIAL, *OURS)
@@ -93,8 +101,11 @@ def run(context: Context) -> Section:
         _install(sleeper, "sleeper", "[tinkex.commands]\nsleep = sleeper:Sleep\n")
         (sleeper / "sleeper.py").write_text("import time\ntime.sleep(0.5)\n", encoding="utf-8")
         for name, place in ((LIST_OF_MANY, many), (LIST_BESIDE_SLEEPER, sleeper)):
-            beside = environment(home, url, PYTHONPATH=str(place))
+            named = f"{WITHOUT},{place.name}"
+            beside = environment(home, url, PYTHONPATH=str(place), TINKEX_PLUGINS=named)
             commands.append(Command(name, _argv(programs, LIST), beside))
+        commands.append(Command(LIST_HTTP2, _argv(programs, LIST), environment(home, url)))
+        commands.append(Command(SAMPLE, _sample(programs), environment(home)))
         samples = measure(commands, rounds)
     text = TEXT.format(rounds=rounds, installed=installed)
     found = verdicts(samples, TARGETS)
@@ -103,6 +114,11 @@ def run(context: Context) -> Section:
 
 def _argv(programs: dict[str, Path], name: str) -> list[str]:
     return [str(programs[name.split()[0]]), *name.split()[1:]]
+
+
+def _sample(programs: dict[str, Path]) -> list[str]:
+    model = ["--base-model", "tinkex/baker-street-2M", "--prompt", "x", "--max-tokens", "8"]
+    return [str(programs["tinkex"]), "--profile", "local", "run", *model]
 
 
 def _installed(context: Context) -> int:

@@ -1,4 +1,4 @@
-"""Every test has a separate home directory and an environment without tinkex variables."""
+"""Every test has a home of its own and an environment without our variables but the HTTP pool."""
 
 from __future__ import annotations
 
@@ -12,12 +12,33 @@ import pytest
 from tinkex import plugins
 from tinkex.testing import isolated
 
+#: HTTP pools that keep to the same guarantees.
+POOLS = ("default", "http2")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests with the marker ``both_pools`` over each HTTP pool."""
+    if metafunc.definition.get_closest_marker("both_pools"):
+        only = metafunc.definition.get_closest_marker("only_pool")
+        pools = POOLS if only is None else only.args[:1]
+        metafunc.parametrize("http_pool", pools, indirect=True)
+
+
+@pytest.fixture
+def http_pool(request: pytest.FixtureRequest) -> str:
+    """Return the name of the HTTP pool that sends the requests of the test."""
+    pool: str = getattr(request, "param", "default")
+    if pool == "http2":
+        pytest.importorskip("tinkex_http2")
+    return pool
+
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, http_pool: str) -> Iterator[Path]:
     """Return an empty home directory, which HOME points to."""
     with isolated(tmp_path_factory.mktemp("home")) as home:
         os.environ["COLUMNS"] = "200"
+        os.environ["TINKEX_HTTP_POOL"] = http_pool
         os.environ["XDG_STATE_HOME"] = str(home / ".local" / "state")
         yield home
 

@@ -41,7 +41,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal
 
-Category = Literal["user", "server"]
+Category = Literal["user", "server", "bug"]
 
 #: Maximum length of the server's own message that is shown, in characters.
 MAX_DETAIL = 300
@@ -61,8 +61,8 @@ class TinkexError(Exception):
         because it may repeat user input with a misplaced key.
     :param hint: what to do next, as a sentence; empty for no hint; ``None``: the command line shows
         its hint for the class.
-    :param category: ``user`` if the caller can fix it, ``server`` if a retry may help. The default
-        depends on the class.
+    :param category: ``user`` if the caller can fix it, ``server`` if a retry may help, ``bug`` if
+        tinkex or a plugin has to be fixed. The default depends on the class.
     :ivar status: the HTTP status, for a server error.
     :ivar request_id: the server's id of the request, if it sent one.
     :ivar aftermath: what remains on the server after the failure, as a sentence.
@@ -86,6 +86,8 @@ class TinkexError(Exception):
         """Return the first line of the message; *operation* is a noun such as ``Sampling``."""
         if self.category == "user":
             return f"{operation} failed. Please check your inputs: {self}"
+        if self.category == "bug":
+            return f"{operation} failed: {self}"
         return f"{operation} failed due to server or transient error. Consider retrying: {self}"
 
     def as_dict(self, operation: str) -> dict[str, Any]:

@@ -15,12 +15,13 @@ import abc
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from tinkex.exceptions import PluginError, Terminated
+from tinkex.exceptions import PluginError, RequestShown, Terminated, TinkexError
+from tinkex.files import limit_error
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -62,13 +63,14 @@ GROUPS = (
     SETTINGS,
 )
 
-#: Environment variable: only these distributions are plugins; empty for none at all.
+#: Environment variable: only these distributions are plugins, or all but ``-name``; empty for none.
 ONLY = "TINKEX_PLUGINS"
 
 #: The prefix of every group.
 _PREFIX = "tinkex."
 _METADATA = (".dist-info", ".egg-info")
-_log = logging.getLogger("tinkex")
+#: Raised to end the command, not because of a mistake in a plugin.
+_ENDINGS = (BrokenPipeError, KeyboardInterrupt, RequestShown, Terminated)
 
 
 class HttpRequest(NamedTuple):
@@ -90,12 +92,15 @@ class Timeouts(NamedTuple):
     """The timeouts of an HTTP pool in seconds.
 
     :ivar connect: until the connection is made.
-    :ivar read: until the headers of the response are complete, including the connection, and then
-        for each chunk of its body, even if single bytes arrive.
+    :ivar read: until the headers of the response are complete, connecting included, and then for
+        each chunk of its body, however slowly the bytes trickle in.
+    :ivar whole: until the last byte of the body, or ``None`` for no such limit. The caller holds
+        it as well, between two chunks; a pool may use it to limit less itself.
     """
 
     connect: float
     read: float
+    whole: float | None = None
 
 
 class HttpResponse(Protocol):
@@ -196,6 +201,14 @@ class HttpPool(abc.ABC):
     #: Whether requests are shown instead of sent, so that nothing may be changed.
     is_dry_run: ClassVar[bool] = False
 
+    @classmethod
+    def preference(cls, settings: PoolSettings) -> int:
+        """Return how well the pool suits *settings* where ``auto`` chooses one.
+
+        The highest number wins; 0 is never chosen, and without any other it is ``default``.
+        """
+        return 0
+
     @abc.abstractmethod
     def build(self, settings: PoolSettings) -> Sender:
         """Return a sender for the requests of one client.
@@ -223,31 +236,38 @@ class TokenizerSource(abc.ABC):
 def entry_points(group: str) -> list[EntryPoint]:
     """Return the entry points of *group* without importing any of them.
 
-    If ``TINKEX_PLUGINS`` is set, return the built-in ones and those of its distributions.
+    Those of distributions that ``TINKEX_PLUGINS`` turns off are left out, built-in ones never.
     """
-    found = installed(tuple(sys.path)).get(group, [])
-    if only() is None:
+    found = installed(tuple(sys.path)).groups.get(group, [])
+    if ONLY not in os.environ:
         return list(found)
-    return [ep for ep in found if is_builtin(ep) or not is_left_out(distribution_of(ep))]
+    return [ep for ep in found if is_builtin(ep) or not why_off(distribution_of(ep))]
+
+
+class Installed(NamedTuple):
+    """The entry points of every tinkex group, by group, and which metadata cannot be read."""
+
+    groups: dict[str, list[EntryPoint]]
+    unreadable: list[str]
 
 
 @lru_cache
-def installed(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
-    """Return the entry points of all tinkex groups in the directories *path*, by group.
+def installed(path: tuple[str, ...]) -> Installed:
+    """Return what the distributions below the directories *path* add to tinkex.
 
     As in :mod:`importlib.metadata`, the first distribution with a name takes precedence, and an
     entry point has its distribution as ``dist``. Each path is read once.
     """
-    groups: dict[str, list[EntryPoint]] = {}
+    found = Installed({}, [])
     for distribution in _distributions(path):
         try:
             for entry_point in distribution.entry_points:
                 if entry_point.group.startswith(_PREFIX):
-                    groups.setdefault(entry_point.group, []).append(entry_point)
+                    found.groups.setdefault(entry_point.group, []).append(entry_point)
         except Exception as error:  # an unreadable file affects only its own plugin
             where = getattr(distribution, "_path", "a distribution")
-            _log.warning("cannot read the entry points in %s: %s", where, error)
-    return groups
+            found.unreadable.append(f"cannot read the entry points in {where}: {error}")
+    return found
 
 
 def _distributions(path: tuple[str, ...]) -> Iterator[Distribution]:
@@ -278,18 +298,30 @@ def _mentions_a_group(directory: str) -> bool:
         return False
 
 
-def only() -> tuple[str, ...] | None:
-    """Return the distributions that ``TINKEX_PLUGINS`` names, or ``None`` if it is not set."""
-    value = os.environ.get(ONLY)
-    if value is None:
+def names_in_variable() -> list[str]:
+    """Return the words of ``TINKEX_PLUGINS``: names, and ``-name`` for what is turned off."""
+    return [word for part in os.environ.get(ONLY, "").split(",") if (word := part.strip())]
+
+
+def why_off(distribution: str) -> str | None:
+    """Return why ``TINKEX_PLUGINS`` keeps a plugin from being loaded, or ``None``."""
+    if ONLY not in os.environ:
         return None
-    return tuple(name for part in value.split(",") if (name := part.strip()))
+    words = names_in_variable()
+    off = [word[1:] for word in words if word.startswith("-")]
+    on = [word for word in words if not word.startswith("-")]
+    if any(same_name(distribution, name) for name in off):
+        return f"{ONLY} turns {distribution} off"
+    if (on or not off) and not any(same_name(distribution, name) for name in on):
+        return f"{ONLY} does not name {distribution}"
+    return None
 
 
-def is_left_out(distribution: str) -> bool:
-    """Return whether ``TINKEX_PLUGINS`` excludes the plugin *distribution*."""
-    names = only()
-    return names is not None and not any(same_name(distribution, name) for name in names)
+def turn_off(distribution: str) -> str:
+    """Return the line for a shell that turns a plugin off, in addition to those that are."""
+    import shlex
+
+    return f"export {ONLY}={shlex.quote(','.join([*names_in_variable(), f'-{distribution}']))}"
 
 
 def same_name(one: str, other: str) -> bool:
@@ -315,7 +347,7 @@ def how_to_get(name: str) -> str:
     the package index.
     """
     if find_distribution(name):
-        return f"{ONLY} does not name {name}."
+        return f"{why_off(name) or f'{name} does not add it'}."
     import json
     import shlex
     from pathlib import Path
@@ -358,9 +390,47 @@ def pick(group: str, name: str) -> EntryPoint:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
         raise PluginError(
             f"two plugins define the {_noun(group)} {name!r}: {owners}",
-            hint=f"Uninstall one of them, or list the plugins to load: {ONLY}=a,b",
+            hint=f"Uninstall one of them, or turn it off: {turn_off(distribution_of(claims[0]))}",
         )
     return claims[0]
+
+
+@contextmanager
+def blaming(
+    entry_point: EntryPoint,
+    what: str,
+    *,
+    hint: Callable[[str], str] | None = None,
+    meant: tuple[type[TinkexError], ...] = (),
+) -> Iterator[None]:
+    """Raise an error that names the plugin of *entry_point* if the block fails.
+
+    :param what: start of the message, with ``{}`` for the plugin: ``the hook 'x' of {} failed``.
+    :param hint: makes the hint from the name of the distribution; to read that takes time.
+    :param meant: errors that the plugin raises on purpose, and that stay as they are.
+    :raises PluginError: the block raises another error, be it ``SystemExit``.
+    :raises LimitReached: no more files or threads are allowed.
+    """
+    passed: tuple[type[BaseException], ...] = (*meant, *_ENDINGS)
+    try:
+        yield
+    except passed:
+        raise
+    except BaseException as error:
+        raise limit_error(error) or PluginError(
+            f"{what.replace('{}', owner_of(entry_point))} ({reason(error)})",
+            hint=hint and hint(distribution_of(entry_point)),
+            category="bug",
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """Return the class and the text of *error* on one line; its own ``str()`` may fail."""
+    try:
+        text = " ".join(str(error).split())[:200]
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def load(entry_point: EntryPoint) -> Any:
@@ -368,18 +438,32 @@ def load(entry_point: EntryPoint) -> Any:
 
     :raises PluginError: the import fails, even with ``sys.exit``.
     """
-    try:
-        # Output of a plugin during import is not part of the result.
-        with redirect_stdout(sys.stderr):
-            return entry_point.load()
-    except (KeyboardInterrupt, Terminated):
-        raise
-    except BaseException as error:
-        raise PluginError(
-            f"the plugin {distribution_of(entry_point)} does not load "
-            f"({entry_point.value}: {type(error).__name__}: {error})",
-            hint=f"Reinstall or remove it: pip uninstall {distribution_of(entry_point)}",
-        ) from error
+    what = f"the plugin {{}} does not load: {entry_point.value}"
+    # Output of a plugin during import is not part of the result.
+    with (
+        blaming(entry_point, what, hint="Reinstall or remove it: pip uninstall {}".format),
+        redirect_stdout(sys.stderr),
+    ):
+        return entry_point.load()
+
+
+def preferred_pool(settings: PoolSettings) -> str | None:
+    """Return the name of the HTTP pool of a plugin that prefers *settings* most, if any does."""
+    best, found = 0, None
+    for entry_point in entry_points(HTTP_POOLS):
+        if is_builtin(entry_point):
+            continue
+        what = f"the HTTP pool {entry_point.name!r} of plugin {{}} failed"
+        try:
+            pool = load(entry_point)
+            with blaming(entry_point, what):
+                preference = pool.preference(settings)
+        except PluginError as error:  # costs its own plugin only
+            logging.getLogger("tinkex").warning("%s", error)
+            continue
+        if preference > best:
+            best, found = preference, entry_point.name
+    return found
 
 
 def load_driver(group: str, name: str) -> Any:
@@ -388,29 +472,62 @@ def load_driver(group: str, name: str) -> Any:
     :raises PluginError: it does not exist, two plugins define it, or it does not load.
     """
     entry_point = pick(group, name)
-    try:
-        return load(entry_point)()
-    except PluginError:
-        raise
-    except Exception as error:
-        owner = distribution_of(entry_point)
-        raise PluginError(
-            f"the {_noun(group)} {name!r} of plugin {owner} does not start "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    driver = load(entry_point)
+    what = f"the {_noun(group)} {name!r} of plugin {{}} does not start"
+    with blaming(entry_point, what, meant=(PluginError,)):
+        return driver()
+
+
+def suspects(error: BaseException, involved: Iterable[str] = ()) -> tuple[bool, list[str]]:
+    """Return whether *error* comes from the code of a plugin, and which plugins it may come from.
+
+    They are named with their versions. If the innermost frame that is of tinkex or of a plugin is
+    of a plugin, that one; else every plugin with a frame on the way, or in *involved*.
+
+    :param involved: modules whose code has taken part, without a frame of its own perhaps.
+    """
+    modules = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        modules.append(str(traceback.tb_frame.f_globals.get("__name__")))
+        traceback = traceback.tb_next
+    for module in reversed(modules):
+        if module.partition(".")[0] == "tinkex":
+            break
+        if found := _plugin_of(module):
+            return True, [owner_of(found)]
+    found_all = filter(None, map(_plugin_of, [*reversed(modules), *involved]))
+    return False, list(dict.fromkeys(map(owner_of, found_all)))
+
+
+def _plugin_of(module: str) -> EntryPoint | None:
+    """Return an entry point of the plugin that *module* belongs to; a namespace has several."""
+    words = module.split(".")
+    shared = {
+        ep: len(os.path.commonprefix([words, ep.module.split(".")]))
+        for ep, _ in claims()
+        if not is_builtin(ep)
+    }
+    nearest = max(shared, key=shared.__getitem__, default=None)
+    return nearest if nearest is not None and shared[nearest] else None
 
 
 def claims() -> Iterator[tuple[EntryPoint, Distribution]]:
-    """Yield every entry point in a tinkex group, used or not, with its distribution."""
-    for group, found in installed(tuple(sys.path)).items():
-        if group in GROUPS or group.startswith(HOOKS + "."):
-            yield from ((ep, ep.dist) for ep in found if ep.dist is not None)
+    """Yield every entry point in a ``tinkex.*`` group, used or not, with its distribution."""
+    for found in installed(tuple(sys.path)).groups.values():
+        yield from ((ep, ep.dist) for ep in found if ep.dist is not None)
 
 
 def distribution_of(entry_point: EntryPoint) -> str:
     """Return the name of the distribution that defines *entry_point*."""
     owner = entry_point.dist
     return owner.name if owner is not None else entry_point.value.partition(":")[0]
+
+
+def owner_of(entry_point: EntryPoint) -> str:
+    """Return the name and the version of the distribution that brings *entry_point*."""
+    version = entry_point.dist.version if entry_point.dist is not None else ""
+    return f"{distribution_of(entry_point)} {version}".rstrip()
 
 
 def _noun(group: str) -> str:

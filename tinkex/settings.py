@@ -36,7 +36,7 @@ __all__ = ["Settings"]
 
 #: Default timeout in seconds.
 DEFAULT_TIMEOUT = 120.0
-DEFAULT_POOL = pools.DEFAULT_DRIVER
+DEFAULT_POOL = pools.AUTO
 #: Prefix of the origin of a value that comes from a profile.
 PROFILE_ORIGIN = "profile "
 #: The settings of one source: name → value and description of the origin.
@@ -85,8 +85,11 @@ class Settings:
 
     @property
     def pool_driver(self) -> str:
-        """Name of the installed HTTP pool that ``http_pool`` refers to."""
-        return self.pool_options.driver or self.http_pool
+        """Name of the installed HTTP pool behind ``http_pool``; ``auto`` chooses one."""
+        name = self.pool_options.driver or self.http_pool
+        if name != pools.AUTO:
+            return name
+        return plugins.preferred_pool(self) or pools.DEFAULT_DRIVER
 
     def plugin(self, name: str) -> Any:
         """Return the settings of the plugin *name*: the dataclass that it declares in the group
@@ -246,7 +249,7 @@ def pool_names(config: Mapping[str, Any] | None = None) -> list[str]:
     """
     installed = (ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS))
     config = file.read(file.config_path()) if config is None else config
-    return sorted({*installed, *pools.named_in(config)})
+    return sorted({pools.AUTO, *installed, *pools.named_in(config)})
 
 
 def effective(settings: Settings) -> Iterator[tuple[str, Any, str]]:
@@ -408,7 +411,7 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
     :raises SettingsError: the driver does not exist or does not load.
     """
     name = values["pool_options"].driver
-    if name == DEFAULT_POOL:
+    if name in (pools.AUTO, pools.DEFAULT_DRIVER):
         return
     try:
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)

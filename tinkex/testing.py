@@ -9,11 +9,13 @@ distribution against what tinkex promises its users of every command.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import inspect
 import io
 import json
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 from tinkex import plugins
-from tinkex.exceptions import PluginError, TinkexError
+from tinkex.exceptions import PluginError
 
 __all__ = ["Invocation", "check_distribution", "invoke", "isolated", "local_service"]
 
@@ -131,43 +133,70 @@ def check_distribution(name: str) -> None:
 
     :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
         docstring is not one sentence, an argument has no help, an option clashes with a global one,
-        settings are not declared by a dataclass with defaults.
+        settings are not declared by a dataclass with defaults, a hook fails, clashes or is for no
+        command, tinkex has no such group, or the rows in the ``return`` of a command have another
+        number of values than its ``column_names``.
     """
-    found = [ep for ep, owner in plugins.claims() if plugins.same_name(owner.name, name)]
+    from tinkex.cli.inventory import Inventory
+
+    inventory = Inventory()
+    found = [(ep, d) for ep, d in inventory.claims if plugins.same_name(d.name, name)]
     faults = [] if found else [f"{name} has no entry point in any group of tinkex"]
-    for ep in found:
-        try:
-            loaded = plugins.load(ep)
-            texts = list(_command_faults(loaded, ep.name)) if ep.group == plugins.COMMANDS else []
-            texts += _settings_faults(loaded, ep) if ep.group == plugins.SETTINGS else []
-        except (TinkexError, ValueError) as error:
-            texts = [str(error)]
+    for ep, distribution in found:
+        texts = [text] if (text := inventory.problem(ep, distribution)) else []
+        if not texts and ep.group == plugins.COMMANDS:
+            texts = list(_command_faults(plugins.load(ep), ep.name))
+        elif ep.group == plugins.SETTINGS and not plugins.same_name(ep.name, distribution.name):
+            texts.append(f"its name must be that of the distribution, {distribution.name}")
         faults += [f"{ep.group}: {ep.name}: {text}" for text in texts]
     if faults:
         raise AssertionError("\n".join(faults))
 
 
-def _settings_faults(schema: Any, entry_point: Any) -> Iterator[str]:
-    from tinkex.config.sections import described
-
-    owner = plugins.distribution_of(entry_point)
-    if not plugins.same_name(entry_point.name, owner):
-        yield f"its name must be that of the distribution, {owner}"
-    described(schema)
-
-
 def _command_faults(command: Any, name: str) -> Iterator[str]:
-    from tinkex.commands.base import Command, Lister, ShowOne
-
-    if not (isinstance(command, type) and issubclass(command, (Command, Lister, ShowOne))):
-        yield "is not a Command, Lister or ShowOne of tinkex.commands.base"
-        return
     doc = inspect.getdoc(command) or ""
     if "\n" in doc or not doc.endswith("."):
         yield "its docstring must be one sentence that ends with a full stop"
     try:
-        parser = command(None, None, name.replace("_", " ")).get_parser(name)  # type: ignore[arg-type]
+        parser = command(None, None, name.replace("_", " ")).get_parser(name)
     except (argparse.ArgumentError, ValueError) as error:
         yield f"its options clash: {error}"
         return
     yield from (f"the argument {a.dest} has no help" for a in parser._actions if not a.help)
+    names = getattr(command, "column_names", ())
+    for count in _row_lengths(command) if names else ():
+        if count != len(names):
+            yield f"a row has {count} values for {len(names)} column_names: {', '.join(names)}"
+
+
+def _row_lengths(command: Any) -> Iterator[int]:
+    """Yield how many values the rows have that ``take_action`` returns for ``column_names``.
+
+    Only of rows that it spells out: ``return self.column_names, [(note.id, note.text) for …]``.
+    """
+    from tinkex.commands.base import Lister
+
+    try:
+        function = ast.parse(textwrap.dedent(inspect.getsource(command.take_action)))
+    except (OSError, TypeError, SyntaxError):  # there is no source to read
+        return
+    assigned = {
+        target.id: node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+            names, data = node.value.elts[0], node.value.elts[-1]
+            if not (isinstance(names, ast.Attribute) and names.attr == "column_names"):
+                continue
+            data = assigned.get(data.id, data) if isinstance(data, ast.Name) else data
+            rows: list[Any] = [data]
+            if issubclass(command, Lister):
+                rows = [getattr(data, "elt", None), *getattr(data, "elts", ())]
+            for row in rows:
+                is_row = isinstance(row, (ast.Tuple, ast.List))
+                if is_row and not any(isinstance(cell, ast.Starred) for cell in row.elts):
+                    yield len(row.elts)

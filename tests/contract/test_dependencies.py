@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "tinkex": {
         *("cliff", "stevedore", "requests", "PyYAML", "tokenizers", "rich", "prompt_toolkit"),
-        *("Jinja2", "urllib3", "wcwidth"),
+        *("Jinja2", "urllib3", "wcwidth", "certifi"),
     },
     "tinkex-hello": {"tinkex"},
+    "tinkex-http2": {"tinkex", "pyqwest"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),

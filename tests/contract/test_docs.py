@@ -53,7 +53,7 @@ def app() -> Iterator[TinkexApp]:
 
 def parser_of(app: TinkexApp, name: str):
     command = app.command_manager.commands[name].load()
-    return command(app, None, name).get_parser(name)
+    return command(app, None, name).with_hooks(name)
 
 
 def source(page: str) -> str:

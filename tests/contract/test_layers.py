@@ -28,6 +28,7 @@ LAYERS = (
     {"config"},
     {"settings"},
     {"api"},
+    {"httppools"},
     {"cli", "options"},
     {"commands"},
     {"testing", "__main__"},

@@ -35,6 +35,7 @@ MODULES = (
     "tinkex.commands.base",
     "tinkex.exceptions",
     "tinkex.files",
+    "tinkex.httppools",
     "tinkex.options",
     "tinkex.plugins",
     "tinkex.settings",

@@ -57,7 +57,7 @@ def test_a_hub_that_fails_is_reported(fault, faulty, saved, tmp_path, monkeypatc
     assert TOKEN not in done.stderr
     assert KEY not in done.stderr
     assert "Traceback" not in done.stderr
-    assert "This is a bug" not in done.stderr, done
+    assert "this is a bug" not in done.stderr, done
     lines = done.stderr.splitlines()
     assert lines[-2].startswith("Checkpoint push-hf failed"), done
     assert lines[-1].startswith("Hint: "), done

@@ -30,9 +30,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not metafunc.config.getoption("--all-faults"):
         cases = sample(cases, 8)
     cases += [(name, ("key-echoed", loud)) for name in COMMANDS for loud in LOUD]
-    metafunc.parametrize(
-        ("name", "fault", "loud"), dict.fromkeys((name, *case) for name, case in cases)
-    )
+    found = [("default", name, *case) for name, case in cases]
+    found += [("http2", name, *case) for name, case in sample(cases, 3)]
+    arguments = ("http_pool", "name", "fault", "loud")
+    metafunc.parametrize(arguments, dict.fromkeys(found), indirect=["http_pool"])
 
 
 def test_the_key_is_written_nowhere(faulty, name, fault, loud, tmp_path, home, monkeypatch):

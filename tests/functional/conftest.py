@@ -146,7 +146,8 @@ def tinkex(tmp_path: Path) -> Program:
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Program:
     """Return the program, set to talk to the service; ``embedded`` as parameter: in-process."""
     if getattr(request, "param", "") == "embedded":
-        return Program({"TINKEX_LOCAL_HOME": str(tmp_path / "local"), "TINKEX_PROFILE": "local"})
+        local = {"TINKEX_PROFILE": "local", "TINKEX_HTTP_POOL": ""}
+        return Program({"TINKEX_LOCAL_HOME": str(tmp_path / "local"), **local})
     service: Service = request.getfixturevalue("service")
     return Program({"TINKER_BASE_URL": service.url, "TINKER_API_KEY": KEY})
 

@@ -279,7 +279,7 @@ def test_with_few_open_files_fewer_connections_are_made(kind, tinkex, throttled,
 def test_with_few_open_files_fewer_checkpoints_are_fetched_at_once(tinkex, store, target):
     store.names = [f"{n}" for n in range(8)]
     words = ["checkpoint", "download", "--run-id", RUN, "--output", str(target), "-f", "json"]
-    done = tinkex.process(*words, preexec_fn=open_files(24))
+    done = tinkex.process(*words, preexec_fn=open_files(48))
     assert len(json.loads(done.stdout)) == 8
     assert len([place for place in target.rglob(LARGE) if place.stat().st_size == 3_000_000]) == 8
 

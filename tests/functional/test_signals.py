@@ -29,6 +29,8 @@ from tests.serving import Reply, Request, serving
 from tests.until import idle, until
 from tinkex.testing import invoke
 
+pytestmark = pytest.mark.both_pools
+
 WATCHING = {
     "run watch": ("run", "watch", "{run}"),
     "run wait": ("run", "wait", "{run}", "--until", "checkpoint:never"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import tinkex
 from tinkex import plugins
+from tinkex.exceptions import PluginError
 from tinkex.plugins import entry_points
 from tinkex.testing import invoke
 
@@ -93,7 +96,7 @@ def test_a_format_may_be_named_in_every_way_that_options_have(fake_plugins, word
         assert done.stdout.splitlines()[0].endswith("?"), done.stderr
 
 
-NOT_OURS = "p-broken is not a Command, Lister or ShowOne"
+NOT_OURS = "p-broken 1.0 is not a Command, Lister or ShowOne"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ NOT_OURS = "p-broken is not a Command, Lister or ShowOne"
             "http_pools",
             "def Hello(): 1 / 0",
             ["config", "show", "--http-pool", "bad"],
-            "the HTTP pool 'bad' of plugin p-broken does not start",
+            "the HTTP pool 'bad' of plugin p-broken 1.0 does not start",
         ),
     ],
 )
@@ -162,8 +165,25 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
     done = invoke(command)
     assert (done.exit_code, done.stdout) == (1, "")
     assert "not today" in done.stderr
-    assert ("the hook 'h' of plugin p-hook failed" in done.stderr) is (error == "ValueError")
-    assert ("TINKEX_PLUGINS" in done.stderr) is (error == "ValueError")
+    named = "failed: the hook 'h' of plugin p-hook 1.0 failed (ValueError: not today)\n"
+    assert (named in done.stderr) is (error == "ValueError")
+    assert ("export TINKEX_PLUGINS=-p-hook\n" in done.stderr) is (error == "ValueError")
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        ("names + ('more',), rows", "ValueError: a row has 13 values for 14 columns: name, "),
+        ("3", "TypeError: "),
+    ],
+)
+def test_a_hook_that_returns_other_columns_or_rows_is_suspected(fake_plugins, returned, why):
+    code = HOOK.replace("return names, rows", f"return {returned}; names, rows")
+    fake_plugins.add("p-hook", "[tinkex.hooks.profile_list]\nh = p_hook:Hook\n", code)
+    done = invoke(["profile", "list", "--json"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    message = json.loads(done.stderr)["error"]["message"]
+    assert f"this is a bug in tinkex or a plugin: p-hook 1.0 ({why}" in message
 
 
 @pytest.mark.parametrize(
@@ -197,6 +217,14 @@ def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):
         done = invoke(["greet"])
         assert (done.stdout, done.stderr) == ("hello\n", ""), value
         assert "--twice" not in invoke(["greet", "--help"]).stdout
+    for value in ("-p-one", "p-two,p-one,-p_one", "-p.one,-p-hook"):
+        monkeypatch.setenv("TINKEX_PLUGINS", value)
+        assert "p-two 1.0 does not load" in invoke(["greet"]).stderr, value
+    monkeypatch.setenv("TINKEX_PLUGINS", "-p-two")
+    assert invoke(["greet", "--twice"]).stdout == "hello\nhello\n"
+    monkeypatch.setenv("TINKEX_PLUGINS", "-tinkex-local")
+    local = invoke(["--profile", "local", "run", "list"])
+    assert "TINKEX_PLUGINS turns tinkex-local off." in local.stderr
     monkeypatch.setenv("TINKEX_PLUGINS", "p-one,p-hook")
     assert invoke(["greet", "--twice"]).stdout == "hello\nhello\n"
     for value in ("", " , "):
@@ -219,6 +247,278 @@ def misspelt():
 """
 
 
+@pytest.mark.parametrize(
+    ("option", "more"),
+    [
+        ("--all", ""),  # one of the command
+        ("--timeout", ""),  # a global one
+        ("--format", ""),
+        ("--twice", "raise RuntimeError('no')"),
+        ("--twice", "raise SystemExit(3)"),
+        ("--twice", "from tinkex.exceptions import UsageError; raise UsageError('no')"),
+    ],
+)
+def test_a_hook_whose_option_clashes_is_left_out_as_a_whole(fake_plugins, option, more):
+    code = HOOK.replace(
+        "return parser\n    def get_epilog",
+        f"parser.add_argument('{option}', help='x')\n        {more}\n        return parser\n"
+        "    def get_epilog",
+    ).replace('"--twice"', '"--first"')
+    fake_plugins.add("p-hook", "[tinkex.hooks.plugin_list]\nh = p_hook:Hook\n", code)
+    for words in (["plugin", "list", "--all"], ["plugin", "list", "--help"]):
+        done = invoke(words)
+        assert (done.exit_code, "--first" in done.stdout) == (0, False), done.stderr
+        assert done.stderr.startswith("Warning: the hook 'h' of plugin p-hook 1.0 failed (")
+        assert done.stderr.endswith("); running without it\n")
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_bad_hook_does_not_hide_options_after_the_command(fake_plugins):
+    fake_plugins.add("p-hook", "[tinkex.hooks.config_get]\nh = gone:Hook\n")
+    done = invoke(["config", "get", "timeout", "--timeout", "7s"])
+    assert (done.stdout, done.stderr.count("p-hook 1.0")) == ("7s\n", 1)
+
+
+def test_the_second_of_two_hooks_with_one_option_is_left_out(fake_plugins):
+    for name in ("p-one", "p-two"):
+        module = name.replace("-", "_")
+        fake_plugins.add(name, f"[tinkex.hooks.version]\nh = {module}:Hook\n", HOOK)
+    done = invoke(["version"])
+    assert (done.exit_code, done.stderr.count("\n")) == (0, 1)
+    assert "of plugin p-two 1.0 failed (ArgumentError: argument --twice: " in done.stderr
+
+
+def test_the_hint_that_turns_a_plugin_off_can_be_pasted(fake_plugins, monkeypatch):
+    code = HOOK.replace("return parsed_args", "1 / 0")
+    fake_plugins.add("p-hook", "[tinkex.hooks.version]\nh = p_hook:Hook\n", code)
+    fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
+    for before in (None, "p-one,p-hook", "-p-gone"):
+        if before is not None:
+            monkeypatch.setenv("TINKEX_PLUGINS", before)
+        hint = invoke(["version"]).stderr.splitlines()[1]
+        line = hint.removeprefix("Hint: To run without it: ")
+        pasted = subprocess.run(
+            ["sh", "-c", f'{line}; printf %s "$TINKEX_PLUGINS"'], capture_output=True, text=True
+        ).stdout
+        environ = {"TINKEX_PLUGINS": pasted}
+        assert invoke(["version"], environ=environ).stderr == ""
+        assert invoke(["greet"], environ=environ).stdout == "hello\n"
+
+
+FAULTY = """
+from cliff.formatters.base import ListFormatter
+from tinkex.columns import Size
+from tinkex.commands.base import Command, Lister
+from tinkex.exceptions import TinkexError
+from tinkex.plugins import HttpPool
+
+class Raises(Command):
+    "Raise."
+    def take_action(self, parsed_args):
+        raise ValueError("not today")
+
+class Exits(Raises):
+    "Exit."
+    def take_action(self, parsed_args):
+        import sys
+        sys.exit("bye")
+
+class Connects(Raises):
+    "Connect."
+    def take_action(self, parsed_args):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+class Mute(Exception):
+    def __str__(self): 1 / 0
+
+class Speechless(Raises):
+    "Raise what has no text."
+    def take_action(self, parsed_args):
+        raise Mute
+
+class Bare(TinkexError):
+    def __init__(self): pass
+
+class Unmade(Raises):
+    "Raise an error of tinkex that is not initialized."
+    def take_action(self, parsed_args):
+        raise Bare
+
+class Clashes(Raises):
+    "Clash."
+    def add_arguments(self, parser):
+        parser.add_argument("--timeout")
+
+class Nothing(Lister):
+    "Return nothing."
+    def take_action(self, parsed_args):
+        pass
+
+class Uneven(Lister):
+    "Return rows of another length."
+    column_names = ("one", "two")
+    def take_action(self, parsed_args):
+        return self.column_names, [(1, 2), (1, 2, 3)]
+
+class Late(Uneven):
+    "Fail in the third row."
+    def take_action(self, parsed_args):
+        return self.column_names, ((n, 1 // (2 - n)) for n in range(4))
+
+class Cells(Uneven):
+    "Fail in a cell."
+    def take_action(self, parsed_args):
+        class Bad(Size):
+            def human_readable(self): 1 / 0
+            machine_readable = human_readable
+        return self.column_names, [(1, 2), (1, Bad(2))]
+
+class Shout(ListFormatter):
+    def add_argument_group(self, parser): pass
+    def emit_list(self, column_names, data, stdout, parsed_args):
+        for row in data:
+            stdout.write("HELLO")
+            row.shout()
+
+class Pool(HttpPool):
+    base_url, needs_api_key = "http://127.0.0.1:9", False
+    def build(self, settings): return self
+    def send(self, request, timeouts): raise KeyError("socket")
+    def close(self): pass
+
+class Empty(Pool):
+    def send(self, request, timeouts): return None
+"""
+FAULTY_ENTRIES = """
+[tinkex.commands]
+raises = p_bad:Raises
+exits = p_bad:Exits
+connects = p_bad:Connects
+speechless = p_bad:Speechless
+unmade = p_bad:Unmade
+clashes = p_bad:Clashes
+nothing = p_bad:Nothing
+uneven = p_bad:Uneven
+late = p_bad:Late
+cells = p_bad:Cells
+[tinkex.formatters.list]
+shout = p_bad:Shout
+[tinkex.http_pools]
+broken = p_bad:Pool
+empty = p_bad:Empty
+"""
+OWN = "this is a bug in the plugin p-bad 2.1 "
+EITHER = "this is a bug in tinkex or a plugin: p-bad 2.1 "
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("raises", f"Raises failed: {OWN}(ValueError: not today)"),
+        ("exits", f"{OWN}(SystemExit: bye)"),
+        ("connects", f"{OWN}(ConnectionRefusedError: [Errno 111] Connection refused)"),
+        ("speechless", f"{OWN}(Mute)"),
+        ("unmade", f"{OWN}(Bare)"),
+        ("clashes", f"{OWN}(ArgumentError: argument --timeout: conflicting option string"),
+        ("nothing", f"{EITHER}(TypeError: "),
+        ("uneven", f"{EITHER}(ValueError: a row has 3 values for 2 columns: one, two)"),
+        ("late", f"{OWN}(ZeroDivisionError: "),
+        ("cells", f"{OWN}(ZeroDivisionError: "),
+        ("config show -f shout", f"{OWN}(AttributeError: "),
+        ("run list --http-pool broken", f"{OWN}(KeyError: 'socket')"),
+        ("run list --http-pool empty", f"{EITHER}(AttributeError: 'NoneType' object"),
+    ],
+)
+def test_a_failure_in_a_plugin_names_it_and_its_version(fake_plugins, words, what):
+    fake_plugins.add("p-bad", FAULTY_ENTRIES, FAULTY, version="2.1")
+    done = invoke(words.split())
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert what in done.stderr.splitlines()[0]
+    assert done.stderr.count("\n") == 2
+    if "shout" in words:
+        return
+    done = invoke(words.split(), environ={"TINKEX_FORMAT": "json"})
+    assert (done.exit_code, done.stdout) == (1, "")
+    error = json.loads(done.stderr)["error"]
+    assert (error["category"], what in error["message"]) == ("bug", True)
+
+
+def test_a_plugin_cannot_end_the_interactive_shell(fake_plugins):
+    fake_plugins.add("p-bad", FAULTY_ENTRIES, FAULTY)
+    done = invoke(["--keep-going"], stdin="exits\nversion\n")
+    assert (OWN.replace("2.1", "1.0") in done.stderr, done.stdout[:7]) == (True, "tinkex ")
+
+
+def test_a_pool_that_cannot_say_what_it_prefers_is_not_chosen(fake_plugins):
+    code = f"""{FAULTY}
+class Picky(Pool):
+    @classmethod
+    def preference(cls, settings): 1 / 0
+"""
+    fake_plugins.add("p-bad", "[tinkex.http_pools]\npicky = p_bad:Picky\n", code)
+    words = ["run", "list", "--http-pool", "auto", "--base-url", "http://127.0.0.1:9"]
+    done = invoke([*words, "--timeout", "1ms", "--api-key", "tml-dummy", "--json"])
+    whole = json.loads(done.stderr)
+    assert whole["error"]["category"] == "server"
+    assert "the HTTP pool 'picky' of plugin p-bad 1.0 failed (ZeroDi" in whole["warnings"][0]
+
+
+@pytest.mark.parametrize("command", ["late", "cells", "uneven"])
+@pytest.mark.parametrize("format", ["json", "csv", "yaml", "value", "table", "plain"])
+def test_a_list_whose_rows_fail_leaves_standard_output_empty(fake_plugins, command, format):
+    fake_plugins.add("p-bad", FAULTY_ENTRIES, FAULTY)
+    done = invoke([command, "-f", format])
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
+def test_a_bug_of_tinkex_accuses_no_plugin(fake_plugins, monkeypatch):
+    fake_plugins.add("p-bad", FAULTY_ENTRIES, FAULTY)
+    monkeypatch.setattr("tinkex.commands.profile.ListProfile.take_action", lambda *_: 1 / 0)
+    done = invoke(["profile", "list"])
+    assert done.stderr.startswith("Profile list failed: this is a bug in tinkex (ZeroDivisionError")
+    with pytest.raises(PluginError) as caught:
+        tinkex.run(["raises"])
+    assert caught.value.category == "bug"
+
+
+WARNS = f"""
+import logging, sys, warnings
+print("printed")
+print("in red", file=sys.stderr)
+logging.getLogger("p_loud").warning("logged")
+warnings.warn("warned")
+{COMMAND}
+        pass
+class Fails(Hello):
+    "Fail."
+    def take_action(self, parsed_args):
+        raise ValueError("no")
+"""
+
+
+def test_what_else_is_written_to_standard_error_is_part_of_a_json_error(fake_plugins):
+    entries = "[tinkex.commands]\nloud = p_loud:Hello\nfails = p_loud:Fails\n"
+    hooks = "".join(f"[tinkex.hooks.{name}]\nh = gone:Hook\n" for name in ("loud", "fails"))
+    fake_plugins.add("p-loud", entries + hooks, WARNS)
+
+    def stderr(*words: str) -> str:
+        program = [sys.executable, "-W", "always::UserWarning", "-m", "tinkex"]
+        done = subprocess.run([*program, *words], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, bool(done.stdout)) == (
+            (0, True) if "loud" in words else (1, False)
+        )
+        return done.stderr
+
+    def written(lines: list[str]) -> list[bool]:
+        texts = ("printed", "in red", "logged", "UserWarning: warned", "No module named 'gone'")
+        return [any(text in line for line in lines) for text in texts]
+
+    whole = json.loads(stderr("fails", "--json"))
+    assert (whole["error"]["category"], written(whole["warnings"])) == ("bug", [True] * 5)
+    assert written(stderr("loud", "--json").splitlines()) == [True] * 5
+    assert written(stderr("fails").splitlines()) == [True] * 5
+
+
 def test_profiles_of_plugins(fake_plugins, home):
     names = ("corp", "wrong", "misspelt", "gone")
     entries = "".join(f"{name} = p_profiles:{name}\n" for name in names)
@@ -228,8 +528,8 @@ def test_profiles_of_plugins(fake_plugins, home):
     rows = {row["name"] for row in invoke(["profile", "list", "-f", "json"]).rows}
     assert rows & {*names, "local", "default"} == {"corp", "local", "misspelt"}
     for name, what in (
-        ("wrong", "does not return a mapping of settings"),
-        ("gone", "p-profiles does not load"),
+        ("wrong", "the profile 'wrong' of plugin p-profiles 1.0 does not return a mapping"),
+        ("gone", "p-profiles 1.0 does not load"),
         ("misspelt", "unknown setting 'base_ulr'"),
         ("default", "no profile is called 'default'"),
     ):

@@ -15,11 +15,12 @@ DEFAULT_BASE_URL = values.DEFAULT_BASE_URL
 URL = "https://host.example/path"
 
 
-def test_defaults_are_those_of_the_official_service():
+def test_defaults_are_those_of_the_official_service(monkeypatch):
+    monkeypatch.delenv("TINKEX_HTTP_POOL")
     found = settings.resolve()
     assert found.base_url == "https://tinker.thinkingmachines.dev/services/tinker-prod"
     assert found.timeout == 120.0
-    assert found.http_pool == "default"
+    assert found.http_pool == "auto"
     assert found.profile is None
     assert found.origins == {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,12 @@ def test_rows_of_a_failed_command_tell_why_it_failed():
         _ = Invocation("", "Boom failed: no\n", 1).rows
 
 
-def test_the_check_names_every_fault(fake_plugins):
-    code = '''
-from tinkex.commands.base import Command
+HALF_A_PLUGIN = """
+from cliff.hooks import CommandHook
+from tinkex.commands.base import Command, Lister, ShowOne
 
 class Wordy(Command):
-    """No full stop"""
+    "No full stop"
     def get_parser(self, prog_name):
         parser = super().get_parser(prog_name)
         parser.add_argument("--silent")
@@ -72,17 +73,85 @@ class Wordy(Command):
     def take_action(self, parsed_args):
         pass
 
+class Good(Lister):
+    "Show two columns."
+    column_names = ("one", "two")
+    def take_action(self, parsed_args):
+        if parsed_args.columns:
+            return self.column_names, [(n, n) for n in "ab"]
+        rows = [(*"ab",), *self.rows]
+        return self.column_names, rows
+
+class Uneven(Good):
+    "Show rows of one value."
+    def take_action(self, parsed_args):
+        return self.column_names, ((n,) for n in "ab")
+
+class Named(Good):
+    "Show rows of three values."
+    def take_action(self, parsed_args):
+        rows = [(1, 2), (1, 2, 3)]
+        return self.column_names, rows
+
+class One(ShowOne):
+    "Show a value too few."
+    column_names = ("one", "two")
+    def take_action(self, parsed_args):
+        return self.column_names, (1,)
+
 class Foreign: pass
-'''
-    entries = "greet_wordy = p_bad:Wordy\ngreet_foreign = p_bad:Foreign\ngreet_gone = p_bad:Gone\n"
-    fake_plugins.add("p-bad", f"[tinkex.commands]\n{entries}", code)
-    fake_plugins.add("p-none", "[console_scripts]\nx = p_none:x\n")
-    with pytest.raises(AssertionError) as caught:
+
+class Hook(CommandHook):
+    def get_parser(self, parser):
+        parser.add_argument("--limit", help="clashes")
+    def get_epilog(self): pass
+    def before(self, parsed_args): pass
+    def after(self, parsed_args, data): pass
+
+class Fails(Hook):
+    def get_parser(self, parser): 1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ("commands greet_wordy = Wordy", "its docstring must be one sentence"),
+        ("commands greet_wordy = Wordy", "the argument silent has no help"),
+        ("commands greet_foreign = Foreign", "p_bad:Foreign of plugin p-bad 1.0 is not a Command"),
+        ("commands greet_gone = Gone", "AttributeError: module 'p_bad' has no attribute 'Gone'"),
+        ("commands greet = Uneven", "a row has 1 values for 2 column_names: one, two"),
+        ("commands greet = Named", "a row has 3 values for 2 column_names"),
+        ("commands greet = One", "a row has 1 values for 2 column_names"),
+        ("hooks.run_list h = Fails", "ZeroDivisionError: division by zero"),
+        ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),
+        (
+            "hooks.run_lst h = Hook",
+            "no command is called 'run_lst'; did you mean tinkex.hooks.run_list?",
+        ),
+        ("hooks.gone h = Hook", "not used: no command is called 'gone'"),
+        ("hooks h = Hook", "tinkex has no such group; did you mean tinkex.hooks.<noun_verb>?"),
+        ("command greet = Good", "tinkex has no such group; did you mean tinkex.commands?"),
+        ("else greet = Good", "not used: tinkex has no such group"),
+        ("commands greet = Good", None),
+        ("hooks.greet h = Hook\n[tinkex.commands]\ngreet = p_bad:Good", None),
+    ],
+)
+def test_the_check_names_every_fault(fake_plugins, entry, fault):
+    entry = entry.replace(" ", "]\n", 1).replace("= ", "= p_bad:", 1)
+    fake_plugins.add("p-bad", f"[tinkex.{entry}\n", HALF_A_PLUGIN)
+    if fault is None:
         check_distribution("p-bad")
-    text = str(caught.value)
-    assert "greet_wordy: its docstring must be one sentence" in text
-    assert "greet_wordy: the argument silent has no help" in text
-    assert "greet_foreign: is not a Command" in text
-    assert "greet_gone: the plugin p-bad does not load" in text
+        return
+    with pytest.raises(AssertionError, match=re.escape(fault)):
+        check_distribution("p-bad")
+    if "greet" not in entry or "command " in entry:
+        for words in (["plugin", "list"], ["plugin", "show", "p-bad"], ["doctor"]):
+            shown = invoke([*words, "-f", "json", "--base-url", "http://127.0.0.1:9"]).stdout
+            assert fault in shown, words
+
+
+def test_the_check_of_what_is_no_plugin(fake_plugins):
+    fake_plugins.add("p-none", "[console_scripts]\nx = p_none:x\n")
     with pytest.raises(AssertionError, match="no entry point"):
         check_distribution("p-none")

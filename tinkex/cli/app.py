@@ -8,12 +8,14 @@ import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import cliff.app
 import cliff.command
 
+from tinkex import plugins
 from tinkex.cli.commandmanager import CommandManager
 from tinkex.cli.errors import as_tinkex_error, print_error, unwrapped_signals, wants_json
 from tinkex.exceptions import (
@@ -21,6 +23,7 @@ from tinkex.exceptions import (
     LocalError,
     NotOffered,
     RequestShown,
+    Terminated,
     TinkexError,
     Unauthorized,
     UsageError,
@@ -84,6 +87,8 @@ class TinkexApp(cliff.app.App):
         self._settings: Settings | None = None
         self._settings_failed = False
         self._display: Any = None
+        #: Warnings for a program that asks for JSON.
+        self._held: list[str] = []
         #: One for each set of settings, for the next lines of the shell too.
         self._clients: dict[Settings, ServiceClient] = {}
         self._log_handlers: list[logging.Handler] = []
@@ -180,14 +185,35 @@ class TinkexApp(cliff.app.App):
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Print *text* on standard error, also with ``--quiet``; keys in it are masked."""
+        """Print *text* on standard error, also with ``--quiet``; keys in it are masked.
+
+        For a program that asks for JSON it is held until the end, and is a part of any error.
+        """
         from tinkex.columns import printable
 
+        if self.holds_warnings():
+            self._held.append(f"{prefix}{printable(without_keys(text))}")
+            return
         self.display.clear()
         # A standard error that cannot be written must not stop a command.
         with contextlib.suppress(OSError):
             self.stderr.write(f"{prefix}{printable(without_keys(text))}\n")
             self.stderr.flush()
+
+    def holds_warnings(self) -> bool:
+        """Return whether JSON is expected on standard error, or may be: options are not known."""
+        return not self.stderr.isatty() and (self._parsed is None or self.wants_json())
+
+    def _watched_stderr(self) -> contextlib.AbstractContextManager[Any]:
+        if self.stderr.isatty():  # progress bars need the terminal itself
+            return contextlib.nullcontext()
+        return contextlib.redirect_stderr(_Stderr(self))
+
+    def _release(self) -> None:
+        """Print the warnings that were held."""
+        held, self._held = self._held, []
+        with contextlib.suppress(OSError):
+            self.stderr.write("".join(f"{line}\n" for line in held))
 
     @property
     def display(self) -> Any:
@@ -218,7 +244,7 @@ class TinkexApp(cliff.app.App):
     def guarded(self, work: Callable[[], int]) -> int:
         """Return what *work* returns; print any error and return its exit code."""
         try:
-            with unwrapped_signals():
+            with unwrapped_signals(), self._watched_stderr():
                 return work()
         except BrokenPipeError:
             return EXIT_CLOSED_PIPE
@@ -226,10 +252,13 @@ class TinkexApp(cliff.app.App):
             self.display.clear()
             self.stderr.write(f"{self.operation_name()} interrupted.\n")
             return EXIT_INTERRUPTED
-        except Exception as error:
+        except Terminated:
+            raise
+        except BaseException as error:  # a plugin may raise anything, be it SystemExit
             self._report(error)
             return EXIT_FAILURE
         finally:
+            self._release()
             if not self.interactive_mode:
                 self.close()
 
@@ -240,6 +269,8 @@ class TinkexApp(cliff.app.App):
         """
         self.reset()
         self.words = tuple(argv)
+        for text in plugins.installed(tuple(sys.path)).unreadable:
+            self.warn(text)
         inherited = copy.copy(self.shell_options) if self.interactive_mode else None
         self.options = self.parser.parse_args(list(argv), inherited)
         words = self.options.words
@@ -265,8 +296,10 @@ class TinkexApp(cliff.app.App):
         try:
             factory, name, rest = self.command_manager.find_command(argv)
             self.command = factory(self, self.options, name)
-            parser = self.command.get_parser(self.prog(name))
+            parser = self.command.with_hooks(self.prog(name))
             self._parsed = parser.parse_args(rest)
+            if self._held and not self.wants_json():
+                self._release()
             self.configure_logging()
             try:
                 code = self.command.run(self._parsed)
@@ -338,7 +371,9 @@ class TinkexApp(cliff.app.App):
         self._remove_log_handlers()
         verbose = self.option("debug") or self.option("verbose")
         level = logging.DEBUG if verbose else logging.WARNING
-        console = logging.StreamHandler(self.stderr)
+        # A warning is held as those of commands are; a log that was asked for is written at once.
+        stream: Any = self.stderr if verbose or self.stderr.isatty() else _Stderr(self)
+        console = logging.StreamHandler(stream)
         console.setLevel(logging.ERROR if self.option("quiet") else level)
         console.setFormatter(logging.Formatter("%(message)s"))
         self._log_handlers = [console]
@@ -364,10 +399,10 @@ class TinkexApp(cliff.app.App):
         """Return the subject of an error sentence about the command line being run."""
         return self.command.operation_name() if self.command is not None else "Command"
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         """Print *error* on standard error: one sentence and one hint, or JSON."""
         self.display.clear()
-        known = as_tinkex_error(error)
+        known = as_tinkex_error(error, self.involved())
         if isinstance(known, Unauthorized):
             known.hint = self.settings.key_warning() or known.hint
         if isinstance(known, (NotOffered, InvalidResponse)) and self._settings is not None:
@@ -383,7 +418,22 @@ class TinkexApp(cliff.app.App):
             # The query of a signed address is a secret, too.
             lines = without_keys("".join(traceback.format_exception(error)))
             self.stderr.write(_QUERY.sub("?…", lines))
-        print_error(known, self.operation_name(), self.stderr, as_json=self.wants_json())
+        if as_json := self.wants_json():
+            held, self._held = self._held, []
+        else:
+            held = []
+            self._release()
+        print_error(known, self.operation_name(), self.stderr, as_json=as_json, warnings=held)
+
+    def involved(self) -> list[str]:
+        """Return the modules whose code has taken part in the command line being run."""
+        formatter = getattr(self.command, "formatter", None)
+        found = [type(self.command).__module__, type(formatter).__module__]
+        found += [hook.entry_point.module for hook in getattr(self.command, "_hooks", ())]
+        if self._clients and self._settings is not None:
+            name = self._settings.pool_driver
+            found += [e.module for e in plugins.entry_points(plugins.HTTP_POOLS) if e.name == name]
+        return found
 
     def wants_json(self) -> bool:
         """Return whether an error of the command line being run is printed as JSON."""
@@ -393,6 +443,26 @@ class TinkexApp(cliff.app.App):
         if chosen == "json" or getattr(self._parsed, "whole_json", False):
             return True
         return chosen is None and self.format_setting == "json"
+
+
+class _Stderr(io.TextIOBase):
+    """``sys.stderr`` while a command runs; what plugins and libraries write there is held, too."""
+
+    def __init__(self, app: TinkexApp) -> None:
+        self._app = app
+
+    def write(self, text: str) -> int:
+        if not self._app.holds_warnings():
+            return self._app.stderr.write(text)
+        for line in filter(str.strip, text.splitlines()):
+            self._app.warn(line, prefix="")
+        return len(text)
+
+    def flush(self) -> None:
+        self._app.stderr.flush()
+
+    def fileno(self) -> int:
+        return self._app.stderr.fileno()
 
 
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\"()<>=]+=[^\s'\"()<>]+")
@@ -443,8 +513,10 @@ def run(argv: Sequence[str]) -> Result:
         code = app.execute([os.fsdecode(word) for word in argv])
         if code:
             raise TinkexError(f"{app.operation_name()} ended with status {code}")
-    except Exception as error:
-        known = as_tinkex_error(error)
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
+        known = as_tinkex_error(error, app.involved())
         if known is error:
             raise
         raise known from error

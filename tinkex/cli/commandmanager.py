@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 import cliff.command
 import cliff.commandmanager
@@ -144,10 +144,10 @@ def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
     command: type[cliff.command.Command] = plugins.load(entry_point)
     is_command = isinstance(command, type) and issubclass(command, cliff.command.Command)
     if not is_command or not hasattr(command, "operation_name"):  # cliff's own have none
-        owner = plugins.distribution_of(entry_point)
         raise PluginError(
-            f"{entry_point.value} of plugin {owner} is not a Command, Lister or ShowOne of "
-            "tinkex.commands.base"
+            f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} is not a Command, "
+            "Lister or ShowOne of tinkex.commands.base",
+            category="bug",
         )
     return command
 
@@ -196,34 +196,65 @@ class Formatters:
                     continue  # reported when the format is used
 
 
-def load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Any:
-    """Return an object with the hook as ``obj``, and ``entry_point``.
+class Hook(NamedTuple):
+    """A hook of one command; cliff calls :attr:`obj`, whose errors name the plugin."""
 
-    :raises PluginError: the import fails.
+    obj: Any
+    entry_point: EntryPoint
+
+
+def parser_with_hooks(
+    command: cliff.command.Command, prog: str
+) -> tuple[argparse.ArgumentParser, list[Hook], dict[EntryPoint, Exception]]:
+    """Return the parser of *command* with what hooks add, the hooks, and why others are left out.
+
+    A hook is left out as a whole if it fails, or if an option of it exists already. The options of
+    the command come first, so that they are never the ones that clash.
     """
-    hook = plugins.load(entry_point)(command=command)
-    guarded = SimpleNamespace(
-        get_parser=hook.get_parser,
-        get_epilog=hook.get_epilog,
-        before=_naming(entry_point, hook.before),
-        after=_naming(entry_point, hook.after),
-    )
-    return SimpleNamespace(obj=guarded, entry_point=entry_point)
-
-
-def _naming(entry_point: EntryPoint, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *method* of a hook with errors that name its plugin."""
-
-    def call(*args: Any) -> Any:
+    hooks: list[Hook] = []
+    faults: dict[EntryPoint, Exception] = {}
+    group = f"{plugins.HOOKS}.{(command.cmd_name or '').replace(' ', '_')}"
+    for entry_point in plugins.entry_points(group):
         try:
-            return method(*args)
-        except (TinkexError, BrokenPipeError):  # the hook means to end the command
-            raise
-        except Exception as error:
-            raise PluginError(
-                f"the hook {entry_point.name!r} of plugin {plugins.distribution_of(entry_point)} "
-                f"failed ({type(error).__name__}: {error})",
-                hint=f"To run without it, list the other plugins in {plugins.ONLY}.",
-            ) from error
+            hooks.append(_load_hook(entry_point, command))
+        except PluginError as error:
+            faults[entry_point] = error
+    while True:  # after a fault from the start: the hook may have added some of its options
+        parser = command.get_parser(prog)
+        for hook in hooks:
+            try:
+                hook.obj.get_parser(parser)
+                if epilog := hook.obj.get_epilog():
+                    parser.epilog = f"{parser.epilog or ''}\n\n{epilog}".lstrip()
+            except PluginError as error:
+                faults[hook.entry_point] = error
+                hooks.remove(hook)
+                break
+        else:
+            return parser, hooks, faults
 
-    return call
+
+def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
+    name = f"the hook {entry_point.name!r} of plugin {{}}"
+
+    def hint(distribution: str) -> str:
+        return f"To run without it: {plugins.turn_off(distribution)}"
+
+    def guarded(method: Callable[..., Any], *meant: type[TinkexError]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            with plugins.blaming(entry_point, f"{name} failed", hint=hint, meant=meant):
+                return method(*args)
+
+        return call
+
+    loaded = plugins.load(entry_point)
+    with plugins.blaming(entry_point, f"{name} does not start", hint=hint):
+        hook = loaded(command=command)
+        guards = SimpleNamespace(
+            get_parser=guarded(hook.get_parser),
+            get_epilog=guarded(hook.get_epilog),
+            # An error of tinkex that these raise is meant to end the command.
+            before=guarded(hook.before, TinkexError),
+            after=guarded(hook.after, TinkexError),
+        )
+    return Hook(guards, entry_point)

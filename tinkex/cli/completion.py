@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinkex import plugins
+from tinkex.cli.commandmanager import parser_with_hooks
 from tinkex.exceptions import LocalError, TinkexError
 from tinkex.files import private_directory, replacing, why_not_private, xdg_directory
 
@@ -131,7 +132,7 @@ class _CommandLine:
             app.options = app.parser.parse_args([])
         factory: Any = app.command_manager.load(name)
         command = factory(app, app.options, name)
-        parser = command.get_parser(name)
+        parser = parser_with_hooks(command, name)[0]  # the command itself reports bad hooks
         positionals, option, only_words = 0, None, False
         for word in rest:
             if option is not None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tinkex import exceptions, plugins
-from tinkex.exceptions import LocalError, Terminated, TinkexError, UsageError
+from tinkex.exceptions import LocalError, PluginError, Terminated, TinkexError, UsageError
 from tinkex.files import limit_error
 
 _TOKENIZER = "Name another one or a local directory with --tokenizer"
@@ -72,6 +72,8 @@ _HINTS_BY_ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
 }
 
+#: Errors of writing to a standard stream.
+_OF_OUTPUT = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 #: Of a terminal: red, bold, and neither.
 _COLOURS = ("\x1b[31m", "\x1b[1m", "\x1b[0m")
 
@@ -126,9 +128,12 @@ _TEXT_OPTIONS = {"run": "--prompt"}
 _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 
 
-def as_tinkex_error(error: Exception) -> TinkexError:
-    """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint."""
-    if isinstance(error, TinkexError):
+def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> TinkexError:
+    """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint.
+
+    :param involved: modules that have taken part, see :func:`tinkex.plugins.suspects`.
+    """
+    if isinstance(error, TinkexError) and hasattr(error, "category"):  # else __init__() was skipped
         error.hint = hint_for(error)
         if error.aftermath:
             error.hint = f"{error.hint or ''} {error.aftermath}".lstrip()
@@ -137,19 +142,22 @@ def as_tinkex_error(error: Exception) -> TinkexError:
     if limit := limit_error(error):
         limit.hint = hint_for(limit)
         return limit
+    is_plugins, suspects = plugins.suspects(error, involved)
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:
             return LocalError(
                 "the current directory no longer exists", hint="Change to another one with cd."
             )
-        # Only errors of the standard streams have no file name.
-        where = f"{error.filename}: " if error.filename else "cannot write the output: "
-        return LocalError(f"{where}{error.strerror}", hint=_hint_by_errno(error))
-    what = " ".join(str(error).split())[:200]
-    return UsageError(
-        f"This is a bug in tinkex or in a plugin: {type(error).__name__}: {what}",
+        # Of tinkex's own, only errors of the standard streams have no file name.
+        if error.filename or not is_plugins or error.errno in _OF_OUTPUT:
+            where = f"{error.filename}: " if error.filename else "cannot write the output: "
+            return LocalError(f"{where}{error.strerror}", hint=_hint_by_errno(error))
+    names = " or ".join(suspects)
+    where = f"the plugin {names}" if is_plugins else f"tinkex or a plugin: {names}"
+    return PluginError(
+        f"this is a bug in {where if suspects else 'tinkex'} ({plugins.reason(error)})",
         hint="Run it again with --debug, and report its output to the maintainers.",
-        whole_line=True,
+        category="bug",
     )
 
 
@@ -178,18 +186,27 @@ def _hint_by_errno(error: BaseException | None) -> str | None:
     return _HINTS_BY_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
-def print_error(error: TinkexError, operation: str, stream: TextIO, *, as_json: bool) -> None:
+def print_error(
+    error: TinkexError,
+    operation: str,
+    stream: TextIO,
+    *,
+    as_json: bool,
+    warnings: Sequence[str] = (),
+) -> None:
     """Write *error* to *stream*.
 
     :param operation: the subject of the sentence, such as ``Checkpoint list``.
     :param as_json: as one line ``{"error": {…}}``, for programs.
+    :param warnings: lines to include in the JSON object.
     """
     from tinkex.cli.formatters import wants_colour
     from tinkex.columns import json_text, printable
 
     red, bold, plain = _COLOURS if wants_colour(stream) else ("", "", "")
     if as_json:
-        stream.write(json_text({"error": error.as_dict(operation)}) + "\n")
+        more = {"warnings": list(warnings)} if warnings else {}
+        stream.write(json_text({"error": error.as_dict(operation), **more}) + "\n")
     else:
         stream.write(f"{red}{printable(error.sentence(operation))}{plain}\n")
         if error.hint:

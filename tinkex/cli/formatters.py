@@ -435,6 +435,18 @@ def _presentation(parsed_args: Namespace) -> Presentation:
 
 
 @contextmanager
+def buffered(stdout: TextIO) -> Iterator[TextIO]:
+    """Yield a stream whose text is written to *stdout* when the block ends without an error.
+
+    It claims to be a terminal if *stdout* is one.
+    """
+    buffer = io.StringIO(newline="")
+    buffer.isatty = stdout.isatty  # type: ignore[method-assign]
+    yield buffer
+    stdout.write(buffer.getvalue())
+
+
+@contextmanager
 def spooled(stdout: TextIO) -> Iterator[TextIO]:
     """Yield a stream whose text is written to *stdout* when the block ends without an error.
 

@@ -8,8 +8,9 @@ and ``take_action``. Failures are raised as :class:`~tinkex.exceptions.TinkexErr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import cliff.command
@@ -18,14 +19,13 @@ import cliff.lister
 import cliff.show
 
 from tinkex import plugins
-from tinkex.cli.commandmanager import Application, Formatters, load_hook
+from tinkex.cli.commandmanager import Application, Formatters, parser_with_hooks
 from tinkex.columns import Presentation, heading, plain_text
 from tinkex.exceptions import SettingsError, UsageError
 from tinkex.files import plugin_directory
 from tinkex.options import Parser, add_global_options, edit_output_options
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
     from pathlib import Path
 
     from tinkex.api import Progress, ServiceClient
@@ -134,7 +134,6 @@ class _Bound(cliff.command.Command):
         parts = [self._epilog or "", self.notes]
         if self.examples:
             parts.append("examples:\n" + "\n".join(f"  {line}" for line in self.examples))
-        self._with_hooks(lambda hook: parts.append(str(hook.get_epilog() or "")))
         return "\n\n".join(filter(None, parts))
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -148,7 +147,6 @@ class _Bound(cliff.command.Command):
             listing=self._listing,
         )
         add_global_options(parser, after_command=True)
-        self._with_hooks(lambda hook: hook.get_parser(parser))
         return parser
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -168,29 +166,14 @@ class _Bound(cliff.command.Command):
         )
 
     def _load_hooks(self) -> None:
-        self._hooks: list[Any] = []
-        if not self.cmd_name or self.app is None:
-            return
-        group = f"{plugins.HOOKS}.{self.cmd_name.replace(' ', '_')}"
-        for entry_point in plugins.entry_points(group):
-            try:
-                self._hooks.append(load_hook(entry_point, self))
-            except (Exception, SystemExit) as error:
-                self._warn_of_hook(entry_point, error.__cause__ or error)
+        self._hooks: list[Any] = []  # cliff would load them now: with_hooks() does
 
-    def _with_hooks(self, call: Callable[[Any], object]) -> None:
-        for hook in self._hooks:
-            try:
-                call(hook.obj)
-            except Exception as error:
-                self._warn_of_hook(hook.entry_point, error)
-
-    def _warn_of_hook(self, entry_point: EntryPoint, error: BaseException) -> None:
-        owner = plugins.distribution_of(entry_point)
-        self.app.warn(
-            f"the hook {entry_point.name!r} of plugin {owner} does not load "
-            f"({type(error).__name__}: {error}); running without it"
-        )
+    def with_hooks(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return the parser with what hooks add; one line on standard error for each bad hook."""
+        parser, self._hooks, faults = parser_with_hooks(self, prog_name)
+        for error in faults.values():
+            self.app.warn(f"{error}; running without it")
+        return parser
 
 
 class Command(_Bound):
@@ -252,7 +235,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write the result, then any notes from the format.
+        """Write the result, then any notes from the format; where a value fails, write nothing.
 
         The format finds :attr:`presentation` in *parsed_args*.
         """
@@ -270,10 +253,24 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                 )
         self.app.display.clear()
         parsed_args.presentation = self.presentation
-        code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
+        # Each row of a change is written when it has happened.
+        with contextlib.nullcontext() if self.is_action else self._at_once(data):
+            code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
         for note in self.presentation.notes:
             self.status(note)
         return code
+
+    @contextlib.contextmanager
+    def _at_once(self, data: Any) -> Iterator[None]:
+        """Hold what the block writes to standard output until it ends without an error."""
+        from tinkex.cli.formatters import buffered, spooled
+
+        stdout = self.app.stdout
+        try:
+            with (spooled if isinstance(data, Iterator) else buffered)(stdout) as self.app.stdout:
+                yield
+        finally:
+            self.app.stdout = stdout
 
     def _run_after_hooks(self, parsed_args: argparse.Namespace, data: Any) -> Any:
         names, rows = super()._run_after_hooks(parsed_args, data)
@@ -348,21 +345,17 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write rows as *data* yields them; where one fails, a list writes none of them."""
+        """Write rows as *data* yields them; where one fails, a list writes none of them.
+
+        :raises ValueError: a row does not have a value for each column.
+        """
         if getattr(parsed_args, "offset", 0):
             self.presentation.empty = ""  # there may be some before it
-        if parsed_args.formatter == "table":  # needs all rows before it writes any
+        is_long = isinstance(data, Iterator)
+        data = _checked(data, column_names)
+        if not is_long or parsed_args.formatter == "table":  # needs all before it writes any
             data = list(data)
-        if self.is_action or not isinstance(data, Iterator):
-            return super().produce_output(parsed_args, column_names, data)
-        from tinkex.cli.formatters import spooled
-
-        stdout = self.app.stdout
-        try:
-            with spooled(stdout) as self.app.stdout:
-                return super().produce_output(parsed_args, column_names, data)
-        finally:
-            self.app.stdout = stdout
+        return super().produce_output(parsed_args, column_names, data)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         """Return the line of one row in the plain format; ``None`` omits the row."""
@@ -382,6 +375,16 @@ class ShowOne(_Display, cliff.show.ShowOne):
         """How the formats for people show the object; ``take_action`` may change it."""
         return Presentation(plain_lines=self.plain_lines)
 
+    def produce_output(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
+    ) -> int:
+        """Write the object.
+
+        :raises ValueError: it does not have a value for each column.
+        """
+        (values,) = _checked([data], column_names)
+        return super().produce_output(parsed_args, column_names, values)
+
     def add_link(self, word: str, *page: str) -> None:
         """Make *word* in a table a link to a page of the service's web console, if it has one."""
         from tinkex.api.paths import console_page
@@ -393,6 +396,19 @@ class ShowOne(_Display, cliff.show.ShowOne):
         """Return the lines of the object in the plain format: ``Heading: value``, if any."""
         texts = {name: plain_text(value) for name, value in record.items()}
         return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
+
+
+def _checked(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Yield *rows*, each with a value for each of *names*.
+
+    :raises ValueError: a row has more values, or fewer.
+    """
+    for row in rows:
+        values = row if isinstance(row, (tuple, list)) else tuple(row)
+        if len(values) != len(names):
+            count = f"{len(values)} values for {len(names)} columns"
+            raise ValueError(f"a row has {count}: {', '.join(names)}")
+        yield values
 
 
 def _normal(name: str) -> str:

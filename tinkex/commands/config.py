@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex import settings
+from tinkex import plugins, settings
 from tinkex.cli.commandmanager import Formatters
 from tinkex.columns import Structure, plain_text
 from tinkex.commands.base import Lister, ShowOne
@@ -50,7 +50,13 @@ class ShowConfig(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         found = self.result = self.settings
-        options = pools.effective(found.pool_options, found.origins)
+        driver, origins = found.pool_driver, dict(found.origins)
+        if pools.AUTO in (found.pool_options.driver, found.http_pool):
+            owner = plugins.distribution_of(plugins.pick(plugins.HTTP_POOLS, driver))
+            is_default = driver == pools.DEFAULT_DRIVER
+            why = "no plugin prefers this service" if is_default else f"preferred by {owner}"
+            origins["http_pool.driver"] = f"auto: {why}"
+        options = pools.effective(found.pool_options._replace(driver=driver), origins)
         descriptions = DESCRIPTIONS | values.POOL_DESCRIPTIONS
         rows = [
             (name, Structure(value), origin, ENVIRONMENT.get(name), descriptions.get(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping
@@ -123,7 +124,7 @@ def run_checks(
             checks["key"] = lambda: [_key(settings)]
         checks |= Prober(settings, timeout, pool).checks()
     if pool is None:
-        checks |= {"tokenizer": _tokenizer, "hub": _hub, "disk": _disk}
+        checks |= {"plugins": _plugins, "tokenizer": _tokenizer, "hub": _hub, "disk": _disk}
     results = map_ordered(
         lambda name: _run(name, checks[name], timeout), checks, workers=len(checks)
     )
@@ -189,6 +190,28 @@ def _key(settings: Settings) -> CheckResult:
         return _result("key", "fail", f"{detail}: the token has expired", hint)
     warning = settings.key_warning() or stray_key(settings)
     return _result("key", "warning" if warning else "ok", detail, warning)
+
+
+def _plugins() -> list[CheckResult]:
+    from tinkex.cli.inventory import Inventory
+
+    inventory = Inventory()
+    found = []
+    for ep, owner, problem in inventory.problems():
+        hint = f"See: tinkex plugin show {owner.name}; without it: {plugins.turn_off(owner.name)}"
+        detail = f"{owner.name} {owner.version}: {ep.group}: {ep.name}: {problem}"
+        found.append(_result("plugins", "warning", detail, hint))
+    for text in plugins.installed(tuple(sys.path)).unreadable:
+        found.append(_result("plugins", "warning", text, "Reinstall or remove it with pip."))
+    if unknown := inventory.not_installed():
+        detail = f"{plugins.ONLY} names no installed plugin: {', '.join(unknown)}"
+        found.append(_result("plugins", "warning", detail, "See: tinkex plugin list"))
+    used = {
+        plugins.owner_of(ep)
+        for ep, owner in inventory.claims
+        if not plugins.is_builtin(ep) and not plugins.why_off(owner.name)
+    }
+    return found or [_result("plugins", "ok", ", ".join(sorted(used)) or "none is installed")]
 
 
 def _tokenizer() -> list[CheckResult]:

@@ -61,7 +61,7 @@ class Help(Command):
             if rest:
                 raise unknown_command(words, manager.commands)
             command = factory(self.app, self.app_args, found)
-            print_paged(command.get_parser(self.app.prog(found)), stdout, paged=paged)
+            print_paged(command.with_hooks(self.app.prog(found)), stdout, paged=paged)
         return 0
 
     def _groups(self, names: Iterable[str]) -> str:

@@ -15,15 +15,17 @@ import re
 import shlex
 import shutil
 import string
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cliff.columns import FormattableColumn
 
 from tinkex import plugins
-from tinkex.cli.commandmanager import Formatters, load_command
+from tinkex.cli.commandmanager import Formatters
 from tinkex.cli.errors import nearest
+from tinkex.cli.inventory import Inventory, is_hook
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, PluginError, UsageError
 from tinkex.files import user_path
@@ -38,33 +40,51 @@ _FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
-    """List the entry points of plugins, with any load error."""
+    """List plugins, what each adds, and whether it works."""
 
     tolerates_bad_settings = True  # a plugin may be the reason
-    column_names = ("group", "name", "distribution", "version", "error")
-    droppable = ("version",)
+    column_names = ("distribution", "version", "adds", "error")
+    droppable = ("version", "adds")
     examples = ("tinkex plugin list", "tinkex plugin list --all -f json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--all", action="store_true", help="include the entry points of tinkex itself"
-        )
+        parser.add_argument("--all", action="store_true", help="include tinkex itself")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        usage = _Usage()
-        rows = sorted(
-            (
-                (ep.group, ep.name, owner.name, owner.version, usage.problem(ep, owner))
-                for ep, owner in usage.claims
-                if parsed_args.all or not plugins.is_builtin(ep)
-            ),
-            key=str,
-        )
+        inventory = Inventory()
+        found: dict[str, list[EntryPoint]] = {}
+        for ep, owner in inventory.claims:
+            if parsed_args.all or not plugins.is_builtin(ep):
+                found.setdefault(owner.name, []).append(ep)
+        rows = []
+        for name, entry_points in sorted(found.items()):
+            owner = cast("Distribution", entry_points[0].dist)
+            problems = [(ep, inventory.problem(ep, owner)) for ep in entry_points]
+            errors = [f"{ep.group}: {ep.name}: {text}" for ep, text in problems if text]
+            if off := plugins.why_off(name):
+                errors = [f"not used: {off}"]
+            rows.append(
+                (
+                    name,
+                    owner.version,
+                    Adds(_names(entry_points)),
+                    PluginState("; ".join(errors) or None),
+                )
+            )
+            if errors and not off and parsed_args.formatter == "table":
+                self.presentation.notes.append(f"Errors of {name}: tinkex plugin show {name}")
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
+        for text in plugins.installed(tuple(sys.path)).unreadable:
+            self.status(text)
+        if unknown := inventory.not_installed():
+            self.status(f"{plugins.ONLY} names no installed plugin: {', '.join(unknown)}")
         if not rows:
             self.status("No plugins are installed.")
             self.presentation.empty = ""  # a table need not repeat it
         return self.column_names, rows
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        return str(super().plain_row({**record, "adds": record["adds"].human_readable()}))
 
 
 class ShowPlugin(ShowOne):
@@ -83,13 +103,13 @@ class ShowPlugin(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         distribution = _installed(parsed_args.name)
-        usage = _Usage()
+        inventory = Inventory()
         found = [
-            ep for ep, owner in usage.claims if plugins.same_name(owner.name, distribution.name)
+            ep for ep, owner in inventory.claims if plugins.same_name(owner.name, distribution.name)
         ]
         if not found:
             raise PluginError(f"{distribution.name} is installed, but adds nothing to tinkex")
-        self.result = _contents(distribution, found, usage)
+        self.result = _contents(distribution, found, inventory)
         values = [Lines(v) if isinstance(v, list) else v for v in self.result.values()]
         return self.column_names, values
 
@@ -98,7 +118,7 @@ class ShowPlugin(ShowOne):
         lines += [record["summary"]] if record["summary"] else []
         for name in self.column_names[3:]:
             if texts := record[name].human_readable().splitlines():
-                lines += [f"{name.replace('_', ' ').replace('http', 'HTTP')}:"]
+                lines += [f"{_words(name)}:"]
                 lines += [f"  {text}" for text in texts]
         return lines
 
@@ -162,37 +182,36 @@ class Lines(FormattableColumn[list[Any]]):
         return " ".join([member["name"] + where, *member["options"]])
 
 
-class _Usage:
-    """Which entry points are used, and what prevents the use of the others."""
+class Adds(FormattableColumn[dict[str, list[str]]]):
+    """What a plugin adds: kinds and counts for people, names by kind for programs."""
 
-    def __init__(self) -> None:
-        #: Every entry point of a tinkex group with its distribution.
-        self.claims: Sequence[tuple[EntryPoint, Distribution]] = list(plugins.claims())
-        #: Group and name → distributions that are loaded; "" stands for tinkex itself.
-        self._owners: dict[tuple[str, str], set[str]] = {}
-        for ep, owner in self.claims:
-            if plugins.is_builtin(ep):
-                self._owners.setdefault((ep.group, ep.name), set()).add("")
-            elif not plugins.is_left_out(owner.name):
-                self._owners.setdefault((ep.group, ep.name), set()).add(owner.name)
+    def human_readable(self) -> str:
+        found = ((len(names), _words(kind)) for kind, names in self._value.items())
+        return ", ".join(kind.removesuffix("s") if n == 1 else f"{n} {kind}" for n, kind in found)
 
-    def problem(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
-        """Return why *entry_point* is not used, or ``None``; imports it to find out."""
-        if not plugins.is_builtin(entry_point):
-            if plugins.is_left_out(distribution.name):
-                return f"not used: {plugins.ONLY} does not name {distribution.name}"
-            others = self._owners[entry_point.group, entry_point.name] - {distribution.name}
-            if "" in others:
-                return "not used: tinkex has one of the same name"
-            if others and not _is_hook(entry_point.group):  # a command may have several hooks
-                return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
-        try:
-            is_command = entry_point.group == plugins.COMMANDS
-            (load_command if is_command else plugins.load)(entry_point)
-        except PluginError as error:
-            cause = error.__cause__
-            return f"{type(cause).__name__}: {cause}" if cause else str(error)
-        return None
+
+class PluginState(FormattableColumn[str | None]):
+    """Why a plugin is not or not wholly used: a word in a table, which has no room for more."""
+
+    def human_readable(self) -> str:
+        return "" if not self._value else "off" if self._value.startswith("not used") else "broken"
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ").replace("http", "HTTP")
+
+
+def _names(entry_points: Sequence[EntryPoint]) -> dict[str, list[str]]:
+    """Return the names of *entry_points* by kind: commands, formats, …; of a hook, its command."""
+    found: dict[str, set[str]] = {}
+    for ep in entry_points:
+        if not is_hook(ep.group) and ep.group not in plugins.GROUPS:
+            continue  # an error
+        kind, _, of_hook = ep.group.removeprefix("tinkex.").partition(".")
+        kind, name = ("formats", ep.name) if ep.group in _FORMATS else (kind, of_hook or ep.name)
+        is_command = kind in ("commands", "hooks")
+        found.setdefault(kind, set()).add(name.replace("_", " ") if is_command else name)
+    return {kind: sorted(names) for kind, names in sorted(found.items())}
 
 
 def _installed(name: str) -> Distribution:
@@ -206,9 +225,9 @@ def _installed(name: str) -> Distribution:
 
 
 def _contents(
-    distribution: Distribution, entry_points: Sequence[EntryPoint], usage: _Usage
+    distribution: Distribution, entry_points: Sequence[EntryPoint], inventory: Inventory
 ) -> dict[str, Any]:
-    errors = {ep: text for ep in entry_points if (text := usage.problem(ep, distribution))}
+    errors = {ep: text for ep in entry_points if (text := inventory.problem(ep, distribution))}
     usable = sorted((ep for ep in entry_points if ep not in errors), key=lambda ep: ep.name)
 
     def described(describe: Callable[[EntryPoint], Any], wanted: Callable[[str], bool]) -> Any:
@@ -218,7 +237,7 @@ def _contents(
                 try:
                     members.append(describe(entry_point))
                 except (Exception, SystemExit) as error:  # a plugin's own code runs here
-                    errors[entry_point] = f"{type(error).__name__}: {error}"
+                    errors[entry_point] = plugins.reason(error)
         return members
 
     return {
@@ -226,7 +245,7 @@ def _contents(
         "version": distribution.version,
         "summary": distribution.metadata.json.get("summary"),
         "commands": described(_command, lambda group: group == plugins.COMMANDS),
-        "hooks": described(_hook, _is_hook),
+        "hooks": described(_hook, is_hook),
         "formats": sorted({ep.name for ep in usable if ep.group in _FORMATS}),
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
@@ -275,10 +294,6 @@ def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action not in elsewhere and "--help" not in action.option_strings:
             yield max(action.option_strings, key=len, default=str(action.metavar or action.dest))
-
-
-def _is_hook(group: str) -> bool:
-    return group.startswith(plugins.HOOKS + ".")
 
 
 # The skeleton of a plugin -----------------------------------------------------------------------

@@ -126,10 +126,12 @@ def plugin_profile(name: str) -> dict[str, Any]:
     try:
         values = plugins.load_driver(plugins.PROFILES, name)
     except PluginError as error:
-        raise SettingsError(str(error), hint=error.hint) from error
+        raise SettingsError(str(error), hint=error.hint, category=error.category) from error
     if not isinstance(values, Mapping):
+        owner = plugins.owner_of(plugins.pick(plugins.PROFILES, name))
         raise SettingsError(
-            f"the plugin of the profile {name!r} does not return a mapping of settings"
+            f"the profile {name!r} of plugin {owner} does not return a mapping of settings",
+            category="bug",
         )
     return dict(values)
 

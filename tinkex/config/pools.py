@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from tinkex.plugins import PoolOptions
 #: The section of the configuration file.
 SECTION = "http_pools"
 DEFAULT_DRIVER = "default"
+#: Chooses the installed driver that suits the service best.
+AUTO = "auto"
 #: Variables for CA certificates, by precedence: two of requests, two of OpenSSL.
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
+#: How ``openssl rehash`` names certificates.
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 _PATHS = ("ca_bundle", "client_cert", "client_key")
 #: The options in display order.
 MEMBERS = PoolOptions._fields
@@ -62,8 +67,43 @@ def options_of(
             f"the HTTP pool {name!r} has client_key, but no client_cert",
             hint="Set client_cert to the certificate of this key.",
         )
-    driver = name if name in drivers else DEFAULT_DRIVER
+    driver = name if name in drivers else AUTO
     return PoolOptions(**{"driver": driver, **given}), tuple(given)
+
+
+def authorities(options: PoolOptions) -> str | None:
+    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
+
+    :raises SettingsError: a variable names a path that does not exist.
+    """
+    if options.insecure or options.ca_bundle:
+        return None if options.insecure else options.ca_bundle
+    for variable in CA_VARIABLES:
+        value = os.environ.get(variable)
+        if value and not os.path.exists(value):
+            raise SettingsError(
+                f"{variable} names {value}, which does not exist",
+                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
+            )
+        if value:
+            return value
+    import ssl
+
+    import certifi
+
+    # OpenSSL reads single certificates of a hashed directory when it needs them, which saves
+    # parsing the whole bundle in every process.
+    directory = ssl.get_default_verify_paths().capath
+    return directory if directory and hashed_files(directory) else certifi.where()
+
+
+def hashed_files(directory: str) -> list[str]:
+    """Return the paths of the certificates in *directory*, as ``openssl rehash`` names them."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if _HASHED.fullmatch(entry.name)]
+    except OSError:
+        return []
 
 
 def check_files(options: PoolOptions) -> None:

@@ -9,7 +9,11 @@ import responses
 
 from tinkex.testing import invoke, isolated, local_service
 
-SERVER = {"TINKER_BASE_URL": "https://tinker.test", "TINKER_API_KEY": "tml-test"}
+SERVER = {
+    "TINKER_BASE_URL": "https://tinker.test",
+    "TINKER_API_KEY": "tml-test",
+    "TINKEX_HTTP_POOL": "default",  # the one that "responses" mocks
+}
 SAVE = ["checkpoint", "--base-model", "tinkex/baker-street-2M", "--rank", "4"]
 RUNS = "https://tinker.test/api/v1/training_runs"
 

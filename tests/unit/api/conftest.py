@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -148,7 +149,8 @@ def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
     made: list[ServiceClient] = []
 
     def connect(base_url: str = BASE, *, timeout: float = 30.0, **more: Any) -> ServiceClient:
-        more = {"api_key": KEY, "allow_http": True, **more}
+        pool = os.environ["TINKEX_HTTP_POOL"]
+        more = {"api_key": KEY, "allow_http": True, "http_pool": pool, **more}
         settings = Settings(base_url=base_url, timeout=timeout, **more)
         made.append(ServiceClient(settings, on_wait=waits.append))
         return made[-1]

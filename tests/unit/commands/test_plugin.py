@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,26 +12,63 @@ from tinkex.testing import invoke
 
 
 def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypatch):
-    fake_plugins.add("p-good", "[tinkex.commands]\ngreet = p_good:Hello\n", COMMAND, version="2.5")
+    entries = "[tinkex.commands]\ngreet = p_good:Hello\ngreet_all = p_good:Hello\n"
+    hooks = "[tinkex.hooks.run_list]\nh = p_good:Hook\n[tinkex.formatters.show]\na = p_good:Hook\n"
+    fake_plugins.add("p-good", entries + hooks, COMMAND + HOOK, version="2.5")
     fake_plugins.add("p-bad", "[tinkex.commands]\nbad = p_bad:Hello\n", "raise ImportError('gone')")
     fake_plugins.add("p-shadow", "[tinkex.commands]\nversion = p_shadow:Hello\n", COMMAND)
     for name in ("p_one", "p_two"):
         entry = f"[tinkex.commands]\nhi = {name}:Hello\n"
         fake_plugins.add(name.replace("_", "-"), entry, COMMAND)
     rows = {row["distribution"]: row for row in invoke(["plugin", "list", "-f", "json"]).rows}
-    values = ("tinkex.commands", "greet", "p-good", "2.5", None)
-    assert tuple(rows["p-good"].values()) == values
-    assert rows["p-bad"]["error"] == "ImportError: gone"
+    adds = {"commands": ["greet", "greet all"], "formats": ["a"], "hooks": ["run list"]}
+    assert tuple(rows["p-good"].values()) == ("p-good", "2.5", adds, None)
+    assert rows["p-bad"]["error"] == "tinkex.commands: bad: ImportError: gone"
     assert "tinkex has one of the same name" in rows["p-shadow"]["error"]
-    assert rows["p-one"]["error"] == "claimed by more than one plugin: also by p-two"
+    assert rows["p-one"]["error"].endswith("claimed by more than one plugin: also by p-two")
     assert "tinkex" not in rows
     everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
-    assert {row["error"] for row in everything if row["distribution"] == "tinkex"} == {None}
-    monkeypatch.setenv("TINKEX_PLUGINS", "p.one,p-nix,q-nix")
-    done = invoke(["plugin", "list", "-f", "json"])
-    errors = {row["distribution"]: row["error"] for row in done.rows}
-    assert errors["p-one"] is None
-    assert errors["p-two"] == "not used: TINKEX_PLUGINS does not name p-two"
+    assert [row["error"] for row in everything if row["distribution"] == "tinkex"] == [None]
+
+
+def test_plugin_list_has_one_line_a_distribution_at_80_columns(fake_plugins, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    entries = "[tinkex.commands]\ngreet = p_all:Hello\ngreet_all = p_all:Hello\n"
+    pool = "[tinkex.http_pools]\npipe = p_all:Hello\n"
+    fake_plugins.add("p-all", entries + pool, COMMAND, version="3.1")
+    hooks = "[tinkex.hooks.run_list]\nh = p_bad:Gone\n[tinkex.command]\ngreet = p_bad:Hello\n"
+    fake_plugins.add("p-bad", hooks, HOOK)
+    fake_plugins.add("p-off", entries, HOOK)
+    monkeypatch.setenv("TINKEX_PLUGINS", "-p-off")
+    done = invoke(["plugin", "list"], terminal=True)
+    lines = [re.sub(r"[ |]+", " ", line).strip() for line in done.stdout.splitlines()]
+    assert [line for line in lines if line.startswith("p-")] == [
+        "p-all 3.1 2 commands, HTTP pool",
+        "p-bad 1.0 hook broken",
+        "p-off 1.0 2 commands off",
+    ]
+    assert done.stderr == "Errors of p-bad: tinkex plugin show p-bad\n"
+    plain = invoke(["plugin", "list"]).stdout.splitlines()
+    assert "p-all\t3.1\t2 commands, HTTP pool\t" in plain
+    assert "p-off\t1.0\t2 commands\tnot used: TINKEX_PLUGINS turns p-off off" in plain
+
+
+def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
+    for name in ("p_one", "p_two"):
+        entry = f"[tinkex.commands]\nhi = {name}:Hello\n"
+        fake_plugins.add(name.replace("_", "-"), entry, COMMAND)
+    for value, one, two in (
+        ("p.one,p-nix,q-nix", None, "not used: TINKEX_PLUGINS does not name p-two"),
+        ("-P_two,-p-nix", None, "not used: TINKEX_PLUGINS turns p-two off"),
+    ):
+        monkeypatch.setenv("TINKEX_PLUGINS", value)
+        done = invoke(["plugin", "list", "-f", "json"])
+        errors = {row["distribution"]: row["error"] for row in done.rows}
+        assert (errors["p-one"], errors["p-two"]) == (one, two)
+        plain = invoke(["plugin", "list"]).stderr
+        assert plain.startswith("TINKEX_PLUGINS names no installed plugin: "), plain
+        assert ("p-nix" in plain, "p-one" in plain) == (True, False)
+        assert "TINKEX_PLUGINS names no installed plugin: " in invoke(["doctor"]).stdout
 
 
 EVERYTHING = """

@@ -21,12 +21,12 @@ def found(values, name="office"):
 @pytest.mark.parametrize(
     ("name", "values", "expected"),
     [
-        ("office", None, PoolOptions("default")),
+        ("office", None, PoolOptions("auto")),
         ("local", {"insecure": True}, PoolOptions("local", insecure=True)),
         ("office", {"driver": "local", "insecure": True}, PoolOptions("local", insecure=True)),
-        ("office", {"ca_bundle": "ca.pem"}, PoolOptions("default", ca_bundle="/etc/tinkex/ca.pem")),
-        ("office", {"ca_bundle": "/ca.pem"}, PoolOptions("default", ca_bundle="/ca.pem")),
-        ("office", {"ca_bundle": None}, PoolOptions("default")),
+        ("office", {"ca_bundle": "ca.pem"}, PoolOptions("auto", ca_bundle="/etc/tinkex/ca.pem")),
+        ("office", {"ca_bundle": "/ca.pem"}, PoolOptions("auto", ca_bundle="/ca.pem")),
+        ("office", {"ca_bundle": None}, PoolOptions("auto")),
     ],
 )
 def test_options_are_read(name, values, expected):
@@ -73,7 +73,7 @@ def test_a_name_chosen_by_option_variable_or_profile(config, monkeypatch):
     assert settings.resolve({"profile": "p"}).pool_options.ca_bundle == "/3"
     monkeypatch.setenv("TINKEX_HTTP_POOL", "b")
     assert settings.resolve({}).pool_options.ca_bundle == "/2"
-    assert settings.resolve({}).pool_driver == "default"
+    assert settings.resolve({}).pool_options.driver == "auto"
 
 
 def test_the_pool_of_another_server_keeps_its_address(config):

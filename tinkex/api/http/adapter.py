@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import parse_url
 
@@ -28,7 +27,7 @@ from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.http.retry import LATE, Stopped
-from tinkex.config.pools import CA_VARIABLES
+from tinkex.config import pools
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     ConnectionFailed,
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
 
 #: Maximum number of idle connections to one host, and of hosts with idle connections.
 _CONNECTIONS, _HOSTS = 256, 4
-#: How ``openssl rehash`` names certificates.
-_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 #: How http.client reports a proxy that refuses to make a connection.
 _NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 #: Exceptions that requests and its dependencies raise.
@@ -97,10 +94,6 @@ class RequestsSender:
                 )
         except (*_FOREIGN, Stopped) as error:
             raise translated(error, request.url, self._proxy_for(request.url)) from error
-        if response.status_code == 407:
-            response.close()
-            host = errors.host_of(request.url)
-            raise _refused_by_proxy(407, host, self._proxy_for(request.url))
         return RequestsResponse(response, request.url, timeouts.read)
 
     def close(self) -> None:
@@ -109,7 +102,7 @@ class RequestsSender:
 
     def _trusted(self, url: str) -> str | bool:
         if self._verify is None and url.startswith("https:"):
-            self._verify = trusted(self._options) or False
+            self._verify = pools.authorities(self._options) or False
         return True if self._verify is None else self._verify
 
     def _proxies_for(self, url: str) -> dict[str, str]:
@@ -184,38 +177,6 @@ def proxies_for(url: str) -> dict[str, str]:
 def proxy_for(url: str) -> str | None:
     """Return the address of the proxy for *url*, or an empty string."""
     return select_proxy(url, proxies_for(url))
-
-
-def trusted(options: PoolOptions) -> str | None:
-    """Return the path of the trusted CA certificates; ``None`` if certificates are not verified.
-
-    :raises SettingsError: a variable names a path that does not exist.
-    """
-    if options.insecure or options.ca_bundle:
-        return None if options.insecure else options.ca_bundle
-    for variable in CA_VARIABLES:
-        value = os.environ.get(variable)
-        if value and not Path(value).exists():
-            raise SettingsError(
-                f"{variable} names {value}, which does not exist",
-                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
-            )
-        if value:
-            return value
-    import ssl
-
-    # OpenSSL reads single certificates of a hashed directory when it needs them, which saves
-    # parsing the whole bundle in every process.
-    directory = ssl.get_default_verify_paths().capath
-    return directory if directory and _is_hashed(directory) else DEFAULT_CA_BUNDLE_PATH
-
-
-def _is_hashed(directory: str) -> bool:
-    try:
-        with os.scandir(directory) as entries:
-            return any(_HASHED.fullmatch(entry.name) for entry in entries)
-    except OSError:
-        return False
 
 
 # Deadlines ----------------------------------------------------------------------------------------
@@ -377,12 +338,12 @@ def _settings_error(causes: list[BaseException], host: str, proxy: str) -> Tinke
     if any(isinstance(cause, of_proxy) for cause in causes) or _is_malformed(proxy):
         message = f"the address of the HTTP proxy is malformed: {_public(proxy)}"
         encode = "Percent-encode a password: # as %23, / as %2F. " if "@" in proxy else ""
-        return SettingsError(message, hint=encode + _proxy_hint(proxy))
+        return SettingsError(message, hint=encode + proxy_hint(proxy))
     for cause in causes:
         if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
             return SettingsError(
                 "a SOCKS proxy is set, which requires another package",
-                hint=f"Install it: pip install 'requests[socks]'. {_proxy_hint(proxy)}",
+                hint=f"Install it: pip install 'requests[socks]'. {proxy_hint(proxy)}",
             )
         if isinstance(cause, of_url):
             return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
@@ -394,10 +355,10 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
         return None
     for cause in causes:
         if found := _NO_TUNNEL.match(str(cause)):
-            return _refused_by_proxy(int(found[1]), host, proxy)
+            return proxy_refusal(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
             message = f"the HTTP proxy {_public(proxy)} does not speak TLS"
-            return SettingsError(message, hint=f"Use http:// in its address. {_proxy_hint(proxy)}")
+            return SettingsError(message, hint=f"Use http:// in its address. {proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
@@ -405,11 +366,12 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
     message = f"the HTTP proxy {_public(proxy)} for {host} failed{why}"
     unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     is_unsent = any(isinstance(cause, unsent) for cause in causes)
-    return (Unreachable if is_unsent else ConnectionFailed)(message, hint=_proxy_hint(proxy))
+    return (Unreachable if is_unsent else ConnectionFailed)(message, hint=proxy_hint(proxy))
 
 
-def _refused_by_proxy(status: int, host: str, proxy: str) -> TinkexError:
-    hint = _proxy_hint(proxy)
+def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
+    """Return the error for a *proxy* that answered *status* to a tunnel to *host*."""
+    hint = proxy_hint(proxy)
     if status == 407 and "@" in proxy:
         message = "the HTTP proxy does not accept the user name and password (407)"
         return SettingsError(message, hint=hint)
@@ -433,7 +395,8 @@ def _public(proxy: str) -> str:
     return re.sub(r"^(\w+://)?.*@", r"\1", proxy)
 
 
-def _proxy_hint(proxy: str) -> str:
+def proxy_hint(proxy: str) -> str:
+    """Return where the address *proxy* comes from, as a hint."""
     if not proxy:
         return "No proxy is configured for this address: the network itself uses one."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())

@@ -20,7 +20,7 @@ from tinkex.exceptions import (
 )
 from tinkex.files import limit_error
 
-_CA_HINT = (
+CA_HINT = (
     "If a proxy or a private authority signs it, set REQUESTS_CA_BUNDLE, or ca_bundle of an "
     "HTTP pool, to its certificate."
 )
@@ -78,13 +78,13 @@ def tls_error(causes: Sequence[BaseException], host: str) -> TinkexError | None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = cause.verify_message or "it is not trusted"
             message = f"the certificate of {host} could not be verified: {why}"
-            return TLSError(message, hint=_CA_HINT)
+            return TLSError(message, hint=CA_HINT)
     for cause in causes:
         if isinstance(cause, OSError) and "CA certificate" in str(cause):
-            return SettingsError("the file with CA certificates does not exist", hint=_CA_HINT)
+            return SettingsError("the file with CA certificates does not exist", hint=CA_HINT)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").replace("_", " ").lower()
-            hint = _CA_HINT if "no certificate" in reason else None
+            hint = CA_HINT if "no certificate" in reason else None
             return TLSError(f"no TLS connection to {host}: {reason}", hint=hint)
     return None
 

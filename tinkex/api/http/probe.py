@@ -15,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from tinkex import plugins
 from tinkex.api.http import adapter, errors, schema
 from tinkex.api.http.concurrency import map_ordered
 from tinkex.api.http.transport import HEADERS, PROTOCOL_VERSION, Request, Response, Transport
+from tinkex.config import pools
 from tinkex.exceptions import Forbidden, NotOffered, TinkexError, Unauthorized
 from tinkex.plugins import HttpPool, HttpRequest, PoolOptions, Timeouts
-from tinkex.settings import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from tinkex.settings import Settings
@@ -216,7 +217,8 @@ class Prober:
 
     def _elsewhere(self) -> str | None:
         """Return what resolves the host instead of this process, if anything."""
-        if self._settings.pool_driver != DEFAULT_POOL:
+        driver = self._settings.pool_driver
+        if driver not in (pools.DEFAULT_DRIVER, plugins.preferred_pool(self._settings)):
             return f"the HTTP pool {self._settings.http_pool} sends the requests"
         return "the proxy resolves it" if adapter.proxy_for(self._settings.base_url) else None
 
@@ -233,7 +235,7 @@ class Prober:
     def _tls_settings(self) -> ssl.SSLContext:
         self._settings.check_pool()
         options = self._settings.pool_options
-        trusted = adapter.trusted(options)
+        trusted = pools.authorities(options)
         if trusted is None:
             context = ssl.create_default_context()
             context.check_hostname = False

@@ -369,9 +369,9 @@ class Transport:
         start = time.monotonic()
         left = deadline.remaining()
         read = read_timeout or (READ_TIMEOUT if request.is_repeatable else left)
-        timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left))
+        timeouts = Timeouts(min(CONNECT_TIMEOUT, left), min(read, left), left)
         try:
-            opened = self._sender.send(prepared, timeouts)
+            opened = self._send(prepared, timeouts)
             response = read_whole(opened, deadline, request.is_enough)
         except TimedOut as error:
             if not deadline.allows(0.05):  # the whole time limit was spent waiting
@@ -407,8 +407,17 @@ class Transport:
         is_own = same_origin(url, self.base_url)
         common = {**self._headers, **HEADERS} if is_own else HEADERS
         credential = self.auth.current if is_own else None
-        request = HttpRequest("GET", url, _merged(common, headers, credential))
-        return self._sender.send(request, timeouts)
+        return self._send(HttpRequest("GET", url, _merged(common, headers, credential)), timeouts)
+
+    def _send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
+        response = self._sender.send(request, timeouts)
+        if response.status == 407:
+            response.close()
+            from tinkex.api.http import adapter  # knows the proxies; most pools do without it
+
+            proxy = adapter.proxy_for(request.url) or ""
+            raise adapter.proxy_refusal(407, errors.host_of(request.url), proxy)
+        return response
 
     def read(self, response: HttpResponse, deadline: Deadline) -> Response:
         """Read *response* to its end, and mask credentials in it.

@@ -10,17 +10,27 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 
 from tests.unit.api.conftest import Server
 from tinkex.api.http import adapter, retry
-from tinkex.api.http.adapter import RequestsSender, translated
+from tinkex.api.http.adapter import translated
 from tinkex.api.http.errors import from_system
 from tinkex.api.transfer.streams import BodyReader
 from tinkex.exceptions import ConnectionFailed, InvalidResponse, LimitReached, Unreachable
-from tinkex.plugins import HttpRequest, HttpResponse, PoolOptions, Timeouts
+from tinkex.plugins import (
+    HTTP_POOLS,
+    HttpRequest,
+    HttpResponse,
+    PoolOptions,
+    Sender,
+    Timeouts,
+    load_driver,
+)
+from tinkex.settings import Settings
 
 TIMEOUTS = Timeouts(connect=5.0, read=30.0)
 LARGE = bytes(range(256)) * 2000
@@ -46,7 +56,14 @@ class Quiet(WSGIRequestHandler):
         pass
 
 
-@pytest.fixture(params=["default", "local"])
+def sender_of(pool: str, **options: Any) -> Sender:
+    """Return a sender of the HTTP pool *pool*."""
+    if pool == "http2":
+        pytest.importorskip("tinkex_http2")
+    return load_driver(HTTP_POOLS, pool).build(Settings(pool_options=PoolOptions(**options)))
+
+
+@pytest.fixture(params=["default", "http2", "local"])
 def send(request: pytest.FixtureRequest) -> Iterator[Send]:
     """Return a function that sends a request to a path of the application."""
     if request.param == "local":
@@ -57,7 +74,7 @@ def send(request: pytest.FixtureRequest) -> Iterator[Send]:
     else:
         server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        sender, base = RequestsSender(PoolOptions()), f"http://127.0.0.1:{server.server_port}"
+        sender, base = sender_of(request.param), f"http://127.0.0.1:{server.server_port}"
 
         def stop() -> None:
             server.shutdown()
@@ -116,12 +133,12 @@ def test_threads_share_a_sender(send: Send):
     assert found == bodies
 
 
-# The default pool ---------------------------------------------------------------------------------
+# Pools over sockets ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sender() -> Iterator[RequestsSender]:
-    sender = RequestsSender(PoolOptions())
+@pytest.fixture(params=["default", "http2"])
+def sender(request: pytest.FixtureRequest) -> Iterator[Sender]:
+    sender = sender_of(request.param)
     yield sender
     sender.close()
 
@@ -130,21 +147,26 @@ def get(url: str, **headers: str) -> HttpRequest:
     return HttpRequest("GET", url, headers)
 
 
-def test_a_connection_is_kept_once_a_body_was_read(sender: RequestsSender, server: Server):
+def test_a_connection_is_kept_once_a_body_was_read(sender: Sender, server: Server):
     server.on("GET", "x", {"a": 1})
+    server.on("GET", "large", {"a": "b" * 10_000_000})
     for _ in range(3):
         content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
     assert len({seen.port for seen in server.seen}) == 1
-    sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS).close()
+    sender.send(get(f"{server.url}/api/v1/large"), TIMEOUTS).close()
     content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
     assert len({seen.port for seen in server.seen}) == 2
-    sender.close()  # it opens again
+
+
+@pytest.mark.parametrize("pool", ["default"])
+def test_a_closed_sender_opens_again(pool: str, server: Server):
+    sender = sender_of(pool)
+    sender.close()
+    server.on("GET", "x", {"a": 1})
     assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == b'{"a": 1}'
 
 
-def test_a_coding_is_removed_unless_the_caller_asks_for_none(
-    sender: RequestsSender, server: Server
-):
+def test_a_coding_is_removed_unless_the_caller_asks_for_none(sender: Sender, server: Server):
     packed = gzip.compress(LARGE)
     server.on("GET", "x", server.reply(packed, headers={"Content-Encoding": "gzip"}))
     assert content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)) == LARGE
@@ -154,7 +176,7 @@ def test_a_coding_is_removed_unless_the_caller_asks_for_none(
     assert server.seen[1].headers["accept-encoding"] == "identity"
 
 
-def test_a_bomb_comes_in_small_chunks(sender: RequestsSender, server: Server):
+def test_a_bomb_comes_in_small_chunks(sender: Sender, server: Server):
     bomb = gzip.compress(bytes(64 * 1024 * 1024))
     server.on("GET", "x", server.reply(bomb, headers={"Content-Encoding": "gzip"}))
     response = sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS)
@@ -207,7 +229,7 @@ def test_a_length_that_cannot_be_known_is_an_invalid_response(head, sender, serv
         (b"", ConnectionFailed),
     ],
 )
-def test_a_damaged_response_has_been_sent_for(raw, error, sender: RequestsSender, server: Server):
+def test_a_damaged_response_has_been_sent_for(raw, error, sender: Sender, server: Server):
     server.on("GET", "x", server.reply(raw=raw))
     with pytest.raises(error) as caught:
         content(sender.send(get(f"{server.url}/api/v1/x"), TIMEOUTS))
@@ -216,7 +238,7 @@ def test_a_damaged_response_has_been_sent_for(raw, error, sender: RequestsSender
     assert not any(word in str(caught.value) for word in ("Error", "("))
 
 
-def test_what_was_never_sent_is_marked(sender: RequestsSender):
+def test_what_was_never_sent_is_marked(sender: Sender):
     for url in ("http://127.0.0.1:1/x", "http://nowhere.invalid/x"):
         with pytest.raises(Unreachable):
             sender.send(get(url), TIMEOUTS)

@@ -11,6 +11,8 @@ from tinkex import settings
 from tinkex.exceptions import APIError, SettingsError
 from tinkex.testing import invoke
 
+pytestmark = pytest.mark.both_pools
+
 CANARY = "canary-0123456789abcdef"
 HEADERS = {"X-Request-Id": "sticky-1", "Authorization": f"Bearer {CANARY}"}
 CLOUDFLARE = {

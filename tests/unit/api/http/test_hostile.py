@@ -20,7 +20,10 @@ from tinkex.exceptions import (
     LocalError,
     OperationFailed,
     TimedOut,
+    TinkexError,
 )
+
+pytestmark = pytest.mark.both_pools
 
 KEY = "tml-test-key-0123456789"
 ESCAPED = "".join(f"\\u{ord(c):04X}" for c in KEY)
@@ -154,18 +157,23 @@ BAD_ADDRESSES = ["http://[::1", "http://h:99999/", "http://*\xff\xfe.x/", "http:
 
 
 @pytest.mark.parametrize("address", BAD_ADDRESSES)
-def test_malformed_addresses_are_invalid_answers(address, server, client, tmp_path):
+def test_malformed_addresses_are_invalid_answers(
+    address, server, client, tmp_path, http_pool, naps
+):
+    # The engine of http2 passes on no header that is not text.
+    is_passed_on = http_pool == "default" or (address.isascii() and address.isprintable())
+    refused = "malformed address" if is_passed_on else "not HTTP|HTTP 302"
     raw = f"HTTP/1.1 302 Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n"
     reply = server.reply(raw=raw.encode("latin-1"))
     server.on("GET", PATH, reply)
-    with pytest.raises(InvalidResponse, match="malformed address"):
+    with pytest.raises(TinkexError, match=refused):
         client.models.list()
     server.on("GET", ARCHIVE, reply)
-    with pytest.raises(InvalidResponse, match="malformed address"):
+    with pytest.raises(TinkexError, match=refused):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     server.on("GET", ARCHIVE, server.reply(None, 302, {"Location": "/blob"}))
     server.on("GET", "/blob", reply)
-    with pytest.raises(InvalidResponse, match="malformed address"):
+    with pytest.raises(TinkexError, match=refused):
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     files = "training_runs/r/checkpoints/external_weights/x/external_weights_urls"
     server.on("GET", files, {"urls": {"a": address}})

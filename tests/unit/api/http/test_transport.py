@@ -25,6 +25,8 @@ from tinkex.exceptions import (
     UsageError,
 )
 
+pytestmark = pytest.mark.both_pools
+
 KEY = "tml-test-key-0123456789"
 CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
 PATH = "get_server_capabilities"

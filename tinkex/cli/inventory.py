@@ -1,0 +1,107 @@
+"""What is installed in the groups of tinkex, and why an entry point there is not used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tinkex import plugins
+from tinkex.cli.commandmanager import load_command, parser_with_hooks
+from tinkex.cli.errors import nearest
+from tinkex.config.sections import types_of
+from tinkex.exceptions import PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
+
+
+class Inventory:
+    """Which entry points are used, and what prevents the use of the others."""
+
+    def __init__(self) -> None:
+        #: Every entry point of a tinkex group with its distribution.
+        self.claims: Sequence[tuple[EntryPoint, Distribution]] = list(plugins.claims())
+        #: Group and name → distributions that are loaded; "" stands for tinkex itself.
+        self._owners: dict[tuple[str, str], set[str]] = {}
+        #: Name of an entry point → command.
+        self._commands: dict[str, EntryPoint] = {}
+        self._hook_faults: dict[str, dict[EntryPoint, Exception]] = {}
+        for ep, owner in self.claims:
+            loaded_from = "" if plugins.is_builtin(ep) else owner.name
+            if not loaded_from or not plugins.why_off(owner.name):
+                self._owners.setdefault((ep.group, ep.name), set()).add(loaded_from)
+                if ep.group == plugins.COMMANDS and (
+                    not loaded_from or ep.name not in self._commands
+                ):
+                    self._commands[ep.name] = ep
+
+    def problem(self, entry_point: EntryPoint, distribution: Distribution) -> str | None:
+        """Return why *entry_point* is not used, or ``None``; imports it to find out."""
+        group, name = entry_point.group, entry_point.name
+        if text := self._problem_of_group(group):
+            return text
+        if not plugins.is_builtin(entry_point):
+            if off := plugins.why_off(distribution.name):
+                return f"not used: {off}"
+            others = self._owners[group, name] - {distribution.name}
+            if "" in others:
+                return "not used: tinkex has one of the same name"
+            if others and not is_hook(group):  # a command may have several hooks
+                return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
+        try:
+            loaded = (load_command if group == plugins.COMMANDS else plugins.load)(entry_point)
+            if group == plugins.SETTINGS:
+                types_of(loaded)
+            if fault := self._faults_of_hooks(group).get(entry_point):
+                raise fault
+        except PluginError as error:
+            return plugins.reason(error.__cause__) if error.__cause__ else str(error)
+        return None
+
+    def problems(self) -> Iterator[tuple[EntryPoint, Distribution, str]]:
+        """Yield each entry point that is not used by mistake, its distribution, and why."""
+        for ep, owner in self.claims:
+            if not plugins.why_off(owner.name) and (text := self.problem(ep, owner)):
+                yield ep, owner, text
+
+    def not_installed(self) -> list[str]:
+        """Return the names in ``TINKEX_PLUGINS`` that are of no installed plugin."""
+        return [
+            word
+            for word in plugins.names_in_variable()
+            if not any(plugins.same_name(owner.name, word.lstrip("-")) for _, owner in self.claims)
+        ]
+
+    def _problem_of_group(self, group: str) -> str | None:
+        if is_hook(group):
+            command = group.removeprefix(f"{plugins.HOOKS}.")
+            if command in self._commands:
+                return None
+            near = nearest(command, self._commands)
+            text, near = f"no command is called {command!r}", near and f"{plugins.HOOKS}.{near}"
+        elif group in plugins.GROUPS and group != plugins.HOOKS:
+            return None
+        else:
+            text, near = "tinkex has no such group", nearest(group, plugins.GROUPS)
+            near = f"{plugins.HOOKS}.<noun_verb>" if near == plugins.HOOKS else near
+        return f"not used: {text}" + (f"; did you mean {near}?" if near else "")
+
+    def _faults_of_hooks(self, group: str) -> dict[EntryPoint, Exception]:
+        """Return why hooks of the command that *group* is for are left out."""
+        if not is_hook(group):
+            return {}
+        if group not in self._hook_faults:
+            self._hook_faults[group] = {}
+            entry_point = self._commands[group.removeprefix(f"{plugins.HOOKS}.")]
+            name = entry_point.name.replace("_", " ")
+            with suppress(Exception):  # a command that does not work is a problem of its own
+                # Without an application, as nothing is run.
+                command = load_command(entry_point)(None, None, name)  # type: ignore[arg-type]
+                self._hook_faults[group] = parser_with_hooks(command, name)[2]
+        return self._hook_faults[group]
+
+
+def is_hook(group: str) -> bool:
+    """Return whether *group* is that of the hooks of a command."""
+    return group.startswith(plugins.HOOKS + ".")

@@ -1,0 +1,58 @@
+"""What an HTTP pool needs to behave as the default one: proxies, certificates, waits, sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tinkex.api.http.concurrency import run_in_thread
+from tinkex.api.http.errors import CA_HINT, host_of
+from tinkex.config import pools
+from tinkex.config.values import is_loopback
+from tinkex.exceptions import TinkexError, Unreachable
+from tinkex.plugins import PoolOptions
+
+#: What plugins may use, see the page "Plugin API".
+__all__ = ["CA_HINT", "authorities", "host_of", "proxy_error", "proxy_for", "run_in_thread"]
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the address of the proxy on the way to *url*, or ``None``.
+
+    The rules are those of requests, which is imported only where a proxy may be set; this machine
+    is never reached by way of a proxy.
+    """
+    named = any(name.lower().endswith("_proxy") and os.environ[name] for name in os.environ)
+    if is_loopback(url) or (sys.platform == "linux" and not named):
+        return None
+    from tinkex.api.http import adapter
+
+    return adapter.proxy_for(url)
+
+
+def proxy_error(url: str, reason: str, status: int | None = None) -> TinkexError:
+    """Return the error for the proxy on the way to *url*, with the variable that names it.
+
+    :param reason: why it failed, in words.
+    :param status: the HTTP status with which it refused, if it did.
+    """
+    from tinkex.api.http import adapter
+
+    host, proxy = host_of(url), proxy_for(url) or ""
+    if status is not None:
+        return adapter.proxy_refusal(status, host, proxy)
+    message = f"the HTTP proxy on the way to {host} failed: {reason}"
+    return Unreachable(message, hint=adapter.proxy_hint(proxy))
+
+
+def authorities(options: PoolOptions) -> bytes:
+    """Return the certificates of the authorities to trust, in PEM; empty if nothing is verified.
+
+    :raises SettingsError: a variable names a path that does not exist.
+    """
+    path = pools.authorities(options)
+    if path is None:
+        return b""
+    files = pools.hashed_files(path) if os.path.isdir(path) else [path]
+    return b"\n".join(Path(file).read_bytes() for file in files)
