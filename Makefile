@@ -148,7 +148,7 @@ test-load: .venv/.stamp
 KILLS ?= 200
 test-kills: .venv/.stamp
 	@$(CACHE) $(VENV) -m pytest -q -n 2 --dist load -m kills --hang-after 0 --kills $(KILLS) \
-	    tests/faults tests/unit plugins/tinkex-local/tests \
+	    tests/faults tests/functional tests/unit plugins/tinkex-local/tests \
 	    --kill-table doc/source/explanation/kills.csv $(PYTEST_ARGS)
 
 # What is known against the versions that are installed; needs a network that reaches PyPI itself.

@@ -20,8 +20,8 @@ def run(argv: Sequence[str]) -> Result:
     Nothing is printed, the process does not exit, and no log handler is left. Files named by
     ``--output`` are written as on the command line.
 
-    :param argv: the words after ``tinkex``: ``["checkpoint", "list", "--limit", "5"]``.
-    :returns: the command's name, its typed result, and what it would have printed.
+    :param argv: the arguments after ``tinkex``: ``["checkpoint", "list", "--limit", "5"]``.
+    :returns: the command's name, its typed result, and the output that it would have printed.
     :raises tinkex.exceptions.TinkexError: the command failed.
     """
     from tinkex.cli import app

@@ -1,7 +1,7 @@
-"""Stamp the commit into what is built, so that ``tinkex version`` can print it.
+"""Stamp the commit into built packages, so that ``tinkex version`` can print it.
 
-Runs inside setuptools only. The commit is that of the source tree being built; a tree that is
-not the top of its own repository (an unpacked sdist inside another project) has none.
+Runs inside setuptools only. The commit is that of the source tree being built. A tree that is not
+the top of its own repository, such as an sdist unpacked inside another project, has none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Column types and presentation: values are readable for people and raw for programs.
+"""Column types and presentation: human-readable in tables, raw in other formats.
 
 Tables show ``human_readable``; JSON, YAML, CSV and similar formats write the raw value.
 """
@@ -89,7 +89,7 @@ class Presentation:
     :ivar plain_row: function from a row (a mapping) to its plain line; ``None`` omits the row.
     :ivar plain_lines: function from an object (a mapping) to its plain lines.
     :ivar droppable: columns that a narrow table may hide, the least important first.
-    :ivar short: column → its heading and all its values in a table too narrow for them; comes
+    :ivar short: column → its short heading and values, for a table that is too narrow; it comes
         first there. Columns that precede it in *droppable* are hidden before it is shortened.
     :ivar links: text in a table → the address that it links to.
     :ivar empty: status line shown if there are no rows.
@@ -142,7 +142,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return *value* as JSON with letters unescaped and terminal controls escaped.
+    """Return *value* as JSON with letters unescaped and terminal control characters escaped.
 
     JSON requires escapes only below U+0020, but some higher characters also control terminals.
     """
@@ -187,9 +187,9 @@ def plain_text(value: Any) -> str:
 
 
 class Size(FormattableColumn[int | None]):
-    """A number of bytes: ``1.2 GB`` for people, with decimal units.
+    """A number of bytes, displayed with decimal units: ``1.2 GB``.
 
-    :param value: the number of bytes, or ``None``: empty for people, null for programs.
+    :param value: the number of bytes, or ``None``: displayed as empty, null in other formats.
     :type value: int | None
     """
 
@@ -205,7 +205,7 @@ class Size(FormattableColumn[int | None]):
 
 
 class Dollars(FormattableColumn[float | None]):
-    """An amount of US dollars: ``$1,234.50`` for people, the number for programs.
+    """An amount of US dollars, displayed as ``$1,234.50``; a number in other formats.
 
     :param value: the amount in dollars, or ``None``.
     :type value: float | None
@@ -219,10 +219,10 @@ class Dollars(FormattableColumn[float | None]):
 
 
 class Time(FormattableColumn[Any]):
-    """A point in time: ``3 hours ago`` for people, ISO 8601 in UTC with ``Z`` for programs.
+    """A point in time, displayed as ``3 hours ago``; ISO 8601 in UTC with ``Z`` in other formats.
 
     :param value: a ``datetime``, or ISO 8601 text as servers send it; without a
-        zone, it is UTC. Text that is no time is shown as it is. ``None`` is empty.
+        zone, it is UTC. Other text is shown unchanged; ``None`` is empty.
     """
 
     def __init__(self, value: datetime | str | None) -> None:
@@ -238,7 +238,7 @@ class Time(FormattableColumn[Any]):
 
 
 def _moment(value: datetime | str | None) -> datetime | str | None:
-    """Return *value* in UTC; text that is no time unchanged."""
+    """Return *value* in UTC; text that is not a time is returned unchanged."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         if moment is None:
@@ -249,9 +249,9 @@ def _moment(value: datetime | str | None) -> datetime | str | None:
 
 
 class Flag(FormattableColumn[bool | None]):
-    """A boolean: yes or no for people, true or false for programs.
+    """A boolean, displayed as yes or no; true or false in other formats.
 
-    :param value: a truth value, or ``None``: empty for people, null for programs.
+    :param value: a boolean, or ``None``: displayed as empty, null in other formats.
     :type value: bool | None
     """
 
@@ -260,9 +260,9 @@ class Flag(FormattableColumn[bool | None]):
 
 
 class Structure(FormattableColumn[Any]):
-    """A JSON object or list: compact JSON for people, unchanged for programs.
+    """A JSON object or list, displayed as compact JSON; unchanged in other formats.
 
-    :param value: a dict or list that JSON can hold, or any other value: shown as plain text.
+    :param value: a dict or list that can be written as JSON; other values are shown as plain text.
     :type value: Any
     """
 
@@ -280,7 +280,7 @@ _COLUMN_OF_TYPE: Mapping[type, Callable[[Any], Any]] = {
 
 
 def cells(record: object, names: Iterable[str]) -> tuple[Any, ...]:
-    """Return the attributes *names* of *record* as column types for their types and names."""
+    """Return the attributes *names* of *record*, as the column types that fit them."""
     return tuple([_cell(name, getattr(record, name)) for name in names])
 
 

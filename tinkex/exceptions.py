@@ -27,7 +27,7 @@
     │   └── Conflict (409) · RateLimited (429) · ServerError (5xx)
     └── OperationFailed         a long-running operation failed
 
-``str(error)`` is a clause without the name of the operation; the command line adds ``<Operation>
+``str(error)`` is a clause without the name of the operation. The command line adds ``<Operation>
 failed. …`` (see :meth:`TinkexError.sentence`) and, for each class, a hint about its options and
 commands.
 """
@@ -392,9 +392,9 @@ def from_response(
 def detail_of(body: Any) -> str:
     """Return the server's message in a decoded error body, on one line, or ``''``.
 
-    Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``, objects with
-    ``message``, ``error_message``, ``error`` or ``reason``, also nested, and plain text; HTML is
-    ignored, and of a traceback only the last line is returned. A sentence takes precedence over an
+    Understands ``{"detail": "…"}``, FastAPI's ``{"detail": [{"loc", "msg"}, …]}``, plain text, and
+    objects with ``message``, ``error_message``, ``error`` or ``reason``, also nested. HTML is
+    ignored, and only the last line of a traceback is returned. A sentence takes precedence over an
     error code.
     """
     words = words_of(body).strip()
@@ -448,7 +448,7 @@ def _decode(body: bytes | str, content_type: str) -> Any:
 
 
 def a_few(names: Sequence[str], most: int = 8, *, total: int | None = None) -> str:
-    """Return ``a, b and 3 more`` for a message.
+    """Join *names* for a message: ``a, b and 3 more``.
 
     :param most: maximum number of names shown.
     :param total: total number of names, if more than in *names*.

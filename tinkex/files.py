@@ -39,12 +39,12 @@ _XDG = {
 
 
 def user_path(name: str) -> Path:
-    """Return *name*, given by the user, as a path, with ``~`` expanded.
+    """Convert *name*, given by the user, to a path, with ``~`` expanded.
 
     :raises LocalError: the name is not valid for a file.
     """
     if not name:
-        raise LocalError("the name of a file or directory is empty", hint="Give it a name.")
+        raise LocalError("the name of a file or directory is empty", hint="Give a file name.")
     try:
         return path_of(name).expanduser()
     except RuntimeError as error:
@@ -52,7 +52,7 @@ def user_path(name: str) -> Path:
 
 
 def path_of(name: Path | str) -> Path:
-    """Return *name*, given by a program, as a path; ``~`` is not expanded.
+    """Convert *name*, given by a program, to a path; ``~`` is not expanded.
 
     :raises LocalError: the name is not valid for a file.
     """
@@ -109,7 +109,7 @@ def private_directory(path: Path) -> Path:
 def plugin_directory(kind: str, distribution: str) -> Path:
     """Return the private directory of a plugin for the user's files of a *kind*; create it.
 
-    Commands have it as ``self.data_dir`` and ``self.cache_dir``; hooks and drivers call this.
+    Commands use ``self.data_dir`` and ``self.cache_dir``; hooks and drivers call this function.
 
     :param kind: see :func:`xdg_directory`; files in ``cache`` may be deleted at any time.
     :param distribution: name of the plugin, in any spelling that pip accepts.
@@ -120,12 +120,12 @@ def plugin_directory(kind: str, distribution: str) -> Path:
 
 
 def why_not_private(found: os.stat_result) -> str | None:
-    """Return why *found*, from ``lstat``, is not a private directory of this user, or ``None``."""
+    """Return why the directory with the status *found* is not private to this user, or ``None``."""
     if not stat.S_ISDIR(found.st_mode):
         return "it is not a directory"
     if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
         return "it belongs to another user"
-    return "it is open to other users" if found.st_mode & 0o077 else None
+    return "other users can access it" if found.st_mode & 0o077 else None
 
 
 def why_not_trusted(found: os.stat_result) -> str | None:
@@ -140,7 +140,7 @@ def why_not_trusted(found: os.stat_result) -> str | None:
         trusted.add(os.environ.get("SUDO_UID", "0"))
     if str(found.st_uid) not in trusted:
         return "it belongs to another user"
-    return "other users can write it" if found.st_mode & 0o022 else None
+    return "other users can write to it" if found.st_mode & 0o022 else None
 
 
 def exposed_mode(path: Path) -> str | None:
@@ -157,7 +157,7 @@ def write_private(path: Path, text: str) -> None:
 
     A symbolic link is kept; its target is replaced.
 
-    :raises LocalError: it cannot be written; it is unchanged.
+    :raises LocalError: the file cannot be written; it is unchanged.
     """
     target = Path(os.path.realpath(path))
     try:

@@ -1,4 +1,4 @@
-"""What an HTTP pool needs to behave as the default one: proxies, certificates, waits, sentences."""
+"""Helpers for HTTP pools: proxies, certificates, threads and error messages of the default pool."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["CA_HINT", "authorities", "host_of", "proxy_error", "proxy_for", "run
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy on the way to *url*, or ``None``.
+    """Return the address of the proxy for *url*, or ``None``.
 
-    The rules are those of requests, which is imported only where a proxy may be set; this machine
-    is never reached by way of a proxy.
+    The rules are those of requests, which is imported only if a proxy may be set. Requests to this
+    machine never use a proxy.
     """
     named = any(name.lower().endswith("_proxy") and os.environ[name] for name in os.environ)
     if is_loopback(url) or (sys.platform == "linux" and not named):
@@ -32,22 +32,22 @@ def proxy_for(url: str) -> str | None:
 
 
 def proxy_error(url: str, reason: str, status: int | None = None) -> TinkexError:
-    """Return the error for the proxy on the way to *url*, with the variable that names it.
+    """Return the error for the proxy for *url*; it names the variable that sets the proxy.
 
-    :param reason: why it failed, in words.
-    :param status: the HTTP status with which it refused, if it did.
+    :param reason: why it failed, as text for the message.
+    :param status: the HTTP status of its refusal, if it refused.
     """
     from tinkex.api.http import adapter
 
     host, proxy = host_of(url), proxy_for(url) or ""
     if status is not None:
         return adapter.proxy_refusal(status, host, proxy)
-    message = f"the HTTP proxy on the way to {host} failed: {reason}"
+    message = f"the HTTP proxy for {host} failed: {reason}"
     return Unreachable(message, hint=adapter.proxy_hint(proxy))
 
 
 def authorities(options: PoolOptions) -> bytes:
-    """Return the certificates of the authorities to trust, in PEM; empty if nothing is verified.
+    """Return the certificates of the trusted authorities in PEM; empty: verify nothing.
 
     :raises SettingsError: a variable names a path that does not exist.
     """

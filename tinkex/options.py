@@ -35,7 +35,7 @@ _HEADING = re.compile(r"^(usage:|[a-z ]+:$)", re.MULTILINE)
 
 
 class HelpRequested(Exception):
-    """``--help`` was given; *parser* has the help to print."""
+    """``--help`` was given; *parser* formats the help to print."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__(parser.prog)
@@ -58,7 +58,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _StoreOnce(argparse.Action):
-    """The ``store`` action, refusing a second, different value."""
+    """A ``store`` action that refuses a second, different value."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         if option and parser.seen.setdefault(self.dest, values) != values:
@@ -76,11 +76,11 @@ class _Help(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raise :class:`UsageError` instead of exiting, with a hint at what was meant.
+    """A parser that raises :class:`UsageError` with a hint, instead of exiting.
 
     :param command: the command's name (``checkpoint list``), or ``''`` for the program itself.
     :param subcommands: full names of the commands below this one.
-    :param listing: returns the lines of the help that describe them.
+    :param listing: returns the help lines that describe the subcommands.
     :param help_action: the action of ``--help``; by default it raises :class:`HelpRequested`.
     """
 
@@ -119,7 +119,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def format_help(self) -> str:
-        """Return the help; options that many commands have are folded into one line."""
+        """Return the help; options common to many commands are folded into one line."""
         if not self.folded:
             return super().format_help()
         formatter = self._get_formatter()
@@ -155,11 +155,11 @@ class Parser(argparse.ArgumentParser):
             known = value.partition("=")[0] in self._option_string_actions and " " not in value
             if word in names and value[:1] == "-" and not known:
                 joined = f"{names[-1]}={'KEY' if _is_secret(names[-1]) else shlex.quote(value)}"
-                hint = f"Join a value that begins with '-' to its option: {joined}"
+                hint = f"Use '=' before a value that begins with '-': {joined}"
         raise UsageError(message, hint=hint)
 
     def option_strings(self) -> list[str]:
-        """Return every option this parser knows."""
+        """Return every option that this parser defines."""
         return sorted(self._option_string_actions)
 
     def _refuse(self, extra: list[str]) -> NoReturn:
@@ -208,7 +208,7 @@ class Parser(argparse.ArgumentParser):
         return "Options of a command follow it: tinkex checkpoint list --limit 5"
 
     def _hint_at_quotes(self, extra: list[str]) -> str | None:
-        """Return a hint if the words in *extra* belong to the text before them."""
+        """Return a hint if *extra* is the rest of an unquoted value before it."""
         at = self._words.index(extra[0])
         name, joined, text = self._words[at - 1].partition("=")
         if not joined and at > 1:
@@ -219,7 +219,7 @@ class Parser(argparse.ArgumentParser):
         if _is_secret(name):
             return None
         text = shlex.quote(" ".join([text, *extra]))
-        return f"Quote a text of several words: {name} {text}"
+        return f"Quote a value of several words: {name} {text}"
 
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
@@ -251,7 +251,7 @@ def print_paged(
 
 
 def program_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a command line; it leaves the words after the global options alone."""
+    """Return the parser of the global options, which does not parse the arguments after them."""
     usage = f"{prog} [global options] <command> [options]\n       {prog} help <command>"
     # The program's own help lists the commands, so it is a command.
     parser = Parser(prog=prog, description=description, usage=usage, help_action="store_true")
@@ -266,14 +266,14 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="continue a script on standard input after a line that fails",
+        help="continue a script on standard input after a failed line",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 
 def add_global_options(parser: Parser, *, after_command: bool) -> None:
-    """Add the options that every command takes, folded in the help.
+    """Add the options of every command, which the help folds into one line.
 
     :param after_command: *parser* is that of a command: an option that is not given after the
         command must not overwrite one that is given before it.
@@ -293,7 +293,7 @@ _OUTPUT_OPTIONS = {
     "--json": (None, ""),
     "--sort-column": (
         "<column>",
-        "sort the printed rows by this column; of several, the first counts most",
+        "sort the rows by this column; repeat it for further sort columns",
     ),
     "--sort-ascending": (None, "sort in ascending order (default)"),
     "--sort-descending": (None, "sort in descending order"),
@@ -302,7 +302,7 @@ _OUTPUT_OPTIONS = {
         "csv: values to quote: all, minimal, none or nonnumeric (default: nonnumeric)",
     ),
     "--noindent": (None, "json: print it on one line"),
-    "--prefix": ("<text>", "shell: text before each name"),
+    "--prefix": ("<text>", "shell: prefix of each name"),
     "--variable": ("<name>", "shell: print only this name; repeat it for several"),
     "--max-width": (None, ""),
     "--fit-width": (None, ""),
@@ -360,13 +360,13 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
     yield add(
         "--http-pool",
         metavar="<name>",
-        help="HTTP pool that carries the requests [TINKEX_HTTP_POOL]",
+        help="HTTP pool that sends the requests [TINKEX_HTTP_POOL]",
     )
     yield add(
         "--insecure",
         action="store_true",
         default=None,
-        help="do not verify TLS certificates: anyone in between can read the key (warns each time)",
+        help="do not verify TLS certificates; the key can be intercepted (warns each time)",
     )
 
 
@@ -400,7 +400,7 @@ def _named_by_argparse() -> Iterator[None]:
 
 
 def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
-    """Return an argparse type: a whole number from *minimum* to *maximum*."""
+    """Return an argparse type for a whole number from *minimum* to *maximum*."""
 
     def convert(text: str) -> int:
         try:
@@ -419,7 +419,7 @@ def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
 def number(
     minimum: float, maximum: float = float("inf"), *, above: bool = False
 ) -> Callable[[str], float]:
-    """Return an argparse type: a finite number from *minimum* to *maximum*.
+    """Return an argparse type for a finite number from *minimum* to *maximum*.
 
     :param above: *minimum* itself is not allowed.
     """
@@ -444,10 +444,10 @@ def number(
 def duration(
     *, bare: str | None = None, least: timedelta = timedelta()
 ) -> Callable[[str], timedelta]:
-    """Return an argparse type: a duration such as ``7d``.
+    """Return an argparse type for a duration such as ``7d``.
 
     :param bare: unit of a number without one, see :func:`parse_duration`.
-    :param least: a shorter one is refused.
+    :param least: the shortest duration accepted.
     """
 
     def convert(text: str) -> timedelta:
@@ -461,24 +461,24 @@ def duration(
 
 
 def interval() -> Callable[[str], timedelta]:
-    """Return an argparse type: a polling interval, of one second or more."""
+    """Return an argparse type for a polling interval, of one second or more."""
     return duration(bare="s", least=timedelta(seconds=1))
 
 
 def moment(text: str) -> datetime:
-    """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (ago), in UTC."""
+    """Parse a time such as ``2026-11-01`` or ``3d`` (ago) and return it in UTC."""
     with _named_by_argparse():
         return parse_moment(text)
 
 
 def future(text: str) -> datetime:
-    """Return the argparse value of a moment such as ``2026-11-01`` or ``3d`` (from now), in UTC."""
+    """Parse a time such as ``2026-11-01`` or ``3d`` (from now) and return it in UTC."""
     with _named_by_argparse():
         return parse_moment(text, ahead=True)
 
 
 def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
-    """Return the duration *text*: ``90s``, ``7d``, ``1h30m``, ``1.5d``.
+    """Parse the duration *text*: ``90s``, ``7d``, ``1h30m``, ``1.5d``.
 
     :param bare: unit (``s``, ``m``, ``h``, ``d``, ``w``, ``y``) of a number without one; without
         *bare*, such a number is refused.
@@ -494,13 +494,13 @@ def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
 
 
 def parse_moment(text: str, now: datetime | None = None, *, ahead: bool = False) -> datetime:
-    """Return the moment *text* in UTC.
+    """Parse the time *text* and return it in UTC.
 
     :param text: an ISO 8601 date (midnight UTC) or time (UTC unless it has an offset), a duration
         (that long before *now*; ``ago`` may follow), ``now``, ``today`` or ``yesterday``.
-    :param now: the present, with a time zone; by default that of the clock.
+    :param now: the current time, with a time zone; by default that of the system clock.
     :param ahead: a duration means that long after *now*; ``in`` may precede it.
-    :raises UsageError: not a moment, or outside the years 1 to 9999.
+    :raises UsageError: not a time, or outside the years 1 to 9999.
     """
     now = (now or datetime.now(UTC)).astimezone(UTC)
     words = " ".join(text.split()).lower()
@@ -520,7 +520,7 @@ def parse_moment(text: str, now: datetime | None = None, *, ahead: bool = False)
 
 
 def _duration(words: str) -> timedelta | None:
-    """Return the sum of the parts of *words*, or ``None`` if they are no duration."""
+    """Return the sum of the parts of *words*, or ``None`` if they are not a duration."""
     if not re.fullmatch(rf"(?:{_PART}\s*)+", words, re.ASCII | re.IGNORECASE):
         return None
     parts = re.findall(_PART, words, re.ASCII | re.IGNORECASE)
@@ -530,7 +530,7 @@ def _duration(words: str) -> timedelta | None:
 
 
 def top_k(text: str) -> int:
-    """Return the argparse value of ``--top-k``: -1 (off) or at least 1."""
+    """Parse the value of ``--top-k``: -1 (off) or at least 1."""
     value = integer(-1)(text)
     if value == 0:
         raise argparse.ArgumentTypeError("must be -1 (off) or at least 1, not 0")
@@ -538,7 +538,7 @@ def top_k(text: str) -> int:
 
 
 def non_empty(text: str) -> str:
-    """Return the argparse value of a text that must not be empty."""
+    """Return *text*, which must not be empty."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text

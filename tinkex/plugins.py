@@ -2,11 +2,11 @@
 
 Listing names imports nothing: a slow or broken plugin affects only the commands that use it.
 
-:func:`importlib.metadata.entry_points` parses the metadata of all distributions, which takes longer
-    than a whole command if there are many. stevedore caches the result in a file, which is missing
-    on a first start, in a container and with a read-only home, and which may be up to two minutes
-    out of date. This module parses only the metadata files that contain the name of a tinkex group;
-    that is faster than validating such a cache.
+:func:`importlib.metadata.entry_points` parses the metadata of all distributions. If there are many,
+this takes longer than a whole command. stevedore caches the result in a file. The cache is missing
+on a first start, in a container and with a read-only home, and it may be two minutes out of date.
+This module parses only the metadata files that contain the name of a tinkex group, which is faster
+than validating such a cache.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ ONLY = "TINKEX_PLUGINS"
 #: The prefix of every group.
 _PREFIX = "tinkex."
 _METADATA = (".dist-info", ".egg-info")
-#: Raised to end the command, not because of a mistake in a plugin.
+#: Raised to end the command, not because of a fault in a plugin.
 _ENDINGS = (BrokenPipeError, KeyboardInterrupt, RequestShown, Terminated)
 
 
@@ -189,7 +189,7 @@ class PoolSettings(Protocol):
 
 
 class HttpPool(abc.ABC):
-    """A way to send requests, selected by ``--http-pool NAME`` (group ``tinkex.http_pools``).
+    """An HTTP pool, which sends requests; chosen by ``--http-pool`` (group ``tinkex.http_pools``).
 
     The entry point names a subclass; it is created without arguments.
     """
@@ -203,9 +203,9 @@ class HttpPool(abc.ABC):
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return how well the pool suits *settings* where ``auto`` chooses one.
+        """Return the preference for the pool with *settings* when ``auto`` chooses one.
 
-        The highest number wins; 0 is never chosen, and without any other it is ``default``.
+        The highest number wins; 0 is never chosen. If all are 0, ``default`` is used.
         """
         return 0
 
@@ -236,7 +236,7 @@ class TokenizerSource(abc.ABC):
 def entry_points(group: str) -> list[EntryPoint]:
     """Return the entry points of *group* without importing any of them.
 
-    Those of distributions that ``TINKEX_PLUGINS`` turns off are left out, built-in ones never.
+    Entry points that ``TINKEX_PLUGINS`` disables are omitted, but never built-in ones.
     """
     found = installed(tuple(sys.path)).groups.get(group, [])
     if ONLY not in os.environ:
@@ -245,7 +245,7 @@ def entry_points(group: str) -> list[EntryPoint]:
 
 
 class Installed(NamedTuple):
-    """The entry points of every tinkex group, by group, and which metadata cannot be read."""
+    """The entry points of all tinkex groups, by group, and errors for unreadable metadata."""
 
     groups: dict[str, list[EntryPoint]]
     unreadable: list[str]
@@ -253,7 +253,7 @@ class Installed(NamedTuple):
 
 @lru_cache
 def installed(path: tuple[str, ...]) -> Installed:
-    """Return what the distributions below the directories *path* add to tinkex.
+    """Return the tinkex entry points of the distributions in the directories *path*.
 
     As in :mod:`importlib.metadata`, the first distribution with a name takes precedence, and an
     entry point has its distribution as ``dist``. Each path is read once.
@@ -299,12 +299,12 @@ def _mentions_a_group(directory: str) -> bool:
 
 
 def names_in_variable() -> list[str]:
-    """Return the words of ``TINKEX_PLUGINS``: names, and ``-name`` for what is turned off."""
+    """Return the items of ``TINKEX_PLUGINS``: names, and ``-name`` for disabled plugins."""
     return [word for part in os.environ.get(ONLY, "").split(",") if (word := part.strip())]
 
 
 def why_off(distribution: str) -> str | None:
-    """Return why ``TINKEX_PLUGINS`` keeps a plugin from being loaded, or ``None``."""
+    """Return why ``TINKEX_PLUGINS`` prevents a plugin from being loaded, or ``None``."""
     if ONLY not in os.environ:
         return None
     words = names_in_variable()
@@ -318,7 +318,7 @@ def why_off(distribution: str) -> str | None:
 
 
 def turn_off(distribution: str) -> str:
-    """Return the line for a shell that turns a plugin off, in addition to those that are."""
+    """Return a shell command that disables a plugin, in addition to those already disabled."""
     import shlex
 
     return f"export {ONLY}={shlex.quote(','.join([*names_in_variable(), f'-{distribution}']))}"
@@ -341,7 +341,7 @@ def find_distribution(name: str) -> Distribution | None:
 
 
 def how_to_get(name: str) -> str:
-    """Return a hint for a plugin *name* of this project that is not loaded.
+    """Return a hint on how to install or load *name*, a plugin of this project.
 
     The source is that of tinkex, as recorded by pip (PEP 610): a source directory, a repository, or
     the package index.
@@ -384,7 +384,7 @@ def pick(group: str, name: str) -> EntryPoint:
     if not claims:
         known = ", ".join(sorted({ep.name for ep in entry_points(group)}))
         raise PluginError(
-            f"no {_noun(group)} is called {name!r}", hint=f"Known: {known or 'none'}."
+            f"no {_noun(group)} is called {name!r}", hint=f"Available: {known or 'none'}."
         )
     if len(claims) > 1:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
@@ -406,9 +406,9 @@ def blaming(
     """Raise an error that names the plugin of *entry_point* if the block fails.
 
     :param what: start of the message, with ``{}`` for the plugin: ``the hook 'x' of {} failed``.
-    :param hint: makes the hint from the name of the distribution; to read that takes time.
-    :param meant: errors that the plugin raises on purpose, and that stay as they are.
-    :raises PluginError: the block raises another error, be it ``SystemExit``.
+    :param hint: returns the hint for a distribution's name, which is read only if needed.
+    :param meant: errors that the plugin raises on purpose; they are passed on unchanged.
+    :raises PluginError: the block raises any other error, including ``SystemExit``.
     :raises LimitReached: no more files or threads are allowed.
     """
     passed: tuple[type[BaseException], ...] = (*meant, *_ENDINGS)
@@ -425,7 +425,7 @@ def blaming(
 
 
 def reason(error: BaseException) -> str:
-    """Return the class and the text of *error* on one line; its own ``str()`` may fail."""
+    """Return the class and message of *error* on one line, even if its ``str()`` fails."""
     try:
         text = " ".join(str(error).split())[:200]
     except Exception:
@@ -434,7 +434,7 @@ def reason(error: BaseException) -> str:
 
 
 def load(entry_point: EntryPoint) -> Any:
-    """Import and return the object of *entry_point*.
+    """Import and return the object that *entry_point* names.
 
     :raises PluginError: the import fails, even with ``sys.exit``.
     """
@@ -448,7 +448,7 @@ def load(entry_point: EntryPoint) -> Any:
 
 
 def preferred_pool(settings: PoolSettings) -> str | None:
-    """Return the name of the HTTP pool of a plugin that prefers *settings* most, if any does."""
+    """Return the name of the HTTP pool with the highest preference for *settings*, if any."""
     best, found = 0, None
     for entry_point in entry_points(HTTP_POOLS):
         if is_builtin(entry_point):
@@ -458,7 +458,7 @@ def preferred_pool(settings: PoolSettings) -> str | None:
             pool = load(entry_point)
             with blaming(entry_point, what):
                 preference = pool.preference(settings)
-        except PluginError as error:  # costs its own plugin only
+        except PluginError as error:  # affects only this plugin
             logging.getLogger("tinkex").warning("%s", error)
             continue
         if preference > best:
@@ -479,12 +479,12 @@ def load_driver(group: str, name: str) -> Any:
 
 
 def suspects(error: BaseException, involved: Iterable[str] = ()) -> tuple[bool, list[str]]:
-    """Return whether *error* comes from the code of a plugin, and which plugins it may come from.
+    """Return whether a plugin's code raised *error*, and the plugins that may have caused it.
 
-    They are named with their versions. If the innermost frame that is of tinkex or of a plugin is
-    of a plugin, that one; else every plugin with a frame on the way, or in *involved*.
+    If the innermost frame of tinkex or a plugin belongs to a plugin, this is the only one returned;
+    otherwise every plugin with a frame in the traceback or a module in *involved*, with versions.
 
-    :param involved: modules whose code has taken part, without a frame of its own perhaps.
+    :param involved: modules whose code was involved, possibly without a frame in the traceback.
     """
     modules = []
     traceback = error.__traceback__
@@ -501,7 +501,7 @@ def suspects(error: BaseException, involved: Iterable[str] = ()) -> tuple[bool, 
 
 
 def _plugin_of(module: str) -> EntryPoint | None:
-    """Return an entry point of the plugin that *module* belongs to; a namespace has several."""
+    """Return an entry point of the plugin that contains *module*; plugins may share a namespace."""
     words = module.split(".")
     shared = {
         ep: len(os.path.commonprefix([words, ep.module.split(".")]))
@@ -525,7 +525,7 @@ def distribution_of(entry_point: EntryPoint) -> str:
 
 
 def owner_of(entry_point: EntryPoint) -> str:
-    """Return the name and the version of the distribution that brings *entry_point*."""
+    """Return the name and the version of the distribution that provides *entry_point*."""
     version = entry_point.dist.version if entry_point.dist is not None else ""
     return f"{distribution_of(entry_point)} {version}".rstrip()
 

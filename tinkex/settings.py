@@ -1,10 +1,9 @@
 """The effective settings, from options, the environment, a profile and defaults.
 
-That is the order of precedence. A profile named *by option* is as explicit as an option, so its
-values precede the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another
-server, nor follow a forgotten ``TINKER_BASE_URL``. A profile chosen by ``TINKEX_PROFILE`` or by the
-configuration file comes after the environment; but if such a profile names its server, its key for
-that server precedes one of the environment.
+The sources are listed by precedence, with two exceptions. A profile named *by an option* precedes
+the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor use a
+stale ``TINKER_BASE_URL``. If any other profile names its server, its key for that server precedes
+a key from the environment.
 """
 
 from __future__ import annotations
@@ -279,7 +278,7 @@ def stray_key(settings: Settings) -> str | None:
 
 
 def _keys_elsewhere() -> dict[str, str]:
-    """Return the options that choose another key → the address of its server."""
+    """Return a mapping: the options that select another key → the address of its server."""
     known = {f"--base-url {url}": url for url in credentials.KeyStore().addresses()}
     for name, values in file.profiles_in(file.read(file.config_path())).items():
         if isinstance(values, Mapping) and any(values.get(key) for key in CREDENTIAL):
@@ -328,7 +327,7 @@ def _from_environ(environ: Mapping[str, str]) -> _Source:
 def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
     written, provided = file.profiles_in(config), file.plugin_profile_names()
     if name not in {*written, *provided}:
-        hint = "Known: " + (", ".join(sorted({*written, *provided})) or "none") + "."
+        hint = "Known profiles: " + (", ".join(sorted({*written, *provided})) or "none") + "."
         if name == "local":
             hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
         raise SettingsError(f"no profile is called {name!r}", hint=hint)
@@ -339,7 +338,7 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
         if key not in PROFILE_KEYS:
             raise SettingsError(
                 f"profile {name!r} has an unknown setting {str(key)!r}",
-                hint="Known: " + ", ".join(sorted(PROFILE_KEYS)) + ".",
+                hint="Known settings: " + ", ".join(sorted(PROFILE_KEYS)) + ".",
             )
     return {key: (value, f"{PROFILE_ORIGIN}{name}") for key, value in values.items()}
 
@@ -417,8 +416,8 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
         origin, hint = origins["http_pool.driver"], error.hint
-        if (hint or "").startswith("Known: ") and not origin.startswith(pools.SECTION):
-            hint = "Known: " + ", ".join(pool_names(config)) + "."
+        if (hint or "").startswith("Available: ") and not origin.startswith(pools.SECTION):
+            hint = "Known pools: " + ", ".join(pool_names(config)) + "."
         raise SettingsError(f"{error} (from {origin})", hint=hint) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # The address of a pool takes precedence over all but an option.

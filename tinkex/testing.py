@@ -3,7 +3,7 @@
 :func:`invoke` runs a command line in this process and returns its output. :func:`isolated` hides
 the developer's settings and files, and :func:`local_service` connects commands to the embedded
 service, so that no network is needed. :func:`check_distribution` checks the entry points of a
-distribution against what tinkex promises its users of every command.
+distribution against the conventions for all commands of tinkex.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def invoke(
     terminal: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Invocation:
-    """Run *argv* (the words after ``tinkex``) and return its outcome.
+    """Run *argv* (the arguments after ``tinkex``) and return its outcome.
 
     :param stdin: the text on standard input.
-    :param terminal: all three streams claim to be a terminal.
+    :param terminal: all three streams report that they are a terminal.
     :param environ: environment variables set for this command alone.
     """
     from tinkex.cli.app import TinkexApp
@@ -95,7 +95,7 @@ def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Run the block as a new user whose home is *directory*; yield it as a path.
 
     ``HOME`` and the directories for configuration, data, state and cache are below it. Variables
-    that tinkex reads are removed, also those of proxies and certificates. Afterwards the
+    that tinkex reads are removed, including those for proxies and certificates. Afterwards the
     environment is restored.
     """
     home = Path(directory).absolute()
@@ -110,7 +110,7 @@ def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Connect the commands of the block to an embedded service of their own.
+    """Connect the commands of the block to a separate embedded service.
 
     It runs in this process and keeps its files below *directory*; the block is :func:`isolated`
     there. Yields the path of the service's files.
@@ -131,11 +131,11 @@ def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
 def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
-    :raises AssertionError: lists each fault: it does not load, a command is no tinkex command, its
-        docstring is not one sentence, an argument has no help, an option clashes with a global one,
-        settings are not declared by a dataclass with defaults, a hook fails, clashes or is for no
-        command, tinkex has no such group, or the rows in the ``return`` of a command have another
-        number of values than its ``column_names``.
+    :raises AssertionError: lists the faults: one does not load, a command has another base class,
+        a docstring is not one sentence, an argument has no help, an option clashes with a global
+        one, settings are not declared by a dataclass with defaults, a hook fails, clashes or names
+        an unknown command, tinkex has no such group, or the number of values in the rows that a
+        command returns is not that of its ``column_names``.
     """
     from tinkex.cli.inventory import Inventory
 
@@ -170,9 +170,9 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
 
 
 def _row_lengths(command: Any) -> Iterator[int]:
-    """Yield how many values the rows have that ``take_action`` returns for ``column_names``.
+    """Yield the numbers of values in the rows that ``take_action`` returns with ``column_names``.
 
-    Only of rows that it spells out: ``return self.column_names, [(note.id, note.text) for …]``.
+    Only for rows written in its code: ``return self.column_names, [(note.id, note.text) for …]``.
     """
     from tinkex.commands.base import Lister
 

@@ -159,7 +159,7 @@ def test_the_question_names_what_may_be_lost(speak):
     server = tuft()
     line = f"checkpoint delete {server.sampling} --force"
     done = speak(server)(line, stdin="n\n", terminal=True)
-    assert f"{server.sampling}  (1.0 kB, perhaps with {server.training})" in done.stderr
+    assert f"{server.sampling}  (1.0 kB, possibly also {server.training})" in done.stderr
     assert left(server) == ALL
 
 

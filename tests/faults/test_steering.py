@@ -56,7 +56,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
 
 
 #: A command that has no such format, or none at all.
-_NO_FORMAT = re.compile(r"invalid choice|option\(s\) for [a-z ]+: -f|has no format")
+_NO_FORMAT = re.compile(r"invalid choice|option\(s\) for [a-z ]+: -f|does not support the format")
 
 
 class Asking:

@@ -84,10 +84,10 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
     (row,) = (row for row in done.rows if row["status"] != "ok")
     assert (row["file"], row["status"]) == (str(target / name), "invalid")
     assert row["reason"].endswith(" but an HTML page")
-    assert "1 of 2 files are not what their names say" in done.stderr
+    assert "1 of 2 files have invalid content" in done.stderr
     (target / {LARGE: CONFIG, CONFIG: LARGE}[name]).unlink()
     done = tinkex(f"checkpoint verify {target}", code=1)
-    assert "2 of 2 files differ from what was downloaded or are not what their" in done.stderr
+    assert "2 of 2 files differ from the download or have invalid content" in done.stderr
 
 
 # ---------------------------------------------------------------- adapters that PEFT loads in part
@@ -96,7 +96,7 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
 def test_an_adapter_that_peft_loads_in_part_is_warned_of_and_fixed(tinkex, store, target):
     done = tinkex(f"checkpoint download {SEPARATE} --output {target}")
     assert done.stdout == f"Downloaded to {target}\n"
-    hint = f"Hint: Write the list: tinkex checkpoint verify {target} --fix-config\n"
+    hint = f"Hint: To fix it: tinkex checkpoint verify {target} --fix-config\n"
     assert done.stderr == f"Warning: {target}: {LACKS}\n{hint}"
     done = tinkex(f"checkpoint verify {target}")
     assert done.stderr == f"Warning: {target}: {LACKS}\n{hint}2 files verified.\n"

@@ -81,14 +81,14 @@ def test_a_name_that_means_another_checkpoint_by_now_is_reported(served, client,
     line = f"run batch in.jsonl --model-path {training.model_id}@latest:sampler"
     line += " --max-tokens 1 --output out.jsonl --resume"
     served(line, cwd=tmp_path)
-    assert "Nothing was left to do" in served(line, cwd=tmp_path).stderr
+    assert "Nothing to do" in served(line, cwd=tmp_path).stderr
     training.save_weights_for_sampler("two")
     done = served(line, cwd=tmp_path, code=1)
     assert re.search(
         r'was created with --model-path "tinker://\S+/one", but this run uses', done.stderr
     )
     line = line.replace("@latest:sampler", ":one")
-    assert "Nothing was left to do" in served(line, cwd=tmp_path).stderr
+    assert "Nothing to do" in served(line, cwd=tmp_path).stderr
 
 
 def test_rows_that_fail_are_in_a_file_of_failures_and_retried(served, tmp_path):
@@ -106,7 +106,7 @@ def test_rows_that_fail_are_in_a_file_of_failures_and_retried(served, tmp_path):
 
     done = served(f"{line} --resume", cwd=tmp_path, code=1)
     assert "0 of 3 rows sampled" in done.stderr
-    assert "1 failed, 2 done before" in done.stderr
+    assert "1 failed, 2 already done" in done.stderr
     assert len(lines(tmp_path / "out.failed.jsonl")) == 1
 
 
@@ -155,7 +155,7 @@ def test_results_are_not_written_over_the_prompts(tinkex, tmp_path, prompts):
     words = "--force --input-format jsonl --base-url http://127.0.0.1:9"
     done = tinkex(TO_FILE.replace("in.jsonl", prompts), *words.split(), cwd=tmp_path, code=1)
 
-    assert "among the prompts" in done.stderr or "has the prompts" in done.stderr
+    assert "among the prompts" in done.stderr or "contains the prompts" in done.stderr
     assert {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
@@ -190,7 +190,7 @@ def test_killed_at_any_moment_a_run_resumes_without_loss_or_repetition(tmp_path)
             out.write_text(kept + '{"id": "r5')  # as if the machine had torn a line as well
         done = program(f"{TO_FILE} --resume", cwd=tmp_path)
 
-    assert f"{len(before)} done before" in done.stderr
+    assert f"{len(before)} already done" in done.stderr
     assert f"{600 - len(before)} of 600 rows sampled" in done.stderr
     assert sorted(indexes(out)) == list(range(600))
     assert out.read_text().splitlines()[: len(before)] == before
@@ -235,9 +235,9 @@ def test_an_output_moved_away_ends_the_run_which_can_be_resumed(many):
         assert (process.returncode, stdout) == (1, "")
         assert "out.jsonl was moved or removed during the batch" in stderr
         count = len(indexes(moved))
-        assert f"{count} rows are in the former file. To resume:\n  tinkex run batch" in stderr
+        assert f"{count} rows are in the original file. To resume:\n  tinkex run batch" in stderr
         moved.rename(out)
-        assert f"{count} done before" in program(f"{TO_FILE} --resume", cwd=many).stderr
+        assert f"{count} already done" in program(f"{TO_FILE} --resume", cwd=many).stderr
     assert sorted(indexes(out)) == list(range(400))
 
 
@@ -321,7 +321,7 @@ def test_an_outage_is_outlived_and_an_expired_key_is_resumed_with_another(
         assert "To resume:" in stderr
         trouble.status = None
         done = program(f"{TO_FILE} --resume", cwd=tmp_path)
-        assert f"{len(before)} done before" in done.stderr
+        assert f"{len(before)} already done" in done.stderr
     assert (tmp_path / "out.jsonl").read_text().splitlines()[: len(before)] == before
     assert sorted(indexes(tmp_path / "out.jsonl")) == list(range(ROWS))
     assert not (tmp_path / "out.failed.jsonl").exists()

@@ -236,7 +236,10 @@ def test_an_answer_in_a_pipe_is_never_read(served, run, client):
 
 def test_help_and_the_page_on_moving_over_say_what_a_pipe_does(tinkex):
     help = tinkex("checkpoint delete --help").stdout
-    assert "\nDelete checkpoints; without a terminal, paths are deleted without asking.\n" in help
+    assert (
+        "\nDelete checkpoints; without a terminal, paths are deleted without confirmation.\n"
+        in help
+    )
     page = (ROOT / "doc" / "source" / "howto" / "move-over.rst").read_text()
     for text in (help, page.partition("list-table")[0]):
         assert "echo n | tinkex checkpoint delete PATH" in text
@@ -282,7 +285,7 @@ def test_set_ttl_of_all_that_the_filters_choose(served, run, client):
     done = served(f"checkpoint set-ttl --run-id {run} --type sampler --ttl 7d", code=1)
     assert (done.stdout, "Add --yes" in done.stderr) == ("", True)
     done = answered("n", "--type training --ttl 7d")
-    assert "Let 1 checkpoint, " in done.stderr
+    assert "Set 1 checkpoint, " in done.stderr
     assert "expire in 7d? [y/N]" in done.stderr
     assert (done.exit_code, expiring()) == (1, [])
     assert answered("y", "--type training --ttl 7d").exit_code == 0

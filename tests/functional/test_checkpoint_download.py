@@ -119,6 +119,7 @@ def test_what_was_killed_or_interrupted_is_resumed(number, kind, tinkex, store, 
     check_whole(target, tinkex, store)
 
 
+@pytest.mark.kills  # a real stop, by the clock
 @pytest.mark.parametrize("kind", TWO_KINDS)
 def test_ctrl_z_for_longer_than_the_timeout_fails_no_download(
     kind, tinkex, store, download, target
@@ -394,7 +395,7 @@ def test_verify(tinkex, download, target):
     done = tinkex(f"checkpoint verify {target} -f json", code=1)
     found = {Path(row["file"]).name: row["status"] for row in done.rows}
     assert found == {SMALL: "missing", LARGE: "changed", "mine": "extra"}
-    assert "2 of 3 files differ from what was downloaded" in done.stderr
+    assert "2 of 3 files differ from the download" in done.stderr
 
 
 def test_sync_fetches_what_is_new(tinkex, store, target):

@@ -110,7 +110,7 @@ def test_no_bulk_command_touches_an_odd_row(odd, tmp_path):
                 ["2\tnewest of its run and type", "1"],
                 ["2", "1"],
             )
-            assert "Skipped, as kind, type or time is unknown: " in done.stderr
+            assert "Skipped because kind, type or time is unknown: " in done.stderr
         done = tinkex(f"checkpoint sync r {tmp_path} -f json", code=1)
     assert names("\n".join(row["tinker_path"] for row in done.rows)) == ["2", "1"]
     assert not [seen for seen in service.seen if seen.startswith("DELETE")]
@@ -154,7 +154,7 @@ def test_a_list_without_a_single_object_is_no_list(name):
     with listing({name: [None, 3]}) as (tinkex, _):
         noun = "run" if name == "training_runs" else "checkpoint"
         done = tinkex(f"{noun} list", code=1)
-    assert f"no object where '{name}' should be" in done.stderr
+    assert f"'{name}' contains no objects" in done.stderr
 
 
 def test_equal_rows_are_shown_once():

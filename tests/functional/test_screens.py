@@ -55,7 +55,8 @@ def test_80_columns_show_short_names_type_size_created_and_expires():
     ]
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert (
-        done.stderr == "Hidden (terminal too narrow): Checkpoint, Public, Path; -f json has all.\n"
+        done.stderr
+        == "Hidden (terminal too narrow): Checkpoint, Public, Path; -f json shows all.\n"
     )
 
 

@@ -110,7 +110,11 @@ def test_a_private_directory_is_created_once_and_used_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("planted", "reason"),
-    [("open", "open to other users"), ("link", "not a directory"), ("file", "not a directory")],
+    [
+        ("open", "other users can access it"),
+        ("link", "not a directory"),
+        ("file", "not a directory"),
+    ],
 )
 def test_what_another_user_may_have_planted_is_refused(tmp_path, planted, reason):
     private_directory(tmp_path / "mine")

@@ -198,8 +198,8 @@ OWNERS = [
     (1000, {}, 1000, 0o644, None),
     (1000, {}, 0, 0o644, None),
     (0, {"SUDO_UID": "1000"}, 1000, 0o600, None),
-    (1000, {}, 1000, 0o620, "other users can write it"),
-    (1000, {}, 0, 0o602, "other users can write it"),
+    (1000, {}, 1000, 0o620, "other users can write to it"),
+    (1000, {}, 0, 0o602, "other users can write to it"),
     (1000, {}, 1001, 0o600, "it belongs to another user"),
     (1000, {"SUDO_UID": "1001"}, 1001, 0o600, "it belongs to another user"),
     (0, {}, 1000, 0o600, "it belongs to another user"),
@@ -226,7 +226,7 @@ def test_a_file_that_others_can_write_does_not_run_its_command(config, tmp_path,
         path.symlink_to(written)
     assert settings.resolve().credential() == "tml-from-command"
     written.chmod(0o666)
-    with pytest.raises(SettingsError, match=f"in {path} is not run: other users can write it"):
+    with pytest.raises(SettingsError, match=f"in {path} is not run: other users can write to it"):
         settings.resolve().credential()
     # A key from elsewhere is as good as ever, and so is the rest of the file.
     assert settings.resolve({"api_key": "tml-x"}).credential() == "tml-x"

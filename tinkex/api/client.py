@@ -74,7 +74,7 @@ class ServiceClient:
         if settings is None:
             settings = settings_module.resolve(flags)
         elif any(value is not None for value in flags.values()):
-            raise UsageError("give settings or single arguments, not both")
+            raise UsageError("give settings or individual arguments, not both")
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         self.sessions = Sessions(self._transport)
@@ -129,7 +129,7 @@ class ServiceClient:
         self._transport.close()
 
     def deadline(self, operation: str) -> Deadline:
-        """Return a deadline for several calls in a row, with the timeout of the settings.
+        """Return a deadline shared by several calls, with the timeout of the settings.
 
         :param operation: a noun for messages: ``Timed out while awaiting <operation>``.
         """
@@ -199,7 +199,7 @@ class ServiceClient:
         """Start a training run: a new adapter for *base_model*.
 
         :param rank: rank of the adapter.
-        :param seed: makes the initial values repeatable.
+        :param seed: makes the initial values reproducible.
         :raises UsageError: the service does not offer the model or the rank, or a value is out of
             range.
         """
@@ -272,7 +272,7 @@ class ServiceClient:
             raise
 
     def _refuse_unknown(self, base_model: str, rank: int, deadline: Deadline) -> None:
-        """Refuse a model or rank that the service does not offer.
+        """Raise an error for a model or rank that the service does not offer.
 
         Some servers train the model that they have, regardless of the name in the request, and some
         list a run although they refused its rank.

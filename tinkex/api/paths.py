@@ -48,7 +48,7 @@ class TinkerPath:
 
     @classmethod
     def from_string(cls, text: str) -> TinkerPath:
-        """Parse *text* as a path, without quotes and blanks pasted around it.
+        """Parse *text* as a path, ignoring surrounding quotes and whitespace.
 
         :raises InvalidName: *text* is malformed.
         """
@@ -97,7 +97,7 @@ class TinkerPath:
 
 
 def pasted(text: str) -> str:
-    """Return *text* without blanks, quotes and a final slash, which are often pasted with a path.
+    """Return *text* without surrounding whitespace and quotes, and without a trailing slash.
 
     The scheme of a path becomes lower case; any other text keeps its slash.
     """

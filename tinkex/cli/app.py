@@ -79,7 +79,7 @@ class TinkexApp(cliff.app.App):
         self.command: Any = None
         #: Global options the interactive shell was started with: each of its lines inherits them.
         self.shell_options: argparse.Namespace | None = None
-        #: Names that commands print are kept for completion, and what a server lacks for later.
+        #: Keep printed names for completion, and remember the features that a server lacks.
         self.uses_cache = True
         #: The caller wants the typed result of the command, not only its output.
         self.keeps_result = False
@@ -87,9 +87,9 @@ class TinkexApp(cliff.app.App):
         self._settings: Settings | None = None
         self._settings_failed = False
         self._display: Any = None
-        #: Warnings for a program that asks for JSON.
+        #: Warnings held back for JSON output.
         self._held: list[str] = []
-        #: One for each set of settings, for the next lines of the shell too.
+        #: One client for each set of settings; later lines of the shell reuse them.
         self._clients: dict[Settings, ServiceClient] = {}
         self._log_handlers: list[logging.Handler] = []
 
@@ -108,15 +108,15 @@ class TinkexApp(cliff.app.App):
             if self._settings.pool_options.insecure:
                 origin = self._settings.origins.get("http_pool.insecure")
                 self.warn(
-                    f"certificates are not checked ({origin}): anyone between here and "
-                    f"{self._settings.base_url} can read the API key and change what is sent.",
+                    f"certificates are not verified ({origin}): anyone between this machine and "
+                    f"{self._settings.base_url} can read the API key and alter the data.",
                     prefix="WARNING: ",
                 )
         return self._settings
 
     @property
     def format_setting(self) -> str | None:
-        """The format of environment or profile; ``None`` also if the settings are invalid."""
+        """The format set by environment or profile; ``None`` also if the settings are invalid."""
         if not self._settings_failed:
             with contextlib.suppress(Exception):  # reported when the settings are needed
                 return self.settings.format
@@ -124,7 +124,7 @@ class TinkexApp(cliff.app.App):
 
     @property
     def client(self) -> ServiceClient:
-        """The service, with the settings of the command line being run."""
+        """The API client, with the settings of the command line being run."""
         return self.client_for(self.settings)
 
     def client_for(self, settings: Settings) -> ServiceClient:
@@ -151,7 +151,7 @@ class TinkexApp(cliff.app.App):
 
     @property
     def pool(self) -> HttpPool | None:
-        """The HTTP pool to use in place of that of the settings: with ``--curl``."""
+        """The HTTP pool that replaces the configured one, for ``--curl``."""
         if not self.option("curl"):
             return None
         from tinkex.api.http.curl import CurlPool
@@ -161,7 +161,7 @@ class TinkexApp(cliff.app.App):
     def remember(self, kind: str, values: Iterable[str | None], *, whole: bool = False) -> None:
         """Keep *values* for completion: ``checkpoints``, ``runs``, ``models`` or ``sessions``.
 
-        :param whole: these are all that exist; others are dropped.
+        :param whole: *values* is complete; other names are dropped.
         """
         if self.uses_cache:
             from tinkex.cli.completion import Cache
@@ -178,7 +178,7 @@ class TinkexApp(cliff.app.App):
     def status(self, text: str) -> None:
         """Print *text* on standard error, unless ``--quiet``.
 
-        A program that asks for JSON finds nothing but an error as JSON on standard error.
+        With JSON output, standard error contains nothing but an error as JSON.
         """
         if self.option("quiet") or (self.wants_json() and not self.stderr.isatty()):
             return
@@ -217,7 +217,7 @@ class TinkexApp(cliff.app.App):
 
     @property
     def display(self) -> Any:
-        """Progress and waits on standard error; draws nothing if that is no terminal."""
+        """Progress and waits on standard error; draws nothing if that is not a terminal."""
         if self._display is None:
             from tinkex.cli.progress import Display
 
@@ -254,7 +254,7 @@ class TinkexApp(cliff.app.App):
             return EXIT_INTERRUPTED
         except Terminated:
             raise
-        except BaseException as error:  # a plugin may raise anything, be it SystemExit
+        except BaseException as error:  # a plugin may raise anything, even SystemExit
             self._report(error)
             return EXIT_FAILURE
         finally:
@@ -279,7 +279,7 @@ class TinkexApp(cliff.app.App):
         self.configure_logging()
         if self.options.keep_going and words:
             raise UsageError(
-                "--keep-going is for a script on standard input",
+                "--keep-going requires a script on standard input",
                 hint="For example: tinkex --keep-going < script",
             )
         if self.options.version:
@@ -371,7 +371,7 @@ class TinkexApp(cliff.app.App):
         self._remove_log_handlers()
         verbose = self.option("debug") or self.option("verbose")
         level = logging.DEBUG if verbose else logging.WARNING
-        # A warning is held as those of commands are; a log that was asked for is written at once.
+        # Warnings are held like those of commands; a requested log is written immediately.
         stream: Any = self.stderr if verbose or self.stderr.isatty() else _Stderr(self)
         console = logging.StreamHandler(stream)
         console.setLevel(logging.ERROR if self.option("quiet") else level)
@@ -426,7 +426,7 @@ class TinkexApp(cliff.app.App):
         print_error(known, self.operation_name(), self.stderr, as_json=as_json, warnings=held)
 
     def involved(self) -> list[str]:
-        """Return the modules whose code has taken part in the command line being run."""
+        """Return the modules whose code is involved in the command line being run."""
         formatter = getattr(self.command, "formatter", None)
         found = [type(self.command).__module__, type(formatter).__module__]
         found += [hook.entry_point.module for hook in getattr(self.command, "_hooks", ())]
@@ -446,7 +446,7 @@ class TinkexApp(cliff.app.App):
 
 
 class _Stderr(io.TextIOBase):
-    """``sys.stderr`` while a command runs; what plugins and libraries write there is held, too."""
+    """``sys.stderr`` while a command runs; also holds output of plugins and libraries."""
 
     def __init__(self, app: TinkexApp) -> None:
         self._app = app

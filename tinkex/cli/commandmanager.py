@@ -1,7 +1,7 @@
-"""Commands, formats and hooks by entry points; only those that are used are imported.
+"""Loads commands, formats and hooks from entry points; imports only those that are used.
 
 cliff's and stevedore's managers import all entry points of a group at every start and hide the
-errors of those that fail; cliff's takes unique prefixes for names (``checkpoint de`` would delete).
+errors of those that fail; cliff's accepts unique prefixes (``checkpoint de`` would delete).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CommandManager(cliff.commandmanager.CommandManager):
     def load(self, name: str) -> type[cliff.command.Command]:
         """Return the class of the command *name*.
 
-        :raises PluginError: two plugins claim the name, the import fails, or it is no command.
+        :raises PluginError: two plugins claim the name, the import fails, or it is not a command.
         """
         return load_command(plugins.pick(plugins.COMMANDS, self.commands[name].name))
 
@@ -102,7 +102,7 @@ class CommandManager(cliff.commandmanager.CommandManager):
 
 
 class Application(Protocol):
-    """The application as commands and completion know it; plugins use the streams only."""
+    """The application's interface for commands and completion; plugins use only its streams."""
 
     NAME: str
     LOG: logging.Logger
@@ -139,7 +139,7 @@ class Application(Protocol):
 def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
     """Return the command class that *entry_point* names.
 
-    :raises PluginError: the import fails, or it is no command of tinkex.
+    :raises PluginError: the import fails, or it is not a command of tinkex.
     """
     command: type[cliff.command.Command] = plugins.load(entry_point)
     is_command = isinstance(command, type) and issubclass(command, cliff.command.Command)
@@ -153,10 +153,10 @@ def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
 
 
 class Formatters:
-    """The formats of one kind of command, in the place of stevedore's manager.
+    """The formats of one kind of command; replaces stevedore's manager.
 
-    Built-in formats are imported at once; a plugin's format only if a word of the command line
-    names it, because then its options may be on the line too, or if a setting chooses it.
+    Built-in formats are imported at once. A plugin's format is imported only if a setting selects
+    it or a word of the command line names it, because its options may then be on the line too.
     """
 
     def __init__(self, group: str, words: Iterable[str] = ()) -> None:
@@ -206,7 +206,7 @@ class Hook(NamedTuple):
 def parser_with_hooks(
     command: cliff.command.Command, prog: str
 ) -> tuple[argparse.ArgumentParser, list[Hook], dict[EntryPoint, Exception]]:
-    """Return the parser of *command* with what hooks add, the hooks, and why others are left out.
+    """Return the parser of *command* with its hooks applied, the hooks, and why others are not.
 
     A hook is left out as a whole if it fails, or if an option of it exists already. The options of
     the command come first, so that they are never the ones that clash.
@@ -219,7 +219,7 @@ def parser_with_hooks(
             hooks.append(_load_hook(entry_point, command))
         except PluginError as error:
             faults[entry_point] = error
-    while True:  # after a fault from the start: the hook may have added some of its options
+    while True:  # start over after an error: the hook may have added some of its options
         parser = command.get_parser(prog)
         for hook in hooks:
             try:
@@ -253,7 +253,7 @@ def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
         guards = SimpleNamespace(
             get_parser=guarded(hook.get_parser),
             get_epilog=guarded(hook.get_epilog),
-            # An error of tinkex that these raise is meant to end the command.
+            # If these raise an error of tinkex, they mean to end the command.
             before=guarded(hook.before, TinkexError),
             after=guarded(hook.after, TinkexError),
         )

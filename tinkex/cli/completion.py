@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 PATIENCE = 1.0
 #: Seconds after which the service is asked again.
 FRESH = 120.0
-#: Seconds after which names are not offered any more.
+#: Seconds after which names are no longer offered.
 EXPIRY = 3600.0
-#: Names of each kind that are kept, and that the service is asked for.
+#: Maximum number of names of each kind to keep, and to request from the service.
 KEPT, ASKED = 1000, 200
 
 #: Words that no shell interprets; others are not offered.
@@ -45,22 +45,22 @@ _KINDS = {
 _FILES = {"<path>": "files", "<file>": "files", "<prompts>": "files", "<dir>": "directories"}
 #: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
 _NEWEST = (
-    ("@latest", "the last one"),
-    ("@latest:sampler", "the last one for sampling"),
-    ("@latest:training", "the last one to train on"),
+    ("@latest", "the latest one"),
+    ("@latest:sampler", "the latest one for sampling"),
+    ("@latest:training", "the latest training checkpoint"),
 )
 _CONDITIONS = (
     ("checkpoint", "any new checkpoint"),
-    ("checkpoint:", "one of this name"),
+    ("checkpoint:", "a checkpoint of this name"),
     ("idle:10m", "no request for ten minutes"),
 )
 
 
 class Offer(NamedTuple):
-    """What may stand at the cursor.
+    """The completions at the cursor.
 
-    :ivar values: words, each with a note about it, or ``""``.
-    :ivar files: ``files`` or ``directories`` if such a path may stand there too; else ``""``.
+    :ivar values: words, each with a note or ``""``.
+    :ivar files: ``files`` or ``directories`` if such a path is possible too; else ``""``.
     """
 
     values: tuple[tuple[str, str], ...] = ()
@@ -71,12 +71,12 @@ def offer(app: Application, words: Sequence[str], current: str) -> Offer:
     """Return the completions that can replace *current*.
 
     :param words: the words before it, without the program's name.
-    :param current: the word so far.
+    :param current: the incomplete word.
     """
     try:
         found = _CommandLine(app, list(words)).offer(current)
     except Exception as error:
-        # Say a plugin that does not load: the command itself will report it.
+        # For example, a plugin does not load; the command itself will report it.
         app.LOG.debug("no completion: %s", error)
         return Offer()
     values = {
@@ -221,16 +221,16 @@ class _CommandLine:
         # checking certificates unless the user is warned.
         may_ask = has_key and not effective.pool_options.insecure
         if may_ask and "--api-key" not in self._words and not cache.is_fresh(kind):
-            cache.add(kind, ())  # not to ask again at the next key
+            cache.add(kind, ())  # send no request at the next key press
             _ask(kind, effective, cache)
         return cache.names(kind)
 
     def _checkpoints(self, current: str) -> Offer:
-        """Return the short names of checkpoints; their paths too where a word is begun."""
+        """Return the short names of checkpoints, and their paths if a word has been started."""
         from tinkex.api.resources.names import short_checkpoints
 
         paths = self._names("checkpoints")
-        # A name that several checkpoints turn out to have is an error of the command.
+        # If a name turns out to be ambiguous, the command reports it.
         short = short_checkpoints(paths, complete="/" not in current)
         pairs = zip(paths, short, strict=True)
         free = {path: name for path, name in pairs if not {path, name} & set(self._words)}
@@ -246,7 +246,7 @@ class _CommandLine:
 
 
 def _stored_keys() -> list[str]:
-    """Return the names of the stored keys; the id of a key whose name is not unique."""
+    """Return the names of the stored keys; for names that are not unique, the ids."""
     from tinkex.config.credentials import KeyStore
 
     known = KeyStore().all()
@@ -255,7 +255,7 @@ def _stored_keys() -> list[str]:
 
 
 def _ask(kind: str, settings: Settings, cache: Cache) -> None:
-    """List the names of *kind* into *cache*; give up after :data:`PATIENCE`."""
+    """Fetch the names of *kind* into *cache*; give up after :data:`PATIENCE`."""
     from tinkex.api import ServiceClient
     from tinkex.api.http.concurrency import run_in_thread
 
@@ -277,15 +277,15 @@ def _listed(client: Any, kind: str) -> list[str]:
     return list(client.sessions.list(ASKED))
 
 
-# ---------------------------------------------------------------------- names seen before
+# ---------------------------------------------------------------------- cached names
 
 
 class Cache:
     """Names that commands have printed with one profile at one address, for an hour.
 
-    They are in a small JSON file that only its owner can access, in a directory of such files. Its
-    name is a hash and says nothing about the server. A file that cannot be read or written is no
-    error. It never holds a key.
+    They are stored in a small JSON file that only its owner can access. The name of the file is a
+    hash, which does not reveal the server. Failures to read or write it are ignored. It never
+    contains a key.
     """
 
     def __init__(self, base_url: str, profile: str | None) -> None:
@@ -305,13 +305,13 @@ class Cache:
         return self._read().get(kind, (0, []))[1]
 
     def is_fresh(self, kind: str) -> bool:
-        """Return whether names of *kind* were printed or asked for in the last two minutes."""
+        """Return whether names of *kind* were printed or fetched in the last two minutes."""
         return self._read().get(kind, (0, []))[0] > time.time() - FRESH
 
     def add(self, kind: str, names: Iterable[str | None], *, whole: bool = False) -> None:
         """Add *names*, the latest first.
 
-        :param whole: these are all that exist; others are dropped.
+        :param whole: *names* is complete; other names are dropped.
         """
         content = self._read()
         before = content.get(kind, (0, []))[1]
@@ -329,7 +329,7 @@ class Cache:
             self._write(content | {kind: (asked, [name for name in known if name not in gone])})
 
     def _read(self) -> dict[str, tuple[float, list[str]]]:
-        """Return kind → time and names; without entries that are too old or dated in the future."""
+        """Return kind → time and names, without entries that are too old or in the future."""
         now = time.time()
         try:
             if why_not_private(self.path.parent.lstat()):
@@ -354,7 +354,7 @@ class Cache:
                 stream.write(json.dumps(content).encode())
 
 
-# ---------------------------------------------------------------------- what argparse knows
+# ---------------------------------------------------------------------- argparse helpers
 
 
 def _waiting_option(parser: Any, word: str) -> Any:
@@ -364,7 +364,7 @@ def _waiting_option(parser: Any, word: str) -> Any:
 
 
 def _positional(parser: Any, place: int) -> Any:
-    """Return the argument in *place*; the last one may take several words."""
+    """Return the argument in *place*; the last one may accept several words."""
     actions = parser._get_positional_actions()
     if place < len(actions):
         return actions[place]

@@ -1,4 +1,4 @@
-"""Errors on standard error: one sentence and one hint, which names what the user may have meant."""
+"""Prints errors on standard error: one sentence and one hint, with the likely correction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinkex import exceptions, plugins
 from tinkex.exceptions import LocalError, PluginError, Terminated, TinkexError, UsageError
 from tinkex.files import limit_error
 
-_TOKENIZER = "Name another one or a local directory with --tokenizer"
+_TOKENIZER = "Specify another tokenizer or a local directory with --tokenizer"
 
 
 def _hint_for_resource(error: exceptions.APIError) -> str | None:
@@ -26,30 +26,30 @@ def _hint_for_key(error: exceptions.Unauthorized) -> str:
     return f"{origin}Check it with 'tinkex config show'; --api-key or TINKER_API_KEY sets another."
 
 
-#: Class of an error → hint, or a function of the error that returns one; the nearest class counts.
+#: Class of an error → hint, or a function that returns one; the most specific class counts.
 #: An error's own hint takes precedence, except those of the first two, whose entries include it.
 HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.InvalidName: lambda error: (
         f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
     ),
     exceptions.LimitReached: lambda error: (
-        f"{error.hint or ''} 'ulimit -a' shows the limits, and 'ulimit -n 1024' sets that of open "
+        f"{error.hint or ''} 'ulimit -a' shows the limits; 'ulimit -n 1024' allows more open "
         "files.".lstrip()
     ),
-    exceptions.TargetExists: "Add --force to replace it, or name another place with --output.",
-    exceptions.TargetInUse: "Wait for it, or name another place with --output.",
+    exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
+    exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
     exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
     LocalError: "Check the name, the permissions and the free space.",
-    exceptions.Unreachable: "Is the address right? See 'tinkex config show'.",
-    exceptions.TLSError: "Is the address right? See 'tinkex config show'.",
+    exceptions.Unreachable: "Check the base URL: tinkex config show.",
+    exceptions.TLSError: "Check the base URL: tinkex config show.",
     exceptions.TimedOut: "Allow more time with --timeout (milliseconds, or 30s, 5m).",
-    exceptions.InvalidResponse: "Is it the address of a Tinker service? See 'tinkex config show'.",
+    exceptions.InvalidResponse: "Check that the base URL is a Tinker service: tinkex config show.",
     exceptions.Redirected: lambda error: (
         f"Set --base-url to {error.location} to use that server."
         if error.location
-        else "If it is a login page, the profile needs request headers that pass it: 'headers'."
+        else "If it is a login page, set the headers that it requires: 'headers' in the profile."
     ),
     exceptions.BadRequest: _hint_for_resource,
     exceptions.Unauthorized: _hint_for_key,
@@ -59,14 +59,14 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server this is: tinkex config show.",
-    exceptions.Conflict: "See the present state with 'tinkex checkpoint info'.",
-    exceptions.RateLimited: "Wait a while, or send fewer requests at once.",
+    exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
+    exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }
 
 _HINTS_BY_ERRNO = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Check the name."),
     errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.EISDIR: "Name a file in it.",
+    errno.EISDIR: "Specify a file in it.",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions."),
     errno.EROFS: "Choose a directory that is writable.",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
@@ -74,13 +74,13 @@ _HINTS_BY_ERRNO = {
 
 #: Errors of writing to a standard stream.
 _OF_OUTPUT = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
-#: Of a terminal: red, bold, and neither.
+#: Terminal codes: red, bold, and reset.
 _COLOURS = ("\x1b[31m", "\x1b[1m", "\x1b[0m")
 
 _SHOW = "info show get view describe inspect"
 _DELETE = "delete remove unset rm del destroy uninstall"
-#: What it is called here, and what other programs call it. Of several entries with a word, the
-#: first whose name exists counts.
+#: The name in tinkex → names in other programs. If several entries contain a word, the first
+#: whose name exists counts.
 FOREIGN = (
     ("--version", "-V"),
     ("--insecure", "-k --no-verify"),
@@ -112,7 +112,7 @@ FOREIGN = (
     ("copy", "cp"),
     ("set", "edit"),
 )
-#: What is no command: words, separated by commas → the hint about them.
+#: Words that are not commands, separated by commas → the hint about them.
 _NO_COMMANDS = {
     "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
     "finetune, fine-tune, train": "Training needs the official SDK; 'tinkex checkpoint' saves a "
@@ -120,18 +120,18 @@ _NO_COMMANDS = {
     "install, plugin install": "A plugin is a Python package: pip install NAME",
     "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
 }
-#: Nouns that a verb without a noun is about, if they have it.
+#: Nouns to try for a verb without a noun.
 _FIRST_NOUNS = ("checkpoint", "run")
-#: The option that takes loose words after a command.
+#: Command → the option that words after it probably belong to.
 _TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
 
 
 def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> TinkexError:
-    """Return *error* if it is a :class:`TinkexError`, else one that describes it; with a hint.
+    """Return *error* as a :class:`TinkexError` with a hint.
 
-    :param involved: modules that have taken part, see :func:`tinkex.plugins.suspects`.
+    :param involved: modules whose code was involved, see :func:`tinkex.plugins.suspects`.
     """
     if isinstance(error, TinkexError) and hasattr(error, "category"):  # else __init__() was skipped
         error.hint = hint_for(error)
@@ -148,7 +148,7 @@ def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> Tinke
             return LocalError(
                 "the current directory no longer exists", hint="Change to another one with cd."
             )
-        # Of tinkex's own, only errors of the standard streams have no file name.
+        # Of tinkex's own errors, only those of the standard streams have no file name.
         if error.filename or not is_plugins or error.errno in _OF_OUTPUT:
             where = f"{error.filename}: " if error.filename else "cannot write the output: "
             return LocalError(f"{where}{error.strerror}", hint=_hint_by_errno(error))
@@ -162,14 +162,14 @@ def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> Tinke
 
 
 def hint_for(error: TinkexError) -> str | None:
-    """Return what to type or do next about *error*, or ``None`` if that depends on the command."""
+    """Return the hint for *error*, or ``None`` if it depends on the command."""
     includes = isinstance(error, (exceptions.InvalidName, exceptions.LimitReached))
     if error.hint is not None and not includes:
         return error.hint
     if is_unloaded(error):
         return (
-            "The server ended this run. Save its training state again, and sample what that writes "
-            "at once: tinkex checkpoint --model-path tinker://RUN/weights/NAME --output again.json"
+            "The server unloaded this run. Save its training state again, and sample the result at "
+            "once: tinkex checkpoint --model-path tinker://RUN/weights/NAME --output again.json"
         )
     if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
         return hint
@@ -178,7 +178,7 @@ def hint_for(error: TinkexError) -> str | None:
 
 
 def is_unloaded(error: TinkexError) -> bool:
-    """Return whether the server refuses to sample a run that it has ended, as SkyRL does."""
+    """Return whether the server refuses to sample an unloaded run, as SkyRL does."""
     return re.search(r"\bmodel [^\s/]+ (is )?not loaded", error.message, re.I) is not None
 
 
@@ -227,8 +227,8 @@ def wants_json(words: Sequence[str]) -> bool:
 def unwrapped_signals() -> Iterator[None]:
     """Re-raise a signal's exception if another error wraps it.
 
-    A signal handler may raise anywhere: where Python wraps what a class body raises, or just
-    before some cleaning up fails because of it.
+    A signal handler may raise anywhere, for example in a class body, where Python wraps the
+    exception, or just before a cleanup that then fails.
 
     :raises KeyboardInterrupt, Terminated: one of them is the cause or context of an error.
     """
@@ -236,7 +236,7 @@ def unwrapped_signals() -> Iterator[None]:
         yield
     except Exception as error:
         found: BaseException | None = error
-        for _ in range(20):  # a chain may be a circle
+        for _ in range(20):  # a chain may be circular
             if isinstance(found, (KeyboardInterrupt, Terminated)):
                 raise found from None
             found = found and (found.__cause__ or found.__context__)
@@ -247,7 +247,7 @@ def unwrapped_signals() -> Iterator[None]:
 
 
 def nearest(typed: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the one of *known* that *typed* abbreviates or misspells, or ``None``.
+    """Return the name in *known* that *typed* abbreviates or misspells, or ``None``.
 
     :param cutoff: how similar the two must be, from 0 to 1.
     """
@@ -261,7 +261,7 @@ def nearest(typed: str, known: Iterable[str], cutoff: float = 0.6) -> str | None
 
 
 def nearest_option(typed: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-    """Return the option of *known* that *typed* most likely means, perhaps with a value."""
+    """Return the option in *known* that is closest to *typed*, possibly with a value."""
     for meant in _translated(typed):
         if meant.partition(" ")[0] in known:
             return meant
@@ -288,9 +288,9 @@ def _translated(word: str) -> list[str]:
 def unknown_command(
     words: Sequence[str], known: Iterable[str], rest: Sequence[str] = ()
 ) -> UsageError:
-    """Return the error for *words*, which name no command; the hint names the nearest one.
+    """Return the error for *words*, which are not a command; the hint names the nearest command.
 
-    :param rest: the words after them, which may be a text.
+    :param rest: the words after them, which may be a prompt.
     """
     typed = " ".join(words)
     known = sorted(known)
@@ -315,7 +315,7 @@ def unknown_command(
 
 
 def _meant_by_argument(words: Sequence[str]) -> str | None:
-    """Return the command for *words* if the last one is no verb but an argument of the command."""
+    """Return the command for *words* if the last one is not a verb but an argument."""
     noun, last = ("", words[0]) if len(words) == 1 else words[:2]
     if noun == "checkpoint" and last in ("add", "create", "new", "save"):
         return "checkpoint --base-model MODEL --output FILE"
@@ -336,7 +336,7 @@ def as_argument(words: Sequence[str]) -> str:
 
 
 def text_option(command: str, given: Sequence[str]) -> str | None:
-    """Return the option of *command* that takes loose words, unless *given* has it."""
+    """Return the option of *command* for words after it, unless *given* contains it."""
     option = _TEXT_OPTIONS.get(command)
     return None if option is None or any(word.startswith(option) for word in given) else option
 

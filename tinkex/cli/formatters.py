@@ -1,4 +1,4 @@
-"""Output formats: plain, and cliff's table, JSON, CSV, value and shell for the values of tinkex.
+"""Output formats: plain, and cliff's table, JSON, CSV, value and shell formats, adapted.
 
 They are registered in ``tinkex.formatters.list`` and ``tinkex.formatters.show`` next to cliff's own
 classes, so that other cliff programs in the same environment do not see them.
@@ -31,14 +31,14 @@ Names = Sequence[str]
 Row = Sequence[Any]
 Rows = Iterable[Row]
 
-#: Characters of output that are kept in memory: most lists are shorter and need no file.
+#: Maximum characters of output in memory; longer output goes to a temporary file.
 _IN_MEMORY = 1024 * 1024
-#: Around a heading on a terminal with colours.
+#: Codes around a heading on a terminal with colours.
 _COLOUR, _RESET = "\x1b[1;36m", "\x1b[0m"
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
-    """Lines for people and for ``cut``: no header, no frame, nothing truncated.
+    """Plain lines, also for ``cut``: no header, no frame, nothing truncated.
 
     The :class:`~tinkex.columns.Presentation` of the command makes the lines; with ``-c`` they are
     the chosen columns, separated by tabs.
@@ -79,7 +79,7 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
 
 
 class TableFormatter(base.ListFormatter, base.SingleFormatter):
-    """cliff's table with headings in words; ids and paths are whole at every width.
+    """cliff's table with readable headings; ids and paths are never truncated.
 
     On a narrow terminal the droppable columns of the presentation are hidden; a table that is still
     too wide is written without a frame, so that only its long lines wrap.
@@ -93,14 +93,14 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
             metavar="<integer>",
             default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
             type=int,
-            help="maximum width: hide columns and wrap texts beyond it; 0: no maximum "
+            help="maximum width, beyond which columns are hidden and text wraps; 0: no maximum "
             "[CLIFF_MAX_TERM_WIDTH]",
         )
         group.add_argument(
             "--fit-width",
             action="store_true",
             default=bool(_whole_number("CLIFF_FIT_WIDTH")),
-            help="--max-width with the width of the terminal [CLIFF_FIT_WIDTH=1]",
+            help="use the width of the terminal as --max-width [CLIFF_FIT_WIDTH=1]",
         )
         group.add_argument(
             "--print-empty", action="store_true", help="print the frame of an empty table"
@@ -176,7 +176,7 @@ class _Column(NamedTuple):
 
 
 class _Room(NamedTuple):
-    """The width for a table, and whether texts wrap to keep it."""
+    """The width for a table, and whether text wraps to fit it."""
 
     width: float
     wraps: bool
@@ -193,7 +193,7 @@ def _room(stdout: TextIO, parsed_args: Namespace) -> _Room:
 
 
 def _fitting(columns: list[_Column], width: float, presentation: Presentation) -> list[_Column]:
-    """Return the columns that fit *width*: some are left out, some in their short form."""
+    """Return the columns that fit *width*: some are hidden, some in their short form."""
     short = presentation.short
     empty = {column.name for column in columns if not any(map(str, column.cells))}
     droppable = sorted(presentation.droppable, key=lambda name: name not in empty)
@@ -213,13 +213,13 @@ def _fitting(columns: list[_Column], width: float, presentation: Presentation) -
     if hidden:
         presentation.notes.append(
             f"Hidden (terminal too narrow): {a_few(hidden, 2 if len(hidden) > 3 else 3)}; "
-            "-f json has all."
+            "-f json shows all."
         )
     return kept
 
 
 def _without(columns: list[_Column], names: Iterable[str], width: float) -> list[_Column]:
-    """Return *columns* without as many of *names* as it takes to fit *width*."""
+    """Return *columns* without as many of *names* as needed to fit *width*."""
     for name in names:
         if _framed_width(columns) <= width:
             break
@@ -231,7 +231,7 @@ def _laid_out(columns: list[_Column], room: _Room, parsed_args: Namespace) -> li
     """Return the lines of cliff's table; ``None`` if it does not fit."""
     limits = {column.heading: column.width for column in columns}
     if _framed_width(columns) > room.width:
-        # Texts wrap, the longest first, but never within a word.
+        # Values wrap, the longest first, but never within a word.
         limits = {column.heading: column.least for column in columns}
         spare = int(room.width) - (sum(limits.values()) + 3 * len(columns) + 1)
         if not room.wraps or spare < 0:
@@ -267,7 +267,7 @@ def _frameless(columns: list[_Column], *, with_headings: bool) -> list[str]:
 
 
 def _framed_width(columns: list[_Column]) -> int:
-    # "| a | b |": each column adds two blanks and a bar; one more bar closes the line.
+    # "| a | b |": each column adds two spaces and a bar; one more bar closes the line.
     return sum(column.width for column in columns) + 3 * len(columns) + 1
 
 
@@ -310,7 +310,7 @@ def _indented(row: dict[str, Any]) -> str:
 
 
 class YAMLFormatter(base.ListFormatter, base.SingleFormatter):
-    """The same as JSON, in the same order, as YAML."""
+    """YAML with the same values as JSON, in the same order."""
 
     def add_argument_group(self, parser: ArgumentParser) -> None:
         """Add nothing: YAML has no options."""
@@ -366,7 +366,7 @@ class CSVFormatter(CSVLister):
 
 
 class ShellFormatter(_ShellFormatter):
-    """cliff's shell assignments, quoted so that ``eval`` cannot run a part of a value."""
+    """cliff's shell assignments, quoted so that ``eval`` cannot execute any part of a value."""
 
     def emit_one(
         self, column_names: Names, data: Row, stdout: TextIO, parsed_args: Namespace
@@ -405,14 +405,14 @@ def _rounded(value: float) -> float | int:
 
 
 def _word(value: Any, null: str = "null") -> Any:
-    """Return *value* as formats without types write it."""
+    """Return *value* as untyped formats write it."""
     if isinstance(value, FormattableColumn):
         value = value.machine_readable()
     if value is None:
         return null
     if isinstance(value, (bool, dict, list)):
         return plain_text(value)
-    # Line breaks stay: a sampled text has them.
+    # Line breaks are kept, because sampled text contains them.
     return printable(value, keep="\n\t") if isinstance(value, str) else value
 
 
@@ -422,7 +422,7 @@ def _on_one_line(value: Any) -> Any:
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal *text* takes: two for a Chinese letter, say."""
+    """Return the terminal columns that *text* occupies; a wide character occupies two."""
     if text.isascii():
         return len(text)
     from wcwidth import wcswidth
@@ -450,7 +450,7 @@ def buffered(stdout: TextIO) -> Iterator[TextIO]:
 def spooled(stdout: TextIO) -> Iterator[TextIO]:
     """Yield a stream whose text is written to *stdout* when the block ends without an error.
 
-    A long text is in a temporary file without a name, so that memory stays flat.
+    Long text is kept in an unnamed temporary file, so that memory use stays constant.
 
     :raises LocalError: the temporary file cannot be written.
     """
@@ -503,7 +503,7 @@ def _linked(text: str, links: Mapping[str, str]) -> str:
     https://gist.github.com/egmontkob/eb114294efbcd5adb1944c9f3cb5feda
     """
     words = "|".join(map(re.escape, links))
-    # An id that is part of a path is no word.
+    # An id that is part of a path is not a word.
     return re.sub(
         rf"(?<![\w/:-])(?:{words})(?![\w/:-])",
         lambda found: f"\x1b]8;;{links[found[0]]}\x1b\\{found[0]}\x1b]8;;\x1b\\",

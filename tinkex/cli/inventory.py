@@ -1,4 +1,4 @@
-"""What is installed in the groups of tinkex, and why an entry point there is not used."""
+"""The entry points installed in tinkex's groups, and why some of them are not used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Inventory:
-    """Which entry points are used, and what prevents the use of the others."""
+    """Finds out which entry points are used, and why the others are not."""
 
     def __init__(self) -> None:
         #: Every entry point of a tinkex group with its distribution.
@@ -46,7 +46,7 @@ class Inventory:
                 return f"not used: {off}"
             others = self._owners[group, name] - {distribution.name}
             if "" in others:
-                return "not used: tinkex has one of the same name"
+                return "not used: tinkex itself has one of this name"
             if others and not is_hook(group):  # a command may have several hooks
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:
@@ -60,13 +60,13 @@ class Inventory:
         return None
 
     def problems(self) -> Iterator[tuple[EntryPoint, Distribution, str]]:
-        """Yield each entry point that is not used by mistake, its distribution, and why."""
+        """Yield each entry point that is unintentionally unused, its distribution, and why."""
         for ep, owner in self.claims:
             if not plugins.why_off(owner.name) and (text := self.problem(ep, owner)):
                 yield ep, owner, text
 
     def not_installed(self) -> list[str]:
-        """Return the names in ``TINKEX_PLUGINS`` that are of no installed plugin."""
+        """Return the names in ``TINKEX_PLUGINS`` that match no installed plugin."""
         return [
             word
             for word in plugins.names_in_variable()
@@ -88,20 +88,20 @@ class Inventory:
         return f"not used: {text}" + (f"; did you mean {near}?" if near else "")
 
     def _faults_of_hooks(self, group: str) -> dict[EntryPoint, Exception]:
-        """Return why hooks of the command that *group* is for are left out."""
+        """Return why hooks of the command that *group* names are left out."""
         if not is_hook(group):
             return {}
         if group not in self._hook_faults:
             self._hook_faults[group] = {}
             entry_point = self._commands[group.removeprefix(f"{plugins.HOOKS}.")]
             name = entry_point.name.replace("_", " ")
-            with suppress(Exception):  # a command that does not work is a problem of its own
-                # Without an application, as nothing is run.
+            with suppress(Exception):  # a broken command is a separate problem
+                # Without an application, because nothing is run.
                 command = load_command(entry_point)(None, None, name)  # type: ignore[arg-type]
                 self._hook_faults[group] = parser_with_hooks(command, name)[2]
         return self._hook_faults[group]
 
 
 def is_hook(group: str) -> bool:
-    """Return whether *group* is that of the hooks of a command."""
+    """Return whether *group* contains the hooks of a command."""
     return group.startswith(plugins.HOOKS + ".")

@@ -1,7 +1,7 @@
 """Progress and waits on standard error.
 
-Nothing is drawn if standard error is no terminal, or a dumb one, or with ``--quiet``. rich draws;
-it is imported only when there is something to draw.
+Nothing is drawn if standard error is not a terminal, or a dumb one, or with ``--quiet``. rich
+draws; it is imported only when needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinkex.columns import printable
 if TYPE_CHECKING:
     from tinkex.api import Progress, Wait
 
-#: Seconds before a wait is shown: most responses are there sooner.
+#: Seconds before a wait is shown: most responses arrive sooner.
 PATIENCE = 1.0
 #: Seconds between two updates of a wait.
 TICK = 0.5
@@ -43,7 +43,7 @@ class Display:
         self._task: Any = None
 
     def wait(self, wait: Wait) -> None:
-        """Show what is waited for, how long, and why."""
+        """Show what the command is waiting for, how long, and why."""
         with self._lock:
             if wait.note:
                 self.clear()
@@ -55,7 +55,7 @@ class Display:
                     self._waiting.update(wait)
 
     def expect(self, what: str) -> None:
-        """Show the time that *what* takes from now on, also if the server sends nothing."""
+        """Show the elapsed time of *what* from now on, even if the server sends nothing."""
         with self._lock:
             if self.draws and self._bar is None and self._waiting is None:
                 self._waiting = _Waiting(self._stream, what)
@@ -72,7 +72,7 @@ class Display:
                 )
 
     def count(self, what: str, done: int, total: int) -> None:
-        """Show that *done* of *total* things are done; *what* is the activity, or a rate."""
+        """Show that *done* of *total* items are done; *what* is the activity, or a rate."""
         with self._lock:
             if self._show_bar("MofNCompleteColumn"):
                 description = printable(what)
@@ -114,7 +114,7 @@ def console(stream: TextIO) -> Any:
 
 
 class _Waiting:
-    """A thread that shows how long a wait has taken, while the thread that waits is in a read."""
+    """A thread that shows the duration of a wait while another thread is blocked in a read."""
 
     def __init__(self, stream: TextIO, what: str) -> None:
         self._stream = stream

@@ -1,8 +1,8 @@
 """The interactive shell, and scripts on standard input.
 
-cliff's own shell is built on cmd2, whose present version breaks it (quotes are lost, the exit code
+cliff's own shell is built on cmd2, whose current version breaks it (quotes are lost, the exit code
 is always 1); this one splits lines as a POSIX shell does and runs them through the application.
-Quotes and backslashes work as there; ``|``, ``>`` and ``>>`` are operators only outside of quotes,
+Quotes and backslashes work as in sh; ``|``, ``>`` and ``>>`` are operators only outside quotes,
 ``#`` begins a comment, and a backslash or an open quote at the end of a line continues it on the
 next one. Neither variables nor patterns of file names are expanded.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LEAVE = frozenset({"exit", "quit", "logout", ":q"})
 #: Exit codes after Ctrl-C and at a closed pipe.
 INTERRUPTED, CLOSED_PIPE = 130, 141
-#: Lines of the history that are kept from one shell to the next.
+#: Number of history lines that are kept between shells.
 KEPT_LINES = 1000
 #: Looks like an API key or token, or precedes one.
 _SECRET = re.compile(r"api[-_]?key|token=|password|\b(tml-|hf_|sk-|eyJ)[\w.-]{6,}", re.IGNORECASE)
@@ -169,7 +169,7 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(text: str) -> Unfinished:
-    """Return the parts of *text*, a line up to the cursor; mistakes in it are no error."""
+    """Return the parts of *text*, a line up to the cursor; syntax errors are ignored."""
     words: list[Token] = []
     after = ""
     for token in tokenize(text):
@@ -205,7 +205,7 @@ class Repl:
         app = self._app
         if app.interactive_mode:
             raise UsageError(
-                "this already is the tinkex shell",
+                "this is already the tinkex shell",
                 hint="Leave it with 'exit'; choose a profile with 'profile use NAME'.",
             )
         app.interactive_mode = True
@@ -246,14 +246,14 @@ class Repl:
         app.command = factory(app, None, name)  # for the subject of its errors
         if len(names) != 1:
             raise UsageError(
-                "'profile use' takes the name of one profile", hint="For example: profile use local"
+                "'profile use' requires one profile name", hint="For example: profile use local"
             )
         settings.resolve({"profile": names[0]})
         options.profile = names[0]
         # A key or an address that the shell was started with belongs to another server.
         options.api_key = options.base_url = options.http_pool = options.insecure = None
         app.status(
-            f"For this shell only; for new ones too: config set profile {shlex.quote(names[0])}"
+            f"For this shell only; to set the default: config set profile {shlex.quote(names[0])}"
         )
         return 0
 
@@ -448,7 +448,7 @@ def holds_secret(text: str) -> bool:
 
 
 def _write_history(path: Path, text: str, flag: int) -> None:
-    """Write to the file, which only its owner can read; a failure is no reason to refuse a line."""
+    """Write to the file, which only its owner can read; failures are ignored."""
     from tinkex.files import private_directory
 
     with contextlib.suppress(OSError, LocalError):

@@ -1,9 +1,9 @@
-"""The process of the ``tinkex`` program: quick start, signals, streams, quick exit.
+"""The process of the ``tinkex`` program: fast start, signals, streams, fast exit.
 
-CPU time that each trick saves of a process (Python 3.11; ``checkpoint list`` takes 130 ms):
+CPU time saved per process (Python 3.11; ``checkpoint list`` takes 130 ms):
 
 - ``--version`` is answered before cliff is imported: 55 ms.
-- What cliff imports for rare cases is deferred: :data:`_RARE`, 10 ms.
+- Modules that cliff imports for rare cases are deferred: :data:`_RARE`, 10 ms.
 - The encoding detector and domain name tables that requests imports are deferred: 8 ms.
 - Imports create many objects and drop none: fewer garbage collections, 8 ms.
 - The garbage collection at exit walks no object of an imported module: 25 ms.
@@ -35,7 +35,7 @@ _RARE = ("hashlib", "inspect", "logging.handlers", "subprocess", "zipfile")
 
 def main() -> int:
     """Run the program and return its exit code."""
-    # Everything else is imported inside: Ctrl-C and a closed pipe end the program quietly.
+    # Everything else is imported here, so that Ctrl-C and a closed pipe end the program quietly.
     try:
         if sys.stdout is not None and _wants_version_only(sys.argv[1:]):
             from tinkex.version import line
@@ -64,7 +64,7 @@ def _wants_version_only(words: list[str]) -> bool:
 
 
 def _finish(code: int, text: str = "") -> int:
-    """Write *text* and flush standard output; a full disk or a closed pipe changes the code."""
+    """Write *text*, flush standard output, and return the exit code."""
     try:
         if sys.stdout is not None:
             sys.stdout.write(text)

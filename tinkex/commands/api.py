@@ -1,4 +1,4 @@
-"""Make any request of the API."""
+"""The command ``api``, which sends any request to the API."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_HINT = "It looks like name=value, name[member]=value or name[]=value."
+_HINT = "Valid forms: name=value, name[member]=value and name[]=value."
 
 
 class Api(Command):
     """Send any request to the API, and print the response."""
 
     notes = (
-        "The path is relative to /api/v1 (training_runs), or with a leading slash to the base\n"
-        "URL. Fields are the query of a GET, HEAD or DELETE, and the JSON body of other requests."
+        "The path is relative to /api/v1, or, with a leading slash, to the base URL.\n"
+        "Fields form the query of GET, HEAD and DELETE requests, and the JSON body of others."
     )
     operation = "API request"
     examples = (
@@ -43,7 +43,7 @@ class Api(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "method", metavar="<method>", help="GET, POST, PUT, DELETE, …; may be left out"
+            "method", metavar="<method>", help="HTTP method, such as GET or POST; optional"
         )
         parser.add_argument("path", metavar="<api_path>", nargs="?", help="path of the request")
         repeatable = functools.partial(parser.add_argument, action="append", default=[])
@@ -51,13 +51,13 @@ class Api(Command):
             "-F",
             "--field",
             metavar="<key=value>",
-            help="field: numbers, true, false, null and JSON are decoded, @FILE is the text of a "
+            help="field; numbers, true, false, null and JSON are decoded; @FILE is read from a "
             "file; a[b]=… and a[]=… nest; may be repeated",
         )
         repeatable(
             "--raw-field",
             metavar="<key=value>",
-            help="field whose value is always text; may be repeated",
+            help="field whose value is always a string; may be repeated",
         )
         repeatable(
             "-H",
@@ -192,10 +192,10 @@ def _write(stream: Any, content: bytes, *, newline: bool) -> None:
 
 
 def field_value(text: str, stdin: TextIO | None) -> Any:
-    """Return the value of a field written as *text*.
+    """Return the value of the field text *text*.
 
-    ``true``, ``false``, ``null``, numbers, ``[…]`` and ``{…}`` are JSON, ``@FILE`` and ``@-`` the
-    text of a file or of standard input; everything else is text.
+    ``true``, ``false``, ``null``, numbers, ``[…]`` and ``{…}`` are decoded as JSON. ``@FILE``
+    and ``@-`` read a file or standard input. Anything else is a string.
 
     :raises tinkex.exceptions.LocalError: the file cannot be read.
     """
@@ -238,7 +238,7 @@ def build_object(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _put(target: Any, steps: list[str], value: Any, key: str) -> None:
-    """Put *value* into the object or list *target* at *steps*, creating the levels in between."""
+    """Put *value* into the object or list *target* at *steps*, creating missing levels."""
     step, rest = steps[0], steps[1:]
     if isinstance(target, list):
         if step:
@@ -263,4 +263,4 @@ def _put(target: Any, steps: list[str], value: Any, key: str) -> None:
 
 
 def _conflict(key: str) -> UsageError:
-    return UsageError(f"the field {key!r} conflicts with another one", hint=_HINT)
+    return UsageError(f"the field {key!r} conflicts with another field", hint=_HINT)

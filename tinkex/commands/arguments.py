@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     AnyCommand = Command | Lister | ShowOne
 
-#: What plugins may use, see the page "Plugin API".
+#: Names that plugins may use; see the page "Plugin API".
 __all__ = [
     "add_limit",
     "add_model_options",
@@ -35,7 +35,7 @@ __all__ = [
 R = TypeVar("R")
 L = TypeVar("L", "Checkpoint", "TrainingRun")
 
-#: Types of checkpoints: the words of paths, then those of the service.
+#: Checkpoint types: as named in paths, then as named by the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
 _PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
 
@@ -46,9 +46,9 @@ def add_path(parser: argparse.ArgumentParser) -> None:
 
 
 def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """Add the argument ``tinker_paths``, which names several; see :func:`checkpoint_paths`.
+    """Add the argument ``tinker_paths``, which names checkpoints; see :func:`checkpoint_paths`.
 
-    :param optional: there may also be none.
+    :param optional: allow no path at all.
     """
     parser.add_argument(
         "tinker_paths",
@@ -61,14 +61,14 @@ def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the argument ``run_id``, which names one training run; see :func:`with_run`."""
     parser.add_argument(
-        "run_id", metavar="<run_id>", help="training run: its id, its beginning, or @latest"
+        "run_id", metavar="<run_id>", help="training run: an id, its beginning, or @latest"
     )
 
 
 def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
     """Return the full path of the checkpoint that *text* names; print it if it differs.
 
-    A full path is returned as it is, without a request.
+    A full path is returned unchanged, without a request.
 
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
@@ -89,9 +89,9 @@ def checkpoint_paths(command: AnyCommand, texts: list[str]) -> list[str]:
 
 
 def shorten_paths(command: Lister) -> None:
-    """Show short names, such as ``699b8252:sampler/first``, where paths are too long for a table.
+    """Show short names, such as ``699b8252:sampler/first``, if full paths do not fit a table.
 
-    For a list with a column ``tinker_path``; programs get the path.
+    For lists with a column ``tinker_path``; machine-readable formats keep the full path.
     """
 
     def short(paths: Sequence[str]) -> list[str]:
@@ -144,7 +144,7 @@ def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add ``--run-id`` and ``--type``, and return their group."""
     group = parser.add_argument_group("filters")
     group.add_argument(
-        "--run-id", metavar="<run_id>", help="training run, or a pattern: 'nightly*'"
+        "--run-id", metavar="<run_id>", help="training run id or pattern, such as 'nightly*'"
     )
     add_type(group)
     return group
@@ -163,7 +163,7 @@ def add_type(parser: argparse._ActionsContainer) -> None:
 
 
 def checkpoint_type(parsed_args: argparse.Namespace) -> str | None:
-    """Return the value of ``--type`` in the service's words."""
+    """Return the value of ``--type`` as the service names it."""
     from tinkex.api.resources.selection import TYPES
 
     return TYPES.get(parsed_args.checkpoint_type)
@@ -199,14 +199,14 @@ def select_checkpoints(
 
 
 def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add ``--access-scope``; without *default* the service decides."""
+    """Add ``--access-scope``; without *default*, the service's default applies."""
     parser.add_argument(
         "--access-scope",
         metavar="<scope>",
         choices=("owned", "accessible"),
         default=default,
-        help="owned, or accessible: all that the key may read "
-        f"(default: {default or 'the service decides'})",
+        help="owned, or accessible: everything the key can read "
+        f"(default: {default or 'set by the service'})",
     )
 
 
@@ -230,7 +230,7 @@ def sorting(parsed_args: argparse.Namespace) -> dict[str, Any]:
 def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
     """Add ``--limit`` and ``--offset``.
 
-    :param things: what is counted, in the plural: ``notes``.
+    :param things: plural noun for the rows, such as ``notes``.
     """
     add_limit(parser, things)
     parser.add_argument(
@@ -245,7 +245,7 @@ def add_paging(parser: argparse.ArgumentParser, things: str) -> None:
 def add_limit(parser: argparse.ArgumentParser, things: str) -> None:
     """Add ``--limit``, whose value is a whole number; 0 means all.
 
-    :param things: what is counted, in the plural: ``notes``.
+    :param things: plural noun for the rows, such as ``notes``.
     """
     parser.add_argument(
         "--limit",
@@ -274,10 +274,10 @@ def list_rows(
     *,
     whole: bool,
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows, then print how many are odd or not shown; remember names for completion.
+    """Yield the rows, then report unknown and hidden ones; store names for completion.
 
     :param things: ``checkpoints`` or ``runs``.
-    :param whole: no filter leaves any out.
+    :param whole: the list is unfiltered.
     """
     from tinkex.cli.completion import KEPT
 
@@ -298,14 +298,14 @@ def list_rows(
 
 
 def check_stdin(command: AnyCommand, what: str) -> None:
-    """Check that standard input, which gives *what*, does not also give the key.
+    """Check that standard input, which provides *what*, does not also provide the key.
 
     :raises UsageError: it does.
     """
     if command.app.option("api_key") == "-":
         raise UsageError(
-            f"standard input can give the key or the {what}, not both",
-            hint="Give the key from a file: --api-key @FILE, or by TINKER_API_KEY.",
+            f"standard input can provide the key or the {what}, not both",
+            hint="Read the key from a file with --api-key @FILE, or set TINKER_API_KEY.",
         )
 
 
@@ -331,7 +331,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path",
         metavar="<path>",
         help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
-        "the directory of a downloaded one or a file in it, or the metadata file of a saved one",
+        "a directory with a downloaded one, a file in it, or a saved metadata file",
     )
 
 
@@ -354,14 +354,14 @@ def add_unload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unload",
         action="store_true",
-        help="unload the new training run afterwards, which frees its place on a server with few; "
+        help="unload the new training run afterwards, to free a slot on servers that limit them; "
         "SkyRL then no longer samples from it, and TuFT deletes it",
     )
 
 
 def unload(command: AnyCommand, run_id: str) -> None:
-    """Unload a run whose checkpoint is safe: a failure is a warning."""
+    """Unload a run whose checkpoint is saved; a failure only prints a warning."""
     try:
         command.client.runs.unload(run_id)
     except TinkexError as error:
-        command.app.warn(f"the training run {run_id} is not unloaded: {error}")
+        command.app.warn(f"cannot unload the training run {run_id}: {error}")

@@ -1,7 +1,7 @@
-"""API keys: storing them, choosing one of them, and asking the service about them.
+"""Store, select, show and remove API keys.
 
-The file of the official login holds keys of the official service. A profile that names a server of
-its own holds its key itself, so that neither key is ever sent to the other server.
+The official login file holds keys of the official service. A profile that names another server
+holds its own key, so that a key is never sent to the wrong server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
 if TYPE_CHECKING:
     from tinkex.api import ApiKey, KeyCheck
 
-_NOT_KNOWN = "it does not show whether it accepts this one"
+_NOT_KNOWN = "whether it accepts this key is unknown"
 
 
 class LoginAuth(ShowOne):
@@ -53,7 +53,7 @@ class LoginAuth(ShowOne):
             "--name",
             metavar="<text>",
             type=non_empty,
-            help="name to store the key under (default: its name at the service)",
+            help="name to store the key under (default: its name on the service)",
         )
         parser.add_argument(
             "--in-profile",
@@ -89,10 +89,10 @@ class LoginAuth(ShowOne):
     def _key(self, parsed_args: argparse.Namespace, page: str | None) -> tuple[str, str]:
         """Return the key and where it comes from.
 
-        :param page: where to create a key, if that is known.
+        :param page: URL of the page to create a key, if known.
         """
         stdin = self.app.stdin
-        # A key that the interactive shell was started with is not meant to be stored.
+        # Do not store the key that the interactive shell was started with.
         on_this_line = hasattr(parsed_args, "api_key") or not self.app.interactive_mode
         if on_this_line and self.settings.origins.get("api_key") == "--api-key":
             return credentials.checked(self.settings.api_key or ""), "--api-key"
@@ -111,19 +111,19 @@ class LoginAuth(ShowOne):
         return credentials.checked(key), "the terminal"
 
     def _checked(self, trial: Settings) -> ApiKey | None:
-        """Return what the service reports about the key of *trial*, which it accepts."""
+        """Check the key of *trial*; return what the service reports about it."""
         try:
             check = self.app.client_for(trial).auth.check()
         except (Unauthorized, Forbidden) as error:
-            error.hint = "Nothing was stored. Is it the whole key, and one for this server?"
+            error.hint = "Nothing was stored. Check that the key is complete, and for this server."
             raise
         if check.api_key is None:
-            verdict = "it accepts this one" if check.is_proved else _NOT_KNOWN
+            verdict = "it accepts this key" if check.is_proved else _NOT_KNOWN
             self.status(f"This server offers no information about keys; {verdict}.")
         return check.api_key
 
     def _store(self, key: StoredKey) -> None:
-        """Store *key* in the file of the official login."""
+        """Store *key* in the official login file."""
         store = KeyStore()
         if key.base_url is not None:
             self.status(f"tinkex sends this key to {key.base_url} only.")
@@ -162,7 +162,7 @@ class LogoutAuth(Lister):
         parser.add_argument(
             "--all",
             action="store_true",
-            help="remove all keys in the file of the official login; profiles keep theirs",
+            help="remove all keys in the official login file; keys in profiles are kept",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -225,8 +225,8 @@ class SwitchAuth(ShowOne):
         key = store.find(parsed_args.name)
         if key.base_url is not None:
             raise UsageError(
-                f"the key {key.name!r} is used for {key.base_url} without a switch",
-                hint="The default key is that of the official service.",
+                f"the key {key.name!r} is always used for {key.base_url}",
+                hint="Only keys of the official service can be switched.",
             )
         store.set_default(key.key_id)
         self.result = replace(key, is_default=True)
@@ -280,7 +280,7 @@ class StatusAuth(ShowOne):
         )
 
     def _check(self, origin: str | None) -> KeyCheck:
-        """Ask the service about the key, which comes from *origin*."""
+        """Query the service about the key, which comes from *origin*."""
         try:
             self.result = check = self.client.auth.check()
         except TinkexError as error:
@@ -311,7 +311,7 @@ class WhoamiAuth(ShowOne):
 
 
 class StoredKeys(FormattableColumn[list[dict[str, Any]]]):
-    """Stored keys: a line for each for people, objects for programs."""
+    """Stored keys: displayed one per line; objects in machine-readable formats."""
 
     def human_readable(self) -> str:
         return "\n".join(
@@ -328,10 +328,10 @@ def _below_home(path: str) -> str:
 
 
 def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:
-    """Return the profile to store a key in, ``None`` for the file of the official login.
+    """Return the profile to store a key in; ``None`` for the official login file.
 
-    :param in_profile: the active profile, whatever its server.
-    :raises UsageError: no key is needed, or a stored one would not be used.
+    :param in_profile: use the active profile even if it names no server.
+    :raises UsageError: the server needs no key, or a stored key would not be used.
     """
     _require_keys(settings)
     if in_profile and settings.profile is None:
@@ -355,21 +355,21 @@ def _require_keys(settings: Settings) -> None:
 def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
     """Refuse to store a key while another source takes precedence."""
     named = settings.origins.get("profile") == "--profile"
-    # A profile with a server and a key for it does not take one from the environment.
+    # A profile with a server and its key ignores the key in the environment.
     precedes = named or is_of_profile(settings.base_url, settings.origins.get("base_url"))
     for name in CREDENTIAL:
         variable = ENVIRONMENT[name]
         if os.environ.get(variable) and not (into_profile and precedes):
             raise UsageError(
                 f"{variable} is set, and would be used instead of a stored key",
-                hint=f"First: unset {variable}",
+                hint=f"First run: unset {variable}",
             )
         origin = settings.origins.get(name, "")
         replaces = into_profile and name == "api_key"
         if origin.startswith(PROFILE_ORIGIN) and not replaces:
             raise UsageError(
                 f"{origin} has {name}, which would be used instead of a stored key",
-                hint=f"First: tinkex --profile {settings.profile} config unset {name}",
+                hint=f"First run: tinkex --profile {settings.profile} config unset {name}",
             )
 
 

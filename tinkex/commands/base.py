@@ -1,4 +1,4 @@
-"""The bases of all commands: cliff's three kinds of command, bound to tinkex.
+"""Base classes of all commands: cliff's three kinds of command, adapted to tinkex.
 
 A command of tinkex or of a plugin subclasses :class:`Command`, :class:`Lister` or :class:`ShowOne`,
 has a docstring of one line (its help), and implements ``add_arguments`` (or cliff's ``get_parser``)
@@ -35,7 +35,7 @@ __all__ = ["Command", "Lister", "ShowOne"]
 
 
 class _Bound(cliff.command.Command):
-    """Comes between cliff's display classes and cliff's own command in ``Lister.__mro__``."""
+    """Adapts cliff's command class, which it precedes in ``Lister.__mro__``."""
 
     app: Application  # type: ignore[assignment]
     # Fail where an option is defined twice, instead of replacing the first.
@@ -44,7 +44,7 @@ class _Bound(cliff.command.Command):
     operation: ClassVar[str] = ""
     #: Command lines, shown at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
-    #: A text before the examples in the help.
+    #: Text before the examples in the help.
     notes: ClassVar[str] = ""
 
     #: What :func:`tinkex.run` returns as the command's typed result.
@@ -52,7 +52,7 @@ class _Bound(cliff.command.Command):
 
     @property
     def client(self) -> ServiceClient:
-        """The service, with the settings of this invocation; connects on first use."""
+        """The API client with the settings of this invocation; connects on first use."""
         return self.app.client
 
     @property
@@ -62,7 +62,7 @@ class _Bound(cliff.command.Command):
 
     @property
     def data_dir(self) -> Path:
-        """The plugin's directory for data of the user, which exists, with mode 0700.
+        """The plugin's data directory, created with mode 0700.
 
         :raises LocalError: it cannot be created, is a symbolic link, or others can access it.
         """
@@ -70,7 +70,7 @@ class _Bound(cliff.command.Command):
 
     @property
     def cache_dir(self) -> Path:
-        """The same for files that can be fetched or computed again."""
+        """The plugin's cache directory, for files that can be fetched or computed again."""
         return self._directory("cache")
 
     def _directory(self, kind: str) -> Path:
@@ -91,13 +91,13 @@ class _Bound(cliff.command.Command):
 
         :raises UsageError: the answer is no, or standard input is not a terminal.
         """
-        # Also with --curl: whether the command sends anything is not known here.
+        # Also with --curl, because the command may act without sending a request.
         if assume_yes:
             return
         if not self.app.stdin or not self.app.stdin.isatty():
             raise UsageError(
                 "confirmation is required, but standard input is not a terminal",
-                hint="Add --yes to confirm it.",
+                hint="Add --yes to confirm.",
             )
         self.app.display.clear()
         self.app.stderr.write(f"{question} [y/N] ")
@@ -106,7 +106,7 @@ class _Bound(cliff.command.Command):
             raise UsageError("Cancelled: nothing was changed.", hint="", whole_line=True)
 
     def format_before_command(self, offered: Sequence[str]) -> str | None:
-        """Return the format that ``-f`` or ``--json`` before the command chose.
+        """Return the format selected by ``-f`` or ``--json`` before the command.
 
         :raises UsageError: it is not one of *offered*.
         """
@@ -115,7 +115,7 @@ class _Bound(cliff.command.Command):
             chosen = "json"
         if chosen and chosen not in offered:
             raise UsageError(
-                f"{self.cmd_name} has no format {chosen!r}",
+                f"{self.cmd_name} does not support the format {chosen!r}",
                 hint="Formats: " + ", ".join(offered) + ".",
             )
         return chosen
@@ -166,10 +166,10 @@ class _Bound(cliff.command.Command):
         )
 
     def _load_hooks(self) -> None:
-        self._hooks: list[Any] = []  # cliff would load them now: with_hooks() does
+        self._hooks: list[Any] = []  # cliff would load them now; with_hooks() does it
 
     def with_hooks(self, prog_name: str) -> argparse.ArgumentParser:
-        """Return the parser with what hooks add; one line on standard error for each bad hook."""
+        """Return the parser with hooks applied; print one line for each bad hook."""
         parser, self._hooks, faults = parser_with_hooks(self, prog_name)
         for error in faults.values():
             self.app.warn(f"{error}; running without it")
@@ -188,16 +188,16 @@ class Command(_Bound):
 class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     """A command with output formats: its default format, ``--json`` and ``-c``."""
 
-    #: It changes something (saves, deletes, …): its default format is plain everywhere.
+    #: The command changes something (saves, deletes, …), so its default format is always plain.
     is_action: ClassVar[bool] = False
-    #: It repairs or shows settings, and so runs with invalid ones too.
+    #: The command repairs or shows settings, so it also runs with invalid ones.
     tolerates_bad_settings: ClassVar[bool] = False
     #: Field names of the output, in order, if they are always the same.
     column_names: ClassVar[Sequence[str]] = ()
 
     @functools.cached_property
     def presentation(self) -> Presentation:
-        """How the formats for people show the result; ``take_action`` may change it."""
+        """How text formats display the result; ``take_action`` may change it."""
         return Presentation()
 
     @property
@@ -235,9 +235,9 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write the result, then any notes from the format; where a value fails, write nothing.
+        """Write the result, then any notes from the format; if a value fails, write nothing.
 
-        The format finds :attr:`presentation` in *parsed_args*.
+        The format reads :attr:`presentation` from *parsed_args*.
         """
         known = {_normal(name) for name in column_names}
         short = {_normal(head): name for name, (head, _) in self.presentation.short.items()}
@@ -253,7 +253,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                 )
         self.app.display.clear()
         parsed_args.presentation = self.presentation
-        # Each row of a change is written when it has happened.
+        # Each row of a change is written as soon as it is done.
         with contextlib.nullcontext() if self.is_action else self._at_once(data):
             code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
         for note in self.presentation.notes:
@@ -278,7 +278,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         return names, rows
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
-        """Add the defaults of a plugin's format that a setting chose, not the command line."""
+        """Add the option defaults of a plugin's format that a setting selected."""
         format = self._formatter_plugins[parsed_args.formatter]
         if plugins.is_builtin(format.entry_point):
             return  # the parser has them
@@ -307,7 +307,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         return str(chosen) if chosen in offered else self.formatter_default
 
     def _field_names(self, given: Sequence[str]) -> list[str]:
-        """Return field names for names or headings, some of which are separated by commas."""
+        """Return the field names for names or headings, which may be comma-separated."""
         by_heading = {_normal(heading(name)): name for name in self.column_names}
         names = [part.strip() for text in given for part in text.split(",")]
         return [
@@ -330,11 +330,11 @@ class Lister(_Display, cliff.lister.Lister):
 
     @functools.cached_property
     def presentation(self) -> Presentation:
-        """How the formats for people show the rows; ``take_action`` may change it."""
+        """How text formats display the rows; ``take_action`` may change it."""
         noun, _, verb = (self.cmd_name or "").rpartition(" ")
-        # Without a plural, the sentence is right for any noun of a plugin.
+        # The singular works for any noun that a plugin uses.
         empty = (
-            f"No {noun} found." if verb == "list" else "" if self.is_action else "There are none."
+            f"No {noun} found." if verb == "list" else "" if self.is_action else "Nothing found."
         )
         return Presentation(plain_row=self.plain_row, droppable=self.droppable, empty=empty)
 
@@ -345,15 +345,15 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write rows as *data* yields them; where one fails, a list writes none of them.
+        """Write rows as *data* yields them; a list writes nothing if any row fails.
 
         :raises ValueError: a row does not have a value for each column.
         """
         if getattr(parsed_args, "offset", 0):
-            self.presentation.empty = ""  # there may be some before it
+            self.presentation.empty = ""  # there may be rows before the offset
         is_long = isinstance(data, Iterator)
         data = _checked(data, column_names)
-        if not is_long or parsed_args.formatter == "table":  # needs all before it writes any
+        if not is_long or parsed_args.formatter == "table":  # needs all rows first
             data = list(data)
         return super().produce_output(parsed_args, column_names, data)
 
@@ -372,7 +372,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
 
     @functools.cached_property
     def presentation(self) -> Presentation:
-        """How the formats for people show the object; ``take_action`` may change it."""
+        """How text formats display the object; ``take_action`` may change it."""
         return Presentation(plain_lines=self.plain_lines)
 
     def produce_output(
@@ -386,7 +386,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
         return super().produce_output(parsed_args, column_names, values)
 
     def add_link(self, word: str, *page: str) -> None:
-        """Make *word* in a table a link to a page of the service's web console, if it has one."""
+        """Link *word* in a table to a page of the service's web console, if it has one."""
         from tinkex.api.paths import console_page
 
         if address := console_page(self.settings.base_url, *page):
@@ -399,7 +399,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
 
 
 def _checked(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Sequence[Any]]:
-    """Yield *rows*, each with a value for each of *names*.
+    """Yield *rows* after checking that each has a value for each of *names*.
 
     :raises ValueError: a row has more values, or fewer.
     """

@@ -44,23 +44,23 @@ __all__ = ["BatchRun", "BatchSummary"]
 
 #: As in tinkex.api.sampling.batch, which is not imported for help.
 MAX_CONCURRENCY = 256
-#: Options that the results depend on: a batch is resumed only with the same.
+#: Options that the results depend on; resuming a batch requires the same values.
 _DECISIVE = (
     *("base_model", "model_path", "max_tokens", "temperature", "top_k", "top_p", "seed"),
     *("stop", "num_samples", "tokenizer", "with_tokens"),
 )
-#: Options that the command line to resume must not have, and the number of words after each.
+#: Options to leave out of the suggested command to resume → number of their values.
 _LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
-#: Consecutive rows that fail through the service before the batch ends.
+#: Number of consecutive rows failed by the service after which the batch ends.
 _GIVE_UP = 20
-#: Errors that every other row would meet as well.
+#: Errors that would occur for every other row too.
 _FATAL = (Unauthorized, PaymentRequired, NotOffered, TLSError, SettingsError)
 #: Minimum number of seconds between two updates of the progress bar.
 _TICK = 0.1
 
 
 class BatchRun(Command):
-    """Sample many prompts; results as JSON lines."""
+    """Sample many prompts; write the results as JSON lines."""
 
     operation = "Batch"
     examples = (
@@ -73,8 +73,8 @@ class BatchRun(Command):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="JSONL file or JSON array, text file with one prompt a line, or directory with "
-            "one prompt a file; - is standard input",
+            help="JSONL file or JSON array, text file with one prompt per line, or directory with "
+            "one prompt per file; - is standard input",
         )
         add_model_options(parser)
         _add_output_options(parser)
@@ -89,7 +89,7 @@ class BatchRun(Command):
         parser.add_argument(
             "--input-format",
             choices=("jsonl", "text"),
-            help="format of the file (default: by its name, else by its first line)",
+            help="input format (default: detected from the file name, else from the first line)",
         )
         add_sampling_options(parser)
 
@@ -139,7 +139,7 @@ class BatchRun(Command):
 
     def _warn_of_numbers(self, prompts: PromptSource) -> None:
         where, why = prompts.first_doubtful
-        more = f", and {prompts.doubtful - 1} more likewise" if prompts.doubtful > 1 else ""
+        more = f" (and {prompts.doubtful - 1} more)" if prompts.doubtful > 1 else ""
         self.app.warn(f"{where} is sampled as text, not as token ids: {why}{more}")
 
     def _results_file(
@@ -276,7 +276,7 @@ class _Batch:
             self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
         else:
             self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
-        # Single rows fail now and then; a service that does not work fails all of them.
+        # Single rows may fail; a broken service fails all of them.
         is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
         self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
         if (
@@ -331,12 +331,12 @@ class _Batch:
             f"{summary.completed} of {summary.rows} rows sampled in {summary.seconds:.1f} s: "
             f"{summary.tokens} tokens ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
             f"{summary.retries} retries, {summary.failed} failed"
-            + (f", {summary.skipped} done before." if summary.skipped else ".")
+            + (f", {summary.skipped} already done." if summary.skipped else ".")
         )
         if file is None:
             return
         if summary.skipped == summary.rows:
-            say(f"Nothing was left to do: {file.name} has all rows")
+            say(f"Nothing to do: {file.name} already has all rows")
             return
         if summary.failed:
             say(f"Rows that failed: {file.failed_path}")
@@ -344,7 +344,7 @@ class _Batch:
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
             words = _without(self.command.app.words, _LEFT_OUT)
-            where = "the former file" if isinstance(end, ResultsMoved) else file.name
+            where = "the original file" if isinstance(end, ResultsMoved) else file.name
             say(f"{file.done} rows are in {where}. To resume:")
             say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
         else:
@@ -357,7 +357,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="<path>",
         type=lambda text: None if text == "-" else text,
-        help="file for the results (default, or -: standard output, without --resume)",
+        help="file for the results (default or -: standard output, which cannot be resumed)",
     )
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
     parser.add_argument("--force", action="store_true", help="replace an existing file")

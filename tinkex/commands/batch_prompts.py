@@ -37,7 +37,7 @@ _MAX_SAMPLES = 4096
 
 
 class PromptsChanged(LocalError):
-    """The prompts are not those that were checked before sampling."""
+    """The prompts changed after they were checked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class PromptRow:
     :ivar index: position among all prompts, from 0.
     :ivar id: the ``id`` of the row, or the number of its line, or the name of its file.
     :ivar where: for messages: ``prompts.jsonl, line 7``.
-    :ivar prompt: a text, token ids, or messages.
-    :ivar extra: members of the row without a meaning here.
+    :ivar prompt: a string, token ids, or messages.
+    :ivar extra: other members of the row, returned with its result.
     """
 
     index: int
@@ -68,10 +68,10 @@ class PromptSource:
     :param kind: ``jsonl`` or ``text``; by default derived from the name or the first line.
     :ivar total: number of prompts.
     :ivar digest: hash of their content.
-    :ivar needs_tokenizer: whether a prompt is not token ids.
-    :ivar needs_template: whether a prompt is messages.
-    :ivar doubtful: number of prompts that look like token ids, and are text.
-    :ivar first_doubtful: where the first of them is, and why it is text.
+    :ivar needs_tokenizer: whether any prompt is not token ids.
+    :ivar needs_template: whether any prompt is a list of messages.
+    :ivar doubtful: number of text prompts that look like token ids.
+    :ivar first_doubtful: location of the first one, and why it is text.
     :raises UsageError: a row is invalid, two have the same id, or there are none.
     :raises LocalError: they cannot be read.
     """
@@ -113,7 +113,7 @@ class PromptSource:
     def __iter__(self) -> Iterator[PromptRow]:
         """Yield the checked rows.
 
-        :raises PromptsChanged: after the last row: they are not those that were checked.
+        :raises PromptsChanged: after the last row, if the prompts have changed.
         """
         digest = hashlib.sha256()
         invalid: UsageError | None = None
@@ -133,14 +133,14 @@ class PromptSource:
     def _check(self, *, is_text: bool) -> str:
         """Read everything once; return the digest.
 
-        :param is_text: no prompt is reported as doubtful.
+        :param is_text: do not report any prompt as doubtful.
         """
         from tinkex.api.sampling.types import are_token_ids
 
         digest = hashlib.sha256()
         seen: set[int] = set()
         for row in self._rows(digest):
-            # Eight bytes distinguish more ids than any file has.
+            # Eight bytes are enough to distinguish all ids of a file.
             id = row.id.encode("utf-8", "surrogatepass")
             mark = int.from_bytes(hashlib.blake2b(id, digest_size=8).digest())
             if mark in seen:
@@ -231,7 +231,7 @@ class PromptSource:
             _check_extra(name, value)
         id = number if row.get("id") is None else row["id"]
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
-            raise UsageError(f"'id' must be a text or a whole number, not {json.dumps(id)[:40]}")
+            raise UsageError(f"'id' must be a string or a whole number, not {json.dumps(id)[:40]}")
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
 
@@ -296,12 +296,12 @@ def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
         file.seek(0)
         content = file.read(MAX_INPUT + 1)
     if len(content) > MAX_INPUT:
-        hint = "Write one JSON object a line: jq -c '.[]'"
+        hint = "Write one JSON object per line: jq -c '.[]'"
         raise LocalError(f"{name} is longer than {MAX_INPUT} bytes", hint=hint)
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
-        hint = "Write one JSON object a line; for one prompt a line: --input-format text."
+        hint = "Write one JSON object per line; for one prompt per line: --input-format text."
         raise UsageError(
             f"{name} is not a JSON array: {_why_not_json(error)}", hint=hint
         ) from error
@@ -320,7 +320,7 @@ def _object(text: str) -> dict[str, Any]:
         row, why = None, _why_not_json(error)
     if isinstance(row, dict):
         return row
-    hint = "Each line is one JSON object; for one prompt a line: --input-format text."
+    hint = "Each line must be a JSON object; for one prompt per line: --input-format text."
     raise UsageError(f"not a JSON object: {why}", hint=hint)
 
 
@@ -338,7 +338,7 @@ def _checked_prompt(kind: str, value: Any) -> Any:
 
     if kind == "prompt":
         if not isinstance(value, str) or not value:
-            raise UsageError(f"'prompt' must be a text that is not empty, not {brief_json(value)}")
+            raise UsageError(f"'prompt' must be a non-empty string, not {brief_json(value)}")
     elif kind == "tokens":
         why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
         if why:
@@ -363,6 +363,6 @@ def _check_extra(name: str, value: Any) -> None:
         json.dumps(value, allow_nan=False)  # Python's parser accepts NaN
     except ValueError as error:
         raise UsageError(
-            f"{name[:80]!r} holds NaN or an infinite number, which JSON does not have",
-            hint="Write null in its place.",
+            f"{name[:80]!r} contains NaN or an infinite number, which JSON does not allow",
+            hint="Use null instead.",
         ) from error

@@ -27,14 +27,14 @@ _NOWHERE = 2**64 - 1
 
 
 class ResultsMoved(LocalError):
-    """The results are not in the file to which this run writes them."""
+    """The results file was moved, removed or changed during the run."""
 
 
 class ResultsFile:
     """The results of a batch, one line each, and the files next to it.
 
     :param output: name of the file.
-    :param made_by: the options that the results depend on; a batch is resumed only with the same.
+    :param made_by: the options that the results depend on; resuming requires the same ones.
     :param total: number of rows in all.
     :ivar done: number of rows with a line.
     :ivar failed_path: file for the rows that failed.
@@ -55,22 +55,22 @@ class ResultsFile:
         self._failures: IO[bytes] | None = None
 
     def check_apart_from(self, prompts: str) -> None:
-        """Check that no file of the results is one of the prompts.
+        """Check that no results file is among the prompts.
 
         :param prompts: name of a file or directory.
-        :raises UsageError: one is, or would be in the directory.
+        :raises UsageError: one is, or it would be in the prompts directory.
         """
         source = Path(os.path.realpath(user_path(prompts)))
         for path in (self._path, self.failed_path, self._record_path):
             place = Path(os.path.realpath(path))
             if place.is_relative_to(source) or (place.exists() and place.samefile(source)):
-                is_in = "is among the prompts" if source.is_dir() else "has the prompts"
+                is_in = "is among the prompts" if source.is_dir() else "contains the prompts"
                 raise UsageError(
-                    f"{path} {is_in}", hint="Put the results somewhere else with --output."
+                    f"{path} {is_in}", hint="Choose another file for the results with --output."
                 )
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Raise what :meth:`open` would, without changing anything.
+        """Check whether :meth:`open` would fail, without changing anything.
 
         :raises UsageError: the file exists, and may be neither resumed nor replaced, or it was
             made with other options or prompts.
@@ -87,7 +87,7 @@ class ResultsFile:
         if not resume:
             raise UsageError(
                 f"{self.name} exists already",
-                hint="To resume it: --resume; to start over: --force.",
+                hint="Use --resume to resume it, or --force to start over.",
             )
         try:
             before = dict(json.loads(self._record_path.read_bytes())["made_by"])
@@ -95,7 +95,7 @@ class ResultsFile:
             raise UsageError(
                 f"cannot resume {self.name}: its record {self._record_path} is missing or "
                 "not valid",
-                hint="To start over: --force.",
+                hint="Use --force to start over.",
             ) from error
         for name, now in self._made_by.items():
             if before.get(name) != now:
@@ -134,13 +134,13 @@ class ResultsFile:
             raise LocalError(f"cannot write {self.name}: {error.strerror}") from error
 
     def __contains__(self, index: int) -> bool:
-        """Return whether the row *index* has its line."""
+        """Return whether the row *index* is done."""
         return self._starts[index] != _NOWHERE
 
     def write(self, index: int, record: Mapping[str, Any]) -> None:
         """Write the line of the row *index*: completely, or not at all.
 
-        :raises ResultsMoved: the file is not where it was.
+        :raises ResultsMoved: the file was moved, removed or changed.
         :raises LocalError: it cannot be written.
         """
         self.check_in_place()
@@ -161,7 +161,7 @@ class ResultsFile:
     def check_in_place(self) -> None:
         """Check that no one has moved, removed or changed the file.
 
-        :raises ResultsMoved: it is not where it was, or not as it was written.
+        :raises ResultsMoved: someone has.
         """
         assert self._file is not None
         try:
@@ -205,7 +205,7 @@ class ResultsFile:
         except OSError as error:
             raise LocalError(
                 f"cannot sort {self.name}: {error.strerror}",
-                hint="It has all results, in the order in which they were completed.",
+                hint="It contains all results, in order of completion.",
             ) from error
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class ResultsFile:
         return self._path.stat().st_size == 0 and not self._record_path.exists()
 
     def _read_done(self, file: IO[bytes]) -> None:
-        """Find out which rows have their line, and drop an incomplete last line."""
+        """Find the rows that are done, and drop an incomplete last line."""
         with self._path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):

@@ -50,7 +50,7 @@ class _CsvLister(Lister):
         return 0 if self._silent else super().produce_output(parsed_args, column_names, data)
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write *rows* to the file *name*; ``-``: to standard output, instead of the list."""
+        """Write *rows* to the file *name*; ``-`` replaces the list on standard output."""
         from tinkex.files import write_atomically
 
         out = io.StringIO()
@@ -69,7 +69,7 @@ class _CsvLister(Lister):
 
 
 class UsageBilling(_CsvLister):
-    """Show usage and its cost, summed up."""
+    """Show aggregated usage and its cost."""
 
     notes = (
         "Amounts are gross estimates in US dollars, before credits, not an invoice. The data lags\n"
@@ -99,17 +99,17 @@ class UsageBilling(_CsvLister):
             "--by",
             choices=_DIMENSIONS,
             default="day",
-            help="dimension to sum up by; event: every row of the service (default: day)",
+            help="dimension to aggregate by; event: every row of the service (default: day)",
         )
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row of the service as CSV; - for standard output",
+            help="also write every row of the service to this CSV file; -: standard output",
         )
         parser.add_argument(
             "--sessions-csv",
             metavar="<file>",
-            help="also write the metadata of sessions as CSV, to be joined on session_id",
+            help="also write session metadata to this CSV file, for joining on session_id",
         )
         parser.add_argument(
             "--budget",
@@ -169,7 +169,7 @@ class UsageBilling(_CsvLister):
 class CheckpointStorageBilling(_CsvLister):
     """Show the storage of checkpoints, and its cost."""
 
-    notes = "Costs are those of a month of 720 hours."
+    notes = "Costs are for a month of 720 hours."
     column_names = (
         *("project_id", "user_name", "user_email", "org_user_urn", "checkpoint_count"),
         *("size_bytes", "size_gigabytes"),
@@ -186,10 +186,10 @@ class CheckpointStorageBilling(_CsvLister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--project-id", metavar="<id>", type=non_empty, help="only checkpoints of this project"
+            "--project-id", metavar="<id>", type=non_empty, help="only checkpoints in this project"
         )
         parser.add_argument(
-            "--csv", metavar="<file>", help="also write the rows as CSV; - for standard output"
+            "--csv", metavar="<file>", help="also write rows to this CSV file; -: standard output"
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -220,7 +220,7 @@ def _total(usage: Usage) -> str:
 
 
 def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the service with the members of ``event_info`` in place of it."""
+    """Return a row of the service with ``event_info`` replaced by its members."""
     info = event.get("event_info")
     rest = {name: value for name, value in event.items() if name != "event_info"}
     return rest | (dict(info) if isinstance(info, Mapping) else {})

@@ -40,7 +40,7 @@ class ListCheckpoint(Lister):
 
     column_names = (*_FIELDS[:-1], "user_metadata", "tinker_path")
     plain_columns = ("checkpoint_id", "tinker_path")
-    # An expiry is never hidden before anything else.
+    # Hide the expiry last.
     droppable = (
         *("user_metadata", "checkpoint_id", "public", "tinker_path"),
         *("size_bytes", "checkpoint_type", "time", "expires_at"),
@@ -107,7 +107,7 @@ class ListCheckpoint(Lister):
 
 
 class _Expiry(Time):
-    """When a checkpoint expires: ``never`` for people where programs get null."""
+    """A checkpoint's expiry time; null is displayed as ``never``."""
 
     def human_readable(self) -> str:
         return super().human_readable() or "never"
@@ -191,7 +191,7 @@ class SaveCheckpoint(ShowOne):
         if output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
-                hint="It sets the metadata file: --output checkpoint.json",
+                hint="Name a file for the metadata: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
         if output != "-":
@@ -248,14 +248,14 @@ class SaveCheckpoint(ShowOne):
         if TinkerPath.from_string(path).checkpoint_type in ("sampler", "external"):
             raise UsageError(
                 f"{path} has no training state to resume from",
-                hint="Only tinker://RUN/weights/NAME has. To start over: --base-model.",
+                hint="Use a path tinker://RUN/weights/NAME, or start over with --base-model.",
             )
         fixed = [f"--{x}" for x in ("rank", "seed") if getattr(parsed_args, x) is not None]
         fixed += [f"--no-train-{x}" for x in _PARTS if not getattr(parsed_args, f"train_{x}")]
         if fixed:
             raise UsageError(
                 f"{', '.join(fixed)} cannot change the configuration of a checkpoint",
-                hint="Leave it out, or start over with --base-model.",
+                hint="Omit it, or start over with --base-model.",
             )
         return self.client.create_training_client_from_checkpoint(path)
 
@@ -275,7 +275,7 @@ def _checked_name(name: str | None) -> str | None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}", name):
         raise UsageError(
             f"not a checkpoint name: {name[:80]!r}",
-            hint="Letters, digits, '_', '-' and '.', at most 255, not starting with '-' or '.'.",
+            hint="Use at most 255 letters, digits, '_', '-' and '.', not starting with '-' or '.'.",
         )
     return name
 

@@ -32,29 +32,29 @@ if TYPE_CHECKING:
 
 #: Maximum number of concurrent changes, as in the official command line.
 CONCURRENCY = 32
-#: Maximum number of paths in a question.
+#: Maximum number of paths listed in a confirmation prompt.
 _PATHS_SHOWN = 20
 #: Environment variable with the key of the account that a copied checkpoint belongs to.
 TOKEN_VARIABLE = "TINKEX_SOURCE_API_KEY"  # noqa: S105 - a name, not a token
 
-#: Changes one path.
+#: A function that changes one path.
 Change = Callable[[str], None]
-#: Returns the row of a path and the error that its change raised, if any.
+#: A function that returns the row of a path, given the error of its change, if any.
 Row = Callable[[str, TinkexError | None], tuple[Any, ...]]
 
 
 class BulkChange(Lister):
-    """A command that changes checkpoints: each is tried, and has a row with its outcome.
+    """Base class of commands that change checkpoints; each path gets a row with its outcome.
 
     :ivar result: the paths of the changed checkpoints.
     """
 
     is_action = True
-    #: What is in progress: ``Deleting``.
+    #: Verb form for the progress bar: ``Deleting``.
     doing: ClassVar[str]
-    #: What is finished: ``deleted``.
+    #: Verb form for results: ``deleted``.
     done: ClassVar[str]
-    #: Completion no longer offers the changed checkpoints.
+    #: Remove the changed checkpoints from the completion cache.
     deletes: ClassVar[bool] = False
     _tried = 0
     _failures: Mapping[str, TinkexError] = MappingProxyType({})
@@ -65,7 +65,7 @@ class BulkChange(Lister):
         parser.add_argument(
             "--force",
             action="store_true",
-            help="also change a checkpoint that shares its name with one of another kind, on a "
+            help="also change checkpoints whose name is shared by one of another kind, on a "
             "server whose ids do not distinguish them: either or both may be changed",
         )
 
@@ -82,7 +82,7 @@ class BulkChange(Lister):
     ) -> None:
         """Ask whether to change *paths*, with their sizes as far as they are known.
 
-        :param words: the line before the paths, and the question with ``{}`` for what is changed.
+        :param words: the line before the paths, and the question with ``{}`` for the checkpoints.
         :raises UsageError: the answer is no, or there is no terminal to ask on.
         """
         found = changes.found()
@@ -116,7 +116,7 @@ class BulkChange(Lister):
             self._forget()
             return [row(paths[0], None)]
         rows = self._rows(paths, change, row)
-        # A progress bar and rows cannot be drawn at once: the rows come at the end.
+        # Rows would disturb a progress bar, so they are written at the end.
         return list(rows) if self.app.display.draws else rows
 
     def _forget(self) -> None:
@@ -166,7 +166,7 @@ class BulkChange(Lister):
             if self._tried > 1:
                 self.app.warn(
                     f"At least {len(self.result)} of {self._tried} were {self.done} before that, "
-                    f"as listed above; up to {CONCURRENCY} more may be.",
+                    f"as listed above; up to {CONCURRENCY} more may have been.",
                     prefix="",
                 )
             raise self._interrupt
@@ -201,7 +201,7 @@ class BulkChange(Lister):
 
 
 class _Visibility(BulkChange):
-    """Base of publish and unpublish."""
+    """Base class of the publish and unpublish commands."""
 
     column_names = ("tinker_path", "public", "error")
     public: bool
@@ -268,7 +268,7 @@ class SetTtlCheckpoint(BulkChange):
             "-y",
             "--yes",
             action="store_true",
-            help="do not ask where filters choose",
+            help="do not ask for confirmation when filters are used",
         )
         add_filters(parser)
 
@@ -289,7 +289,7 @@ class SetTtlCheckpoint(BulkChange):
         if not paths:
             self.status("No checkpoint matches the filters: nothing to change.")
         elif known and not (parsed_args.yes or self.app.option("curl")):
-            self.confirm_change(("The filters choose:", _question(seconds)), paths, changes)
+            self.confirm_change(("The filters match:", _question(seconds)), paths, changes)
         set_ttl = changes.set_ttl
 
         def row(path: str, error: TinkexError | None) -> tuple[Any, ...]:
@@ -326,7 +326,7 @@ class CopyCheckpoint(ShowOne):
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="project for the copy (default: the configured project; if there is none, a new "
+            help="project for the copy (default: the configured project, if any; otherwise a new "
             "training run)",
         )
         parser.add_argument(
@@ -338,7 +338,7 @@ class CopyCheckpoint(ShowOne):
         parser.add_argument(
             "--source-api-key",
             metavar="<file>",
-            help="@FILE with the key of the account that may read the original, or - for standard "
+            help="@FILE with the key of an account that can read the original, or - for standard "
             f"input; never the key itself [{TOKEN_VARIABLE}]",
         )
         add_unload(parser)
@@ -349,7 +349,7 @@ class CopyCheckpoint(ShowOne):
         project_id = parsed_args.project_id or self.settings.project_id
         if parsed_args.unload and project_id:
             raise UsageError(
-                f"--unload is for a copy in a run of its own, not in the project {project_id}",
+                f"--unload requires a copy in a separate run, not in the project {project_id}",
                 hint="Use either --unload or a project.",
             )
         source = checkpoint_path(self, parsed_args.tinker_path)
@@ -374,7 +374,7 @@ class CopyCheckpoint(ShowOne):
             return os.environ.get(TOKEN_VARIABLE) or None
         if argument != "-" and not argument.startswith("@"):
             raise UsageError(
-                "--source-api-key takes no key: every user of this machine could read it",
+                "--source-api-key does not accept the key itself: other users could read it",
                 hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
             )
         if argument == "-" and self.app.option("api_key") == "-":
@@ -388,7 +388,7 @@ def _question(seconds: int | None) -> str:
 
     if seconds is None:
         return "Remove the expiry time of {}?"
-    return f"Let {{}} expire in {in_words(timedelta(seconds=seconds))}?"
+    return f"Set {{}} to expire in {in_words(timedelta(seconds=seconds))}?"
 
 
 def _ttl_seconds(span: timedelta) -> int:
@@ -408,8 +408,8 @@ def _ttl_seconds(span: timedelta) -> int:
 
 
 def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
-    """Return what a question shows behind a path, whose change may change *twins*, too."""
-    words = [f"perhaps with {a_few(twins)}"] if twins else []
+    """Return the note after a path in a prompt; its change may also change *twins*."""
+    words = [f"possibly also {a_few(twins)}"] if twins else []
     if checkpoint is not None:
         size = Size(checkpoint.size_bytes).human_readable()
         words = [size, *(["published"] if checkpoint.public else []), *words]

@@ -25,7 +25,7 @@ _GIGABYTE = 1e9
 
 
 class _Deletion(BulkChange):
-    """Base of delete and prune."""
+    """Base class of the delete and prune commands."""
 
     doing, done = "Deleting", "deleted"
     deletes = True
@@ -34,11 +34,11 @@ class _Deletion(BulkChange):
         super().add_arguments(parser)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
-            "--dry-run", action="store_true", help="show what would be deleted, and delete nothing"
+            "--dry-run", action="store_true", help="show what would be deleted, without deleting it"
         )
 
     def rehearse(self, paths: Sequence[str], changes: Changes) -> dict[str, TinkexError]:
-        """Return why some of *paths* would not be deleted; the command fails as it would then."""
+        """Return the errors that deleting *paths* would raise; the command then fails with them."""
         changes.found()  # reads all lists at once
         refused = {path: error for path in paths if (error := changes.refusal(path))}
         for path in paths:
@@ -48,7 +48,7 @@ class _Deletion(BulkChange):
         return refused
 
     def delete(self, paths: Sequence[str], changes: Changes, row: Row) -> Iterable[tuple[Any, ...]]:
-        """Delete *paths*, return their rows, and warn of what happened to others."""
+        """Delete *paths*, return their rows, and warn about other deleted checkpoints."""
 
         def row_of(path: str, error: TinkexError | None) -> tuple[Any, ...]:
             for note in changes.notes.get(path, ()):
@@ -61,11 +61,11 @@ class _Deletion(BulkChange):
 class DeleteCheckpoint(_Deletion):
     """Delete checkpoints; asks for confirmation on a terminal."""
 
-    _description = "Delete checkpoints; without a terminal, paths are deleted without asking."
+    _description = "Delete checkpoints; without a terminal, paths are deleted without confirmation."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
-        "'echo n | tinkex checkpoint delete PATH' deletes: standard input that is not a terminal\n"
-        "is never read. Filters need --yes there."
+        "'echo n | tinkex checkpoint delete PATH' deletes, because standard input is only read\n"
+        "from a terminal. Without a terminal, filters require --yes."
     )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
@@ -87,7 +87,7 @@ class DeleteCheckpoint(_Deletion):
             )
         # All names are resolved before anything is deleted.
         named = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
-        client = self.client  # a missing key shows before the question
+        client = self.client  # report a missing key before asking
         known = {} if named else self.select(parsed_args)
         paths = named or list(known)
         if not paths:
@@ -95,7 +95,7 @@ class DeleteCheckpoint(_Deletion):
         changes = client.checkpoints.changes(paths, known=known.values(), force=parsed_args.force)
         if parsed_args.dry_run:
             return self.column_names, self._rehearse(paths, changes)
-        # A script is asked only about checkpoints that it has not named.
+        # Without a terminal, only checkpoints matched by filters need confirmation.
         on_terminal = bool(self.app.stdin and self.app.stdin.isatty())
         if not (parsed_args.yes or self.app.option("curl")) and (known or on_terminal):
             self.confirm_change(_QUESTION, paths, changes)
@@ -195,7 +195,7 @@ class PruneCheckpoint(_Deletion):
         return super().plain_row(record)
 
     def _print_plan(self, count: int, chosen: list[Checkpoint], rate: float | None) -> None:
-        """Print how many of *count* checkpoints are deleted, and how much that saves."""
+        """Print how many of *count* checkpoints are deleted, and the storage cost saved."""
         from tinkex.api.resources.selection import total_size
 
         if not chosen:

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from tinkex.api import AdapterMismatch, DownloadResult, VerifiedFile
 
 
-#: Formats that write every row at once.
+#: Formats that write each row immediately.
 _STREAMED = ("plain", "value", "csv")
-#: What files are, invalid or not, that fail their check.
-_WAYS = {False: "differ from what was downloaded", True: "are not what their names say"}
-_KEPT = "What has arrived is kept: run the same command again to resume."
+#: Whether a failed file is invalid → description of the failure.
+_WAYS = {False: "differ from the download", True: "have invalid content"}
+_KEPT = "Partial downloads are kept; run the same command again to resume."
 
 
 def _warn(
     command: Lister, found: Iterable[tuple[Path, AdapterMismatch | None]], roots: Sequence[str]
 ) -> None:
-    """Warn of adapters that PEFT loads in part, once for each kind.
+    """Warn about adapters that PEFT loads only partly, once for each mismatch.
 
     :param found: their directories.
-    :param roots: what to verify to fix all of them.
+    :param roots: directories to verify with ``--fix-config``.
     """
     groups: dict[AdapterMismatch, list[str]] = defaultdict(list)
     for directory, mismatch in found:
@@ -42,14 +42,14 @@ def _warn(
             groups[mismatch].append(str(directory))
     for mismatch, directories in groups.items():
         command.app.warn(f"{a_few(directories, 1)}: {mismatch}")
-        hint = f"Write the list: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
+        hint = f"To fix it: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
         if not mismatch.is_fixable:
             hint = "Convert them first, with weights.build_lora_adapter of tinker-cookbook."
         command.app.warn(hint, prefix="Hint: ")
 
 
 class _Fetching(Lister):
-    """Base of download and sync: a row for each result, and one error at the end."""
+    """Base class of download and sync: one row per result, and one error at the end."""
 
     is_action = True
     #: Plain line of a downloaded checkpoint.
@@ -77,7 +77,7 @@ class _Fetching(Lister):
     ) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of *results* in *root*, then print their number.
 
-        :param every: also those of checkpoints that were present; :attr:`result` has them all.
+        :param every: include checkpoints that were present; :attr:`result` has all of them.
         """
         fetched = present = 0
         mismatches: list[tuple[Path, AdapterMismatch | None]] = []
@@ -162,7 +162,7 @@ class DownloadCheckpoint(_Fetching):
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
             raise UsageError(
-                "--type requires --run-id", hint="A path names its type: leave --type out."
+                "--type requires --run-id", hint="A path already contains the type; omit --type."
             )
         if not parsed_args.tinker_paths and not run_id:
             raise UsageError(
@@ -178,7 +178,7 @@ class DownloadCheckpoint(_Fetching):
             known = self.client.checkpoints.known(found)
             paths = paths + [checkpoint.tinker_path for checkpoint in known]
             if not paths:
-                raise UsageError(f"the run {run_id} has no such checkpoints")
+                raise UsageError(f"the run {run_id} has no matching checkpoints")
         self.result = []
         results = self.client.checkpoints.download_all(
             paths,
@@ -221,7 +221,7 @@ class SyncCheckpoint(_Fetching):
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="directory for the files: <kind>/<name> below it for each checkpoint",
+            help="output directory; each checkpoint is written to <kind>/<name> in it",
         )
         arguments.add_type(parser)
         parser.add_argument(
@@ -309,8 +309,8 @@ class VerifyCheckpoint(Lister):
         parser.add_argument(
             "--fix-config",
             action="store_true",
-            help="write the modules of the tensors to target_modules in adapter_config.json where "
-            "it lacks some, so that PEFT loads all of them",
+            help="add missing modules to target_modules in adapter_config.json, "
+            "so that PEFT loads all tensors",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

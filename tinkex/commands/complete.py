@@ -1,4 +1,4 @@
-"""Completion for bash, zsh and fish: the scripts, and the answers they ask for."""
+"""Completion for bash, zsh and fish: the scripts, and the completions they request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinkex.commands.base import Command
 from tinkex.files import xdg_directory
 
 SHELLS = ("bash", "zsh", "fish")
-#: What is left to do after --install.
+#: What the user must do after --install.
 _NEXT = {
     "bash": "The package bash-completion loads it in new shells.",
     "zsh": "In ~/.zshrc, before compinit: fpath=({directory} $fpath)",
@@ -40,7 +40,7 @@ class Complete(Command):
         what.add_argument(
             "--line",
             metavar="<text>",
-            help="print the completions at the end of this command line, for the scripts",
+            help="print the completions at the end of this command line (used by the scripts)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:

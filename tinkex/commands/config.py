@@ -26,12 +26,12 @@ def _is_of_plugin(name: str) -> bool:
 
 
 def _place(name: str, profile: Any) -> list[str]:
-    """Return the keys in *profile* down to the setting *name*."""
+    """Return the keys that lead to the setting *name* in *profile*."""
     return sections.place(name, profile) if _is_of_plugin(name) else [name]
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
-    """Return a profile with the setting *name* alone."""
+    """Return a profile with only the setting *name*."""
     *outer, last = _place(name, None)
     entry = {last: value}
     for key in reversed(outer):
@@ -174,7 +174,7 @@ class SetConfig(_Change):
         if other and other in (written.get(profile) or {}):
             raise UsageError(
                 f"profile {profile} has {other}, which is the same setting",
-                hint=f"First: tinkex --profile {profile} config unset {other}",
+                hint=f"First run: tinkex --profile {profile} config unset {other}",
             )
         if profile not in written and profile in file.plugin_profile_names():
             # A profile in the file replaces that of the plugin, and so starts with its settings.
@@ -216,7 +216,7 @@ class UnsetConfig(_Change):
 
 
 def checked_value(name: str, text: str, stdin: Any) -> Any:
-    """Return *text* as the configuration file holds the setting *name*.
+    """Return *text* as the value of the setting *name* in the configuration file.
 
     :raises SettingsError: it is malformed.
     :raises UsageError: it names a format or an HTTP pool that does not exist.
@@ -231,7 +231,7 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     known = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in known:
         raise UsageError(
-            f"no HTTP pool is called {value!r}", hint="Known: " + ", ".join(known) + "."
+            f"no HTTP pool is called {value!r}", hint="Known pools: " + ", ".join(known) + "."
         )
     if name == "format" and not Formatters.known(value):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Checks of everything between this machine and the service."""
+"""Checks of the configuration, the connection and the service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Check = Callable[[], "list[CheckResult]"]
 
 #: SGR codes.
 _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
-#: Seconds for a check where the user sets no timeout: a service that is up answers far sooner.
+#: Default timeout of a check in seconds; a working service responds much faster.
 _TIMEOUT = 15.0
 #: Bytes of free space below which a disk gets a warning.
 _LOW_SPACE = 1_000_000_000
@@ -103,9 +103,9 @@ class Doctor(Lister):
 def run_checks(
     settings: Settings | TinkexError, timeout: float, pool: HttpPool | None = None
 ) -> list[CheckResult]:
-    """Return the results of all checks, in the order of a request's way; they run concurrently.
+    """Run all checks concurrently; return the results in the order of a request's stages.
 
-    :param settings: the effective settings, or why there are none.
+    :param settings: the effective settings, or the error from reading them.
     :param timeout: seconds after which a check that has not ended counts as failed.
     :param pool: see :class:`tinkex.api.http.probe.Prober`; with one, only requests are made.
     """
@@ -136,16 +136,16 @@ def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
     from tinkex.api.http.concurrency import run_in_thread
 
     try:
-        # A check has time limits of its own, which end first and say more.
+        # Checks have shorter time limits with more specific messages.
         return run_in_thread(check, timeout + 0.5)
     except TimeoutError:
         late = f"no result within {timeout:g} s"
-        return [_result(name, "fail", late, "Allow more with --timeout.")]
+        return [_result(name, "fail", late, "Allow more time with --timeout.")]
     except TinkexError as error:
         return [_failed(name, error)]
     except Exception as error:
         detail = f"the check itself failed: {type(error).__name__}: {error}"
-        return [_result(name, "fail", detail, "Report it with --debug.")]
+        return [_result(name, "fail", detail, "Run again with --debug, and report the output.")]
 
 
 def _result(check: str, status: Status, detail: str, hint: str | None = None) -> CheckResult:
@@ -159,7 +159,7 @@ def _failed(check: str, error: TinkexError) -> CheckResult:
 
 
 def _skipped(check: str) -> Check:
-    return lambda: [_result(check, "skipped", "needs settings that can be read")]
+    return lambda: [_result(check, "skipped", "requires valid settings")]
 
 
 def _settings(settings: Settings) -> CheckResult:
@@ -186,7 +186,7 @@ def _key(settings: Settings) -> CheckResult:
     origin = settings.origins.get(name, "default")
     detail = f"{credentials.mask(key)} from {origin}, {len(key)} characters"
     if credentials.is_expired(key):
-        hint = "Get a new one from where it came."
+        hint = "Get a new token from the same source."
         return _result("key", "fail", f"{detail}: the token has expired", hint)
     warning = settings.key_warning() or stray_key(settings)
     return _result("key", "warning" if warning else "ok", detail, warning)
@@ -211,7 +211,7 @@ def _plugins() -> list[CheckResult]:
         for ep, owner in inventory.claims
         if not plugins.is_builtin(ep) and not plugins.why_off(owner.name)
     }
-    return found or [_result("plugins", "ok", ", ".join(sorted(used)) or "none is installed")]
+    return found or [_result("plugins", "ok", ", ".join(sorted(used)) or "none installed")]
 
 
 def _tokenizer() -> list[CheckResult]:
@@ -230,7 +230,7 @@ def _hub() -> list[CheckResult]:
     address, problem, has_token = hub_state()
     token = "with a token" if has_token else "without a token"
     if problem is None:
-        return [_result("hub", "ok", f"{address} answers ({token})")]
+        return [_result("hub", "ok", f"{address} responds ({token})")]
     hint = "Needed only for tokenizers that are not in the cache; HF_ENDPOINT sets a mirror."
     status: Status = "skipped" if problem == "HF_HUB_OFFLINE is set" else "warning"
     return [_result("hub", status, f"{address}: {problem}", hint)]

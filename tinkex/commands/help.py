@@ -1,4 +1,4 @@
-"""Help, of the program and of each command."""
+"""Help for the program and for each command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tinkex.cli.errors import unknown_command
 from tinkex.commands.base import Command
 from tinkex.options import Parser, describe_formats, print_paged
 
-#: Heading in the program's help → patterns of its commands, of which the first that fits counts.
+#: Heading in the program's help → patterns of its commands; the first match counts.
 _GROUPS = {
     "checkpoints": ("checkpoint", "checkpoint *"),
     "sampling": ("run", "run batch", "model *"),
@@ -28,14 +28,14 @@ in this shell:
   profile use <name>    use another profile, in this shell only
   <command> | less      pipe the output to a command of the system
   <command> > <file>    write the output to a file; >> appends
-  exit                  leave; so does Ctrl-D
+  exit                  leave the shell (also Ctrl-D)
 """
 
 
 class Help(Command):
     """Show help: of the program, of a noun, or of one command."""
 
-    notes = "'help options' describes the options that many commands have."
+    notes = "'help options' describes the common options."
     examples = ("tinkex help", "tinkex help checkpoint list", "tinkex help options")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -76,9 +76,9 @@ class Help(Command):
         )
 
     def _shared_options(self) -> argparse.ArgumentParser:
-        """Return a parser whose help has the options that many commands have."""
+        """Return a parser whose help describes the common options."""
         usage = f"{self.app.prog('<command>')} [options]"
-        page = Parser(usage=usage, description="Options that many commands have.")
+        page = Parser(usage=usage, description="Options that many commands accept.")
         groups: dict[str | None, argparse._ArgumentGroup] = {}
         manager = self.app.command_manager
         for name in ("model list", "version"):  # a list, and one thing

@@ -14,7 +14,7 @@ from tinkex.files import read_bytes, user_path
 
 #: File that PEFT writes next to every adapter (``peft.LoraConfig``).
 ADAPTER_CONFIG = "adapter_config.json"
-#: Several numbers and no words, as Python, NumPy or a table shows token ids.
+#: Several numbers without words: token ids as printed by Python, NumPy or a table.
 _NUMBERS = re.compile(
     r"(?:\w+(?=\())? [\s,;()\[\]{}]* [\d.+-]+ (?: [\s,;()\[\]{}]+ [\d.+-]+ )+ [\s,;()\[\]{}]*", re.X
 )
@@ -95,8 +95,8 @@ def _checked(model: ModelPath, text: str) -> ModelPath:
     if model.tinker_path or model.base_model:
         return model
     raise UsageError(
-        f"nothing in {text} names its base model",
-        hint=f"{ADAPTER_CONFIG} should have base_model_name_or_path; or give --base-model.",
+        f"{text} does not name its base model",
+        hint=f"Add base_model_name_or_path to {ADAPTER_CONFIG}, or use --base-model.",
     )
 
 
@@ -143,7 +143,7 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
 
 
 def prompt_in(text: str) -> str | list[int]:
-    """Return the prompt in the content *text* of a file: a text, or token ids.
+    """Return the prompt in the file content *text*: a string or token ids.
 
     :raises UsageError: a token id is out of range.
     """
@@ -159,7 +159,7 @@ def prompt_in(text: str) -> str | list[int]:
 
 
 def nearly_token_ids(prompt: object) -> str | None:
-    """Return why *prompt* is text although it is JSON, or looks like token ids; else ``None``."""
+    """Return why *prompt* counts as text although it looks like token ids, or ``None``."""
     from tinkex.api.sampling.types import why_not_token_ids
 
     if not isinstance(prompt, str):
@@ -175,7 +175,7 @@ def nearly_token_ids(prompt: object) -> str | None:
 
 
 def _json(text: str) -> Any:
-    """Return the JSON array or object that *text* is, or ``None``."""
+    """Parse *text* as a JSON array or object; return ``None`` if it is neither."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:

@@ -23,7 +23,7 @@ class ListModel(Lister):
             "substring",
             metavar="<substring>",
             nargs="?",
-            help="only models whose names contain this text, in any case",
+            help="only models whose names contain this text (case-insensitive)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

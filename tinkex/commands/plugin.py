@@ -1,7 +1,7 @@
-"""Plugins: what is installed, what each one adds, and the skeleton of a new one.
+"""List plugins, show what each one adds, and create the skeleton of a new one.
 
-The files of the skeleton are package data (``templates/plugin``), each with the text that it has in
-the plugin except for ``${name}`` and the like.
+The files of the skeleton are package data (``templates/plugin``), with placeholders
+such as ``${name}``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class ShowPlugin(ShowOne):
 
 
 class NewPlugin(ShowOne):
-    """Write a plugin to start from, with tests that pass."""
+    """Create the skeleton of a plugin, with passing tests."""
 
     is_action = True
     column_names = ("distribution", "package", "directory", "command", "format")
@@ -138,7 +138,7 @@ class NewPlugin(ShowOne):
         parser.add_argument(
             "--directory",
             metavar="<dir>",
-            help="new or empty directory to write to (default: the name, in this directory)",
+            help="new or empty directory to write to (default: named after the plugin)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -183,7 +183,7 @@ class Lines(FormattableColumn[list[Any]]):
 
 
 class Adds(FormattableColumn[dict[str, list[str]]]):
-    """What a plugin adds: kinds and counts for people, names by kind for programs."""
+    """What a plugin adds: displayed as counts; names by kind in machine-readable formats."""
 
     def human_readable(self) -> str:
         found = ((len(names), _words(kind)) for kind, names in self._value.items())
@@ -191,7 +191,7 @@ class Adds(FormattableColumn[dict[str, list[str]]]):
 
 
 class PluginState(FormattableColumn[str | None]):
-    """Why a plugin is not or not wholly used: a word in a table, which has no room for more."""
+    """Why a plugin is not fully used; a table shows one word."""
 
     def human_readable(self) -> str:
         return "" if not self._value else "off" if self._value.startswith("not used") else "broken"
@@ -202,7 +202,7 @@ def _words(kind: str) -> str:
 
 
 def _names(entry_points: Sequence[EntryPoint]) -> dict[str, list[str]]:
-    """Return the names of *entry_points* by kind: commands, formats, …; of a hook, its command."""
+    """Return the names of *entry_points* by kind: commands, formats, …; for a hook, its command."""
     found: dict[str, set[str]] = {}
     for ep in entry_points:
         if not is_hook(ep.group) and ep.group not in plugins.GROUPS:
@@ -258,7 +258,7 @@ def _contents(
 def _command(entry_point: EntryPoint) -> dict[str, Any]:
     name = entry_point.name.replace("_", " ")
     loaded = plugins.load(entry_point)
-    # Without an application, so that hooks of others do not add their options here.
+    # Without an application, so that hooks of other plugins add no options.
     parser = loaded(None, None, name).get_parser(name)
     return {
         "name": name,
@@ -288,7 +288,7 @@ def _is_settings(group: str) -> bool:
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the options and positionals that not every command has."""
+    """Yield the options and positionals that are specific to a command."""
     folded = getattr(parser, "folded", ())
     elsewhere = {action for group in folded for action in group._group_actions}
     for action in parser._actions:
@@ -300,12 +300,12 @@ def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def names_for(name: str) -> dict[str, str]:
-    """Return what the templates may refer to, made from the name of a distribution.
+    """Return the values of the placeholders, derived from the name of a distribution.
 
     ``name`` is the distribution, ``package`` the Python package, ``noun`` the first word of its
     commands and the name of its format, ``Noun`` and ``identifier`` the noun in Python names.
 
-    :raises UsageError: it is not a valid name, or its package would hide another one.
+    :raises UsageError: it is not a valid name, or its package would hide another package.
     """
     package, noun = name.replace("-", "_"), name.removeprefix("tinkex-")
     if not _NAME.fullmatch(name) or len(name) > 60 or not noun[0].isalpha():
@@ -315,7 +315,7 @@ def names_for(name: str) -> dict[str, str]:
         )
     if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
         raise UsageError(
-            f"a package called {package!r} exists already, or cannot exist",
+            f"a package called {package!r} exists already, or is not a valid name",
             hint=f"Call the plugin tinkex-{name}, for instance.",
         )
     return {
@@ -328,7 +328,7 @@ def names_for(name: str) -> dict[str, str]:
 
 
 def skeleton(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of every file of the skeleton by its path."""
+    """Return the content of each file of the skeleton, by path."""
     root = Path(__file__).parents[1] / "templates" / "plugin"
     found = {}
     for template in sorted(root.rglob("*.in")):
@@ -356,6 +356,6 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        if is_new:  # half a plugin would be in the way of the next attempt
+        if is_new:  # a partial plugin would block the next attempt
             shutil.rmtree(directory, ignore_errors=True)
         raise LocalError(f"cannot write {directory}: {error.strerror}") from error

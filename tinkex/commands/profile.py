@@ -64,7 +64,7 @@ class ListProfile(Lister):
 
 
 class AddProfile(ShowOne):
-    """Write a new profile."""
+    """Add a profile."""
 
     is_action = True
     tolerates_bad_settings = True
@@ -80,7 +80,7 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            help="use the default address of this server, and a placeholder key if it checks none",
+            help="use the default address of this server, and a placeholder key if it needs none",
         )
         for name, metavar, meaning in (
             ("api-key-command", "<command>", "command that prints the API key"),
@@ -106,7 +106,7 @@ class AddProfile(ShowOne):
         written = file.profiles_in(file.read(file.config_path()))
         if name in written and not parsed_args.force:
             raise UsageError(
-                f"there is a profile called {name!r} already",
+                f"a profile called {name!r} exists already",
                 hint="Change it with 'tinkex config set', or replace it with --force.",
             )
         values = self._values(parsed_args)
@@ -144,7 +144,7 @@ class AddProfile(ShowOne):
         return values
 
     def _global(self, parsed_args: argparse.Namespace, name: str) -> Any:
-        """Return a global option of this line; those of an interactive shell do not count."""
+        """Return a global option given on this line, not to the interactive shell."""
         value = getattr(parsed_args, name, None)
         if value is None and not self.app.interactive_mode:
             value = self.app.option(name)
@@ -187,7 +187,7 @@ class RemoveProfile(_OneProfile):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
             "--force", action="store_true", help="remove it even if it is the active one"
         )
@@ -196,7 +196,7 @@ class RemoveProfile(_OneProfile):
         name, profiles = parsed_args.name, _all()
         if name not in profiles:
             known = ", ".join(profiles) or "none"
-            raise SettingsError(f"no profile is called {name!r}", hint=f"Known: {known}.")
+            raise SettingsError(f"no profile is called {name!r}", hint=f"Known profiles: {known}.")
         if name not in file.profiles_in(file.read(file.config_path())):
             raise UsageError(
                 f"the profile {name!r} is not in the configuration file: a plugin provides it",
@@ -205,7 +205,7 @@ class RemoveProfile(_OneProfile):
         active = settings.chosen_profile(self.app.option("profile"))
         if name == active and not parsed_args.force:
             raise UsageError(
-                f"the profile {name!r} is active", hint="Use another one first, or add --force."
+                f"the profile {name!r} is active", hint="Switch to another one, or add --force."
             )
         has_key = any(profiles[name].get(key) for key in CREDENTIAL)
         with_key = " and the API key in it" if has_key else ""
@@ -226,10 +226,10 @@ def _row(name: str, values: Mapping[str, Any], *, active: bool) -> tuple[Any, ..
 
 
 def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *values* of the file with the truth values in it as such."""
+    """Return *values* from the file with flags converted to booleans."""
     typed = dict(values)
     for key in {"allow_http", "insecure"} & typed.keys():
-        with contextlib.suppress(SettingsError):  # reported where it is used
+        with contextlib.suppress(SettingsError):  # reported when it is used
             typed[key] = parse_flag(typed[key])
     return typed
 

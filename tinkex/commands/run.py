@@ -33,7 +33,7 @@ _SAMPLING_OPTIONS = (
     ("top-k", "<int>", top_k, -1, "sample from the k most likely tokens; -1: all (default: -1)"),
     (
         *("top-p", "<float>", number(0, 1, above=True), 1.0),
-        "sample from the most likely tokens of this total probability (default: 1.0)",
+        "sample from the most likely tokens with this total probability (default: 1.0)",
     ),
     ("num-samples", "<int>", integer(1, 4096), 1, "number of samples, at most 4096 (default: 1)"),
     ("seed", "<int>", integer(0), None, "seed for repeatable samples (default: random)"),
@@ -68,7 +68,7 @@ class Sample(Lister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_model_options(parser)
-        parser.add_argument("--prompt", metavar="<text>", help="text of the prompt")
+        parser.add_argument("--prompt", metavar="<text>", help="prompt text")
         parser.add_argument(
             "--prompt-file",
             metavar="<path>",
@@ -218,7 +218,7 @@ def checked_model(
 def find_tokenizer(
     command: Command | Lister, name: Callable[[], str], *, needed: bool
 ) -> Tokenizer | None:
-    """Return the tokenizer of the model *name*, or ``None`` if it is not *needed* and missing.
+    """Return the tokenizer of the model *name*, or ``None`` if it is missing and not *needed*.
 
     :raises TinkexError: it is needed, and missing.
     """
@@ -243,7 +243,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         type=non_empty,
         action="append",
         default=[],
-        help="text that ends a sample; may be repeated",
+        help="string that ends a sample; may be repeated",
     )
 
 
@@ -289,7 +289,7 @@ class ListRun(Lister):
             "--model",
             metavar="<text>",
             type=non_empty,
-            help="runs whose base model contains this text, in any case",
+            help="runs whose base model contains this text (case-insensitive)",
         )
         arguments.add_scope(parser)
         arguments.add_order(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FIELDS = ("session_id", "display_name", "training_run_ids", "sampler_ids", "user_metadata")
 _NOTHING = (None,) * (len(_FIELDS) - 1)
-#: Maximum number of sessions that a table describes without ``--long``.
+#: Maximum number of sessions whose details a table shows without ``--long``.
 _DESCRIBED = 100
 _STATUSES = ("active", "cancelled", "failed", "finished", "success", "errored", "interrupted")
 
@@ -41,7 +41,7 @@ class ListSession(Lister):
             "-l",
             "--long",
             action="store_true",
-            help="show names, runs and samplers, as a table does, in every format (one more "
+            help="show names, runs and samplers in every format, not only in tables (one more "
             "request for each session)",
         )
 
@@ -58,7 +58,7 @@ class ListSession(Lister):
             if parsed_args.formatter != "table" or len(page) > _DESCRIBED:
                 return _FIELDS[:1], [(session_id,) for session_id in page]
         known: Mapping[str, SessionInfo] = {}
-        # The list itself is a result: without --long, it does not depend on its details.
+        # Without --long, the list is a result even if fetching the details fails.
         with contextlib.suppress(*(() if parsed_args.long else (TinkexError,))):
             known = sessions.get_many(page, accessible=accessible)
         if parsed_args.long:
@@ -69,7 +69,7 @@ class ListSession(Lister):
 
 
 class _Count(FormattableColumn[Sequence[str]]):
-    """Ids: their number for people, the list for programs."""
+    """Ids: displayed as a count, and as the full list in machine-readable formats."""
 
     def human_readable(self) -> str:
         return str(len(self._value))
@@ -128,7 +128,7 @@ class SearchSession(Lister):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         repeatable = functools.partial(parser.add_argument, action="append", default=[])
         parser.add_argument(
-            "words", metavar="<words>", nargs="*", help="words of the display name, in any case"
+            "words", metavar="<words>", nargs="*", help="words in the name (case-insensitive)"
         )
         parser.add_argument(
             "--session-id", metavar="<session_id>", type=non_empty, help="the session with this id"
@@ -200,8 +200,8 @@ class ExportTraceSession(ShowOne):
         parser.add_argument(
             "--url-only",
             action="store_true",
-            help="print the signed URL, which needs no key and is usually valid for an hour, and "
-            "download nothing",
+            help="print the signed URL, which needs no key and is usually valid for an hour, "
+            "instead of downloading",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -210,7 +210,7 @@ class ExportTraceSession(ShowOne):
         session_id, output = parsed_args.session_id, parsed_args.output
         if parsed_args.url_only:
             if output:
-                raise UsageError("--url-only writes no file", hint="Leave out --output.")
+                raise UsageError("--url-only writes no file", hint="Omit --output.")
             self.result = self.client.sessions.trace_url(session_id)
             return self.column_names, (session_id, self.result, None, None)
         if output:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["WaitRun", "WatchRun"]
 
 _INTERVAL = timedelta(seconds=10)
-#: Formats of run watch, which writes each change at once.
+#: Formats of run watch, which writes each change immediately.
 _FORMATS = ("plain", "json")
 _EVENTS = {
     "run": "last request",
@@ -43,12 +43,12 @@ class WatchRun(Command):
         add_formats(
             parser,
             _FORMATS,
-            "plain: one line for each change; json: one JSON object a line (default: plain) "
+            "plain: one line per change; json: one JSON object per line (default: plain) "
             "[TINKEX_FORMAT]",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
-        # Decides about errors, too.
+        # The format also applies to errors.
         parsed_args.formatter = (
             parsed_args.formatter
             or self.format_before_command(_FORMATS)
@@ -82,13 +82,13 @@ class WaitRun(ShowOne):
             action="append",
             default=[],
             help="checkpoint (any new one), checkpoint:NAME (may be a pattern), or idle:TIME (no "
-            "request for this time); may be repeated, any one is enough (default: idle:10m)",
+            "request for this time); may be repeated: the first one met counts (default: idle:10m)",
         )
         parser.add_argument(
             "--max-wait",
             metavar="<time>",
             type=duration(bare="s"),
-            help="give up after this time: 2h, 90m (default: never); --timeout is for one request",
+            help="give up after this time: 2h, 90m (default: never); --timeout limits each request",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

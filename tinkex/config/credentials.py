@@ -1,6 +1,6 @@
 """API keys: their sources, and the file with stored keys.
 
-A key is given as an argument, in a file, on standard input or by a command; or it is stored in
+A key is given as an argument, in a file, on standard input or by a command. Or it is stored in
 ``~/.tinker/credentials.json``, the file of the official login. Its format is the official one,
 version 1::
 
@@ -36,9 +36,9 @@ VERSION = 1
 
 
 def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") -> str:
-    """Return the key of ``--api-key``: *argument* itself, ``-`` for *stdin*, or ``@FILE``.
+    """Return the key of ``--api-key``: *argument*, or read from *stdin* (``-``) or ``@FILE``.
 
-    :param what: name of the value for messages.
+    :param what: name of the value, used in error messages.
     :raises SettingsError: the source is empty.
     :raises LocalError: the file cannot be read.
     """
@@ -82,7 +82,7 @@ def ask(question: str) -> str:
 def from_command(command: str) -> str:
     """Run *command* in the shell and return the key that it prints.
 
-    :raises SettingsError: it fails or prints nothing.
+    :raises SettingsError: the command fails or prints nothing.
     """
     import subprocess
 
@@ -111,7 +111,7 @@ def from_command(command: str) -> str:
 def checked(key: str) -> str:
     """Check that *key* can be sent in a header, and return it.
 
-    :raises SettingsError: it cannot.
+    :raises SettingsError: *key* cannot be sent.
     """
     # A line break in a header value would raise a less clear error later.
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
@@ -154,7 +154,7 @@ def mask(secret: str) -> str:
 def masked(setting: str, value: Any) -> Any:
     """Return the *value* of a setting for display, with any key in it masked.
 
-    A user may have entered a key as another setting.
+    A user may have put a key into another setting by mistake.
     """
     if setting == "api_key" and value:
         return mask(str(value))
@@ -187,13 +187,13 @@ class StoredKey:
 
 
 class KeyStore:
-    """The stored keys in the file *path*, by default that of the official login."""
+    """The keys stored in the file *path*; the default is the file of the official login."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or Path(os.path.expanduser("~"), ".tinker", "credentials.json")
 
     def all(self) -> list[StoredKey]:
-        """Return all keys in the order of the file.
+        """Return all keys, in file order.
 
         :raises SettingsError: the file cannot be read or parsed.
         """
@@ -217,7 +217,7 @@ class KeyStore:
     def find(self, name: str) -> StoredKey:
         """Return the key with the id or the name *name*.
 
-        :raises UsageError: no key or several keys have this name.
+        :raises UsageError: no key has this name, or several do.
         """
         known = self.all()
         found = [k for k in known if k.key_id == name] or [k for k in known if k.name == name]
@@ -229,7 +229,7 @@ class KeyStore:
                 f"several keys are called {name!r}", hint=f"Give one of the ids: {ids}."
             )
         names = ", ".join(key.name or key.key_id for key in known) or "none"
-        raise UsageError(f"no stored key is called {name!r}", hint=f"Stored: {names}.")
+        raise UsageError(f"no stored key is called {name!r}", hint=f"Stored keys: {names}.")
 
     def for_address(self, base_url: str, *, only_its_own: bool) -> StoredKey | None:
         """Return the key stored for the service at *base_url*, or the default key.
@@ -248,7 +248,7 @@ class KeyStore:
         return own[0] if own else None
 
     def addresses(self) -> list[str]:
-        """Return the addresses other than the official one that keys are stored for.
+        """Return the addresses that keys are stored for, except the official one.
 
         Never raises: a file that cannot be read counts as empty.
         """
@@ -269,7 +269,7 @@ class KeyStore:
                 content["default"] = key.key_id
 
     def remove(self, *key_ids: str) -> None:
-        """Remove the keys with these ids, and the default if it is one of them."""
+        """Remove the keys with these ids; clear the default if it is one of them."""
         with self._changing() as content:
             for key_id in key_ids:
                 content["keys"].pop(key_id, None)
@@ -295,7 +295,7 @@ class KeyStore:
         problem = "it is not JSON"
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            problem = f"it is not of version {VERSION}"
+            problem = f"its version is not {VERSION}"
             keys = content.setdefault("keys", {})
             if content.setdefault("version", VERSION) == VERSION and isinstance(keys, dict):
                 return content  # type: ignore[no-any-return]
@@ -318,7 +318,7 @@ def _text(value: Any, *path: str) -> str | None:
 
 
 def _record(key: StoredKey, old: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *key* as a record of the file; the official reader requires all details or none."""
+    """Return *key* as a record for the file; the official client requires all details or none."""
     kind = old.get("type", "manual") if old.get("key") == key.key else "manual"
     new: dict[str, Any] = {"type": kind, "key": key.key, "name": key.name}
     if key.note is not None:

@@ -29,7 +29,7 @@ DISTRUSTED = "Check the file's content, then make it writable only for you: chow
 
 
 class NotEditable(Exception):
-    """The text has a layout that cannot be changed without loss."""
+    """The file cannot be edited in place without losing comments or layout."""
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
@@ -49,7 +49,7 @@ def read(path: Path) -> Mapping[str, Any]:
 
 
 def read_checked(path: Path) -> tuple[Mapping[str, Any], str | None]:
-    """Return the content of the file *path*, and the reason not to run its commands, or ``None``.
+    """Return the content of the file *path*, and why its commands must not run, or ``None``.
 
     :raises SettingsError: see :func:`read`.
     """
@@ -119,7 +119,7 @@ def plugin_profile_names() -> set[str]:
 
 
 def plugin_profile(name: str) -> dict[str, Any]:
-    """Return the settings of the profile *name* of a plugin.
+    """Return the settings of the profile *name*, which a plugin provides.
 
     :raises SettingsError: the plugin does not load, or does not return settings.
     """
@@ -179,7 +179,7 @@ def write_setting(profile: str, name: str | Sequence[str], value: Any) -> None:
 
 
 def _change(*changes: tuple[list[str], Any]) -> None:
-    """Make all changes or none; each is the path of keys to a value, and the value."""
+    """Make all changes or none; each change is a path of keys and the new value."""
     path = config_path()
     with locked(path):
         before, distrust = _text(path)
@@ -197,7 +197,7 @@ def _change(*changes: tuple[list[str], Any]) -> None:
                 continue
             except NotEditable as error:
                 raise SettingsError(
-                    f"{path} has a layout that cannot be changed without losing something",
+                    f"{path} cannot be changed without losing part of its layout",
                     hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
                 ) from error
         if before or text:  # also without a change, to make the file private
@@ -266,7 +266,7 @@ def _changed(text: str, node: Any, path: Sequence[str], value: Any) -> str:
 
 
 def _change_flow(text: str, node: Any, path: Sequence[str], value: Any) -> str:
-    """Rewrite a mapping in braces on one line without a comment."""
+    """Rewrite a mapping in braces that is on one line and has no comment."""
     begin, end = node.start_mark.index, node.end_mark.index
     old = text[begin:end]
     if "\n" in old or "#" in old:
@@ -300,7 +300,7 @@ def _replace(text: str, column: int, key: Any, old: Any, value: Any) -> str:
 
 
 def _end(node: Any) -> int:
-    """Return the end of the text of *node*; a block ends with its last value."""
+    """Return where the text of *node* ends; a block ends with its last value."""
     while node.id != "scalar" and not node.flow_style and node.value:
         last = node.value[-1]
         last = last[1] if isinstance(last, tuple) else last
@@ -347,7 +347,7 @@ def _with_newline(text: str) -> str:
 
 
 def _line_end(text: str, at: int) -> int:
-    """Return the end of the line with the character before *at*, including its line break."""
+    """Return the end of the line that contains the character before *at*, line break included."""
     if text[at - 1 : at] == "\n":  # in a block scalar
         return at
     end = text.find("\n", at)

@@ -47,7 +47,7 @@ def options_of(
 ) -> tuple[PoolOptions, tuple[str, ...]]:
     """Return the options of the pool *name*, and the names of those set in the file.
 
-    :param directory: the base of relative paths, the directory of the configuration file.
+    :param directory: directory of the configuration file, which relative paths start from.
     :param drivers: names of the installed drivers.
     :raises SettingsError: an option is unknown or malformed.
     """
@@ -72,7 +72,7 @@ def options_of(
 
 
 def authorities(options: PoolOptions) -> str | None:
-    """Return the certificate authorities to trust, a path; ``None`` if nothing is verified.
+    """Return the path of the trusted certificate authorities; ``None``: verify nothing.
 
     :raises SettingsError: a variable names a path that does not exist.
     """
@@ -98,7 +98,7 @@ def authorities(options: PoolOptions) -> str | None:
 
 
 def hashed_files(directory: str) -> list[str]:
-    """Return the paths of the certificates in *directory*, as ``openssl rehash`` names them."""
+    """Return the paths of the certificates in *directory*, named as by ``openssl rehash``."""
     try:
         with os.scandir(directory) as entries:
             return [entry.path for entry in entries if _HASHED.fullmatch(entry.name)]
@@ -144,12 +144,12 @@ def check_files(options: PoolOptions) -> None:
 
 
 def origin_without(value: Any) -> str:
-    """Return the origin of a setting that nothing sets: ``default`` if it has a *value*."""
+    """Return the origin of a setting that is not set: ``default`` if it has a default *value*."""
     return "not set" if value in (None, "", (), [], {}) else "default"
 
 
 def effective(options: PoolOptions, origins: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """Yield ``(name, value, origin)`` of every option; names are like ``http_pool.ca_bundle``."""
+    """Yield ``(name, value, origin)`` of every option, with names like ``http_pool.ca_bundle``."""
     for member in MEMBERS:
         name = f"http_pool.{member}"
         value = getattr(options, member)
@@ -165,7 +165,7 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
     if key not in MEMBERS:
         raise SettingsError(
             f"the HTTP pool {pool!r} has an unknown option {key!r}",
-            hint="Known: " + ", ".join(MEMBERS) + ".",
+            hint="Known options: " + ", ".join(MEMBERS) + ".",
         )
     if key == "insecure":
         try:

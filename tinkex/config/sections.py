@@ -20,12 +20,12 @@ from tinkex.files import user_path
 KEY = "plugins"
 #: Type of a setting → what its value must be, in words.
 _WORDS = {
-    str: "text",
+    str: "a string",
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     Path: "a path",
-    tuple[str, ...]: "a list of texts",
+    tuple[str, ...]: "a list of strings",
 }
 
 
@@ -34,7 +34,7 @@ def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
 
     :param sections: the sections of the profile.
     :param origin: where they come from, for error messages.
-    :raises PluginError: the plugin declares no settings, or what it declares is unusable.
+    :raises PluginError: the plugin declares no settings, or its declaration is unusable.
     :raises SettingsError: a setting is unknown or malformed.
     """
     schema = declared(name)
@@ -49,7 +49,7 @@ def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
         if key not in types:
             raise SettingsError(
                 f"{name} has no setting {str(key)!r} (from {origin})",
-                hint=f"Known: {', '.join(types)}.",
+                hint=f"Known settings: {', '.join(types)}.",
             )
         try:
             values[key] = _parsed(types[key], value)
@@ -65,10 +65,10 @@ def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
 
 
 def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, Any, str, str]]:
-    """Yield name, value, origin and description of each setting in *sections*.
+    """Yield the name, value, origin and description of each setting in *sections*.
 
-    Values of fields that a dataclass does not show (``repr=False``) are masked, and all of a
-    section that no plugin reads.
+    Values of fields with ``repr=False``, and all values of a section that no plugin reads, are
+    masked.
 
     :raises SettingsError: see :func:`read`.
     """
@@ -92,7 +92,7 @@ def value_of(name: str, sections: Mapping[str, Any], origin: str) -> tuple[Any, 
 
 
 def masked(name: str, value: Any) -> Any:
-    """Return *value* of ``plugins.DISTRIBUTION.SETTING`` as it may be shown."""
+    """Return *value* of ``plugins.DISTRIBUTION.SETTING`` for display, masked if it is secret."""
     _, plugin, key = place(name, None)
     return value if value is None or _field(plugin, key).repr else "…"
 
@@ -100,7 +100,7 @@ def masked(name: str, value: Any) -> Any:
 def names() -> list[str]:
     """Return the names of all settings of plugins: ``plugins.DISTRIBUTION.SETTING``.
 
-    Those of a plugin that does not load are left out.
+    Settings of a plugin that does not load are omitted.
     """
     found = []
     for entry_point in plugins.entry_points(plugins.SETTINGS):
@@ -111,7 +111,7 @@ def names() -> list[str]:
 
 
 def place(name: str, profile: Any) -> list[str]:
-    """Return the keys in *profile* down to the setting ``plugins.DISTRIBUTION.SETTING``."""
+    """Return the path of keys in *profile* to the setting ``plugins.DISTRIBUTION.SETTING``."""
     plugin, _, key = name.removeprefix(f"{KEY}.").rpartition(".")
     sections = profile.get(KEY) if isinstance(profile, Mapping) else None
     written = (text for text in sections or {} if plugins.same_name(str(text), plugin))
@@ -119,7 +119,7 @@ def place(name: str, profile: Any) -> list[str]:
 
 
 def from_text(name: str, text: str) -> Any:
-    """Return *text* as the configuration file holds the setting ``plugins.DISTRIBUTION.SETTING``.
+    """Convert *text* to the configuration file's value of ``plugins.DISTRIBUTION.SETTING``.
 
     :raises SettingsError: it is malformed.
     """
@@ -133,7 +133,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def described(schema: Any) -> list[str]:
-    """Return a line for each setting of *schema*: its name, what its value must be, its default."""
+    """Return a line for each setting of *schema*, with its name, type and default."""
     types = types_of(schema)
     defaults = schema()
     return [
@@ -159,17 +159,17 @@ def declared(name: str) -> Any:
 def types_of(schema: Any) -> dict[str, Any]:
     """Return the type of each setting of *schema*, by name; without ``| None``.
 
-    :raises PluginError: *schema* is no dataclass, a field has no default, or a type is not one of
-        those in a configuration file.
+    :raises PluginError: *schema* is not a dataclass, a field has no default, or a type is not
+        supported in a configuration file.
     """
     if not isinstance(schema, type) or not dataclasses.is_dataclass(schema):
-        raise PluginError(f"settings are declared by a dataclass, and {schema!r} is none")
+        raise PluginError(f"settings must be declared by a dataclass, not {schema!r}")
     try:
         hints = typing.get_type_hints(schema)
     except (NameError, TypeError) as error:
         raise PluginError(
             f"the types of {schema.__qualname__} cannot be read: {error}",
-            hint="Import what they name, also when the program runs.",
+            hint="Import the names in its annotations at run time, too.",
         ) from error
     found = {}
     for field in dataclasses.fields(schema):
@@ -204,7 +204,7 @@ def _field(plugin: str, key: str) -> Any:
 
 
 def _shown(settings: Any, field: Any) -> Any:
-    """Return the value of *field* as formats write it, masked if it is secret."""
+    """Return the value of *field* for output, masked if it is secret."""
     value = getattr(settings, field.name)
     if value is not None and not field.repr:
         return "…"
@@ -222,7 +222,7 @@ def _words(hint: Any) -> str:
 def _parsed(hint: Any, value: Any) -> Any:
     """Return *value* as the type *hint*; numbers may be in quotes.
 
-    :raises ValueError, KeyError, TinkexError: it is of another type.
+    :raises ValueError, KeyError, TinkexError: *value* has another type.
     """
     if hint is bool:
         return parse_flag(value)

@@ -33,7 +33,7 @@ DESCRIPTIONS = {
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
     "headers": "additional headers of every request to the service, as a JSON object",
-    "allow_http": "send the key over plain http to another machine (true or false)",
+    "allow_http": "allow sending the key over plain http to another machine (true or false)",
 }
 #: Name of an HTTP pool option → its description.
 POOL_DESCRIPTIONS = {
@@ -41,7 +41,7 @@ POOL_DESCRIPTIONS = {
     "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
     "http_pool.client_cert": "client certificate in PEM",
     "http_pool.client_key": "key of the client certificate, if it is in another file",
-    "http_pool.insecure": "do not check certificates (true or false)",
+    "http_pool.insecure": "do not verify certificates (true or false)",
 }
 #: Name of a header → the variable that sets it, as in the official SDK.
 CLOUDFLARE = {
@@ -78,7 +78,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 0.001}
 
 
 class Written(str):
-    """An unquoted value in the file, as written, that YAML would not parse as text.
+    """An unquoted value in the file, kept as written, that YAML would not parse as a string.
 
     YAML reads ``0123`` as an octal number, ``1:30`` as 90 and ``no`` as false.
     """
@@ -171,7 +171,7 @@ def _parse_url(value: Any) -> str:
 def _parse_tags(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise SettingsError("tags must be a list of strings or a text with commas")
+        raise SettingsError("tags must be a list of strings or a comma-separated string")
     return tuple(tag for part in parts if (tag := part.strip()))
 
 
@@ -198,13 +198,13 @@ def _parse_pool(value: Any) -> str:
     if isinstance(value, dict):
         raise SettingsError(
             "http_pool is a name, not a mapping",
-            hint="Put the options under http_pools at the top level, and their name here.",
+            hint="Put the options under http_pools at the top level, and the pool's name here.",
         )
     return _parse_text(value)
 
 
 def _parse_headers(value: Any) -> dict[str, str]:
-    """Return headers by name; messages omit values, which may be secret."""
+    """Return headers by name; error messages omit their values, which may be secret."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -220,13 +220,13 @@ def _parse_headers(value: Any) -> dict[str, str]:
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise SettingsError("headers contains an invalid header name")
         if name.lower() in _RESERVED | seen:
-            why = "is set for each request" if name.lower() in _RESERVED else "is there twice"
+            why = "is set by tinkex" if name.lower() in _RESERVED else "is given twice"
             raise SettingsError(f"the header {name} {why}", hint="Set the key with api_key.")
         if not isinstance(text, str) or not re.fullmatch(
             r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text
         ):
             raise SettingsError(
-                f"the value of the header {name} is not a line of ASCII text",
+                f"the value of the header {name} is not a single line of ASCII text",
                 hint="In YAML, put numbers, dates and words such as yes in quotes.",
             )
         seen.add(name.lower())

@@ -42,7 +42,7 @@ class MarkdownFormatter(ListFormatter, SingleFormatter):
 
 
 def _cell(value: Any) -> str:
-    # Sizes and times in the form for people; programs use -f json.
+    # Readable sizes and times; -f json has the raw values.
     text = value.human_readable() if isinstance(value, FormattableColumn) else plain_text(value)
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", "<br>")
 

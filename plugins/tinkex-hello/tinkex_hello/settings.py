@@ -1,4 +1,4 @@
-"""What users may set in their profiles, below ``plugins: {tinkex-hello: …}``."""
+"""Settings that users can set in their profiles, below ``plugins: {tinkex-hello: …}``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the engine as errors of tinkex, with the sentences of the default HTTP pool."""
+"""Converts errors of the engine to errors of tinkex, worded like the default HTTP pool's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinkex import exceptions as ours
 from tinkex.httppools import CA_HINT, host_of, proxy_error, proxy_for
 
 _BROKEN = (RemoteProtocolError, WriteError, ReadError)
-#: What the engine raises.
+#: Exceptions that the engine raises.
 FOREIGN = (OSError, RuntimeError, ValueError, *_BROKEN)
 _UNTRUSTED = "the certificate of {host} could not be verified: {reason}"
 _UNKNOWN = _UNTRUSTED.format(host="{host}", reason="unable to get local issuer certificate")
@@ -21,8 +21,8 @@ _LOST = "the connection to {host} was lost: "
 _CUT = "the connection to {host} was cut in the middle of a response"
 _DAMAGED = "{host} sent a response whose compression is damaged"
 _HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), CA_HINT) | {_MALFORMED: "Check the base URL."}
-#: Class of an error and a pattern of its text, all that most of them differ in; then the error of
-#: tinkex and its sentence. The first row that matches counts; its group, if any, is the reason.
+#: Class of an error and a pattern of its text, then the error of tinkex and its sentence. The
+#: first row that matches counts; the group of its pattern, if any, is the reason.
 _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (ConnectTimeout, "", ours.Unreachable, "{host} does not answer"),
     (TimeoutError, "", ours.TimedOut, "Timed out while awaiting a response from {host}"),

@@ -20,7 +20,7 @@ from tinkex.plugins import HttpRequest, HttpResponse, PoolSettings, Sender, Time
 from tinkex_http2.errors import FOREIGN, translated
 
 T = TypeVar("T")
-#: A rule that matches no request: without any, the engine reads the environment by its own rules.
+#: A proxy rule that matches no request. Without a rule, the engine reads the environment itself.
 _NO_PROXY = pyqwest.Proxy("http://127.0.0.1:1", no_proxy="*,0.0.0.0/0,::/0")
 
 
@@ -39,7 +39,7 @@ class EngineSender:
         self._forked: Sender | None = None
 
     def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
-        """Send *request* and return the response, its body still to be read."""
+        """Send *request* and return the response; its body is not read yet."""
         if os.getpid() != self._process:  # in a forked child, the engine would wait forever
             default = plugins.load_driver(plugins.HTTP_POOLS, "default")
             self._forked = self._forked or default.build(self._settings)
@@ -60,7 +60,7 @@ class EngineSender:
         self._clients.clear()
 
     def _client(self, url: str, timeouts: Timeouts) -> pyqwest.SyncClient:
-        # Where silence is allowed as long as the whole exchange, the engine needs one limit only.
+        # If both limits are equal, the engine needs only one.
         is_bounded = timeouts.read >= (timeouts.whole or math.inf)
         silence = None if is_bounded else math.ceil(timeouts.read)
         key = (url.split("/", 3)[2], math.ceil(timeouts.connect), silence)
@@ -99,8 +99,8 @@ class EngineResponse:
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         coding = self.headers.get("transfer-encoding", "identity").strip().lower()
         if coding not in ("chunked", "identity"):
-            raise InvalidResponse(f"the server uses the transfer coding {coding!r}, unasked")
-        if coding == "chunked":  # the length of another framing, if any, means nothing then
+            raise InvalidResponse(f"the server uses the unrequested transfer coding {coding!r}")
+        if coding == "chunked":  # the length of another framing, if any, is invalid then
             self.headers.pop("content-length", None)
         self._response, self._url = response, url
 
@@ -114,7 +114,7 @@ class EngineResponse:
             raise translated(error, self._url) from error
 
     def close(self) -> None:
-        """Drop what has not been read."""
+        """Discard the unread part of the body."""
         with suppress(*FOREIGN):
             self._response.close()
 

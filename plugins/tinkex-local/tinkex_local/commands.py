@@ -109,7 +109,7 @@ class ResetLocal(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:

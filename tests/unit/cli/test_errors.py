@@ -136,7 +136,7 @@ def test_words_after_two_hyphens_are_arguments(noun):
 def test_a_text_without_quotes(words, meant):
     stderr = invoke(words).stderr
     if meant:
-        assert stderr.endswith(f"Hint: Quote a text of several words: {meant}\n")
+        assert stderr.endswith(f"Hint: Quote a value of several words: {meant}\n")
     else:
         assert "Quote" not in stderr
 
@@ -145,7 +145,7 @@ def test_a_text_without_quotes(words, meant):
 def test_a_value_that_begins_with_a_hyphen(value):
     stderr = invoke(["run", "--prompt", value, "--base-model", "m"]).stderr
     joined = f"--prompt={shlex.quote(value)}"
-    assert stderr.endswith(f"Hint: Join a value that begins with '-' to its option: {joined}\n")
+    assert stderr.endswith(f"Hint: Use '=' before a value that begins with '-': {joined}\n")
     assert "expected one argument" in stderr
 
 
@@ -182,8 +182,8 @@ def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     [
         ("none", "No such file or directory", "Check the name."),
         ("file/none", "Not a directory", "Check the name."),
-        ("", "is empty", "Give it a name."),
-        (".", "Is a directory", "Name a file in it."),
+        ("", "is empty", "Give a file name."),
+        (".", "Is a directory", "Specify a file in it."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],
 )
@@ -249,14 +249,20 @@ def about(error: APIError, **facts: str) -> APIError:
         (InvalidName("x", hint="Did you mean y?"), "Did you mean y? See 'tinkex checkpoint list'."),
         (InvalidName("x", resource="run"), "See 'tinkex run list'."),
         (exceptions.LimitReached("x", hint="Run it again."), "Run it again. 'ulimit -a' shows"),
-        (exceptions.Unreachable("x"), "Is the address right? See 'tinkex config show'."),
+        (exceptions.Unreachable("x"), "Check the base URL: tinkex config show."),
         (exceptions.ConnectionFailed("x"), None),
         (exceptions.Redirected("x", location="https://y"), "Set --base-url to https://y"),
         (Unauthorized("x", status=401), "Check it with 'tinkex"),
         (about(Unauthorized("x", status=401), key_origin="A"), "The key comes from A. Check it"),
         (about(BadRequest("x", status=400), resource="model"), "See 'tinkex model list'."),
-        (BadRequest("Model model_1 not loaded", status=400), "The server ended this run. Save its"),
-        (exceptions.OperationFailed("model model_1 is not loaded"), "The server ended this run."),
+        (
+            BadRequest("Model model_1 not loaded", status=400),
+            "The server unloaded this run. Save its",
+        ),
+        (
+            exceptions.OperationFailed("model model_1 is not loaded"),
+            "The server unloaded this run.",
+        ),
         (BadRequest("Model org/base not loaded", status=400), None),
         (NotFound("x", status=404), "See 'tinkex checkpoint list' or 'tinkex run list'."),
         (about(NotFound("x", status=404), resource="session"), "See 'tinkex session list'."),

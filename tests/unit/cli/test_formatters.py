@@ -60,7 +60,7 @@ def test_path_is_whole_at_every_width_and_lines_fit_where_they_can(width, monkey
     assert bool(notes) == ("1.5 kB" not in text or "yes" not in text)
     if width == 40:
         hidden = "Checkpoint, Size, Public"
-        assert notes == [f"Hidden (terminal too narrow): {hidden}; -f json has all."]
+        assert notes == [f"Hidden (terminal too narrow): {hidden}; -f json shows all."]
 
 
 def test_wide_terminal_shows_all_with_headings_in_words(monkeypatch):
@@ -201,7 +201,7 @@ def test_max_width_hides_columns_until_the_rest_fits():
         f"| {WIDE} |",
         f"+{'-' * 63}+",
         # A hidden column without values is not missed.
-        "Hidden (terminal too narrow): Name, Note; -f json has all.",
+        "Hidden (terminal too narrow): Name, Note; -f json shows all.",
     ]
 
 

@@ -165,7 +165,7 @@ def test_an_error_of_a_script_as_json_is_one_object():
 def test_keep_going_needs_a_script():
     done = invoke(["--keep-going", "version"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "--keep-going is for a script" in done.stderr
+    assert "--keep-going requires a script" in done.stderr
 
 
 def test_output_goes_to_a_file(tmp_path: Path):
@@ -228,7 +228,7 @@ def test_profile_use(config, monkeypatch):
 
 @pytest.mark.parametrize(
     ("line", "what"),
-    [("profile use nope", "no profile is called 'nope'"), ("profile use", "the name of one")],
+    [("profile use nope", "no profile is called 'nope'"), ("profile use", "one profile name")],
 )
 def test_faults_of_profile_use(line, what):
     done = script(f"{line}\n")

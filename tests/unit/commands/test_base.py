@@ -121,7 +121,7 @@ def test_a_plugin_has_private_directories_for_data_and_cache(fake_plugins, home:
 @pytest.mark.parametrize(
     ("plant", "reason"),
     [
-        (lambda place: place.mkdir(mode=0o755), "it is open to other users"),
+        (lambda place: place.mkdir(mode=0o755), "other users can access it"),
         (lambda place: place.symlink_to(place.parent), "it is not a directory"),
         (lambda place: place.write_text(""), "it is not a directory"),
     ],

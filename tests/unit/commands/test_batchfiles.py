@@ -174,11 +174,11 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ("{", "not a JSON object: Expecting property name enclosed in double quotes (column 2)"),
         ("[" * 100_000, "not a JSON object: it is nested too deeply"),
         ("[1]", "not a JSON object: it is [1]"),
-        ('{"prompt": "x", "score": NaN}', "'score' holds NaN"),
-        ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' holds NaN"),
+        ('{"prompt": "x", "score": NaN}', "'score' contains NaN"),
+        ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' contains NaN"),
         ("{}", "expected one of 'prompt', 'tokens' and 'messages', not none"),
         ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
-        ('{"prompt": ""}', "'prompt' must be a text that is not empty, not \"\""),
+        ('{"prompt": ""}', "'prompt' must be a non-empty string, not \"\""),
         *(
             (f'{{"tokens": {value}}}', f"from 0 to 2147483647: {why}")
             for value, why in (
@@ -190,7 +190,7 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ),
         ('{"messages": [{"content": "x"}]}', "message 1 must be an object"),
         *(
-            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a text{rest}")
+            (f'{{"messages": [{{"role": "user"{content}}}]}}', f"message 1 must be a string{rest}")
             for content, rest in (
                 (', "content": null', ', or a list of {"type": "text", "text": …}, not null'),
                 ("", ""),
@@ -202,14 +202,14 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
             (f'{{"prompt": "x", {member}}}', message)
             for message, *members in (
                 ("'id' must be", '"id": true'),
-                ("'id' must be a text or a whole number, not 1.5", '"id": 1.5'),
+                ("'id' must be a string or a whole number, not 1.5", '"id": 1.5'),
                 ("max_tokens must be at least 1", '"max_tokens": 0'),
                 ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
                 ('temperature must be a number, not "hot"', '"temperature": "hot"'),
                 ("top_p must be a number", '"top_p": 1' + "0" * 400),
-                ("stop must be a list of texts, not 3", '"stop": 3'),
-                ("stop text must be a text that is not empty, not null", '"stop": ["a", null]'),
-                ("stop text must be a text that is not empty", '"stop": ""'),
+                ("stop must be a list of strings, not 3", '"stop": 3'),
+                ("stop string must be a non-empty string, not null", '"stop": ["a", null]'),
+                ("stop string must be a non-empty string", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
                 ("unknown field 'max_token'", '"max_token": 3'),
             )

@@ -107,7 +107,7 @@ def test_a_run_that_cannot_be_unloaded_is_a_warning(refusal, words, skyrl, save,
     monkeypatch.setattr(SkyRL, "unload_model", lambda *_: refusal.reply)
     done = save("--name", "one", "--unload")
     assert done.exit_code == 0
-    assert done.stderr == f"Warning: the training run {skyrl.new_run} is not unloaded: {words}\n"
+    assert done.stderr == f"Warning: cannot unload the training run {skyrl.new_run}: {words}\n"
 
 
 def test_the_run_of_a_copy_is_unloaded(skyrl):
@@ -118,7 +118,7 @@ def test_the_run_of_a_copy_is_unloaded(skyrl):
     words = ["checkpoint", "copy", server.training, "--unload", "--api-key", KEY]
     with listening(server) as url:
         refused = invoke([*words, "--base-url", url, "--project-id", "p"])
-        assert "--unload is for a copy in a run of its own, not in the project p" in refused.stderr
+        assert "--unload requires a copy in a separate run, not in the project p" in refused.stderr
         done = invoke([*words, "--base-url", url])
     assert (done.stdout, done.stderr) == (f"Copied to {path}\n", "")
     assert [s.json for s in server.requests("POST", "unload_model")] == [

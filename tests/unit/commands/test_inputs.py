@@ -138,9 +138,9 @@ def test_a_file_in_a_downloaded_directory_means_the_directory(tmp_path, name):
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        ("{}", UsageError, "names its base model"),
-        ("[]", UsageError, "names its base model"),
-        ('{"base_model_name_or_path": 3, "r": true}', UsageError, "names its base model"),
+        ("{}", UsageError, "does not name its base model"),
+        ("[]", UsageError, "does not name its base model"),
+        ('{"base_model_name_or_path": 3, "r": true}', UsageError, "does not name its base model"),
         ("{", LocalError, "is not JSON"),
         (None, LocalError, "does not exist"),
     ],

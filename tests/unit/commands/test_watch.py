@@ -53,4 +53,6 @@ def test_plain_otherwise(watch, words, setting):
 def test_an_unknown_format_before_the_command_is_refused(watch):
     done = watch("-f yaml run watch r")
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert "run watch has no format 'yaml'\nHint: Formats: plain, json.\n" in done.stderr
+    assert (
+        "run watch does not support the format 'yaml'\nHint: Formats: plain, json.\n" in done.stderr
+    )

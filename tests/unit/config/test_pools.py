@@ -41,7 +41,7 @@ def test_paths_may_begin_with_the_home(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "what", "hint"),
     [
-        ({"insecur": 3}, "unknown option 'insecur'", "Known: driver, ca_bundle"),
+        ({"insecur": 3}, "unknown option 'insecur'", "Known options: driver, ca_bundle"),
         ({3: 3}, "unknown option '3'", "Known"),
         ({"insecure": "yes"}, "neither true nor false", ""),
         ({"ca_bundle": 3}, "not the path of a file", ""),

@@ -78,13 +78,13 @@ def test_a_plugin_reads_its_section_of_the_profile(profile, name: str):
     ("section", "problem"),
     [
         ({"limt": 3}, "p-notes has no setting 'limt' (from profile work)"),
-        ({"author": ["Ada"]}, "the setting author of p-notes must be text (from profile work)"),
+        ({"author": ["Ada"]}, "the setting author of p-notes must be a string (from profile work)"),
         ({"limit": True}, "the setting limit of p-notes must be a whole number"),
         ({"limit": 1.5}, "the setting limit of p-notes must be a whole number"),
         ({"limit": 0}, "settings of p-notes: limit must be at least 1 (from profile work)"),
         ({"share": "half"}, "the setting share of p-notes must be a number"),
         ({"sorted": "often"}, "the setting sorted of p-notes must be true or false"),
-        ({"tags": "a,b"}, "the setting tags of p-notes must be a list of texts"),
+        ({"tags": "a,b"}, "the setting tags of p-notes must be a list of strings"),
         ({"file": ["a"]}, "the setting file of p-notes must be a path"),
         ({"order": "odd"}, "the setting order of p-notes must be one of old, new"),
         (["limit"], "plugins must be a mapping of distributions to their settings"),
@@ -127,7 +127,7 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ("Notes = dict", "settings are declared by a dataclass"),
+        ("Notes = dict", "settings must be declared by a dataclass"),
         ("limit: int", "the setting limit of Notes has no default"),
         ("limits: dict[str, int] = None", "the setting limits of Notes has an unsupported type"),
         ("file: 'Path' = None", "name 'Path' is not defined"),
@@ -166,7 +166,7 @@ def test_plugin_show_lists_the_settings(profile):
     rows = invoke(["plugin", "show", "p-notes", "-f", "json"]).rows
 
     assert rows["settings"][:2] == [
-        "author: text; by default 'me'",
+        "author: a string; by default 'me'",
         "limit: a whole number; by default 20",
     ]
 

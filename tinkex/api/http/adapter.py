@@ -1,4 +1,4 @@
-"""The default HTTP pool: requests, over connections that are kept alive (HTTP/1.1).
+"""The default HTTP pool: the requests library, with keep-alive connections (HTTP/1.1).
 
 The only module that imports requests and urllib3.
 """
@@ -189,9 +189,9 @@ _end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
 def deadline_scope(seconds: float) -> Iterator[None]:
     """Limit all connection activity of this thread inside the block to *seconds* in total.
 
-    The timeout of a socket starts over with every byte, so a server that sends single bytes could
-    keep a client waiting forever: in the status line, headers, chunk sizes, trailers, or the header
-    of a compressed body.
+    The timeout of a socket starts over with every byte. So a server that sends single bytes could
+    keep a client waiting forever, in any part of a response: the status line, headers, chunk sizes,
+    trailers, or the header of a compressed body.
 
     :raises Stopped: the block failed long after its time limit, because the process was suspended
         (Ctrl-Z).
@@ -292,7 +292,7 @@ _BOUNDED: dict[Any, Any] = {HTTPConnection: _Connection, HTTPSConnection: _Secur
 def _connect(connection: HTTPConnection, connect: Any) -> None:
     """Connect within the current scope.
 
-    In a thread, because the system's resolver has no time limit and blocks signals.
+    This runs in a thread, because the system's resolver has no time limit and blocks signals.
     """
     left = _seconds_left()
     if left == math.inf or is_loopback(f"//{connection.host}"):
@@ -309,7 +309,7 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 
 
 def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
-    """Convert *error*, raised by a request to *url*, to an error of tinkex.
+    """Convert *error*, raised by a request to *url*, to a tinkex error.
 
     :param proxy: address of the proxy in use, empty if there is none.
     """
@@ -357,7 +357,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
         if found := _NO_TUNNEL.match(str(cause)):
             return proxy_refusal(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
-            message = f"the HTTP proxy {_public(proxy)} does not speak TLS"
+            message = f"the HTTP proxy {_public(proxy)} does not support TLS"
             return SettingsError(message, hint=f"Use http:// in its address. {proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
@@ -370,13 +370,13 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
 
 
 def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
-    """Return the error for a *proxy* that answered *status* to a tunnel to *host*."""
+    """Return the error for a *proxy* that refused a tunnel to *host* with *status*."""
     hint = proxy_hint(proxy)
     if status == 407 and "@" in proxy:
         message = "the HTTP proxy does not accept the user name and password (407)"
         return SettingsError(message, hint=hint)
     if status == 407:
-        message = "the HTTP proxy asks for a user name and password (407)"
+        message = "the HTTP proxy requires a user name and password (407)"
         return SettingsError(message, hint=f"Use http://USER:PASSWORD@HOST:PORT. {hint}")
     if status < 500 and status not in (408, 429):
         return SettingsError(f"the HTTP proxy refuses {host} ({status})", hint=hint)
@@ -396,7 +396,7 @@ def _public(proxy: str) -> str:
 
 
 def proxy_hint(proxy: str) -> str:
-    """Return where the address *proxy* comes from, as a hint."""
+    """Return a hint that names the source of the proxy address *proxy*."""
     if not proxy:
         return "No proxy is configured for this address: the network itself uses one."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())

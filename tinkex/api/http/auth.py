@@ -31,8 +31,8 @@ class KeyAuth:
         self._key = settings.credential()
         self._token: str | None = None
         self._lock = threading.Lock()
-        #: Texts to hide, the longest first, so that no part of one remains; and whether each is
-        #: also hidden in successful responses, whose text is data.
+        #: Strings to hide, longest first, so that no part of one remains; and whether each is
+        #: also hidden in successful responses, whose content is data.
         self._secrets: dict[str, bool] = {}
         self._remember(self._key)
         for name, value in settings.headers.items():
@@ -55,7 +55,7 @@ class KeyAuth:
         """Replace the credential *refused*; return whether to send the request again.
 
         :param invalid_token: the service reported that the token itself is no longer valid.
-        :param exchange: returns the token that the service gives for a key, if any.
+        :param exchange: returns the token that the service issues for a key, if any.
         :param seconds: how long to wait for another thread that is replacing it.
         :raises TimeoutError: that thread took longer.
         """

@@ -45,10 +45,10 @@ def map_ordered(
 ) -> Iterator[R]:
     """Yield ``do(item)`` for each of *items*, in their order, with several calls at a time.
 
-    Free workers take items from *items*, one worker at a time. The first
-    exception of any call is raised at once, even while earlier items are still running; a caller
-    that needs all outcomes returns the exception as the result. After an exception, or once the
-    iterator is closed, no further item is started, and results of running calls are dropped.
+    Idle workers take items from *items*, one worker at a time. The first exception of any call is
+    raised at once, even while earlier items are running. A caller that needs every outcome must
+    return exceptions as results. After an exception, or once the iterator is closed, no further
+    item is started, and the results of running calls are discarded.
 
     If open files or threads run out, the concurrency is reduced: an item whose call raises
     :exc:`LimitReached` is processed again, unless no other call was running.
@@ -114,7 +114,7 @@ class _Pool(Generic[T, R]):
             return *found, self._active
 
     def _give_back(self, index: int, item: T, active: int, error: LimitReached) -> bool:
-        """Return an item whose call raised *error* to the queue; return whether this worker ends.
+        """Put an item whose call raised *error* back; return whether this worker ends.
 
         :param active: the number of workers when its call began.
         :raises LimitReached: it was the only worker, so trying again does not help.

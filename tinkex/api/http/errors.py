@@ -1,4 +1,4 @@
-"""Conversion of socket and TLS errors to errors of tinkex whose message names the host."""
+"""Conversion of socket and TLS errors to tinkex errors whose message names the host."""
 
 from __future__ import annotations
 

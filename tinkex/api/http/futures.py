@@ -179,7 +179,7 @@ class _Poll:
     def _payload(self, response: Response) -> dict[str, Any] | None:
         if response.content_type == PROTOBUF:
             if self._decode is None:
-                raise InvalidResponse("the server answered with protobuf instead of JSON")
+                raise InvalidResponse("the server returned protobuf instead of JSON")
             return self._decode(response.body)
         value = response.object()
         status = value.get("status")

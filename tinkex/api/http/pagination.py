@@ -44,7 +44,7 @@ class Page(list[T]):
     def of(
         cls, items: Sequence[T], limit: int | None, offset: int, note: str | None = None
     ) -> Page[T]:
-        """Return a page of *limit* items from *offset* on, out of the complete list *items*."""
+        """Return a page of the complete list *items*: *limit* items, starting at *offset*."""
         end = None if limit is None else offset + limit
         return cls(items[offset:end], len(items), offset, note)
 
@@ -56,21 +56,21 @@ Fetch = Callable[[int, int], tuple[list[T], int | None]]
 def positive_limit(limit: int | None, offset: int) -> int | None:
     """Return *limit*, with ``None`` in place of 0 (all).
 
-    :raises UsageError: *limit* or the offset is below zero.
+    :raises UsageError: *limit* or the offset is negative.
     """
     if offset < 0 or (limit is not None and limit < 0):
-        raise UsageError("a limit or an offset cannot be below zero")
+        raise UsageError("a limit or an offset must not be negative")
     return limit or None
 
 
 class Walk(Generic[T]):
     """A one-time iterator over the items of a list, which fetches pages as needed.
 
-    The items are in the server's order. After the first page, the others are fetched concurrently
-    if the server reports the total. The total only says how many pages to expect: some servers
-    report 0 beyond the end, so a list ends with a page that is shorter than requested. Items added
-    during the iteration move others to the next page; an item with the *key* of one on the previous
-    page is dropped.
+    The items are in the server's order. If the server reports the total, all pages after the first
+    are fetched concurrently. The total is only an estimate of the number of pages, because some
+    servers report 0 beyond the end: a page that is shorter than requested ends the list. If items
+    are added during the iteration, others move to the next page; an item whose *key* was on the
+    previous page is dropped.
 
     :ivar total: number of items in the whole list as far as known; final after the last page.
     """
@@ -112,7 +112,7 @@ class Walk(Generic[T]):
         return Page(found, self.total, self.offset, self.note)
 
     def __len__(self) -> int:
-        """Return the number of items so far."""
+        """Return the number of items fetched so far."""
         return self._count
 
     def __iter__(self) -> Iterator[T]:
@@ -198,7 +198,7 @@ def newest_first(
     limit: int | None,
     offset: int,
 ) -> Walk[T] | Page[T]:
-    """Return *limit* items from *offset* on, the newest first, regardless of the server's order.
+    """Return *limit* items starting at *offset*, newest first, regardless of the server's order.
 
     If the first page is in this order, only the pages needed are fetched. Otherwise the whole list
     is fetched and sorted.

@@ -144,7 +144,7 @@ class Prober:
             return [CheckResult.from_error("service", transport.refusal(first))]
         if first.status >= 500:
             detail = f"{errors.host_of(transport.base_url)} fails (HTTP {first.status}; {took})"
-            return [CheckResult("service", "fail", detail, "Try again in a while.")]
+            return [CheckResult("service", "fail", detail, "Try again later.")]
         if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
             detail = f"not a Tinker service, but it responds (HTTP {first.status}; {took})"
             hint = self._settings.address_warning() or "Check the base URL."
@@ -204,7 +204,7 @@ class Prober:
         if response.status in (401, 403):
             return CheckResult(name, "ok", f"not allowed for this key ({took})")
         if response.status >= 500:
-            return CheckResult(name, "warning", f"fails ({took})", "Try again in a while.")
+            return CheckResult(name, "warning", f"fails ({took})", "Try again later.")
         return CheckResult(name, "ok", f"offered ({took})")
 
     def _transport(self, *, with_key: bool) -> Transport:
@@ -216,7 +216,7 @@ class Prober:
         return Transport(settings, pool=self._pool)
 
     def _elsewhere(self) -> str | None:
-        """Return what resolves the host instead of this process, if anything."""
+        """Return why this process does not resolve the host, or ``None`` if it does."""
         driver = self._settings.pool_driver
         if driver not in (pools.DEFAULT_DRIVER, plugins.preferred_pool(self._settings)):
             return f"the HTTP pool {self._settings.http_pool} sends the requests"

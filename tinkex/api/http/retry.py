@@ -1,6 +1,6 @@
 """Retries and deadlines: when to send a request again, and how long an operation may take.
 
-They are decided outside of the HTTP pools, so that they apply to every pool and every wait is
+Both are decided outside of the HTTP pools, so that they apply to every pool and every wait is
 reported.
 """
 
@@ -33,7 +33,7 @@ LATE = 1.0
 
 @dataclass(frozen=True)
 class Wait:
-    """Why there is no result yet; passed to the ``on_wait`` of a client.
+    """The reason why a client waits, passed to its ``on_wait``.
 
     :ivar operation: what the client waits for, as a noun: ``sampling``.
     :ivar elapsed: seconds since the operation began.

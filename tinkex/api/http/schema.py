@@ -39,41 +39,41 @@ def refuse(what: str, data: Json | None = None) -> NoReturn:
 def mapping(value: Any, name: str) -> Json:
     """Check that *value* is a JSON object, and return it."""
     if not isinstance(value, Mapping):
-        refuse(f"no object where {name!r} should be")
+        refuse(f"{name!r} is not an object")
     return value
 
 
 def optional_mapping(data: Json, name: str) -> Json | None:
-    """Return the object *name* of *data*, or ``None``."""
+    """Return the object *name* in *data*, or ``None``."""
     value = data.get(name)
     return None if value is None else mapping(value, name)
 
 
 def items(data: Json, name: str) -> list[Any]:
-    """Return the list *name* of *data*, which is required."""
+    """Return the required list *name* in *data*."""
     value = data.get(name)
     if not isinstance(value, list):
-        refuse(f"no list of {name!r}", data)
+        refuse(f"{name!r} is missing or not a list", data)
     return value
 
 
 def rows(data: Json, name: str, kinds: type | tuple[type, ...] = Mapping) -> list[Any]:
-    """Return the list *name* of *data*; some items may be malformed, but not all."""
+    """Return the list *name* in *data*; some items may be malformed, but not all."""
     found = items(data, name)
     if found and not any(isinstance(item, kinds) for item in found):
-        refuse(f"no object where {name!r} should be")
+        refuse(f"{name!r} contains no objects")
     return found
 
 
 def identifier(value: Any) -> str:
-    """Check that *value* is text, and return it."""
+    """Check that *value* is a string, and return it."""
     if not isinstance(value, str):
-        refuse("an id is not text")
+        refuse("an id is not a string")
     return value
 
 
 def text(data: Json, name: str) -> str:
-    """Return the text *name* of *data*, which is required and not empty."""
+    """Return the required, non-empty string *name* in *data*."""
     value = optional_text(data, name)
     if not value:
         refuse(f"no {name!r}", data)
@@ -81,15 +81,15 @@ def text(data: Json, name: str) -> str:
 
 
 def optional_text(data: Json, name: str) -> str | None:
-    """Return the text *name* of *data*, or ``None``."""
+    """Return the string *name* in *data*, or ``None``."""
     value = data.get(name)
     if value is None or isinstance(value, str):
         return value
-    refuse(f"{name!r} is not text")
+    refuse(f"{name!r} is not a string")
 
 
 def optional_int(data: Json, name: str) -> int | None:
-    """Return the whole number *name* of *data*, or ``None``."""
+    """Return the whole number *name* in *data*, or ``None``."""
     value = data.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -101,7 +101,7 @@ def optional_int(data: Json, name: str) -> int | None:
 
 
 def optional_number(data: Json, name: str) -> float | None:
-    """Return the finite number *name* of *data*, or ``None``."""
+    """Return the finite number *name* in *data*, or ``None``."""
     value = data.get(name)
     if value is None:
         return None
@@ -111,7 +111,7 @@ def optional_number(data: Json, name: str) -> float | None:
 
 
 def optional_bool(data: Json, name: str) -> bool | None:
-    """Return the truth value *name* of *data*, or ``None``."""
+    """Return the boolean *name* in *data*, or ``None``."""
     value = data.get(name)
     if value is None or isinstance(value, bool):
         return value
@@ -119,7 +119,7 @@ def optional_bool(data: Json, name: str) -> bool | None:
 
 
 def optional_time(data: Json, name: str) -> datetime | None:
-    """Return the time *name* of *data* in UTC, or ``None``.
+    """Return the time *name* in *data*, in UTC, or ``None``.
 
     A time without a zone is in UTC. Some servers send seconds or milliseconds since 1970, and some
     send a time in 1970 for an unknown one.

@@ -1,6 +1,6 @@
 """API calls: HTTP requests, retries, redirects and responses.
 
-This module has all that HTTP pools share: the key, retries, redirects, deadlines.
+This module contains what all HTTP pools share: the key, retries, redirects, deadlines.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Response:
 class Transport:
     """Sends API calls to one service with one key.
 
-    :param settings: address, key, HTTP pool and time allowance.
+    :param settings: address, key, HTTP pool and timeout.
     :param on_wait: called for every wait, see :class:`tinkex.api.Wait`.
     :param pool: sends the requests instead of the pool that the settings name.
     :ivar missing: endpoints that the service lacks, so that they are not requested again. An
@@ -267,7 +267,7 @@ class Transport:
         raise error
 
     def refusal(self, response: Response, what: str | None = None) -> TinkexError:
-        """Return the error that the unsuccessful *response* stands for.
+        """Return the error for the unsuccessful *response*.
 
         :param what: see :attr:`Request.what`.
         """

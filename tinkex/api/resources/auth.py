@@ -20,7 +20,7 @@ _ORGANIZATION = "tml:organization:"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a service reports about a key, its organization and user; never the key itself."""
+    """The service's record of a key, with its organization and user; never the key itself."""
 
     key_id: str
     name: str = ""
@@ -55,7 +55,7 @@ class KeyCheck:
 
     :ivar api_key: the service's record of the key, or ``None`` if it does not offer that.
     :ivar seconds: response time, including the connection.
-    :ivar is_proved: whether the service has accepted the key; some have no endpoint for that.
+    :ivar is_proved: whether the service has accepted the key; some services cannot confirm it.
     """
 
     api_key: ApiKey | None
@@ -86,7 +86,7 @@ class Auth:
 
         If the server has no information about keys, lists are requested instead.
 
-        :raises Unauthorized: it does not accept the key.
+        :raises Unauthorized: the service does not accept the key.
         """
         deadline = self._transport.deadline("a response of the service")
         began = time.monotonic()

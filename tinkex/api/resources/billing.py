@@ -168,7 +168,7 @@ class Billing:
     def storage(self, project_id: str | None = None) -> CheckpointStorage:
         """Return the current storage of checkpoints.
 
-        :param project_id: only those of this project.
+        :param project_id: only the storage of this project.
         """
         params = {"project_id": project_id} if project_id else {}
         what = "the storage of checkpoints"

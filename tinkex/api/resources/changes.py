@@ -1,6 +1,6 @@
 """Changes of checkpoints: delete, publish, unpublish, set an expiry time.
 
-The list of a run is read before its checkpoints are changed. A server whose ids have no kind may
+The list of a run is fetched before its checkpoints are changed. A server whose ids have no kind may
 change ``weights/x`` on a request to change ``sampler_weights/x``, and report success.
 """
 
@@ -45,9 +45,9 @@ class _Run:
 
     :ivar rows: its checkpoints by :func:`key_of`; ``None`` if they are not known.
     :ivar bare: the checkpoints whose id has no kind, by that id and by their names.
-    :ivar is_read: whether its list does not need to be read again.
+    :ivar is_read: whether its list need not be fetched again.
     :ivar error: the error that reading its list raised.
-    :ivar left: the checkpoints from before any change that are still listed.
+    :ivar left: the original checkpoints that are still listed.
     :ivar lost: those that disappeared without a request and have not been reported.
     :ivar looked: when *left* was last updated, by :func:`time.monotonic`.
     """
@@ -81,9 +81,9 @@ class _Run:
 class Changes:
     """Changes the checkpoints *paths*; its methods may be called from several threads.
 
-    :param list_of_run: reads the list of a run; called before its first change.
+    :param list_of_run: fetches the list of a run; called before its first change.
     :param known: checkpoints that were just listed. If their ids have a kind, the lists of their
-        runs are not read again.
+        runs are not fetched again.
     :param force: whether to change checkpoints that share their name with others, see
         :exc:`~tinkex.exceptions.SharedName`.
     :ivar notes: path of a deleted checkpoint → a note on what happened to others.
@@ -232,7 +232,7 @@ class Changes:
         return [(run.rows or {})[key].tinker_path for key in lost]
 
     def _read(self, run_id: str, deadline: Deadline | None = None) -> _Run:
-        """Return the run *run_id*; read its list if necessary."""
+        """Return the run *run_id*, fetching its checkpoint list if necessary."""
         run = self._runs[run_id]
         with run.lock:
             if not run.is_read:

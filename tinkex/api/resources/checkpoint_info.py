@@ -29,7 +29,7 @@ class Checkpoint:
     :ivar checkpoint_type: ``training``, ``sampler`` or ``external``; an unknown type is unchanged.
     :ivar tinker_path: unchanged if this version does not understand it.
     :ivar time: when it was saved, UTC; ``None`` if unknown.
-    :ivar public: whether everyone may use it.
+    :ivar public: whether anyone may use it.
     :ivar expires_at: when the service will delete it, UTC; ``None`` means never.
     """
 
@@ -47,7 +47,7 @@ class Checkpoint:
     def from_json(cls, data: Any, run_id: str = "") -> Checkpoint:
         """Create a checkpoint from its JSON form *data*, as far as this version understands it.
 
-        :param run_id: the run in whose list it is, for a path that does not name its run.
+        :param run_id: the run that lists it, for a path that does not name its run.
         """
         record = data if isinstance(data, Mapping) else {"path": shown(data)}
         text = {name: value for name, value in record.items() if isinstance(value, str) and value}
@@ -103,7 +103,7 @@ def row_of(path: TinkerPath, rows: Iterable[Checkpoint]) -> Checkpoint | None:
 
 
 def twins_of(path: TinkerPath, rows: Collection[Checkpoint]) -> list[Checkpoint]:
-    """Return those of *rows*, the list of its run, that a server may confuse with *path*.
+    """Return the items of *rows*, the list of its run, that a server may confuse with *path*.
 
     They have the same name or id, and ids without a kind.
     """
@@ -120,7 +120,7 @@ def twins_of(path: TinkerPath, rows: Collection[Checkpoint]) -> list[Checkpoint]
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a checkpoint was trained from; ``None`` where the service does not report it."""
+    """The base model and adapter of a checkpoint; ``None`` where the service does not report it."""
 
     base_model: str | None = None
     is_lora: bool | None = None
@@ -132,7 +132,7 @@ class Lineage:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo(Lineage):
-    """A checkpoint and what it was trained from; ``None`` where the service does not report it.
+    """A checkpoint with its base model and adapter; ``None`` where the service does not report it.
 
     Members are those of :class:`~tinkex.api.Checkpoint` and of the run's adapter.
     """
@@ -149,7 +149,7 @@ class CheckpointInfo(Lineage):
 
     @classmethod
     def of(cls, path: TinkerPath, record: Checkpoint | None, lineage: Lineage) -> CheckpointInfo:
-        """Combine *record*, or without one the parts of *path*, with *lineage*."""
+        """Combine *lineage* with *record*, or with the parts of *path* if there is no record."""
         default = {
             "tinker_path": str(path),
             "run_id": path.run_id,

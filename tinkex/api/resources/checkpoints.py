@@ -147,7 +147,7 @@ class Checkpoints:
         return Page.of(found, limit, offset, everything.note)
 
     def known(self, found: Iterable[Checkpoint]) -> Sequence[Checkpoint]:
-        """Return those of *found* that bulk commands may change; report the others once.
+        """Return the items of *found* that bulk commands may change; report the others once.
 
         Bulk commands skip a checkpoint whose kind, type or time is unknown.
         """
@@ -155,7 +155,7 @@ class Checkpoints:
         skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
         self._skipped |= skipped
         if skipped:
-            note = f"Skipped, as kind, type or time is unknown: {a_few(sorted(skipped))}."
+            note = f"Skipped because kind, type or time is unknown: {a_few(sorted(skipped))}."
             self._transport.deadline("the checkpoints").report(note=note)
         return [checkpoint for checkpoint in found if checkpoint.is_known]
 
@@ -196,9 +196,9 @@ class Checkpoints:
     def changes(
         self, paths: Sequence[str], *, known: Iterable[Checkpoint] = (), force: bool = False
     ) -> Changes:
-        """Return an object that changes *paths*; first, the lists of their runs are read.
+        """Return an object that changes *paths*, after fetching the lists of their runs.
 
-        :param known: those of *paths* that were just listed, which may save these requests.
+        :param known: checkpoints in *paths* that were just listed, which may save these requests.
         :param force: see :meth:`delete`.
         """
         from tinkex.api.resources.changes import Changes
@@ -267,7 +267,7 @@ class Checkpoints:
         :param project_id: the project that will own the copy; by default it is in a new run of a
             new session, which cannot be trained further.
         :param ttl_seconds: seconds until the copy expires; the original's expiry is not copied.
-        :param access_token: key of the account that may read the original, if it is another.
+        :param access_token: key of the account that may read the original, if not this one.
         """
         body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
         deadline = self._transport.deadline("the checkpoint to be copied")
@@ -283,7 +283,7 @@ class Checkpoints:
         return copy
 
     def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
-        """Return a hint for the missing checkpoint *path*: others of its run; never raises.
+        """Return a hint with other checkpoints of the run of the missing *path*; never raises.
 
         :param to_sample: only suggest sampler checkpoints; *path* may exist, but cannot be sampled.
         """
@@ -311,9 +311,9 @@ class Checkpoints:
     ) -> Download:
         """Download the files of the checkpoint *path* into *directory*.
 
-        When this returns, all files are complete and in place; if it raises, *directory* has not
-        changed, and the next call with the same arguments resumes the download. The timeout
-        bounds the time without a single byte, not the whole download.
+        When this returns, all files are complete and in place. If it raises, *directory* has not
+        changed, and the next call with the same arguments resumes the download. The timeout limits
+        the time in which no byte arrives, not the whole download.
 
         :param directory: created if necessary; other files in it are kept.
         :param force: replace existing files, once the new ones are complete.
@@ -339,7 +339,7 @@ class Checkpoints:
 
         :param force: download complete ones as well, and replace existing files.
         :param with_run: if false, the directories are ``<kind>/<name>``, as for :meth:`sync`.
-        :param on_progress: called after every block received, with the bytes of all.
+        :param on_progress: called after every block received, with the total of all checkpoints.
         """
         from tinkex.api.transfer.directory import directory_of
         from tinkex.api.transfer.download import download_many
@@ -399,7 +399,7 @@ class Checkpoints:
 
 
 def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
-    """Return a hint for the unknown *path*: similar checkpoints among *found*, those of its run."""
+    """Return a hint for the unknown *path*: similar checkpoints in *found*, the list of its run."""
     listed = [other for checkpoint in found if (other := checkpoint.path)]
     others = [other for other in listed if other != path]
     if not others:
@@ -415,7 +415,7 @@ def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> list[str]:
-    """Return a few of *names*, those most like *name* first."""
+    """Return a few of *names*, the most similar to *name* first."""
     different = list(dict.fromkeys(names))
     alike = difflib.get_close_matches(name, different, n=_SHOWN, cutoff=0.5)
     return (alike + [other for other in different if other not in alike])[:_SHOWN]

@@ -19,7 +19,7 @@ class Model:
     :ivar max_context_length: maximum tokens of prompt and completion together, if reported.
     :ivar trainable: whether it can be trained, if reported.
     :ivar sampleable: whether it can be sampled from, if reported.
-    :ivar is_prefix: the server lists prefixes of model names.
+    :ivar is_prefix: the name is a prefix of model names, as some servers list them.
     """
 
     model_name: str
@@ -58,13 +58,13 @@ class Models:
 
 
 def list_models(transport: Transport, deadline: Deadline) -> Page[Model]:
-    """Return all models as part of another operation."""
+    """Return all models, within the *deadline* of another operation."""
     request = Request("GET", "get_server_capabilities", what="a list of models")
     return models_in(transport.call(request, deadline).object())
 
 
 def models_in(data: schema.Json) -> Page[Model]:
-    """Return the models in *data*, the capabilities of a service."""
+    """Return the models in *data*, the response with a service's capabilities."""
     rows = schema.rows(data, "supported_models", (Mapping, str))
     models = [model for row in rows if (model := Model.from_json(row)) is not None]
     left_out = len(rows) - len(models)

@@ -1,13 +1,13 @@
 """Resolution of short names of runs and checkpoints to ids and paths.
 
-For a checkpoint: its path; ``RUN:NAME``, ``RUN:TYPE/NAME``; ``RUN@latest``; ``@latest`` for the
-whole account; ``RUN`` alone if the run has only one checkpoint. ``@latest`` may be followed by
-``:sampler``, ``:training`` or ``:external``, and any name but a path by ``~N``: the N-th checkpoint
-saved before it. For a run: its id; ``@latest`` for the run last used, and ``@latest~N``; a
-checkpoint's path.
+Names of a checkpoint are its path, ``RUN:NAME``, ``RUN:TYPE/NAME``, ``RUN@latest``, ``@latest``
+for the whole account, and ``RUN`` alone if the run has only one checkpoint. ``:sampler``,
+``:training`` or ``:external`` may follow ``@latest``. ``~N`` may follow any name except a path; it
+means the N-th checkpoint saved before the named one. Names of a run are its id, the path of one of
+its checkpoints, ``@latest`` for the run last used, and ``@latest~N``.
 
-``RUN`` is the id of a run or its unique beginning; the UUID in it may be cut to eight digits.
-A full path costs no request.
+``RUN`` is the id of a run or a unique prefix of it; its UUID may be cut to eight digits.
+A full path requires no request.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class AmbiguousName(UsageError):
 
 
 class Account(Protocol):
-    """The resources of a client that names are looked up in."""
+    """The resources of a client in which names are looked up."""
 
     @property
     def runs(self) -> Runs: ...
@@ -123,10 +123,10 @@ def with_run(account: Account, text: str, do: Callable[[str], R]) -> R:
 
 
 def short_runs(run_ids: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each of *run_ids* that fits no other of them.
+    """Return a short, unique name for each of *run_ids*.
 
     It is ``699b8252`` for an id that begins with a UUID, ``699b8252:train:1`` where several begin
-    with the same, and else the id.
+    with the same, and otherwise the id.
     """
     ids = dict.fromkeys(run_ids)
     found = {run_id: match[1] for run_id in ids if (match := _UUID.match(run_id))}
@@ -141,9 +141,9 @@ def short_runs(run_ids: Iterable[str]) -> dict[str, str]:
 def short_checkpoints(paths: Sequence[str], *, complete: bool) -> list[str]:
     """Return a short name for each of *paths*: ``699b8252:NAME``, or the path if it has none.
 
-    A name that several of a run have includes the type: ``699b8252:sampler/NAME``.
+    A name that several checkpoints of a run share includes the type: ``699b8252:sampler/NAME``.
 
-    :param complete: *paths* are all checkpoints of their runs; else every name includes the type.
+    :param complete: *paths* has all checkpoints of its runs; if not, every name includes the type.
     """
     parsed: list[TinkerPath | None] = []
     for text in paths:
@@ -166,7 +166,7 @@ def short_checkpoints(paths: Sequence[str], *, complete: bool) -> list[str]:
 
 
 def _abbreviated(run_id: str) -> str:
-    """Return *run_id* with the first eight digits of the UUID that it begins with."""
+    """Return *run_id* with the UUID at its beginning cut to eight digits."""
     return _UUID.sub(r"\1", run_id, count=1) if _UUID.match(run_id) else run_id
 
 
@@ -284,7 +284,7 @@ def _matching(text: str, ids: Sequence[str]) -> list[str]:
 def _labelled(
     found: Sequence[Checkpoint], run_id: str, label: str, kind: str | None, back: int
 ) -> str:
-    """Return the checkpoint of *found* called *label*: ``NAME``, ``weights/NAME`` or the like."""
+    """Return the checkpoint of *found* called *label*: ``NAME``, ``weights/NAME`` or similar."""
     names = {c.tinker_path: path for c in found if (path := c.path)}
     fitting = [
         p

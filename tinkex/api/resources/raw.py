@@ -41,7 +41,7 @@ def request(transport: Transport, given: Request, *, paginate: bool = False) -> 
         return _joined(_by_offset(transport, call, deadline))
     if method == "POST" and isinstance(body, (dict, type(None))):
         return _joined(_by_cursor(transport, call, deadline))
-    raise UsageError("only a GET, or a POST with a JSON object, has pages")
+    raise UsageError("only a GET, or a POST with a JSON object, can be paginated")
 
 
 def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ class TrainingRun:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has an id and its last checkpoints are understood."""
+        """Whether it has an id and its last checkpoints could be parsed."""
         last = (self.last_checkpoint, self.last_sampler_checkpoint)
         return bool(self.training_run_id) and all(
             checkpoint is None or checkpoint.is_known for checkpoint in last
@@ -149,7 +149,7 @@ class Runs:
 
 
 def _row(transport: Transport, data: Any) -> TrainingRun:
-    """Return the run in a list row; without an id if the row has none."""
+    """Create a run from a list row; without an id if the row has none."""
     try:
         return _without_key(transport, TrainingRun.from_json(data))
     except InvalidResponse:
@@ -173,7 +173,7 @@ def walk_runs(
     offset: int = 0,
     access_scope: str | None = None,
 ) -> Walk[TrainingRun]:
-    """Return an iterator over *limit* runs (``None``: all) as part of another operation."""
+    """Return an iterator over *limit* runs (``None``: all), within *deadline*."""
     scope = {"access_scope": access_scope} if access_scope else {}
     return pagination.walk(
         transport,
@@ -202,8 +202,8 @@ def call_about_run(
 ) -> Response:
     """Send *request*, which reads data of the run *run_id*; return the response.
 
-    A 404 without a message may mean that the endpoint or the run is missing, a 500 that the server
-    failed or that the run is missing: the list of runs shows which.
+    A 404 without a message may mean that the endpoint or the run is missing. A 500 may mean that
+    the server failed or that the run is missing. The list of runs shows which.
 
     :raises NotFound: there is no such run.
     :raises NotOffered: the service has no such endpoint.

@@ -77,12 +77,13 @@ def is_pattern(text: str) -> bool:
 
 
 def type_called(word: str) -> str:
-    """Return the checkpoint type named *word* by the service or in paths.
+    """Return the checkpoint type that *word* means for the service or in paths.
 
     :raises UsageError: there is no such type.
     """
     if word not in TYPES:
-        raise UsageError(f"unknown checkpoint type {word!r}", hint="training, sampler or external")
+        hint = "Valid types: training, sampler, external."
+        raise UsageError(f"unknown checkpoint type {word!r}", hint=hint)
     return TYPES[word]
 
 
@@ -215,7 +216,7 @@ def _gone_because(policy: Policy) -> str:
 
 
 def in_words(span: timedelta) -> str:
-    """Return *span* in the format of the options: ``7d``, ``1h30m``."""
+    """Format *span* as in the options: ``7d``, ``1h30m``."""
     seconds = round(span.total_seconds())
     words = ""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):

@@ -108,7 +108,8 @@ class SessionQuery:
             owner = {"type": "user", "owner_urns": list(self.owners)}
         unknown = [status for status in self.statuses if status not in STATUSES]
         if unknown:
-            raise UsageError(f"unknown session status {unknown[0]!r}", hint=", ".join(STATUSES))
+            hint = f"Valid statuses: {', '.join(STATUSES)}."
+            raise UsageError(f"unknown session status {unknown[0]!r}", hint=hint)
         body = {
             "session_id": self.session_id,
             "display_name": self.display_name,

@@ -146,9 +146,9 @@ class Sessions:
         """Open a session; messages from the service are passed to ``on_wait`` as notes.
 
         :param tags: labels; by default those of the settings.
-        :param user_metadata: names and text values; some servers accept no other values.
+        :param user_metadata: names and string values; some servers accept no other values.
         :param deadline: deadline of the operation that the session is opened for.
-        :raises tinkex.exceptions.UsageError: a value in *user_metadata* is not text.
+        :raises tinkex.exceptions.UsageError: a value in *user_metadata* is not a string.
         """
         settings = self._transport.settings
         body: dict[str, Any] = {
@@ -225,7 +225,7 @@ class Sessions:
     def get_many(
         self, session_ids: Sequence[str], *, accessible: bool = False
     ) -> dict[str, SessionInfo]:
-        """Return the sessions *session_ids* by id, without those that no longer exist."""
+        """Return the sessions *session_ids* by id; omit sessions that no longer exist."""
         deadline = self._transport.deadline("the sessions")
 
         def get(session_id: str) -> SessionInfo | None:
@@ -368,7 +368,7 @@ def explain_full(error: TinkexError) -> None:
 def _texts(user_metadata: Mapping[str, str]) -> dict[str, str]:
     for name, value in user_metadata.items():
         if not isinstance(value, str):
-            raise UsageError(f"the value of {name!r} in user_metadata must be text")
+            raise UsageError(f"the value of {name!r} in user_metadata must be a string")
     return dict(user_metadata)
 
 

@@ -215,7 +215,7 @@ class TrainingClient:
         return SavedWeights(self.model_id, path, result)
 
     def _leave(self, error: TinkexError) -> None:
-        """Record that the run has no checkpoint after *error*, if that is so."""
+        """Record, if that is so, that the run has no checkpoint because of *error*."""
         if self._has_saved:
             return
         self._may_have_saved |= not isinstance(error, _REFUSED)

@@ -64,7 +64,7 @@ class Condition:
     idle: timedelta | None = None
 
     def met(self, first: Snapshot, now: Snapshot) -> str | None:
-        """Return what meets the condition: a path, or the id of the run; else ``None``."""
+        """Return the path or run id that meets the condition, or ``None``."""
         if self.checkpoint is not None:
             known = first.checkpoints if self.checkpoint == "*" else {}
             paths = (path for path in now.checkpoints if path not in known)
@@ -109,7 +109,7 @@ def snapshots(
             failures = 0
             yield snapshot
         sleep(max(0.0, min(pause, whole.seconds - whole.elapsed)))
-    raise WaitedOut("the time to wait is over")
+    raise WaitedOut("the time limit for waiting has passed")
 
 
 def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:

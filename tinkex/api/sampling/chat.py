@@ -81,7 +81,7 @@ class ChatTemplate:
 
     @cached_property
     def _takes_parts_only(self) -> bool:
-        """Whether the template renders content only if it is a list of parts, not a text."""
+        """Whether the template renders content only if it is a list of parts, not a string."""
         text = "content of a message"
 
         def shows(content: object) -> bool:
@@ -112,7 +112,7 @@ def text_messages(messages: object) -> list[dict[str, Any]]:
         text = _joined(content)
         if text is None:
             raise UsageError(
-                f"the content of message {number} must be a text, or a list of "
+                f"the content of message {number} must be a string, or a list of "
                 f'{{"type": "text", "text": …}}, not {brief_json(content)}'
             )
         checked.append({**message, "content": text})
@@ -120,7 +120,7 @@ def text_messages(messages: object) -> list[dict[str, Any]]:
 
 
 def _joined(content: object) -> str | None:
-    """Return *content* as one text, or ``None`` if part of it is not text."""
+    """Return *content* as one string, or ``None`` if part of it is not text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or not content:

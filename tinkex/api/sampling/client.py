@@ -1,8 +1,8 @@
 """The sampling client, for base models and checkpoints, with back-pressure.
 
 A service that is too busy returns 429 when a sample is submitted. As in the official SDK (0.38,
-``internal_client_holder``) this is not a failure: all samples of the client wait briefly, the
-refused one is sent again unchanged, and for some seconds only a few are submitted at a time.
+``internal_client_holder``), this is not a failure. All samples of the client wait briefly, the
+refused one is sent again unchanged, and for some seconds fewer are submitted at a time.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ class Backpressure:
 
     @contextmanager
     def passing(self, deadline: Deadline) -> Iterator[None]:
-        """Wait until a sample may be submitted, which the block does.
+        """Wait until a sample may be submitted; the block submits it.
 
         :raises tinkex.exceptions.TimedOut: submissions are still paused at *deadline*.
         """

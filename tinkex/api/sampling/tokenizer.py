@@ -76,7 +76,7 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = True, timeout: float | None = None) -> list[int]:
         """Return the token ids of *text*.
 
-        :param special: add the special tokens that the model expects around a text.
+        :param special: add the special tokens that the model expects around its input.
         :param timeout: maximum number of seconds; ``None`` for no limit.
         :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
         :raises TimedOut: it took longer than *timeout*.
@@ -105,7 +105,7 @@ class Tokenizer:
     ) -> list[int]:
         """Render *messages* with the chat template and return the token ids of the prompt.
 
-        :param messages: ``{"role": …, "content": …}`` each; the content is a text, or a list of
+        :param messages: ``{"role": …, "content": …}`` each; the content is a string, or a list of
             ``{"type": "text", "text": …}``.
         :param timeout: maximum number of seconds; ``None`` for no limit.
         :raises UsageError: *messages* are not messages, or not valid for the template.
@@ -133,7 +133,7 @@ class Tokenizer:
 
         :param strip_end: omit the special tokens at the end.
         :param after: the preceding tokens, or the last of them: decoders such as SentencePiece drop
-            the blank at the beginning of a text, which a continuation needs.
+            the space at the beginning of a text, which a continuation needs.
         """
         kept = list(tokens)
         while strip_end and kept and kept[-1] in self._special:

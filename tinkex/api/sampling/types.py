@@ -55,7 +55,7 @@ class SamplingParams:
     :ivar top_k: sample from this number of most likely tokens; -1 for all.
     :ivar top_p: sample from the most likely tokens with this total probability, up to 1.
     :ivar seed: makes the result repeatable, where the server supports it.
-    :ivar stop: texts that end a sequence.
+    :ivar stop: strings that end a sequence.
     :raises UsageError: a value is of another type or out of range.
     """
 
@@ -84,12 +84,12 @@ class SamplingParams:
         if self.top_k != -1 and self.top_k < 1:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
-        if not isinstance(stop, (list, tuple)):  # a str would be read as many stop texts
-            raise UsageError(f"stop must be a list of texts, not {brief_json(stop)}")
+        if not isinstance(stop, (list, tuple)):  # a str would be read as many stop strings
+            raise UsageError(f"stop must be a list of strings, not {brief_json(stop)}")
         for text in stop:
             if not isinstance(text, str) or not text:
                 raise UsageError(
-                    f"a stop text must be a text that is not empty, not {brief_json(text)}"
+                    f"a stop string must be a non-empty string, not {brief_json(text)}"
                 )
         object.__setattr__(self, "stop", tuple(stop))
 
@@ -114,7 +114,7 @@ class SampledSequence:
 
     :ivar tokens: the generated token ids; they may include the end-of-text token.
     :ivar logprobs: the natural logarithm of each token's probability, if the server reports it.
-    :ivar stop_reason: ``stop`` (end of text or a stop text) or ``length``.
+    :ivar stop_reason: ``stop`` (end of text or a stop string) or ``length``.
     """
 
     tokens: tuple[int, ...]
@@ -190,7 +190,7 @@ class SampleResponse:
 class SampleRow:
     """A prompt for :meth:`~tinkex.api.SamplingClient.sample_many`, with its parameters.
 
-    :ivar prompt: token ids, a text, or messages (``{"role": …, "content": …}``); texts and
+    :ivar prompt: token ids, a string, or messages (``{"role": …, "content": …}``); strings and
         messages need a tokenizer.
     :ivar params: the sampling parameters.
     :ivar num_samples: number of sequences to generate.

@@ -64,7 +64,7 @@ def safe_relative(name: str) -> Path:
 def check_number(number: int) -> None:
     """Check that *number* of files or directories is within the limit of a checkpoint.
 
-    :raises InvalidResponse: it is not.
+    :raises InvalidResponse: the limit is exceeded.
     """
     if number > MAX_FILES:
         raise InvalidResponse(f"the download contains more than {MAX_FILES} files or directories")

@@ -58,9 +58,9 @@ def check(name: str, file: BinaryIO) -> None:
 def tensor_names(file: BinaryIO) -> list[str]:
     """Check the header and size of *file*, and return the names of its tensors.
 
-    If a storage sends no length, or too small a length, a missing end of a file is not detected
-    otherwise. The safetensors format (https://huggingface.co/docs/safetensors) begins with 8 bytes
-    for the length of a header, and the JSON header gives the offsets of all tensors up to the end.
+    If the storage sends no length, or one that is too small, nothing else detects a truncated file.
+    A safetensors file (https://huggingface.co/docs/safetensors) begins with the length of its
+    JSON header in 8 bytes; the header gives the offsets of all tensors, up to the end of the file.
 
     :raises ValueError: its size does not match its header, or it has another format.
     """

@@ -1,4 +1,4 @@
-"""Open directories, with access to files below them that follows no symbolic links."""
+"""Open directories, whose files are accessed without following symbolic links."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path
     for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
         place /= _segment(part)
         if place.is_symlink():
-            raise LocalError(f"{place} is a symbolic link", hint="Remove it.")
+            raise LocalError(f"{place} is a symbolic link", hint="Remove the link.")
     return place
 
 

@@ -250,7 +250,7 @@ class _Download:
         raise refusal from None
 
     def _bare_url(self) -> str | None:
-        """Return the URL with an id without a kind, if the run's list has such an id."""
+        """Return the URL that uses an id without a kind, if the run's list has such an id."""
         path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
         request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
         try:
@@ -347,7 +347,7 @@ class _Download:
 
 
 def _is_archive(response: Response) -> bool:
-    """Return whether the body of *response*, of which 1 KiB is enough, is an archive."""
+    """Return whether *response* contains an archive; the first 1 KiB of its body is enough."""
     body, may_be = response.body, response.content_type in _ARCHIVE_TYPES
     is_tar = body[_TAR_AT:].startswith(_TAR)
     return response.ok and (body.startswith(_GZIP) or is_tar or (may_be and body[:1] != b"{"))
@@ -408,7 +408,7 @@ class SignedURLs:
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
         if not all(isinstance(url, str) for url in urls.values()):
-            schema.refuse("no addresses as 'urls'")
+            schema.refuse("no addresses in 'urls'")
         self._urls, self._expiry = dict(urls), _expiry(data)
         if not self._keep:  # a copy must live longer than its URLs
             body = {"ttl_seconds": _COPY_TTL}

@@ -25,7 +25,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ManifestFile:
-    """A file in a manifest, as it was downloaded.
+    """The manifest's entry for a file, as it was downloaded.
 
     :ivar size_bytes: its size.
     :ivar sha256: hexadecimal digest; ``None`` in manifests of early versions.

@@ -82,7 +82,7 @@ class ProgressTracker:
     def check(self) -> None:
         """Raise an error if the download was cancelled.
 
-        :raises Cancelled: it was.
+        :raises Cancelled: the download was cancelled.
         """
         if self._cancelled.is_set():
             raise Cancelled

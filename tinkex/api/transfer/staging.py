@@ -79,12 +79,12 @@ class StagingDirectory:
     """The staging directory of one download, which installs the files in the target.
 
     A context manager: without :meth:`install`, the target is not changed, and partial files are
-    kept in the staging directory for the next attempt. That is next to a new target, and inside of
-    an existing one.
+    kept in the staging directory for the next attempt. The staging directory is next to a new
+    target, or inside an existing one.
 
-    A target that is a symbolic link to a directory is followed once, at the start, if the link
-    belongs to this user or to root; so are links in the path to it. Afterwards the target is the
-    directory found, even if it is renamed, and no link below it is followed.
+    If the target or a part of its path is a symbolic link that belongs to this user or to root,
+    the link is followed once, at the start. Afterwards the target is the directory found, even if
+    it is renamed, and no link below it is followed.
 
     :param path: the checkpoint.
     :param target: the directory to install in; created if missing; other files in it are kept.
@@ -424,7 +424,7 @@ def _sha256(directory: Directory, relative: Path) -> manifest.ManifestFile:
 def _trusted(
     home: Directory, name: str, where: Path, known: list[int] | None
 ) -> tuple[Directory, bool, str]:
-    """Create or enter the staging directory *name* in *home*.
+    """Create or open the staging directory *name* in *home*.
 
     Some file systems report every directory as owned by another user or accessible to all. There, a
     new one with a new name is created each time.
@@ -464,13 +464,13 @@ def _trusted(
 def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
     """Raise an error if the directory contains files that no download of this user created.
 
-    :param is_known: the state of this user contains it. Otherwise, it may remain from a kill right
-        after its creation, and must be empty.
+    :param is_known: the state of this user contains it. Otherwise, it may remain from a process
+        that was killed right after creating it, and must be empty.
     :raises LocalError: it contains a link, or a file of another user or of unknown origin.
     """
     for relative, found in root.entries():
         if not (is_known or relative in (Path(_LOCK), Path(CONTENT))):
-            raise _refused(where, f"nothing is known about its content, such as {relative}")
+            raise _refused(where, f"it contains files of unknown origin, such as {relative}")
         is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not (is_file or stat.S_ISDIR(found.st_mode)):
             raise _refused(where, f"it contains a link: {relative}")
@@ -490,7 +490,7 @@ def _refused(where: Path, reason: str) -> LocalError:
 
 @contextmanager
 def local_errors(path: Path) -> Iterator[None]:
-    """Convert errors of the file system at *path* to errors of tinkex.
+    """Convert file-system errors at *path* to tinkex errors.
 
     :raises LocalError: for example, the disk is full or permission is missing.
     :raises InvalidResponse: the download contains a name that is too long.

@@ -77,7 +77,7 @@ class StateLog:
     def read(self) -> State | None:
         """Return the state, without files if it is damaged; ``None`` without a valid log.
 
-        A last line without an end was cut off by a kill: it is ignored.
+        An incomplete last line, left by a killed process, is ignored.
         """
         try:
             first, *lines = self.path.read_bytes().split(b"\n")[:-1]
@@ -143,7 +143,7 @@ def _with_head(state: State, head: dict[str, Any]) -> State:
     """
     copy, directory = head["copy"], head["directory"]
     if head["version"] != _VERSION or not isinstance(copy, str | None):
-        raise ValueError("another form")
+        raise ValueError("unknown format")
     return State(directory, copy, state.files)
 
 

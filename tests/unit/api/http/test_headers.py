@@ -53,7 +53,9 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
     assert "CF-Access-Client-Id" not in found.headers
     assert found.origins["headers"] == "profile p, CLOUDFLARE_ACCESS_CLIENT_SECRET"
     assert CANARY not in repr(found)
-    with pytest.raises(SettingsError, match="CF-Access-Client-Id is not a line of ASCII text"):
+    with pytest.raises(
+        SettingsError, match="CF-Access-Client-Id is not a single line of ASCII text"
+    ):
         settings.resolve({}, {"CLOUDFLARE_ACCESS_CLIENT_ID": "a\nb"})
 
 
@@ -63,8 +65,8 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
         (f"X-Key: {CANARY}, X-Number: 0123, X-Bool: yes", None),
         (f'X-Line: "{CANARY}\\n"', "the header X-Line is not"),
         ("X-Empty: ''", "the header X-Empty is not"),
-        ("x-api-key: a", "the header x-api-key is set for each request"),
-        ("X-A: a, x-a: b", "the header x-a is there twice"),
+        ("x-api-key: a", "the header x-api-key is set by tinkex"),
+        ("X-A: a, x-a: b", "the header x-a is given twice"),
         (f"'{CANARY} x': a", "invalid header name"),
     ],
 )

@@ -45,8 +45,8 @@ def proxy() -> Iterator[Proxy]:
 @pytest.mark.parametrize(
     ("line", "user", "scheme", "message"),
     [
-        ("407 Proxy Authentication Required", "", "https", "asks for a user name and password"),
-        ("407 Proxy Authentication Required", "", "http", "asks for a user name and password"),
+        ("407 Proxy Authentication Required", "", "https", "requires a user name and password"),
+        ("407 Proxy Authentication Required", "", "http", "requires a user name and password"),
         ("407 No", "me:pass-word@", "https", "does not accept the user name and password"),
         ("403 Forbidden", "", "https", f"refuses {HOST}"),
     ],
@@ -66,7 +66,7 @@ def test_a_proxy_that_refuses_is_reported_at_once_with_its_number(
 
 def test_a_proxy_that_is_not_set_is_not_said_to_be(server, client):
     server.on("GET", "get_server_capabilities", server.reply(None, 407))
-    with pytest.raises(SettingsError, match=r"asks for a user name and password \(407\)") as caught:
+    with pytest.raises(SettingsError, match=r"requires a user name and password \(407\)") as caught:
         client.models.list()
     assert "No proxy is configured for this address" in str(caught.value.hint)
 
@@ -88,7 +88,7 @@ def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
         ("http://me:se#cret@127.0.0.1:1", SettingsError, "malformed: http://127.0.0.1:1"),
         ("ftp://proxy.test:1", SettingsError, "malformed: ftp://proxy.test:1"),
         ("proxy.test:99999", SettingsError, "malformed: proxy.test:99999"),
-        ("https://PROXY", SettingsError, "does not speak TLS"),
+        ("https://PROXY", SettingsError, "does not support TLS"),
     ],
 )
 def test_a_wrong_proxy_setting_names_the_proxy(

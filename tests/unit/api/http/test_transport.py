@@ -260,7 +260,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
         ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "broken JSON"),
         ({"body": [1]}, "JSON that is not an object"),
         ({"body": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, "JSON"),
-        ({"body": {"supported_models": {}}}, "no list of 'supported_models'"),
+        ({"body": {"supported_models": {}}}, "'supported_models' is missing or not a list"),
     ],
 )
 def test_answers_of_another_shape_are_told(reply, words, server, client):

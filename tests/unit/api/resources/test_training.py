@@ -138,7 +138,7 @@ def test_a_strict_server_gets_metadata_of_texts_only(service, client):
     sessions, models = service.requests("create_session"), service.requests("create_model")
     assert [seen.body["user_metadata"] for seen in sessions] == [{}, {"team": "nlp"}]
     assert [seen.body.get("user_metadata", {}) for seen in models] == [{}, {"team": "nlp"}]
-    with pytest.raises(UsageError, match="value of 'step' in user_metadata must be text"):
+    with pytest.raises(UsageError, match="value of 'step' in user_metadata must be a string"):
         client.create_lora_training_client("any", user_metadata={"step": 1})
     assert len(service.requests("create_session")) == 2
 

@@ -94,7 +94,7 @@ def part(text: object) -> dict[str, object]:
 )
 def test_content_that_is_not_text_is_refused_with_its_message(message, shown):
     messages = [*HI, {"role": "user", **message}]
-    with pytest.raises(UsageError, match=r"content of message 2 must be a text") as caught:
+    with pytest.raises(UsageError, match=r"content of message 2 must be a string") as caught:
         ChatTemplate(SIMPLE, {}).render(messages)
     assert f"not {shown}" in str(caught.value)
 

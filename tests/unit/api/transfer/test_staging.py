@@ -231,7 +231,7 @@ def test_a_private_directory_that_no_download_of_this_user_has_created_is_refuse
     state = {"version": version, "directory": [found.st_dev, found.st_ino], "copy": copy}
     (root / "state.json").write_text(json.dumps({**state, "files": files}))
     offer(server, tar(FILES))
-    with refused(root, "nothing is known about its content"):
+    with refused(root, "it contains files of unknown origin"):
         client.checkpoints.download(SAMPLER, target, force=True)
     assert not server.seen
 
