@@ -254,7 +254,7 @@ def test_tinkex_is_installed_into_a_virtual_environment(page: str):
     )
 
     assert found
-    assert re.search("local service adds 200 MB|200 of them for the local service", text)
+    assert re.search("local service (?:adds|takes) 200 MB", text)
 
 
 def test_make_says_what_it_builds():

@@ -1,4 +1,4 @@
-"""Command lines in the process, with typed results."""
+"""Run command lines inside the process and use their typed results."""
 
 import tinkex
 from tinkex.exceptions import APIError
@@ -14,4 +14,4 @@ print(f"stopped by {sequence.stop_reason} after {len(sequence.tokens)} tokens")
 try:
     tinkex.run(["checkpoint", "info", page[0].tinker_path + "-gone"])
 except APIError as error:
-    print(f"that one is not there (HTTP {error.status}); it can be mended by: {error.category}")
+    print(f"checkpoint not found (HTTP {error.status}); error category: {error.category}")

@@ -1,4 +1,4 @@
-"""From a new adapter to its files, with the library."""
+"""Create an adapter, sample from it, and download its files with the library."""
 
 from pathlib import Path
 

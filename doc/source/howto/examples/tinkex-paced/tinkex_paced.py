@@ -1,4 +1,4 @@
-"""An HTTP pool that keeps below a number of requests a second."""
+"""An HTTP pool that limits the number of requests per second."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tinkex.plugins import (
 
 @dataclass(frozen=True)
 class Settings:
-    """What users may set in a profile: ``plugins: {tinkex-paced: {rate: 5}}``."""
+    """The settings of a profile: ``plugins: {tinkex-paced: {rate: 5}}``."""
 
-    #: Requests a second.
+    #: Maximum number of requests per second.
     rate: float = 20.0
 
     def __post_init__(self) -> None:
@@ -31,16 +31,16 @@ class Settings:
 
 
 class PacedPool(HttpPool):
-    """The default pool, used no more than ``rate`` times a second."""
+    """The default pool, limited to ``rate`` requests per second."""
 
     def build(self, settings: PoolSettings) -> Sender:
-        """Return a sender that holds back the one of the default pool."""
+        """Return a sender that delays requests to the sender of the default pool."""
         sender = load_driver(HTTP_POOLS, "default").build(settings)
         return PacedSender(sender, settings.plugin("tinkex-paced").rate)
 
 
 class PacedSender:
-    """Sends each request when its turn has come; requests come from several threads."""
+    """Send requests at regular intervals, from any number of threads."""
 
     def __init__(self, sender: Sender, rate: float) -> None:
         self._sender = sender
@@ -49,7 +49,7 @@ class PacedSender:
         self._next = 0.0
 
     def send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
-        """Send *request* as soon as its turn has come."""
+        """Wait until the next interval, send *request*, and return the response."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._interval
@@ -57,5 +57,5 @@ class PacedSender:
         return self._sender.send(request, timeouts)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections of the default pool's sender."""
         self._sender.close()
