@@ -154,7 +154,7 @@ def test_failed_operation(server, connect):
     assert len(bodies(server, "save_weights")) == 1
 
 
-def test_length_and_stop_texts(server, connect):
+def test_length_and_stop_strings(server, connect):
     sampling = connect(server).create_sampling_client(base_model=MODEL)
     for params in (SamplingParams(), SamplingParams(stop=("\n",)), None):
         (drawn,) = sampling.sample([1, 2], params).sequences
@@ -185,7 +185,7 @@ def test_base_model_check(server, connect):
     assert bodies(server, "create_model") == []
 
 
-def test_unknown_things(server, connect):
+def test_unknown_ids(server, connect):
     client = connect(server)
     with pytest.raises(exceptions.NotFound, match="nope"):
         client.runs.get("nope")
@@ -202,7 +202,7 @@ def test_unknown_things(server, connect):
         assert str(error) == "Internal Server Error (HTTP 500)"
 
 
-def test_name_clash(server, connect):
+def test_existing_name(server, connect):
     client = connect(server)
     training = client.create_lora_training_client(MODEL)
     training.save_state("x")
