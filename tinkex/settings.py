@@ -330,7 +330,7 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
         hint = "Known profiles: " + (", ".join(sorted({*written, *provided})) or "none") + "."
         if name == "local":
             hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
-        raise SettingsError(f"no profile is called {name!r}", hint=hint)
+        raise SettingsError(f"no profile named {name!r}", hint=hint)
     values = written[name] or {} if name in written else file.plugin_profile(name)
     if not isinstance(values, Mapping):
         raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")

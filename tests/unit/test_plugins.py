@@ -531,7 +531,7 @@ def test_profiles_of_plugins(fake_plugins, home):
         ("wrong", "the profile 'wrong' of plugin p-profiles 1.0 does not return a mapping"),
         ("gone", "p-profiles 1.0 does not load"),
         ("misspelt", "unknown setting 'base_ulr'"),
-        ("default", "no profile is called 'default'"),
+        ("default", "no profile named 'default'"),
     ):
         done = invoke(["--profile", name, "run", "list"])
         assert (done.exit_code, done.stdout) == (1, "")

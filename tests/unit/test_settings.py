@@ -158,7 +158,7 @@ def test_key_does_not_travel_unencrypted(url, refused):
         ("profile: p\nprofiles: {p: {tags: [a, ~]}}", "tags must be a list of strings"),
         ("profile: p\nprofiles: {p: {timeout: 1:30}}", r"not a timeout: '1:30' \(from profile p\)"),
         ("profile: p\nprofiles: {p: {timeout: soon}}", r"not a timeout: 'soon' \(from profile p\)"),
-        ("profile: nope", "no profile is called 'nope'"),
+        ("profile: nope", "no profile named 'nope'"),
     ],
 )
 def test_faults_of_the_configuration_file(config, text, message):

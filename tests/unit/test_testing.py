@@ -127,9 +127,9 @@ class Fails(Hook):
         ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),
         (
             "hooks.run_lst h = Hook",
-            "no command is called 'run_lst'; did you mean tinkex.hooks.run_list?",
+            "no command named 'run_lst'; did you mean tinkex.hooks.run_list?",
         ),
-        ("hooks.gone h = Hook", "not used: no command is called 'gone'"),
+        ("hooks.gone h = Hook", "not used: no command named 'gone'"),
         ("hooks h = Hook", "tinkex has no such group; did you mean tinkex.hooks.<noun_verb>?"),
         ("command greet = Good", "tinkex has no such group; did you mean tinkex.commands?"),
         ("else greet = Good", "not used: tinkex has no such group"),

@@ -208,8 +208,8 @@ def parser_with_hooks(
 ) -> tuple[argparse.ArgumentParser, list[Hook], dict[EntryPoint, Exception]]:
     """Return the parser of *command* with its hooks applied, the hooks, and why others are not.
 
-    A hook is left out as a whole if it fails, or if an option of it exists already. The options of
-    the command come first, so that they are never the ones that clash.
+    A hook is left out as a whole if it fails, or if one of its options already exists. The
+    options of the command come first, so that they are never the ones that clash.
     """
     hooks: list[Hook] = []
     faults: dict[EntryPoint, Exception] = {}

@@ -79,7 +79,7 @@ class Inventory:
             if command in self._commands:
                 return None
             near = nearest(command, self._commands)
-            text, near = f"no command is called {command!r}", near and f"{plugins.HOOKS}.{near}"
+            text, near = f"no command named {command!r}", near and f"{plugins.HOOKS}.{near}"
         elif group in plugins.GROUPS and group != plugins.HOOKS:
             return None
         else:

@@ -21,7 +21,7 @@ import cliff.show
 from tinkex import plugins
 from tinkex.cli.commandmanager import Application, Formatters, parser_with_hooks
 from tinkex.columns import Presentation, heading, plain_text
-from tinkex.exceptions import SettingsError, UsageError
+from tinkex.exceptions import PluginError, SettingsError, UsageError
 from tinkex.files import plugin_directory
 from tinkex.options import Parser, add_global_options, edit_output_options
 
@@ -248,7 +248,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
                 raise UsageError(
-                    f"no column is called {name!r}",
+                    f"no column named {name!r}",
                     hint="Columns: " + ", ".join(column_names) + ".",
                 )
         self.app.display.clear()
@@ -274,6 +274,13 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     def _run_after_hooks(self, parsed_args: argparse.Namespace, data: Any) -> Any:
         names, rows = super()._run_after_hooks(parsed_args, data)
+        for name in names:
+            if list(names).count(name) > 1:  # as JSON, one value would replace the other
+                whose = "the command has" if name in data[0] else "another hook adds, too"
+                raise PluginError(
+                    f"a hook adds the column {name!r}, which {whose}",
+                    hint="Turn a plugin off with TINKEX_PLUGINS=-NAME. See 'tinkex plugin list'.",
+                )
         self.presentation.added = [name for name in names if name not in data[0]]
         return names, rows
 
@@ -301,7 +308,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         if chosen and chosen not in offered and not Formatters.known(chosen):
             origin = self.settings.origins.get("format")
             raise SettingsError(
-                f"no format is called {chosen!r} (from {origin})",
+                f"no format named {chosen!r} (from {origin})",
                 hint="Formats: " + ", ".join(offered) + ".",
             )
         return str(chosen) if chosen in offered else self.formatter_default

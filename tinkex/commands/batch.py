@@ -181,7 +181,7 @@ class BatchSummary:
 
 @dataclass
 class _Batch:
-    """One run over all rows without a result."""
+    """A single pass over the rows that have no result yet."""
 
     command: Command
     options: argparse.Namespace

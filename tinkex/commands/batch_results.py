@@ -86,7 +86,7 @@ class ResultsFile:
             return
         if not resume:
             raise UsageError(
-                f"{self.name} exists already",
+                f"{self.name} already exists",
                 hint="Use --resume to resume it, or --force to start over.",
             )
         try:

@@ -1,4 +1,4 @@
-"""Change checkpoints: publish, unpublish, set-ttl and copy, and the base of all bulk changes."""
+"""The commands publish, unpublish, set-ttl and copy, and the base class of bulk changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The effective settings, and changes of the configuration file."""
+"""The effective settings, and changes to the configuration file."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class _Change(_OneSetting):
         name = settings.chosen_profile(self.app.option("profile"))
         if name is not None and name not in settings.profile_names():
             raise UsageError(
-                f"no profile is called {name!r}", hint=f"Create it: tinkex profile add {name}"
+                f"no profile named {name!r}", hint=f"Create it: tinkex profile add {name}"
             )
         return name
 
@@ -231,10 +231,10 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
     known = settings.pool_names() if name == "http_pool" else []
     if name == "http_pool" and value not in known:
         raise UsageError(
-            f"no HTTP pool is called {value!r}", hint="Known pools: " + ", ".join(known) + "."
+            f"no HTTP pool named {value!r}", hint="Known pools: " + ", ".join(known) + "."
         )
     if name == "format" and not Formatters.known(value):
         raise UsageError(
-            f"no format is called {value!r}", hint="See the formats: tinkex help config show"
+            f"no format named {value!r}", hint="See the formats: tinkex help config show"
         )
     return value

@@ -219,7 +219,7 @@ def _installed(name: str) -> Distribution:
         return distribution
     near = nearest(name, {owner.name for _, owner in plugins.claims()})
     raise PluginError(
-        f"no distribution is called {name!r}",
+        f"no distribution named {name!r}",
         hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
     )
 
@@ -315,7 +315,7 @@ def names_for(name: str) -> dict[str, str]:
         )
     if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
         raise UsageError(
-            f"a package called {package!r} exists already, or is not a valid name",
+            f"a package named {package!r} already exists, or is not a valid name",
             hint=f"Call the plugin tinkex-{name}, for instance.",
         )
     return {

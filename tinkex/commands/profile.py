@@ -106,7 +106,7 @@ class AddProfile(ShowOne):
         written = file.profiles_in(file.read(file.config_path()))
         if name in written and not parsed_args.force:
             raise UsageError(
-                f"a profile called {name!r} exists already",
+                f"profile {name!r} already exists",
                 hint="Change it with 'tinkex config set', or replace it with --force.",
             )
         values = self._values(parsed_args)
@@ -196,7 +196,7 @@ class RemoveProfile(_OneProfile):
         name, profiles = parsed_args.name, _all()
         if name not in profiles:
             known = ", ".join(profiles) or "none"
-            raise SettingsError(f"no profile is called {name!r}", hint=f"Known profiles: {known}.")
+            raise SettingsError(f"no profile named {name!r}", hint=f"Known profiles: {known}.")
         if name not in file.profiles_in(file.read(file.config_path())):
             raise UsageError(
                 f"the profile {name!r} is not in the configuration file: a plugin provides it",

@@ -82,7 +82,7 @@ class WaitRun(ShowOne):
             action="append",
             default=[],
             help="checkpoint (any new one), checkpoint:NAME (may be a pattern), or idle:TIME (no "
-            "request for this time); may be repeated: the first one met counts (default: idle:10m)",
+            "request for this time); repeatable: waits until one is met (default: idle:10m)",
         )
         parser.add_argument(
             "--max-wait",

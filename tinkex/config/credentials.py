@@ -229,7 +229,7 @@ class KeyStore:
                 f"several keys are called {name!r}", hint=f"Give one of the ids: {ids}."
             )
         names = ", ".join(key.name or key.key_id for key in known) or "none"
-        raise UsageError(f"no stored key is called {name!r}", hint=f"Stored keys: {names}.")
+        raise UsageError(f"no stored key named {name!r}", hint=f"Stored keys: {names}.")
 
     def for_address(self, base_url: str, *, only_its_own: bool) -> StoredKey | None:
         """Return the key stored for the service at *base_url*, or the default key.

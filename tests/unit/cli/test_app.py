@@ -90,7 +90,7 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("checkpoint list", "Missing --api-key"),
         (["checkpoint", "list", "--api-key", "@~nosuchuser/x"], "no such home directory"),
         ("checkpoint list --api-key -", "no API key in standard input"),
-        ("config show --sort-column nope", "no column is called 'nope'"),
+        ("config show --sort-column nope", "no column named 'nope'"),
         (["config", "show", "--log-file", ""], "name of a file or directory is empty"),
         ("checkpoint delete", "use either checkpoint paths or filters"),
         ("checkpoint delete tinker://x", "not a checkpoint path: 'tinker://x'"),
@@ -195,7 +195,7 @@ def test_formats(monkeypatch):
     monkeypatch.setenv("TINKEX_FORMAT", "csv")  # which one object has not
     assert invoke(["version"]).stdout.startswith("tinkex 0.")
     monkeypatch.setenv("TINKEX_FORMAT", "xml")
-    assert "no format is called 'xml' (from TINKEX_FORMAT)" in invoke(["version"]).stderr
+    assert "no format named 'xml' (from TINKEX_FORMAT)" in invoke(["version"]).stderr
 
 
 @pytest.mark.parametrize("column", ["origin", "Origin", "ORIGIN", "Origin,value"])
@@ -212,7 +212,7 @@ def test_columns():
     assert several.stdout.splitlines()[0] == '"name","origin"'
     done = invoke(["config", "show", "-c", "name,nope", "-c", "name"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "no column is called 'nope'" in done.stderr
+    assert "no column named 'nope'" in done.stderr
 
 
 def test_log_file(tmp_path):

@@ -228,7 +228,7 @@ def test_profile_use(config, monkeypatch):
 
 @pytest.mark.parametrize(
     ("line", "what"),
-    [("profile use nope", "no profile is called 'nope'"), ("profile use", "one profile name")],
+    [("profile use nope", "no profile named 'nope'"), ("profile use", "one profile name")],
 )
 def test_faults_of_profile_use(line, what):
     done = script(f"{line}\n")

@@ -89,6 +89,25 @@ def test_columns_that_a_hook_adds_follow_the_plain_line(fake_plugins, words, sho
     assert (done.stdout, done.stderr) == (shown, "")
 
 
+@pytest.mark.parametrize(
+    ("hooks", "words"),
+    [
+        (["OfRows", "OfRows"], "'size', which another hook adds, too"),
+        (["OfText"], "'text', which the command has"),
+    ],
+)
+def test_a_column_that_two_want_is_refused(fake_plugins, hooks, words):
+    entries = [f"h{number} = p_hook:{hook}" for number, hook in enumerate(hooks)]
+    of_text = HOOKS.replace("OfRows", "OfText").replace('"size"', '"text"').split("class OfOne")[0]
+    fake_plugins.add("p-note", ENTRIES, COMMANDS)
+    fake_plugins.add("p-hook", "\n".join(["[tinkex.hooks.memo_list]", *entries]), HOOKS + of_text)
+
+    done = invoke(["memo", "list", "-f", "json"])
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"a hook adds the column {words}" in done.stderr
+
+
 PLACES = """
 from tinkex.commands.base import Command
 

@@ -345,7 +345,7 @@ def test_a_line_that_is_no_result(out, begin, line):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exists already"),
+        ({}, "already exists"),
         ({"resume": True, "temperature": 0.5}, r"--temperature 1.0, but this run uses 0.5"),
         ({"resume": True, "prompts": "d2"}, "different prompts"),
     ],

@@ -129,7 +129,7 @@ def test_plugin_show_of_what_is_no_plugin(fake_plugins):
     fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
     done = invoke(["plugin", "show", "p-oen"])
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert "no distribution is called 'p-oen'" in done.stderr
+    assert "no distribution named 'p-oen'" in done.stderr
     assert "Hint: Did you mean p-one?" in done.stderr
     assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
     assert invoke(["plugin", "show", ""]).exit_code == 1

@@ -213,7 +213,7 @@ def call_about_run(
     except (NotOffered, ServerError) as error:
         if error.status not in (404, 500) or _may_exist(transport, run_id, deadline):
             raise
-        message = f"no training run is called {run_id!r}"
+        message = f"no training run named {run_id!r}"
         missing = NotFound(message, status=404, request_id=error.request_id, body=error.body)
         missing.resource = "run"
         raise missing from error

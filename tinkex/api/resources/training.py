@@ -371,7 +371,7 @@ def _start(
 
 
 def _explain(error: TinkexError, left: str | None) -> None:
-    """Add a hint to *error*, which the creation of a run raised.
+    """Add a hint to *error*, raised while creating a training run.
 
     :param left: what remains on the server, if known.
     """

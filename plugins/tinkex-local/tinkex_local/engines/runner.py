@@ -64,7 +64,7 @@ def load(name: str) -> Engine:
     for entry_point in entry_points(group=GROUP, name=name):
         engine: Engine = entry_point.load()()
         return engine
-    raise LookupError(f"no engine is called {name!r}")
+    raise LookupError(f"no engine named {name!r}")
 
 
 class Runner:

@@ -80,7 +80,7 @@ class Registry:
         model = LocalModel(name, directory)
         with self._store.transaction():
             if self.find(name):
-                raise ModelError(f"a model called {name!r} exists already")
+                raise ModelError(f"model {name!r} already exists")
             self._store.insert("models", name=name, directory=str(directory), added=now)
         return model
 
@@ -92,7 +92,7 @@ class Registry:
         if name in _BUILT_IN:
             raise ModelError(f"{name!r} comes with the package and cannot be removed")
         if not self._store.write("DELETE FROM models WHERE name = ?", name):
-            raise ModelError(f"no model is called {name!r}")
+            raise ModelError(f"no model named {name!r}")
 
 
 #: Maximum plausible number, far above that of any model.

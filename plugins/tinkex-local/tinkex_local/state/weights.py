@@ -58,7 +58,7 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
         number = body.sampling_session_seq_id or 0
         sampler_id = sampling.sampler_id_of(row["session_id"], number)
         if service.store.scalar("SELECT 1 FROM samplers WHERE id = ?", sampler_id):
-            raise OperationError(f"The sampling session {sampler_id!r} exists already")
+            raise OperationError(f"The sampling session {sampler_id!r} already exists")
         identifier, size = checkpoints.adopt(
             service,
             staged,

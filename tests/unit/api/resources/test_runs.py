@@ -12,7 +12,7 @@ def test_runs_are_listed_and_shown(paged, server, client):
     paged("training_runs", [run(str(n)) for n in range(250)])
     assert [r.training_run_id for r in client.runs.list(3, 100)] == ["100", "101", "102"]
     assert len(client.runs.list(None)) == 250
-    with pytest.raises(NotFound, match="no training run is called 'zz'") as raised:
+    with pytest.raises(NotFound, match="no training run named 'zz'") as raised:
         client.runs.get("zz")
     assert raised.value.resource == "run"
 
