@@ -167,4 +167,4 @@ def test_only_the_address(served, saved, tmp_path):
     with urllib.request.urlopen(url) as response:
         assert response.read(1) == PACKET
     both = served(f"session export-trace {session} --url-only --output x", code=1)
-    assert "Leave out --output" in both.stderr
+    assert "Omit --output" in both.stderr
