@@ -33,7 +33,7 @@ MANY, SHORT = 100_000, 8
 OFFICIAL = (16, 64, 256, 1000)
 #: Milliseconds that the server takes for a sample.
 HOLDS = (0, 100)
-#: HTTP pools of ours, with their targets: throughput and CPU, each beside the official SDK.
+#: Our HTTP pools, with their targets for throughput and CPU relative to the official SDK.
 POOLS = {"default": (1.5, 1.0), "http2": (3.0, 0.25)}
 
 HEADER = ("Client", "server", "samples/s", "CPU ms/sample", "peak MiB")

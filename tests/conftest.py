@@ -1,4 +1,4 @@
-"""Every test has a home of its own and an environment without our variables but the HTTP pool."""
+"""Every test has a separate home and an environment without our variables but the HTTP pool."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Account(Scripted):
         "POST client/config": {"pjwt_auth_enabled": False},
         "POST session_heartbeat": {"type": "session_heartbeat"},
     }
-    #: What a listed model says beside its name.
+    #: What a listed model contains in addition to its name.
     model: ClassVar[Mapping[str, Any]] = {
         "max_context_length": 32768, "trainable": True, "sampleable": True,
     }  # fmt: skip

@@ -132,7 +132,7 @@ def test_a_name_that_the_server_refuses_makes_no_run(skyrl, save):
     assert "this service does not accept the checkpoint name 'v1.5'" in done.stderr
     assert skyrl.requests("POST", "create_session") == []
     assert save("--name", "v1-5").exit_code == 0
-    assert len(skyrl.requests("GET", "/openapi.json")) == 1  # plain names need no look
+    assert len(skyrl.requests("GET", "/openapi.json")) == 1  # plain names need no check
 
 
 def test_a_server_that_does_not_describe_itself_decides_about_a_name(tmp_path):

@@ -124,7 +124,7 @@ def spec_from(payload: dict[str, Any]) -> SampleSpec:
 def require_applicable(service: Service, checkpoint_id: str | None) -> None:
     """Check that the checkpoint's adapter has no effect, so that the base model can be used.
 
-    No engine applies or trains adapters: those that the service writes have no effect. For any
+    No engine applies or trains adapters, so those that the service writes have no effect. For any
     other, samples of the base model would be wrong.
 
     :raises OperationError: the checkpoint does not exist, or its adapter has an effect.
