@@ -186,3 +186,9 @@ def silent() -> Iterator[Silent]:
     with serving(answer) as url:
         yield Silent(url, asked)
         ended.set()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Return where a test downloads a checkpoint to."""
+    return tmp_path / "target"

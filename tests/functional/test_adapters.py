@@ -36,11 +36,6 @@ def store(tinkex) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "target"
-
-
 def replaced(target: Path, name: str, content: bytes) -> None:
     """Replace a file, as if an early version of tinkex had downloaded this."""
     (target / name).write_bytes(content)

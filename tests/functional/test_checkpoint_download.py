@@ -41,11 +41,6 @@ def store(tinkex) -> Iterator[Store]:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "target"
-
-
-@pytest.fixture
 def download(store, target) -> Callable[..., list[str]]:
     """Return the command line of a download of a kind of checkpoint."""
     return lambda kind, *more: ["checkpoint", "download", KINDS[kind], "-o", str(target), *more]
