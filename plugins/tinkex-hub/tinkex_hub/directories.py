@@ -75,6 +75,19 @@ def json_object(content: bytes, label: str) -> dict[str, Any]:
     return found
 
 
+def check_new(target: Path) -> None:
+    """Check that *target* does not exist, or is an empty directory.
+
+    :raises TargetExists: it exists.
+    """
+    try:
+        is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise LocalError(f"cannot read {target}: {error.strerror}") from error
+    if target.is_symlink() or not is_new:
+        raise TargetExists(f"{target} already exists", hint="Choose another --output.")
+
+
 @contextmanager
 def new_directory(target: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary directory that becomes *target* when the block ends.
@@ -85,11 +98,8 @@ def new_directory(target: Path, needed: int) -> Iterator[Path]:
     :raises TargetExists: *target* exists, and is not an empty directory.
     :raises LocalError: it cannot be created, or the space is not sufficient.
     """
+    check_new(target)
     try:
-        if target.is_symlink() or (
-            target.exists() and (not target.is_dir() or any(target.iterdir()))
-        ):
-            raise TargetExists(f"{target} already exists", hint="Choose another --output.")
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if free < needed:

@@ -66,8 +66,10 @@ class Plan:
     untied: str | None
 
 
-def plan(places: list[Place], base: BaseModel) -> Plan:
+def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
     """Return the plan for a merge of the modules in *places* into *base*.
+
+    An update of zeros does not separate an output layer from the embeddings.
 
     :raises UsageError: the base model is quantised, or has weights of another type.
     """
@@ -75,10 +77,11 @@ def plan(places: list[Place], base: BaseModel) -> Plan:
     if base.is_quantized:
         raise UsageError(f"the base model {base.name} is quantised", hint=hint)
     updates: dict[str, list[Update]] = defaultdict(list)
+    output = f"{base.output_layer}.weight"
     for place in places:
         for name, update in _updates(place, base):
-            updates[name].append(update)
-    output = f"{base.output_layer}.weight"
+            if name != output or not base.is_tied or _has_effect(adapter, update.lora):
+                updates[name].append(update)
     untied = output if output in updates and base.is_tied else None
     for name in updates:
         info = base.tensors[_source(name, untied, base)]
@@ -134,6 +137,10 @@ def size_of(merge: Plan, base: BaseModel) -> int:
     """Return the number of bytes of the merged weights."""
     added = base.tensors[f"{base.prefix}embed_tokens.weight"].size if merge.untied else 0
     return sum(info.size for info in base.tensors.values()) + added
+
+
+def _has_effect(adapter: Adapter, lora: Lora) -> bool:
+    return any(block.strip(b"\0") for block in adapter.weights.chunks(lora.names[1]))
 
 
 def _source(name: str, untied: str | None, base: BaseModel) -> str:
@@ -213,7 +220,7 @@ class _Merging:
             for start, scale, a, b in factors:
                 low, high = max(begin, start), min(end, start + b.shape[0])
                 if low < high:
-                    new[low - begin : high - begin] += scale * (b[low - start : high - start] @ a)
+                    _add(new[low - begin : high - begin], scale, b[low - start : high - start], a)
             yield self._rounded(name, old, new)
 
     def _experts(self, name: str, updates: list[Update]) -> Iterator[bytes]:
@@ -226,7 +233,7 @@ class _Merging:
             matrix = new.T if name in self._merge.inputs_first else new
             for update in by_expert[expert]:
                 scale, a, b = self._factors(update)
-                matrix[update.rows or slice(None)] += scale * (b @ a)
+                _add(matrix[update.rows or slice(None)], scale, b, a)
             yield self._rounded(name, old, new)
 
     def _factors(self, update: Update) -> tuple[float, Array, Array]:
@@ -259,6 +266,13 @@ class _Merging:
         if not np.isfinite(rounded).all():
             raise UsageError(f"the merged weight {name} has values that are not finite numbers")
         return rounded.tobytes()
+
+
+def _add(matrix: Array, scale: float, b: Array, a: Array) -> None:
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):  # the result is checked
+        matrix += scale * (b @ a)
 
 
 def _counted(data: Iterable[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:

@@ -44,8 +44,6 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
     :raises UsageError: PEFT does not support it.
     :raises OSError: a file cannot be written.
     """
-    if adapter.unusual:
-        raise UsageError(f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set")
     if any(place.path.startswith(_UNSUPPORTED) for place in places):
         raise UsageError(
             "PEFT has other names for the modules of this model than its checkpoint",

@@ -108,8 +108,11 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     """Return where the modules of *adapter* are in *base*.
 
     :param base: ``None`` if unknown; then only names that are the same in all models are supported.
-    :raises UsageError: names are unknown, or the base model lacks a module or has another shape.
+    :raises UsageError: names are unknown, the base model lacks a module or has another shape, or
+        the adapter is not plain LoRA.
     """
+    if adapter.unusual:
+        raise UsageError(f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set")
     places, unknown = _Placing(adapter, base).places()
     unknown += adapter.others
     if unknown:
