@@ -62,6 +62,13 @@ def attention(toy: Toy, adapter: str, base: str, gates: int = 0) -> None:
     toy.linear(f"{adapter}.o_proj", f"{base}.o_proj", HIDDEN, QUERIES)
 
 
+def latent_attention(toy: Toy, adapter: str, base: str) -> None:
+    """Add what is adapted of multi-head latent attention."""
+    toy.linear(f"{adapter}.q_a_proj", f"{base}.q_a_proj", 11, HIDDEN)
+    toy.linear(f"{adapter}.kv_a_proj_with_mqa", f"{base}.kv_a_proj_with_mqa", 17, HIDDEN)
+    toy.linear(f"{adapter}.o_proj", f"{base}.o_proj", HIDDEN, 32)
+
+
 def mlp(toy: Toy, adapter: str, base: str, wide: int = WIDE) -> None:
     for name in ("gate_proj", "up_proj"):
         toy.linear(f"{adapter}.{name}", f"{base}.{name}", wide, HIDDEN)
@@ -120,17 +127,19 @@ def toy(family: str) -> Toy:
         made.base[f"{ours}.input_layernorm.weight"] = (HIDDEN,)
         if family.startswith("qwen3_5") and layer == 0:
             linear_attention(made, f"{theirs}.linear_attn", f"{ours}.linear_attn")
+        elif family == "deepseek_v3":
+            latent_attention(made, f"{theirs}.self_attn", f"{ours}.self_attn")
         else:
             word = "attn" if family == "gpt_oss" else "self_attn"
             gates = QUERIES if family.startswith("qwen3_5") else 0
             attention(made, f"{theirs}.{word}", f"{ours}.self_attn", gates)
-        if family in LAYOUTS:
+        if family in LAYOUTS and (family != "deepseek_v3" or layer):
             experts(made, f"{theirs}.mlp.experts", f"{ours}.mlp.experts", LAYOUTS[family])
         else:
             mlp(made, f"{theirs}.mlp", f"{ours}.mlp")
-        if family == "qwen3_5_moe":
-            shared = "mlp.shared_expert"
-            mlp(made, f"{theirs}.{shared}", f"{ours}.{shared}", SHARED)
+        if f"{ours}.mlp.up_proj.weight" not in made.base and family in SHARING:
+            shared, wide = SHARING[family]
+            mlp(made, f"{theirs}.mlp.{shared}", f"{ours}.mlp.{shared}", wide)
     made.linear("model.unembed_tokens", "lm_head", WORDS, HIDDEN)
     if family == "qwen3":  # tied
         del made.base["lm_head.weight"]
@@ -138,6 +147,7 @@ def toy(family: str) -> Toy:
 
 
 FAMILIES = {
+    "deepseek_v3": "DeepseekV3ForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
@@ -147,8 +157,11 @@ FAMILIES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
 }
+#: Families with shared experts → their name and width.
+SHARING = {"deepseek_v3": ("shared_experts", NARROW), "qwen3_5_moe": ("shared_expert", SHARED)}
 #: How the checkpoints on the Hub store experts.
 LAYOUTS = {
+    "deepseek_v3": "separate",
     "qwen3_moe": "separate",
     "gpt_oss": "interleaved, inputs first",
     "qwen3_5_moe": "concatenated",
