@@ -178,7 +178,7 @@ def distance(one: Any, other: Any) -> float:
     return float((one - other).abs().max())
 
 
-CASES = [(family, "hub") for family in FAMILIES] + [
+CASES = [(family, "hub") for family in FAMILIES if family != "deepseek_v3"] + [
     (family, "transformers") for family in ("qwen3_5_moe", "qwen3_vl_moe")
 ]
 
@@ -228,3 +228,17 @@ def test_peft_merges_a_tied_model_wrongly_but_export_does_not(
     assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is False
     assert distance(logprobs(case.load(merged)), ours) < 1e-5
     assert distance(logprobs(adapted.merge_and_unload()), ours) > 0.1
+
+
+def test_a_merged_model_that_peft_does_not_load_is_that_of_the_updates(
+    model: Callable[[str, str], Model],
+) -> None:
+    case = model("deepseek_v3", "hub")
+    stored = case.tensors()
+    assert case.toy.base.items() <= {name: one.shape for name, one in stored.items()}.items()
+    merged = logprobs(case.load(case.export("merged")))
+    adapter = toy_models.load(case.adapter / "adapter_model.safetensors")
+    expected = toy_models.merged(case.toy, stored, adapter)
+    toy_models.save(case.base / "model.safetensors", expected)
+    assert distance(merged, case.logprobs) > 0.5
+    assert distance(merged, logprobs(case.load(case.base))) < 1e-5

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex.exceptions import UsageError
 from tinkex_hub import tensors
 from tinkex_hub.lora import BASE, CONFIG, PREFIX, WEIGHTS, Adapter, Lora
-from tinkex_hub.placement import Experts, Fused, Linear, Packed, Place
+from tinkex_hub.placement import PROJECTIONS, Experts, Fused, Linear, Packed, Place
 from tinkex_hub.tensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
             "PEFT has other names for the modules of this model than its checkpoint",
             hint="Merge the adapter into the base model: --to merged.",
         )
-    if any(isinstance(place, Experts) and not place.loaded for place in places):
-        raise UsageError(
-            "it is unknown how PEFT loads the experts of this base model",
-            hint="Merge the adapter into the base model: --to merged.",
-        )
+    _check_experts(places)
     found = {f"{PREFIX}{name}": one for p in places for name, one in _tensors(adapter, p)}
     data = (block for one in found.values() for block in one.data())
     with (directory / WEIGHTS).open("xb") as file:
@@ -61,6 +57,24 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
     text = json.dumps(_config(adapter, places, base_model), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
     return len(found)
+
+
+def _check_experts(places: list[Place]) -> None:
+    """Check that PEFT loads all modules of a model with experts.
+
+    :raises UsageError: it does not, or that is unknown.
+    """
+    ways = {place.loaded for place in places if isinstance(place, Experts)}
+    # PEFT takes modules with the names of separate experts for experts.
+    dense = any(
+        isinstance(place, Linear) and place.path.endswith(tuple(PROJECTIONS.values()))
+        for place in places
+    )
+    if "" in ways or ("separate" in ways and dense):
+        raise UsageError(
+            "PEFT does not load all experts and dense layers of this type of model",
+            hint="Merge the adapter into the base model: --to merged.",
+        )
 
 
 def size_of(adapter: Adapter, places: list[Place]) -> int:

@@ -30,9 +30,9 @@ _PART_OF = {part: whole for whole, parts in _PARTS.items() for part in parts}
 #: Base models whose experts alternate the rows of the gate and of the other projection.
 _INTERLEAVED = ("gpt_oss",)
 #: How transformers 5 and PEFT 0.21 load the experts of a base model: from names of each expert, or
-#: as parameters of all experts, whatever its checkpoint has. PEFT loads the other form wrongly.
+#: as parameters of all experts, whatever its checkpoint has. PEFT loads the other form wrongly, and
+#: loses the dense layers and shared experts of models such as DeepSeek-V3.
 _LOADED = {
-    "deepseek_v3": "separate",
     "gpt_oss": "fused",
     "qwen3_5_moe": "fused",
     "qwen3_moe": "separate",
