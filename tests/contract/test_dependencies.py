@@ -19,7 +19,7 @@ ALLOWED = {
     },
     "tinkex-hello": {"tinkex"},
     "tinkex-http2": {"tinkex", "pyqwest"},
-    "tinkex-hub": {"tinkex", "huggingface_hub"},
+    "tinkex-hub": {"tinkex", "huggingface_hub", "ml_dtypes", "numpy"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

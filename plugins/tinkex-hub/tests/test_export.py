@@ -528,8 +528,10 @@ def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch)
         ([".", "--base", "nowhere"], "not a PEFT adapter"),
     ],
 )
-def test_arguments_that_name_nothing(words: list[str], clause: str, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_arguments_that_name_nothing(
+    words: list[str], clause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = invoke(["checkpoint", "export", *words, "--output", "out"])
     assert clause in done.stderr
     assert (done.exit_code, done.stdout) == (1, "")

@@ -99,9 +99,10 @@ def open_files(transport: Transport, sessions: Sessions, path: TinkerPath) -> It
             return
         renewable = RenewableURL(lambda renew: finder.get() if renew else url)
         file: IO[bytes] = stack.enter_context(_buffered(transport, renewable))
-        if file.read(len(GZIP)) == GZIP:
-            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
+        is_compressed = file.read(len(GZIP)) == GZIP
         file.seek(0)
+        if is_compressed:
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
         try:
             archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))
         except (tarfile.TarError, EOFError, OSError) as error:

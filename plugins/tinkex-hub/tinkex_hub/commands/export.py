@@ -17,7 +17,7 @@ from tinkex_hub.commands import sources
 
 
 class ExportCheckpoint(ShowOne):
-    """Convert a checkpoint to an adapter for PEFT, or merge it into its base model."""
+    """Convert a checkpoint for PEFT, or merge it into its base model."""
 
     is_action = True
     column_names = (

@@ -27,7 +27,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """Add the argument ``source``: a directory or a checkpoint."""
     parser.add_argument(
         "source",
-        metavar="<dir|checkpoint>",
+        metavar="<source>",
         help="directory of a downloaded checkpoint or of an adapter, or a checkpoint: "
         "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest",
     )
@@ -128,7 +128,7 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--base``; see :func:`find_base`."""
     parser.add_argument(
         "--base",
-        metavar="<dir|model>",
+        metavar="<model>",
         type=non_empty,
         help="base model, whose names and shapes the adapter must fit: its directory, or its name "
         f"on the Hugging Face Hub (default: {default})",
