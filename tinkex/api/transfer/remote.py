@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from tinkex.api.paths import TinkerPath
@@ -26,8 +26,6 @@ from tinkex.api.transfer.streams import WHOLE, RenewableURL, ResumingReader, Spa
 from tinkex.exceptions import InvalidResponse, NotFound
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
     from tinkex.api.http.transport import Transport
     from tinkex.api.resources.sessions import Sessions
 
@@ -36,16 +34,13 @@ _SKIPPED = 1024 * 1024
 
 
 class RemoteFiles:
-    """The open files of a checkpoint.
-
-    :param files: the files by relative path, if they are separate.
-    :param archive: an open archive with the files, otherwise.
-    """
+    """The open files of a checkpoint; see :meth:`tinkex.api.Checkpoints.open_files`."""
 
     def __init__(
         self, files: Mapping[str, RenewableURL | Path], archive: tarfile.TarFile | None,
         transport: Transport, stack: ExitStack,
     ) -> None:  # fmt: skip
+        # Either separate files by relative path, or an archive.
         self._files, self._archive = files, archive
         self._transport, self._stack = transport, stack
 
@@ -164,7 +159,7 @@ class _RemoteFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         if self._size is not None and self._position >= self._size:
             return 0

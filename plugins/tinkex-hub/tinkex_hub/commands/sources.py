@@ -77,7 +77,6 @@ def fetched(command: ShowOne, source: str, stack: ExitStack) -> tuple[Path, str 
         return directory, None
     path = checkpoint_path(command, source)
     directory = stack.enter_context(scratch()) / "files"
-    command.status(f"Downloading {path}...")
     command.client.checkpoints.download(path, directory, on_progress=command.show_transfer)
     return directory, base_model_of(command, path)
 
