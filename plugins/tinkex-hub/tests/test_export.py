@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,13 @@ class World:
         self.weights = toy_models.write_base(self.base, self.toy, dtype, files)
         self.tensors = toy_models.write_adapter(self.adapter, self.toy, dtype)
 
+    @property
+    def argv(self) -> list[str]:
+        places = ["--base", str(self.base), "--output", str(self.out)]
+        return ["checkpoint", "export", str(self.adapter), *places]
+
     def export(self, *words: str, code: int = 0) -> Invocation:
-        base = [] if "--base" in words else ["--base", str(self.base)]
-        argv = ["checkpoint", "export", str(self.adapter), "--output", str(self.out), *base, *words]
-        done = invoke(argv)
+        done = invoke([*self.argv, *words])
         assert done.exit_code == code, done.stderr
         assert "Traceback" not in done.stderr
         if code:
@@ -511,6 +516,40 @@ def test_nothing_remains_of_an_export_that_fails(
     done = world().export("--to", to, code=code)
     if words:
         failure(done, words)
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    """Return the directory that a killed export has left next to its target."""
+    place = tmp_path / f".tinkex-export-{sha256(b'out').hexdigest()[:12]}"
+    place.mkdir(mode=0o700)
+    (place / "model.safetensors").write_text("part")
+    return place
+
+
+def test_what_a_killed_process_left_is_removed(unfinished: Path, world: Any) -> None:
+    case = world()
+    case.export()
+    assert (unfinished.exists(), sorted(file.name for file in case.out.iterdir())) == (
+        False,
+        [CONFIG, WEIGHTS],
+    )
+
+
+def test_another_process_is_not_disturbed(unfinished: Path, world: Any) -> None:
+    case, handle = world(), os.open(unfinished, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    failure(invoke(case.argv), "another process is writing to ", "another path with --output")
+    os.close(handle)
+    assert (unfinished / "model.safetensors").read_text() == "part"
+
+
+def test_a_directory_that_another_user_may_have_made_is_not_used(
+    unfinished: Path, world: Any
+) -> None:
+    unfinished.chmod(0o755)
+    failure(invoke(world().argv), r"cannot use .*: other users can access it")
+    assert (unfinished / "model.safetensors").read_text() == "part"
 
 
 def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
