@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from tinkex.api.paths import SAMPLER_KIND, TinkerPath, run_url
 from tinkex.api.resources.checkpoint_info import Checkpoint, row_of, twins_of
 from tinkex.api.transfer import adapter, archive, content, manifest
 from tinkex.api.transfer.adapter import AdapterMismatch
+from tinkex.api.transfer.growing import Failed, GrowingFile, Restarted, Written
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
 from tinkex.api.transfer.ranges import FileDownload
@@ -208,14 +210,50 @@ class _Download:
             staging.check_space(2 * size - received)
 
         self._tracker.expect([label])
+        renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
+        written = Written()
+
+        def fetch() -> LimitReached | None:
+            try:
+                self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, written=written)
+            except LimitReached as error:  # trying again at once would not help
+                return error
+            else:
+                written.end()
+                return None
+            finally:
+                written.fail()
+
         with local_errors(staging.target):
+            try:
+                works: tuple[Callable[[], Any], ...] = (fetch, partial(self._extract, written))
+                limit, files = map_ordered(operator.call, works, workers=2)
+            finally:
+                written.fail()
+            if limit is not None:
+                raise limit
+            extracted: Files = files
+            return extracted
+
+    def _extract(self, written: Written) -> Files:
+        """Extract the archive while it is being downloaded, so that little is left at the end."""
+        staging = self._staging
+        while True:
             staging.clear_content()
-            renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
-            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, with_sum=False)
-            with staging.root.open(_ARCHIVE, "rb") as file:
-                return archive.extract(
-                    file, staging.content, admit=staging.admit, check_space=staging.check_space
-                )
+            version = written.version
+            try:
+                written.wait_for(1, version)
+                with staging.root.open(_ARCHIVE, "rb") as file:
+                    return archive.extract(
+                        GrowingFile(file, written, version),
+                        staging.content,
+                        admit=staging.admit,
+                        check_space=staging.check_space,
+                    )
+            except Restarted:
+                continue
+            except Failed:  # the download raises the reason
+                return {}
 
     def _archive_url(self) -> str:
         """Return the signed URL of the archive, once it is ready."""
