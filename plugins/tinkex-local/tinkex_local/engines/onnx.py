@@ -40,7 +40,7 @@ class OnnxEngine(Engine):
         self._tokenizers: dict[Path, Any] = {}
 
     def serves(self, model: LocalModel) -> bool:
-        return (model.directory / "genai_config.json").is_file()
+        return model.is_onnx
 
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
         ended = stops_at(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
@@ -189,6 +189,7 @@ def _continue(
     logits = reader.back()
     tokens: list[int] = []
     logprobs: list[float] = []
+    tables: list[list[tuple[int, float]]] | None = [] if spec.topk_sample_logprobs else None
     while True:
         distribution = log_softmax(logits)
         token = choose(
@@ -200,10 +201,12 @@ def _continue(
         )
         tokens.append(token)
         logprobs.append(float(distribution[token]))
+        if tables is not None:
+            tables.append(best(distribution, spec.topk_sample_logprobs))
         if ended(tokens):
-            return Sequence(tokens, logprobs, "stop")
+            return Sequence(tokens, logprobs, "stop", tables)
         if len(tokens) >= spec.max_tokens:
-            return Sequence(tokens, logprobs, "length")
+            return Sequence(tokens, logprobs, "length", tables)
         yield
         logits = reader.read([token])
 
