@@ -208,6 +208,7 @@ class Runner:
     def _take_turn(self, job: _Job) -> Outcome | OperationError | None:
         until = time.monotonic() + TURN_SECONDS
         try:
+            next(job.work)
             while time.monotonic() < until:
                 next(job.work)
         except StopIteration as stop:
