@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.bigram import A, B, BigramEngine, example, loss_body
-from tinkex.api.http import protobuf
+from tinkex.api.http.protobuf import forward_backward_output, forward_backward_request
 from tinkex_local.engines import runner as runners
 from tinkex_local.state import checkpoints
 from tinkex_local.state.paths import parse
@@ -86,13 +86,13 @@ def test_a_result_is_the_same_in_json_and_protobuf(client, run):
     rows = [example([5, 6, 7]), example([5, 6, 7]), example([5, 6])]
     rows[1]["loss_fn_inputs"] |= {"target_tokens": wide, "weights": weights}
     body = loss_body(run, 1, rows)
-    raw = protobuf.forward_backward_request(body, forward_only=True)
+    raw = forward_backward_request(body, forward_only=True)
     answers = [
         client.post("forward", {**body, "forward_input": body["forward_backward_input"]}).json,
         client.request(
             "POST",
             "forward_backward",
-            raw=protobuf.forward_backward_request(body | {"seq_id": 2}, forward_only=True),
+            raw=forward_backward_request(body | {"seq_id": 2}, forward_only=True),
             **{"content-type": PROTOBUF},
         ).json,
     ]
@@ -109,7 +109,7 @@ def test_a_result_is_the_same_in_json_and_protobuf(client, run):
     request = {"request_id": answers[0]["request_id"]}
     encoded = client.post("retrieve_future", request, accept=PROTOBUF)
     assert encoded.headers["content-type"] == PROTOBUF
-    decoded = protobuf.forward_backward_output(encoded.body)
+    decoded = forward_backward_output(encoded.body)
     assert decoded == {name: results[0][name] for name in decoded}
 
 
@@ -183,7 +183,7 @@ def test_a_refused_request_does_not_hold_up_those_after_it(client, run, submit):
     ]
     for body in refused:
         assert client.post("forward_backward", body).status in (400, 422)
-    raw = protobuf.forward_backward_request(loss_body(run, 3, loss_fn="nonsense"))
+    raw = forward_backward_request(loss_body(run, 3, loss_fn="nonsense"))
     headers = {"content-type": PROTOBUF}
     assert client.request("POST", "forward_backward", raw=raw, **headers).status == 400
     assert client.post("save_weights", {"model_id": run, "seq_id": 4, "path": "/"}).status == 422
@@ -389,7 +389,7 @@ def test_malformed_protobuf_is_refused(client, raw):
 
 
 def test_any_cut_of_a_protobuf_body_is_refused_or_another_request(client, run, caplog):
-    raw = protobuf.forward_backward_request(loss_body(run, 1, loss_fn_config={"a": 0.5}))
+    raw = forward_backward_request(loss_body(run, 1, loss_fn_config={"a": 0.5}))
     for end in range(0, len(raw), 3):
         headers = {"content-type": PROTOBUF}
         answer = client.request("POST", "forward_backward", raw=raw[:end], **headers)
