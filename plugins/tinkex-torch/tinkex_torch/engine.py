@@ -133,11 +133,10 @@ class TorchEngine(TrainingEngine):
 
     def save(self, model: LocalModel, run: Run, directory: Path, *, optimizer: bool) -> None:
         """Write a run's files as the base class says."""
-        with _failures(model):
-            state = self._runs[run.id]
-            state.adapter.write(directory)
-            if optimizer:
-                state.save_optimizer(directory)
+        state = self._runs[run.id]
+        state.adapter.write(directory)
+        if optimizer:
+            state.save_optimizer(directory)
 
     def unload(self, run: Run) -> None:
         """Forget a run."""
@@ -200,8 +199,6 @@ def _failures(model: LocalModel) -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the caller handles files that cannot be written
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         # On the CPU, PyTorch raises RuntimeError for exhausted memory, too.
         if isinstance(error, MemoryError) or "memory" in str(error):
