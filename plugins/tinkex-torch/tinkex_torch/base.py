@@ -33,21 +33,30 @@ class BaseModel:
     def __init__(self, directory: Path, device: torch.device) -> None:
         """Load the model in *directory*; nothing is downloaded and no code in it is run.
 
-        :raises OSError: a file is missing or cannot be read.
-        :raises ValueError: transformers does not know the architecture.
+        :raises OperationError: the files are damaged or of an unknown architecture.
         """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # standard error belongs to the program
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            # Processors compute float32 faster; on a GPU, memory and bandwidth matter more.
-            dtype="auto" if device.type == "cuda" else torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        logging.set_verbosity_error()
+        try:
+            self._model, found = AutoModelForCausalLM.from_pretrained(
+                directory,
+                # Processors compute float32 faster; on a GPU, memory and bandwidth matter more.
+                dtype="auto" if device.type == "cuda" else torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (MemoryError, ImportError):
+            raise
+        except Exception as error:  # it raises exceptions of many classes
+            reason = str(error).strip().partition("\n")[0]
+            raise OperationError(f"cannot load {directory}: {reason}", "server") from error
+        if lacking := sorted(found["missing_keys"]):  # transformers would use random numbers
+            raise OperationError(f"{directory} lacks the tensor {lacking[0]}", "server")
         self._model.to(device).eval().requires_grad_(False)
         self.device = device
         self.config = self._model.config

@@ -198,10 +198,10 @@ def _failures(model: LocalModel) -> Iterator[None]:
     """Raise the errors of PyTorch and transformers as errors that users see."""
     try:
         yield
-    except (ImportError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (ImportError, RuntimeError, MemoryError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         # On the CPU, PyTorch raises RuntimeError for exhausted memory, too.
         if isinstance(error, MemoryError) or "memory" in str(error):
             message = f"not enough memory for {model.name}: use fewer or shorter examples"
-            raise OperationError(f"{message} ({first})") from error
-        raise OperationError(f"the model {model.name} failed: {first}", "server") from error
+            raise OperationError(f"{message} ({reason})") from error
+        raise OperationError(f"the model {model.name} failed: {reason}", "server") from error
