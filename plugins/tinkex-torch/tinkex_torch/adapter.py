@@ -35,12 +35,11 @@ class Adapter:
     :ivar scale: factor of the product B·A.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], shapes: Mapping[str, torch.Size], vector: Tensor
-    ) -> None:
+    vector: Tensor
+
+    def __init__(self, config: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
         self.config = config
         self.shapes = shapes
-        self.vector = vector
         rank = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
         self.scale = float(config["lora_alpha"] / rank)
 
@@ -53,10 +52,9 @@ class Adapter:
         try:
             config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
             tensors = load_file(directory / TENSORS, device=str(device))
-            names = sorted(tensors)
-            flat = [tensors[name].to(torch.float32).flatten() for name in names]
-            shapes = {name: tensors[name].shape for name in names}
-            return cls(config, shapes, torch.cat(flat))
+            adapter = cls(config, {name: tensors[name].shape for name in sorted(tensors)})
+            adapter.vector = adapter.joined(tensors)
+            return adapter
         except (OSError, ValueError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
             raise OperationError(f"the adapter in {directory} is damaged: {error}") from error
 
@@ -74,6 +72,20 @@ class Adapter:
         parts = vector.split([shape.numel() for shape in self.shapes.values()])
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.view(shape) for (name, shape), part in named}
+
+    def joined(self, tensors: Mapping[str, Tensor], prefix: str = "") -> Tensor:
+        """Return a vector of the *tensors* with the adapter's names after *prefix*.
+
+        :raises KeyError: one is missing.
+        :raises ValueError: one has another shape than the adapter's tensor.
+        """
+        parts = []
+        for name, shape in self.shapes.items():
+            tensor = tensors[prefix + name]
+            if tensor.shape != shape:
+                raise ValueError(f"{prefix + name} has the wrong shape")
+            parts.append(tensor.to(torch.float32).flatten())
+        return torch.cat(parts)
 
     def factors(self, vector: Tensor) -> Factors:
         """Return the factors in *vector* by module name.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tinkex_local.engines import AdamParams
@@ -84,37 +85,24 @@ class TrainingState:
             for prefix, vector in zip(_MOMENTS, (self.first, self.second), strict=True)
             for name, tensor in self.adapter.split(vector).items()
         }
-        metadata = {"format": "pt", "optimizer": "adamw", "step": str(self.steps)}
-        save(directory / OPTIMIZER, tensors, metadata)
+        save(directory / OPTIMIZER, tensors | {"step": torch.tensor(self.steps)}, {"format": "pt"})
 
     def load_optimizer(self, directory: Path) -> None:
         """Read the state that :meth:`save_optimizer` wrote.
 
         :raises OperationError: the file is missing, damaged, or of another adapter.
         """
-        path = directory / OPTIMIZER
-        try:
-            with safe_open(path, framework="pt") as file:
-                steps = int(file.metadata()["step"])
-                vectors = [
-                    self._joined(file, prefix).to(self.adapter.vector.device) for prefix in _MOMENTS
-                ]
-        except FileNotFoundError:
+        path, vector = directory / OPTIMIZER, self.adapter.vector
+        if not path.exists():
             message = "the checkpoint has no optimizer state; load it without the optimizer"
-            raise OperationError(message) from None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise OperationError(message)
+        try:
+            tensors = load_file(path, device=str(vector.device))
+            first, second = (self.adapter.joined(tensors, prefix) for prefix in _MOMENTS)
+            self.steps = int(tensors["step"])
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise OperationError(f"the optimizer state in {path} is damaged: {error}") from error
-        self.first, self.second = vectors
-        self.steps = steps
-
-    def _joined(self, file: Any, prefix: str) -> Tensor:
-        parts = []
-        for name, shape in self.adapter.shapes.items():
-            tensor = file.get_tensor(prefix + name)
-            if tensor.shape != shape:
-                raise ValueError(f"{prefix + name} has another shape than its weights")
-            parts.append(tensor.to(torch.float32).flatten())
-        return torch.cat(parts)
+        self.first, self.second = first, second
 
     def write(self, file: IO[bytes]) -> None:
         """Move the vectors to *file*.
