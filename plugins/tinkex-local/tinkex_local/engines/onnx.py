@@ -40,7 +40,7 @@ class OnnxEngine(Engine):
         self._models: dict[Path, Any] = {}
 
     def serves(self, model: LocalModel) -> bool:
-        return (model.directory / "genai_config.json").is_file()
+        return model.is_onnx
 
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
         ended = stops_at(spec, model.facts.eos, model.directory)
@@ -160,6 +160,7 @@ def _continue(
     logits = reader.back()
     tokens: list[int] = []
     logprobs: list[float] = []
+    tables: list[list[tuple[int, float]]] | None = [] if spec.topk_sample_logprobs else None
     while True:
         distribution = log_softmax(logits)
         token = choose(
@@ -171,9 +172,11 @@ def _continue(
         )
         tokens.append(token)
         logprobs.append(float(distribution[token]))
+        if tables is not None:
+            tables.append(best(distribution, spec.topk_sample_logprobs))
         if ended(tokens):
-            return Sequence(tokens, logprobs, "stop")
+            return Sequence(tokens, logprobs, "stop", tables)
         if len(tokens) >= spec.max_tokens:
-            return Sequence(tokens, logprobs, "length")
+            return Sequence(tokens, logprobs, "length", tables)
         yield
         logits = reader.read([token])
