@@ -39,6 +39,9 @@ class OnnxEngine(Engine):
         self._models: dict[Path, Any] = {}
         self._tokenizers: dict[Path, Any] = {}
 
+    def serves(self, model: LocalModel) -> bool:
+        return (model.directory / "genai_config.json").is_file()
+
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
         ended = stops_at(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
         loaded = self._load(model)
