@@ -146,7 +146,7 @@ def test_homes_that_cannot_be_used_are_named(home, monkeypatch):
 def test_a_model_is_added_used_listed_and_removed(model, save):
     (model / "config.json").unlink()  # which alone has the width of the MLP
     added = shown("local", "model", "add", "me/other", str(model))
-    assert added == {"model_name": "me/other", "directory": str(model)}
+    assert added == {"model_name": "me/other", "engine": "onnx", "directory": str(model)}
     listed = tinkex.run(["local", "model", "list"]).value
     assert [entry["model_name"] for entry in listed] == [DEFAULT_MODEL, "me/other"]
     options = ("--prompt", "Holmes", "--max-tokens", "3", "--seed", "1")

@@ -130,12 +130,15 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Add an onnxruntime-genai model to the embedded service."""
+    """Add an onnxruntime-genai or Hugging Face model to the embedded service."""
 
     operation = "adding a model"
     is_action = True
-    column_names: ClassVar = ("model_name", "directory")
-    examples = ("tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",)
+    column_names: ClassVar = ("model_name", "engine", "directory")
+    examples = (
+        "tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",
+        "tinkex local model add Qwen/Qwen3-0.6B ./Qwen3-0.6B",
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -143,19 +146,28 @@ class AddLocalModel(ShowOne):
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="directory with genai_config.json, the ONNX files and tokenizer.json; a "
-            "config.json next to them gives the shapes of adapters; the directory is not copied",
+            help="directory with tokenizer.json and either genai_config.json and ONNX files, or "
+            "config.json and model.safetensors (requires tinkex-torch); it is not copied",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex.files import user_path
+        from tinkex_local.engines.choice import no_engine
+        from tinkex_local.state.models import LocalModel, ModelError
 
         directory = user_path(parsed_args.directory)
         with _app() as app, _reported(parsed_args.directory):
-            model = app.service.models.add(parsed_args.name, directory, app.service.clock())
+
+            def check(model: LocalModel) -> None:
+                if app.engines.name_for(model) is None:
+                    raise ModelError(no_engine(model))
+
+            models = app.service.models
+            model = models.add(parsed_args.name, directory, app.service.clock(), check)
+            engine = app.engines.name_for(model)
             self.result = model.name
-        return self.column_names, (model.name, str(model.directory))
+        return self.column_names, (model.name, engine, str(model.directory))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Added {plain_text(record['model_name'])}"]
@@ -165,13 +177,13 @@ class ListLocalModel(Lister):
     """List the models of the embedded service."""
 
     operation = "listing local models"
-    column_names: ClassVar = ("model_name", "context_length", "directory")
-    plain_columns: ClassVar = ("model_name", "directory")
+    column_names: ClassVar = ("model_name", "engine", "trainable", "context_length", "directory")
+    plain_columns: ClassVar = ("model_name", "engine", "directory")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local.state.models import ModelError
 
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         with _app() as app:
             for model in app.service.models.all():
                 try:
@@ -179,7 +191,8 @@ class ListLocalModel(Lister):
                 except ModelError as error:
                     context = None
                     self.status(f"Warning: {model.name} is not usable: {error}")
-                rows.append((model.name, context, str(model.directory)))
+                engine, trainable = app.engines.name_for(model), app.engines.trains(model)
+                rows.append((model.name, engine, trainable, context, str(model.directory)))
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         return self.column_names, rows
 

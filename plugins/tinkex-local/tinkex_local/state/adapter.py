@@ -16,6 +16,8 @@ from tinkex_local.state.models import ModelFacts
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+#: The optimizer's state, in training checkpoints of trained runs.
+OPTIMIZER = "optimizer.safetensors"
 #: A constant, as on the hosted service, so that scaling does not depend on the rank.
 ALPHA = 32
 

@@ -216,11 +216,14 @@ def test_every_known_field_is_read_and_others_are_skipped():
         + field(3, topk)
         + unknown
     )
+    def rest(reason, table):
+        return {"stop_reason": reason, "topk_logprobs": table}
+
     table = [[[4, -1.0], [5, -2.0]], [[6, -3.0]]]
     assert protobuf.sample_response(message) == {
         "sequences": [
-            {"tokens": [8, -1], "logprobs": [-0.5, -1.5], "stop_reason": "length"},
-            {"tokens": [9], "logprobs": None, "stop_reason": "stop", "topk_logprobs": table},
+            {"tokens": [8, -1], "logprobs": [-0.5, -1.5], **rest("length", None)},
+            {"tokens": [9], "logprobs": None, **rest("stop", table)},
         ],
         "prompt_logprobs": [None, -0.25],
         "topk_prompt_logprobs": table,
