@@ -216,6 +216,7 @@ def test_every_known_field_is_read_and_others_are_skipped():
         + field(3, topk)
         + unknown
     )
+
     def rest(reason, table):
         return {"stop_reason": reason, "topk_logprobs": table}
 
