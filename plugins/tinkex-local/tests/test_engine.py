@@ -10,7 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from tinkex_local.engines import SampleSpec
-from tinkex_local.engines.onnx import PIECE, OnnxEngine, best, choose, log_softmax, stops_at
+from tinkex_local.engines.onnx import PIECE, OnnxEngine
+from tinkex_local.engines.sampling import best, choose, log_softmax, stops_at
 from tinkex_local.state.models import DEFAULT_MODEL, built_in
 
 MODEL = built_in(DEFAULT_MODEL)
@@ -248,6 +249,6 @@ def test_every_uniform_number_draws_a_possible_token():
 
 def test_a_special_token_can_be_named_as_a_stop_string(tokenizer):
     spec = dataclasses.replace(PLAIN, stop_strings=("<|im_end|>",))
-    ended = stops_at(spec, MODEL.facts.eos, tokenizer)
+    ended = stops_at(spec, MODEL.facts.eos, MODEL.directory)
     assert ended([500, tokenizer.token_to_id("<|im_end|>")])
     assert not ended([500, 600])
