@@ -150,7 +150,8 @@ pytest: .venv/.stamp .venv-sdk/.stamp
 
 test-train: .venv-train/.stamp
 	@echo "pytest -m train"
-	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-train/bin/python .venv-train/bin/python -m pytest -q -m train $(PYTEST_ARGS)
+	@$(CACHE) OMP_WAIT_POLICY=PASSIVE TINKEX_SDK_PYTHON=$(CURDIR)/.venv-train/bin/python \
+	    .venv-train/bin/python -m pytest -q -m train $(PYTEST_ARGS)
 
 # The whole matrix of faults and commands; writes its table for the manual.
 test-faults: .venv/.stamp .venv-sdk/.stamp
