@@ -85,7 +85,9 @@ class SftTrain(ShowOne):
                 hint="Use --resume to resume it, or choose another directory with --output.",
             )
         job = self._job(parsed_args)
-        return self._preview(job) if log is None else self._train(parsed_args, job, log)
+        if log is None:
+            return self._preview(parsed_args, job)
+        return self._train(parsed_args, job, log)
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if bool(parsed_args.base_model) == bool(parsed_args.model_path):
@@ -153,13 +155,14 @@ class SftTrain(ShowOne):
                 raise
         return None
 
-    def _preview(self, job: _Job) -> Any:
+    def _preview(self, parsed_args: argparse.Namespace, job: _Job) -> Any:
         from tinkex_train import preview
 
-        if not getattr(self.app_args, "quiet", False):
-            preview.show(job.data, job.tokenizer, self.app.stderr)
         data = job.data
-        shown = {
+        is_json = parsed_args.formatter == "json"
+        if not is_json and not getattr(self.app_args, "quiet", False):
+            preview.show(data, job.tokenizer, self.app.stderr)
+        shown: dict[str, Any] = {
             "rows": data.rows,
             "examples": len(data.examples),
             "truncated": data.truncated,
@@ -171,6 +174,8 @@ class SftTrain(ShowOne):
             "steps": job.plan.batches.steps,
             "learning_rate": job.plan.learning_rate,
         }
+        if is_json:
+            shown["preview"] = preview.records(data, job.tokenizer)
         return tuple(shown), tuple(shown.values())
 
     def _train(self, parsed_args: argparse.Namespace, job: _Job, log: RunDirectory) -> Any:
@@ -224,7 +229,8 @@ class SftTrain(ShowOne):
             summary = trainer.run()
         except (TinkexError, KeyboardInterrupt, Terminated):
             if log.last_checkpoint():
-                self.status(f"To resume:\n  {self.resume_command()}")
+                self.status("To resume:")
+                self.status(f"  {self.resume_command()}")
             raise
         losses = summary.losses
         if losses:

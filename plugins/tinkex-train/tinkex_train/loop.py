@@ -193,7 +193,9 @@ class Trainer:
         summary, batches = self.summary, self._plan.batches
         if not math.isfinite(loss):
             raise OperationFailed(
-                f"the loss of step {step.number} is not a number", category="user"
+                f"the loss of step {step.number} is not a number",
+                hint="Train with a lower learning rate: --learning-rate.",
+                category="user",
             )
         summary.steps = step.number + 1
         summary.tokens += step.tokens
