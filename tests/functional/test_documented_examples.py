@@ -58,7 +58,7 @@ def marked(page: Path) -> object:
     return pytest.param(page, marks=pytest.mark.train) if name(page) in TRAINING else page
 
 
-@pytest.mark.parametrize("page", map(marked, PAGES), ids=[name(page) for page in PAGES])
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES], ids=map(name, PAGES))
 def test_the_examples_run_and_print_what_is_shown(page: Path, sessions):
     assert examples.read(page).faults == ()
 
