@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -219,6 +220,63 @@ class RemoveLocalModel(ShowOne):
         return [f"Removed {plain_text(record['model_name'])}"]
 
 
+class AddLocalCheckpoint(ShowOne):
+    """Add an adapter from a directory to the embedded service."""
+
+    operation = "adding a checkpoint"
+    is_action = True
+    column_names: ClassVar = ("tinker_path", "base_model", "lora_rank", "size_bytes")
+    examples = (
+        "tinkex local checkpoint add ./my-adapter",
+        "tinkex local checkpoint add ./my-adapter --base-model Qwen/Qwen3-0.6B --name v1",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "directory",
+            metavar="<dir>",
+            help="directory with adapter_config.json and adapter_model.safetensors, in the format "
+            "of PEFT or as downloaded from a Tinker service; it is copied",
+        )
+        parser.add_argument(
+            "--base-model",
+            metavar="<model>",
+            help="base model in the embedded service (default: the one in adapter_config.json)",
+        )
+        parser.add_argument(
+            "--name",
+            metavar="<name>",
+            type=checkpoint_name,
+            help="name of the checkpoint (default: that of the directory)",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        from tinkex.files import user_path
+        from tinkex_local.state import foreign
+
+        directory = user_path(parsed_args.directory).absolute()
+        name = parsed_args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", directory.name)[:200] or "added"
+        with _app() as app, _reported(parsed_args.directory):
+            added = foreign.add(app.service, directory, name, parsed_args.base_model)
+        values = tuple(added[column] for column in self.column_names)
+        self.result = added["tinker_path"]
+        return self.column_names, values
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [plain_text(record["tinker_path"])]
+
+
+def checkpoint_name(text: str) -> str:
+    """Return *text* if it is a valid name of a checkpoint; the type of an option."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
+        raise argparse.ArgumentTypeError(
+            "a name has 1 to 200 letters, digits, '_', '-' and '.', and no dot in front"
+        )
+    return text
+
+
 @contextmanager
 def _app(key: str | None = None) -> Iterator[App]:
     """Open the state in the default home directory."""
@@ -241,6 +299,8 @@ def _reported(what: str) -> Iterator[None]:
     import sqlite3
 
     from tinkex_local.app import unusable
+    from tinkex_local.problems import OperationError
+    from tinkex_local.state.foreign import ForeignError
     from tinkex_local.state.models import ModelError
     from tinkex_local.state.store import StateError
 
@@ -250,5 +310,9 @@ def _reported(what: str) -> Iterator[None]:
         raise unusable(error) from error
     except ModelError as error:
         raise UsageError(str(error)) from error
+    except ForeignError as error:
+        raise UsageError(f"cannot add {what}: {error}") from error
+    except OperationError as error:
+        raise LocalError(str(error)) from error
     except OSError as error:
         raise LocalError(f"cannot use {what}: {error.strerror or error}") from error

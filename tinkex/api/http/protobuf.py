@@ -26,7 +26,7 @@ _DTYPES = {"float32": (1, "f"), "int64": (2, "q")}
 _READ = {1: ("float32", "f"), 2: ("int64", "q"), 3: ("int64", "i"), 4: ("float32", "H")}
 _BFLOAT16 = 4
 #: Maximum number of examples in one result; requests have at most 1024.
-_MAX_EXAMPLES = 2**20
+_MAX_EXAMPLES = 2**16
 
 Field = tuple[int, int | bytes]
 
