@@ -21,6 +21,7 @@ ALLOWED = {
     "tinkex-http2": {"tinkex", "pyqwest"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-torch": {"tinkex-local", "numpy", "safetensors", "torch", "transformers"},
+    "tinkex-train": {"tinkex", "rich"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

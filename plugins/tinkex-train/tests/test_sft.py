@@ -277,14 +277,14 @@ def test_dry_run(sft, engine):
         "--dry-run", data="chat.jsonl", terminal=True, environ={"TERM": "xterm-256color"}
     )
 
-    preview = done.rows.pop("preview")
-    trained = done.rows["trained_tokens"]
-    assert done.rows == {
+    found = done.rows
+    preview, trained = found.pop("preview"), found["trained_tokens"]
+    assert found == {
         "rows": 2,
         "examples": 2,
         "truncated": 0,
-        "longest": done.rows["longest"],
-        "tokens": 2 * done.rows["longest"],
+        "longest": found["longest"],
+        "tokens": 2 * found["longest"],
         "trained_tokens": trained,
         "eval_examples": None,
         "batch_size": 1,
