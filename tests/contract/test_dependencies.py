@@ -20,6 +20,8 @@ ALLOWED = {
     "tinkex-hello": {"tinkex"},
     "tinkex-http2": {"tinkex", "pyqwest"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
+    "tinkex-torch": {"tinkex-local", "numpy", "safetensors", "torch", "transformers"},
+    "tinkex-train": {"tinkex", "rich"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

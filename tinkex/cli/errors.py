@@ -115,8 +115,8 @@ FOREIGN = (
 #: Words that are not commands, separated by commas → the hint about them.
 _NO_COMMANDS = {
     "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
-    "finetune, fine-tune, train": "Training needs the official SDK; 'tinkex checkpoint' saves a "
-    "new adapter to start from.",
+    "finetune, fine-tune, train, sft": "'tinkex train sft' fine-tunes a model; its plugin: "
+    "pip install tinkex-train",
     "install, plugin install": "A plugin is a Python package: pip install NAME",
     "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
 }
@@ -125,7 +125,11 @@ _FIRST_NOUNS = ("checkpoint", "run")
 #: Command → the option that words after it probably belong to.
 _TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
-_PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
+_PLUGIN_COMMANDS = {
+    "local": "tinkex-local",
+    "checkpoint push-hf": "tinkex-hub",
+    "train": "tinkex-train",
+}
 
 
 def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> TinkexError:

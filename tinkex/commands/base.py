@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tinkex.settings import Settings
 
 __all__ = ["Command", "Lister", "ShowOne"]
+
+#: Options to leave out of the suggested command to resume → number of their values.
+_LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 
 
 class _Bound(cliff.command.Command):
@@ -85,6 +89,19 @@ class _Bound(cliff.command.Command):
     def show_transfer(self, progress: Progress) -> None:
         """Show the progress of a download on a terminal; pass this as ``on_progress``."""
         self.app.display.transfer(progress)
+
+    def show_count(self, what: str, done: int, total: int) -> bool:
+        """Show on a terminal that *done* of *total* items are done; return whether it is drawn.
+
+        :param what: the activity, or a rate.
+        """
+        self.app.display.count(what, done, total)
+        return bool(self.app.display.draws)
+
+    def resume_command(self) -> str:
+        """Return the command line that resumes this command: the same one, with ``--resume``."""
+        words = _without(self.app.words, _LEFT_OUT)
+        return shlex.join([self.app.NAME, *words, "--resume"])
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
@@ -416,6 +433,21 @@ def _checked(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Sequence[Any
             count = f"{len(values)} values for {len(names)} columns"
             raise ValueError(f"a row has {count}: {', '.join(names)}")
         yield values
+
+
+def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Return *words* without *options* and the words after each that belong to it."""
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip -= 1
+        elif name in options:
+            skip = 0 if equals else options[name]
+        else:
+            kept.append(word)
+    return kept
 
 
 def _normal(name: str) -> str:

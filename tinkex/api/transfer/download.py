@@ -157,7 +157,7 @@ class _Download:
         """Fetch the files by the method that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
-        from tinkex.api.resources.training import CREATE_BY_LOADING
+        from tinkex.api.training.client import CREATE_BY_LOADING
 
         can_copy = CREATE_BY_LOADING not in self._transport.missing
         if self._path.kind == "weights" and can_copy:
@@ -533,7 +533,7 @@ def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) 
 def _make_copy(
     transport: Transport, session: Any, path: TinkerPath, deadline: Deadline
 ) -> TinkerPath:
-    from tinkex.api.resources import training
+    from tinkex.api.training import client as training
 
     metadata = {"created_by": "tinkex"}
     try:
