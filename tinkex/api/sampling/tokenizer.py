@@ -34,6 +34,9 @@ MAX_TEXT = 64 * 1024 * 1024
 #: Maximum size in bytes of a text that is encoded without a separate thread.
 _SHORT = 64 * 1024
 
+#: Maximum number of tokens that form one character: its bytes in UTF-8.
+_MOST_PARTS = 4
+
 #: Seconds to connect to the hub, and to wait for its response.
 _HUB_TIMEOUTS = Timeouts(connect=5.0, read=10.0)
 
@@ -166,17 +169,36 @@ class Tokenizer:
                 return whole.removeprefix(before)
         return self._decode(kept, special)
 
-    def decode_reply(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> str:
+    def decode_reply(self, tokens: Sequence[int]) -> str:
         """Return the text of a sampled reply, without special tokens and the end of turn.
 
-        :param after: the preceding tokens; see :meth:`decode`.
         :raises ChatTemplateError: the tokenizer has no usable template.
         """
         stops = self.stop_sequences
-        text = self.decode(stops.cut(tokens), after=after, special=False)
+        text = self.decode(stops.cut(tokens), special=False)
         for string in stops.strings:
             text = text.removesuffix(string)
         return text
+
+    def token_texts(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> list[str]:
+        """Return the text of each of *tokens*, special tokens included; joined, it is their text.
+
+        If several tokens form one character, the last one has it and the others are empty.
+
+        :param after: the preceding tokens; see :meth:`decode`.
+        """
+        texts: list[str] = []
+        context, pending = list(after[-TAIL:]), list[int]()
+        for position, token in enumerate(tokens, 1):
+            pending.append(token)
+            text = self.decode(pending, strip_end=False, after=context)
+            is_part = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < _MOST_PARTS
+            if is_part and position < len(tokens):
+                texts.append("")
+                continue
+            texts.append(text)
+            context, pending = [*context, *pending][-TAIL:], []
+        return texts
 
     def _decode(self, tokens: Sequence[int], special: bool) -> str:
         # Servers may return tokens beyond the vocabulary, because they pad it.
