@@ -52,7 +52,6 @@ class ListAlias(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         self.result = known = aliases.read()
-        arguments.shorten_paths(self)
         return self.column_names, [(f"@{name}", path) for name, path in known.items()]
 
 
