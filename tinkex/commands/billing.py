@@ -215,7 +215,7 @@ class CheckpointStorageBilling(_CsvLister):
 
 
 class EstimateBilling(ShowOne):
-    """Count the tokens of training data, and estimate the cost of training on it."""
+    """Estimate the tokens and the cost of training."""
 
     notes = (
         "The tokens are counted with the model's tokenizer, without a request to the service. "
@@ -227,7 +227,7 @@ class EstimateBilling(ShowOne):
     )
     examples = (
         "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --epochs 3",
-        "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --prices prices.json",
+        "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --prices p.json",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -309,12 +309,12 @@ class EstimateBilling(ShowOne):
         return lines
 
 
-def add_prices(parser: argparse._ActionsContainer) -> None:
+def add_prices(parser: argparse.ArgumentParser) -> None:
     """Add ``--prices``; see :func:`find_prices`."""
     parser.add_argument(
         "--prices",
         metavar="<file>",
-        help="price list, a JSON file or its http(s) address; without it, only tokens are counted",
+        help="price list: a JSON file, or its http(s) address",
     )
 
 

@@ -379,8 +379,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="treat the prompt as the message of a user: apply the model's chat template, and end "
-        "at its end of turn",
+        help="treat the prompt as the message of a user: apply the chat template",
     )
     parser.add_argument(
         "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"
