@@ -279,11 +279,10 @@ class EstimateBilling(ShowOne):
         total = (tokens - examples) * epochs  # no model input has the last token
         if prices and rate is None:
             self.app.warn(f"{parsed_args.prices} has no price for training {model}")
-        self.result = values = (
-            *(model, rows, examples, tokens, trained, epochs, total),
-            *(rate, cost(total, rate), prices and prices.date),
-        )
-        return self.column_names, (*values[:8], Dollars(values[8]), values[9])
+        counts = (model, rows, examples, tokens, trained, epochs, total)
+        price, date = cost(total, rate), prices and prices.date
+        self.result = dict(zip(self.column_names, (*counts, rate, price, date), strict=True))
+        return self.column_names, (*counts, rate, Dollars(price), date)
 
     def _examples(
         self, parsed_args: argparse.Namespace, tokenizer: Tokenizer
