@@ -227,7 +227,7 @@ class Sample(Lister):
 
         stdout, written = self.app.stdout, io.StringIO()
         self._on_terminal = stdout.isatty() and parsed_args.output is None
-        self._colours = self._on_terminal and wants_colour(stdout)
+        self._colours = parsed_args.output is None and wants_colour(stdout)
         self._lists_tokens = bool(parsed_args.top_logprobs) or not self._colours
         self.app.stdout = written
         try:
