@@ -16,11 +16,13 @@ from tinkex.exceptions import LimitReached, LocalError
 
 #: The public names, see the page "Plugin API".
 __all__ = [
+    "check_writable",
     "locked",
     "plugin_directory",
     "private_directory",
     "replacing",
     "user_path",
+    "write_atomically",
     "xdg_directory",
 ]
 
