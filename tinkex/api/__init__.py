@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tinkex.api.sampling.client import SamplingClient as SamplingClient
     from tinkex.api.sampling.tokenizer import Tokenizer as Tokenizer
     from tinkex.api.sampling.tokenizer import load_tokenizer as load_tokenizer
+    from tinkex.api.sampling.types import Logprobs as Logprobs
     from tinkex.api.sampling.types import SampledRow as SampledRow
     from tinkex.api.sampling.types import SampledSequence as SampledSequence
     from tinkex.api.sampling.types import SampleResponse as SampleResponse
@@ -74,7 +75,7 @@ _NAMES = {
     "resources.training": "SavedWeights TrainingClient",
     "sampling.client": "SamplingClient",
     "sampling.tokenizer": "Tokenizer load_tokenizer",
-    "sampling.types": "SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "sampling.types": "Logprobs SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
     "transfer.adapter": "AdapterMismatch",
     "transfer.download": "Download DownloadResult",
     "transfer.progress": "Progress",

@@ -59,6 +59,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server this is: tinkex config show.",
+    exceptions.LogprobsUnavailable: "Leave the option out, or use a server that returns them.",
     exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }

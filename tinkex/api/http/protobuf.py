@@ -53,6 +53,8 @@ def _sequence(message: bytes) -> dict[str, Any]:
             found["tokens"] = _array(value, "i")
         elif number == 3:
             found["logprobs"] = _array(value, "f")
+        elif number == 4:
+            found["topk_logprobs"] = _topk(_bytes(value))
     return found
 
 

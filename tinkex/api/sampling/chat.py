@@ -21,6 +21,9 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 #: File next to ``tokenizer.json`` that may define further special tokens.
 SPECIAL = "special_tokens_map.json"
+#: File of a model, next to ``tokenizer.json``, with the tokens that end a generation
+#: (``transformers.GenerationConfig``).
+GENERATION = "generation_config.json"
 
 
 class ChatTemplate:
@@ -52,11 +55,14 @@ class ChatTemplate:
             source = config.get("chat_template")
         if not isinstance(source, str):
             return None
-        return cls(source, _special_tokens(config, _config(directory / SPECIAL)))
+        return cls(source, special_tokens(directory))
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Render *messages* as a prompt for the reply.
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """Render *messages* as text.
 
+        :param add_generation_prompt: end with the beginning of a reply.
         :raises UsageError: *messages* are not text, or not valid for the template.
         """
         checked = text_messages(messages)
@@ -64,16 +70,16 @@ class ChatTemplate:
             for message in checked:
                 message["content"] = [{"type": "text", "text": message["content"]}]
         try:
-            return self._render(checked)
+            return self._render(checked, add_generation_prompt)
         except Exception as error:  # a template may raise any exception
             reason = str(error) or type(error).__name__
             raise UsageError(f"the chat template rejects the messages: {reason}") from error
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         rendered: str = self._template.render(
             self._special,
             messages=messages,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
             tools=None,
             documents=None,
         )
@@ -90,6 +96,17 @@ class ChatTemplate:
             return False
 
         return not shows(text) and shows([{"type": "text", "text": text}])
+
+
+def end_tokens(directory: Path) -> tuple[list[str], list[int]]:
+    """Return the texts and the ids of the tokens that end a text, by the files in *directory*.
+
+    :raises ChatTemplateError: a file cannot be read.
+    """
+    end = special_tokens(directory).get("eos_token")
+    ids = _config(directory / GENERATION).get("eos_token_id")
+    ids = ids if isinstance(ids, list) else [ids]
+    return [end] if end else [], [number for number in ids if type(number) is int]
 
 
 def text_messages(messages: object) -> list[dict[str, Any]]:
@@ -133,12 +150,15 @@ def _joined(content: object) -> str | None:
     return "".join(known) if len(known) == len(texts) else None
 
 
-def _special_tokens(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
-    """Return name → text of the special tokens, with the precedence of transformers.
+def special_tokens(directory: Path) -> dict[str, str]:
+    """Return name → text of the special tokens of the tokenizer in *directory*.
 
-    :param extra: the content of ``special_tokens_map.json``; ignored if *config* has the newer
-        ``added_tokens_decoder``.
+    The precedence is that of transformers: ``special_tokens_map.json`` is ignored if
+    ``tokenizer_config.json`` has the newer ``added_tokens_decoder``.
+
+    :raises ChatTemplateError: a file cannot be read.
     """
+    config, extra = _config(directory / CONFIG), _config(directory / SPECIAL)
     if "added_tokens_decoder" not in config:
         config = config | extra
     named = {name: token for name, token in config.items() if name.endswith("_token")}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.sampling import chat
+from tinkex.api.sampling.stops import StopSequences, stop_sequences
 from tinkex.api.sampling.types import TAIL
 from tinkex.exceptions import (
     ChatTemplateError,
@@ -126,28 +127,65 @@ class Tokenizer:
             raise ChatTemplateError(f"the tokenizer{where} has no chat template")
         return found
 
+    @cached_property
+    def stop_sequences(self) -> StopSequences:
+        """What ends a reply: the end of turn of the chat template, and the model's end of text.
+
+        :raises ChatTemplateError: the tokenizer has no usable template.
+        """
+        template, directory = self.template, self.directory
+        assert directory is not None  # it has a template
+        texts, ids = chat.end_tokens(directory)
+        ids += [number for text in texts if (number := self.inner.token_to_id(text)) is not None]
+        known = {n: self.inner.id_to_token(n) for n in ids if 0 <= n < 2**32}
+        ends = {number: text for number, text in known.items() if text is not None}
+        return stop_sequences(template, self._added, ends)
+
     def decode(
-        self, tokens: Sequence[int], *, strip_end: bool = True, after: Sequence[int] = ()
+        self,
+        tokens: Sequence[int],
+        *,
+        strip_end: bool = True,
+        after: Sequence[int] = (),
+        special: bool = True,
     ) -> str:
-        """Return the text of *tokens*, special tokens included.
+        """Return the text of *tokens*.
 
         :param strip_end: omit the special tokens at the end.
         :param after: the preceding tokens, or the last of them: decoders such as SentencePiece drop
             the space at the beginning of a text, which a continuation needs.
+        :param special: include the special tokens.
         """
         kept = list(tokens)
         while strip_end and kept and kept[-1] in self._special:
             kept.pop()
         if after and kept:
-            before, whole = self._decode(after[-TAIL:]), self._decode([*after[-TAIL:], *kept])
+            before = self._decode(after[-TAIL:], special)
+            whole = self._decode([*after[-TAIL:], *kept], special)
             if whole.startswith(before):  # it does not complete a character of the prompt
                 return whole.removeprefix(before)
-        return self._decode(kept)
+        return self._decode(kept, special)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
+    def decode_reply(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> str:
+        """Return the text of a sampled reply, without special tokens and the end of turn.
+
+        :param after: the preceding tokens; see :meth:`decode`.
+        :raises ChatTemplateError: the tokenizer has no usable template.
+        """
+        stops = self.stop_sequences
+        text = self.decode(stops.cut(tokens), after=after, special=False)
+        for string in stops.strings:
+            text = text.removesuffix(string)
+        return text
+
+    def _decode(self, tokens: Sequence[int], special: bool) -> str:
         # Servers may return tokens beyond the vocabulary, because they pad it.
         known = [token for token in tokens if 0 <= token < 2**32]
-        return str(self.inner.decode(known, skip_special_tokens=False))
+        return str(self.inner.decode(known, skip_special_tokens=not special))
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        return {n: token.content for n, token in self.inner.get_added_tokens_decoder().items()}
 
     @cached_property
     def _special(self) -> frozenset[int]:
@@ -336,7 +374,7 @@ def _download(repository: Repository) -> Path:
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, FILE):
+    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, chat.GENERATION, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
         except Exception as error:  # raised by an HTTP library that varies with the version

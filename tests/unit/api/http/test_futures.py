@@ -208,9 +208,9 @@ def test_every_known_field_is_read_and_others_are_skipped():
         + field(3, 2)
         + field(4, 2)
     )
-    unknown = field(4, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
+    unknown = field(6, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
     message = (
-        field(1, sequence + unknown)
+        field(1, sequence + field(4, topk) + unknown)
         + field(1, field(2, ints(9)))
         + field(2, floats(float("nan"), -0.25))
         + field(3, topk)
@@ -218,7 +218,12 @@ def test_every_known_field_is_read_and_others_are_skipped():
     )
     assert protobuf.sample_response(message) == {
         "sequences": [
-            {"tokens": [8, -1], "logprobs": [-0.5, -1.5], "stop_reason": "length"},
+            {
+                "tokens": [8, -1],
+                "logprobs": [-0.5, -1.5],
+                "stop_reason": "length",
+                "topk_logprobs": [[[4, -1.0], [5, -2.0]], [[6, -3.0]]],
+            },
             {"tokens": [9], "logprobs": None, "stop_reason": "stop"},
         ],
         "prompt_logprobs": [None, -0.25],
