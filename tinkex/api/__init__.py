@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from tinkex.api.resources.training import SavedWeights as SavedWeights
     from tinkex.api.resources.training import TrainingClient as TrainingClient
     from tinkex.api.sampling.client import SamplingClient as SamplingClient
+    from tinkex.api.sampling.dataset import SupervisedRow as SupervisedRow
+    from tinkex.api.sampling.dataset import read_supervised_rows as read_supervised_rows
+    from tinkex.api.sampling.supervised import ExampleBuilder as ExampleBuilder
+    from tinkex.api.sampling.supervised import SupervisedExample as SupervisedExample
     from tinkex.api.sampling.tokenizer import Tokenizer as Tokenizer
     from tinkex.api.sampling.tokenizer import load_tokenizer as load_tokenizer
     from tinkex.api.sampling.types import Logprobs as Logprobs
@@ -74,6 +78,8 @@ _NAMES = {
     "resources.sessions": "Session Sessions Trace",
     "resources.training": "SavedWeights TrainingClient",
     "sampling.client": "SamplingClient",
+    "sampling.dataset": "SupervisedRow read_supervised_rows",
+    "sampling.supervised": "ExampleBuilder SupervisedExample",
     "sampling.tokenizer": "Tokenizer load_tokenizer",
     "sampling.types": "Logprobs SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
     "transfer.adapter": "AdapterMismatch",

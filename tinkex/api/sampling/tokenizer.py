@@ -82,15 +82,7 @@ class Tokenizer:
         :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
         :raises TimedOut: it took longer than *timeout*.
         """
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            where = f"character {error.start + 1}"
-            raise UsageError(f"the text is not valid Unicode ({where})") from error
-        if size > MAX_TEXT:
-            most = MAX_TEXT // 1024**2
-            raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
-        if size <= _SHORT:
+        if _size_of(text) <= _SHORT:
             return list(self.inner.encode(text, add_special_tokens=special).ids)
         try:
             # Unlike encode(), encode_batch() releases the GIL.
@@ -100,6 +92,17 @@ class Tokenizer:
             )
         except TimeoutError as error:
             raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the token ids of *text*, without additional special tokens, and their places.
+
+        A place is the index of a token's first character and the index after its last one.
+
+        :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
+        """
+        _size_of(text)
+        encoding = self.inner.encode(text, add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
 
     def encode_messages(
         self, messages: Sequence[Mapping[str, Any]], *, timeout: float | None = None
@@ -140,6 +143,22 @@ class Tokenizer:
         known = {n: self.inner.id_to_token(n) for n in ids if 0 <= n < 2**32}
         ends = {number: text for number, text in known.items() if text is not None}
         return stop_sequences(template, self._added, ends)
+
+    @cached_property
+    def end_of_text(self) -> int | None:
+        """The token that ends a text, if the files of the tokenizer name one.
+
+        :raises ChatTemplateError: they cannot be read.
+        """
+        names = chat.special_tokens(self.directory) if self.directory else {}
+        token = self.inner.token_to_id(names.get("eos_token", ""))
+        return None if token is None else int(token)
+
+    @cached_property
+    def added_tokens(self) -> frozenset[str]:
+        """The text of the tokens that are not made of characters, such as ``<|im_end|>``."""
+        added = self.inner.get_added_tokens_decoder()
+        return frozenset(token.content for token in added.values())
 
     def decode(
         self,
@@ -191,6 +210,22 @@ class Tokenizer:
     def _special(self) -> frozenset[int]:
         added = self.inner.get_added_tokens_decoder()
         return frozenset(number for number, token in added.items() if token.special)
+
+
+def _size_of(text: str) -> int:
+    """Return the size of *text* in bytes of UTF-8.
+
+    :raises UsageError: it is not valid Unicode, or longer than :data:`MAX_TEXT`.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        where = f"character {error.start + 1}"
+        raise UsageError(f"the text is not valid Unicode ({where})") from error
+    if size > MAX_TEXT:
+        most = MAX_TEXT // 1024**2
+        raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
+    return size
 
 
 def load_tokenizer(name: str, *, sources: Iterable[TokenizerSource] | None = None) -> Tokenizer:
