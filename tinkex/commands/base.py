@@ -86,6 +86,10 @@ class _Bound(cliff.command.Command):
         """Show the progress of a download on a terminal; pass this as ``on_progress``."""
         self.app.display.transfer(progress)
 
+    def show_count(self, note: str, done: int, total: int) -> None:
+        """Show on a terminal that *done* of *total* items are done; *note* is the activity."""
+        self.app.display.count(note, done, total)
+
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
 

@@ -8,12 +8,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tinkex.testing import Invocation, invoke, isolated, local_service
+from tinkex.testing import Invocation, invoke, isolated
 from tinkex_lab.comparison import Comparison, Model, Prompt, differences, prompt_text
 from tinkex_lab.display import page, print_comparison
 from tinkex_lab.results import Sequence
@@ -25,17 +24,6 @@ ROWS = [
     {"id": "a", "prompt": "Who is there?", "answer": "Holmes"},
     {"id": "b", "tokens": [500, 600, 700], "num_samples": 2},
 ]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Return the settings for a service with two models of the same weights."""
-    import tinkex_local
-
-    model = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
-    with local_service(tmp_path_factory.mktemp("service")) as home:
-        assert invoke(["local", "model", "add", "other", str(model)]).exit_code == 0
-        yield {"TINKEX_LOCAL_HOME": str(home), "TINKEX_PROFILE": "local"}
 
 
 @pytest.fixture
