@@ -40,7 +40,8 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
-    exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
+    exceptions.ChatTemplateError: "Base models have none: give the tokenizer of a chat model of "
+    "the same family with --tokenizer, or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",

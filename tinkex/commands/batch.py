@@ -15,6 +15,7 @@ from tinkex.columns import json_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.run import (
+    add_chat_options,
     add_sampling_options,
     checked_model,
     find_tokenizer,
@@ -93,6 +94,7 @@ class BatchRun(Command):
             choices=("jsonl", "text"),
             help="input format (default: detected from the file name, else from the first line)",
         )
+        add_chat_options(parser)
         add_sampling_options(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -103,7 +105,8 @@ class BatchRun(Command):
         with ExitStack() as stack:
             params, num_samples = sampling_params(parsed_args), parsed_args.num_samples
             name, kind = parsed_args.prompts, parsed_args.input_format
-            prompts = PromptSource(name, self.app.stdin, params, num_samples, kind)
+            chat = {"chat": parsed_args.chat, "system": parsed_args.system}
+            prompts = PromptSource(name, self.app.stdin, params, num_samples, kind, **chat)
             stack.callback(prompts.close)
             if prompts.doubtful:
                 self._warn_of_numbers(prompts)
@@ -120,7 +123,9 @@ class BatchRun(Command):
                 needed=prompts.needs_tokenizer or bool(parsed_args.tokenizer),
             )
             if tokenizer is not None and prompts.needs_template:
-                _ = tokenizer.template  # a missing template is reported once, not for each row
+                _ = (
+                    tokenizer.stop_sequences
+                )  # a missing template is reported once, not for each row
             if file is not None:
                 stack.callback(file.close)
                 file.open(resume=parsed_args.resume)
@@ -151,7 +156,9 @@ class BatchRun(Command):
             return None
         from tinkex.commands.batch_results import ResultsFile
 
-        made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
+        # None where an option is not given, as in a record of a version without it.
+        made_by = {name: getattr(parsed_args, name) or None for name in ("chat", "system")}
+        made_by |= {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
         made_by |= {"prompts": prompts.digest, "model_path": model_path}
         file = ResultsFile(parsed_args.output, made_by, prompts.total)
@@ -255,7 +262,8 @@ class _Batch:
         self._consecutive_failures = 0
         record: dict[str, Any] = {"id": row.id, "index": row.index}
         record["sequences"] = [
-            self._sequence(s.as_dict(), result.tail) for s in result.response.sequences
+            self._sequence(s.as_dict(), self._text(s.tokens, result))
+            for s in result.response.sequences
         ]
         if row.extra:
             record["extra"] = row.extra
@@ -288,10 +296,19 @@ class _Batch:
         ):
             raise error
 
-    def _sequence(self, whole: Mapping[str, Any], tail: Sequence[int]) -> dict[str, Any]:
+    def _text(self, tokens: Sequence[int], result: SampledRow) -> str | None:
+        from tinkex.api.sampling.types import is_chat
+
+        if self.tokenizer is None:
+            return None
+        if is_chat(result.row.prompt):
+            return self.tokenizer.decode_reply(tokens)
+        return self.tokenizer.decode(tokens, after=result.tail)
+
+    def _sequence(self, whole: Mapping[str, Any], text: str | None) -> dict[str, Any]:
         tokens, logprobs = whole["tokens"], whole["logprobs"]
         sequence: dict[str, Any] = {
-            "text": self.tokenizer.decode(tokens, after=tail) if self.tokenizer else None,
+            "text": text,
             "stop_reason": whole["stop_reason"],
             "avg_logprob": mean(logprobs),
             "token_count": len(tokens),

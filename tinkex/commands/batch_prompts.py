@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from tinkex.commands.inputs import nearly_token_ids, prompt_in
+from tinkex.commands.inputs import conversation, nearly_token_ids, prompt_in
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 from tinkex.files import MAX_INPUT, user_path
 
@@ -66,6 +66,8 @@ class PromptSource:
     :param name: file or directory; ``-`` is *stdin*.
     :param params: sampling parameters of rows that do not override them.
     :param kind: ``jsonl`` or ``text``; by default derived from the name or the first line.
+    :param chat: make each text the message of a user.
+    :param system: make it, and messages, follow this system message.
     :ivar total: number of prompts.
     :ivar digest: hash of their content.
     :ivar needs_tokenizer: whether any prompt is not token ids.
@@ -83,10 +85,14 @@ class PromptSource:
         params: SamplingParams,
         num_samples: int,
         kind: str | None = None,
+        *,
+        chat: bool = False,
+        system: str | None = None,
     ) -> None:
         self._name = "standard input" if name == "-" else name
         self._params = params
         self._num_samples = num_samples
+        self._chat, self._system = chat or system is not None, system
         self._file: IO[bytes] | None = None
         if name != "-" and user_path(name).is_dir():
             self._kind = "directory"
@@ -175,6 +181,7 @@ class PromptSource:
                     if not prompt:
                         raise UsageError("the prompt is empty")
                     params, num_samples = self._params, self._num_samples
+                    prompt = self._as_chat(prompt)
                     row = PromptRow(index, id, where, prompt, params, num_samples, {})
             except UnicodeDecodeError as error:
                 hint = "Convert it with iconv."
@@ -218,7 +225,7 @@ class PromptSource:
         if len(given) != 1:
             found = " and ".join(map(repr, given)) or "none"
             raise UsageError(f"expected one of 'prompt', 'tokens' and 'messages', not {found}")
-        prompt = _checked_prompt(given[0], row[given[0]])
+        prompt = self._as_chat(_checked_prompt(given[0], row[given[0]]))
         changes = {name: row[name] for name in _OVERRIDES if row.get(name) is not None}
         num_samples = changes.pop("num_samples", self._num_samples)
         if type(num_samples) is not int or not 1 <= num_samples <= _MAX_SAMPLES:
@@ -233,6 +240,13 @@ class PromptSource:
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
             raise UsageError(f"'id' must be a string or a whole number, not {json.dumps(id)[:40]}")
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
+
+    def _as_chat(self, prompt: Any) -> Any:
+        """Return *prompt* as a conversation if it should be one; token ids stay as they are."""
+        from tinkex.api.sampling.types import is_chat
+
+        is_message = isinstance(prompt, str) and self._chat
+        return conversation(prompt, self._system) if is_message or is_chat(prompt) else prompt
 
 
 def _below(directory: Path) -> Iterator[Path]:

@@ -24,7 +24,7 @@ CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 SPECIAL = "special_tokens_map.json"
 #: File of a model, next to ``tokenizer.json``, with the tokens that end a generation
 #: (``transformers.GenerationConfig``).
-GENERATION = "generation_config.json"
+GENERATION_CONFIG = "generation_config.json"
 #: Marks around the text of the assistant: characters that Unicode reserves for internal use.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _GENERATION = re.compile(r"{%[-+]?\s*generation\b")
@@ -148,15 +148,13 @@ class ChatTemplate:
         return not shows(text) and shows([{"type": "text", "text": text}])
 
 
-def end_tokens(directory: Path) -> tuple[list[str], list[int]]:
-    """Return the texts and the ids of the tokens that end a text, by the files in *directory*.
+def generation_ends(directory: Path) -> list[int]:
+    """Return the ids of the tokens that end a generation, by the model's files in *directory*.
 
-    :raises ChatTemplateError: a file cannot be read.
+    :raises ChatTemplateError: they cannot be read.
     """
-    end = special_tokens(directory).get("eos_token")
-    ids = _config(directory / GENERATION).get("eos_token_id")
-    ids = ids if isinstance(ids, list) else [ids]
-    return [end] if end else [], [number for number in ids if type(number) is int]
+    ids = _config(directory / GENERATION_CONFIG).get("eos_token_id")
+    return [number for number in (ids if isinstance(ids, list) else [ids]) if type(number) is int]
 
 
 def text_messages(messages: object) -> list[dict[str, Any]]:

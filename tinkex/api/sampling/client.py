@@ -247,7 +247,7 @@ class SamplingClient:
 
         def sample(row: SampleRow) -> tuple[SampleResponse, Sequence[int]]:
             deadline = self._transport.deadline("sampling", patience=PATIENCE)
-            tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
+            tokens = encode_prompt(tokenizer, row.prompt, deadline.remaining())
             params = row.params or SamplingParams()
             if tokenizer is not None and is_chat(row.prompt):
                 params = tokenizer.stop_sequences.added_to(params)
@@ -310,13 +310,21 @@ class SamplingClient:
                 deadline.report(reason="the service is busy", retry_in=pause)
 
 
-def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
+def encode_prompt(
+    tokenizer: Tokenizer | None, prompt: Prompt, timeout: float | None = None
+) -> Sequence[int]:
+    """Return the token ids of *prompt*, which may be token ids already.
+
+    :param tokenizer: for text and messages.
+    :param timeout: see :meth:`tinkex.api.Tokenizer.encode`.
+    :raises UsageError: there is no tokenizer, or the messages are not valid for its template.
+    """
     if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
             raise UsageError("a prompt that is not token ids needs a tokenizer")
         if isinstance(prompt, str):
-            return tokenizer.encode(prompt, timeout=seconds)
-        return tokenizer.encode_messages(prompt, timeout=seconds)
+            return tokenizer.encode(prompt, timeout=timeout)
+        return tokenizer.encode_messages(prompt, timeout=timeout)
     return prompt  # type: ignore[return-value]
 
 

@@ -34,6 +34,9 @@ MAX_TEXT = 64 * 1024 * 1024
 #: Maximum size in bytes of a text that is encoded without a separate thread.
 _SHORT = 64 * 1024
 
+#: Maximum number of tokens that form one character: its bytes in UTF-8.
+_MOST_PARTS = 4
+
 #: Seconds to connect to the hub, and to wait for its response.
 _HUB_TIMEOUTS = Timeouts(connect=5.0, read=10.0)
 
@@ -138,11 +141,11 @@ class Tokenizer:
         """
         template, directory = self.template, self.directory
         assert directory is not None  # it has a template
-        texts, ids = chat.end_tokens(directory)
-        ids += [number for text in texts if (number := self.inner.token_to_id(text)) is not None]
-        known = {n: self.inner.id_to_token(n) for n in ids if 0 <= n < 2**32}
+        ids = [self.end_of_text, *chat.generation_ends(directory)]
+        known = {n: self.inner.id_to_token(n) for n in ids if n is not None and 0 <= n < 2**32}
         ends = {number: text for number, text in known.items() if text is not None}
-        return stop_sequences(template, self._added, ends)
+        added = {n: token.content for n, token in self.inner.get_added_tokens_decoder().items()}
+        return stop_sequences(template, added, ends)
 
     @cached_property
     def end_of_text(self) -> int | None:
@@ -185,26 +188,41 @@ class Tokenizer:
                 return whole.removeprefix(before)
         return self._decode(kept, special)
 
-    def decode_reply(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> str:
+    def decode_reply(self, tokens: Sequence[int]) -> str:
         """Return the text of a sampled reply, without special tokens and the end of turn.
 
-        :param after: the preceding tokens; see :meth:`decode`.
         :raises ChatTemplateError: the tokenizer has no usable template.
         """
         stops = self.stop_sequences
-        text = self.decode(stops.cut(tokens), after=after, special=False)
+        text = self.decode(stops.cut(tokens), special=False)
         for string in stops.strings:
             text = text.removesuffix(string)
         return text
+
+    def token_texts(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> list[str]:
+        """Return the text of each of *tokens*, special tokens included; joined, it is their text.
+
+        If several tokens form one character, the last one has it and the others are empty.
+
+        :param after: the preceding tokens; see :meth:`decode`.
+        """
+        texts: list[str] = []
+        context, pending = list(after[-TAIL:]), list[int]()
+        for position, token in enumerate(tokens, 1):
+            pending.append(token)
+            text = self.decode(pending, strip_end=False, after=context)
+            is_part = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < _MOST_PARTS
+            if is_part and position < len(tokens):
+                texts.append("")
+                continue
+            texts.append(text)
+            context, pending = [*context, *pending][-TAIL:], []
+        return texts
 
     def _decode(self, tokens: Sequence[int], special: bool) -> str:
         # Servers may return tokens beyond the vocabulary, because they pad it.
         known = [token for token in tokens if 0 <= token < 2**32]
         return str(self.inner.decode(known, skip_special_tokens=not special))
-
-    @cached_property
-    def _added(self) -> dict[int, str]:
-        return {n: token.content for n, token in self.inner.get_added_tokens_decoder().items()}
 
     @cached_property
     def _special(self) -> frozenset[int]:
@@ -409,7 +427,7 @@ def _download(repository: Repository) -> Path:
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, chat.GENERATION, FILE):
+    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, chat.GENERATION_CONFIG, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
         except Exception as error:  # raised by an HTTP library that varies with the version

@@ -147,7 +147,7 @@ def test_token_ids_of_the_caller_cannot_be_combined_with_strings(tokenizer):
     ],
 )
 def test_a_reply_is_shown_without_its_end(template, tokens, text, tokenizer):
-    assert tokenizer(template).decode_reply(tokens, after=[4]) == text
+    assert tokenizer(template).decode_reply(tokens) == text
 
 
 def test_a_batch_stops_replies_to_messages_at_the_end_of_turn(tokenizer, sampling, sampler):
