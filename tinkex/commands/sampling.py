@@ -5,6 +5,7 @@ from __future__ import annotations
 from tinkex.commands.batch import BatchRun, BatchSummary
 from tinkex.commands.batch_prompts import PromptRow, PromptSource
 from tinkex.commands.run import (
+    add_chat_options,
     add_sampling_options,
     checked_model,
     find_tokenizer,
@@ -17,6 +18,7 @@ __all__ = [
     "BatchSummary",
     "PromptRow",
     "PromptSource",
+    "add_chat_options",
     "add_sampling_options",
     "checked_model",
     "find_tokenizer",

@@ -26,11 +26,9 @@ def model_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(
-    model_directory: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
+def service(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the settings for a local service with two models of the same weights."""
     with local_service(tmp_path_factory.mktemp("service")) as files:
         done = invoke(["local", "model", "add", "other", str(model_directory)])
         assert done.exit_code == 0, done
-        yield {"TINKEX_LOCAL_HOME": str(files), "TINKEX_PROFILE": "local"}
+    return {"TINKEX_LOCAL_HOME": str(files), "TINKEX_PROFILE": "local"}

@@ -69,6 +69,13 @@ def test_all_models_get_the_same_prompts_and_seeds(compare):
     assert rows[2]["text"] != rows[4]["text"]
 
 
+def test_prompts_can_be_messages_to_chat_models(compare):
+    rows = compare("--system", "Be brief.", "-f", "json", rows=ROWS[:1]).rows
+
+    assert rows[0]["prompt"] == "system: Be brief.\nuser: Who is there?"
+    assert rows[0]["text"] == rows[1]["text"]
+
+
 def test_the_results_of_each_model_can_be_graded_and_resumed(compare):
     first = compare("--output", "out", "-f", "json").stdout
     other = Path("out/other.jsonl")

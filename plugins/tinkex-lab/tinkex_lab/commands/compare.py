@@ -16,6 +16,7 @@ from tinkex.commands.base import Lister
 from tinkex.commands.sampling import (
     BatchRun,
     PromptSource,
+    add_chat_options,
     add_sampling_options,
     checked_model,
     sampling_params,
@@ -68,6 +69,7 @@ class Compare(Lister):
             type=integer(1, 256),
             help="concurrent requests per model",
         )
+        add_chat_options(parser)
         add_sampling_options(parser)
         parser.set_defaults(seed=0)
 
@@ -134,8 +136,14 @@ class Compare(Lister):
             check_writable(parsed_args.html)
 
     def _prompts(self, parsed_args: argparse.Namespace) -> list[tuple[int, str, Any]]:
+        params, chat = sampling_params(parsed_args), parsed_args.chat
         source = PromptSource(
-            parsed_args.prompts, None, sampling_params(parsed_args), parsed_args.num_samples
+            parsed_args.prompts,
+            None,
+            params,
+            parsed_args.num_samples,
+            chat=chat,
+            system=parsed_args.system,
         )
         try:
             return [(row.index, row.id, row.prompt) for row in source]
