@@ -16,6 +16,7 @@ from tinkex.exceptions import LimitReached, LocalError
 
 #: The public names, see the page "Plugin API".
 __all__ = [
+    "acquire_lock",
     "check_writable",
     "locked",
     "plugin_directory",

@@ -20,6 +20,7 @@ ALLOWED = {
     "tinkex-hello": {"tinkex"},
     "tinkex-http2": {"tinkex", "pyqwest"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
+    "tinkex-lab": {"tinkex", "rich", "prompt_toolkit", "Jinja2"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

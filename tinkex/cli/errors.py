@@ -93,7 +93,7 @@ FOREIGN = (
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),
-    ("run", "chat complete generate sample"),
+    ("run", "complete generate sample"),
     ("checkpoint", "save create"),
     ("auth login", "api-key configure init key setup signin token"),
     ("complete", "completion"),
@@ -127,7 +127,11 @@ _FIRST_NOUNS = ("checkpoint", "run")
 #: Command → the option that words after it probably belong to.
 _TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
-_PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
+_PLUGIN_COMMANDS = {
+    **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
+    "local": "tinkex-local",
+    "checkpoint push-hf": "tinkex-hub",
+}
 
 
 def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> TinkexError:

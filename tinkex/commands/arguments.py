@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Names that plugins may use; see the page "Plugin API".
 __all__ = [
+    "add_formats",
     "add_limit",
     "add_model_options",
     "add_paging",

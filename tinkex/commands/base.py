@@ -90,6 +90,10 @@ class _Bound(cliff.command.Command):
         """Show on a terminal that *done* of *total* items are done; *note* is the activity."""
         self.app.display.count(note, done, total)
 
+    def clear_progress(self) -> None:
+        """Remove any progress from the terminal, before the command writes to standard output."""
+        self.app.display.clear()
+
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
 

@@ -360,9 +360,14 @@ def find_tokenizer(
         return None
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the sampling parameters, and ``--tokenizer``."""
+def add_sampling_options(parser: argparse.ArgumentParser, *, single: bool = False) -> None:
+    """Add the options of the sampling parameters, and ``--tokenizer``.
+
+    :param single: without ``--num-samples``.
+    """
     for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
+        if single and name == "num-samples":
+            continue
         parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
     parser.add_argument(
         "--stop",

@@ -11,7 +11,6 @@ import responses
 
 from tinkex.api import ExampleBuilder, ServiceClient, SupervisedExample, Tokenizer
 from tinkex.exceptions import InvalidResponse
-from tinkex.settings import resolve
 from tinkex.testing import Invocation, invoke
 from tinkex_lab.scoring import Likelihood, ModelScore, Scorer, marked_best
 
@@ -128,7 +127,7 @@ def test_scores_are_those_of_the_logprobs_of_the_service(score, service, tokeniz
         monkeypatch.setenv(name, value)
     tokens = tokenizer.encode(TEXT)
     with (
-        ServiceClient(resolve()) as client,
+        ServiceClient() as client,
         client.create_sampling_client(base_model=BASE) as model,
     ):
         logprobs = model.sample(tokens, prompt_logprobs=True).prompt_logprobs or ()

@@ -9,27 +9,31 @@ from tinkex.exceptions import UsageError
 from tinkex.options import non_empty
 
 
+class _AppendModel(argparse.Action):
+    """Append (name of the option, value) to ``models``, in the order of the command line."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        namespace.models = [*getattr(namespace, "models", []), (self.dest, values)]
+
+
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Add ``--model-path`` and ``--base-model``, which may be repeated, in any order."""
     parser.add_argument(
         "--model-path",
         metavar="<path>",
-        dest="models",
-        type=lambda text: ("model_path", non_empty(text)),
-        action="append",
-        default=[],
+        type=non_empty,
+        action=_AppendModel,
         help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), directory of a downloaded "
         "one, or metadata file; may be repeated",
     )
     parser.add_argument(
         "--base-model",
         metavar="<id>",
-        dest="models",
-        type=lambda text: ("base_model", non_empty(text)),
-        action="append",
-        default=[],
+        type=non_empty,
+        action=_AppendModel,
         help="base model, such as Qwen/Qwen3-8B; may be repeated",
     )
+    parser.set_defaults(models=[])
 
 
 def given_models(

@@ -65,10 +65,12 @@ OFFLINE = {
 
 #: Commands that ask a server in the way that another command does.
 AS_ANOTHER = {
+    "chat": "run",
     "compare": "run batch",
     "checkpoint push-hf": "checkpoint download",
     "hello": "run list",
     "run watch": "run wait",  # which ends
+    "score": "run",
 }
 
 SCENARIOS = {

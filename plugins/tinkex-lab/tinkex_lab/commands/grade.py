@@ -37,7 +37,7 @@ class Grade(Lister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "results", metavar="<results>", help="results file of 'run batch'; - is standard input"
+            "results", metavar="<file>", help="results file of 'run batch'; - is standard input"
         )
         parser.add_argument(
             "--check",

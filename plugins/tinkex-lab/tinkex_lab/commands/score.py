@@ -79,7 +79,7 @@ class Score(Lister):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "data",
-            metavar="<data>",
+            metavar="<file>",
             help='JSONL file with rows such as {"messages": …}, {"prompt": …, "completion": …} '
             'or {"text": …}; - is standard input',
         )
