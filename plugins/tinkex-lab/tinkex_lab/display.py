@@ -77,10 +77,12 @@ def _text(spans: list[Span]) -> Text:
 
 def marked(samples: list[Sequence | None]) -> list[list[Span]]:
     """Return the text of each sample, with what differs from the first marked."""
-    texts = [_sample_text(sample) for sample in samples]
+    first = _sample_text(samples[0])
     return [
-        differences(texts[0], text) if number and samples[0] else [Span(text, differs=False)]
-        for number, text in enumerate(texts)
+        differences(first, _sample_text(sample))
+        if number and sample and samples[0]
+        else [Span(_sample_text(sample), differs=False)]
+        for number, sample in enumerate(samples)
     ]
 
 
