@@ -11,7 +11,7 @@ from tests.contract.dialects import scenarios
 
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
-SESSION, PROMPTS = "{session}", "{prompts}"
+SESSION, PROMPTS, TEXTS = "{session}", "{prompts}", "{texts}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,14 @@ COMMANDS: dict[str, Talk] = {
     "auth status": Talk(("auth", "status"), "Auth status"),
     "auth login": Talk(("auth", "login"), "Auth login"),
     "auth whoami": Talk(("auth", "whoami"), "Auth whoami"),
+    "chat": Talk(("chat", "--base-model", MODEL), "Chat"),
+    "compare": Talk(
+        ("compare", PROMPTS, "--base-model", MODEL, "--model-path", PATH, "--max-tokens", "1"),
+        "Compare",
+        waits=True,
+        parts=True,
+    ),
+    "score": Talk(("score", TEXTS, "--base-model", MODEL), "Scoring", waits=True),
     "hello": Talk(("hello",), "Hello"),
 }
 

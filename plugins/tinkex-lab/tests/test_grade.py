@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tinkex.exceptions import LocalError
 from tinkex.testing import Invocation, invoke
 from tinkex_lab.checks import pass_at_k
+from tinkex_lab.programs import Program, map_concurrently
+from tinkex_lab.results import ResultRow
 
 
 def result(index: int, *texts: str | None, reason: str = "stop", **extra: Any) -> dict[str, Any]:
@@ -74,6 +82,57 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k_samples(n, c, k):
     assert pass_at_k(n, c, k) == pytest.approx(sum(choices) / len(choices))
 
 
+CHECK = """
+import json, sys
+row = json.load(sys.stdin)
+sys.exit(row["extra"]["answer"] not in row["text"] if isinstance(row["extra"]["answer"], str) else 1)
+"""
+
+
+def test_a_program_checks_the_row_on_its_standard_input(grade, tmp_path: Path):
+    (tmp_path / "my check.py").write_text(CHECK)
+    check = f"exec:{sys.executable} '{tmp_path / 'my check.py'}'"
+
+    grade("--check", check, "--per-row", str(tmp_path / "rows.jsonl"))
+
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["passed"] for line in lines] == [[True, False], *[[False, False]] * 2]
+
+
+def test_a_program_that_takes_too_long_is_killed_with_its_children(grade, tmp_path: Path):
+    script = tmp_path / "slow.sh"
+    script.write_text(f"sleep 600 & echo $! >> {tmp_path / 'children'}; wait\n")
+
+    done = grade("--check", f"exec:sh {script}", "--exec-timeout", "0.5", rows=ROWS[:1])
+
+    assert done.stdout.startswith("all\t1\t2\t0\t")
+    assert "Killed after 0.5 s: 2 checks." in done.stderr
+    for child in (tmp_path / "children").read_text().split():
+        status = Path(f"/proc/{child}/status")
+        # A killed child may wait for its new parent to read its exit code.
+        assert not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_control_c_kills_running_programs():
+    program = Program("sleep 600", 600)
+    row = ResultRow("", "q", 0, (), {})
+
+    def interrupt() -> None:
+        while not program._running:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(map_concurrently(lambda text: program(row, text), ["x", "y"], [program]))
+    thread.join()
+
+    assert program._running == set()
+    with pytest.raises(LocalError, match="stopped"):
+        program(row, "x")
+
+
 def test_groups_come_before_the_total(grade):
     shown = grade("--check", "contains:answer", "--group-by", "topic").stdout.splitlines()
 
@@ -115,6 +174,10 @@ def test_results_can_come_from_standard_input():
         (["--check", "equal:answer"], ROWS, "'equal:answer' is not a check"),
         (["--check", "equals:"], ROWS, "'equals:' is not a check"),
         (["--check", "regex:("], ROWS, "'(' is not a regular expression"),
+        (["--check", "exec:"], ROWS, "'exec:' is not a check"),
+        (["--check", "exec: "], ROWS, "the command of exec: is empty"),
+        (["--check", "exec:sh 'x"], ROWS, "No closing quotation"),
+        (["--check", "exec:/no/such/program"], ROWS, "cannot run /no/such/program: No such file"),
         (["--check", "equals:solution"], ROWS, "line 1: the row has no field 'solution'"),
         (["--check", "regex:."], "", "there are no results in"),
         (["--check", "regex:."], "\n\n", "there are no results in"),

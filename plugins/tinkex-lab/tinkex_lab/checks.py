@@ -9,19 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinkex.exceptions import UsageError
+from tinkex_lab.programs import Program
 from tinkex_lab.results import ResultRow
 
 #: Returns whether a text, a sample of the row, passes.
 Check = Callable[[ResultRow, str], bool]
 
 #: Kinds of checks → metavar of what follows the colon.
-KINDS = {"equals": "FIELD", "contains": "FIELD", "regex": "PATTERN"}
+KINDS = {"equals": "FIELD", "contains": "FIELD", "regex": "PATTERN", "exec": "COMMAND"}
 FORMS = ", ".join(f"{kind}:{operand}" for kind, operand in KINDS.items())
 
 
-def parse_check(spec: str) -> Check:
+def parse_check(spec: str, timeout: float) -> Check:
     """Return the check that *spec*, such as ``equals:answer``, describes.
 
+    :param timeout: seconds for each run of a program.
     :raises UsageError: it describes none.
     """
     kind, colon, operand = spec.partition(":")
@@ -29,6 +31,8 @@ def parse_check(spec: str) -> Check:
         raise UsageError(f"{spec!r} is not a check", hint=f"Checks: {FORMS}.")
     if kind == "regex":
         return _matches(operand)
+    if kind == "exec":
+        return Program(operand, timeout)
     compare = _equals if kind == "equals" else _contains
     return lambda row, text: any(
         compare(text.strip(), reference.strip()) for reference in _references(row, operand)

@@ -21,7 +21,7 @@ from tinkex.commands.sampling import (
     checked_model,
     sampling_params,
 )
-from tinkex.exceptions import LocalError, UsageError
+from tinkex.exceptions import LocalError, OperationFailed, UsageError
 from tinkex.files import check_writable, user_path, write_atomically
 from tinkex.options import integer
 from tinkex_lab.comparison import Comparison, Model, join
@@ -93,6 +93,8 @@ class Compare(Lister):
                 self.status(f"Sampling {model.label}...")
                 self._failed |= self._sample(parsed_args, path, base, file)
             results = [{row.index: row for row in _results(file)} for file in files]
+        if not any(results):
+            raise OperationFailed("no prompt was sampled", hint="The reasons are above.")
         self.result = join(compared, prompts, results)
         if parsed_args.html is not None:
             from tinkex_lab.display import page

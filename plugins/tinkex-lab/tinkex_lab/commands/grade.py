@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tinkex.exceptions import UsageError
 from tinkex.files import check_writable, user_path, write_atomically
 from tinkex.options import integer, non_empty, number
 from tinkex_lab.checks import FORMS, Check, Tally, as_text, field_of, parse_check
+from tinkex_lab.programs import Program, map_concurrently
 from tinkex_lab.results import ResultRow, read_results
 
 
@@ -33,6 +34,7 @@ class Grade(Lister):
         "tinkex grade answers.jsonl --check equals:answer",
         "tinkex grade answers.jsonl --check 'regex:(?i)\\byes\\b' --group-by topic",
         "tinkex grade answers.jsonl --check contains:answer -k 4 --fail-under 0.8",
+        "tinkex grade answers.jsonl --check 'exec:python run_tests.py'",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,14 @@ class Grade(Lister):
             action="append",
             default=[],
             help=f"what a sample must pass; may be repeated: {FORMS}",
+        )
+        parser.add_argument(
+            "--exec-timeout",
+            metavar="<seconds>",
+            type=number(0, above=True),
+            default=10.0,
+            help="seconds after which the command of exec: is killed, and the sample has not "
+            "passed (default: 10)",
         )
         parser.add_argument(
             *("-k", "--pass-at"),
@@ -75,14 +85,13 @@ class Grade(Lister):
         return code or 1
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        checks = [parse_check(spec) for spec in parsed_args.check]
+        checks = [parse_check(spec, parsed_args.exec_timeout) for spec in parsed_args.check]
         if not checks:
             raise UsageError("--check is required", hint=f"Checks: {FORMS}.")
         if parsed_args.per_row is not None:
             check_writable(parsed_args.per_row)
         total, groups, lines = Tally(), dict[str, Tally](), list[str]()
-        for row in read_results(parsed_args.results, self.app.stdin):
-            passed = [_passes(row, number, checks) for number in range(len(row.sequences))]
+        for row, passed in _graded(read_results(parsed_args.results, self.app.stdin), checks):
             total.add(row, passed)
             outcome = {"id": row.id, "index": row.index, "passed": passed}
             if parsed_args.group_by:
@@ -101,6 +110,8 @@ class Grade(Lister):
         if parsed_args.per_row is not None:
             write_atomically(parsed_args.per_row, "".join(lines))
         self._report_failed_rows(parsed_args.results)
+        if count := sum(check.timeouts for check in checks if isinstance(check, Program)):
+            self.status(f"Killed after {parsed_args.exec_timeout:g} s: {count} checks.")
         rows = [_values(name, tally, k) for name, tally in groups.items()]
         rows.append(_values(None, total, k))
         self.result = dict(zip(self.column_names[1:], rows[-1][1:], strict=True))
@@ -121,6 +132,18 @@ class Grade(Lister):
             self.status(f"Not graded: {count} rows that were not sampled, see {path}.")
 
 
+def _graded(
+    rows: Iterable[ResultRow], checks: Sequence[Check]
+) -> Iterator[tuple[ResultRow, list[bool]]]:
+    """Yield each row with whether each of its samples passes."""
+
+    def graded(row: ResultRow) -> tuple[ResultRow, list[bool]]:
+        return row, [_passes(row, number, checks) for number in range(len(row.sequences))]
+
+    programs = [check for check in checks if isinstance(check, Program)]
+    return map_concurrently(graded, rows, programs) if programs else map(graded, rows)
+
+
 class _Group(FormattableColumn[str | None]):
     """The value of a field, or ``None`` for all rows, displayed as ``all``."""
 
@@ -128,7 +151,7 @@ class _Group(FormattableColumn[str | None]):
         return "all" if self._value is None else self._value
 
 
-def _passes(row: ResultRow, number: int, checks: list[Check]) -> bool:
+def _passes(row: ResultRow, number: int, checks: Sequence[Check]) -> bool:
     text = row.sequences[number].text
     if text is None:
         raise UsageError(

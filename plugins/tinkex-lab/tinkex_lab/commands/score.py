@@ -210,25 +210,34 @@ class Score(Lister):
         from tinkex_lab.scoring import Likelihood, ModelScore
 
         found: dict[int, Likelihood] = {}
-        failed: set[int] = set()
+        failed: dict[int, TinkexError] = {}
         remaining = Counter(item.row for item in model.items)
         try:
-            for item, likelihood in self._scored(model, parsed_args.concurrency):
+            for item, outcome in self._scored(model, parsed_args.concurrency):
                 remaining[item.row] -= 1
-                if likelihood is None:
-                    failed.add(item.row)
+                if isinstance(outcome, TinkexError):
+                    failed.setdefault(item.row, outcome)
                 else:
-                    found[item.row] = found.get(item.row, Likelihood()) + likelihood
+                    found[item.row] = found.get(item.row, Likelihood()) + outcome
         finally:
             whole = {n: found[n] for n in sorted(found) if not remaining[n] and n not in failed}
             self._lines += [_line(row, model.name, value) for row, value in whole.items()]
+        failures = len(failed)
+        if failures and not whole:
+            raise next(iter(failed.values()))
+        for item in model.items:
+            if error := failed.pop(item.row, None):
+                self.status(f"Failed: {item.where}: {error}")
         total = sum(whole.values(), Likelihood())
-        return ModelScore(model.name, model.base_model, len(whole), len(failed), total)
+        return ModelScore(model.name, model.base_model, len(whole), failures, total)
 
     def _scored(
         self, model: _Scored, concurrency: int | None
-    ) -> Iterator[tuple[Item, Likelihood | None]]:
-        """Yield the likelihood of each example as it is received; ``None`` if it failed."""
+    ) -> Iterator[tuple[Item, Likelihood | TinkexError]]:
+        """Yield the likelihood of each example as it is received, or why there is none.
+
+        :raises TinkexError: an error that would end the other rows, too.
+        """
         from tinkex_lab.scoring import Scorer
 
         scorer = Scorer(model.tokenizer)
@@ -237,21 +246,17 @@ class Score(Lister):
             for done, result in enumerate(results, 1):
                 item: Item = result.row.key
                 self.show_count(f"Scoring {model.name}", done, len(model.items))
-                if result.response is not None:
+                error = result.error
+                if isinstance(error, LogprobsUnavailable):
+                    error.hint = "Scores need prompt logprobs; use a server that returns them."
+                if error is not None and (isinstance(error, _FATAL) or error.category == "server"):
+                    raise error
+                if result.response is None:
+                    assert error is not None
+                    yield item, error
+                else:
                     logprobs = result.response.prompt_logprobs or ()
                     yield item, scorer.likelihood(item.example, logprobs)
-                    continue
-                assert result.error is not None
-                self._take_failed(item, result.error)
-                yield item, None
-
-    def _take_failed(self, item: Item, error: TinkexError) -> None:
-        """Report the error of one row, or raise it if it would end other rows, too."""
-        if isinstance(error, LogprobsUnavailable):
-            error.hint = "Scores need prompt logprobs; score on a server that returns them."
-        if isinstance(error, _FATAL) or error.category == "server":
-            raise error
-        self.status(f"Failed: {item.where}: {error}")
 
     def _is_above(self, parsed_args: argparse.Namespace, scores: list[ModelScore]) -> bool:
         limit = parsed_args.fail_above
