@@ -217,6 +217,8 @@ class Dollars(FormattableColumn[float | None]):
         if self._value is None:
             return ""
         # Tokens are cheap: an amount below a cent must not look like zero.
+        if 0 < self._value < 0.00005:
+            return "< $0.0001"
         return f"${self._value:,.4f}" if 0 < self._value < 0.01 else f"${self._value:,.2f}"
 
 

@@ -134,7 +134,7 @@ class UsageError(TinkexError):
 class InvalidName(UsageError):
     """A name of a checkpoint or training run is malformed, or does not exist.
 
-    :param resource: the kind of name: ``checkpoint`` or ``run``.
+    :param resource: the kind of name: ``checkpoint``, ``run`` or ``alias``.
     """
 
     def __init__(

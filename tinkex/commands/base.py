@@ -86,9 +86,13 @@ class _Bound(cliff.command.Command):
         """Show the progress of a download on a terminal; pass this as ``on_progress``."""
         self.app.display.transfer(progress)
 
-    def show_count(self, note: str, done: int, total: int) -> None:
-        """Show on a terminal that *done* of *total* items are done; *note* is the activity."""
-        self.app.display.count(note, done, total)
+    def show_count(self, what: str, done: int, total: int) -> bool:
+        """Show on a terminal that *done* of *total* items are done; return whether it is drawn.
+
+        :param what: the activity, or a rate.
+        """
+        self.app.display.count(what, done, total)
+        return bool(self.app.display.draws)
 
     def clear_progress(self) -> None:
         """Remove any progress from the terminal, before the command writes to standard output."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tinkex.cli.errors import hint_for, is_unloaded
-from tinkex.columns import json_text
+from tinkex.columns import Dollars, heading, json_text, plain_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
+from tinkex.commands.billing import add_prices, find_prices
 from tinkex.commands.run import (
     add_chat_options,
     add_sampling_options,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from tinkex.api import SampledRow, SampleRow, SamplingClient, Tokenizer
     from tinkex.commands.batch_prompts import PromptRow, PromptSource
     from tinkex.commands.batch_results import ResultsFile
+    from tinkex.config.prices import TokenPrices
 
 __all__ = ["BatchRun", "BatchSummary"]
 
@@ -96,6 +99,13 @@ class BatchRun(Command):
         )
         add_chat_options(parser)
         add_sampling_options(parser)
+        group = parser.add_argument_group("estimate")
+        group.add_argument(
+            "--estimate",
+            action="store_true",
+            help="count the tokens and estimate the cost instead of sampling",
+        )
+        add_prices(group)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")
@@ -110,6 +120,8 @@ class BatchRun(Command):
             stack.callback(prompts.close)
             if prompts.doubtful:
                 self._warn_of_numbers(prompts)
+            if parsed_args.estimate:
+                return self._estimate(parsed_args, prompts, model_path, base_model)
             file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
@@ -133,7 +145,34 @@ class BatchRun(Command):
             self.result = batch.summary
             return batch.run()
 
+    def _estimate(
+        self,
+        parsed_args: argparse.Namespace,
+        prompts: PromptSource,
+        model_path: str | None,
+        base_model: str | None,
+    ) -> int:
+        """Print the number of tokens, and what sampling them costs at most."""
+        if base_model is None:
+            assert model_path is not None
+            base_model = self.client.checkpoints.info(model_path).base_model or ""
+        prices = find_prices(self, parsed_args.prices, base_model)
+        tokenizer = find_tokenizer(
+            self, lambda: parsed_args.tokenizer or base_model, needed=prompts.needs_tokenizer
+        )
+        self.result = estimate = _estimated(prompts, tokenizer, base_model, prices)
+        if prices and estimate.max_cost_usd is None:
+            self.app.warn(f"{parsed_args.prices} lacks a price for sampling {base_model}: no cost")
+        stdout = self.app.stdout
+        if (parsed_args.formatter or self.format_before_command(("json",))) == "json":
+            stdout.write(json_text(asdict(estimate)) + "\n")
+        else:
+            stdout.writelines(f"{line}\n" for line in estimate.lines())
+        return 0
+
     def _check(self, parsed_args: argparse.Namespace) -> None:
+        if parsed_args.prices and not parsed_args.estimate:
+            raise UsageError("--prices needs --estimate")
         if parsed_args.prompts == "-":
             check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
@@ -166,6 +205,63 @@ class BatchRun(Command):
             file.check_apart_from(parsed_args.prompts)
         file.check(resume=parsed_args.resume, force=parsed_args.force)
         return file
+
+
+@dataclass(frozen=True)
+class BatchEstimate:
+    """What a batch needs at most.
+
+    :ivar prompts: number of prompts.
+    :ivar prefill_tokens: tokens of all prompts.
+    :ivar cached_tokens: tokens of prompts for their second and further samples.
+    :ivar max_sampled_tokens: maximum number of generated tokens.
+    :ivar max_cost_usd: the cost if all of them are generated, or ``None`` without a price for each;
+        cached tokens without a separate price count as prefill.
+    :ivar prices_date: day from which the prices are valid.
+    """
+
+    base_model: str
+    prompts: int
+    prefill_tokens: int
+    cached_tokens: int
+    max_sampled_tokens: int
+    max_cost_usd: float | None = None
+    prices_date: str | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the plain format."""
+        for name, value in asdict(self).items():
+            if name not in ("max_cost_usd", "prices_date"):
+                yield f"{heading(name)}: {plain_text(value)}"
+        if self.max_cost_usd is not None:
+            cost = Dollars(self.max_cost_usd).human_readable()
+            yield f"Cost: at most {cost} (prices of {plain_text(self.prices_date)})"
+
+
+def _estimated(
+    prompts: PromptSource, tokenizer: Tokenizer | None, model: str, prices: TokenPrices | None
+) -> BatchEstimate:
+    from tinkex.api.sampling.client import encode_prompt
+    from tinkex.api.sampling.types import DEFAULT_MAX_TOKENS
+    from tinkex.config.prices import cost
+
+    prefill = cached = sampled = 0
+    for row in prompts:
+        size = len(encode_prompt(tokenizer, row.prompt))
+        prefill += size
+        cached += size * (row.num_samples - 1)
+        sampled += row.num_samples * (row.params.max_tokens or DEFAULT_MAX_TOKENS)
+    estimate = BatchEstimate(model, prompts.total, prefill, cached, sampled)
+    if prices is None:
+        return estimate
+    again = prices.prefill if prices.cached is None else prices.cached
+    parts = [
+        cost(tokens, price)
+        for tokens, price in ((prefill, prices.prefill), (cached, again), (sampled, prices.sample))
+    ]
+    known = [part for part in parts if part is not None]
+    total = math.fsum(known) if len(known) == len(parts) else None
+    return replace(estimate, max_cost_usd=total, prices_date=prices.date)
 
 
 @dataclass

@@ -65,7 +65,9 @@ class PromptSource:
 
     :param name: file or directory; ``-`` is *stdin*.
     :param params: sampling parameters of rows that do not override them.
-    :param kind: ``jsonl`` or ``text``; by default derived from the name or the first line.
+    :param kind: ``jsonl``, ``text`` (a prompt per line) or ``file`` (a single prompt, as text or
+        token ids); by default derived from the name or the first line.
+    :param otherwise: the kind of a file that is not JSONL.
     :param chat: make each text the message of a user.
     :param system: make it, and messages, follow this system message.
     :ivar total: number of prompts.
@@ -86,6 +88,7 @@ class PromptSource:
         num_samples: int,
         kind: str | None = None,
         *,
+        otherwise: str = "text",
         chat: bool = False,
         system: str | None = None,
     ) -> None:
@@ -98,7 +101,7 @@ class PromptSource:
             self._kind = "directory"
         else:
             self._file = _seekable(name, stdin)
-            self._kind = kind or _kind_of(name, self._file)
+            self._kind = kind or _kind_of(name, self._file, otherwise)
         self._item = "line"
         self.total = 0
         self.needs_tokenizer = self.needs_template = False
@@ -170,14 +173,16 @@ class PromptSource:
 
     def _rows(self, digest: hashlib._Hash) -> Iterator[PromptRow]:
         digest.update(self._kind.encode())
-        contents = self._lines(digest) if self._file else self._files(digest)
+        contents = self._files(digest)
+        if self._file:
+            contents = self._whole(digest) if self._kind == "file" else self._lines(digest)
         for index, (id, where, content) in enumerate(contents):
             try:
                 text = content.decode()
                 if self._kind == "jsonl":
                     row = self._from_json(index, id, where, text)
                 else:
-                    prompt = prompt_in(text) if self._kind == "directory" else text
+                    prompt = text if self._kind == "text" else prompt_in(text)
                     if not prompt:
                         raise UsageError("the prompt is empty")
                     params, num_samples = self._params, self._num_samples
@@ -206,6 +211,16 @@ class PromptSource:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
                 yield str(number), where, line.rstrip(b"\r\n")
+
+    def _whole(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the name, the name again and the content of the file."""
+        assert self._file is not None
+        self._file.seek(0)
+        content = self._file.read(MAX_INPUT + 1)
+        if len(content) > MAX_INPUT:
+            raise LocalError(f"{self._name} is longer than {MAX_INPUT} bytes")
+        digest.update(content)
+        yield self._name, self._name, content.removeprefix(codecs.BOM_UTF8)
 
     def _files(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
         """Yield the name, the path and the content of each file in the directory."""
@@ -284,12 +299,12 @@ def _seekable(name: str, stdin: TextIO | None) -> IO[bytes]:
         raise LocalError(f"cannot read {where}: {error.strerror}") from error
 
 
-def _kind_of(name: str, file: IO[bytes]) -> str:
-    if name.endswith((".jsonl", ".ndjson", ".json")):
+def _kind_of(name: str, file: IO[bytes], otherwise: str) -> str:
+    if name.endswith((".jsonl", ".ndjson")) or (name.endswith(".json") and otherwise == "text"):
         return "jsonl"
     if name.endswith(".txt"):
-        return "text"
-    return "jsonl" if re.match(rb"\{|\[\s*(\{|\]\s*$)", _first(file)) else "text"
+        return otherwise
+    return "jsonl" if re.match(rb"\{|\[\s*(\{|\]\s*$)", _first(file)) else otherwise
 
 
 def _first(file: IO[bytes]) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import read_bytes, user_path
@@ -181,6 +183,26 @@ def conversation(
     if any(message.get("role") == "system" for message in messages):
         raise UsageError("the messages already contain a system message", hint="Omit --system.")
     return [{"role": "system", "content": system}, *map(dict, messages)]
+
+
+@contextmanager
+def opened(name: str, stdin: TextIO | None) -> Iterator[tuple[IO[bytes], str]]:
+    """Open the file *name*, or *stdin* for ``-``; yield it with its name for messages.
+
+    :raises LocalError: it cannot be read.
+    """
+    if name == "-":
+        if stdin is None:
+            raise LocalError("cannot read standard input: it is closed")
+        binary = getattr(stdin, "buffer", None)
+        yield binary or io.BytesIO(stdin.read().encode()), "standard input"
+        return
+    try:
+        file = user_path(name).open("rb")
+    except OSError as error:
+        raise LocalError(f"cannot read {name}: {error.strerror}") from error
+    with file:
+        yield file, name
 
 
 def prompt_in(text: str) -> str | list[int]:

@@ -49,6 +49,12 @@ OFFLINE = {
         ("profile add", "profile remove", "profile use"), "writes the configuration file"
     ),
     **dict.fromkeys(("config get", "config show", "profile list"), "reads settings"),
+    **dict.fromkeys(("alias list", "alias remove"), "reads or writes the file of aliases"),
+    "alias set": "asks the service only for a short name, as other commands do",
+    **dict.fromkeys(
+        ("tokens encode", "tokens decode", "tokens count", "billing estimate"),
+        "reads files of the tokenizer",
+    ),
     **dict.fromkeys(("plugin list", "plugin show"), "reads entry points"),
     **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
     **dict.fromkeys(("note list", "note show"), "reads files"),
