@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tinkex.api import SamplingClient
 from tinkex.testing import Invocation, invoke, isolated
 from tinkex_lab.comparison import Comparison, Model, Prompt, differences, prompt_text
 from tinkex_lab.display import page, print_comparison
@@ -93,6 +95,29 @@ def test_the_results_of_each_model_can_be_graded_and_resumed(compare):
     assert "2 of 2 rows sampled" in compare("--output", "out", "--force").stderr
     graded = invoke(["grade", "out/other.jsonl", "--check", "regex:.", "--json"])
     assert graded.rows[0]["samples"] == 3
+
+
+def test_an_interrupted_comparison_can_be_resumed(compare, monkeypatch):
+    sample, calls = SamplingClient.sample, itertools.count(1)
+
+    def interrupted(self, *args, **options):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return sample(self, *args, **options)
+
+    monkeypatch.setattr(SamplingClient, "sample", interrupted)
+    words = ("--output", "out", "--concurrency", "1")
+
+    stopped = compare(*words, code=130)
+    resumed = compare(*words, "--resume")
+
+    assert stopped.stdout == ""
+    command = "tinkex compare in.jsonl"
+    assert (
+        f"1 rows are in out/tinkex-baker-street-2M.jsonl. To resume:\n  {command}" in stopped.stderr
+    )
+    assert "1 already done" in resumed.stderr
+    assert len(resumed.stdout.splitlines()) == 6
 
 
 def test_a_row_that_fails_does_not_end_the_comparison(compare):
@@ -198,7 +223,7 @@ def test_means_are_over_tokens_and_samples(comparison):
 
     assert (summary.samples, summary.tokens, summary.truncated) == (3, 20 / 3, 1.0)
     assert summary.logprob == pytest.approx(-(0.5 * 4 + 0.5 * 4 + 1.5 * 12) / 20)
-    assert Comparison([Model("a", "a")], [Prompt("q", "x", ((),))]).summary(0).samples == 0
+    assert Comparison([Model("a", "a")], [Prompt("q", "x", ((),))]).summary(0) is None
 
 
 def test_messages_are_displayed_with_their_roles():
@@ -217,7 +242,7 @@ def test_the_page_needs_no_network_and_escapes_all_text(comparison):
         r"(?:https?:)?//\w|@import|url\(|\bsrc=|<link", text.replace("tinker://", "")
     )
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
-    assert "3 samples, mean logprob -1.100, 6.7 tokens, 100 % truncated" in text
+    assert "3 samples, mean logprob -1.100, 6.7 tokens, 100% truncated" in text
 
 
 def test_a_browser_shows_prompts_down_and_models_across(comparison, tmp_path: Path):
@@ -265,6 +290,7 @@ def test_a_terminal_shows_models_next_to_each_other_if_they_fit(comparison, colu
     assert "Elbe" in re.findall(r"\x1b\[4;33m([^\x1b]*)", text)
     assert "\x1b[31m" not in text
     assert "(token ids only)" in plain
+    assert "base: 3 samples, mean logprob -1.100, 6.7 tokens" in " ".join(plain.split())
 
 
 def test_compare_prints_tables_on_a_terminal(service, tmp_path: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import responses
 
-from tinkex.api import ExampleBuilder, ServiceClient, SupervisedExample, Tokenizer
+from tinkex.api import ExampleBuilder, SamplingClient, ServiceClient, SupervisedExample, Tokenizer
 from tinkex.exceptions import InvalidResponse
 from tinkex.testing import Invocation, invoke
 from tinkex_lab.scoring import Likelihood, ModelScore, Scorer, marked_best
@@ -197,6 +198,23 @@ def test_a_row_that_fails_does_not_end_the_others(score, monkeypatch):
     assert "Failed: data.jsonl, line 2: Token 1000000 is outside the vocabulary" in done.stderr
     assert done.stdout.split("\t")[-2] == "1"
     assert len(Path("rows.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_was_scored_before_an_interruption_is_kept(score, monkeypatch):
+    sample, calls = SamplingClient.sample, itertools.count(1)
+
+    def interrupted(self, *args, **options):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return sample(self, *args, **options)
+
+    monkeypatch.setattr(SamplingClient, "sample", interrupted)
+
+    done = score("--per-row", "rows.jsonl", "--concurrency", "1", code=130)
+
+    assert done.stdout == ""
+    lines = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -55,16 +55,21 @@ class Prompt:
 class Summary:
     """Means over all samples of a model.
 
-    :ivar samples: number of samples.
+    :ivar samples: number of samples, at least 1.
     :ivar tokens: mean number of tokens per sample.
     :ivar logprob: mean logprob per token in nats, or ``None`` if unknown.
     :ivar truncated: proportion of samples that ended at the maximum number of tokens.
     """
 
     samples: int
-    tokens: float | None
+    tokens: float
     logprob: float | None
-    truncated: float | None
+    truncated: float
+
+    def __str__(self) -> str:
+        mean = "" if self.logprob is None else f"mean logprob {self.logprob:.3f}, "
+        samples = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        return f"{samples}, {mean}{self.tokens:.1f} tokens, {self.truncated:.0%} truncated"
 
 
 @dataclass
@@ -74,11 +79,11 @@ class Comparison:
     models: list[Model]
     prompts: list[Prompt] = field(default_factory=list)
 
-    def summary(self, number: int) -> Summary:
-        """Return the means of the model at position *number*."""
+    def summary(self, number: int) -> Summary | None:
+        """Return the means of the model at position *number*; ``None`` if it has no samples."""
         samples = [s for prompt in self.prompts for s in prompt.samples[number]]
         if not samples:
-            return Summary(0, None, None, None)
+            return None
         known = [
             (s.avg_logprob, s.token_count)
             for s in samples

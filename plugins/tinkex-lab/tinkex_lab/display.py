@@ -35,6 +35,9 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
             for number, samples in prompt.numbered():
                 console.print(table(comparison, number, samples))
             console.print()
+        for number, model in enumerate(comparison.models):
+            summary = comparison.summary(number) or "no samples"
+            console.print(Text(f"{_shown(model.label)}: {summary}"))
     stream.write(captured.get())
 
 

@@ -70,8 +70,7 @@ class Compare(Lister):
             help="concurrent requests per model",
         )
         add_chat_options(parser)
-        add_sampling_options(parser)
-        parser.set_defaults(seed=0)
+        add_sampling_options(parser, seed=0)
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         self._failed = False
