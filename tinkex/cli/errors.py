@@ -95,6 +95,8 @@ FOREIGN = (
     ("-f plain", "--tsv"),
     ("run", "complete generate sample"),
     ("checkpoint", "save create"),
+    ("config set", "set"),
+    ("tokens encode", "tokenize"),
     ("auth login", "api-key configure init key setup signin token"),
     ("complete", "completion"),
     ("billing usage", "cost usage"),

@@ -15,7 +15,7 @@ __all__ = ["ListAlias", "RemoveAlias", "SetAlias"]
 
 
 class SetAlias(ShowOne):
-    """Name a checkpoint, so that @NAME can be used in its place."""
+    """Name a checkpoint; @NAME then stands for it."""
 
     is_action = True
     notes = "An alias keeps its checkpoint: after 'alias set prod @latest', @prod does not change."

@@ -99,13 +99,10 @@ class BatchRun(Command):
         )
         add_chat_options(parser)
         add_sampling_options(parser)
-        group = parser.add_argument_group("estimate")
-        group.add_argument(
-            "--estimate",
-            action="store_true",
-            help="count the tokens and estimate the cost instead of sampling",
+        parser.add_argument(
+            "--estimate", action="store_true", help="count tokens and cost instead of sampling"
         )
-        add_prices(group)
+        add_prices(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")

@@ -215,7 +215,7 @@ class CheckpointStorageBilling(_CsvLister):
 
 
 class EstimateBilling(ShowOne):
-    """Count the tokens of training data, and estimate the cost of training on it."""
+    """Estimate the tokens and the cost of training."""
 
     notes = (
         "The tokens are counted with the model's tokenizer, without a request to the service. "
@@ -227,7 +227,7 @@ class EstimateBilling(ShowOne):
     )
     examples = (
         "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --epochs 3",
-        "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --prices prices.json",
+        "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --prices p.json",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -279,11 +279,10 @@ class EstimateBilling(ShowOne):
         total = (tokens - examples) * epochs  # no model input has the last token
         if prices and rate is None:
             self.app.warn(f"{parsed_args.prices} has no price for training {model}")
-        self.result = values = (
-            *(model, rows, examples, tokens, trained, epochs, total),
-            *(rate, cost(total, rate), prices and prices.date),
-        )
-        return self.column_names, (*values[:8], Dollars(values[8]), values[9])
+        counts = (model, rows, examples, tokens, trained, epochs, total)
+        price, date = cost(total, rate), prices and prices.date
+        self.result = dict(zip(self.column_names, (*counts, rate, price, date), strict=True))
+        return self.column_names, (*counts, rate, Dollars(price), date)
 
     def _examples(
         self, parsed_args: argparse.Namespace, tokenizer: Tokenizer
@@ -309,12 +308,12 @@ class EstimateBilling(ShowOne):
         return lines
 
 
-def add_prices(parser: argparse._ActionsContainer) -> None:
+def add_prices(parser: argparse.ArgumentParser) -> None:
     """Add ``--prices``; see :func:`find_prices`."""
     parser.add_argument(
         "--prices",
         metavar="<file>",
-        help="price list, a JSON file or its http(s) address; without it, only tokens are counted",
+        help="price list: a JSON file, or its http(s) address",
     )
 
 

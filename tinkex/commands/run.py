@@ -160,12 +160,9 @@ class Sample(Lister):
         def text_of(tokens: Sequence[int]) -> str | None:
             if tokenizer is None:
                 return None
-            is_chat = self._is_chat
-            return (
-                tokenizer.decode_reply(tokens)
-                if is_chat
-                else tokenizer.decode(tokens, after=prompt)
-            )
+            if self._is_chat:
+                return tokenizer.decode_reply(tokens)
+            return tokenizer.decode(tokens, after=prompt)
 
         rows: list[tuple[Any, ...]] = [
             (
@@ -230,7 +227,7 @@ class Sample(Lister):
 
         stdout, written = self.app.stdout, io.StringIO()
         self._on_terminal = stdout.isatty() and parsed_args.output is None
-        self._colours = self._on_terminal and wants_colour(stdout)
+        self._colours = parsed_args.output is None and wants_colour(stdout)
         self._lists_tokens = bool(parsed_args.top_logprobs) or not self._colours
         self.app.stdout = written
         try:
@@ -260,11 +257,11 @@ class Sample(Lister):
         text = record["text"]
         if text is None:
             text = f"token ids: {list(sequence.tokens)}"
-        if self._on_terminal:
-            text = printable(text, keep="\n\t")
         lines = []
         if index == 1 and self._scored_prompt:
-            shown = "".join(token.text or f" {token.token_id}" for token in self._scored_prompt)
+            texts = [token.text for token in self._scored_prompt]
+            ids = [token.token_id for token in self._scored_prompt]
+            shown = f"token ids: {ids}" if None in texts else "".join(map(str, texts))
             lines += ["Prompt:", *self._with_logprobs(self._scored_prompt, shown)]
             lines += [f"avg_logprob={_mean_text(mean(self.result.prompt_logprobs))}", ""]
         lines.append(f"Sample {index}:")
@@ -281,6 +278,8 @@ class Sample(Lister):
 
     def _with_logprobs(self, tokens: Sequence[TokenLogprob], text: str) -> Iterator[str]:
         """Yield *text*, coloured on a terminal, and the list of *tokens* if it is needed."""
+        if self._on_terminal:
+            text = printable(text, keep="\n\t")
         if not tokens:
             yield text
             return
@@ -389,8 +388,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="treat the prompt as the message of a user: apply the model's chat template, and end "
-        "at its end of turn",
+        help="treat the prompt as the message of a user: apply the chat template",
     )
     parser.add_argument(
         "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"

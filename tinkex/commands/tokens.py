@@ -106,7 +106,7 @@ class EncodeTokens(_TokensLister):
     column_names = ("id", "token_count", "tokens")
     examples = (
         "tinkex tokens encode prompt.txt --base-model Qwen/Qwen3-8B > ids.json",
-        "tinkex tokens encode in.jsonl --chat --base-model Qwen/Qwen3-8B -f json > ids.json",
+        "tinkex tokens encode in.jsonl --base-model Qwen/Qwen3-8B -f json > ids.json",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -175,7 +175,7 @@ class CountTokens(_TokensLister):
     plain_columns = ("token_count", "id")
     examples = (
         "tinkex tokens count prompt.txt --base-model Qwen/Qwen3-8B",
-        "tinkex tokens count in.jsonl --chat --base-model Qwen/Qwen3-8B --sort-column token_count",
+        "tinkex tokens count in.jsonl --chat --base-model Qwen/Qwen3-8B",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

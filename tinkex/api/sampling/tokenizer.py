@@ -34,6 +34,8 @@ MAX_TEXT = 64 * 1024 * 1024
 #: Maximum size in bytes of a text that is encoded without a separate thread.
 _SHORT = 64 * 1024
 
+#: The header of the final channel, in the format of GPT-OSS ("harmony"): its tokens.
+_FINAL_CHANNEL = ("<|channel|>", "final", "<|message|>")
 #: Maximum number of tokens that form one character: its bytes in UTF-8.
 _MOST_PARTS = 4
 
@@ -191,10 +193,16 @@ class Tokenizer:
     def decode_reply(self, tokens: Sequence[int]) -> str:
         """Return the text of a sampled reply, without special tokens and the end of turn.
 
+        Of the channels of a GPT-OSS reply, it is the text of the final one.
+
         :raises ChatTemplateError: the tokenizer has no usable template.
         """
         stops = self.stop_sequences
-        text = self.decode(stops.cut(tokens), special=False)
+        kept = stops.cut(tokens)
+        text = self.decode(kept, special=False)
+        if _FINAL_CHANNEL[0] in self.added_tokens:
+            _, found, final = self.decode(kept).rpartition("".join(_FINAL_CHANNEL))
+            text = final if found else text
         for string in stops.strings:
             text = text.removesuffix(string)
         return text

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from tokenizers import AddedToken
+from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
@@ -148,6 +149,30 @@ def test_token_ids_of_the_caller_cannot_be_combined_with_strings(tokenizer):
 )
 def test_a_reply_is_shown_without_its_end(template, tokens, text, tokenizer):
     assert tokenizer(template).decode_reply(tokens) == text
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (
+            "<|channel|>analysis<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>there",
+            "there",
+        ),
+        ("<|channel|>final<|message|>Hi there", "Hithere"),
+        ("<|channel|>analysis<|message|>Hi", "analysisHi"),  # it was cut off
+    ],
+)
+def test_of_a_reply_in_channels_the_final_one_is_shown(reply, text, tmp_path):
+    words = ["?", "Hi", "there", "analysis", "final", "assistant"]
+    inner = tokenizers.Tokenizer(WordLevel({w: n for n, w in enumerate(words)}, unk_token="?"))
+    inner.pre_tokenizer = Whitespace()
+    names = ("channel", "message", "end", "start", "return")
+    inner.add_tokens([AddedToken(f"<|{name}|>", special=True) for name in names])
+    inner.decoder = Fuse()
+    (tmp_path / "chat_template.jinja").write_text(GPT_OSS)
+    tokens = inner.encode(f"{reply}<|return|>").ids
+    shown = Tokenizer(inner, tmp_path).decode_reply(tokens)
+    assert shown == text
 
 
 def test_a_batch_stops_replies_to_messages_at_the_end_of_turn(tokenizer, sampling, sampler):
