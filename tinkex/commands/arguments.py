@@ -26,6 +26,7 @@ __all__ = [
     "add_paths",
     "add_run",
     "add_scope",
+    "check_stdin",
     "checkpoint_path",
     "checkpoint_paths",
     "print_rest",

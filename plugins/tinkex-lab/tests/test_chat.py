@@ -176,6 +176,7 @@ def test_help_and_exit(chat):
 @pytest.mark.parametrize(
     ("lines", "words", "message"),
     [
+        ([], ["--api-key", "-"], "standard input can provide the key or the messages"),
         (["/nope"], [], "no command /nope"),
         (["/retry"], [], "there is no message to answer"),
         (["/undo"], [], "there is no message to remove"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import printable
-from tinkex.commands.arguments import add_formats
+from tinkex.commands.arguments import add_formats, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.sampling import (
     add_sampling_options,
@@ -92,6 +92,8 @@ class Chat(Command):
                 "a checkpoint or --base-model is required, not both",
                 hint="For example: tinkex chat run-123:final",
             )
+        if not (self.app.stdin and self.app.stdin.isatty()):
+            check_stdin(self, "messages")
         log = ConversationLog(parsed_args.log) if parsed_args.log else None
         params = sampling_params(parsed_args)
         with ExitStack() as stack:

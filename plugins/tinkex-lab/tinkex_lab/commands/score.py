@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from tinkex.columns import Flag
+from tinkex.commands.arguments import check_stdin
 from tinkex.commands.base import Lister
 from tinkex.commands.sampling import checked_model, find_tokenizer
 from tinkex.exceptions import (
@@ -124,6 +125,8 @@ class Score(Lister):
         chosen = given_models(parsed_args)
         if parsed_args.per_row is not None:
             check_writable(parsed_args.per_row)
+        if parsed_args.data == "-":
+            check_stdin(self, "data")
         rows = self._read(parsed_args.data)
         self._lines: list[str] = []
         with ExitStack() as stack:
