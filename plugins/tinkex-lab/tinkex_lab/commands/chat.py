@@ -68,8 +68,8 @@ class Chat(Command):
             "model_path",
             metavar="<checkpoint>",
             nargs="?",
-            help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), directory of a "
-            "downloaded one, or metadata file",
+            help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), directory of "
+            "a downloaded one, or metadata file",
         )
         parser.add_argument(
             "--base-model", metavar="<id>", type=non_empty, help="base model to talk to instead"
