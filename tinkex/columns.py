@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 #: Spelling of words in headings.
-_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN", "USD")}
+_WORDS = {
+    word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "NLL", "URL", "URN", "USD")
+}
 #: Table headings that are not derived from the field name.
 HEADINGS = {
     "checkpoint_count": "Checkpoints",

@@ -16,11 +16,14 @@ from tinkex.exceptions import LimitReached, LocalError
 
 #: The public names, see the page "Plugin API".
 __all__ = [
+    "acquire_lock",
+    "check_writable",
     "locked",
     "plugin_directory",
     "private_directory",
     "replacing",
     "user_path",
+    "write_atomically",
     "xdg_directory",
 ]
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-torch": {"tinkex-local", "numpy", "safetensors", "torch", "transformers"},
     "tinkex-train": {"tinkex", "rich"},
+    "tinkex-lab": {"tinkex", "rich", "prompt_toolkit", "Jinja2"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

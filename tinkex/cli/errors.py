@@ -93,7 +93,7 @@ FOREIGN = (
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),
-    ("run", "chat complete generate sample"),
+    ("run", "complete generate sample"),
     ("checkpoint", "save create"),
     ("config set", "set"),
     ("tokens encode", "tokenize"),
@@ -130,6 +130,7 @@ _FIRST_NOUNS = ("checkpoint", "run")
 _TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {
+    **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
     "local": "tinkex-local",
     "checkpoint push-hf": "tinkex-hub",
     "train": "tinkex-train",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Names that plugins may use; see the page "Plugin API".
 __all__ = [
+    "add_formats",
     "add_limit",
     "add_model_options",
     "add_paging",
@@ -25,6 +26,7 @@ __all__ = [
     "add_paths",
     "add_run",
     "add_scope",
+    "check_stdin",
     "checkpoint_path",
     "checkpoint_paths",
     "print_rest",

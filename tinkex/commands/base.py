@@ -103,6 +103,10 @@ class _Bound(cliff.command.Command):
         words = _without(self.app.words, _LEFT_OUT)
         return shlex.join([self.app.NAME, *words, "--resume"])
 
+    def clear_progress(self) -> None:
+        """Remove any progress from the terminal, before the command writes to standard output."""
+        self.app.display.clear()
+
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
 

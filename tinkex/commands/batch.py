@@ -65,6 +65,8 @@ class BatchRun(Command):
     """Sample many prompts; write the results as JSON lines."""
 
     operation = "Batch"
+    #: The results file is temporary: report failures at once, and do not suggest to resume.
+    is_temporary = False
     examples = (
         "tinkex run batch prompts.jsonl --base-model Qwen/Qwen3-8B -o answers.jsonl",
         "tinkex run batch in.jsonl --base-model Qwen/Qwen3-8B -o out.jsonl --resume",
@@ -281,7 +283,7 @@ class BatchSummary:
 class _Batch:
     """A single pass over the rows that have no result yet."""
 
-    command: Command
+    command: BatchRun
     options: argparse.Namespace
     prompts: PromptSource
     sampling: SamplingClient
@@ -369,12 +371,12 @@ class _Batch:
 
     def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
         self.summary.failed += 1
-        if self.file is not None:
+        if self.file is None or self.command.is_temporary:
+            self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
+        else:
             error.hint = hint_for(error)
             failure = error.as_dict(self.command.operation_name())
             self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
-        else:
-            self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
         # Single rows may fail; a broken service fails all of them.
         is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
         self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
@@ -441,7 +443,7 @@ class _Batch:
             f"{summary.retries} retries, {summary.failed} failed"
             + (f", {summary.skipped} already done." if summary.skipped else ".")
         )
-        if file is None:
+        if file is None or self.command.is_temporary:
             return
         if summary.skipped == summary.rows:
             say(f"Nothing to do: {file.name} already has all rows")

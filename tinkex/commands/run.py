@@ -359,9 +359,19 @@ def find_tokenizer(
         return None
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the sampling parameters, and ``--tokenizer``."""
+def add_sampling_options(
+    parser: argparse.ArgumentParser, *, single: bool = False, seed: int | None = None
+) -> None:
+    """Add the options of the sampling parameters, and ``--tokenizer``.
+
+    :param single: without ``--num-samples``.
+    :param seed: default of ``--seed``; ``None`` for a random one.
+    """
     for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
+        if single and name == "num-samples":
+            continue
+        if name == "seed" and seed is not None:
+            default, text = seed, f"seed for repeatable samples (default: {seed})"
         parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
     parser.add_argument(
         "--stop",

@@ -63,6 +63,7 @@ OFFLINE = {
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
     "complete": "asks only for Tab",
+    "grade": "reads files",
     "help": "reads the commands",
     "local serve": "is a server itself",
     "version": "knows it",
@@ -70,9 +71,12 @@ OFFLINE = {
 
 #: Commands that ask a server in the way that another command does.
 AS_ANOTHER = {
+    "chat": "run",
+    "compare": "run batch",
     "checkpoint push-hf": "checkpoint download",
     "hello": "run list",
     "run watch": "run wait",  # which ends
+    "score": "run",
 }
 
 SCENARIOS = {

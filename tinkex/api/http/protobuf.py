@@ -121,12 +121,7 @@ def _datum(datum: Mapping[str, Any]) -> bytes:
 
 
 def _sequence(message: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "tokens": [],
-        "logprobs": None,
-        "stop_reason": "stop",
-        "topk_logprobs": None,
-    }
+    found: dict[str, Any] = {"tokens": [], "logprobs": None, "stop_reason": "stop"}
     for number, value in _fields(message):
         if number == 1:
             found["stop_reason"] = _STOP_REASONS.get(_int(value), "stop")
