@@ -54,6 +54,7 @@ HEADINGS = {
     "model_owner": "Owner",
     "org_urn": "Organization URN",
     "org_user_urn": "User URN",
+    "peft": "PEFT",
     "project_id": "Project",
     "run_id": "Run",
     "sampler_ids": "Samplers",
@@ -65,6 +66,7 @@ HEADINGS = {
     "train_unembed": "Train unembedding",
     "training_run_id": "Run",
     "training_run_ids": "Runs",
+    "vllm": "vLLM",
 }
 #: Columns with values that users copy; they are never wrapped or truncated.
 WHOLE = frozenset(
